@@ -1,0 +1,2 @@
+//! One address in front of several Redis servers that hold the same data.
+pub mod address;

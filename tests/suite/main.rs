@@ -1,0 +1,3 @@
+//! The whole system, tested with real `redis-server` processes and the real binaries.
+
+mod support;

@@ -1,0 +1,14 @@
+//! Starts and stops the real parts: Redis servers, each on a free port with a folder of its own.
+
+pub mod redis;
+
+use std::time::{Duration, Instant};
+
+/// Waits until `condition` holds; panics with `what` when it does not within ten seconds.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited 10 s in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

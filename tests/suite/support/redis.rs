@@ -1,0 +1,131 @@
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+
+use redis::ConnectionLike;
+
+use super::wait_until;
+
+/// A `redis-server` of the test's own; it ends when this is dropped.
+pub struct RedisServer {
+    port: u16,
+    process: Child,
+    extra_args: Vec<String>,
+    folder: tempfile::TempDir,
+}
+
+impl RedisServer {
+    /// An empty server on a free loopback port.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with more `redis-server` arguments, such as `["--requirepass", "secret"]`.
+    pub fn start_with(extra_args: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let extra_args: Vec<String> = extra_args.iter().map(|&arg| arg.into()).collect();
+        // A port that was free a moment ago may be taken when the server binds it.
+        for _ in 0..5 {
+            let port = free_port();
+            let mut process = spawn(port, folder.path(), &extra_args);
+            if answers(port, &mut process) {
+                return Self { port, process, extra_args, folder };
+            }
+        }
+        panic!("redis-server did not start in five attempts");
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// `127.0.0.1:PORT`
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The path of the server's Unix socket.
+    pub fn socket(&self) -> std::path::PathBuf {
+        self.folder.path().join("redis.sock")
+    }
+
+    /// A connection straight to the server (as the default user, without a password).
+    pub fn connect(&self) -> redis::Connection {
+        redis::Client::open(format!("redis://{}", self.address()))
+            .and_then(|client| client.get_connection())
+            .expect("a connection to the test's own server")
+    }
+
+    /// Runs one command straight on the server.
+    pub fn command(&self, args: &[&str]) -> redis::Value {
+        let mut command = redis::Cmd::new();
+        command.arg(args);
+        self.connect().req_command(&command).expect("an answer of the test's own server")
+    }
+
+    /// `kill -9`, and waits until the process is gone.
+    pub fn kill(&mut self) {
+        self.process.kill().expect("the server's process");
+        self.process.wait().expect("the server's end");
+    }
+
+    /// Starts a killed server again on its old port, empty.
+    pub fn restart(&mut self) {
+        self.process = spawn(self.port, self.folder.path(), &self.extra_args);
+        assert!(answers(self.port, &mut self.process), "port {} is taken", self.port);
+    }
+
+    /// SIGSTOP: the kernel still accepts and acknowledges, the server says nothing.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// SIGCONT
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.process.id().to_string();
+        let status = Command::new("kill").args([signal, &pid]).status().expect("kill");
+        assert!(status.success(), "kill {signal} {pid}");
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        // Nothing is left to do if the process is gone already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A port that nothing listens on at this moment.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+fn spawn(port: u16, folder: &std::path::Path, extra_args: &[String]) -> Child {
+    Command::new("redis-server")
+        .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
+        .args(["--save", "", "--appendonly", "no", "--unixsocket", "redis.sock"])
+        .args(["--enable-debug-command", "yes"])
+        .arg("--dir")
+        .arg(folder)
+        .args(extra_args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .current_dir(folder)
+        .spawn()
+        .expect("redis-server: is it installed?")
+}
+
+/// Waits until the server accepts connections; false if its process ended instead.
+fn answers(port: u16, process: &mut Child) -> bool {
+    let mut ended = false;
+    wait_until("redis-server accepts connections", || {
+        ended = process.try_wait().expect("the server's state").is_some();
+        ended || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+    });
+    !ended
+}
