@@ -1,0 +1,380 @@
+//! One Redis server behind us: its address, its idle connections, and one exchange with it.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+#[cfg(unix)]
+use std::{os::unix::net::UnixStream, path::Path};
+
+use redis::ConnectionAddr;
+
+use crate::address::BackendAddress;
+use crate::resp::{self, Framer, reply};
+
+/// Idle connections that are kept to one backend; more are closed when their reply is read.
+pub const MAX_IDLE_CONNECTIONS: usize = 128;
+
+/// How long a client waits for its turn at a backend's [large reads](Backend::large_read_turn).
+pub const LARGE_READ_WAIT: Duration = Duration::from_secs(120);
+
+/// A backend gets one second more to begin a reply for each so many bytes that it is made of.
+const BYTES_A_SECOND_OF_PATIENCE: u64 = 16 * 1024 * 1024;
+
+/// What one connection reads from a backend at a time.
+const READ_BUFFER_BYTES: usize = 16 * 1024;
+
+/// Between two probes of an idle connection to a backend that the kernel makes.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// Why a backend did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// Its name could not be resolved to an address (yet).
+    #[error("its name does not resolve: {0}")]
+    Unresolved(String),
+    /// No connection could be made.
+    #[error("cannot connect: {0}")]
+    Connect(io::Error),
+    /// It accepted (or not even that) but said nothing for so long.
+    #[error("timed out: silent for {}", humantime::format_duration(*.0))]
+    TimedOut(Duration),
+    /// The connection broke.
+    #[error("connection lost: {0}")]
+    Lost(io::Error),
+    /// It sent bytes that are no Redis reply.
+    #[error("{0}")]
+    Protocol(String),
+    /// It answered with an error.
+    #[error("answered: {0}")]
+    Redis(String),
+    /// Others are reading large values from it, and their turns took longer than
+    /// [`LARGE_READ_WAIT`].
+    #[error("timed out: busy with other large values")]
+    Busy,
+    /// The value changed between the two passes over it.
+    #[error("the value changed while it was read")]
+    Changed,
+}
+
+impl BackendError {
+    /// Whether the backend was too slow, rather than out of reach.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::TimedOut(_) | Self::Busy)
+    }
+}
+
+/// One Redis server: where it is, and the idle connections to it.
+#[derive(Debug)]
+pub struct Backend {
+    address: BackendAddress,
+    timeout: Duration,
+    /// What the name in the address means: written by the resolver alone, read by each dial.
+    resolved: Mutex<Result<Vec<SocketAddr>, String>>,
+    /// Last in, first out, so that those in use stay warm and the rest can go.
+    idle: Mutex<Vec<Connection>>,
+    failing: AtomicBool,
+    large_read_taken: Mutex<bool>,
+    large_read_given_back: Condvar,
+}
+
+impl Backend {
+    /// A backend to which nothing is connected yet. `timeout` bounds each connect, and the silence
+    /// before and within each reply.
+    pub fn new(address: BackendAddress, timeout: Duration) -> Self {
+        let resolved = match address.endpoint() {
+            ConnectionAddr::Tcp(host, port) => match host.parse::<IpAddr>() {
+                Ok(ip) => Ok(vec![SocketAddr::new(ip, *port)]),
+                Err(_) => Err("not yet looked up".to_owned()),
+            },
+            _ => Ok(Vec::new()),
+        };
+        Self {
+            address,
+            timeout,
+            resolved: Mutex::new(resolved),
+            idle: Mutex::new(Vec::new()),
+            failing: AtomicBool::new(false),
+            large_read_taken: Mutex::new(false),
+            large_read_given_back: Condvar::new(),
+        }
+    }
+
+    /// `HOST:PORT`, or the path of its Unix socket.
+    pub fn name(&self) -> &str {
+        self.address.name()
+    }
+
+    /// Whether its address holds a name, which may come to mean something else.
+    pub fn has_name(&self) -> bool {
+        matches!(self.address.endpoint(), ConnectionAddr::Tcp(host, _) if host.parse::<IpAddr>().is_err())
+    }
+
+    /// Looks its name up. May take as long as the system's resolver likes: never call it for a
+    /// client. When it fails, the last good addresses stay.
+    pub fn resolve(&self) {
+        let ConnectionAddr::Tcp(host, port) = self.address.endpoint() else { return };
+        let found = (host.as_str(), *port).to_socket_addrs();
+        let mut resolved = lock(&self.resolved);
+        match found {
+            Ok(addresses) => *resolved = Ok(addresses.collect()),
+            Err(error) if resolved.is_err() => *resolved = Err(error.to_string()),
+            Err(_) => {}
+        }
+    }
+
+    /// Sends `commands` on an idle connection, or a new one, and waits for the first byte of the
+    /// reply.
+    ///
+    /// An idle connection that turns out closed is stale, which says nothing of the backend: then,
+    /// once, a new one is made.
+    pub fn request(&self, commands: &[u8]) -> Result<Connection, BackendError> {
+        let idle = lock(&self.idle).pop();
+        if let Some(mut connection) = idle {
+            match connection.send(commands) {
+                Ok(()) => return Ok(connection),
+                Err(BackendError::Lost(_)) => lock(&self.idle).clear(),
+                Err(error) => return Err(error),
+            }
+        }
+        let mut connection = self.dial()?;
+        connection.send(commands)?;
+        Ok(connection)
+    }
+
+    /// Keeps a connection for the next request. All replies on it must have been read to the end.
+    pub fn keep(&self, connection: Connection) {
+        let mut idle = lock(&self.idle);
+        if idle.len() < MAX_IDLE_CONNECTIONS {
+            idle.push(connection);
+        }
+    }
+
+    /// Remembers whether the last exchange failed; true when that is news, so that each change is
+    /// logged once.
+    pub fn set_failing(&self, failing: bool) -> bool {
+        self.failing.load(Ordering::Relaxed) != failing
+            && self.failing.swap(failing, Ordering::Relaxed) != failing
+    }
+
+    /// Waits until no other client awaits a large value from this backend.
+    ///
+    /// Redis answers nobody while it makes a reply of many megabytes, and makes all that were asked
+    /// for before it sends any: a few at once look like a dead server to everyone. One at a time
+    /// keeps the silence short.
+    pub fn large_read_turn(&self) -> Result<LargeReadTurn<'_>, BackendError> {
+        let taken = lock(&self.large_read_taken);
+        let (mut taken, wait) = self
+            .large_read_given_back
+            .wait_timeout_while(taken, LARGE_READ_WAIT, |taken| *taken)
+            .unwrap_or_else(PoisonError::into_inner);
+        if wait.timed_out() {
+            return Err(BackendError::Busy);
+        }
+        *taken = true;
+        Ok(LargeReadTurn(self))
+    }
+
+    fn dial(&self) -> Result<Connection, BackendError> {
+        let socket = self.connect()?;
+        let mut connection = Connection {
+            reader: BufReader::with_capacity(READ_BUFFER_BYTES, socket),
+            timeout: self.timeout,
+        };
+        let mut setup = redis::Pipeline::new();
+        if let Some(password) = self.address.password() {
+            let user = self.address.username();
+            setup.add_command(redis::cmd("AUTH").arg(user).arg(password).to_owned());
+        }
+        if self.address.database() != 0 {
+            setup.add_command(redis::cmd("SELECT").arg(self.address.database()).to_owned());
+        }
+        if setup.is_empty() {
+            return Ok(connection);
+        }
+        connection.send(&setup.get_packed_pipeline())?;
+        for _ in setup.cmd_iter() {
+            reply::simple(&mut connection.reader).map_err(|error| connection.explain(error))?;
+        }
+        Ok(connection)
+    }
+
+    fn connect(&self) -> Result<Socket, BackendError> {
+        #[cfg(unix)]
+        if let ConnectionAddr::Unix(path) = self.address.endpoint() {
+            let socket = connect_unix(path, self.timeout).map_err(BackendError::Connect)?;
+            return Ok(Socket::Unix(socket));
+        }
+        let addresses = lock(&self.resolved).clone().map_err(BackendError::Unresolved)?;
+        let deadline = Instant::now() + self.timeout;
+        let mut last = BackendError::Unresolved("no address".to_owned());
+        for address in addresses {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            match connect_tcp(address, left, self.timeout) {
+                Ok(socket) => return Ok(Socket::Tcp(socket)),
+                Err(error) if is_timeout(&error) => last = BackendError::TimedOut(self.timeout),
+                Err(error) => last = BackendError::Connect(error),
+            }
+        }
+        Err(last)
+    }
+}
+
+/// One client's turn at a backend's large reads; over when it is dropped.
+#[derive(Debug)]
+pub struct LargeReadTurn<'a>(&'a Backend);
+
+impl Drop for LargeReadTurn<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.large_read_taken) = false;
+        self.0.large_read_given_back.notify_one();
+    }
+}
+
+/// A connection to a backend, set up (`AUTH`, `SELECT`) and with finite timeouts.
+#[derive(Debug)]
+pub struct Connection {
+    reader: BufReader<Socket>,
+    timeout: Duration,
+}
+
+impl Connection {
+    /// Sends `commands` and waits for the first byte of the reply.
+    pub fn send(&mut self, commands: &[u8]) -> Result<(), BackendError> {
+        let sent = self.reader.get_mut().write_all(commands);
+        match sent.and_then(|()| self.reader.fill_buf().map(<[u8]>::len)) {
+            Ok(0) => Err(BackendError::Lost(io::ErrorKind::UnexpectedEof.into())),
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.explain(error.into())),
+        }
+    }
+
+    /// The same for a value of about `value_bytes`, which takes a backend longer to begin.
+    pub fn send_for_large(
+        &mut self,
+        commands: &[u8],
+        value_bytes: u64,
+    ) -> Result<(), BackendError> {
+        let usual = self.timeout;
+        let more = Duration::from_secs(1 + value_bytes / BYTES_A_SECOND_OF_PATIENCE);
+        self.set_timeout(usual + more)?;
+        self.send(commands)?;
+        self.set_timeout(usual)
+    }
+
+    /// The replies, as they arrive.
+    pub fn replies(&mut self) -> &mut impl BufRead {
+        &mut self.reader
+    }
+
+    /// Reads one reply into `held`, as raw bytes, while it is at most `max` bytes long. False when
+    /// it is longer: then its beginning is in `held`, and the rest is still to be read.
+    pub fn hold(&mut self, held: &mut Vec<u8>, max: usize) -> Result<bool, BackendError> {
+        let mut framer = Framer::new();
+        while !framer.is_done() {
+            if held.len() > max {
+                return Ok(false);
+            }
+            let available = match self.reader.fill_buf() {
+                Ok([]) => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                Ok(bytes) => framer.feed(bytes).map(|used| &bytes[..used]),
+                Err(error) => Err(error.into()),
+            };
+            match available {
+                Ok(bytes) => {
+                    held.extend_from_slice(bytes);
+                    let used = bytes.len();
+                    self.reader.consume(used);
+                }
+                Err(error) => return Err(self.explain(error)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// What a failed read on this connection says about the backend.
+    pub fn explain(&self, error: resp::Error) -> BackendError {
+        match error {
+            resp::Error::Io(error) if is_timeout(&error) => BackendError::TimedOut(self.timeout),
+            resp::Error::Io(error) => BackendError::Lost(error),
+            resp::Error::Redis(text) => BackendError::Redis(text),
+            resp::Error::Protocol(_) => BackendError::Protocol(error.to_string()),
+        }
+    }
+
+    fn set_timeout(&mut self, timeout: Duration) -> Result<(), BackendError> {
+        self.timeout = timeout;
+        let result = match self.reader.get_ref() {
+            Socket::Tcp(socket) => socket.set_read_timeout(Some(timeout)),
+            #[cfg(unix)]
+            Socket::Unix(socket) => socket.set_read_timeout(Some(timeout)),
+        };
+        result.map_err(BackendError::Lost)
+    }
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(UnixStream),
+}
+
+impl Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.read(buffer),
+            #[cfg(unix)]
+            Self::Unix(socket) => socket.read(buffer),
+        }
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.write(bytes),
+            #[cfg(unix)]
+            Self::Unix(socket) => socket.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn connect_tcp(address: SocketAddr, wait: Duration, timeout: Duration) -> io::Result<TcpStream> {
+    let socket = TcpStream::connect_timeout(&address, wait)?;
+    socket.set_read_timeout(Some(timeout))?;
+    socket.set_write_timeout(Some(timeout))?;
+    socket.set_nodelay(true)?;
+    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE);
+    socket2::SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
+    Ok(socket)
+}
+
+#[cfg(unix)]
+fn connect_unix(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    // std's connect has no timeout, and waits while the server's backlog is full.
+    socket.connect_timeout(&socket2::SockAddr::unix(path)?, timeout)?;
+    socket.set_read_timeout(Some(timeout))?;
+    socket.set_write_timeout(Some(timeout))?;
+    Ok(socket.into())
+}
+
+/// A socket's timeout shows as either kind, by platform.
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// The locks here guard values that are whole after each statement, so a panic elsewhere while one
+/// is held leaves nothing half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

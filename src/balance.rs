@@ -1,0 +1,140 @@
+//! The connection table: how many leases each backend has, and which backend is next.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Backend → number of leases, behind one Mutex that is held for arithmetic only.
+///
+/// Backends are known by their index, in the order of the command line.
+#[derive(Debug)]
+pub struct ConnectionTable {
+    rows: Mutex<Rows>,
+}
+
+#[derive(Debug)]
+struct Rows {
+    rows: Vec<Row>,
+    /// Counts choices; a row's `last_chosen` is the count at its last one.
+    clock: u64,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Row {
+    leases: usize,
+    last_chosen: u64,
+}
+
+impl ConnectionTable {
+    /// A table of `backends` rows without leases.
+    pub fn new(backends: usize) -> Arc<Self> {
+        let rows = Rows { rows: vec![Row::default(); backends], clock: 0 };
+        Arc::new(Self { rows: Mutex::new(rows) })
+    }
+
+    /// Leastconn: leases the eligible backend with the fewest leases; among equals, the one chosen
+    /// longest ago. `None` when no backend is eligible.
+    pub fn lease(self: &Arc<Self>, eligible: impl Fn(usize) -> bool) -> Option<Lease> {
+        let mut table = self.lock();
+        let (backend, _) = table
+            .rows
+            .iter()
+            .enumerate()
+            .filter(|(backend, _)| eligible(*backend))
+            .min_by_key(|(_, row)| (row.leases, row.last_chosen))?;
+        table.clock += 1;
+        let clock = table.clock;
+        let row = &mut table.rows[backend];
+        row.leases += 1;
+        row.last_chosen = clock;
+        Some(Lease { table: Arc::clone(self), backend })
+    }
+
+    /// The number of leases of each backend, by index.
+    pub fn counts(&self) -> Vec<usize> {
+        self.lock().rows.iter().map(|row| row.leases).collect()
+    }
+
+    /// No code panics while it holds the lock, and counts are whole after each statement: a
+    /// poisoned lock would still guard a sound table.
+    fn lock(&self) -> MutexGuard<'_, Rows> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One counted use of a backend, given back when it is dropped, however that comes about.
+#[derive(Debug)]
+pub struct Lease {
+    table: Arc<ConnectionTable>,
+    backend: usize,
+}
+
+impl Lease {
+    /// The index of the leased backend.
+    pub fn backend(&self) -> usize {
+        self.backend
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.table.lock().rows[self.backend].leases -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn any(_: usize) -> bool {
+        true
+    }
+
+    #[test]
+    fn equals_take_turns_even_when_each_lease_is_over_before_the_next() {
+        let table = ConnectionTable::new(3);
+        let chosen: Vec<usize> =
+            (0..7).map(|_| table.lease(any).expect("a backend").backend()).collect();
+        assert_eq!(chosen, [0, 1, 2, 0, 1, 2, 0]);
+        assert_eq!(table.counts(), [0, 0, 0]);
+    }
+
+    #[test]
+    fn the_backend_with_the_fewest_leases_is_next() {
+        let table = ConnectionTable::new(3);
+        let mut leases: Vec<Lease> = (0..7).filter_map(|_| table.lease(any)).collect();
+        assert_eq!(table.counts(), [3, 2, 2]);
+        leases.retain(|lease| lease.backend() != 1);
+        assert_eq!(table.counts(), [3, 0, 2]);
+        assert_eq!(table.lease(any).map(|lease| lease.backend()), Some(1));
+    }
+
+    #[test]
+    fn only_eligible_backends_are_leased() {
+        let table = ConnectionTable::new(2);
+        assert_eq!(table.lease(|backend| backend == 1).map(|lease| lease.backend()), Some(1));
+        assert!(table.lease(|_| false).is_none());
+    }
+
+    #[test]
+    fn a_panic_gives_the_lease_back_and_leaves_the_table_usable() {
+        let table = ConnectionTable::new(1);
+        let lease = table.lease(any).expect("a backend");
+        let thread = std::thread::spawn(move || {
+            let _lease = lease;
+            panic!("a client's thread fails (this message is part of the test)");
+        });
+        assert!(thread.join().is_err());
+        assert_eq!(table.counts(), [0]);
+        assert!(table.lease(any).is_some());
+    }
+
+    #[test]
+    fn many_threads_leave_no_count_behind() {
+        let table = ConnectionTable::new(3);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| (0..1000).for_each(|_| drop(table.lease(any))));
+            }
+        });
+        assert_eq!(table.counts(), [0, 0, 0]);
+    }
+}

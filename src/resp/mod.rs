@@ -1,0 +1,50 @@
+//! The Redis protocol (RESP2) as bytes and frames; knows nothing of sockets.
+//!
+//! [`Framer`] finds where a reply ends without looking at what it says; the functions of
+//! [`reply`] read one piece by piece. Neither ever holds a reply as a tree of values, and neither
+//! allocates by a length that came over the wire.
+
+mod framer;
+pub mod reply;
+
+pub use framer::Framer;
+
+/// The longest line (status, error, integer, or the length of what follows) in a reply.
+pub const MAX_LINE_BYTES: usize = 64 * 1024;
+
+/// The most elements that one array of a reply may announce: Redis's own limit for a collection.
+pub const MAX_ARRAY_LENGTH: u64 = u32::MAX as u64;
+
+/// The longest bulk string that a reply may announce: what Redis can be configured to allow.
+pub const MAX_BULK_BYTES: u64 = i64::MAX as u64;
+
+/// Why a reply could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The connection failed, timed out, or ended within the reply.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The bytes are no RESP2 reply, or not the kind of reply that the command has.
+    #[error("sent something that is no Redis reply: {0}")]
+    Protocol(&'static str),
+    /// The reply is an error; its text, as Redis wrote it.
+    #[error("{0}")]
+    Redis(String),
+}
+
+/// Reads the decimal number of a length or integer line.
+fn parse_integer(digits: &[u8]) -> Result<i64, Error> {
+    std::str::from_utf8(digits)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .ok_or(Error::Protocol("a number that is none"))
+}
+
+/// Reads the length behind a `$` or `*`: `None` for the null of RESP2 (-1).
+fn parse_length(digits: &[u8], max: u64) -> Result<Option<u64>, Error> {
+    match parse_integer(digits)? {
+        -1 => Ok(None),
+        length if length >= 0 && length as u64 <= max => Ok(Some(length as u64)),
+        _ => Err(Error::Protocol("a length out of range")),
+    }
+}

@@ -1,0 +1,156 @@
+//! Reads a reply piece by piece, from memory or from a connection: anything that is `BufRead`.
+
+use std::io::{self, BufRead, Read};
+
+use super::{Error, MAX_ARRAY_LENGTH, MAX_BULK_BYTES, MAX_LINE_BYTES, parse_integer, parse_length};
+
+/// The first line of a frame. An error reply is not a header but an [`Error::Redis`].
+#[derive(Debug, PartialEq, Eq)]
+pub enum Header {
+    /// `+`: a status, without its CRLF.
+    Simple(String),
+    /// `:`
+    Integer(i64),
+    /// `$`: this many bytes follow, then CRLF.
+    Bulk(u64),
+    /// `*`: this many frames follow.
+    Array(u64),
+    /// `$-1` or `*-1`: there is no value.
+    Null,
+}
+
+/// Reads the first line of a frame.
+pub fn header(from: &mut impl BufRead) -> Result<Header, Error> {
+    let mut line = Vec::new();
+    let limit = MAX_LINE_BYTES as u64;
+    from.by_ref().take(limit).read_until(b'\n', &mut line)?;
+    if line.is_empty() {
+        return Err(closed());
+    }
+    let Some(text) = line.strip_suffix(b"\r\n") else {
+        return Err(match line.len() as u64 == limit || line.ends_with(b"\n") {
+            true => Error::Protocol("a line too long or without CRLF"),
+            false => closed(),
+        });
+    };
+    let Some((kind, rest)) = text.split_first() else {
+        return Err(Error::Protocol("an empty line"));
+    };
+    let length = |max| parse_length(rest, max);
+    match kind {
+        b'+' => Ok(Header::Simple(String::from_utf8_lossy(rest).into_owned())),
+        b'-' => Err(Error::Redis(String::from_utf8_lossy(rest).into_owned())),
+        b':' => Ok(Header::Integer(parse_integer(rest)?)),
+        b'$' => Ok(length(MAX_BULK_BYTES)?.map_or(Header::Null, Header::Bulk)),
+        b'*' => Ok(length(MAX_ARRAY_LENGTH)?.map_or(Header::Null, Header::Array)),
+        _ => Err(Error::Protocol("an unknown type of reply")),
+    }
+}
+
+/// Reads a status, such as the answer of `TYPE`.
+pub fn simple(from: &mut impl BufRead) -> Result<String, Error> {
+    match header(from)? {
+        Header::Simple(text) => Ok(text),
+        _ => Err(Error::Protocol("a status was expected")),
+    }
+}
+
+/// Reads an integer, or `None` for null.
+pub fn integer(from: &mut impl BufRead) -> Result<Option<i64>, Error> {
+    match header(from)? {
+        Header::Integer(number) => Ok(Some(number)),
+        Header::Null => Ok(None),
+        _ => Err(Error::Protocol("an integer was expected")),
+    }
+}
+
+/// Reads the header of an array: its number of elements, 0 for null.
+pub fn array(from: &mut impl BufRead) -> Result<u64, Error> {
+    match header(from)? {
+        Header::Array(length) => Ok(length),
+        Header::Null => Ok(0),
+        _ => Err(Error::Protocol("an array was expected")),
+    }
+}
+
+/// Reads the header of a bulk string: its length in bytes, `None` for null.
+pub fn bulk(from: &mut impl BufRead) -> Result<Option<u64>, Error> {
+    match header(from)? {
+        Header::Bulk(length) => Ok(Some(length)),
+        Header::Null => Ok(None),
+        _ => Err(Error::Protocol("a bulk string was expected")),
+    }
+}
+
+/// Reads a whole bulk string of at most `max` bytes.
+pub fn bytes(from: &mut impl BufRead, max: u64) -> Result<Vec<u8>, Error> {
+    let length = bulk(from)?.ok_or(Error::Protocol("a bulk string was expected"))?;
+    if length > max {
+        return Err(Error::Protocol("a string longer than expected"));
+    }
+    let mut value = Vec::new();
+    payload(from, length, |piece| {
+        value.extend_from_slice(piece);
+        Ok::<_, Error>(())
+    })?;
+    Ok(value)
+}
+
+/// Hands the `length` bytes behind a bulk string's header to `each`, as they arrive, and takes the
+/// CRLF that ends them.
+pub fn payload<E: From<Error>>(
+    from: &mut impl BufRead,
+    length: u64,
+    mut each: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut left = length;
+    while left > 0 {
+        let available = from.fill_buf().map_err(Error::Io)?;
+        if available.is_empty() {
+            return Err(closed().into());
+        }
+        let taken = available.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        each(&available[..taken])?;
+        from.consume(taken);
+        left -= taken as u64;
+    }
+    let mut end = [0; 2];
+    from.read_exact(&mut end).map_err(Error::Io)?;
+    if &end != b"\r\n" {
+        return Err(Error::Protocol("a string without CRLF").into());
+    }
+    Ok(())
+}
+
+/// The connection ended within a reply.
+fn closed() -> Error {
+    Error::Io(io::ErrorKind::UnexpectedEof.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_is_read_piece_by_piece_whatever_the_size_of_the_pieces() {
+        let reply = b"*3\r\n$5\r\na\r\nbc\r\n:-7\r\n$-1\r\n";
+        for capacity in 1..reply.len() {
+            let from = &mut io::BufReader::with_capacity(capacity, &reply[..]);
+            assert_eq!(array(from).expect("array"), 3);
+            assert_eq!(bytes(from, 5).expect("bulk"), b"a\r\nbc");
+            assert_eq!(integer(from).expect("integer"), Some(-7));
+            assert_eq!(bulk(from).expect("null"), None);
+            assert!(matches!(header(from), Err(Error::Io(_))));
+        }
+    }
+
+    #[test]
+    fn a_reply_that_ends_early_or_is_none_is_an_error() {
+        for broken in [&b"$5\r\nabc"[..], b"$2\r\nabXY", b"+OK", b"?\r\n", b"\r\n", b"$9\r\n"] {
+            assert!(bytes(&mut &broken[..], 8).is_err(), "{broken:?}");
+        }
+        assert!(
+            matches!(simple(&mut &b"-ERR no\r\n"[..]), Err(Error::Redis(text)) if text == "ERR no")
+        );
+    }
+}
