@@ -214,7 +214,9 @@ start_server() {
         return
     fi
     mkdir -p "$STATE/$port"
-    rm -f "$(pid_file "$port")"
+    # A replica writes its primary's data to dump.rdb, which a new server would
+    # load: old rows would come back.
+    rm -f "$(pid_file "$port")" "$STATE/$port/dump.rdb"
     # --port comes first: our_pid looks for it there. Without the last option a
     # new replica would wait some seconds for others to join it.
     redis-server --port "$port" --bind "$HOST" --daemonize yes \
@@ -223,7 +225,7 @@ start_server() {
         --pidfile "$(pid_file "$port")" \
         --logfile "$(log_file "$port")" \
         --repl-diskless-sync-delay 0 ||
-        die "$HOST:$port could not be started; see $(log_file "$port")"
+        die "$HOST:$port could not be started; see the message above or $(log_file "$port")"
     wait_for_answer "$port"
     say "$HOST:$port started"
 }
@@ -234,7 +236,8 @@ wait_for_answer() {
     local deadline=$((SECONDS + START_SECONDS))
     until is_ours "$1" && answers_ping "$1"; do
         if [ "$SECONDS" -ge "$deadline" ]; then
-            die "$HOST:$1 does not answer after $START_SECONDS seconds; see $(log_file "$1")"
+            die "$HOST:$1 does not answer after $START_SECONDS seconds; see $(log_file "$1")." \
+                "To end it: bash load_data.sh --stop"
         fi
         sleep 0.1
     done
@@ -272,7 +275,7 @@ set_role() {
 # Without this the loader could be done before the replica has begun to copy.
 wait_for_link() {
     local deadline=$((SECONDS + LINK_SECONDS))
-    until redis-cli -h "$HOST" -p "$1" info replication | grep -q '^master_link_status:up'; do
+    until redis-cli -h "$HOST" -p "$1" info replication | grep '^master_link_status:up' >/dev/null; do
         if [ "$SECONDS" -ge "$deadline" ]; then
             die "$HOST:$1 is not in step with $HOST:$PRIMARY after $LINK_SECONDS seconds; see $(log_file "$1")"
         fi

@@ -2,6 +2,7 @@
 pub mod address;
 pub mod backend;
 pub mod balance;
+pub mod http;
 pub mod json;
 pub mod resp;
 pub mod value;

@@ -1,0 +1,345 @@
+//! One answer: held whole while it is short, streamed when it is not.
+
+use std::borrow::Cow;
+use std::io::{self, Write};
+use std::time::SystemTime;
+
+use super::{Method, Request, Version};
+
+/// A body up to this length is held: it gets a `Content-Length` and an `ETag`, and until it is
+/// written the read can still be tried on another backend.
+pub const HELD_BODY_BYTES: usize = 64 * 1024;
+
+/// What a longer body is sent in.
+const CHUNK_BYTES: usize = 16 * 1024;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing has been sent.
+    Held,
+    /// Head and some of the body have been sent.
+    Streaming,
+    /// To HEAD: the head has been sent, and no body follows.
+    Done,
+}
+
+/// The answer to one request; its body is what is written to it.
+pub struct Answer<W: Write> {
+    out: W,
+    version: Version,
+    head_only: bool,
+    keep_alive: bool,
+    status: u16,
+    headers: Vec<(&'static str, Cow<'static, str>)>,
+    body: Vec<u8>,
+    state: State,
+    sent_bytes: u64,
+}
+
+impl<W: Write> Answer<W> {
+    /// An answer to `request`, 200 until said otherwise. `keep_alive` says whether we want to go on
+    /// with the connection; the request may not.
+    pub fn new(out: W, request: &Request, keep_alive: bool) -> Self {
+        let keep_alive = keep_alive && request.keep_alive && !request.has_body;
+        Self::with(out, request.version, request.method == Method::Head, keep_alive)
+    }
+
+    /// An answer to what could not be read as a request; the connection closes behind it.
+    pub fn to_no_request(out: W) -> Self {
+        Self::with(out, Version::Http11, false, false)
+    }
+
+    fn with(out: W, version: Version, head_only: bool, keep_alive: bool) -> Self {
+        let headers = vec![("X-Content-Type-Options", "nosniff".into())];
+        Self {
+            out,
+            version,
+            head_only,
+            keep_alive,
+            status: 200,
+            headers,
+            body: Vec::new(),
+            state: State::Held,
+            sent_bytes: 0,
+        }
+    }
+
+    /// Sets the status.
+    pub fn status(&mut self, status: u16) {
+        self.status = status;
+    }
+
+    /// Adds a header.
+    pub fn header(&mut self, name: &'static str, value: impl Into<Cow<'static, str>>) {
+        self.headers.push((name, value.into()));
+    }
+
+    /// Forgets status, body and all headers but those that every answer has, for another try.
+    /// Only while nothing has been [sent](Self::is_sent).
+    pub fn restart(&mut self) {
+        self.status = 200;
+        self.headers.truncate(1);
+        self.body.clear();
+    }
+
+    /// Whether the client has been given a byte.
+    pub fn is_sent(&self) -> bool {
+        self.state != State::Held
+    }
+
+    /// Whether an answer to HEAD turned out long and was sent: writing more body is an error, and
+    /// a success all the same.
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Whether the connection can carry another request behind this answer.
+    pub fn keeps_alive(&self) -> bool {
+        self.keep_alive
+    }
+
+    /// Whether half of this answer would look whole unless the connection is reset.
+    pub fn needs_reset_when_cut(&self) -> bool {
+        self.version != Version::Http11
+    }
+
+    /// The status as it was or will be sent.
+    pub fn sent_status(&self) -> u16 {
+        self.status
+    }
+
+    /// Bytes of the body so far.
+    pub fn body_bytes(&self) -> u64 {
+        self.sent_bytes + self.body.len() as u64
+    }
+
+    /// Sends a JSON body.
+    pub fn finish_json(mut self, json: &serde_json::Value) -> io::Result<Self> {
+        self.header("Content-Type", "application/json; charset=utf-8");
+        serde_json::to_writer_pretty(&mut self, json)?;
+        self.write_all(b"\n")?;
+        self.finish(None)
+    }
+
+    /// Sends what is still to be sent. `validators` are the digest of the value and the request's
+    /// `If-None-Match`: they make an ETag, and 304 of a body that the client has.
+    pub fn finish(mut self, validators: Option<(u64, Option<&str>)>) -> io::Result<Self> {
+        match self.state {
+            State::Held => self.finish_held(validators)?,
+            State::Streaming => {
+                self.send_chunk()?;
+                if self.version == Version::Http11 {
+                    self.out.write_all(b"0\r\n\r\n")?;
+                }
+            }
+            State::Done => {}
+        }
+        Ok(self)
+    }
+
+    fn finish_held(&mut self, validators: Option<(u64, Option<&str>)>) -> io::Result<()> {
+        let length = self.body.len();
+        if let Some((digest, if_none_match)) = validators {
+            let etag = format!("W/\"{digest:016x}-{length:x}\"");
+            if if_none_match.is_some_and(|list| matches(list, &etag)) {
+                self.status = 304;
+                self.body.clear();
+            }
+            self.header("ETag", etag);
+        }
+        if self.status != 304 {
+            self.header("Content-Length", length.to_string());
+        }
+        let mut message = self.head();
+        self.sent_bytes = self.body.len() as u64;
+        if !self.head_only {
+            message.append(&mut self.body);
+        }
+        self.state = State::Done;
+        self.out.write_all(&message)
+    }
+
+    fn start_streaming(&mut self) -> io::Result<()> {
+        if self.version == Version::Http11 {
+            self.header("Transfer-Encoding", "chunked");
+        } else {
+            self.keep_alive = false;
+        }
+        let head = self.head();
+        self.state = if self.head_only { State::Done } else { State::Streaming };
+        self.out.write_all(&head)?;
+        if self.head_only {
+            return Err(io::Error::other("HEAD has no body"));
+        }
+        self.send_chunk()?;
+        self.body.shrink_to(CHUNK_BYTES);
+        Ok(())
+    }
+
+    fn send_chunk(&mut self) -> io::Result<()> {
+        if self.body.is_empty() {
+            return Ok(());
+        }
+        if self.version == Version::Http11 {
+            write!(self.out, "{:x}\r\n", self.body.len())?;
+            self.body.extend_from_slice(b"\r\n");
+        }
+        self.out.write_all(&self.body)?;
+        self.sent_bytes += self.body.len() as u64;
+        self.body.clear();
+        Ok(())
+    }
+
+    /// Status line and headers; nothing for HTTP/0.9, which has none.
+    fn head(&self) -> Vec<u8> {
+        if self.version == Version::Http09 {
+            return Vec::new();
+        }
+        let date = httpdate::fmt_http_date(SystemTime::now());
+        let mut head =
+            format!("HTTP/1.1 {} {}\r\nDate: {date}\r\n", self.status, reason(self.status));
+        for (name, value) in &self.headers {
+            head.extend([name, ": ", value, "\r\n"]);
+        }
+        match (self.keep_alive, self.version) {
+            (false, _) => head.push_str("Connection: close\r\n"),
+            (true, Version::Http10) => head.push_str("Connection: keep-alive\r\n"),
+            (true, _) => {}
+        }
+        head.push_str("\r\n");
+        head.into_bytes()
+    }
+}
+
+impl<W: Write> Write for Answer<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = match self.state {
+            State::Held => HELD_BODY_BYTES,
+            State::Streaming => CHUNK_BYTES,
+            State::Done => return Err(io::Error::other("the answer is complete")),
+        };
+        if self.body.len() + bytes.len() <= room {
+            self.body.extend_from_slice(bytes);
+            return Ok(bytes.len());
+        }
+        let taken = bytes.len().min(room.saturating_sub(self.body.len()));
+        self.body.extend_from_slice(&bytes[..taken]);
+        match self.state {
+            State::Held => self.start_streaming()?,
+            _ => self.send_chunk()?,
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether one of the tags in an `If-None-Match` is `etag` (weak comparison, RFC 9110, 8.8.3.2).
+fn matches(list: &str, etag: &str) -> bool {
+    let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+    list.split(',').any(|tag| tag.trim() == "*" || opaque(tag) == opaque(etag))
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        204 => "No Content",
+        304 => "Not Modified",
+        400 => "Bad Request",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        410 => "Gone",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        421 => "Misdirected Request",
+        431 => "Request Header Fields Too Large",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::parse;
+
+    fn answered(request: &str, body: &[u8], etag: Option<(u64, Option<&str>)>) -> (String, bool) {
+        let (request, _) = parse(request.as_bytes()).expect("valid").expect("complete");
+        let mut out = Vec::new();
+        let mut answer = Answer::new(&mut out, &request, true);
+        let keeps_alive = match answer.write_all(body) {
+            Ok(()) => answer.finish(etag).expect("a Vec takes all").keeps_alive(),
+            Err(_) => answer.is_done() && answer.keeps_alive(),
+        };
+        (String::from_utf8(out).expect("text"), keeps_alive)
+    }
+
+    #[test]
+    fn a_short_body_has_its_length_and_etag() {
+        let (text, keeps_alive) =
+            answered("GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"hello", Some((0xab, None)));
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\nDate: "), "{text}");
+        assert!(text.contains("\r\nContent-Length: 5\r\n"), "{text}");
+        assert!(text.contains("\r\nETag: W/\"00000000000000ab-5\"\r\n"), "{text}");
+        assert!(text.ends_with("\r\n\r\nhello"), "{text}");
+        assert!(keeps_alive);
+    }
+
+    #[test]
+    fn a_body_that_the_client_has_is_not_sent_again() {
+        for tags in ["*", "\"x\", W/\"00000000000000ab-5\"", "\"00000000000000ab-5\""] {
+            let (text, _) =
+                answered("GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"hello", Some((0xab, Some(tags))));
+            assert!(text.starts_with("HTTP/1.1 304 Not Modified\r\n"), "{text}");
+            assert!(!text.contains("Content-Length") && text.ends_with("\r\n\r\n"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_long_body_is_chunked_and_its_pieces_give_the_whole() {
+        let body = b"0123456789abcdef".repeat(HELD_BODY_BYTES / 8);
+        let (text, keeps_alive) = answered("GET / HTTP/1.1\r\nHost: a\r\n\r\n", &body, None);
+        let (head, mut rest) = text.split_once("\r\n\r\n").expect("a head");
+        assert!(head.contains("Transfer-Encoding: chunked") && !head.contains("Content-Length"));
+        let mut joined = String::new();
+        loop {
+            let (size, tail) = rest.split_once("\r\n").expect("a chunk's size");
+            let size = usize::from_str_radix(size, 16).expect("hexadecimal");
+            joined.push_str(&tail[..size]);
+            assert_eq!(&tail[size..size + 2], "\r\n");
+            rest = &tail[size + 2..];
+            if size == 0 {
+                break;
+            }
+        }
+        assert!(rest.is_empty() && joined.as_bytes() == body && keeps_alive);
+    }
+
+    #[test]
+    fn older_versions_get_what_they_understand() {
+        let body = b"x".repeat(HELD_BODY_BYTES + 1);
+        let (text, keeps_alive) =
+            answered("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", &body, None);
+        assert!(text.contains("Connection: close\r\n\r\nxxx") && !text.contains("chunked"));
+        assert!(!keeps_alive);
+        let (text, keeps_alive) =
+            answered("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", b"hi", None);
+        assert!(text.contains("Connection: keep-alive\r\n") && keeps_alive);
+        assert_eq!(answered("GET /\r\n", b"hi", None), ("hi".to_owned(), false));
+        assert_eq!(answered("GET /\r\n", &body, None).0.as_bytes(), body);
+    }
+
+    #[test]
+    fn head_is_told_the_same_without_the_body() {
+        let head = "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let (text, keeps_alive) = answered(head, b"hello", None);
+        assert!(text.contains("Content-Length: 5\r\n") && text.ends_with("\r\n\r\n"));
+        assert!(keeps_alive);
+        let (text, keeps_alive) = answered(head, &b"x".repeat(HELD_BODY_BYTES + 1), None);
+        assert!(text.contains("chunked\r\n") && text.ends_with("\r\n\r\n") && keeps_alive);
+    }
+}

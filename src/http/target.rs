@@ -1,0 +1,295 @@
+//! What a request's path and query ask for.
+
+use percent_encoding::percent_decode;
+
+/// Keys on one page of a listing unless `limit` says otherwise.
+pub const DEFAULT_PAGE_KEYS: usize = 10_000;
+
+/// The highest `limit`.
+pub const MAX_PAGE_KEYS: usize = 100_000;
+
+/// What is asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Target {
+    /// `/-/ping`
+    Ping,
+    /// `/favicon.ico`
+    Favicon,
+    /// Any other path below `/-/`.
+    UnknownOurs,
+    /// A key's value. When `listing` is there (the path ends in `:`) and no such key is, then the
+    /// keys that begin with it.
+    Key(KeyQuery, Option<PageQuery>),
+    /// A page of keys with their values.
+    Page(PageQuery),
+}
+
+/// A value, or a part of it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct KeyQuery {
+    /// The key's bytes.
+    pub key: Vec<u8>,
+    /// One field of a hash, not the whole.
+    pub field: Option<Vec<u8>>,
+    /// The bytes themselves, not JSON.
+    pub raw: bool,
+}
+
+/// A page of keys.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PageQuery {
+    /// The path's prefix, for the links to further pages.
+    pub prefix: Vec<u8>,
+    /// What `SCAN MATCH` gets: the escaped prefix and the `match` behind it. `None` for all keys.
+    pub pattern: Option<Vec<u8>>,
+    /// The `match` as asked for.
+    pub matching: Option<Vec<u8>>,
+    /// How many keys a page should have.
+    pub limit: usize,
+    /// Where a page before this one ended.
+    pub cursor: Option<Cursor>,
+}
+
+/// Where a listing goes on: a `SCAN` cursor means something to the server process that gave it
+/// only, so it carries that process's `run_id`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor {
+    /// As `INFO server` says it: 40 hexadecimal digits.
+    pub run_id: String,
+    /// What `SCAN` returned.
+    pub position: u64,
+}
+
+impl Cursor {
+    /// `RUN_ID-POSITION`, as it stands in a URL.
+    pub fn to_text(&self) -> String {
+        format!("{}-{}", self.run_id, self.position)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (run_id, position) = text.rsplit_once('-')?;
+        let is_id = (1..=64).contains(&run_id.len())
+            && run_id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        is_id.then_some(())?;
+        Some(Self { run_id: run_id.to_owned(), position: position.parse().ok()? })
+    }
+}
+
+/// Reads the path and query of a request.
+///
+/// # Errors
+/// What is wrong with it, for a 400.
+pub fn parse(target: &str) -> Result<Target, String> {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    if path.starts_with("/-/") {
+        return Ok(if path == "/-/ping" { Target::Ping } else { Target::UnknownOurs });
+    }
+    if path == "/favicon.ico" {
+        return Ok(Target::Favicon);
+    }
+    let name = decode(path.strip_prefix('/').unwrap_or(path))?;
+    let mut query = Query::parse(query)?;
+    let target = if name.is_empty() {
+        match query.take("key") {
+            Some(key) => Target::Key(query.key(key)?, None),
+            None => Target::Page(query.page(Vec::new())?),
+        }
+    } else if name.ends_with(b":") {
+        let key = query.key(name.clone())?;
+        Target::Key(key, Some(query.page(name)?))
+    } else {
+        Target::Key(query.key(name)?, None)
+    };
+    query.end()?;
+    Ok(target)
+}
+
+/// The parameters that have not been taken yet.
+struct Query(Vec<(Vec<u8>, Vec<u8>)>);
+
+impl Query {
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+            // As in an HTML form: a plus is a space.
+            let pair = pair.replace('+', " ");
+            let (name, value) = pair.split_once('=').unwrap_or((&pair, ""));
+            let name = decode(name)?;
+            if pairs.iter().any(|(earlier, _)| *earlier == name) {
+                return Err(format!("the parameter {} stands twice", shown(&name)));
+            }
+            pairs.push((name, decode(value)?));
+        }
+        Ok(Self(pairs))
+    }
+
+    fn take(&mut self, name: &str) -> Option<Vec<u8>> {
+        let at = self.0.iter().position(|(given, _)| given == name.as_bytes())?;
+        Some(self.0.swap_remove(at).1)
+    }
+
+    fn key(&mut self, key: Vec<u8>) -> Result<KeyQuery, String> {
+        let raw = match self.take("format").as_deref() {
+            None | Some(b"json") => false,
+            Some(b"raw") => true,
+            Some(_) => return Err("format is json or raw".to_owned()),
+        };
+        Ok(KeyQuery { key, field: self.take("field"), raw })
+    }
+
+    fn page(&mut self, prefix: Vec<u8>) -> Result<PageQuery, String> {
+        match self.take("format").as_deref() {
+            None | Some(b"json") => {}
+            Some(_) => return Err("a listing's format is json".to_owned()),
+        }
+        let limit = match self.take("limit") {
+            None => DEFAULT_PAGE_KEYS,
+            Some(digits) => std::str::from_utf8(&digits)
+                .ok()
+                .and_then(|digits| digits.parse().ok())
+                .filter(|limit| (1..=MAX_PAGE_KEYS).contains(limit))
+                .ok_or_else(|| format!("limit is a number from 1 to {MAX_PAGE_KEYS}"))?,
+        };
+        let cursor = match self.take("cursor") {
+            None => None,
+            Some(text) => Some(
+                std::str::from_utf8(&text)
+                    .ok()
+                    .and_then(Cursor::parse)
+                    .ok_or("cursor is what an earlier page's \"next\" says")?,
+            ),
+        };
+        let matching = self.take("match");
+        let pattern = match (&matching, prefix.is_empty()) {
+            (None, true) => None,
+            (glob, _) => {
+                let glob = glob.as_deref().unwrap_or(b"*");
+                Some([escape_glob(&prefix), glob.to_vec()].concat())
+            }
+        };
+        Ok(PageQuery { prefix, pattern, matching, limit, cursor })
+    }
+
+    fn end(self) -> Result<(), String> {
+        match self.0.first() {
+            None => Ok(()),
+            Some((name, _)) => Err(format!(
+                "the parameter {} is not one that this path takes: \
+                 a key takes field and format, a listing match, limit and cursor",
+                shown(name)
+            )),
+        }
+    }
+}
+
+/// A parameter's name in an error, cut to a length that an error should have.
+fn shown(name: &[u8]) -> String {
+    let text: String = String::from_utf8_lossy(name).chars().take(40).collect();
+    format!("{text:?}")
+}
+
+/// Undoes percent-encoding. Anything may be encoded; what begins like an escape must be one.
+fn decode(text: &str) -> Result<Vec<u8>, String> {
+    let bytes = text.as_bytes();
+    let is_escape = |at: usize| {
+        bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    match (0..bytes.len()).find(|&at| bytes[at] == b'%' && !is_escape(at)) {
+        Some(_) => Err("a % that two hexadecimal digits don't follow: write %25".to_owned()),
+        None => Ok(percent_decode(bytes).collect()),
+    }
+}
+
+/// Escapes what `MATCH` takes for a wildcard.
+fn escape_glob(text: &[u8]) -> Vec<u8> {
+    let mut escaped = Vec::with_capacity(text.len());
+    for &byte in text {
+        if b"*?[]\\^-".contains(&byte) {
+            escaped.push(b'\\');
+        }
+        escaped.push(byte);
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &[u8]) -> Target {
+        Target::Key(KeyQuery { key: name.to_vec(), field: None, raw: false }, None)
+    }
+
+    fn page(target: &str) -> PageQuery {
+        match parse(target) {
+            Ok(Target::Page(page) | Target::Key(_, Some(page))) => page,
+            other => panic!("{target}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn any_bytes_can_be_a_key() {
+        assert_eq!(parse("/actor:1"), Ok(key(b"actor:1")));
+        assert_eq!(parse("/a/b//c"), Ok(key(b"a/b//c")));
+        assert_eq!(parse("//a"), Ok(key(b"/a")));
+        assert_eq!(parse("/a%2Fb%3f%25%00%ff%0A"), Ok(key(b"a/b?%\0\xff\n")));
+        assert_eq!(parse("/a+b"), Ok(key(b"a+b")));
+        assert_eq!(parse("/?key=a+b%2B"), Ok(key(b"a b+")));
+        assert_eq!(parse("/?key="), Ok(key(b"")));
+        assert_eq!(parse("/ключ"), Ok(key("ключ".as_bytes())));
+        assert_eq!(parse("/-"), Ok(key(b"-")));
+        assert_eq!(parse("/%2D/ping"), Ok(key(b"-/ping")));
+        assert_eq!(parse("/%66avicon.ico"), Ok(key(b"favicon.ico")));
+    }
+
+    #[test]
+    fn what_is_ours_is_told_apart() {
+        assert_eq!(parse("/-/ping"), Ok(Target::Ping));
+        assert_eq!(parse("/-/else"), Ok(Target::UnknownOurs));
+        assert_eq!(parse("/favicon.ico?v=1"), Ok(Target::Favicon));
+    }
+
+    #[test]
+    fn a_field_and_a_format_can_be_asked_for() {
+        let field = KeyQuery { key: b"a".to_vec(), field: Some(b"b c".to_vec()), raw: true };
+        assert_eq!(parse("/a?field=b%20c&format=raw"), Ok(Target::Key(field, None)));
+        assert_eq!(parse("/a?format=json"), Ok(key(b"a")));
+    }
+
+    #[test]
+    fn listings_match_behind_an_escaped_prefix() {
+        assert_eq!(page("/").pattern, None);
+        assert_eq!(page("/?match=a*").pattern.as_deref(), Some(&b"a*"[..]));
+        assert_eq!(page("/a*[:").pattern.as_deref(), Some(&b"a\\*\\[:*"[..]));
+        assert_eq!(page("/a:?match=?").pattern.as_deref(), Some(&b"a:?"[..]));
+        assert_eq!((page("/").limit, page("/?limit=5").limit), (DEFAULT_PAGE_KEYS, 5));
+    }
+
+    #[test]
+    fn a_cursor_survives_its_trip_through_a_url() {
+        let cursor = Cursor { run_id: "f00".repeat(13), position: u64::MAX };
+        assert_eq!(page(&format!("/?cursor={}", cursor.to_text())).cursor, Some(cursor));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        for (target, why) in [
+            ("/%", "%25"),
+            ("/%4", "%25"),
+            ("/%zz", "%25"),
+            ("/?limit=0", "limit"),
+            ("/?limit=x", "limit"),
+            ("/?limit=100001", "limit"),
+            ("/?cursor=5", "cursor"),
+            ("/?cursor=-5", "cursor"),
+            ("/a?format=xml", "format"),
+            ("/?format=raw", "format"),
+            ("/a?feild=b", "\"feild\""),
+            ("/a?match=b", "\"match\""),
+            ("/a?field=b&field=c", "twice"),
+        ] {
+            let error = parse(target).expect_err(target);
+            assert!(error.contains(why), "{target}: {error}");
+        }
+    }
+}
