@@ -37,9 +37,9 @@ pub enum BackendError {
     /// No connection could be made.
     #[error("cannot connect: {0}")]
     Connect(io::Error),
-    /// It accepted (or not even that) but said nothing for so long.
-    #[error("timed out: silent for {}", humantime::format_duration(*.0))]
-    TimedOut(Duration),
+    /// It said nothing for as long as the backend timeout, before or within a reply.
+    #[error("timed out")]
+    TimedOut,
     /// The connection broke.
     #[error("connection lost: {0}")]
     Lost(io::Error),
@@ -51,7 +51,7 @@ pub enum BackendError {
     Redis(String),
     /// Others are reading large values from it, and their turns took longer than
     /// [`LARGE_READ_WAIT`].
-    #[error("timed out: busy with other large values")]
+    #[error("timed out behind other large values")]
     Busy,
     /// The value changed between the two passes over it.
     #[error("the value changed while it was read")]
@@ -61,7 +61,23 @@ pub enum BackendError {
 impl BackendError {
     /// Whether the backend was too slow, rather than out of reach.
     pub fn is_timeout(&self) -> bool {
-        matches!(self, Self::TimedOut(_) | Self::Busy)
+        matches!(self, Self::TimedOut | Self::Busy)
+    }
+}
+
+impl From<io::Error> for BackendError {
+    fn from(error: io::Error) -> Self {
+        if is_timeout(&error) { Self::TimedOut } else { Self::Lost(error) }
+    }
+}
+
+impl From<resp::Error> for BackendError {
+    fn from(error: resp::Error) -> Self {
+        match error {
+            resp::Error::Io(error) => error.into(),
+            resp::Error::Redis(text) => Self::Redis(text),
+            resp::Error::Protocol(_) => Self::Protocol(error.to_string()),
+        }
     }
 }
 
@@ -195,7 +211,7 @@ impl Backend {
         }
         connection.send(&setup.get_packed_pipeline())?;
         for _ in setup.cmd_iter() {
-            reply::simple(&mut connection.reader).map_err(|error| connection.explain(error))?;
+            reply::simple(&mut connection.reader)?;
         }
         Ok(connection)
     }
@@ -216,7 +232,7 @@ impl Backend {
             }
             match connect_tcp(address, left, self.timeout) {
                 Ok(socket) => return Ok(Socket::Tcp(socket)),
-                Err(error) if is_timeout(&error) => last = BackendError::TimedOut(self.timeout),
+                Err(error) if is_timeout(&error) => last = BackendError::TimedOut,
                 Err(error) => last = BackendError::Connect(error),
             }
         }
@@ -239,6 +255,7 @@ impl Drop for LargeReadTurn<'_> {
 #[derive(Debug)]
 pub struct Connection {
     reader: BufReader<Socket>,
+    /// How long it may be silent.
     timeout: Duration,
 }
 
@@ -249,7 +266,7 @@ impl Connection {
         match sent.and_then(|()| self.reader.fill_buf().map(<[u8]>::len)) {
             Ok(0) => Err(BackendError::Lost(io::ErrorKind::UnexpectedEof.into())),
             Ok(_) => Ok(()),
-            Err(error) => Err(self.explain(error.into())),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -259,11 +276,10 @@ impl Connection {
         commands: &[u8],
         value_bytes: u64,
     ) -> Result<(), BackendError> {
-        let usual = self.timeout;
         let more = Duration::from_secs(1 + value_bytes / BYTES_A_SECOND_OF_PATIENCE);
-        self.set_timeout(usual + more)?;
+        self.set_read_timeout(self.timeout + more)?;
         self.send(commands)?;
-        self.set_timeout(usual)
+        Ok(self.set_read_timeout(self.timeout)?)
     }
 
     /// The replies, as they arrive.
@@ -279,41 +295,23 @@ impl Connection {
             if held.len() > max {
                 return Ok(false);
             }
-            let available = match self.reader.fill_buf() {
-                Ok([]) => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-                Ok(bytes) => framer.feed(bytes).map(|used| &bytes[..used]),
-                Err(error) => Err(error.into()),
-            };
-            match available {
-                Ok(bytes) => {
-                    held.extend_from_slice(bytes);
-                    let used = bytes.len();
-                    self.reader.consume(used);
-                }
-                Err(error) => return Err(self.explain(error)),
+            let available = self.reader.fill_buf()?;
+            if available.is_empty() {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
+            let used = framer.feed(available)?;
+            held.extend_from_slice(&available[..used]);
+            self.reader.consume(used);
         }
         Ok(true)
     }
 
-    /// What a failed read on this connection says about the backend.
-    pub fn explain(&self, error: resp::Error) -> BackendError {
-        match error {
-            resp::Error::Io(error) if is_timeout(&error) => BackendError::TimedOut(self.timeout),
-            resp::Error::Io(error) => BackendError::Lost(error),
-            resp::Error::Redis(text) => BackendError::Redis(text),
-            resp::Error::Protocol(_) => BackendError::Protocol(error.to_string()),
-        }
-    }
-
-    fn set_timeout(&mut self, timeout: Duration) -> Result<(), BackendError> {
-        self.timeout = timeout;
-        let result = match self.reader.get_ref() {
+    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        match self.reader.get_ref() {
             Socket::Tcp(socket) => socket.set_read_timeout(Some(timeout)),
             #[cfg(unix)]
             Socket::Unix(socket) => socket.set_read_timeout(Some(timeout)),
-        };
-        result.map_err(BackendError::Lost)
+        }
     }
 }
 

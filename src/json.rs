@@ -9,6 +9,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, BufRead, Write};
 
+use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::ser::{Formatter, PrettyFormatter};
 
@@ -365,6 +366,14 @@ impl Utf8 {
     }
 }
 
+/// A short string for a document that is built in memory.
+pub fn text_or_base64(bytes: &[u8]) -> serde_json::Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.into(),
+        Err(_) => serde_json::json!({"base64": BASE64_STANDARD.encode(bytes)}),
+    }
+}
+
 /// Writes JSON, indented by two spaces, piece by piece.
 ///
 /// The layout and the escapes are `serde_json`'s; only the order of the calls is ours.
@@ -474,7 +483,6 @@ impl<W: Write> JsonWriter<W> {
     }
 
     fn base64(&mut self, bytes: &[u8]) -> io::Result<()> {
-        use base64::Engine;
         self.begin_object()?;
         self.key("base64")?;
         self.text(&BASE64_STANDARD.encode(bytes))?;
@@ -567,10 +575,7 @@ mod tests {
         let text = "é€😀\n".repeat(4000);
         assert_eq!(value(Kind::String, &bulk(text.as_bytes())), json!(text));
         let broken_at_the_end = [text.as_bytes(), b"\xe2\x82"].concat();
-        let expected = {
-            use base64::Engine;
-            BASE64_STANDARD.encode(&broken_at_the_end)
-        };
+        let expected = { BASE64_STANDARD.encode(&broken_at_the_end) };
         assert_eq!(
             value(Kind::List, &bulks(&[b"a", &broken_at_the_end, text.as_bytes()])),
             json!(["a", {"base64": expected}, text])

@@ -1,8 +1,19 @@
 //! One address in front of several Redis servers that hold the same data.
+//!
+//! The way of a client: [`listener`] accepts it and gives it a thread; [`session`] talks to it, in
+//! the messages of [`http`]; [`balance`] leases it the backend with the fewest leases; [`backend`]
+//! makes one exchange with that, in the frames of [`resp`]; [`json`] writes the reply as it
+//! arrives. `docs/ARCHITECTURE.md` is the map.
+
 pub mod address;
 pub mod backend;
 pub mod balance;
+pub mod config;
+pub mod health;
 pub mod http;
 pub mod json;
+pub mod listener;
+pub mod logging;
 pub mod resp;
+pub mod session;
 pub mod value;

@@ -10,6 +10,9 @@ use super::{Method, Request, Version};
 /// written the read can still be tried on another backend.
 pub const HELD_BODY_BYTES: usize = 64 * 1024;
 
+/// The `Content-Type` of JSON.
+pub const JSON: &str = "application/json; charset=utf-8";
+
 /// What a longer body is sent in.
 const CHUNK_BYTES: usize = 16 * 1024;
 
@@ -113,12 +116,11 @@ impl<W: Write> Answer<W> {
         self.sent_bytes + self.body.len() as u64
     }
 
-    /// Sends a JSON body.
-    pub fn finish_json(mut self, json: &serde_json::Value) -> io::Result<Self> {
-        self.header("Content-Type", "application/json; charset=utf-8");
-        serde_json::to_writer_pretty(&mut self, json)?;
-        self.write_all(b"\n")?;
-        self.finish(None)
+    /// Adds a small JSON document as the body.
+    pub fn json(&mut self, json: &serde_json::Value) -> io::Result<()> {
+        self.header("Content-Type", JSON);
+        serde_json::to_writer_pretty(&mut *self, json)?;
+        self.write_all(b"\n")
     }
 
     /// Sends what is still to be sent. `validators` are the digest of the value and the request's

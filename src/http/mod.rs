@@ -4,7 +4,7 @@ mod answer;
 mod request;
 pub mod target;
 
-pub use answer::{Answer, HELD_BODY_BYTES};
+pub use answer::{Answer, HELD_BODY_BYTES, JSON};
 pub use request::{
     MAX_HEADER_BYTES, MAX_HEADERS, MAX_REQUEST_LINE_BYTES, Method, Request, RequestError, Version,
     host_without_port, is_local_host, parse,

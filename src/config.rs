@@ -1,0 +1,215 @@
+//! What `lb` is told: flags, before the environment, before the defaults; all checked at start.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+
+use crate::address::{BackendAddress, DEFAULT_BACKENDS};
+
+/// The longest of all timeouts.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
+const EXAMPLES: &str = "\
+Examples:
+  lb
+      three Redis servers on ports 1111, 2222 and 3333; clients on http://127.0.0.1:1310/
+  lb --backend 10.0.0.1:6379 --backend redis://reader:secret@10.0.0.2:6379/2
+      two servers, the second with a login and database 2
+  LB_BACKENDS=redis-a:6379,redis-b:6379 lb --listen 0.0.0.0:1310
+      the same from the environment, for every network interface
+  lb --demo-delay 3s
+      each read takes 3 seconds more, so that the balancing can be watched
+
+Try: curl http://127.0.0.1:1310/actor:1";
+
+/// Serves reads over HTTP, each from the Redis server that has the fewest under way.
+#[derive(Debug, Parser)]
+#[command(name = "lb", version, about, after_help = EXAMPLES, max_term_width = 100)]
+struct Args {
+    /// Where clients connect; port 0 takes any free port
+    #[arg(long, env = "LB_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:1310")]
+    listen: String,
+
+    /// A Redis server: HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB or redis+unix:///PATH; once
+    /// for each, or separated by commas
+    #[arg(
+        long = "backend",
+        env = "LB_BACKENDS",
+        hide_env_values = true,
+        value_name = "URL",
+        value_delimiter = ',',
+        default_values = DEFAULT_BACKENDS
+    )]
+    backends: Vec<String>,
+
+    /// Clients at a time; more get 503
+    #[arg(
+        long,
+        env = "LB_MAX_CLIENTS",
+        value_name = "NUMBER",
+        default_value_t = 4096,
+        value_parser = clap::value_parser!(u32).range(1..=100_000)
+    )]
+    max_clients: u32,
+
+    /// How long a client may be idle, or not read what it asked for
+    #[arg(long, env = "LB_CLIENT_TIMEOUT", value_name = "TIME", default_value = "330s", value_parser = timeout)]
+    client_timeout: Duration,
+
+    /// How long a backend may be silent before the read is tried on another
+    #[arg(long, env = "LB_BACKEND_TIMEOUT", value_name = "TIME", default_value = "1s", value_parser = timeout)]
+    backend_timeout: Duration,
+
+    /// After SIGINT or SIGTERM, how long running requests have to finish
+    #[arg(long, env = "LB_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = time)]
+    drain_timeout: Duration,
+
+    /// Holds each read this long with its lease taken, to watch the balancing
+    #[arg(long, env = "LB_DEMO_DELAY", value_name = "TIME", default_value = "0s", value_parser = time)]
+    demo_delay: Duration,
+
+    /// While listening on loopback, also serve requests whose Host is NAME; once for each, or
+    /// separated by commas
+    #[arg(long = "allow-host", env = "LB_ALLOW_HOSTS", value_name = "NAME", value_delimiter = ',')]
+    allow_hosts: Vec<String>,
+}
+
+/// The checked configuration of `lb`.
+#[derive(Debug)]
+pub struct Config {
+    /// The address to listen on; its port may be 0.
+    pub listen: SocketAddr,
+    /// At least one, each another server or database.
+    pub backends: Vec<BackendAddress>,
+    /// 1 to 100,000 clients at a time.
+    pub max_clients: usize,
+    /// How long a client may be idle, or not read.
+    pub client_timeout: Duration,
+    /// How long a backend may be silent.
+    pub backend_timeout: Duration,
+    /// How long running requests have at the end.
+    pub drain_timeout: Duration,
+    /// How long each read is held; usually zero.
+    pub demo_delay: Duration,
+    /// Host names that are served on loopback beside the local ones, in lower case.
+    pub allow_hosts: Vec<String>,
+}
+
+impl Config {
+    /// Reads the command line and the environment; ends the process with help, version or an error
+    /// (exit code 2) where these say so.
+    pub fn from_command_line() -> Self {
+        Self::try_from(Args::parse())
+            .unwrap_or_else(|error| Args::command().error(ErrorKind::ValueValidation, error).exit())
+    }
+}
+
+impl TryFrom<Args> for Config {
+    type Error = String;
+
+    fn try_from(args: Args) -> Result<Self, String> {
+        Ok(Self {
+            listen: listen_address(&args.listen)?,
+            backends: backends(&args.backends)?,
+            max_clients: args.max_clients as usize,
+            client_timeout: args.client_timeout,
+            backend_timeout: args.backend_timeout,
+            drain_timeout: args.drain_timeout,
+            demo_delay: args.demo_delay,
+            allow_hosts: args.allow_hosts.iter().map(|name| name.trim().to_lowercase()).collect(),
+        })
+    }
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let found = text.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
+    found.ok_or_else(|| {
+        format!(
+            "--listen {text}: write ADDRESS:PORT, such as 127.0.0.1:1310 for this machine alone \
+             or 0.0.0.0:1310 for every network"
+        )
+    })
+}
+
+/// Parses the addresses of backends. An error never repeats an address: it may hold a password.
+pub fn backends(texts: &[String]) -> Result<Vec<BackendAddress>, String> {
+    let mut backends: Vec<BackendAddress> = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        let backend: BackendAddress =
+            text.parse().map_err(|error| format!("--backend, number {}: {error}", index + 1))?;
+        let same = |other: &&BackendAddress| {
+            other.name() == backend.name() && other.database() == backend.database()
+        };
+        if let Some(twin) = backends.iter().find(same) {
+            return Err(format!("--backend {}: is given twice; leave one out", twin.name()));
+        }
+        backends.push(backend);
+    }
+    Ok(backends)
+}
+
+/// A time from zero.
+fn time(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time <= MAX_TIMEOUT => Ok(time),
+        Ok(_) => Err("at most 24h".to_owned()),
+        Err(_) => Err("write a number with its unit, such as 500ms, 30s or 5m".to_owned()),
+    }
+}
+
+/// A time that a socket can take for a timeout.
+fn timeout(text: &str) -> Result<Duration, String> {
+    match time(text)? {
+        short if short < Duration::from_millis(1) => Err("at least 1ms".to_owned()),
+        time => Ok(time),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(args: &[&str]) -> Result<Config, String> {
+        let args = Args::try_parse_from([&["lb"], args].concat()).map_err(|e| e.to_string())?;
+        Config::try_from(args)
+    }
+
+    #[test]
+    fn the_defaults_are_the_documented_ones() {
+        let config = config(&[]).expect("valid");
+        assert_eq!(config.listen.to_string(), "127.0.0.1:1310");
+        let names: Vec<&str> = config.backends.iter().map(BackendAddress::name).collect();
+        assert_eq!(names, DEFAULT_BACKENDS);
+        assert_eq!(config.max_clients, 4096);
+        assert_eq!(config.client_timeout, Duration::from_secs(330));
+        assert_eq!(config.backend_timeout, Duration::from_secs(1));
+        assert_eq!(config.drain_timeout, Duration::from_secs(30));
+        assert_eq!(config.demo_delay, Duration::ZERO);
+    }
+
+    #[test]
+    fn wrong_values_are_refused_with_what_to_do() {
+        for (args, why) in [
+            (["--listen", "1310"], "ADDRESS:PORT"),
+            (["--listen", "127.0.0.1"], "ADDRESS:PORT"),
+            (["--backend", "localhost"], "HOST:PORT"),
+            (["--backend", "a:1,b:2,a:1"], "a:1: is given twice"),
+            (["--max-clients", "0"], "1..=100000"),
+            (["--client-timeout", "0s"], "at least 1ms"),
+            (["--client-timeout", "5"], "such as 500ms"),
+            (["--backend-timeout", "25h"], "at most 24h"),
+            (["--demo-delay", "soon"], "--demo-delay"),
+        ] {
+            let error = config(&args).expect_err(args[1]);
+            assert!(error.contains(why), "{args:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_a_wrong_backend_is_not_repeated() {
+        let error = config(&["--backend", "redis://u:hunter2@h:99999"]).expect_err("port");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}

@@ -1,0 +1,335 @@
+//! The conversation with an HTTP client: requests in, answers out, one line a request in the log.
+
+use std::borrow::Cow;
+use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::{info, warn};
+use serde_json::json;
+
+use super::read::{self, Failure, Outcome};
+use super::{Balancer, Client};
+use crate::backend::BackendError;
+use crate::http::target::{self, Target};
+use crate::http::{self, Answer, Method, Request, RequestError};
+
+/// How long a request's head may take from its first byte to its last.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What of a request's target goes into the log, in characters.
+const LOGGED_TARGET_CHARS: usize = 256;
+
+/// Answers requests until the client or we have had enough. `buffer` holds what it said so far.
+pub fn converse(mut client: Client, mut buffer: Vec<u8>, balancer: &Balancer) {
+    loop {
+        let (request, length) = match next_request(&mut client, &mut buffer) {
+            Ok(Some(next)) => next,
+            Ok(None) => return,
+            Err(refusal) => return refuse(&mut client, &refusal),
+        };
+        buffer.drain(..length);
+        if !answer(&mut client, &request, balancer) {
+            if request.has_body || !buffer.is_empty() {
+                client.linger();
+            }
+            return;
+        }
+        if buffer.is_empty() {
+            // An idle client holds no buffer.
+            buffer = Vec::new();
+        }
+    }
+}
+
+/// Why there is no next request.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error("the request's head took longer than {} seconds", HEAD_TIMEOUT.as_secs())]
+    TooSlow,
+}
+
+/// Waits for the next whole head; `None` when the client is gone, or idle for too long.
+fn next_request(
+    client: &mut Client,
+    buffer: &mut Vec<u8>,
+) -> Result<Option<(Request, usize)>, Refusal> {
+    if buffer.is_empty() && !matches!(client.read_more(buffer), Ok(1..)) {
+        return Ok(None);
+    }
+    let deadline = Instant::now() + HEAD_TIMEOUT;
+    let mut seen = 0;
+    loop {
+        // A head ends with a line, so bytes without a line end can't complete one.
+        let may_be_whole =
+            buffer[seen..].contains(&b'\n') || buffer.len() > http::MAX_REQUEST_LINE_BYTES;
+        if may_be_whole && let Some(next) = http::parse(buffer)? {
+            return Ok(Some(next));
+        }
+        seen = buffer.len();
+        match client.read_until(deadline, buffer) {
+            Ok(1..) => {}
+            Err(error) if Instant::now() >= deadline || is_timeout(&error) => {
+                return Err(Refusal::TooSlow);
+            }
+            Ok(_) | Err(_) => return Ok(None),
+        }
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+fn refuse(client: &mut Client, refusal: &Refusal) {
+    let status = match refusal {
+        Refusal::Request(error) => error.status(),
+        Refusal::TooSlow => 408,
+    };
+    info!("{} refused: {status} {refusal}", client.address);
+    let mut answer = Answer::to_no_request(&mut *client);
+    answer.status(status);
+    let sent =
+        answer.json(&json!({"error": refusal.to_string()})).and_then(|()| answer.finish(None));
+    if sent.is_ok() {
+        client.linger();
+    }
+}
+
+/// How one request ended, for the log.
+struct Ended<'a> {
+    status: u16,
+    /// The backend that answered.
+    backend: Option<&'a str>,
+    keep_alive: bool,
+    /// What went wrong behind the first byte of the answer.
+    cut: Option<String>,
+}
+
+/// Answers one request; whether the connection can carry another.
+fn answer(client: &mut Client, request: &Request, balancer: &Balancer) -> bool {
+    let began = Instant::now();
+    let ended = match check(request, balancer) {
+        Err(refused) => reply(client, request, balancer, refused),
+        Ok(Target::Key(key, listing)) => {
+            balanced(client, request, balancer, &read::Ask::Key(key, listing))
+        }
+        Ok(Target::Page(page)) => balanced(client, request, balancer, &read::Ask::Page(page)),
+        Ok(Target::Ping) => reply(client, request, balancer, Reply::text("PONG\n")),
+        Ok(Target::Favicon) => reply(client, request, balancer, Reply::empty(204)),
+        Ok(Target::UnknownOurs) => {
+            let why = "nothing is here; a key that begins with -/ is reached as /%2D/…";
+            reply(client, request, balancer, Reply::error(404, why))
+        }
+    };
+    info!(
+        "{} {} {} {} {} {:.3}ms {}{}",
+        client.address,
+        request.method_name,
+        logged_target(&request.target),
+        ended.status,
+        ended.backend.unwrap_or("-"),
+        began.elapsed().as_secs_f64() * 1000.0,
+        balancer.counts(),
+        ended.cut.map(|why| format!(" cut: {why}")).unwrap_or_default(),
+    );
+    ended.keep_alive
+}
+
+fn logged_target(target: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| c.is_ascii_graphic() && c != '\\';
+    if target.len() <= LOGGED_TARGET_CHARS && target.chars().all(is_plain) {
+        return target.into();
+    }
+    let mut shown: String =
+        target.chars().take(LOGGED_TARGET_CHARS).flat_map(char::escape_debug).collect();
+    if target.chars().nth(LOGGED_TARGET_CHARS).is_some() {
+        shown.push('…');
+    }
+    shown.into()
+}
+
+/// What the request asks for, or the answer that refuses it.
+fn check(request: &Request, balancer: &Balancer) -> Result<Target, Reply> {
+    if request.method == Method::Other {
+        let mut refused = Reply::error(405, "only GET and HEAD are served: nobody can write here");
+        refused.header = Some(("Allow", "GET, HEAD"));
+        return Err(refused);
+    }
+    if let Some(host) = &request.host {
+        let config = &balancer.config;
+        let name = http::host_without_port(host).to_lowercase();
+        // A web page elsewhere can make a browser ask us, under a name of its own.
+        if config.listen.ip().is_loopback()
+            && !http::is_local_host(&name)
+            && !config.allow_hosts.contains(&name)
+        {
+            let why = "this Host is not served here; --allow-host NAME adds it";
+            return Err(Reply::error(421, why));
+        }
+    }
+    target::parse(&request.target).map_err(|why| Reply::error(400, &why))
+}
+
+/// An answer of our own, without a backend.
+struct Reply {
+    status: u16,
+    header: Option<(&'static str, &'static str)>,
+    body: Body,
+}
+
+enum Body {
+    Empty,
+    Text(&'static str),
+    Json(serde_json::Value),
+}
+
+impl Reply {
+    fn empty(status: u16) -> Self {
+        Self { status, header: None, body: Body::Empty }
+    }
+
+    fn text(text: &'static str) -> Self {
+        Self { status: 200, header: None, body: Body::Text(text) }
+    }
+
+    fn json(status: u16, json: serde_json::Value) -> Self {
+        Self { status, header: None, body: Body::Json(json) }
+    }
+
+    fn error(status: u16, why: &str) -> Self {
+        Self::json(status, json!({"error": why}))
+    }
+}
+
+fn reply<'a>(
+    client: &mut Client,
+    request: &Request,
+    balancer: &Balancer,
+    reply: Reply,
+) -> Ended<'a> {
+    let answer = Answer::new(&mut *client, request, !balancer.is_draining());
+    let status = reply.status;
+    let keep_alive = send(answer, reply).unwrap_or(false);
+    Ended { status, backend: None, keep_alive, cut: None }
+}
+
+fn send<W: io::Write>(mut answer: Answer<W>, reply: Reply) -> io::Result<bool> {
+    answer.status(reply.status);
+    if let Some((name, value)) = reply.header {
+        answer.header(name, value);
+    }
+    match reply.body {
+        Body::Empty => {}
+        Body::Text(text) => {
+            answer.header("Content-Type", "text/plain; charset=utf-8");
+            io::Write::write_all(&mut answer, text.as_bytes())?;
+        }
+        Body::Json(json) => answer.json(&json)?,
+    }
+    answer.finish(None).map(|answer| answer.keeps_alive())
+}
+
+/// Reads from the backend that has the fewest leases, and from the next when it fails, each at most
+/// once, as long as the client has not been given a byte.
+fn balanced<'a>(
+    client: &mut Client,
+    request: &Request,
+    balancer: &'a Balancer,
+    ask: &read::Ask,
+) -> Ended<'a> {
+    let mut failures: Vec<(&str, BackendError)> = Vec::new();
+    let mut tried = vec![false; balancer.backends.len()];
+    let mut answer = Answer::new(&mut *client, request, !balancer.is_draining());
+    while let Some(lease) = balancer.table.lease(|backend| !tried[backend]) {
+        if !tried.contains(&true) {
+            demonstrate(balancer);
+        }
+        tried[lease.backend()] = true;
+        let backend = &balancer.backends[lease.backend()];
+        answer.header("X-Served-By", header_value(backend.name()));
+        answer.header("Cache-Control", "no-cache");
+        answer.header("Vary", "Accept");
+        let outcome = read::answer(backend, ask, &mut answer);
+        match &outcome {
+            Err(Failure::Backend(error)) => {
+                if backend.set_failing(true) {
+                    warn!("{} failed: {error}", backend.name());
+                }
+            }
+            _ => {
+                if backend.set_failing(false) {
+                    info!("{} answers again", backend.name());
+                }
+            }
+        }
+        let ended = |status, keep_alive, cut| Ended {
+            status,
+            backend: Some(backend.name()),
+            keep_alive,
+            cut,
+        };
+        match outcome {
+            Ok(Outcome::Answered(digest)) => {
+                let status = answer.sent_status();
+                let if_none_match = request.if_none_match.as_deref();
+                return match answer.finish(digest.map(|digest| (digest, if_none_match))) {
+                    Ok(answer) => ended(answer.sent_status(), answer.keeps_alive(), None),
+                    Err(error) => ended(status, false, Some(error.to_string())),
+                };
+            }
+            // The head of a long answer is all that HEAD asked for.
+            Err(_) if answer.is_done() => {
+                return ended(answer.sent_status(), answer.keeps_alive(), None);
+            }
+            Err(Failure::Backend(error)) if !answer.is_sent() => {
+                failures.push((backend.name(), error));
+                answer.restart();
+            }
+            Ok(Outcome::Elsewhere) => answer.restart(),
+            Err(failure) => {
+                let (status, needs_reset) = (answer.sent_status(), answer.needs_reset_when_cut());
+                if needs_reset {
+                    client.reset_on_close();
+                }
+                return ended(status, false, Some(failure.to_string()));
+            }
+        }
+    }
+    reply(client, request, balancer, unanswered(ask, &failures))
+}
+
+/// With `--demo-delay`, holds the request with its lease taken, so that the table can be watched.
+fn demonstrate(balancer: &Balancer) {
+    let delay = balancer.config.demo_delay;
+    if !delay.is_zero() {
+        info!("held for {}: {}", humantime::format_duration(delay), balancer.counts());
+        thread::sleep(delay);
+    }
+}
+
+/// A socket's path may hold what a header may not.
+fn header_value(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).collect()
+}
+
+/// Every backend has failed, or none is the one that the cursor belongs to.
+fn unanswered(ask: &read::Ask, failures: &[(&str, BackendError)]) -> Reply {
+    let backends: Vec<serde_json::Value> = failures
+        .iter()
+        .map(|(name, error)| json!({"backend": name, "error": error.to_string()}))
+        .collect();
+    if ask.has_cursor() {
+        let why = "the backend of this cursor is gone or was restarted; start again without it";
+        return Reply::json(410, json!({"error": why, "backends": backends}));
+    }
+    let (status, why) = match failures.iter().any(|(_, error)| error.is_timeout()) {
+        true => (504, "no backend answered in time"),
+        false => (503, "no backend can be reached"),
+    };
+    let mut reply = Reply::json(status, json!({"error": why, "backends": backends}));
+    reply.header = Some(("Retry-After", "1"));
+    reply
+}

@@ -1,0 +1,387 @@
+//! A page of keys with their values: SCAN for the keys, then the values, many in one exchange.
+
+use std::cmp::Ordering;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use redis::Pipeline;
+
+use super::read::{Exchange, Failure, HELD_REPLY_BYTES, Look, MAX_LOOKS, Outcome, look_at};
+use crate::backend::{Backend, BackendError};
+use crate::http::target::{Cursor, DEFAULT_PAGE_KEYS, PageQuery};
+use crate::http::{self, Answer};
+use crate::json::{JsonWriter, render, survey};
+use crate::resp::{self, reply};
+use crate::value::Kind;
+
+/// The `COUNT` of one SCAN: few enough not to keep Redis from others for long.
+const SCAN_STEP_KEYS: usize = 1000;
+
+/// A page ends when its keys together are so long, whatever its `limit`.
+const PAGE_KEY_BYTES: usize = 4 * 1024 * 1024;
+
+/// Keys that one SCAN may bring; more is refused, as they are held in memory.
+const SCAN_STEP_BYTES: usize = 64 * 1024 * 1024;
+
+/// A page ends when its keys took so long to find: a rare match in a large database.
+const PAGE_SCAN_TIME: Duration = Duration::from_secs(10);
+
+/// Keys whose values are asked for in one exchange.
+const BATCH_KEYS: usize = 128;
+
+/// The most that `INFO server` may say.
+const INFO_BYTES: u64 = 64 * 1024;
+
+/// What need not be percent-encoded in a link. A hyphen is: `/-/` is ours.
+const LINK: &AsciiSet = &NON_ALPHANUMERIC.remove(b':').remove(b'/').remove(b'_').remove(b'.');
+
+/// Answers with a page.
+pub fn page<W: Write>(
+    backend: &Backend,
+    query: &PageQuery,
+    answer: &mut Answer<W>,
+) -> Result<Outcome, Failure> {
+    let info = redis::cmd("INFO").arg("server").get_packed_command();
+    let mut exchange = Exchange::begin(backend, &info)?;
+    let run_id = run_id(&mut exchange)?;
+    if query.cursor.as_ref().is_some_and(|cursor| cursor.run_id != run_id) {
+        exchange.end();
+        return Ok(Outcome::Elsewhere);
+    }
+    let (keys, position) = gather(&mut exchange, query)?;
+    let next = (position != 0).then(|| link(query, &Cursor { run_id, position }));
+    answer.header("Content-Type", http::JSON);
+    let mut page = Page {
+        names_are_text: keys.iter().all(|key| std::str::from_utf8(key).is_ok()),
+        json: JsonWriter::new(answer),
+        count: 0,
+        digest: 0,
+    };
+    let digest = page.write(&mut exchange, &keys, next.as_deref())?;
+    page.json.finish()?;
+    exchange.end();
+    Ok(Outcome::Answered(Some(digest)))
+}
+
+fn run_id(exchange: &mut Exchange) -> Result<String, Failure> {
+    let info = reply::bytes(exchange.connection.replies(), INFO_BYTES)?;
+    let info = String::from_utf8_lossy(&info);
+    let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+    let run_id = run_id.ok_or(resp::Error::Protocol("an INFO without run_id"))?;
+    Ok(run_id.trim().to_owned())
+}
+
+/// The page's keys, in natural order, and the position behind them: 0 at the end.
+fn gather(exchange: &mut Exchange, query: &PageQuery) -> Result<(Vec<Vec<u8>>, u64), Failure> {
+    let began = Instant::now();
+    let (mut keys, mut bytes) = (Vec::new(), 0);
+    let mut position = query.cursor.as_ref().map_or(0, |cursor| cursor.position);
+    loop {
+        let step = (query.limit - keys.len()).min(SCAN_STEP_KEYS);
+        let mut scan = redis::cmd("SCAN").arg(position).to_owned();
+        if let Some(pattern) = &query.pattern {
+            scan.arg("MATCH").arg(pattern);
+        }
+        exchange.connection.send(&scan.arg("COUNT").arg(step).get_packed_command())?;
+        position = read_scan(exchange, &mut keys, &mut bytes)?;
+        if position == 0
+            || keys.len() >= query.limit
+            || bytes >= PAGE_KEY_BYTES
+            || began.elapsed() >= PAGE_SCAN_TIME
+        {
+            break;
+        }
+    }
+    keys.sort_unstable_by(|a, b| natural_order(a, b));
+    keys.dedup();
+    Ok((keys, position))
+}
+
+fn read_scan(
+    exchange: &mut Exchange,
+    keys: &mut Vec<Vec<u8>>,
+    bytes: &mut usize,
+) -> Result<u64, Failure> {
+    let from = exchange.connection.replies();
+    if reply::array(from)? != 2 {
+        return Err(resp::Error::Protocol("a SCAN of two parts was expected").into());
+    }
+    let position = String::from_utf8_lossy(&reply::bytes(from, 20)?).parse();
+    let position = position.map_err(|_| resp::Error::Protocol("a SCAN without a cursor"))?;
+    let most = *bytes + SCAN_STEP_BYTES;
+    for _ in 0..reply::array(from)? {
+        let key = reply::bytes(from, (most - *bytes) as u64).map_err(|error| match error {
+            resp::Error::Protocol(_) => BackendError::Protocol(format!(
+                "its keys are too long for one page (over {SCAN_STEP_BYTES} bytes): lower limit"
+            )),
+            error => error.into(),
+        })?;
+        *bytes += key.len();
+        keys.push(key);
+    }
+    Ok(position)
+}
+
+/// The path and query of the page that goes on at `cursor`.
+fn link(query: &PageQuery, cursor: &Cursor) -> String {
+    let encode = |bytes| percent_encode(bytes, LINK);
+    let mut link = format!("/{}?", encode(&query.prefix));
+    if let Some(matching) = &query.matching {
+        link += &format!("match={}&", encode(matching));
+    }
+    if query.limit != DEFAULT_PAGE_KEYS {
+        link += &format!("limit={}&", query.limit);
+    }
+    link + "cursor=" + &cursor.to_text()
+}
+
+struct Page<'a, W: Write> {
+    json: JsonWriter<&'a mut Answer<W>>,
+    names_are_text: bool,
+    count: usize,
+    /// A sum, as the order of equal keys does not count.
+    digest: u64,
+}
+
+impl<W: Write> Page<'_, W> {
+    fn write(
+        &mut self,
+        exchange: &mut Exchange,
+        keys: &[Vec<u8>],
+        next: Option<&str>,
+    ) -> Result<u64, Failure> {
+        self.json.begin_object()?;
+        self.json.key("data")?;
+        match self.names_are_text {
+            true => self.json.begin_object()?,
+            false => self.json.begin_array()?,
+        }
+        let mut rest = keys;
+        while !rest.is_empty() {
+            let batch = &rest[..rest.len().min(BATCH_KEYS)];
+            rest = &rest[self.write_some(exchange, batch)?..];
+        }
+        match self.names_are_text {
+            true => self.json.end_object()?,
+            false => self.json.end_array()?,
+        }
+        self.json.end_value()?;
+        self.json.key("count")?;
+        self.json.number_or_text(self.count.to_string().as_bytes())?;
+        self.json.end_value()?;
+        self.json.key("next")?;
+        match next {
+            Some(next) => self.json.text(next)?,
+            None => self.json.null()?,
+        }
+        self.json.end_value()?;
+        self.json.end_object()?;
+        let mut hasher = DefaultHasher::new();
+        (self.digest, self.count, next).hash(&mut hasher);
+        Ok(hasher.finish())
+    }
+
+    /// Writes the first keys of `batch`, at least one; returns how many.
+    fn write_some(&mut self, exchange: &mut Exchange, batch: &[Vec<u8>]) -> Result<usize, Failure> {
+        exchange.connection.send(&look_at(batch))?;
+        let looks = batch.iter().map(|_| exchange.look()).collect::<Result<Vec<_>, _>>()?;
+        let small = looks.iter().take_while(|look| is_small(look)).count();
+        if small == 0 {
+            self.write_alone(exchange, &batch[0])?;
+            return Ok(1);
+        }
+        let written = self.write_small(exchange, &batch[..small], &looks)?;
+        if written < small {
+            self.write_alone(exchange, &batch[written])?;
+            return Ok(written + 1);
+        }
+        Ok(written)
+    }
+
+    /// Asks for all `keys` at once and writes them in order, up to the first whose reply turns out
+    /// long or of another type; returns how many. The replies behind that one are read and lost.
+    fn write_small(
+        &mut self,
+        exchange: &mut Exchange,
+        keys: &[Vec<u8>],
+        looks: &[Look],
+    ) -> Result<usize, Failure> {
+        let mut commands = Pipeline::new();
+        let kinds: Vec<Option<Kind>> = looks.iter().take(keys.len()).map(Look::kind).collect();
+        for (key, kind) in keys.iter().zip(&kinds) {
+            if let Some(kind) = kind {
+                commands.add_command(kind.read(key));
+            }
+        }
+        if !commands.is_empty() {
+            exchange.connection.send(&commands.get_packed_pipeline())?;
+        }
+        for (at, key) in keys.iter().enumerate() {
+            let Some(kind) = kinds[at] else {
+                self.write_unserved(key, &looks[at])?;
+                continue;
+            };
+            let mut held = Vec::new();
+            let is_whole = exchange.connection.hold(&mut held, HELD_REPLY_BYTES)?;
+            let from = &mut (&held[..]).chain(exchange.connection.replies());
+            match survey(kind, from).map_err(Failure::from) {
+                Ok(survey) if is_whole && survey.missing => {}
+                Ok(survey) if is_whole => {
+                    self.begin_entry(key)?;
+                    render(kind, &mut &held[..], &survey, &mut self.json)?;
+                    self.end_entry(key, survey.digest)?;
+                }
+                Err(failure) if !failure.is_wrong_type() => return Err(failure),
+                _ => {
+                    skip(exchange, &kinds[at + 1..])?;
+                    return Ok(at);
+                }
+            }
+        }
+        Ok(keys.len())
+    }
+
+    /// Writes one key in exchanges of its own.
+    fn write_alone(&mut self, exchange: &mut Exchange, key: &[u8]) -> Result<(), Failure> {
+        for _ in 0..MAX_LOOKS {
+            exchange.connection.send(&look_at(&[key]))?;
+            let look = exchange.look()?;
+            let Some(kind) = look.kind() else { return self.write_unserved(key, &look) };
+            let command = kind.read(key).get_packed_command();
+            let found = match exchange.find(&command, kind, look.bytes) {
+                Ok(Some(found)) => found,
+                Ok(None) => return Ok(()),
+                Err(failure) if failure.is_wrong_type() => continue,
+                Err(failure) => return Err(failure),
+            };
+            self.begin_entry(key)?;
+            let digest = exchange.write(found, &mut self.json)?;
+            return self.end_entry(key, digest);
+        }
+        Err(BackendError::Changed.into())
+    }
+
+    /// A key of a type that we can't show is named with its type; one that is gone is left out.
+    fn write_unserved(&mut self, key: &[u8], look: &Look) -> Result<(), Failure> {
+        if look.is_missing() {
+            return Ok(());
+        }
+        self.begin_entry(key)?;
+        self.json.begin_object()?;
+        self.json.key("unserved_type")?;
+        self.json.text(&look.name)?;
+        self.json.end_value()?;
+        self.json.end_object()?;
+        self.end_entry(key, 0)
+    }
+
+    fn begin_entry(&mut self, key: &[u8]) -> Result<(), Failure> {
+        if self.names_are_text {
+            self.json.key(&String::from_utf8_lossy(key))?;
+            return Ok(());
+        }
+        self.json.begin_item()?;
+        self.json.begin_object()?;
+        self.json.key("key")?;
+        self.json.bytes(key)?;
+        self.json.end_value()?;
+        Ok(self.json.key("value")?)
+    }
+
+    fn end_entry(&mut self, key: &[u8], digest: u64) -> Result<(), Failure> {
+        self.json.end_value()?;
+        if !self.names_are_text {
+            self.json.end_object()?;
+            self.json.end_item()?;
+        }
+        self.count += 1;
+        let mut hasher = DefaultHasher::new();
+        (key, digest).hash(&mut hasher);
+        self.digest = self.digest.wrapping_add(hasher.finish());
+        Ok(())
+    }
+}
+
+/// Whether its reply should fit into what is held, so that it can share an exchange with others.
+fn is_small(look: &Look) -> bool {
+    look.bytes < HELD_REPLY_BYTES as u64
+}
+
+/// Reads replies that are of no use any more.
+fn skip(exchange: &mut Exchange, kinds: &[Option<Kind>]) -> Result<(), Failure> {
+    for kind in kinds.iter().flatten() {
+        match survey(*kind, exchange.connection.replies()) {
+            Err(error) if !matches!(error, resp::Error::Redis(_)) => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Runs of digits compare as numbers, all else byte by byte: `actor:2` comes before `actor:10`.
+fn natural_order(a: &[u8], b: &[u8]) -> Ordering {
+    let (mut left, mut right) = (a, b);
+    while let (Some(&x), Some(&y)) = (left.first(), right.first()) {
+        let order = if x.is_ascii_digit() && y.is_ascii_digit() {
+            let (number_x, number_y) = (take_number(&mut left), take_number(&mut right));
+            number_x.len().cmp(&number_y.len()).then_with(|| number_x.cmp(number_y))
+        } else {
+            (left, right) = (&left[1..], &right[1..]);
+            x.cmp(&y)
+        };
+        if order.is_ne() {
+            return order;
+        }
+    }
+    // Equal but for zeros before a number: any order will do, as long as it is always the same.
+    left.len().cmp(&right.len()).then_with(|| a.cmp(b))
+}
+
+/// Takes the digits at the beginning of `text`; returns them without leading zeros.
+fn take_number<'a>(text: &mut &'a [u8]) -> &'a [u8] {
+    let end = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, rest) = text.split_at(end);
+    *text = rest;
+    &digits[digits.iter().position(|&digit| digit != b'0').unwrap_or(digits.len())..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_within_keys_are_in_the_order_of_numbers() {
+        let sorted = ["", "a", "a1", "a01", "a1b", "a2", "a10", "a10b2", "a10b10", "b", "é"];
+        for (i, a) in sorted.iter().enumerate() {
+            for (j, b) in sorted.iter().enumerate() {
+                // "a1" and "a01" are the same number: their order is that of their bytes.
+                let expected = match (*a, *b) {
+                    ("a1", "a01") => Ordering::Greater,
+                    ("a01", "a1") => Ordering::Less,
+                    _ => i.cmp(&j),
+                };
+                assert_eq!(natural_order(a.as_bytes(), b.as_bytes()), expected, "{a} {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_link_leads_back_to_the_same_listing() {
+        let query = PageQuery {
+            prefix: b"-/a b:".to_vec(),
+            pattern: None,
+            matching: Some(b"x*&\xff".to_vec()),
+            limit: 5,
+            cursor: None,
+        };
+        let cursor = Cursor { run_id: "abc".to_owned(), position: 7 };
+        let link = link(&query, &cursor);
+        assert_eq!(link, "/%2D/a%20b:?match=x%2A%26%FF&limit=5&cursor=abc-7");
+        let parsed = http::target::parse(&link).expect("our own link");
+        let http::target::Target::Key(_, Some(parsed)) = parsed else { panic!("{parsed:?}") };
+        assert_eq!((parsed.prefix, parsed.matching), (query.prefix, query.matching));
+        assert_eq!((parsed.limit, parsed.cursor), (5, Some(cursor)));
+    }
+}

@@ -1,0 +1,334 @@
+//! One read from one backend, answered over HTTP: a value, a field, or (in `page`) many values.
+
+use std::hash::{DefaultHasher, Hasher};
+use std::io::{self, Read, Write};
+
+use redis::Pipeline;
+use serde_json::json;
+
+use super::page;
+use crate::backend::{Backend, BackendError, Connection};
+use crate::http::target::{KeyQuery, PageQuery};
+use crate::http::{self, Answer};
+use crate::json::{JsonWriter, RenderError, Survey, render, survey, text_or_base64};
+use crate::resp::{self, reply};
+use crate::value::Kind;
+
+/// A reply up to this length is held whole, so that one exchange is enough for it.
+pub const HELD_REPLY_BYTES: usize = 64 * 1024;
+
+/// A value that takes its backend so much memory is read in its turn, one at a time.
+const LARGE_VALUE_BYTES: u64 = 1024 * 1024;
+
+/// The longest name of a type: a module's has nine characters.
+const MAX_KIND_BYTES: usize = 64;
+
+/// How often a key is looked at again because its type changed under our hands.
+pub const MAX_LOOKS: usize = 3;
+
+/// What a client asks of a backend.
+#[derive(Debug)]
+pub enum Ask {
+    /// A key's value or, when there is no such key, perhaps a page.
+    Key(KeyQuery, Option<PageQuery>),
+    /// A page of keys with their values.
+    Page(PageQuery),
+}
+
+impl Ask {
+    /// Whether only one backend can answer, because a cursor means something to no other.
+    pub fn has_cursor(&self) -> bool {
+        match self {
+            Self::Page(page) | Self::Key(_, Some(page)) => page.cursor.is_some(),
+            Self::Key(_, None) => false,
+        }
+    }
+}
+
+/// Why a read was not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The backend's side failed: another may be tried while the client has not been given a byte.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The client's side failed.
+    #[error("the client: {0}")]
+    Client(#[from] io::Error),
+}
+
+impl Failure {
+    /// Whether the type of a value changed between the look at it and the read.
+    pub fn is_wrong_type(&self) -> bool {
+        matches!(self, Self::Backend(BackendError::Redis(text)) if text.starts_with("WRONGTYPE"))
+    }
+}
+
+impl From<resp::Error> for Failure {
+    fn from(error: resp::Error) -> Self {
+        Self::Backend(error.into())
+    }
+}
+
+impl From<RenderError> for Failure {
+    fn from(error: RenderError) -> Self {
+        match error {
+            RenderError::Reply(error) => error.into(),
+            RenderError::Sink(error) => Self::Client(error),
+            RenderError::Changed => Self::Backend(BackendError::Changed),
+        }
+    }
+}
+
+/// How a read ended well.
+pub enum Outcome {
+    /// The answer is written, but for its end; with the digest for its ETag where it has one.
+    Answered(Option<u64>),
+    /// The cursor belongs to another backend.
+    Elsewhere,
+}
+
+/// Asks `backend` and writes what it says to `answer`.
+pub fn answer<W: Write>(
+    backend: &Backend,
+    ask: &Ask,
+    answer: &mut Answer<W>,
+) -> Result<Outcome, Failure> {
+    match ask {
+        Ask::Key(query, listing) => key(backend, query, listing.as_ref(), answer),
+        Ask::Page(query) => page::page(backend, query, answer),
+    }
+}
+
+fn key<W: Write>(
+    backend: &Backend,
+    query: &KeyQuery,
+    listing: Option<&PageQuery>,
+    answer: &mut Answer<W>,
+) -> Result<Outcome, Failure> {
+    let look_at_key = look_at(&[&query.key]);
+    let mut exchange = Exchange::begin(backend, &look_at_key)?;
+    let mut looks = 1;
+    let digest = loop {
+        let look = exchange.look()?;
+        if look.is_missing() {
+            if let Some(listing) = listing {
+                exchange.end();
+                return page::page(backend, listing, answer);
+            }
+            break not_found(query, "no such key", answer)?;
+        }
+        let Some(kind) = look.kind().filter(|&kind| serves(query, kind)) else {
+            break wrong_type(query, &look.name, answer)?;
+        };
+        match exchange.answer_value(query, kind, look.bytes, answer) {
+            Ok(Some(digest)) => break Some(digest),
+            Ok(None) if query.field.is_some() => break not_found(query, "no such field", answer)?,
+            Ok(None) => break not_found(query, "no such key", answer)?,
+            Err(failure) if failure.is_wrong_type() && looks < MAX_LOOKS => {}
+            Err(failure) => return Err(failure),
+        }
+        looks += 1;
+        exchange.connection.send(&look_at_key)?;
+    };
+    exchange.end();
+    Ok(Outcome::Answered(digest))
+}
+
+/// Whether what is asked for can be had from a value of this type.
+fn serves(query: &KeyQuery, kind: Kind) -> bool {
+    match (&query.field, query.raw) {
+        (Some(_), _) => kind == Kind::Hash,
+        (None, true) => kind == Kind::String,
+        (None, false) => true,
+    }
+}
+
+fn not_found<W: Write>(
+    query: &KeyQuery,
+    why: &str,
+    answer: &mut Answer<W>,
+) -> io::Result<Option<u64>> {
+    let mut json = json!({"error": why, "key": text_or_base64(&query.key)});
+    if let Some(field) = &query.field {
+        json["field"] = text_or_base64(field);
+    }
+    answer.status(404);
+    answer.json(&json)?;
+    Ok(None)
+}
+
+fn wrong_type<W: Write>(
+    query: &KeyQuery,
+    name: &str,
+    answer: &mut Answer<W>,
+) -> io::Result<Option<u64>> {
+    let why = match (&query.field, query.raw) {
+        (Some(_), _) => "only a hash has fields",
+        (None, true) => "format=raw serves a string, or a field of a hash",
+        (None, false) => "values of this type can't be shown",
+    };
+    answer.status(415);
+    answer.json(&json!({"error": why, "key": text_or_base64(&query.key), "type": name}))?;
+    Ok(None)
+}
+
+/// The commands that say of each key what type it has and, roughly, how large it is. Both take
+/// Redis the same short time whatever the value's size.
+pub fn look_at<K: AsRef<[u8]>>(keys: &[K]) -> Vec<u8> {
+    let mut commands = Pipeline::with_capacity(2 * keys.len());
+    for key in keys {
+        commands.cmd("TYPE").arg(key.as_ref());
+        commands.cmd("MEMORY").arg("USAGE").arg(key.as_ref()).arg("SAMPLES").arg(1);
+    }
+    commands.get_packed_pipeline()
+}
+
+/// What a key holds.
+pub struct Look {
+    /// As `TYPE` names it.
+    pub name: String,
+    /// About how many bytes of the backend's memory it takes; 0 where the backend won't say.
+    pub bytes: u64,
+}
+
+impl Look {
+    /// Whether there is no such key.
+    pub fn is_missing(&self) -> bool {
+        self.name == "none"
+    }
+
+    /// The type, when it is one that we serve.
+    pub fn kind(&self) -> Option<Kind> {
+        Kind::from_name(&self.name)
+    }
+}
+
+/// A connection for the time of one read. Unless it is [ended](Self::end), it is closed: a
+/// connection on which a reply was not read to its end is of no use to the next.
+pub struct Exchange<'a> {
+    backend: &'a Backend,
+    /// For commands and replies beyond those that have a method here.
+    pub connection: Connection,
+}
+
+impl<'a> Exchange<'a> {
+    /// Sends the first commands.
+    pub fn begin(backend: &'a Backend, commands: &[u8]) -> Result<Self, BackendError> {
+        Ok(Self { backend, connection: backend.request(commands)? })
+    }
+
+    /// All replies have been read to their end: the connection goes back to its pool.
+    pub fn end(self) {
+        self.backend.keep(self.connection);
+    }
+
+    /// Reads what one key's [`look_at`] brought.
+    pub fn look(&mut self) -> Result<Look, resp::Error> {
+        let from = self.connection.replies();
+        let mut name = reply::simple(from)?;
+        name.truncate(MAX_KIND_BYTES);
+        let bytes = match reply::integer(from) {
+            Ok(bytes) => bytes.unwrap_or(0).unsigned_abs(),
+            // Not allowed, or not known to this server: then no value counts as large.
+            Err(resp::Error::Redis(_)) => 0,
+            Err(error) => return Err(error),
+        };
+        Ok(Look { name, bytes })
+    }
+
+    /// Answers with a value or a field of it: the digest, or `None` when it is gone.
+    fn answer_value<W: Write>(
+        &mut self,
+        query: &KeyQuery,
+        kind: Kind,
+        bytes: u64,
+        answer: &mut Answer<W>,
+    ) -> Result<Option<u64>, Failure> {
+        let (command, kind) = match &query.field {
+            Some(field) => (redis::cmd("HGET").arg(&query.key).arg(field).to_owned(), Kind::String),
+            None => (kind.read(&query.key), kind),
+        };
+        let command = command.get_packed_command();
+        if query.raw {
+            return self.answer_raw(&command, bytes, answer);
+        }
+        let Some(found) = self.find(&command, kind, bytes)? else { return Ok(None) };
+        answer.header("Content-Type", http::JSON);
+        let mut json = JsonWriter::new(answer);
+        let digest = self.write(found, &mut json)?;
+        json.finish()?;
+        Ok(Some(digest))
+    }
+
+    fn answer_raw<W: Write>(
+        &mut self,
+        command: &[u8],
+        bytes: u64,
+        answer: &mut Answer<W>,
+    ) -> Result<Option<u64>, Failure> {
+        self.send_read(command, bytes)?;
+        let mut held = Vec::new();
+        self.connection.hold(&mut held, HELD_REPLY_BYTES)?;
+        let mut from = (&held[..]).chain(self.connection.replies());
+        let Some(length) = reply::bulk(&mut from)? else { return Ok(None) };
+        answer.header("Content-Type", "application/octet-stream");
+        let mut hasher = DefaultHasher::new();
+        reply::payload(&mut from, length, |piece| {
+            hasher.write(piece);
+            answer.write_all(piece).map_err(Failure::Client)
+        })?;
+        Ok(Some(hasher.finish()))
+    }
+
+    /// Surveys what `command` replies; `None` when there is no such value.
+    pub fn find<'c>(
+        &mut self,
+        command: &'c [u8],
+        kind: Kind,
+        bytes: u64,
+    ) -> Result<Option<Found<'c>>, Failure> {
+        self.send_read(command, bytes)?;
+        let mut held = Vec::new();
+        let (survey, held) = if self.connection.hold(&mut held, HELD_REPLY_BYTES)? {
+            (survey(kind, &mut &held[..])?, Some(held))
+        } else {
+            (survey(kind, &mut (&held[..]).chain(self.connection.replies()))?, None)
+        };
+        Ok((!survey.missing).then_some(Found { command, kind, bytes, survey, held }))
+    }
+
+    /// Writes what was found; returns its digest.
+    pub fn write<W: Write>(
+        &mut self,
+        found: Found,
+        json: &mut JsonWriter<W>,
+    ) -> Result<u64, Failure> {
+        let Found { command, kind, bytes, survey, held } = found;
+        match held {
+            Some(held) => render(kind, &mut &held[..], &survey, json)?,
+            None => {
+                self.send_read(command, bytes)?;
+                render(kind, self.connection.replies(), &survey, json)?;
+            }
+        }
+        Ok(survey.digest)
+    }
+
+    fn send_read(&mut self, command: &[u8], bytes: u64) -> Result<(), BackendError> {
+        if bytes < LARGE_VALUE_BYTES {
+            return self.connection.send(command);
+        }
+        let _turn = self.backend.large_read_turn()?;
+        self.connection.send_for_large(command, bytes)
+    }
+}
+
+/// A value that can be written.
+pub struct Found<'c> {
+    command: &'c [u8],
+    kind: Kind,
+    bytes: u64,
+    survey: Survey,
+    /// The whole reply, where it is short.
+    held: Option<Vec<u8>>,
+}
