@@ -2,60 +2,58 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// How many turns a backend may have to catch up on: one that was away for a long time wins ties
+/// for a moment when it returns, not for as long as it was away.
+const MAX_TURNS_BEHIND: u64 = 1000;
+
 /// Backend → number of leases, behind one Mutex that is held for arithmetic only.
 ///
 /// Backends are known by their index, in the order of the command line.
 #[derive(Debug)]
 pub struct ConnectionTable {
-    rows: Mutex<Rows>,
-}
-
-#[derive(Debug)]
-struct Rows {
-    rows: Vec<Row>,
-    /// Counts choices; a row's `last_chosen` is the count at its last one.
-    clock: u64,
+    rows: Mutex<Vec<Row>>,
 }
 
 #[derive(Debug, Clone, Default)]
 struct Row {
     leases: usize,
-    last_chosen: u64,
+    /// How often it was chosen, but never more than [`MAX_TURNS_BEHIND`] behind the others.
+    turns: u64,
 }
 
 impl ConnectionTable {
     /// A table of `backends` rows without leases.
     pub fn new(backends: usize) -> Arc<Self> {
-        let rows = Rows { rows: vec![Row::default(); backends], clock: 0 };
-        Arc::new(Self { rows: Mutex::new(rows) })
+        Arc::new(Self { rows: Mutex::new(vec![Row::default(); backends]) })
     }
 
-    /// Leastconn: leases the eligible backend with the fewest leases; among equals, the one chosen
-    /// longest ago. `None` when no backend is eligible.
+    /// Leastconn: leases the eligible backend with the fewest leases; equals take turns. `None` when
+    /// no backend is eligible.
+    ///
+    /// Whose turn it is, is counted. "The one chosen longest ago" would do for equals alone, but a
+    /// server that is a little quicker for a while has fewer leases, is chosen more often, and would
+    /// never give that back.
     pub fn lease(self: &Arc<Self>, eligible: impl Fn(usize) -> bool) -> Option<Lease> {
-        let mut table = self.lock();
-        let (backend, _) = table
-            .rows
-            .iter()
+        let mut rows = self.lock();
+        let most_turns = rows.iter().map(|row| row.turns).max()?;
+        let (backend, row) = rows
+            .iter_mut()
             .enumerate()
             .filter(|(backend, _)| eligible(*backend))
-            .min_by_key(|(_, row)| (row.leases, row.last_chosen))?;
-        table.clock += 1;
-        let clock = table.clock;
-        let row = &mut table.rows[backend];
+            .min_by_key(|(_, row)| (row.leases, row.turns))?;
         row.leases += 1;
-        row.last_chosen = clock;
+        row.turns = (row.turns + 1).max(most_turns.saturating_sub(MAX_TURNS_BEHIND));
         Some(Lease { table: Arc::clone(self), backend })
     }
 
     /// The number of leases of each backend, by index.
     pub fn counts(&self) -> Vec<usize> {
-        self.lock().rows.iter().map(|row| row.leases).collect()
+        self.lock().iter().map(|row| row.leases).collect()
     }
 
     /// No code panics while it holds the lock, and counts are whole after each statement: a
     /// poisoned lock would still guard a sound table.
-    fn lock(&self) -> MutexGuard<'_, Rows> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Row>> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -76,7 +74,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.table.lock().rows[self.backend].leases -= 1;
+        self.table.lock()[self.backend].leases -= 1;
     }
 }
 
@@ -105,6 +103,15 @@ mod tests {
         leases.retain(|lease| lease.backend() != 1);
         assert_eq!(table.counts(), [3, 0, 2]);
         assert_eq!(table.lease(any).map(|lease| lease.backend()), Some(1));
+    }
+
+    #[test]
+    fn a_backend_that_was_away_catches_up_on_few_turns_only() {
+        let table = ConnectionTable::new(2);
+        (0..100_000).for_each(|_| drop(table.lease(|backend| backend == 0)));
+        let turns = |_| table.lease(any).is_some_and(|lease| lease.backend() == 1);
+        let turns = (0..10_000).filter(|&n| turns(n)).count();
+        assert!((5_000..=6_000).contains(&turns), "{turns} of 10000");
     }
 
     #[test]

@@ -1,3 +1,5 @@
 //! The whole system, tested with real `redis-server` processes and the real binaries.
 
+mod balancing;
+mod failover;
 mod support;

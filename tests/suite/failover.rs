@@ -1,0 +1,146 @@
+//! What clients see while backends fail, and when all of them do.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use crate::support::balancer::Balancer;
+use crate::support::redis::{RedisServer, free_port};
+use crate::support::wait_until;
+
+fn three_servers() -> [RedisServer; 3] {
+    let servers = [(); 3].map(|()| RedisServer::start());
+    servers.iter().for_each(fill);
+    servers
+}
+
+fn fill(server: &RedisServer) {
+    server.command(&["HSET", "actor:1", "first_name", "Mara"]);
+}
+
+#[test]
+fn readers_see_no_error_while_one_then_two_of_three_backends_are_killed() {
+    let mut servers = three_servers();
+    let lb = Balancer::start(&servers.each_ref());
+    let (stop, answers) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let agent = ureq::agent();
+                while !stop.load(Ordering::Relaxed) {
+                    let mut answer = agent.get(lb.url("/actor:1")).call().expect("200");
+                    let body = answer.body_mut().read_to_string().expect("a whole body");
+                    assert_eq!(body, "{\n  \"first_name\": \"Mara\"\n}\n");
+                    answers.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let more_answers = || {
+            let seen = answers.load(Ordering::Relaxed);
+            wait_until("readers go on", || answers.load(Ordering::Relaxed) > seen + 500);
+        };
+        more_answers();
+        servers[0].kill();
+        more_answers();
+        servers[1].kill();
+        more_answers();
+        stop.store(true, Ordering::Relaxed);
+    });
+    wait_until("each failure is logged once", || lb.log().matches(" failed: ").count() == 2);
+}
+
+#[test]
+fn when_all_are_gone_the_answer_is_503_and_names_each_and_service_returns_without_a_restart() {
+    let mut servers = three_servers();
+    let lb = Balancer::start(&servers.each_ref());
+    assert_eq!(lb.get("/actor:1").status, 200);
+    servers.iter_mut().for_each(RedisServer::kill);
+    let answer = lb.get("/actor:1");
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
+    let failed = answer.json()["backends"].as_array().expect("a list").clone();
+    for server in &servers {
+        let entry = failed.iter().find(|entry| entry["backend"] == server.address());
+        let error = entry.expect("each backend is named")["error"].as_str().expect("text");
+        assert!(error.contains("refused"), "{error}");
+    }
+    servers.iter_mut().for_each(RedisServer::restart);
+    servers.iter().for_each(fill);
+    for _ in 0..6 {
+        assert_eq!(lb.get("/actor:1").status, 200);
+    }
+}
+
+#[test]
+fn started_before_its_backends_it_warns_and_serves_once_they_come() {
+    let mut server = RedisServer::start();
+    server.kill();
+    let gone = format!("127.0.0.1:{}", free_port());
+    let lb = Balancer::start_at(&[server.address(), gone], &[]);
+    wait_until("a warning", || lb.log().contains("no backend answers"));
+    assert_eq!(lb.get("/actor:1").status, 503);
+    server.restart();
+    fill(&server);
+    assert_eq!(lb.get("/actor:1").status, 200);
+}
+
+#[test]
+fn a_silent_backend_costs_its_timeout_and_no_answer() {
+    let servers = three_servers();
+    let lb = Balancer::start_with(&servers.each_ref(), &["--backend-timeout", "300ms"]);
+    servers[0].freeze();
+    let began = Instant::now();
+    for _ in 0..3 {
+        assert_eq!(lb.get("/actor:1").status, 200);
+    }
+    assert!(began.elapsed().as_millis() >= 300, "one of three turns was the silent one's");
+    servers[1].freeze();
+    servers[2].freeze();
+    let answer = lb.get("/actor:1");
+    assert_eq!(answer.status, 504);
+    assert_eq!(answer.json()["backends"].as_array().map(Vec::len), Some(3));
+    assert!(answer.json()["backends"][0]["error"].as_str().expect("text").contains("timed out"));
+    servers.iter().for_each(RedisServer::thaw);
+    assert_eq!(lb.get("/actor:1").status, 200);
+}
+
+#[test]
+fn a_backend_that_cannot_answer_is_no_answer() {
+    let good = RedisServer::start();
+    fill(&good);
+    let locked = RedisServer::start_with(&["--requirepass", "secret"]);
+    // A replica without its primary that is told not to serve old data.
+    let orphan = RedisServer::start_with(&["--replica-serve-stale-data", "no"]);
+    orphan.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    let lb = Balancer::start(&[&good, &locked, &orphan]);
+    for _ in 0..6 {
+        let answer = lb.get("/actor:1");
+        assert_eq!((answer.status, answer.served_by()), (200, good.address().as_str()));
+    }
+    let lb = Balancer::start(&[&locked, &orphan]);
+    let answer = lb.get("/actor:1");
+    assert_eq!(answer.status, 503);
+    let text = String::from_utf8(answer.body).expect("text");
+    assert!(text.contains("NOAUTH") && text.contains("MASTERDOWN"), "{text}");
+}
+
+#[test]
+fn passwords_databases_and_sockets_in_an_address_are_used_and_never_shown() {
+    let server = RedisServer::start_with(&["--requirepass", "hunter2"]);
+    let mut direct = redis::Client::open(format!("redis://:hunter2@{}/3", server.address()))
+        .and_then(|client| client.get_connection())
+        .expect("a login");
+    redis::cmd("SET").arg("a").arg("in three").exec(&mut direct).expect("SET");
+    let by_name = format!("redis://:hunter2@localhost:{}/3", server.port());
+    let by_socket = format!("redis+unix://{}?db=3&pass=hunter2", server.socket().display());
+    for (address, name) in [
+        (format!("redis://default:hunter2@{}/3", server.address()), server.address()),
+        (by_name, format!("localhost:{}", server.port())),
+        (by_socket, server.socket().display().to_string()),
+    ] {
+        let lb = Balancer::start_at(&[address], &[]);
+        wait_until("the name is looked up", || lb.get("/a").status == 200);
+        let answer = lb.get("/a");
+        assert_eq!((answer.json(), answer.served_by()), ("in three".into(), name.as_str()));
+        assert!(!lb.log().contains("hunter2") && !format!("{answer:?}").contains("hunter2"));
+    }
+}
