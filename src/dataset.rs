@@ -167,7 +167,7 @@ impl Batches<'_> {
                 break;
             }
             if record.len() != self.dataset.columns.len() || self.rows_left == 0 {
-                return Err(self.changed());
+                return Err(self.records.changed());
             }
             self.rows_left -= 1;
             bytes += record.as_slice().len();
@@ -178,11 +178,7 @@ impl Batches<'_> {
 
     fn check_end(&self) -> Result<(), DatasetError> {
         let unchanged = Version::of(&self.dataset.path)? == self.dataset.version;
-        if unchanged && self.rows_left == 0 { Ok(()) } else { Err(self.changed()) }
-    }
-
-    fn changed(&self) -> DatasetError {
-        DatasetError::Changed(self.dataset.path.clone())
+        if unchanged && self.rows_left == 0 { Ok(()) } else { Err(self.records.changed()) }
     }
 }
 
@@ -277,6 +273,8 @@ struct Records {
     last_start: u64,
     /// Where the sentinel ends, counted like `last_start`.
     end: u64,
+    /// Whether the sentinel was read.
+    ended: bool,
 }
 
 impl Records {
@@ -293,24 +291,28 @@ impl Records {
             .buffer_capacity(BUFFER_BYTES)
             .from_reader(source);
         let end = version.bytes + SENTINEL.len() as u64;
-        Ok(Self { path: path.into(), reader, last_start: 0, end })
+        Ok(Self { path: path.into(), reader, last_start: 0, end, ended: false })
     }
 
     /// Reads the next record as it is; false behind the last one.
     fn read(&mut self, record: &mut ByteRecord) -> Result<bool, DatasetError> {
+        if self.ended {
+            return Ok(false);
+        }
         self.last_start = self.reader.position().byte();
         let read = self.reader.read_byte_record(record);
         let found = read.map_err(|error| self.read_error(error))?;
         self.reader.get_mut().row_bytes = 0;
         if !found {
-            // The sentinel was not reached: the file is shorter than it was.
-            return Err(DatasetError::Changed(self.path.clone()));
+            // The sentinel was not reached: nothing but a BOM is in the file, or less than was.
+            let is_empty = self.last_start == 0;
+            return if is_empty { Ok(false) } else { Err(self.changed()) };
         }
         if self.reader.position().byte() < self.end {
             return Ok(true);
         }
-        let is_sentinel = record.len() == 1 && record[0] == *SENTINEL.trim_ascii();
-        if is_sentinel { Ok(false) } else { Err(self.at_last(Problem::OpenQuote)) }
+        self.ended = record.len() == 1 && record[0] == *SENTINEL.trim_ascii();
+        if self.ended { Ok(false) } else { Err(self.at_last(Problem::OpenQuote)) }
     }
 
     /// The same for text; an error if the record is not UTF-8.
@@ -320,6 +322,10 @@ impl Records {
         *record = StringRecord::from_byte_record(bytes)
             .map_err(|error| self.at_last(Problem::NotUtf8(error.utf8_error().field() + 1)))?;
         Ok(found)
+    }
+
+    fn changed(&self) -> DatasetError {
+        DatasetError::Changed(self.path.clone())
     }
 
     fn read_error(&self, error: csv::Error) -> DatasetError {

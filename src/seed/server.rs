@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use redis::{Client, Connection, ConnectionLike, InfoDict, Pipeline, RedisError, Value};
+use redis::{Client, Connection, ConnectionLike, ErrorKind, InfoDict, Pipeline, RedisError, Value};
 
 use super::SeedError;
 use crate::address::BackendAddress;
@@ -105,6 +105,9 @@ fn reason(error: &RedisError, timeout: Duration) -> String {
     }
     if error.is_connection_dropped() && !error.is_connection_refusal() {
         return "the connection was closed by the server".into();
+    }
+    if error.kind() == ErrorKind::AuthenticationFailed {
+        return "the login was refused; check the user and the password in its URL".into();
     }
     match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
