@@ -50,15 +50,15 @@ pub enum SeedError {
     #[error("its primary {0} was not filled; see the reason given for that one")]
     Primary(String),
     #[error(
-        "key {key:?} {difference}; this is a replica of {primary}, which is none of the backends: \
-         load into that one"
+        "key {key:?} {difference}; this is a replica of {primary}: is that one among the \
+         backends, and was it filled?"
     )]
     ForeignPrimary { key: String, difference: String, primary: String },
     #[error(
         "it is a replica of {primary} and did not get any further for {} s ({state}); see its log",
         REPLICA_TIMEOUT.as_secs()
     )]
-    Stuck { primary: String, state: String },
+    Stuck { primary: String, state: &'static str },
 }
 
 /// What became of one backend.
@@ -78,7 +78,8 @@ pub struct Report {
 
 /// Loads all rows into all `backends` and reads them back. Shows the progress on stderr.
 pub fn seed(dataset: &Dataset, backends: &[BackendAddress], settings: &Settings) -> Vec<Report> {
-    let bars = Bars::new(dataset.rows());
+    let name_width = backends.iter().map(|address| address.name().len()).max().unwrap_or(0);
+    let bars = Bars::new(dataset.rows(), name_width);
     let mut tasks: Vec<Task> = backends
         .iter()
         .map(|address| Task::new(address, dataset, settings, bars.add(address.name())))
@@ -159,7 +160,6 @@ impl<'a> Task<'a> {
         settings: &'a Settings,
         progress: Progress,
     ) -> Self {
-        let (time, waited) = (Duration::ZERO, Duration::ZERO);
         Self {
             address,
             dataset,
@@ -167,16 +167,15 @@ impl<'a> Task<'a> {
             progress,
             state: None,
             keys: 0,
-            time,
-            waited,
+            time: Duration::ZERO,
+            waited: Duration::ZERO,
             failure: None,
         }
     }
 
     /// Writes all rows, unless the backend is a replica: that gets them from its primary.
     fn fill(&mut self) -> Result<(), SeedError> {
-        let mut server = Server::connect(self.address)?;
-        let state = server.replication()?;
+        let (mut server, state) = Server::connect(self.address)?;
         let is_replica = state.is_replica;
         self.state = Some(state);
         if is_replica {
@@ -226,9 +225,9 @@ impl<'a> Task<'a> {
 
     /// Reads all rows back and compares them with the file.
     fn verify(&mut self, primaries: &Primaries) -> Result<(), SeedError> {
-        let mut server = Server::connect(self.address)?;
+        let (mut server, state) = Server::connect(self.address)?;
         let mut foreign_primary = None;
-        if self.state.as_ref().is_some_and(|state| state.is_replica) {
+        if state.is_replica {
             let started = Instant::now();
             let caught_up = wait_for_replica(&mut server, primaries);
             self.waited = started.elapsed();
@@ -322,7 +321,7 @@ fn wait_for_replica(server: &mut Server, primaries: &Primaries) -> Result<Replic
         }
         if Instant::now() >= deadline {
             let link = if state.link_up { "behind its primary" } else { "no link to its primary" };
-            return Err(SeedError::Stuck { primary: state.primary, state: link.into() });
+            return Err(SeedError::Stuck { primary: state.primary, state: link });
         }
         std::thread::sleep(REPLICA_POLL);
     }

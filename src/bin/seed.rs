@@ -26,7 +26,7 @@ not, 2 if the file or an option is wrong; then nothing was written.";
 /// Loads a CSV file into several Redis servers, each row as the hash PREFIX:ID, and reads
 /// everything back to compare it with the file
 #[derive(Parser)]
-#[command(version, after_help = EXAMPLES)]
+#[command(name = "seed", version, after_help = EXAMPLES)]
 struct Cli {
     /// The file; its first line names the columns
     #[arg(default_value = "actors.csv")]
@@ -63,15 +63,14 @@ fn main() -> anyhow::Result<ExitCode> {
     say(format_args!("{}: {} rows, all well-formed", cli.file.display(), dataset.rows()));
     let settings = Settings { prefix: cli.prefix, batch_rows: cli.batch.into() };
     let reports = seed(&dataset, &backends, &settings);
-    let mut exit_code = ExitCode::SUCCESS;
     for report in &reports {
         if let Some(failure) = &report.failure {
             say(format_args!("seed: {} failed: {failure}", report.backend));
-            exit_code = ExitCode::FAILURE;
         }
     }
     write!(std::io::stdout(), "{}", table(&reports)).context("cannot print the table")?;
-    Ok(exit_code)
+    let complete = reports.iter().all(|report| report.failure.is_none());
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Prints to stderr; nobody reading that is no reason to stop.

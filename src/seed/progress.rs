@@ -13,6 +13,7 @@ const TEMPLATE: &str = "{prefix} {msg:9} [{bar:20}] {pos}/{len} {rate} {eta} lef
 pub struct Bars {
     bars: MultiProgress,
     rows: u64,
+    name_width: usize,
     plain: bool,
 }
 
@@ -25,19 +26,19 @@ pub struct Progress {
 }
 
 impl Bars {
-    /// `rows` is how many rows each backend gets.
-    pub fn new(rows: u64) -> Self {
+    /// `rows` is how many rows each backend gets, `name_width` how long the longest name is.
+    pub fn new(rows: u64, name_width: usize) -> Self {
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         let plain = dumb || !std::io::stderr().is_terminal();
         let target =
             if plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        Self { bars: MultiProgress::with_draw_target(target), rows, plain }
+        Self { bars: MultiProgress::with_draw_target(target), rows, name_width, plain }
     }
 
     pub fn add(&self, name: &str) -> Progress {
         let bar = self.bars.add(ProgressBar::new(self.rows));
         bar.set_style(style());
-        bar.set_prefix(name.to_owned());
+        bar.set_prefix(format!("{name:width$}", width = self.name_width));
         Progress { bar, name: name.to_owned(), plain: self.plain, next_line: Instant::now() }
     }
 }

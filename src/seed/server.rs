@@ -5,7 +5,8 @@ use redis::{Client, Connection, ConnectionLike, ErrorKind, InfoDict, Pipeline, R
 use super::SeedError;
 use crate::address::BackendAddress;
 
-/// How long a backend may take to accept the connection and the login.
+/// How long a backend may take to accept the connection, and then for each of the few answers until
+/// its role is known.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a backend may take to receive or send anything at all.
@@ -32,37 +33,33 @@ pub struct Replication {
 }
 
 impl Server {
-    pub fn connect(address: &BackendAddress) -> Result<Self, SeedError> {
-        let connection = Client::open(address.connection_info())
+    /// Connects, logs in and learns the backend's role.
+    pub fn connect(address: &BackendAddress) -> Result<(Self, Replication), SeedError> {
+        let failed = |error| SeedError::Connect(reason(&error, CONNECT_TIMEOUT));
+        let info = address.connection_info();
+        // Each command of the login has the time limit for itself, so none that is not needed.
+        let login = info.redis_settings().clone().set_skip_set_lib_name();
+        let connection = Client::open(info.set_redis_settings(login))
             .and_then(|client| client.get_connection_with_timeout(CONNECT_TIMEOUT))
-            .map_err(|error| SeedError::Connect(reason(&error, CONNECT_TIMEOUT)))?;
-        connection.set_read_timeout(Some(IO_TIMEOUT))?;
+            .map_err(failed)?;
         connection.set_write_timeout(Some(IO_TIMEOUT))?;
-        Ok(Self { connection })
+        connection.set_read_timeout(Some(CONNECT_TIMEOUT))?;
+        let mut server = Self { connection };
+        let reply = server.ask_replication().map_err(failed)?;
+        server.connection.set_read_timeout(Some(IO_TIMEOUT))?;
+        Ok((server, Replication::parse(reply)?))
     }
 
+    /// What the backend says about its replication now.
     pub fn replication(&mut self) -> Result<Replication, SeedError> {
-        let reply = self.connection.req_command(redis::cmd("INFO").arg("replication"))?;
-        let unexpected = || SeedError::Reply { command: "INFO replication" };
-        let info: InfoDict =
-            redis::from_redis_value(reply.extract_error()?).map_err(|_| unexpected())?;
-        let role: String = info.get("role").ok_or_else(unexpected)?;
-        let is_replica = role == "slave";
-        let text = |name: &str| info.get::<String>(name).unwrap_or_default();
-        let number = |name: &str| info.get::<u64>(name).unwrap_or(0);
-        Ok(Replication {
-            is_replica,
-            id: text("master_replid"),
-            offset: number(if is_replica { "slave_repl_offset" } else { "master_repl_offset" }),
-            link_up: text("master_link_status") == "up",
-            copied_bytes: number("master_sync_read_bytes"),
-            primary: match is_replica {
-                true => format!("{}:{}", text("master_host"), text("master_port")),
-                false => String::new(),
-            },
-        })
+        Replication::parse(self.ask_replication()?)
     }
 
+    fn ask_replication(&mut self) -> Result<Value, RedisError> {
+        self.connection.req_command(redis::cmd("INFO").arg("replication"))?.extract_error()
+    }
+
+    /// Sends all commands without waiting for a reply.
     pub fn send(&mut self, pipeline: &Pipeline) -> Result<(), SeedError> {
         Ok(self.connection.send_packed_command(&pipeline.get_packed_pipeline())?)
     }
@@ -89,6 +86,28 @@ impl Server {
             }
             _ => Err(SeedError::Reply { command: "HSET" }),
         }
+    }
+}
+
+impl Replication {
+    fn parse(reply: Value) -> Result<Self, SeedError> {
+        let unexpected = || SeedError::Reply { command: "INFO replication" };
+        let info: InfoDict = redis::from_redis_value(reply).map_err(|_| unexpected())?;
+        let role: String = info.get("role").ok_or_else(unexpected)?;
+        let is_replica = role == "slave";
+        let text = |name: &str| info.get::<String>(name).unwrap_or_default();
+        let number = |name: &str| info.get::<u64>(name).unwrap_or(0);
+        Ok(Self {
+            is_replica,
+            id: text("master_replid"),
+            offset: number(if is_replica { "slave_repl_offset" } else { "master_repl_offset" }),
+            link_up: text("master_link_status") == "up",
+            copied_bytes: number("master_sync_read_bytes"),
+            primary: match is_replica {
+                true => format!("{}:{}", text("master_host"), text("master_port")),
+                false => String::new(),
+            },
+        })
     }
 }
 

@@ -354,7 +354,7 @@ fn a_replica_is_never_written_to() {
     let run = Csv::with_rows(10, 10).load(&[&replica.address()], &[]).expect_code(1);
     assert_eq!(keys(&replica), 0);
     let reason =
-        format!("this is a replica of {}, which is none of the backends", primary.address());
+        format!("this is a replica of {}: is that one among the backends", primary.address());
     assert!(run.stderr.contains(&reason), "{}", run.stderr);
 }
 
