@@ -23,6 +23,35 @@ pub struct BackendAddress {
 #[error("{0}; write HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB or redis+unix:///PATH")]
 pub struct AddressError(String);
 
+/// Why a list of texts is no list of backends. No text is repeated: it may hold a password.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ListError {
+    /// One of the texts, counted from 1, is no address.
+    #[error("backend number {0} of the list: {1}")]
+    Address(usize, AddressError),
+    /// Two texts mean the same server.
+    #[error("backend {0} is in the list twice; name each one once")]
+    Twice(String),
+}
+
+/// Every backend of a list, such as the values of `--backend`.
+///
+/// # Errors
+///
+/// One text is no address, or two have the same [`name`](BackendAddress::name).
+pub fn parse_list(texts: &[String]) -> Result<Vec<BackendAddress>, ListError> {
+    let mut backends: Vec<BackendAddress> = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        let backend: BackendAddress =
+            text.parse().map_err(|error| ListError::Address(index + 1, error))?;
+        if backends.iter().any(|other| other.name == backend.name) {
+            return Err(ListError::Twice(backend.name));
+        }
+        backends.push(backend);
+    }
+    Ok(backends)
+}
+
 impl BackendAddress {
     /// `HOST:PORT`, or the path of a Unix socket: what logs, headers and tables call the backend.
     pub fn name(&self) -> &str {

@@ -19,7 +19,7 @@ pub const MAX_IDLE_CONNECTIONS: usize = 128;
 /// How long a client waits for its turn at a backend's [large reads](Backend::large_read_turn).
 pub const LARGE_READ_WAIT: Duration = Duration::from_secs(120);
 
-/// A backend gets one second more to begin a reply for each so many bytes that it is made of.
+/// A backend may be silent for one second more for each so many bytes that a value is made of.
 const BYTES_A_SECOND_OF_PATIENCE: u64 = 16 * 1024 * 1024;
 
 /// What one connection reads from a backend at a time.
@@ -197,6 +197,7 @@ impl Backend {
         let mut connection = Connection {
             reader: BufReader::with_capacity(READ_BUFFER_BYTES, socket),
             timeout: self.timeout,
+            read_timeout: self.timeout,
         };
         let mut setup = redis::Pipeline::new();
         if let Some(password) = self.address.password() {
@@ -255,31 +256,43 @@ impl Drop for LargeReadTurn<'_> {
 #[derive(Debug)]
 pub struct Connection {
     reader: BufReader<Socket>,
-    /// How long it may be silent.
+    /// How long it may usually be silent.
     timeout: Duration,
+    /// How long it may be silent now, as the socket knows it.
+    read_timeout: Duration,
 }
 
 impl Connection {
     /// Sends `commands` and waits for the first byte of the reply.
     pub fn send(&mut self, commands: &[u8]) -> Result<(), BackendError> {
-        let sent = self.reader.get_mut().write_all(commands);
-        match sent.and_then(|()| self.reader.fill_buf().map(<[u8]>::len)) {
-            Ok(0) => Err(BackendError::Lost(io::ErrorKind::UnexpectedEof.into())),
-            Ok(_) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        self.send_within(commands, self.timeout)
     }
 
-    /// The same for a value of about `value_bytes`, which takes a backend longer to begin.
+    /// The same for a value of about `value_bytes`, which takes a backend longer to begin and,
+    /// when others ask for such values too, to go on with.
     pub fn send_for_large(
         &mut self,
         commands: &[u8],
         value_bytes: u64,
     ) -> Result<(), BackendError> {
         let more = Duration::from_secs(1 + value_bytes / BYTES_A_SECOND_OF_PATIENCE);
-        self.set_read_timeout(self.timeout + more)?;
-        self.send(commands)?;
-        Ok(self.set_read_timeout(self.timeout)?)
+        self.send_within(commands, self.timeout + more)
+    }
+
+    fn send_within(&mut self, commands: &[u8], silence: Duration) -> Result<(), BackendError> {
+        if self.read_timeout != silence {
+            match self.reader.get_ref() {
+                Socket::Tcp(socket) => socket.set_read_timeout(Some(silence)),
+                #[cfg(unix)]
+                Socket::Unix(socket) => socket.set_read_timeout(Some(silence)),
+            }?;
+            self.read_timeout = silence;
+        }
+        self.reader.get_mut().write_all(commands)?;
+        match self.reader.fill_buf()? {
+            [] => Err(BackendError::Lost(io::ErrorKind::UnexpectedEof.into())),
+            _ => Ok(()),
+        }
     }
 
     /// The replies, as they arrive.
@@ -304,14 +317,6 @@ impl Connection {
             self.reader.consume(used);
         }
         Ok(true)
-    }
-
-    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
-        match self.reader.get_ref() {
-            Socket::Tcp(socket) => socket.set_read_timeout(Some(timeout)),
-            #[cfg(unix)]
-            Socket::Unix(socket) => socket.set_read_timeout(Some(timeout)),
-        }
     }
 }
 

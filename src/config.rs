@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
-use crate::address::{BackendAddress, DEFAULT_BACKENDS};
+use crate::address::{self, BackendAddress, DEFAULT_BACKENDS};
 
 /// The longest of all timeouts.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -112,7 +112,8 @@ impl TryFrom<Args> for Config {
     fn try_from(args: Args) -> Result<Self, String> {
         Ok(Self {
             listen: listen_address(&args.listen)?,
-            backends: backends(&args.backends)?,
+            backends: address::parse_list(&args.backends)
+                .map_err(|error| format!("--backend: {error}"))?,
             max_clients: args.max_clients as usize,
             client_timeout: args.client_timeout,
             backend_timeout: args.backend_timeout,
@@ -131,23 +132,6 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
              or 0.0.0.0:1310 for every network"
         )
     })
-}
-
-/// Parses the addresses of backends. An error never repeats an address: it may hold a password.
-pub fn backends(texts: &[String]) -> Result<Vec<BackendAddress>, String> {
-    let mut backends: Vec<BackendAddress> = Vec::new();
-    for (index, text) in texts.iter().enumerate() {
-        let backend: BackendAddress =
-            text.parse().map_err(|error| format!("--backend, number {}: {error}", index + 1))?;
-        let same = |other: &&BackendAddress| {
-            other.name() == backend.name() && other.database() == backend.database()
-        };
-        if let Some(twin) = backends.iter().find(same) {
-            return Err(format!("--backend {}: is given twice; leave one out", twin.name()));
-        }
-        backends.push(backend);
-    }
-    Ok(backends)
 }
 
 /// A time from zero.
@@ -195,7 +179,7 @@ mod tests {
             (["--listen", "1310"], "ADDRESS:PORT"),
             (["--listen", "127.0.0.1"], "ADDRESS:PORT"),
             (["--backend", "localhost"], "HOST:PORT"),
-            (["--backend", "a:1,b:2,a:1"], "a:1: is given twice"),
+            (["--backend", "a:1,b:2,a:1"], "a:1 is in the list twice"),
             (["--max-clients", "0"], "1..=100000"),
             (["--client-timeout", "0s"], "at least 1ms"),
             (["--client-timeout", "5"], "such as 500ms"),

@@ -3,17 +3,19 @@
 //! The way of a client: [`listener`] accepts it and gives it a thread; [`session`] talks to it, in
 //! the messages of [`http`]; [`balance`] leases it the backend with the fewest leases; [`backend`]
 //! makes one exchange with that, in the frames of [`resp`]; [`json`] writes the reply as it
-//! arrives. `docs/ARCHITECTURE.md` is the map.
+//! arrives. The loader is [`dataset`] and [`seed`]. `docs/ARCHITECTURE.md` is the map.
 
 pub mod address;
 pub mod backend;
 pub mod balance;
 pub mod config;
+pub mod dataset;
 pub mod health;
 pub mod http;
 pub mod json;
 pub mod listener;
 pub mod logging;
 pub mod resp;
+pub mod seed;
 pub mod session;
 pub mod value;

@@ -1,2 +1,79 @@
-//! x
-fn main() {}
+//! Loads a CSV file into several Redis servers; see `seed --help`.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use redis_lb::address::{self, DEFAULT_BACKENDS};
+use redis_lb::dataset::Dataset;
+use redis_lb::seed::{Settings, seed, table};
+
+const EXAMPLES: &str = "\
+Examples:
+  seed
+      the rows of actors.csv into the three servers of load_data.sh
+  seed films.csv --prefix film --id number
+      each row as the hash film:NUMBER, whose fields are the other columns
+  seed --backend 10.0.0.5:6379 --backend redis://:PASSWORD@10.0.0.6:6379/2
+      into other servers, one of which wants a password
+
+Exit code: 0 if every backend holds exactly what is in the file, 1 if one does
+not, 2 if the file or an option is wrong; then nothing was written.";
+
+/// Loads a CSV file into several Redis servers, each row as the hash PREFIX:ID, and reads
+/// everything back to compare it with the file
+#[derive(Parser)]
+#[command(name = "seed", version, after_help = EXAMPLES)]
+struct Cli {
+    /// The file; its first line names the columns
+    #[arg(default_value = "actors.csv")]
+    file: PathBuf,
+    /// HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB or redis+unix:///PATH; give it once for each
+    /// server. In LB_BACKENDS commas separate them. Replicas are not written to
+    #[arg(long = "backend", value_name = "URL", env = "LB_BACKENDS", hide_env_values = true)]
+    #[arg(value_delimiter = ',', default_values = DEFAULT_BACKENDS)]
+    backends: Vec<String>,
+    /// What the keys begin with
+    #[arg(long, default_value = "actor")]
+    prefix: String,
+    /// The column that holds the ids
+    #[arg(long, value_name = "COLUMN", default_value = "id")]
+    id: String,
+    /// How many rows to write in one transaction, from 1 to 10000
+    #[arg(long, value_name = "ROWS", default_value = "500")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    batch: u16,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let cli = Cli::parse();
+    // Not parsed by clap, which would repeat a wrong value and with it a password.
+    let backends = address::parse_list(&cli.backends)
+        .unwrap_or_else(|error| Cli::command().error(ErrorKind::ValueValidation, error).exit());
+    let dataset = match Dataset::check(&cli.file, &cli.id) {
+        Ok(dataset) => dataset,
+        Err(error) => {
+            say(format_args!("seed: {error}"));
+            return Ok(ExitCode::from(2));
+        }
+    };
+    say(format_args!("{}: {} rows, all well-formed", cli.file.display(), dataset.rows()));
+    let settings = Settings { prefix: cli.prefix, batch_rows: cli.batch.into() };
+    let reports = seed(&dataset, &backends, &settings);
+    for report in &reports {
+        if let Some(failure) = &report.failure {
+            say(format_args!("seed: {} failed: {failure}", report.backend));
+        }
+    }
+    write!(std::io::stdout(), "{}", table(&reports)).context("cannot print the table")?;
+    let complete = reports.iter().all(|report| report.failure.is_none());
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints to stderr; nobody reading that is no reason to stop.
+fn say(line: std::fmt::Arguments) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

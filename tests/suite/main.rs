@@ -2,4 +2,5 @@
 
 mod balancing;
 mod failover;
+mod seed;
 mod support;

@@ -1,0 +1,353 @@
+//! Loads a [`Dataset`] into every backend as one hash per row, and proves by reading it back that
+//! each backend holds exactly that.
+//!
+//! Two steps, in each of which all backends are served at the same time: fill the primaries, then
+//! let the replicas catch up and read everything back. A backend that fails does not hold up the
+//! others.
+
+mod progress;
+mod server;
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use redis::{Pipeline, Value};
+
+use crate::address::BackendAddress;
+use crate::dataset::{Dataset, DatasetError, Row};
+use progress::{Bars, Progress};
+use server::{Replication, Server};
+
+/// How long a replica may stay without progress before it is given up.
+pub const REPLICA_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often a replica is asked how far it is.
+const REPLICA_POLL: Duration = Duration::from_millis(100);
+
+/// How rows become keys.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// A row is the key `PREFIX:ID`.
+    pub prefix: String,
+    /// The most rows written in one transaction; at least 1.
+    pub batch_rows: usize,
+}
+
+/// Why one backend does not hold the rows.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the texts say it
+pub enum SeedError {
+    #[error("cannot connect: {0}")]
+    Connect(String),
+    #[error("{0}")]
+    Redis(String),
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    #[error("not what Redis replies to {command}; is this a Redis server?")]
+    Reply { command: &'static str },
+    #[error("key {key:?} {difference} after loading; does another program write to it?")]
+    Mismatch { key: String, difference: String },
+    #[error("its primary {0} was not filled; see the reason given for that one")]
+    Primary(String),
+    #[error(
+        "key {key:?} {difference}; this is a replica of {primary}: is that one among the \
+         backends, and was it filled?"
+    )]
+    ForeignPrimary { key: String, difference: String, primary: String },
+    #[error(
+        "it is a replica of {primary} and did not get any further for {} s ({state}); see its log",
+        REPLICA_TIMEOUT.as_secs()
+    )]
+    Stuck { primary: String, state: &'static str },
+}
+
+/// What became of one backend.
+#[derive(Debug)]
+pub struct Report {
+    /// [`BackendAddress::name`]
+    pub backend: String,
+    /// `primary` or `replica`; `-` if the backend did not say.
+    pub role: &'static str,
+    /// How many keys it confirmed: as read back, or as written if it failed.
+    pub keys: u64,
+    /// What loading and reading back took, without the time spent waiting for other backends.
+    pub time: Duration,
+    /// Why the backend does not hold the rows; `None` if they were read back and are complete.
+    pub failure: Option<SeedError>,
+}
+
+/// Loads all rows into all `backends` and reads them back. Shows the progress on stderr.
+pub fn seed(dataset: &Dataset, backends: &[BackendAddress], settings: &Settings) -> Vec<Report> {
+    let name_width = backends.iter().map(|address| address.name().len()).max().unwrap_or(0);
+    let bars = Bars::new(dataset.rows(), name_width);
+    let mut tasks: Vec<Task> = backends
+        .iter()
+        .map(|address| Task::new(address, dataset, settings, bars.add(address.name())))
+        .collect();
+    for_each_at_once(&mut tasks, |task| task.fill());
+    let primaries = primaries(&tasks);
+    for_each_at_once(&mut tasks, |task| task.verify(&primaries));
+    tasks.into_iter().map(Task::report).collect()
+}
+
+/// The table of a run: one line per backend.
+pub fn table(reports: &[Report]) -> String {
+    let width = reports.iter().map(|report| report.backend.len()).max().unwrap_or(0).max(7);
+    let mut text = format!("{:width$}  role        keys       time  verified\n", "backend");
+    for report in reports {
+        text += &format!(
+            "{:width$}  {:7}  {:>7}  {:>7.2} s  {}\n",
+            report.backend,
+            report.role,
+            report.keys,
+            report.time.as_secs_f64(),
+            if report.failure.is_none() { "yes" } else { "FAILED" },
+        );
+    }
+    text
+}
+
+/// Runs one step of every task that has not failed yet, each in a thread of its own.
+fn for_each_at_once<'a>(
+    tasks: &mut [Task<'a>],
+    step: impl Fn(&mut Task<'a>) -> Result<(), SeedError> + Sync,
+) {
+    std::thread::scope(|scope| {
+        for task in tasks.iter_mut().filter(|task| task.failure.is_none()) {
+            scope.spawn(|| {
+                let started = Instant::now();
+                let result = step(task);
+                task.time += started.elapsed() - std::mem::take(&mut task.waited);
+                task.failure = result.err();
+                if task.failure.is_some() {
+                    task.progress.failed();
+                }
+            });
+        }
+    });
+}
+
+/// By replication id, what was written to the primaries: up to which offset; `None` if it failed.
+type Primaries = HashMap<String, Option<u64>>;
+
+fn primaries(tasks: &[Task]) -> Primaries {
+    let states = tasks.iter().filter_map(|task| Some((task, task.state.as_ref()?)));
+    states
+        .filter(|(_, state)| !state.is_replica)
+        .map(|(task, state)| (state.id.clone(), task.failure.is_none().then_some(state.offset)))
+        .collect()
+}
+
+/// One backend on its way to being filled.
+struct Task<'a> {
+    address: &'a BackendAddress,
+    dataset: &'a Dataset,
+    settings: &'a Settings,
+    progress: Progress,
+    /// As the backend told it last.
+    state: Option<Replication>,
+    keys: u64,
+    time: Duration,
+    /// How much of the present step was spent waiting for replication.
+    waited: Duration,
+    failure: Option<SeedError>,
+}
+
+impl<'a> Task<'a> {
+    fn new(
+        address: &'a BackendAddress,
+        dataset: &'a Dataset,
+        settings: &'a Settings,
+        progress: Progress,
+    ) -> Self {
+        Self {
+            address,
+            dataset,
+            settings,
+            progress,
+            state: None,
+            keys: 0,
+            time: Duration::ZERO,
+            waited: Duration::ZERO,
+            failure: None,
+        }
+    }
+
+    /// Writes all rows, unless the backend is a replica: that gets them from its primary.
+    fn fill(&mut self) -> Result<(), SeedError> {
+        let (mut server, state) = Server::connect(self.address)?;
+        let is_replica = state.is_replica;
+        self.state = Some(state);
+        if is_replica {
+            self.progress.start("waiting");
+            return Ok(());
+        }
+        self.write(&mut server)?;
+        self.state = Some(server.replication()?);
+        Ok(())
+    }
+
+    /// While the backend executes one batch, the next is prepared and sent.
+    fn write(&mut self, server: &mut Server) -> Result<(), SeedError> {
+        self.progress.start("loading");
+        let fields: Vec<&str> = self.dataset.fields().collect();
+        let mut batches = self.dataset.batches(self.settings.batch_rows)?;
+        let mut sent = 0;
+        loop {
+            let rows = batches.next_batch()?;
+            if !rows.is_empty() {
+                server.send(&self.transaction(&rows, &fields))?;
+            }
+            if sent > 0 {
+                server.receive_transaction(sent, fields.len())?;
+                self.advance(sent);
+            }
+            if rows.is_empty() {
+                return Ok(());
+            }
+            sent = rows.len();
+        }
+    }
+
+    /// Replaces the keys of all `rows`, whatever they held.
+    fn transaction(&self, rows: &[Row], fields: &[&str]) -> Pipeline {
+        let keys: Vec<Vec<u8>> = rows.iter().map(|row| self.key(row)).collect();
+        let mut pipeline = Pipeline::with_capacity(rows.len() + 1);
+        pipeline.atomic().cmd("DEL").arg(&keys);
+        for (row, key) in rows.iter().zip(&keys) {
+            pipeline.cmd("HSET").arg(key);
+            for (field, value) in fields.iter().zip(row.values()) {
+                pipeline.arg(field).arg(value);
+            }
+        }
+        pipeline
+    }
+
+    /// Reads all rows back and compares them with the file.
+    fn verify(&mut self, primaries: &Primaries) -> Result<(), SeedError> {
+        let (mut server, state) = Server::connect(self.address)?;
+        let mut foreign_primary = None;
+        if state.is_replica {
+            let started = Instant::now();
+            let caught_up = wait_for_replica(&mut server, primaries);
+            self.waited = started.elapsed();
+            let state = caught_up?;
+            foreign_primary = (!primaries.contains_key(&state.id)).then_some(state.primary);
+        }
+        match (self.compare_all(&mut server), foreign_primary) {
+            (Err(SeedError::Mismatch { key, difference }), Some(primary)) => {
+                Err(SeedError::ForeignPrimary { key, difference, primary })
+            }
+            (result, _) => result,
+        }?;
+        self.progress.done();
+        Ok(())
+    }
+
+    /// As in `write`, one batch ahead.
+    fn compare_all(&mut self, server: &mut Server) -> Result<(), SeedError> {
+        self.progress.start("verifying");
+        self.keys = 0;
+        let fields = self.dataset.fields().enumerate();
+        let fields: HashMap<&[u8], usize> = fields.map(|(i, name)| (name.as_bytes(), i)).collect();
+        let mut batches = self.dataset.batches(self.settings.batch_rows)?;
+        let mut asked = Vec::new();
+        loop {
+            let rows = batches.next_batch()?;
+            if !rows.is_empty() {
+                server.send(&self.questions(&rows))?;
+            }
+            for row in &asked {
+                let found = server.receive()?;
+                compare(&found, row, &fields).map_err(|difference| SeedError::Mismatch {
+                    key: String::from_utf8_lossy(&self.key(row)).into_owned(),
+                    difference,
+                })?;
+            }
+            self.advance(asked.len());
+            if rows.is_empty() {
+                return Ok(());
+            }
+            asked = rows;
+        }
+    }
+
+    fn questions(&self, rows: &[Row]) -> Pipeline {
+        let mut pipeline = Pipeline::with_capacity(rows.len());
+        for row in rows {
+            pipeline.cmd("HGETALL").arg(self.key(row));
+        }
+        pipeline
+    }
+
+    fn key(&self, row: &Row) -> Vec<u8> {
+        [self.settings.prefix.as_bytes(), b":", row.id()].concat()
+    }
+
+    fn advance(&mut self, keys: usize) {
+        self.keys += keys as u64;
+        self.progress.advance(keys as u64);
+    }
+
+    fn report(self) -> Report {
+        let role = match &self.state {
+            Some(state) if state.is_replica => "replica",
+            Some(_) => "primary",
+            None => "-",
+        };
+        let backend = self.address.name().to_owned();
+        Report { backend, role, keys: self.keys, time: self.time, failure: self.failure }
+    }
+}
+
+/// Waits until a replica has everything that was written to its primary; returns its state then.
+fn wait_for_replica(server: &mut Server, primaries: &Primaries) -> Result<Replication, SeedError> {
+    let mut furthest = (0, 0);
+    let mut deadline = Instant::now() + REPLICA_TIMEOUT;
+    loop {
+        let state = server.replication()?;
+        match primaries.get(&state.id) {
+            Some(None) => return Err(SeedError::Primary(state.primary)),
+            Some(Some(offset)) if state.link_up && state.offset >= *offset => return Ok(state),
+            // Nothing was written to its primary, so there is nothing to wait for but the link.
+            None if state.link_up => return Ok(state),
+            _ => {}
+        }
+        // Only what was never reached before counts: a copy that fails and restarts is none.
+        let reached = (furthest.0.max(state.offset), furthest.1.max(state.copied_bytes));
+        if reached != furthest {
+            furthest = reached;
+            deadline = Instant::now() + REPLICA_TIMEOUT;
+        }
+        if Instant::now() >= deadline {
+            let link = if state.link_up { "behind its primary" } else { "no link to its primary" };
+            return Err(SeedError::Stuck { primary: state.primary, state: link });
+        }
+        std::thread::sleep(REPLICA_POLL);
+    }
+}
+
+/// What is wrong with the hash `found`, if it is not exactly `row`; `fields` says which column has
+/// which number.
+fn compare(found: &Value, row: &Row, fields: &HashMap<&[u8], usize>) -> Result<(), String> {
+    let Value::Array(found) = found else {
+        return Err("is no hash".into());
+    };
+    if found.is_empty() {
+        return Err("is missing".into());
+    }
+    if found.len() != 2 * fields.len() {
+        return Err(format!("has {} fields instead of {}", found.len() / 2, fields.len()));
+    }
+    for pair in found.chunks_exact(2) {
+        let [Value::BulkString(name), Value::BulkString(value)] = pair else {
+            return Err("is no hash".into());
+        };
+        let expected = fields.get(name.as_slice()).and_then(|&index| row.value(index));
+        if expected != Some(value) {
+            let name = String::from_utf8_lossy(name);
+            return Err(format!("has another value in field {name:?}"));
+        }
+    }
+    Ok(())
+}
