@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 #[cfg(unix)]
 use std::{os::unix::net::UnixStream, path::Path};
@@ -11,13 +11,11 @@ use std::{os::unix::net::UnixStream, path::Path};
 use redis::ConnectionAddr;
 
 use crate::address::BackendAddress;
+use crate::large::LargeReads;
 use crate::resp::{self, Framer, reply};
 
 /// Idle connections that are kept to one backend; more are closed when their reply is read.
 pub const MAX_IDLE_CONNECTIONS: usize = 128;
-
-/// How long a client waits for its turn at a backend's [large reads](Backend::large_read_turn).
-pub const LARGE_READ_WAIT: Duration = Duration::from_secs(120);
 
 /// A backend may be silent for one second more for each so many bytes that a value is made of.
 const BYTES_A_SECOND_OF_PATIENCE: u64 = 16 * 1024 * 1024;
@@ -50,7 +48,7 @@ pub enum BackendError {
     #[error("answered: {0}")]
     Redis(String),
     /// Others are reading large values from it, and their turns took longer than
-    /// [`LARGE_READ_WAIT`].
+    /// [`TURN_WAIT`](crate::large::TURN_WAIT).
     #[error("timed out behind other large values")]
     Busy,
     /// The value changed between the two passes over it.
@@ -91,8 +89,8 @@ pub struct Backend {
     /// Last in, first out, so that those in use stay warm and the rest can go.
     idle: Mutex<Vec<Connection>>,
     failing: AtomicBool,
-    large_read_taken: Mutex<bool>,
-    large_read_given_back: Condvar,
+    /// Whose turn it is to read a large value.
+    pub large_reads: LargeReads,
 }
 
 impl Backend {
@@ -112,8 +110,7 @@ impl Backend {
             resolved: Mutex::new(resolved),
             idle: Mutex::new(Vec::new()),
             failing: AtomicBool::new(false),
-            large_read_taken: Mutex::new(false),
-            large_read_given_back: Condvar::new(),
+            large_reads: LargeReads::default(),
         }
     }
 
@@ -174,24 +171,6 @@ impl Backend {
             && self.failing.swap(failing, Ordering::Relaxed) != failing
     }
 
-    /// Waits until no other client awaits a large value from this backend.
-    ///
-    /// Redis answers nobody while it makes a reply of many megabytes, and makes all that were asked
-    /// for before it sends any: a few at once look like a dead server to everyone. One at a time
-    /// keeps the silence short.
-    pub fn large_read_turn(&self) -> Result<LargeReadTurn<'_>, BackendError> {
-        let taken = lock(&self.large_read_taken);
-        let (mut taken, wait) = self
-            .large_read_given_back
-            .wait_timeout_while(taken, LARGE_READ_WAIT, |taken| *taken)
-            .unwrap_or_else(PoisonError::into_inner);
-        if wait.timed_out() {
-            return Err(BackendError::Busy);
-        }
-        *taken = true;
-        Ok(LargeReadTurn(self))
-    }
-
     fn dial(&self) -> Result<Connection, BackendError> {
         let socket = self.connect()?;
         let mut connection = Connection {
@@ -238,17 +217,6 @@ impl Backend {
             }
         }
         Err(last)
-    }
-}
-
-/// One client's turn at a backend's large reads; over when it is dropped.
-#[derive(Debug)]
-pub struct LargeReadTurn<'a>(&'a Backend);
-
-impl Drop for LargeReadTurn<'_> {
-    fn drop(&mut self) {
-        *lock(&self.0.large_read_taken) = false;
-        self.0.large_read_given_back.notify_one();
     }
 }
 

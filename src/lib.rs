@@ -13,6 +13,7 @@ pub mod dataset;
 pub mod health;
 pub mod http;
 pub mod json;
+pub mod large;
 pub mod listener;
 pub mod logging;
 pub mod resp;

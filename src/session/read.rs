@@ -2,6 +2,8 @@
 
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::time::Instant;
 
 use redis::Pipeline;
 use serde_json::json;
@@ -11,6 +13,7 @@ use crate::backend::{Backend, BackendError, Connection};
 use crate::http::target::{KeyQuery, PageQuery};
 use crate::http::{self, Answer};
 use crate::json::{JsonWriter, RenderError, Survey, render, survey, text_or_base64};
+use crate::large::Turn;
 use crate::resp::{self, reply};
 use crate::value::Kind;
 
@@ -266,7 +269,9 @@ impl<'a> Exchange<'a> {
         bytes: u64,
         answer: &mut Answer<W>,
     ) -> Result<Option<u64>, Failure> {
-        self.send_read(command, bytes)?;
+        let turn = self.turn(command, bytes)?;
+        self.send(command, bytes)?;
+        drop(turn);
         let mut held = Vec::new();
         self.connection.hold(&mut held, HELD_REPLY_BYTES)?;
         let mut from = (&held[..]).chain(self.connection.replies());
@@ -286,15 +291,28 @@ impl<'a> Exchange<'a> {
         command: &'c [u8],
         kind: Kind,
         bytes: u64,
-    ) -> Result<Option<Found<'c>>, Failure> {
-        self.send_read(command, bytes)?;
+    ) -> Result<Option<Found<'c>>, Failure>
+    where
+        'a: 'c,
+    {
+        let turn = self.turn(command, bytes)?;
+        if let Some(survey) = turn.as_ref().and_then(Turn::survey) {
+            return Ok(Some(Found { command, kind, bytes, survey, held: None, turn }));
+        }
+        let began = Instant::now();
+        self.send(command, bytes)?;
         let mut held = Vec::new();
-        let (survey, held) = if self.connection.hold(&mut held, HELD_REPLY_BYTES)? {
-            (survey(kind, &mut &held[..])?, Some(held))
-        } else {
-            (survey(kind, &mut (&held[..]).chain(self.connection.replies()))?, None)
-        };
-        Ok((!survey.missing).then_some(Found { command, kind, bytes, survey, held }))
+        let is_whole = self.connection.hold(&mut held, HELD_REPLY_BYTES)?;
+        let survey = survey(kind, &mut (&held[..]).chain(self.connection.replies()))?;
+        if survey.missing {
+            return Ok(None);
+        }
+        let survey = Arc::new(survey);
+        if let Some(turn) = &turn {
+            turn.share(began, &survey);
+        }
+        let held = is_whole.then_some(held);
+        Ok(Some(Found { command, kind, bytes, survey, held, turn }))
     }
 
     /// Writes what was found; returns its digest.
@@ -303,23 +321,36 @@ impl<'a> Exchange<'a> {
         found: Found,
         json: &mut JsonWriter<W>,
     ) -> Result<u64, Failure> {
-        let Found { command, kind, bytes, survey, held } = found;
+        let Found { command, kind, bytes, survey, held, turn } = found;
+        if held.is_none() {
+            self.send(command, bytes)?;
+        }
+        // The backend has made the reply: how fast the client takes it concerns nobody else.
+        drop(turn);
         match held {
             Some(held) => render(kind, &mut &held[..], &survey, json)?,
-            None => {
-                self.send_read(command, bytes)?;
-                render(kind, self.connection.replies(), &survey, json)?;
-            }
+            None => render(kind, self.connection.replies(), &survey, json)?,
         }
         Ok(survey.digest)
     }
 
-    fn send_read(&mut self, command: &[u8], bytes: u64) -> Result<(), BackendError> {
+    /// Waits for our turn, where the value is large.
+    fn turn<'c>(&self, command: &'c [u8], bytes: u64) -> Result<Option<Turn<'c>>, BackendError>
+    where
+        'a: 'c,
+    {
         if bytes < LARGE_VALUE_BYTES {
-            return self.connection.send(command);
+            return Ok(None);
         }
-        let _turn = self.backend.large_read_turn()?;
-        self.connection.send_for_large(command, bytes)
+        self.backend.large_reads.turn(command).map(Some).ok_or(BackendError::Busy)
+    }
+
+    /// Sends a command and waits for its reply to begin.
+    fn send(&mut self, command: &[u8], bytes: u64) -> Result<(), BackendError> {
+        match bytes < LARGE_VALUE_BYTES {
+            true => self.connection.send(command),
+            false => self.connection.send_for_large(command, bytes),
+        }
     }
 }
 
@@ -328,7 +359,9 @@ pub struct Found<'c> {
     command: &'c [u8],
     kind: Kind,
     bytes: u64,
-    survey: Survey,
+    survey: Arc<Survey>,
     /// The whole reply, where it is short.
     held: Option<Vec<u8>>,
+    /// Ours until the reply is made.
+    turn: Option<Turn<'c>>,
 }

@@ -1,0 +1,118 @@
+//! Large values, one at a time from each backend.
+//!
+//! Redis answers nobody while it makes a reply of many megabytes, and makes all that were asked for
+//! before it sends any: a few at once look like a dead server to everyone. In turns, the silence
+//! stays short.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::json::Survey;
+
+/// How long a client waits for its turn.
+pub const TURN_WAIT: Duration = Duration::from_secs(120);
+
+/// The queue for the large values of one backend.
+#[derive(Debug, Default)]
+pub struct LargeReads {
+    state: Mutex<State>,
+    over: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    taken: bool,
+    last: Option<Surveyed>,
+}
+
+/// What the first pass over a value found.
+#[derive(Debug)]
+struct Surveyed {
+    command: Vec<u8>,
+    began: Instant,
+    survey: Arc<Survey>,
+}
+
+impl LargeReads {
+    /// Waits until it is our turn to send `command`; `None` when that takes too long.
+    pub fn turn<'a>(&'a self, command: &'a [u8]) -> Option<Turn<'a>> {
+        let asked = Instant::now();
+        let (mut state, wait) = self
+            .over
+            .wait_timeout_while(self.lock(), TURN_WAIT, |state| state.taken)
+            .unwrap_or_else(PoisonError::into_inner);
+        if wait.timed_out() {
+            return None;
+        }
+        state.taken = true;
+        Some(Turn { reads: self, command, asked })
+    }
+
+    /// The state is whole after each statement, whatever panics elsewhere.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One client's turn; over when it is dropped.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    reads: &'a LargeReads,
+    command: &'a [u8],
+    asked: Instant,
+}
+
+impl Turn<'_> {
+    /// A survey of the same reply that began while we waited: it is as good as our own.
+    pub fn survey(&self) -> Option<Arc<Survey>> {
+        let state = self.reads.lock();
+        let last = state.last.as_ref()?;
+        (last.command == self.command && last.began >= self.asked).then(|| last.survey.clone())
+    }
+
+    /// Leaves our survey, begun at `began`, to those who wait.
+    pub fn share(&self, began: Instant, survey: &Arc<Survey>) {
+        let survey = Arc::clone(survey);
+        self.reads.lock().last = Some(Surveyed { command: self.command.to_vec(), began, survey });
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.reads.lock().taken = false;
+        self.reads.over.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::Kind;
+
+    #[test]
+    fn turns_exclude_each_other() {
+        let reads = LargeReads::default();
+        let first = reads.turn(b"a").expect("nobody else is here");
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| reads.turn(b"a").map(|_| Instant::now()));
+            let over = Instant::now();
+            drop(first);
+            let began = second.join().expect("no panic").expect("the first is over");
+            assert!(began >= over);
+        });
+        assert!(!reads.lock().taken);
+    }
+
+    #[test]
+    fn a_survey_serves_those_who_asked_before_it_began() {
+        let reads = LargeReads::default();
+        let turn_of = |command, asked| Turn { reads: &reads, command, asked };
+        let survey = crate::json::survey(Kind::String, &mut &b"$1\r\na\r\n"[..]).expect("a reply");
+        let before = Instant::now();
+        let began = before + Duration::from_millis(1);
+        turn_of(b"a", before).share(began, &Arc::new(survey));
+        assert!(turn_of(b"a", before).survey().is_some());
+        assert!(turn_of(b"b", before).survey().is_none(), "another value");
+        assert!(turn_of(b"a", began + Duration::from_millis(1)).survey().is_none(), "too old");
+    }
+}
