@@ -22,6 +22,7 @@ usage() {
     cat <<'TEXT'
 Usage: bash load_data.sh [--replicas] [-- SEED_ARGUMENT...]
        bash load_data.sh --stop
+       bash load_data.sh --install
        bash load_data.sh --help
 
 Starts Redis on 127.0.0.1, ports 1111, 2222 and 3333, and loads actors.csv.
@@ -30,6 +31,7 @@ Redis is installed first (apt or Homebrew) if this computer lacks it.
   --replicas  make 2222 and 3333 replicas of 1111;
               without it all three are independent
   --stop      end the servers that this script started
+  --install   install Redis if this computer lacks it, and start nothing
   --help      show this text
 
 What follows -- is handed to the loader unchanged.
@@ -66,13 +68,22 @@ our_pid() {
     case $pid in
         '' | *[!0-9]*) return 1 ;;
     esac
-    args=$(ps -ww -p "$pid" -o args= 2>/dev/null) || return 1
-    # The second form is what ps shows until Redis has set its own title. The
+    args=$(process_title "$pid" 2>/dev/null) || return 1
+    # The second form is what is shown until Redis has set its own title. The
     # spaces keep port 1111 from matching 11110.
     case "/$args " in
         */redis-server\ "$HOST:$1 "* | */redis-server\ "--port $1 "*) printf '%s' "$pid" ;;
         *) return 1 ;;
     esac
+}
+
+# Small Linux images lack ps, macOS lacks /proc.
+process_title() {
+    if [ -d /proc/self ]; then
+        tr '\0' ' ' <"/proc/$1/cmdline"
+    else
+        ps -ww -p "$1" -o args=
+    fi
 }
 
 is_ours() { our_pid "$1" >/dev/null; }
@@ -348,11 +359,11 @@ stop_servers() {
 # ---------------------------------------------------------------------------------
 
 main() {
-    local replicas=no stop=no port
+    local replicas=no only='' port
     while [ "$#" -gt 0 ]; do
         case $1 in
             --replicas) replicas=yes ;;
-            --stop) stop=yes ;;
+            --stop | --install) only=${only:+two of }$1 ;;
             --help | -h)
                 usage
                 return
@@ -366,11 +377,15 @@ main() {
         shift
     done
 
-    if [ "$stop" = yes ]; then
+    if [ -n "$only" ]; then
         if [ "$replicas" = yes ] || [ "$#" -gt 0 ]; then
-            bad_usage "--stop cannot be combined with anything else"
+            bad_usage "$only cannot be combined with anything else"
         fi
-        stop_servers
+        case $only in
+            --stop) stop_servers ;;
+            --install) require_redis ;;
+            *) bad_usage "--stop and --install cannot be combined" ;;
+        esac
         return
     fi
 

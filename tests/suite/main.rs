@@ -1,6 +1,8 @@
 //! The whole system, tested with real `redis-server` processes and the real binaries.
 
 mod balancing;
+#[cfg(unix)]
+mod demo;
 mod failover;
 mod seed;
 mod support;

@@ -1,0 +1,18 @@
+# What a person types. Each target installs what it needs.
+
+.PHONY: demo test lint
+
+# Three Redis servers with the actors in them, and the balancer on http://127.0.0.1:1310/
+demo:
+	bash load_data.sh
+	cargo run --quiet --release --locked --bin lb
+
+# Everything, with real Redis servers on free ports.
+test:
+	bash load_data.sh --install
+	cargo test --locked
+
+lint:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items --quiet
