@@ -4,5 +4,6 @@ mod balancing;
 #[cfg(unix)]
 mod demo;
 mod failover;
+mod large;
 mod seed;
 mod support;
