@@ -321,11 +321,12 @@ fn unanswered(ask: &read::Ask, failures: &[(&str, BackendError)]) -> Reply {
         .iter()
         .map(|(name, error)| json!({"backend": name, "error": error.to_string()}))
         .collect();
-    if ask.has_cursor() {
+    let timed_out = failures.iter().any(|(_, error)| error.is_timeout());
+    if ask.has_cursor() && !timed_out {
         let why = "the backend of this cursor is gone or was restarted; start again without it";
         return Reply::json(410, json!({"error": why, "backends": backends}));
     }
-    let (status, why) = match failures.iter().any(|(_, error)| error.is_timeout()) {
+    let (status, why) = match timed_out {
         true => (504, "no backend answered in time"),
         false => (503, "no backend can be reached"),
     };
