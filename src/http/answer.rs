@@ -149,7 +149,8 @@ impl<W: Write> Answer<W> {
             }
             self.header("ETag", etag);
         }
-        if self.status != 304 {
+        // 204 never has a length, 304 could only have the 200's (RFC 9110, section 8.6).
+        if ![204, 304].contains(&self.status) {
             self.header("Content-Length", length.to_string());
         }
         let mut message = self.head();
