@@ -85,6 +85,11 @@ impl<W: Write> Answer<W> {
         self.body.clear();
     }
 
+    /// The connection ends behind this answer, and the client is told so if its head is still held.
+    pub fn close(&mut self) {
+        self.keep_alive = false;
+    }
+
     /// Whether the client has been given a byte.
     pub fn is_sent(&self) -> bool {
         self.state != State::Held

@@ -256,6 +256,9 @@ fn balanced<'a>(
         answer.header("Cache-Control", "no-cache");
         answer.header("Vary", "Accept");
         let outcome = read::answer(backend, ask, &mut answer);
+        if balancer.is_draining() {
+            answer.close();
+        }
         match &outcome {
             Err(Failure::Backend(error)) => {
                 if backend.set_failing(true) {
