@@ -2,4 +2,7 @@
 
 mod balancing;
 mod failover;
+mod http;
+mod malformed;
+mod shutdown;
 mod support;
