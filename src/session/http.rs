@@ -279,11 +279,16 @@ fn balanced<'a>(
         };
         match outcome {
             Ok(Outcome::Answered(digest)) => {
-                let status = answer.sent_status();
+                let (status, needs_reset) = (answer.sent_status(), answer.needs_reset_when_cut());
                 let if_none_match = request.if_none_match.as_deref();
                 return match answer.finish(digest.map(|digest| (digest, if_none_match))) {
                     Ok(answer) => ended(answer.sent_status(), answer.keeps_alive(), None),
-                    Err(error) => ended(status, false, Some(error.to_string())),
+                    Err(error) => {
+                        if needs_reset {
+                            client.reset_on_close();
+                        }
+                        ended(status, false, Some(error.to_string()))
+                    }
                 };
             }
             // The head of a long answer is all that HEAD asked for.
