@@ -85,6 +85,11 @@ impl<W: Write> Answer<W> {
         self.body.clear();
     }
 
+    /// The connection ends behind this answer, and the client is told so if its head is still held.
+    pub fn close(&mut self) {
+        self.keep_alive = false;
+    }
+
     /// Whether the client has been given a byte.
     pub fn is_sent(&self) -> bool {
         self.state != State::Held
@@ -149,7 +154,8 @@ impl<W: Write> Answer<W> {
             }
             self.header("ETag", etag);
         }
-        if self.status != 304 {
+        // 204 never has a length, 304 could only have the 200's (RFC 9110, section 8.6).
+        if ![204, 304].contains(&self.status) {
             self.header("Content-Length", length.to_string());
         }
         let mut message = self.head();

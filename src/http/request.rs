@@ -87,6 +87,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Request, usize)>, RequestError> {
     let skipped = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
     let bytes = &bytes[skipped..];
     let Some(line_end) = bytes.iter().position(|&byte| byte == b'\n') else {
+        check_begun(bytes)?;
         return match bytes.len() > MAX_REQUEST_LINE_BYTES {
             true => Err(RequestError::LineTooLong),
             false => Ok(None),
@@ -107,7 +108,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Request, usize)>, RequestError> {
     } else if let Some(at) = headers.windows(4).position(|window| window == b"\r\n\r\n") {
         line_end + 1 + at + 4
     } else {
-        check_line_ends(bytes)?;
+        check_begun(bytes)?;
         return match headers.len() > MAX_HEADER_BYTES {
             true => Err(RequestError::HeadersTooLarge),
             false => Ok(None),
@@ -147,11 +148,8 @@ fn http1(head: &[u8]) -> Result<Request, RequestError> {
     check_line_ends(head)?;
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);
-    match parsed.parse(head) {
-        Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => return Err(RequestError::Malformed("an incomplete head")),
-        Err(httparse::Error::TooManyHeaders) => return Err(RequestError::HeadersTooLarge),
-        Err(error) => return Err(RequestError::Malformed(explain(error))),
+    if parsed.parse(head)?.is_partial() {
+        return Err(RequestError::Malformed("an incomplete head"));
     }
     let version = match parsed.version {
         Some(0) => Version::Http10,
@@ -172,10 +170,20 @@ fn http1(head: &[u8]) -> Result<Request, RequestError> {
         target,
         version,
         host: target_host.or(header_host),
-        if_none_match: headers.joined("if-none-match")?,
-        keep_alive: headers.keep_alive(version)?,
+        if_none_match: headers.joined("if-none-match"),
+        keep_alive: headers.keep_alive(version),
         has_body: headers.has_body(version)?,
     })
+}
+
+/// Refuses a head whose rest has not come yet when no rest can make it sound: who speaks TLS, say,
+/// is told so at once.
+fn check_begun(begun: &[u8]) -> Result<(), RequestError> {
+    check_line_ends(begun)?;
+    let begun = begun.strip_suffix(b"\r").unwrap_or(begun);
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    httparse::Request::new(&mut headers).parse(begun)?;
+    Ok(())
 }
 
 /// Every line ends in CRLF and no CR stands elsewhere: a bare one is a line end to some servers.
@@ -190,12 +198,15 @@ fn check_line_ends(head: &[u8]) -> Result<(), RequestError> {
     Ok(())
 }
 
-fn explain(error: httparse::Error) -> &'static str {
-    match error {
-        httparse::Error::HeaderName => "a header name that is none, or a folded header",
-        httparse::Error::HeaderValue => "a control character in a header",
-        httparse::Error::Version => "a version other than HTTP/1.0 and HTTP/1.1",
-        _ => "a request line that is not METHOD TARGET VERSION",
+impl From<httparse::Error> for RequestError {
+    fn from(error: httparse::Error) -> Self {
+        Self::Malformed(match error {
+            httparse::Error::TooManyHeaders => return Self::HeadersTooLarge,
+            httparse::Error::HeaderName => "a header name that is none, or a folded header",
+            httparse::Error::HeaderValue => "a control character in a header",
+            httparse::Error::Version => "a version other than HTTP/1.0 and HTTP/1.1",
+            _ => "a request line that is not METHOD TARGET VERSION",
+        })
     }
 }
 
@@ -216,10 +227,11 @@ impl<'a> Headers<'a> {
         }
     }
 
-    /// All values of a list header, as one list.
-    fn joined(&self, name: &'static str) -> Result<Option<String>, RequestError> {
-        let values = self.all(name).map(text).collect::<Result<Vec<_>, _>>()?;
-        Ok((!values.is_empty()).then(|| values.join(", ")))
+    /// All values of a list header, as one list. An ETag may hold bytes that are not UTF-8; it is
+    /// none of ours then.
+    fn joined(&self, name: &'static str) -> Option<String> {
+        let values: Vec<_> = self.all(name).map(String::from_utf8_lossy).collect();
+        (!values.is_empty()).then(|| values.join(", "))
     }
 
     fn host(&self, version: Version) -> Result<Option<String>, RequestError> {
@@ -230,10 +242,10 @@ impl<'a> Headers<'a> {
         }
     }
 
-    fn keep_alive(&self, version: Version) -> Result<bool, RequestError> {
-        let list = self.joined("connection")?.unwrap_or_default().to_ascii_lowercase();
+    fn keep_alive(&self, version: Version) -> bool {
+        let list = self.joined("connection").unwrap_or_default().to_ascii_lowercase();
         let says = |option| list.split(',').any(|said| said.trim() == option);
-        Ok(!says("close") && (version == Version::Http11 || says("keep-alive")))
+        !says("close") && (version == Version::Http11 || says("keep-alive"))
     }
 
     fn has_body(&self, version: Version) -> Result<bool, RequestError> {
@@ -280,9 +292,6 @@ fn split_target(method: Method, target: &str) -> Result<(Option<String>, String)
     let rest = &target[7..];
     let host_end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (host, path) = rest.split_at(host_end);
-    if host.is_empty() {
-        return Err(RequestError::Malformed("a request target without a host"));
-    }
     let slash = if path.starts_with('/') { "" } else { "/" };
     Ok((Some(checked_host(host)?), format!("{slash}{path}")))
 }
@@ -299,7 +308,7 @@ fn checked_host(host: &str) -> Result<String, RequestError> {
         Some(address) => address.parse::<Ipv6Addr>().is_ok(),
         None => name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&b)),
     };
-    match is_port && is_name {
+    match is_port && is_name && !name.is_empty() {
         true => Ok(host.to_owned()),
         false => Err(RequestError::Malformed("a Host that is not HOST or HOST:PORT")),
     }
@@ -392,6 +401,25 @@ mod tests {
     }
 
     #[test]
+    fn what_no_further_bytes_can_mend_is_refused_before_they_come() {
+        for begun in
+            ["\u{16}\u{3}\u{1}", "{", "GET /a\0", "GET /a\rb", "GET /a HTTP/3", "SSH-2.0-x\r\n"]
+        {
+            refused(begun);
+        }
+        for begun in ["", "\r", "\r\n\r", "G", "GET /a", "GET /a\r", "GET /a HTTP/1.1\r\nX"] {
+            assert_eq!(parse(begun.as_bytes()), Ok(None), "{begun:?}");
+        }
+    }
+
+    #[test]
+    fn header_values_need_not_be_utf8() {
+        let head = b"GET / HTTP/1.0\r\nX: caf\xe9\r\nIf-None-Match: \"\xff\"\r\nConnection: Keep-Alive, \xff\r\n\r\n";
+        let (request, _) = parse(head).expect("valid").expect("complete");
+        assert!(request.keep_alive && request.if_none_match.is_some());
+    }
+
+    #[test]
     fn what_could_be_read_in_two_ways_is_refused() {
         for headers in [
             "Content-Length: 1\r\nTransfer-Encoding: chunked",
@@ -445,7 +473,9 @@ mod tests {
         ] {
             refused(&format!("{line}\r\nHost: a\r\n\r\n"));
         }
-        for host in ["a b", "u@h", "a/b", "[::1", "h:x", "h:99999", "h:+1", "[x]", "a:1:2"] {
+        for host in
+            ["", ":1", "a b", "u@h", "a/b", "[::1", "h:x", "h:99999", "h:+1", "[x]", "a:1:2"]
+        {
             refused(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
         }
     }

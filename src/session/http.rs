@@ -17,8 +17,8 @@ use crate::http::{self, Answer, Method, Request, RequestError};
 /// How long a request's head may take from its first byte to its last.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What of a request's target goes into the log, in characters.
-const LOGGED_TARGET_CHARS: usize = 256;
+/// What of a request's method and target goes into the log, in characters.
+const LOGGED_CHARS: usize = 256;
 
 /// Answers requests until the client or we have had enough. `buffer` holds what it said so far.
 pub fn converse(mut client: Client, mut buffer: Vec<u8>, balancer: &Balancer) {
@@ -29,8 +29,10 @@ pub fn converse(mut client: Client, mut buffer: Vec<u8>, balancer: &Balancer) {
             Err(refusal) => return refuse(&mut client, &refusal),
         };
         buffer.drain(..length);
-        if !answer(&mut client, &request, balancer) {
-            if request.has_body || !buffer.is_empty() {
+        let ended = answer(&mut client, &request, balancer);
+        if !ended.keep_alive {
+            // Half an answer must not get the end of a whole one.
+            if ended.cut.is_none() {
                 client.linger();
             }
             return;
@@ -62,10 +64,12 @@ fn next_request(
     let deadline = Instant::now() + HEAD_TIMEOUT;
     let mut seen = 0;
     loop {
-        // A head ends with a line, so bytes without a line end can't complete one.
-        let may_be_whole =
-            buffer[seen..].contains(&b'\n') || buffer.len() > http::MAX_REQUEST_LINE_BYTES;
-        if may_be_whole && let Some(next) = http::parse(buffer)? {
+        // A head ends with a line, so bytes without a line end can't complete one; but the first
+        // may show that none will come.
+        let says_something = seen == 0
+            || buffer[seen..].contains(&b'\n')
+            || buffer.len() > http::MAX_REQUEST_LINE_BYTES;
+        if says_something && let Some(next) = http::parse(buffer)? {
             return Ok(Some(next));
         }
         seen = buffer.len();
@@ -108,8 +112,8 @@ struct Ended<'a> {
     cut: Option<String>,
 }
 
-/// Answers one request; whether the connection can carry another.
-fn answer(client: &mut Client, request: &Request, balancer: &Balancer) -> bool {
+/// Answers one request.
+fn answer<'a>(client: &mut Client, request: &Request, balancer: &'a Balancer) -> Ended<'a> {
     let began = Instant::now();
     let ended = match check(request, balancer) {
         Err(refused) => reply(client, request, balancer, refused),
@@ -127,25 +131,24 @@ fn answer(client: &mut Client, request: &Request, balancer: &Balancer) -> bool {
     info!(
         "{} {} {} {} {} {:.3}ms {}{}",
         client.address,
-        request.method_name,
-        logged_target(&request.target),
+        logged(&request.method_name),
+        logged(&request.target),
         ended.status,
         ended.backend.unwrap_or("-"),
         began.elapsed().as_secs_f64() * 1000.0,
         balancer.counts(),
-        ended.cut.map(|why| format!(" cut: {why}")).unwrap_or_default(),
+        ended.cut.as_ref().map(|why| format!(" cut: {why}")).unwrap_or_default(),
     );
-    ended.keep_alive
+    ended
 }
 
-fn logged_target(target: &str) -> Cow<'_, str> {
+fn logged(text: &str) -> Cow<'_, str> {
     let is_plain = |c: char| c.is_ascii_graphic() && c != '\\';
-    if target.len() <= LOGGED_TARGET_CHARS && target.chars().all(is_plain) {
-        return target.into();
+    if text.len() <= LOGGED_CHARS && text.chars().all(is_plain) {
+        return text.into();
     }
-    let mut shown: String =
-        target.chars().take(LOGGED_TARGET_CHARS).flat_map(char::escape_debug).collect();
-    if target.chars().nth(LOGGED_TARGET_CHARS).is_some() {
+    let mut shown: String = text.chars().take(LOGGED_CHARS).flat_map(char::escape_debug).collect();
+    if text.chars().nth(LOGGED_CHARS).is_some() {
         shown.push('…');
     }
     shown.into()
@@ -253,6 +256,9 @@ fn balanced<'a>(
         answer.header("Cache-Control", "no-cache");
         answer.header("Vary", "Accept");
         let outcome = read::answer(backend, ask, &mut answer);
+        if balancer.is_draining() {
+            answer.close();
+        }
         match &outcome {
             Err(Failure::Backend(error)) => {
                 if backend.set_failing(true) {
@@ -273,11 +279,16 @@ fn balanced<'a>(
         };
         match outcome {
             Ok(Outcome::Answered(digest)) => {
-                let status = answer.sent_status();
+                let (status, needs_reset) = (answer.sent_status(), answer.needs_reset_when_cut());
                 let if_none_match = request.if_none_match.as_deref();
                 return match answer.finish(digest.map(|digest| (digest, if_none_match))) {
                     Ok(answer) => ended(answer.sent_status(), answer.keeps_alive(), None),
-                    Err(error) => ended(status, false, Some(error.to_string())),
+                    Err(error) => {
+                        if needs_reset {
+                            client.reset_on_close();
+                        }
+                        ended(status, false, Some(error.to_string()))
+                    }
                 };
             }
             // The head of a long answer is all that HEAD asked for.

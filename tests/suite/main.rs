@@ -4,6 +4,9 @@ mod balancing;
 #[cfg(unix)]
 mod demo;
 mod failover;
+mod http;
 mod large;
+mod malformed;
 mod seed;
+mod shutdown;
 mod support;

@@ -4,6 +4,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::client::Client;
 use super::redis::RedisServer;
 use super::wait_until;
 
@@ -78,6 +79,11 @@ impl Balancer {
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
         stream.set_write_timeout(Some(Duration::from_secs(20))).expect("a timeout");
         stream
+    }
+
+    /// A connection that understands HTTP.
+    pub fn client(&self) -> Client {
+        Client::new(self.connect())
     }
 
     /// Sends bytes and returns all that comes until the connection ends.
