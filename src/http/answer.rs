@@ -130,7 +130,7 @@ impl<W: Write> Answer<W> {
 
     /// Sends what is still to be sent. `validators` are the digest of the value and the request's
     /// `If-None-Match`: they make an ETag, and 304 of a body that the client has.
-    pub fn finish(mut self, validators: Option<(u64, Option<&str>)>) -> io::Result<Self> {
+    pub fn finish(&mut self, validators: Option<(u64, Option<&str>)>) -> io::Result<()> {
         match self.state {
             State::Held => self.finish_held(validators)?,
             State::Streaming => {
@@ -141,7 +141,7 @@ impl<W: Write> Answer<W> {
             }
             State::Done => {}
         }
-        Ok(self)
+        Ok(())
     }
 
     fn finish_held(&mut self, validators: Option<(u64, Option<&str>)>) -> io::Result<()> {
@@ -286,7 +286,10 @@ mod tests {
         let mut out = Vec::new();
         let mut answer = Answer::new(&mut out, &request, true);
         let keeps_alive = match answer.write_all(body) {
-            Ok(()) => answer.finish(etag).expect("a Vec takes all").keeps_alive(),
+            Ok(()) => {
+                answer.finish(etag).expect("a Vec takes all");
+                answer.keeps_alive()
+            }
             Err(_) => answer.is_done() && answer.keeps_alive(),
         };
         (String::from_utf8(out).expect("text"), keeps_alive)

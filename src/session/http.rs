@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::read::{self, Failure, Outcome};
 use super::{Balancer, Client};
-use crate::backend::BackendError;
+use crate::backend::{Backend, BackendError};
 use crate::http::target::{self, Target};
 use crate::http::{self, Answer, Method, Request, RequestError};
 
@@ -232,7 +232,8 @@ fn send<W: io::Write>(mut answer: Answer<W>, reply: Reply) -> io::Result<bool> {
         }
         Body::Json(json) => answer.json(&json)?,
     }
-    answer.finish(None).map(|answer| answer.keeps_alive())
+    answer.finish(None)?;
+    Ok(answer.keeps_alive())
 }
 
 /// Reads from the backend that has the fewest leases, and from the next when it fails, each at most
@@ -256,60 +257,54 @@ fn balanced<'a>(
         answer.header("Cache-Control", "no-cache");
         answer.header("Vary", "Accept");
         let outcome = read::answer(backend, ask, &mut answer);
+        note(backend, &outcome);
         if balancer.is_draining() {
             answer.close();
         }
-        match &outcome {
-            Err(Failure::Backend(error)) => {
-                if backend.set_failing(true) {
-                    warn!("{} failed: {error}", backend.name());
-                }
-            }
-            _ => {
-                if backend.set_failing(false) {
-                    info!("{} answers again", backend.name());
-                }
-            }
-        }
-        let ended = |status, keep_alive, cut| Ended {
-            status,
-            backend: Some(backend.name()),
-            keep_alive,
-            cut,
-        };
-        match outcome {
-            Ok(Outcome::Answered(digest)) => {
-                let (status, needs_reset) = (answer.sent_status(), answer.needs_reset_when_cut());
-                let if_none_match = request.if_none_match.as_deref();
-                return match answer.finish(digest.map(|digest| (digest, if_none_match))) {
-                    Ok(answer) => ended(answer.sent_status(), answer.keeps_alive(), None),
-                    Err(error) => {
-                        if needs_reset {
-                            client.reset_on_close();
-                        }
-                        ended(status, false, Some(error.to_string()))
-                    }
-                };
-            }
-            // The head of a long answer is all that HEAD asked for.
-            Err(_) if answer.is_done() => {
-                return ended(answer.sent_status(), answer.keeps_alive(), None);
+        let written = match outcome {
+            Ok(Outcome::Elsewhere) => {
+                answer.restart();
+                continue;
             }
             Err(Failure::Backend(error)) if !answer.is_sent() => {
                 failures.push((backend.name(), error));
                 answer.restart();
+                continue;
             }
-            Ok(Outcome::Elsewhere) => answer.restart(),
-            Err(failure) => {
-                let (status, needs_reset) = (answer.sent_status(), answer.needs_reset_when_cut());
-                if needs_reset {
-                    client.reset_on_close();
-                }
-                return ended(status, false, Some(failure.to_string()));
+            Ok(Outcome::Answered(digest)) => {
+                let if_none_match = request.if_none_match.as_deref();
+                answer.finish(digest.map(|digest| (digest, if_none_match))).map_err(Failure::Client)
             }
+            // The head of a long answer is all that HEAD asked for.
+            Err(_) if answer.is_done() => Ok(()),
+            Err(failure) => Err(failure),
+        };
+        let ended = Ended {
+            status: answer.sent_status(),
+            backend: Some(backend.name()),
+            keep_alive: written.is_ok() && answer.keeps_alive(),
+            cut: written.err().map(|failure| failure.to_string()),
+        };
+        if ended.cut.is_some() && answer.needs_reset_when_cut() {
+            client.reset_on_close();
         }
+        return ended;
     }
     reply(client, request, balancer, unanswered(ask, &failures))
+}
+
+/// Logs a backend's first failure, and its return.
+fn note(backend: &Backend, outcome: &Result<Outcome, Failure>) {
+    let failure = match outcome {
+        Err(Failure::Backend(error)) => Some(error),
+        _ => None,
+    };
+    if backend.set_failing(failure.is_some()) {
+        match failure {
+            Some(error) => warn!("{} failed: {error}", backend.name()),
+            None => info!("{} answers again", backend.name()),
+        }
+    }
 }
 
 /// With `--demo-delay`, holds the request with its lease taken, so that the table can be watched.
