@@ -220,18 +220,23 @@ impl<W: Write> Answer<W> {
 
 impl<W: Write> Write for Answer<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.state == State::Done {
-            return Err(io::Error::other("the answer is complete"));
-        }
-        if self.body.len() >= self.room() {
-            match self.state {
-                State::Held => self.start_streaming()?,
-                _ => self.send_chunk()?,
+        // All of them: a writer in between (base64's) takes a partial write for the end.
+        let mut left = bytes;
+        while !left.is_empty() {
+            if self.state == State::Done {
+                return Err(io::Error::other("the answer is complete"));
             }
+            if self.body.len() >= self.room() {
+                match self.state {
+                    State::Held => self.start_streaming()?,
+                    _ => self.send_chunk()?,
+                }
+            }
+            let (now, later) = left.split_at(left.len().min(self.room() - self.body.len()));
+            self.body.extend_from_slice(now);
+            left = later;
         }
-        let taken = bytes.len().min(self.room() - self.body.len());
-        self.body.extend_from_slice(&bytes[..taken]);
-        Ok(taken)
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -207,8 +207,10 @@ impl Answer {
 
     /// The body as JSON.
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body)
-            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&self.body)))
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| {
+            let begin = &self.body[..self.body.len().min(300)];
+            panic!("{error}: {} …", String::from_utf8_lossy(begin))
+        })
     }
 
     /// The backend that answered.
