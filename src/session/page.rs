@@ -57,12 +57,12 @@ pub fn page<W: Write>(
         names_are_text: keys.iter().all(|key| std::str::from_utf8(key).is_ok()),
         json: JsonWriter::new(answer),
         count: 0,
-        digest: 0,
+        digest: Some(0),
     };
     let digest = page.write(&mut exchange, &keys, next.as_deref())?;
     page.json.finish()?;
     exchange.end();
-    Ok(Outcome::Answered(Some(digest)))
+    Ok(Outcome::Answered(digest))
 }
 
 fn run_id(exchange: &mut Exchange) -> Result<String, Failure> {
@@ -141,8 +141,8 @@ struct Page<'a, W: Write> {
     json: JsonWriter<&'a mut Answer<W>>,
     names_are_text: bool,
     count: usize,
-    /// A sum, as the order of equal keys does not count.
-    digest: u64,
+    /// The sum of the entries' digests, where each has one.
+    digest: Option<u64>,
 }
 
 impl<W: Write> Page<'_, W> {
@@ -151,7 +151,7 @@ impl<W: Write> Page<'_, W> {
         exchange: &mut Exchange,
         keys: &[Vec<u8>],
         next: Option<&str>,
-    ) -> Result<u64, Failure> {
+    ) -> Result<Option<u64>, Failure> {
         self.json.begin_object()?;
         self.json.key("data")?;
         match self.names_are_text {
@@ -178,9 +178,11 @@ impl<W: Write> Page<'_, W> {
         }
         self.json.end_value()?;
         self.json.end_object()?;
-        let mut hasher = DefaultHasher::new();
-        (self.digest, self.count, next).hash(&mut hasher);
-        Ok(hasher.finish())
+        Ok(self.digest.map(|digest| {
+            let mut hasher = DefaultHasher::new();
+            (digest, self.count, next).hash(&mut hasher);
+            hasher.finish()
+        }))
     }
 
     /// Writes the first keys of `batch`, at least one; returns how many.
@@ -200,8 +202,9 @@ impl<W: Write> Page<'_, W> {
         Ok(written)
     }
 
-    /// Asks for all `keys` at once and writes them in order, up to the first whose reply turns out
-    /// long or of another type; returns how many. The replies behind that one are read and lost.
+    /// Asks for all `keys` at once and writes them in order, up to the first that needs a second
+    /// look: its reply is long after all, or of another type, or of a stream that is empty or gone.
+    /// Returns how many. The replies behind that one are read and lost.
     fn write_small(
         &mut self,
         exchange: &mut Exchange,
@@ -227,12 +230,12 @@ impl<W: Write> Page<'_, W> {
             let is_whole = exchange.connection.hold(&mut held, HELD_REPLY_BYTES)?;
             let from = &mut (&held[..]).chain(exchange.connection.replies());
             match survey(kind, from).map_err(Failure::from) {
-                Ok(survey) if is_whole && survey.missing => {}
-                Ok(survey) if is_whole => {
+                Ok(survey) if is_whole && !survey.is_empty => {
                     self.begin_entry(key)?;
                     render(kind, &mut &held[..], &survey, &mut self.json)?;
-                    self.end_entry(key, survey.digest)?;
+                    self.end_entry(key, Some(survey.digest))?;
                 }
+                Ok(_) if is_whole && kind != Kind::Stream => {}
                 Err(failure) if !failure.is_wrong_type() => return Err(failure),
                 _ => {
                     skip(exchange, &kinds[at + 1..])?;
@@ -250,7 +253,7 @@ impl<W: Write> Page<'_, W> {
             let look = exchange.look()?;
             let Some(kind) = look.kind() else { return self.write_unserved(key, &look) };
             let command = kind.read(key).get_packed_command();
-            let found = match exchange.find(&command, kind, look.bytes) {
+            let found = match exchange.find(key, &command, kind, look.bytes) {
                 Ok(Some(found)) => found,
                 Ok(None) => return Ok(()),
                 Err(failure) if failure.is_wrong_type() => continue,
@@ -274,7 +277,7 @@ impl<W: Write> Page<'_, W> {
         self.json.text(&look.name)?;
         self.json.end_value()?;
         self.json.end_object()?;
-        self.end_entry(key, 0)
+        self.end_entry(key, Some(0))
     }
 
     fn begin_entry(&mut self, key: &[u8]) -> Result<(), Failure> {
@@ -290,7 +293,7 @@ impl<W: Write> Page<'_, W> {
         Ok(self.json.key("value")?)
     }
 
-    fn end_entry(&mut self, key: &[u8], digest: u64) -> Result<(), Failure> {
+    fn end_entry(&mut self, key: &[u8], digest: Option<u64>) -> Result<(), Failure> {
         self.json.end_value()?;
         if !self.names_are_text {
             self.json.end_object()?;
@@ -299,7 +302,10 @@ impl<W: Write> Page<'_, W> {
         self.count += 1;
         let mut hasher = DefaultHasher::new();
         (key, digest).hash(&mut hasher);
-        self.digest = self.digest.wrapping_add(hasher.finish());
+        self.digest = match (self.digest, digest) {
+            (Some(sum), Some(_)) => Some(sum.wrapping_add(hasher.finish())),
+            _ => None,
+        };
         Ok(())
     }
 }

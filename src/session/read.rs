@@ -14,8 +14,9 @@ use crate::json::{JsonWriter, RenderError, Survey, render, survey, text_or_base6
 use crate::resp::{self, reply};
 use crate::value::Kind;
 
-/// A reply up to this length is held whole, so that one exchange is enough for it.
-pub const HELD_REPLY_BYTES: usize = 64 * 1024;
+/// A reply up to this length is held whole, so that one exchange is enough for it. JSON is at most
+/// a sixth shorter than its reply: that of a longer reply is longer than an answer that is held.
+pub const HELD_REPLY_BYTES: usize = 80 * 1024;
 
 /// A value that takes its backend so much memory is read in its turn, one at a time.
 const LARGE_VALUE_BYTES: u64 = 1024 * 1024;
@@ -23,8 +24,9 @@ const LARGE_VALUE_BYTES: u64 = 1024 * 1024;
 /// The longest name of a type: a module's has nine characters.
 const MAX_KIND_BYTES: usize = 64;
 
-/// How often a key is looked at again because its type changed under our hands.
-pub const MAX_LOOKS: usize = 3;
+/// How often a key is looked at because its type changed under our hands. Each look is short, and
+/// a key that is replaced all the time is still read.
+pub const MAX_LOOKS: usize = 10;
 
 /// What a client asks of a backend.
 #[derive(Debug)]
@@ -108,7 +110,7 @@ fn key<W: Write>(
     let look_at_key = look_at(&[&query.key]);
     let mut exchange = Exchange::begin(backend, &look_at_key)?;
     let mut looks = 1;
-    let digest = loop {
+    let outcome = loop {
         let look = exchange.look()?;
         if look.is_missing() {
             if let Some(listing) = listing {
@@ -121,17 +123,21 @@ fn key<W: Write>(
             break wrong_type(query, &look.name, answer)?;
         };
         match exchange.answer_value(query, kind, look.bytes, answer) {
-            Ok(Some(digest)) => break Some(digest),
+            Ok(Some(outcome)) => break outcome,
             Ok(None) if query.field.is_some() => break not_found(query, "no such field", answer)?,
-            Ok(None) => break not_found(query, "no such key", answer)?,
-            Err(failure) if failure.is_wrong_type() && looks < MAX_LOOKS => {}
+            // Gone, or of another type, since the look at it.
+            Ok(None) => {}
+            Err(failure) if failure.is_wrong_type() => {}
             Err(failure) => return Err(failure),
+        }
+        if looks == MAX_LOOKS {
+            return Err(BackendError::Changed.into());
         }
         looks += 1;
         exchange.connection.send(&look_at_key)?;
     };
     exchange.end();
-    Ok(Outcome::Answered(digest))
+    Ok(outcome)
 }
 
 /// Whether what is asked for can be had from a value of this type.
@@ -143,25 +149,21 @@ fn serves(query: &KeyQuery, kind: Kind) -> bool {
     }
 }
 
-fn not_found<W: Write>(
-    query: &KeyQuery,
-    why: &str,
-    answer: &mut Answer<W>,
-) -> io::Result<Option<u64>> {
+fn not_found<W: Write>(query: &KeyQuery, why: &str, answer: &mut Answer<W>) -> io::Result<Outcome> {
     let mut json = json!({"error": why, "key": text_or_base64(&query.key)});
     if let Some(field) = &query.field {
         json["field"] = text_or_base64(field);
     }
     answer.status(404);
     answer.json(&json)?;
-    Ok(None)
+    Ok(Outcome::Answered(None))
 }
 
 fn wrong_type<W: Write>(
     query: &KeyQuery,
     name: &str,
     answer: &mut Answer<W>,
-) -> io::Result<Option<u64>> {
+) -> io::Result<Outcome> {
     let why = match (&query.field, query.raw) {
         (Some(_), _) => "only a hash has fields",
         (None, true) => "format=raw serves a string, or a field of a hash",
@@ -169,7 +171,7 @@ fn wrong_type<W: Write>(
     };
     answer.status(415);
     answer.json(&json!({"error": why, "key": text_or_base64(&query.key), "type": name}))?;
-    Ok(None)
+    Ok(Outcome::Answered(None))
 }
 
 /// The commands that say of each key what type it has and, roughly, how large it is. Both take
@@ -236,14 +238,14 @@ impl<'a> Exchange<'a> {
         Ok(Look { name, bytes })
     }
 
-    /// Answers with a value or a field of it: the digest, or `None` when it is gone.
+    /// Answers with a value or a field of it; `None` when there is none.
     fn answer_value<W: Write>(
         &mut self,
         query: &KeyQuery,
         kind: Kind,
         bytes: u64,
         answer: &mut Answer<W>,
-    ) -> Result<Option<u64>, Failure> {
+    ) -> Result<Option<Outcome>, Failure> {
         let (command, kind) = match &query.field {
             Some(field) => (redis::cmd("HGET").arg(&query.key).arg(field).to_owned(), Kind::String),
             None => (kind.read(&query.key), kind),
@@ -252,12 +254,12 @@ impl<'a> Exchange<'a> {
         if query.raw {
             return self.answer_raw(&command, bytes, answer);
         }
-        let Some(found) = self.find(&command, kind, bytes)? else { return Ok(None) };
+        let Some(found) = self.find(&query.key, &command, kind, bytes)? else { return Ok(None) };
         answer.header("Content-Type", http::JSON);
         let mut json = JsonWriter::new(answer);
         let digest = self.write(found, &mut json)?;
         json.finish()?;
-        Ok(Some(digest))
+        Ok(Some(Outcome::Answered(digest)))
     }
 
     fn answer_raw<W: Write>(
@@ -265,24 +267,23 @@ impl<'a> Exchange<'a> {
         command: &[u8],
         bytes: u64,
         answer: &mut Answer<W>,
-    ) -> Result<Option<u64>, Failure> {
+    ) -> Result<Option<Outcome>, Failure> {
         self.send_read(command, bytes)?;
-        let mut held = Vec::new();
-        self.connection.hold(&mut held, HELD_REPLY_BYTES)?;
-        let mut from = (&held[..]).chain(self.connection.replies());
-        let Some(length) = reply::bulk(&mut from)? else { return Ok(None) };
+        let from = self.connection.replies();
+        let Some(length) = reply::bulk(from)? else { return Ok(None) };
         answer.header("Content-Type", "application/octet-stream");
         let mut hasher = DefaultHasher::new();
-        reply::payload(&mut from, length, |piece| {
+        reply::payload(from, length, |piece| {
             hasher.write(piece);
             answer.write_all(piece).map_err(Failure::Client)
         })?;
-        Ok(Some(hasher.finish()))
+        Ok(Some(Outcome::Answered(Some(hasher.finish()))))
     }
 
     /// Surveys what `command` replies; `None` when there is no such value.
     pub fn find<'c>(
         &mut self,
+        key: &[u8],
         command: &'c [u8],
         kind: Kind,
         bytes: u64,
@@ -294,24 +295,32 @@ impl<'a> Exchange<'a> {
         } else {
             (survey(kind, &mut (&held[..]).chain(self.connection.replies()))?, None)
         };
-        Ok((!survey.missing).then_some(Found { command, kind, bytes, survey, held }))
+        let is_gone = survey.is_empty && (kind != Kind::Stream || !self.exists(key)?);
+        Ok((!is_gone).then_some(Found { command, kind, bytes, survey, held }))
     }
 
-    /// Writes what was found; returns its digest.
+    fn exists(&mut self, key: &[u8]) -> Result<bool, Failure> {
+        self.connection.send(&redis::cmd("EXISTS").arg(key).get_packed_command())?;
+        Ok(reply::integer(self.connection.replies())? == Some(1))
+    }
+
+    /// Writes what was found. Returns its digest, unless what was written may not be what was
+    /// surveyed.
     pub fn write<W: Write>(
         &mut self,
         found: Found,
         json: &mut JsonWriter<W>,
-    ) -> Result<u64, Failure> {
+    ) -> Result<Option<u64>, Failure> {
         let Found { command, kind, bytes, survey, held } = found;
-        match held {
-            Some(held) => render(kind, &mut &held[..], &survey, json)?,
-            None => {
-                self.send_read(command, bytes)?;
-                render(kind, self.connection.replies(), &survey, json)?;
-            }
+        if let Some(held) = held {
+            render(kind, &mut &held[..], &survey, json)?;
+            return Ok(Some(survey.digest));
         }
-        Ok(survey.digest)
+        self.send_read(command, bytes)?;
+        match render(kind, self.connection.replies(), &survey, json).map_err(Failure::from) {
+            Err(failure) if failure.is_wrong_type() => Err(BackendError::Changed.into()),
+            written => written.map(|()| None),
+        }
     }
 
     fn send_read(&mut self, command: &[u8], bytes: u64) -> Result<(), BackendError> {
