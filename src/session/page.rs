@@ -34,8 +34,9 @@ const BATCH_KEYS: usize = 128;
 /// The most that `INFO server` may say.
 const INFO_BYTES: u64 = 64 * 1024;
 
-/// What need not be percent-encoded in a link. A hyphen is: `/-/` is ours.
-const LINK: &AsciiSet = &NON_ALPHANUMERIC.remove(b':').remove(b'/').remove(b'_').remove(b'.');
+/// What need not be percent-encoded in a link. A hyphen is, as `/-/` is ours; and a slash, as `//`
+/// would begin the name of a host, and clients take `/../` out.
+const LINK: &AsciiSet = &NON_ALPHANUMERIC.remove(b':').remove(b'_').remove(b'.');
 
 /// Answers with a page.
 pub fn page<W: Write>(
@@ -78,8 +79,10 @@ fn gather(exchange: &mut Exchange, query: &PageQuery) -> Result<(Vec<Vec<u8>>, u
     let began = Instant::now();
     let (mut keys, mut bytes) = (Vec::new(), 0);
     let mut position = query.cursor.as_ref().map_or(0, |cursor| cursor.position);
+    let mut scanned = 0;
     loop {
-        let step = (query.limit - keys.len()).min(SCAN_STEP_KEYS);
+        let step = next_step(query.limit - keys.len(), scanned, keys.len());
+        scanned += step;
         let mut scan = redis::cmd("SCAN").arg(position).to_owned();
         if let Some(pattern) = &query.pattern {
             scan.arg("MATCH").arg(pattern);
@@ -97,6 +100,13 @@ fn gather(exchange: &mut Exchange, query: &PageQuery) -> Result<(Vec<Vec<u8>>, u
     keys.sort_unstable_by(|a, b| natural_order(a, b));
     keys.dedup();
     Ok((keys, position))
+}
+
+/// The `COUNT` that should bring the `wanted` keys, by how many of those `scanned` were `found` to
+/// match: a small page of rare keys would take Redis very many exchanges else.
+fn next_step(wanted: usize, scanned: usize, found: usize) -> usize {
+    let expected = wanted.saturating_mul(scanned.max(1)) / found.max(1);
+    expected.clamp(1, SCAN_STEP_KEYS)
 }
 
 fn read_scan(
@@ -374,6 +384,21 @@ mod tests {
     }
 
     #[test]
+    fn rare_keys_are_searched_in_longer_steps() {
+        for (wanted, scanned, found, expected) in [
+            (10, 0, 0, 10),
+            (100_000, 0, 0, SCAN_STEP_KEYS),
+            (10, 10, 0, 100),
+            (10, 110, 0, SCAN_STEP_KEYS),
+            (5, 100, 50, 10),
+            (1, 1000, 1001, 1),
+            (usize::MAX, usize::MAX, 0, SCAN_STEP_KEYS),
+        ] {
+            assert_eq!(next_step(wanted, scanned, found), expected);
+        }
+    }
+
+    #[test]
     fn a_link_leads_back_to_the_same_listing() {
         let query = PageQuery {
             prefix: b"-/a b:".to_vec(),
@@ -384,7 +409,7 @@ mod tests {
         };
         let cursor = Cursor { run_id: "abc".to_owned(), position: 7 };
         let link = link(&query, &cursor);
-        assert_eq!(link, "/%2D/a%20b:?match=x%2A%26%FF&limit=5&cursor=abc-7");
+        assert_eq!(link, "/%2D%2Fa%20b:?match=x%2A%26%FF&limit=5&cursor=abc-7");
         let parsed = http::target::parse(&link).expect("our own link");
         let http::target::Target::Key(_, Some(parsed)) = parsed else { panic!("{parsed:?}") };
         assert_eq!((parsed.prefix, parsed.matching), (query.prefix, query.matching));
