@@ -2,4 +2,6 @@
 
 mod balancing;
 mod failover;
+mod listing;
 mod support;
+mod values;

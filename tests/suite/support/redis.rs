@@ -55,8 +55,8 @@ impl RedisServer {
             .expect("a connection to the test's own server")
     }
 
-    /// Runs one command straight on the server.
-    pub fn command(&self, args: &[&str]) -> redis::Value {
+    /// Runs one command straight on the server; its arguments are text or bytes.
+    pub fn command<A: redis::ToRedisArgs>(&self, args: &[A]) -> redis::Value {
         let mut command = redis::Cmd::new();
         command.arg(args);
         self.connect().req_command(&command).expect("an answer of the test's own server")
