@@ -295,13 +295,18 @@ impl<'a> Exchange<'a> {
         } else {
             (survey(kind, &mut (&held[..]).chain(self.connection.replies()))?, None)
         };
-        let is_gone = survey.is_empty && (kind != Kind::Stream || !self.exists(key)?);
+        let is_gone = survey.is_empty && (kind != Kind::Stream || !self.is_empty_stream(key)?);
         Ok((!is_gone).then_some(Found { command, kind, bytes, survey, held }))
     }
 
-    fn exists(&mut self, key: &[u8]) -> Result<bool, Failure> {
-        self.connection.send(&redis::cmd("EXISTS").arg(key).get_packed_command())?;
-        Ok(reply::integer(self.connection.replies())? == Some(1))
+    /// Whether there is a stream without entries: what is gone has none either.
+    fn is_empty_stream(&mut self, key: &[u8]) -> Result<bool, Failure> {
+        let mut commands = Pipeline::new();
+        commands.cmd("XLEN").arg(key).cmd("EXISTS").arg(key);
+        self.connection.send(&commands.get_packed_pipeline())?;
+        let from = self.connection.replies();
+        let (length, exists) = (reply::integer(from), reply::integer(from));
+        Ok(length? == Some(0) && exists? == Some(1))
     }
 
     /// Writes what was found. Returns its digest, unless what was written may not be what was
