@@ -597,6 +597,9 @@ fn a_value_that_comes_and_goes_is_whole_or_missing_and_never_empty() {
                 let mut connection = server.connect();
                 while !done.load(Ordering::Relaxed) {
                     sample.write(b"x").exec(&mut connection).expect("it comes");
+                    for _ in 0..50 {
+                        redis::cmd("PING").exec(&mut connection).expect("it stays a while");
+                    }
                     redis::cmd("DEL").arg("x").exec(&mut connection).expect("it goes");
                 }
             });
