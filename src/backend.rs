@@ -57,6 +57,11 @@ pub enum BackendError {
 }
 
 impl BackendError {
+    /// Whether nothing is wrong with the backend: what was asked for is being written.
+    pub fn is_change(&self) -> bool {
+        matches!(self, Self::Changed)
+    }
+
     /// Whether the backend was too slow, rather than out of reach.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::TimedOut | Self::Busy)

@@ -11,6 +11,7 @@ use std::io::{self, BufRead, Write};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use serde::{Serialize, Serializer};
 use serde_json::ser::{Formatter, PrettyFormatter};
 
 use crate::resp::{self, reply};
@@ -43,17 +44,18 @@ pub struct Survey {
     /// Equal for equal values; the order of sets and hashes, which differs between servers, does
     /// not count.
     pub digest: u64,
-    /// Whether there is no such value (any more): a null, or no element of what can't be empty.
-    pub missing: bool,
+    /// Whether it was a null or had no elements. Only a stream can be empty: there is no (longer
+    /// any) such value of any other type.
+    pub is_empty: bool,
 }
 
 /// Reads a reply of `kind`'s command to its end.
 pub fn survey(kind: Kind, from: &mut impl BufRead) -> Result<Survey, resp::Error> {
     let mut survey =
-        Survey { names_are_text: true, long_is_text: Vec::new(), digest: 0, missing: false };
+        Survey { names_are_text: true, long_is_text: Vec::new(), digest: 0, is_empty: false };
     let mut hasher = DefaultHasher::new();
     match kind {
-        Kind::String => survey.missing = !survey.string(from, &mut hasher, false)?,
+        Kind::String => survey.is_empty = !survey.string(from, &mut hasher, false)?,
         Kind::Hash | Kind::Set => {
             let length = reply::array(from)?;
             let step = if kind == Kind::Hash { 2 } else { 1 };
@@ -67,17 +69,18 @@ pub fn survey(kind: Kind, from: &mut impl BufRead) -> Result<Survey, resp::Error
                 sum = sum.wrapping_add(entry.finish());
             }
             (length, sum).hash(&mut hasher);
-            survey.missing = length == 0;
+            survey.is_empty = length == 0;
         }
         Kind::List | Kind::Zset => {
             let length = reply::array(from)?;
             for _ in 0..length {
                 survey.string(from, &mut hasher, false)?;
             }
-            survey.missing = length == 0;
+            survey.is_empty = length == 0;
         }
         Kind::Stream => {
-            for _ in 0..reply::array(from)? {
+            let length = reply::array(from)?;
+            for _ in 0..length {
                 stream_entry(from)?;
                 survey.string(from, &mut hasher, false)?;
                 for _ in 0..reply::array(from)? {
@@ -85,6 +88,7 @@ pub fn survey(kind: Kind, from: &mut impl BufRead) -> Result<Survey, resp::Error
                 }
                 hasher.write_u8(0);
             }
+            survey.is_empty = length == 0;
         }
     }
     (kind as u8).hash(&mut hasher);
@@ -138,7 +142,8 @@ pub fn render<W: Write>(
     survey: &Survey,
     out: &mut JsonWriter<W>,
 ) -> Result<(), RenderError> {
-    let mut value = Value { from, out, long_is_text: survey.long_is_text.iter() };
+    let may_be_empty = survey.is_empty;
+    let mut value = Value { from, out, may_be_empty, long_is_text: survey.long_is_text.iter() };
     match kind {
         Kind::String => value.string(),
         Kind::Hash if survey.names_are_text => value.hash_as_object(),
@@ -152,12 +157,21 @@ pub fn render<W: Write>(
 struct Value<'a, R, W> {
     from: &'a mut R,
     out: &'a mut JsonWriter<W>,
+    may_be_empty: bool,
     long_is_text: std::slice::Iter<'a, bool>,
 }
 
 impl<R: BufRead, W: Write> Value<'_, R, W> {
+    /// The number of elements. What was not empty and is now has most likely been deleted.
+    fn length(&mut self) -> Result<u64, RenderError> {
+        match reply::array(self.from)? {
+            0 if !self.may_be_empty => Err(RenderError::Changed),
+            length => Ok(length),
+        }
+    }
+
     fn hash_as_object(&mut self) -> Result<(), RenderError> {
-        let length = reply::array(self.from)?;
+        let length = self.length()?;
         self.out.begin_object()?;
         for _ in 0..length / 2 {
             self.out.begin_key()?;
@@ -172,13 +186,14 @@ impl<R: BufRead, W: Write> Value<'_, R, W> {
     }
 
     fn hash_as_array(&mut self) -> Result<(), RenderError> {
-        let length = reply::array(self.from)?;
+        let length = self.length()?;
+        let mut names_are_text = true;
         self.out.begin_array()?;
         for _ in 0..length / 2 {
             self.out.begin_item()?;
             self.out.begin_object()?;
             self.out.key("field")?;
-            self.string()?;
+            names_are_text &= self.string_or_base64(true)?;
             self.out.end_value()?;
             self.out.key("value")?;
             self.string()?;
@@ -186,12 +201,15 @@ impl<R: BufRead, W: Write> Value<'_, R, W> {
             self.out.end_object()?;
             self.out.end_item()?;
         }
+        if names_are_text {
+            return Err(RenderError::Changed);
+        }
         Ok(self.out.end_array()?)
     }
 
     /// An array of strings, of the reply's own length.
     fn strings(&mut self) -> Result<(), RenderError> {
-        let length = reply::array(self.from)?;
+        let length = self.length()?;
         self.out.begin_array()?;
         for _ in 0..length {
             self.out.begin_item()?;
@@ -202,7 +220,7 @@ impl<R: BufRead, W: Write> Value<'_, R, W> {
     }
 
     fn members(&mut self) -> Result<(), RenderError> {
-        let length = reply::array(self.from)?;
+        let length = self.length()?;
         self.out.begin_array()?;
         for _ in 0..length / 2 {
             self.out.begin_item()?;
@@ -221,7 +239,7 @@ impl<R: BufRead, W: Write> Value<'_, R, W> {
     }
 
     fn entries(&mut self) -> Result<(), RenderError> {
-        let length = reply::array(self.from)?;
+        let length = self.length()?;
         self.out.begin_array()?;
         for _ in 0..length {
             stream_entry(self.from)?;
@@ -260,14 +278,14 @@ impl<R: BufRead, W: Write> Value<'_, R, W> {
         self.string_or_base64(true).map(|_is_text| ())
     }
 
-    /// Writes one string; where it is not UTF-8, as base64 if that is allowed here. False when it
-    /// is neither.
+    /// Writes one string; where it is not UTF-8, as base64 if that is allowed here, else not at
+    /// all. Whether it is UTF-8.
     fn string_or_base64(&mut self, base64_allowed: bool) -> Result<bool, RenderError> {
         let length = reply::bulk(self.from)?.ok_or(RenderError::Changed)?;
         if length > SHORT_STRING_BYTES {
             return match self.long_is_text.next() {
                 Some(true) => self.long_text(length).map(|()| true),
-                Some(false) if base64_allowed => self.long_base64(length).map(|()| true),
+                Some(false) if base64_allowed => self.long_base64(length).map(|()| false),
                 _ => Err(RenderError::Changed),
             };
         }
@@ -276,12 +294,13 @@ impl<R: BufRead, W: Write> Value<'_, R, W> {
             bytes.extend_from_slice(piece);
             Ok::<_, resp::Error>(())
         })?;
-        match std::str::from_utf8(&bytes) {
+        let text = std::str::from_utf8(&bytes);
+        match text {
             Ok(text) => self.out.text(text)?,
             Err(_) if base64_allowed => self.out.base64(&bytes)?,
-            Err(_) => return Ok(false),
+            Err(_) => {}
         }
-        Ok(true)
+        Ok(text.is_ok())
     }
 
     fn long_text(&mut self, length: u64) -> Result<(), RenderError> {
@@ -366,11 +385,17 @@ impl Utf8 {
     }
 }
 
-/// A short string for a document that is built in memory.
-pub fn text_or_base64(bytes: &[u8]) -> serde_json::Value {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => text.into(),
-        Err(_) => serde_json::json!({"base64": BASE64_STANDARD.encode(bytes)}),
+/// A short string for a document that `serde` writes: as it is where it is UTF-8, else as
+/// `{"base64": "…"}`.
+#[derive(Debug)]
+pub struct TextOrBase64<'a>(pub &'a [u8]);
+
+impl Serialize for TextOrBase64<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(self.0) {
+            Ok(text) => serializer.serialize_str(text),
+            Err(_) => serializer.collect_map([("base64", BASE64_STANDARD.encode(self.0))]),
+        }
     }
 }
 
@@ -591,6 +616,10 @@ mod tests {
             (Kind::String, bulk(&long_binary), bulk(&long)),
             (Kind::String, bulk(b"short"), bulk(&long)),
             (Kind::Hash, bulks(&[b"a", b"1"]), bulks(&[b"\xff", b"1"])),
+            (Kind::Hash, bulks(&[b"\xff", b"1"]), bulks(&[b"a", b"1"])),
+            (Kind::Hash, bulks(&[b"a", b"1"]), bulks(&[])),
+            (Kind::List, bulks(&[b"a"]), bulks(&[])),
+            (Kind::String, bulk(b"a"), b"$-1\r\n".to_vec()),
         ] {
             let survey = survey(kind, &mut &first[..]).expect("a reply");
             let result = render(kind, &mut &second[..], &survey, &mut JsonWriter::new(io::sink()));

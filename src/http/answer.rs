@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 use std::time::SystemTime;
 
+use serde::Serialize;
+
 use super::{Method, Request, Version};
 
 /// A body up to this length is held: it gets a `Content-Length` and an `ETag`, and until it is
@@ -122,7 +124,7 @@ impl<W: Write> Answer<W> {
     }
 
     /// Adds a small JSON document as the body.
-    pub fn json(&mut self, json: &serde_json::Value) -> io::Result<()> {
+    pub fn json(&mut self, json: &impl Serialize) -> io::Result<()> {
         self.header("Content-Type", JSON);
         serde_json::to_writer_pretty(&mut *self, json)?;
         self.write_all(b"\n")

@@ -1,10 +1,12 @@
 //! HTTP/1.1, 1.0 and 0.9 as bytes and messages; knows nothing of sockets.
 
 mod answer;
+mod error;
 mod request;
 pub mod target;
 
 pub use answer::{Answer, HELD_BODY_BYTES, JSON};
+pub use error::{BackendFailure, ErrorBody};
 pub use request::{
     MAX_HEADER_BYTES, MAX_HEADERS, MAX_REQUEST_LINE_BYTES, Method, Request, RequestError, Version,
     host_without_port, is_local_host, parse,

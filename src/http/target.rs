@@ -17,8 +17,8 @@ pub enum Target {
     Favicon,
     /// Any other path below `/-/`.
     UnknownOurs,
-    /// A key's value. When `listing` is there (the path ends in `:`) and no such key is, then the
-    /// keys that begin with it.
+    /// A key's value. When there is a listing (the path ends in `:`, and no field or raw bytes are
+    /// asked for) and no such key, then the keys that begin with it.
     Key(KeyQuery, Option<PageQuery>),
     /// A page of keys with their values.
     Page(PageQuery),
@@ -96,7 +96,9 @@ pub fn parse(target: &str) -> Result<Target, String> {
         }
     } else if name.ends_with(b":") {
         let key = query.key(name.clone())?;
-        Target::Key(key, Some(query.page(name)?))
+        let is_whole = key.field.is_none() && !key.raw;
+        let listing = if is_whole { Some(query.page(name)?) } else { None };
+        Target::Key(key, listing)
     } else {
         Target::Key(query.key(name)?, None)
     };
@@ -263,6 +265,14 @@ mod tests {
         assert_eq!(page("/a*[:").pattern.as_deref(), Some(&b"a\\*\\[:*"[..]));
         assert_eq!(page("/a:?match=?").pattern.as_deref(), Some(&b"a:?"[..]));
         assert_eq!((page("/").limit, page("/?limit=5").limit), (DEFAULT_PAGE_KEYS, 5));
+    }
+
+    #[test]
+    fn a_part_of_a_value_is_never_a_listing() {
+        for target in ["/a:?field=b", "/a:?format=raw"] {
+            assert!(matches!(parse(target), Ok(Target::Key(_, None))), "{target}");
+        }
+        assert!(parse("/a:?field=b&limit=5").expect_err("no listing").contains("\"limit\""));
     }
 
     #[test]

@@ -6,16 +6,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
-use serde_json::json;
 
 use super::read::{self, Failure, Outcome};
 use super::{Balancer, Client};
 use crate::backend::{Backend, BackendError};
 use crate::http::target::{self, Target};
-use crate::http::{self, Answer, Method, Request, RequestError};
+use crate::http::{self, Answer, BackendFailure, ErrorBody, Method, Request, RequestError};
 
 /// How long a request's head may take from its first byte to its last.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a read is begun again because the value changed under it.
+const MAX_CHANGES: usize = 10;
 
 /// What of a request's method and target goes into the log, in characters.
 const LOGGED_CHARS: usize = 256;
@@ -95,8 +97,7 @@ fn refuse(client: &mut Client, refusal: &Refusal) {
     info!("{} refused: {status} {refusal}", client.address);
     let mut answer = Answer::to_no_request(&mut *client);
     answer.status(status);
-    let sent =
-        answer.json(&json!({"error": refusal.to_string()})).and_then(|()| answer.finish(None));
+    let sent = answer.json(&ErrorBody::new(refusal.to_string())).and_then(|()| answer.finish(None));
     if sent.is_ok() {
         client.linger();
     }
@@ -128,6 +129,8 @@ fn answer<'a>(client: &mut Client, request: &Request, balancer: &'a Balancer) ->
             reply(client, request, balancer, Reply::error(404, why))
         }
     };
+    // Counts and line in one go, so that the last line shows the last counts.
+    let _in_order = balancer.log_order();
     info!(
         "{} {} {} {} {} {:.3}ms {}{}",
         client.address,
@@ -155,7 +158,7 @@ fn logged(text: &str) -> Cow<'_, str> {
 }
 
 /// What the request asks for, or the answer that refuses it.
-fn check(request: &Request, balancer: &Balancer) -> Result<Target, Reply> {
+fn check(request: &Request, balancer: &Balancer) -> Result<Target, Reply<'static>> {
     if request.method == Method::Other {
         let mut refused = Reply::error(405, "only GET and HEAD are served: nobody can write here");
         refused.header = Some(("Allow", "GET, HEAD"));
@@ -173,23 +176,23 @@ fn check(request: &Request, balancer: &Balancer) -> Result<Target, Reply> {
             return Err(Reply::error(421, why));
         }
     }
-    target::parse(&request.target).map_err(|why| Reply::error(400, &why))
+    target::parse(&request.target).map_err(|why| Reply::error(400, why))
 }
 
 /// An answer of our own, without a backend.
-struct Reply {
+struct Reply<'a> {
     status: u16,
     header: Option<(&'static str, &'static str)>,
-    body: Body,
+    body: Body<'a>,
 }
 
-enum Body {
+enum Body<'a> {
     Empty,
     Text(&'static str),
-    Json(serde_json::Value),
+    Error(Box<ErrorBody<'a>>),
 }
 
-impl Reply {
+impl<'a> Reply<'a> {
     fn empty(status: u16) -> Self {
         Self { status, header: None, body: Body::Empty }
     }
@@ -198,12 +201,8 @@ impl Reply {
         Self { status: 200, header: None, body: Body::Text(text) }
     }
 
-    fn json(status: u16, json: serde_json::Value) -> Self {
-        Self { status, header: None, body: Body::Json(json) }
-    }
-
-    fn error(status: u16, why: &str) -> Self {
-        Self::json(status, json!({"error": why}))
+    fn error(status: u16, why: impl Into<Cow<'a, str>>) -> Self {
+        Self { status, header: None, body: Body::Error(Box::new(ErrorBody::new(why))) }
     }
 }
 
@@ -230,7 +229,7 @@ fn send<W: io::Write>(mut answer: Answer<W>, reply: Reply) -> io::Result<bool> {
             answer.header("Content-Type", "text/plain; charset=utf-8");
             io::Write::write_all(&mut answer, text.as_bytes())?;
         }
-        Body::Json(json) => answer.json(&json)?,
+        Body::Error(error) => answer.json(error.as_ref())?,
     }
     answer.finish(None)?;
     Ok(answer.keeps_alive())
@@ -246,9 +245,10 @@ fn balanced<'a>(
 ) -> Ended<'a> {
     let mut failures: Vec<(&str, BackendError)> = Vec::new();
     let mut tried = vec![false; balancer.backends.len()];
+    let mut changes = 0;
     let mut answer = Answer::new(&mut *client, request, !balancer.is_draining());
     while let Some(lease) = balancer.table.lease(|backend| !tried[backend]) {
-        if !tried.contains(&true) {
+        if !tried.contains(&true) && changes == 0 {
             demonstrate(balancer);
         }
         tried[lease.backend()] = true;
@@ -267,7 +267,12 @@ fn balanced<'a>(
                 continue;
             }
             Err(Failure::Backend(error)) if !answer.is_sent() => {
-                failures.push((backend.name(), error));
+                if error.is_change() && changes < MAX_CHANGES {
+                    changes += 1;
+                    tried[lease.backend()] = false;
+                } else {
+                    failures.push((backend.name(), error));
+                }
                 answer.restart();
                 continue;
             }
@@ -296,7 +301,7 @@ fn balanced<'a>(
 /// Logs a backend's first failure, and its return.
 fn note(backend: &Backend, outcome: &Result<Outcome, Failure>) {
     let failure = match outcome {
-        Err(Failure::Backend(error)) => Some(error),
+        Err(Failure::Backend(error)) if !error.is_change() => Some(error),
         _ => None,
     };
     if backend.set_failing(failure.is_some()) {
@@ -311,7 +316,9 @@ fn note(backend: &Backend, outcome: &Result<Outcome, Failure>) {
 fn demonstrate(balancer: &Balancer) {
     let delay = balancer.config.demo_delay;
     if !delay.is_zero() {
+        let in_order = balancer.log_order();
         info!("held for {}: {}", humantime::format_duration(delay), balancer.counts());
+        drop(in_order);
         thread::sleep(delay);
     }
 }
@@ -322,21 +329,20 @@ fn header_value(name: &str) -> String {
 }
 
 /// Every backend has failed, or none is the one that the cursor belongs to.
-fn unanswered(ask: &read::Ask, failures: &[(&str, BackendError)]) -> Reply {
-    let backends: Vec<serde_json::Value> = failures
-        .iter()
-        .map(|(name, error)| json!({"backend": name, "error": error.to_string()}))
-        .collect();
+fn unanswered<'a>(ask: &read::Ask, failures: &[(&'a str, BackendError)]) -> Reply<'a> {
     let timed_out = failures.iter().any(|(_, error)| error.is_timeout());
-    if ask.has_cursor() && !timed_out {
-        let why = "the backend of this cursor is gone or was restarted; start again without it";
-        return Reply::json(410, json!({"error": why, "backends": backends}));
-    }
     let (status, why) = match timed_out {
         true => (504, "no backend answered in time"),
+        false if ask.has_cursor() => {
+            (410, "the backend of this cursor is gone or was restarted; start again without it")
+        }
         false => (503, "no backend can be reached"),
     };
-    let mut reply = Reply::json(status, json!({"error": why, "backends": backends}));
-    reply.header = Some(("Retry-After", "1"));
-    reply
+    let backends = failures
+        .iter()
+        .map(|(backend, error)| BackendFailure { backend, error: error.to_string() })
+        .collect();
+    let retry = (status != 410).then_some(("Retry-After", "1"));
+    let error = ErrorBody { backends, ..ErrorBody::new(why) };
+    Reply { status, header: retry, body: Body::Error(Box::new(error)) }
 }

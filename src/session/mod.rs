@@ -6,8 +6,8 @@ mod read;
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::backend::Backend;
@@ -33,6 +33,7 @@ pub struct Balancer {
     /// How many leases each of them has.
     pub table: Arc<ConnectionTable>,
     draining: AtomicBool,
+    log_order: Mutex<()>,
 }
 
 impl Balancer {
@@ -44,7 +45,13 @@ impl Balancer {
             .map(|address| Arc::new(Backend::new(address.clone(), config.backend_timeout)))
             .collect();
         let table = ConnectionTable::new(backends.len());
-        Arc::new(Self { config, backends, table, draining: AtomicBool::new(false) })
+        Arc::new(Self {
+            config,
+            backends,
+            table,
+            draining: AtomicBool::new(false),
+            log_order: Mutex::new(()),
+        })
     }
 
     /// From now on each connection closes behind the answer that it waits for.
@@ -55,6 +62,11 @@ impl Balancer {
     /// Whether the end of the process has begun.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Held while [`counts`](Self::counts) are read and logged, so that no line overtakes another.
+    fn log_order(&self) -> MutexGuard<'_, ()> {
+        self.log_order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection table for the log: `127.0.0.1:1111=1 127.0.0.1:2222=0`.

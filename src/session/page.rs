@@ -34,8 +34,9 @@ const BATCH_KEYS: usize = 128;
 /// The most that `INFO server` may say.
 const INFO_BYTES: u64 = 64 * 1024;
 
-/// What need not be percent-encoded in a link. A hyphen is: `/-/` is ours.
-const LINK: &AsciiSet = &NON_ALPHANUMERIC.remove(b':').remove(b'/').remove(b'_').remove(b'.');
+/// What need not be percent-encoded in a link. A hyphen is, as `/-/` is ours; and a slash, as `//`
+/// would begin the name of a host, and clients take `/../` out.
+const LINK: &AsciiSet = &NON_ALPHANUMERIC.remove(b':').remove(b'_').remove(b'.');
 
 /// Answers with a page.
 pub fn page<W: Write>(
@@ -57,12 +58,12 @@ pub fn page<W: Write>(
         names_are_text: keys.iter().all(|key| std::str::from_utf8(key).is_ok()),
         json: JsonWriter::new(answer),
         count: 0,
-        digest: 0,
+        digest: Some(0),
     };
     let digest = page.write(&mut exchange, &keys, next.as_deref())?;
     page.json.finish()?;
     exchange.end();
-    Ok(Outcome::Answered(Some(digest)))
+    Ok(Outcome::Answered(digest))
 }
 
 fn run_id(exchange: &mut Exchange) -> Result<String, Failure> {
@@ -78,8 +79,10 @@ fn gather(exchange: &mut Exchange, query: &PageQuery) -> Result<(Vec<Vec<u8>>, u
     let began = Instant::now();
     let (mut keys, mut bytes) = (Vec::new(), 0);
     let mut position = query.cursor.as_ref().map_or(0, |cursor| cursor.position);
+    let mut scanned = 0;
     loop {
-        let step = (query.limit - keys.len()).min(SCAN_STEP_KEYS);
+        let step = next_step(query.limit - keys.len(), scanned, keys.len());
+        scanned += step;
         let mut scan = redis::cmd("SCAN").arg(position).to_owned();
         if let Some(pattern) = &query.pattern {
             scan.arg("MATCH").arg(pattern);
@@ -97,6 +100,13 @@ fn gather(exchange: &mut Exchange, query: &PageQuery) -> Result<(Vec<Vec<u8>>, u
     keys.sort_unstable_by(|a, b| natural_order(a, b));
     keys.dedup();
     Ok((keys, position))
+}
+
+/// The `COUNT` that should bring the `wanted` keys, by how many of those `scanned` were `found` to
+/// match: a small page of rare keys would take Redis very many exchanges else.
+fn next_step(wanted: usize, scanned: usize, found: usize) -> usize {
+    let expected = wanted.saturating_mul(scanned.max(1)) / found.max(1);
+    expected.clamp(1, SCAN_STEP_KEYS)
 }
 
 fn read_scan(
@@ -141,8 +151,8 @@ struct Page<'a, W: Write> {
     json: JsonWriter<&'a mut Answer<W>>,
     names_are_text: bool,
     count: usize,
-    /// A sum, as the order of equal keys does not count.
-    digest: u64,
+    /// The sum of the entries' digests, where each has one.
+    digest: Option<u64>,
 }
 
 impl<W: Write> Page<'_, W> {
@@ -151,7 +161,7 @@ impl<W: Write> Page<'_, W> {
         exchange: &mut Exchange,
         keys: &[Vec<u8>],
         next: Option<&str>,
-    ) -> Result<u64, Failure> {
+    ) -> Result<Option<u64>, Failure> {
         self.json.begin_object()?;
         self.json.key("data")?;
         match self.names_are_text {
@@ -178,9 +188,11 @@ impl<W: Write> Page<'_, W> {
         }
         self.json.end_value()?;
         self.json.end_object()?;
-        let mut hasher = DefaultHasher::new();
-        (self.digest, self.count, next).hash(&mut hasher);
-        Ok(hasher.finish())
+        Ok(self.digest.map(|digest| {
+            let mut hasher = DefaultHasher::new();
+            (digest, self.count, next).hash(&mut hasher);
+            hasher.finish()
+        }))
     }
 
     /// Writes the first keys of `batch`, at least one; returns how many.
@@ -200,8 +212,9 @@ impl<W: Write> Page<'_, W> {
         Ok(written)
     }
 
-    /// Asks for all `keys` at once and writes them in order, up to the first whose reply turns out
-    /// long or of another type; returns how many. The replies behind that one are read and lost.
+    /// Asks for all `keys` at once and writes them in order, up to the first that needs a second
+    /// look: its reply is long after all, or of another type, or of a stream that is empty or gone.
+    /// Returns how many. The replies behind that one are read and lost.
     fn write_small(
         &mut self,
         exchange: &mut Exchange,
@@ -227,12 +240,12 @@ impl<W: Write> Page<'_, W> {
             let is_whole = exchange.connection.hold(&mut held, HELD_REPLY_BYTES)?;
             let from = &mut (&held[..]).chain(exchange.connection.replies());
             match survey(kind, from).map_err(Failure::from) {
-                Ok(survey) if is_whole && survey.missing => {}
-                Ok(survey) if is_whole => {
+                Ok(survey) if is_whole && !survey.is_empty => {
                     self.begin_entry(key)?;
                     render(kind, &mut &held[..], &survey, &mut self.json)?;
-                    self.end_entry(key, survey.digest)?;
+                    self.end_entry(key, Some(survey.digest))?;
                 }
+                Ok(_) if is_whole && kind != Kind::Stream => {}
                 Err(failure) if !failure.is_wrong_type() => return Err(failure),
                 _ => {
                     skip(exchange, &kinds[at + 1..])?;
@@ -250,7 +263,7 @@ impl<W: Write> Page<'_, W> {
             let look = exchange.look()?;
             let Some(kind) = look.kind() else { return self.write_unserved(key, &look) };
             let command = kind.read(key).get_packed_command();
-            let found = match exchange.find(&command, kind, look.bytes) {
+            let found = match exchange.find(key, &command, kind, look.bytes) {
                 Ok(Some(found)) => found,
                 Ok(None) => return Ok(()),
                 Err(failure) if failure.is_wrong_type() => continue,
@@ -274,7 +287,7 @@ impl<W: Write> Page<'_, W> {
         self.json.text(&look.name)?;
         self.json.end_value()?;
         self.json.end_object()?;
-        self.end_entry(key, 0)
+        self.end_entry(key, Some(0))
     }
 
     fn begin_entry(&mut self, key: &[u8]) -> Result<(), Failure> {
@@ -290,7 +303,7 @@ impl<W: Write> Page<'_, W> {
         Ok(self.json.key("value")?)
     }
 
-    fn end_entry(&mut self, key: &[u8], digest: u64) -> Result<(), Failure> {
+    fn end_entry(&mut self, key: &[u8], digest: Option<u64>) -> Result<(), Failure> {
         self.json.end_value()?;
         if !self.names_are_text {
             self.json.end_object()?;
@@ -299,7 +312,10 @@ impl<W: Write> Page<'_, W> {
         self.count += 1;
         let mut hasher = DefaultHasher::new();
         (key, digest).hash(&mut hasher);
-        self.digest = self.digest.wrapping_add(hasher.finish());
+        self.digest = match (self.digest, digest) {
+            (Some(sum), Some(_)) => Some(sum.wrapping_add(hasher.finish())),
+            _ => None,
+        };
         Ok(())
     }
 }
@@ -368,6 +384,21 @@ mod tests {
     }
 
     #[test]
+    fn rare_keys_are_searched_in_longer_steps() {
+        for (wanted, scanned, found, expected) in [
+            (10, 0, 0, 10),
+            (100_000, 0, 0, SCAN_STEP_KEYS),
+            (10, 10, 0, 100),
+            (10, 110, 0, SCAN_STEP_KEYS),
+            (5, 100, 50, 10),
+            (1, 1000, 1001, 1),
+            (usize::MAX, usize::MAX, 0, SCAN_STEP_KEYS),
+        ] {
+            assert_eq!(next_step(wanted, scanned, found), expected);
+        }
+    }
+
+    #[test]
     fn a_link_leads_back_to_the_same_listing() {
         let query = PageQuery {
             prefix: b"-/a b:".to_vec(),
@@ -378,7 +409,7 @@ mod tests {
         };
         let cursor = Cursor { run_id: "abc".to_owned(), position: 7 };
         let link = link(&query, &cursor);
-        assert_eq!(link, "/%2D/a%20b:?match=x%2A%26%FF&limit=5&cursor=abc-7");
+        assert_eq!(link, "/%2D%2Fa%20b:?match=x%2A%26%FF&limit=5&cursor=abc-7");
         let parsed = http::target::parse(&link).expect("our own link");
         let http::target::Target::Key(_, Some(parsed)) = parsed else { panic!("{parsed:?}") };
         assert_eq!((parsed.prefix, parsed.matching), (query.prefix, query.matching));

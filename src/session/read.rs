@@ -6,19 +6,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use redis::Pipeline;
-use serde_json::json;
 
 use super::page;
 use crate::backend::{Backend, BackendError, Connection};
 use crate::http::target::{KeyQuery, PageQuery};
-use crate::http::{self, Answer};
-use crate::json::{JsonWriter, RenderError, Survey, render, survey, text_or_base64};
+use crate::http::{self, Answer, ErrorBody};
+use crate::json::{JsonWriter, RenderError, Survey, TextOrBase64, render, survey};
 use crate::large::Turn;
 use crate::resp::{self, reply};
 use crate::value::Kind;
 
-/// A reply up to this length is held whole, so that one exchange is enough for it.
-pub const HELD_REPLY_BYTES: usize = 64 * 1024;
+/// A reply up to this length is held whole, so that one exchange is enough for it. JSON is at most
+/// a sixth shorter than its reply: that of a longer reply is longer than an answer that is held.
+pub const HELD_REPLY_BYTES: usize = 80 * 1024;
 
 /// A value that takes its backend so much memory is read in its turn, one at a time.
 const LARGE_VALUE_BYTES: u64 = 1024 * 1024;
@@ -26,8 +26,9 @@ const LARGE_VALUE_BYTES: u64 = 1024 * 1024;
 /// The longest name of a type: a module's has nine characters.
 const MAX_KIND_BYTES: usize = 64;
 
-/// How often a key is looked at again because its type changed under our hands.
-pub const MAX_LOOKS: usize = 3;
+/// How often a key is looked at because its type changed under our hands. Each look is short, and
+/// a key that is replaced all the time is still read.
+pub const MAX_LOOKS: usize = 10;
 
 /// What a client asks of a backend.
 #[derive(Debug)]
@@ -111,7 +112,7 @@ fn key<W: Write>(
     let look_at_key = look_at(&[&query.key]);
     let mut exchange = Exchange::begin(backend, &look_at_key)?;
     let mut looks = 1;
-    let digest = loop {
+    let outcome = loop {
         let look = exchange.look()?;
         if look.is_missing() {
             if let Some(listing) = listing {
@@ -124,17 +125,21 @@ fn key<W: Write>(
             break wrong_type(query, &look.name, answer)?;
         };
         match exchange.answer_value(query, kind, look.bytes, answer) {
-            Ok(Some(digest)) => break Some(digest),
+            Ok(Some(outcome)) => break outcome,
             Ok(None) if query.field.is_some() => break not_found(query, "no such field", answer)?,
-            Ok(None) => break not_found(query, "no such key", answer)?,
-            Err(failure) if failure.is_wrong_type() && looks < MAX_LOOKS => {}
+            // Gone, or of another type, since the look at it.
+            Ok(None) => {}
+            Err(failure) if failure.is_wrong_type() => {}
             Err(failure) => return Err(failure),
+        }
+        if looks == MAX_LOOKS {
+            return Err(BackendError::Changed.into());
         }
         looks += 1;
         exchange.connection.send(&look_at_key)?;
     };
     exchange.end();
-    Ok(Outcome::Answered(digest))
+    Ok(outcome)
 }
 
 /// Whether what is asked for can be had from a value of this type.
@@ -146,33 +151,34 @@ fn serves(query: &KeyQuery, kind: Kind) -> bool {
     }
 }
 
-fn not_found<W: Write>(
-    query: &KeyQuery,
-    why: &str,
-    answer: &mut Answer<W>,
-) -> io::Result<Option<u64>> {
-    let mut json = json!({"error": why, "key": text_or_base64(&query.key)});
-    if let Some(field) = &query.field {
-        json["field"] = text_or_base64(field);
-    }
+fn not_found<W: Write>(query: &KeyQuery, why: &str, answer: &mut Answer<W>) -> io::Result<Outcome> {
+    let error = ErrorBody {
+        key: Some(TextOrBase64(&query.key)),
+        field: query.field.as_deref().map(TextOrBase64),
+        ..ErrorBody::new(why)
+    };
     answer.status(404);
-    answer.json(&json)?;
-    Ok(None)
+    answer.json(&error)?;
+    Ok(Outcome::Answered(None))
 }
 
 fn wrong_type<W: Write>(
     query: &KeyQuery,
     name: &str,
     answer: &mut Answer<W>,
-) -> io::Result<Option<u64>> {
+) -> io::Result<Outcome> {
     let why = match (&query.field, query.raw) {
         (Some(_), _) => "only a hash has fields",
         (None, true) => "format=raw serves a string, or a field of a hash",
         (None, false) => "values of this type can't be shown",
     };
     answer.status(415);
-    answer.json(&json!({"error": why, "key": text_or_base64(&query.key), "type": name}))?;
-    Ok(None)
+    answer.json(&ErrorBody {
+        key: Some(TextOrBase64(&query.key)),
+        kind: Some(name),
+        ..ErrorBody::new(why)
+    })?;
+    Ok(Outcome::Answered(None))
 }
 
 /// The commands that say of each key what type it has and, roughly, how large it is. Both take
@@ -239,14 +245,14 @@ impl<'a> Exchange<'a> {
         Ok(Look { name, bytes })
     }
 
-    /// Answers with a value or a field of it: the digest, or `None` when it is gone.
+    /// Answers with a value or a field of it; `None` when there is none.
     fn answer_value<W: Write>(
         &mut self,
         query: &KeyQuery,
         kind: Kind,
         bytes: u64,
         answer: &mut Answer<W>,
-    ) -> Result<Option<u64>, Failure> {
+    ) -> Result<Option<Outcome>, Failure> {
         let (command, kind) = match &query.field {
             Some(field) => (redis::cmd("HGET").arg(&query.key).arg(field).to_owned(), Kind::String),
             None => (kind.read(&query.key), kind),
@@ -255,12 +261,12 @@ impl<'a> Exchange<'a> {
         if query.raw {
             return self.answer_raw(&command, bytes, answer);
         }
-        let Some(found) = self.find(&command, kind, bytes)? else { return Ok(None) };
+        let Some(found) = self.find(&query.key, &command, kind, bytes)? else { return Ok(None) };
         answer.header("Content-Type", http::JSON);
         let mut json = JsonWriter::new(answer);
         let digest = self.write(found, &mut json)?;
         json.finish()?;
-        Ok(Some(digest))
+        Ok(Some(Outcome::Answered(digest)))
     }
 
     fn answer_raw<W: Write>(
@@ -268,26 +274,25 @@ impl<'a> Exchange<'a> {
         command: &[u8],
         bytes: u64,
         answer: &mut Answer<W>,
-    ) -> Result<Option<u64>, Failure> {
+    ) -> Result<Option<Outcome>, Failure> {
         let turn = self.turn(command, bytes)?;
         self.send(command, bytes)?;
         drop(turn);
-        let mut held = Vec::new();
-        self.connection.hold(&mut held, HELD_REPLY_BYTES)?;
-        let mut from = (&held[..]).chain(self.connection.replies());
-        let Some(length) = reply::bulk(&mut from)? else { return Ok(None) };
+        let from = self.connection.replies();
+        let Some(length) = reply::bulk(from)? else { return Ok(None) };
         answer.header("Content-Type", "application/octet-stream");
         let mut hasher = DefaultHasher::new();
-        reply::payload(&mut from, length, |piece| {
+        reply::payload(from, length, |piece| {
             hasher.write(piece);
             answer.write_all(piece).map_err(Failure::Client)
         })?;
-        Ok(Some(hasher.finish()))
+        Ok(Some(Outcome::Answered(Some(hasher.finish()))))
     }
 
     /// Surveys what `command` replies; `None` when there is no such value.
     pub fn find<'c>(
         &mut self,
+        key: &[u8],
         command: &'c [u8],
         kind: Kind,
         bytes: u64,
@@ -304,7 +309,7 @@ impl<'a> Exchange<'a> {
         let mut held = Vec::new();
         let is_whole = self.connection.hold(&mut held, HELD_REPLY_BYTES)?;
         let survey = survey(kind, &mut (&held[..]).chain(self.connection.replies()))?;
-        if survey.missing {
+        if survey.is_empty && (kind != Kind::Stream || !self.is_empty_stream(key)?) {
             return Ok(None);
         }
         let survey = Arc::new(survey);
@@ -315,23 +320,36 @@ impl<'a> Exchange<'a> {
         Ok(Some(Found { command, kind, bytes, survey, held, turn }))
     }
 
-    /// Writes what was found; returns its digest.
+    /// Whether there is a stream without entries: what is gone has none either.
+    fn is_empty_stream(&mut self, key: &[u8]) -> Result<bool, Failure> {
+        let mut commands = Pipeline::new();
+        commands.cmd("XLEN").arg(key).cmd("EXISTS").arg(key);
+        self.connection.send(&commands.get_packed_pipeline())?;
+        let from = self.connection.replies();
+        let (length, exists) = (reply::integer(from), reply::integer(from));
+        Ok(length? == Some(0) && exists? == Some(1))
+    }
+
+    /// Writes what was found. Returns its digest, unless what was written may not be what was
+    /// surveyed.
     pub fn write<W: Write>(
         &mut self,
         found: Found,
         json: &mut JsonWriter<W>,
-    ) -> Result<u64, Failure> {
+    ) -> Result<Option<u64>, Failure> {
         let Found { command, kind, bytes, survey, held, turn } = found;
-        if held.is_none() {
-            self.send(command, bytes)?;
+        if let Some(held) = held {
+            drop(turn);
+            render(kind, &mut &held[..], &survey, json)?;
+            return Ok(Some(survey.digest));
         }
+        self.send(command, bytes)?;
         // The backend has made the reply: how fast the client takes it concerns nobody else.
         drop(turn);
-        match held {
-            Some(held) => render(kind, &mut &held[..], &survey, json)?,
-            None => render(kind, self.connection.replies(), &survey, json)?,
+        match render(kind, self.connection.replies(), &survey, json).map_err(Failure::from) {
+            Err(failure) if failure.is_wrong_type() => Err(BackendError::Changed.into()),
+            written => written.map(|()| None),
         }
-        Ok(survey.digest)
     }
 
     /// Waits for our turn, where the value is large.

@@ -2,8 +2,10 @@
 
 pub mod balancer;
 pub mod client;
+pub mod forms;
 pub mod redis;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Waits until `condition` holds; panics with `what` when it does not within ten seconds.
@@ -12,5 +14,14 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(Instant::now() < deadline, "waited 10 s in vain: {what}");
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Ends what a thread does until it is set, whether the test goes well or panics.
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }

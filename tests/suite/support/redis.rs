@@ -1,4 +1,6 @@
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use redis::ConnectionLike;
@@ -27,7 +29,7 @@ impl RedisServer {
         for _ in 0..5 {
             let port = free_port();
             let mut process = spawn(port, folder.path(), &extra_args);
-            if answers(port, &mut process) {
+            if answers(folder.path(), &mut process) {
                 return Self { port, process, extra_args, folder };
             }
         }
@@ -55,8 +57,8 @@ impl RedisServer {
             .expect("a connection to the test's own server")
     }
 
-    /// Runs one command straight on the server.
-    pub fn command(&self, args: &[&str]) -> redis::Value {
+    /// Runs one command straight on the server; its arguments are text or bytes.
+    pub fn command<A: redis::ToRedisArgs>(&self, args: &[A]) -> redis::Value {
         let mut command = redis::Cmd::new();
         command.arg(args);
         self.connect().req_command(&command).expect("an answer of the test's own server")
@@ -71,7 +73,7 @@ impl RedisServer {
     /// Starts a killed server again on its old port, empty.
     pub fn restart(&mut self) {
         self.process = spawn(self.port, self.folder.path(), &self.extra_args);
-        assert!(answers(self.port, &mut self.process), "port {} is taken", self.port);
+        assert!(answers(self.folder.path(), &mut self.process), "port {} is taken", self.port);
     }
 
     /// SIGSTOP: the kernel still accepts and acknowledges, the server says nothing.
@@ -99,13 +101,18 @@ impl Drop for RedisServer {
     }
 }
 
-/// A port that nothing listens on at this moment.
+/// A port that nothing listens on at this moment. It is none of those that the system gives to
+/// connections, of which the tests make thousands.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+    loop {
+        let port = fastrand::u16(10_000..32_000);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
-fn spawn(port: u16, folder: &std::path::Path, extra_args: &[String]) -> Child {
+fn spawn(port: u16, folder: &Path, extra_args: &[String]) -> Child {
     Command::new("redis-server")
         .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
         .args(["--save", "", "--appendonly", "no", "--unixsocket", "redis.sock"])
@@ -120,12 +127,13 @@ fn spawn(port: u16, folder: &std::path::Path, extra_args: &[String]) -> Child {
         .expect("redis-server: is it installed?")
 }
 
-/// Waits until the server accepts connections; false if its process ended instead.
-fn answers(port: u16, process: &mut Child) -> bool {
+/// Waits until the server accepts connections; false if its process ended instead. It is asked by
+/// its socket, which it makes behind its port: on a port that is taken another would answer.
+fn answers(folder: &Path, process: &mut Child) -> bool {
     let mut ended = false;
     wait_until("redis-server accepts connections", || {
         ended = process.try_wait().expect("the server's state").is_some();
-        ended || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        ended || UnixStream::connect(folder.join("redis.sock")).is_ok()
     });
     !ended
 }
