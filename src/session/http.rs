@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
-use super::read::{self, Failure, Outcome};
+use super::exchange::Failure;
+use super::read::{self, Outcome};
 use super::{Balancer, Client};
 use crate::backend::{Backend, BackendError};
 use crate::http::target::{self, Target};

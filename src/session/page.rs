@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use redis::Pipeline;
 
-use super::read::{Exchange, Failure, HELD_REPLY_BYTES, Look, MAX_LOOKS, Outcome, look_at};
+use super::exchange::{Exchange, Failure, HELD_REPLY_BYTES, Look, look_at};
+use super::read::{MAX_LOOKS, Outcome};
 use crate::backend::{Backend, BackendError};
 use crate::http::target::{Cursor, DEFAULT_PAGE_KEYS, PageQuery};
 use crate::http::{self, Answer};

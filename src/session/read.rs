@@ -1,30 +1,16 @@
 //! One read from one backend, answered over HTTP: a value, a field, or (in `page`) many values.
 
 use std::hash::{DefaultHasher, Hasher};
-use std::io::{self, Read, Write};
-use std::sync::Arc;
-use std::time::Instant;
+use std::io::{self, Write};
 
-use redis::Pipeline;
-
+use super::exchange::{Exchange, Failure, look_at};
 use super::page;
-use crate::backend::{Backend, BackendError, Connection};
+use crate::backend::{Backend, BackendError};
 use crate::http::target::{KeyQuery, PageQuery};
 use crate::http::{self, Answer, ErrorBody};
-use crate::json::{JsonWriter, RenderError, Survey, TextOrBase64, render, survey};
-use crate::large::Turn;
-use crate::resp::{self, reply};
+use crate::json::{JsonWriter, TextOrBase64};
+use crate::resp::reply;
 use crate::value::Kind;
-
-/// A reply up to this length is held whole, so that one exchange is enough for it. JSON is at most
-/// a sixth shorter than its reply: that of a longer reply is longer than an answer that is held.
-pub const HELD_REPLY_BYTES: usize = 80 * 1024;
-
-/// A value that takes its backend so much memory is read in its turn, one at a time.
-const LARGE_VALUE_BYTES: u64 = 1024 * 1024;
-
-/// The longest name of a type: a module's has nine characters.
-const MAX_KIND_BYTES: usize = 64;
 
 /// How often a key is looked at because its type changed under our hands. Each look is short, and
 /// a key that is replaced all the time is still read.
@@ -45,40 +31,6 @@ impl Ask {
         match self {
             Self::Page(page) | Self::Key(_, Some(page)) => page.cursor.is_some(),
             Self::Key(_, None) => false,
-        }
-    }
-}
-
-/// Why a read was not answered.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// The backend's side failed: another may be tried while the client has not been given a byte.
-    #[error(transparent)]
-    Backend(#[from] BackendError),
-    /// The client's side failed.
-    #[error("the client: {0}")]
-    Client(#[from] io::Error),
-}
-
-impl Failure {
-    /// Whether the type of a value changed between the look at it and the read.
-    pub fn is_wrong_type(&self) -> bool {
-        matches!(self, Self::Backend(BackendError::Redis(text)) if text.starts_with("WRONGTYPE"))
-    }
-}
-
-impl From<resp::Error> for Failure {
-    fn from(error: resp::Error) -> Self {
-        Self::Backend(error.into())
-    }
-}
-
-impl From<RenderError> for Failure {
-    fn from(error: RenderError) -> Self {
-        match error {
-            RenderError::Reply(error) => error.into(),
-            RenderError::Sink(error) => Self::Client(error),
-            RenderError::Changed => Self::Backend(BackendError::Changed),
         }
     }
 }
@@ -124,7 +76,7 @@ fn key<W: Write>(
         let Some(kind) = look.kind().filter(|&kind| serves(query, kind)) else {
             break wrong_type(query, &look.name, answer)?;
         };
-        match exchange.answer_value(query, kind, look.bytes, answer) {
+        match value(&mut exchange, query, kind, look.bytes, answer) {
             Ok(Some(outcome)) => break outcome,
             Ok(None) if query.field.is_some() => break not_found(query, "no such field", answer)?,
             // Gone, or of another type, since the look at it.
@@ -140,6 +92,48 @@ fn key<W: Write>(
     };
     exchange.end();
     Ok(outcome)
+}
+
+/// Answers with a value or a field of it; `None` when there is none.
+fn value<W: Write>(
+    exchange: &mut Exchange,
+    query: &KeyQuery,
+    kind: Kind,
+    bytes: u64,
+    answer: &mut Answer<W>,
+) -> Result<Option<Outcome>, Failure> {
+    let (command, kind, bytes) = match &query.field {
+        // How large the field is, is not known; the hash around it does not matter.
+        Some(field) => (redis::cmd("HGET").arg(&query.key).arg(field).to_owned(), Kind::String, 0),
+        None => (kind.read(&query.key), kind, bytes),
+    };
+    let command = command.get_packed_command();
+    if query.raw {
+        return raw(exchange, &command, bytes, answer);
+    }
+    let Some(found) = exchange.find(&query.key, &command, kind, bytes)? else { return Ok(None) };
+    answer.header("Content-Type", http::JSON);
+    let mut json = JsonWriter::new(answer);
+    let digest = exchange.write(found, &mut json)?;
+    json.finish()?;
+    Ok(Some(Outcome::Answered(digest)))
+}
+
+fn raw<W: Write>(
+    exchange: &mut Exchange,
+    command: &[u8],
+    bytes: u64,
+    answer: &mut Answer<W>,
+) -> Result<Option<Outcome>, Failure> {
+    let from = exchange.read(command, bytes)?;
+    let Some(length) = reply::bulk(from)? else { return Ok(None) };
+    answer.header("Content-Type", "application/octet-stream");
+    let mut hasher = DefaultHasher::new();
+    reply::payload(from, length, |piece| {
+        hasher.write(piece);
+        answer.write_all(piece).map_err(Failure::Client)
+    })?;
+    Ok(Some(Outcome::Answered(Some(hasher.finish()))))
 }
 
 /// Whether what is asked for can be had from a value of this type.
@@ -179,207 +173,4 @@ fn wrong_type<W: Write>(
         ..ErrorBody::new(why)
     })?;
     Ok(Outcome::Answered(None))
-}
-
-/// The commands that say of each key what type it has and, roughly, how large it is. Both take
-/// Redis the same short time whatever the value's size.
-pub fn look_at<K: AsRef<[u8]>>(keys: &[K]) -> Vec<u8> {
-    let mut commands = Pipeline::with_capacity(2 * keys.len());
-    for key in keys {
-        commands.cmd("TYPE").arg(key.as_ref());
-        commands.cmd("MEMORY").arg("USAGE").arg(key.as_ref()).arg("SAMPLES").arg(1);
-    }
-    commands.get_packed_pipeline()
-}
-
-/// What a key holds.
-pub struct Look {
-    /// As `TYPE` names it.
-    pub name: String,
-    /// About how many bytes of the backend's memory it takes; 0 where the backend won't say.
-    pub bytes: u64,
-}
-
-impl Look {
-    /// Whether there is no such key.
-    pub fn is_missing(&self) -> bool {
-        self.name == "none"
-    }
-
-    /// The type, when it is one that we serve.
-    pub fn kind(&self) -> Option<Kind> {
-        Kind::from_name(&self.name)
-    }
-}
-
-/// A connection for the time of one read. Unless it is [ended](Self::end), it is closed: a
-/// connection on which a reply was not read to its end is of no use to the next.
-pub struct Exchange<'a> {
-    backend: &'a Backend,
-    /// For commands and replies beyond those that have a method here.
-    pub connection: Connection,
-}
-
-impl<'a> Exchange<'a> {
-    /// Sends the first commands.
-    pub fn begin(backend: &'a Backend, commands: &[u8]) -> Result<Self, BackendError> {
-        Ok(Self { backend, connection: backend.request(commands)? })
-    }
-
-    /// All replies have been read to their end: the connection goes back to its pool.
-    pub fn end(self) {
-        self.backend.keep(self.connection);
-    }
-
-    /// Reads what one key's [`look_at`] brought.
-    pub fn look(&mut self) -> Result<Look, resp::Error> {
-        let from = self.connection.replies();
-        let mut name = reply::simple(from)?;
-        name.truncate(MAX_KIND_BYTES);
-        let bytes = match reply::integer(from) {
-            Ok(bytes) => bytes.unwrap_or(0).unsigned_abs(),
-            // Not allowed, or not known to this server: then no value counts as large.
-            Err(resp::Error::Redis(_)) => 0,
-            Err(error) => return Err(error),
-        };
-        Ok(Look { name, bytes })
-    }
-
-    /// Answers with a value or a field of it; `None` when there is none.
-    fn answer_value<W: Write>(
-        &mut self,
-        query: &KeyQuery,
-        kind: Kind,
-        bytes: u64,
-        answer: &mut Answer<W>,
-    ) -> Result<Option<Outcome>, Failure> {
-        let (command, kind) = match &query.field {
-            Some(field) => (redis::cmd("HGET").arg(&query.key).arg(field).to_owned(), Kind::String),
-            None => (kind.read(&query.key), kind),
-        };
-        let command = command.get_packed_command();
-        if query.raw {
-            return self.answer_raw(&command, bytes, answer);
-        }
-        let Some(found) = self.find(&query.key, &command, kind, bytes)? else { return Ok(None) };
-        answer.header("Content-Type", http::JSON);
-        let mut json = JsonWriter::new(answer);
-        let digest = self.write(found, &mut json)?;
-        json.finish()?;
-        Ok(Some(Outcome::Answered(digest)))
-    }
-
-    fn answer_raw<W: Write>(
-        &mut self,
-        command: &[u8],
-        bytes: u64,
-        answer: &mut Answer<W>,
-    ) -> Result<Option<Outcome>, Failure> {
-        let turn = self.turn(command, bytes)?;
-        self.send(command, bytes)?;
-        drop(turn);
-        let from = self.connection.replies();
-        let Some(length) = reply::bulk(from)? else { return Ok(None) };
-        answer.header("Content-Type", "application/octet-stream");
-        let mut hasher = DefaultHasher::new();
-        reply::payload(from, length, |piece| {
-            hasher.write(piece);
-            answer.write_all(piece).map_err(Failure::Client)
-        })?;
-        Ok(Some(Outcome::Answered(Some(hasher.finish()))))
-    }
-
-    /// Surveys what `command` replies; `None` when there is no such value.
-    pub fn find<'c>(
-        &mut self,
-        key: &[u8],
-        command: &'c [u8],
-        kind: Kind,
-        bytes: u64,
-    ) -> Result<Option<Found<'c>>, Failure>
-    where
-        'a: 'c,
-    {
-        let turn = self.turn(command, bytes)?;
-        if let Some(survey) = turn.as_ref().and_then(Turn::survey) {
-            return Ok(Some(Found { command, kind, bytes, survey, held: None, turn }));
-        }
-        let began = Instant::now();
-        self.send(command, bytes)?;
-        let mut held = Vec::new();
-        let is_whole = self.connection.hold(&mut held, HELD_REPLY_BYTES)?;
-        let survey = survey(kind, &mut (&held[..]).chain(self.connection.replies()))?;
-        if survey.is_empty && (kind != Kind::Stream || !self.is_empty_stream(key)?) {
-            return Ok(None);
-        }
-        let survey = Arc::new(survey);
-        if let Some(turn) = &turn {
-            turn.share(began, &survey);
-        }
-        let held = is_whole.then_some(held);
-        Ok(Some(Found { command, kind, bytes, survey, held, turn }))
-    }
-
-    /// Whether there is a stream without entries: what is gone has none either.
-    fn is_empty_stream(&mut self, key: &[u8]) -> Result<bool, Failure> {
-        let mut commands = Pipeline::new();
-        commands.cmd("XLEN").arg(key).cmd("EXISTS").arg(key);
-        self.connection.send(&commands.get_packed_pipeline())?;
-        let from = self.connection.replies();
-        let (length, exists) = (reply::integer(from), reply::integer(from));
-        Ok(length? == Some(0) && exists? == Some(1))
-    }
-
-    /// Writes what was found. Returns its digest, unless what was written may not be what was
-    /// surveyed.
-    pub fn write<W: Write>(
-        &mut self,
-        found: Found,
-        json: &mut JsonWriter<W>,
-    ) -> Result<Option<u64>, Failure> {
-        let Found { command, kind, bytes, survey, held, turn } = found;
-        if let Some(held) = held {
-            drop(turn);
-            render(kind, &mut &held[..], &survey, json)?;
-            return Ok(Some(survey.digest));
-        }
-        self.send(command, bytes)?;
-        // The backend has made the reply: how fast the client takes it concerns nobody else.
-        drop(turn);
-        match render(kind, self.connection.replies(), &survey, json).map_err(Failure::from) {
-            Err(failure) if failure.is_wrong_type() => Err(BackendError::Changed.into()),
-            written => written.map(|()| None),
-        }
-    }
-
-    /// Waits for our turn, where the value is large.
-    fn turn<'c>(&self, command: &'c [u8], bytes: u64) -> Result<Option<Turn<'c>>, BackendError>
-    where
-        'a: 'c,
-    {
-        if bytes < LARGE_VALUE_BYTES {
-            return Ok(None);
-        }
-        self.backend.large_reads.turn(command).map(Some).ok_or(BackendError::Busy)
-    }
-
-    /// Sends a command and waits for its reply to begin.
-    fn send(&mut self, command: &[u8], bytes: u64) -> Result<(), BackendError> {
-        match bytes < LARGE_VALUE_BYTES {
-            true => self.connection.send(command),
-            false => self.connection.send_for_large(command, bytes),
-        }
-    }
-}
-
-/// A value that can be written.
-pub struct Found<'c> {
-    command: &'c [u8],
-    kind: Kind,
-    bytes: u64,
-    survey: Arc<Survey>,
-    /// The whole reply, where it is short.
-    held: Option<Vec<u8>>,
-    /// Ours until the reply is made.
-    turn: Option<Turn<'c>>,
 }

@@ -1,5 +1,7 @@
 //! What clients see while backends fail, and when all of them do.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
@@ -142,5 +144,54 @@ fn passwords_databases_and_sockets_in_an_address_are_used_and_never_shown() {
         let answer = lb.get("/a");
         assert_eq!((answer.json(), answer.served_by()), ("in three".into(), name.as_str()));
         assert!(!lb.log().contains("hunter2") && !format!("{answer:?}").contains("hunter2"));
+    }
+}
+
+/// A server that answers every connection's first bytes with `reply` and closes.
+fn impostor(reply: Vec<u8>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("its address").port();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            // Whatever fails here, the balancer sees a broken backend, as it should.
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(&reply);
+        }
+    });
+    port
+}
+
+#[test]
+fn what_is_no_redis_reply_harms_nobody() {
+    let good = RedisServer::start();
+    fill(&good);
+    let type_and_size = b"+hash\r\n:100\r\n".to_vec();
+    for reply in [
+        b"".to_vec(),
+        b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(),
+        b"+O".to_vec(),
+        format!("+{}\r\n:1\r\n", "é€".repeat(100)).into_bytes(),
+        b"+hash\r\n$9223372036854775807\r\nabc".to_vec(),
+        [&type_and_size[..], b"*4294967295\r\n$1\r\na\r\n"].concat(),
+        [&type_and_size[..], b"*99999999999999\r\n"].concat(),
+        [&type_and_size[..], b"*2\r\n$-5\r\n"].concat(),
+        [&type_and_size[..], b"*1\r\n*1\r\n*1\r\n"].concat(),
+        [&type_and_size[..], b"*2\r\n$9223372036854775807\r\nabc"].concat(),
+        vec![b'+'; 100_000],
+        vec![b'\n'; 100],
+    ] {
+        let impostor = format!("127.0.0.1:{}", impostor(reply.clone()));
+        let lb = Balancer::start_at(&[impostor.clone(), good.address()], &[]);
+        let shown = String::from_utf8_lossy(&reply[..reply.len().min(40)]).into_owned();
+        for path in ["/actor:1", "/actor:1", "/", "/?limit=1"] {
+            let answer = lb.get(path);
+            let served = (answer.status, answer.served_by().to_owned());
+            // A type that we don't know is an answer; everything else is none.
+            assert!(
+                served == (200, good.address()) || served == (415, impostor.clone()),
+                "{shown}: {answer:?}"
+            );
+        }
+        assert!(!lb.log().contains("panicked"), "{shown}: {}", lb.log());
     }
 }
