@@ -7,6 +7,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
 use crate::address::{self, BackendAddress, DEFAULT_BACKENDS};
+use crate::http;
 
 /// The longest of all timeouts.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -93,7 +94,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// How long each read is held; usually zero.
     pub demo_delay: Duration,
-    /// Host names that are served on loopback beside the local ones, in lower case.
+    /// Host names that are served on loopback beside the local ones, as [`http::host_name`] has
+    /// them.
     pub allow_hosts: Vec<String>,
 }
 
@@ -119,7 +121,7 @@ impl TryFrom<Args> for Config {
             backend_timeout: args.backend_timeout,
             drain_timeout: args.drain_timeout,
             demo_delay: args.demo_delay,
-            allow_hosts: args.allow_hosts.iter().map(|name| name.trim().to_lowercase()).collect(),
+            allow_hosts: args.allow_hosts.iter().map(|name| http::host_name(name)).collect(),
         })
     }
 }

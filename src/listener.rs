@@ -164,12 +164,15 @@ fn tell_full(socket: &mut TcpStream) -> io::Result<()> {
 /// Waits for the clients to be done, then cuts off those that are not.
 fn drain(clients: &Clients, timeout: Duration) {
     let waiting = clients.len();
-    info!("no new clients; {waiting} may finish within {}", humantime::format_duration(timeout));
+    info!(
+        "no new clients; those here ({waiting}) may finish within {}",
+        humantime::format_duration(timeout)
+    );
     // An idle client wakes and finds the end; what a busy one has sent is still read.
     clients.shut_down(Shutdown::Read);
     let left = clients.wait_until_gone(timeout);
     if left > 0 {
-        error!("{left} clients were not done in time and are cut off");
+        error!("cut off, as they were not done in time: {left} clients");
         clients.shut_down(Shutdown::Both);
     }
 }

@@ -9,5 +9,5 @@ pub use answer::{Answer, HELD_BODY_BYTES, JSON};
 pub use error::{BackendFailure, ErrorBody};
 pub use request::{
     MAX_HEADER_BYTES, MAX_HEADERS, MAX_REQUEST_LINE_BYTES, Method, Request, RequestError, Version,
-    host_without_port, is_local_host, parse,
+    host_name, is_local_host, parse,
 };

@@ -315,7 +315,7 @@ fn checked_host(host: &str) -> Result<String, RequestError> {
 }
 
 /// The host of `HOST:PORT`; an IPv6 address keeps its brackets.
-pub fn host_without_port(host: &str) -> &str {
+fn host_without_port(host: &str) -> &str {
     let name_end = match host.find(']') {
         Some(bracket) if host.starts_with('[') => bracket + 1,
         _ => host.find(':').unwrap_or(host.len()),
@@ -323,9 +323,13 @@ pub fn host_without_port(host: &str) -> &str {
     &host[..name_end]
 }
 
-/// Whether `host` (with or without a port) can only mean this machine.
-pub fn is_local_host(host: &str) -> bool {
-    let name = host_without_port(host).trim_end_matches('.').to_ascii_lowercase();
+/// The name in `HOST:PORT` as it is compared: without port and final dot, in lower case.
+pub fn host_name(host: &str) -> String {
+    host_without_port(host.trim()).trim_end_matches('.').to_lowercase()
+}
+
+/// Whether a [`host_name`] can only mean this machine.
+pub fn is_local_host(name: &str) -> bool {
     let address = name.trim_start_matches('[').trim_end_matches(']');
     name == "localhost"
         || name.ends_with(".localhost")
@@ -490,15 +494,21 @@ mod tests {
 
     #[test]
     fn local_hosts_are_those_that_can_mean_only_this_machine() {
-        for host in
-            ["localhost", "LOCALHOST:1", "127.0.0.1:1310", "127.9.9.9", "[::1]:1", "a.localhost"]
-        {
-            assert!(is_local_host(host), "{host}");
+        for host in [
+            "localhost",
+            "LOCALHOST:1",
+            "127.0.0.1:1310",
+            "127.9.9.9",
+            "[::1]:1",
+            "a.localhost",
+            "Localhost.:1",
+        ] {
+            assert!(is_local_host(&host_name(host)), "{host}");
         }
         for host in
             ["", "example.org", "127.0.0.1.example.org", "10.0.0.1", "localhost.example", "[::2]"]
         {
-            assert!(!is_local_host(host), "{host}");
+            assert!(!is_local_host(&host_name(host)), "{host}");
         }
     }
 }

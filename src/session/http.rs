@@ -167,7 +167,7 @@ fn check(request: &Request, balancer: &Balancer) -> Result<Target, Reply<'static
     }
     if let Some(host) = &request.host {
         let config = &balancer.config;
-        let name = http::host_without_port(host).to_lowercase();
+        let name = http::host_name(host);
         // A web page elsewhere can make a browser ask us, under a name of its own.
         if config.listen.ip().is_loopback()
             && !http::is_local_host(&name)

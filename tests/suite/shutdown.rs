@@ -91,7 +91,7 @@ fn who_is_not_done_in_time_is_cut_off_and_the_end_is_orderly() {
     assert_eq!(lb.wait().code(), Some(0));
     assert!(began.elapsed() >= Duration::from_millis(300));
     assert!(client.is_at_end());
-    assert!(lb.log().contains("1 clients were not done in time"));
+    assert!(lb.log().contains("not done in time: 1 clients"));
 }
 
 #[test]
