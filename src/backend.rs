@@ -17,14 +17,28 @@ use crate::resp::{self, Framer, reply};
 /// Idle connections that are kept to one backend; more are closed when their reply is read.
 pub const MAX_IDLE_CONNECTIONS: usize = 128;
 
+/// How long an idle connection is kept; what is used now and then stays.
+const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
+
 /// A backend may be silent for one second more for each so many bytes that a value is made of.
 const BYTES_A_SECOND_OF_PATIENCE: u64 = 16 * 1024 * 1024;
+
+/// The most that it may be silent longer than usual, however large the value.
+const MAX_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What of an error's text is passed on, in characters.
+const MAX_ERROR_CHARS: usize = 200;
 
 /// What one connection reads from a backend at a time.
 const READ_BUFFER_BYTES: usize = 16 * 1024;
 
-/// Between two probes of an idle connection to a backend that the kernel makes.
-const KEEPALIVE: Duration = Duration::from_secs(60);
+/// The kernel probes a connection that was silent for so long, …
+const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
+/// … so often, …
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// … and gives it up after so many probes without an answer.
+#[cfg(unix)]
+const KEEPALIVE_PROBES: u32 = 3;
 
 /// Why a backend did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +76,16 @@ impl BackendError {
         matches!(self, Self::Changed)
     }
 
+    /// Whether this says something of the backend, not of what others do with it.
+    pub fn is_failure(&self) -> bool {
+        !matches!(self, Self::Changed | Self::Busy)
+    }
+
+    /// Whether no connection to it could be made or kept.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unresolved(_) | Self::Connect(_) | Self::Lost(_))
+    }
+
     /// Whether the backend was too slow, rather than out of reach.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::TimedOut | Self::Busy)
@@ -78,8 +102,11 @@ impl From<resp::Error> for BackendError {
     fn from(error: resp::Error) -> Self {
         match error {
             resp::Error::Io(error) => error.into(),
-            resp::Error::Redis(text) => Self::Redis(text),
-            resp::Error::Protocol(_) => Self::Protocol(error.to_string()),
+            resp::Error::Redis(text) => {
+                let plain = |c: char| if c.is_control() { '?' } else { c };
+                Self::Redis(text.chars().take(MAX_ERROR_CHARS).map(plain).collect())
+            }
+            resp::Error::Protocol(_) | resp::Error::TooLong => Self::Protocol(error.to_string()),
         }
     }
 }
@@ -136,7 +163,15 @@ impl Backend {
         let found = (host.as_str(), *port).to_socket_addrs();
         let mut resolved = lock(&self.resolved);
         match found {
-            Ok(addresses) => *resolved = Ok(addresses.collect()),
+            Ok(addresses) => {
+                let addresses = Ok(addresses.collect());
+                let has_moved = *resolved != addresses;
+                *resolved = addresses;
+                drop(resolved);
+                if has_moved {
+                    self.close_idle();
+                }
+            }
             Err(error) if resolved.is_err() => *resolved = Err(error.to_string()),
             Err(_) => {}
         }
@@ -152,8 +187,12 @@ impl Backend {
         if let Some(mut connection) = idle {
             match connection.send(commands) {
                 Ok(()) => return Ok(connection),
-                Err(BackendError::Lost(_)) => lock(&self.idle).clear(),
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.close_idle();
+                    if !matches!(error, BackendError::Lost(_)) {
+                        return Err(error);
+                    }
+                }
             }
         }
         let mut connection = self.dial()?;
@@ -161,12 +200,28 @@ impl Backend {
         Ok(connection)
     }
 
-    /// Keeps a connection for the next request. All replies on it must have been read to the end.
-    pub fn keep(&self, connection: Connection) {
+    /// Keeps a connection for the next request. All replies on it must have been read to the end;
+    /// one with more bytes than were asked for is closed.
+    pub fn keep(&self, mut connection: Connection) {
+        if !connection.reader.buffer().is_empty() {
+            return;
+        }
+        connection.kept_at = Instant::now();
         let mut idle = lock(&self.idle);
+        // The oldest are at the bottom.
+        let expired = idle.partition_point(|kept| kept.kept_at.elapsed() > MAX_IDLE_TIME);
+        let expired: Vec<Connection> = idle.drain(..expired).collect();
         if idle.len() < MAX_IDLE_CONNECTIONS {
             idle.push(connection);
         }
+        drop(idle);
+        drop(expired);
+    }
+
+    /// When one idle connection is broken or leads to the wrong server, the others are or do too.
+    fn close_idle(&self) {
+        let idle = std::mem::take(&mut *lock(&self.idle));
+        drop(idle);
     }
 
     /// Remembers whether the last exchange failed; true when that is news, so that each change is
@@ -182,6 +237,7 @@ impl Backend {
             reader: BufReader::with_capacity(READ_BUFFER_BYTES, socket),
             timeout: self.timeout,
             read_timeout: self.timeout,
+            kept_at: Instant::now(),
         };
         let mut setup = redis::Pipeline::new();
         if let Some(password) = self.address.password() {
@@ -204,21 +260,15 @@ impl Backend {
     fn connect(&self) -> Result<Socket, BackendError> {
         #[cfg(unix)]
         if let ConnectionAddr::Unix(path) = self.address.endpoint() {
-            let socket = connect_unix(path, self.timeout).map_err(BackendError::Connect)?;
-            return Ok(Socket::Unix(socket));
+            return connect_unix(path, self.timeout).map(Socket::Unix).map_err(connect_error);
         }
         let addresses = lock(&self.resolved).clone().map_err(BackendError::Unresolved)?;
-        let deadline = Instant::now() + self.timeout;
         let mut last = BackendError::Unresolved("no address".to_owned());
-        for address in addresses {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            match connect_tcp(address, left, self.timeout) {
+        for address in &addresses {
+            // One that swallows packets must not use up the time of the next.
+            match connect_tcp(*address, self.timeout / addresses.len() as u32, self.timeout) {
                 Ok(socket) => return Ok(Socket::Tcp(socket)),
-                Err(error) if is_timeout(&error) => last = BackendError::TimedOut,
-                Err(error) => last = BackendError::Connect(error),
+                Err(error) => last = connect_error(error),
             }
         }
         Err(last)
@@ -233,6 +283,8 @@ pub struct Connection {
     timeout: Duration,
     /// How long it may be silent now, as the socket knows it.
     read_timeout: Duration,
+    /// When it became idle.
+    kept_at: Instant,
 }
 
 impl Connection {
@@ -249,7 +301,7 @@ impl Connection {
         value_bytes: u64,
     ) -> Result<(), BackendError> {
         let more = Duration::from_secs(1 + value_bytes / BYTES_A_SECOND_OF_PATIENCE);
-        self.send_within(commands, self.timeout + more)
+        self.send_within(commands, self.timeout + more.min(MAX_PATIENCE))
     }
 
     fn send_within(&mut self, commands: &[u8], silence: Duration) -> Result<(), BackendError> {
@@ -329,7 +381,10 @@ fn connect_tcp(address: SocketAddr, wait: Duration, timeout: Duration) -> io::Re
     socket.set_read_timeout(Some(timeout))?;
     socket.set_write_timeout(Some(timeout))?;
     socket.set_nodelay(true)?;
-    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE);
+    let keepalive =
+        socket2::TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL);
+    #[cfg(unix)]
+    let keepalive = keepalive.with_retries(KEEPALIVE_PROBES);
     socket2::SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
     Ok(socket)
 }
@@ -344,8 +399,12 @@ fn connect_unix(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     Ok(socket.into())
 }
 
+fn connect_error(error: io::Error) -> BackendError {
+    if is_timeout(&error) { BackendError::TimedOut } else { BackendError::Connect(error) }
+}
+
 /// A socket's timeout shows as either kind, by platform.
-fn is_timeout(error: &io::Error) -> bool {
+pub(crate) fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 

@@ -2,56 +2,60 @@
 //! and whether they answer at start.
 
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
 
 use log::warn;
 
 use crate::backend::{Backend, BackendError};
-use crate::session::Balancer;
+use crate::balancer::Balancer;
+use crate::resp::reply;
 
 /// How often a backend's name is looked up again, so that one that moves is found.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Looks at each backend in a thread of its own, then keeps the names among them resolved. A
-/// warning names what does not answer; nothing waits for that.
-pub fn start(balancer: &Arc<Balancer>) {
-    let balancer = Arc::clone(balancer);
-    let checking = thread::Builder::new().name("health".to_owned()).spawn(move || {
-        let answering = thread::scope(|scope| {
-            let checks: Vec<_> =
-                balancer.backends.iter().map(|b| scope.spawn(|| answers_at_start(b))).collect();
-            checks.into_iter().filter_map(|check| check.join().ok()).filter(|&ok| ok).count()
-        });
-        if answering == 0 {
+/// Looks at each backend in a thread of its own, which then keeps its name resolved. A warning
+/// names what does not answer; no client waits for that.
+pub fn start(balancer: &Balancer) {
+    let (answers, answered) = channel();
+    for backend in &balancer.backends {
+        let (backend, answers) = (Arc::clone(backend), answers.clone());
+        spawn("health", move || watch(&backend, answers));
+    }
+    drop(answers);
+    spawn("health", move || {
+        if !answered.iter().any(|answers| answers) {
             warn!("no backend answers: requests get 503 until one does");
         }
-        let named: Vec<_> = balancer.backends.iter().filter(|backend| backend.has_name()).collect();
-        while !named.is_empty() {
-            thread::sleep(RESOLVE_INTERVAL);
-            named.iter().for_each(|backend| backend.resolve());
-        }
     });
-    if let Err(error) = checking {
-        warn!("the backends are not looked at: no thread for it: {error}");
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
+    if let Err(error) = thread::Builder::new().name(name.to_owned()).spawn(work) {
+        warn!("not every backend is looked at: no thread for it: {error}");
     }
 }
 
-fn answers_at_start(backend: &Backend) -> bool {
+fn watch(backend: &Backend, answers: Sender<bool>) {
     backend.resolve();
-    match ping(backend) {
-        Ok(()) => true,
-        Err(error) => {
-            backend.set_failing(true);
-            warn!("{} does not answer yet: {error}", backend.name());
-            false
-        }
+    let at_start = ping(backend);
+    if let Err(error) = &at_start {
+        backend.set_failing(true);
+        warn!("{} does not answer yet: {error}", backend.name());
+    }
+    // Whoever counts the answers may have seen enough.
+    let _ = answers.send(at_start.is_ok());
+    drop(answers);
+    while backend.has_name() {
+        thread::sleep(RESOLVE_INTERVAL);
+        backend.resolve();
     }
 }
 
 fn ping(backend: &Backend) -> Result<(), BackendError> {
     let mut connection = backend.request(&redis::cmd("PING").get_packed_command())?;
-    crate::resp::reply::simple(connection.replies())?;
+    reply::simple(connection.replies())?;
     backend.keep(connection);
     Ok(())
 }

@@ -289,11 +289,7 @@ impl<R: BufRead, W: Write> Value<'_, R, W> {
                 _ => Err(RenderError::Changed),
             };
         }
-        let mut bytes = Vec::new();
-        reply::payload(self.from, length, |piece| {
-            bytes.extend_from_slice(piece);
-            Ok::<_, resp::Error>(())
-        })?;
+        let bytes = reply::rest(self.from, length)?;
         let text = std::str::from_utf8(&bytes);
         match text {
             Ok(text) => self.out.text(text)?,

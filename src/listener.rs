@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use log::{debug, error, info, warn};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::session::{self, Balancer};
+use crate::balancer::Balancer;
+use crate::session;
 
 /// Connections that the kernel holds until they are accepted; std's 128 overflow when thousands
 /// come at once.
@@ -133,9 +134,9 @@ fn admit(
                 debug!("{address}: {error}");
             }
         });
-    if spawned.is_err() {
-        // Never for long: nothing has been sent on this socket yet.
-        let _ = (&*socket).write_all(HTTP_FULL);
+    // Without a thread the registration is gone, and the socket ours alone again.
+    if let (Err(_), Some(socket)) = (&spawned, Arc::into_inner(socket)) {
+        let _ = turned_away.try_send(socket);
     }
     spawned.map(|_thread| ())
 }

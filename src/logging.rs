@@ -6,7 +6,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -80,10 +80,10 @@ impl Write for QueueWriter {
 fn write_lines(lines: &Receiver<Line>, dropped: &AtomicU64, done: &SyncSender<()>) {
     let mut out = io::BufWriter::new(io::stderr());
     loop {
-        let line = match lines.recv_timeout(Duration::ZERO) {
+        let line = match lines.try_recv() {
             Ok(line) => line,
-            Err(RecvTimeoutError::Disconnected) => return,
-            Err(RecvTimeoutError::Timeout) => {
+            Err(TryRecvError::Disconnected) => return,
+            Err(TryRecvError::Empty) => {
                 let lost = dropped.swap(0, Ordering::Relaxed);
                 if lost > 0 {
                     let _ = writeln!(out, "[{lost} log lines were dropped: too many at once]");

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use log::{info, warn};
+use redis_lb::backend::MAX_IDLE_CONNECTIONS;
+use redis_lb::balancer::Balancer;
 use redis_lb::config::Config;
 use redis_lb::listener::{self, Stop};
-use redis_lb::session::Balancer;
 use redis_lb::{health, logging};
 
 /// Descriptors beside those of clients and their backends: the listener, standard streams, the log.
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
 
 fn run(config: Config) -> anyhow::Result<()> {
     let _logging = logging::start().context("the log can't be started")?;
-    raise_descriptor_limit(config.max_clients);
+    raise_descriptor_limit(&config);
     let wanted = config.listen;
     let listener = listener::bind(wanted)
         .with_context(|| format!("can't listen on {wanted}; choose another with --listen"))?;
@@ -68,9 +69,11 @@ fn introduce(address: SocketAddr, balancer: &Balancer) {
     }
 }
 
-/// Each client takes a descriptor, and one more while it reads.
-fn raise_descriptor_limit(max_clients: usize) {
-    let wanted = 2 * max_clients as u64 + OTHER_DESCRIPTORS;
+/// Each client takes a descriptor, and one more while it reads; connections are kept beside that.
+fn raise_descriptor_limit(config: &Config) {
+    let max_clients = config.max_clients;
+    let idle = config.backends.len() * MAX_IDLE_CONNECTIONS;
+    let wanted = (2 * max_clients + idle) as u64 + OTHER_DESCRIPTORS;
     let limit = rlimit::increase_nofile_limit(wanted).unwrap_or(wanted);
     if limit < wanted {
         warn!(

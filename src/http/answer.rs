@@ -38,7 +38,6 @@ pub struct Answer<W: Write> {
     headers: Vec<(&'static str, Cow<'static, str>)>,
     body: Vec<u8>,
     state: State,
-    sent_bytes: u64,
 }
 
 impl<W: Write> Answer<W> {
@@ -65,7 +64,6 @@ impl<W: Write> Answer<W> {
             headers,
             body: Vec::new(),
             state: State::Held,
-            sent_bytes: 0,
         }
     }
 
@@ -118,11 +116,6 @@ impl<W: Write> Answer<W> {
         self.status
     }
 
-    /// Bytes of the body so far.
-    pub fn body_bytes(&self) -> u64 {
-        self.sent_bytes + self.body.len() as u64
-    }
-
     /// Adds a small JSON document as the body.
     pub fn json(&mut self, json: &impl Serialize) -> io::Result<()> {
         self.header("Content-Type", JSON);
@@ -161,7 +154,6 @@ impl<W: Write> Answer<W> {
             self.header("Content-Length", length.to_string());
         }
         let mut message = self.head();
-        self.sent_bytes = self.body.len() as u64;
         if !self.head_only {
             message.append(&mut self.body);
         }
@@ -200,7 +192,6 @@ impl<W: Write> Answer<W> {
             self.body.extend_from_slice(b"\r\n");
         }
         self.out.write_all(&self.body)?;
-        self.sent_bytes += self.body.len() as u64;
         self.body.clear();
         Ok(())
     }

@@ -16,7 +16,7 @@ pub enum Target {
     /// `/favicon.ico`
     Favicon,
     /// Any other path below `/-/`.
-    UnknownOurs,
+    UnknownInternal,
     /// A key's value. When there is a listing (the path ends in `:`, and no field or raw bytes are
     /// asked for) and no such key, then the keys that begin with it.
     Key(KeyQuery, Option<PageQuery>),
@@ -82,7 +82,7 @@ impl Cursor {
 pub fn parse(target: &str) -> Result<Target, String> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     if path.starts_with("/-/") {
-        return Ok(if path == "/-/ping" { Target::Ping } else { Target::UnknownOurs });
+        return Ok(if path == "/-/ping" { Target::Ping } else { Target::UnknownInternal });
     }
     if path == "/favicon.ico" {
         return Ok(Target::Favicon);
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn what_is_ours_is_told_apart() {
         assert_eq!(parse("/-/ping"), Ok(Target::Ping));
-        assert_eq!(parse("/-/else"), Ok(Target::UnknownOurs));
+        assert_eq!(parse("/-/else"), Ok(Target::UnknownInternal));
         assert_eq!(parse("/favicon.ico?v=1"), Ok(Target::Favicon));
     }
 

@@ -27,6 +27,9 @@ pub enum Error {
     /// The bytes are no RESP2 reply, or not the kind of reply that the command has.
     #[error("sent something that is no Redis reply: {0}")]
     Protocol(&'static str),
+    /// A string is longer than it may be here.
+    #[error("sent a string longer than expected")]
+    TooLong,
     /// The reply is an error; its text, as Redis wrote it.
     #[error("{0}")]
     Redis(String),

@@ -86,8 +86,13 @@ pub fn bulk(from: &mut impl BufRead) -> Result<Option<u64>, Error> {
 pub fn bytes(from: &mut impl BufRead, max: u64) -> Result<Vec<u8>, Error> {
     let length = bulk(from)?.ok_or(Error::Protocol("a bulk string was expected"))?;
     if length > max {
-        return Err(Error::Protocol("a string longer than expected"));
+        return Err(Error::TooLong);
     }
+    rest(from, length)
+}
+
+/// Reads the `length` bytes behind a bulk string's header into memory as they arrive.
+pub fn rest(from: &mut impl BufRead, length: u64) -> Result<Vec<u8>, Error> {
     let mut value = Vec::new();
     payload(from, length, |piece| {
         value.extend_from_slice(piece);

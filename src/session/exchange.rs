@@ -141,7 +141,7 @@ impl<'a> Exchange<'a> {
     {
         let turn = self.turn(command, bytes)?;
         if let Some(survey) = turn.as_ref().and_then(Turn::survey) {
-            return Ok(Some(Found { command, kind, bytes, survey, held: None, turn }));
+            return Ok(Some(Found { command, kind, bytes, survey, held: None, _turn: turn }));
         }
         let began = Instant::now();
         self.send(command, bytes)?;
@@ -156,7 +156,7 @@ impl<'a> Exchange<'a> {
             turn.share(began, &survey);
         }
         let held = is_whole.then_some(held);
-        Ok(Some(Found { command, kind, bytes, survey, held, turn }))
+        Ok(Some(Found { command, kind, bytes, survey, held, _turn: turn }))
     }
 
     /// Whether there is a stream without entries: what is gone has none either.
@@ -169,22 +169,27 @@ impl<'a> Exchange<'a> {
         Ok(length? == Some(0) && exists? == Some(1))
     }
 
-    /// Writes what was found. Returns its digest, unless what was written may not be what was
+    /// Asks for what was found once more, where it is not held, and ends our turn: the backend has
+    /// made the reply, and how fast the client takes it concerns nobody else.
+    pub fn ready(&mut self, found: Found) -> Result<Ready, Failure> {
+        if found.held.is_none() {
+            self.send(found.command, found.bytes)?;
+        }
+        Ok(Ready { kind: found.kind, survey: found.survey, held: found.held })
+    }
+
+    /// Writes what is ready. Returns its digest, unless what was written may not be what was
     /// surveyed.
     pub fn write<W: Write>(
         &mut self,
-        found: Found,
+        ready: Ready,
         json: &mut JsonWriter<W>,
     ) -> Result<Option<u64>, Failure> {
-        let Found { command, kind, bytes, survey, held, turn } = found;
+        let Ready { kind, survey, held } = ready;
         if let Some(held) = held {
-            drop(turn);
             render(kind, &mut &held[..], &survey, json)?;
             return Ok(Some(survey.digest));
         }
-        self.send(command, bytes)?;
-        // The backend has made the reply: how fast the client takes it concerns nobody else.
-        drop(turn);
         match render(kind, self.connection.replies(), &survey, json).map_err(Failure::from) {
             Err(failure) if failure.is_wrong_type() => Err(BackendError::Changed.into()),
             written => written.map(|()| None),
@@ -211,7 +216,14 @@ impl<'a> Exchange<'a> {
     }
 }
 
-/// A value that can be written.
+/// A value that can be written: its reply has begun, or is held.
+pub struct Ready {
+    kind: Kind,
+    survey: Arc<Survey>,
+    held: Option<Vec<u8>>,
+}
+
+/// A value of which all is known that must be before it is written.
 pub struct Found<'c> {
     command: &'c [u8],
     kind: Kind,
@@ -219,6 +231,6 @@ pub struct Found<'c> {
     survey: Arc<Survey>,
     /// The whole reply, where it is short.
     held: Option<Vec<u8>>,
-    /// Ours until the reply is made.
-    turn: Option<Turn<'c>>,
+    /// Ours until the backend has made the reply: held for its end, not read.
+    _turn: Option<Turn<'c>>,
 }

@@ -5,12 +5,13 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use log::{info, warn};
+use log::{Level, info, log_enabled, warn};
 
+use super::Client;
 use super::exchange::Failure;
 use super::read::{self, Outcome};
-use super::{Balancer, Client};
-use crate::backend::{Backend, BackendError};
+use crate::backend::{Backend, BackendError, is_timeout};
+use crate::balancer::Balancer;
 use crate::http::target::{self, Target};
 use crate::http::{self, Answer, BackendFailure, ErrorBody, Method, Request, RequestError};
 
@@ -86,10 +87,6 @@ fn next_request(
     }
 }
 
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
-}
-
 fn refuse(client: &mut Client, refusal: &Refusal) {
     let status = match refusal {
         Refusal::Request(error) => error.status(),
@@ -116,6 +113,7 @@ struct Ended<'a> {
 
 /// Answers one request.
 fn answer<'a>(client: &mut Client, request: &Request, balancer: &'a Balancer) -> Ended<'a> {
+    client.begin_answer();
     let began = Instant::now();
     let ended = match check(request, balancer) {
         Err(refused) => reply(client, request, balancer, refused),
@@ -125,13 +123,13 @@ fn answer<'a>(client: &mut Client, request: &Request, balancer: &'a Balancer) ->
         Ok(Target::Page(page)) => balanced(client, request, balancer, &read::Ask::Page(page)),
         Ok(Target::Ping) => reply(client, request, balancer, Reply::text("PONG\n")),
         Ok(Target::Favicon) => reply(client, request, balancer, Reply::empty(204)),
-        Ok(Target::UnknownOurs) => {
+        Ok(Target::UnknownInternal) => {
             let why = "nothing is here; a key that begins with -/ is reached as /%2D/…";
             reply(client, request, balancer, Reply::error(404, why))
         }
     };
     // Counts and line in one go, so that the last line shows the last counts.
-    let _in_order = balancer.log_order();
+    let _in_order = log_enabled!(Level::Info).then(|| balancer.log_order());
     info!(
         "{} {} {} {} {} {:.3}ms {}{}",
         client.address,
@@ -250,7 +248,7 @@ fn balanced<'a>(
     let mut answer = Answer::new(&mut *client, request, !balancer.is_draining());
     while let Some(lease) = balancer.table.lease(|backend| !tried[backend]) {
         if !tried.contains(&true) && changes == 0 {
-            demonstrate(balancer);
+            demo_delay(balancer);
         }
         tried[lease.backend()] = true;
         let backend = &balancer.backends[lease.backend()];
@@ -302,7 +300,7 @@ fn balanced<'a>(
 /// Logs a backend's first failure, and its return.
 fn note(backend: &Backend, outcome: &Result<Outcome, Failure>) {
     let failure = match outcome {
-        Err(Failure::Backend(error)) if !error.is_change() => Some(error),
+        Err(Failure::Backend(error)) if error.is_failure() => Some(error),
         _ => None,
     };
     if backend.set_failing(failure.is_some()) {
@@ -314,7 +312,7 @@ fn note(backend: &Backend, outcome: &Result<Outcome, Failure>) {
 }
 
 /// With `--demo-delay`, holds the request with its lease taken, so that the table can be watched.
-fn demonstrate(balancer: &Balancer) {
+fn demo_delay(balancer: &Balancer) {
     let delay = balancer.config.demo_delay;
     if !delay.is_zero() {
         let in_order = balancer.log_order();
@@ -334,10 +332,13 @@ fn unanswered<'a>(ask: &read::Ask, failures: &[(&'a str, BackendError)]) -> Repl
     let timed_out = failures.iter().any(|(_, error)| error.is_timeout());
     let (status, why) = match timed_out {
         true => (504, "no backend answered in time"),
-        false if ask.has_cursor() => {
+        false if ask.has_cursor() && failures.iter().all(|(_, error)| error.is_unreachable()) => {
             (410, "the backend of this cursor is gone or was restarted; start again without it")
         }
-        false => (503, "no backend can be reached"),
+        false if failures.iter().all(|(_, error)| error.is_unreachable()) => {
+            (503, "no backend can be reached")
+        }
+        false => (503, "no backend could answer"),
     };
     let backends = failures
         .iter()

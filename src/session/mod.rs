@@ -7,81 +7,22 @@ mod read;
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::backend::Backend;
-use crate::balance::ConnectionTable;
-use crate::config::Config;
+use crate::balancer::Balancer;
 
 /// What a client that speaks the Redis protocol is told: it is not served yet.
 const RESP_REFUSAL: &[u8] = b"-ERR this port serves HTTP only: try curl http://HOST:PORT/KEY\r\n";
+
+/// A client that takes less than this of an answer, on average, is cut off once it has had the
+/// client timeout: it holds a thread, a lease, and a reply in a backend's memory.
+const MIN_BYTES_A_SECOND: f64 = 1024.0;
 
 /// How long a connection lingers behind a refusal, so that the client gets to read it.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// How much a lingering connection still reads.
 const LINGER_BYTES: usize = 256 * 1024;
-
-/// What all clients share.
-#[derive(Debug)]
-pub struct Balancer {
-    /// The checked configuration.
-    pub config: Config,
-    /// The backends, in the order of the configuration.
-    pub backends: Vec<Arc<Backend>>,
-    /// How many leases each of them has.
-    pub table: Arc<ConnectionTable>,
-    draining: AtomicBool,
-    log_order: Mutex<()>,
-}
-
-impl Balancer {
-    /// Nothing is connected yet.
-    pub fn new(config: Config) -> Arc<Self> {
-        let backends: Vec<Arc<Backend>> = config
-            .backends
-            .iter()
-            .map(|address| Arc::new(Backend::new(address.clone(), config.backend_timeout)))
-            .collect();
-        let table = ConnectionTable::new(backends.len());
-        Arc::new(Self {
-            config,
-            backends,
-            table,
-            draining: AtomicBool::new(false),
-            log_order: Mutex::new(()),
-        })
-    }
-
-    /// From now on each connection closes behind the answer that it waits for.
-    pub fn start_draining(&self) {
-        self.draining.store(true, Ordering::SeqCst);
-    }
-
-    /// Whether the end of the process has begun.
-    pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::SeqCst)
-    }
-
-    /// Held while [`counts`](Self::counts) are read and logged, so that no line overtakes another.
-    fn log_order(&self) -> MutexGuard<'_, ()> {
-        self.log_order.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The connection table for the log: `127.0.0.1:1111=1 127.0.0.1:2222=0`.
-    pub fn counts(&self) -> String {
-        let counts = self.table.counts();
-        let shown: Vec<String> = self
-            .backends
-            .iter()
-            .zip(counts)
-            .map(|(backend, count)| format!("{}={count}", backend.name()))
-            .collect();
-        shown.join(" ")
-    }
-}
 
 /// Talks to one client until it or we have had enough.
 ///
@@ -108,6 +49,9 @@ struct Client<'a> {
     address: SocketAddr,
     idle_timeout: Duration,
     read_timeout: Duration,
+    /// When the answer that is being written began, and how much of it is written.
+    answer_began: Instant,
+    answer_bytes: u64,
 }
 
 impl<'a> Client<'a> {
@@ -116,7 +60,20 @@ impl<'a> Client<'a> {
         socket.set_write_timeout(Some(timeout))?;
         socket.set_read_timeout(Some(timeout))?;
         socket2::SockRef::from(socket).set_keepalive(true)?;
-        Ok(Self { socket, address, idle_timeout: timeout, read_timeout: timeout })
+        Ok(Self {
+            socket,
+            address,
+            idle_timeout: timeout,
+            read_timeout: timeout,
+            answer_began: Instant::now(),
+            answer_bytes: 0,
+        })
+    }
+
+    /// From now on the bytes of another answer are counted.
+    fn begin_answer(&mut self) {
+        self.answer_began = Instant::now();
+        self.answer_bytes = 0;
     }
 
     /// Reads what is there, or waits for it as long as a client may be idle; 0 at the end.
@@ -172,7 +129,18 @@ impl<'a> Client<'a> {
 
 impl Write for Client<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.socket.write(bytes)
+        let seconds = self.answer_began.elapsed().as_secs_f64();
+        let is_slow = (self.answer_bytes as f64) < seconds * MIN_BYTES_A_SECOND;
+        // The first bytes may have taken a backend long; that is not the client's fault.
+        if is_slow && self.answer_bytes > 0 && seconds > self.idle_timeout.as_secs_f64() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "reads too slowly"));
+        }
+        let written = self.socket.write(bytes)?;
+        if self.answer_bytes == 0 {
+            self.answer_began = Instant::now();
+        }
+        self.answer_bytes += written as u64;
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {

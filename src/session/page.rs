@@ -12,7 +12,7 @@ use super::exchange::{Exchange, Failure, HELD_REPLY_BYTES, Look, look_at};
 use super::read::{MAX_LOOKS, Outcome};
 use crate::backend::{Backend, BackendError};
 use crate::http::target::{Cursor, DEFAULT_PAGE_KEYS, PageQuery};
-use crate::http::{self, Answer};
+use crate::http::{self, Answer, ErrorBody};
 use crate::json::{JsonWriter, render, survey};
 use crate::resp::{self, reply};
 use crate::value::Kind;
@@ -52,7 +52,11 @@ pub fn page<W: Write>(
         exchange.end();
         return Ok(Outcome::Elsewhere);
     }
-    let (keys, position) = gather(&mut exchange, query)?;
+    let (keys, position) = match gather(&mut exchange, query) {
+        Err(GatherError::TooLong) => return too_long(answer),
+        Err(GatherError::Failure(failure)) => return Err(failure),
+        Ok(gathered) => gathered,
+    };
     let next = (position != 0).then(|| link(query, &Cursor { run_id, position }));
     answer.header("Content-Type", http::JSON);
     let mut page = Page {
@@ -75,8 +79,27 @@ fn run_id(exchange: &mut Exchange) -> Result<String, Failure> {
     Ok(run_id.trim().to_owned())
 }
 
+/// Why a page's keys could not be gathered.
+enum GatherError {
+    /// They take more than [`SCAN_STEP_BYTES`].
+    TooLong,
+    Failure(Failure),
+}
+
+impl<E: Into<Failure>> From<E> for GatherError {
+    fn from(error: E) -> Self {
+        Self::Failure(error.into())
+    }
+}
+
+fn too_long<W: Write>(answer: &mut Answer<W>) -> Result<Outcome, Failure> {
+    answer.status(400);
+    answer.json(&ErrorBody::new("the keys are too long for one page: lower limit"))?;
+    Ok(Outcome::Answered(None))
+}
+
 /// The page's keys, in natural order, and the position behind them: 0 at the end.
-fn gather(exchange: &mut Exchange, query: &PageQuery) -> Result<(Vec<Vec<u8>>, u64), Failure> {
+fn gather(exchange: &mut Exchange, query: &PageQuery) -> Result<(Vec<Vec<u8>>, u64), GatherError> {
     let began = Instant::now();
     let (mut keys, mut bytes) = (Vec::new(), 0);
     let mut position = query.cursor.as_ref().map_or(0, |cursor| cursor.position);
@@ -114,7 +137,7 @@ fn read_scan(
     exchange: &mut Exchange,
     keys: &mut Vec<Vec<u8>>,
     bytes: &mut usize,
-) -> Result<u64, Failure> {
+) -> Result<u64, GatherError> {
     let from = exchange.connection.replies();
     if reply::array(from)? != 2 {
         return Err(resp::Error::Protocol("a SCAN of two parts was expected").into());
@@ -123,13 +146,11 @@ fn read_scan(
     let position = position.map_err(|_| resp::Error::Protocol("a SCAN without a cursor"))?;
     let most = *bytes + SCAN_STEP_BYTES;
     for _ in 0..reply::array(from)? {
-        let key = reply::bytes(from, (most - *bytes) as u64).map_err(|error| match error {
-            resp::Error::Protocol(_) => BackendError::Protocol(format!(
-                "its keys are too long for one page (over {SCAN_STEP_BYTES} bytes): lower limit"
-            )),
-            error => error.into(),
-        })?;
-        *bytes += key.len();
+        let key = match reply::bytes(from, most.saturating_sub(*bytes) as u64) {
+            Err(resp::Error::TooLong) => return Err(GatherError::TooLong),
+            key => key?,
+        };
+        *bytes += key.len() + size_of::<Vec<u8>>();
         keys.push(key);
     }
     Ok(position)
@@ -206,11 +227,11 @@ impl<W: Write> Page<'_, W> {
             return Ok(1);
         }
         let written = self.write_small(exchange, &batch[..small], &looks)?;
-        if written < small {
-            self.write_alone(exchange, &batch[written])?;
-            return Ok(written + 1);
+        // One that was misjudged is seldom alone, and what lay behind it was read in vain.
+        for key in &batch[written..small] {
+            self.write_alone(exchange, key)?;
         }
-        Ok(written)
+        Ok(small)
     }
 
     /// Asks for all `keys` at once and writes them in order, up to the first that needs a second
@@ -270,8 +291,9 @@ impl<W: Write> Page<'_, W> {
                 Err(failure) if failure.is_wrong_type() => continue,
                 Err(failure) => return Err(failure),
             };
+            let ready = exchange.ready(found)?;
             self.begin_entry(key)?;
-            let digest = exchange.write(found, &mut self.json)?;
+            let digest = exchange.write(ready, &mut self.json)?;
             return self.end_entry(key, digest);
         }
         Err(BackendError::Changed.into())

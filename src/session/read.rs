@@ -112,9 +112,10 @@ fn value<W: Write>(
         return raw(exchange, &command, bytes, answer);
     }
     let Some(found) = exchange.find(&query.key, &command, kind, bytes)? else { return Ok(None) };
+    let ready = exchange.ready(found)?;
     answer.header("Content-Type", http::JSON);
     let mut json = JsonWriter::new(answer);
-    let digest = exchange.write(found, &mut json)?;
+    let digest = exchange.write(ready, &mut json)?;
     json.finish()?;
     Ok(Some(Outcome::Answered(digest)))
 }
