@@ -99,6 +99,10 @@ impl FromStr for BackendAddress {
         if url.starts_with("rediss:") {
             return Err(AddressError("TLS (rediss://) is not supported".into()));
         }
+        let authority = url.split("://").nth(1).and_then(|rest| rest.split(['/', '?', '#']).next());
+        if url.contains('@') && !authority.is_some_and(|authority| authority.contains('@')) {
+            return Err(AddressError("percent-encode / ? # , and @ in a user or password".into()));
+        }
         let info = url.into_connection_info().map_err(|error| AddressError(plain(&error)))?;
         let name = match info.addr() {
             ConnectionAddr::Tcp(_, 0) => {
@@ -109,6 +113,10 @@ impl FromStr for BackendAddress {
             ConnectionAddr::Unix(path) => path.display().to_string(),
             _ => return Err(AddressError("this kind of address is not supported".into())),
         };
+        if info.redis_settings().username().is_some() && info.redis_settings().password().is_none()
+        {
+            return Err(AddressError("a user needs a password".into()));
+        }
         if info.redis_settings().db() < 0 {
             return Err(AddressError("a database number is 0 or more".into()));
         }
@@ -183,6 +191,10 @@ mod tests {
             "rediss://h:1",
             "redis://",
             "redis://u:hunter2@h:99999",
+            "redis://u:12?34@h:1",
+            "redis://u:12/34@h:1",
+            "redis://user@h:1",
+            "34@h:1",
             "redis://h/x",
             "redis://h/-1",
             "1111",

@@ -21,10 +21,10 @@ pub const MAX_IDLE_CONNECTIONS: usize = 128;
 const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
 
 /// A backend may be silent for one second more for each so many bytes that a value is made of.
-const BYTES_A_SECOND_OF_PATIENCE: u64 = 16 * 1024 * 1024;
+const BYTES_A_SECOND_OF_PATIENCE: u64 = 32 * 1024 * 1024;
 
 /// The most that it may be silent longer than usual, however large the value.
-const MAX_PATIENCE: Duration = Duration::from_secs(60);
+const MAX_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What of an error's text is passed on, in characters.
 const MAX_ERROR_CHARS: usize = 200;

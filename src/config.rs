@@ -7,7 +7,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
 use crate::address::{self, BackendAddress, DEFAULT_BACKENDS};
-use crate::http;
+use crate::{cli, http};
 
 /// The longest of all timeouts.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -82,7 +82,7 @@ struct Args {
 pub struct Config {
     /// The address to listen on; its port may be 0.
     pub listen: SocketAddr,
-    /// At least one, each another server or database.
+    /// At least one, each another server.
     pub backends: Vec<BackendAddress>,
     /// 1 to 100,000 clients at a time.
     pub max_clients: usize,
@@ -103,8 +103,10 @@ impl Config {
     /// Reads the command line and the environment; ends the process with help, version or an error
     /// (exit code 2) where these say so.
     pub fn from_command_line() -> Self {
-        Self::try_from(Args::parse())
-            .unwrap_or_else(|error| Args::command().error(ErrorKind::ValueValidation, error).exit())
+        let args = Args::try_parse().unwrap_or_else(|error| cli::exit_with(&error));
+        Self::try_from(args).unwrap_or_else(|error| {
+            cli::exit_with(&Args::command().error(ErrorKind::ValueValidation, error))
+        })
     }
 }
 

@@ -23,6 +23,14 @@ pub struct LargeReads {
 struct State {
     taken: bool,
     last: Option<Surveyed>,
+    /// When the backend was last silent for longer than a large value takes.
+    silent_at: Option<Instant>,
+}
+
+impl State {
+    fn is_silent_since(&self, asked: Instant) -> bool {
+        self.silent_at.is_some_and(|at| at >= asked)
+    }
 }
 
 /// What the first pass over a value found.
@@ -34,14 +42,17 @@ struct Surveyed {
 }
 
 impl LargeReads {
-    /// Waits until it is our turn to send `command`; `None` when that takes too long.
+    /// Waits until it is our turn to send `command`; `None` when that takes too long, or the backend
+    /// turns out silent meanwhile: what one waited for in vain, the next need not.
     pub fn turn<'a>(&'a self, command: &'a [u8]) -> Option<Turn<'a>> {
         let asked = Instant::now();
         let (mut state, wait) = self
             .over
-            .wait_timeout_while(self.lock(), TURN_WAIT, |state| state.taken)
+            .wait_timeout_while(self.lock(), TURN_WAIT, |state| {
+                state.taken && !state.is_silent_since(asked)
+            })
             .unwrap_or_else(PoisonError::into_inner);
-        if wait.timed_out() {
+        if wait.timed_out() || state.is_silent_since(asked) {
             return None;
         }
         state.taken = true;
@@ -70,6 +81,12 @@ impl Turn<'_> {
         (last.command == self.command && last.began >= self.asked).then(|| last.survey.clone())
     }
 
+    /// The backend did not answer in the time that the value may take: nobody else shall wait.
+    pub fn give_up(&self) {
+        self.reads.lock().silent_at = Some(Instant::now());
+        self.reads.over.notify_all();
+    }
+
     /// Leaves our survey, begun at `began`, to those who wait.
     pub fn share(&self, began: Instant, survey: &Arc<Survey>) {
         let survey = Arc::clone(survey);
@@ -88,19 +105,41 @@ impl Drop for Turn<'_> {
 mod tests {
     use super::*;
     use crate::value::Kind;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
-    fn turns_exclude_each_other() {
+    fn nobody_gets_a_turn_while_another_has_it() {
+        let reads = LargeReads::default();
+        let first = reads.turn(b"a").expect("nobody else is here");
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let _turn = reads.turn(b"a").expect("the others are soon over");
+                    assert!(is_over.load(Ordering::SeqCst));
+                });
+            }
+            is_over.store(true, Ordering::SeqCst);
+            drop(first);
+        });
+        assert!(!reads.lock().taken);
+    }
+
+    #[test]
+    fn when_the_backend_is_silent_those_who_wait_are_told_at_once() {
         let reads = LargeReads::default();
         let first = reads.turn(b"a").expect("nobody else is here");
         std::thread::scope(|scope| {
-            let second = scope.spawn(|| reads.turn(b"a").map(|_| Instant::now()));
-            let over = Instant::now();
-            drop(first);
-            let began = second.join().expect("no panic").expect("the first is over");
-            assert!(began >= over);
+            let second = scope.spawn(|| reads.turn(b"a").is_none());
+            while !second.is_finished() {
+                // Again and again, as it may not have asked yet the first time.
+                first.give_up();
+                std::thread::yield_now();
+            }
+            assert!(second.join().expect("no panic"));
         });
-        assert!(!reads.lock().taken);
+        drop(first);
+        assert!(reads.turn(b"a").is_some(), "later it may be better");
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod address;
 pub mod backend;
 pub mod balance;
 pub mod balancer;
+pub mod cli;
 pub mod config;
 pub mod dataset;
 pub mod health;

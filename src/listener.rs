@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,11 +25,12 @@ const STACK_BYTES: usize = 256 * 1024;
 const SHORTEST_BACK_OFF: Duration = Duration::from_millis(5);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
 
-/// Clients over the limit that may wait to be told so; more are closed at once.
+/// Clients over the limit that may wait to be told so; more are told at once, which a client that
+/// is still sending may miss.
 const TURNED_AWAY_QUEUE: usize = 64;
 
 /// How long one client over the limit may take to be told so.
-const TURN_AWAY_TIME: Duration = Duration::from_millis(100);
+const TURN_AWAY_TIME: Duration = Duration::from_millis(20);
 
 const HTTP_FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     Content-Type: application/json; charset=utf-8\r\n\
@@ -55,21 +56,25 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 #[derive(Debug, Clone)]
 pub struct Stop {
     balancer: Arc<Balancer>,
-    listener: SocketAddr,
+    listener: Weak<TcpListener>,
 }
 
 impl Stop {
-    /// For the listener on this address.
-    pub fn new(balancer: &Arc<Balancer>, listener: SocketAddr) -> Self {
-        Self { balancer: Arc::clone(balancer), listener }
+    /// For this listener.
+    pub fn new(balancer: &Arc<Balancer>, listener: &Arc<TcpListener>) -> Self {
+        Self { balancer: Arc::clone(balancer), listener: Arc::downgrade(listener) }
     }
 
     /// From now on no client is accepted, and those that are served get to the end of what they
     /// asked for.
     pub fn request(&self) {
         self.balancer.start_draining();
-        // The listener waits for a client: this is one. If it can't connect, others are there.
-        let mut address = self.listener;
+        let Some(listener) = self.listener.upgrade() else { return };
+        // On Linux this ends the wait for a client. Elsewhere one has to come, and this is one.
+        if socket2::SockRef::from(&*listener).shutdown(Shutdown::Both).is_ok() {
+            return;
+        }
+        let Ok(mut address) = listener.local_addr() else { return };
         match address.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
             IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
@@ -80,10 +85,10 @@ impl Stop {
 }
 
 /// Serves clients until [`Stop::request`]; returns when all are gone or the drain timeout is over.
-pub fn serve(listener: TcpListener, balancer: &Arc<Balancer>) -> io::Result<()> {
+pub fn serve(listener: Arc<TcpListener>, balancer: &Arc<Balancer>) -> io::Result<()> {
     let clients = Arc::new(Clients::default());
     let (turned_away, queue) = sync_channel(TURNED_AWAY_QUEUE);
-    thread::Builder::new().name("full".to_owned()).spawn(move || turn_away(&queue))?;
+    thread::Builder::new().name("full".to_owned()).spawn(move || turn_all_away(&queue))?;
     let mut back_off = SHORTEST_BACK_OFF;
     loop {
         let accepted = listener.accept();
@@ -122,8 +127,7 @@ fn admit(
     let Some(registration) = clients.register(&socket, balancer.config.max_clients) else {
         debug!("{address} turned away: {} clients", balancer.config.max_clients);
         if let Some(socket) = Arc::into_inner(socket) {
-            // When even this queue is full, the client is closed without a word.
-            let _ = turned_away.try_send(socket);
+            turn_away(socket, turned_away);
         }
         return Ok(());
     };
@@ -136,22 +140,31 @@ fn admit(
         });
     // Without a thread the registration is gone, and the socket ours alone again.
     if let (Err(_), Some(socket)) = (&spawned, Arc::into_inner(socket)) {
-        let _ = turned_away.try_send(socket);
+        turn_away(socket, turned_away);
     }
     spawned.map(|_thread| ())
 }
 
+/// Leaves a client to the thread that has a moment for it or, when too many wait there, tells it
+/// without waiting for anything.
+fn turn_away(socket: TcpStream, queue: &SyncSender<TcpStream>) {
+    if let Err(TrySendError::Full(mut socket)) = queue.try_send(socket) {
+        let _ = socket.set_nonblocking(true).and_then(|()| tell_full(&mut socket));
+    }
+}
+
 /// Tells clients over the limit that they are too many, one after the other, briefly.
-fn turn_away(queue: &Receiver<TcpStream>) {
+fn turn_all_away(queue: &Receiver<TcpStream>) {
     for mut socket in queue {
+        let timeouts = socket
+            .set_read_timeout(Some(TURN_AWAY_TIME))
+            .and_then(|()| socket.set_write_timeout(Some(TURN_AWAY_TIME)));
         // Whatever fails here, the client is closed, which it will understand.
-        let _ = tell_full(&mut socket);
+        let _ = timeouts.and_then(|()| tell_full(&mut socket));
     }
 }
 
 fn tell_full(socket: &mut TcpStream) -> io::Result<()> {
-    socket.set_read_timeout(Some(TURN_AWAY_TIME))?;
-    socket.set_write_timeout(Some(TURN_AWAY_TIME))?;
     let deadline = Instant::now() + TURN_AWAY_TIME;
     let mut begun = [0; 1024];
     let speaks_resp = matches!(socket.read(&mut begun), Ok(1..) if begun[0] == b'*');

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
@@ -21,7 +22,7 @@ fn main() -> ExitCode {
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -32,10 +33,11 @@ fn run(config: Config) -> anyhow::Result<()> {
     raise_descriptor_limit(&config);
     let wanted = config.listen;
     let listener = listener::bind(wanted)
+        .map(Arc::new)
         .with_context(|| format!("can't listen on {wanted}; choose another with --listen"))?;
     let address = listener.local_addr()?;
     let balancer = Balancer::new(config);
-    end_on_signals(Stop::new(&balancer, address))?;
+    end_on_signals(Stop::new(&balancer, &listener))?;
     introduce(address, &balancer);
     health::start(&balancer);
     listener::serve(listener, &balancer)?;

@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use redis_lb::address::{self, DEFAULT_BACKENDS};
+use redis_lb::cli;
 use redis_lb::dataset::Dataset;
 use redis_lb::seed::{Settings, seed, table};
 
@@ -49,14 +50,14 @@ struct Cli {
 }
 
 fn main() -> anyhow::Result<ExitCode> {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| cli::exit_with(&error));
     // Not parsed by clap, which would repeat a wrong value and with it a password.
     let backends = address::parse_list(&cli.backends)
         .unwrap_or_else(|error| Cli::command().error(ErrorKind::ValueValidation, error).exit());
     let dataset = match Dataset::check(&cli.file, &cli.id) {
         Ok(dataset) => dataset,
         Err(error) => {
-            say(format_args!("seed: {error}"));
+            say(format_args!("seed: {}", cli::redact(&error.to_string())));
             return Ok(ExitCode::from(2));
         }
     };

@@ -106,11 +106,6 @@ impl<W: Write> Answer<W> {
         self.keep_alive
     }
 
-    /// Whether half of this answer would look whole unless the connection is reset.
-    pub fn needs_reset_when_cut(&self) -> bool {
-        self.version != Version::Http11
-    }
-
     /// The status as it was or will be sent.
     pub fn sent_status(&self) -> u16 {
         self.status

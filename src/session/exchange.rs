@@ -123,7 +123,7 @@ impl<'a> Exchange<'a> {
     /// reply has begun.
     pub fn read(&mut self, command: &[u8], bytes: u64) -> Result<&mut impl BufRead, BackendError> {
         let turn = self.turn(command, bytes)?;
-        self.send(command, bytes)?;
+        self.send(command, bytes, turn.as_ref())?;
         drop(turn);
         Ok(self.connection.replies())
     }
@@ -141,10 +141,10 @@ impl<'a> Exchange<'a> {
     {
         let turn = self.turn(command, bytes)?;
         if let Some(survey) = turn.as_ref().and_then(Turn::survey) {
-            return Ok(Some(Found { command, kind, bytes, survey, held: None, _turn: turn }));
+            return Ok(Some(Found { command, kind, bytes, survey, held: None, turn }));
         }
         let began = Instant::now();
-        self.send(command, bytes)?;
+        self.send(command, bytes, turn.as_ref())?;
         let mut held = Vec::new();
         let is_whole = self.connection.hold(&mut held, HELD_REPLY_BYTES)?;
         let survey = survey(kind, &mut (&held[..]).chain(self.connection.replies()))?;
@@ -156,7 +156,7 @@ impl<'a> Exchange<'a> {
             turn.share(began, &survey);
         }
         let held = is_whole.then_some(held);
-        Ok(Some(Found { command, kind, bytes, survey, held, _turn: turn }))
+        Ok(Some(Found { command, kind, bytes, survey, held, turn }))
     }
 
     /// Whether there is a stream without entries: what is gone has none either.
@@ -173,7 +173,7 @@ impl<'a> Exchange<'a> {
     /// made the reply, and how fast the client takes it concerns nobody else.
     pub fn ready(&mut self, found: Found) -> Result<Ready, Failure> {
         if found.held.is_none() {
-            self.send(found.command, found.bytes)?;
+            self.send(found.command, found.bytes, found.turn.as_ref())?;
         }
         Ok(Ready { kind: found.kind, survey: found.survey, held: found.held })
     }
@@ -208,11 +208,18 @@ impl<'a> Exchange<'a> {
     }
 
     /// Sends a command and waits for its reply to begin.
-    fn send(&mut self, command: &[u8], bytes: u64) -> Result<(), BackendError> {
-        match bytes < LARGE_VALUE_BYTES {
-            true => self.connection.send(command),
-            false => self.connection.send_for_large(command, bytes),
+    fn send(
+        &mut self,
+        command: &[u8],
+        bytes: u64,
+        turn: Option<&Turn>,
+    ) -> Result<(), BackendError> {
+        let Some(turn) = turn else { return self.connection.send(command) };
+        let sent = self.connection.send_for_large(command, bytes);
+        if let Err(BackendError::TimedOut) = sent {
+            turn.give_up();
         }
+        sent
     }
 }
 
@@ -231,6 +238,6 @@ pub struct Found<'c> {
     survey: Arc<Survey>,
     /// The whole reply, where it is short.
     held: Option<Vec<u8>>,
-    /// Ours until the backend has made the reply: held for its end, not read.
-    _turn: Option<Turn<'c>>,
+    /// Ours until the backend has made the reply.
+    turn: Option<Turn<'c>>,
 }

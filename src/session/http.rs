@@ -13,7 +13,9 @@ use super::read::{self, Outcome};
 use crate::backend::{Backend, BackendError, is_timeout};
 use crate::balancer::Balancer;
 use crate::http::target::{self, Target};
-use crate::http::{self, Answer, BackendFailure, ErrorBody, Method, Request, RequestError};
+use crate::http::{
+    self, Answer, BackendFailure, ErrorBody, Method, Request, RequestError, Version,
+};
 
 /// How long a request's head may take from its first byte to its last.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,7 +43,8 @@ pub fn converse(mut client: Client, mut buffer: Vec<u8>, balancer: &Balancer) {
             }
             return;
         }
-        if buffer.is_empty() {
+        // An empty line behind a request begins no other one.
+        if buffer.is_empty() || buffer == b"\r\n" {
             // An idle client holds no buffer.
             buffer = Vec::new();
         }
@@ -245,6 +248,10 @@ fn balanced<'a>(
     let mut failures: Vec<(&str, BackendError)> = Vec::new();
     let mut tried = vec![false; balancer.backends.len()];
     let mut changes = 0;
+    let ends_with_connection = request.version != Version::Http11;
+    if ends_with_connection {
+        client.reset_on_close(true);
+    }
     let mut answer = Answer::new(&mut *client, request, !balancer.is_draining());
     while let Some(lease) = balancer.table.lease(|backend| !tried[backend]) {
         if !tried.contains(&true) && changes == 0 {
@@ -289,11 +296,12 @@ fn balanced<'a>(
             keep_alive: written.is_ok() && answer.keeps_alive(),
             cut: written.err().map(|failure| failure.to_string()),
         };
-        if ended.cut.is_some() && answer.needs_reset_when_cut() {
-            client.reset_on_close();
+        if ended.cut.is_none() && ends_with_connection {
+            client.reset_on_close(false);
         }
         return ended;
     }
+    client.reset_on_close(false);
     reply(client, request, balancer, unanswered(ask, &failures))
 }
 

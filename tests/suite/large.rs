@@ -100,8 +100,8 @@ fn many_slow_readers_of_a_large_hash_get_it_whole_in_little_memory() {
             });
         }
     });
-    let bound = 100 * MIB + READERS * 64 * 1024;
-    assert!(peak_bytes(&lb) < bound, "{} bytes", peak_bytes(&lb));
+    // One of the answers alone has 3 MiB.
+    assert!(peak_bytes(&lb) < 32 * MIB, "{} bytes", peak_bytes(&lb));
 }
 
 #[test]
@@ -109,13 +109,13 @@ fn a_client_that_stops_reading_is_cut_off_and_holds_nobody_up() {
     let server = RedisServer::start();
     server.command(&["SET", "large", &"x".repeat(30 * MIB)]);
     server.command(&["SET", "small", "1"]);
-    let lb = Balancer::start_with(&[&server], &["--client-timeout", "700ms"]);
+    let lb = Balancer::start_with(&[&server], &["--client-timeout", "2s"]);
     let mut stuck = lb.connect();
     stuck.write_all(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("lb reads");
     stuck.read_exact(&mut [0; 1]).expect("the answer begins");
     let began = Instant::now();
     assert_eq!(lb.get("/small").json(), serde_json::json!("1"));
-    assert!(began.elapsed() < Duration::from_millis(600), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
     crate::support::wait_until("it is cut off", || lb.log().contains("cut: the client"));
     let mut rest = Vec::new();
     // Whether this ends in an error or not, it must end before the whole has come.

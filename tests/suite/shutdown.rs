@@ -64,7 +64,7 @@ fn an_answer_that_is_under_way_is_sent_to_its_end() {
 
 #[test]
 fn requests_that_wait_behind_a_running_one_are_left_to_another_server() {
-    let (_server, mut lb) = start_with(&["--demo-delay", "500ms"]);
+    let (_server, mut lb) = start_with(&["--demo-delay", "1500ms"]);
     let mut client = running_request(&lb);
     client.send("GET /greeting HTTP/1.1\r\nHost: localhost\r\n\r\n");
     signal_and_wait_until_draining(&lb, "-TERM");
