@@ -2,6 +2,8 @@
 
 .PHONY: demo test lint
 
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
 # Three Redis servers with the actors in them, and the balancer on http://127.0.0.1:1310/
 demo:
 	bash load_data.sh
@@ -10,6 +12,7 @@ demo:
 # Everything, with real Redis servers on free ports.
 test:
 	bash load_data.sh --install
+	command -v curl >/dev/null || $(AS_ROOT) apt-get install -y curl
 	cargo test --locked
 
 lint:

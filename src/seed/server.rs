@@ -126,7 +126,10 @@ fn reason(error: &RedisError, timeout: Duration) -> String {
         return "the connection was closed by the server".into();
     }
     if error.kind() == ErrorKind::AuthenticationFailed {
-        return "the login was refused; check the user and the password in its URL".into();
+        // The crate keeps no more of the server's answer than that.
+        return "the login was refused; check the user and the password in its URL, and that the \
+                server takes more clients"
+            .into();
     }
     match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
