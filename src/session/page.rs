@@ -222,16 +222,13 @@ impl<W: Write> Page<'_, W> {
         exchange.connection.send(&look_at(batch))?;
         let looks = batch.iter().map(|_| exchange.look()).collect::<Result<Vec<_>, _>>()?;
         let small = looks.iter().take_while(|look| is_small(look)).count();
-        if small == 0 {
-            self.write_alone(exchange, &batch[0])?;
-            return Ok(1);
-        }
+        let large = looks[small..].iter().take_while(|look| !is_small(look)).count();
         let written = self.write_small(exchange, &batch[..small], &looks)?;
         // One that was misjudged is seldom alone, and what lay behind it was read in vain.
-        for key in &batch[written..small] {
+        for key in &batch[written..small + large] {
             self.write_alone(exchange, key)?;
         }
-        Ok(small)
+        Ok(small + large)
     }
 
     /// Asks for all `keys` at once and writes them in order, up to the first that needs a second
