@@ -2,8 +2,8 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 #[cfg(unix)]
 use std::{os::unix::net::UnixStream, path::Path};
@@ -12,6 +12,7 @@ use redis::ConnectionAddr;
 
 use crate::address::BackendAddress;
 use crate::large::LargeReads;
+use crate::lock::lock;
 use crate::resp::{self, Framer, reply};
 
 /// Idle connections that are kept to one backend; more are closed when their reply is read.
@@ -406,10 +407,4 @@ fn connect_error(error: io::Error) -> BackendError {
 /// A socket's timeout shows as either kind, by platform.
 pub(crate) fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
-}
-
-/// The locks here guard values that are whole after each statement, so a panic elsewhere while one
-/// is held leaves nothing half done.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,6 +1,8 @@
 //! The connection table: how many leases each backend has, and which backend is next.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
+
+use crate::lock::lock;
 
 /// How many turns a backend may have to catch up on: one that was away for a long time wins ties
 /// for a moment when it returns, not for as long as it was away.
@@ -51,7 +53,7 @@ impl ConnectionTable {
     /// Leastconn: leases the eligible backend with the fewest leases; equals take turns. `None` when
     /// no backend is eligible.
     pub fn lease(self: &Arc<Self>, eligible: impl Fn(usize) -> bool) -> Option<Lease> {
-        let mut table = self.lock();
+        let mut table = lock(&self.rows);
         table.clock += 1;
         let clock = table.clock;
         let most_turns = table.rows.iter().map(|row| row.turns).max()?;
@@ -66,13 +68,7 @@ impl ConnectionTable {
 
     /// The number of leases of each backend, by index.
     pub fn counts(&self) -> Vec<usize> {
-        self.lock().rows.iter().map(|row| row.leases).collect()
-    }
-
-    /// No code panics while it holds the lock, and counts are whole after each statement: a
-    /// poisoned lock would still guard a sound table.
-    fn lock(&self) -> MutexGuard<'_, Rows> {
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.rows).rows.iter().map(|row| row.leases).collect()
     }
 }
 
@@ -92,7 +88,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.table.lock().rows[self.backend].leases -= 1;
+        lock(&self.table.rows).rows[self.backend].leases -= 1;
     }
 }
 

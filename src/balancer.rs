@@ -1,11 +1,12 @@
 //! What all clients share.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::backend::Backend;
 use crate::balance::ConnectionTable;
 use crate::config::Config;
+use crate::lock::lock;
 
 /// The configuration, the backends, and how many leases each has.
 #[derive(Debug)]
@@ -50,7 +51,7 @@ impl Balancer {
 
     /// Held while [`counts`](Self::counts) are read and logged, so that no line overtakes another.
     pub fn log_order(&self) -> MutexGuard<'_, ()> {
-        self.log_order.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.log_order)
     }
 
     /// The connection table for the log: `127.0.0.1:1111=1 127.0.0.1:2222=0`.

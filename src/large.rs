@@ -4,10 +4,11 @@
 //! before it sends any: a few at once look like a dead server to everyone. In turns, the silence
 //! stays short.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::json::Survey;
+use crate::lock::lock;
 
 /// How long a client waits for its turn.
 pub const TURN_WAIT: Duration = Duration::from_secs(120);
@@ -48,7 +49,7 @@ impl LargeReads {
         let asked = Instant::now();
         let (mut state, wait) = self
             .over
-            .wait_timeout_while(self.lock(), TURN_WAIT, |state| {
+            .wait_timeout_while(lock(&self.state), TURN_WAIT, |state| {
                 state.taken && !state.is_silent_since(asked)
             })
             .unwrap_or_else(PoisonError::into_inner);
@@ -57,11 +58,6 @@ impl LargeReads {
         }
         state.taken = true;
         Some(Turn { reads: self, command, asked })
-    }
-
-    /// The state is whole after each statement, whatever panics elsewhere.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -76,27 +72,28 @@ pub struct Turn<'a> {
 impl Turn<'_> {
     /// A survey of the same reply that began while we waited: it is as good as our own.
     pub fn survey(&self) -> Option<Arc<Survey>> {
-        let state = self.reads.lock();
+        let state = lock(&self.reads.state);
         let last = state.last.as_ref()?;
         (last.command == self.command && last.began >= self.asked).then(|| last.survey.clone())
     }
 
     /// The backend did not answer in the time that the value may take: nobody else shall wait.
     pub fn give_up(&self) {
-        self.reads.lock().silent_at = Some(Instant::now());
+        lock(&self.reads.state).silent_at = Some(Instant::now());
         self.reads.over.notify_all();
     }
 
     /// Leaves our survey, begun at `began`, to those who wait.
     pub fn share(&self, began: Instant, survey: &Arc<Survey>) {
         let survey = Arc::clone(survey);
-        self.reads.lock().last = Some(Surveyed { command: self.command.to_vec(), began, survey });
+        lock(&self.reads.state).last =
+            Some(Surveyed { command: self.command.to_vec(), began, survey });
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.reads.lock().taken = false;
+        lock(&self.reads.state).taken = false;
         self.reads.over.notify_one();
     }
 }
@@ -122,7 +119,7 @@ mod tests {
             is_over.store(true, Ordering::SeqCst);
             drop(first);
         });
-        assert!(!reads.lock().taken);
+        assert!(!lock(&reads.state).taken);
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod http;
 pub mod json;
 pub mod large;
 pub mod listener;
+pub mod lock;
 pub mod logging;
 pub mod resp;
 pub mod seed;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use log::{debug, error, info, warn};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::balancer::Balancer;
+use crate::lock::lock;
 use crate::session;
 
 /// Connections that the kernel holds until they are accepted; std's 128 overflow when thousands
@@ -53,7 +54,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Asks [`serve`] to end.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Stop {
     balancer: Arc<Balancer>,
     listener: Weak<TcpListener>,
@@ -207,7 +208,7 @@ struct Open {
 impl Clients {
     /// `None` when there are `max` clients already.
     fn register(self: &Arc<Self>, socket: &Arc<TcpStream>, max: usize) -> Option<Registration> {
-        let mut open = self.lock();
+        let mut open = lock(&self.open);
         if open.sockets.len() >= max {
             return None;
         }
@@ -218,11 +219,11 @@ impl Clients {
     }
 
     fn len(&self) -> usize {
-        self.lock().sockets.len()
+        lock(&self.open).sockets.len()
     }
 
     fn shut_down(&self, how: Shutdown) {
-        for socket in self.lock().sockets.values() {
+        for socket in lock(&self.open).sockets.values() {
             // A client that is gone already needs no end.
             let _ = socket.shutdown(how);
         }
@@ -233,14 +234,9 @@ impl Clients {
         let is_open = |open: &mut Open| !open.sockets.is_empty();
         let (open, _) = self
             .one_left
-            .wait_timeout_while(self.lock(), timeout, is_open)
+            .wait_timeout_while(lock(&self.open), timeout, is_open)
             .unwrap_or_else(PoisonError::into_inner);
         open.sockets.len()
-    }
-
-    /// The map is whole after each statement, whatever panics elsewhere.
-    fn lock(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -253,7 +249,7 @@ struct Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.clients.lock().sockets.remove(&self.id);
+        lock(&self.clients.open).sockets.remove(&self.id);
         self.clients.one_left.notify_all();
     }
 }
