@@ -4,6 +4,7 @@ mod balancing;
 mod command_line;
 #[cfg(unix)]
 mod demo;
+mod differential;
 mod failover;
 mod http;
 mod large;

@@ -2,8 +2,10 @@
 
 pub mod balancer;
 pub mod client;
+pub mod commands;
 pub mod forms;
 pub mod redis;
+pub mod resp;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

@@ -1,0 +1,149 @@
+//! Through the balancer and straight from the server: the same bytes.
+//!
+//! The server is a read-only replica, as which the balancer presents itself: so writes and whatever
+//! else is refused can be asked of both sides as well.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use fastrand::Rng;
+
+use crate::support::balancer::Balancer;
+use crate::support::commands::{self, CommandStream, Item};
+use crate::support::redis::RedisServer;
+use crate::support::resp::RespClient;
+use crate::support::wait_until;
+
+const CONNECTIONS: u64 = 8;
+const COMMANDS: usize = 100_000;
+
+#[test]
+fn a_hundred_thousand_commands_get_the_same_bytes_through_the_balancer() {
+    let seed = match std::env::var("LB_TEST_SEED") {
+        Ok(text) => text.parse().expect("LB_TEST_SEED is a number"),
+        Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_secs(),
+    };
+    let primary = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
+    commands::load(&mut primary.connect(), seed);
+    let replica = replica_of(&primary);
+    commands::settle(&mut replica.connect());
+    let balancer = Balancer::start(&[&replica]);
+    std::thread::scope(|scope| {
+        for number in 0..CONNECTIONS {
+            let replica = &replica;
+            let (proxied, direct) = (balancer.port(), replica.port());
+            std::thread::Builder::new()
+                .name(format!("LB_TEST_SEED={seed}, connection {number}"))
+                .spawn_scoped(scope, move || {
+                    let seed = seed.wrapping_mul(CONNECTIONS).wrapping_add(number);
+                    let stream = CommandStream::new(seed, &mut replica.connect());
+                    compare(stream, Rng::with_seed(!seed), proxied, direct);
+                })
+                .expect("a thread");
+        }
+    });
+}
+
+fn replica_of(primary: &RedisServer) -> RedisServer {
+    let replica = RedisServer::start();
+    replica.command(&["REPLICAOF", "127.0.0.1", &primary.port().to_string()]);
+    wait_until("the replica has the data", || {
+        format!("{:?}", replica.command(&["INFO", "replication"])).contains("master_link_status:up")
+    });
+    replica
+}
+
+/// Sends the same batches to both ports, in different pieces, and compares reply by reply.
+fn compare(mut stream: CommandStream, mut rng: Rng, proxied: u16, direct: u16) {
+    let (mut proxied, mut direct) = (RespClient::connect(proxied), RespClient::connect(direct));
+    let mut left = COMMANDS / CONNECTIONS as usize;
+    while left > 0 {
+        let depth = match rng.u8(0..4) {
+            0 => 1,
+            1..3 => rng.usize(1..20),
+            _ => rng.usize(1..=200),
+        };
+        let batch: Vec<Item> = (0..depth.min(left)).map(|_| stream.next()).collect();
+        left -= batch.len();
+        let bytes: Vec<u8> = batch.iter().flat_map(|item| &item.bytes).copied().collect();
+        let (to_proxied, to_direct) = (clone(&proxied), clone(&direct));
+        let rng = &mut rng;
+        std::thread::scope(|scope| {
+            // Beside the reading, as a server may stop to read from a client that does not.
+            scope.spawn(|| {
+                write(to_direct, &bytes);
+                write_in_pieces(to_proxied, &bytes, rng);
+            });
+            compare_replies(&batch, &mut proxied, &mut direct);
+        });
+    }
+}
+
+fn compare_replies(batch: &[Item], proxied: &mut RespClient, direct: &mut RespClient) {
+    for (place, item) in batch.iter().enumerate() {
+        for _ in 0..item.replies {
+            let (expected, found) = (direct.try_reply(), proxied.try_reply());
+            match (&expected, &found) {
+                (Ok(expected), Ok(found)) if found == expected => continue,
+                (Ok(expected), Ok(found)) if !item.is_comparable && found[0] == expected[0] => {
+                    continue;
+                }
+                _ => {}
+            }
+            let [expected, found] = [expected, found]
+                .map(|reply| reply.unwrap_or_else(|error| error.to_string().into()));
+            let same = found.iter().zip(&expected).take_while(|(a, b)| a == b).count();
+            let before: Vec<String> = batch[place.saturating_sub(8)..place]
+                .iter()
+                .map(|item| shown(&item.bytes, 0))
+                .collect();
+            panic!(
+                "{}: another reply through the balancer\n command: {}\n  direct: {}\n proxied: {}\n\
+                 before it came, of {} pipelined:\n{}",
+                std::thread::current().name().unwrap_or_default(),
+                shown(&item.bytes, 0),
+                shown(&expected, same),
+                shown(&found, same),
+                batch.len(),
+                before.join("\n"),
+            );
+        }
+    }
+}
+
+fn write(mut to: TcpStream, bytes: &[u8]) {
+    // If the server does not read, what is missing in its replies says so.
+    let _ = to.write_all(bytes);
+}
+
+/// Whole, in a few pieces, or some of it byte by byte.
+fn write_in_pieces(mut to: TcpStream, bytes: &[u8], rng: &mut Rng) {
+    let longest = [usize::MAX, 2000, 300, 5][rng.usize(0..4)];
+    let mut rest = bytes;
+    for _ in 0..200 {
+        if rest.is_empty() {
+            return;
+        }
+        let (piece, behind) = rest.split_at(rng.usize(1..=longest.min(rest.len())));
+        write(clone_stream(&to), piece);
+        rest = behind;
+    }
+    let _ = to.write_all(rest);
+}
+
+fn clone(client: &RespClient) -> TcpStream {
+    clone_stream(client.stream())
+}
+
+fn clone_stream(stream: &TcpStream) -> TcpStream {
+    stream.try_clone().expect("a socket")
+}
+
+/// As text: some of it around this place.
+fn shown(bytes: &[u8], place: usize) -> String {
+    let begin = place.saturating_sub(100);
+    let end = bytes.len().min(begin + 600);
+    let cut = |at: usize, edge: usize| if at == edge { "" } else { "…" };
+    format!("{}{}{}", cut(begin, 0), bytes[begin..end].escape_ascii(), cut(end, bytes.len()))
+}
