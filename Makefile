@@ -12,6 +12,7 @@ demo:
 # Everything, with real Redis servers on free ports.
 test:
 	bash load_data.sh --install
+	bash tests/clients/install.sh
 	command -v curl >/dev/null || $(AS_ROOT) apt-get install -y curl
 	cargo test --locked
 

@@ -1,6 +1,7 @@
 //! The whole system, tested with real `redis-server` processes and the real binaries.
 
 mod balancing;
+mod clients;
 mod command_line;
 #[cfg(unix)]
 mod demo;

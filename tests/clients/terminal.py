@@ -1,0 +1,79 @@
+"""What redis-cli does at a terminal only: completion and hints from COMMAND DOCS, and --stat.
+
+Usage: terminal.py PORT
+"""
+
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import sys
+import termios
+import time
+
+TIMEOUT = 10
+
+
+class Terminal:
+    def __init__(self, *arguments):
+        pid, self.file = pty.fork()
+        if pid == 0:
+            # Rows and columns: without a size redis-cli would ask for it.
+            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
+            os.environ.update(TERM="xterm", HOME="/nonexistent")
+            os.execvp("redis-cli", ["redis-cli", *arguments])
+        self.shown = ""
+
+    def wait_for(self, what, pattern):
+        """Waits until that is shown, and forgets all up to there."""
+        deadline = time.monotonic() + TIMEOUT
+        while not (found := re.search(pattern, self.shown)):
+            if not select.select([self.file], [], [], max(0, deadline - time.monotonic()))[0]:
+                sys.exit(f"redis-cli, {what}: no {pattern!r} in {self.shown!r}")
+            try:
+                self.shown += os.read(self.file, 65536).decode(errors="replace")
+            except OSError:
+                sys.exit(f"redis-cli ended, {what}: no {pattern!r} in {self.shown!r}")
+        self.shown = self.shown[found.end() :]
+
+    def type(self, text):
+        os.write(self.file, text.encode())
+
+    def close(self):
+        # redis-cli is told to hang up.
+        os.close(self.file)
+        os.wait()
+
+
+def main():
+    port = sys.argv[1]
+    terminal = Terminal("-p", port)
+    terminal.wait_for("prompt", f"127.0.0.1:{port}> ")
+    terminal.type("hgeta\t")
+    terminal.wait_for("completion", "HGETALL")
+    terminal.type(" ")
+    terminal.wait_for("hint", "key")
+    terminal.type("hash\r")
+    terminal.wait_for("reply", '"Ada"')
+    terminal.type("help hget\r")
+    terminal.wait_for("help", "summary:.* value of a.* field")
+    terminal.type("select 3\r")
+    terminal.wait_for("prompt of database 3", rf"127.0.0.1:{port}\[3\]> ")
+    terminal.type("set greeting bye\r")
+    terminal.wait_for("refusal", "READONLY")
+    terminal.type("get greeting\r")
+    terminal.wait_for("reply of database 3", "hello from 3")
+    terminal.type("subscribe news\r")
+    terminal.wait_for("subscription", '"subscribe"')
+    terminal.close()
+
+    terminal = Terminal("-p", port, "-i", "0.1", "--stat")
+    terminal.wait_for("--stat", "keys +mem +clients")
+    for _ in range(3):
+        terminal.wait_for("a line of --stat", r"\d+ +\d[\d.]*[KMG]? +\d+ +\d+ +\d+ \(\+\d+\)")
+    terminal.close()
+
+
+main()
