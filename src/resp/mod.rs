@@ -1,14 +1,16 @@
 //! The Redis protocol (RESP2 and RESP3) as bytes and frames; knows nothing of sockets.
 //!
-//! [`Framer`] finds where a reply ends without looking
+//! [`CommandParser`] finds a client's commands. [`Framer`] finds where a reply ends without looking
 //! at what it says; the functions of [`reply`] read one (RESP2) piece by piece. None of them ever
 //! holds a reply as a tree of values or allocates by a length that came over the wire. [`write`]
 //! has the replies of our own.
 
+pub mod command;
 mod framer;
 pub mod reply;
 pub mod write;
 
+pub use command::{Command, CommandParser, ProtocolError};
 pub use framer::Framer;
 
 /// The longest line (status, error, integer, or the length of what follows) in a reply.
