@@ -550,7 +550,7 @@ mod tests {
         (b"", &[]),
     ];
 
-    /// A client's bytes, and the error of Redis 7.0 for them.
+    /// A client's bytes, and the error of Redis 7.0 for them (if its limits were ours).
     const BROKEN: [(&[u8], ProtocolError); 27] = [
         (b"*\r\n", ProtocolError::InvalidCount),
         (b"*x\r\n", ProtocolError::InvalidCount),
