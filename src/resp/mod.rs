@@ -2,7 +2,7 @@
 //!
 //! [`CommandParser`] finds a client's commands. [`Framer`] finds where a reply ends without looking
 //! at what it says; the functions of [`reply`] read one (RESP2) piece by piece. None of them ever
-//! holds a reply as a tree of values or allocates by a length that came over the wire. [`write`]
+//! holds a reply as a tree of values or allocates by a length that came over the wire. [`mod@write`]
 //! has the replies of our own.
 
 pub mod command;
