@@ -19,6 +19,7 @@ pub mod large;
 pub mod listener;
 pub mod lock;
 pub mod logging;
+pub mod policy;
 pub mod resp;
 pub mod seed;
 pub mod session;
