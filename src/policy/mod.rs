@@ -9,6 +9,7 @@ mod tests;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::resp::Command;
 pub use table::CommandTable;
 use table::{Flags, Name, Row};
 
@@ -17,32 +18,6 @@ const MAX_NAME_BYTES: usize = 64;
 
 /// What Redis quotes of an unknown command's name, and of its arguments together.
 const MAX_QUOTED_BYTES: usize = 128;
-
-/// Stands in for `crate::resp::Command`, which has the same methods.
-#[derive(Debug, Clone, Copy)]
-pub struct Command<'a>(pub &'a [&'a [u8]]);
-
-impl<'a> Command<'a> {
-    /// How many arguments it has, the name included: at least 1.
-    pub fn arg_count(&self) -> usize {
-        self.0.len()
-    }
-
-    /// An argument; the name is number 0.
-    pub fn arg(&self, index: usize) -> Option<&'a [u8]> {
-        self.0.get(index).copied()
-    }
-
-    /// The name as the client wrote it.
-    pub fn name(&self) -> &'a [u8] {
-        self.arg(0).unwrap_or_default()
-    }
-
-    /// All arguments, the name included.
-    pub fn args(&self) -> impl ExactSizeIterator<Item = &'a [u8]> + use<'a> {
-        self.0.iter().copied()
-    }
-}
 
 /// What becomes of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]

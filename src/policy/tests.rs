@@ -1,4 +1,5 @@
 use super::*;
+use crate::resp::{CommandParser, command};
 
 type Listed<'a> = (&'a str, i64, &'a str, &'a [(&'a str, i64, &'a str)]);
 
@@ -75,15 +76,22 @@ fn redis_7() -> Policy {
     Policy::new(&[table(REDIS_7, true)], false)
 }
 
+fn with_command<T>(args: &[&[u8]], work: impl FnOnce(&Command) -> T) -> T {
+    let mut bytes = Vec::new();
+    command::encode(args.iter().copied(), &mut bytes);
+    let mut parser = CommandParser::new(1024);
+    work(&parser.parse(&bytes).expect("valid").1.expect("a whole command"))
+}
+
 /// The verdict on words between spaces.
 fn verdict(policy: &Policy, words: &str) -> Verdict {
     let args: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
-    policy.verdict(&Command(&args))
+    with_command(&args, |command| policy.verdict(command))
 }
 
 fn in_transaction(policy: &Policy, words: &str) -> Verdict {
     let args: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
-    policy.verdict_in_transaction(&Command(&args))
+    with_command(&args, |command| policy.verdict_in_transaction(command))
 }
 
 #[track_caller]
@@ -245,7 +253,7 @@ fn unknown_commands_are_quoted_as_redis_does() {
     }
     let bytes: [&[u8]; 2] = [b"\xff\0", b"\xfe"];
     let error = b"ERR unknown command '\xff', with args beginning with: '\xfe' ".to_vec();
-    assert_eq!(policy.verdict(&Command(&bytes)), Verdict::Refuse(error));
+    assert_eq!(with_command(&bytes, |command| policy.verdict(command)), Verdict::Refuse(error));
 }
 
 #[test]
