@@ -76,14 +76,17 @@ fn redis_7() -> Policy {
 }
 
 /// The verdict on words between spaces.
-fn verdict(policy: &Policy, words: &str) -> Verdict {
-    let args: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
-    policy.verdict(&Command(&args))
+fn verdict(policy: &Policy, words: impl AsRef<[u8]>) -> Verdict {
+    with_command(words.as_ref(), |command| policy.verdict(command))
 }
 
 fn in_transaction(policy: &Policy, words: &str) -> Verdict {
-    let args: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
-    policy.verdict_in_transaction(&Command(&args))
+    with_command(words.as_bytes(), |command| policy.verdict_in_transaction(command))
+}
+
+fn with_command(words: &[u8], decide: impl Fn(&Command) -> Verdict) -> Verdict {
+    let args: Vec<&[u8]> = words.split(|&byte| byte == b' ').collect();
+    decide(&Command(&args))
 }
 
 #[track_caller]
@@ -243,9 +246,8 @@ fn unknown_commands_are_quoted_as_redis_does() {
     ] {
         assert_refused(verdict(&policy, words), &format!("ERR {error}"));
     }
-    let bytes: [&[u8]; 2] = [b"\xff\0", b"\xfe"];
     let error = b"ERR unknown command '\xff', with args beginning with: '\xfe' ".to_vec();
-    assert_eq!(policy.verdict(&Command(&bytes)), Verdict::Refuse(error));
+    assert_eq!(verdict(&policy, b"\xff\0 \xfe"), Verdict::Refuse(error));
 }
 
 #[test]
