@@ -158,13 +158,13 @@ fn keys_passes_only_where_it_is_allowed() {
 fn xread_passes_unless_it_blocks() {
     for policy in [redis_7(), Policy::new(&[table(REDIS_6, false)], false)] {
         for reads in ["streams block 0", "count 2 streams k 0", "count block streams k 0"] {
-            assert_eq!(verdict(&policy, &format!("xread {reads}")), Verdict::Forward, "{reads}");
+            assert_eq!(verdict(&policy, format!("xread {reads}")), Verdict::Forward, "{reads}");
         }
         for blocks in
             ["block 0 streams k $", "count 2 Block 5 streams k $", "block\0x 0 streams k $"]
         {
             assert_refused(
-                verdict(&policy, &format!("xread {blocks}")),
+                verdict(&policy, format!("xread {blocks}")),
                 "ERR XREAD with BLOCK is not served by redis-lb: poll with XREAD without BLOCK",
             );
         }
