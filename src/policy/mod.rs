@@ -176,7 +176,7 @@ impl Policy {
     /// EXEC, DISCARD, WATCH, RESET, QUIT) acts at once, and `Refuse` makes EXEC fail.
     pub fn verdict_in_transaction(&self, command: &Command) -> Verdict {
         use Own::{Discard, Echo, Exec, Multi, Ping, Quit, Reset, Time, Unwatch, Watch};
-        let is_ours = || {
+        let is_about_session = || {
             let is = |name: &[u8]| command.name().eq_ignore_ascii_case(name);
             is(b"client") || is(b"command") || is(b"config")
         };
@@ -186,7 +186,7 @@ impl Policy {
                 Verdict::Own(own)
             }
             Verdict::Own(_) => not_in_transaction(command),
-            Verdict::Forward if is_ours() => not_in_transaction(command),
+            Verdict::Forward if is_about_session() => not_in_transaction(command),
             other => other,
         }
     }

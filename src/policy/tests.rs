@@ -76,22 +76,21 @@ fn redis_7() -> Policy {
     Policy::new(&[table(REDIS_7, true)], false)
 }
 
-fn with_command<T>(args: &[&[u8]], work: impl FnOnce(&Command) -> T) -> T {
-    let mut bytes = Vec::new();
-    command::encode(args.iter().copied(), &mut bytes);
-    let mut parser = CommandParser::new(1024);
-    work(&parser.parse(&bytes).expect("valid").1.expect("a whole command"))
-}
-
 /// The verdict on words between spaces.
-fn verdict(policy: &Policy, words: &str) -> Verdict {
-    let args: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
-    with_command(&args, |command| policy.verdict(command))
+fn verdict(policy: &Policy, words: impl AsRef<[u8]>) -> Verdict {
+    with_command(words.as_ref(), |command| policy.verdict(command))
 }
 
 fn in_transaction(policy: &Policy, words: &str) -> Verdict {
-    let args: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
-    with_command(&args, |command| policy.verdict_in_transaction(command))
+    with_command(words.as_bytes(), |command| policy.verdict_in_transaction(command))
+}
+
+fn with_command(words: &[u8], decide: impl Fn(&Command) -> Verdict) -> Verdict {
+    let args: Vec<&[u8]> = words.split(|&byte| byte == b' ').collect();
+    let mut bytes = Vec::new();
+    command::encode(args.into_iter(), &mut bytes);
+    let mut parser = CommandParser::new(1024);
+    decide(&parser.parse(&bytes).expect("valid").1.expect("a whole command"))
 }
 
 #[track_caller]
@@ -163,13 +162,13 @@ fn keys_passes_only_where_it_is_allowed() {
 fn xread_passes_unless_it_blocks() {
     for policy in [redis_7(), Policy::new(&[table(REDIS_6, false)], false)] {
         for reads in ["streams block 0", "count 2 streams k 0", "count block streams k 0"] {
-            assert_eq!(verdict(&policy, &format!("xread {reads}")), Verdict::Forward, "{reads}");
+            assert_eq!(verdict(&policy, format!("xread {reads}")), Verdict::Forward, "{reads}");
         }
         for blocks in
             ["block 0 streams k $", "count 2 Block 5 streams k $", "block\0x 0 streams k $"]
         {
             assert_refused(
-                verdict(&policy, &format!("xread {blocks}")),
+                verdict(&policy, format!("xread {blocks}")),
                 "ERR XREAD with BLOCK is not served by redis-lb: poll with XREAD without BLOCK",
             );
         }
@@ -251,9 +250,8 @@ fn unknown_commands_are_quoted_as_redis_does() {
     ] {
         assert_refused(verdict(&policy, words), &format!("ERR {error}"));
     }
-    let bytes: [&[u8]; 2] = [b"\xff\0", b"\xfe"];
     let error = b"ERR unknown command '\xff', with args beginning with: '\xfe' ".to_vec();
-    assert_eq!(with_command(&bytes, |command| policy.verdict(command)), Verdict::Refuse(error));
+    assert_eq!(verdict(&policy, b"\xff\0 \xfe"), Verdict::Refuse(error));
 }
 
 #[test]
