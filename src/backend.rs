@@ -1,25 +1,32 @@
-//! One Redis server behind us: its address, its idle connections, and one exchange with it.
+//! One Redis server behind us: its address, what is known of it, and one exchange with it.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 #[cfg(unix)]
-use std::{os::unix::net::UnixStream, path::Path};
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    os::unix::net::UnixStream,
+    path::Path,
+};
 
 use redis::ConnectionAddr;
 
 use crate::address::BackendAddress;
 use crate::large::LargeReads;
 use crate::lock::lock;
-use crate::resp::{self, Framer, reply};
+use crate::policy::CommandTable;
+use crate::pool::{Permit, Pool};
+use crate::resp::{self, Framer, Protocol, reply};
 
-/// Idle connections that are kept to one backend; more are closed when their reply is read.
-pub const MAX_IDLE_CONNECTIONS: usize = 128;
+/// The most that `INFO server` may say.
+const MAX_INFO_BYTES: u64 = 64 * 1024;
 
-/// How long an idle connection is kept; what is used now and then stays.
-const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
+/// The most that `COMMAND` may say; Redis 7 says a quarter of a megabyte.
+const MAX_COMMANDS_BYTES: usize = 16 * 1024 * 1024;
 
 /// A backend may be silent for one second more for each so many bytes that a value is made of.
 const BYTES_A_SECOND_OF_PATIENCE: u64 = 32 * 1024 * 1024;
@@ -66,6 +73,12 @@ pub enum BackendError {
     /// [`TURN_WAIT`](crate::large::TURN_WAIT).
     #[error("timed out behind other large values")]
     Busy,
+    /// All connections that there may be to it are in use (`--backend-connections`).
+    #[error("timed out waiting for a connection: all {0} are in use")]
+    NoConnection(usize),
+    /// Its commands are not those by which what is to be sent was judged.
+    #[error("the commands that it knows have changed")]
+    OtherCommands,
     /// The value changed between the two passes over it.
     #[error("the value changed while it was read")]
     Changed,
@@ -79,7 +92,7 @@ impl BackendError {
 
     /// Whether this says something of the backend, not of what others do with it.
     pub fn is_failure(&self) -> bool {
-        !matches!(self, Self::Changed | Self::Busy)
+        !matches!(self, Self::Changed | Self::Busy | Self::NoConnection(_) | Self::OtherCommands)
     }
 
     /// Whether no connection to it could be made or kept.
@@ -89,7 +102,7 @@ impl BackendError {
 
     /// Whether the backend was too slow, rather than out of reach.
     pub fn is_timeout(&self) -> bool {
-        matches!(self, Self::TimedOut | Self::Busy)
+        matches!(self, Self::TimedOut | Self::Busy | Self::NoConnection(_))
     }
 }
 
@@ -112,24 +125,45 @@ impl From<resp::Error> for BackendError {
     }
 }
 
-/// One Redis server: where it is, and the idle connections to it.
+/// What a connection is set up for: connections serve whoever wants one of their mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mode {
+    /// The selected database.
+    pub database: i64,
+    /// The version of the protocol that replies are in.
+    pub protocol: Protocol,
+}
+
+/// One Redis server: where it is, what it is, and the connections to it.
 #[derive(Debug)]
 pub struct Backend {
     address: BackendAddress,
     timeout: Duration,
+    max_connections: usize,
     /// What the name in the address means: written by the resolver alone, read by each dial.
     resolved: Mutex<Result<Vec<SocketAddr>, String>>,
-    /// Last in, first out, so that those in use stay warm and the rest can go.
-    idle: Mutex<Vec<Connection>>,
+    pool: Arc<Pool<Mode, Link>>,
     failing: AtomicBool,
+    server: Mutex<Server>,
+    /// Counts the changes of what [`commands`](Self::commands) returns.
+    commands_version: AtomicU64,
     /// Whose turn it is to read a large value.
     pub large_reads: LargeReads,
 }
 
+/// The process that answers at a backend's address, as far as its newest connection tells.
+#[derive(Debug, Clone, Default)]
+struct Server {
+    /// What it calls itself, anew each time it starts; `None` while unknown.
+    run_id: Option<Arc<str>>,
+    /// What its `COMMAND` says; `None` while unknown, or when its user may not ask.
+    commands: Option<Arc<CommandTable>>,
+}
+
 impl Backend {
-    /// A backend to which nothing is connected yet. `timeout` bounds each connect, and the silence
-    /// before and within each reply.
-    pub fn new(address: BackendAddress, timeout: Duration) -> Self {
+    /// A backend to which nothing is connected yet. `timeout` bounds each connect, the silence
+    /// before and within each reply, and the wait for one of the `max_connections`.
+    pub fn new(address: BackendAddress, timeout: Duration, max_connections: usize) -> Self {
         let resolved = match address.endpoint() {
             ConnectionAddr::Tcp(host, port) => match host.parse::<IpAddr>() {
                 Ok(ip) => Ok(vec![SocketAddr::new(ip, *port)]),
@@ -140,9 +174,12 @@ impl Backend {
         Self {
             address,
             timeout,
+            max_connections,
             resolved: Mutex::new(resolved),
-            idle: Mutex::new(Vec::new()),
+            pool: Pool::new(max_connections),
             failing: AtomicBool::new(false),
+            server: Mutex::default(),
+            commands_version: AtomicU64::new(0),
             large_reads: LargeReads::default(),
         }
     }
@@ -170,7 +207,7 @@ impl Backend {
                 *resolved = addresses;
                 drop(resolved);
                 if has_moved {
-                    self.close_idle();
+                    self.pool.close_idle();
                 }
             }
             Err(error) if resolved.is_err() => *resolved = Err(error.to_string()),
@@ -178,51 +215,91 @@ impl Backend {
         }
     }
 
-    /// Sends `commands` on an idle connection, or a new one, and waits for the first byte of the
-    /// reply.
+    /// What its server calls itself, once a connection has been made.
+    pub fn run_id(&self) -> Option<Arc<str>> {
+        lock(&self.server).run_id.clone()
+    }
+
+    /// The commands that its server knows.
+    pub fn commands(&self) -> Option<Arc<CommandTable>> {
+        lock(&self.server).commands.clone()
+    }
+
+    /// Changes whenever [`commands`](Self::commands) does.
+    pub fn commands_version(&self) -> u64 {
+        self.commands_version.load(Ordering::Acquire)
+    }
+
+    /// The mode of the requests that are ours, in the database of the backend's URL.
+    pub fn own_mode(&self) -> Mode {
+        Mode { database: self.address.database(), protocol: Protocol::Resp2 }
+    }
+
+    /// Sends `commands` on an idle connection of that mode, or a new one, and waits for the first
+    /// byte of the reply.
     ///
     /// An idle connection that turns out closed is stale, which says nothing of the backend: then,
     /// once, a new one is made.
-    pub fn request(&self, commands: &[u8]) -> Result<Connection, BackendError> {
-        let idle = lock(&self.idle).pop();
-        if let Some(mut connection) = idle {
+    pub fn request(&self, mode: Mode, commands: &[u8]) -> Result<Connection, BackendError> {
+        self.request_if(mode, commands, || true)
+    }
+
+    /// The same, but sends only if, with the connection there, `may_send`: a new connection may
+    /// have found another server, with other commands.
+    pub fn request_if(
+        &self,
+        mode: Mode,
+        commands: &[u8],
+        may_send: impl Fn() -> bool,
+    ) -> Result<Connection, BackendError> {
+        let (mut permit, idle) = self
+            .pool
+            .take(mode, self.timeout)
+            .ok_or(BackendError::NoConnection(self.max_connections))?;
+        if let Some(link) = idle {
+            let mut connection = Connection { link, mode, permit };
             match connection.send(commands) {
                 Ok(()) => return Ok(connection),
                 Err(error) => {
-                    self.close_idle();
+                    // When one idle connection is broken, the others are too.
+                    self.pool.close_idle();
                     if !matches!(error, BackendError::Lost(_)) {
                         return Err(error);
                     }
+                    permit = connection.permit;
                 }
             }
         }
-        let mut connection = self.dial()?;
+        let mut connection = Connection { link: self.dial(mode)?, mode, permit };
+        if !may_send() {
+            self.keep(connection);
+            return Err(BackendError::OtherCommands);
+        }
         connection.send(commands)?;
         Ok(connection)
     }
 
-    /// Keeps a connection for the next request. All replies on it must have been read to the end;
-    /// one with more bytes than were asked for is closed.
-    pub fn keep(&self, mut connection: Connection) {
-        if !connection.reader.buffer().is_empty() {
-            return;
-        }
-        connection.kept_at = Instant::now();
-        let mut idle = lock(&self.idle);
-        // The oldest are at the bottom.
-        let expired = idle.partition_point(|kept| kept.kept_at.elapsed() > MAX_IDLE_TIME);
-        let expired: Vec<Connection> = idle.drain(..expired).collect();
-        if idle.len() < MAX_IDLE_CONNECTIONS {
-            idle.push(connection);
-        }
-        drop(idle);
-        drop(expired);
+    /// Asks whether it is there.
+    pub fn ping(&self) -> Result<(), BackendError> {
+        let ping = redis::cmd("PING").get_packed_command();
+        let mut connection = self.request(self.own_mode(), &ping)?;
+        reply::simple(connection.replies())?;
+        self.keep(connection);
+        Ok(())
     }
 
-    /// When one idle connection is broken or leads to the wrong server, the others are or do too.
-    fn close_idle(&self) {
-        let idle = std::mem::take(&mut *lock(&self.idle));
-        drop(idle);
+    /// Keeps a connection for the next request of its mode. All replies on it must have been read
+    /// to the end; one with more bytes than were asked for is closed.
+    pub fn keep(&self, connection: Connection) {
+        let Connection { link, mode, permit } = connection;
+        if link.reader.buffer().is_empty() {
+            self.pool.give_back(permit, mode, link);
+        }
+    }
+
+    /// The connections to it that are open.
+    pub fn open_connections(&self) -> usize {
+        self.pool.open()
     }
 
     /// Remembers whether the last exchange failed; true when that is news, so that each change is
@@ -232,30 +309,66 @@ impl Backend {
             && self.failing.swap(failing, Ordering::Relaxed) != failing
     }
 
-    fn dial(&self) -> Result<Connection, BackendError> {
+    /// Whether the last exchange failed.
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Makes a connection and sets it up. Finds out which server it leads to, and, when that is
+    /// another than before, which commands that knows.
+    fn dial(&self, mode: Mode) -> Result<Link, BackendError> {
         let socket = self.connect()?;
-        let mut connection = Connection {
+        let mut link = Link {
             reader: BufReader::with_capacity(READ_BUFFER_BYTES, socket),
             timeout: self.timeout,
             read_timeout: self.timeout,
-            kept_at: Instant::now(),
+            run_id: None,
         };
         let mut setup = redis::Pipeline::new();
         if let Some(password) = self.address.password() {
-            let user = self.address.username();
-            setup.add_command(redis::cmd("AUTH").arg(user).arg(password).to_owned());
+            setup.cmd("AUTH").arg(self.address.username()).arg(password);
         }
-        if self.address.database() != 0 {
-            setup.add_command(redis::cmd("SELECT").arg(self.address.database()).to_owned());
+        setup.cmd("INFO").arg("server");
+        if mode.database != 0 {
+            setup.cmd("SELECT").arg(mode.database);
         }
-        if setup.is_empty() {
-            return Ok(connection);
+        link.send(&setup.get_packed_pipeline())?;
+        if self.address.password().is_some() {
+            reply::simple(&mut link.reader)?;
         }
-        connection.send(&setup.get_packed_pipeline())?;
-        for _ in setup.cmd_iter() {
-            reply::simple(&mut connection.reader)?;
+        link.run_id = read_run_id(&mut link.reader)?;
+        if mode.database != 0 {
+            reply::simple(&mut link.reader)?;
         }
-        Ok(connection)
+        self.meet(&mut link)?;
+        if mode.protocol == Protocol::Resp3 {
+            link.send(&redis::cmd("HELLO").arg(3).get_packed_command())?;
+            let mut greeting = Vec::new();
+            link.hold(&mut greeting, MAX_INFO_BYTES as usize)?;
+            reply::no_error(&greeting)?;
+        }
+        Ok(link)
+    }
+
+    /// Asks a server that was not there before what commands it knows.
+    fn meet(&self, link: &mut Link) -> Result<(), BackendError> {
+        if link.run_id.is_some() && link.run_id == self.run_id() {
+            return Ok(());
+        }
+        link.send(&redis::cmd("COMMAND").get_packed_command())?;
+        let mut reply = Vec::new();
+        if !link.hold(&mut reply, MAX_COMMANDS_BYTES)? {
+            return Err(resp::Error::TooLong.into());
+        }
+        let commands = match reply::no_error(&reply) {
+            Ok(()) => Some(Arc::new(CommandTable::parse(&reply).map_err(resp::Error::Protocol)?)),
+            // HTTP needs no more than a user who may read.
+            Err(resp::Error::Redis(text)) if text.starts_with("NOPERM") => None,
+            Err(error) => return Err(error.into()),
+        };
+        *lock(&self.server) = Server { run_id: link.run_id.clone(), commands };
+        self.commands_version.fetch_add(1, Ordering::Release);
+        Ok(())
     }
 
     fn connect(&self) -> Result<Socket, BackendError> {
@@ -276,19 +389,64 @@ impl Backend {
     }
 }
 
-/// A connection to a backend, set up (`AUTH`, `SELECT`) and with finite timeouts.
+/// Reads what `INFO server` says of its run id; `None` where its user may not ask.
+pub fn read_run_id(from: &mut impl BufRead) -> Result<Option<Arc<str>>, resp::Error> {
+    let info = match reply::bytes(from, MAX_INFO_BYTES) {
+        Err(resp::Error::Redis(text)) if text.starts_with("NOPERM") => return Ok(None),
+        info => info?,
+    };
+    let info = String::from_utf8_lossy(&info);
+    let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+    Ok(run_id.map(|run_id| run_id.trim().into()))
+}
+
+/// A connection to a backend, in use by one client.
 #[derive(Debug)]
 pub struct Connection {
+    link: Link,
+    /// What it is set up for. Whoever changes that on the connection changes it here.
+    pub mode: Mode,
+    permit: Permit<Mode, Link>,
+}
+
+impl Connection {
+    /// Makes it one client's own for as long as it likes; false when too many are.
+    pub fn pin(&mut self) -> bool {
+        self.permit.pin()
+    }
+
+    /// What its server calls itself; `None` where its user may not ask.
+    pub fn run_id(&self) -> Option<&Arc<str>> {
+        self.link.run_id.as_ref()
+    }
+}
+
+impl Deref for Connection {
+    type Target = Link;
+
+    fn deref(&self) -> &Link {
+        &self.link
+    }
+}
+
+impl DerefMut for Connection {
+    fn deref_mut(&mut self) -> &mut Link {
+        &mut self.link
+    }
+}
+
+/// A connection to a backend, set up (`AUTH`, `SELECT`, `HELLO`) and with finite timeouts.
+#[derive(Debug)]
+pub struct Link {
     reader: BufReader<Socket>,
     /// How long it may usually be silent.
     timeout: Duration,
     /// How long it may be silent now, as the socket knows it.
     read_timeout: Duration,
-    /// When it became idle.
-    kept_at: Instant,
+    run_id: Option<Arc<str>>,
 }
 
-impl Connection {
+impl Link {
     /// Sends `commands` and waits for the first byte of the reply.
     pub fn send(&mut self, commands: &[u8]) -> Result<(), BackendError> {
         self.send_within(commands, self.timeout)
@@ -326,6 +484,16 @@ impl Connection {
         &mut self.reader
     }
 
+    /// Whether this is the next byte, once the reply has begun.
+    pub fn starts_with(&self, byte: u8) -> bool {
+        self.reader.buffer().first() == Some(&byte)
+    }
+
+    /// Whether there are bytes that were received and not read yet.
+    pub fn has_buffered(&self) -> bool {
+        !self.reader.buffer().is_empty()
+    }
+
     /// Reads one reply into `held`, as raw bytes, while it is at most `max` bytes long. False when
     /// it is longer: then its beginning is in `held`, and the rest is still to be read.
     pub fn hold(&mut self, held: &mut Vec<u8>, max: usize) -> Result<bool, BackendError> {
@@ -343,6 +511,16 @@ impl Connection {
             self.reader.consume(used);
         }
         Ok(true)
+    }
+}
+
+#[cfg(unix)]
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self.reader.get_ref() {
+            Socket::Tcp(socket) => socket.as_fd(),
+            Socket::Unix(socket) => socket.as_fd(),
+        }
     }
 }
 

@@ -1,12 +1,15 @@
 //! What all clients share.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use crate::backend::Backend;
 use crate::balance::ConnectionTable;
 use crate::config::Config;
+use crate::cursor;
 use crate::lock::lock;
+use crate::policy::Policy;
 
 /// The configuration, the backends, and how many leases each has.
 #[derive(Debug)]
@@ -17,7 +20,13 @@ pub struct Balancer {
     pub backends: Vec<Arc<Backend>>,
     /// How many leases each of them has.
     pub table: Arc<ConnectionTable>,
+    /// How many clients are served.
+    pub clients: AtomicUsize,
+    /// When it began to serve.
+    pub began: Instant,
     draining: AtomicBool,
+    /// What the backends' commands allow, and their version that it was made of.
+    policy: Mutex<(u64, Arc<Policy>)>,
     log_order: Mutex<()>,
 }
 
@@ -27,16 +36,63 @@ impl Balancer {
         let backends: Vec<Arc<Backend>> = config
             .backends
             .iter()
-            .map(|address| Arc::new(Backend::new(address.clone(), config.backend_timeout)))
+            .map(|address| {
+                Arc::new(Backend::new(
+                    address.clone(),
+                    config.backend_timeout,
+                    config.backend_connections,
+                ))
+            })
             .collect();
         let table = ConnectionTable::new(backends.len());
+        let policy = Mutex::new((0, Arc::new(Policy::new(&[], config.allow_keys))));
         Arc::new(Self {
             config,
             backends,
             table,
+            clients: AtomicUsize::new(0),
+            began: Instant::now(),
             draining: AtomicBool::new(false),
+            policy,
             log_order: Mutex::new(()),
         })
+    }
+
+    /// Changes whenever a backend turns out to know other commands than before.
+    pub fn commands_version(&self) -> u64 {
+        self.backends.iter().map(|backend| backend.commands_version()).sum()
+    }
+
+    /// What the backends' commands allow together, and their version that it was made of.
+    pub fn policy(&self) -> (u64, Arc<Policy>) {
+        let mut policy = lock(&self.policy);
+        let version = self.commands_version();
+        if policy.0 != version {
+            let tables: Vec<_> =
+                self.backends.iter().filter_map(|backend| backend.commands()).collect();
+            *policy = (version, Arc::new(Policy::new(&tables, self.config.allow_keys)));
+        }
+        policy.clone()
+    }
+
+    /// The tag of this server in the cursors that clients get.
+    pub fn cursor_tag(&self, run_id: &str) -> Option<u16> {
+        let run_ids = self.run_ids();
+        let index = run_ids.iter().position(|known| known.as_deref() == Some(run_id))?;
+        cursor::tags(&run_ids)[index]
+    }
+
+    /// The index of the backend whose server has this tag. One that has never answered is asked.
+    pub fn find_server(&self, tag: u16) -> Option<usize> {
+        for backend in self.backends.iter().filter(|backend| backend.run_id().is_none()) {
+            // If it can't say, it is not the one.
+            let _ = backend.ping();
+        }
+        cursor::tags(&self.run_ids()).iter().position(|known| *known == Some(tag))
+    }
+
+    fn run_ids(&self) -> Vec<Option<Arc<str>>> {
+        self.backends.iter().map(|backend| backend.run_id()).collect()
     }
 
     /// From now on each connection closes behind the answer that it waits for.

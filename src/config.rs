@@ -63,6 +63,30 @@ struct Args {
     #[arg(long, env = "LB_BACKEND_TIMEOUT", value_name = "TIME", default_value = "1s", value_parser = timeout)]
     backend_timeout: Duration,
 
+    /// Connections to each backend at a time; whoever needs another waits for one
+    #[arg(
+        long,
+        env = "LB_BACKEND_CONNECTIONS",
+        value_name = "NUMBER",
+        default_value_t = 128,
+        value_parser = clap::value_parser!(u32).range(2..=100_000)
+    )]
+    backend_connections: u32,
+
+    /// The longest argument of a Redis command, in MiB
+    #[arg(
+        long,
+        env = "LB_MAX_ARGUMENT_MIB",
+        value_name = "MIB",
+        default_value_t = 16,
+        value_parser = clap::value_parser!(u32).range(1..=512)
+    )]
+    max_argument_mib: u32,
+
+    /// Lets clients use KEYS, which holds a Redis server up while it looks at every key
+    #[arg(long, env = "LB_ALLOW_KEYS")]
+    allow_keys: bool,
+
     /// After SIGINT or SIGTERM, how long running requests have to finish
     #[arg(long, env = "LB_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = time)]
     drain_timeout: Duration,
@@ -90,6 +114,12 @@ pub struct Config {
     pub client_timeout: Duration,
     /// How long a backend may be silent.
     pub backend_timeout: Duration,
+    /// At least 2 connections to each backend at a time.
+    pub backend_connections: usize,
+    /// The longest argument of a Redis command.
+    pub max_argument_bytes: usize,
+    /// Whether clients may use KEYS.
+    pub allow_keys: bool,
     /// How long running requests have at the end.
     pub drain_timeout: Duration,
     /// How long each read is held; usually zero.
@@ -121,6 +151,9 @@ impl TryFrom<Args> for Config {
             max_clients: args.max_clients as usize,
             client_timeout: args.client_timeout,
             backend_timeout: args.backend_timeout,
+            backend_connections: args.backend_connections as usize,
+            max_argument_bytes: args.max_argument_mib as usize * 1024 * 1024,
+            allow_keys: args.allow_keys,
             drain_timeout: args.drain_timeout,
             demo_delay: args.demo_delay,
             allow_hosts: args.allow_hosts.iter().map(|name| http::host_name(name)).collect(),
@@ -173,6 +206,9 @@ mod tests {
         assert_eq!(config.max_clients, 4096);
         assert_eq!(config.client_timeout, Duration::from_secs(330));
         assert_eq!(config.backend_timeout, Duration::from_secs(1));
+        assert_eq!(config.backend_connections, 128);
+        assert_eq!(config.max_argument_bytes, 16 * 1024 * 1024);
+        assert!(!config.allow_keys);
         assert_eq!(config.drain_timeout, Duration::from_secs(30));
         assert_eq!(config.demo_delay, Duration::ZERO);
     }

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use log::warn;
 
-use crate::backend::{Backend, BackendError};
+use crate::backend::Backend;
 use crate::balancer::Balancer;
-use crate::resp::reply;
 
 /// How often a backend's name is looked up again, so that one that moves is found.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -39,7 +38,7 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
 
 fn watch(backend: &Backend, answers: Sender<bool>) {
     backend.resolve();
-    let at_start = ping(backend);
+    let at_start = backend.ping();
     if let Err(error) = &at_start {
         backend.set_failing(true);
         warn!("{} does not answer yet: {error}", backend.name());
@@ -51,11 +50,4 @@ fn watch(backend: &Backend, answers: Sender<bool>) {
         thread::sleep(RESOLVE_INTERVAL);
         backend.resolve();
     }
-}
-
-fn ping(backend: &Backend) -> Result<(), BackendError> {
-    let mut connection = backend.request(&redis::cmd("PING").get_packed_command())?;
-    reply::simple(connection.replies())?;
-    backend.keep(connection);
-    Ok(())
 }

@@ -9,11 +9,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use log::{debug, error, info, warn};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
 use crate::balancer::Balancer;
 use crate::lock::lock;
-use crate::session;
+use crate::session::{self, Protocol};
 
 /// Connections that the kernel holds until they are accepted; std's 128 overflow when thousands
 /// come at once.
@@ -44,7 +44,8 @@ const RESP_FULL: &[u8] = b"-ERR max number of clients reached\r\n";
 
 /// Binds the listening socket.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket =
+        Socket::new(Domain::for_address(address), Type::STREAM, Some(socket2::Protocol::TCP))?;
     // On Windows this option would let two processes share the port.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
@@ -168,8 +169,11 @@ fn turn_all_away(queue: &Receiver<TcpStream>) {
 fn tell_full(socket: &mut TcpStream) -> io::Result<()> {
     let deadline = Instant::now() + TURN_AWAY_TIME;
     let mut begun = [0; 1024];
-    let speaks_resp = matches!(socket.read(&mut begun), Ok(1..) if begun[0] == b'*');
-    socket.write_all(if speaks_resp { RESP_FULL } else { HTTP_FULL })?;
+    let length = socket.read(&mut begun)?;
+    socket.write_all(match Protocol::detect(&begun[..length]) {
+        Some(Protocol::Resp) => RESP_FULL,
+        _ => HTTP_FULL,
+    })?;
     // Closed with unread bytes, the socket would be reset and the answer lost.
     socket.shutdown(Shutdown::Write)?;
     while Instant::now() < deadline && matches!(socket.read(&mut begun), Ok(1..)) {}

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use log::{info, warn};
-use redis_lb::backend::MAX_IDLE_CONNECTIONS;
 use redis_lb::balancer::Balancer;
 use redis_lb::config::Config;
 use redis_lb::listener::{self, Stop};
@@ -71,11 +70,11 @@ fn introduce(address: SocketAddr, balancer: &Balancer) {
     }
 }
 
-/// Each client takes a descriptor, and one more while it reads; connections are kept beside that.
+/// Each client takes a descriptor, and each connection to a backend.
 fn raise_descriptor_limit(config: &Config) {
     let max_clients = config.max_clients;
-    let idle = config.backends.len() * MAX_IDLE_CONNECTIONS;
-    let wanted = (2 * max_clients + idle) as u64 + OTHER_DESCRIPTORS;
+    let connections = config.backends.len() * config.backend_connections;
+    let wanted = (max_clients + connections) as u64 + OTHER_DESCRIPTORS;
     let limit = rlimit::increase_nofile_limit(wanted).unwrap_or(wanted);
     if limit < wanted {
         warn!(

@@ -1,26 +1,34 @@
 use super::{Error, MAX_ARRAY_LENGTH, MAX_BULK_BYTES, MAX_LINE_BYTES, parse_length};
 
-/// Finds the end of one reply in a stream of bytes, however they are cut into pieces.
+/// Finds the end of one reply (or push) in a stream of bytes, however they are cut into pieces; in
+/// RESP2 or RESP3.
 ///
-/// Nested arrays need no stack: it is enough to count the frames that are still to come.
+/// Nested frames need no stack: it is enough to count the frames that are still to come.
 #[derive(Debug)]
 pub struct Framer {
     frames_left: u64,
-    /// Payload bytes of a bulk string, with its CRLF, that are still to come.
-    bulk_left: u64,
-    /// The line that is being read: its first bytes are enough for a length.
+    /// Payload bytes of a string, with its CRLF, that are still to come.
+    payload_left: u64,
+    /// The first bytes of a line whose end has not come yet.
     line: Vec<u8>,
+    kind: Option<u8>,
 }
 
 impl Framer {
     /// For one reply.
     pub fn new() -> Self {
-        Self { frames_left: 1, bulk_left: 0, line: Vec::new() }
+        Self { frames_left: 1, payload_left: 0, line: Vec::new(), kind: None }
     }
 
     /// Whether the reply is complete.
     pub fn is_done(&self) -> bool {
-        self.frames_left == 0 && self.bulk_left == 0
+        self.frames_left == 0 && self.payload_left == 0
+    }
+
+    /// The first byte of the reply itself, not of attributes before it, once its first line is
+    /// whole: `-` and `!` are errors, `>` is a push.
+    pub fn kind(&self) -> Option<u8> {
+        self.kind
     }
 
     /// Takes the next bytes of the stream; returns how many of them belong to the reply.
@@ -28,51 +36,76 @@ impl Framer {
         let mut used = 0;
         while used < bytes.len() && !self.is_done() {
             let rest = &bytes[used..];
-            used += if self.bulk_left > 0 { self.feed_bulk(rest) } else { self.feed_line(rest)? };
+            used += match self.payload_left {
+                0 => self.feed_line(rest)?,
+                _ => self.feed_payload(rest),
+            };
         }
         Ok(used)
     }
 
-    fn feed_bulk(&mut self, bytes: &[u8]) -> usize {
-        let taken = self.bulk_left.min(bytes.len() as u64);
-        self.bulk_left -= taken;
+    fn feed_payload(&mut self, bytes: &[u8]) -> usize {
+        let taken = self.payload_left.min(bytes.len() as u64);
+        self.payload_left -= taken;
         taken as usize
     }
 
     fn feed_line(&mut self, bytes: &[u8]) -> Result<usize, Error> {
         let newline = bytes.iter().position(|&byte| byte == b'\n');
         let taken = newline.map_or(bytes.len(), |at| at + 1);
-        self.line.extend_from_slice(&bytes[..taken]);
-        if self.line.len() > MAX_LINE_BYTES {
+        if self.line.len() + taken > MAX_LINE_BYTES {
             return Err(Error::Protocol("a line longer than 64 KiB"));
         }
-        if newline.is_some() {
-            self.end_line()?;
-            self.line.clear();
+        let is_whole = newline.is_some();
+        if is_whole && self.line.is_empty() {
+            self.end_line(&bytes[..taken])?;
+            return Ok(taken);
+        }
+        self.line.extend_from_slice(&bytes[..taken]);
+        if is_whole {
+            let line = std::mem::take(&mut self.line);
+            self.end_line(&line)?;
         }
         Ok(taken)
     }
 
-    fn end_line(&mut self) -> Result<(), Error> {
-        let Some((kind, rest)) = self.line.split_first() else { return Ok(()) };
-        let digits = rest.strip_suffix(b"\r\n").ok_or(Error::Protocol("a line without CRLF"))?;
-        self.frames_left -= 1;
-        match kind {
-            b'+' | b'-' | b':' => {}
-            b'$' => {
-                self.bulk_left = parse_length(digits, MAX_BULK_BYTES)?.map_or(0, |n| n + 2);
-            }
-            b'*' => {
-                let length = parse_length(digits, MAX_ARRAY_LENGTH)?.unwrap_or(0);
-                self.frames_left = self
-                    .frames_left
-                    .checked_add(length)
-                    .ok_or(Error::Protocol("too many elements"))?;
-            }
-            _ => return Err(Error::Protocol("an unknown type of reply")),
+    fn end_line(&mut self, line: &[u8]) -> Result<(), Error> {
+        let text = line.strip_suffix(b"\r\n").ok_or(Error::Protocol("a line without CRLF"))?;
+        let (&kind, rest) = text.split_first().ok_or(Error::Protocol("an empty line"))?;
+        // While the frames of an attribute are to come, there is more than one.
+        if self.frames_left == 1 && kind != b'|' {
+            self.kind = self.kind.or(Some(kind));
         }
+        // An attribute is no frame of its own: the one that it belongs to follows.
+        self.frames_left -= u64::from(kind != b'|');
+        match kind {
+            b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(' => Ok(()),
+            b'$' => self.expect_payload(parse_length(rest, MAX_BULK_BYTES)?),
+            b'!' | b'=' => self.expect_payload(Some(length(rest, MAX_BULK_BYTES)?)),
+            b'*' => self.expect_frames(parse_length(rest, MAX_ARRAY_LENGTH)?.unwrap_or(0)),
+            b'~' | b'>' => self.expect_frames(length(rest, MAX_ARRAY_LENGTH)?),
+            b'%' | b'|' => self.expect_frames(2 * length(rest, MAX_ARRAY_LENGTH)?),
+            _ => Err(Error::Protocol("an unknown type of reply")),
+        }
+    }
+
+    /// A string of this length follows; `None` is a null, behind which nothing does.
+    fn expect_payload(&mut self, length: Option<u64>) -> Result<(), Error> {
+        self.payload_left = length.map_or(0, |length| length + 2);
         Ok(())
     }
+
+    /// So many more frames follow.
+    fn expect_frames(&mut self, count: u64) -> Result<(), Error> {
+        let sum = self.frames_left.checked_add(count);
+        self.frames_left = sum.ok_or(Error::Protocol("too many elements"))?;
+        Ok(())
+    }
+}
+
+/// Reads the length of a frame that can't be null.
+fn length(digits: &[u8], max: u64) -> Result<u64, Error> {
+    parse_length(digits, max)?.ok_or(Error::Protocol("a length out of range"))
 }
 
 impl Default for Framer {
@@ -85,7 +118,7 @@ impl Default for Framer {
 mod tests {
     use super::*;
 
-    const REPLIES: [&[u8]; 8] = [
+    const REPLIES: [&[u8]; 24] = [
         b"+OK\r\n",
         b"-ERR no\r\n",
         b":42\r\n",
@@ -94,6 +127,22 @@ mod tests {
         b"$5\r\na\r\nbc\r\n",
         b"*-1\r\n",
         b"*2\r\n*2\r\n$1\r\na\r\n*0\r\n*1\r\n:7\r\n",
+        b"_\r\n",
+        b",-1.5e300\r\n",
+        b"#t\r\n",
+        b"(3492890328409238509324850943850943825024385\r\n",
+        b"!5\r\nERR x\r\n",
+        b"=7\r\ntxt:a\r\n\r\n",
+        b"%0\r\n",
+        b"%2\r\n+a\r\n%1\r\n+b\r\n_\r\n$1\r\nc\r\n~2\r\n:1\r\n#f\r\n",
+        b"~3\r\n,inf\r\n*0\r\n~1\r\n+a\r\n",
+        b">2\r\n+invalidate\r\n*1\r\n$1\r\nk\r\n",
+        b">0\r\n",
+        b"|0\r\n-ERR no\r\n",
+        b"|1\r\n+ttl\r\n:3600\r\n!2\r\nno\r\n",
+        b"|1\r\n+a\r\n|1\r\n+b\r\n+c\r\n*1\r\n+d\r\n%1\r\n+k\r\n+v\r\n",
+        b"|1\r\n+a\r\n+b\r\n|1\r\n+c\r\n+d\r\n~1\r\n+e\r\n",
+        b"*2\r\n|1\r\n+a\r\n+b\r\n:1\r\n|1\r\n+c\r\n+d\r\n:2\r\n",
     ];
 
     #[test]
@@ -111,6 +160,50 @@ mod tests {
     }
 
     #[test]
+    fn byte_by_byte_is_the_same() {
+        for reply in REPLIES {
+            let mut framer = Framer::new();
+            for byte in reply {
+                assert!(!framer.is_done());
+                assert_eq!(framer.feed(&[*byte]).expect("valid"), 1);
+            }
+            assert!(framer.is_done(), "{reply:?}");
+        }
+    }
+
+    #[test]
+    fn the_kind_is_that_of_the_reply_and_not_of_attributes_before_it() {
+        for (reply, kind) in [
+            (&b"-ERR no\r\n"[..], b'-'),
+            (b"$5\r\n", b'$'),
+            (b"*2\r\n+a\r\n-ERR within\r\n", b'*'),
+            (b">1\r\n+a\r\n", b'>'),
+            (b"|0\r\n!2\r\n", b'!'),
+            (b"|1\r\n+a\r\n|1\r\n+b\r\n+c\r\n*1\r\n+d\r\n%0\r\n", b'%'),
+        ] {
+            let mut framer = Framer::new();
+            framer.feed(reply).expect("valid");
+            assert_eq!(framer.kind(), Some(kind), "{reply:?}");
+        }
+        for unknown in [&b""[..], b"-ERR", b"|1\r\n-a\r\n-b\r\n", b"|0\r\n|0\r\n"] {
+            let mut framer = Framer::new();
+            framer.feed(unknown).expect("valid");
+            assert_eq!(framer.kind(), None, "{unknown:?}");
+        }
+    }
+
+    #[test]
+    fn no_number_of_nested_frames_overflows() {
+        let mut framer = Framer::new();
+        for _ in 0..100_000 {
+            framer.feed(b"%4294967295\r\n|4294967295\r\n").expect("valid");
+        }
+        assert!(!framer.is_done());
+        framer.frames_left = u64::MAX - 1;
+        assert!(framer.feed(b"*4294967295\r\n").is_err());
+    }
+
+    #[test]
     fn what_is_no_reply_is_refused() {
         for garbage in [
             &b"HTTP/1.1 200\r\n"[..],
@@ -118,6 +211,17 @@ mod tests {
             b"$-2\r\n",
             b"*99999999999\r\n",
             b"+no carriage return\n",
+            b"$?\r\n",
+            b"*?\r\n",
+            b"!-1\r\n",
+            b"=-1\r\n",
+            b"~-1\r\n",
+            b">-1\r\n",
+            b"%-1\r\n",
+            b"|-1\r\n",
+            b"%4294967296\r\n",
+            b";0\r\n",
+            b".\r\n",
             b"\r\n",
             b"\n",
         ] {

@@ -1,12 +1,16 @@
-//! The Redis protocol (RESP2) as bytes and frames; knows nothing of sockets.
+//! The Redis protocol (RESP2 and RESP3) as bytes and frames; knows nothing of sockets.
 //!
-//! [`Framer`] finds where a reply ends without looking at what it says; the functions of
-//! [`reply`] read one piece by piece. Neither ever holds a reply as a tree of values, and neither
-//! allocates by a length that came over the wire.
+//! [`CommandParser`] finds a client's commands. [`Framer`] finds where a reply ends without looking
+//! at what it says; the functions of [`reply`] read one (RESP2) piece by piece. None of them ever
+//! holds a reply as a tree of values or allocates by a length that came over the wire. [`mod@write`]
+//! has the replies of our own.
 
+pub mod command;
 mod framer;
 pub mod reply;
+pub mod write;
 
+pub use command::{Command, CommandParser, ProtocolError};
 pub use framer::Framer;
 
 /// The longest line (status, error, integer, or the length of what follows) in a reply.
@@ -18,13 +22,34 @@ pub const MAX_ARRAY_LENGTH: u64 = u32::MAX as u64;
 /// The longest bulk string that a reply may announce: what Redis can be configured to allow.
 pub const MAX_BULK_BYTES: u64 = i64::MAX as u64;
 
+/// The version of the protocol that a client speaks: what `HELLO` sets. It changes replies alone,
+/// never commands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
+pub enum Protocol {
+    /// Spoken until a client asks for more.
+    #[default]
+    Resp2,
+    /// Adds maps, sets, doubles, pushes and more.
+    Resp3,
+}
+
+impl Protocol {
+    /// The number that `HELLO` has for it.
+    pub fn version(self) -> u8 {
+        match self {
+            Self::Resp2 => 2,
+            Self::Resp3 => 3,
+        }
+    }
+}
+
 /// Why a reply could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The connection failed, timed out, or ended within the reply.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// The bytes are no RESP2 reply, or not the kind of reply that the command has.
+    /// The bytes are no reply, or not the kind of reply that the command has.
     #[error("sent something that is no Redis reply: {0}")]
     Protocol(&'static str),
     /// A string is longer than it may be here.

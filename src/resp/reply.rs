@@ -47,6 +47,26 @@ pub fn header(from: &mut impl BufRead) -> Result<Header, Error> {
     }
 }
 
+/// The error that a whole reply is, if it is one.
+pub fn no_error(mut reply: &[u8]) -> Result<(), Error> {
+    match reply.first() {
+        Some(b'-') => header(&mut reply).map(|_| ()),
+        _ => Ok(()),
+    }
+}
+
+/// What a whole reply says that is a bulk string or, in RESP3, a verbatim string.
+pub fn string(reply: &[u8]) -> Option<&[u8]> {
+    let begin = reply.iter().position(|&byte| byte == b'\n')? + 1;
+    let text = reply[begin..].strip_suffix(b"\r\n")?;
+    match reply.first()? {
+        b'$' => Some(text),
+        // Behind three letters for the format, and a colon.
+        b'=' => text.get(4..),
+        _ => None,
+    }
+}
+
 /// Reads a status, such as the answer of `TYPE`.
 pub fn simple(from: &mut impl BufRead) -> Result<String, Error> {
     match header(from)? {

@@ -98,7 +98,7 @@ pub struct Exchange<'a> {
 impl<'a> Exchange<'a> {
     /// Sends the first commands.
     pub fn begin(backend: &'a Backend, commands: &[u8]) -> Result<Self, BackendError> {
-        Ok(Self { backend, connection: backend.request(commands)? })
+        Ok(Self { backend, connection: backend.request(backend.own_mode(), commands)? })
     }
 
     /// All replies have been read to their end: the connection goes back to its pool.

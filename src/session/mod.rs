@@ -4,15 +4,17 @@ mod exchange;
 mod http;
 mod page;
 mod read;
+mod resp;
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::balancer::Balancer;
+use rustix::event::Timespec;
+use rustix::net::RecvFlags;
 
-/// What a client that speaks the Redis protocol is told: it is not served yet.
-const RESP_REFUSAL: &[u8] = b"-ERR this port serves HTTP only: try curl http://HOST:PORT/KEY\r\n";
+use crate::balancer::Balancer;
 
 /// A client that takes less than this of an answer, on average, is cut off once it has had the
 /// client timeout: it holds a thread, a lease, and a reply in a backend's memory.
@@ -24,23 +26,99 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How much a lingering connection still reads.
 const LINGER_BYTES: usize = 256 * 1024;
 
+/// How much is read into a thread's stack: an idle client holds no more.
+const PIECE_BYTES: usize = 4096;
+
+/// So many bytes tell the protocol.
+const DETECTION_BYTES: usize = 16;
+
+/// How long they may take from the first to the last.
+const DETECTION_TIME: Duration = Duration::from_secs(10);
+
+/// How much of what a client has sent is taken in at a time.
+const MAX_INPUT_BYTES: usize = 64 * 1024;
+
+/// What a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP, of any version.
+    Http,
+    /// The Redis protocol.
+    Resp,
+}
+
+impl Protocol {
+    /// What the first bytes of a connection tell: an upper-case method, a space, then `/`, `*` or
+    /// `http` is HTTP; anything else is Redis. `None` while both are possible.
+    pub fn detect(begun: &[u8]) -> Option<Self> {
+        let begun = &begun[..begun.len().min(DETECTION_BYTES)];
+        // Both protocols pass over empty lines.
+        let text = begun.trim_ascii_start();
+        let method = text.iter().take_while(|byte| byte.is_ascii_uppercase() || **byte == b'-');
+        let method = method.count();
+        let is_http = match text[method..].split_first() {
+            Some((b' ', target)) if method > 0 => match target.first() {
+                Some(b'/' | b'*') => Some(true),
+                _ if target.starts_with(b"http") => Some(true),
+                _ if b"http".starts_with(target) => None,
+                _ => Some(false),
+            },
+            Some(_) => Some(false),
+            None => None,
+        };
+        match is_http {
+            Some(true) => Some(Self::Http),
+            None if begun.len() < DETECTION_BYTES => None,
+            _ => Some(Self::Resp),
+        }
+    }
+}
+
 /// Talks to one client until it or we have had enough.
 ///
 /// # Errors
 /// When the client's socket can't be set up; whatever happens later only ends the conversation.
 pub fn serve(socket: &TcpStream, address: SocketAddr, balancer: &Balancer) -> io::Result<()> {
+    let _counted = Counted::new(&balancer.clients);
     let mut client = Client::new(socket, address, balancer.config.client_timeout)?;
     let mut begun = Vec::new();
-    match client.read_more(&mut begun) {
-        Ok(0) | Err(_) => {}
-        // HTTP never begins with an asterisk, a Redis command as clients send it always does.
-        Ok(_) if begun.starts_with(b"*") => {
-            let _ = client.write_all(RESP_REFUSAL);
-            client.linger();
+    if !matches!(client.read_more(&mut begun), Ok(1..)) {
+        return Ok(());
+    }
+    let deadline = Instant::now() + DETECTION_TIME;
+    let protocol = loop {
+        match Protocol::detect(&begun) {
+            Some(protocol) => break protocol,
+            None if matches!(client.read_until(deadline, &mut begun), Ok(1..)) => {}
+            None => break Protocol::Resp,
         }
-        Ok(_) => http::converse(client, begun, balancer),
+    };
+    match protocol {
+        Protocol::Http => http::converse(client, begun, balancer),
+        Protocol::Resp => resp::converse(client, begun, balancer),
     }
     Ok(())
+}
+
+/// Counts a client as long as it lives.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A timeout as `poll` takes it.
+fn poll_timeout(time: Duration) -> Timespec {
+    Timespec::try_from(time).unwrap_or(Timespec { tv_sec: i64::from(u32::MAX), tv_nsec: 0 })
 }
 
 /// A client's socket, with its timeouts.
@@ -81,6 +159,19 @@ impl<'a> Client<'a> {
         self.read_within(self.idle_timeout, buffer)
     }
 
+    /// Reads on without waiting, as long as there is more and it is not too much for once.
+    fn read_what_is_there(&mut self, buffer: &mut Vec<u8>) {
+        let begin = buffer.len();
+        // A read that did not fill its piece was all there is.
+        if begin < PIECE_BYTES {
+            return;
+        }
+        buffer.resize(begin + MAX_INPUT_BYTES, 0);
+        let read = rustix::net::recv(self.socket, &mut buffer[begin..], RecvFlags::DONTWAIT);
+        // What is wrong, or that there is nothing, the next read will tell.
+        buffer.truncate(begin + read.map_or(0, |(length, _)| length));
+    }
+
     /// The same, until `deadline`.
     fn read_until(&mut self, deadline: Instant, buffer: &mut Vec<u8>) -> io::Result<usize> {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -96,7 +187,7 @@ impl<'a> Client<'a> {
             self.socket.set_read_timeout(Some(timeout))?;
             self.read_timeout = timeout;
         }
-        let mut piece = [0; 4096];
+        let mut piece = [0; PIECE_BYTES];
         let length = self.socket.read(&mut piece)?;
         buffer.extend_from_slice(&piece[..length]);
         Ok(length)

@@ -10,7 +10,7 @@ use redis::Pipeline;
 
 use super::exchange::{Exchange, Failure, HELD_REPLY_BYTES, Look, look_at};
 use super::read::{MAX_LOOKS, Outcome};
-use crate::backend::{Backend, BackendError};
+use crate::backend::{Backend, BackendError, read_run_id};
 use crate::http::target::{Cursor, DEFAULT_PAGE_KEYS, PageQuery};
 use crate::http::{self, Answer, ErrorBody};
 use crate::json::{JsonWriter, render, survey};
@@ -31,9 +31,6 @@ const PAGE_SCAN_TIME: Duration = Duration::from_secs(10);
 
 /// Keys whose values are asked for in one exchange.
 const BATCH_KEYS: usize = 128;
-
-/// The most that `INFO server` may say.
-const INFO_BYTES: u64 = 64 * 1024;
 
 /// What need not be percent-encoded in a link. A hyphen is, as `/-/` is ours; and a slash, as `//`
 /// would begin the name of a host, and clients take `/../` out.
@@ -72,11 +69,8 @@ pub fn page<W: Write>(
 }
 
 fn run_id(exchange: &mut Exchange) -> Result<String, Failure> {
-    let info = reply::bytes(exchange.connection.replies(), INFO_BYTES)?;
-    let info = String::from_utf8_lossy(&info);
-    let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:"));
-    let run_id = run_id.ok_or(resp::Error::Protocol("an INFO without run_id"))?;
-    Ok(run_id.trim().to_owned())
+    let run_id = read_run_id(exchange.connection.replies())?;
+    Ok(run_id.ok_or(resp::Error::Protocol("an INFO without run_id"))?.to_string())
 }
 
 /// Why a page's keys could not be gathered.

@@ -11,6 +11,7 @@ mod http;
 mod large;
 mod listing;
 mod malformed;
+mod policy;
 mod seed;
 mod shutdown;
 mod support;

@@ -1,0 +1,85 @@
+//! Cursors of SCAN that carry their backend: shifted left by 16 bits, with a tag in the low ones.
+//!
+//! The tag is made of the server's `run_id` alone, so that every session, this balancer after a
+//! restart, and others in front of the same servers, make the same of it. A server that was
+//! restarted has another `run_id`: its old cursors would miss keys, and their tag is unknown.
+
+use std::sync::Arc;
+
+/// The low bits of a cursor that are its server's tag.
+const TAG_BITS: u32 = 16;
+
+/// Cursors stay below: some clients keep numbers in doubles, which are exact up to here.
+const MAX_CURSOR: u64 = 1 << 53;
+
+/// The tag of each server, in the order of their run ids; `None` for one whose is not known. Tags
+/// are distinct: should two be the same, that of the greater run id moves on.
+pub fn tags(run_ids: &[Option<Arc<str>>]) -> Vec<Option<u16>> {
+    let mut order: Vec<usize> = (0..run_ids.len()).collect();
+    order.sort_by_key(|&index| &run_ids[index]);
+    let mut tags = vec![None; run_ids.len()];
+    for index in order {
+        let Some(run_id) = &run_ids[index] else { continue };
+        let mut tag = hash(run_id.as_bytes());
+        while tags.contains(&Some(tag)) {
+            tag = tag.wrapping_add(1);
+        }
+        tags[index] = Some(tag);
+    }
+    tags
+}
+
+/// 32-bit FNV-1a, its halves folded together.
+fn hash(bytes: &[u8]) -> u16 {
+    let hash = bytes
+        .iter()
+        .fold(0x811c_9dc5_u32, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    (hash >> 16) as u16 ^ hash as u16
+}
+
+/// The cursor that a client gets for a backend's; `None` when it would be too large. The end, 0,
+/// stays 0.
+pub fn join(position: u64, tag: u16) -> Option<u64> {
+    match position {
+        0 => Some(0),
+        _ if position < MAX_CURSOR >> TAG_BITS => Some(position << TAG_BITS | u64::from(tag)),
+        _ => None,
+    }
+}
+
+/// The backend's cursor in a client's, and the tag.
+pub fn split(cursor: u64) -> (u64, u16) {
+    (cursor >> TAG_BITS, cursor as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_comes_back_as_it_went() {
+        for position in [1, 17, 0xffff, (1 << 37) - 1] {
+            for tag in [0, 1, u16::MAX] {
+                let cursor = join(position, tag).expect("in range");
+                assert!(cursor < MAX_CURSOR);
+                assert_eq!(split(cursor), (position, tag));
+            }
+        }
+        assert_eq!(join(0, 7), Some(0));
+        assert_eq!(join(1 << 37, 7), None);
+    }
+
+    #[test]
+    fn tags_depend_on_the_servers_alone_and_are_distinct() {
+        let ids: Vec<Option<Arc<str>>> =
+            (0..2000).map(|number| Some(format!("{number:040x}").into())).collect();
+        let there = tags(&ids);
+        let mut distinct = there.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        assert_eq!(distinct.len(), 2000);
+        let back: Vec<_> = ids.iter().rev().cloned().collect();
+        assert!(tags(&back).into_iter().rev().eq(there));
+        assert_eq!(tags(&[None]), [None]);
+    }
+}

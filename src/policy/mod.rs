@@ -1,0 +1,403 @@
+//! Which commands a reader may send: decides by what the backends say of each command, and by a
+//! few rules beyond that. Takes bytes, knows nothing of sockets.
+
+mod rules;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::resp::Command;
+pub use table::CommandTable;
+use table::{Flags, Name, Row};
+
+/// Longer names are unknown. No command of Redis or of its known modules has half as much.
+const MAX_NAME_BYTES: usize = 64;
+
+/// What Redis quotes of an unknown command's name, and of its arguments together.
+const MAX_QUOTED_BYTES: usize = 128;
+
+/// What becomes of a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes to a backend as it is.
+    Forward,
+    /// The session handles it.
+    Own(Own),
+    /// It is answered with this error: its code and text, without CR and LF, perhaps not UTF-8.
+    Refuse(Vec<u8>),
+    /// It is HTTP (`POST` or `Host:`): the connection is closed, as Redis does, since a browser
+    /// may have been tricked into sending what follows.
+    Close,
+}
+
+/// Commands that the session itself answers or handles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Own {
+    /// PING
+    Ping,
+    /// ECHO
+    Echo,
+    /// QUIT
+    Quit,
+    /// RESET
+    Reset,
+    /// TIME
+    Time,
+    /// READONLY, READWRITE
+    ClusterMode,
+    /// HELLO
+    Hello,
+    /// AUTH
+    Auth,
+    /// CLIENT SETNAME
+    ClientSetName,
+    /// CLIENT GETNAME
+    ClientGetName,
+    /// CLIENT SETINFO
+    ClientSetInfo,
+    /// CLIENT ID
+    ClientId,
+    /// CLIENT INFO
+    ClientInfo,
+    /// CLIENT REPLY
+    ClientReply,
+    /// CLIENT NO-EVICT, CLIENT NO-TOUCH
+    ClientOk,
+    /// SELECT
+    Select,
+    /// INFO
+    Info,
+    /// CONFIG GET
+    ConfigGet,
+    /// SCAN, HSCAN, SSCAN, ZSCAN
+    Scan {
+        /// Which argument the cursor is; the name is number 0.
+        cursor_arg: usize,
+    },
+    /// MULTI
+    Multi,
+    /// EXEC
+    Exec,
+    /// DISCARD
+    Discard,
+    /// WATCH
+    Watch,
+    /// UNWATCH
+    Unwatch,
+    /// SUBSCRIBE, PSUBSCRIBE, SSUBSCRIBE
+    Subscribe(Subscription),
+    /// UNSUBSCRIBE, PUNSUBSCRIBE, SUNSUBSCRIBE
+    Unsubscribe(Subscription),
+}
+
+/// What a client subscribes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subscription {
+    /// A channel by name.
+    Channel,
+    /// All channels that match a pattern.
+    Pattern,
+    /// A shard channel.
+    Shard,
+}
+
+/// What all ready backends together allow.
+#[derive(Debug)]
+pub struct Policy {
+    commands: HashMap<Name, Entry>,
+    is_empty: bool,
+}
+
+/// One command or subcommand, as all backends together see it.
+#[derive(Debug)]
+struct Entry {
+    full_name: Box<[u8]>,
+    arity: i64,
+    action: Action,
+    subcommands: HashMap<Name, Entry>,
+    /// What subcommands are told that are not among those; `None`: that they are unknown.
+    unlisted: Option<String>,
+}
+
+#[derive(Debug)]
+enum Action {
+    Forward,
+    /// XREAD: forwarded if it has no BLOCK.
+    ForwardUnlessBlock,
+    Own(Own),
+    Refuse(String),
+}
+
+impl Policy {
+    /// Made of the tables of all ready backends. With none of them, only the session's own
+    /// commands are served. `allow_keys` lets KEYS pass.
+    pub fn new(tables: &[Arc<CommandTable>], allow_keys: bool) -> Self {
+        let maps: Vec<_> = tables.iter().map(|table| &table.commands).collect();
+        let mut commands = Merge { tables: tables.len(), allow_keys }.entries("", &maps);
+        for &(path, arity, own) in rules::OWN {
+            add_own(&mut commands, path, arity, own);
+        }
+        Self { commands, is_empty: tables.is_empty() }
+    }
+
+    /// Whether no backend has said yet what it knows.
+    pub fn is_empty(&self) -> bool {
+        self.is_empty
+    }
+
+    /// What becomes of a command outside of a transaction. The number of its arguments is checked
+    /// as Redis does: behind whether it exists, before whether it is allowed.
+    pub fn verdict(&self, command: &Command) -> Verdict {
+        if is_http(command.name()) {
+            return Verdict::Close;
+        }
+        let entry = match self.find(command) {
+            Ok(entry) => entry,
+            Err(unknown) => return Verdict::Refuse(unknown),
+        };
+        if !entry.takes(command.arg_count()) {
+            return Verdict::Refuse(entry.arity_error());
+        }
+        match &entry.action {
+            Action::Forward => Verdict::Forward,
+            Action::ForwardUnlessBlock if has_block(command) => {
+                Verdict::Refuse(not_served("XREAD with BLOCK", rules::NO_BLOCK).into())
+            }
+            Action::ForwardUnlessBlock => Verdict::Forward,
+            Action::Own(own) => Verdict::Own(*own),
+            Action::Refuse(error) => Verdict::Refuse(error.clone().into()),
+        }
+    }
+
+    /// The same between MULTI and EXEC. `Forward` is to be queued by the backend, `Own` (MULTI,
+    /// EXEC, DISCARD, WATCH, RESET, QUIT) acts at once, and `Refuse` makes EXEC fail.
+    pub fn verdict_in_transaction(&self, command: &Command) -> Verdict {
+        use Own::{Discard, Echo, Exec, Multi, Ping, Quit, Reset, Time, Unwatch, Watch};
+        let is_about_session = || {
+            let is = |name: &[u8]| command.name().eq_ignore_ascii_case(name);
+            is(b"client") || is(b"command") || is(b"config")
+        };
+        match self.verdict(command) {
+            Verdict::Own(Ping | Echo | Time | Unwatch) => Verdict::Forward,
+            Verdict::Own(own @ (Multi | Exec | Discard | Watch | Reset | Quit)) => {
+                Verdict::Own(own)
+            }
+            Verdict::Own(_) => not_in_transaction(command),
+            Verdict::Forward if is_about_session() => not_in_transaction(command),
+            other => other,
+        }
+    }
+
+    /// Finds a command, or what one that does not exist is told.
+    fn find(&self, command: &Command) -> Result<&Entry, Vec<u8>> {
+        let Some(entry) = look_up(&self.commands, command.name()) else {
+            return Err(match self.is_empty {
+                true => rules::NO_TABLE.into(),
+                false => unknown_command(command),
+            });
+        };
+        match command.arg(1) {
+            Some(name) if !entry.subcommands.is_empty() => look_up(&entry.subcommands, name)
+                .ok_or_else(|| match &entry.unlisted {
+                    _ if self.is_empty => rules::NO_TABLE.into(),
+                    Some(error) => error.clone().into(),
+                    None => unknown_subcommand(command.name(), name),
+                }),
+            _ => Ok(entry),
+        }
+    }
+}
+
+impl Entry {
+    fn takes(&self, arg_count: usize) -> bool {
+        let count = i64::try_from(arg_count).unwrap_or(i64::MAX);
+        if self.arity < 0 { count >= self.arity.saturating_neg() } else { count == self.arity }
+    }
+
+    fn arity_error(&self) -> Vec<u8> {
+        // EXEC is the one command that Redis words otherwise, and that ends its transaction.
+        let code: &[u8] = match self.action {
+            Action::Own(Own::Exec) => b"EXECABORT Transaction discarded because of:",
+            _ => b"ERR",
+        };
+        [code, b" wrong number of arguments for '", &*self.full_name, b"' command"].concat()
+    }
+}
+
+/// How the tables of several backends become one.
+struct Merge {
+    tables: usize,
+    allow_keys: bool,
+}
+
+impl Merge {
+    /// One entry for each command that any backend knows. `prefix` is `"container "` or empty.
+    fn entries(&self, prefix: &str, maps: &[&HashMap<Name, Row>]) -> HashMap<Name, Entry> {
+        let names: HashSet<&Name> = maps.iter().flat_map(|map| map.keys()).collect();
+        let entry = |name: &Name| {
+            let path = format!("{prefix}{}", String::from_utf8_lossy(name));
+            let rows: Vec<&Row> = maps.iter().filter_map(|map| map.get(name)).collect();
+            self.entry(&path, &rows)
+        };
+        names.into_iter().filter_map(|name| Some((name.clone(), entry(name)?))).collect()
+    }
+
+    /// `None` if there are no rows.
+    fn entry(&self, path: &str, rows: &[&Row]) -> Option<Entry> {
+        let maps: Vec<_> = rows.iter().map(|row| &row.subcommands).collect();
+        let has_unlisted = rows.iter().any(|row| row.has_unlisted);
+        let unlisted = || self.refusal(&format!("this subcommand of {}", upper(path)), path, rows);
+        Some(Entry {
+            full_name: rows.first()?.full_name.clone(),
+            arity: rows.iter().map(|row| row.arity).reduce(loosest)?,
+            action: self.action(path, rows),
+            subcommands: self.entries(&format!("{path} "), &maps),
+            unlisted: has_unlisted.then(unlisted),
+        })
+    }
+
+    fn action(&self, path: &str, rows: &[&Row]) -> Action {
+        let is_readonly = rows.iter().all(|row| row.flags.readonly);
+        let may_block = rows.iter().any(|row| row.flags.blocking);
+        let may_write = rows.iter().any(|row| row.flags.write);
+        let is_everywhere = rows.len() == self.tables;
+        match path {
+            "keys" if !self.allow_keys => {}
+            _ if may_write || !is_everywhere => {}
+            // Before Redis 7 no flag said that it may block.
+            "xread" if is_readonly => return Action::ForwardUnlessBlock,
+            _ if is_readonly && !may_block => return Action::Forward,
+            _ if rules::is_read(path) => return Action::Forward,
+            _ => {}
+        }
+        Action::Refuse(self.refusal(&upper(path), path, rows))
+    }
+
+    /// Why `shown`, which is or belongs to the command at `path`, is not served.
+    fn refusal(&self, shown: &str, path: &str, rows: &[&Row]) -> String {
+        let has = |flag: fn(&Flags) -> bool| rows.iter().any(|row| flag(&row.flags));
+        if has(|flags| flags.write) {
+            return rules::READONLY.to_owned();
+        }
+        let why = match rules::reason(path) {
+            Some(why) => why,
+            None if rows.len() < self.tables => rules::NOT_EVERYWHERE,
+            None if has(|flags| flags.admin) => rules::ADMIN,
+            None if has(|flags| flags.blocking) => rules::BLOCKING,
+            None => rules::NO_READ,
+        };
+        not_served(shown, why)
+    }
+}
+
+/// What every backend's own check allows, and perhaps more: the backend checks again.
+fn loosest(one: i64, other: i64) -> i64 {
+    if one == other { one } else { -one.saturating_abs().min(other.saturating_abs()) }
+}
+
+fn add_own(commands: &mut HashMap<Name, Entry>, path: &str, arity: i64, own: Own) {
+    let entry = |path: &str, arity, action| Entry {
+        full_name: path.replace(' ', "|").into_bytes().into(),
+        arity,
+        action,
+        subcommands: HashMap::new(),
+        unlisted: None,
+    };
+    let own = entry(path, arity, Action::Own(own));
+    match path.split_once(' ') {
+        None => commands.insert(path.as_bytes().into(), own),
+        Some((container, name)) => commands
+            .entry(container.as_bytes().into())
+            .or_insert_with(|| entry(container, -2, Action::Refuse(rules::NO_TABLE.to_owned())))
+            .subcommands
+            .insert(name.as_bytes().into(), own),
+    };
+}
+
+/// Finds a name in capitals or not, without allocating.
+fn look_up<'a>(entries: &'a HashMap<Name, Entry>, name: &[u8]) -> Option<&'a Entry> {
+    let mut buffer = [0; MAX_NAME_BYTES];
+    let lower = buffer.get_mut(..name.len())?;
+    lower.copy_from_slice(name);
+    lower.make_ascii_lowercase();
+    entries.get(&*lower)
+}
+
+/// Whether a web browser sent this: Redis's check for cross-protocol scripting.
+fn is_http(name: &[u8]) -> bool {
+    let name = c_string(name, b"host:".len() + 1);
+    name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:")
+}
+
+/// Whether XREAD has BLOCK among its options, which end at STREAMS. Words that are no options are
+/// passed over: the backend will say so.
+fn has_block(command: &Command) -> bool {
+    let mut options = command.args().skip(1);
+    while let Some(option) = options.next() {
+        // Redis compares up to a NUL.
+        let option = c_string(option, b"STREAMS".len() + 1);
+        let is = |word: &[u8]| option.eq_ignore_ascii_case(word);
+        if is(b"BLOCK") || is(b"STREAMS") {
+            return is(b"BLOCK");
+        }
+        if is(b"COUNT") {
+            options.next();
+        }
+    }
+    false
+}
+
+/// As Redis says it, in the same bytes.
+fn unknown_command(command: &Command) -> Vec<u8> {
+    let mut args = Vec::new();
+    for arg in command.args().skip(1) {
+        let left = MAX_QUOTED_BYTES.saturating_sub(args.len());
+        if left == 0 {
+            break;
+        }
+        args.extend_from_slice(&[b"'", c_string(arg, left), b"' "].concat());
+    }
+    let name = c_string(command.name(), MAX_QUOTED_BYTES);
+    one_line([b"ERR unknown command '", name, b"', with args beginning with: ", &args].concat())
+}
+
+fn unknown_subcommand(container: &[u8], name: &[u8]) -> Vec<u8> {
+    let name = c_string(name, MAX_QUOTED_BYTES);
+    let container = container.to_ascii_uppercase();
+    one_line([b"ERR unknown subcommand '", name, b"'. Try ", &container, b" HELP."].concat())
+}
+
+fn not_in_transaction(command: &Command) -> Verdict {
+    let name = upper(&String::from_utf8_lossy(command.name()));
+    let error = format!(
+        "ERR {name} is not served inside MULTI by redis-lb: send it before MULTI or behind EXEC"
+    );
+    Verdict::Refuse(error.into())
+}
+
+fn not_served(shown: &str, why: &str) -> String {
+    format!("ERR {shown} is not served by redis-lb: {why}")
+}
+
+fn upper(path: &str) -> String {
+    path.to_ascii_uppercase()
+}
+
+/// What C's `%.*s` prints: at most `max` bytes, up to a NUL.
+fn c_string(bytes: &[u8], max: usize) -> &[u8] {
+    let bytes = &bytes[..bytes.len().min(max)];
+    bytes.iter().position(|&byte| byte == 0).map_or(bytes, |end| &bytes[..end])
+}
+
+/// An error is one line of the protocol.
+fn one_line(mut text: Vec<u8>) -> Vec<u8> {
+    for byte in &mut text {
+        if matches!(byte, b'\r' | b'\n') {
+            *byte = b' ';
+        }
+    }
+    text
+}

@@ -1,0 +1,190 @@
+//! What the flags of `COMMAND` do not say: which commands a session answers itself, which pass
+//! although they are not flagged `readonly`, and why the others do not.
+//!
+//! Names are in lower case, as Redis lists them; a space stands before a subcommand.
+
+use super::{Own, Subscription};
+
+/// What a write is told, in Redis's own words: clients know this error.
+pub const READONLY: &str = "READONLY You can't write against a read only replica.";
+
+/// What all but our own commands are told while no backend has said what it knows.
+pub const NO_TABLE: &str =
+    "ERR redis-lb does not know yet which commands are served: no server behind it has answered";
+
+/// Why a command that only some backends know is refused.
+pub const NOT_EVERYWHERE: &str = "not every server behind it knows this command";
+
+/// Why a command is refused that is flagged `admin`.
+pub const ADMIN: &str = "it administers one server. Ask that server itself";
+
+/// Why a command is refused that is flagged `blocking`.
+pub const BLOCKING: &str = "it may wait for as long as it likes";
+
+/// Why a command is refused of which no more is known.
+pub const NO_READ: &str = "the servers behind it do not call it a read";
+
+/// Why XREAD is refused when it has BLOCK.
+pub const NO_BLOCK: &str = "poll with XREAD without BLOCK";
+
+/// The commands that the session handles, with their arities as of Redis 7.2: a backend may be
+/// older, or may have renamed them.
+pub const OWN: &[(&str, i64, Own)] = &[
+    ("auth", -2, Own::Auth),
+    ("client getname", 2, Own::ClientGetName),
+    ("client id", 2, Own::ClientId),
+    ("client info", 2, Own::ClientInfo),
+    ("client no-evict", 3, Own::ClientOk),
+    ("client no-touch", 3, Own::ClientOk),
+    ("client reply", 3, Own::ClientReply),
+    ("client setinfo", 4, Own::ClientSetInfo),
+    ("client setname", 3, Own::ClientSetName),
+    ("config get", -3, Own::ConfigGet),
+    ("discard", 1, Own::Discard),
+    ("echo", 2, Own::Echo),
+    ("exec", 1, Own::Exec),
+    ("hello", -1, Own::Hello),
+    ("hscan", -3, Own::Scan { cursor_arg: 2 }),
+    ("info", -1, Own::Info),
+    ("multi", 1, Own::Multi),
+    ("ping", -1, Own::Ping),
+    ("psubscribe", -2, Own::Subscribe(Subscription::Pattern)),
+    ("punsubscribe", -1, Own::Unsubscribe(Subscription::Pattern)),
+    ("quit", -1, Own::Quit),
+    ("readonly", 1, Own::ClusterMode),
+    ("readwrite", 1, Own::ClusterMode),
+    ("reset", 1, Own::Reset),
+    ("scan", -2, Own::Scan { cursor_arg: 1 }),
+    ("select", 2, Own::Select),
+    ("sscan", -3, Own::Scan { cursor_arg: 2 }),
+    ("ssubscribe", -2, Own::Subscribe(Subscription::Shard)),
+    ("subscribe", -2, Own::Subscribe(Subscription::Channel)),
+    ("sunsubscribe", -1, Own::Unsubscribe(Subscription::Shard)),
+    ("time", 1, Own::Time),
+    ("unsubscribe", -1, Own::Unsubscribe(Subscription::Channel)),
+    ("unwatch", 1, Own::Unwatch),
+    ("watch", -2, Own::Watch),
+    ("zscan", -3, Own::Scan { cursor_arg: 2 }),
+];
+
+/// Commands that only read although they may lack the flag `readonly`. Each container's `HELP`
+/// belongs here too. Of CLUSTER, all that is not named could change the node.
+const READS: &[&str] = &[
+    "cluster count-failure-reports",
+    "cluster countkeysinslot",
+    "cluster getkeysinslot",
+    "cluster info",
+    "cluster keyslot",
+    "cluster links",
+    "cluster myid",
+    "cluster myshardid",
+    "cluster nodes",
+    "cluster replicas",
+    "cluster shards",
+    "cluster slaves",
+    "cluster slot-stats",
+    "cluster slots",
+    "command",
+    "command count",
+    "command docs",
+    "command getkeys",
+    "command getkeysandflags",
+    "command info",
+    "command list",
+    "eval_ro",
+    "evalsha_ro",
+    "fcall_ro",
+    "function list",
+    "function stats",
+    "lastsave",
+    "memory usage",
+    "object encoding",
+    "object freq",
+    "object idletime",
+    "object refcount",
+    "pubsub channels",
+    "pubsub numpat",
+    "pubsub numsub",
+    "pubsub shardchannels",
+    "pubsub shardnumsub",
+    "role",
+    "script exists",
+    "xinfo consumers",
+    "xinfo groups",
+    "xinfo stream",
+];
+
+/// The containers of Redis 6, whose `COMMAND` does not list their subcommands.
+const CONTAINERS: &[&str] = &[
+    "acl", "client", "cluster", "command", "config", "latency", "memory", "module", "object",
+    "pubsub", "script", "slowlog", "xgroup", "xinfo",
+];
+
+/// Why a command is refused that is no write. One of a container stands for all its subcommands
+/// that are not named.
+const REASONS: &[(&str, &str)] = &[
+    ("acl", "it is about the users of one server"),
+    ("asking", "it belongs to redirections within a cluster, which redis-lb does not follow"),
+    ("bgrewriteaof", "it makes one server write its data to disk"),
+    ("bgsave", "it makes one server write its data to disk"),
+    ("client", "a server sees the connections of redis-lb, not its clients"),
+    ("client caching", "a server can't tell which client has cached what"),
+    ("client getredir", "a server can't tell which client has cached what"),
+    ("client tracking", "a server can't tell which client has cached what"),
+    ("client trackinginfo", "a server can't tell which client has cached what"),
+    ("cluster", "it may change one node of a cluster"),
+    ("config", "it changes one server, or what that counts"),
+    ("debug", "it may stop or change a server"),
+    ("eval", "a script may write. Use EVAL_RO"),
+    ("evalsha", "a script may write. Use EVALSHA_RO"),
+    ("failover", "it makes another server the primary"),
+    ("fcall", "a function may write. Use FCALL_RO"),
+    ("function", "it is about the functions of one server"),
+    (
+        "keys",
+        "it holds a server up until it has looked at every key. \
+         Use SCAN, or start redis-lb with --allow-keys",
+    ),
+    ("latency", "it is the record of one server"),
+    ("memory", "it is about the memory of one server"),
+    ("module", "it is about the modules of one server"),
+    ("monitor", "it shows the commands of one server"),
+    ("psync", "a replica connects to its primary itself"),
+    ("publish", "the message would reach the subscribers of one server only"),
+    ("replconf", "a replica connects to its primary itself"),
+    ("replicaof", "it changes what one server replicates"),
+    ("save", "it makes one server write its data to disk"),
+    ("script", "it is about the scripts of one server"),
+    ("script load", "the script would reach one server only. Send it whole, with EVAL_RO"),
+    ("shutdown", "it would end one server"),
+    ("slaveof", "it changes what one server replicates"),
+    ("slowlog", "it is the record of one server"),
+    ("spublish", "the message would reach the subscribers of one server only"),
+    ("sync", "a replica connects to its primary itself"),
+    ("wait", "nothing is written through it, so there is nothing to wait for"),
+    ("waitaof", "nothing is written through it, so there is nothing to wait for"),
+];
+
+/// Whether this command passes whatever its flags are, as long as it is no write.
+pub fn is_read(path: &str) -> bool {
+    READS.contains(&path) || path.ends_with(" help")
+}
+
+/// The subcommands of a container that pass: what can be known of a server that lists none.
+/// `None` for what is no container.
+pub fn subcommands(container: &str) -> Option<Vec<&'static str>> {
+    let reads = || READS.iter().filter_map(|read| read.split_once(' '));
+    CONTAINERS.contains(&container).then(|| {
+        let of_this = reads().filter(|(of, _)| *of == container).map(|(_, name)| name);
+        of_this.chain(["help"]).collect()
+    })
+}
+
+/// Why a command is refused, if it is one that we know and refuse everywhere.
+pub fn reason(path: &str) -> Option<&'static str> {
+    if is_read(path) {
+        return None;
+    }
+    let of = |name: &str| REASONS.iter().find(|(named, _)| *named == name).map(|(_, why)| *why);
+    of(path).or_else(|| of(path.split(' ').next()?))
+}

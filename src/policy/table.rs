@@ -1,0 +1,115 @@
+use std::collections::HashMap;
+
+use redis::Value;
+
+use super::{one_line, rules};
+
+/// The name of a command, or of a subcommand without its container's, in lower case.
+pub(super) type Name = Box<[u8]>;
+
+/// What one backend's `COMMAND` says of each command.
+#[derive(Debug)]
+pub struct CommandTable {
+    pub(super) commands: HashMap<Name, Row>,
+}
+
+/// One command or subcommand of one backend.
+#[derive(Debug)]
+pub(super) struct Row {
+    /// As the backend writes it in errors: `get`, `config|get`.
+    pub full_name: Box<[u8]>,
+    /// The number of arguments with the name; negative where there may be more.
+    pub arity: i64,
+    pub flags: Flags,
+    pub subcommands: HashMap<Name, Row>,
+    /// Whether it has more subcommands than are listed.
+    pub has_unlisted: bool,
+}
+
+/// The flags that decide.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Flags {
+    pub readonly: bool,
+    pub write: bool,
+    pub blocking: bool,
+    pub admin: bool,
+}
+
+impl CommandTable {
+    /// Reads the bytes of a whole reply to `COMMAND` in RESP2. An error, or what is no list of at
+    /// least one command, is an `Err`.
+    ///
+    /// Since Redis 7 containers list their subcommands. For an older server those that we know to
+    /// read are taken as listed.
+    pub fn parse(reply: &[u8]) -> Result<Self, &'static str> {
+        let value = redis::parse_redis_value(reply).map_err(|_| NO_TABLE)?;
+        let commands = rows(&value, b"").filter(|commands| !commands.is_empty()).ok_or(NO_TABLE)?;
+        Ok(Self { commands })
+    }
+}
+
+const NO_TABLE: &str = "sent something that is no list of commands";
+
+/// Reads the commands of a list, or the subcommands of one whose names begin with `prefix`.
+fn rows(value: &Value, prefix: &[u8]) -> Option<HashMap<Name, Row>> {
+    let Value::Array(rows) = value else { return None };
+    rows.iter().map(|value| row(value, prefix)).collect()
+}
+
+/// Reads name, arity, flags, then six fields that do not matter here, then the subcommands.
+fn row(value: &Value, prefix: &[u8]) -> Option<(Name, Row)> {
+    let Value::Array(fields) = value else { return None };
+    let [full_name, Value::Int(arity), Value::Array(flags), rest @ ..] = fields.as_slice() else {
+        return None;
+    };
+    let full_name = text(full_name)?;
+    let name = full_name.strip_prefix(prefix).unwrap_or(full_name).to_ascii_lowercase();
+    let mut row = Row::new(full_name, *arity, flags.iter().filter_map(text).collect());
+    match rest.get(6) {
+        Some(subcommands) => row.subcommands = rows(subcommands, &[full_name, b"|"].concat())?,
+        None => row.add_known_subcommands(&String::from_utf8_lossy(&name)),
+    }
+    Some((name.into(), row))
+}
+
+impl Row {
+    fn new(full_name: &[u8], arity: i64, flags: Flags) -> Self {
+        let full_name = one_line(full_name.to_vec()).into();
+        Self { full_name, arity, flags, subcommands: HashMap::new(), has_unlisted: false }
+    }
+
+    /// For a server before Redis 7, which itself checks the number of arguments behind them.
+    fn add_known_subcommands(&mut self, container: &str) {
+        let Some(subcommands) = rules::subcommands(container) else { return };
+        self.has_unlisted = true;
+        for name in subcommands {
+            let full_name = format!("{container}|{name}");
+            let row = Row::new(full_name.as_bytes(), -2, Flags::default());
+            self.subcommands.insert(name.as_bytes().into(), row);
+        }
+    }
+}
+
+impl<'a> FromIterator<&'a [u8]> for Flags {
+    fn from_iter<T: IntoIterator<Item = &'a [u8]>>(names: T) -> Self {
+        let mut flags = Self::default();
+        for name in names {
+            match name {
+                b"readonly" => flags.readonly = true,
+                b"write" => flags.write = true,
+                b"blocking" => flags.blocking = true,
+                b"admin" => flags.admin = true,
+                _ => {}
+            }
+        }
+        flags
+    }
+}
+
+fn text(value: &Value) -> Option<&[u8]> {
+    match value {
+        Value::SimpleString(text) => Some(text.as_bytes()),
+        Value::BulkString(text) => Some(text),
+        _ => None,
+    }
+}

@@ -1,0 +1,301 @@
+//! The connections to one backend: how many there may be, which are idle, and who waits for one.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::lock::lock;
+
+/// How long an idle connection is kept; what is used now and then stays.
+const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
+
+/// Of so many connections, …
+const PINNED_OF: usize = 4;
+/// … so many may be a client's own, for a subscription or a WATCH: the others serve reads.
+const PINNED_AT_MOST: usize = 3;
+
+/// A bounded set of connections `C`, each set up for one mode `M`.
+#[derive(Debug)]
+pub struct Pool<M, C> {
+    max_open: usize,
+    state: Mutex<State<M, C>>,
+}
+
+#[derive(Debug)]
+struct State<M, C> {
+    /// Last in, first out, so that those in use stay warm and the rest can go.
+    idle: Vec<Idle<M, C>>,
+    /// Permits that are out, whether their connection is made already or not.
+    in_use: usize,
+    /// Those of them that are one client's for as long as it likes.
+    pinned: usize,
+    /// First come, first served.
+    waiting: VecDeque<Arc<Waiter<M, C>>>,
+}
+
+#[derive(Debug)]
+struct Idle<M, C> {
+    mode: M,
+    connection: C,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct Waiter<M, C> {
+    mode: M,
+    grant: Mutex<Option<Grant<C>>>,
+    granted: Condvar,
+}
+
+#[derive(Debug)]
+enum Grant<C> {
+    Idle(C),
+    /// The right to make a connection.
+    Dial,
+}
+
+/// The right to one connection: given back when it is dropped.
+#[derive(Debug)]
+pub struct Permit<M: Copy + Eq, C> {
+    /// `None` once it is given back.
+    pool: Option<Arc<Pool<M, C>>>,
+    is_pinned: bool,
+}
+
+impl<M: Copy + Eq, C> Pool<M, C> {
+    /// An empty pool for at most `max_open` connections.
+    pub fn new(max_open: usize) -> Arc<Self> {
+        let state = State { idle: Vec::new(), in_use: 0, pinned: 0, waiting: VecDeque::new() };
+        Arc::new(Self { max_open, state: Mutex::new(state) })
+    }
+
+    /// Takes an idle connection of this mode or, where there is none, the right to make one; waits
+    /// for `patience` where there are too many already. `None` when that was in vain.
+    pub fn take(
+        self: &Arc<Self>,
+        mode: M,
+        patience: Duration,
+    ) -> Option<(Permit<M, C>, Option<C>)> {
+        let mut state = lock(&self.state);
+        let grant = match state.take(mode, self.max_open) {
+            Some(grant) => {
+                drop(state);
+                grant
+            }
+            None => self.wait(state, mode, patience)?,
+        };
+        let permit = Permit { pool: Some(Arc::clone(self)), is_pinned: false };
+        Some(match grant {
+            Grant::Idle(connection) => (permit, Some(connection)),
+            Grant::Dial => (permit, None),
+        })
+    }
+
+    fn wait(
+        &self,
+        mut state: MutexGuard<State<M, C>>,
+        mode: M,
+        patience: Duration,
+    ) -> Option<Grant<C>> {
+        let waiter = Arc::new(Waiter { mode, grant: Mutex::new(None), granted: Condvar::new() });
+        state.waiting.push_back(Arc::clone(&waiter));
+        drop(state);
+        let (mut grant, _) = waiter
+            .granted
+            .wait_timeout_while(lock(&waiter.grant), patience, |grant| grant.is_none())
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(grant) = grant.take() {
+            return Some(grant);
+        }
+        drop(grant);
+        // Whoever gives does so with the state locked: after this nobody will.
+        lock(&self.state).waiting.retain(|other| !Arc::ptr_eq(other, &waiter));
+        lock(&waiter.grant).take()
+    }
+
+    /// Gives a connection back for the next who wants one of this mode.
+    pub fn give_back(&self, mut permit: Permit<M, C>, mode: M, connection: C) {
+        // From here on the permit is this function's to give back.
+        permit.pool = None;
+        let mut state = lock(&self.state);
+        state.unpin(&mut permit);
+        // What is no longer wanted is closed when the lock is no longer held.
+        let _closed = match state.waiting.pop_front() {
+            Some(waiter) if waiter.mode == mode => {
+                waiter.give(Grant::Idle(connection));
+                None
+            }
+            Some(waiter) => {
+                waiter.give(Grant::Dial);
+                Some((Vec::new(), Some(connection)))
+            }
+            None => {
+                state.in_use -= 1;
+                state.idle.push(Idle { mode, connection, since: Instant::now() });
+                Some((state.take_expired(), None))
+            }
+        };
+        drop(state);
+    }
+
+    /// Closes all idle connections.
+    pub fn close_idle(&self) {
+        let idle = std::mem::take(&mut lock(&self.state).idle);
+        drop(idle);
+    }
+
+    /// The connections that are open, idle ones included.
+    pub fn open(&self) -> usize {
+        let state = lock(&self.state);
+        state.in_use + state.idle.len()
+    }
+}
+
+impl<M: Copy + Eq, C> State<M, C> {
+    fn take(&mut self, mode: M, max_open: usize) -> Option<Grant<C>> {
+        if !self.waiting.is_empty() {
+            return None;
+        }
+        let grant = match self.idle.iter().rposition(|idle| idle.mode == mode) {
+            Some(at) => Grant::Idle(self.idle.remove(at).connection),
+            None if self.in_use + self.idle.len() < max_open => Grant::Dial,
+            // The one that was idle for longest makes room.
+            None if !self.idle.is_empty() => {
+                self.idle.remove(0);
+                Grant::Dial
+            }
+            None => return None,
+        };
+        self.in_use += 1;
+        Some(grant)
+    }
+
+    fn take_expired(&mut self) -> Vec<Idle<M, C>> {
+        // The oldest are at the bottom.
+        let expired = self.idle.partition_point(|idle| idle.since.elapsed() > MAX_IDLE_TIME);
+        self.idle.drain(..expired).collect()
+    }
+
+    fn unpin(&mut self, permit: &mut Permit<M, C>) {
+        if std::mem::take(&mut permit.is_pinned) {
+            self.pinned -= 1;
+        }
+    }
+}
+
+impl<M, C> Waiter<M, C> {
+    fn give(&self, grant: Grant<C>) {
+        *lock(&self.grant) = Some(grant);
+        self.granted.notify_one();
+    }
+}
+
+impl<M: Copy + Eq, C> Permit<M, C> {
+    /// Makes the connection one client's own for as long as it likes; false when too many are.
+    pub fn pin(&mut self) -> bool {
+        let Some(pool) = &self.pool else { return false };
+        let mut state = lock(&pool.state);
+        if !self.is_pinned {
+            if state.pinned >= (pool.max_open * PINNED_AT_MOST).div_ceil(PINNED_OF) {
+                return false;
+            }
+            state.pinned += 1;
+            self.is_pinned = true;
+        }
+        true
+    }
+}
+
+impl<M: Copy + Eq, C> Drop for Permit<M, C> {
+    fn drop(&mut self) {
+        let Some(pool) = self.pool.take() else { return };
+        let mut state = lock(&pool.state);
+        state.unpin(self);
+        match state.waiting.pop_front() {
+            Some(waiter) => waiter.give(Grant::Dial),
+            None => state.in_use -= 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    const LONG: Duration = Duration::from_secs(10);
+    const SHORT: Duration = Duration::from_millis(1);
+
+    type TestPool = Arc<Pool<u8, &'static str>>;
+
+    #[test]
+    fn an_idle_connection_serves_its_own_mode_only() {
+        let pool: TestPool = Pool::new(2);
+        let (permit, connection) = pool.take(0, SHORT).expect("room");
+        assert_eq!(connection, None);
+        pool.give_back(permit, 0, "zero");
+        let (one, connection) = pool.take(1, SHORT).expect("room");
+        assert_eq!(connection, None, "that of another mode is of no use");
+        let (zero, connection) = pool.take(0, SHORT).expect("idle");
+        assert_eq!(connection, Some("zero"));
+        assert_eq!(pool.open(), 2);
+        drop((zero, one));
+        assert_eq!(pool.open(), 0);
+    }
+
+    #[test]
+    fn an_idle_connection_of_another_mode_makes_room() {
+        let pool: TestPool = Pool::new(1);
+        let (permit, _) = pool.take(0, SHORT).expect("room");
+        pool.give_back(permit, 0, "zero");
+        let (_permit, connection) = pool.take(1, SHORT).expect("room is made");
+        assert_eq!((connection, pool.open()), (None, 1));
+    }
+
+    #[test]
+    fn there_are_never_more_than_allowed_and_those_who_wait_are_served() {
+        let pool: Arc<Pool<usize, usize>> = Pool::new(3);
+        let open = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for mode in 0..16 {
+                let (pool, open) = (&pool, &open);
+                scope.spawn(move || {
+                    for round in 0..200 {
+                        let (permit, idle) = pool.take(mode % 2, LONG).expect("in time");
+                        assert!(idle.is_none_or(|idle| idle == mode % 2), "of another mode");
+                        assert!(open.fetch_add(1, Ordering::SeqCst) < 3);
+                        std::thread::yield_now();
+                        open.fetch_sub(1, Ordering::SeqCst);
+                        match round % 3 {
+                            0 => drop(permit),
+                            _ => pool.give_back(permit, mode % 2, mode % 2),
+                        }
+                    }
+                });
+            }
+        });
+        assert!(pool.open() <= 3);
+        assert_eq!(lock(&pool.state).in_use, 0);
+    }
+
+    #[test]
+    fn who_waits_in_vain_leaves_nothing_behind() {
+        let pool: TestPool = Pool::new(1);
+        let (permit, _) = pool.take(0, SHORT).expect("room");
+        assert!(pool.take(0, SHORT).is_none());
+        drop(permit);
+        assert!(pool.take(0, SHORT).is_some());
+        assert_eq!(pool.open(), 0);
+    }
+
+    #[test]
+    fn pinned_connections_leave_room_for_reads() {
+        let pool: TestPool = Pool::new(4);
+        let mut permits: Vec<_> =
+            (0..4).filter_map(|_| pool.take(0, SHORT)).map(|(permit, _)| permit).collect();
+        let pinned: Vec<bool> = permits.iter_mut().map(Permit::pin).collect();
+        assert_eq!(pinned, [true, true, true, false]);
+        drop(permits);
+        assert_eq!(lock(&pool.state).pinned, 0);
+    }
+}

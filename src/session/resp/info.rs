@@ -1,0 +1,79 @@
+//! INFO: a backend's answer, with a section about the balancer.
+
+use std::fmt::Write;
+use std::sync::atomic::Ordering;
+
+use super::{Ended, Session};
+use crate::balancer::Balancer;
+use crate::resp::{Command, command, reply, write};
+
+/// The name of our section.
+const SECTION: &[u8] = b"balancer";
+
+/// What INFO without arguments shows, and its other names.
+const WHOLE: [&[u8]; 3] = [b"all", b"default", b"everything"];
+
+impl Session<'_> {
+    pub(super) fn info(&mut self, command: &Command) -> Result<(), Ended> {
+        let is_ours = |section: &&[u8]| section.eq_ignore_ascii_case(SECTION);
+        let is_whole = |section: &[u8]| WHOLE.iter().any(|w| section.eq_ignore_ascii_case(w));
+        let sections: Vec<&[u8]> = command.args().skip(1).collect();
+        let shows_ours = sections.is_empty()
+            || sections.iter().any(|section| is_ours(section) || is_whole(section));
+        let theirs: Vec<&[u8]> = command
+            .args()
+            .take(1)
+            .chain(sections.iter().copied().filter(|s| !is_ours(s)))
+            .collect();
+        let mut text = Vec::new();
+        if sections.is_empty() || theirs.len() > 1 {
+            self.run_batch()?;
+            let mut info = Vec::new();
+            command::encode(theirs.into_iter(), &mut info);
+            match self.exchange(&info) {
+                Ok(reply) => match reply::string(&reply) {
+                    Some(theirs) => text.extend_from_slice(theirs),
+                    None => {
+                        self.raw(&reply);
+                        return Ok(());
+                    }
+                },
+                Err(unanswered) => return self.unanswered(unanswered),
+            }
+        }
+        if shows_ours {
+            if !text.is_empty() {
+                text.extend_from_slice(b"\r\n");
+            }
+            text.extend_from_slice(section(self.balancer).as_bytes());
+        }
+        let protocol = self.mode.protocol;
+        self.answer(|out| write::text(out, &text, protocol));
+        Ok(())
+    }
+}
+
+/// Our section. Its names begin with `lb_`: clients join all sections into one table.
+fn section(balancer: &Balancer) -> String {
+    let mut text = String::from("# Balancer\r\n");
+    let mut line = |name: &str, value: &dyn std::fmt::Display| {
+        // Writing to a String can't fail.
+        let _ = write!(text, "lb_{name}:{value}\r\n");
+    };
+    line("version", &env!("CARGO_PKG_VERSION"));
+    line("uptime_in_seconds", &balancer.began.elapsed().as_secs());
+    line("clients", &balancer.clients.load(Ordering::Relaxed));
+    line("backends", &balancer.backends.len());
+    for (index, (backend, leases)) in
+        balancer.backends.iter().zip(balancer.table.counts()).enumerate()
+    {
+        let state = if backend.is_failing() { "failing" } else { "up" };
+        let connections = backend.open_connections();
+        let value = format!(
+            "address={},state={state},leases={leases},connections={connections}",
+            backend.name()
+        );
+        line(&format!("backend{index}"), &value);
+    }
+    text
+}

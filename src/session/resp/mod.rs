@@ -1,0 +1,364 @@
+//! The conversation with a client of the Redis protocol: commands in, replies out, in order.
+
+mod batch;
+mod client;
+mod info;
+mod outlet;
+mod own;
+mod scan;
+mod subscription;
+mod transaction;
+mod upstream;
+
+use std::convert::Infallible;
+use std::io;
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use log::{info, log_enabled};
+
+use self::batch::Batch;
+use self::client::ClientState;
+use self::outlet::Outlet;
+use self::subscription::{Subscriptions, not_for_subscribers};
+use self::transaction::Transaction;
+use self::upstream::{Unanswered, Upstream};
+use super::Client;
+use crate::backend::{BackendError, Connection, Mode, is_timeout};
+use crate::balancer::Balancer;
+use crate::policy::{Policy, Verdict};
+use crate::resp::{self, Command, CommandParser, Protocol, write};
+
+/// How long a command may take from its first byte to its last, …
+const COMMAND_TIME: Duration = Duration::from_secs(10);
+/// … with a second more for each so many bytes that have come of it.
+const BYTES_A_SECOND: usize = 1024 * 1024;
+
+/// Replies that a session looks into are at most so long: of INFO, HELLO, SELECT.
+const MAX_SHORT_REPLY_BYTES: usize = 1024 * 1024;
+
+/// What a session begins with.
+const FIRST_MODE: Mode = Mode { database: 0, protocol: Protocol::Resp2 };
+
+/// Why something was not done on a backend.
+#[derive(Debug)]
+enum Failure {
+    /// The backend failed before a byte of the reply was given to the client.
+    Backend(BackendError),
+    /// It failed behind that.
+    Cut(BackendError),
+    /// The client failed.
+    Client(io::Error),
+}
+
+impl<E: Into<BackendError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Backend(error.into())
+    }
+}
+
+/// How a session ends.
+#[derive(Debug)]
+enum Ended {
+    /// The client left, was idle for too long, or asked to end.
+    Gone(String),
+    /// What it sent is no command: it was told so.
+    Refused(String),
+    /// A reply broke off.
+    Cut(String),
+}
+
+/// Serves commands until the client or we have had enough. `input` holds what it said so far.
+pub fn converse(client: Client, input: Vec<u8>, balancer: &Balancer) {
+    let began = Instant::now();
+    let mut session = Session::new(client, balancer);
+    let Err(ended) = session.run(input);
+    let Session { commands, mut outlet, upstream, .. } = session;
+    let backend = upstream.backend().map_or("-", |backend| backend.name()).to_owned();
+    drop(upstream);
+    let why = match &ended {
+        Ended::Gone(why) => why.clone(),
+        Ended::Refused(why) => format!("refused: {why}"),
+        Ended::Cut(why) => format!("cut: {why}"),
+    };
+    let in_order = log_enabled!(log::Level::Info).then(|| balancer.log_order());
+    info!(
+        "{} session {commands} commands {backend} {:.3}s {} {why}",
+        outlet.client.address,
+        began.elapsed().as_secs_f64(),
+        balancer.counts(),
+    );
+    drop(in_order);
+    if !matches!(ended, Ended::Cut(_)) {
+        outlet.client.linger();
+    }
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Self {
+        Self::Gone(error.to_string())
+    }
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Backend(error) | Failure::Cut(error) => Self::Cut(error.to_string()),
+            Failure::Client(error) => error.into(),
+        }
+    }
+}
+
+/// One client's session.
+struct Session<'a> {
+    balancer: &'a Balancer,
+    outlet: Outlet<'a>,
+    upstream: Upstream<'a>,
+    /// The selected database, and the version of the protocol.
+    mode: Mode,
+    state: ClientState,
+    batch: Batch,
+    transaction: Option<Transaction>,
+    subscriptions: Option<Subscriptions>,
+    policy: Arc<Policy>,
+    /// The version of the backends' commands that `policy` was made of.
+    commands_version: u64,
+    /// How many commands there were.
+    commands: u64,
+    /// Whether the client wants no reply to the command at hand.
+    is_silent: bool,
+}
+
+impl<'a> Session<'a> {
+    fn new(client: Client<'a>, balancer: &'a Balancer) -> Self {
+        let (commands_version, policy) = balancer.policy();
+        Self {
+            balancer,
+            state: ClientState::new(&client),
+            outlet: Outlet::new(client),
+            upstream: Upstream::new(balancer),
+            mode: FIRST_MODE,
+            batch: Batch::default(),
+            transaction: None,
+            subscriptions: None,
+            policy,
+            commands_version,
+            commands: 0,
+            is_silent: false,
+        }
+    }
+
+    fn run(&mut self, mut input: Vec<u8>) -> Result<Infallible, Ended> {
+        let mut parser = CommandParser::new(self.balancer.config.max_argument_bytes);
+        let mut begun: Option<Instant> = None;
+        loop {
+            let mut used = 0;
+            loop {
+                let (length, command) = match parser.parse(&input[used..]) {
+                    Ok(parsed) => parsed,
+                    Err(error) => {
+                        return Err(self.refuse(error.to_string(), |out| error.write(out)));
+                    }
+                };
+                used += length;
+                let Some(command) = command else { break };
+                begun = None;
+                self.command(&command)?;
+            }
+            input.drain(..used);
+            self.flush()?;
+            if self.outlet.take_backlog(&mut input) {
+                continue;
+            }
+            if self.outlet.is_half_closed() {
+                return Err(Ended::Gone("left".to_owned()));
+            }
+            match parser.is_within_command() || !input.is_empty() {
+                true => _ = begun.get_or_insert_with(Instant::now),
+                // An idle client holds no buffer.
+                false => input = Vec::new(),
+            }
+            self.read(&mut input, begun)?;
+        }
+    }
+
+    /// Waits for more of the client's bytes.
+    fn read(&mut self, input: &mut Vec<u8>, begun: Option<Instant>) -> Result<(), Ended> {
+        let deadline = begun.map(|begun| {
+            begun + COMMAND_TIME + Duration::from_secs((input.len() / BYTES_A_SECOND) as u64)
+        });
+        if !self.wait_with_subscriptions(deadline)? {
+            return Ok(());
+        }
+        let client = &mut self.outlet.client;
+        let read = match deadline {
+            Some(deadline) => client.read_until(deadline, input),
+            None => client.read_more(input),
+        };
+        match read {
+            Ok(0) => Err(Ended::Gone("left".to_owned())),
+            Ok(_) => {
+                client.read_what_is_there(input);
+                Ok(())
+            }
+            Err(error) if is_timeout(&error) && begun.is_some() => {
+                let why = "Protocol error: the command took too long to arrive";
+                Err(self.refuse(why.to_owned(), |out| write::error(out, format!("ERR {why}"))))
+            }
+            Err(error) if is_timeout(&error) => Err(Ended::Gone("idle for too long".to_owned())),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Tells the client what is wrong with what it sent, behind the replies that it still gets.
+    fn refuse(&mut self, why: String, write: impl FnOnce(&mut Vec<u8>)) -> Ended {
+        if let Err(ended) = self.run_batch() {
+            return ended;
+        }
+        write(self.outlet.out());
+        match self.outlet.deliver() {
+            Ok(()) => Ended::Refused(why),
+            Err(error) => error.into(),
+        }
+    }
+
+    /// Handles one command.
+    fn command(&mut self, command: &Command) -> Result<(), Ended> {
+        self.commands += 1;
+        self.is_silent = self.state.reply_mode.next();
+        self.refresh_policy()?;
+        if self.transaction.is_some() {
+            return self.in_transaction(command);
+        }
+        match self.policy.verdict(command) {
+            Verdict::Refuse(error) => self.error(error),
+            Verdict::Own(own) => return self.own(own, command),
+            Verdict::Forward if self.is_subscriber() => self.error(not_for_subscribers(command)),
+            Verdict::Forward => self.batch.forward(command.bytes(), self.is_silent),
+            Verdict::Close => {
+                self.flush()?;
+                return Err(Ended::Gone("POST or Host: is no Redis command".to_owned()));
+            }
+        }
+        if self.batch.is_full() { self.run_batch() } else { Ok(()) }
+    }
+
+    /// Takes note of what the backends say of their commands. As long as none has said anything,
+    /// one is asked.
+    fn refresh_policy(&mut self) -> Result<(), Ended> {
+        if self.policy.is_empty() {
+            let ping = redis::cmd("PING").get_packed_command();
+            // If none can be reached, that is what is said where a backend is needed.
+            match self.exchange(&ping) {
+                Ok(_) | Err(Unanswered::AllFailed(_) | Unanswered::OtherCommands) => {}
+                Err(Unanswered::Ended(ended)) => return Err(ended),
+            }
+        }
+        if self.commands_version != self.balancer.commands_version() {
+            (self.commands_version, self.policy) = self.balancer.policy();
+        }
+        Ok(())
+    }
+
+    /// Writes an answer of our own, in its place among the replies.
+    fn answer(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.is_silent {
+            return;
+        }
+        match self.batch.is_empty() {
+            true => write(self.outlet.out()),
+            false => self.batch.answer(write),
+        }
+    }
+
+    fn error(&mut self, text: impl AsRef<[u8]>) {
+        self.answer(|out| write::error(out, text));
+    }
+
+    fn ok(&mut self) {
+        self.answer(|out| write::simple(out, "OK"));
+    }
+
+    /// Sends all commands that are gathered, and all replies.
+    fn flush(&mut self) -> Result<(), Ended> {
+        self.run_batch()?;
+        Ok(self.outlet.deliver()?)
+    }
+
+    /// Sends the commands that are gathered, and gathers their replies.
+    fn run_batch(&mut self) -> Result<(), Ended> {
+        if self.batch.is_empty() {
+            return Ok(self.outlet.deliver_if_full()?);
+        }
+        let mut batch = mem::take(&mut self.batch);
+        let ran = loop {
+            let Self { upstream, outlet, mode, commands_version, .. } = self;
+            let address = outlet.client.address;
+            let ran = upstream.on_any(address, |upstream, backend| {
+                batch.run(upstream, backend, *mode, Some(*commands_version), outlet)
+            });
+            match ran {
+                Err(Unanswered::OtherCommands) => {
+                    self.refresh_policy()?;
+                    batch.judge_again(&self.policy);
+                }
+                Err(Unanswered::AllFailed(error)) => {
+                    let refused = batch.refuse_rest(&format!("ERR {error}"), outlet);
+                    break refused.map_err(Ended::from);
+                }
+                Err(Unanswered::Ended(ended)) => break Err(ended),
+                Ok(()) => break Ok(()),
+            }
+        };
+        batch.clear();
+        self.batch = batch;
+        ran
+    }
+
+    /// Does `work` on a connection of a backend whose reply to `commands` has begun. What `work`
+    /// returns is the client's once it is done; it reads all replies.
+    fn on_connection<T>(
+        &mut self,
+        commands: &[u8],
+        mut work: impl FnMut(&mut Connection, &mut Outlet) -> Result<T, Failure>,
+    ) -> Result<T, Unanswered> {
+        let Self { upstream, outlet, mode, .. } = self;
+        let address = outlet.client.address;
+        // These commands are allowed whatever others a backend knows.
+        let any_version = None;
+        upstream.on_any(address, |upstream, backend| {
+            let mut connection = upstream.begin(backend, *mode, commands, any_version)?;
+            let done = work(&mut connection, outlet)?;
+            upstream.end(backend, connection);
+            Ok(done)
+        })
+    }
+
+    /// The whole reply to one command, error replies included.
+    fn exchange(&mut self, command: &[u8]) -> Result<Vec<u8>, Unanswered> {
+        self.on_connection(command, |connection, _| short_reply(connection))
+    }
+
+    /// Tells the client that no backend could answer.
+    fn unanswered(&mut self, unanswered: Unanswered) -> Result<(), Ended> {
+        match unanswered {
+            Unanswered::AllFailed(error) => self.error(format!("ERR {error}")),
+            Unanswered::OtherCommands => {
+                self.error("ERR the backends' commands have changed: try again");
+            }
+            Unanswered::Ended(ended) => return Err(ended),
+        }
+        Ok(())
+    }
+}
+
+/// Reads a whole reply that is not long.
+fn short_reply(connection: &mut Connection) -> Result<Vec<u8>, Failure> {
+    let mut reply = Vec::new();
+    if !connection.hold(&mut reply, MAX_SHORT_REPLY_BYTES)? {
+        return Err(resp::Error::TooLong.into());
+    }
+    outlet::check_answer(&reply)?;
+    Ok(reply)
+}

@@ -1,0 +1,238 @@
+//! What a client of the Redis protocol is given: replies are gathered and sent many at a time.
+
+use std::io::{self, BufRead};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+
+use super::Failure;
+use crate::backend::BackendError;
+use crate::resp::Framer;
+use crate::session::{Client, poll_timeout};
+
+/// A reply up to this length is held until it is whole, so that another backend can still give it;
+/// a longer one is passed on piece by piece.
+const HELD_REPLY_BYTES: usize = 64 * 1024;
+
+/// Whole replies are sent once there are so many bytes of them, or nothing else is to be done.
+const GATHERED_BYTES: usize = 64 * 1024;
+
+/// A client that sends a long pipeline before it reads a reply would wait for us while we wait for
+/// it: so its commands are taken in while it takes no replies, up to so many bytes for all clients
+/// together. Beyond, it has to read first.
+const MAX_BACKLOG_BYTES: usize = 32 * 1024 * 1024;
+static BACKLOG_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// How much of it is read at a time.
+const BACKLOG_STEP_BYTES: usize = 64 * 1024;
+
+/// What memory a client keeps while it is idle.
+const IDLE_CAPACITY_BYTES: usize = 1024;
+
+/// What a server says that has no answer, so that another should be asked.
+const NO_ANSWERS: [&[u8]; 3] = [b"-LOADING ", b"-MASTERDOWN ", b"-BUSY "];
+
+/// The replies on their way to a client.
+pub struct Outlet<'a> {
+    pub client: Client<'a>,
+    /// What was not sent yet: whole replies, and behind them perhaps the beginning of one.
+    out: Vec<u8>,
+    backlog: Backlog,
+    /// Whether the client has ended its side.
+    is_half_closed: bool,
+}
+
+impl<'a> Outlet<'a> {
+    pub fn new(client: Client<'a>) -> Self {
+        Self { client, out: Vec::new(), backlog: Backlog::default(), is_half_closed: false }
+    }
+
+    /// Where a reply of our own is written.
+    pub fn out(&mut self) -> &mut Vec<u8> {
+        &mut self.out
+    }
+
+    /// Sends what is gathered when that is much.
+    pub fn deliver_if_full(&mut self) -> io::Result<()> {
+        if self.out.len() < GATHERED_BYTES { Ok(()) } else { self.deliver() }
+    }
+
+    /// Passes the next reply on; or reads it only, where it `is_silent`.
+    pub fn pass_on(&mut self, from: &mut impl BufRead, is_silent: bool) -> Result<(), Failure> {
+        self.pass_and_look(from, is_silent, |_| {})
+    }
+
+    /// The same, and shows `look` each piece of it.
+    pub fn pass_and_look(
+        &mut self,
+        from: &mut impl BufRead,
+        is_silent: bool,
+        look: impl FnMut(&[u8]),
+    ) -> Result<(), Failure> {
+        let mut frame = Frame { start: self.out.len(), is_silent, is_partly_sent: false };
+        let passed = self.pass_frame(from, &mut frame, look);
+        if is_silent || (passed.is_err() && !frame.is_partly_sent) {
+            self.out.truncate(frame.start);
+        }
+        passed.map_err(|failure| match failure {
+            Failure::Backend(error) if frame.is_partly_sent => Failure::Cut(error),
+            failure => failure,
+        })?;
+        self.deliver_if_full().map_err(Failure::Client)
+    }
+
+    fn pass_frame(
+        &mut self,
+        from: &mut impl BufRead,
+        frame: &mut Frame,
+        mut look: impl FnMut(&[u8]),
+    ) -> Result<(), Failure> {
+        let mut framer = Framer::new();
+        loop {
+            let available = from.fill_buf()?;
+            if available.is_empty() {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+            let used = framer.feed(available)?;
+            look(&available[..used]);
+            self.out.extend_from_slice(&available[..used]);
+            from.consume(used);
+            if framer.is_done() {
+                return Ok(check_answer(&self.out[frame.start..])?);
+            }
+            if self.out.len() - frame.start > HELD_REPLY_BYTES {
+                self.pass_piece(frame)?;
+            }
+        }
+    }
+
+    /// Makes room behind the beginning of a long reply.
+    fn pass_piece(&mut self, frame: &mut Frame) -> Result<(), Failure> {
+        if frame.is_silent {
+            self.out.truncate(frame.start);
+            return Ok(());
+        }
+        frame.is_partly_sent = true;
+        frame.start = 0;
+        self.deliver().map_err(Failure::Client)
+    }
+
+    /// Sends all that is gathered. The client has to take it within its timeout.
+    pub fn deliver(&mut self) -> io::Result<()> {
+        let mut sent = 0;
+        let mut deadline = None;
+        while sent < self.out.len() {
+            match rustix::net::send(self.client.socket, &self.out[sent..], SendFlags::DONTWAIT) {
+                Ok(length) => sent += length,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    let timeout = self.client.idle_timeout;
+                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + timeout);
+                    self.wait_for_room(deadline)?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.out.clear();
+        self.out.shrink_to(IDLE_CAPACITY_BYTES);
+        Ok(())
+    }
+
+    /// Waits until the client's socket takes more, and meanwhile takes in what the client sends.
+    fn wait_for_room(&mut self, deadline: Instant) -> io::Result<()> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "does not read its replies"));
+        }
+        let mut events = PollFlags::OUT;
+        if !self.is_half_closed && Backlog::has_room() {
+            events |= PollFlags::IN;
+        }
+        let mut polled = [PollFd::new(self.client.socket, events)];
+        // Others may make room for a backlog meanwhile.
+        let timeout = poll_timeout(left.min(Duration::from_secs(1)));
+        match poll(&mut polled, Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if events.contains(PollFlags::IN) && polled[0].revents().contains(PollFlags::IN) {
+            self.is_half_closed = self.backlog.fill_from(&self.client)?;
+        }
+        Ok(())
+    }
+
+    /// What the client sent while it took no replies is moved to `input`, which is otherwise done
+    /// with; false when that is nothing.
+    pub fn take_backlog(&mut self, input: &mut Vec<u8>) -> bool {
+        self.backlog.move_to(input)
+    }
+
+    /// Whether nothing more will come from the client.
+    pub fn is_half_closed(&self) -> bool {
+        self.is_half_closed
+    }
+}
+
+/// A reply that is being passed on.
+struct Frame {
+    /// Where in what is not sent yet it begins.
+    start: usize,
+    is_silent: bool,
+    is_partly_sent: bool,
+}
+
+/// Fails when a whole reply says that its server can't answer.
+pub fn check_answer(reply: &[u8]) -> Result<(), BackendError> {
+    match NO_ANSWERS.iter().any(|begin| reply.starts_with(begin)) {
+        true => Ok(crate::resp::reply::no_error(reply)?),
+        false => Ok(()),
+    }
+}
+
+/// Bytes of a client that wait for it to take its replies; all clients' together are bounded.
+#[derive(Default)]
+struct Backlog {
+    bytes: Vec<u8>,
+    /// What of [`BACKLOG_BYTES`] is this client's: these bytes, and those that were moved last.
+    counted: usize,
+}
+
+impl Backlog {
+    fn has_room() -> bool {
+        BACKLOG_BYTES.load(Ordering::Relaxed) < MAX_BACKLOG_BYTES
+    }
+
+    /// Returns whether the client has ended its side.
+    fn fill_from(&mut self, client: &Client) -> io::Result<bool> {
+        let length = self.bytes.len();
+        self.bytes.resize(length + BACKLOG_STEP_BYTES, 0);
+        let read = rustix::net::recv(client.socket, &mut self.bytes[length..], RecvFlags::DONTWAIT);
+        let read = read.map(|(read, _)| read);
+        self.bytes.truncate(length + read.unwrap_or(0));
+        let more = self.bytes.len() - length;
+        self.counted += more;
+        BACKLOG_BYTES.fetch_add(more, Ordering::Relaxed);
+        match read {
+            Ok(0) => Ok(true),
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn move_to(&mut self, input: &mut Vec<u8>) -> bool {
+        let bytes = std::mem::take(&mut self.bytes);
+        BACKLOG_BYTES.fetch_sub(self.counted - bytes.len(), Ordering::Relaxed);
+        self.counted = bytes.len();
+        input.extend_from_slice(&bytes);
+        !bytes.is_empty()
+    }
+}
+
+impl Drop for Backlog {
+    fn drop(&mut self) {
+        BACKLOG_BYTES.fetch_sub(self.counted, Ordering::Relaxed);
+    }
+}

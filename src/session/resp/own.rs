@@ -1,0 +1,266 @@
+//! Commands that the session answers itself, or that change it.
+
+use std::time::SystemTime;
+
+use wildmatch::WildMatch;
+
+use super::client::SYNTAX_ERROR;
+use super::{Ended, Session};
+use crate::policy::Own;
+use crate::resp::{Command, Protocol, command, write};
+
+const OK: &[u8] = b"+OK\r\n";
+
+/// What a Redis without cluster says to READONLY and READWRITE.
+const NO_CLUSTER: &str = "ERR This instance has cluster support disabled";
+
+/// What a Redis without passwords says to a password for nobody in particular.
+const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the \
+    default user. Are you sure your configuration is correct?";
+
+const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+
+/// A longer pattern of CONFIG GET matches nothing.
+const MAX_PATTERN_BYTES: usize = 256;
+
+impl Session<'_> {
+    /// Handles a command of the session's own.
+    pub(super) fn own(&mut self, own: Own, command: &Command) -> Result<(), Ended> {
+        if self.is_subscriber() && !is_for_subscribers(own) {
+            self.error(super::subscription::not_for_subscribers(command));
+            return Ok(());
+        }
+        match own {
+            Own::Ping => self.ping(command),
+            Own::Echo => self.answer(|out| write::bulk(out, command.arg(1).unwrap_or_default())),
+            Own::Time => self.time(),
+            Own::ClusterMode => self.error(NO_CLUSTER),
+            Own::Auth => self.auth(command),
+            Own::ClientSetName => self.client_setname(command),
+            Own::ClientGetName => self.client_getname(),
+            Own::ClientSetInfo => self.client_setinfo(command),
+            Own::ClientId => {
+                let id = self.state.id.cast_signed();
+                self.answer(|out| write::integer(out, id));
+            }
+            Own::ClientInfo => self.client_info(),
+            Own::ClientReply => self.client_reply(command),
+            Own::ClientOk => self.client_ok(command),
+            Own::ConfigGet => self.config_get(command),
+            Own::Hello => return self.hello(command),
+            Own::Select => return self.select(command),
+            Own::Info => return self.info(command),
+            Own::Scan { cursor_arg } => return self.scan(command, cursor_arg),
+            Own::Multi => self.multi(),
+            Own::Exec | Own::Discard => self.without_multi(command),
+            Own::Watch => return self.watch(command),
+            Own::Unwatch => self.unwatch(),
+            Own::Subscribe(kind) => return self.subscribe(kind, command),
+            Own::Unsubscribe(kind) => return self.unsubscribe(kind, command),
+            Own::Reset => return self.reset(),
+            Own::Quit => return Err(self.quit()),
+        }
+        Ok(())
+    }
+
+    fn ping(&mut self, command: &Command) {
+        let text = command.arg(1);
+        let is_subscriber = self.is_subscriber();
+        self.answer(|out| {
+            if is_subscriber {
+                write::array(out, 2);
+                write::bulk(out, b"pong");
+                write::bulk(out, text.unwrap_or_default());
+            } else if let Some(text) = text {
+                write::bulk(out, text);
+            } else {
+                write::simple(out, "PONG");
+            }
+        });
+    }
+
+    fn time(&mut self) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.answer(|out| {
+            write::array(out, 2);
+            write::bulk(out, now.as_secs().to_string().as_bytes());
+            write::bulk(out, now.subsec_micros().to_string().as_bytes());
+        });
+    }
+
+    fn auth(&mut self, command: &Command) {
+        match (command.arg(1), command.arg_count()) {
+            (_, 2) => self.error(NO_PASSWORD),
+            (Some(user), 3) if is_known(user) => self.ok(),
+            (_, 3) => self.error(WRONG_PASSWORD),
+            _ => self.error(SYNTAX_ERROR),
+        }
+    }
+
+    /// A short list of settings that clients ask for, which are true of the balancer.
+    fn config_get(&mut self, command: &Command) {
+        let config = &self.balancer.config;
+        let settings = [
+            ("appendonly", "no".to_owned()),
+            ("databases", "16".to_owned()),
+            ("maxclients", config.max_clients.to_string()),
+            ("maxmemory", "0".to_owned()),
+            ("maxmemory-policy", "noeviction".to_owned()),
+            ("proto-max-bulk-len", config.max_argument_bytes.to_string()),
+            ("save", String::new()),
+            ("timeout", config.client_timeout.as_secs().to_string()),
+        ];
+        let patterns: Vec<WildMatch> = command
+            .args()
+            .skip(2)
+            .filter(|pattern| pattern.len() <= MAX_PATTERN_BYTES)
+            .map(|pattern| WildMatch::new(&String::from_utf8_lossy(pattern).to_ascii_lowercase()))
+            .collect();
+        let is_asked = |name: &str| patterns.iter().any(|pattern| pattern.matches(name));
+        let found: Vec<_> = settings.iter().filter(|(name, _)| is_asked(name)).collect();
+        let protocol = self.mode.protocol;
+        self.answer(|out| {
+            write::map(out, found.len(), protocol);
+            for (name, value) in found {
+                write::bulk(out, name.as_bytes());
+                write::bulk(out, value.as_bytes());
+            }
+        });
+    }
+
+    /// HELLO is a backend's answer, but for the client's id.
+    fn hello(&mut self, command: &Command) -> Result<(), Ended> {
+        let protocol = match self.check_hello(command) {
+            Ok(protocol) => protocol,
+            Err(error) => {
+                self.error(error);
+                return Ok(());
+            }
+        };
+        self.run_batch()?;
+        let mut hello = Vec::new();
+        let version = protocol.version().to_string();
+        command::encode([b"HELLO", version.as_bytes()].into_iter(), &mut hello);
+        let greeted = self.on_connection(&hello, |connection, _| {
+            let greeting = super::short_reply(connection)?;
+            if !greeting.starts_with(b"-") {
+                connection.mode.protocol = protocol;
+            }
+            Ok(greeting)
+        });
+        match greeted {
+            Ok(greeting) if greeting.starts_with(b"-") => self.raw(&greeting),
+            Ok(greeting) => {
+                self.mode.protocol = protocol;
+                let greeting = with_id(&greeting, self.state.id);
+                self.raw(&greeting);
+            }
+            Err(unanswered) => return self.unanswered(unanswered),
+        }
+        Ok(())
+    }
+
+    /// Checks all of HELLO before any of it takes effect, as Redis does.
+    fn check_hello(&mut self, command: &Command) -> Result<Protocol, Vec<u8>> {
+        let protocol = match command.arg(1).map(integer) {
+            None => self.mode.protocol,
+            Some(Some(2)) => Protocol::Resp2,
+            Some(Some(3)) => Protocol::Resp3,
+            Some(Some(_)) => return Err(b"NOPROTO unsupported protocol version".into()),
+            Some(None) => {
+                return Err(b"ERR Protocol version is not an integer or out of range".into());
+            }
+        };
+        let (mut name, mut user) = (None, None);
+        let mut at = 2;
+        while let Some(option) = command.arg(at) {
+            if command.is(at, b"auth") && at + 2 < command.arg_count() {
+                user = command.arg(at + 1);
+                at += 3;
+            } else if command.is(at, b"setname") && at + 1 < command.arg_count() {
+                name = command.arg(at + 1);
+                at += 2;
+            } else {
+                return Err([b"ERR Syntax error in HELLO option '", option, b"'"].concat());
+            }
+        }
+        if user.is_some_and(|user| !is_known(user)) {
+            return Err(WRONG_PASSWORD.into());
+        }
+        if let Some(name) = name {
+            self.state.set_name(name)?;
+        }
+        Ok(protocol)
+    }
+
+    /// The backend says whether there is such a database; its connection is then one for that.
+    fn select(&mut self, command: &Command) -> Result<(), Ended> {
+        self.run_batch()?;
+        let database = command.arg(1).and_then(integer);
+        let selected = self.on_connection(command.bytes(), |connection, _| {
+            let reply = super::short_reply(connection)?;
+            if reply == OK {
+                connection.mode.database = database.unwrap_or(-1);
+            }
+            Ok(reply)
+        });
+        match selected {
+            Ok(reply) => {
+                if let (OK, Some(database)) = (&*reply, database) {
+                    self.mode.database = database;
+                }
+                self.raw(&reply);
+                Ok(())
+            }
+            Err(unanswered) => self.unanswered(unanswered),
+        }
+    }
+
+    /// A backend's reply, or what was made of it.
+    pub(super) fn raw(&mut self, reply: &[u8]) {
+        self.answer(|out| out.extend_from_slice(reply));
+    }
+
+    /// Makes the session what it was at its beginning.
+    pub(super) fn reset(&mut self) -> Result<(), Ended> {
+        self.run_batch()?;
+        self.transaction = None;
+        self.subscriptions = None;
+        self.upstream.forget_watch();
+        self.state.reset();
+        self.mode = super::FIRST_MODE;
+        self.answer(|out| write::simple(out, "RESET"));
+        Ok(())
+    }
+
+    pub(super) fn quit(&mut self) -> Ended {
+        self.ok();
+        self.flush().err().unwrap_or_else(|| Ended::Gone("quit".to_owned()))
+    }
+}
+
+/// What a subscriber may do that has not asked for RESP3.
+fn is_for_subscribers(own: Own) -> bool {
+    matches!(own, Own::Ping | Own::Subscribe(_) | Own::Unsubscribe(_) | Own::Quit | Own::Reset)
+}
+
+/// The one user that a Redis without passwords has takes any password.
+fn is_known(user: &[u8]) -> bool {
+    user == b"default"
+}
+
+/// A number as Redis reads it.
+pub(super) fn integer(text: &[u8]) -> Option<i64> {
+    let number: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    // No plus, no leading zeros.
+    (number.to_string().as_bytes() == text).then_some(number)
+}
+
+/// A greeting with the client's id in the place of that of a backend's connection.
+fn with_id(greeting: &[u8], id: u64) -> Vec<u8> {
+    const BEFORE: &[u8] = b"$2\r\nid\r\n:";
+    let found = greeting.windows(BEFORE.len()).position(|window| window == BEFORE);
+    let Some(begin) = found.map(|at| at + BEFORE.len()) else { return greeting.to_vec() };
+    let end = greeting[begin..].iter().position(|&byte| byte == b'\r').map_or(begin, |n| begin + n);
+    [&greeting[..begin], id.to_string().as_bytes(), &greeting[end..]].concat()
+}

@@ -1,0 +1,113 @@
+//! SCAN, HSCAN, SSCAN and ZSCAN: cursors that carry their backend.
+
+use super::outlet::Outlet;
+use super::{Ended, Failure, Session};
+use crate::backend::{Backend, BackendError, Connection};
+use crate::balancer::Balancer;
+use crate::resp::{Command, command, reply, write};
+use crate::{cursor, resp};
+
+/// A cursor has at most so many digits.
+const MAX_CURSOR_BYTES: u64 = 20;
+
+const GONE: &str = "ERR invalid cursor: its server is gone or was restarted, and would miss \
+    elements: start again from 0";
+
+impl Session<'_> {
+    pub(super) fn scan(&mut self, command: &Command, cursor_arg: usize) -> Result<(), Ended> {
+        let text = command.arg(cursor_arg).and_then(|arg| std::str::from_utf8(arg).ok());
+        let is_digits = |text: &&str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let Some(cursor) = text.filter(is_digits).and_then(|text| text.parse().ok()) else {
+            self.error("ERR invalid cursor");
+            return Ok(());
+        };
+        self.run_batch()?;
+        match cursor {
+            0 => self.scan_from_the_start(command),
+            _ => self.scan_on(command, cursor_arg, cursor),
+        }
+    }
+
+    fn scan_from_the_start(&mut self, command: &Command) -> Result<(), Ended> {
+        let (balancer, is_silent) = (self.balancer, self.is_silent);
+        let scanned = self.on_connection(command.bytes(), |connection, outlet| {
+            pass_on(connection, outlet, is_silent, balancer)
+        });
+        scanned.or_else(|unanswered| self.unanswered(unanswered))
+    }
+
+    /// Goes on where the cursor comes from, which may be another backend than the session's.
+    fn scan_on(&mut self, command: &Command, cursor_arg: usize, cursor: u64) -> Result<(), Ended> {
+        let (position, tag) = cursor::split(cursor);
+        let position = position.to_string();
+        let mut there = Vec::new();
+        let args = command.args().enumerate();
+        let args = args.map(|(at, arg)| if at == cursor_arg { position.as_bytes() } else { arg });
+        command::encode(args, &mut there);
+        let Some(index) = self.balancer.find_server(tag) else {
+            self.error(GONE);
+            return Ok(());
+        };
+        let backend = &self.balancer.backends[index];
+        let is_elsewhere = self.upstream.backend().is_none_or(|own| own.name() != backend.name());
+        let lease = is_elsewhere.then(|| self.balancer.table.lease(|backend| backend == index));
+        let outcome = self.scan_at(backend, tag, &there);
+        drop(lease);
+        match outcome {
+            Ok(()) => {}
+            Err(Failure::Backend(BackendError::OtherCommands)) => self.error(GONE),
+            Err(Failure::Backend(error)) => {
+                let name = backend.name();
+                self.error(format!("ERR the cursor's server, {name}, can't go on: {error}"));
+            }
+            Err(failure) => return Err(failure.into()),
+        }
+        Ok(())
+    }
+
+    fn scan_at(&mut self, backend: &Backend, tag: u16, command: &[u8]) -> Result<(), Failure> {
+        let balancer = self.balancer;
+        // A new connection may have found another server at this address.
+        let is_still_there =
+            || backend.run_id().is_some_and(|run_id| balancer.cursor_tag(&run_id) == Some(tag));
+        let mut connection = backend.request_if(self.mode, command, is_still_there)?;
+        pass_on(&mut connection, &mut self.outlet, self.is_silent, balancer)?;
+        backend.keep(connection);
+        Ok(())
+    }
+}
+
+/// Passes the reply on, with the server's tag in its cursor.
+fn pass_on(
+    connection: &mut Connection,
+    outlet: &mut Outlet,
+    is_silent: bool,
+    balancer: &Balancer,
+) -> Result<(), Failure> {
+    if connection.starts_with(b'-') {
+        return outlet.pass_on(connection.replies(), is_silent);
+    }
+    let from = connection.replies();
+    if reply::array(from)? != 2 {
+        return Err(resp::Error::Protocol("a SCAN that is none").into());
+    }
+    let position = reply::bytes(from, MAX_CURSOR_BYTES)?;
+    let position = std::str::from_utf8(&position).ok().and_then(|text| text.parse().ok());
+    let tag = connection.run_id().and_then(|run_id| balancer.cursor_tag(run_id));
+    let cursor = match (position, tag) {
+        (Some(0), _) => Some(0),
+        (Some(position), Some(tag)) => cursor::join(position, tag),
+        _ => None,
+    };
+    let cursor = cursor.ok_or(resp::Error::Protocol("a cursor that can't be passed on"))?;
+    let start = outlet.out().len();
+    if !is_silent {
+        write::array(outlet.out(), 2);
+        write::bulk(outlet.out(), cursor.to_string().as_bytes());
+    }
+    let passed = outlet.pass_on(connection.replies(), is_silent);
+    if let Err(Failure::Backend(_)) = passed {
+        outlet.out().truncate(start);
+    }
+    passed
+}

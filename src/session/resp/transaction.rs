@@ -1,0 +1,209 @@
+//! MULTI and EXEC: reads are gathered here and go to a backend with the EXEC, all at once, so that
+//! a client that ponders holds no connection. WATCH does hold one.
+
+use std::mem;
+
+use super::outlet::Outlet;
+use super::upstream::Watch;
+use super::{Ended, Failure, Session, Unanswered, short_reply};
+use crate::backend::Connection;
+use crate::policy::{Own, Verdict};
+use crate::resp::{Command, command, write};
+
+/// The most that may be queued between MULTI and EXEC.
+const MAX_QUEUED_BYTES: usize = 1024 * 1024;
+
+const ABORTED: &str = "EXECABORT Transaction discarded because of previous errors.";
+const OK: &[u8] = b"+OK\r\n";
+
+/// So many clients watch that the other connections are kept for reads.
+const TOO_MANY: &[u8] = b"-ERR too many clients watch or subscribe: try again later\r\n";
+
+/// What was sent since MULTI.
+#[derive(Default)]
+pub struct Transaction {
+    commands: Vec<u8>,
+    count: usize,
+    /// Whether something was refused, so that EXEC will be.
+    is_aborted: bool,
+}
+
+impl Session<'_> {
+    pub(super) fn multi(&mut self) {
+        self.transaction = Some(Transaction::default());
+        self.ok();
+    }
+
+    /// EXEC or DISCARD where no MULTI was.
+    pub(super) fn without_multi(&mut self, command: &Command) {
+        let name = String::from_utf8_lossy(command.name()).to_ascii_uppercase();
+        self.error(format!("ERR {name} without MULTI"));
+    }
+
+    /// Handles one command behind MULTI.
+    pub(super) fn in_transaction(&mut self, command: &Command) -> Result<(), Ended> {
+        match self.policy.verdict_in_transaction(command) {
+            Verdict::Forward => self.queue(command),
+            Verdict::Own(Own::Multi) => self.error("ERR MULTI calls can not be nested"),
+            Verdict::Own(Own::Watch) => self.error("ERR WATCH inside MULTI is not allowed"),
+            Verdict::Own(Own::Discard) => {
+                self.transaction = None;
+                self.upstream.forget_watch();
+                self.ok();
+            }
+            Verdict::Own(Own::Exec) => return self.exec(),
+            Verdict::Own(own) => return self.own(own, command),
+            Verdict::Refuse(error) => {
+                self.abort();
+                self.error(error);
+            }
+            Verdict::Close => {
+                self.flush()?;
+                return Err(Ended::Gone("POST or Host: is no Redis command".to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    fn abort(&mut self) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.is_aborted = true;
+            transaction.commands = Vec::new();
+        }
+    }
+
+    fn queue(&mut self, command: &Command) {
+        let Some(transaction) = &mut self.transaction else { return };
+        if transaction.commands.len() + command.bytes().len() > MAX_QUEUED_BYTES {
+            self.abort();
+            let why = format!("at most {} KiB may be queued behind MULTI", MAX_QUEUED_BYTES / 1024);
+            return self.error(format!("ERR {why}"));
+        }
+        if !transaction.is_aborted {
+            transaction.commands.extend_from_slice(command.bytes());
+            transaction.count += 1;
+        }
+        self.answer(|out| write::simple(out, "QUEUED"));
+    }
+
+    fn exec(&mut self) -> Result<(), Ended> {
+        let Some(transaction) = self.transaction.take() else { return Ok(()) };
+        if transaction.is_aborted {
+            self.upstream.forget_watch();
+            self.error(ABORTED);
+            return Ok(());
+        }
+        self.run_batch()?;
+        let commands = transaction.whole();
+        let ran = match mem::take(&mut self.upstream.watch) {
+            Watch::None => self.exec_anywhere(&commands, transaction.count),
+            Watch::Held(connection) => {
+                self.exec_where_watched(connection, &commands, transaction.count)
+            }
+            Watch::InUse | Watch::Lost => {
+                self.exec_in_vain();
+                return Ok(());
+            }
+        };
+        match ran {
+            Ok(()) => Ok(self.outlet.deliver_if_full()?),
+            Err(unanswered) => self.unanswered(unanswered),
+        }
+    }
+
+    fn exec_anywhere(&mut self, commands: &[u8], count: usize) -> Result<(), Unanswered> {
+        let is_silent = self.is_silent;
+        self.on_connection(commands, |connection, outlet| {
+            pass_on_exec(connection, count, outlet, is_silent)
+        })
+    }
+
+    /// No other backend knows whether a watched key was touched.
+    fn exec_where_watched(
+        &mut self,
+        mut connection: Connection,
+        commands: &[u8],
+        count: usize,
+    ) -> Result<(), Unanswered> {
+        let sent = connection.send(commands).map_err(Failure::Backend);
+        let passed = sent
+            .and_then(|()| pass_on_exec(&mut connection, count, &mut self.outlet, self.is_silent));
+        match passed {
+            Ok(()) => {
+                // The EXEC has ended the watch: the connection is as good as any.
+                if let Some(backend) = self.upstream.backend() {
+                    backend.keep(connection);
+                }
+                Ok(())
+            }
+            Err(Failure::Backend(_)) => {
+                self.exec_in_vain();
+                Ok(())
+            }
+            Err(failure) => Err(Unanswered::Ended(failure.into())),
+        }
+    }
+
+    /// Whoever watched may have missed a change: what Redis answers when a watched key was touched.
+    fn exec_in_vain(&mut self) {
+        let protocol = self.mode.protocol;
+        self.answer(|out| write::null_array(out, protocol));
+    }
+
+    /// A connection of the client's own watches: at EXEC it tells whether something was touched.
+    pub(super) fn watch(&mut self, command: &Command) -> Result<(), Ended> {
+        self.run_batch()?;
+        let Self { upstream, outlet, mode, .. } = self;
+        let watched = upstream.on_any(outlet.client.address, |upstream, backend| {
+            if matches!(upstream.watch, Watch::InUse | Watch::Lost) {
+                // What EXEC will answer is known already.
+                return Ok(OK.to_vec());
+            }
+            let mut connection = upstream.begin(backend, *mode, command.bytes(), None)?;
+            let reply = short_reply(&mut connection)?;
+            if matches!(upstream.watch, Watch::InUse) || reply != OK {
+                upstream.end(backend, connection);
+            } else if !upstream.watch_with(connection) {
+                return Ok(TOO_MANY.to_vec());
+            }
+            Ok(reply)
+        });
+        match watched {
+            Ok(reply) => {
+                self.raw(&reply);
+                Ok(())
+            }
+            Err(unanswered) => self.unanswered(unanswered),
+        }
+    }
+
+    pub(super) fn unwatch(&mut self) {
+        self.upstream.forget_watch();
+        self.ok();
+    }
+}
+
+impl Transaction {
+    /// All of it, as a backend gets it.
+    fn whole(&self) -> Vec<u8> {
+        let mut commands = Vec::new();
+        command::encode([&b"MULTI"[..]].into_iter(), &mut commands);
+        commands.extend_from_slice(&self.commands);
+        command::encode([&b"EXEC"[..]].into_iter(), &mut commands);
+        commands
+    }
+}
+
+/// Passes the reply to EXEC on, behind those to MULTI and to `count` commands, which the client has
+/// had already.
+fn pass_on_exec(
+    connection: &mut Connection,
+    count: usize,
+    outlet: &mut Outlet,
+    is_silent: bool,
+) -> Result<(), Failure> {
+    for _ in 0..=count {
+        short_reply(connection)?;
+    }
+    outlet.pass_on(connection.replies(), is_silent)
+}

@@ -1,0 +1,163 @@
+//! The backend's side of a session: its lease, the connection of a WATCH, and failing over.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use log::{info, warn};
+
+use super::{Ended, Failure};
+use crate::backend::{Backend, BackendError, Connection, Mode};
+use crate::balance::Lease;
+use crate::balancer::Balancer;
+
+/// What a WATCH has left.
+#[derive(Default)]
+pub enum Watch {
+    #[default]
+    None,
+    /// The connection that watches.
+    Held(Connection),
+    /// It watches, and is in use at the moment.
+    InUse,
+    /// Its backend failed: nobody knows whether a key was touched.
+    Lost,
+}
+
+/// Why nothing came of what was to be done on a backend.
+pub enum Unanswered {
+    /// Each backend has failed; this says how.
+    AllFailed(String),
+    /// A backend knows other commands than those by which it was judged what to send.
+    OtherCommands,
+    /// The session is over.
+    Ended(Ended),
+}
+
+/// A session's way to the backends.
+pub struct Upstream<'a> {
+    balancer: &'a Balancer,
+    /// Taken when a backend is needed first, and kept.
+    lease: Option<Lease>,
+    pub watch: Watch,
+}
+
+impl<'a> Upstream<'a> {
+    pub fn new(balancer: &'a Balancer) -> Self {
+        Self { balancer, lease: None, watch: Watch::None }
+    }
+
+    /// The leased backend.
+    pub fn backend(&self) -> Option<&'a Arc<Backend>> {
+        self.lease.as_ref().map(|lease| &self.balancer.backends[lease.backend()])
+    }
+
+    /// Does `work` on the session's backend and, when that fails, on the others, each once.
+    pub fn on_any<T>(
+        &mut self,
+        client: SocketAddr,
+        mut work: impl FnMut(&mut Self, &Backend) -> Result<T, Failure>,
+    ) -> Result<T, Unanswered> {
+        let mut failures = Vec::new();
+        let mut tried = vec![false; self.balancer.backends.len()];
+        while let Some(index) = self.lease(&tried, client) {
+            let backend = &self.balancer.backends[index];
+            let outcome = work(self, backend);
+            note(backend, outcome.as_ref().err());
+            match outcome {
+                Ok(done) => return Ok(done),
+                Err(Failure::Backend(BackendError::OtherCommands)) => {
+                    return Err(Unanswered::OtherCommands);
+                }
+                Err(Failure::Backend(error)) => {
+                    failures.push(format!("{}: {error}", backend.name()));
+                    tried[index] = true;
+                    self.lease = None;
+                }
+                Err(Failure::Cut(error)) => {
+                    let why = format!("{} failed within a reply: {error}", backend.name());
+                    return Err(Unanswered::Ended(Ended::Cut(why)));
+                }
+                Err(failure @ Failure::Client(_)) => return Err(Unanswered::Ended(failure.into())),
+            }
+        }
+        Err(Unanswered::AllFailed(format!("no backend could answer: {}", failures.join("; "))))
+    }
+
+    /// The index of the leased backend; takes a lease where there is none.
+    fn lease(&mut self, tried: &[bool], client: SocketAddr) -> Option<usize> {
+        if self.lease.is_none() {
+            let in_order = self.balancer.log_order();
+            let lease = self.balancer.table.lease(|backend| !tried[backend])?;
+            let backend = &self.balancer.backends[lease.backend()];
+            info!("{} reads from {} {}", client, backend.name(), self.balancer.counts());
+            drop(in_order);
+            self.lease = Some(lease);
+        }
+        self.lease.as_ref().map(Lease::backend)
+    }
+
+    /// Sends `commands` to `backend` and waits for the reply to begin: on the connection that
+    /// watches, or one from the pool. Where `commands_version` is given, they are not sent if
+    /// that is no longer the version of the backends' commands.
+    pub fn begin(
+        &mut self,
+        backend: &Backend,
+        mode: Mode,
+        commands: &[u8],
+        commands_version: Option<u64>,
+    ) -> Result<Connection, BackendError> {
+        match std::mem::take(&mut self.watch) {
+            Watch::Held(mut connection) => {
+                self.watch = Watch::Lost;
+                connection.send(commands)?;
+                self.watch = Watch::InUse;
+                Ok(connection)
+            }
+            other => {
+                // One that was in use and did not come back has failed.
+                self.watch = if matches!(other, Watch::InUse) { Watch::Lost } else { other };
+                let now = || self.balancer.commands_version();
+                let may_send = || commands_version.is_none_or(|version| version == now());
+                backend.request_if(mode, commands, may_send)
+            }
+        }
+    }
+
+    /// Keeps the connection that watches; false, and it is closed, when too many clients do so.
+    pub fn watch_with(&mut self, mut connection: Connection) -> bool {
+        let is_pinned = connection.pin();
+        if is_pinned {
+            self.watch = Watch::Held(connection);
+        }
+        is_pinned
+    }
+
+    /// Nothing is watched any more. A connection that may still watch is of no use to others.
+    pub fn forget_watch(&mut self) {
+        self.watch = Watch::None;
+    }
+
+    /// All replies have been read: the connection goes back to where it came from.
+    pub fn end(&mut self, backend: &Backend, connection: Connection) {
+        match self.watch {
+            Watch::InUse => self.watch = Watch::Held(connection),
+            _ => backend.keep(connection),
+        }
+    }
+}
+
+/// Logs a backend's first failure, and its return.
+fn note(backend: &Backend, failure: Option<&Failure>) {
+    let failure = match failure {
+        Some(Failure::Backend(error) | Failure::Cut(error)) if error.is_failure() => Some(error),
+        // What others do with it, or what became of the client, says nothing of the backend.
+        Some(_) => return,
+        None => None,
+    };
+    if backend.set_failing(failure.is_some()) {
+        match failure {
+            Some(error) => warn!("{} failed: {error}", backend.name()),
+            None => info!("{} answers again", backend.name()),
+        }
+    }
+}
