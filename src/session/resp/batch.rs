@@ -1,16 +1,22 @@
 //! Commands that go on together: one write to a backend, and their replies in order.
 
 use super::Failure;
-use super::outlet::Outlet;
+use super::outlet::{Outlet, Passed};
 use super::upstream::Upstream;
-use crate::backend::{Backend, Mode};
+use crate::backend::{Backend, BackendError, Connection, Mode};
 use crate::policy::{Policy, Verdict};
 use crate::resp::{CommandParser, write};
 
-/// A batch ends when it has so many commands, …
-const MAX_COMMANDS: usize = 1024;
-/// … or so many bytes of them: Redis holds all replies to a batch that we have not read yet.
+/// A batch ends when it has so many bytes of commands, or as many of them as the window has.
 const MAX_BYTES: usize = 64 * 1024;
+
+/// The first window, in commands. Redis makes the replies to a whole batch before others get a
+/// turn, and keeps what we have not read yet: so how much is asked for at once is felt out. Each
+/// batch of short replies doubles the window, a long reply shrinks it to a single command.
+const FIRST_WINDOW: usize = 64;
+
+/// The largest window.
+const MAX_WINDOW: usize = 1024;
 
 /// What a batch keeps of its memory while the client is idle.
 const IDLE_CAPACITY_BYTES: usize = 1024;
@@ -24,8 +30,9 @@ enum Step {
 }
 
 /// Commands to forward, and answers of our own between them.
-#[derive(Default)]
 pub struct Batch {
+    /// So many steps at most.
+    window: usize,
     steps: Vec<Step>,
     commands: Vec<u8>,
     answers: Vec<u8>,
@@ -40,13 +47,25 @@ struct Progress {
     answers: usize,
 }
 
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            window: FIRST_WINDOW,
+            steps: Vec::new(),
+            commands: Vec::new(),
+            answers: Vec::new(),
+            done: Progress::default(),
+        }
+    }
+}
+
 impl Batch {
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
     }
 
     pub fn is_full(&self) -> bool {
-        self.steps.len() >= MAX_COMMANDS || self.commands.len() >= MAX_BYTES
+        self.steps.len() >= self.window || self.commands.len() >= MAX_BYTES
     }
 
     pub fn forward(&mut self, command: &[u8], is_silent: bool) {
@@ -69,20 +88,44 @@ impl Batch {
         commands_version: Option<u64>,
         outlet: &mut Outlet,
     ) -> Result<(), Failure> {
-        let commands = &self.commands[self.done.commands..];
-        let mut connection = upstream.begin(backend, mode, commands, commands_version)?;
+        let mut connection = self.begin(upstream, backend, mode, commands_version)?;
+        let mut window = (self.window * 2).min(MAX_WINDOW);
         while let Some(step) = self.steps.get(self.done.steps) {
             match *step {
                 Step::Forward { length, is_silent } => {
-                    outlet.pass_on(connection.replies(), is_silent)?;
+                    if outlet.pass_on(connection.replies(), is_silent)? == Passed::InPieces {
+                        window = 1;
+                    }
                     self.done.commands += length;
                 }
                 Step::Answer { length } => self.give_answer(length, outlet)?,
             }
             self.done.steps += 1;
         }
+        self.window = window;
         upstream.end(backend, connection);
         Ok(())
+    }
+
+    /// Sends the commands that are left; the reply has begun. Behind a long reply the next may be
+    /// as long: then it is asked for in its turn.
+    fn begin(
+        &self,
+        upstream: &mut Upstream,
+        backend: &Backend,
+        mode: Mode,
+        commands_version: Option<u64>,
+    ) -> Result<Connection, BackendError> {
+        let commands = &self.commands[self.done.commands..];
+        if self.window > 1 {
+            return upstream.begin(backend, mode, commands, commands_version);
+        }
+        let turn = backend.large_reads.turn(commands).ok_or(BackendError::Busy)?;
+        let begun = upstream.begin(backend, mode, commands, commands_version);
+        if let Err(BackendError::TimedOut) = begun {
+            turn.give_up();
+        }
+        begun
     }
 
     fn give_answer(&mut self, length: usize, outlet: &mut Outlet) -> Result<(), Failure> {
@@ -108,6 +151,7 @@ impl Batch {
     /// Judges the commands that are left anew: what may not pass any more gets its error.
     pub fn judge_again(&mut self, policy: &Policy) {
         let mut old = std::mem::take(self);
+        self.window = old.window;
         let mut parser = CommandParser::new(usize::MAX);
         for step in old.steps.drain(old.done.steps..) {
             match step {
@@ -126,7 +170,7 @@ impl Batch {
                             Verdict::Refuse(text) => self.answer(|out| write::error(out, &text)),
                             _ => self.answer(|out| write::error(out, "ERR try again")),
                         },
-                        _ => unreachable!("what was forwarded is a whole command"),
+                        _ => self.answer(|out| write::error(out, "ERR try again")),
                     }
                 }
             }

@@ -61,7 +61,7 @@ impl<'a> Outlet<'a> {
     }
 
     /// Passes the next reply on; or reads it only, where it `is_silent`.
-    pub fn pass_on(&mut self, from: &mut impl BufRead, is_silent: bool) -> Result<(), Failure> {
+    pub fn pass_on(&mut self, from: &mut impl BufRead, is_silent: bool) -> Result<Passed, Failure> {
         self.pass_and_look(from, is_silent, |_| {})
     }
 
@@ -71,8 +71,13 @@ impl<'a> Outlet<'a> {
         from: &mut impl BufRead,
         is_silent: bool,
         look: impl FnMut(&[u8]),
-    ) -> Result<(), Failure> {
-        let mut frame = Frame { start: self.out.len(), is_silent, is_partly_sent: false };
+    ) -> Result<Passed, Failure> {
+        let mut frame = Frame {
+            start: self.out.len(),
+            is_silent,
+            is_partly_sent: false,
+            passed: Passed::Whole,
+        };
         let passed = self.pass_frame(from, &mut frame, look);
         if is_silent || (passed.is_err() && !frame.is_partly_sent) {
             self.out.truncate(frame.start);
@@ -81,7 +86,8 @@ impl<'a> Outlet<'a> {
             Failure::Backend(error) if frame.is_partly_sent => Failure::Cut(error),
             failure => failure,
         })?;
-        self.deliver_if_full().map_err(Failure::Client)
+        self.deliver_if_full().map_err(Failure::Client)?;
+        Ok(frame.passed)
     }
 
     fn pass_frame(
@@ -111,6 +117,7 @@ impl<'a> Outlet<'a> {
 
     /// Makes room behind the beginning of a long reply.
     fn pass_piece(&mut self, frame: &mut Frame) -> Result<(), Failure> {
+        frame.passed = Passed::InPieces;
         if frame.is_silent {
             self.out.truncate(frame.start);
             return Ok(());
@@ -182,6 +189,16 @@ struct Frame {
     start: usize,
     is_silent: bool,
     is_partly_sent: bool,
+    passed: Passed,
+}
+
+/// How a reply was passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passed {
+    /// It was held until it was whole.
+    Whole,
+    /// It was too long for that.
+    InPieces,
 }
 
 /// Fails when a whole reply says that its server can't answer.

@@ -85,7 +85,7 @@ fn pass_on(
     balancer: &Balancer,
 ) -> Result<(), Failure> {
     if connection.starts_with(b'-') {
-        return outlet.pass_on(connection.replies(), is_silent);
+        return outlet.pass_on(connection.replies(), is_silent).map(|_| ());
     }
     let from = connection.replies();
     if reply::array(from)? != 2 {
@@ -109,5 +109,5 @@ fn pass_on(
     if let Err(Failure::Backend(_)) = passed {
         outlet.out().truncate(start);
     }
-    passed
+    passed.map(|_| ())
 }

@@ -213,5 +213,5 @@ fn pass_on_exec(
     for _ in 0..=count {
         short_reply(connection)?;
     }
-    outlet.pass_on(connection.replies(), is_silent)
+    outlet.pass_on(connection.replies(), is_silent).map(|_| ())
 }
