@@ -169,7 +169,8 @@ fn turn_all_away(queue: &Receiver<TcpStream>) {
 fn tell_full(socket: &mut TcpStream) -> io::Result<()> {
     let deadline = Instant::now() + TURN_AWAY_TIME;
     let mut begun = [0; 1024];
-    let length = socket.read(&mut begun)?;
+    // Who says nothing is told as well.
+    let length = socket.read(&mut begun).unwrap_or(0);
     socket.write_all(match Protocol::detect(&begun[..length]) {
         Some(Protocol::Resp) => RESP_FULL,
         _ => HTTP_FULL,

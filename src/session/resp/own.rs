@@ -65,6 +65,9 @@ impl Session<'_> {
 
     fn ping(&mut self, command: &Command) {
         let text = command.arg(1);
+        if command.arg_count() > 2 {
+            return self.error("ERR wrong number of arguments for 'ping' command");
+        }
         let is_subscriber = self.is_subscriber();
         self.answer(|out| {
             if is_subscriber {

@@ -47,14 +47,17 @@ impl Session<'_> {
             Verdict::Own(Own::Multi) => self.error("ERR MULTI calls can not be nested"),
             Verdict::Own(Own::Watch) => self.error("ERR WATCH inside MULTI is not allowed"),
             Verdict::Own(Own::Discard) => {
-                self.transaction = None;
-                self.upstream.forget_watch();
+                self.discard();
                 self.ok();
             }
             Verdict::Own(Own::Exec) => return self.exec(),
             Verdict::Own(own) => return self.own(own, command),
             Verdict::Refuse(error) => {
-                self.abort();
+                match error.starts_with(b"EXECABORT") {
+                    // An EXEC that is wrong itself.
+                    true => self.discard(),
+                    false => self.abort(),
+                }
                 self.error(error);
             }
             Verdict::Close => {
@@ -63,6 +66,11 @@ impl Session<'_> {
             }
         }
         Ok(())
+    }
+
+    fn discard(&mut self) {
+        self.transaction = None;
+        self.upstream.forget_watch();
     }
 
     fn abort(&mut self) {
