@@ -50,22 +50,27 @@ class Terminal:
 def main():
     port = sys.argv[1]
     terminal = Terminal("-p", port)
-    terminal.wait_for("prompt", f"127.0.0.1:{port}> ")
-    terminal.type("hgeta\t")
+
+    def enter(text, prompt=rf"127\.0\.0\.1:{port}(\[3\])?> "):
+        # What is typed before the prompt is thrown away.
+        terminal.wait_for("prompt", prompt)
+        terminal.type(text)
+
+    enter("hgeta\t")
     terminal.wait_for("completion", "HGETALL")
     terminal.type(" ")
     terminal.wait_for("hint", "key")
     terminal.type("hash\r")
     terminal.wait_for("reply", '"Ada"')
-    terminal.type("help hget\r")
+    enter("help hget\r")
     terminal.wait_for("help", "summary:.* value of a.* field")
-    terminal.type("select 3\r")
-    terminal.wait_for("prompt of database 3", rf"127.0.0.1:{port}\[3\]> ")
-    terminal.type("set greeting bye\r")
+    enter("select 3\r")
+    terminal.wait_for("reply", "OK")
+    enter("set greeting bye\r", r"\[3\]> ")
     terminal.wait_for("refusal", "READONLY")
-    terminal.type("get greeting\r")
+    enter("get greeting\r")
     terminal.wait_for("reply of database 3", "hello from 3")
-    terminal.type("subscribe news\r")
+    enter("subscribe news\r")
     terminal.wait_for("subscription", '"subscribe"')
     terminal.close()
 

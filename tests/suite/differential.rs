@@ -29,18 +29,18 @@ fn a_hundred_thousand_commands_get_the_same_bytes_through_the_balancer() {
     let replica = replica_of(&primary);
     commands::settle(&mut replica.connect());
     let balancer = Balancer::start(&[&replica]);
+    let (proxied, direct) = (balancer.port(), replica.port());
     std::thread::scope(|scope| {
-        for number in 0..CONNECTIONS {
-            let replica = &replica;
-            let (proxied, direct) = (balancer.port(), replica.port());
-            std::thread::Builder::new()
-                .name(format!("LB_TEST_SEED={seed}, connection {number}"))
-                .spawn_scoped(scope, move || {
-                    let seed = seed.wrapping_mul(CONNECTIONS).wrapping_add(number);
-                    let stream = CommandStream::new(seed, &mut replica.connect());
-                    compare(stream, Rng::with_seed(!seed), proxied, direct);
-                })
-                .expect("a thread");
+        let threads: Vec<_> = (0..CONNECTIONS)
+            .map(|number| {
+                let seed = seed.wrapping_mul(CONNECTIONS).wrapping_add(number);
+                let stream = CommandStream::new(seed, &mut replica.connect());
+                scope.spawn(move || compare(stream, Rng::with_seed(!seed), proxied, direct))
+            })
+            .collect();
+        for thread in threads {
+            let compared = thread.join().expect("no panic");
+            compared.unwrap_or_else(|difference| panic!("LB_TEST_SEED={seed}: {difference}"));
         }
     });
 }
@@ -54,8 +54,14 @@ fn replica_of(primary: &RedisServer) -> RedisServer {
     replica
 }
 
-/// Sends the same batches to both ports, in different pieces, and compares reply by reply.
-fn compare(mut stream: CommandStream, mut rng: Rng, proxied: u16, direct: u16) {
+/// Sends the same batches to both ports, in different pieces, and compares reply by reply. The error
+/// tells of the first that differs.
+fn compare(
+    mut stream: CommandStream,
+    mut rng: Rng,
+    proxied: u16,
+    direct: u16,
+) -> Result<(), String> {
     let (mut proxied, mut direct) = (RespClient::connect(proxied), RespClient::connect(direct));
     let mut left = COMMANDS / CONNECTIONS as usize;
     while left > 0 {
@@ -75,12 +81,17 @@ fn compare(mut stream: CommandStream, mut rng: Rng, proxied: u16, direct: u16) {
                 write(to_direct, &bytes);
                 write_in_pieces(to_proxied, &bytes, rng);
             });
-            compare_replies(&batch, &mut proxied, &mut direct);
-        });
+            compare_replies(&batch, &mut proxied, &mut direct)
+        })?;
     }
+    Ok(())
 }
 
-fn compare_replies(batch: &[Item], proxied: &mut RespClient, direct: &mut RespClient) {
+fn compare_replies(
+    batch: &[Item],
+    proxied: &mut RespClient,
+    direct: &mut RespClient,
+) -> Result<(), String> {
     for (place, item) in batch.iter().enumerate() {
         for _ in 0..item.replies {
             let (expected, found) = (direct.try_reply(), proxied.try_reply());
@@ -98,18 +109,18 @@ fn compare_replies(batch: &[Item], proxied: &mut RespClient, direct: &mut RespCl
                 .iter()
                 .map(|item| shown(&item.bytes, 0))
                 .collect();
-            panic!(
-                "{}: another reply through the balancer\n command: {}\n  direct: {}\n proxied: {}\n\
+            return Err(format!(
+                "another reply through the balancer\n command: {}\n  direct: {}\n proxied: {}\n\
                  before it came, of {} pipelined:\n{}",
-                std::thread::current().name().unwrap_or_default(),
                 shown(&item.bytes, 0),
                 shown(&expected, same),
                 shown(&found, same),
                 batch.len(),
                 before.join("\n"),
-            );
+            ));
         }
     }
+    Ok(())
 }
 
 fn write(mut to: TcpStream, bytes: &[u8]) {
