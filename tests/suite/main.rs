@@ -4,6 +4,7 @@ mod balancing;
 mod command_line;
 #[cfg(unix)]
 mod demo;
+mod detection;
 mod failover;
 mod http;
 mod large;
