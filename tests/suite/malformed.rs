@@ -481,6 +481,19 @@ fn a_request_can_neither_forge_lines_of_the_log_nor_flood_it() {
     assert_log_is_plain(&lb);
 }
 
+#[test]
+fn a_command_can_neither_forge_lines_of_the_log_nor_flood_it() {
+    let (_server, lb) = start();
+    // The error quotes what stands where a `$` should.
+    for byte in *b"\x07\x08\x1b\x7f\x9b\xff\n" {
+        let reply = lb.talk(&[b"*1\r\n", &[byte][..], b"\r\n"].concat());
+        assert!(reply.starts_with(b"-ERR Protocol error"), "{}", shown(&reply));
+    }
+    lb.talk(format!("{}\r\nGET \x1b[2J\r\nPOST\r\n", "A".repeat(10_000)).as_bytes());
+    assert_unharmed(&lb);
+    assert_log_is_plain(&lb);
+}
+
 /// Each line is one that `lb` meant to write, and none takes much room.
 fn assert_log_is_plain(lb: &Balancer) {
     for line in lb.log().lines() {
