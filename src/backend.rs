@@ -363,11 +363,15 @@ impl Backend {
         let commands = match reply::no_error(&reply) {
             Ok(()) => Some(Arc::new(CommandTable::parse(&reply).map_err(resp::Error::Protocol)?)),
             // HTTP needs no more than a user who may read.
-            Err(resp::Error::Redis(text)) if text.starts_with("NOPERM") => None,
+            Err(resp::Error::Redis(text)) if is_not_allowed(&text) => None,
             Err(error) => return Err(error.into()),
         };
-        *lock(&self.server) = Server { run_id: link.run_id.clone(), commands };
-        self.commands_version.fetch_add(1, Ordering::Release);
+        let mut server = lock(&self.server);
+        server.run_id.clone_from(&link.run_id);
+        if server.commands != commands {
+            server.commands = commands;
+            self.commands_version.fetch_add(1, Ordering::Release);
+        }
         Ok(())
     }
 
@@ -392,12 +396,17 @@ impl Backend {
 /// Reads what `INFO server` says of its run id; `None` where its user may not ask.
 pub fn read_run_id(from: &mut impl BufRead) -> Result<Option<Arc<str>>, resp::Error> {
     let info = match reply::bytes(from, MAX_INFO_BYTES) {
-        Err(resp::Error::Redis(text)) if text.starts_with("NOPERM") => return Ok(None),
+        Err(resp::Error::Redis(text)) if is_not_allowed(&text) => return Ok(None),
         info => info?,
     };
     let info = String::from_utf8_lossy(&info);
     let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:"));
     Ok(run_id.map(|run_id| run_id.trim().into()))
+}
+
+/// Whether a command is one that our user must not use, or that was renamed.
+fn is_not_allowed(error: &str) -> bool {
+    error.starts_with("NOPERM") || error.starts_with("ERR unknown command")
 }
 
 /// A connection to a backend, in use by one client.
@@ -473,10 +482,7 @@ impl Link {
             self.read_timeout = silence;
         }
         self.reader.get_mut().write_all(commands)?;
-        match self.reader.fill_buf()? {
-            [] => Err(BackendError::Lost(io::ErrorKind::UnexpectedEof.into())),
-            _ => Ok(()),
-        }
+        self.next_byte().map(|_| ())
     }
 
     /// The replies, as they arrive.
@@ -484,9 +490,10 @@ impl Link {
         &mut self.reader
     }
 
-    /// Whether this is the next byte, once the reply has begun.
-    pub fn starts_with(&self, byte: u8) -> bool {
-        self.reader.buffer().first() == Some(&byte)
+    /// Waits for the first byte of the next frame, and leaves it there.
+    pub fn next_byte(&mut self) -> Result<u8, BackendError> {
+        let next = self.reader.fill_buf()?.first().copied();
+        next.ok_or_else(|| BackendError::Lost(io::ErrorKind::UnexpectedEof.into()))
     }
 
     /// Whether there are bytes that were received and not read yet.

@@ -191,6 +191,11 @@ impl Policy {
         }
     }
 
+    /// The name of a command or subcommand, such as `config|get`.
+    pub fn full_name<'a>(&'a self, command: &Command<'a>) -> &'a [u8] {
+        self.find(command).map_or(command.name(), |entry| &entry.full_name)
+    }
+
     /// Finds a command, or what one that does not exist is told.
     fn find(&self, command: &Command) -> Result<&Entry, Vec<u8>> {
         let Some(entry) = look_up(&self.commands, command.name()) else {

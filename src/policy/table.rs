@@ -8,13 +8,13 @@ use super::{one_line, rules};
 pub(super) type Name = Box<[u8]>;
 
 /// What one backend's `COMMAND` says of each command.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct CommandTable {
     pub(super) commands: HashMap<Name, Row>,
 }
 
 /// One command or subcommand of one backend.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Row {
     /// As the backend writes it in errors: `get`, `config|get`.
     pub full_name: Box<[u8]>,
@@ -27,7 +27,7 @@ pub(super) struct Row {
 }
 
 /// The flags that decide.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Flags {
     pub readonly: bool,
     pub write: bool,

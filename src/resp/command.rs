@@ -54,7 +54,7 @@ pub enum ProtocolError {
     #[error("Protocol error: too big bulk count string")]
     TooBigLengthLine,
     /// This byte was where an argument's `$` should be.
-    #[error("Protocol error: expected '$', got '{}'", char::from(one_line(*.0)))]
+    #[error("Protocol error: expected '$', got '{}'", one_line(*.0).escape_ascii())]
     ExpectedDollar(u8),
     /// An argument's length is no number, negative, or over the limit.
     #[error("Protocol error: invalid bulk length")]

@@ -26,10 +26,12 @@ const MAX_CHANGES: usize = 10;
 /// What of a request's method and target goes into the log, in characters.
 const LOGGED_CHARS: usize = 256;
 
-/// Answers requests until the client or we have had enough. `buffer` holds what it said so far.
-pub fn converse(mut client: Client, mut buffer: Vec<u8>, balancer: &Balancer) {
+/// Answers requests until the client or we have had enough. `buffer` holds what it said so far,
+/// and began `since`.
+pub fn converse(mut client: Client, mut buffer: Vec<u8>, since: Instant, balancer: &Balancer) {
+    let mut since = Some(since);
     loop {
-        let (request, length) = match next_request(&mut client, &mut buffer) {
+        let (request, length) = match next_request(&mut client, &mut buffer, since.take()) {
             Ok(Some(next)) => next,
             Ok(None) => return,
             Err(refusal) => return refuse(&mut client, &refusal),
@@ -64,11 +66,12 @@ enum Refusal {
 fn next_request(
     client: &mut Client,
     buffer: &mut Vec<u8>,
+    since: Option<Instant>,
 ) -> Result<Option<(Request, usize)>, Refusal> {
     if buffer.is_empty() && !matches!(client.read_more(buffer), Ok(1..)) {
         return Ok(None);
     }
-    let deadline = Instant::now() + HEAD_TIMEOUT;
+    let deadline = since.unwrap_or_else(Instant::now) + HEAD_TIMEOUT;
     let mut seen = 0;
     loop {
         // A head ends with a line, so bytes without a line end can't complete one; but the first

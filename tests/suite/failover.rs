@@ -1,7 +1,7 @@
 //! What clients see while backends fail, and when all of them do.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
@@ -149,18 +149,44 @@ fn passwords_databases_and_sockets_in_an_address_are_used_and_never_shown() {
     }
 }
 
-/// A server that answers every connection's first bytes with `reply` and closes.
-fn impostor(reply: Vec<u8>) -> u16 {
+/// What a new connection is asked before a client's commands, and a sound answer to each.
+const GREETINGS: [(&[u8], &[u8]); 2] = [
+    (b"INFO", b"$10\r\nrun_id:abc\r\n"),
+    (b"COMMAND", b"*1\r\n*3\r\n$3\r\nget\r\n:2\r\n*1\r\n+readonly\r\n"),
+];
+
+/// A server whose connections each go to `talk`.
+fn fake(talk: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("its address").port();
     thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            // Whatever fails here, the balancer sees a broken backend, as it should.
-            let _ = stream.read(&mut [0; 1024]);
-            let _ = stream.write_all(&reply);
+        for stream in listener.incoming().flatten() {
+            let talk = talk.clone();
+            thread::spawn(move || talk(stream));
         }
     });
     port
+}
+
+/// The sound answer to a question of [`GREETINGS`]; `None` to anything else.
+fn greeting(asked: &[u8]) -> Option<&'static [u8]> {
+    let is_asked = |name: &[u8]| asked.windows(name.len()).any(|word| word == name);
+    GREETINGS.iter().find(|(name, _)| is_asked(name)).map(|(_, answer)| *answer)
+}
+
+/// A server that answers a connection's first bytes with `reply` and closes; the first behind the
+/// greetings, when it `greets`.
+fn impostor(reply: Vec<u8>, greets: bool) -> u16 {
+    fake(move |mut stream| {
+        // Whatever fails here, the balancer sees a broken backend, as it should.
+        let mut asked = [0; 1024];
+        while let Ok(length) = stream.read(&mut asked) {
+            match greeting(&asked[..length]).filter(|_| greets) {
+                Some(answer) => drop(stream.write_all(answer)),
+                None => return drop(stream.write_all(&reply)),
+            }
+        }
+    })
 }
 
 #[test]
@@ -182,38 +208,35 @@ fn what_is_no_redis_reply_harms_nobody() {
         vec![b'+'; 100_000],
         vec![b'\n'; 100],
     ] {
-        let impostor = format!("127.0.0.1:{}", impostor(reply.clone()));
-        let lb = Balancer::start_at(&[impostor.clone(), good.address()], &[]);
-        let shown = String::from_utf8_lossy(&reply[..reply.len().min(40)]).into_owned();
-        for path in ["/actor:1", "/actor:1", "/", "/?limit=1"] {
-            let answer = lb.get(path);
-            let served = (answer.status, answer.served_by().to_owned());
-            // A type that we don't know is an answer; everything else is none.
-            assert!(
-                served == (200, good.address()) || served == (415, impostor.clone()),
-                "{shown}: {answer:?}"
-            );
+        for greets in [true, false] {
+            let impostor = format!("127.0.0.1:{}", impostor(reply.clone(), greets));
+            let lb = Balancer::start_at(&[impostor.clone(), good.address()], &[]);
+            let shown = String::from_utf8_lossy(&reply[..reply.len().min(40)]).into_owned();
+            for path in ["/actor:1", "/actor:1", "/", "/?limit=1"] {
+                let answer = lb.get(path);
+                let served = (answer.status, answer.served_by().to_owned());
+                // A type that we don't know is an answer; everything else is none.
+                assert!(
+                    served == (200, good.address()) || served == (415, impostor.clone()),
+                    "{shown}: {answer:?}"
+                );
+            }
+            assert!(!lb.log().contains("panicked"), "{shown}: {}", lb.log());
         }
-        assert!(!lb.log().contains("panicked"), "{shown}: {}", lb.log());
     }
 }
 
 /// A server that answers a look at a key with a short string, and GET with `reply`, and goes on.
 fn scripted(reply: &'static [u8]) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = listener.local_addr().expect("its address").port();
-    thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            thread::spawn(move || {
-                let mut asked = [0; 1024];
-                while let Ok(length @ 1..) = stream.read(&mut asked) {
-                    let is_get = asked[..length].windows(3).any(|word| word == b"GET");
-                    let _ = stream.write_all(if is_get { reply } else { b"+string\r\n:50\r\n" });
-                }
-            });
+    fake(move |mut stream| {
+        let mut asked = [0; 1024];
+        while let Ok(length @ 1..) = stream.read(&mut asked) {
+            let asked = &asked[..length];
+            let is_get = asked.windows(3).any(|word| word == b"GET");
+            let other = || greeting(asked).unwrap_or(b"+string\r\n:50\r\n");
+            let _ = stream.write_all(if is_get { reply } else { other() });
         }
-    });
-    port
+    })
 }
 
 #[test]

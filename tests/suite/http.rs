@@ -235,10 +235,15 @@ fn a_value_that_the_client_has_is_not_sent_again_until_it_changes() {
 #[test]
 fn what_would_write_is_refused_with_what_is_allowed() {
     let (_server, lb) = start();
-    for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "get", "FLUSHALL"] {
+    for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "FLUSHALL"] {
         let answer = lb.request(method, "/actor:1", &[]);
         assert_eq!((answer.status, answer.header("allow")), (405, Some("GET, HEAD")), "{method}");
     }
+    // Methods are case-sensitive. (At the beginning of a connection this would be Redis.)
+    let mut client = lb.client();
+    assert_eq!(client.get("/actor:1").status, 200);
+    client.send("get /actor:1 HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!(client.answer().expect("an answer").status, 405);
     assert_eq!(lb.get("/actor:1").body, MARA.as_bytes());
 }
 

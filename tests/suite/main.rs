@@ -5,6 +5,7 @@ mod clients;
 mod command_line;
 #[cfg(unix)]
 mod demo;
+mod detection;
 mod differential;
 mod failover;
 mod http;

@@ -17,6 +17,13 @@ const SECOND: &[u8] = b"GET /favicon.ico HTTP/1.1\r\nHost: localhost\r\nConnecti
 /// The status of [`SECOND`].
 const SECOND_STATUS: u16 = 204;
 
+/// Goes before what, at the beginning of a connection, would be the Redis protocol: behind a
+/// request it is HTTP.
+const FIRST: &[u8] = b"GET /favicon.ico HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+/// The status of [`FIRST`].
+const FIRST_STATUS: u16 = 204;
+
 fn start() -> (RedisServer, Balancer) {
     let server = RedisServer::start();
     server.command(&["HSET", "actor:1", "first_name", "Mara", "last_name", "Ellingworth"]);
@@ -28,6 +35,11 @@ fn start() -> (RedisServer, Balancer) {
 /// The request line, with sound headers behind it.
 fn with_line(line: &[u8]) -> Vec<u8> {
     [line, b"\r\nHost: localhost\r\n\r\n"].concat()
+}
+
+/// The same behind [`FIRST`].
+fn with_later_line(line: &[u8]) -> Vec<u8> {
+    [FIRST, &with_line(line)].concat()
 }
 
 /// A sound request with one more header, or several.
@@ -83,25 +95,16 @@ fn assert_unharmed(lb: &Balancer) {
 #[test]
 fn a_request_line_that_is_none_is_refused_and_the_connection_closed() {
     let (_server, lb) = start();
-    let lines: [&[u8]; 47] = [
-        b"GET",
-        b"GET ",
-        b"GET HTTP/1.1",
-        b"GET  HTTP/1.1",
+    let lines: [&[u8]; 31] = [
         b"GET /actor:1",
         b"GET /actor:1 ",
-        b"/actor:1 HTTP/1.1",
         b" GET /actor:1 HTTP/1.1",
         b"\tGET /actor:1 HTTP/1.1",
-        b"GET  /actor:1 HTTP/1.1",
         b"GET /actor:1  HTTP/1.1",
         b"GET /actor:1 HTTP/1.1 ",
         b"GET /actor:1 HTTP/1.1\t",
         b"GET /actor:1 HTTP/1.1 x",
-        b"GET\t/actor:1 HTTP/1.1",
         b"GET /actor:1\tHTTP/1.1",
-        b"GET\x0b/actor:1\x0bHTTP/1.1",
-        b"GET\xa0/actor:1 HTTP/1.1",
         b"GET /actor 1 HTTP/1.1",
         b"GET /act\tor HTTP/1.1",
         b"GET /act\0or HTTP/1.1",
@@ -110,18 +113,11 @@ fn a_request_line_that_is_none_is_refused_and_the_connection_closed() {
         b"GET /\xff HTTP/1.1",
         b"GET /..\xc0\xaf..\xc0\xafkey HTTP/1.1",
         b"GET /actor:1#first HTTP/1.1",
-        b"GET actor:1 HTTP/1.1",
         b"GET * HTTP/1.1",
-        b"GET ? HTTP/1.1",
-        b"GET localhost:1310 HTTP/1.1",
         b"GET http:/actor:1 HTTP/1.1",
         b"GET http:///actor:1 HTTP/1.1",
         b"GET http://user@localhost/actor:1 HTTP/1.1",
         b"GET http://localhost:port/actor:1 HTTP/1.1",
-        b"GET ftp://localhost/actor:1 HTTP/1.1",
-        b"G\0T /actor:1 HTTP/1.1",
-        b"G(T /actor:1 HTTP/1.1",
-        b"G\xc3\x89T /actor:1 HTTP/1.1",
         b"GET /actor:1 http/1.1",
         b"GET /actor:1 HTTP/1",
         b"GET /actor:1 HTTP/1.",
@@ -133,6 +129,25 @@ fn a_request_line_that_is_none_is_refused_and_the_connection_closed() {
         b"GET /actor:1 HTTPS/1.1",
     ];
     all_get(&lb, &[400], lines.map(with_line));
+    let later_lines: [&[u8]; 16] = [
+        b"GET",
+        b"GET ",
+        b"GET HTTP/1.1",
+        b"GET  HTTP/1.1",
+        b"/actor:1 HTTP/1.1",
+        b"GET  /actor:1 HTTP/1.1",
+        b"GET\t/actor:1 HTTP/1.1",
+        b"GET\x0b/actor:1\x0bHTTP/1.1",
+        b"GET\xa0/actor:1 HTTP/1.1",
+        b"GET actor:1 HTTP/1.1",
+        b"GET ? HTTP/1.1",
+        b"GET localhost:1310 HTTP/1.1",
+        b"GET ftp://localhost/actor:1 HTTP/1.1",
+        b"G\0T /actor:1 HTTP/1.1",
+        b"G(T /actor:1 HTTP/1.1",
+        b"G\xc3\x89T /actor:1 HTTP/1.1",
+    ];
+    all_get(&lb, &[FIRST_STATUS, 400], later_lines.map(with_later_line));
 }
 
 #[test]
@@ -394,7 +409,7 @@ fn unusual_requests_that_http_allows_are_served_and_the_connection_goes_on() {
         b"Host: [0:0:0:0:0:0:0:1]:1310",
     ];
     all_get(&lb, went_on, hosts.map(with_host));
-    let lines: [&[u8]; 10] = [
+    let lines: [&[u8]; 9] = [
         b"\r\nGET /actor:1 HTTP/1.1",
         b"\r\n\r\nGET /actor:1 HTTP/1.1",
         b"GET /%61ctor%3a1 HTTP/1.1",
@@ -402,11 +417,12 @@ fn unusual_requests_that_http_allows_are_served_and_the_connection_goes_on() {
         b"GET /actor:1? HTTP/1.1",
         b"GET / HTTP/1.1",
         b"GET http://localhost/actor:1 HTTP/1.1",
-        b"GET HTTP://LOCALHOST:1310/actor:1 HTTP/1.1",
         b"GET http://[::1]?key=actor:1 HTTP/1.1",
         b"GET http://localhost HTTP/1.1",
     ];
     all_get(&lb, went_on, lines.map(with_line));
+    let scheme_in_capitals = with_later_line(b"GET HTTP://LOCALHOST:1310/actor:1 HTTP/1.1");
+    all_get(&lb, &[FIRST_STATUS, 200, SECOND_STATUS], [scheme_in_capitals]);
     let elsewhere = b"GET http://localhost/actor:1 HTTP/1.1\r\nHost: example.org\r\n\r\n".to_vec();
     all_get(&lb, went_on, [elsewhere]);
 }
@@ -414,11 +430,9 @@ fn unusual_requests_that_http_allows_are_served_and_the_connection_goes_on() {
 #[test]
 fn what_is_sound_but_not_served_is_named_and_the_connection_goes_on() {
     let (_server, lb) = start();
-    let cases: [(&[u8], u16); 18] = [
-        (b"get /actor:1 HTTP/1.1", 405),
+    let cases: [(&[u8], u16); 15] = [
         (b"GETT /actor:1 HTTP/1.1", 405),
         (b"FOO /actor:1 HTTP/1.1", 405),
-        (b"!#$%&'*+-.^_`|~ /actor:1 HTTP/1.1", 405),
         (b"POST /actor:1 HTTP/1.1", 405),
         (b"PUT /actor:1 HTTP/1.1", 405),
         (b"DELETE /actor:1 HTTP/1.1", 405),
@@ -426,7 +440,6 @@ fn what_is_sound_but_not_served_is_named_and_the_connection_goes_on() {
         (b"TRACE /actor:1 HTTP/1.1", 405),
         (b"OPTIONS * HTTP/1.1", 405),
         (b"OPTIONS /actor:1 HTTP/1.1", 405),
-        (b"CONNECT localhost:443 HTTP/1.1", 405),
         (b"GET /%00%0d%0aX:%20y HTTP/1.1", 404),
         (b"GET /../../etc/passwd HTTP/1.1", 404),
         (b"GET /a\\b HTTP/1.1", 404),
@@ -437,6 +450,12 @@ fn what_is_sound_but_not_served_is_named_and_the_connection_goes_on() {
     for (line, status) in cases {
         all_get(&lb, &[status, SECOND_STATUS], [with_line(line)]);
     }
+    let later_methods: [&[u8]; 3] = [
+        b"get /actor:1 HTTP/1.1",
+        b"!#$%&'*+-.^_`|~ /actor:1 HTTP/1.1",
+        b"CONNECT localhost:443 HTTP/1.1",
+    ];
+    all_get(&lb, &[FIRST_STATUS, 405, SECOND_STATUS], later_methods.map(with_later_line));
     let longest = with_line(&[b"GET /", "a".repeat(16_000).as_bytes(), b" HTTP/1.1"].concat());
     all_get(&lb, &[404, SECOND_STATUS], [longest]);
 }
@@ -453,10 +472,30 @@ fn a_request_can_neither_forge_lines_of_the_log_nor_flood_it() {
     ];
     for line in lines {
         let mut client = lb.client();
-        client.send(with_line(line.as_bytes()));
-        assert!([404, 405].contains(&client.answer().expect("an answer").status), "{line}");
+        client.send([&with_later_line(line.as_bytes()), SECOND].concat());
+        // At the end of a connection its lines are written.
+        let statuses = client.statuses();
+        assert!(statuses.len() == 3 && [404, 405].contains(&statuses[1]), "{statuses:?}: {line}");
     }
     assert_unharmed(&lb);
+    assert_log_is_plain(&lb);
+}
+
+#[test]
+fn a_command_can_neither_forge_lines_of_the_log_nor_flood_it() {
+    let (_server, lb) = start();
+    // The error quotes what stands where a `$` should.
+    for byte in *b"\x07\x08\x1b\x7f\x9b\xff\n" {
+        let reply = lb.talk(&[b"*1\r\n", &[byte][..], b"\r\n"].concat());
+        assert!(reply.starts_with(b"-ERR Protocol error"), "{}", shown(&reply));
+    }
+    lb.talk(format!("{}\r\nGET \x1b[2J\r\nPOST\r\n", "A".repeat(10_000)).as_bytes());
+    assert_unharmed(&lb);
+    assert_log_is_plain(&lb);
+}
+
+/// Each line is one that `lb` meant to write, and none takes much room.
+fn assert_log_is_plain(lb: &Balancer) {
     for line in lb.log().lines() {
         let is_plain = line.chars().all(|c| (' '..='~').contains(&c) || c == '…');
         assert!(line.starts_with('[') && line.len() < 1000 && is_plain, "{line:?}");
@@ -469,7 +508,8 @@ fn too_much_is_refused_by_its_name_and_the_connection_closed() {
     let a = |count: usize| "a".repeat(count).into_bytes();
     let too_long = [16 * 1024, 100_000].map(|n| [b"GET /", &a(n)[..], b" HTTP/1.1"].concat());
     all_get(&lb, &[414], too_long.map(|line| with_line(&line)));
-    all_get(&lb, &[414], [with_line(&[&a(100_000)[..], b" / HTTP/1.1"].concat())]);
+    let long_method = with_later_line(&[&a(100_000)[..], b" / HTTP/1.1"].concat());
+    all_get(&lb, &[FIRST_STATUS, 414], [long_method]);
     let too_large = [
         [b"X: ", &a(16 * 1024)[..]].concat(),
         [b"X: ", &a(100_000)[..]].concat(),
@@ -481,7 +521,7 @@ fn too_much_is_refused_by_its_name_and_the_connection_closed() {
 }
 
 #[test]
-fn what_is_no_http_at_all_gets_a_400_or_the_end_at_once() {
+fn what_is_neither_http_nor_redis_gets_an_error_or_the_end_at_once() {
     let (_server, lb) = start();
     let mut rng = fastrand::Rng::with_seed(42);
     let noise: Vec<u8> = (0..2000).map(|_| rng.u8(..)).collect();
@@ -513,8 +553,8 @@ fn what_is_no_http_at_all_gets_a_400_or_the_end_at_once() {
     ];
     for case in cases {
         let answer = talk_and_end(&lb, case).unwrap_or_else(|e| panic!("{e}: {}", shown(case)));
-        let is_refusal = answer.is_empty() || answer.starts_with(b"HTTP/1.1 4");
-        assert!(is_refusal, "{} for {}", shown(&answer), shown(case));
+        let is_error = answer.starts_with(b"HTTP/1.1 4") || answer.starts_with(b"-ERR ");
+        assert!(answer.is_empty() || is_error, "{} for {}", shown(&answer), shown(case));
     }
     assert_unharmed(&lb);
 }
@@ -531,8 +571,8 @@ fn what_can_never_become_a_request_is_refused_without_waiting_for_more() {
     ];
     for case in cases {
         let mut client = lb.client();
-        client.send(case);
-        assert_eq!(client.statuses(), [400], "{}", shown(case));
+        client.send([FIRST, case].concat());
+        assert_eq!(client.statuses(), [FIRST_STATUS, 400], "{}", shown(case));
     }
 }
 

@@ -21,7 +21,7 @@ use log::{info, log_enabled};
 use self::batch::Batch;
 use self::client::ClientState;
 use self::outlet::Outlet;
-use self::subscription::{Subscriptions, not_for_subscribers};
+use self::subscription::Subscriptions;
 use self::transaction::Transaction;
 use self::upstream::{Unanswered, Upstream};
 use super::Client;
@@ -69,11 +69,11 @@ enum Ended {
     Cut(String),
 }
 
-/// Serves commands until the client or we have had enough. `input` holds what it said so far.
-pub fn converse(client: Client, input: Vec<u8>, balancer: &Balancer) {
-    let began = Instant::now();
+/// Serves commands until the client or we have had enough. `input` holds what it said so far, and
+/// began `since`.
+pub fn converse(client: Client, input: Vec<u8>, since: Instant, balancer: &Balancer) {
     let mut session = Session::new(client, balancer);
-    let Err(ended) = session.run(input);
+    let Err(ended) = session.run(input, since);
     let Session { commands, mut outlet, upstream, .. } = session;
     let backend = upstream.backend().map_or("-", |backend| backend.name()).to_owned();
     drop(upstream);
@@ -86,7 +86,7 @@ pub fn converse(client: Client, input: Vec<u8>, balancer: &Balancer) {
     info!(
         "{} session {commands} commands {backend} {:.3}s {} {why}",
         outlet.client.address,
-        began.elapsed().as_secs_f64(),
+        since.elapsed().as_secs_f64(),
         balancer.counts(),
     );
     drop(in_order);
@@ -149,9 +149,9 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn run(&mut self, mut input: Vec<u8>) -> Result<Infallible, Ended> {
+    fn run(&mut self, mut input: Vec<u8>, since: Instant) -> Result<Infallible, Ended> {
         let mut parser = CommandParser::new(self.balancer.config.max_argument_bytes);
-        let mut begun: Option<Instant> = None;
+        let mut begun = Some(since);
         loop {
             let mut used = 0;
             loop {
@@ -174,10 +174,11 @@ impl<'a> Session<'a> {
             if self.outlet.is_half_closed() {
                 return Err(Ended::Gone("left".to_owned()));
             }
-            match parser.is_within_command() || !input.is_empty() {
-                true => _ = begun.get_or_insert_with(Instant::now),
+            if parser.is_within_command() {
+                begun.get_or_insert_with(Instant::now);
+            } else {
                 // An idle client holds no buffer.
-                false => input = Vec::new(),
+                (input, begun) = (Vec::new(), None);
             }
             self.read(&mut input, begun)?;
         }
@@ -234,7 +235,7 @@ impl<'a> Session<'a> {
         match self.policy.verdict(command) {
             Verdict::Refuse(error) => self.error(error),
             Verdict::Own(own) => return self.own(own, command),
-            Verdict::Forward if self.is_subscriber() => self.error(not_for_subscribers(command)),
+            Verdict::Forward if self.is_subscriber() => self.not_for_subscribers(command),
             Verdict::Forward => self.batch.forward(command.bytes(), self.is_silent),
             Verdict::Close => {
                 self.flush()?;
@@ -257,6 +258,7 @@ impl<'a> Session<'a> {
         }
         if self.commands_version != self.balancer.commands_version() {
             (self.commands_version, self.policy) = self.balancer.policy();
+            self.batch.judge_again(&self.policy);
         }
         Ok(())
     }
@@ -300,7 +302,7 @@ impl<'a> Session<'a> {
             });
             match ran {
                 Err(Unanswered::OtherCommands) => {
-                    self.refresh_policy()?;
+                    (self.commands_version, self.policy) = self.balancer.policy();
                     batch.judge_again(&self.policy);
                 }
                 Err(Unanswered::AllFailed(error)) => {

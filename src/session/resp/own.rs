@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use wildmatch::WildMatch;
 
-use super::client::SYNTAX_ERROR;
+use super::client::{ReplyMode, SYNTAX_ERROR};
 use super::{Ended, Session};
 use crate::policy::Own;
 use crate::resp::{Command, Protocol, command, write};
@@ -27,7 +27,7 @@ impl Session<'_> {
     /// Handles a command of the session's own.
     pub(super) fn own(&mut self, own: Own, command: &Command) -> Result<(), Ended> {
         if self.is_subscriber() && !is_for_subscribers(own) {
-            self.error(super::subscription::not_for_subscribers(command));
+            self.not_for_subscribers(command);
             return Ok(());
         }
         match own {
@@ -155,6 +155,7 @@ impl Session<'_> {
             Ok(greeting) if greeting.starts_with(b"-") => self.raw(&greeting),
             Ok(greeting) => {
                 self.mode.protocol = protocol;
+                self.greet_subscription(&hello)?;
                 let greeting = with_id(&greeting, self.state.id);
                 self.raw(&greeting);
             }
@@ -227,6 +228,9 @@ impl Session<'_> {
     /// Makes the session what it was at its beginning.
     pub(super) fn reset(&mut self) -> Result<(), Ended> {
         self.run_batch()?;
+        if self.state.reply_mode == ReplyMode::Off {
+            self.is_silent = false;
+        }
         self.transaction = None;
         self.subscriptions = None;
         self.upstream.forget_watch();

@@ -84,7 +84,7 @@ fn pass_on(
     is_silent: bool,
     balancer: &Balancer,
 ) -> Result<(), Failure> {
-    if connection.starts_with(b'-') {
+    if connection.next_byte()? == b'-' {
         return outlet.pass_on(connection.replies(), is_silent).map(|_| ());
     }
     let from = connection.replies();

@@ -97,6 +97,27 @@ impl Session<'_> {
         self.subscriptions.is_some() && self.mode.protocol == Protocol::Resp2
     }
 
+    /// What Redis says to a subscriber that wants something else.
+    pub(super) fn not_for_subscribers(&mut self, command: &Command) {
+        let name = self.policy.full_name(command);
+        let why =
+            b"': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in \
+            this context";
+        let error = [b"ERR Can't execute '", name, why].concat();
+        self.error(error);
+    }
+
+    /// Messages come in the protocol of the connection that has subscribed.
+    pub(super) fn greet_subscription(&mut self, hello: &[u8]) -> Result<(), Ended> {
+        let Self { subscriptions: Some(all), outlet, .. } = self else { return Ok(()) };
+        all.connection.send(hello).map_err(lost)?;
+        while all.connection.next_byte().map_err(lost)? == b'>' {
+            all.pass_on(outlet).map_err(ended)?;
+        }
+        outlet.pass_on(all.connection.replies(), true).map_err(ended)?;
+        Ok(())
+    }
+
     pub(super) fn subscribe(&mut self, kind: Subscription, command: &Command) -> Result<(), Ended> {
         self.run_batch()?;
         let names: Vec<&[u8]> = command.args().skip(1).collect();
@@ -262,13 +283,4 @@ fn ended(failure: Failure) -> Ended {
         Failure::Backend(error) | Failure::Cut(error) => lost(error),
         Failure::Client(error) => Ended::Gone(error.to_string()),
     }
-}
-
-/// What Redis says to a subscriber that has not asked for RESP3.
-pub fn not_for_subscribers(command: &Command) -> String {
-    let name = String::from_utf8_lossy(command.name()).to_ascii_lowercase();
-    format!(
-        "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET \
-         are allowed in this context"
-    )
 }
