@@ -244,8 +244,8 @@ impl Backend {
         self.request_if(mode, commands, || true)
     }
 
-    /// The same, but sends only if, with the connection there, `may_send`: a new connection may
-    /// have found another server, with other commands.
+    /// The same, but sends only if, with the connection there, `may_send`: another server, with
+    /// other commands, may have been found at the address meanwhile.
     pub fn request_if(
         &self,
         mode: Mode,
@@ -258,6 +258,10 @@ impl Backend {
             .ok_or(BackendError::NoConnection(self.max_connections))?;
         if let Some(link) = idle {
             let mut connection = Connection { link, mode, permit };
+            if !may_send() {
+                connection.keep();
+                return Err(BackendError::OtherCommands);
+            }
             match connection.send(commands) {
                 Ok(()) => return Ok(connection),
                 Err(error) => {
@@ -272,7 +276,7 @@ impl Backend {
         }
         let mut connection = Connection { link: self.dial(mode)?, mode, permit };
         if !may_send() {
-            self.keep(connection);
+            connection.keep();
             return Err(BackendError::OtherCommands);
         }
         connection.send(commands)?;
@@ -284,17 +288,13 @@ impl Backend {
         let ping = redis::cmd("PING").get_packed_command();
         let mut connection = self.request(self.own_mode(), &ping)?;
         reply::simple(connection.replies())?;
-        self.keep(connection);
+        connection.keep();
         Ok(())
     }
 
-    /// Keeps a connection for the next request of its mode. All replies on it must have been read
-    /// to the end; one with more bytes than were asked for is closed.
-    pub fn keep(&self, connection: Connection) {
-        let Connection { link, mode, permit } = connection;
-        if link.reader.buffer().is_empty() {
-            self.pool.give_back(permit, mode, link);
-        }
+    /// Whether there is an idle connection of this mode.
+    pub fn has_idle(&self, mode: Mode) -> bool {
+        self.pool.has_idle(mode)
     }
 
     /// The connections to it that are open.
@@ -419,6 +419,19 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Keeps it for the next request of its mode. All replies on it must have been read to the end;
+    /// one with more bytes than were asked for is closed.
+    pub fn keep(self) {
+        if self.link.reader.buffer().is_empty() {
+            self.permit.give_back(self.mode, self.link);
+        }
+    }
+
+    /// Whether somebody waits for a connection to its backend.
+    pub fn is_wanted(&self) -> bool {
+        self.permit.is_wanted()
+    }
+
     /// Makes it one client's own for as long as it likes; false when too many are.
     pub fn pin(&mut self) -> bool {
         self.permit.pin()

@@ -113,35 +113,15 @@ impl<M: Copy + Eq, C> Pool<M, C> {
         lock(&waiter.grant).take()
     }
 
-    /// Gives a connection back for the next who wants one of this mode.
-    pub fn give_back(&self, mut permit: Permit<M, C>, mode: M, connection: C) {
-        // From here on the permit is this function's to give back.
-        permit.pool = None;
-        let mut state = lock(&self.state);
-        state.unpin(&mut permit);
-        // What is no longer wanted is closed when the lock is no longer held.
-        let _closed = match state.waiting.pop_front() {
-            Some(waiter) if waiter.mode == mode => {
-                waiter.give(Grant::Idle(connection));
-                None
-            }
-            Some(waiter) => {
-                waiter.give(Grant::Dial);
-                Some((Vec::new(), Some(connection)))
-            }
-            None => {
-                state.in_use -= 1;
-                state.idle.push(Idle { mode, connection, since: Instant::now() });
-                Some((state.take_expired(), None))
-            }
-        };
-        drop(state);
-    }
-
     /// Closes all idle connections.
     pub fn close_idle(&self) {
         let idle = std::mem::take(&mut lock(&self.state).idle);
         drop(idle);
+    }
+
+    /// Whether there is an idle connection of this mode.
+    pub fn has_idle(&self, mode: M) -> bool {
+        lock(&self.state).idle.iter().any(|idle| idle.mode == mode)
     }
 
     /// The connections that are open, idle ones included.
@@ -204,6 +184,36 @@ impl<M: Copy + Eq, C> Permit<M, C> {
         }
         true
     }
+
+    /// Whether somebody waits for a connection.
+    pub fn is_wanted(&self) -> bool {
+        self.pool.as_ref().is_some_and(|pool| !lock(&pool.state).waiting.is_empty())
+    }
+
+    /// Gives the connection back for the next who wants one of this mode.
+    pub fn give_back(mut self, mode: M, connection: C) {
+        // From here on the right is no longer the permit's to give back.
+        let Some(pool) = self.pool.take() else { return };
+        let mut state = lock(&pool.state);
+        state.unpin(&mut self);
+        // What is no longer wanted is closed when the lock is no longer held.
+        let _closed = match state.waiting.pop_front() {
+            Some(waiter) if waiter.mode == mode => {
+                waiter.give(Grant::Idle(connection));
+                None
+            }
+            Some(waiter) => {
+                waiter.give(Grant::Dial);
+                Some((Vec::new(), Some(connection)))
+            }
+            None => {
+                state.in_use -= 1;
+                state.idle.push(Idle { mode, connection, since: Instant::now() });
+                Some((state.take_expired(), None))
+            }
+        };
+        drop(state);
+    }
 }
 
 impl<M: Copy + Eq, C> Drop for Permit<M, C> {
@@ -233,7 +243,7 @@ mod tests {
         let pool: TestPool = Pool::new(2);
         let (permit, connection) = pool.take(0, SHORT).expect("room");
         assert_eq!(connection, None);
-        pool.give_back(permit, 0, "zero");
+        permit.give_back(0, "zero");
         let (one, connection) = pool.take(1, SHORT).expect("room");
         assert_eq!(connection, None, "that of another mode is of no use");
         let (zero, connection) = pool.take(0, SHORT).expect("idle");
@@ -247,7 +257,7 @@ mod tests {
     fn an_idle_connection_of_another_mode_makes_room() {
         let pool: TestPool = Pool::new(1);
         let (permit, _) = pool.take(0, SHORT).expect("room");
-        pool.give_back(permit, 0, "zero");
+        permit.give_back(0, "zero");
         let (_permit, connection) = pool.take(1, SHORT).expect("room is made");
         assert_eq!((connection, pool.open()), (None, 1));
     }
@@ -268,7 +278,7 @@ mod tests {
                         open.fetch_sub(1, Ordering::SeqCst);
                         match round % 3 {
                             0 => drop(permit),
-                            _ => pool.give_back(permit, mode % 2, mode % 2),
+                            _ => permit.give_back(mode % 2, mode % 2),
                         }
                     }
                 });

@@ -103,7 +103,7 @@ impl<'a> Exchange<'a> {
 
     /// All replies have been read to their end: the connection goes back to its pool.
     pub fn end(self) {
-        self.backend.keep(self.connection);
+        self.connection.keep();
     }
 
     /// Reads what one key's [`look_at`] brought.

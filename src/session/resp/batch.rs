@@ -15,6 +15,9 @@ const MAX_BYTES: usize = 64 * 1024;
 /// batch of short replies doubles the window, a long reply shrinks it to a single command.
 const FIRST_WINDOW: usize = 64;
 
+/// The first window behind a timeout.
+const FIRST_WINDOW_BEHIND_A_TIMEOUT: usize = 2;
+
 /// The largest window.
 const MAX_WINDOW: usize = 1024;
 
@@ -33,6 +36,8 @@ enum Step {
 pub struct Batch {
     /// So many steps at most.
     window: usize,
+    /// The window does not grow beyond: a backend was silent for too long over twice as many.
+    max_window: usize,
     steps: Vec<Step>,
     commands: Vec<u8>,
     answers: Vec<u8>,
@@ -51,6 +56,7 @@ impl Default for Batch {
     fn default() -> Self {
         Self {
             window: FIRST_WINDOW,
+            max_window: MAX_WINDOW,
             steps: Vec::new(),
             commands: Vec::new(),
             answers: Vec::new(),
@@ -65,7 +71,9 @@ impl Batch {
     }
 
     pub fn is_full(&self) -> bool {
-        self.steps.len() >= self.window || self.commands.len() >= MAX_BYTES
+        self.steps.len() >= self.window
+            || self.commands.len() >= MAX_BYTES
+            || self.answers.len() >= MAX_BYTES
     }
 
     pub fn forward(&mut self, command: &[u8], is_silent: bool) {
@@ -85,47 +93,93 @@ impl Batch {
         upstream: &mut Upstream,
         backend: &Backend,
         mode: Mode,
-        commands_version: Option<u64>,
+        commands_version: u64,
         outlet: &mut Outlet,
     ) -> Result<(), Failure> {
-        let mut connection = self.begin(upstream, backend, mode, commands_version)?;
-        let mut window = (self.window * 2).min(MAX_WINDOW);
-        while let Some(step) = self.steps.get(self.done.steps) {
-            match *step {
-                Step::Forward { length, is_silent } => {
-                    if outlet.pass_on(connection.replies(), is_silent)? == Passed::InPieces {
-                        window = 1;
-                    }
-                    self.done.commands += length;
-                }
-                Step::Answer { length } => self.give_answer(length, outlet)?,
+        let mut window = (self.window * 2).min(self.max_window);
+        while self.done.steps < self.steps.len() {
+            let end = self.steps.len().min(self.done.steps + self.window);
+            if self.run_until(end, upstream, backend, mode, commands_version, outlet)? {
+                window = 1;
             }
-            self.done.steps += 1;
         }
         self.window = window;
-        upstream.end(backend, connection);
         Ok(())
     }
 
-    /// Sends the commands that are left; the reply has begun. Behind a long reply the next may be
-    /// as long: then it is asked for in its turn.
-    fn begin(
-        &self,
+    /// Does the steps before `end` in one exchange; true when a reply was long.
+    fn run_until(
+        &mut self,
+        end: usize,
         upstream: &mut Upstream,
         backend: &Backend,
         mode: Mode,
-        commands_version: Option<u64>,
-    ) -> Result<Connection, BackendError> {
-        let commands = &self.commands[self.done.commands..];
-        if self.window > 1 {
-            return upstream.begin(backend, mode, commands, commands_version);
+        commands_version: u64,
+        outlet: &mut Outlet,
+    ) -> Result<bool, Failure> {
+        let (mut has_long, mut connection) = (false, None);
+        while self.done.steps < end {
+            match self.steps[self.done.steps] {
+                Step::Answer { length } => self.give_answer(length, outlet)?,
+                Step::Forward { length, is_silent } => {
+                    let connection = match &mut connection {
+                        Some(connection) => connection,
+                        none => none.insert(self.begin(
+                            end,
+                            upstream,
+                            backend,
+                            mode,
+                            commands_version,
+                        )?),
+                    };
+                    let passed = outlet.pass_on(connection, is_silent);
+                    has_long |= self.note_timeout(end, passed)? == Passed::InPieces;
+                    self.done.commands += length;
+                }
+            }
+            self.done.steps += 1;
         }
-        let turn = backend.large_reads.turn(commands).ok_or(BackendError::Busy)?;
-        let begun = upstream.begin(backend, mode, commands, commands_version);
-        if let Err(BackendError::TimedOut) = begun {
+        if let Some(connection) = connection {
+            upstream.end(connection);
+        }
+        Ok(has_long)
+    }
+
+    /// Sends the commands before step `end`; the reply has begun. Behind a long reply the next may
+    /// be as long: then it is asked for in its turn.
+    fn begin(
+        &mut self,
+        end: usize,
+        upstream: &mut Upstream,
+        backend: &Backend,
+        mode: Mode,
+        commands_version: u64,
+    ) -> Result<Connection, Failure> {
+        let lengths = self.steps[self.done.steps..end].iter().map(|step| match step {
+            Step::Forward { length, .. } => *length,
+            Step::Answer { .. } => 0,
+        });
+        let commands = &self.commands[self.done.commands..][..lengths.sum()];
+        let turn = match self.window {
+            1 => Some(backend.large_reads.turn(commands).ok_or(BackendError::Busy)?),
+            _ => None,
+        };
+        let begun = upstream.begin(backend, mode, commands, Some(commands_version));
+        if let (Err(BackendError::TimedOut), Some(turn)) = (&begun, &turn) {
             turn.give_up();
         }
-        begun
+        drop(turn);
+        self.note_timeout(end, begun.map_err(Failure::Backend))
+    }
+
+    /// Redis may work on all commands of a batch before it sends the first reply. If that took too
+    /// long, fewer are sent from now on.
+    fn note_timeout<T>(&mut self, end: usize, done: Result<T, Failure>) -> Result<T, Failure> {
+        if let Err(Failure::Backend(BackendError::TimedOut)) = done {
+            self.max_window = ((end - self.done.steps) / 2).max(1);
+            self.window = self.max_window.min(FIRST_WINDOW_BEHIND_A_TIMEOUT);
+        }
+        done
     }
 
     fn give_answer(&mut self, length: usize, outlet: &mut Outlet) -> Result<(), Failure> {
@@ -151,7 +205,7 @@ impl Batch {
     /// Judges the commands that are left anew: what may not pass any more gets its error.
     pub fn judge_again(&mut self, policy: &Policy) {
         let mut old = std::mem::take(self);
-        self.window = old.window;
+        (self.window, self.max_window) = (old.window, old.max_window);
         let mut parser = CommandParser::new(usize::MAX);
         for step in old.steps.drain(old.done.steps..) {
             match step {

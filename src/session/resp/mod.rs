@@ -229,20 +229,28 @@ impl<'a> Session<'a> {
         self.commands += 1;
         self.is_silent = self.state.reply_mode.next();
         self.refresh_policy()?;
-        if self.transaction.is_some() {
-            return self.in_transaction(command);
+        match self.transaction.is_some() {
+            true => self.in_transaction(command)?,
+            false => self.outside_transaction(command)?,
         }
+        if self.batch.is_full() || self.outlet.is_full() { self.run_batch() } else { Ok(()) }
+    }
+
+    fn outside_transaction(&mut self, command: &Command) -> Result<(), Ended> {
         match self.policy.verdict(command) {
             Verdict::Refuse(error) => self.error(error),
-            Verdict::Own(own) => return self.own(own, command),
+            Verdict::Own(own) => self.own(own, command)?,
             Verdict::Forward if self.is_subscriber() => self.not_for_subscribers(command),
             Verdict::Forward => self.batch.forward(command.bytes(), self.is_silent),
-            Verdict::Close => {
-                self.flush()?;
-                return Err(Ended::Gone("POST or Host: is no Redis command".to_owned()));
-            }
+            Verdict::Close => return Err(self.close()),
         }
-        if self.batch.is_full() { self.run_batch() } else { Ok(()) }
+        Ok(())
+    }
+
+    /// Ends a session whose client was made to send HTTP, as Redis does.
+    fn close(&mut self) -> Ended {
+        let why = "POST or Host: is no Redis command";
+        self.flush().err().unwrap_or_else(|| Ended::Refused(why.to_owned()))
     }
 
     /// Takes note of what the backends say of their commands. As long as none has said anything,
@@ -298,7 +306,7 @@ impl<'a> Session<'a> {
             let Self { upstream, outlet, mode, commands_version, .. } = self;
             let address = outlet.client.address;
             let ran = upstream.on_any(address, |upstream, backend| {
-                batch.run(upstream, backend, *mode, Some(*commands_version), outlet)
+                batch.run(upstream, backend, *mode, *commands_version, outlet)
             });
             match ran {
                 Err(Unanswered::OtherCommands) => {
@@ -319,27 +327,43 @@ impl<'a> Session<'a> {
     }
 
     /// Does `work` on a connection of a backend whose reply to `commands` has begun. What `work`
-    /// returns is the client's once it is done; it reads all replies.
+    /// returns is the client's once it is done; it reads all replies. The commands are our own, or
+    /// were judged by `commands_version`.
     fn on_connection<T>(
         &mut self,
         commands: &[u8],
+        commands_version: Option<u64>,
         mut work: impl FnMut(&mut Connection, &mut Outlet) -> Result<T, Failure>,
     ) -> Result<T, Unanswered> {
         let Self { upstream, outlet, mode, .. } = self;
         let address = outlet.client.address;
-        // These commands are allowed whatever others a backend knows.
-        let any_version = None;
         upstream.on_any(address, |upstream, backend| {
-            let mut connection = upstream.begin(backend, *mode, commands, any_version)?;
+            let mut connection = upstream.begin(backend, *mode, commands, commands_version)?;
             let done = work(&mut connection, outlet)?;
-            upstream.end(backend, connection);
+            upstream.end(connection);
             Ok(done)
+        })
+    }
+
+    /// Sends a command that changes the mode of its connection to `target` when it succeeds: on a
+    /// connection that has that mode already, or one of the session's, which then gets it.
+    fn change_mode(&mut self, command: &[u8], target: Mode) -> Result<Vec<u8>, Unanswered> {
+        let Self { upstream, outlet, mode, .. } = self;
+        upstream.on_any(outlet.client.address, |upstream, backend| {
+            let mode = if backend.has_idle(target) { target } else { *mode };
+            let mut connection = upstream.begin(backend, mode, command, None)?;
+            let reply = short_reply(&mut connection)?;
+            if !reply.starts_with(b"-") {
+                connection.mode = target;
+            }
+            upstream.end(connection);
+            Ok(reply)
         })
     }
 
     /// The whole reply to one command, error replies included.
     fn exchange(&mut self, command: &[u8]) -> Result<Vec<u8>, Unanswered> {
-        self.on_connection(command, |connection, _| short_reply(connection))
+        self.on_connection(command, None, |connection, _| short_reply(connection))
     }
 
     /// Tells the client that no backend could answer.

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::Failure;
-use crate::backend::BackendError;
+use crate::backend::{BackendError, Connection};
 use crate::resp::Framer;
 use crate::session::{Client, poll_timeout};
 
@@ -32,8 +32,22 @@ const BACKLOG_STEP_BYTES: usize = 64 * 1024;
 /// What memory a client keeps while it is idle.
 const IDLE_CAPACITY_BYTES: usize = 1024;
 
-/// What a server says that has no answer, so that another should be asked.
-const NO_ANSWERS: [&[u8]; 3] = [b"-LOADING ", b"-MASTERDOWN ", b"-BUSY "];
+/// A client that takes nothing for so long is cut off if others wait for a connection to the
+/// backend whose reply it does not take.
+const MAX_STALL: Duration = Duration::from_secs(1);
+
+const NOT_READING: &str = "does not read its replies";
+
+/// How often a client that takes nothing is looked at.
+const STALL_STEP: Duration = Duration::from_millis(200);
+
+/// What a server says that has no answer, so that another should be asked: how it begins, and what
+/// is in it. (A script may end with an error that begins so.)
+const NO_ANSWERS: [(&str, &str); 3] = [
+    ("-LOADING ", " is loading the dataset in memory"),
+    ("-MASTERDOWN ", "Link with MASTER is down"),
+    ("-BUSY ", " is busy running "),
+];
 
 /// The replies on their way to a client.
 pub struct Outlet<'a> {
@@ -57,18 +71,27 @@ impl<'a> Outlet<'a> {
 
     /// Sends what is gathered when that is much.
     pub fn deliver_if_full(&mut self) -> io::Result<()> {
-        if self.out.len() < GATHERED_BYTES { Ok(()) } else { self.deliver() }
+        if self.is_full() { self.deliver() } else { Ok(()) }
+    }
+
+    /// Whether there is much to send.
+    pub fn is_full(&self) -> bool {
+        self.out.len() >= GATHERED_BYTES
     }
 
     /// Passes the next reply on; or reads it only, where it `is_silent`.
-    pub fn pass_on(&mut self, from: &mut impl BufRead, is_silent: bool) -> Result<Passed, Failure> {
-        self.pass_and_look(from, is_silent, |_| {})
+    pub fn pass_on(
+        &mut self,
+        connection: &mut Connection,
+        is_silent: bool,
+    ) -> Result<Passed, Failure> {
+        self.pass_and_look(connection, is_silent, |_| {})
     }
 
     /// The same, and shows `look` each piece of it.
     pub fn pass_and_look(
         &mut self,
-        from: &mut impl BufRead,
+        connection: &mut Connection,
         is_silent: bool,
         look: impl FnMut(&[u8]),
     ) -> Result<Passed, Failure> {
@@ -78,7 +101,7 @@ impl<'a> Outlet<'a> {
             is_partly_sent: false,
             passed: Passed::Whole,
         };
-        let passed = self.pass_frame(from, &mut frame, look);
+        let passed = self.pass_frame(connection, &mut frame, look);
         if is_silent || (passed.is_err() && !frame.is_partly_sent) {
             self.out.truncate(frame.start);
         }
@@ -92,12 +115,13 @@ impl<'a> Outlet<'a> {
 
     fn pass_frame(
         &mut self,
-        from: &mut impl BufRead,
+        connection: &mut Connection,
         frame: &mut Frame,
         mut look: impl FnMut(&[u8]),
     ) -> Result<(), Failure> {
         let mut framer = Framer::new();
         loop {
+            let from = connection.replies();
             let available = from.fill_buf()?;
             if available.is_empty() {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
@@ -107,16 +131,19 @@ impl<'a> Outlet<'a> {
             self.out.extend_from_slice(&available[..used]);
             from.consume(used);
             if framer.is_done() {
-                return Ok(check_answer(&self.out[frame.start..])?);
+                return match (framer.kind(), frame.passed) {
+                    (Some(b'-'), Passed::Whole) => Ok(check_answer(&self.out[frame.start..])?),
+                    _ => Ok(()),
+                };
             }
             if self.out.len() - frame.start > HELD_REPLY_BYTES {
-                self.pass_piece(frame)?;
+                self.pass_piece(connection, frame)?;
             }
         }
     }
 
     /// Makes room behind the beginning of a long reply.
-    fn pass_piece(&mut self, frame: &mut Frame) -> Result<(), Failure> {
+    fn pass_piece(&mut self, connection: &Connection, frame: &mut Frame) -> Result<(), Failure> {
         frame.passed = Passed::InPieces;
         if frame.is_silent {
             self.out.truncate(frame.start);
@@ -124,21 +151,34 @@ impl<'a> Outlet<'a> {
         }
         frame.is_partly_sent = true;
         frame.start = 0;
-        self.deliver().map_err(Failure::Client)
+        self.deliver_while(|| !connection.is_wanted()).map_err(Failure::Client)
     }
 
     /// Sends all that is gathered. The client has to take it within its timeout.
     pub fn deliver(&mut self) -> io::Result<()> {
+        self.deliver_while(|| true)
+    }
+
+    /// The same, but as soon as not `may_stall`, the client has to take some of it all the time.
+    fn deliver_while(&mut self, may_stall: impl Fn() -> bool) -> io::Result<()> {
         let mut sent = 0;
         let mut deadline = None;
+        let mut stalled_since: Option<Instant> = None;
         while sent < self.out.len() {
             match rustix::net::send(self.client.socket, &self.out[sent..], SendFlags::DONTWAIT) {
-                Ok(length) => sent += length,
+                Ok(length) => {
+                    sent += length;
+                    stalled_since = None;
+                }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
                     let timeout = self.client.idle_timeout;
                     let deadline = *deadline.get_or_insert_with(|| Instant::now() + timeout);
-                    self.wait_for_room(deadline)?;
+                    let stalled = stalled_since.get_or_insert_with(Instant::now).elapsed();
+                    if Instant::now() >= deadline || (stalled >= MAX_STALL && !may_stall()) {
+                        return Err(io::Error::new(io::ErrorKind::TimedOut, NOT_READING));
+                    }
+                    self.wait_for_room()?;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -148,20 +188,14 @@ impl<'a> Outlet<'a> {
         Ok(())
     }
 
-    /// Waits until the client's socket takes more, and meanwhile takes in what the client sends.
-    fn wait_for_room(&mut self, deadline: Instant) -> io::Result<()> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "does not read its replies"));
-        }
+    /// Waits a moment for the client's socket to take more, and takes in what the client sends.
+    fn wait_for_room(&mut self) -> io::Result<()> {
         let mut events = PollFlags::OUT;
         if !self.is_half_closed && Backlog::has_room() {
             events |= PollFlags::IN;
         }
         let mut polled = [PollFd::new(self.client.socket, events)];
-        // Others may make room for a backlog meanwhile.
-        let timeout = poll_timeout(left.min(Duration::from_secs(1)));
-        match poll(&mut polled, Some(&timeout)) {
+        match poll(&mut polled, Some(&poll_timeout(STALL_STEP))) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -203,7 +237,12 @@ pub enum Passed {
 
 /// Fails when a whole reply says that its server can't answer.
 pub fn check_answer(reply: &[u8]) -> Result<(), BackendError> {
-    match NO_ANSWERS.iter().any(|begin| reply.starts_with(begin)) {
+    if !reply.starts_with(b"-") {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(reply);
+    let says = |(begin, what): &(&str, &str)| text.starts_with(begin) && text.contains(what);
+    match NO_ANSWERS.iter().any(says) {
         true => Ok(crate::resp::reply::no_error(reply)?),
         false => Ok(()),
     }

@@ -6,10 +6,9 @@ use wildmatch::WildMatch;
 
 use super::client::{ReplyMode, SYNTAX_ERROR};
 use super::{Ended, Session};
+use crate::backend::Mode;
 use crate::policy::Own;
 use crate::resp::{Command, Protocol, command, write};
-
-const OK: &[u8] = b"+OK\r\n";
 
 /// What a Redis without cluster says to READONLY and READWRITE.
 const NO_CLUSTER: &str = "ERR This instance has cluster support disabled";
@@ -144,14 +143,7 @@ impl Session<'_> {
         let mut hello = Vec::new();
         let version = protocol.version().to_string();
         command::encode([b"HELLO", version.as_bytes()].into_iter(), &mut hello);
-        let greeted = self.on_connection(&hello, |connection, _| {
-            let greeting = super::short_reply(connection)?;
-            if !greeting.starts_with(b"-") {
-                connection.mode.protocol = protocol;
-            }
-            Ok(greeting)
-        });
-        match greeted {
+        match self.change_mode(&hello, Mode { protocol, ..self.mode }) {
             Ok(greeting) if greeting.starts_with(b"-") => self.raw(&greeting),
             Ok(greeting) => {
                 self.mode.protocol = protocol;
@@ -164,7 +156,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Checks all of HELLO before any of it takes effect, as Redis does.
+    /// Checks HELLO and takes its name: one before something wrong stays, as in Redis.
     fn check_hello(&mut self, command: &Command) -> Result<Protocol, Vec<u8>> {
         let protocol = match command.arg(1).map(integer) {
             None => self.mode.protocol,
@@ -175,24 +167,20 @@ impl Session<'_> {
                 return Err(b"ERR Protocol version is not an integer or out of range".into());
             }
         };
-        let (mut name, mut user) = (None, None);
         let mut at = 2;
         while let Some(option) = command.arg(at) {
-            if command.is(at, b"auth") && at + 2 < command.arg_count() {
-                user = command.arg(at + 1);
+            let values = command.arg_count() - at - 1;
+            if command.is(at, b"auth") && values >= 2 {
+                if !command.arg(at + 1).is_some_and(is_known) {
+                    return Err(WRONG_PASSWORD.into());
+                }
                 at += 3;
-            } else if command.is(at, b"setname") && at + 1 < command.arg_count() {
-                name = command.arg(at + 1);
+            } else if command.is(at, b"setname") && values >= 1 {
+                self.state.set_name(command.arg(at + 1).unwrap_or_default())?;
                 at += 2;
             } else {
                 return Err([b"ERR Syntax error in HELLO option '", option, b"'"].concat());
             }
-        }
-        if user.is_some_and(|user| !is_known(user)) {
-            return Err(WRONG_PASSWORD.into());
-        }
-        if let Some(name) = name {
-            self.state.set_name(name)?;
         }
         Ok(protocol)
     }
@@ -200,17 +188,11 @@ impl Session<'_> {
     /// The backend says whether there is such a database; its connection is then one for that.
     fn select(&mut self, command: &Command) -> Result<(), Ended> {
         self.run_batch()?;
-        let database = command.arg(1).and_then(integer);
-        let selected = self.on_connection(command.bytes(), |connection, _| {
-            let reply = super::short_reply(connection)?;
-            if reply == OK {
-                connection.mode.database = database.unwrap_or(-1);
-            }
-            Ok(reply)
-        });
-        match selected {
+        // What is no number is an error of the backend's.
+        let database = command.arg(1).and_then(integer).unwrap_or(-1);
+        match self.change_mode(command.bytes(), Mode { database, ..self.mode }) {
             Ok(reply) => {
-                if let (OK, Some(database)) = (&*reply, database) {
+                if !reply.starts_with(b"-") {
                     self.mode.database = database;
                 }
                 self.raw(&reply);

@@ -15,9 +15,7 @@ const GONE: &str = "ERR invalid cursor: its server is gone or was restarted, and
 
 impl Session<'_> {
     pub(super) fn scan(&mut self, command: &Command, cursor_arg: usize) -> Result<(), Ended> {
-        let text = command.arg(cursor_arg).and_then(|arg| std::str::from_utf8(arg).ok());
-        let is_digits = |text: &&str| text.bytes().all(|byte| byte.is_ascii_digit());
-        let Some(cursor) = text.filter(is_digits).and_then(|text| text.parse().ok()) else {
+        let Some(cursor) = command.arg(cursor_arg).and_then(parse) else {
             self.error("ERR invalid cursor");
             return Ok(());
         };
@@ -30,7 +28,7 @@ impl Session<'_> {
 
     fn scan_from_the_start(&mut self, command: &Command) -> Result<(), Ended> {
         let (balancer, is_silent) = (self.balancer, self.is_silent);
-        let scanned = self.on_connection(command.bytes(), |connection, outlet| {
+        let scanned = self.on_connection(command.bytes(), None, |connection, outlet| {
             pass_on(connection, outlet, is_silent, balancer)
         });
         scanned.or_else(|unanswered| self.unanswered(unanswered))
@@ -72,9 +70,22 @@ impl Session<'_> {
             || backend.run_id().is_some_and(|run_id| balancer.cursor_tag(&run_id) == Some(tag));
         let mut connection = backend.request_if(self.mode, command, is_still_there)?;
         pass_on(&mut connection, &mut self.outlet, self.is_silent, balancer)?;
-        backend.keep(connection);
+        connection.keep();
         Ok(())
     }
+}
+
+/// A cursor as Redis reads it: the C library's way, without blanks and overflow.
+fn parse(text: &[u8]) -> Option<u64> {
+    let digits = text.strip_prefix(b"+").or_else(|| text.strip_prefix(b"-")).unwrap_or(text);
+    let is_number = digits.iter().all(u8::is_ascii_digit);
+    let cursor = match digits {
+        [] if text.is_empty() => 0,
+        digits if is_number => std::str::from_utf8(digits).ok()?.parse().ok()?,
+        _ => return None,
+    };
+    // No cursor of ours is negative.
+    (cursor == 0 || !text.starts_with(b"-")).then_some(cursor)
 }
 
 /// Passes the reply on, with the server's tag in its cursor.
@@ -85,7 +96,7 @@ fn pass_on(
     balancer: &Balancer,
 ) -> Result<(), Failure> {
     if connection.next_byte()? == b'-' {
-        return outlet.pass_on(connection.replies(), is_silent).map(|_| ());
+        return outlet.pass_on(connection, is_silent).map(|_| ());
     }
     let from = connection.replies();
     if reply::array(from)? != 2 {
@@ -105,7 +116,7 @@ fn pass_on(
         write::array(outlet.out(), 2);
         write::bulk(outlet.out(), cursor.to_string().as_bytes());
     }
-    let passed = outlet.pass_on(connection.replies(), is_silent);
+    let passed = outlet.pass_on(connection, is_silent);
     if let Err(Failure::Backend(_)) = passed {
         outlet.out().truncate(start);
     }

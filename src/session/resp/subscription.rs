@@ -9,6 +9,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::outlet::Outlet;
+use super::upstream::TOO_MANY_PINNED;
 use super::{Ended, Failure, Session, Unanswered};
 use crate::backend::{BackendError, Connection};
 use crate::policy::Subscription;
@@ -57,7 +58,7 @@ impl Subscriptions {
     /// Passes the next frame on.
     fn pass_on(&mut self, outlet: &mut Outlet) -> Result<Frame, Failure> {
         let mut head = Vec::with_capacity(HEAD_BYTES);
-        outlet.pass_and_look(self.connection.replies(), false, |piece| {
+        outlet.pass_and_look(&mut self.connection, false, |piece| {
             head.extend_from_slice(&piece[..piece.len().min(HEAD_BYTES - head.len())]);
         })?;
         if head.first() == Some(&b'-') {
@@ -85,11 +86,6 @@ enum Frame {
     Push(Vec<u8>),
 }
 
-/// Why no subscription came about.
-enum Refusal {
-    TooMany,
-}
-
 impl Session<'_> {
     /// Whether only the commands of subscribers are allowed: RESP2 has no other way to tell replies
     /// and messages apart.
@@ -103,7 +99,11 @@ impl Session<'_> {
         let why =
             b"': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in \
             this context";
-        let error = [b"ERR Can't execute '", name, why].concat();
+        let code: &[u8] = match name {
+            b"exec" => b"EXECABORT Transaction discarded because of:",
+            _ => b"ERR",
+        };
+        let error = [code, b" Can't execute '", name, why].concat();
         self.error(error);
     }
 
@@ -114,7 +114,7 @@ impl Session<'_> {
         while all.connection.next_byte().map_err(lost)? == b'>' {
             all.pass_on(outlet).map_err(ended)?;
         }
-        outlet.pass_on(all.connection.replies(), true).map_err(ended)?;
+        outlet.pass_on(&mut all.connection, true).map_err(ended)?;
         Ok(())
     }
 
@@ -125,18 +125,17 @@ impl Session<'_> {
             self.error("ERR too many subscriptions for one client");
             return Ok(());
         }
-        let sent = match &mut self.subscriptions {
-            Some(all) => all.connection.send(command.bytes()).map_err(lost),
+        match &mut self.subscriptions {
+            Some(all) => all.connection.send(command.bytes()).map_err(lost)?,
             None => match self.first_subscription(command) {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(Refusal::TooMany)) => {
-                    self.error("ERR too many clients watch or subscribe: try again later");
+                Ok(true) => {}
+                Ok(false) => {
+                    self.error(TOO_MANY_PINNED);
                     return Ok(());
                 }
                 Err(unanswered) => return self.unanswered(unanswered),
             },
-        };
-        sent?;
+        }
         let is_confirmed = self.confirm(subscribed(kind), names.len())?;
         let Some(all) = &mut self.subscriptions else { return Ok(()) };
         if is_confirmed {
@@ -155,16 +154,16 @@ impl Session<'_> {
         count <= MAX_NAMES && bytes <= MAX_NAME_BYTES
     }
 
-    /// Sends the command on a connection that is then the session's own.
-    fn first_subscription(&mut self, command: &Command) -> Result<Result<(), Refusal>, Unanswered> {
+    /// Sends the command on a connection that is then the session's own; false when too many are.
+    fn first_subscription(&mut self, command: &Command) -> Result<bool, Unanswered> {
         let Self { upstream, outlet, mode, .. } = self;
         let connection = upstream.on_any(outlet.client.address, |_, backend| {
             let mut connection = backend.request(*mode, command.bytes())?;
             Ok(connection.pin().then_some(connection))
         })?;
-        let Some(connection) = connection else { return Ok(Err(Refusal::TooMany)) };
-        self.subscriptions = Some(Subscriptions { connection, names: Default::default() });
-        Ok(Ok(()))
+        let names = Default::default();
+        self.subscriptions = connection.map(|connection| Subscriptions { connection, names });
+        Ok(self.subscriptions.is_some())
     }
 
     pub(super) fn unsubscribe(
@@ -212,17 +211,17 @@ impl Session<'_> {
             [] => vec![None],
             names => names.iter().copied().map(Some).collect(),
         };
-        self.answer(|out| {
-            for name in names {
-                write::push(out, 3, protocol);
-                write::bulk(out, unsubscribed(kind));
-                match name {
-                    Some(name) => write::bulk(out, name),
-                    None => write::null(out, protocol),
-                }
-                write::integer(out, 0);
+        // Pushes come whatever CLIENT REPLY says.
+        let out = self.outlet.out();
+        for name in names {
+            write::push(out, 3, protocol);
+            write::bulk(out, unsubscribed(kind));
+            match name {
+                Some(name) => write::bulk(out, name),
+                None => write::null(out, protocol),
             }
-        });
+            write::integer(out, 0);
+        }
     }
 
     /// Waits for the client's bytes and, where it has subscribed, passes messages on meanwhile.

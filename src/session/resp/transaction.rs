@@ -4,7 +4,7 @@
 use std::mem;
 
 use super::outlet::Outlet;
-use super::upstream::Watch;
+use super::upstream::{TOO_MANY_PINNED, Watch};
 use super::{Ended, Failure, Session, Unanswered, short_reply};
 use crate::backend::Connection;
 use crate::policy::{Own, Verdict};
@@ -16,12 +16,10 @@ const MAX_QUEUED_BYTES: usize = 1024 * 1024;
 const ABORTED: &str = "EXECABORT Transaction discarded because of previous errors.";
 const OK: &[u8] = b"+OK\r\n";
 
-/// So many clients watch that the other connections are kept for reads.
-const TOO_MANY: &[u8] = b"-ERR too many clients watch or subscribe: try again later\r\n";
-
 /// What was sent since MULTI.
-#[derive(Default)]
 pub struct Transaction {
+    /// The version of the backends' commands by which all of it is judged.
+    commands_version: u64,
     commands: Vec<u8>,
     count: usize,
     /// Whether something was refused, so that EXEC will be.
@@ -30,7 +28,12 @@ pub struct Transaction {
 
 impl Session<'_> {
     pub(super) fn multi(&mut self) {
-        self.transaction = Some(Transaction::default());
+        self.transaction = Some(Transaction {
+            commands_version: self.commands_version,
+            commands: Vec::new(),
+            count: 0,
+            is_aborted: false,
+        });
         self.ok();
     }
 
@@ -60,10 +63,7 @@ impl Session<'_> {
                 }
                 self.error(error);
             }
-            Verdict::Close => {
-                self.flush()?;
-                return Err(Ended::Gone("POST or Host: is no Redis command".to_owned()));
-            }
+            Verdict::Close => return Err(self.close()),
         }
         Ok(())
     }
@@ -96,7 +96,7 @@ impl Session<'_> {
 
     fn exec(&mut self) -> Result<(), Ended> {
         let Some(transaction) = self.transaction.take() else { return Ok(()) };
-        if transaction.is_aborted {
+        if transaction.is_aborted || transaction.commands_version != self.commands_version {
             self.upstream.forget_watch();
             self.error(ABORTED);
             return Ok(());
@@ -104,7 +104,7 @@ impl Session<'_> {
         self.run_batch()?;
         let commands = transaction.whole();
         let ran = match mem::take(&mut self.upstream.watch) {
-            Watch::None => self.exec_anywhere(&commands, transaction.count),
+            Watch::None => self.exec_anywhere(&commands, &transaction),
             Watch::Held(connection) => {
                 self.exec_where_watched(connection, &commands, transaction.count)
             }
@@ -115,14 +115,23 @@ impl Session<'_> {
         };
         match ran {
             Ok(()) => Ok(self.outlet.deliver_if_full()?),
+            Err(Unanswered::OtherCommands) => {
+                self.error(ABORTED);
+                Ok(())
+            }
             Err(unanswered) => self.unanswered(unanswered),
         }
     }
 
-    fn exec_anywhere(&mut self, commands: &[u8], count: usize) -> Result<(), Unanswered> {
+    fn exec_anywhere(
+        &mut self,
+        commands: &[u8],
+        transaction: &Transaction,
+    ) -> Result<(), Unanswered> {
         let is_silent = self.is_silent;
-        self.on_connection(commands, |connection, outlet| {
-            pass_on_exec(connection, count, outlet, is_silent)
+        let version = Some(transaction.commands_version);
+        self.on_connection(commands, version, |connection, outlet| {
+            pass_on_exec(connection, transaction.count, outlet, is_silent)
         })
     }
 
@@ -139,9 +148,7 @@ impl Session<'_> {
         match passed {
             Ok(()) => {
                 // The EXEC has ended the watch: the connection is as good as any.
-                if let Some(backend) = self.upstream.backend() {
-                    backend.keep(connection);
-                }
+                connection.keep();
                 Ok(())
             }
             Err(Failure::Backend(_)) => {
@@ -170,9 +177,9 @@ impl Session<'_> {
             let mut connection = upstream.begin(backend, *mode, command.bytes(), None)?;
             let reply = short_reply(&mut connection)?;
             if matches!(upstream.watch, Watch::InUse) || reply != OK {
-                upstream.end(backend, connection);
+                upstream.end(connection);
             } else if !upstream.watch_with(connection) {
-                return Ok(TOO_MANY.to_vec());
+                return Ok(format!("-{TOO_MANY_PINNED}\r\n").into_bytes());
             }
             Ok(reply)
         });
@@ -213,5 +220,5 @@ fn pass_on_exec(
     for _ in 0..=count {
         short_reply(connection)?;
     }
-    outlet.pass_on(connection.replies(), is_silent).map(|_| ())
+    outlet.pass_on(connection, is_silent).map(|_| ())
 }

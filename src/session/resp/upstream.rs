@@ -10,6 +10,9 @@ use crate::backend::{Backend, BackendError, Connection, Mode};
 use crate::balance::Lease;
 use crate::balancer::Balancer;
 
+/// So many clients have a connection of their own that the others are kept for reads.
+pub const TOO_MANY_PINNED: &str = "ERR too many clients watch or subscribe: try again later";
+
 /// What a WATCH has left.
 #[derive(Default)]
 pub enum Watch {
@@ -72,6 +75,7 @@ impl<'a> Upstream<'a> {
                     failures.push(format!("{}: {error}", backend.name()));
                     tried[index] = true;
                     self.lease = None;
+                    self.lose_watch();
                 }
                 Err(Failure::Cut(error)) => {
                     let why = format!("{} failed within a reply: {error}", backend.name());
@@ -106,20 +110,28 @@ impl<'a> Upstream<'a> {
         commands: &[u8],
         commands_version: Option<u64>,
     ) -> Result<Connection, BackendError> {
-        match std::mem::take(&mut self.watch) {
-            Watch::Held(mut connection) => {
-                self.watch = Watch::Lost;
-                connection.send(commands)?;
-                self.watch = Watch::InUse;
-                Ok(connection)
+        if let Some(mut connection) = self.take_watching() {
+            match connection.send(commands) {
+                Ok(()) => {
+                    self.watch = Watch::InUse;
+                    return Ok(connection);
+                }
+                // Closed meanwhile, which says nothing of the backend.
+                Err(BackendError::Lost(_)) => {}
+                Err(error) => return Err(error),
             }
-            other => {
-                // One that was in use and did not come back has failed.
-                self.watch = if matches!(other, Watch::InUse) { Watch::Lost } else { other };
-                let now = || self.balancer.commands_version();
-                let may_send = || commands_version.is_none_or(|version| version == now());
-                backend.request_if(mode, commands, may_send)
-            }
+        }
+        let now = || self.balancer.commands_version();
+        let may_send = || commands_version.is_none_or(|version| version == now());
+        backend.request_if(mode, commands, may_send)
+    }
+
+    /// Takes the connection that watches. Until it is back, the watch counts as lost.
+    fn take_watching(&mut self) -> Option<Connection> {
+        let is_watching = matches!(self.watch, Watch::Held(_));
+        match is_watching.then(|| std::mem::replace(&mut self.watch, Watch::Lost))? {
+            Watch::Held(connection) => Some(connection),
+            _ => None,
         }
     }
 
@@ -132,16 +144,23 @@ impl<'a> Upstream<'a> {
         is_pinned
     }
 
+    /// With its connection goes what is known of the watched keys.
+    fn lose_watch(&mut self) {
+        if !matches!(self.watch, Watch::None) {
+            self.watch = Watch::Lost;
+        }
+    }
+
     /// Nothing is watched any more. A connection that may still watch is of no use to others.
     pub fn forget_watch(&mut self) {
         self.watch = Watch::None;
     }
 
     /// All replies have been read: the connection goes back to where it came from.
-    pub fn end(&mut self, backend: &Backend, connection: Connection) {
+    pub fn end(&mut self, connection: Connection) {
         match self.watch {
             Watch::InUse => self.watch = Watch::Held(connection),
-            _ => backend.keep(connection),
+            _ => connection.keep(),
         }
     }
 }
