@@ -95,11 +95,9 @@ fn assert_unharmed(lb: &Balancer) {
 #[test]
 fn a_request_line_that_is_none_is_refused_and_the_connection_closed() {
     let (_server, lb) = start();
-    let lines: [&[u8]; 31] = [
+    let lines: [&[u8]; 29] = [
         b"GET /actor:1",
         b"GET /actor:1 ",
-        b" GET /actor:1 HTTP/1.1",
-        b"\tGET /actor:1 HTTP/1.1",
         b"GET /actor:1  HTTP/1.1",
         b"GET /actor:1 HTTP/1.1 ",
         b"GET /actor:1 HTTP/1.1\t",
@@ -129,7 +127,9 @@ fn a_request_line_that_is_none_is_refused_and_the_connection_closed() {
         b"GET /actor:1 HTTPS/1.1",
     ];
     all_get(&lb, &[400], lines.map(with_line));
-    let later_lines: [&[u8]; 16] = [
+    let later_lines: [&[u8]; 18] = [
+        b" GET /actor:1 HTTP/1.1",
+        b"\tGET /actor:1 HTTP/1.1",
         b"GET",
         b"GET ",
         b"GET HTTP/1.1",
