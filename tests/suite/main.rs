@@ -3,17 +3,23 @@
 mod balancing;
 mod clients;
 mod command_line;
+mod cursors;
 #[cfg(unix)]
 mod demo;
 mod detection;
 mod differential;
 mod failover;
 mod http;
+mod isolation;
 mod large;
 mod listing;
 mod malformed;
 mod policy;
+mod resp_failover;
+mod resp_limits;
 mod seed;
+mod sessions;
 mod shutdown;
+mod subscriptions;
 mod support;
 mod values;

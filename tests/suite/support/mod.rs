@@ -1,9 +1,11 @@
 //! Starts and stops the real parts: Redis servers, each on a free port with a folder of its own.
 
 pub mod balancer;
+pub mod broken;
 pub mod client;
 pub mod commands;
 pub mod forms;
+pub mod observe;
 pub mod redis;
 pub mod resp;
 

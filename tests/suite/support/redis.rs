@@ -76,6 +76,12 @@ impl RedisServer {
         assert!(answers(self.folder.path(), &mut self.process), "port {} is taken", self.port);
     }
 
+    /// The same with more `redis-server` arguments than before.
+    pub fn restart_with(&mut self, more_args: &[&str]) {
+        self.extra_args.extend(more_args.iter().map(|&arg| arg.to_owned()));
+        self.restart();
+    }
+
     /// SIGSTOP: the kernel still accepts and acknowledges, the server says nothing.
     pub fn freeze(&self) {
         self.signal("-STOP");

@@ -1,0 +1,354 @@
+//! What Redis clients see while backends fail: the right replies, as long as one can answer.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use crate::support::SetOnDrop;
+use crate::support::balancer::Balancer;
+use crate::support::broken::Broken;
+use crate::support::redis::RedisServer;
+use crate::support::resp::{RespClient, encode};
+use crate::support::wait_until;
+
+const KEYS: usize = 50;
+
+fn filled() -> RedisServer {
+    filled_with(&[])
+}
+
+fn filled_with(arguments: &[&str]) -> RedisServer {
+    let server = RedisServer::start_with(arguments);
+    fill(&server);
+    server
+}
+
+fn fill(server: &RedisServer) {
+    let mut pipe = redis::pipe();
+    for number in 0..KEYS {
+        pipe.set(format!("key:{number}"), format!("value {number}"));
+    }
+    pipe.exec(&mut server.connect()).expect("the server takes them");
+}
+
+/// Reads all keys in one batch.
+fn read_all(session: &mut RespClient) {
+    let bytes: Vec<u8> =
+        (0..KEYS).flat_map(|number| encode(&["GET", &format!("key:{number}")])).collect();
+    session.send_raw(bytes);
+    for number in 0..KEYS {
+        let value = format!("value {number}");
+        let reply = String::from_utf8_lossy(&session.reply()).into_owned();
+        assert_eq!(reply, format!("${}\r\n{value}\r\n", value.len()));
+    }
+}
+
+#[test]
+fn a_session_goes_on_while_one_backend_after_the_other_is_killed() {
+    let mut servers = [(); 3].map(|()| filled());
+    let lb = Balancer::start(&servers.each_ref());
+    let mut session = RespClient::connect(lb.port());
+    read_all(&mut session);
+    for server in &mut servers[..2] {
+        server.kill();
+        read_all(&mut session);
+    }
+}
+
+#[test]
+fn pipelines_get_every_reply_right_while_backends_are_killed() {
+    let mut servers = [(); 3].map(|()| filled());
+    let lb = Balancer::start(&servers.each_ref());
+    let (is_over, batches) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        let _ends = SetOnDrop(&is_over);
+        let readers: Vec<_> = (0..6)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut session = RespClient::connect(lb.port());
+                    while !is_over.load(Ordering::Relaxed) {
+                        read_all(&mut session);
+                        batches.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        let more_batches = || {
+            let seen = batches.load(Ordering::Relaxed);
+            wait_until("readers go on", || batches.load(Ordering::Relaxed) > seen + 100);
+        };
+        more_batches();
+        servers[0].kill();
+        more_batches();
+        servers[0].restart();
+        fill(&servers[0]);
+        servers[1].kill();
+        more_batches();
+        servers[2].kill();
+        more_batches();
+        is_over.store(true, Ordering::Relaxed);
+        readers.into_iter().for_each(|reader| reader.join().expect("no error, no wrong reply"));
+    });
+}
+
+#[test]
+fn a_silent_backend_costs_its_timeout_and_no_reply() {
+    let servers = [(); 2].map(|()| filled());
+    let lb = Balancer::start_with(&servers.each_ref(), &["--backend-timeout", "300ms"]);
+    let mut sessions = [(); 2].map(|()| RespClient::connect(lb.port()));
+    sessions.iter_mut().for_each(read_all);
+    servers[0].freeze();
+    let began = Instant::now();
+    sessions.iter_mut().for_each(read_all);
+    assert!(began.elapsed().as_millis() >= 300, "one of them had to wait");
+    let began = Instant::now();
+    sessions.iter_mut().for_each(read_all);
+    assert!(began.elapsed().as_millis() < 300, "it reads elsewhere now");
+}
+
+#[test]
+fn when_all_are_gone_each_is_named_and_the_session_goes_on_when_one_returns() {
+    let mut servers = [(); 2].map(|()| filled());
+    let lb = Balancer::start(&servers.each_ref());
+    let mut session = RespClient::connect(lb.port());
+    read_all(&mut session);
+    servers.iter_mut().for_each(RedisServer::kill);
+    session.send_raw(
+        [encode(&["GET", "key:1"]), encode(&["PING"]), encode(&["GET", "key:2"])].concat(),
+    );
+    for is_ours in [false, true, false] {
+        let reply = String::from_utf8(session.reply()).expect("text");
+        if is_ours {
+            assert_eq!(reply, "+PONG\r\n");
+            continue;
+        }
+        assert!(reply.starts_with("-ERR no backend could answer: "), "{reply}");
+        assert!(servers.iter().all(|server| reply.contains(&server.address())), "{reply}");
+    }
+    for command in ["SELECT 1", "INFO", "HELLO 3", "SCAN 0", "WATCH a", "SUBSCRIBE a"] {
+        let reply = session.call(command);
+        assert!(reply.starts_with("-ERR no backend could answer: "), "{command}: {reply}");
+    }
+    servers[1].restart();
+    fill(&servers[1]);
+    read_all(&mut session);
+    assert_eq!(session.call("GET none"), "$-1\r\n", "database and protocol are as before");
+}
+
+/// Reads must come from `good` while `bad` answers something that is no answer.
+fn assert_passed_over(bad: String, good: &RedisServer, why: &str) {
+    let lb = Balancer::start_at(&[bad.clone(), good.address()], &[]);
+    for _ in 0..4 {
+        read_all(&mut RespClient::connect(lb.port()));
+    }
+    let log = lb.log();
+    assert!(log.contains(&bad) && log.contains(why), "{log}");
+}
+
+#[test]
+fn a_backend_with_too_many_clients_or_without_our_password_is_passed_over() {
+    let good = filled();
+    let full = filled_with(&["--maxclients", "4"]);
+    let mut others = Vec::new();
+    loop {
+        let mut other = RespClient::connect(full.port());
+        match &*other.call("PING") {
+            "+PONG\r\n" => others.push(other),
+            reply => break assert!(reply.starts_with("-ERR max number of clients"), "{reply}"),
+        }
+    }
+    assert_passed_over(full.address(), &good, "max number of clients reached");
+    let locked = RedisServer::start_with(&["--requirepass", "secret"]);
+    assert_passed_over(locked.address(), &good, "NOAUTH");
+    let wrong = RedisServer::start_with(&["--requirepass", "secret"]);
+    let lb =
+        Balancer::start_at(&[format!("redis://:wrong@{}", wrong.address()), good.address()], &[]);
+    (0..4).for_each(|_| read_all(&mut RespClient::connect(lb.port())));
+    assert!(lb.log().contains("WRONGPASS"), "{}", lb.log());
+    assert_passed_over(format!("127.0.0.1:{}", protected()), &good, "DENIED");
+}
+
+/// Says what a server in protected mode says to who comes from elsewhere.
+fn protected() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("its address").port();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            // Whatever fails here, the balancer sees a broken backend, as it should.
+            let _ = stream.write_all(b"-DENIED Redis is running in protected mode\r\n");
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+    });
+    port
+}
+
+#[test]
+fn a_replica_that_has_lost_its_primary_is_passed_over() {
+    let good = filled();
+    let orphan = filled_with(&["--replica-serve-stale-data", "no"]);
+    let lb = Balancer::start(&[&orphan, &good]);
+    let mut sessions = [(); 4].map(|()| RespClient::connect(lb.port()));
+    sessions.iter_mut().for_each(read_all);
+    orphan.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    sessions.iter_mut().for_each(read_all);
+    assert!(lb.log().contains("MASTERDOWN"), "{}", lb.log());
+    let alone = Balancer::start(&[&orphan]);
+    let reply = RespClient::connect(alone.port()).call("GET key:1");
+    assert!(
+        reply.starts_with("-ERR no backend could answer: ") && reply.contains("MASTERDOWN"),
+        "{reply}"
+    );
+}
+
+#[test]
+fn a_server_that_is_loading_its_data_is_passed_over_until_it_is_done() {
+    let good = filled();
+    let mut loading = filled();
+    let mut pipe = redis::pipe();
+    for number in 0..20_000 {
+        pipe.set(format!("more:{number}"), "x").ignore();
+    }
+    pipe.cmd("SAVE").exec(&mut loading.connect()).expect("the server takes them");
+    let lb = Balancer::start(&[&loading, &good]);
+    let mut sessions = [(); 4].map(|()| RespClient::connect(lb.port()));
+    sessions.iter_mut().for_each(read_all);
+    loading.kill();
+    loading.restart_with(&[
+        "--key-load-delay",
+        "150",
+        "--loading-process-events-interval-bytes",
+        "1024",
+    ]);
+    let mut direct = RespClient::connect(loading.port());
+    sessions.iter_mut().for_each(read_all);
+    read_all(&mut RespClient::connect(lb.port()));
+    assert!(direct.call("GET key:1").starts_with("-LOADING"), "it was loading all the time");
+    assert!(lb.log().contains("LOADING"), "{}", lb.log());
+    wait_until("it is done", || direct.call("GET key:1").starts_with('$'));
+    read_all(&mut RespClient::connect(lb.port()));
+}
+
+#[test]
+fn a_server_busy_with_a_script_is_passed_over() {
+    let good = filled();
+    let busy = filled_with(&["--busy-reply-threshold", "20"]);
+    let lb = Balancer::start(&[&busy, &good]);
+    let mut sessions = [(); 4].map(|()| RespClient::connect(lb.port()));
+    sessions.iter_mut().for_each(read_all);
+    let mut spinning = RespClient::connect(busy.port());
+    spinning.send(&["EVAL", "while true do end", "0"]);
+    let mut direct = RespClient::connect(busy.port());
+    wait_until("it is busy", || direct.call("GET key:1").starts_with("-BUSY"));
+    sessions.iter_mut().for_each(read_all);
+    read_all(&mut RespClient::connect(lb.port()));
+    assert!(lb.log().contains("BUSY"), "{}", lb.log());
+    assert_eq!(direct.call("SCRIPT KILL"), "+OK\r\n");
+}
+
+#[test]
+fn a_reply_up_to_64_kib_that_breaks_off_comes_whole_from_another_backend() {
+    let server = RedisServer::start();
+    let value = "abcdefgh".repeat(7 * 1024);
+    server.command(&["SET", "value", &value]);
+    let expected = format!("${}\r\n{value}\r\n", value.len());
+    for after in [0, 1, 7, 20_000, expected.len() - 1] {
+        let broken = Broken::start(&server, "value", after);
+        let lb = Balancer::start_at(&[broken.address(), server.address()], &[]);
+        let mut sessions = [(); 2].map(|()| RespClient::connect(lb.port()));
+        for session in &mut sessions {
+            session.send_raw(
+                [encode(&["GET", "none"]), encode(&["GET", "value"]), encode(&["STRLEN", "value"])]
+                    .concat(),
+            );
+            assert_eq!(session.reply(), b"$-1\r\n");
+            assert!(session.reply() == expected.as_bytes(), "{after}: another reply");
+            assert_eq!(session.reply(), format!(":{}\r\n", value.len()).as_bytes());
+        }
+        assert!(broken.breaks() > 0, "{after}");
+    }
+}
+
+#[test]
+fn a_longer_reply_that_breaks_off_ends_the_connection_with_no_wrong_byte() {
+    let server = RedisServer::start();
+    let value: String = (0..40_000).map(|number| format!("{number:05}")).collect();
+    server.command(&["SET", "value", &value]);
+    let expected = format!("$5\r\nfirst\r\n${}\r\n{value}\r\n", value.len());
+    for after in [90_000, 150_000, 200_001] {
+        let broken = Broken::start(&server, "value", after);
+        let lb = Balancer::start_at(&[broken.address()], &[]);
+        let mut stream = lb.connect();
+        let commands = [encode(&["ECHO", "first"]), encode(&["GET", "value"]), encode(&["PING"])];
+        stream.write_all(&commands.concat()).expect("lb reads");
+        let mut came = Vec::new();
+        stream.read_to_end(&mut came).expect("an end");
+        assert!(came.len() > 64 * 1024 && came.len() < expected.len(), "{}", came.len());
+        assert!(expected.as_bytes().starts_with(&came), "{after}: wrong bytes");
+    }
+}
+
+#[test]
+fn a_watch_whose_backend_dies_is_like_a_key_that_was_touched() {
+    for (hello, null) in [(None, "*-1\r\n"), (Some("HELLO 3"), "_\r\n")] {
+        let mut first = filled();
+        let second = filled();
+        let lb = Balancer::start(&[&first, &second]);
+        let mut sessions = [(); 2].map(|()| RespClient::connect(lb.port()));
+        for session in &mut sessions {
+            hello.map(|hello| session.call(hello));
+            assert_eq!(session.call("WATCH key:1"), "+OK\r\n");
+        }
+        first.kill();
+        let mut execs = Vec::new();
+        for session in &mut sessions {
+            // One reads in between and finds out, one does not.
+            read_all(session);
+            for command in ["MULTI", "GET key:1"] {
+                session.call(command);
+            }
+            execs.push(session.call("EXEC"));
+            read_all(session);
+        }
+        execs.sort();
+        let whole = "*1\r\n$7\r\nvalue 1\r\n";
+        assert!(execs.contains(&null.to_owned()) && execs.contains(&whole.to_owned()), "{execs:?}");
+    }
+}
+
+#[test]
+fn a_touched_key_that_was_watched_is_noticed() {
+    let server = filled();
+    let lb = Balancer::start(&[&server]);
+    let mut session = RespClient::connect(lb.port());
+    for is_touched in [false, true, false] {
+        session.call("WATCH key:1 none");
+        session.call("MULTI");
+        session.call("GET key:2");
+        if is_touched {
+            server.command(&["SET", "none", "1"]);
+        }
+        let expected = if is_touched { "*-1\r\n" } else { "*1\r\n$7\r\nvalue 2\r\n" };
+        assert_eq!(session.call("EXEC"), expected);
+    }
+}
+
+#[test]
+fn a_transaction_whose_backend_dies_is_done_whole_on_another() {
+    let server = filled();
+    // Within the replies to MULTI and what is queued, and within that to EXEC.
+    for after in [0, 3, 16, 30] {
+        let broken = Broken::start(&server, "EXEC", after);
+        let lb = Balancer::start_at(&[broken.address(), server.address()], &[]);
+        let mut sessions = [(); 2].map(|()| RespClient::connect(lb.port()));
+        for session in &mut sessions {
+            for command in ["MULTI", "GET key:1", "GET key:2"] {
+                session.call(command);
+            }
+            assert_eq!(session.call("EXEC"), "*2\r\n$7\r\nvalue 1\r\n$7\r\nvalue 2\r\n", "{after}");
+        }
+        assert!(broken.breaks() > 0, "{after}");
+    }
+}

@@ -1,0 +1,215 @@
+//! What a Redis client may do at most, and what it can't do to others.
+
+use std::io::{Read, Write};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::balancer::Balancer;
+use crate::support::observe::{leases, peak_memory_mib};
+use crate::support::redis::RedisServer;
+use crate::support::resp::{RespClient, encode};
+use crate::support::wait_until;
+
+fn server() -> RedisServer {
+    let server = RedisServer::start();
+    server.command(&["SET", "a", "1"]);
+    server
+}
+
+#[test]
+fn who_is_idle_for_too_long_is_closed_unless_it_has_subscribed() {
+    let server = server();
+    let lb = Balancer::start_with(&[&server], &["--client-timeout", "1s"]);
+    let [mut idle, mut subscriber] = [(); 2].map(|()| RespClient::connect(lb.port()));
+    assert_eq!(idle.call("GET a"), "$1\r\n1\r\n");
+    subscriber.call("SUBSCRIBE news");
+    let began = Instant::now();
+    assert!(idle.is_closed());
+    assert!((900..5000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    thread::sleep(Duration::from_millis(500));
+    server.command(&["PUBLISH", "news", "x"]);
+    assert_eq!(subscriber.reply(), b"*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$1\r\nx\r\n");
+    assert_eq!(leases(&lb), [1]);
+}
+
+#[test]
+fn a_command_that_never_ends_is_refused_behind_the_replies_before_it() {
+    let server = server();
+    let lb = Balancer::start(&[&server]);
+    let mut sessions = [(); 2].map(|()| RespClient::connect(lb.port()));
+    sessions[1].call("SUBSCRIBE news");
+    for session in &mut sessions {
+        session.send_raw("*1\r\n$4\r\nPING\r\n*2\r\n$3\r\nGET\r\n$1\r\n");
+        session.reply();
+    }
+    for session in &mut sessions {
+        let refusal = String::from_utf8(session.reply()).expect("text");
+        assert!(refusal.starts_with("-ERR Protocol error: "), "{refusal}");
+        assert!(session.is_closed());
+    }
+}
+
+#[test]
+fn an_argument_may_be_as_long_as_allowed() {
+    let server = server();
+    let lb = Balancer::start_with(&[&server], &["--max-argument-mib", "1"]);
+    let longest = vec![b'x'; 1024 * 1024];
+    let mut session = RespClient::connect(lb.port());
+    let echoed = session.command(&[b"ECHO", &longest[..]]);
+    assert!(echoed.len() == longest.len() + "$1048576\r\n\r\n".len());
+    assert_eq!(session.command(&[b"EXISTS", &longest[..]]), b":0\r\n");
+    session.send_raw("*2\r\n$4\r\nECHO\r\n$1048577\r\n");
+    assert_eq!(session.reply(), b"-ERR Protocol error: invalid bulk length\r\n");
+    assert!(session.is_closed());
+}
+
+#[test]
+fn values_of_ten_mebibytes_come_whole() {
+    let server = server();
+    let value: Vec<u8> = (0..10 * 1024 * 1024).map(|number: u32| (number % 251) as u8).collect();
+    server.command(&[&b"SET"[..], b"value", &value]);
+    server.command(&[&b"RPUSH"[..], b"list", &value[..3_000_000], b"", &value[..70_000]]);
+    let lb = Balancer::start(&[&server]);
+    for hello in ["HELLO 2", "HELLO 3"] {
+        let mut session = RespClient::connect(lb.port());
+        let mut direct = RespClient::connect(server.port());
+        for session in [&mut session, &mut direct] {
+            session.call(hello);
+            session.send_raw(b"*2\r\n$3\r\nGET\r\n$5\r\nvalue\r\n".repeat(3));
+            session.send(&["LRANGE", "list", "0", "-1"]);
+            session.send(&["GET", "a"]);
+        }
+        for _ in 0..5 {
+            assert!(session.reply() == direct.reply(), "another reply");
+        }
+    }
+    assert!(peak_memory_mib(&lb) < 50, "{} MiB", peak_memory_mib(&lb));
+}
+
+#[test]
+fn who_never_reads_is_cut_off_and_costs_others_nothing() {
+    let server = server();
+    server.command(&["SETRANGE", "large", "8000000", "x"]);
+    let arguments = ["--client-timeout", "2s"];
+    let lb = Balancer::start_with(&[&server], &arguments);
+    let mut lazy: Vec<RespClient> = (0..5).map(|_| RespClient::connect(lb.port())).collect();
+    for session in &mut lazy {
+        session.send_raw(b"*2\r\n$3\r\nGET\r\n$5\r\nlarge\r\n".repeat(20));
+    }
+    wait_until("all five have asked", || leases(&lb) == [5]);
+    let mut other = RespClient::connect(lb.port());
+    let mut slowest = Duration::ZERO;
+    for _ in 0..300 {
+        let began = Instant::now();
+        assert_eq!(other.call("GET a"), "$1\r\n1\r\n");
+        slowest = slowest.max(began.elapsed());
+    }
+    assert!(slowest < Duration::from_secs(1), "one read took {slowest:?}");
+    wait_until("they are cut off", || {
+        // So that this one is not idle.
+        other.call("PING");
+        leases(&lb) == [1]
+    });
+    assert!(lb.log().contains("does not read its replies"), "{}", lb.log());
+    assert!(peak_memory_mib(&lb) < 50, "{} MiB", peak_memory_mib(&lb));
+}
+
+#[test]
+fn a_pipeline_may_be_written_whole_before_a_reply_is_read() {
+    let server = server();
+    let lb = Balancer::start(&[&server]);
+    let mut session = RespClient::connect(lb.port());
+    let mut pipeline = Vec::new();
+    for number in 0..100_000 {
+        pipeline.extend(encode(&["ECHO", &number.to_string()]));
+        pipeline.extend(encode(&["GETRANGE", "a", "0", &number.to_string()]));
+    }
+    session.send_raw(&pipeline);
+    for number in 0..100_000 {
+        let number = number.to_string();
+        assert_eq!(session.reply(), format!("${}\r\n{number}\r\n", number.len()).as_bytes());
+        assert_eq!(session.reply(), b"$1\r\n1\r\n");
+    }
+    assert!(peak_memory_mib(&lb) < 60, "{} MiB", peak_memory_mib(&lb));
+}
+
+#[test]
+fn a_pipeline_whose_client_ends_its_side_is_answered_to_the_end() {
+    let server = server();
+    let lb = Balancer::start(&[&server]);
+    let mut stream = lb.connect();
+    stream.write_all(&b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n".repeat(50_000)).expect("lb reads");
+    stream.shutdown(std::net::Shutdown::Write).expect("a connection");
+    let mut replies = Vec::new();
+    stream.read_to_end(&mut replies).expect("an end");
+    assert_eq!(replies.len(), "$1\r\n1\r\n".len() * 50_000);
+}
+
+#[test]
+fn a_transaction_that_is_too_long_is_aborted_and_the_session_goes_on() {
+    let server = server();
+    let lb = Balancer::start(&[&server]);
+    let mut session = RespClient::connect(lb.port());
+    let piece = "x".repeat(100 * 1024);
+    session.call("MULTI");
+    for _ in 0..10 {
+        assert_eq!(session.call(&format!("ECHO {piece}")), "+QUEUED\r\n");
+    }
+    assert_eq!(
+        session.call(&format!("ECHO {piece}")),
+        "-ERR at most 1024 KiB may be queued behind MULTI\r\n"
+    );
+    let aborted = "-EXECABORT Transaction discarded because of previous errors.\r\n";
+    assert_eq!(session.call("EXEC"), aborted);
+    session.call("MULTI");
+    for _ in 0..10 {
+        assert_eq!(session.call(&format!("ECHO {piece}")), "+QUEUED\r\n");
+    }
+    assert!(session.call("EXEC").len() > 10 * piece.len());
+    assert_eq!(session.call("GET a"), "$1\r\n1\r\n");
+}
+
+#[test]
+fn sessions_that_want_more_connections_than_there_may_be_take_turns() {
+    let server = server();
+    let arguments = ["--backend-connections", "2", "--backend-timeout", "10s"];
+    let lb = Balancer::start_with(&[&server], &arguments);
+    thread::scope(|scope| {
+        for _ in 0..60 {
+            scope.spawn(|| {
+                let mut session = RespClient::connect(lb.port());
+                for _ in 0..50 {
+                    assert_eq!(session.call("GET a"), "$1\r\n1\r\n");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn more_subscribers_than_there_may_be_are_told_so_and_reads_go_on() {
+    let server = server();
+    for bound in ["4", "8"] {
+        let lb = Balancer::start_with(&[&server], &["--backend-connections", bound]);
+        let mut subscribers: Vec<RespClient> = Vec::new();
+        let mut late = loop {
+            let mut session = RespClient::connect(lb.port());
+            match &*session.call("SUBSCRIBE news") {
+                reply if reply.starts_with('*') => subscribers.push(session),
+                reply => {
+                    assert_eq!(
+                        reply,
+                        "-ERR too many clients watch or subscribe: try again later\r\n"
+                    );
+                    break session;
+                }
+            }
+        };
+        assert!(!subscribers.is_empty());
+        assert_eq!(late.call("GET a"), "$1\r\n1\r\n");
+        assert!(late.call("WATCH a").starts_with("-ERR too many clients"));
+        assert!(lb.get("/a").status == 200);
+        drop(subscribers.pop());
+        wait_until("one has left", || late.call("SUBSCRIBE news").starts_with('*'));
+    }
+}

@@ -1,0 +1,83 @@
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use super::redis::RedisServer;
+
+/// Stands before a real server and breaks a connection off within the reply to a command.
+pub struct Broken {
+    port: u16,
+    breaks: Arc<AtomicUsize>,
+}
+
+impl Broken {
+    /// Breaks off `after` so many bytes of the reply to what contains `word`.
+    pub fn start(server: &RedisServer, word: &'static str, after: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("its address").port();
+        let breaks = Arc::new(AtomicUsize::new(0));
+        let (server, counter) = (server.port(), Arc::clone(&breaks));
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { continue };
+                let counter = Arc::clone(&counter);
+                thread::spawn(move || pass(client, server, word, after, &counter));
+            }
+        });
+        Self { port, breaks }
+    }
+
+    /// `127.0.0.1:PORT`
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// How often it has broken off.
+    pub fn breaks(&self) -> usize {
+        self.breaks.load(Ordering::Relaxed)
+    }
+}
+
+fn pass(
+    mut client: TcpStream,
+    mut server: TcpStream,
+    word: &str,
+    after: usize,
+    breaks: &AtomicUsize,
+) {
+    let [to_client, from_server] = [&client, &server].map(|s| s.try_clone().expect("a socket"));
+    // Replies pass unhindered until the word comes.
+    let left = Arc::new(AtomicUsize::new(usize::MAX));
+    let seen_left = Arc::clone(&left);
+    let replies = thread::spawn(move || pass_replies(from_server, to_client, &seen_left));
+    let mut piece = [0; 64 * 1024];
+    while let Ok(length @ 1..) = client.read(&mut piece) {
+        if piece[..length].windows(word.len()).any(|window| window == word.as_bytes()) {
+            left.store(after, Ordering::SeqCst);
+            breaks.fetch_add(1, Ordering::Relaxed);
+        }
+        if server.write_all(&piece[..length]).is_err() {
+            break;
+        }
+    }
+    // Either side may be gone already.
+    let _ = server.shutdown(Shutdown::Both);
+    let _ = replies.join();
+}
+
+fn pass_replies(mut server: TcpStream, mut client: TcpStream, left: &AtomicUsize) {
+    let mut piece = [0; 4096];
+    while let Ok(length @ 1..) = server.read(&mut piece) {
+        let passed = length.min(left.load(Ordering::SeqCst));
+        if client.write_all(&piece[..passed]).is_err() || passed < length {
+            break;
+        }
+        if left.load(Ordering::SeqCst) != usize::MAX {
+            left.fetch_sub(passed, Ordering::SeqCst);
+        }
+    }
+    // With a reset the balancer could lose what it was sent.
+    let _ = client.shutdown(Shutdown::Write);
+}

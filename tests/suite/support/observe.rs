@@ -1,0 +1,58 @@
+//! What shows from outside: the balancer's own account, its memory, whole conversations.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+
+use super::balancer::Balancer;
+use super::redis::RedisServer;
+use super::resp::{RespClient, encode};
+
+/// How many leases each backend has, as `INFO` says.
+pub fn leases(lb: &Balancer) -> Vec<usize> {
+    backends(lb, "leases")
+}
+
+/// How many connections each backend has, as `INFO` says.
+pub fn connections(lb: &Balancer) -> Vec<usize> {
+    backends(lb, "connections")
+}
+
+fn backends(lb: &Balancer, what: &str) -> Vec<usize> {
+    let info = RespClient::connect(lb.port()).call("INFO balancer");
+    let lines = info.lines().filter_map(|line| line.strip_prefix("lb_backend")?.split_once(':'));
+    lines
+        .filter_map(|(_, fields)| {
+            fields.split(',').find_map(|field| field.strip_prefix(what)?.strip_prefix('='))
+        })
+        .map(|count| count.parse().expect("a count"))
+        .collect()
+}
+
+/// How many clients a server has, without the one that asks.
+pub fn clients_of(server: &RedisServer) -> usize {
+    let list: String = redis::from_redis_value(server.command(&["CLIENT", "LIST"])).expect("text");
+    list.lines().count() - 1
+}
+
+/// The most memory that the balancer has had so far, in MiB.
+pub fn peak_memory_mib(lb: &Balancer) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", lb.pid())).expect("Linux");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+    peak.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") / 1024
+}
+
+/// All that a server says to these commands, up to the end of the connection; the last is QUIT.
+pub fn transcript(port: u16, commands: &[&str]) -> String {
+    let mut bytes: Vec<u8> =
+        commands.iter().flat_map(|words| encode(&words.split(' ').collect::<Vec<_>>())).collect();
+    bytes.extend(encode(&["QUIT"]));
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the server accepts");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    stream.write_all(&bytes).expect("the server reads");
+    // Redis forgets a QUIT to which no reply is wanted.
+    stream.shutdown(Shutdown::Write).expect("a connection");
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said).expect("an end");
+    said.escape_ascii().to_string().replace("\\r\\n", "\n")
+}
