@@ -21,11 +21,12 @@ Examples:
   LB_BACKENDS=redis-a:6379,redis-b:6379 lb --listen 0.0.0.0:1310
       the same from the environment, for every network interface
   lb --demo-delay 3s
-      each read takes 3 seconds more, so that the balancing can be watched
+      each HTTP read takes 3 seconds more, so that the balancing can be watched
 
-Try: curl http://127.0.0.1:1310/actor:1";
+Try: curl http://127.0.0.1:1310/actor:1
+     redis-cli -p 1310 hgetall actor:1";
 
-/// Serves reads over HTTP, each from the Redis server that has the fewest under way.
+/// Serves reads over HTTP and the Redis protocol, each from the Redis server with the fewest clients.
 #[derive(Debug, Parser)]
 #[command(name = "lb", version, about, after_help = EXAMPLES, max_term_width = 100)]
 struct Args {
@@ -45,7 +46,7 @@ struct Args {
     )]
     backends: Vec<String>,
 
-    /// Clients at a time; more get 503
+    /// Clients at a time; more are told so and closed
     #[arg(
         long,
         env = "LB_MAX_CLIENTS",
@@ -91,7 +92,7 @@ struct Args {
     #[arg(long, env = "LB_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = time)]
     drain_timeout: Duration,
 
-    /// Holds each read this long with its lease taken, to watch the balancing
+    /// Holds each HTTP read this long with its lease taken, to watch the balancing
     #[arg(long, env = "LB_DEMO_DELAY", value_name = "TIME", default_value = "0s", value_parser = time)]
     demo_delay: Duration,
 

@@ -1,9 +1,11 @@
 //! One address in front of several Redis servers that hold the same data.
 //!
-//! The way of a client: [`listener`] accepts it and gives it a thread; [`session`] talks to it, in
-//! the messages of [`http`]; [`balance`] leases it the backend with the fewest leases; [`backend`]
-//! makes one exchange with that, in the frames of [`resp`]; [`json`] writes the reply as it
-//! arrives. The loader is [`dataset`] and [`seed`]. `docs/ARCHITECTURE.md` is the map.
+//! The way of a client: [`listener`] accepts it and gives it a thread; [`session`] finds out what it
+//! speaks and talks to it, in the messages of [`http`] or the commands of [`resp`], of which
+//! [`policy`] says what may pass; [`balance`] leases it the backend with the fewest leases;
+//! [`backend`] makes exchanges with that, over the connections of a [`pool`]. HTTP gets the reply
+//! as [`json`], Redis clients get its bytes. The loader is [`dataset`] and [`seed`].
+//! `docs/ARCHITECTURE.md` is the map.
 
 pub mod address;
 pub mod backend;

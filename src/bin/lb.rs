@@ -61,9 +61,11 @@ fn introduce(address: SocketAddr, balancer: &Balancer) {
     // Nobody may be reading: that is no reason not to serve.
     let _ = writeln!(
         std::io::stdout(),
-        "redis-lb {} listens on http://{address}/\n  reads from {}\n  try curl http://{address}/actor:1",
+        "redis-lb {} listens on http://{address}/\n  reads from {}\n  \
+         try curl http://{address}/actor:1 or redis-cli -p {} hgetall actor:1",
         env!("CARGO_PKG_VERSION"),
         names.join(", "),
+        address.port(),
     );
     if !address.ip().is_loopback() {
         warn!("{address} can be reached from other machines, and there are no passwords yet");
