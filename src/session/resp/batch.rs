@@ -2,8 +2,8 @@
 
 use super::Failure;
 use super::outlet::{Outlet, Passed};
-use super::upstream::Upstream;
-use crate::backend::{Backend, BackendError, Connection, Mode};
+use super::upstream::{Target, Upstream};
+use crate::backend::{BackendError, Connection};
 use crate::policy::{Policy, Verdict};
 use crate::resp::{CommandParser, write};
 
@@ -15,11 +15,13 @@ const MAX_BYTES: usize = 64 * 1024;
 /// batch of short replies doubles the window, a long reply shrinks it to a single command.
 const FIRST_WINDOW: usize = 64;
 
-/// The first window behind a timeout.
-const FIRST_WINDOW_BEHIND_A_TIMEOUT: usize = 2;
-
 /// The largest window.
 const MAX_WINDOW: usize = 1024;
+
+/// The first window behind a timeout. It doubles up to half of what timed out, …
+const FIRST_WINDOW_BEHIND_A_TIMEOUT: usize = 2;
+/// … and that bound grows by so much a batch, as it may have been the backend's fault.
+const WINDOW_GROWTH: usize = 4;
 
 /// What a batch keeps of its memory while the client is idle.
 const IDLE_CAPACITY_BYTES: usize = 1024;
@@ -36,7 +38,7 @@ enum Step {
 pub struct Batch {
     /// So many steps at most.
     window: usize,
-    /// The window does not grow beyond: a backend was silent for too long over twice as many.
+    /// The window does not grow beyond.
     max_window: usize,
     steps: Vec<Step>,
     commands: Vec<u8>,
@@ -91,19 +93,17 @@ impl Batch {
     pub fn run(
         &mut self,
         upstream: &mut Upstream,
-        backend: &Backend,
-        mode: Mode,
-        commands_version: u64,
+        target: Target,
         outlet: &mut Outlet,
     ) -> Result<(), Failure> {
-        let mut window = (self.window * 2).min(self.max_window);
+        let mut has_long = false;
         while self.done.steps < self.steps.len() {
+            // All of it, unless the window has shrunk since it was gathered.
             let end = self.steps.len().min(self.done.steps + self.window);
-            if self.run_until(end, upstream, backend, mode, commands_version, outlet)? {
-                window = 1;
-            }
+            has_long |= self.run_until(end, upstream, target, outlet)?;
         }
-        self.window = window;
+        self.max_window = (self.max_window + WINDOW_GROWTH).min(MAX_WINDOW);
+        self.window = if has_long { 1 } else { (self.window * 2).min(self.max_window) };
         Ok(())
     }
 
@@ -112,9 +112,7 @@ impl Batch {
         &mut self,
         end: usize,
         upstream: &mut Upstream,
-        backend: &Backend,
-        mode: Mode,
-        commands_version: u64,
+        target: Target,
         outlet: &mut Outlet,
     ) -> Result<bool, Failure> {
         let (mut has_long, mut connection) = (false, None);
@@ -124,13 +122,7 @@ impl Batch {
                 Step::Forward { length, is_silent } => {
                     let connection = match &mut connection {
                         Some(connection) => connection,
-                        none => none.insert(self.begin(
-                            end,
-                            upstream,
-                            backend,
-                            mode,
-                            commands_version,
-                        )?),
+                        none => none.insert(self.begin(end, upstream, target)?),
                     };
                     let passed = outlet.pass_on(connection, is_silent);
                     has_long |= self.note_timeout(end, passed)? == Passed::InPieces;
@@ -151,9 +143,7 @@ impl Batch {
         &mut self,
         end: usize,
         upstream: &mut Upstream,
-        backend: &Backend,
-        mode: Mode,
-        commands_version: u64,
+        target: Target,
     ) -> Result<Connection, Failure> {
         let lengths = self.steps[self.done.steps..end].iter().map(|step| match step {
             Step::Forward { length, .. } => *length,
@@ -161,10 +151,10 @@ impl Batch {
         });
         let commands = &self.commands[self.done.commands..][..lengths.sum()];
         let turn = match self.window {
-            1 => Some(backend.large_reads.turn(commands).ok_or(BackendError::Busy)?),
+            1 => Some(target.backend.large_reads.turn(commands).ok_or(BackendError::Busy)?),
             _ => None,
         };
-        let begun = upstream.begin(backend, mode, commands, Some(commands_version));
+        let begun = upstream.begin(target, commands);
         if let (Err(BackendError::TimedOut), Some(turn)) = (&begun, &turn) {
             turn.give_up();
         }

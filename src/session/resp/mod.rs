@@ -23,7 +23,7 @@ use self::client::ClientState;
 use self::outlet::Outlet;
 use self::subscription::Subscriptions;
 use self::transaction::Transaction;
-use self::upstream::{Unanswered, Upstream};
+use self::upstream::{Target, Unanswered, Upstream};
 use super::Client;
 use crate::backend::{BackendError, Connection, Mode, is_timeout};
 use crate::balancer::Balancer;
@@ -306,7 +306,8 @@ impl<'a> Session<'a> {
             let Self { upstream, outlet, mode, commands_version, .. } = self;
             let address = outlet.client.address;
             let ran = upstream.on_any(address, |upstream, backend| {
-                batch.run(upstream, backend, *mode, *commands_version, outlet)
+                let commands_version = Some(*commands_version);
+                batch.run(upstream, Target { backend, mode: *mode, commands_version }, outlet)
             });
             match ran {
                 Err(Unanswered::OtherCommands) => {
@@ -338,23 +339,25 @@ impl<'a> Session<'a> {
         let Self { upstream, outlet, mode, .. } = self;
         let address = outlet.client.address;
         upstream.on_any(address, |upstream, backend| {
-            let mut connection = upstream.begin(backend, *mode, commands, commands_version)?;
+            let target = Target { backend, mode: *mode, commands_version };
+            let mut connection = upstream.begin(target, commands)?;
             let done = work(&mut connection, outlet)?;
             upstream.end(connection);
             Ok(done)
         })
     }
 
-    /// Sends a command that changes the mode of its connection to `target` when it succeeds: on a
+    /// Sends a command that changes the mode of its connection to `wanted` when it succeeds: on a
     /// connection that has that mode already, or one of the session's, which then gets it.
-    fn change_mode(&mut self, command: &[u8], target: Mode) -> Result<Vec<u8>, Unanswered> {
+    fn change_mode(&mut self, command: &[u8], wanted: Mode) -> Result<Vec<u8>, Unanswered> {
         let Self { upstream, outlet, mode, .. } = self;
         upstream.on_any(outlet.client.address, |upstream, backend| {
-            let mode = if backend.has_idle(target) { target } else { *mode };
-            let mut connection = upstream.begin(backend, mode, command, None)?;
+            let mode = if backend.has_idle(wanted) { wanted } else { *mode };
+            let target = Target { backend, mode, commands_version: None };
+            let mut connection = upstream.begin(target, command)?;
             let reply = short_reply(&mut connection)?;
             if !reply.starts_with(b"-") {
-                connection.mode = target;
+                connection.mode = wanted;
             }
             upstream.end(connection);
             Ok(reply)

@@ -4,7 +4,7 @@
 use std::mem;
 
 use super::outlet::Outlet;
-use super::upstream::{TOO_MANY_PINNED, Watch};
+use super::upstream::{TOO_MANY_PINNED, Target, Watch};
 use super::{Ended, Failure, Session, Unanswered, short_reply};
 use crate::backend::Connection;
 use crate::policy::{Own, Verdict};
@@ -174,7 +174,8 @@ impl Session<'_> {
                 // What EXEC will answer is known already.
                 return Ok(OK.to_vec());
             }
-            let mut connection = upstream.begin(backend, *mode, command.bytes(), None)?;
+            let target = Target { backend, mode: *mode, commands_version: None };
+            let mut connection = upstream.begin(target, command.bytes())?;
             let reply = short_reply(&mut connection)?;
             if matches!(upstream.watch, Watch::InUse) || reply != OK {
                 upstream.end(connection);

@@ -26,6 +26,16 @@ pub enum Watch {
     Lost,
 }
 
+/// Where commands are sent.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    pub backend: &'a Backend,
+    pub mode: Mode,
+    /// They are not sent if this is no longer the version of the backends' commands; `None` for
+    /// those that are not judged by these.
+    pub commands_version: Option<u64>,
+}
+
 /// Why nothing came of what was to be done on a backend.
 pub enum Unanswered {
     /// Each backend has failed; this says how.
@@ -100,16 +110,9 @@ impl<'a> Upstream<'a> {
         self.lease.as_ref().map(Lease::backend)
     }
 
-    /// Sends `commands` to `backend` and waits for the reply to begin: on the connection that
-    /// watches, or one from the pool. Where `commands_version` is given, they are not sent if
-    /// that is no longer the version of the backends' commands.
-    pub fn begin(
-        &mut self,
-        backend: &Backend,
-        mode: Mode,
-        commands: &[u8],
-        commands_version: Option<u64>,
-    ) -> Result<Connection, BackendError> {
+    /// Sends `commands` and waits for the reply to begin: on the connection that watches, or one
+    /// from the pool.
+    pub fn begin(&mut self, target: Target, commands: &[u8]) -> Result<Connection, BackendError> {
         if let Some(mut connection) = self.take_watching() {
             match connection.send(commands) {
                 Ok(()) => {
@@ -122,8 +125,8 @@ impl<'a> Upstream<'a> {
             }
         }
         let now = || self.balancer.commands_version();
-        let may_send = || commands_version.is_none_or(|version| version == now());
-        backend.request_if(mode, commands, may_send)
+        let may_send = || target.commands_version.is_none_or(|version| version == now());
+        target.backend.request_if(target.mode, commands, may_send)
     }
 
     /// Takes the connection that watches. Until it is back, the watch counts as lost.
