@@ -14,6 +14,7 @@ mod isolation;
 mod large;
 mod listing;
 mod malformed;
+mod malformed_commands;
 mod policy;
 mod resp_failover;
 mod resp_limits;
