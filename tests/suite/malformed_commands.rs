@@ -158,7 +158,7 @@ const ODD: [&[u8]; 59] = [
 
 /// What Redis thinks of the arguments of commands that the balancer answers itself, or has a look
 /// at: lines of words, in a connection each.
-const ARGUMENTS: [&[u8]; 31] = [
+const ARGUMENTS: [&[u8]; 34] = [
     b"PING a b\r\nPING ''\r\nPING \"\\x00\\xff\\r\\n\"\r\nECHO\r\nECHO a b\r\nTIME x\r\n",
     b"GET\r\nGET key x\r\nMGET\r\nGET list\r\nOBJECT\r\nOBJECT ENCODING\r\nOBJECT ENCODING key\r\n",
     b"SET\r\nSET a\r\nSET a b\r\nDEL a\r\nFLUSHALL\r\nFLUSHALL x y z\r\nXGROUP CREATE a b c\r\n",
@@ -177,6 +177,9 @@ const ARGUMENTS: [&[u8]; 31] = [
     b"CLIENT REPLY OFF\r\nPING\r\nNOSUCH\r\nCLIENT REPLY ON\r\nPING\r\n",
     b"CLIENT REPLY SKIP\r\nPING\r\nPING\r\nCLIENT REPLY SKIP\r\nNOSUCH\r\nPING\r\n",
     b"CLIENT REPLY OFF\r\nQUIT\r\n",
+    b"CLIENT REPLY OFF\r\nRESET\r\nPING\r\n",
+    b"CLIENT REPLY OFF\r\nPING\r\n*x\r\n",
+    b"CLIENT REPLY SKIP\r\n*x\r\n",
     b"CONFIG\r\nCONFIG GET\r\nCONFIG x\r\nCONFIG GET nosuch\r\nCOMMAND x\r\nXINFO\r\nXINFO x y\r\n",
     b"INFO nosuch\r\nINFO nosuch neither\r\n",
     b"SCAN x\r\nSCAN ' 0'\r\nSCAN 99999999999999999999\r\nSCAN 0 x\r\nSCAN 0 COUNT\r\nSCAN 0 COUNT 0\r\n",

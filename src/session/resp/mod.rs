@@ -217,7 +217,9 @@ impl<'a> Session<'a> {
         if let Err(ended) = self.run_batch() {
             return ended;
         }
-        write(self.outlet.out());
+        if !self.state.reply_mode.next() {
+            write(self.outlet.out());
+        }
         match self.outlet.deliver() {
             Ok(()) => Ended::Refused(why),
             Err(error) => error.into(),
