@@ -141,3 +141,16 @@ fn ids_are_distinct_and_stay() {
     assert_eq!(one.call("CLIENT ID"), id);
     assert!(one.call("HELLO 3").contains(&format!("id\r\n{id}")), "HELLO says the same");
 }
+
+#[test]
+fn client_info_has_every_field_of_the_server_as_clients_rely_on_them() {
+    let server = RedisServer::start();
+    let lb = Balancer::start(&[&server]);
+    let fields = |port| {
+        let info = RespClient::connect(port).call("CLIENT INFO");
+        let words = info.split_whitespace().filter_map(|word| word.split_once('='));
+        words.map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
+    };
+    let (direct, proxied) = (fields(server.port()), fields(lb.port()));
+    assert!(proxied.starts_with(&direct), "direct: {direct:?}\nproxied: {proxied:?}");
+}
