@@ -68,6 +68,7 @@ fn whole_conversations_are_those_of_the_server() {
         &["CLIENT REPLY SKIP", "MULTI", "GET a", "HGETALL hash", "EXEC"],
         &["CLIENT REPLY SKIP", "NO SUCH", "GET", "CLIENT REPLY x", "CLIENT REPLY"],
         &["CLIENT REPLY SKIP", "RESET", "GET a"],
+        &["GET a", "QUIT", "GET a"],
         // Protocols and names.
         &["HELLO", "HELLO 3", "HGETALL hash", "GET none", "HELLO", "HELLO 2", "HGETALL hash"],
         &["HELLO 3 SETNAME bob", "CLIENT GETNAME", "HELLO 2 SETNAME ann", "CLIENT GETNAME"],
@@ -140,4 +141,18 @@ fn ids_are_distinct_and_stay() {
     assert_eq!(one.call("SELECT 1"), "+OK\r\n");
     assert_eq!(one.call("CLIENT ID"), id);
     assert!(one.call("HELLO 3").contains(&format!("id\r\n{id}")), "HELLO says the same");
+}
+
+#[test]
+fn sessions_end_when_the_balancer_is_told_to() {
+    let server = RedisServer::start();
+    let mut lb = Balancer::start(&[&server]);
+    let mut sessions = [(); 4].map(|()| RespClient::connect(lb.port()));
+    for (session, command) in sessions.iter_mut().zip(["GET a", "SUBSCRIBE a", "WATCH a", "MULTI"])
+    {
+        session.call(command);
+    }
+    lb.signal("-TERM");
+    assert!(lb.wait().success());
+    assert!(sessions.iter_mut().all(RespClient::is_closed));
 }
