@@ -42,8 +42,11 @@ impl Broken {
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { continue };
+                for socket in [&client, &server] {
+                    socket.set_nodelay(true).expect("a socket");
+                }
                 let counter = Arc::clone(&counter);
-                thread::spawn(move || pass(client, server, left, &counter));
+                thread::spawn(move || pass(client, server, left, counter));
             }
         });
         Self { port, breaks }
@@ -64,12 +67,12 @@ fn pass(
     mut client: TcpStream,
     mut server: TcpStream,
     left_behind: impl Fn(Option<&[u8]>) -> Option<usize>,
-    breaks: &AtomicUsize,
+    breaks: Arc<AtomicUsize>,
 ) {
     let [to_client, from_server] = [&client, &server].map(|s| s.try_clone().expect("a socket"));
     let left = Arc::new(AtomicUsize::new(left_behind(None).unwrap_or(usize::MAX)));
     let seen_left = Arc::clone(&left);
-    let replies = thread::spawn(move || pass_replies(from_server, to_client, &seen_left));
+    let replies = thread::spawn(move || pass_replies(from_server, to_client, &seen_left, &breaks));
     let mut piece = [0; 64 * 1024];
     while let Ok(length @ 1..) = client.read(&mut piece) {
         if let Some(after) = left_behind(Some(&piece[..length])) {
@@ -81,23 +84,29 @@ fn pass(
     }
     // Either side may be gone already.
     let _ = server.shutdown(Shutdown::Both);
-    if let Ok(true) = replies.join() {
-        breaks.fetch_add(1, Ordering::Relaxed);
-    }
+    let _ = replies.join();
 }
 
-/// Returns whether it has broken off.
-fn pass_replies(mut server: TcpStream, mut client: TcpStream, left: &AtomicUsize) -> bool {
+fn pass_replies(
+    mut server: TcpStream,
+    mut client: TcpStream,
+    left: &AtomicUsize,
+    breaks: &AtomicUsize,
+) {
     let mut piece = [0; 4096];
-    let mut is_broken = false;
-    while let (false, Ok(length @ 1..)) = (is_broken, server.read(&mut piece)) {
+    while let Ok(length @ 1..) = server.read(&mut piece) {
         let passed = length.min(left.load(Ordering::SeqCst));
-        is_broken = client.write_all(&piece[..passed]).is_ok() && passed < length;
+        if client.write_all(&piece[..passed]).is_err() {
+            break;
+        }
+        if passed < length {
+            breaks.fetch_add(1, Ordering::Relaxed);
+            break;
+        }
         if left.load(Ordering::SeqCst) != usize::MAX {
             left.fetch_sub(passed, Ordering::SeqCst);
         }
     }
     // With a reset the balancer could lose what it was sent.
     let _ = client.shutdown(Shutdown::Write);
-    is_broken
 }
