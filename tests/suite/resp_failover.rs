@@ -143,8 +143,7 @@ fn assert_passed_over(bad: String, good: &RedisServer, why: &str) {
     for _ in 0..4 {
         read_all(&mut RespClient::connect(lb.port()));
     }
-    let log = lb.log();
-    assert!(log.contains(&bad) && log.contains(why), "{log}");
+    wait_until("it is logged", || lb.log().contains(&bad) && lb.log().contains(why));
 }
 
 #[test]
@@ -166,7 +165,7 @@ fn a_backend_with_too_many_clients_or_without_our_password_is_passed_over() {
     let lb =
         Balancer::start_at(&[format!("redis://:wrong@{}", wrong.address()), good.address()], &[]);
     (0..4).for_each(|_| read_all(&mut RespClient::connect(lb.port())));
-    assert!(lb.log().contains("WRONGPASS"), "{}", lb.log());
+    wait_until("it is logged", || lb.log().contains("WRONGPASS"));
     assert_passed_over(format!("127.0.0.1:{}", protected()), &good, "DENIED");
 }
 
@@ -194,7 +193,7 @@ fn a_replica_that_has_lost_its_primary_is_passed_over() {
     sessions.iter_mut().for_each(read_all);
     orphan.command(&["REPLICAOF", "127.0.0.1", "1"]);
     sessions.iter_mut().for_each(read_all);
-    assert!(lb.log().contains("MASTERDOWN"), "{}", lb.log());
+    wait_until("it is logged", || lb.log().contains("MASTERDOWN"));
     let alone = Balancer::start(&[&orphan]);
     let reply = RespClient::connect(alone.port()).call("GET key:1");
     assert!(
@@ -223,10 +222,10 @@ fn a_server_that_is_loading_its_data_is_passed_over_until_it_is_done() {
         "1024",
     ]);
     let mut direct = RespClient::connect(loading.port());
+    assert!(direct.call("GET key:1").starts_with("-LOADING"));
     sessions.iter_mut().for_each(read_all);
     read_all(&mut RespClient::connect(lb.port()));
     assert!(direct.call("GET key:1").starts_with("-LOADING"), "it was loading all the time");
-    assert!(lb.log().contains("LOADING"), "{}", lb.log());
     wait_until("it is done", || direct.call("GET key:1").starts_with('$'));
     read_all(&mut RespClient::connect(lb.port()));
 }
@@ -244,7 +243,7 @@ fn a_server_busy_with_a_script_is_passed_over() {
     wait_until("it is busy", || direct.call("GET key:1").starts_with("-BUSY"));
     sessions.iter_mut().for_each(read_all);
     read_all(&mut RespClient::connect(lb.port()));
-    assert!(lb.log().contains("BUSY"), "{}", lb.log());
+    wait_until("it is logged", || lb.log().contains("BUSY"));
     assert_eq!(direct.call("SCRIPT KILL"), "+OK\r\n");
 }
 
@@ -350,5 +349,115 @@ fn a_transaction_whose_backend_dies_is_done_whole_on_another() {
             assert_eq!(session.call("EXEC"), "*2\r\n$7\r\nvalue 1\r\n$7\r\nvalue 2\r\n", "{after}");
         }
         assert!(broken.breaks() > 0, "{after}");
+    }
+}
+
+/// Random commands and the replies to them, for a server that [`fill_for_chaos`] has filled.
+struct Chaos {
+    database: u8,
+    commands: Vec<u8>,
+    replies: Vec<String>,
+}
+
+impl Chaos {
+    fn add(&mut self, command: &str, reply: impl Into<String>) {
+        self.commands.extend(encode(&command.split(' ').collect::<Vec<_>>()));
+        self.replies.push(reply.into());
+    }
+
+    fn add_silent(&mut self, command: &str) {
+        self.add("CLIENT REPLY SKIP", "");
+        self.add(command, "");
+        self.replies.truncate(self.replies.len() - 2);
+    }
+
+    fn add_any(&mut self) {
+        let here = format!("$1\r\n{}\r\n", self.database);
+        let length = [10, 3000, 20_000, 65_000][fastrand::usize(0..4)];
+        let value = bulk(&"v".repeat(length));
+        match fastrand::u8(0..10) {
+            0 => self.add("ECHO hello", bulk("hello")),
+            1 => self.add("GET database", here),
+            2 => self.add("HSCAN hash 0", "*2\r\n$1\r\n0\r\n*2\r\n$1\r\nf\r\n$1\r\nv\r\n"),
+            3 => self.add("SELECT 99", "-ERR DB index is out of range\r\n"),
+            4 => self.add_silent(&format!("GET value:{length}")),
+            5 => {
+                self.database = fastrand::u8(0..3);
+                self.add(&format!("SELECT {}", self.database), "+OK\r\n");
+            }
+            6 => {
+                self.add("MULTI", "+OK\r\n");
+                self.add("GET database", "+QUEUED\r\n");
+                self.add("GET value:20000", "+QUEUED\r\n");
+                self.add("EXEC", format!("*2\r\n{here}{}", bulk(&"v".repeat(20_000))));
+            }
+            _ => self.add(&format!("GET value:{length}"), value),
+        }
+    }
+}
+
+fn bulk(text: &str) -> String {
+    format!("${}\r\n{text}\r\n", text.len())
+}
+
+fn fill_for_chaos(server: &RedisServer) {
+    let mut pipe = redis::pipe();
+    for database in 0..3 {
+        pipe.cmd("SELECT").arg(database).set("database", database).hset("hash", "f", "v");
+        for length in [10, 3000, 20_000, 65_000] {
+            pipe.set(format!("value:{length}"), "v".repeat(length));
+        }
+    }
+    pipe.exec(&mut server.connect()).expect("the server takes them");
+}
+
+#[test]
+fn wherever_connections_break_off_each_reply_is_right() {
+    let servers = [(); 2].map(|()| RedisServer::start());
+    servers.iter().for_each(fill_for_chaos);
+    let broken = [(); 2].map(|()| Broken::at_random(&servers[0], 400_000));
+    let backends = [broken[0].address(), servers[1].address(), broken[1].address()];
+    let lb =
+        Balancer::start_at(&backends, &["--backend-connections", "8", "--backend-timeout", "5s"]);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                // A session stays with the backend that has not failed: so there are many.
+                for _ in 0..40 {
+                    let mut session = RespClient::connect(lb.port());
+                    let mut chaos =
+                        Chaos { database: 0, commands: Vec::new(), replies: Vec::new() };
+                    (0..60).for_each(|_| chaos.add_any());
+                    session.send_raw(&chaos.commands);
+                    for expected in &chaos.replies {
+                        let reply = String::from_utf8(session.reply()).expect("text");
+                        assert!(reply == *expected, "{reply:.100} instead of {expected:.100}");
+                    }
+                }
+            });
+        }
+    });
+    assert!(broken.iter().all(|broken| broken.breaks() > 5), "nothing was tried");
+}
+
+#[test]
+fn database_protocol_and_name_stay_when_the_backend_fails() {
+    let mut servers = [(); 2].map(|()| RedisServer::start());
+    let fill = |server: &RedisServer| {
+        let mut pipe = redis::pipe();
+        pipe.cmd("SELECT").arg(3).hset("hash", "f", "v");
+        pipe.exec(&mut server.connect()).expect("the server takes it");
+    };
+    servers.iter().for_each(fill);
+    let lb = Balancer::start(&servers.each_ref());
+    let mut session = RespClient::connect(lb.port());
+    session.call("HELLO 3 SETNAME ann");
+    session.call("SELECT 3");
+    for server in &mut servers {
+        server.kill();
+        assert_eq!(session.call("HGETALL hash"), "%1\r\n$1\r\nf\r\n$1\r\nv\r\n");
+        assert_eq!(session.call("CLIENT GETNAME"), "$3\r\nann\r\n");
+        server.restart();
+        fill(server);
     }
 }

@@ -68,6 +68,7 @@ fn whole_conversations_are_those_of_the_server() {
         &["CLIENT REPLY SKIP", "MULTI", "GET a", "HGETALL hash", "EXEC"],
         &["CLIENT REPLY SKIP", "NO SUCH", "GET", "CLIENT REPLY x", "CLIENT REPLY"],
         &["CLIENT REPLY SKIP", "RESET", "GET a"],
+        &["GET a", "QUIT", "GET a"],
         // Protocols and names.
         &["HELLO", "HELLO 3", "HGETALL hash", "GET none", "HELLO", "HELLO 2", "HGETALL hash"],
         &["HELLO 3 SETNAME bob", "CLIENT GETNAME", "HELLO 2 SETNAME ann", "CLIENT GETNAME"],
@@ -153,4 +154,18 @@ fn client_info_has_every_field_of_the_server_as_clients_rely_on_them() {
     };
     let (direct, proxied) = (fields(server.port()), fields(lb.port()));
     assert!(proxied.starts_with(&direct), "direct: {direct:?}\nproxied: {proxied:?}");
+}
+
+#[test]
+fn sessions_end_when_the_balancer_is_told_to() {
+    let server = RedisServer::start();
+    let mut lb = Balancer::start(&[&server]);
+    let mut sessions = [(); 4].map(|()| RespClient::connect(lb.port()));
+    for (session, command) in sessions.iter_mut().zip(["GET a", "SUBSCRIBE a", "WATCH a", "MULTI"])
+    {
+        session.call(command);
+    }
+    lb.signal("-TERM");
+    assert!(lb.wait().success());
+    assert!(sessions.iter_mut().all(RespClient::is_closed));
 }

@@ -147,7 +147,9 @@ fn subscribing_to_more_while_messages_come_loses_none() {
             }
         });
         let mut next_of_first = None;
-        for _ in 0..50 {
+        let mut rounds = 0;
+        while rounds < 50 || next_of_first < Some(500) {
+            rounds += 1;
             let (mut has_second, mut next_of_second) = (true, None);
             session.send(&["SUBSCRIBE", "second", "third"]);
             session.send(&["PING"]);
@@ -172,7 +174,6 @@ fn subscribing_to_more_while_messages_come_loses_none() {
                 }
             }
         }
-        assert!(next_of_first.is_some(), "there were messages");
     });
 }
 

@@ -6,7 +6,7 @@ use std::thread;
 
 use super::redis::RedisServer;
 
-/// Stands before a real server and breaks a connection off within the reply to a command.
+/// Stands before a real server and breaks connections off.
 pub struct Broken {
     port: u16,
     breaks: Arc<AtomicUsize>,
@@ -15,6 +15,26 @@ pub struct Broken {
 impl Broken {
     /// Breaks off `after` so many bytes of the reply to what contains `word`.
     pub fn start(server: &RedisServer, word: &'static str, after: usize) -> Self {
+        Self::start_with(server, move |asked| {
+            let has_word = |asked: &[u8]| asked.windows(word.len()).any(|w| w == word.as_bytes());
+            asked.is_some_and(has_word).then_some(after)
+        })
+    }
+
+    /// Breaks each connection off somewhere, at the latest behind so many bytes.
+    pub fn at_random(server: &RedisServer, at_most: usize) -> Self {
+        Self::start_with(server, move |asked| match asked {
+            None => Some(fastrand::usize(0..at_most)),
+            Some(_) => None,
+        })
+    }
+
+    /// `left` says how many bytes are still to be passed on: at the beginning of a connection, and
+    /// for each piece that was asked on it.
+    fn start_with(
+        server: &RedisServer,
+        left: impl Fn(Option<&[u8]>) -> Option<usize> + Copy + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("its address").port();
         let breaks = Arc::new(AtomicUsize::new(0));
@@ -22,8 +42,11 @@ impl Broken {
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { continue };
+                for socket in [&client, &server] {
+                    socket.set_nodelay(true).expect("a socket");
+                }
                 let counter = Arc::clone(&counter);
-                thread::spawn(move || pass(client, server, word, after, &counter));
+                thread::spawn(move || pass(client, server, left, counter));
             }
         });
         Self { port, breaks }
@@ -43,20 +66,17 @@ impl Broken {
 fn pass(
     mut client: TcpStream,
     mut server: TcpStream,
-    word: &str,
-    after: usize,
-    breaks: &AtomicUsize,
+    left_behind: impl Fn(Option<&[u8]>) -> Option<usize>,
+    breaks: Arc<AtomicUsize>,
 ) {
     let [to_client, from_server] = [&client, &server].map(|s| s.try_clone().expect("a socket"));
-    // Replies pass unhindered until the word comes.
-    let left = Arc::new(AtomicUsize::new(usize::MAX));
+    let left = Arc::new(AtomicUsize::new(left_behind(None).unwrap_or(usize::MAX)));
     let seen_left = Arc::clone(&left);
-    let replies = thread::spawn(move || pass_replies(from_server, to_client, &seen_left));
+    let replies = thread::spawn(move || pass_replies(from_server, to_client, &seen_left, &breaks));
     let mut piece = [0; 64 * 1024];
     while let Ok(length @ 1..) = client.read(&mut piece) {
-        if piece[..length].windows(word.len()).any(|window| window == word.as_bytes()) {
+        if let Some(after) = left_behind(Some(&piece[..length])) {
             left.store(after, Ordering::SeqCst);
-            breaks.fetch_add(1, Ordering::Relaxed);
         }
         if server.write_all(&piece[..length]).is_err() {
             break;
@@ -67,11 +87,20 @@ fn pass(
     let _ = replies.join();
 }
 
-fn pass_replies(mut server: TcpStream, mut client: TcpStream, left: &AtomicUsize) {
+fn pass_replies(
+    mut server: TcpStream,
+    mut client: TcpStream,
+    left: &AtomicUsize,
+    breaks: &AtomicUsize,
+) {
     let mut piece = [0; 4096];
     while let Ok(length @ 1..) = server.read(&mut piece) {
         let passed = length.min(left.load(Ordering::SeqCst));
-        if client.write_all(&piece[..passed]).is_err() || passed < length {
+        if client.write_all(&piece[..passed]).is_err() {
+            break;
+        }
+        if passed < length {
+            breaks.fetch_add(1, Ordering::Relaxed);
             break;
         }
         if left.load(Ordering::SeqCst) != usize::MAX {
