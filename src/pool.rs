@@ -176,7 +176,7 @@ impl<M: Copy + Eq, C> Permit<M, C> {
         let Some(pool) = &self.pool else { return false };
         let mut state = lock(&pool.state);
         if !self.is_pinned {
-            if state.pinned >= (pool.max_open * PINNED_AT_MOST).div_ceil(PINNED_OF) {
+            if state.pinned >= pool.max_open * PINNED_AT_MOST / PINNED_OF {
                 return false;
             }
             state.pinned += 1;

@@ -9,8 +9,8 @@ use super::{Own, Subscription};
 pub const READONLY: &str = "READONLY You can't write against a read only replica.";
 
 /// What all but our own commands are told while no backend has said what it knows.
-pub const NO_TABLE: &str =
-    "ERR redis-lb does not know yet which commands are served: no server behind it has answered";
+pub const NO_TABLE: &str = "ERR redis-lb does not know which commands are reads: no server behind \
+    it has answered COMMAND (does it run, and may the user of redis-lb ask?)";
 
 /// Why a command that only some backends know is refused.
 pub const NOT_EVERYWHERE: &str = "not every server behind it knows this command";

@@ -185,7 +185,7 @@ fn what_is_no_cursor_is_refused() {
     load(&server, "e");
     let lb = Balancer::start(&[&server]);
     for walk in WALKS {
-        for cursor in ["x", "1x", "0x1", "1.5", "", "\u{660}", "99999999999999999999"] {
+        for cursor in ["x", "1x", "0x1", "1.5", "-1", "\u{660}", "99999999999999999999"] {
             assert_eq!(
                 step(&lb, walk, cursor).expect_err("no cursor"),
                 "-ERR invalid cursor\r\n",

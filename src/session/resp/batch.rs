@@ -40,6 +40,8 @@ pub struct Batch {
     window: usize,
     /// The window does not grow beyond.
     max_window: usize,
+    /// Whether the last timeout may have been the fault of several slow commands at once.
+    is_worth_another_try: bool,
     steps: Vec<Step>,
     commands: Vec<u8>,
     answers: Vec<u8>,
@@ -59,6 +61,7 @@ impl Default for Batch {
         Self {
             window: FIRST_WINDOW,
             max_window: MAX_WINDOW,
+            is_worth_another_try: false,
             steps: Vec::new(),
             commands: Vec::new(),
             answers: Vec::new(),
@@ -166,10 +169,17 @@ impl Batch {
     /// long, fewer are sent from now on.
     fn note_timeout<T>(&mut self, end: usize, done: Result<T, Failure>) -> Result<T, Failure> {
         if let Err(Failure::Backend(BackendError::TimedOut)) = done {
-            self.max_window = ((end - self.done.steps) / 2).max(1);
+            let sent = end - self.done.steps;
+            self.is_worth_another_try = sent > 1;
+            self.max_window = (sent / 2).max(1);
             self.window = self.max_window.min(FIRST_WINDOW_BEHIND_A_TIMEOUT);
         }
         done
+    }
+
+    /// Whether, with all backends tried, fewer commands at a time may do; asks once a timeout.
+    pub fn take_another_try(&mut self) -> bool {
+        std::mem::take(&mut self.is_worth_another_try)
     }
 
     fn give_answer(&mut self, length: usize, outlet: &mut Outlet) -> Result<(), Failure> {

@@ -35,6 +35,9 @@ const COMMAND_TIME: Duration = Duration::from_secs(10);
 /// … with a second more for each so many bytes that have come of it.
 const BYTES_A_SECOND: usize = 1024 * 1024;
 
+/// How often a client's commands make us ask for a backend that has never answered.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Replies that a session looks into are at most so long: of INFO, HELLO, SELECT.
 const MAX_SHORT_REPLY_BYTES: usize = 1024 * 1024;
 
@@ -124,6 +127,8 @@ struct Session<'a> {
     policy: Arc<Policy>,
     /// The version of the backends' commands that `policy` was made of.
     commands_version: u64,
+    /// When a backend was asked what it knows, as none had said so.
+    asked_at: Option<Instant>,
     /// How many commands there were.
     commands: u64,
     /// Whether the client wants no reply to the command at hand.
@@ -144,6 +149,7 @@ impl<'a> Session<'a> {
             subscriptions: None,
             policy,
             commands_version,
+            asked_at: None,
             commands: 0,
             is_silent: false,
         }
@@ -230,7 +236,11 @@ impl<'a> Session<'a> {
     fn command(&mut self, command: &Command) -> Result<(), Ended> {
         self.commands += 1;
         self.is_silent = self.state.reply_mode.next();
-        self.refresh_policy()?;
+        self.refresh_policy();
+        if !self.meet_a_backend(command)? {
+            self.abort();
+            return Ok(());
+        }
         match self.transaction.is_some() {
             true => self.in_transaction(command)?,
             false => self.outside_transaction(command)?,
@@ -255,22 +265,29 @@ impl<'a> Session<'a> {
         self.flush().err().unwrap_or_else(|| Ended::Refused(why.to_owned()))
     }
 
-    /// Takes note of what the backends say of their commands. As long as none has said anything,
-    /// one is asked.
-    fn refresh_policy(&mut self) -> Result<(), Ended> {
-        if self.policy.is_empty() {
-            let ping = redis::cmd("PING").get_packed_command();
-            // If none can be reached, that is what is said where a backend is needed.
-            match self.exchange(&ping) {
-                Ok(_) | Err(Unanswered::AllFailed(_) | Unanswered::OtherCommands) => {}
-                Err(Unanswered::Ended(ended)) => return Err(ended),
-            }
-        }
+    /// Takes note of what the backends say of their commands.
+    fn refresh_policy(&mut self) {
         if self.commands_version != self.balancer.commands_version() {
             (self.commands_version, self.policy) = self.balancer.policy();
             self.batch.judge_again(&self.policy);
         }
-        Ok(())
+    }
+
+    /// While no backend has said anything of its commands, one is asked as soon as that matters,
+    /// now and then. False when the client has been told that none can be reached.
+    fn meet_a_backend(&mut self, command: &Command) -> Result<bool, Ended> {
+        let is_known =
+            !self.policy.is_empty() || !matches!(self.policy.verdict(command), Verdict::Refuse(_));
+        if is_known || self.asked_at.is_some_and(|at| at.elapsed() < ASK_INTERVAL) {
+            return Ok(true);
+        }
+        self.asked_at = Some(Instant::now());
+        if let Err(unanswered) = self.exchange(&redis::cmd("PING").get_packed_command()) {
+            self.unanswered(unanswered)?;
+            return Ok(false);
+        }
+        self.refresh_policy();
+        Ok(true)
     }
 
     /// Writes an answer of our own, in its place among the replies.
@@ -316,6 +333,7 @@ impl<'a> Session<'a> {
                     (self.commands_version, self.policy) = self.balancer.policy();
                     batch.judge_again(&self.policy);
                 }
+                Err(Unanswered::AllFailed(_)) if batch.take_another_try() => {}
                 Err(Unanswered::AllFailed(error)) => {
                     let refused = batch.refuse_rest(&format!("ERR {error}"), outlet);
                     break refused.map_err(Ended::from);

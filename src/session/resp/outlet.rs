@@ -21,9 +21,10 @@ const HELD_REPLY_BYTES: usize = 64 * 1024;
 const GATHERED_BYTES: usize = 64 * 1024;
 
 /// A client that sends a long pipeline before it reads a reply would wait for us while we wait for
-/// it: so its commands are taken in while it takes no replies, up to so many bytes for all clients
-/// together. Beyond, it has to read first.
-const MAX_BACKLOG_BYTES: usize = 32 * 1024 * 1024;
+/// it: so its commands are taken in while it takes no replies, up to so many bytes of one client, …
+const MAX_BACKLOG_BYTES: usize = 16 * 1024 * 1024;
+/// … and so many of all clients together. Beyond, it has to read first.
+const MAX_BACKLOGS_BYTES: usize = 48 * 1024 * 1024;
 static BACKLOG_BYTES: AtomicUsize = AtomicUsize::new(0);
 
 /// How much of it is read at a time.
@@ -191,7 +192,7 @@ impl<'a> Outlet<'a> {
     /// Waits a moment for the client's socket to take more, and takes in what the client sends.
     fn wait_for_room(&mut self) -> io::Result<()> {
         let mut events = PollFlags::OUT;
-        if !self.is_half_closed && Backlog::has_room() {
+        if !self.is_half_closed && self.backlog.has_room() {
             events |= PollFlags::IN;
         }
         let mut polled = [PollFd::new(self.client.socket, events)];
@@ -257,8 +258,9 @@ struct Backlog {
 }
 
 impl Backlog {
-    fn has_room() -> bool {
-        BACKLOG_BYTES.load(Ordering::Relaxed) < MAX_BACKLOG_BYTES
+    fn has_room(&self) -> bool {
+        self.counted < MAX_BACKLOG_BYTES
+            && BACKLOG_BYTES.load(Ordering::Relaxed) < MAX_BACKLOGS_BYTES
     }
 
     /// Returns whether the client has ended its side.

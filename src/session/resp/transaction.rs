@@ -73,7 +73,8 @@ impl Session<'_> {
         self.upstream.forget_watch();
     }
 
-    fn abort(&mut self) {
+    /// EXEC will be refused, where there is a transaction.
+    pub(super) fn abort(&mut self) {
         if let Some(transaction) = &mut self.transaction {
             transaction.is_aborted = true;
             transaction.commands = Vec::new();
