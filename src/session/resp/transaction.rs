@@ -7,8 +7,8 @@ use super::outlet::Outlet;
 use super::upstream::{TOO_MANY_PINNED, Target, Watch};
 use super::{Ended, Failure, Session, Unanswered, short_reply};
 use crate::backend::Connection;
-use crate::policy::{Own, Verdict};
-use crate::resp::{Command, command, write};
+use crate::policy::{Own, Policy, Verdict};
+use crate::resp::{Command, CommandParser, command, write};
 
 /// The most that may be queued between MULTI and EXEC.
 const MAX_QUEUED_BYTES: usize = 1024 * 1024;
@@ -17,9 +17,8 @@ const ABORTED: &str = "EXECABORT Transaction discarded because of previous error
 const OK: &[u8] = b"+OK\r\n";
 
 /// What was sent since MULTI.
+#[derive(Default)]
 pub struct Transaction {
-    /// The version of the backends' commands by which all of it is judged.
-    commands_version: u64,
     commands: Vec<u8>,
     count: usize,
     /// Whether something was refused, so that EXEC will be.
@@ -28,12 +27,7 @@ pub struct Transaction {
 
 impl Session<'_> {
     pub(super) fn multi(&mut self) {
-        self.transaction = Some(Transaction {
-            commands_version: self.commands_version,
-            commands: Vec::new(),
-            count: 0,
-            is_aborted: false,
-        });
+        self.transaction = Some(Transaction::default());
         self.ok();
     }
 
@@ -97,7 +91,7 @@ impl Session<'_> {
 
     fn exec(&mut self) -> Result<(), Ended> {
         let Some(transaction) = self.transaction.take() else { return Ok(()) };
-        if transaction.is_aborted || transaction.commands_version != self.commands_version {
+        if transaction.is_aborted {
             self.upstream.forget_watch();
             self.error(ABORTED);
             return Ok(());
@@ -116,10 +110,6 @@ impl Session<'_> {
         };
         match ran {
             Ok(()) => Ok(self.outlet.deliver_if_full()?),
-            Err(Unanswered::OtherCommands) => {
-                self.error(ABORTED);
-                Ok(())
-            }
             Err(unanswered) => self.unanswered(unanswered),
         }
     }
@@ -130,10 +120,21 @@ impl Session<'_> {
         transaction: &Transaction,
     ) -> Result<(), Unanswered> {
         let is_silent = self.is_silent;
-        let version = Some(transaction.commands_version);
-        self.on_connection(commands, version, |connection, outlet| {
-            pass_on_exec(connection, transaction.count, outlet, is_silent)
-        })
+        loop {
+            if !transaction.may_pass(&self.policy) {
+                self.error(ABORTED);
+                return Ok(());
+            }
+            let version = Some(self.commands_version);
+            let ran = self.on_connection(commands, version, |connection, outlet| {
+                pass_on_exec(connection, transaction.count, outlet, is_silent)
+            });
+            match ran {
+                // Other backends may have been met since it was queued.
+                Err(Unanswered::OtherCommands) => self.refresh_policy(),
+                ran => return ran,
+            }
+        }
     }
 
     /// No other backend knows whether a watched key was touched.
@@ -201,6 +202,19 @@ impl Session<'_> {
 }
 
 impl Transaction {
+    /// Whether all of it is still allowed.
+    fn may_pass(&self, policy: &Policy) -> bool {
+        let mut parser = CommandParser::new(usize::MAX);
+        let mut rest = &self.commands[..];
+        while let Ok((length, Some(command))) = parser.parse(rest) {
+            if policy.verdict_in_transaction(&command) != Verdict::Forward {
+                return false;
+            }
+            rest = &rest[length..];
+        }
+        rest.is_empty()
+    }
+
     /// All of it, as a backend gets it.
     fn whole(&self) -> Vec<u8> {
         let mut commands = Vec::new();
