@@ -207,7 +207,7 @@ impl Backend {
                 *resolved = addresses;
                 drop(resolved);
                 if has_moved {
-                    self.pool.close_idle();
+                    self.pool.close_all();
                 }
             }
             Err(error) if resolved.is_err() => *resolved = Err(error.to_string()),
@@ -241,7 +241,7 @@ impl Backend {
     /// An idle connection that turns out closed is stale, which says nothing of the backend: then,
     /// once, a new one is made.
     pub fn request(&self, mode: Mode, commands: &[u8]) -> Result<Connection, BackendError> {
-        self.request_if(mode, commands, || true)
+        self.request_if(mode, commands, |_| true)
     }
 
     /// The same, but sends only if, with the connection there, `may_send`: another server, with
@@ -250,32 +250,28 @@ impl Backend {
         &self,
         mode: Mode,
         commands: &[u8],
-        may_send: impl Fn() -> bool,
+        may_send: impl Fn(&Link) -> bool,
     ) -> Result<Connection, BackendError> {
-        let (mut permit, idle) = self
-            .pool
-            .take(mode, self.timeout)
-            .ok_or(BackendError::NoConnection(self.max_connections))?;
+        let none = || BackendError::NoConnection(self.max_connections);
+        let (mut permit, idle) = self.pool.take(mode, self.timeout).ok_or_else(none)?;
         if let Some(link) = idle {
             let mut connection = Connection { link, mode, permit };
-            if !may_send() {
+            if !may_send(&connection) {
                 connection.keep();
                 return Err(BackendError::OtherCommands);
             }
             match connection.send(commands) {
                 Ok(()) => return Ok(connection),
-                Err(error) => {
+                Err(BackendError::Lost(_)) => {
                     // When one idle connection is broken, the others are too.
-                    self.pool.close_idle();
-                    if !matches!(error, BackendError::Lost(_)) {
-                        return Err(error);
-                    }
-                    permit = connection.permit;
+                    self.pool.close_all();
+                    permit = connection.permit.renewed();
                 }
+                Err(error) => return Err(error),
             }
         }
         let mut connection = Connection { link: self.dial(mode)?, mode, permit };
-        if !may_send() {
+        if !may_send(&connection) {
             connection.keep();
             return Err(BackendError::OtherCommands);
         }
@@ -309,7 +305,7 @@ impl Backend {
             && self.failing.swap(failing, Ordering::Relaxed) != failing
     }
 
-    /// Whether the last exchange failed.
+    /// Whether the last exchange that says something of it failed.
     pub fn is_failing(&self) -> bool {
         self.failing.load(Ordering::Relaxed)
     }
@@ -436,11 +432,6 @@ impl Connection {
     pub fn pin(&mut self) -> bool {
         self.permit.pin()
     }
-
-    /// What its server calls itself; `None` where its user may not ask.
-    pub fn run_id(&self) -> Option<&Arc<str>> {
-        self.link.run_id.as_ref()
-    }
 }
 
 impl Deref for Connection {
@@ -469,6 +460,11 @@ pub struct Link {
 }
 
 impl Link {
+    /// What its server calls itself; `None` where its user may not ask.
+    pub fn run_id(&self) -> Option<&Arc<str>> {
+        self.run_id.as_ref()
+    }
+
     /// Sends `commands` and waits for the first byte of the reply.
     pub fn send(&mut self, commands: &[u8]) -> Result<(), BackendError> {
         self.send_within(commands, self.timeout)

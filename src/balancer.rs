@@ -82,13 +82,17 @@ impl Balancer {
         cursor::tags(&run_ids)[index]
     }
 
-    /// The index of the backend whose server has this tag. One that has never answered is asked.
+    /// The index of the backend whose server has this tag. Those that have never answered are asked
+    /// when it is none of the others.
     pub fn find_server(&self, tag: u16) -> Option<usize> {
-        for backend in self.backends.iter().filter(|backend| backend.run_id().is_none()) {
-            // If it can't say, it is not the one.
-            let _ = backend.ping();
-        }
-        cursor::tags(&self.run_ids()).iter().position(|known| *known == Some(tag))
+        let find = || cursor::tags(&self.run_ids()).iter().position(|known| *known == Some(tag));
+        find().or_else(|| {
+            for backend in self.backends.iter().filter(|backend| backend.run_id().is_none()) {
+                // If it can't say, it is not the one.
+                let _ = backend.ping();
+            }
+            find()
+        })
     }
 
     fn run_ids(&self) -> Vec<Option<Arc<str>>> {

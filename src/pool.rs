@@ -9,10 +9,8 @@ use crate::lock::lock;
 /// How long an idle connection is kept; what is used now and then stays.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
 
-/// Of so many connections, …
-const PINNED_OF: usize = 4;
-/// … so many may be a client's own, for a subscription or a WATCH: the others serve reads.
-const PINNED_AT_MOST: usize = 3;
+/// The share of a pool that may be clients' own, for a subscription or a WATCH: the rest serves reads.
+const MAX_PINNED_PERCENT: usize = 75;
 
 /// A bounded set of connections `C`, each set up for one mode `M`.
 #[derive(Debug)]
@@ -29,6 +27,8 @@ struct State<M, C> {
     in_use: usize,
     /// Those of them that are one client's for as long as it likes.
     pinned: usize,
+    /// Counts how often all connections turned out to lead nowhere, or to the wrong server.
+    generation: u64,
     /// First come, first served.
     waiting: VecDeque<Arc<Waiter<M, C>>>,
 }
@@ -60,12 +60,20 @@ pub struct Permit<M: Copy + Eq, C> {
     /// `None` once it is given back.
     pool: Option<Arc<Pool<M, C>>>,
     is_pinned: bool,
+    /// The pool's when it was given out.
+    generation: u64,
 }
 
 impl<M: Copy + Eq, C> Pool<M, C> {
     /// An empty pool for at most `max_open` connections.
     pub fn new(max_open: usize) -> Arc<Self> {
-        let state = State { idle: Vec::new(), in_use: 0, pinned: 0, waiting: VecDeque::new() };
+        let state = State {
+            idle: Vec::new(),
+            in_use: 0,
+            pinned: 0,
+            generation: 0,
+            waiting: VecDeque::new(),
+        };
         Arc::new(Self { max_open, state: Mutex::new(state) })
     }
 
@@ -77,6 +85,7 @@ impl<M: Copy + Eq, C> Pool<M, C> {
         patience: Duration,
     ) -> Option<(Permit<M, C>, Option<C>)> {
         let mut state = lock(&self.state);
+        let generation = state.generation;
         let grant = match state.take(mode, self.max_open) {
             Some(grant) => {
                 drop(state);
@@ -84,7 +93,7 @@ impl<M: Copy + Eq, C> Pool<M, C> {
             }
             None => self.wait(state, mode, patience)?,
         };
-        let permit = Permit { pool: Some(Arc::clone(self)), is_pinned: false };
+        let permit = Permit { pool: Some(Arc::clone(self)), is_pinned: false, generation };
         Some(match grant {
             Grant::Idle(connection) => (permit, Some(connection)),
             Grant::Dial => (permit, None),
@@ -113,9 +122,12 @@ impl<M: Copy + Eq, C> Pool<M, C> {
         lock(&waiter.grant).take()
     }
 
-    /// Closes all idle connections.
-    pub fn close_idle(&self) {
-        let idle = std::mem::take(&mut lock(&self.state).idle);
+    /// Closes all connections: those that are idle now, the others when they are given back.
+    pub fn close_all(&self) {
+        let mut state = lock(&self.state);
+        state.generation += 1;
+        let idle = std::mem::take(&mut state.idle);
+        drop(state);
         drop(idle);
     }
 
@@ -156,8 +168,8 @@ impl<M: Copy + Eq, C> State<M, C> {
         self.idle.drain(..expired).collect()
     }
 
-    fn unpin(&mut self, permit: &mut Permit<M, C>) {
-        if std::mem::take(&mut permit.is_pinned) {
+    fn unpin(&mut self, is_pinned: &mut bool) {
+        if std::mem::take(is_pinned) {
             self.pinned -= 1;
         }
     }
@@ -176,13 +188,21 @@ impl<M: Copy + Eq, C> Permit<M, C> {
         let Some(pool) = &self.pool else { return false };
         let mut state = lock(&pool.state);
         if !self.is_pinned {
-            if state.pinned >= pool.max_open * PINNED_AT_MOST / PINNED_OF {
+            if state.pinned >= pool.max_open * MAX_PINNED_PERCENT / 100 {
                 return false;
             }
             state.pinned += 1;
             self.is_pinned = true;
         }
         true
+    }
+
+    /// For a connection that is made now, in place of one that was closed.
+    pub fn renewed(mut self) -> Self {
+        if let Some(pool) = &self.pool {
+            self.generation = lock(&pool.state).generation;
+        }
+        self
     }
 
     /// Whether somebody waits for a connection.
@@ -192,27 +212,30 @@ impl<M: Copy + Eq, C> Permit<M, C> {
 
     /// Gives the connection back for the next who wants one of this mode.
     pub fn give_back(mut self, mode: M, connection: C) {
-        // From here on the right is no longer the permit's to give back.
-        let Some(pool) = self.pool.take() else { return };
+        let Some(pool) = &self.pool else { return };
         let mut state = lock(&pool.state);
-        state.unpin(&mut self);
-        // What is no longer wanted is closed when the lock is no longer held.
-        let _closed = match state.waiting.pop_front() {
-            Some(waiter) if waiter.mode == mode => {
-                waiter.give(Grant::Idle(connection));
-                None
-            }
+        let is_wanted = state.waiting.front().is_none_or(|waiter| waiter.mode == mode);
+        if state.generation != self.generation || !is_wanted {
+            // The connection is closed, and the right to make another given back.
+            drop(state);
+            return;
+        }
+        state.unpin(&mut self.is_pinned);
+        let expired = match state.waiting.pop_front() {
             Some(waiter) => {
-                waiter.give(Grant::Dial);
-                Some((Vec::new(), Some(connection)))
+                waiter.give(Grant::Idle(connection));
+                Vec::new()
             }
             None => {
                 state.in_use -= 1;
                 state.idle.push(Idle { mode, connection, since: Instant::now() });
-                Some((state.take_expired(), None))
+                state.take_expired()
             }
         };
         drop(state);
+        drop(expired);
+        // The right went with the connection.
+        self.pool = None;
     }
 }
 
@@ -220,7 +243,7 @@ impl<M: Copy + Eq, C> Drop for Permit<M, C> {
     fn drop(&mut self) {
         let Some(pool) = self.pool.take() else { return };
         let mut state = lock(&pool.state);
-        state.unpin(self);
+        state.unpin(&mut self.is_pinned);
         match state.waiting.pop_front() {
             Some(waiter) => waiter.give(Grant::Dial),
             None => state.in_use -= 1,
@@ -296,6 +319,18 @@ mod tests {
         drop(permit);
         assert!(pool.take(0, SHORT).is_some());
         assert_eq!(pool.open(), 0);
+    }
+
+    #[test]
+    fn what_is_out_when_all_are_closed_does_not_come_back() {
+        let pool: TestPool = Pool::new(2);
+        let (permit, _) = pool.take(0, SHORT).expect("room");
+        pool.close_all();
+        permit.give_back(0, "old");
+        let (permit, connection) = pool.take(0, SHORT).expect("room");
+        assert_eq!(connection, None);
+        permit.give_back(0, "new");
+        assert_eq!(pool.take(0, SHORT).expect("room").1, Some("new"));
     }
 
     #[test]

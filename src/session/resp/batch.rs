@@ -40,6 +40,8 @@ pub struct Batch {
     window: usize,
     /// The window does not grow beyond.
     max_window: usize,
+    /// Whether a reply of the last batch was long: then the next may be as well.
+    is_behind_long: bool,
     /// Whether the last timeout may have been the fault of several slow commands at once.
     is_worth_another_try: bool,
     steps: Vec<Step>,
@@ -61,6 +63,7 @@ impl Default for Batch {
         Self {
             window: FIRST_WINDOW,
             max_window: MAX_WINDOW,
+            is_behind_long: false,
             is_worth_another_try: false,
             steps: Vec::new(),
             commands: Vec::new(),
@@ -107,6 +110,7 @@ impl Batch {
         }
         self.max_window = (self.max_window + WINDOW_GROWTH).min(MAX_WINDOW);
         self.window = if has_long { 1 } else { (self.window * 2).min(self.max_window) };
+        self.is_behind_long = has_long;
         Ok(())
     }
 
@@ -121,7 +125,7 @@ impl Batch {
         let (mut has_long, mut connection) = (false, None);
         while self.done.steps < end {
             match self.steps[self.done.steps] {
-                Step::Answer { length } => self.give_answer(length, outlet)?,
+                Step::Answer { length } => self.give_answer(length, outlet, connection.as_ref())?,
                 Step::Forward { length, is_silent } => {
                     let connection = match &mut connection {
                         Some(connection) => connection,
@@ -153,9 +157,9 @@ impl Batch {
             Step::Answer { .. } => 0,
         });
         let commands = &self.commands[self.done.commands..][..lengths.sum()];
-        let turn = match self.window {
-            1 => Some(target.backend.large_reads.turn(commands).ok_or(BackendError::Busy)?),
-            _ => None,
+        let turn = match self.is_behind_long {
+            true => Some(target.backend.large_reads.turn(commands).ok_or(BackendError::Busy)?),
+            false => None,
         };
         let begun = upstream.begin(target, commands);
         if let (Err(BackendError::TimedOut), Some(turn)) = (&begun, &turn) {
@@ -182,11 +186,16 @@ impl Batch {
         std::mem::take(&mut self.is_worth_another_try)
     }
 
-    fn give_answer(&mut self, length: usize, outlet: &mut Outlet) -> Result<(), Failure> {
+    fn give_answer(
+        &mut self,
+        length: usize,
+        outlet: &mut Outlet,
+        connection: Option<&Connection>,
+    ) -> Result<(), Failure> {
         let end = self.done.answers + length;
         outlet.out().extend_from_slice(&self.answers[self.done.answers..end]);
         self.done.answers = end;
-        outlet.deliver_if_full().map_err(Failure::Client)
+        outlet.deliver_if_full_beside(connection)
     }
 
     /// No backend could answer: the commands that are left get this error.
@@ -195,7 +204,7 @@ impl Batch {
             match *step {
                 Step::Forward { is_silent: true, .. } => {}
                 Step::Forward { .. } => write::error(outlet.out(), error),
-                Step::Answer { length } => self.give_answer(length, outlet)?,
+                Step::Answer { length } => self.give_answer(length, outlet, None)?,
             }
             self.done.steps += 1;
         }
@@ -206,6 +215,7 @@ impl Batch {
     pub fn judge_again(&mut self, policy: &Policy) {
         let mut old = std::mem::take(self);
         (self.window, self.max_window) = (old.window, old.max_window);
+        self.is_behind_long = old.is_behind_long;
         let mut parser = CommandParser::new(usize::MAX);
         for step in old.steps.drain(old.done.steps..) {
             match step {

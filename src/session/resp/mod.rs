@@ -141,7 +141,8 @@ impl<'a> Session<'a> {
         Self {
             balancer,
             state: ClientState::new(&client),
-            outlet: Outlet::new(client),
+            // Who waits for a connection does so for the backend timeout.
+            outlet: Outlet::new(client, balancer.config.backend_timeout / 2),
             upstream: Upstream::new(balancer),
             mode: FIRST_MODE,
             batch: Batch::default(),

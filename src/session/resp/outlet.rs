@@ -33,14 +33,7 @@ const BACKLOG_STEP_BYTES: usize = 64 * 1024;
 /// What memory a client keeps while it is idle.
 const IDLE_CAPACITY_BYTES: usize = 1024;
 
-/// A client that takes nothing for so long is cut off if others wait for a connection to the
-/// backend whose reply it does not take.
-const MAX_STALL: Duration = Duration::from_secs(1);
-
 const NOT_READING: &str = "does not read its replies";
-
-/// How often a client that takes nothing is looked at.
-const STALL_STEP: Duration = Duration::from_millis(200);
 
 /// What a server says that has no answer, so that another should be asked: how it begins, and what
 /// is in it. (A script may end with an error that begins so.)
@@ -53,6 +46,9 @@ const NO_ANSWERS: [(&str, &str); 3] = [
 /// The replies on their way to a client.
 pub struct Outlet<'a> {
     pub client: Client<'a>,
+    /// A client that takes longer over [`GATHERED_BYTES`] is cut off if others wait for a connection
+    /// to the backend whose reply it does not take.
+    max_stall: Duration,
     /// What was not sent yet: whole replies, and behind them perhaps the beginning of one.
     out: Vec<u8>,
     backlog: Backlog,
@@ -61,8 +57,14 @@ pub struct Outlet<'a> {
 }
 
 impl<'a> Outlet<'a> {
-    pub fn new(client: Client<'a>) -> Self {
-        Self { client, out: Vec::new(), backlog: Backlog::default(), is_half_closed: false }
+    pub fn new(client: Client<'a>, max_stall: Duration) -> Self {
+        Self {
+            client,
+            max_stall,
+            out: Vec::new(),
+            backlog: Backlog::default(),
+            is_half_closed: false,
+        }
     }
 
     /// Where a reply of our own is written.
@@ -73,6 +75,18 @@ impl<'a> Outlet<'a> {
     /// Sends what is gathered when that is much.
     pub fn deliver_if_full(&mut self) -> io::Result<()> {
         if self.is_full() { self.deliver() } else { Ok(()) }
+    }
+
+    /// The same while we hold a connection that others may want.
+    pub fn deliver_if_full_beside(
+        &mut self,
+        connection: Option<&Connection>,
+    ) -> Result<(), Failure> {
+        if !self.is_full() {
+            return Ok(());
+        }
+        self.deliver_while(|| !connection.is_some_and(|connection| connection.is_wanted()))
+            .map_err(Failure::Client)
     }
 
     /// Whether there is much to send.
@@ -110,7 +124,7 @@ impl<'a> Outlet<'a> {
             Failure::Backend(error) if frame.is_partly_sent => Failure::Cut(error),
             failure => failure,
         })?;
-        self.deliver_if_full().map_err(Failure::Client)?;
+        self.deliver_if_full_beside(Some(connection))?;
         Ok(frame.passed)
     }
 
@@ -160,23 +174,18 @@ impl<'a> Outlet<'a> {
         self.deliver_while(|| true)
     }
 
-    /// The same, but as soon as not `may_stall`, the client has to take some of it all the time.
+    /// The same, but as soon as not `may_stall`, the client has to take it at once.
     fn deliver_while(&mut self, may_stall: impl Fn() -> bool) -> io::Result<()> {
         let mut sent = 0;
-        let mut deadline = None;
-        let mut stalled_since: Option<Instant> = None;
+        let mut since: Option<Instant> = None;
         while sent < self.out.len() {
             match rustix::net::send(self.client.socket, &self.out[sent..], SendFlags::DONTWAIT) {
-                Ok(length) => {
-                    sent += length;
-                    stalled_since = None;
-                }
+                Ok(length) => sent += length,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
-                    let timeout = self.client.idle_timeout;
-                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + timeout);
-                    let stalled = stalled_since.get_or_insert_with(Instant::now).elapsed();
-                    if Instant::now() >= deadline || (stalled >= MAX_STALL && !may_stall()) {
+                    let stalled = since.get_or_insert_with(Instant::now).elapsed();
+                    let is_over = stalled >= self.client.idle_timeout;
+                    if is_over || (stalled >= self.max_stall && !may_stall()) {
                         return Err(io::Error::new(io::ErrorKind::TimedOut, NOT_READING));
                     }
                     self.wait_for_room()?;
@@ -196,7 +205,7 @@ impl<'a> Outlet<'a> {
             events |= PollFlags::IN;
         }
         let mut polled = [PollFd::new(self.client.socket, events)];
-        match poll(&mut polled, Some(&poll_timeout(STALL_STEP))) {
+        match poll(&mut polled, Some(&poll_timeout(self.max_stall / 4))) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -206,8 +215,13 @@ impl<'a> Outlet<'a> {
         Ok(())
     }
 
-    /// What the client sent while it took no replies is moved to `input`, which is otherwise done
-    /// with; false when that is nothing.
+    /// Whether something was taken in while the client took no replies.
+    pub fn has_backlog(&self) -> bool {
+        !self.backlog.bytes.is_empty()
+    }
+
+    /// What the client sent while it took no replies is moved behind what is left in `input`;
+    /// false when that is nothing.
     pub fn take_backlog(&mut self, input: &mut Vec<u8>) -> bool {
         self.backlog.move_to(input)
     }

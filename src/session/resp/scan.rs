@@ -1,8 +1,9 @@
 //! SCAN, HSCAN, SSCAN and ZSCAN: cursors that carry their backend.
 
 use super::outlet::Outlet;
+use super::upstream::note;
 use super::{Ended, Failure, Session};
-use crate::backend::{Backend, BackendError, Connection};
+use crate::backend::{Backend, BackendError, Connection, Link};
 use crate::balancer::Balancer;
 use crate::resp::{Command, command, reply, write};
 use crate::{cursor, resp};
@@ -51,6 +52,7 @@ impl Session<'_> {
         let lease = is_elsewhere.then(|| self.balancer.table.lease(|backend| backend == index));
         let outcome = self.scan_at(backend, tag, &there);
         drop(lease);
+        note(backend, outcome.as_ref().err());
         match outcome {
             Ok(()) => {}
             Err(Failure::Backend(BackendError::OtherCommands)) => self.error(GONE),
@@ -66,9 +68,10 @@ impl Session<'_> {
     fn scan_at(&mut self, backend: &Backend, tag: u16, command: &[u8]) -> Result<(), Failure> {
         let balancer = self.balancer;
         // A new connection may have found another server at this address.
-        let is_still_there =
-            || backend.run_id().is_some_and(|run_id| balancer.cursor_tag(&run_id) == Some(tag));
-        let mut connection = backend.request_if(self.mode, command, is_still_there)?;
+        let is_its_server = |link: &Link| {
+            link.run_id().is_some_and(|run_id| balancer.cursor_tag(run_id) == Some(tag))
+        };
+        let mut connection = backend.request_if(self.mode, command, is_its_server)?;
         pass_on(&mut connection, &mut self.outlet, self.is_silent, balancer)?;
         connection.keep();
         Ok(())

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::outlet::Outlet;
 use super::upstream::TOO_MANY_PINNED;
-use super::{Ended, Failure, Session, Unanswered};
+use super::{Ended, Failure, Session, Unanswered, short_reply};
 use crate::backend::{BackendError, Connection};
 use crate::policy::Subscription;
 use crate::resp::{Command, Protocol, write};
@@ -47,26 +47,26 @@ impl Subscriptions {
         let mut confirmed = 0;
         while confirmed < count {
             match self.pass_on(outlet)? {
-                Frame::Error => return Ok(false),
-                Frame::Push(what) if what == word => confirmed += 1,
-                Frame::Push(_) => {}
+                Received::Error => return Ok(false),
+                Received::Push(what) if what == word => confirmed += 1,
+                Received::Push(_) => {}
             }
         }
         Ok(true)
     }
 
     /// Passes the next frame on.
-    fn pass_on(&mut self, outlet: &mut Outlet) -> Result<Frame, Failure> {
+    fn pass_on(&mut self, outlet: &mut Outlet) -> Result<Received, Failure> {
         let mut head = Vec::with_capacity(HEAD_BYTES);
         outlet.pass_and_look(&mut self.connection, false, |piece| {
             head.extend_from_slice(&piece[..piece.len().min(HEAD_BYTES - head.len())]);
         })?;
         if head.first() == Some(&b'-') {
-            return Ok(Frame::Error);
+            return Ok(Received::Error);
         }
         // The length of the array, the length of the word, the word.
         let what = head.split(|&byte| byte == b'\n').nth(2).unwrap_or_default();
-        Ok(Frame::Push(what.strip_suffix(b"\r").unwrap_or(what).to_vec()))
+        Ok(Received::Push(what.strip_suffix(b"\r").unwrap_or(what).to_vec()))
     }
 
     /// Passes on what has arrived.
@@ -80,7 +80,8 @@ impl Subscriptions {
     }
 }
 
-enum Frame {
+/// A frame of a subscription's connection.
+enum Received {
     Error,
     /// A confirmation or a message, by its first word.
     Push(Vec<u8>),
@@ -128,9 +129,9 @@ impl Session<'_> {
         match &mut self.subscriptions {
             Some(all) => all.connection.send(command.bytes()).map_err(lost)?,
             None => match self.first_subscription(command) {
-                Ok(true) => {}
-                Ok(false) => {
-                    self.error(TOO_MANY_PINNED);
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    self.raw(&error);
                     return Ok(());
                 }
                 Err(unanswered) => return self.unanswered(unanswered),
@@ -154,16 +155,26 @@ impl Session<'_> {
         count <= MAX_NAMES && bytes <= MAX_NAME_BYTES
     }
 
-    /// Sends the command on a connection that is then the session's own; false when too many are.
-    fn first_subscription(&mut self, command: &Command) -> Result<bool, Unanswered> {
+    /// Sends the command on a connection that is then the session's own, or returns why not: an
+    /// error reply.
+    fn first_subscription(&mut self, command: &Command) -> Result<Result<(), Vec<u8>>, Unanswered> {
         let Self { upstream, outlet, mode, .. } = self;
-        let connection = upstream.on_any(outlet.client.address, |_, backend| {
+        let subscribed = upstream.on_any(outlet.client.address, |_, backend| {
             let mut connection = backend.request(*mode, command.bytes())?;
-            Ok(connection.pin().then_some(connection))
+            if connection.next_byte()? == b'-' {
+                let error = short_reply(&mut connection)?;
+                connection.keep();
+                return Ok(Err(error));
+            }
+            Ok(match connection.pin() {
+                true => Ok(connection),
+                false => Err(format!("-{TOO_MANY_PINNED}\r\n").into_bytes()),
+            })
         })?;
-        let names = Default::default();
-        self.subscriptions = connection.map(|connection| Subscriptions { connection, names });
-        Ok(self.subscriptions.is_some())
+        Ok(subscribed.map(|connection| {
+            let names = Default::default();
+            self.subscriptions = Some(Subscriptions { connection, names });
+        }))
     }
 
     pub(super) fn unsubscribe(
@@ -233,6 +244,7 @@ impl Session<'_> {
         let Self { subscriptions: Some(all), outlet, .. } = self else { return Ok(true) };
         if all.connection.has_buffered() {
             all.pass_on_messages(outlet).map_err(ended)?;
+            return Ok(false);
         }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let left = left.unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT);
@@ -250,6 +262,8 @@ impl Session<'_> {
             (!polled[0].revents().is_empty(), !polled[1].revents().is_empty());
         if from_backend {
             all.pass_on_messages(outlet).map_err(ended)?;
+            // While the client did not take them, what it sent may have been taken in.
+            return Ok(from_client && !outlet.has_backlog());
         }
         // A command that is not complete in time is told so where the client is read.
         Ok(from_client || (ready == 0 && deadline.is_some_and(|at| at <= Instant::now())))
@@ -280,6 +294,6 @@ fn lost(error: BackendError) -> Ended {
 fn ended(failure: Failure) -> Ended {
     match failure {
         Failure::Backend(error) | Failure::Cut(error) => lost(error),
-        Failure::Client(error) => Ended::Gone(error.to_string()),
+        failure => failure.into(),
     }
 }

@@ -179,10 +179,15 @@ impl Session<'_> {
             let target = Target { backend, mode: *mode, commands_version: None };
             let mut connection = upstream.begin(target, command.bytes())?;
             let reply = short_reply(&mut connection)?;
-            if matches!(upstream.watch, Watch::InUse) || reply != OK {
-                upstream.end(connection);
-            } else if !upstream.watch_with(connection) {
-                return Ok(format!("-{TOO_MANY_PINNED}\r\n").into_bytes());
+            match (&upstream.watch, &reply[..]) {
+                (Watch::None, OK) => {
+                    if !upstream.watch_with(connection) {
+                        return Ok(format!("-{TOO_MANY_PINNED}\r\n").into_bytes());
+                    }
+                }
+                // Closed: it watches for nobody, as the watch before it is lost.
+                (Watch::Lost, _) => drop(connection),
+                _ => upstream.end(connection),
             }
             Ok(reply)
         });

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use log::{info, warn};
 
 use super::{Ended, Failure};
-use crate::backend::{Backend, BackendError, Connection, Mode};
+use crate::backend::{Backend, BackendError, Connection, Link, Mode};
 use crate::balance::Lease;
 use crate::balancer::Balancer;
 
@@ -125,7 +125,7 @@ impl<'a> Upstream<'a> {
             }
         }
         let now = || self.balancer.commands_version();
-        let may_send = || target.commands_version.is_none_or(|version| version == now());
+        let may_send = |_: &Link| target.commands_version.is_none_or(|version| version == now());
         target.backend.request_if(target.mode, commands, may_send)
     }
 
@@ -169,7 +169,7 @@ impl<'a> Upstream<'a> {
 }
 
 /// Logs a backend's first failure, and its return.
-fn note(backend: &Backend, failure: Option<&Failure>) {
+pub fn note(backend: &Backend, failure: Option<&Failure>) {
     let failure = match failure {
         Some(Failure::Backend(error) | Failure::Cut(error)) if error.is_failure() => Some(error),
         // What others do with it, or what became of the client, says nothing of the backend.
