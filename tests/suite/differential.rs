@@ -5,7 +5,6 @@
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use fastrand::Rng;
 
@@ -13,17 +12,14 @@ use crate::support::balancer::Balancer;
 use crate::support::commands::{self, CommandStream, Item};
 use crate::support::redis::RedisServer;
 use crate::support::resp::RespClient;
-use crate::support::wait_until;
+use crate::support::{seed, wait_until};
 
 const CONNECTIONS: u64 = 8;
 const COMMANDS: usize = 100_000;
 
 #[test]
 fn a_hundred_thousand_commands_get_the_same_bytes_through_the_balancer() {
-    let seed = match std::env::var("LB_TEST_SEED") {
-        Ok(text) => text.parse().expect("LB_TEST_SEED is a number"),
-        Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_secs(),
-    };
+    let seed = seed();
     let primary = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
     commands::load(&mut primary.connect(), seed);
     let replica = replica_of(&primary);

@@ -18,6 +18,7 @@ mod malformed_commands;
 mod policy;
 mod resp_failover;
 mod resp_limits;
+mod rights;
 mod seed;
 mod sessions;
 mod shutdown;

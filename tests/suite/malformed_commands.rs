@@ -11,13 +11,14 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use fastrand::Rng;
 
 use crate::support::balancer::Balancer;
 use crate::support::redis::{RedisServer, free_port};
 use crate::support::resp::encode;
+use crate::support::seed;
 
 const STILL_IN_STEP: &[u8] = b"*2\r\n$4\r\nECHO\r\n$13\r\nstill in step\r\n";
 
@@ -239,10 +240,7 @@ const THREADS: u64 = 4;
 
 #[test]
 fn damaged_streams_get_the_same_bytes_through_the_balancer() {
-    let seed = match std::env::var("LB_TEST_SEED") {
-        Ok(text) => text.parse().expect("LB_TEST_SEED is a number"),
-        Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_secs(),
-    };
+    let seed = seed();
     let servers = Servers::start();
     std::thread::scope(|scope| {
         for thread in 0..THREADS {

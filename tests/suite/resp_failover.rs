@@ -4,11 +4,12 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::support::SetOnDrop;
 use crate::support::balancer::Balancer;
 use crate::support::broken::Broken;
+use crate::support::observe::{clients_of, connections, leases};
 use crate::support::redis::RedisServer;
 use crate::support::resp::{RespClient, encode};
 use crate::support::wait_until;
@@ -31,6 +32,15 @@ fn fill(server: &RedisServer) {
         pipe.set(format!("key:{number}"), format!("value {number}"));
     }
     pipe.exec(&mut server.connect()).expect("the server takes them");
+}
+
+/// Each says by a key which it is.
+fn numbered() -> [RedisServer; 2] {
+    ["0", "1"].map(|number| {
+        let server = RedisServer::start();
+        server.command(&["SET", "number", number]);
+        server
+    })
 }
 
 /// Reads all keys in one batch.
@@ -135,6 +145,93 @@ fn when_all_are_gone_each_is_named_and_the_session_goes_on_when_one_returns() {
     fill(&servers[1]);
     read_all(&mut session);
     assert_eq!(session.call("GET none"), "$-1\r\n", "database and protocol are as before");
+}
+
+#[test]
+fn a_server_that_was_never_there_is_not_waited_for_by_each_command() {
+    let server = RedisServer::start();
+    server.freeze();
+    let lb = Balancer::start(&[&server]);
+    let mut session = RespClient::connect(lb.port());
+    let began = Instant::now();
+    session.send_raw(encode(&["PING"]).repeat(5));
+    (0..5).for_each(|_| assert_eq!(session.reply(), b"+PONG\r\n"));
+    // Each would wait for a second.
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+#[test]
+fn what_would_write_on_a_server_that_returns_with_other_commands_is_not_sent() {
+    for (before, last) in [(&["GET key:1"][..], "GET key:1"), (&["MULTI", "GET none"], "EXEC")] {
+        let mut server = filled();
+        let lb = Balancer::start_with(&[&server], &["--backend-timeout", "10s"]);
+        let mut session = RespClient::connect(lb.port());
+        for command in before {
+            session.call(command);
+        }
+        server.kill();
+        restart_with_write_as(&mut server, "GET", "INCR");
+        let began = Instant::now();
+        let reply = session.call(last);
+        assert!(reply.starts_with('-'), "{last}: {reply}");
+        assert!(began.elapsed() < Duration::from_secs(5), "{last}: {:?}", began.elapsed());
+        assert_eq!(server.command(&["DBSIZE"]), redis::Value::Int(0), "{last}: {reply}");
+    }
+}
+
+#[test]
+fn what_would_write_on_a_server_that_returns_is_not_sent_over_anothers_connection() {
+    let mut servers = numbered();
+    let lb = Balancer::start_with(&servers.each_ref(), &["--backend-timeout", "500ms"]);
+    let [mut waiting, mut other] = [(); 2].map(|()| RespClient::connect(lb.port()));
+    if waiting.call("GET number") == bulk("1") {
+        servers.swap(0, 1);
+    }
+    other.call("GET number");
+    let [frozen, returned] = &mut servers;
+    returned.kill();
+    restart_with_write_as(returned, "EXISTS", "DEL");
+    returned.command(&["SET", "key", "value"]);
+    frozen.freeze();
+    waiting.send(&["EXISTS", "key"]);
+    // Meets the server anew, and leaves a connection for whoever comes from the frozen one.
+    assert_eq!(other.call("GET key"), bulk("value"));
+    let reply = String::from_utf8(waiting.reply()).expect("text");
+    assert!(reply.starts_with('-'), "{reply}");
+    assert_eq!(other.call("GET key"), bulk("value"));
+}
+
+/// Starts a killed server again, where `read` is now another name of `write`.
+fn restart_with_write_as(server: &mut RedisServer, read: &str, write: &str) {
+    server.restart_with(&["--rename-command", read, "", "--rename-command", write, read]);
+}
+
+#[test]
+fn a_pipeline_of_commands_that_are_slow_together_is_answered() {
+    let server = RedisServer::start();
+    let lb = Balancer::start_with(&[&server], &["--backend-timeout", "300ms"]);
+    let mut session = RespClient::connect(lb.port());
+    let script = "local function now() local t = redis.call('TIME') return t[1] * 1e6 + t[2] end
+        local began = now() repeat until now() > began + 20000 return 1";
+    session.send_raw(encode(&["EVAL_RO", script, "0"]).repeat(40));
+    (0..40).for_each(|_| assert_eq!(String::from_utf8_lossy(&session.reply()), ":1\r\n"));
+}
+
+#[test]
+fn what_only_looks_like_a_failure_is_passed_on() {
+    let server = RedisServer::start();
+    let lb = Balancer::start(&[&server]);
+    let mut session = RespClient::connect(lb.port());
+    let error = "return redis.error_reply('BUSY x')";
+    session.send_raw([encode(&["EVAL_RO", error, "0"]), encode(&["GET", "none"])].concat());
+    assert_eq!(session.reply(), b"-BUSY x\r\n");
+    assert_eq!(session.reply(), b"$-1\r\n");
+    // Pieces of a long value, one of which begins like an error.
+    for shift in 0..6 {
+        let value = format!("{}{}", "x".repeat(shift), "-BUSY ".repeat(15_000));
+        server.command(&["SET", "value", &value]);
+        assert!(session.call("GET value") == bulk(&value), "{shift}: another reply");
+    }
 }
 
 /// Reads must come from `good` while `bad` answers something that is no answer.
@@ -315,6 +412,39 @@ fn a_watch_whose_backend_dies_is_like_a_key_that_was_touched() {
         let whole = "*1\r\n$7\r\nvalue 1\r\n";
         assert!(execs.contains(&null.to_owned()) && execs.contains(&whole.to_owned()), "{execs:?}");
     }
+}
+
+#[test]
+fn a_watch_whose_backend_is_full_ends_with_null_and_leaves_no_trace() {
+    let servers = numbered();
+    let lb = Balancer::start(&servers.each_ref());
+    let mut session = RespClient::connect(lb.port());
+    let first = session.call("GET number");
+    let [watched, other] = if first == bulk("0") { [0, 1] } else { [1, 0] };
+    session.call("WATCH number");
+    session.call("HELLO 3");
+    let mut direct = RespClient::connect(servers[watched].port());
+    direct.call("CONFIG SET maxclients 2");
+    assert!(session.call("SUBSCRIBE news").starts_with('>'));
+    direct.call("CONFIG SET maxclients 1000");
+    session.call("MULTI");
+    session.call("GET number");
+    assert_eq!(session.call("EXEC"), "_\r\n");
+    assert_eq!(session.call("GET number"), bulk(&other.to_string()));
+    drop((session, direct));
+    wait_until("it has left", || leases(&lb) == [0, 0]);
+    let mut sessions = [(); 6].map(|()| RespClient::connect(lb.port()));
+    let mut numbers = sessions.each_mut().map(|session| {
+        session.call("HELLO 3");
+        let number = session.call("GET number");
+        assert_eq!(session.call("GET number"), number);
+        number
+    });
+    numbers.sort();
+    assert_eq!(numbers, ["0", "0", "0", "1", "1", "1"].map(bulk));
+    wait_until("it has the connections that it says", || {
+        connections(&lb) == servers.each_ref().map(clients_of)
+    });
 }
 
 #[test]

@@ -115,6 +115,34 @@ fn who_never_reads_is_cut_off_and_costs_others_nothing() {
 }
 
 #[test]
+fn who_does_not_read_yields_its_connection_to_those_who_wait_for_one() {
+    let server = server();
+    server.command(&["SETRANGE", "large", "20000000", "x"]);
+    let arguments = ["--backend-connections", "2", "--backend-timeout", "5s"];
+    let lb = Balancer::start_with(&[&server], &arguments);
+    let mut lazy = [(); 2].map(|()| RespClient::connect(lb.port()));
+    for session in &mut lazy {
+        session.send(&["GET", "large"]);
+        session.stream().peek(&mut [0]).expect("its reply has begun");
+    }
+    assert_eq!(RespClient::connect(lb.port()).call("GET a"), "$1\r\n1\r\n");
+}
+
+#[test]
+fn one_who_does_not_read_leaves_others_room_for_their_pipelines() {
+    let server = server();
+    server.command(&["SETRANGE", "large", "20000000", "x"]);
+    let lb = Balancer::start(&[&server]);
+    let mut pipeline = encode(&["GET", "large"]);
+    pipeline.extend(encode(&["ECHO", &"x".repeat(100_000)]).repeat(600));
+    // More than there may be of all clients, and as much as one may have.
+    let [mut hog, mut other] = [(); 2].map(|()| lb.connect());
+    hog.set_write_timeout(Some(Duration::from_millis(500))).expect("a timeout");
+    assert!(hog.write_all(&pipeline).is_err(), "all of it was taken");
+    other.write_all(&pipeline[..15_000_000]).expect("there is room for it");
+}
+
+#[test]
 fn a_pipeline_may_be_written_whole_before_a_reply_is_read() {
     let server = server();
     let lb = Balancer::start(&[&server]);
@@ -189,7 +217,7 @@ fn sessions_that_want_more_connections_than_there_may_be_take_turns() {
 #[test]
 fn more_subscribers_than_there_may_be_are_told_so_and_reads_go_on() {
     let server = server();
-    for bound in ["4", "8"] {
+    for bound in ["2", "3", "4", "8"] {
         let lb = Balancer::start_with(&[&server], &["--backend-connections", bound]);
         let mut subscribers: Vec<RespClient> = Vec::new();
         let mut late = loop {

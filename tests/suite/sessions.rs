@@ -30,6 +30,33 @@ fn three_hundred_sessions_are_spread_evenly_and_hold_few_connections() {
 }
 
 #[test]
+fn short_sessions_share_connections_whatever_their_protocol_and_database() {
+    let server = RedisServer::start();
+    let rule = "SETUSER reader on nopass ~* +@read +ping +select +command +hello";
+    server.command(&["ACL"].into_iter().chain(rule.split(' ')).collect::<Vec<_>>());
+    // One user may not ask INFO, and so not which server it is.
+    for user in ["", "reader:x@"] {
+        let lb = Balancer::start_at(&[format!("redis://{user}{}", server.address())], &[]);
+        for mode in ["HELLO 3", "SELECT 3"] {
+            let before = connections_received(&server);
+            for _ in 0..300 {
+                let mut session = RespClient::connect(lb.port());
+                session.call(mode);
+                session.call("GET a");
+            }
+            let count = connections_received(&server) - before;
+            assert!(count < 15, "{user}, {mode}: {count} connections");
+        }
+    }
+}
+
+fn connections_received(server: &RedisServer) -> usize {
+    let stats = RespClient::connect(server.port()).call("INFO stats");
+    let count = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+    count.and_then(|count| count.parse().ok()).expect("a count")
+}
+
+#[test]
 fn a_session_reads_from_one_server_only() {
     let servers = [(); 3].map(|()| RedisServer::start());
     for (number, server) in servers.iter().enumerate() {
@@ -61,6 +88,7 @@ fn whole_conversations_are_those_of_the_server() {
         &["CLIENT REPLY OFF", "HELLO 3", "INFO server", "SCAN 0", "CLIENT REPLY ON", "GET none"],
         &["CLIENT REPLY OFF", "WATCH a", "UNWATCH", "CLIENT REPLY x", "CLIENT REPLY ON"],
         &["CLIENT REPLY OFF", "GET a"],
+        &["CLIENT REPLY OFF", "RESET", "GET a"],
         &["GET a", "CLIENT REPLY SKIP", "GET a", "ECHO b", "GET a"],
         &["CLIENT REPLY SKIP", "CLIENT REPLY SKIP", "GET a", "PING"],
         &["CLIENT REPLY SKIP", "CLIENT REPLY ON", "GET a"],

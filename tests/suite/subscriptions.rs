@@ -88,6 +88,18 @@ fn channels_patterns_and_shard_channels_bring_their_messages() {
 }
 
 #[test]
+fn a_subscriber_that_returns_to_resp2_gets_its_messages_in_resp2() {
+    let server = server();
+    let lb = Balancer::start(&[&server]);
+    let mut session = RespClient::connect(lb.port());
+    for command in ["HELLO 3", "SUBSCRIBE news", "HELLO 2"] {
+        session.call(command);
+    }
+    server.command(&["PUBLISH", "news", "x"]);
+    assert_eq!(text(session.reply()), frame('*', &["message", "news", "x"]));
+}
+
+#[test]
 fn in_resp3_commands_are_answered_between_messages() {
     let server = server();
     let lb = Balancer::start(&[&server]);

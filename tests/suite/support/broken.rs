@@ -95,7 +95,9 @@ fn pass_replies(
 ) {
     let mut piece = [0; 4096];
     while let Ok(length @ 1..) = server.read(&mut piece) {
-        let passed = length.min(left.load(Ordering::SeqCst));
+        // Asked once: the next request, which sets it, may come as soon as this piece is written.
+        let may_pass = left.load(Ordering::SeqCst);
+        let passed = length.min(may_pass);
         if client.write_all(&piece[..passed]).is_err() {
             break;
         }
@@ -103,7 +105,7 @@ fn pass_replies(
             breaks.fetch_add(1, Ordering::Relaxed);
             break;
         }
-        if left.load(Ordering::SeqCst) != usize::MAX {
+        if may_pass != usize::MAX {
             left.fetch_sub(passed, Ordering::SeqCst);
         }
     }

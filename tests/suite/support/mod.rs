@@ -10,7 +10,7 @@ pub mod redis;
 pub mod resp;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Waits until `condition` holds; panics with `what` when it does not within ten seconds.
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -18,6 +18,14 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(Instant::now() < deadline, "waited 10 s in vain: {what}");
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// What a random test begins with: another each time, or the one to be repeated.
+pub fn seed() -> u64 {
+    match std::env::var("LB_TEST_SEED") {
+        Ok(text) => text.parse().expect("LB_TEST_SEED is a number"),
+        Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_secs(),
     }
 }
 

@@ -5,8 +5,6 @@ use std::time::Duration;
 /// One connection of a Redis client that is spoken to byte by byte, and read frame by frame.
 pub struct RespClient(BufReader<TcpStream>);
 
-// Some of it is there for the tests of sessions to come.
-#[allow(dead_code)]
 impl RespClient {
     pub fn new(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a socket");
