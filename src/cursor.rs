@@ -1,8 +1,9 @@
 //! Cursors of SCAN that carry their backend: shifted left by 16 bits, with a tag in the low ones.
 //!
-//! The tag is made of the server's `run_id` alone, so that every session, this balancer after a
-//! restart, and others in front of the same servers, make the same of it. A server that was
-//! restarted has another `run_id`: its old cursors would miss keys, and their tag is unknown.
+//! The tag is made of the server's `run_id`, so that every session, this balancer after a restart,
+//! and others in front of the same servers, make the same of it. A server that was restarted has
+//! another `run_id`: its old cursors would miss keys, and their tag is unknown, unless (1 in 65,536
+//! for each server) another one has it.
 
 use std::sync::Arc;
 

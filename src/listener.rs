@@ -13,7 +13,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::balancer::Balancer;
 use crate::lock::lock;
-use crate::session::{self, Protocol};
+use crate::session::{self, WireProtocol};
 
 /// Connections that the kernel holds until they are accepted; std's 128 overflow when thousands
 /// come at once.
@@ -171,8 +171,8 @@ fn tell_full(socket: &mut TcpStream) -> io::Result<()> {
     let mut begun = [0; 1024];
     // Who says nothing is told as well.
     let length = socket.read(&mut begun).unwrap_or(0);
-    socket.write_all(match Protocol::detect(&begun[..length]) {
-        Some(Protocol::Resp) => RESP_FULL,
+    socket.write_all(match WireProtocol::detect(&begun[..length]) {
+        Some(WireProtocol::Resp) => RESP_FULL,
         _ => HTTP_FULL,
     })?;
     // Closed with unread bytes, the socket would be reset and the answer lost.

@@ -42,13 +42,14 @@ impl CommandTable {
     /// Since Redis 7 containers list their subcommands. For an older server those that we know to
     /// read are taken as listed.
     pub fn parse(reply: &[u8]) -> Result<Self, &'static str> {
-        let value = redis::parse_redis_value(reply).map_err(|_| NO_TABLE)?;
-        let commands = rows(&value, b"").filter(|commands| !commands.is_empty()).ok_or(NO_TABLE)?;
+        let value = redis::parse_redis_value(reply).map_err(|_| NOT_A_TABLE)?;
+        let commands =
+            rows(&value, b"").filter(|commands| !commands.is_empty()).ok_or(NOT_A_TABLE)?;
         Ok(Self { commands })
     }
 }
 
-const NO_TABLE: &str = "sent something that is no list of commands";
+const NOT_A_TABLE: &str = "sent something that is no list of commands";
 
 /// Reads the commands of a list, or the subcommands of one whose names begin with `prefix`.
 fn rows(value: &Value, prefix: &[u8]) -> Option<HashMap<Name, Row>> {

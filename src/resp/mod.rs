@@ -24,10 +24,9 @@ pub const MAX_BULK_BYTES: u64 = i64::MAX as u64;
 
 /// The version of the protocol that a client speaks: what `HELLO` sets. It changes replies alone,
 /// never commands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Protocol {
     /// Spoken until a client asks for more.
-    #[default]
     Resp2,
     /// Adds maps, sets, doubles, pushes and more.
     Resp3,

@@ -29,10 +29,10 @@ const LINGER_BYTES: usize = 256 * 1024;
 /// How much is read into a thread's stack: an idle client holds no more.
 const PIECE_BYTES: usize = 4096;
 
-/// So many bytes tell the protocol.
+/// Bytes that suffice to tell the protocol.
 const DETECTION_BYTES: usize = 16;
 
-/// How long they may take from the first to the last.
+/// How long those may take from the first to the last.
 const DETECTION_TIME: Duration = Duration::from_secs(10);
 
 /// How much of what a client has sent is taken in at a time.
@@ -40,14 +40,14 @@ const MAX_INPUT_BYTES: usize = 64 * 1024;
 
 /// What a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
+pub enum WireProtocol {
     /// HTTP, of any version.
     Http,
     /// The Redis protocol.
     Resp,
 }
 
-impl Protocol {
+impl WireProtocol {
     /// What the first bytes of a connection tell: an upper-case method, a space, then `/`, `*` or
     /// `http` is HTTP; anything else is Redis. `None` while both are possible.
     pub fn detect(begun: &[u8]) -> Option<Self> {
@@ -89,15 +89,15 @@ pub fn serve(socket: &TcpStream, address: SocketAddr, balancer: &Balancer) -> io
     let since = Instant::now();
     let deadline = since + DETECTION_TIME;
     let protocol = loop {
-        match Protocol::detect(&begun) {
+        match WireProtocol::detect(&begun) {
             Some(protocol) => break protocol,
             None if matches!(client.read_until(deadline, &mut begun), Ok(1..)) => {}
-            None => break Protocol::Resp,
+            None => break WireProtocol::Resp,
         }
     };
     match protocol {
-        Protocol::Http => http::converse(client, begun, since, balancer),
-        Protocol::Resp => resp::converse(client, begun, since, balancer),
+        WireProtocol::Http => http::converse(client, begun, since, balancer),
+        WireProtocol::Resp => resp::converse(client, begun, since, balancer),
     }
     Ok(())
 }
@@ -161,19 +161,6 @@ impl<'a> Client<'a> {
         self.read_within(self.idle_timeout, buffer)
     }
 
-    /// Reads on without waiting, as long as there is more and it is not too much for once.
-    fn read_what_is_there(&mut self, buffer: &mut Vec<u8>) {
-        let begin = buffer.len();
-        // A read that did not fill its piece was all there is.
-        if begin < PIECE_BYTES {
-            return;
-        }
-        buffer.resize(begin + MAX_INPUT_BYTES, 0);
-        let read = rustix::net::recv(self.socket, &mut buffer[begin..], RecvFlags::DONTWAIT);
-        // What is wrong, or that there is nothing, the next read will tell.
-        buffer.truncate(begin + read.map_or(0, |(length, _)| length));
-    }
-
     /// The same, until `deadline`.
     fn read_until(&mut self, deadline: Instant, buffer: &mut Vec<u8>) -> io::Result<usize> {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -181,6 +168,16 @@ impl<'a> Client<'a> {
             return Err(io::ErrorKind::TimedOut.into());
         }
         self.read_within(left.max(Duration::from_millis(1)), buffer)
+    }
+
+    /// Takes in what else has arrived, without waiting, behind a read that was as long as a read can
+    /// be.
+    fn read_what_is_there(&mut self, buffer: &mut Vec<u8>) {
+        let begin = buffer.len();
+        buffer.resize(begin + MAX_INPUT_BYTES, 0);
+        let read = rustix::net::recv(self.socket, &mut buffer[begin..], RecvFlags::DONTWAIT);
+        // What is wrong, or that there is nothing, the next read will tell.
+        buffer.truncate(begin + read.map_or(0, |(length, _)| length));
     }
 
     fn read_within(&mut self, timeout: Duration, buffer: &mut Vec<u8>) -> io::Result<usize> {
@@ -244,11 +241,12 @@ impl Write for Client<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Protocol::{Http, Resp};
+    use WireProtocol::{Http, Resp};
 
     /// How many first bytes it takes, and what they tell; more of them must not tell otherwise.
-    fn decision(bytes: &[u8]) -> (usize, Option<Protocol>) {
-        let told: Vec<_> = (0..=bytes.len()).map(|end| Protocol::detect(&bytes[..end])).collect();
+    fn decision(bytes: &[u8]) -> (usize, Option<WireProtocol>) {
+        let told: Vec<_> =
+            (0..=bytes.len()).map(|end| WireProtocol::detect(&bytes[..end])).collect();
         let open = told.iter().take_while(|protocol| protocol.is_none()).count();
         let last = told.last().copied().flatten();
         assert!(
@@ -261,7 +259,7 @@ mod tests {
 
     #[test]
     fn the_protocol_is_told_as_soon_as_the_bytes_tell_it_and_never_otherwise() {
-        let cases: [(&[u8], usize, Protocol); 27] = [
+        let cases: [(&[u8], usize, WireProtocol); 27] = [
             (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", 5, Http),
             (b"POST / ", 6, Http),
             (b"OPTIONS * ", 9, Http),
@@ -302,7 +300,7 @@ mod tests {
         let cases: [&[u8]; 8] =
             [b"", b"G", b"GET", b"GET ", b"GET h", b"GET htt", b"\r\nPING", b"ABCDEFGHIJKLMNO"];
         for bytes in cases {
-            assert_eq!(Protocol::detect(bytes), None, "{}", bytes.escape_ascii());
+            assert_eq!(WireProtocol::detect(bytes), None, "{}", bytes.escape_ascii());
         }
         for bytes in [&[b'A'; 16], &[b'\n'; 16], b"ABCDEFGHIJKLMNO ", b"ABCDEFGHIJKL htt"] {
             assert_eq!(decision(bytes), (16, Some(Resp)), "{}", bytes.escape_ascii());

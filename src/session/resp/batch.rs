@@ -1,7 +1,7 @@
 //! Commands that go on together: one write to a backend, and their replies in order.
 
 use super::Failure;
-use super::outlet::{Outlet, Passed};
+use super::outlet::{Outlet, Relayed};
 use super::upstream::{Target, Upstream};
 use crate::backend::{BackendError, Connection};
 use crate::policy::{Policy, Verdict};
@@ -131,15 +131,15 @@ impl Batch {
                         Some(connection) => connection,
                         none => none.insert(self.begin(end, upstream, target)?),
                     };
-                    let passed = outlet.pass_on(connection, is_silent);
-                    has_long |= self.note_timeout(end, passed)? == Passed::InPieces;
+                    let passed = outlet.relay(connection, is_silent);
+                    has_long |= self.note_timeout(end, passed)? == Relayed::InPieces;
                     self.done.commands += length;
                 }
             }
             self.done.steps += 1;
         }
         if let Some(connection) = connection {
-            upstream.end(connection);
+            upstream.release(connection);
         }
         Ok(has_long)
     }
@@ -161,7 +161,7 @@ impl Batch {
             true => Some(target.backend.large_reads.turn(commands).ok_or(BackendError::Busy)?),
             false => None,
         };
-        let begun = upstream.begin(target, commands);
+        let begun = upstream.send(target, commands);
         if let (Err(BackendError::TimedOut), Some(turn)) = (&begun, &turn) {
             turn.give_up();
         }

@@ -15,9 +15,8 @@ pub const SYNTAX_ERROR: &str = "ERR syntax error";
 static LAST_ID: AtomicU64 = AtomicU64::new(0);
 
 /// Which replies a client wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplyMode {
-    #[default]
     On,
     Off,
     /// None to the next command.

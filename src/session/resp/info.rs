@@ -10,7 +10,7 @@ use crate::resp::{Command, command, reply, write};
 /// The name of our section.
 const SECTION: &[u8] = b"balancer";
 
-/// What INFO without arguments shows, and its other names.
+/// Sections that include ours.
 const WHOLE: [&[u8]; 3] = [b"all", b"default", b"everything"];
 
 impl Session<'_> {
@@ -30,7 +30,7 @@ impl Session<'_> {
             self.run_batch()?;
             let mut info = Vec::new();
             command::encode(theirs.into_iter(), &mut info);
-            match self.exchange(&info) {
+            match self.short_exchange(&info) {
                 Ok(reply) => match reply::string(&reply) {
                     Some(theirs) => text.extend_from_slice(theirs),
                     None => {

@@ -24,7 +24,7 @@ use self::outlet::Outlet;
 use self::subscription::Subscriptions;
 use self::transaction::Transaction;
 use self::upstream::{Target, Unanswered, Upstream};
-use super::Client;
+use super::{Client, PIECE_BYTES};
 use crate::backend::{BackendError, Connection, Mode, is_timeout};
 use crate::balancer::Balancer;
 use crate::policy::{Policy, Verdict};
@@ -77,9 +77,9 @@ enum Ended {
 pub fn converse(client: Client, input: Vec<u8>, since: Instant, balancer: &Balancer) {
     let mut session = Session::new(client, balancer);
     let Err(ended) = session.run(input, since);
-    let Session { commands, mut outlet, upstream, .. } = session;
+    let Session { commands, mut outlet, upstream, subscriptions, .. } = session;
     let backend = upstream.backend().map_or("-", |backend| backend.name()).to_owned();
-    drop(upstream);
+    drop((upstream, subscriptions));
     let why = match &ended {
         Ended::Gone(why) => why.clone(),
         Ended::Refused(why) => format!("refused: {why}"),
@@ -206,8 +206,10 @@ impl<'a> Session<'a> {
         };
         match read {
             Ok(0) => Err(Ended::Gone("left".to_owned())),
-            Ok(_) => {
-                client.read_what_is_there(input);
+            Ok(length) => {
+                if length == PIECE_BYTES {
+                    client.read_what_is_there(input);
+                }
                 Ok(())
             }
             Err(error) if is_timeout(&error) && begun.is_some() => {
@@ -238,7 +240,7 @@ impl<'a> Session<'a> {
         self.commands += 1;
         self.is_silent = self.state.reply_mode.next();
         self.refresh_policy();
-        if !self.meet_a_backend(command)? {
+        if !self.ask_for_commands(command)? {
             self.abort();
             return Ok(());
         }
@@ -276,14 +278,14 @@ impl<'a> Session<'a> {
 
     /// While no backend has said anything of its commands, one is asked as soon as that matters,
     /// now and then. False when the client has been told that none can be reached.
-    fn meet_a_backend(&mut self, command: &Command) -> Result<bool, Ended> {
+    fn ask_for_commands(&mut self, command: &Command) -> Result<bool, Ended> {
         let is_known =
             !self.policy.is_empty() || !matches!(self.policy.verdict(command), Verdict::Refuse(_));
         if is_known || self.asked_at.is_some_and(|at| at.elapsed() < ASK_INTERVAL) {
             return Ok(true);
         }
         self.asked_at = Some(Instant::now());
-        if let Err(unanswered) = self.exchange(&redis::cmd("PING").get_packed_command()) {
+        if let Err(unanswered) = self.short_exchange(&redis::cmd("PING").get_packed_command()) {
             self.unanswered(unanswered)?;
             return Ok(false);
         }
@@ -300,6 +302,11 @@ impl<'a> Session<'a> {
             true => write(self.outlet.out()),
             false => self.batch.answer(write),
         }
+    }
+
+    /// A backend's reply, or what was made of it.
+    fn raw(&mut self, reply: &[u8]) {
+        self.answer(|out| out.extend_from_slice(reply));
     }
 
     fn error(&mut self, text: impl AsRef<[u8]>) {
@@ -325,7 +332,7 @@ impl<'a> Session<'a> {
         let ran = loop {
             let Self { upstream, outlet, mode, commands_version, .. } = self;
             let address = outlet.client.address;
-            let ran = upstream.on_any(address, |upstream, backend| {
+            let ran = upstream.with_failover(address, |upstream, backend| {
                 let commands_version = Some(*commands_version);
                 batch.run(upstream, Target { backend, mode: *mode, commands_version }, outlet)
             });
@@ -359,11 +366,11 @@ impl<'a> Session<'a> {
     ) -> Result<T, Unanswered> {
         let Self { upstream, outlet, mode, .. } = self;
         let address = outlet.client.address;
-        upstream.on_any(address, |upstream, backend| {
+        upstream.with_failover(address, |upstream, backend| {
             let target = Target { backend, mode: *mode, commands_version };
-            let mut connection = upstream.begin(target, commands)?;
+            let mut connection = upstream.send(target, commands)?;
             let done = work(&mut connection, outlet)?;
-            upstream.end(connection);
+            upstream.release(connection);
             Ok(done)
         })
     }
@@ -372,21 +379,21 @@ impl<'a> Session<'a> {
     /// connection that has that mode already, or one of the session's, which then gets it.
     fn change_mode(&mut self, command: &[u8], wanted: Mode) -> Result<Vec<u8>, Unanswered> {
         let Self { upstream, outlet, mode, .. } = self;
-        upstream.on_any(outlet.client.address, |upstream, backend| {
+        upstream.with_failover(outlet.client.address, |upstream, backend| {
             let mode = if backend.has_idle(wanted) { wanted } else { *mode };
             let target = Target { backend, mode, commands_version: None };
-            let mut connection = upstream.begin(target, command)?;
+            let mut connection = upstream.send(target, command)?;
             let reply = short_reply(&mut connection)?;
             if !reply.starts_with(b"-") {
                 connection.mode = wanted;
             }
-            upstream.end(connection);
+            upstream.release(connection);
             Ok(reply)
         })
     }
 
     /// The whole reply to one command, error replies included.
-    fn exchange(&mut self, command: &[u8]) -> Result<Vec<u8>, Unanswered> {
+    fn short_exchange(&mut self, command: &[u8]) -> Result<Vec<u8>, Unanswered> {
         self.on_connection(command, None, |connection, _| short_reply(connection))
     }
 

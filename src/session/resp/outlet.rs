@@ -95,28 +95,28 @@ impl<'a> Outlet<'a> {
     }
 
     /// Passes the next reply on; or reads it only, where it `is_silent`.
-    pub fn pass_on(
+    pub fn relay(
         &mut self,
         connection: &mut Connection,
         is_silent: bool,
-    ) -> Result<Passed, Failure> {
-        self.pass_and_look(connection, is_silent, |_| {})
+    ) -> Result<Relayed, Failure> {
+        self.relay_and_inspect(connection, is_silent, |_| {})
     }
 
     /// The same, and shows `look` each piece of it.
-    pub fn pass_and_look(
+    pub fn relay_and_inspect(
         &mut self,
         connection: &mut Connection,
         is_silent: bool,
         look: impl FnMut(&[u8]),
-    ) -> Result<Passed, Failure> {
-        let mut frame = Frame {
+    ) -> Result<Relayed, Failure> {
+        let mut frame = ReplyInFlight {
             start: self.out.len(),
             is_silent,
             is_partly_sent: false,
-            passed: Passed::Whole,
+            passed: Relayed::Whole,
         };
-        let passed = self.pass_frame(connection, &mut frame, look);
+        let passed = self.relay_frame(connection, &mut frame, look);
         if is_silent || (passed.is_err() && !frame.is_partly_sent) {
             self.out.truncate(frame.start);
         }
@@ -128,10 +128,10 @@ impl<'a> Outlet<'a> {
         Ok(frame.passed)
     }
 
-    fn pass_frame(
+    fn relay_frame(
         &mut self,
         connection: &mut Connection,
-        frame: &mut Frame,
+        frame: &mut ReplyInFlight,
         mut look: impl FnMut(&[u8]),
     ) -> Result<(), Failure> {
         let mut framer = Framer::new();
@@ -147,19 +147,23 @@ impl<'a> Outlet<'a> {
             from.consume(used);
             if framer.is_done() {
                 return match (framer.kind(), frame.passed) {
-                    (Some(b'-'), Passed::Whole) => Ok(check_answer(&self.out[frame.start..])?),
+                    (Some(b'-'), Relayed::Whole) => Ok(check_answer(&self.out[frame.start..])?),
                     _ => Ok(()),
                 };
             }
             if self.out.len() - frame.start > HELD_REPLY_BYTES {
-                self.pass_piece(connection, frame)?;
+                self.relay_piece(connection, frame)?;
             }
         }
     }
 
     /// Makes room behind the beginning of a long reply.
-    fn pass_piece(&mut self, connection: &Connection, frame: &mut Frame) -> Result<(), Failure> {
-        frame.passed = Passed::InPieces;
+    fn relay_piece(
+        &mut self,
+        connection: &Connection,
+        frame: &mut ReplyInFlight,
+    ) -> Result<(), Failure> {
+        frame.passed = Relayed::InPieces;
         if frame.is_silent {
             self.out.truncate(frame.start);
             return Ok(());
@@ -233,17 +237,17 @@ impl<'a> Outlet<'a> {
 }
 
 /// A reply that is being passed on.
-struct Frame {
+struct ReplyInFlight {
     /// Where in what is not sent yet it begins.
     start: usize,
     is_silent: bool,
     is_partly_sent: bool,
-    passed: Passed,
+    passed: Relayed,
 }
 
 /// How a reply was passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Passed {
+pub enum Relayed {
     /// It was held until it was whole.
     Whole,
     /// It was too long for that.

@@ -132,7 +132,7 @@ impl Session<'_> {
 
     /// HELLO is a backend's answer, but for the client's id.
     fn hello(&mut self, command: &Command) -> Result<(), Ended> {
-        let protocol = match self.check_hello(command) {
+        let protocol = match self.apply_hello_options(command) {
             Ok(protocol) => protocol,
             Err(error) => {
                 self.error(error);
@@ -157,7 +157,7 @@ impl Session<'_> {
     }
 
     /// Checks HELLO and takes its name: one before something wrong stays, as in Redis.
-    fn check_hello(&mut self, command: &Command) -> Result<Protocol, Vec<u8>> {
+    fn apply_hello_options(&mut self, command: &Command) -> Result<Protocol, Vec<u8>> {
         let protocol = match command.arg(1).map(integer) {
             None => self.mode.protocol,
             Some(Some(2)) => Protocol::Resp2,
@@ -202,13 +202,8 @@ impl Session<'_> {
         }
     }
 
-    /// A backend's reply, or what was made of it.
-    pub(super) fn raw(&mut self, reply: &[u8]) {
-        self.answer(|out| out.extend_from_slice(reply));
-    }
-
     /// Makes the session what it was at its beginning.
-    pub(super) fn reset(&mut self) -> Result<(), Ended> {
+    fn reset(&mut self) -> Result<(), Ended> {
         self.run_batch()?;
         if self.state.reply_mode == ReplyMode::Off {
             self.is_silent = false;
@@ -222,7 +217,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    pub(super) fn quit(&mut self) -> Ended {
+    fn quit(&mut self) -> Ended {
         self.ok();
         self.flush().err().unwrap_or_else(|| Ended::Gone("quit".to_owned()))
     }
@@ -239,7 +234,7 @@ fn is_known(user: &[u8]) -> bool {
 }
 
 /// A number as Redis reads it.
-pub(super) fn integer(text: &[u8]) -> Option<i64> {
+fn integer(text: &[u8]) -> Option<i64> {
     let number: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
     // No plus, no leading zeros.
     (number.to_string().as_bytes() == text).then_some(number)

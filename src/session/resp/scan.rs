@@ -30,7 +30,7 @@ impl Session<'_> {
     fn scan_from_the_start(&mut self, command: &Command) -> Result<(), Ended> {
         let (balancer, is_silent) = (self.balancer, self.is_silent);
         let scanned = self.on_connection(command.bytes(), None, |connection, outlet| {
-            pass_on(connection, outlet, is_silent, balancer)
+            relay_scan(connection, outlet, is_silent, balancer)
         });
         scanned.or_else(|unanswered| self.unanswered(unanswered))
     }
@@ -72,7 +72,7 @@ impl Session<'_> {
             link.run_id().is_some_and(|run_id| balancer.cursor_tag(run_id) == Some(tag))
         };
         let mut connection = backend.request_if(self.mode, command, is_its_server)?;
-        pass_on(&mut connection, &mut self.outlet, self.is_silent, balancer)?;
+        relay_scan(&mut connection, &mut self.outlet, self.is_silent, balancer)?;
         connection.keep();
         Ok(())
     }
@@ -92,14 +92,14 @@ fn parse(text: &[u8]) -> Option<u64> {
 }
 
 /// Passes the reply on, with the server's tag in its cursor.
-fn pass_on(
+fn relay_scan(
     connection: &mut Connection,
     outlet: &mut Outlet,
     is_silent: bool,
     balancer: &Balancer,
 ) -> Result<(), Failure> {
     if connection.next_byte()? == b'-' {
-        return outlet.pass_on(connection, is_silent).map(|_| ());
+        return outlet.relay(connection, is_silent).map(|_| ());
     }
     let from = connection.replies();
     if reply::array(from)? != 2 {
@@ -119,7 +119,7 @@ fn pass_on(
         write::array(outlet.out(), 2);
         write::bulk(outlet.out(), cursor.to_string().as_bytes());
     }
-    let passed = outlet.pass_on(connection, is_silent);
+    let passed = outlet.relay(connection, is_silent);
     if let Err(Failure::Backend(_)) = passed {
         outlet.out().truncate(start);
     }

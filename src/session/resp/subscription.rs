@@ -46,7 +46,7 @@ impl Subscriptions {
     fn confirm(&mut self, word: &[u8], count: usize, outlet: &mut Outlet) -> Result<bool, Failure> {
         let mut confirmed = 0;
         while confirmed < count {
-            match self.pass_on(outlet)? {
+            match self.relay(outlet)? {
                 Received::Error => return Ok(false),
                 Received::Push(what) if what == word => confirmed += 1,
                 Received::Push(_) => {}
@@ -56,9 +56,9 @@ impl Subscriptions {
     }
 
     /// Passes the next frame on.
-    fn pass_on(&mut self, outlet: &mut Outlet) -> Result<Received, Failure> {
+    fn relay(&mut self, outlet: &mut Outlet) -> Result<Received, Failure> {
         let mut head = Vec::with_capacity(HEAD_BYTES);
-        outlet.pass_and_look(&mut self.connection, false, |piece| {
+        outlet.relay_and_inspect(&mut self.connection, false, |piece| {
             head.extend_from_slice(&piece[..piece.len().min(HEAD_BYTES - head.len())]);
         })?;
         if head.first() == Some(&b'-') {
@@ -70,9 +70,9 @@ impl Subscriptions {
     }
 
     /// Passes on what has arrived.
-    fn pass_on_messages(&mut self, outlet: &mut Outlet) -> Result<(), Failure> {
+    fn relay_messages(&mut self, outlet: &mut Outlet) -> Result<(), Failure> {
         loop {
-            self.pass_on(outlet)?;
+            self.relay(outlet)?;
             if !self.connection.has_buffered() {
                 return outlet.deliver().map_err(Failure::Client);
             }
@@ -113,9 +113,9 @@ impl Session<'_> {
         let Self { subscriptions: Some(all), outlet, .. } = self else { return Ok(()) };
         all.connection.send(hello).map_err(lost)?;
         while all.connection.next_byte().map_err(lost)? == b'>' {
-            all.pass_on(outlet).map_err(ended)?;
+            all.relay(outlet).map_err(ended)?;
         }
-        outlet.pass_on(&mut all.connection, true).map_err(ended)?;
+        outlet.relay(&mut all.connection, true).map_err(ended)?;
         Ok(())
     }
 
@@ -159,7 +159,7 @@ impl Session<'_> {
     /// error reply.
     fn first_subscription(&mut self, command: &Command) -> Result<Result<(), Vec<u8>>, Unanswered> {
         let Self { upstream, outlet, mode, .. } = self;
-        let subscribed = upstream.on_any(outlet.client.address, |_, backend| {
+        let subscribed = upstream.with_failover(outlet.client.address, |_, backend| {
             let mut connection = backend.request(*mode, command.bytes())?;
             if connection.next_byte()? == b'-' {
                 let error = short_reply(&mut connection)?;
@@ -243,7 +243,7 @@ impl Session<'_> {
     ) -> Result<bool, Ended> {
         let Self { subscriptions: Some(all), outlet, .. } = self else { return Ok(true) };
         if all.connection.has_buffered() {
-            all.pass_on_messages(outlet).map_err(ended)?;
+            all.relay_messages(outlet).map_err(ended)?;
             return Ok(false);
         }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -261,7 +261,7 @@ impl Session<'_> {
         let (from_client, from_backend) =
             (!polled[0].revents().is_empty(), !polled[1].revents().is_empty());
         if from_backend {
-            all.pass_on_messages(outlet).map_err(ended)?;
+            all.relay_messages(outlet).map_err(ended)?;
             // While the client did not take them, what it sent may have been taken in.
             return Ok(from_client && !outlet.has_backlog());
         }

@@ -127,7 +127,7 @@ impl Session<'_> {
             }
             let version = Some(self.commands_version);
             let ran = self.on_connection(commands, version, |connection, outlet| {
-                pass_on_exec(connection, transaction.count, outlet, is_silent)
+                relay_exec(connection, transaction.count, outlet, is_silent)
             });
             match ran {
                 // Other backends may have been met since it was queued.
@@ -146,7 +146,7 @@ impl Session<'_> {
     ) -> Result<(), Unanswered> {
         let sent = connection.send(commands).map_err(Failure::Backend);
         let passed = sent
-            .and_then(|()| pass_on_exec(&mut connection, count, &mut self.outlet, self.is_silent));
+            .and_then(|()| relay_exec(&mut connection, count, &mut self.outlet, self.is_silent));
         match passed {
             Ok(()) => {
                 // The EXEC has ended the watch: the connection is as good as any.
@@ -171,13 +171,13 @@ impl Session<'_> {
     pub(super) fn watch(&mut self, command: &Command) -> Result<(), Ended> {
         self.run_batch()?;
         let Self { upstream, outlet, mode, .. } = self;
-        let watched = upstream.on_any(outlet.client.address, |upstream, backend| {
+        let watched = upstream.with_failover(outlet.client.address, |upstream, backend| {
             if matches!(upstream.watch, Watch::InUse | Watch::Lost) {
                 // What EXEC will answer is known already.
                 return Ok(OK.to_vec());
             }
             let target = Target { backend, mode: *mode, commands_version: None };
-            let mut connection = upstream.begin(target, command.bytes())?;
+            let mut connection = upstream.send(target, command.bytes())?;
             let reply = short_reply(&mut connection)?;
             match (&upstream.watch, &reply[..]) {
                 (Watch::None, OK) => {
@@ -187,7 +187,7 @@ impl Session<'_> {
                 }
                 // Closed: it watches for nobody, as the watch before it is lost.
                 (Watch::Lost, _) => drop(connection),
-                _ => upstream.end(connection),
+                _ => upstream.release(connection),
             }
             Ok(reply)
         });
@@ -232,7 +232,7 @@ impl Transaction {
 
 /// Passes the reply to EXEC on, behind those to MULTI and to `count` commands, which the client has
 /// had already.
-fn pass_on_exec(
+fn relay_exec(
     connection: &mut Connection,
     count: usize,
     outlet: &mut Outlet,
@@ -241,5 +241,5 @@ fn pass_on_exec(
     for _ in 0..=count {
         short_reply(connection)?;
     }
-    outlet.pass_on(connection, is_silent).map(|_| ())
+    outlet.relay(connection, is_silent).map(|_| ())
 }

@@ -65,14 +65,14 @@ impl<'a> Upstream<'a> {
     }
 
     /// Does `work` on the session's backend and, when that fails, on the others, each once.
-    pub fn on_any<T>(
+    pub fn with_failover<T>(
         &mut self,
         client: SocketAddr,
         mut work: impl FnMut(&mut Self, &Backend) -> Result<T, Failure>,
     ) -> Result<T, Unanswered> {
         let mut failures = Vec::new();
         let mut tried = vec![false; self.balancer.backends.len()];
-        while let Some(index) = self.lease(&tried, client) {
+        while let Some(index) = self.leased_index(&tried, client) {
             let backend = &self.balancer.backends[index];
             let outcome = work(self, backend);
             note(backend, outcome.as_ref().err());
@@ -98,7 +98,7 @@ impl<'a> Upstream<'a> {
     }
 
     /// The index of the leased backend; takes a lease where there is none.
-    fn lease(&mut self, tried: &[bool], client: SocketAddr) -> Option<usize> {
+    fn leased_index(&mut self, tried: &[bool], client: SocketAddr) -> Option<usize> {
         if self.lease.is_none() {
             let in_order = self.balancer.log_order();
             let lease = self.balancer.table.lease(|backend| !tried[backend])?;
@@ -112,7 +112,7 @@ impl<'a> Upstream<'a> {
 
     /// Sends `commands` and waits for the reply to begin: on the connection that watches, or one
     /// from the pool.
-    pub fn begin(&mut self, target: Target, commands: &[u8]) -> Result<Connection, BackendError> {
+    pub fn send(&mut self, target: Target, commands: &[u8]) -> Result<Connection, BackendError> {
         if let Some(mut connection) = self.take_watching() {
             match connection.send(commands) {
                 Ok(()) => {
@@ -160,7 +160,7 @@ impl<'a> Upstream<'a> {
     }
 
     /// All replies have been read: the connection goes back to where it came from.
-    pub fn end(&mut self, connection: Connection) {
+    pub fn release(&mut self, connection: Connection) {
         match self.watch {
             Watch::InUse => self.watch = Watch::Held(connection),
             _ => connection.keep(),
