@@ -3,6 +3,7 @@
 mod batch;
 mod client;
 mod info;
+mod memory;
 mod outlet;
 mod own;
 mod scan;
@@ -20,11 +21,12 @@ use log::{info, log_enabled};
 
 use self::batch::Batch;
 use self::client::ClientState;
+use self::memory::{Budget, Share};
 use self::outlet::Outlet;
 use self::subscription::Subscriptions;
 use self::transaction::Transaction;
 use self::upstream::{Target, Unanswered, Upstream};
-use super::{Client, PIECE_BYTES};
+use super::{Client, MAX_INPUT_BYTES, PIECE_BYTES};
 use crate::backend::{BackendError, Connection, Mode, is_timeout};
 use crate::balancer::Balancer;
 use crate::policy::{Policy, Verdict};
@@ -37,6 +39,9 @@ const BYTES_A_SECOND: usize = 1024 * 1024;
 
 /// How often a client's commands make us ask for a backend that has never answered.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the commands that have begun and are long may take of all clients together.
+static UNFINISHED: Budget = Budget::new(1024 * 1024 * 1024);
 
 /// Replies that a session looks into are at most so long: of INFO, HELLO, SELECT.
 const MAX_SHORT_REPLY_BYTES: usize = 1024 * 1024;
@@ -159,6 +164,7 @@ impl<'a> Session<'a> {
     fn run(&mut self, mut input: Vec<u8>, since: Instant) -> Result<Infallible, Ended> {
         let mut parser = CommandParser::new(self.balancer.config.max_argument_bytes);
         let mut begun = Some(since);
+        let mut unfinished = Share::of(&UNFINISHED);
         loop {
             let mut used = 0;
             loop {
@@ -175,6 +181,11 @@ impl<'a> Session<'a> {
             }
             input.drain(..used);
             self.flush()?;
+            unfinished.set(if input.len() > MAX_INPUT_BYTES { input.len() } else { 0 });
+            if unfinished.bytes() > 0 && !UNFINISHED.has_room() {
+                let why = "Protocol error: too many clients send long commands: try again later";
+                return Err(self.refuse_with(why));
+            }
             if self.outlet.take_backlog(&mut input) {
                 continue;
             }
@@ -213,12 +224,15 @@ impl<'a> Session<'a> {
                 Ok(())
             }
             Err(error) if is_timeout(&error) && begun.is_some() => {
-                let why = "Protocol error: the command took too long to arrive";
-                Err(self.refuse(why.to_owned(), |out| write::error(out, format!("ERR {why}"))))
+                Err(self.refuse_with("Protocol error: the command took too long to arrive"))
             }
             Err(error) if is_timeout(&error) => Err(Ended::Gone("idle for too long".to_owned())),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn refuse_with(&mut self, why: &str) -> Ended {
+        self.refuse(why.to_owned(), |out| write::error(out, format!("ERR {why}")))
     }
 
     /// Tells the client what is wrong with what it sent, behind the replies that it still gets.

@@ -1,7 +1,6 @@
 //! What a client of the Redis protocol is given: replies are gathered and sent many at a time.
 
 use std::io::{self, BufRead};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -9,6 +8,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::Failure;
+use super::memory::{Budget, Share};
 use crate::backend::{BackendError, Connection};
 use crate::resp::Framer;
 use crate::session::{Client, poll_timeout};
@@ -24,8 +24,7 @@ const GATHERED_BYTES: usize = 64 * 1024;
 /// it: so its commands are taken in while it takes no replies, up to so many bytes of one client, …
 const MAX_BACKLOG_BYTES: usize = 16 * 1024 * 1024;
 /// … and so many of all clients together. Beyond, it has to read first.
-const MAX_BACKLOGS_BYTES: usize = 48 * 1024 * 1024;
-static BACKLOG_BYTES: AtomicUsize = AtomicUsize::new(0);
+static BACKLOGS: Budget = Budget::new(48 * 1024 * 1024);
 
 /// How much of it is read at a time.
 const BACKLOG_STEP_BYTES: usize = 64 * 1024;
@@ -58,13 +57,7 @@ pub struct Outlet<'a> {
 
 impl<'a> Outlet<'a> {
     pub fn new(client: Client<'a>, max_stall: Duration) -> Self {
-        Self {
-            client,
-            max_stall,
-            out: Vec::new(),
-            backlog: Backlog::default(),
-            is_half_closed: false,
-        }
+        Self { client, max_stall, out: Vec::new(), backlog: Backlog::new(), is_half_closed: false }
     }
 
     /// Where a reply of our own is written.
@@ -267,18 +260,20 @@ pub fn check_answer(reply: &[u8]) -> Result<(), BackendError> {
     }
 }
 
-/// Bytes of a client that wait for it to take its replies; all clients' together are bounded.
-#[derive(Default)]
+/// Bytes of a client that wait for it to take its replies.
 struct Backlog {
     bytes: Vec<u8>,
-    /// What of [`BACKLOG_BYTES`] is this client's: these bytes, and those that were moved last.
-    counted: usize,
+    /// These bytes, and those that were moved last.
+    share: Share,
 }
 
 impl Backlog {
+    fn new() -> Self {
+        Self { bytes: Vec::new(), share: Share::of(&BACKLOGS) }
+    }
+
     fn has_room(&self) -> bool {
-        self.counted < MAX_BACKLOG_BYTES
-            && BACKLOG_BYTES.load(Ordering::Relaxed) < MAX_BACKLOGS_BYTES
+        self.share.bytes() < MAX_BACKLOG_BYTES && BACKLOGS.has_room()
     }
 
     /// Returns whether the client has ended its side.
@@ -287,10 +282,9 @@ impl Backlog {
         self.bytes.resize(length + BACKLOG_STEP_BYTES, 0);
         let read = rustix::net::recv(client.socket, &mut self.bytes[length..], RecvFlags::DONTWAIT);
         let read = read.map(|(read, _)| read);
-        self.bytes.truncate(length + read.unwrap_or(0));
-        let more = self.bytes.len() - length;
-        self.counted += more;
-        BACKLOG_BYTES.fetch_add(more, Ordering::Relaxed);
+        let more = read.unwrap_or(0);
+        self.bytes.truncate(length + more);
+        self.share.set(self.share.bytes() + more);
         match read {
             Ok(0) => Ok(true),
             Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(false),
@@ -300,15 +294,8 @@ impl Backlog {
 
     fn move_to(&mut self, input: &mut Vec<u8>) -> bool {
         let bytes = std::mem::take(&mut self.bytes);
-        BACKLOG_BYTES.fetch_sub(self.counted - bytes.len(), Ordering::Relaxed);
-        self.counted = bytes.len();
+        self.share.set(bytes.len());
         input.extend_from_slice(&bytes);
         !bytes.is_empty()
-    }
-}
-
-impl Drop for Backlog {
-    fn drop(&mut self) {
-        BACKLOG_BYTES.fetch_sub(self.counted, Ordering::Relaxed);
     }
 }
