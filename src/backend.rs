@@ -147,8 +147,10 @@ pub struct Backend {
     server: Mutex<Server>,
     /// Counts the changes of what [`commands`](Self::commands) returns.
     commands_version: AtomicU64,
-    /// Whose turn it is to read a large value.
+    /// Whose turn it is to read a large value over HTTP.
     pub large_reads: LargeReads,
+    /// Whose turn it is among the Redis clients whose last reply was long.
+    pub long_replies: LargeReads,
 }
 
 /// The process that answers at a backend's address, as far as its newest connection tells.
@@ -181,6 +183,7 @@ impl Backend {
             server: Mutex::default(),
             commands_version: AtomicU64::new(0),
             large_reads: LargeReads::default(),
+            long_replies: LargeReads::default(),
         }
     }
 
@@ -286,6 +289,11 @@ impl Backend {
         reply::simple(connection.replies())?;
         connection.keep();
         Ok(())
+    }
+
+    /// Whether somebody waits for a connection.
+    pub fn is_wanted(&self) -> bool {
+        self.pool.is_wanted()
     }
 
     /// Whether there is an idle connection of this mode.

@@ -131,6 +131,11 @@ impl<M: Copy + Eq, C> Pool<M, C> {
         drop(idle);
     }
 
+    /// Whether somebody waits for a connection.
+    pub fn is_wanted(&self) -> bool {
+        !lock(&self.state).waiting.is_empty()
+    }
+
     /// Whether there is an idle connection of this mode.
     pub fn has_idle(&self, mode: M) -> bool {
         lock(&self.state).idle.iter().any(|idle| idle.mode == mode)
@@ -207,7 +212,7 @@ impl<M: Copy + Eq, C> Permit<M, C> {
 
     /// Whether somebody waits for a connection.
     pub fn is_wanted(&self) -> bool {
-        self.pool.as_ref().is_some_and(|pool| !lock(&pool.state).waiting.is_empty())
+        self.pool.as_ref().is_some_and(|pool| pool.is_wanted())
     }
 
     /// Gives the connection back for the next who wants one of this mode.

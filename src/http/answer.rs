@@ -67,6 +67,11 @@ impl<W: Write> Answer<W> {
         }
     }
 
+    /// What it is written to.
+    pub fn writer(&mut self) -> &mut W {
+        &mut self.out
+    }
+
     /// Sets the status.
     pub fn status(&mut self, status: u16) {
         self.status = status;

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::io;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -265,7 +266,9 @@ fn balanced<'a>(
         answer.header("X-Served-By", header_value(backend.name()));
         answer.header("Cache-Control", "no-cache");
         answer.header("Vary", "Accept");
+        answer.writer().held = Some((Arc::clone(backend), balancer.config.backend_timeout / 2));
         let outcome = read::answer(backend, ask, &mut answer);
+        answer.writer().held = None;
         note(backend, &outcome);
         if balancer.is_draining() {
             answer.close();

@@ -8,12 +8,15 @@ mod resp;
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::event::Timespec;
-use rustix::net::RecvFlags;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
 
+use crate::backend::Backend;
 use crate::balancer::Balancer;
 
 /// A client that takes less than this of an answer, on average, is cut off once it has had the
@@ -25,6 +28,9 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// How much a lingering connection still reads.
 const LINGER_BYTES: usize = 256 * 1024;
+
+/// A client that takes nothing is not looked at more often.
+const MIN_STALL_STEP: Duration = Duration::from_millis(10);
 
 /// How much is read into a thread's stack: an idle client holds no more.
 const PIECE_BYTES: usize = 4096;
@@ -118,6 +124,20 @@ impl Drop for Counted<'_> {
     }
 }
 
+/// Waits a moment, a part of `max_stall`, until the client's socket takes more.
+fn wait_for_room(socket: &TcpStream, max_stall: Duration) -> io::Result<()> {
+    let mut polled = [PollFd::new(socket, PollFlags::OUT)];
+    match poll(&mut polled, Some(&poll_timeout(stall_step(max_stall)))) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// How often a client that takes nothing is looked at.
+fn stall_step(max_stall: Duration) -> Duration {
+    (max_stall / 4).max(MIN_STALL_STEP)
+}
+
 /// A timeout as `poll` takes it.
 fn poll_timeout(time: Duration) -> Timespec {
     Timespec::try_from(time).unwrap_or(Timespec { tv_sec: i64::from(u32::MAX), tv_nsec: 0 })
@@ -132,6 +152,9 @@ struct Client<'a> {
     /// When the answer that is being written began, and how much of it is written.
     answer_began: Instant,
     answer_bytes: u64,
+    /// The backend whose connection is held while the answer is written, and how long the client may
+    /// take nothing once others wait for that.
+    held: Option<(Arc<Backend>, Duration)>,
 }
 
 impl<'a> Client<'a> {
@@ -147,6 +170,7 @@ impl<'a> Client<'a> {
             read_timeout: timeout,
             answer_began: Instant::now(),
             answer_bytes: 0,
+            held: None,
         })
     }
 
@@ -209,6 +233,27 @@ impl<'a> Client<'a> {
         }
     }
 
+    /// Writes some of it, and waits for that as long as the client may not read.
+    fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some((backend, max_stall)) = &self.held else { return self.socket.write(bytes) };
+        let began = Instant::now();
+        loop {
+            match rustix::net::send(self.socket, bytes, SendFlags::DONTWAIT) {
+                Ok(length) => return Ok(length),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    let stalled = began.elapsed();
+                    let is_over = stalled >= self.idle_timeout;
+                    if is_over || (stalled >= *max_stall && backend.is_wanted()) {
+                        return Err(io::Error::new(io::ErrorKind::TimedOut, "does not read"));
+                    }
+                    wait_for_room(self.socket, *max_stall)?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Whether the end of the connection, whatever brings it about, is an error to the client. It
     /// must be where it would else look like the end of the answer.
     fn reset_on_close(&self, reset: bool) {
@@ -225,7 +270,7 @@ impl Write for Client<'_> {
         if is_slow && self.answer_bytes > 0 && seconds > self.idle_timeout.as_secs_f64() {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "reads too slowly"));
         }
-        let written = self.socket.write(bytes)?;
+        let written = self.write_some(bytes)?;
         if self.answer_bytes == 0 {
             self.answer_began = Instant::now();
         }

@@ -158,11 +158,13 @@ impl Batch {
         });
         let commands = &self.commands[self.done.commands..][..lengths.sum()];
         let turn = match self.is_behind_long {
-            true => Some(target.backend.large_reads.turn(commands).ok_or(BackendError::Busy)?),
+            true => Some(target.backend.long_replies.turn(commands).ok_or(BackendError::Busy)?),
             false => None,
         };
         let begun = upstream.send(target, commands);
-        if let (Err(BackendError::TimedOut), Some(turn)) = (&begun, &turn) {
+        if let (Err(error), Some(turn)) = (&begun, &turn)
+            && error.is_timeout()
+        {
             turn.give_up();
         }
         drop(turn);

@@ -11,7 +11,7 @@ use super::Failure;
 use super::memory::{Budget, Share};
 use crate::backend::{BackendError, Connection};
 use crate::resp::Framer;
-use crate::session::{Client, poll_timeout};
+use crate::session::{Client, poll_timeout, stall_step};
 
 /// A reply up to this length is held until it is whole, so that another backend can still give it;
 /// a longer one is passed on piece by piece.
@@ -202,7 +202,7 @@ impl<'a> Outlet<'a> {
             events |= PollFlags::IN;
         }
         let mut polled = [PollFd::new(self.client.socket, events)];
-        match poll(&mut polled, Some(&poll_timeout(self.max_stall / 4))) {
+        match poll(&mut polled, Some(&poll_timeout(stall_step(self.max_stall)))) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
