@@ -120,12 +120,14 @@ fn who_does_not_read_yields_its_connection_to_those_who_wait_for_one() {
     server.command(&["SETRANGE", "large", "20000000", "x"]);
     let arguments = ["--backend-connections", "2", "--backend-timeout", "5s"];
     let lb = Balancer::start_with(&[&server], &arguments);
-    let mut lazy = [(); 2].map(|()| RespClient::connect(lb.port()));
-    for session in &mut lazy {
-        session.send(&["GET", "large"]);
-        session.stream().peek(&mut [0]).expect("its reply has begun");
+    for request in ["GET large\r\n", "GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n"] {
+        let mut lazy = [(); 2].map(|()| lb.connect());
+        for client in &mut lazy {
+            client.write_all(request.as_bytes()).expect("lb reads");
+            client.peek(&mut [0]).expect("its answer has begun");
+        }
+        assert_eq!(RespClient::connect(lb.port()).call("GET a"), "$1\r\n1\r\n", "{request}");
     }
-    assert_eq!(RespClient::connect(lb.port()).call("GET a"), "$1\r\n1\r\n");
 }
 
 #[test]
