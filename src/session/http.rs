@@ -22,7 +22,7 @@ use crate::http::{
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often a read is begun again because the value changed under it.
-const MAX_CHANGES: usize = 10;
+const MAX_CHANGES: usize = 30;
 
 /// What of a request's method and target goes into the log, in characters.
 const LOGGED_CHARS: usize = 256;
