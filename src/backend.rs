@@ -13,6 +13,7 @@ use std::{
     path::Path,
 };
 
+use log::{info, warn};
 use redis::ConnectionAddr;
 
 use crate::address::BackendAddress;
@@ -311,6 +312,16 @@ impl Backend {
     pub fn set_failing(&self, failing: bool) -> bool {
         self.failing.load(Ordering::Relaxed) != failing
             && self.failing.swap(failing, Ordering::Relaxed) != failing
+    }
+
+    /// Remembers how an exchange with it ended, and logs its first failure and its return.
+    pub fn note(&self, failure: Option<&BackendError>) {
+        if self.set_failing(failure.is_some()) {
+            match failure {
+                Some(error) => warn!("{} failed: {error}", self.name()),
+                None => info!("{} answers again", self.name()),
+            }
+        }
     }
 
     /// Whether the last exchange that says something of it failed.

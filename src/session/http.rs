@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use log::{Level, info, log_enabled, warn};
+use log::{Level, info, log_enabled};
 
 use super::Client;
 use super::exchange::Failure;
@@ -311,18 +311,13 @@ fn balanced<'a>(
     reply(client, request, balancer, unanswered(ask, &failures))
 }
 
-/// Logs a backend's first failure, and its return.
+/// Lets the backend know what this says of it; the client's own failures count for it.
 fn note(backend: &Backend, outcome: &Result<Outcome, Failure>) {
     let failure = match outcome {
         Err(Failure::Backend(error)) if error.is_failure() => Some(error),
         _ => None,
     };
-    if backend.set_failing(failure.is_some()) {
-        match failure {
-            Some(error) => warn!("{} failed: {error}", backend.name()),
-            None => info!("{} answers again", backend.name()),
-        }
-    }
+    backend.note(failure);
 }
 
 /// With `--demo-delay`, holds the request with its lease taken, so that the table can be watched.

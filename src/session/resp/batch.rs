@@ -1,8 +1,8 @@
 //! Commands that go on together: one write to a backend, and their replies in order.
 
-use super::Failure;
 use super::outlet::{Outlet, Relayed};
 use super::upstream::{Target, Upstream};
+use super::{Failure, IDLE_CAPACITY_BYTES};
 use crate::backend::{BackendError, Connection};
 use crate::policy::{Policy, Verdict};
 use crate::resp::{CommandParser, write};
@@ -22,9 +22,6 @@ const MAX_WINDOW: usize = 1024;
 const FIRST_WINDOW_BEHIND_A_TIMEOUT: usize = 2;
 /// … and that bound grows by so much a batch, as it may have been the backend's fault.
 const WINDOW_GROWTH: usize = 4;
-
-/// What a batch keeps of its memory while the client is idle.
-const IDLE_CAPACITY_BYTES: usize = 1024;
 
 /// What is to be given to the client, in order.
 enum Step {
@@ -229,13 +226,15 @@ impl Batch {
                 Step::Forward { length, is_silent } => {
                     let bytes = &old.commands[old.done.commands..][..length];
                     old.done.commands += length;
-                    match parser.parse(bytes) {
-                        Ok((_, Some(command))) => match policy.verdict(&command) {
-                            Verdict::Forward => self.forward(bytes, is_silent),
-                            _ if is_silent => {}
-                            Verdict::Refuse(text) => self.answer(|out| write::error(out, &text)),
-                            _ => self.answer(|out| write::error(out, "ERR try again")),
-                        },
+                    let verdict = match parser.parse(bytes) {
+                        Ok((_, Some(command))) => policy.verdict(&command),
+                        // It was whole when it was judged first.
+                        _ => Verdict::Close,
+                    };
+                    match verdict {
+                        Verdict::Forward => self.forward(bytes, is_silent),
+                        _ if is_silent => {}
+                        Verdict::Refuse(text) => self.answer(|out| write::error(out, &text)),
                         _ => self.answer(|out| write::error(out, "ERR try again")),
                     }
                 }

@@ -46,6 +46,9 @@ static UNFINISHED: Budget = Budget::new(1024 * 1024 * 1024);
 /// Replies that a session looks into are at most so long: of INFO, HELLO, SELECT.
 const MAX_SHORT_REPLY_BYTES: usize = 1024 * 1024;
 
+/// What each buffer of a client keeps of its memory while it is idle.
+const IDLE_CAPACITY_BYTES: usize = 1024;
+
 /// What a session begins with.
 const FIRST_MODE: Mode = Mode { database: 0, protocol: Protocol::Resp2 };
 
@@ -352,7 +355,7 @@ impl<'a> Session<'a> {
             });
             match ran {
                 Err(Unanswered::OtherCommands) => {
-                    (self.commands_version, self.policy) = self.balancer.policy();
+                    self.refresh_policy();
                     batch.judge_again(&self.policy);
                 }
                 Err(Unanswered::AllFailed(_)) if batch.take_another_try() => {}

@@ -7,8 +7,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-use super::Failure;
 use super::memory::{Budget, Share};
+use super::{Failure, IDLE_CAPACITY_BYTES};
 use crate::backend::{BackendError, Connection};
 use crate::resp::Framer;
 use crate::session::{Client, poll_timeout, stall_step};
@@ -28,9 +28,6 @@ static BACKLOGS: Budget = Budget::new(48 * 1024 * 1024);
 
 /// How much of it is read at a time.
 const BACKLOG_STEP_BYTES: usize = 64 * 1024;
-
-/// What memory a client keeps while it is idle.
-const IDLE_CAPACITY_BYTES: usize = 1024;
 
 const NOT_READING: &str = "does not read its replies";
 
@@ -103,18 +100,13 @@ impl<'a> Outlet<'a> {
         is_silent: bool,
         look: impl FnMut(&[u8]),
     ) -> Result<Relayed, Failure> {
-        let mut frame = ReplyInFlight {
-            start: self.out.len(),
-            is_silent,
-            is_partly_sent: false,
-            passed: Relayed::Whole,
-        };
+        let mut frame = ReplyInFlight { start: self.out.len(), is_silent, passed: Relayed::Whole };
         let passed = self.relay_frame(connection, &mut frame, look);
-        if is_silent || (passed.is_err() && !frame.is_partly_sent) {
+        if is_silent || (passed.is_err() && !frame.is_partly_sent()) {
             self.out.truncate(frame.start);
         }
         passed.map_err(|failure| match failure {
-            Failure::Backend(error) if frame.is_partly_sent => Failure::Cut(error),
+            Failure::Backend(error) if frame.is_partly_sent() => Failure::Cut(error),
             failure => failure,
         })?;
         self.deliver_if_full_beside(Some(connection))?;
@@ -161,7 +153,6 @@ impl<'a> Outlet<'a> {
             self.out.truncate(frame.start);
             return Ok(());
         }
-        frame.is_partly_sent = true;
         frame.start = 0;
         self.deliver_while(|| !connection.is_wanted()).map_err(Failure::Client)
     }
@@ -234,8 +225,14 @@ struct ReplyInFlight {
     /// Where in what is not sent yet it begins.
     start: usize,
     is_silent: bool,
-    is_partly_sent: bool,
     passed: Relayed,
+}
+
+impl ReplyInFlight {
+    /// Whether the client has got, or was about to get, some of it.
+    fn is_partly_sent(&self) -> bool {
+        self.passed == Relayed::InPieces && !self.is_silent
+    }
 }
 
 /// How a reply was passed on.

@@ -1,5 +1,7 @@
 //! SCAN, HSCAN, SSCAN and ZSCAN: cursors that carry their backend.
 
+use std::sync::Arc;
+
 use super::outlet::Outlet;
 use super::upstream::note;
 use super::{Ended, Failure, Session};
@@ -48,7 +50,7 @@ impl Session<'_> {
             return Ok(());
         };
         let backend = &self.balancer.backends[index];
-        let is_elsewhere = self.upstream.backend().is_none_or(|own| own.name() != backend.name());
+        let is_elsewhere = self.upstream.backend().is_none_or(|own| !Arc::ptr_eq(own, backend));
         let lease = is_elsewhere.then(|| self.balancer.table.lease(|backend| backend == index));
         let outcome = self.scan_at(backend, tag, &there);
         drop(lease);

@@ -108,10 +108,7 @@ impl Session<'_> {
                 return Ok(());
             }
         };
-        match ran {
-            Ok(()) => Ok(self.outlet.deliver_if_full()?),
-            Err(unanswered) => self.unanswered(unanswered),
-        }
+        ran.or_else(|unanswered| self.unanswered(unanswered))
     }
 
     fn exec_anywhere(

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use log::{info, warn};
+use log::info;
 
 use super::{Ended, Failure};
 use crate::backend::{Backend, BackendError, Connection, Link, Mode};
@@ -168,18 +168,14 @@ impl<'a> Upstream<'a> {
     }
 }
 
-/// Logs a backend's first failure, and its return.
+/// Lets the backend know what this says of it.
 pub fn note(backend: &Backend, failure: Option<&Failure>) {
-    let failure = match failure {
-        Some(Failure::Backend(error) | Failure::Cut(error)) if error.is_failure() => Some(error),
-        // What others do with it, or what became of the client, says nothing of the backend.
-        Some(_) => return,
-        None => None,
-    };
-    if backend.set_failing(failure.is_some()) {
-        match failure {
-            Some(error) => warn!("{} failed: {error}", backend.name()),
-            None => info!("{} answers again", backend.name()),
+    match failure {
+        Some(Failure::Backend(error) | Failure::Cut(error)) if error.is_failure() => {
+            backend.note(Some(error));
         }
+        // What others do with it, or what became of the client, says nothing of the backend.
+        Some(_) => {}
+        None => backend.note(None),
     }
 }
