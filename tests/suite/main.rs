@@ -1,6 +1,7 @@
 //! The whole system, tested with real `redis-server` processes and the real binaries.
 
 mod balancing;
+mod chaos;
 mod clients;
 mod command_line;
 mod cursors;

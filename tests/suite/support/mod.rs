@@ -4,10 +4,12 @@ pub mod balancer;
 pub mod broken;
 pub mod client;
 pub mod commands;
+pub mod data;
 pub mod forms;
 pub mod observe;
 pub mod redis;
 pub mod resp;
+pub mod verify;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

@@ -10,22 +10,31 @@ use super::resp::{RespClient, encode};
 
 /// How many leases each backend has, as `INFO` says.
 pub fn leases(lb: &Balancer) -> Vec<usize> {
-    backends(lb, "leases")
+    counts(lb, "leases")
 }
 
 /// How many connections each backend has, as `INFO` says.
 pub fn connections(lb: &Balancer) -> Vec<usize> {
-    backends(lb, "connections")
+    counts(lb, "connections")
 }
 
-fn backends(lb: &Balancer, what: &str) -> Vec<usize> {
+/// Each backend's state, as `INFO` says.
+pub fn states(lb: &Balancer) -> Vec<String> {
+    backends(lb, "state")
+}
+
+fn counts(lb: &Balancer, what: &str) -> Vec<usize> {
+    backends(lb, what).iter().map(|count| count.parse().expect("a count")).collect()
+}
+
+fn backends(lb: &Balancer, what: &str) -> Vec<String> {
     let info = RespClient::connect(lb.port()).call("INFO balancer");
     let lines = info.lines().filter_map(|line| line.strip_prefix("lb_backend")?.split_once(':'));
     lines
         .filter_map(|(_, fields)| {
             fields.split(',').find_map(|field| field.strip_prefix(what)?.strip_prefix('='))
         })
-        .map(|count| count.parse().expect("a count"))
+        .map(str::to_owned)
         .collect()
 }
 
