@@ -238,10 +238,13 @@ impl Shared {
             Kind::Transaction { reads } => (self.data.commands(0), reads),
             Kind::Http { batch, .. } => (self.data.requests(), batch),
         };
-        // The replies of a transaction are one reply.
-        let share = if let Kind::Transaction { .. } = kind { count } else { 1 };
-        let at_most = if self.habits.long_replies { usize::MAX } else { LONG };
-        (0..count).map(|_| reads.choose(rng, at_most / share)).collect()
+        let at_most = match kind {
+            // Its replies are one reply.
+            Kind::Transaction { reads } => LONG / reads,
+            _ if self.habits.long_replies => usize::MAX,
+            _ => LONG,
+        };
+        (0..count).map(|_| reads.choose(rng, at_most)).collect()
     }
 
     /// Sends a batch and sees to its replies; connects first where no connection is `kept`.
