@@ -207,8 +207,8 @@ impl Read {
     /// Judges an answer over HTTP.
     pub fn judge_answer(&self, answer: &Answer) -> Verdict {
         let body = || {
-            let text = String::from_utf8_lossy(&answer.body);
-            format!("{}: {} {text:.200}", self.shown, answer.status)
+            let body = answer.body[..answer.body.len().min(300)].escape_ascii();
+            format!("{}: {} {body}", self.shown, answer.status)
         };
         let is_right = match (answer.status, &self.expected) {
             (404, Expected::NotFound) => true,
