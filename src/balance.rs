@@ -1,12 +1,34 @@
-//! The connection table: how many leases each backend has, and which backend is next.
+//! The connection table: how many leases each backend has, which backend is next, and which
+//! sessions move to another.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use crate::lock::lock;
+use crate::lock::{Mutex, lock};
 
 /// How many turns a backend may have to catch up on: one that was away for a long time wins ties
 /// for a moment when it returns, not for as long as it was away.
 const MAX_TURNS_BEHIND: u64 = 1000;
+
+/// One [`level`](ConnectionTable::level) moves at most this part of all leases between backends
+/// that are ready, so that no backend is stormed.
+const MOVED_PART: usize = 50;
+
+/// The least share of a backend that is let in slowly, when it has just returned.
+const FIRST_SHARE: f64 = 0.01;
+
+/// What may be asked of a backend, in the order in which they are leased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// It is good.
+    Ready,
+    /// It has just failed: leased when none is ready.
+    Suspect,
+    /// It fails: leased when there is nothing better.
+    Down,
+    /// It would give wrong answers: never leased.
+    Out,
+}
 
 /// Backend → number of leases, behind one Mutex that is held for arithmetic only.
 ///
@@ -14,61 +36,252 @@ const MAX_TURNS_BEHIND: u64 = 1000;
 #[derive(Debug)]
 pub struct ConnectionTable {
     rows: Mutex<Rows>,
+    slow_start: Duration,
 }
 
 #[derive(Debug)]
 struct Rows {
     rows: Vec<Row>,
+    /// The leases, each at its place for as long as it lives.
+    seats: Vec<Option<Seat>>,
+    /// The empty places.
+    free: Vec<usize>,
     /// Counts all choices.
     clock: u64,
+    /// Since when no backend is ready; `None` while one is.
+    unready_since: Option<Instant>,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Row {
+    standing: Standing,
     leases: usize,
     /// The clock when it was chosen last.
     last_chosen: u64,
     /// How often it was chosen, but never more than [`MAX_TURNS_BEHIND`] behind the others.
     turns: u64,
+    /// When its slow start began, until that is over.
+    returned: Option<Instant>,
+    /// What its share in its slow start has added up to: it is its turn at 1.
+    credit: f64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Seat {
+    backend: usize,
+    may_move: bool,
 }
 
 impl Row {
-    /// The row that comes first is next.
+    /// Of those with the same standing, the row that comes first is next.
     ///
     /// Equals take turns. While they are idle, it is the turn of the one chosen longest ago. Under
     /// load turns are counted: a server that is a little quicker for a while has fewer leases, is
     /// chosen more often, and would else never give that back.
-    fn rank(&self) -> (usize, u64) {
-        (self.leases, if self.leases == 0 { self.last_chosen } else { self.turns })
+    fn rank(&self) -> (Standing, bool, usize, u64) {
+        let is_held_back = self.returned.is_some() && self.credit < 1.0;
+        let turn = if self.leases == 0 { self.last_chosen } else { self.turns };
+        (self.standing, is_held_back, self.leases, turn)
+    }
+
+    /// What it may have, compared to others; from nearly 0 to 1 during its slow start.
+    fn weight(&mut self, slow_start: Duration, now: Instant) -> f64 {
+        let Some(returned) = self.returned else { return 1.0 };
+        let time = now.saturating_duration_since(returned);
+        if time >= slow_start {
+            self.returned = None;
+            return 1.0;
+        }
+        (time.as_secs_f64() / slow_start.as_secs_f64()).max(FIRST_SHARE)
+    }
+}
+
+impl Rows {
+    /// The one to be leased next.
+    fn next(&self, eligible: impl Fn(usize) -> bool) -> Option<usize> {
+        let rows = self.rows.iter().enumerate();
+        rows.filter(|(backend, row)| row.standing != Standing::Out && eligible(*backend))
+            .min_by_key(|(_, row)| row.rank())
+            .map(|(backend, _)| backend)
+    }
+
+    /// The best standing among those that are eligible.
+    fn best(&self, eligible: impl Fn(usize) -> bool) -> Standing {
+        let rows = self.rows.iter().enumerate().filter(|(backend, _)| eligible(*backend));
+        rows.map(|(_, row)| row.standing).min().unwrap_or(Standing::Out)
+    }
+
+    /// Gives backends in their slow start what another choice adds to their turn.
+    fn pay_shares(&mut self, slow_start: Duration) {
+        if self.rows.iter().all(|row| row.returned.is_none()) {
+            return;
+        }
+        let weights = self.weights(slow_start);
+        let sum: f64 = weights.iter().sum();
+        for (row, weight) in self.rows.iter_mut().zip(weights) {
+            row.credit = (row.credit + weight / sum).min(1.0);
+        }
+    }
+
+    /// Of each backend that is ready; 0 of the others.
+    fn weights(&mut self, slow_start: Duration) -> Vec<f64> {
+        let now = Instant::now();
+        let weight = |row: &mut Row| match row.standing {
+            Standing::Ready => row.weight(slow_start, now),
+            _ => 0.0,
+        };
+        self.rows.iter_mut().map(weight).collect()
+    }
+
+    fn choose(&mut self, backend: usize) {
+        self.clock += 1;
+        let most_turns = self.rows.iter().map(|row| row.turns).max().unwrap_or(0);
+        let row = &mut self.rows[backend];
+        row.leases += 1;
+        row.last_chosen = self.clock;
+        row.turns = (row.turns + 1).max(most_turns.saturating_sub(MAX_TURNS_BEHIND));
+        row.credit = 0.0;
+    }
+
+    fn sit(&mut self, seat: Seat) -> usize {
+        match self.free.pop() {
+            Some(place) => {
+                self.seats[place] = Some(seat);
+                place
+            }
+            None => {
+                self.seats.push(Some(seat));
+                self.seats.len() - 1
+            }
+        }
+    }
+
+    /// Where a session that may move from `backend` should go, given what each is to have.
+    fn better(&self, backend: usize, shares: &[f64]) -> Option<usize> {
+        let ready = self.rows.iter().enumerate().filter(|(_, row)| row.standing == Standing::Ready);
+        let load = |leases: usize, backend: usize| leases as f64 / shares[backend].max(FIRST_SHARE);
+        let (to, row) = ready
+            .filter(|(to, _)| *to != backend)
+            .min_by(|a, b| load(a.1.leases, a.0).total_cmp(&load(b.1.leases, b.0)))?;
+        let from = &self.rows[backend];
+        let is_better = match from.standing {
+            Standing::Ready => {
+                from.leases >= row.leases + 2 && (row.leases as f64) < shares[to].ceil()
+            }
+            // It may be good again in a moment.
+            Standing::Suspect => false,
+            Standing::Down | Standing::Out => true,
+        };
+        is_better.then_some(to)
     }
 }
 
 impl ConnectionTable {
-    /// A table of `backends` rows without leases.
-    pub fn new(backends: usize) -> Arc<Self> {
-        let rows = Rows { rows: vec![Row::default(); backends], clock: 0 };
-        Arc::new(Self { rows: Mutex::new(rows) })
+    /// A table of `backends` rows without leases, none of them known to be good. One that is made
+    /// ready slowly has its full share after `slow_start`.
+    pub fn new(backends: usize, slow_start: Duration) -> Arc<Self> {
+        let row = Row {
+            standing: Standing::Down,
+            leases: 0,
+            last_chosen: 0,
+            turns: 0,
+            returned: None,
+            credit: 0.0,
+        };
+        let rows = Rows {
+            rows: vec![row; backends],
+            seats: Vec::new(),
+            free: Vec::new(),
+            clock: 0,
+            unready_since: Some(Instant::now()),
+        };
+        Arc::new(Self { rows: Mutex::new(rows), slow_start })
     }
 
-    /// Leastconn: leases the eligible backend with the fewest leases; equals take turns. `None` when
-    /// no backend is eligible.
+    /// What may be asked of this backend from now on. One that gets ready `slowly` begins its slow
+    /// start.
+    pub fn set_standing(&self, backend: usize, standing: Standing, slowly: bool) {
+        let mut table = lock(&self.rows);
+        let row = &mut table.rows[backend];
+        row.standing = standing;
+        if standing != Standing::Suspect {
+            row.returned = (slowly && !self.slow_start.is_zero()).then(Instant::now);
+            row.credit = 0.0;
+        }
+        table.unready_since = match table.best(|_| true) {
+            Standing::Ready => None,
+            _ => Some(table.unready_since.unwrap_or_else(Instant::now)),
+        };
+    }
+
+    /// Leastconn: leases the eligible backend of the best standing that has the fewest leases;
+    /// equals take turns. `None` when no backend is eligible.
     pub fn lease(self: &Arc<Self>, eligible: impl Fn(usize) -> bool) -> Option<Lease> {
         let mut table = lock(&self.rows);
-        table.clock += 1;
-        let clock = table.clock;
-        let most_turns = table.rows.iter().map(|row| row.turns).max()?;
-        let rows = table.rows.iter_mut().enumerate();
-        let (backend, row) =
-            rows.filter(|(backend, _)| eligible(*backend)).min_by_key(|(_, row)| row.rank())?;
-        row.leases += 1;
-        row.last_chosen = clock;
-        row.turns = (row.turns + 1).max(most_turns.saturating_sub(MAX_TURNS_BEHIND));
-        Some(Lease { table: Arc::clone(self), backend })
+        table.pay_shares(self.slow_start);
+        let backend = table.next(eligible)?;
+        table.choose(backend);
+        let seat = table.sit(Seat { backend, may_move: false });
+        Some(Lease { table: Arc::clone(self), seat })
     }
 
     /// The number of leases of each backend, by index.
     pub fn counts(&self) -> Vec<usize> {
         lock(&self.rows).rows.iter().map(|row| row.leases).collect()
+    }
+
+    /// What may be asked of a backend now.
+    pub fn standing(&self, backend: usize) -> Standing {
+        lock(&self.rows).rows[backend].standing
+    }
+
+    /// The best standing among the backends that are eligible.
+    pub fn best(&self, eligible: impl Fn(usize) -> bool) -> Standing {
+        lock(&self.rows).best(eligible)
+    }
+
+    /// For how long no backend has been ready; `None` while one is.
+    pub fn unready_for(&self) -> Option<Duration> {
+        lock(&self.rows).unready_since.map(|since| since.elapsed())
+    }
+
+    /// Moves leases that may move: away from backends that can't serve, and a few at a time from
+    /// one that is ready to another that has at least two fewer. Returns how many.
+    pub fn level(&self) -> usize {
+        let mut table = lock(&self.rows);
+        let weights = table.weights(self.slow_start);
+        let sum: f64 = weights.iter().sum();
+        let ready = table.rows.iter().filter(|row| row.standing == Standing::Ready);
+        let leases: usize = ready.map(|row| row.leases).sum();
+        let shares: Vec<f64> = weights.iter().map(|weight| leases as f64 * weight / sum).collect();
+        if sum == 0.0 || (0..shares.len()).all(|from| table.better(from, &shares).is_none()) {
+            return 0;
+        }
+        let places = table.seats.len();
+        let (mut moved, mut left) = (0, (places / MOVED_PART).max(1));
+        let first = table.clock as usize;
+        for place in (0..places).map(|place| (first + place) % places) {
+            let Some(Seat { backend, may_move: true }) = table.seats[place] else { continue };
+            let Some(to) = table.better(backend, &shares) else { continue };
+            if table.rows[backend].standing == Standing::Ready {
+                if left == 0 {
+                    continue;
+                }
+                left -= 1;
+            }
+            table.move_seat(place, to);
+            moved += 1;
+        }
+        moved
+    }
+}
+
+impl Rows {
+    fn move_seat(&mut self, place: usize, to: usize) {
+        let Some(seat) = &mut self.seats[place] else { return };
+        let from = std::mem::replace(&mut seat.backend, to);
+        self.rows[from].leases -= 1;
+        self.choose(to);
     }
 }
 
@@ -76,19 +289,47 @@ impl ConnectionTable {
 #[derive(Debug)]
 pub struct Lease {
     table: Arc<ConnectionTable>,
-    backend: usize,
+    seat: usize,
 }
 
 impl Lease {
-    /// The index of the leased backend.
+    /// The index of the leased backend. That of a lease that may move may be another each time.
     pub fn backend(&self) -> usize {
-        self.backend
+        let table = lock(&self.table.rows);
+        table.seats[self.seat].map_or(0, |seat| seat.backend)
+    }
+
+    /// Whether [`ConnectionTable::level`] may move it.
+    pub fn set_may_move(&self, may_move: bool) {
+        let mut table = lock(&self.table.rows);
+        if let Some(seat) = &mut table.seats[self.seat] {
+            seat.may_move = may_move;
+        }
+    }
+
+    /// The backend to be used now, of those that are eligible: the lease's own, or one that it
+    /// moves to, where that has a better standing. `None` when no backend is eligible.
+    pub fn settle(&self, eligible: impl Fn(usize) -> bool) -> Option<usize> {
+        let mut table = lock(&self.table.rows);
+        let own = table.seats[self.seat].map_or(0, |seat| seat.backend);
+        let standing = table.rows[own].standing;
+        if standing != Standing::Out && eligible(own) && standing <= table.best(&eligible) {
+            return Some(own);
+        }
+        table.pay_shares(self.table.slow_start);
+        let backend = table.next(eligible)?;
+        table.move_seat(self.seat, backend);
+        Some(backend)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        lock(&self.table.rows).rows[self.backend].leases -= 1;
+        let mut table = lock(&self.table.rows);
+        if let Some(seat) = table.seats[self.seat].take() {
+            table.rows[seat.backend].leases -= 1;
+            table.free.push(self.seat);
+        }
     }
 }
 
@@ -96,13 +337,28 @@ impl Drop for Lease {
 mod tests {
     use super::*;
 
+    const SLOW_START: Duration = Duration::from_millis(200);
+
     fn any(_: usize) -> bool {
         true
     }
 
+    /// With all backends ready.
+    fn table(backends: usize) -> Arc<ConnectionTable> {
+        let table = ConnectionTable::new(backends, SLOW_START);
+        (0..backends).for_each(|backend| table.set_standing(backend, Standing::Ready, false));
+        table
+    }
+
+    fn sessions(table: &Arc<ConnectionTable>, count: usize) -> Vec<Lease> {
+        let leases: Vec<Lease> = (0..count).filter_map(|_| table.lease(any)).collect();
+        leases.iter().for_each(|lease| lease.set_may_move(true));
+        leases
+    }
+
     #[test]
     fn equals_take_turns_even_when_each_lease_is_over_before_the_next() {
-        let table = ConnectionTable::new(3);
+        let table = table(3);
         let chosen: Vec<usize> =
             (0..7).map(|_| table.lease(any).expect("a backend").backend()).collect();
         assert_eq!(chosen, [0, 1, 2, 0, 1, 2, 0]);
@@ -111,7 +367,7 @@ mod tests {
 
     #[test]
     fn the_backend_with_the_fewest_leases_is_next() {
-        let table = ConnectionTable::new(3);
+        let table = table(3);
         let mut leases: Vec<Lease> = (0..7).filter_map(|_| table.lease(any)).collect();
         assert_eq!(table.counts(), [3, 2, 2]);
         leases.retain(|lease| lease.backend() != 1);
@@ -121,7 +377,7 @@ mod tests {
 
     #[test]
     fn under_load_equals_catch_up_on_the_turns_that_they_missed() {
-        let table = ConnectionTable::new(2);
+        let table = table(2);
         let _load = (table.lease(any), table.lease(any));
         (0..50).for_each(|_| drop(table.lease(|backend| backend == 0)));
         let late = (0..50).filter_map(|_| table.lease(any)).filter(|l| l.backend() == 1).count();
@@ -130,7 +386,7 @@ mod tests {
 
     #[test]
     fn a_backend_that_was_away_catches_up_on_few_turns_only() {
-        let table = ConnectionTable::new(2);
+        let table = table(2);
         let _load = (table.lease(any), table.lease(any));
         (0..100_000).for_each(|_| drop(table.lease(|backend| backend == 0)));
         let late = (0..10_000).filter_map(|_| table.lease(any)).filter(|l| l.backend() == 1);
@@ -140,7 +396,7 @@ mod tests {
 
     #[test]
     fn idle_equals_go_round_strictly_whatever_was_before() {
-        let table = ConnectionTable::new(3);
+        let table = table(3);
         (0..50).for_each(|_| drop(table.lease(|backend| backend == 0)));
         let chosen: Vec<usize> =
             (0..6).filter_map(|_| table.lease(any)).map(|lease| lease.backend()).collect();
@@ -149,14 +405,14 @@ mod tests {
 
     #[test]
     fn only_eligible_backends_are_leased() {
-        let table = ConnectionTable::new(2);
+        let table = table(2);
         assert_eq!(table.lease(|backend| backend == 1).map(|lease| lease.backend()), Some(1));
         assert!(table.lease(|_| false).is_none());
     }
 
     #[test]
     fn a_panic_gives_the_lease_back_and_leaves_the_table_usable() {
-        let table = ConnectionTable::new(1);
+        let table = table(1);
         let lease = table.lease(any).expect("a backend");
         let thread = std::thread::spawn(move || {
             let _lease = lease;
@@ -169,12 +425,99 @@ mod tests {
 
     #[test]
     fn many_threads_leave_no_count_behind() {
-        let table = ConnectionTable::new(3);
+        let table = table(3);
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| (0..1000).for_each(|_| drop(table.lease(any))));
             }
         });
         assert_eq!(table.counts(), [0, 0, 0]);
+    }
+
+    #[test]
+    fn a_backend_that_failed_is_leased_when_there_is_none_better_and_one_without_data_never() {
+        let table = table(3);
+        let next = |table: &Arc<ConnectionTable>| table.lease(any).map(|lease| lease.backend());
+        table.set_standing(0, Standing::Down, false);
+        table.set_standing(1, Standing::Suspect, false);
+        assert_eq!((next(&table), next(&table)), (Some(2), Some(2)));
+        table.set_standing(2, Standing::Out, false);
+        assert_eq!((next(&table), next(&table)), (Some(1), Some(1)));
+        assert!(table.unready_for().is_some());
+        table.set_standing(1, Standing::Out, false);
+        assert_eq!(next(&table), Some(0));
+        table.set_standing(0, Standing::Out, false);
+        assert_eq!(next(&table), None);
+        table.set_standing(2, Standing::Ready, false);
+        assert_eq!(next(&table), Some(2));
+        assert!(table.unready_for().is_none());
+    }
+
+    #[test]
+    fn a_backend_that_returns_gets_its_share_little_by_little() {
+        let table = table(3);
+        let load = sessions(&table, 300);
+        table.set_standing(1, Standing::Down, false);
+        drop(load);
+        let began = Instant::now();
+        table.set_standing(1, Standing::Ready, true);
+        let (mut chosen, mut count) = (0, 0);
+        while began.elapsed() < SLOW_START / 4 {
+            count += 1;
+            chosen += table.lease(any).is_some_and(|lease| lease.backend() == 1) as usize;
+        }
+        assert!(chosen > 0 && chosen < count / 6, "{chosen} of {count} in the first quarter");
+        std::thread::sleep(SLOW_START);
+        let chosen = (0..300).filter_map(|_| table.lease(any)).filter(|l| l.backend() == 1).count();
+        assert_eq!(chosen, 100, "behind the slow start");
+    }
+
+    #[test]
+    fn sessions_move_to_a_backend_with_two_fewer_until_all_are_level() {
+        let table = table(3);
+        table.set_standing(2, Standing::Down, false);
+        let leases = sessions(&table, 100);
+        assert_eq!(table.counts(), [50, 50, 0]);
+        assert_eq!(table.level(), 0, "nothing to gain");
+        table.set_standing(2, Standing::Ready, false);
+        assert_eq!(table.level(), 2, "a few at a time");
+        while table.level() > 0 {}
+        let counts = table.counts();
+        assert_eq!(counts.iter().sum::<usize>(), 100);
+        assert!(counts.iter().all(|count| (33..=35).contains(count)), "{counts:?}");
+        drop(leases);
+        assert_eq!(table.counts(), [0, 0, 0]);
+    }
+
+    #[test]
+    fn sessions_leave_a_backend_that_is_down_at_once_but_for_those_that_may_not_move() {
+        let table = table(2);
+        let leases = sessions(&table, 20);
+        leases[0].set_may_move(false);
+        let backend = leases[0].backend();
+        table.set_standing(backend, Standing::Suspect, false);
+        assert_eq!(table.level(), 0, "it may be good again in a moment");
+        table.set_standing(backend, Standing::Down, false);
+        assert_eq!(table.level(), 9);
+        assert_eq!(table.counts()[backend], 1);
+        assert_eq!(leases[0].backend(), backend);
+    }
+
+    #[test]
+    fn a_session_settles_where_it_is_unless_another_is_better() {
+        let table = table(2);
+        let lease = table.lease(any).expect("a backend");
+        let own = lease.backend();
+        let other = 1 - own;
+        let _others: Vec<_> = (0..5).map(|_| table.lease(|backend| backend == own)).collect();
+        assert_eq!(lease.settle(any), Some(own));
+        assert_eq!(lease.settle(|backend| backend == other), Some(other));
+        table.set_standing(other, Standing::Suspect, false);
+        assert_eq!(lease.settle(any), Some(own));
+        table.set_standing(own, Standing::Down, false);
+        assert_eq!(lease.settle(any), Some(other), "suspect is better than down");
+        assert_eq!(lease.settle(|_| false), None);
+        drop(lease);
+        assert_eq!(table.counts()[other], 0);
     }
 }

@@ -4,12 +4,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use crate::backend::Backend;
+use crate::address::BackendAddress;
+use crate::backend::{Backend, Waits};
 use crate::balance::ConnectionTable;
 use crate::config::Config;
 use crate::cursor;
+use crate::health::Health;
 use crate::lock::lock;
 use crate::policy::Policy;
+use crate::replays::Replays;
 
 /// The configuration, the backends, and how many leases each has.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub struct Balancer {
     pub backends: Vec<Arc<Backend>>,
     /// How many leases each of them has.
     pub table: Arc<ConnectionTable>,
+    /// How many reads may be sent again.
+    pub replays: Arc<Replays>,
     /// How many clients are served.
     pub clients: AtomicUsize,
     /// When it began to serve.
@@ -33,23 +38,25 @@ pub struct Balancer {
 impl Balancer {
     /// Nothing is connected yet.
     pub fn new(config: Config) -> Arc<Self> {
-        let backends: Vec<Arc<Backend>> = config
-            .backends
-            .iter()
-            .map(|address| {
-                Arc::new(Backend::new(
-                    address.clone(),
-                    config.backend_timeout,
-                    config.backend_connections,
-                ))
-            })
-            .collect();
-        let table = ConnectionTable::new(backends.len());
+        let table = ConnectionTable::new(config.backends.len(), config.slow_start);
+        let replays = Arc::new(Replays::new(config.max_clients));
+        let backend = |(index, address): (usize, &BackendAddress)| {
+            let (fall, rise) = (config.fall, config.rise);
+            let waits = Waits {
+                health: Health::new(address.name(), index, Arc::clone(&table), fall, rise),
+                replays: Arc::clone(&replays),
+                timeout: config.backend_timeout,
+                read_timeout: config.read_timeout,
+            };
+            Arc::new(Backend::new(address.clone(), waits, config.backend_connections))
+        };
+        let backends = config.backends.iter().enumerate().map(backend).collect();
         let policy = Mutex::new((0, Arc::new(Policy::new(&[], config.allow_keys))));
         Arc::new(Self {
             config,
             backends,
             table,
+            replays,
             clients: AtomicUsize::new(0),
             began: Instant::now(),
             draining: AtomicBool::new(false),
@@ -89,7 +96,7 @@ impl Balancer {
         find().or_else(|| {
             for backend in self.backends.iter().filter(|backend| backend.run_id().is_none()) {
                 // If it can't say, it is not the one.
-                let _ = backend.ping();
+                let _ = backend.introduce();
             }
             find()
         })

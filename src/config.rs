@@ -64,6 +64,38 @@ struct Args {
     #[arg(long, env = "LB_BACKEND_TIMEOUT", value_name = "TIME", default_value = "1s", value_parser = timeout)]
     backend_timeout: Duration,
 
+    /// How long a read that was tried on a second backend waits for its answer there
+    #[arg(long, env = "LB_READ_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = timeout)]
+    read_timeout: Duration,
+
+    /// How often each backend is checked while all is well
+    #[arg(long, env = "LB_CHECK_INTERVAL", value_name = "TIME", default_value = "2s", value_parser = timeout)]
+    check_interval: Duration,
+
+    /// How long a backend has to answer a check
+    #[arg(long, env = "LB_CHECK_TIMEOUT", value_name = "TIME", default_value = "1s", value_parser = timeout)]
+    check_timeout: Duration,
+
+    /// Failed checks, one after the other, until a backend is down
+    #[arg(long, env = "LB_FALL", value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    fall: u32,
+
+    /// Good checks, one after the other, until a backend that was away is up again
+    #[arg(long, env = "LB_RISE", value_name = "NUMBER", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rise: u32,
+
+    /// How long ago a replica may have heard from its primary; 0s: however long
+    #[arg(long, env = "LB_MAX_LAG", value_name = "TIME", default_value = "0s", value_parser = time)]
+    max_lag: Duration,
+
+    /// How long it takes a backend that returns to get its full share again; 0s: at once
+    #[arg(long, env = "LB_SLOW_START", value_name = "TIME", default_value = "10s", value_parser = time)]
+    slow_start: Duration,
+
+    /// Leaves Redis clients with their backend as long as that serves, however uneven it gets
+    #[arg(long, env = "LB_NO_REBALANCE")]
+    no_rebalance: bool,
+
     /// Connections to each backend at a time; whoever needs another waits for one
     #[arg(
         long,
@@ -115,6 +147,22 @@ pub struct Config {
     pub client_timeout: Duration,
     /// How long a backend may be silent.
     pub backend_timeout: Duration,
+    /// How long a silent backend is waited for when no other can be tried.
+    pub read_timeout: Duration,
+    /// How often each backend is checked while it is up.
+    pub check_interval: Duration,
+    /// How long a check may take.
+    pub check_timeout: Duration,
+    /// 1 to 100 failed checks in a row until a backend is down.
+    pub fall: u32,
+    /// 1 to 100 good checks in a row until a backend is up again.
+    pub rise: u32,
+    /// How long ago a replica may have heard from its primary; `None`: however long.
+    pub max_lag: Option<Duration>,
+    /// How long the share of a backend that returns grows.
+    pub slow_start: Duration,
+    /// Whether running sessions move to a backend with fewer leases.
+    pub rebalance: bool,
     /// At least 2 connections to each backend at a time.
     pub backend_connections: usize,
     /// The longest argument of a Redis command.
@@ -152,6 +200,14 @@ impl TryFrom<Args> for Config {
             max_clients: args.max_clients as usize,
             client_timeout: args.client_timeout,
             backend_timeout: args.backend_timeout,
+            read_timeout: args.read_timeout.max(args.backend_timeout),
+            check_interval: args.check_interval,
+            check_timeout: args.check_timeout,
+            fall: args.fall,
+            rise: args.rise,
+            max_lag: (!args.max_lag.is_zero()).then_some(args.max_lag),
+            slow_start: args.slow_start,
+            rebalance: !args.no_rebalance,
             backend_connections: args.backend_connections as usize,
             max_argument_bytes: args.max_argument_mib as usize * 1024 * 1024,
             allow_keys: args.allow_keys,
@@ -207,6 +263,13 @@ mod tests {
         assert_eq!(config.max_clients, 4096);
         assert_eq!(config.client_timeout, Duration::from_secs(330));
         assert_eq!(config.backend_timeout, Duration::from_secs(1));
+        assert_eq!(config.read_timeout, Duration::from_secs(30));
+        assert_eq!(config.check_interval, Duration::from_secs(2));
+        assert_eq!(config.check_timeout, Duration::from_secs(1));
+        assert_eq!((config.fall, config.rise), (3, 2));
+        assert_eq!(config.max_lag, None);
+        assert_eq!(config.slow_start, Duration::from_secs(10));
+        assert!(config.rebalance);
         assert_eq!(config.backend_connections, 128);
         assert_eq!(config.max_argument_bytes, 16 * 1024 * 1024);
         assert!(!config.allow_keys);

@@ -1,6 +1,7 @@
 //! Locking that a panic elsewhere does not spoil.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+pub use std::sync::Mutex;
+use std::sync::{MutexGuard, PoisonError};
 
 /// Locks `mutex`, poisoned or not: what our locks guard is whole after each statement, so a panic
 /// while one is held leaves nothing half done.

@@ -62,6 +62,8 @@ pub struct Permit<M: Copy + Eq, C> {
     is_pinned: bool,
     /// The pool's when it was given out.
     generation: u64,
+    /// How long it took to get it.
+    waited: Duration,
 }
 
 impl<M: Copy + Eq, C> Pool<M, C> {
@@ -86,14 +88,17 @@ impl<M: Copy + Eq, C> Pool<M, C> {
     ) -> Option<(Permit<M, C>, Option<C>)> {
         let mut state = lock(&self.state);
         let generation = state.generation;
-        let grant = match state.take(mode, self.max_open) {
+        let (grant, waited) = match state.take(mode, self.max_open) {
             Some(grant) => {
                 drop(state);
-                grant
+                (grant, Duration::ZERO)
             }
-            None => self.wait(state, mode, patience)?,
+            None => {
+                let began = Instant::now();
+                (self.wait(state, mode, patience)?, began.elapsed())
+            }
         };
-        let permit = Permit { pool: Some(Arc::clone(self)), is_pinned: false, generation };
+        let permit = Permit { pool: Some(Arc::clone(self)), is_pinned: false, generation, waited };
         Some(match grant {
             Grant::Idle(connection) => (permit, Some(connection)),
             Grant::Dial => (permit, None),
@@ -200,6 +205,11 @@ impl<M: Copy + Eq, C> Permit<M, C> {
             self.is_pinned = true;
         }
         true
+    }
+
+    /// How long it took to get it.
+    pub fn waited(&self) -> Duration {
+        self.waited
     }
 
     /// For a connection that is made now, in place of one that was closed.

@@ -11,7 +11,7 @@ use log::{info, warn};
 use redis_lb::balancer::Balancer;
 use redis_lb::config::Config;
 use redis_lb::listener::{self, Stop};
-use redis_lb::{health, logging};
+use redis_lb::{checker, logging};
 
 /// Descriptors beside those of clients and their backends: the listener, standard streams, the log.
 const OTHER_DESCRIPTORS: u64 = 64;
@@ -38,7 +38,7 @@ fn run(config: Config) -> anyhow::Result<()> {
     let balancer = Balancer::new(config);
     end_on_signals(Stop::new(&balancer, &listener))?;
     introduce(address, &balancer);
-    health::start(&balancer);
+    checker::start(&balancer);
     listener::serve(listener, &balancer)?;
     info!("ended");
     Ok(())

@@ -19,6 +19,9 @@ const MAX_NAME_BYTES: usize = 64;
 /// What Redis quotes of an unknown command's name, and of its arguments together.
 const MAX_QUOTED_BYTES: usize = 128;
 
+/// What runs a script or a function that only reads.
+const SCRIPTS: [&[u8]; 3] = [b"eval_ro", b"evalsha_ro", b"fcall_ro"];
+
 /// What becomes of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -129,6 +132,11 @@ enum Action {
     ForwardUnlessBlock,
     Own(Own),
     Refuse(String),
+}
+
+/// Whether this runs a script or a function, of which nobody knows how long it takes.
+pub fn is_script(command: &Command) -> bool {
+    SCRIPTS.iter().any(|name| command.name().eq_ignore_ascii_case(name))
 }
 
 impl Policy {

@@ -7,6 +7,7 @@ use std::time::Instant;
 use redis::Pipeline;
 
 use crate::backend::{Backend, BackendError, Connection};
+use crate::failover::Attempt;
 use crate::json::{JsonWriter, RenderError, Survey, render, survey};
 use crate::large::Turn;
 use crate::resp::{self, reply};
@@ -97,8 +98,9 @@ pub struct Exchange<'a> {
 
 impl<'a> Exchange<'a> {
     /// Sends the first commands.
-    pub fn begin(backend: &'a Backend, commands: &[u8]) -> Result<Self, BackendError> {
-        Ok(Self { backend, connection: backend.request(backend.own_mode(), commands)? })
+    pub fn begin(attempt: Attempt<'a>, commands: &[u8]) -> Result<Self, BackendError> {
+        let Attempt { backend, patience } = attempt;
+        Ok(Self { backend, connection: backend.request(backend.own_mode(), commands, patience)? })
     }
 
     /// All replies have been read to their end: the connection goes back to its pool.

@@ -11,8 +11,9 @@ use log::{Level, info, log_enabled};
 use super::Client;
 use super::exchange::Failure;
 use super::read::{self, Outcome};
-use crate::backend::{Backend, BackendError, is_timeout};
+use crate::backend::{BackendError, is_timeout};
 use crate::balancer::Balancer;
+use crate::failover::Failover;
 use crate::http::target::{self, Target};
 use crate::http::{
     self, Answer, BackendFailure, ErrorBody, Method, Request, RequestError, Version,
@@ -241,60 +242,73 @@ fn send<W: io::Write>(mut answer: Answer<W>, reply: Reply) -> io::Result<bool> {
     Ok(answer.keeps_alive())
 }
 
-/// Reads from the backend that has the fewest leases, and from the next when it fails, each at most
-/// once, as long as the client has not been given a byte.
+/// Reads from the backend that has the fewest leases, and from others when it fails, as long as the
+/// client has not been given a byte.
 fn balanced<'a>(
     client: &mut Client,
     request: &Request,
     balancer: &'a Balancer,
     ask: &read::Ask,
 ) -> Ended<'a> {
-    let mut failures: Vec<(&str, BackendError)> = Vec::new();
-    let mut tried = vec![false; balancer.backends.len()];
+    let mut failover = Failover::new(balancer, false);
     let mut changes = 0;
+    let mut is_first = true;
     let ends_with_connection = request.version != Version::Http11;
     if ends_with_connection {
         client.reset_on_close(true);
     }
     let mut answer = Answer::new(&mut *client, request, !balancer.is_draining());
-    while let Some(lease) = balancer.table.lease(|backend| !tried[backend]) {
-        if !tried.contains(&true) && changes == 0 {
+    loop {
+        let lease = balancer.table.lease(|backend| failover.may_try(backend));
+        let attempt = lease.as_ref().and_then(|lease| failover.attempt(lease.backend()));
+        let (Some(lease), Some(attempt)) = (lease, attempt) else {
+            match failover.wait() {
+                true => continue,
+                false => break,
+            }
+        };
+        if std::mem::take(&mut is_first) {
             demo_delay(balancer);
         }
-        tried[lease.backend()] = true;
         let backend = &balancer.backends[lease.backend()];
         answer.header("X-Served-By", header_value(backend.name()));
         answer.header("Cache-Control", "no-cache");
         answer.header("Vary", "Accept");
         answer.writer().held = Some((Arc::clone(backend), balancer.config.backend_timeout / 2));
-        let outcome = read::answer(backend, ask, &mut answer);
+        let outcome = read::answer(attempt, ask, &mut answer);
         answer.writer().held = None;
-        note(backend, &outcome);
         if balancer.is_draining() {
             answer.close();
         }
         let written = match outcome {
             Ok(Outcome::Elsewhere) => {
+                failover.pass_over(lease.backend());
                 answer.restart();
                 continue;
             }
             Err(Failure::Backend(error)) if !answer.is_sent() => {
+                answer.restart();
                 if error.is_change() && changes < MAX_CHANGES {
                     changes += 1;
-                    tried[lease.backend()] = false;
-                } else {
-                    failures.push((backend.name(), error));
+                    continue;
                 }
-                answer.restart();
+                failover.failed(lease.backend(), attempt.patience, error);
+                if failover.is_over() {
+                    break;
+                }
                 continue;
             }
             Ok(Outcome::Answered(digest)) => {
                 let if_none_match = request.if_none_match.as_deref();
                 answer.finish(digest.map(|digest| (digest, if_none_match))).map_err(Failure::Client)
             }
-            // The head of a long answer is all that HEAD asked for.
-            Err(_) if answer.is_done() => Ok(()),
-            Err(failure) => Err(failure),
+            Err(failure) => {
+                if let Failure::Backend(error) = &failure {
+                    failover.note(lease.backend(), attempt.patience, error);
+                }
+                // The head of a long answer is all that HEAD asked for.
+                if answer.is_done() { Ok(()) } else { Err(failure) }
+            }
         };
         let ended = Ended {
             status: answer.sent_status(),
@@ -308,16 +322,7 @@ fn balanced<'a>(
         return ended;
     }
     client.reset_on_close(false);
-    reply(client, request, balancer, unanswered(ask, &failures))
-}
-
-/// Lets the backend know what this says of it; the client's own failures count for it.
-fn note(backend: &Backend, outcome: &Result<Outcome, Failure>) {
-    let failure = match outcome {
-        Err(Failure::Backend(error)) if error.is_failure() => Some(error),
-        _ => None,
-    };
-    backend.note(failure);
+    reply(client, request, balancer, unanswered(ask, &failover))
 }
 
 /// With `--demo-delay`, holds the request with its lease taken, so that the table can be watched.
@@ -337,22 +342,20 @@ fn header_value(name: &str) -> String {
 }
 
 /// Every backend has failed, or none is the one that the cursor belongs to.
-fn unanswered<'a>(ask: &read::Ask, failures: &[(&'a str, BackendError)]) -> Reply<'a> {
-    let timed_out = failures.iter().any(|(_, error)| error.is_timeout());
+fn unanswered<'a>(ask: &read::Ask, failover: &Failover<'a>) -> Reply<'a> {
+    let timed_out = failover.failures().any(BackendError::is_timeout);
     let (status, why) = match timed_out {
         true => (504, "no backend answered in time"),
-        false if ask.has_cursor() && failures.iter().all(|(_, error)| error.is_unreachable()) => {
+        false if ask.has_cursor() && failover.failures().all(BackendError::is_unreachable) => {
             (410, "the backend of this cursor is gone or was restarted; start again without it")
         }
-        false if failures.iter().all(|(_, error)| error.is_unreachable()) => {
+        false if failover.failures().all(BackendError::is_unreachable) => {
             (503, "no backend can be reached")
         }
         false => (503, "no backend could answer"),
     };
-    let backends = failures
-        .iter()
-        .map(|(backend, error)| BackendFailure { backend, error: error.to_string() })
-        .collect();
+    let troubles = failover.troubles().into_iter();
+    let backends = troubles.map(|(backend, error)| BackendFailure { backend, error }).collect();
     let retry = (status != 410).then_some(("Retry-After", "1"));
     let error = ErrorBody { backends, ..ErrorBody::new(why) };
     Reply { status, header: retry, body: Body::Error(Box::new(error)) }

@@ -10,7 +10,8 @@ use redis::Pipeline;
 
 use super::exchange::{Exchange, Failure, HELD_REPLY_BYTES, Look, look_at};
 use super::read::{MAX_LOOKS, Outcome};
-use crate::backend::{Backend, BackendError, read_run_id};
+use crate::backend::{BackendError, read_run_id};
+use crate::failover::Attempt;
 use crate::http::target::{Cursor, DEFAULT_PAGE_KEYS, PageQuery};
 use crate::http::{self, Answer, ErrorBody};
 use crate::json::{JsonWriter, render, survey};
@@ -38,12 +39,12 @@ const LINK: &AsciiSet = &NON_ALPHANUMERIC.remove(b':').remove(b'_').remove(b'.')
 
 /// Answers with a page.
 pub fn page<W: Write>(
-    backend: &Backend,
+    attempt: Attempt,
     query: &PageQuery,
     answer: &mut Answer<W>,
 ) -> Result<Outcome, Failure> {
     let info = redis::cmd("INFO").arg("server").get_packed_command();
-    let mut exchange = Exchange::begin(backend, &info)?;
+    let mut exchange = Exchange::begin(attempt, &info)?;
     let run_id = run_id(&mut exchange)?;
     if query.cursor.as_ref().is_some_and(|cursor| cursor.run_id != run_id) {
         exchange.end();

@@ -5,7 +5,8 @@ use std::io::{self, Write};
 
 use super::exchange::{Exchange, Failure, look_at};
 use super::page;
-use crate::backend::{Backend, BackendError};
+use crate::backend::BackendError;
+use crate::failover::Attempt;
 use crate::http::target::{KeyQuery, PageQuery};
 use crate::http::{self, Answer, ErrorBody};
 use crate::json::{JsonWriter, TextOrBase64};
@@ -43,33 +44,33 @@ pub enum Outcome {
     Elsewhere,
 }
 
-/// Asks `backend` and writes what it says to `answer`.
+/// Asks a backend and writes what it says to `answer`.
 pub fn answer<W: Write>(
-    backend: &Backend,
+    attempt: Attempt,
     ask: &Ask,
     answer: &mut Answer<W>,
 ) -> Result<Outcome, Failure> {
     match ask {
-        Ask::Key(query, listing) => key(backend, query, listing.as_ref(), answer),
-        Ask::Page(query) => page::page(backend, query, answer),
+        Ask::Key(query, listing) => key(attempt, query, listing.as_ref(), answer),
+        Ask::Page(query) => page::page(attempt, query, answer),
     }
 }
 
 fn key<W: Write>(
-    backend: &Backend,
+    attempt: Attempt,
     query: &KeyQuery,
     listing: Option<&PageQuery>,
     answer: &mut Answer<W>,
 ) -> Result<Outcome, Failure> {
     let look_at_key = look_at(&[&query.key]);
-    let mut exchange = Exchange::begin(backend, &look_at_key)?;
+    let mut exchange = Exchange::begin(attempt, &look_at_key)?;
     let mut looks = 1;
     let outcome = loop {
         let look = exchange.look()?;
         if look.is_missing() {
             if let Some(listing) = listing {
                 exchange.end();
-                return page::page(backend, listing, answer);
+                return page::page(attempt, listing, answer);
             }
             break not_found(query, "no such key", answer)?;
         }

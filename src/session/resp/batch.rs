@@ -4,8 +4,8 @@ use super::outlet::{Outlet, Relayed};
 use super::upstream::{Target, Upstream};
 use super::{Failure, IDLE_CAPACITY_BYTES};
 use crate::backend::{BackendError, Connection};
-use crate::policy::{Policy, Verdict};
-use crate::resp::{CommandParser, write};
+use crate::policy::{self, Policy, Verdict};
+use crate::resp::{Command, CommandParser, write};
 
 /// A batch ends when it has so many bytes of commands, or as many of them as the window has.
 const MAX_BYTES: usize = 64 * 1024;
@@ -39,8 +39,8 @@ pub struct Batch {
     max_window: usize,
     /// Whether a reply of the last batch was long: then the next may be as well.
     is_behind_long: bool,
-    /// Whether the last timeout may have been the fault of several slow commands at once.
-    is_worth_another_try: bool,
+    /// Whether a script is among the commands.
+    has_script: bool,
     steps: Vec<Step>,
     commands: Vec<u8>,
     answers: Vec<u8>,
@@ -61,7 +61,7 @@ impl Default for Batch {
             window: FIRST_WINDOW,
             max_window: MAX_WINDOW,
             is_behind_long: false,
-            is_worth_another_try: false,
+            has_script: false,
             steps: Vec::new(),
             commands: Vec::new(),
             answers: Vec::new(),
@@ -81,9 +81,11 @@ impl Batch {
             || self.answers.len() >= MAX_BYTES
     }
 
-    pub fn forward(&mut self, command: &[u8], is_silent: bool) {
-        self.commands.extend_from_slice(command);
-        self.steps.push(Step::Forward { length: command.len(), is_silent });
+    pub fn forward(&mut self, command: &Command, is_silent: bool) {
+        let bytes = command.bytes();
+        self.has_script |= policy::is_script(command);
+        self.commands.extend_from_slice(bytes);
+        self.steps.push(Step::Forward { length: bytes.len(), is_silent });
     }
 
     pub fn answer(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
@@ -155,7 +157,7 @@ impl Batch {
         });
         let commands = &self.commands[self.done.commands..][..lengths.sum()];
         let turn = match self.is_behind_long {
-            true => Some(target.backend.long_replies.turn(commands).ok_or(BackendError::Busy)?),
+            true => Some(target.attempt.backend.long_replies.turn(commands).ok_or(BackendError::Busy)?),
             false => None,
         };
         let begun = upstream.send(target, commands);
@@ -173,16 +175,15 @@ impl Batch {
     fn note_timeout<T>(&mut self, end: usize, done: Result<T, Failure>) -> Result<T, Failure> {
         if let Err(Failure::Backend(BackendError::TimedOut)) = done {
             let sent = end - self.done.steps;
-            self.is_worth_another_try = sent > 1;
             self.max_window = (sent / 2).max(1);
             self.window = self.max_window.min(FIRST_WINDOW_BEHIND_A_TIMEOUT);
         }
         done
     }
 
-    /// Whether, with all backends tried, fewer commands at a time may do; asks once a timeout.
-    pub fn take_another_try(&mut self) -> bool {
-        std::mem::take(&mut self.is_worth_another_try)
+    /// Whether a script is among the commands.
+    pub fn has_script(&self) -> bool {
+        self.has_script
     }
 
     fn give_answer(
@@ -226,13 +227,10 @@ impl Batch {
                 Step::Forward { length, is_silent } => {
                     let bytes = &old.commands[old.done.commands..][..length];
                     old.done.commands += length;
-                    let verdict = match parser.parse(bytes) {
-                        Ok((_, Some(command))) => policy.verdict(&command),
-                        // It was whole when it was judged first.
-                        _ => Verdict::Close,
-                    };
-                    match verdict {
-                        Verdict::Forward => self.forward(bytes, is_silent),
+                    // It was whole when it was judged first.
+                    let Ok((_, Some(command))) = parser.parse(bytes) else { continue };
+                    match policy.verdict(&command) {
+                        Verdict::Forward => self.forward(&command, is_silent),
                         _ if is_silent => {}
                         Verdict::Refuse(text) => self.answer(|out| write::error(out, &text)),
                         _ => self.answer(|out| write::error(out, "ERR try again")),
@@ -247,6 +245,7 @@ impl Batch {
         self.commands.clear();
         self.answers.clear();
         self.done = Progress::default();
+        self.has_script = false;
         self.steps.shrink_to(IDLE_CAPACITY_BYTES / size_of::<Step>());
         self.commands.shrink_to(IDLE_CAPACITY_BYTES);
         self.answers.shrink_to(IDLE_CAPACITY_BYTES);

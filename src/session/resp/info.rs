@@ -1,14 +1,21 @@
 //! INFO: a backend's answer, with a section about the balancer.
 
+use std::cmp::Reverse;
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Ended, Session};
+use crate::backend::Backend;
 use crate::balancer::Balancer;
+use crate::health::Change;
 use crate::resp::{Command, command, reply, write};
 
 /// The name of our section.
 const SECTION: &[u8] = b"balancer";
+
+/// The changes of state that are shown.
+const MAX_CHANGES: usize = 16;
 
 /// Sections that include ours.
 const WHOLE: [&[u8]; 3] = [b"all", b"default", b"everything"];
@@ -67,13 +74,41 @@ fn section(balancer: &Balancer) -> String {
     for (index, (backend, leases)) in
         balancer.backends.iter().zip(balancer.table.counts()).enumerate()
     {
-        let state = if backend.is_failing() { "failing" } else { "up" };
-        let connections = backend.open_connections();
+        let health = backend.health.summary();
+        let role = if health.is_replica { "replica" } else { "primary" };
         let value = format!(
-            "address={},state={state},leases={leases},connections={connections}",
-            backend.name()
+            "address={},state={},role={role},leases={leases},connections={},keys={},since={},reason={}",
+            backend.name(),
+            health.state,
+            backend.open_connections(),
+            health.keys.map_or("unknown".to_owned(), |keys| keys.to_string()),
+            health.state_for.as_secs(),
+            plain(&health.reason),
         );
         line(&format!("backend{index}"), &value);
     }
+    for (index, (name, change)) in changes(balancer).iter().enumerate() {
+        let at = humantime::format_rfc3339_seconds(change.at);
+        let reason = plain(&change.reason);
+        let value = format!("at={at},address={name},state={},reason={reason}", change.state);
+        line(&format!("change{index}"), &value);
+    }
     text
+}
+
+/// The last changes of state, the newest first.
+fn changes(balancer: &Balancer) -> Vec<(&str, Change)> {
+    let of_one = |backend: &'_ Arc<Backend>| backend.health.summary().changes;
+    let backends = balancer.backends.iter();
+    let mut changes: Vec<_> = backends
+        .flat_map(|backend| of_one(backend).into_iter().map(|change| (backend.name(), change)))
+        .collect();
+    changes.sort_by_key(|(_, change)| Reverse(change.at));
+    changes.truncate(MAX_CHANGES);
+    changes
+}
+
+/// In a list of fields, a comma begins the next.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c == ',' || c.is_control() { ';' } else { c }).collect()
 }

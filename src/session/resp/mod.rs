@@ -273,7 +273,7 @@ impl<'a> Session<'a> {
             Verdict::Refuse(error) => self.error(error),
             Verdict::Own(own) => self.own(own, command)?,
             Verdict::Forward if self.is_subscriber() => self.not_for_subscribers(command),
-            Verdict::Forward => self.batch.forward(command.bytes(), self.is_silent),
+            Verdict::Forward => self.batch.forward(command, self.is_silent),
             Verdict::Close => return Err(self.close()),
         }
         Ok(())
@@ -349,16 +349,16 @@ impl<'a> Session<'a> {
         let ran = loop {
             let Self { upstream, outlet, mode, commands_version, .. } = self;
             let address = outlet.client.address;
-            let ran = upstream.with_failover(address, |upstream, backend| {
+            let is_script = batch.has_script();
+            let ran = upstream.with_failover(address, is_script, |upstream, attempt| {
                 let commands_version = Some(*commands_version);
-                batch.run(upstream, Target { backend, mode: *mode, commands_version }, outlet)
+                batch.run(upstream, Target { attempt, mode: *mode, commands_version }, outlet)
             });
             match ran {
                 Err(Unanswered::OtherCommands) => {
                     self.refresh_policy();
                     batch.judge_again(&self.policy);
                 }
-                Err(Unanswered::AllFailed(_)) if batch.take_another_try() => {}
                 Err(Unanswered::AllFailed(error)) => {
                     let refused = batch.refuse_rest(&format!("ERR {error}"), outlet);
                     break refused.map_err(Ended::from);
@@ -379,12 +379,13 @@ impl<'a> Session<'a> {
         &mut self,
         commands: &[u8],
         commands_version: Option<u64>,
+        is_script: bool,
         mut work: impl FnMut(&mut Connection, &mut Outlet) -> Result<T, Failure>,
     ) -> Result<T, Unanswered> {
         let Self { upstream, outlet, mode, .. } = self;
         let address = outlet.client.address;
-        upstream.with_failover(address, |upstream, backend| {
-            let target = Target { backend, mode: *mode, commands_version };
+        upstream.with_failover(address, is_script, |upstream, attempt| {
+            let target = Target { attempt, mode: *mode, commands_version };
             let mut connection = upstream.send(target, commands)?;
             let done = work(&mut connection, outlet)?;
             upstream.release(connection);
@@ -396,9 +397,9 @@ impl<'a> Session<'a> {
     /// connection that has that mode already, or one of the session's, which then gets it.
     fn change_mode(&mut self, command: &[u8], wanted: Mode) -> Result<Vec<u8>, Unanswered> {
         let Self { upstream, outlet, mode, .. } = self;
-        upstream.with_failover(outlet.client.address, |upstream, backend| {
-            let mode = if backend.has_idle(wanted) { wanted } else { *mode };
-            let target = Target { backend, mode, commands_version: None };
+        upstream.with_failover(outlet.client.address, false, |upstream, attempt| {
+            let mode = if attempt.backend.has_idle(wanted) { wanted } else { *mode };
+            let target = Target { attempt, mode, commands_version: None };
             let mut connection = upstream.send(target, command)?;
             let reply = short_reply(&mut connection)?;
             if !reply.starts_with(b"-") {
@@ -411,7 +412,7 @@ impl<'a> Session<'a> {
 
     /// The whole reply to one command, error replies included.
     fn short_exchange(&mut self, command: &[u8]) -> Result<Vec<u8>, Unanswered> {
-        self.on_connection(command, None, |connection, _| short_reply(connection))
+        self.on_connection(command, None, false, |connection, _| short_reply(connection))
     }
 
     /// Tells the client that no backend could answer.

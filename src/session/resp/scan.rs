@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use super::outlet::Outlet;
-use super::upstream::note;
 use super::{Ended, Failure, Session};
-use crate::backend::{Backend, BackendError, Connection, Link};
+use crate::backend::{Backend, BackendError, Connection, Link, Patience};
 use crate::balancer::Balancer;
 use crate::resp::{Command, command, reply, write};
 use crate::{cursor, resp};
@@ -31,7 +30,7 @@ impl Session<'_> {
 
     fn scan_from_the_start(&mut self, command: &Command) -> Result<(), Ended> {
         let (balancer, is_silent) = (self.balancer, self.is_silent);
-        let scanned = self.on_connection(command.bytes(), None, |connection, outlet| {
+        let scanned = self.on_connection(command.bytes(), None, false, |connection, outlet| {
             relay_scan(connection, outlet, is_silent, balancer)
         });
         scanned.or_else(|unanswered| self.unanswered(unanswered))
@@ -54,7 +53,11 @@ impl Session<'_> {
         let lease = is_elsewhere.then(|| self.balancer.table.lease(|backend| backend == index));
         let outcome = self.scan_at(backend, tag, &there);
         drop(lease);
-        note(backend, outcome.as_ref().err());
+        if let Err(Failure::Backend(error) | Failure::Cut(error)) = &outcome
+            && error.is_failure()
+        {
+            backend.health.failed(error);
+        }
         match outcome {
             Ok(()) => {}
             Err(Failure::Backend(BackendError::OtherCommands)) => self.error(GONE),
@@ -73,7 +76,7 @@ impl Session<'_> {
         let is_its_server = |link: &Link| {
             link.run_id().is_some_and(|run_id| balancer.cursor_tag(run_id) == Some(tag))
         };
-        let mut connection = backend.request_if(self.mode, command, is_its_server)?;
+        let mut connection = backend.request_if(self.mode, command, Patience::First, is_its_server)?;
         relay_scan(&mut connection, &mut self.outlet, self.is_silent, balancer)?;
         connection.keep();
         Ok(())

@@ -12,6 +12,7 @@ use super::outlet::Outlet;
 use super::upstream::TOO_MANY_PINNED;
 use super::{Ended, Failure, Session, Unanswered, short_reply};
 use crate::backend::{BackendError, Connection};
+use crate::failover::Attempt;
 use crate::policy::Subscription;
 use crate::resp::{Command, Protocol, write};
 use crate::session::poll_timeout;
@@ -159,8 +160,9 @@ impl Session<'_> {
     /// error reply.
     fn first_subscription(&mut self, command: &Command) -> Result<Result<(), Vec<u8>>, Unanswered> {
         let Self { upstream, outlet, mode, .. } = self;
-        let subscribed = upstream.with_failover(outlet.client.address, |_, backend| {
-            let mut connection = backend.request(*mode, command.bytes())?;
+        let subscribed = upstream.with_failover(outlet.client.address, false, |_, attempt| {
+            let Attempt { backend, patience } = attempt;
+            let mut connection = backend.request(*mode, command.bytes(), patience)?;
             if connection.next_byte()? == b'-' {
                 let error = short_reply(&mut connection)?;
                 connection.keep();

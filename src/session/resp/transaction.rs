@@ -7,7 +7,7 @@ use super::outlet::Outlet;
 use super::upstream::{TOO_MANY_PINNED, Target, Watch};
 use super::{Ended, Failure, Session, Unanswered, short_reply};
 use crate::backend::Connection;
-use crate::policy::{Own, Policy, Verdict};
+use crate::policy::{self, Own, Policy, Verdict};
 use crate::resp::{Command, CommandParser, command, write};
 
 /// The most that may be queued between MULTI and EXEC.
@@ -21,6 +21,7 @@ const OK: &[u8] = b"+OK\r\n";
 pub struct Transaction {
     commands: Vec<u8>,
     count: usize,
+    has_script: bool,
     /// Whether something was refused, so that EXEC will be.
     is_aborted: bool,
 }
@@ -85,6 +86,7 @@ impl Session<'_> {
         if !transaction.is_aborted {
             transaction.commands.extend_from_slice(command.bytes());
             transaction.count += 1;
+            transaction.has_script |= policy::is_script(command);
         }
         self.answer(|out| write::simple(out, "QUEUED"));
     }
@@ -98,7 +100,9 @@ impl Session<'_> {
         }
         self.run_batch()?;
         let commands = transaction.whole();
-        let ran = match mem::take(&mut self.upstream.watch) {
+        let watch = mem::take(&mut self.upstream.watch);
+        self.upstream.forget_watch();
+        let ran = match watch {
             Watch::None => self.exec_anywhere(&commands, &transaction),
             Watch::Held(connection) => {
                 self.exec_where_watched(connection, &commands, transaction.count)
@@ -123,7 +127,7 @@ impl Session<'_> {
                 return Ok(());
             }
             let version = Some(self.commands_version);
-            let ran = self.on_connection(commands, version, |connection, outlet| {
+            let ran = self.on_connection(commands, version, transaction.has_script, |connection, outlet| {
                 relay_exec(connection, transaction.count, outlet, is_silent)
             });
             match ran {
@@ -168,12 +172,12 @@ impl Session<'_> {
     pub(super) fn watch(&mut self, command: &Command) -> Result<(), Ended> {
         self.run_batch()?;
         let Self { upstream, outlet, mode, .. } = self;
-        let watched = upstream.with_failover(outlet.client.address, |upstream, backend| {
+        let watched = upstream.with_failover(outlet.client.address, false, |upstream, attempt| {
             if matches!(upstream.watch, Watch::InUse | Watch::Lost) {
                 // What EXEC will answer is known already.
                 return Ok(OK.to_vec());
             }
-            let target = Target { backend, mode: *mode, commands_version: None };
+            let target = Target { attempt, mode: *mode, commands_version: None };
             let mut connection = upstream.send(target, command.bytes())?;
             let reply = short_reply(&mut connection)?;
             match (&upstream.watch, &reply[..]) {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use log::info;
 
@@ -9,6 +10,7 @@ use super::{Ended, Failure};
 use crate::backend::{Backend, BackendError, Connection, Link, Mode};
 use crate::balance::Lease;
 use crate::balancer::Balancer;
+use crate::failover::{Attempt, Failover};
 
 /// So many clients have a connection of their own that the others are kept for reads.
 pub const TOO_MANY_PINNED: &str = "ERR too many clients watch or subscribe: try again later";
@@ -29,7 +31,7 @@ pub enum Watch {
 /// Where commands are sent.
 #[derive(Clone, Copy)]
 pub struct Target<'a> {
-    pub backend: &'a Backend,
+    pub attempt: Attempt<'a>,
     pub mode: Mode,
     /// They are not sent if this is no longer the version of the backends' commands; `None` for
     /// those that are not judged by these.
@@ -64,56 +66,82 @@ impl<'a> Upstream<'a> {
         self.lease.as_ref().map(|lease| &self.balancer.backends[lease.backend()])
     }
 
-    /// Does `work` on the session's backend and, when that fails, on the others, each once.
+    /// Does `work` on the session's backend and, when that fails, on others. A script may be what
+    /// keeps a backend silent.
     pub fn with_failover<T>(
         &mut self,
         client: SocketAddr,
-        mut work: impl FnMut(&mut Self, &Backend) -> Result<T, Failure>,
+        is_script: bool,
+        mut work: impl FnMut(&mut Self, Attempt) -> Result<T, Failure>,
     ) -> Result<T, Unanswered> {
-        let mut failures = Vec::new();
-        let mut tried = vec![false; self.balancer.backends.len()];
-        while let Some(index) = self.leased_index(&tried, client) {
-            let backend = &self.balancer.backends[index];
-            let outcome = work(self, backend);
-            note(backend, outcome.as_ref().err());
-            match outcome {
+        let mut failover = Failover::new(self.balancer, is_script);
+        loop {
+            let index = self.settle(&failover, client);
+            let attempt = index.and_then(|index| Some((index, failover.attempt(index)?)));
+            let Some((index, attempt)) = attempt else {
+                match failover.wait() {
+                    true => continue,
+                    false => return Err(Unanswered::AllFailed(failover.error())),
+                }
+            };
+            match work(self, attempt) {
                 Ok(done) => return Ok(done),
                 Err(Failure::Backend(BackendError::OtherCommands)) => {
                     return Err(Unanswered::OtherCommands);
                 }
                 Err(Failure::Backend(error)) => {
-                    failures.push(format!("{}: {error}", backend.name()));
-                    tried[index] = true;
-                    self.lease = None;
+                    failover.failed(index, attempt.patience, error);
                     self.lose_watch();
+                    if failover.is_over() {
+                        return Err(Unanswered::AllFailed(failover.error()));
+                    }
                 }
                 Err(Failure::Cut(error)) => {
-                    let why = format!("{} failed within a reply: {error}", backend.name());
+                    failover.note(index, attempt.patience, &error);
+                    let name = attempt.backend.name();
+                    let why = format!("{name} failed within a reply: {error}");
                     return Err(Unanswered::Ended(Ended::Cut(why)));
                 }
                 Err(failure @ Failure::Client(_)) => return Err(Unanswered::Ended(failure.into())),
             }
         }
-        Err(Unanswered::AllFailed(format!("no backend could answer: {}", failures.join("; "))))
     }
 
-    /// The index of the leased backend; takes a lease where there is none.
-    fn leased_index(&mut self, tried: &[bool], client: SocketAddr) -> Option<usize> {
-        if self.lease.is_none() {
+    /// The index of the backend to be used now; takes a lease where there is none.
+    fn settle(&mut self, failover: &Failover, client: SocketAddr) -> Option<usize> {
+        let may_try = |backend| failover.may_try(backend);
+        let before = self.lease.as_ref().map(Lease::backend);
+        let now = match &self.lease {
+            Some(lease) => lease.settle(may_try)?,
+            None => {
+                let lease = self.balancer.table.lease(may_try)?;
+                lease.set_may_move(self.balancer.config.rebalance);
+                self.lease.insert(lease).backend()
+            }
+        };
+        if before != Some(now) {
             let in_order = self.balancer.log_order();
-            let lease = self.balancer.table.lease(|backend| !tried[backend])?;
-            let backend = &self.balancer.backends[lease.backend()];
-            info!("{} reads from {} {}", client, backend.name(), self.balancer.counts());
+            let name = self.balancer.backends[now].name();
+            info!("{client} reads from {name} {}", self.balancer.counts());
             drop(in_order);
-            self.lease = Some(lease);
         }
-        self.lease.as_ref().map(Lease::backend)
+        Some(now)
+    }
+
+    /// Whether the session's lease may go to another backend while nothing is asked: not while it
+    /// has a connection of its own.
+    pub fn set_may_move(&self, may_move: bool) {
+        if let Some(lease) = &self.lease {
+            lease.set_may_move(may_move && self.balancer.config.rebalance);
+        }
     }
 
     /// Sends `commands` and waits for the reply to begin: on the connection that watches, or one
     /// from the pool.
     pub fn send(&mut self, target: Target, commands: &[u8]) -> Result<Connection, BackendError> {
+        let Attempt { backend, patience } = target.attempt;
         if let Some(mut connection) = self.take_watching() {
+            connection.set_patience(patience, Duration::ZERO);
             match connection.send(commands) {
                 Ok(()) => {
                     self.watch = Watch::InUse;
@@ -126,7 +154,7 @@ impl<'a> Upstream<'a> {
         }
         let now = || self.balancer.commands_version();
         let may_send = |_: &Link| target.commands_version.is_none_or(|version| version == now());
-        target.backend.request_if(target.mode, commands, may_send)
+        backend.request_if(target.mode, commands, patience, may_send)
     }
 
     /// Takes the connection that watches. Until it is back, the watch counts as lost.
@@ -143,6 +171,7 @@ impl<'a> Upstream<'a> {
         let is_pinned = connection.pin();
         if is_pinned {
             self.watch = Watch::Held(connection);
+            self.set_may_move(false);
         }
         is_pinned
     }
@@ -157,6 +186,7 @@ impl<'a> Upstream<'a> {
     /// Nothing is watched any more. A connection that may still watch is of no use to others.
     pub fn forget_watch(&mut self) {
         self.watch = Watch::None;
+        self.set_may_move(true);
     }
 
     /// All replies have been read: the connection goes back to where it came from.
@@ -165,17 +195,5 @@ impl<'a> Upstream<'a> {
             Watch::InUse => self.watch = Watch::Held(connection),
             _ => connection.keep(),
         }
-    }
-}
-
-/// Lets the backend know what this says of it.
-pub fn note(backend: &Backend, failure: Option<&Failure>) {
-    match failure {
-        Some(Failure::Backend(error) | Failure::Cut(error)) if error.is_failure() => {
-            backend.note(Some(error));
-        }
-        // What others do with it, or what became of the client, says nothing of the backend.
-        Some(_) => {}
-        None => backend.note(None),
     }
 }

@@ -1,0 +1,106 @@
+//! Why a backend did not answer.
+
+use std::io;
+
+use crate::resp;
+
+/// What of an error's text is passed on, in characters.
+const MAX_ERROR_CHARS: usize = 200;
+
+/// Why a backend did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// Its name could not be resolved to an address (yet).
+    #[error("its name does not resolve: {0}")]
+    Unresolved(String),
+    /// No connection could be made.
+    #[error("cannot connect: {0}")]
+    Connect(io::Error),
+    /// It said nothing for too long, before or within a reply.
+    #[error("timed out")]
+    TimedOut,
+    /// The connection broke.
+    #[error("connection lost: {0}")]
+    Lost(io::Error),
+    /// It sent bytes that are no Redis reply.
+    #[error("{0}")]
+    Protocol(String),
+    /// It answered with an error.
+    #[error("answered: {0}")]
+    Redis(String),
+    /// Others are reading large values from it, and their turns took longer than
+    /// [`TURN_WAIT`](crate::large::TURN_WAIT).
+    #[error("timed out behind other large values")]
+    Busy,
+    /// It did not answer a PING that went before a read whose first try was met by silence.
+    #[error("does not answer")]
+    Unresponsive,
+    /// It may lack data: nothing is read from it.
+    #[error("syncing: {0}")]
+    Syncing(String),
+    /// All connections that there may be to it are in use (`--backend-connections`).
+    #[error("timed out waiting for a connection: all {0} are in use")]
+    NoConnection(usize),
+    /// Its commands are not those by which what is to be sent was judged.
+    #[error("the commands that it knows have changed")]
+    OtherCommands,
+    /// The value changed between the two passes over it.
+    #[error("the value changed while it was read")]
+    Changed,
+}
+
+impl BackendError {
+    /// Whether nothing is wrong with the backend: what was asked for is being written.
+    pub fn is_change(&self) -> bool {
+        matches!(self, Self::Changed)
+    }
+
+    /// Whether this says something of the backend, not of what others do with it.
+    pub fn is_failure(&self) -> bool {
+        !matches!(
+            self,
+            Self::Changed
+                | Self::Busy
+                | Self::NoConnection(_)
+                | Self::OtherCommands
+                | Self::Syncing(_)
+        )
+    }
+
+    /// Whether no connection to it could be made or kept.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(
+            self,
+            Self::Unresolved(_) | Self::Connect(_) | Self::Lost(_) | Self::Syncing(_)
+        )
+    }
+
+    /// Whether the backend was too slow, rather than out of reach.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::TimedOut | Self::Unresponsive | Self::Busy | Self::NoConnection(_))
+    }
+}
+
+impl From<io::Error> for BackendError {
+    fn from(error: io::Error) -> Self {
+        if is_timeout(&error) { Self::TimedOut } else { Self::Lost(error) }
+    }
+}
+
+impl From<resp::Error> for BackendError {
+    fn from(error: resp::Error) -> Self {
+        match error {
+            resp::Error::Io(error) => error.into(),
+            resp::Error::Redis(text) => {
+                let plain = |c: char| if c.is_control() { '?' } else { c };
+                Self::Redis(text.chars().take(MAX_ERROR_CHARS).map(plain).collect())
+            }
+            resp::Error::Protocol(_) | resp::Error::TooLong => Self::Protocol(error.to_string()),
+        }
+    }
+}
+
+/// A socket's timeout shows as either kind, by platform.
+pub(crate) fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}

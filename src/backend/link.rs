@@ -1,0 +1,138 @@
+//! A connection to a backend, and what is sent and read on it.
+
+use std::io::{self, BufRead, BufReader, Write};
+#[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::error::BackendError;
+use super::socket::{Patience, PatientSocket, Socket, Waits};
+use crate::resp::{Framer, reply};
+
+/// A backend may be silent for one second more for each so many bytes that a value is made of.
+const BYTES_A_SECOND_OF_PATIENCE: u64 = 32 * 1024 * 1024;
+
+/// The most that it may be silent longer than usual, however large the value.
+const MAX_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Whoever has waited for a connection for long has at least so long for the reply.
+const MIN_PATIENCE: Duration = Duration::from_millis(50);
+
+/// What one connection reads from a backend at a time.
+const READ_BUFFER_BYTES: usize = 16 * 1024;
+
+/// A connection to a backend, set up (`AUTH`, `SELECT`, `HELLO`) and with finite timeouts.
+#[derive(Debug)]
+pub struct Link {
+    reader: BufReader<PatientSocket>,
+    /// How long it may usually be silent.
+    timeout: Duration,
+    run_id: Option<Arc<str>>,
+}
+
+impl Link {
+    /// Over this socket; nothing is set up yet.
+    pub fn new(socket: Socket, waits: &Arc<Waits>, patience: Patience) -> Self {
+        let socket = PatientSocket::new(socket, Arc::clone(waits), patience);
+        let reader = BufReader::with_capacity(READ_BUFFER_BYTES, socket);
+        Self { reader, timeout: waits.timeout, run_id: None }
+    }
+
+    /// What its server calls itself; `None` where its user may not ask.
+    pub fn run_id(&self) -> Option<&Arc<str>> {
+        self.run_id.as_ref()
+    }
+
+    /// Remembers which server this leads to.
+    pub fn set_run_id(&mut self, run_id: Option<Arc<str>>) {
+        self.run_id = run_id;
+    }
+
+    /// How it waits from now on; `waited` of its usual timeout is over already.
+    pub fn set_patience(&mut self, patience: Patience, waited: Duration) {
+        let socket = self.reader.get_mut();
+        socket.set_patience(patience);
+        self.timeout = socket.usual_timeout().saturating_sub(waited).max(MIN_PATIENCE);
+    }
+
+    /// Finds out, within its usual timeout, whether the backend answers at all.
+    pub fn probe(&mut self) -> Result<(), BackendError> {
+        let patience = self.reader.get_ref().patience();
+        self.set_patience(Patience::Until(Instant::now() + self.timeout), Duration::ZERO);
+        let sent = self.send(&redis::cmd("PING").get_packed_command());
+        let answered = sent.and_then(|()| Ok(reply::simple(&mut self.reader)?));
+        self.set_patience(patience, Duration::ZERO);
+        match answered {
+            // Whatever it says, it speaks.
+            Ok(_) | Err(BackendError::Redis(_)) => Ok(()),
+            Err(BackendError::TimedOut) => Err(BackendError::Unresponsive),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends `commands` and waits for the first byte of the reply.
+    pub fn send(&mut self, commands: &[u8]) -> Result<(), BackendError> {
+        self.send_within(commands, self.timeout)
+    }
+
+    /// The same for a value of about `value_bytes`, which takes a backend longer to begin and,
+    /// when others ask for such values too, to go on with.
+    pub fn send_for_large(
+        &mut self,
+        commands: &[u8],
+        value_bytes: u64,
+    ) -> Result<(), BackendError> {
+        let more = Duration::from_secs(1 + value_bytes / BYTES_A_SECOND_OF_PATIENCE);
+        self.send_within(commands, self.timeout + more.min(MAX_PATIENCE))
+    }
+
+    fn send_within(&mut self, commands: &[u8], silence: Duration) -> Result<(), BackendError> {
+        let socket = self.reader.get_mut();
+        socket.expect_silence(silence)?;
+        socket.write_all(commands)?;
+        self.next_byte().map(|_| ())
+    }
+
+    /// The replies, as they arrive.
+    pub fn replies(&mut self) -> &mut impl BufRead {
+        &mut self.reader
+    }
+
+    /// Waits for the first byte of the next frame, and leaves it there.
+    pub fn next_byte(&mut self) -> Result<u8, BackendError> {
+        let next = self.reader.fill_buf()?.first().copied();
+        next.ok_or_else(|| BackendError::Lost(io::ErrorKind::UnexpectedEof.into()))
+    }
+
+    /// Whether there are bytes that were received and not read yet.
+    pub fn has_buffered(&self) -> bool {
+        !self.reader.buffer().is_empty()
+    }
+
+    /// Reads one reply into `held`, as raw bytes, while it is at most `max` bytes long. False when
+    /// it is longer: then its beginning is in `held`, and the rest is still to be read.
+    pub fn hold(&mut self, held: &mut Vec<u8>, max: usize) -> Result<bool, BackendError> {
+        let mut framer = Framer::new();
+        while !framer.is_done() {
+            if held.len() > max {
+                return Ok(false);
+            }
+            let available = self.reader.fill_buf()?;
+            if available.is_empty() {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+            let used = framer.feed(available)?;
+            held.extend_from_slice(&available[..used]);
+            self.reader.consume(used);
+        }
+        Ok(true)
+    }
+}
+
+#[cfg(unix)]
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.reader.get_ref().as_fd()
+    }
+}

@@ -1,0 +1,470 @@
+//! One Redis server behind us: its address, what is known of it, and one exchange with it.
+
+mod error;
+mod link;
+mod socket;
+
+use std::io::{self, BufRead};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redis::ConnectionAddr;
+
+pub use self::error::BackendError;
+pub(crate) use self::error::is_timeout;
+pub use self::link::Link;
+pub use self::socket::{Patience, Waits};
+use self::socket::{Socket, connect_tcp};
+#[cfg(unix)]
+use self::socket::connect_unix;
+use crate::address::BackendAddress;
+use crate::health::{Health, Keys, Report};
+use crate::large::LargeReads;
+use crate::lock::{Mutex, lock};
+use crate::policy::CommandTable;
+use crate::pool::{Permit, Pool};
+use crate::resp::{self, Protocol, reply};
+
+/// The most that `INFO` may say.
+const MAX_INFO_BYTES: u64 = 1024 * 1024;
+
+/// The most that `COMMAND` may say; Redis 7 says a quarter of a megabyte.
+const MAX_COMMANDS_BYTES: usize = 16 * 1024 * 1024;
+
+/// However late it is, a connect has so long.
+const MIN_CONNECT_TIME: Duration = Duration::from_millis(10);
+
+/// What a connection is set up for: connections serve whoever wants one of their mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mode {
+    /// The selected database.
+    pub database: i64,
+    /// The version of the protocol that replies are in.
+    pub protocol: Protocol,
+}
+
+/// One Redis server: where it is, what it is, and the connections to it.
+#[derive(Debug)]
+pub struct Backend {
+    address: BackendAddress,
+    /// How it is.
+    pub health: Arc<Health>,
+    waits: Arc<Waits>,
+    max_connections: usize,
+    /// What the name in the address means: written by the resolver alone, read by each dial.
+    resolved: Mutex<Result<Vec<SocketAddr>, String>>,
+    /// Whether that has changed since the last check.
+    has_moved: AtomicBool,
+    pool: Arc<Pool<Mode, Link>>,
+    server: Mutex<Server>,
+    /// Counts the changes of what [`commands`](Self::commands) returns.
+    commands_version: AtomicU64,
+    /// Whose turn it is to read a large value over HTTP.
+    pub large_reads: LargeReads,
+    /// Whose turn it is among the Redis clients whose last reply was long.
+    pub long_replies: LargeReads,
+}
+
+/// The process that answers at a backend's address, as far as its newest connection tells.
+#[derive(Debug, Clone, Default)]
+struct Server {
+    /// What it calls itself, anew each time it starts; `None` while unknown.
+    run_id: Option<Arc<str>>,
+    /// What its `COMMAND` says; `None` while unknown, or when its user may not ask.
+    commands: Option<Arc<CommandTable>>,
+}
+
+impl Backend {
+    /// A backend to which nothing is connected yet. `waits` bound each connect, the silence before
+    /// and within each reply, and the wait for one of the `max_connections`.
+    pub fn new(address: BackendAddress, waits: Waits, max_connections: usize) -> Self {
+        let resolved = match address.endpoint() {
+            ConnectionAddr::Tcp(host, port) => match host.parse::<IpAddr>() {
+                Ok(ip) => Ok(vec![SocketAddr::new(ip, *port)]),
+                Err(_) => Err("not yet looked up".to_owned()),
+            },
+            _ => Ok(Vec::new()),
+        };
+        Self {
+            address,
+            health: Arc::clone(&waits.health),
+            waits: Arc::new(waits),
+            max_connections,
+            resolved: Mutex::new(resolved),
+            has_moved: AtomicBool::new(false),
+            pool: Pool::new(max_connections),
+            server: Mutex::default(),
+            commands_version: AtomicU64::new(0),
+            large_reads: LargeReads::default(),
+            long_replies: LargeReads::default(),
+        }
+    }
+
+    /// `HOST:PORT`, or the path of its Unix socket.
+    pub fn name(&self) -> &str {
+        self.address.name()
+    }
+
+    /// Whether its address holds a name, which may come to mean something else.
+    pub fn has_name(&self) -> bool {
+        matches!(self.address.endpoint(), ConnectionAddr::Tcp(host, _) if host.parse::<IpAddr>().is_err())
+    }
+
+    /// Looks its name up. May take as long as the system's resolver likes: never call it for a
+    /// client. When it fails, the last good addresses stay.
+    pub fn resolve(&self) {
+        let ConnectionAddr::Tcp(host, port) = self.address.endpoint() else { return };
+        let found = (host.as_str(), *port).to_socket_addrs();
+        let mut resolved = lock(&self.resolved);
+        match found {
+            Ok(addresses) => {
+                let addresses = Ok(addresses.collect());
+                let has_moved = *resolved != addresses;
+                *resolved = addresses;
+                drop(resolved);
+                if has_moved {
+                    self.has_moved.store(true, Ordering::Release);
+                    self.pool.close_all();
+                }
+            }
+            Err(error) if resolved.is_err() => *resolved = Err(error.to_string()),
+            Err(_) => {}
+        }
+    }
+
+    /// What its server calls itself, once a connection has been made.
+    pub fn run_id(&self) -> Option<Arc<str>> {
+        lock(&self.server).run_id.clone()
+    }
+
+    /// The commands that its server knows.
+    pub fn commands(&self) -> Option<Arc<CommandTable>> {
+        lock(&self.server).commands.clone()
+    }
+
+    /// Changes whenever [`commands`](Self::commands) does.
+    pub fn commands_version(&self) -> u64 {
+        self.commands_version.load(Ordering::Acquire)
+    }
+
+    /// The mode of the requests that are ours, in the database of the backend's URL.
+    pub fn own_mode(&self) -> Mode {
+        Mode { database: self.address.database(), protocol: Protocol::Resp2 }
+    }
+
+    /// Sends `commands` on an idle connection of that mode, or a new one, and waits for the first
+    /// byte of the reply.
+    ///
+    /// An idle connection that turns out closed is stale, which says nothing of the backend: then,
+    /// once, a new one is made.
+    pub fn request(
+        &self,
+        mode: Mode,
+        commands: &[u8],
+        patience: Patience,
+    ) -> Result<Connection, BackendError> {
+        self.request_if(mode, commands, patience, |_| true)
+    }
+
+    /// The same, but sends only if, with the connection there, `may_send`: another server, with
+    /// other commands, may have been found at the address meanwhile.
+    pub fn request_if(
+        &self,
+        mode: Mode,
+        commands: &[u8],
+        patience: Patience,
+        may_send: impl Fn(&Link) -> bool,
+    ) -> Result<Connection, BackendError> {
+        self.ensure_readable()?;
+        let none = || BackendError::NoConnection(self.max_connections);
+        let max_wait = match patience {
+            Patience::Until(deadline) => deadline.saturating_duration_since(Instant::now()),
+            _ => self.waits.timeout,
+        };
+        let (permit, idle) = self.pool.take(mode, max_wait).ok_or_else(none)?;
+        let waited = permit.waited();
+        let sent = self.send_on(idle, mode, permit, commands, patience, may_send);
+        sent.map_err(|error| match error {
+            // The backend had less time than it is due.
+            BackendError::TimedOut if waited > self.waits.timeout / 20 => none(),
+            error => error,
+        })
+    }
+
+    fn send_on(
+        &self,
+        idle: Option<Link>,
+        mode: Mode,
+        mut permit: Permit<Mode, Link>,
+        commands: &[u8],
+        patience: Patience,
+        may_send: impl Fn(&Link) -> bool,
+    ) -> Result<Connection, BackendError> {
+        let waited = permit.waited();
+        if let Some(link) = idle {
+            let mut connection = Connection { link, mode, permit };
+            if !may_send(&connection) {
+                connection.keep();
+                return Err(BackendError::OtherCommands);
+            }
+            connection.set_patience(patience, waited);
+            let probed = if patience == Patience::Second { connection.probe() } else { Ok(()) };
+            match probed.and_then(|()| connection.send(commands)) {
+                Ok(()) => return Ok(connection),
+                Err(BackendError::Lost(_)) => {
+                    // When one idle connection is broken, the others are too.
+                    self.pool.close_all();
+                    permit = connection.permit.renewed();
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        // Whoever makes a connection has found out whether the backend answers.
+        let until = || Patience::Until(Instant::now() + self.waits.timeout);
+        let to_dial = if patience == Patience::Second { until() } else { patience };
+        let mut connection = Connection { link: self.dial(mode, to_dial, waited)?, mode, permit };
+        if !may_send(&connection) {
+            connection.keep();
+            return Err(BackendError::OtherCommands);
+        }
+        connection.set_patience(patience, waited);
+        connection.send(commands)?;
+        Ok(connection)
+    }
+
+    fn ensure_readable(&self) -> Result<(), BackendError> {
+        self.health.refusal().map_or(Ok(()), |why| Err(BackendError::Syncing(why)))
+    }
+
+    /// Makes its server known, where that has not been met.
+    pub fn introduce(&self) -> Result<(), BackendError> {
+        let ping = redis::cmd("PING").get_packed_command();
+        let patience = Patience::Until(Instant::now() + self.waits.timeout);
+        let mut connection = self.request(self.own_mode(), &ping, patience)?;
+        reply::simple(connection.replies())?;
+        connection.keep();
+        Ok(())
+    }
+
+    /// Asks it how it is, on the connection that was `kept` for that. It has until `deadline`; a
+    /// replica is to have heard from its primary within `max_lag`.
+    pub fn check(
+        &self,
+        kept: &mut Option<Link>,
+        deadline: Instant,
+        max_lag: Option<Duration>,
+    ) -> Result<Report, BackendError> {
+        let has_moved = self.has_moved.swap(false, Ordering::AcqRel);
+        let patience = Patience::Until(deadline);
+        let mut link = match kept.take().filter(|_| !has_moved) {
+            Some(link) => link,
+            None => self.open(patience, Duration::ZERO)?,
+        };
+        link.set_patience(patience, Duration::ZERO);
+        let mut questions = redis::Pipeline::new();
+        questions.cmd("PING").cmd("INFO").cmd("DBSIZE");
+        link.send(&questions.get_packed_pipeline())?;
+        let pong = reply::simple(link.replies());
+        let info = info(link.replies())?;
+        let size = reply::integer(link.replies());
+        let mut report = match info {
+            Some(info) => Report::from_info(&info, max_lag),
+            None => Report::default(),
+        };
+        if report.keys.is_none() {
+            let count = size.ok().flatten().and_then(|count| u64::try_from(count).ok());
+            report.keys = count.map(Keys::in_one_database);
+        }
+        match pong {
+            Ok(_) => {}
+            Err(resp::Error::Redis(text)) if is_not_allowed(&text) => {}
+            Err(resp::Error::Redis(text)) if has_no_data(&text) => {
+                report.not_ready.get_or_insert(text);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        link.set_run_id((!report.run_id.is_empty()).then(|| Arc::clone(&report.run_id)));
+        self.meet(&mut link)?;
+        *kept = Some(link);
+        Ok(report)
+    }
+
+    /// Whether somebody waits for a connection.
+    pub fn is_wanted(&self) -> bool {
+        self.pool.is_wanted()
+    }
+
+    /// Whether there is an idle connection of this mode.
+    pub fn has_idle(&self, mode: Mode) -> bool {
+        self.pool.has_idle(mode)
+    }
+
+    /// The connections to it that are open.
+    pub fn open_connections(&self) -> usize {
+        self.pool.open()
+    }
+
+    /// Makes a connection and sets it up. Finds out which server it leads to: one that no check has
+    /// accepted is not used, and of one that is new it asks which commands that knows.
+    fn dial(&self, mode: Mode, patience: Patience, waited: Duration) -> Result<Link, BackendError> {
+        let mut link = self.open(patience, waited)?;
+        let mut setup = redis::Pipeline::new();
+        setup.cmd("INFO").arg("server");
+        if mode.database != 0 {
+            setup.cmd("SELECT").arg(mode.database);
+        }
+        link.send(&setup.get_packed_pipeline())?;
+        let run_id = read_run_id(link.replies())?;
+        self.health.admit(run_id.as_deref().unwrap_or_default()).map_err(BackendError::Syncing)?;
+        link.set_run_id(run_id);
+        if mode.database != 0 {
+            reply::simple(link.replies())?;
+        }
+        self.meet(&mut link)?;
+        if mode.protocol == Protocol::Resp3 {
+            link.send(&redis::cmd("HELLO").arg(3).get_packed_command())?;
+            let mut greeting = Vec::new();
+            link.hold(&mut greeting, MAX_INFO_BYTES as usize)?;
+            reply::no_error(&greeting)?;
+        }
+        Ok(link)
+    }
+
+    /// Makes a connection and logs in.
+    fn open(&self, patience: Patience, waited: Duration) -> Result<Link, BackendError> {
+        let wait = match patience {
+            Patience::Until(deadline) => deadline.saturating_duration_since(Instant::now()),
+            _ => self.waits.timeout.saturating_sub(waited),
+        };
+        let wait = wait.clamp(MIN_CONNECT_TIME, self.waits.timeout.max(MIN_CONNECT_TIME));
+        let mut link = Link::new(self.connect(wait)?, &self.waits, patience);
+        link.set_patience(patience, waited);
+        if let Some(password) = self.address.password() {
+            let mut auth = redis::cmd("AUTH");
+            auth.arg(self.address.username()).arg(password);
+            link.send(&auth.get_packed_command())?;
+            reply::simple(link.replies())?;
+        }
+        Ok(link)
+    }
+
+    /// Asks a server that was not there before what commands it knows.
+    fn meet(&self, link: &mut Link) -> Result<(), BackendError> {
+        if link.run_id().is_some() && link.run_id() == self.run_id().as_ref() {
+            return Ok(());
+        }
+        link.send(&redis::cmd("COMMAND").get_packed_command())?;
+        let mut reply = Vec::new();
+        if !link.hold(&mut reply, MAX_COMMANDS_BYTES)? {
+            return Err(resp::Error::TooLong.into());
+        }
+        let commands = match reply::no_error(&reply) {
+            Ok(()) => Some(Arc::new(CommandTable::parse(&reply).map_err(resp::Error::Protocol)?)),
+            // HTTP needs no more than a user who may read.
+            Err(resp::Error::Redis(text)) if is_not_allowed(&text) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let mut server = lock(&self.server);
+        server.run_id = link.run_id().cloned();
+        if server.commands != commands {
+            server.commands = commands;
+            self.commands_version.fetch_add(1, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    fn connect(&self, wait: Duration) -> Result<Socket, BackendError> {
+        let timeout = self.waits.timeout;
+        #[cfg(unix)]
+        if let ConnectionAddr::Unix(path) = self.address.endpoint() {
+            return connect_unix(path, wait, timeout).map(Socket::Unix).map_err(connect_error);
+        }
+        let addresses = lock(&self.resolved).clone().map_err(BackendError::Unresolved)?;
+        let mut last = BackendError::Unresolved("no address".to_owned());
+        for address in &addresses {
+            // One that swallows packets must not use up the time of the next.
+            match connect_tcp(*address, wait / addresses.len() as u32, timeout) {
+                Ok(socket) => return Ok(Socket::Tcp(socket)),
+                Err(error) => last = connect_error(error),
+            }
+        }
+        Err(last)
+    }
+}
+
+fn connect_error(error: io::Error) -> BackendError {
+    if is_timeout(&error) { BackendError::TimedOut } else { BackendError::Connect(error) }
+}
+
+/// What `INFO` says; `None` where its user may not ask.
+fn info(from: &mut impl BufRead) -> Result<Option<String>, resp::Error> {
+    match reply::bytes(from, MAX_INFO_BYTES) {
+        Err(resp::Error::Redis(text)) if is_not_allowed(&text) => Ok(None),
+        Ok(info) => Ok(Some(String::from_utf8_lossy(&info).into_owned())),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads what `INFO server` says of its run id; `None` where its user may not ask.
+pub fn read_run_id(from: &mut impl BufRead) -> Result<Option<Arc<str>>, resp::Error> {
+    let info = info(from)?.unwrap_or_default();
+    let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+    Ok(run_id.map(|run_id| run_id.trim().into()))
+}
+
+/// Whether a server says that it has no data to read (yet).
+fn has_no_data(error: &str) -> bool {
+    error.starts_with("LOADING") || error.starts_with("MASTERDOWN")
+}
+
+/// Whether a command is one that our user must not use, or that was renamed.
+fn is_not_allowed(error: &str) -> bool {
+    error.starts_with("NOPERM") || error.starts_with("ERR unknown command")
+}
+
+/// A connection to a backend, in use by one client.
+#[derive(Debug)]
+pub struct Connection {
+    link: Link,
+    /// What it is set up for. Whoever changes that on the connection changes it here.
+    pub mode: Mode,
+    permit: Permit<Mode, Link>,
+}
+
+impl Connection {
+    /// Keeps it for the next request of its mode. All replies on it must have been read to the end;
+    /// one with more bytes than were asked for is closed.
+    pub fn keep(self) {
+        if !self.link.has_buffered() {
+            self.permit.give_back(self.mode, self.link);
+        }
+    }
+
+    /// Whether somebody waits for a connection to its backend.
+    pub fn is_wanted(&self) -> bool {
+        self.permit.is_wanted()
+    }
+
+    /// Makes it one client's own for as long as it likes; false when too many are.
+    pub fn pin(&mut self) -> bool {
+        self.permit.pin()
+    }
+}
+
+impl Deref for Connection {
+    type Target = Link;
+
+    fn deref(&self) -> &Link {
+        &self.link
+    }
+}
+
+impl DerefMut for Connection {
+    fn deref_mut(&mut self) -> &mut Link {
+        &mut self.link
+    }
+}
+

@@ -1,0 +1,257 @@
+//! The socket to a backend, and how long it is waited for.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+#[cfg(unix)]
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    os::unix::net::UnixStream,
+    path::Path,
+};
+
+use super::error::is_timeout;
+use crate::health::{Health, State};
+use crate::replays::Replays;
+
+/// The kernel probes a connection that was silent for so long, …
+const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
+/// … so often, …
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// … and gives it up after so many probes without an answer.
+#[cfg(unix)]
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// Who waits for longer than usual looks so often whether that is still worth while.
+const LONG_WAIT_STEP: Duration = Duration::from_millis(100);
+
+/// How long a try waits for a backend that is silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// The first try of a read: for the backend timeout if another backend can be asked then, else
+    /// for the read timeout.
+    First,
+    /// The same for a script, which may itself be what keeps the backend silent: another is asked
+    /// only when the checks have found this one down.
+    Script,
+    /// The second try of a read that met silence: for the read timeout, if the backend has answered
+    /// a PING before.
+    Second,
+    /// Until then.
+    Until(Instant),
+}
+
+/// What the waits for one backend need to know.
+#[derive(Debug)]
+pub struct Waits {
+    /// The backend's state.
+    pub health: Arc<Health>,
+    /// How many reads may be sent again.
+    pub replays: Arc<Replays>,
+    /// How long it may usually be silent.
+    pub timeout: Duration,
+    /// How long it may be silent when there is no other.
+    pub read_timeout: Duration,
+}
+
+/// A socket that waits as long as its user's patience lasts.
+#[derive(Debug)]
+pub struct PatientSocket {
+    socket: Socket,
+    waits: Arc<Waits>,
+    patience: Patience,
+    /// A silence up to here says nothing.
+    usual: Duration,
+    /// The socket's own timeout.
+    step: Duration,
+}
+
+impl PatientSocket {
+    /// A silence of the backend timeout ends each wait, until that is changed.
+    pub fn new(socket: Socket, waits: Arc<Waits>, patience: Patience) -> Self {
+        let usual = waits.timeout;
+        Self { socket, waits, patience, usual, step: usual }
+    }
+
+    /// From now on it waits like this.
+    pub fn set_patience(&mut self, patience: Patience) {
+        self.patience = patience;
+    }
+
+    /// How it waits.
+    pub fn patience(&self) -> Patience {
+        self.patience
+    }
+
+    /// How long a backend may usually be silent.
+    pub fn usual_timeout(&self) -> Duration {
+        self.waits.timeout
+    }
+
+    /// A request goes out for which a silence up to `usual` says nothing.
+    pub fn expect_silence(&mut self, usual: Duration) -> io::Result<()> {
+        self.usual = usual;
+        let step = match self.patience {
+            Patience::Until(deadline) => left(deadline),
+            _ => usual,
+        };
+        self.set_step(step)
+    }
+
+    fn set_step(&mut self, step: Duration) -> io::Result<()> {
+        // A system call, which most requests can do without.
+        if self.step != step {
+            match &self.socket {
+                Socket::Tcp(socket) => socket.set_read_timeout(Some(step)),
+                #[cfg(unix)]
+                Socket::Unix(socket) => socket.set_read_timeout(Some(step)),
+            }?;
+            self.step = step;
+        }
+        Ok(())
+    }
+
+    /// Whether to wait on, with nothing heard for so long.
+    fn may_wait(&mut self, silent: Duration) -> io::Result<bool> {
+        let Waits { health, replays, read_timeout, .. } = &*self.waits;
+        let may_wait = match self.patience {
+            Patience::Until(deadline) => Instant::now() < deadline,
+            _ if silent < self.usual => true,
+            Patience::Second => silent < *read_timeout,
+            Patience::First | Patience::Script if silent >= *read_timeout => false,
+            Patience::First | Patience::Script => {
+                health.failed(&"timed out");
+                let is_down = health.state() == State::Down;
+                let may_leave = is_down || self.patience == Patience::First;
+                // What the checks found dead costs nothing to leave.
+                !(may_leave && health.has_better() && (is_down || replays.take()))
+            }
+        };
+        if may_wait {
+            self.set_step(match self.patience {
+                Patience::Until(deadline) => left(deadline),
+                _ => LONG_WAIT_STEP,
+            })?;
+        }
+        Ok(may_wait)
+    }
+}
+
+/// The time until then, as a socket can take it.
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
+}
+
+impl Read for PatientSocket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut silent = Duration::ZERO;
+        loop {
+            let read = self.socket.read(buffer);
+            match &read {
+                Err(error) if is_timeout(error) => {
+                    silent += self.step;
+                    if !self.may_wait(silent)? {
+                        return read;
+                    }
+                }
+                _ => return read,
+            }
+        }
+    }
+}
+
+impl Write for PatientSocket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut silent = Duration::ZERO;
+        loop {
+            let written = self.socket.write(bytes);
+            match &written {
+                Err(error) if is_timeout(error) => {
+                    silent += self.waits.timeout;
+                    if !self.may_wait(silent)? {
+                        return written;
+                    }
+                }
+                _ => return written,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+impl AsFd for PatientSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Socket::Tcp(socket) => socket.as_fd(),
+            Socket::Unix(socket) => socket.as_fd(),
+        }
+    }
+}
+
+/// Either kind of socket.
+#[derive(Debug)]
+pub enum Socket {
+    /// To an address.
+    Tcp(TcpStream),
+    /// To a path.
+    #[cfg(unix)]
+    Unix(UnixStream),
+}
+
+impl Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.read(buffer),
+            #[cfg(unix)]
+            Self::Unix(socket) => socket.read(buffer),
+        }
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.write(bytes),
+            #[cfg(unix)]
+            Self::Unix(socket) => socket.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Connects within `wait`; each later operation may take `timeout`.
+pub fn connect_tcp(
+    address: SocketAddr,
+    wait: Duration,
+    timeout: Duration,
+) -> io::Result<TcpStream> {
+    let socket = TcpStream::connect_timeout(&address, wait)?;
+    socket.set_read_timeout(Some(timeout))?;
+    socket.set_write_timeout(Some(timeout))?;
+    socket.set_nodelay(true)?;
+    let keepalive =
+        socket2::TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL);
+    #[cfg(unix)]
+    let keepalive = keepalive.with_retries(KEEPALIVE_PROBES);
+    socket2::SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
+    Ok(socket)
+}
+
+/// The same for a path.
+#[cfg(unix)]
+pub fn connect_unix(path: &Path, wait: Duration, timeout: Duration) -> io::Result<UnixStream> {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    // std's connect has no timeout, and waits while the server's backlog is full.
+    socket.connect_timeout(&socket2::SockAddr::unix(path)?, wait)?;
+    socket.set_read_timeout(Some(timeout))?;
+    socket.set_write_timeout(Some(timeout))?;
+    Ok(socket.into())
+}

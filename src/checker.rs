@@ -1,0 +1,236 @@
+//! Checks the backends, each in a thread of its own and over a connection of its own, and moves
+//! sessions to those that have few.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::{info, warn};
+#[cfg(unix)]
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::backend::{Backend, BackendError, Link};
+use crate::balance::Standing;
+use crate::balancer::Balancer;
+use crate::health::{Keys, Report, State};
+
+/// How often a backend that is not up is checked. While all is well, a check looks so often whether
+/// it is wanted.
+const FAST_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often a backend's name is looked up again, so that one that moves is found.
+const RESOLVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often sessions are moved.
+const LEVEL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Checks differ by so much of the interval, so that those of several balancers don't coincide.
+const JITTER: f64 = 0.1;
+
+/// Servers that answer, but agree on nothing that was known before, have to be quiet for so long.
+const SETTLE_TIME: Duration = Duration::from_secs(10);
+
+/// Starts to check, and returns when it is known which backends can serve: after the check timeout
+/// at the latest.
+pub fn start(balancer: &Arc<Balancer>) {
+    let (to_us, looks) = channel();
+    // Each waits for these to go before it goes on.
+    let mut starts = Vec::new();
+    for index in 0..balancer.backends.len() {
+        let (balancer, to_us) = (Arc::clone(balancer), to_us.clone());
+        let (start, started) = channel();
+        starts.push(start);
+        spawn("check", move || Checker::new(&balancer, index).run(&to_us, &started));
+    }
+    drop(to_us);
+    accept_first(balancer, &looks);
+    drop(starts);
+    if balancer.config.rebalance {
+        let balancer = Arc::clone(balancer);
+        spawn("level", move || level(&balancer));
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
+    if let Err(error) = thread::Builder::new().name(name.to_owned()).spawn(work) {
+        warn!("no thread to {name} the backends with: {error}");
+    }
+}
+
+type FirstLook = (usize, Result<Report, BackendError>);
+
+/// What is there at the start is accepted; only a server that has far fewer keys than others waits.
+fn accept_first(balancer: &Balancer, looks: &Receiver<FirstLook>) {
+    let deadline = Instant::now() + balancer.config.check_timeout;
+    let mut reports = Vec::new();
+    for _ in &balancer.backends {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match looks.recv_timeout(left) {
+            Ok((index, Ok(report))) => reports.push((index, report)),
+            Ok((index, Err(error))) => {
+                let backend = &balancer.backends[index];
+                warn!("{} does not answer yet: {error}", backend.name());
+                backend.health.check_failed(&error);
+            }
+            Err(_) => break,
+        }
+    }
+    let ready = reports.iter().filter(|(_, report)| report.not_ready.is_none());
+    let mut fullest = Keys::default();
+    ready.filter_map(|(_, report)| report.keys.as_ref()).for_each(|keys| fullest.merge(keys));
+    for (index, report) in reports {
+        let health = &balancer.backends[index].health;
+        match report.keys.as_ref().is_some_and(|keys| keys.is_below_half_of(&fullest)) {
+            true => health.hold_first(report, &fullest),
+            false => health.accept_first(report),
+        }
+    }
+    if balancer.table.best(|_| true) != Standing::Ready {
+        warn!("no backend answers: reads fail until one does");
+    }
+}
+
+/// Checks one backend.
+struct Checker<'a> {
+    balancer: &'a Balancer,
+    backend: &'a Arc<Backend>,
+    index: usize,
+    link: Option<Link>,
+}
+
+impl<'a> Checker<'a> {
+    fn new(balancer: &'a Balancer, index: usize) -> Self {
+        Self { balancer, backend: &balancer.backends[index], index, link: None }
+    }
+
+    fn run(mut self, first: &Sender<FirstLook>, start: &Receiver<()>) {
+        self.backend.resolve();
+        if self.backend.has_name() {
+            let backend = Arc::clone(self.backend);
+            spawn("resolve", move || keep_resolved(&backend));
+        }
+        let began = Instant::now();
+        let look = self.look(began);
+        if let Err(late) = first.send((self.index, look)) {
+            let (_, look) = late.0;
+            self.note(look, began);
+        }
+        // Nothing ever comes: this ends when all first looks have been considered.
+        let _ = start.recv();
+        // Each begins at another moment.
+        let backends = self.balancer.backends.len() as u32;
+        let mut next = Instant::now() + self.interval() * (self.index as u32 + 1) / backends;
+        loop {
+            self.wait_until(next);
+            let began = Instant::now();
+            let look = self.look(began);
+            self.note(look, began);
+            next = Instant::now() + self.interval().mul_f64(1.0 + JITTER * (fastrand::f64() - 0.5));
+        }
+    }
+
+    fn interval(&self) -> Duration {
+        self.balancer.config.check_interval
+    }
+
+    fn look(&mut self, began: Instant) -> Result<Report, BackendError> {
+        let config = &self.balancer.config;
+        // Another server may be behind the address by now: it is that which is to be looked at.
+        if self.backend.health.state() != State::Up {
+            self.link = None;
+        }
+        self.backend.check(&mut self.link, began + config.check_timeout, config.max_lag)
+    }
+
+    fn note(&self, look: Result<Report, BackendError>, began: Instant) {
+        let health = &self.backend.health;
+        match look {
+            Ok(report) => {
+                let reference = reference(self.balancer, self.index, &report);
+                health.check_passed(&report, began, reference.as_ref());
+            }
+            Err(error) => health.check_failed(&error),
+        }
+    }
+
+    /// Waits until it is time, or there is a reason to check now: something is wrong with the
+    /// backend, it has ended our connection, or no backend is up.
+    fn wait_until(&mut self, next: Instant) {
+        loop {
+            let left = next.saturating_duration_since(Instant::now());
+            let has_ended = self.pause(left.min(FAST_INTERVAL));
+            let is_good = self.backend.health.state() == State::Up && !has_ended;
+            if left <= FAST_INTERVAL || !is_good {
+                return;
+            }
+        }
+    }
+
+    /// Lets some time pass; true when the backend has ended our connection meanwhile.
+    fn pause(&mut self, time: Duration) -> bool {
+        let Some(link) = &self.link else {
+            thread::sleep(time);
+            return false;
+        };
+        let mut polled = [PollFd::new(link, PollFlags::IN)];
+        let timeout = rustix::time::Timespec::try_from(time).ok();
+        let has_ended = matches!(poll(&mut polled, timeout.as_ref()), Ok(1..));
+        if has_ended {
+            self.link = None;
+        }
+        has_ended
+    }
+}
+
+fn keep_resolved(backend: &Backend) {
+    loop {
+        thread::sleep(RESOLVE_INTERVAL);
+        backend.resolve();
+    }
+}
+
+/// The keys that a complete server has: as many as the fullest of those that serve; where none does,
+/// as many as the fullest ever had. `None` where nothing is known.
+fn reference(balancer: &Balancer, index: usize, report: &Report) -> Option<Keys> {
+    let census = balancer.backends.iter().map(|backend| backend.health.census());
+    let mut census: Vec<_> = census.collect();
+    let own = &mut census[index];
+    own.answers = true;
+    own.keys.clone_from(&report.keys);
+    let merged = |all: &mut dyn Iterator<Item = Option<&Keys>>| {
+        let mut keys = all.flatten().peekable();
+        keys.peek()?;
+        let mut fullest = Keys::default();
+        keys.for_each(|keys| fullest.merge(keys));
+        Some(fullest)
+    };
+    let others = census.iter().enumerate().filter(|(other, _)| *other != index);
+    let serving = others.filter(|(_, other)| other.is_accepted);
+    if let Some(serving) = merged(&mut serving.map(|(_, other)| other.keys.as_ref())) {
+        return Some(serving);
+    }
+    let now = merged(&mut census.iter().map(|backend| backend.keys.as_ref()));
+    let is_same_for_all = census.iter().all(|backend| {
+        let is_empty = backend.keys.as_ref().is_none_or(|keys| keys.total() == 0);
+        let is_settled = backend.keys_since.elapsed() >= SETTLE_TIME;
+        backend.answers && (is_empty || backend.is_same_process || is_settled)
+    });
+    match is_same_for_all {
+        true => now,
+        false => merged(&mut census.iter().map(|backend| backend.accepted_keys.as_ref())),
+    }
+}
+
+/// Moves sessions away from backends that can't serve, and to those that have few.
+fn level(balancer: &Balancer) {
+    loop {
+        thread::sleep(LEVEL_INTERVAL);
+        let moved = balancer.table.level();
+        if moved > 0 {
+            let in_order = balancer.log_order();
+            info!("{moved} sessions moved {}", balancer.counts());
+            drop(in_order);
+        }
+    }
+}
