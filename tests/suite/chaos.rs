@@ -101,7 +101,9 @@ fn the_verifying_clients_notice_a_lost_connection_a_wrong_value_and_a_stall() {
     server.restart();
     wait_until("it has its data", || data.is_in(&server));
     let mut pipe = redis::pipe();
-    (0..20).for_each(|number| drop(pipe.append(format!("string:5:{number}"), "x")));
+    for number in 0..20 {
+        pipe.append(format!("string:5:{number}"), "x");
+    }
     pipe.exec(&mut server.connect()).expect("the server takes them");
     let kinds = [KINDS[2], KINDS[3], KINDS[5], KINDS[6]];
     let crowds = kinds.map(|kind| Crowd::start(lb.port(), &data, &[kind], habits, seed()));
