@@ -37,8 +37,8 @@ fn run(config: Config) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let balancer = Balancer::new(config);
     end_on_signals(Stop::new(&balancer, &listener))?;
-    introduce(address, &balancer);
     checker::start(&balancer);
+    introduce(address, &balancer);
     listener::serve(listener, &balancer)?;
     info!("ended");
     Ok(())

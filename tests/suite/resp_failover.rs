@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::support::SetOnDrop;
 use crate::support::balancer::Balancer;
 use crate::support::broken::Broken;
-use crate::support::observe::{clients_of, connections, leases};
+use crate::support::observe::{clients_of, connections, leases, states};
 use crate::support::redis::RedisServer;
 use crate::support::resp::{RespClient, encode};
 use crate::support::wait_until;
@@ -307,6 +307,7 @@ fn a_server_that_is_loading_its_data_is_passed_over_until_it_is_done() {
     for number in 0..20_000 {
         pipe.set(format!("more:{number}"), "x").ignore();
     }
+    pipe.exec(&mut good.connect()).expect("the server takes them");
     pipe.cmd("SAVE").exec(&mut loading.connect()).expect("the server takes them");
     let lb = Balancer::start(&[&loading, &good]);
     let mut sessions = [(); 4].map(|()| RespClient::connect(lb.port()));
@@ -417,7 +418,7 @@ fn a_watch_whose_backend_dies_is_like_a_key_that_was_touched() {
 #[test]
 fn a_watch_whose_backend_is_full_ends_with_null_and_leaves_no_trace() {
     let servers = numbered();
-    let lb = Balancer::start(&servers.each_ref());
+    let lb = Balancer::start_with(&servers.each_ref(), &["--slow-start", "0s"]);
     let mut session = RespClient::connect(lb.port());
     let first = session.call("GET number");
     let [watched, other] = if first == bulk("0") { [0, 1] } else { [1, 0] };
@@ -433,6 +434,7 @@ fn a_watch_whose_backend_is_full_ends_with_null_and_leaves_no_trace() {
     assert_eq!(session.call("GET number"), bulk(&other.to_string()));
     drop((session, direct));
     wait_until("it has left", || leases(&lb) == [0, 0]);
+    wait_until("both are up", || states(&lb) == ["up", "up"]);
     let mut sessions = [(); 6].map(|()| RespClient::connect(lb.port()));
     let mut numbers = sessions.each_mut().map(|session| {
         session.call("HELLO 3");
