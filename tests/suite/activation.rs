@@ -139,6 +139,7 @@ fn the_host_that_is_served_follows_the_socket_that_was_passed_on() {
     let mut client = lb.client();
     client.send("GET /greeting HTTP/1.1\r\nHost: elsewhere.example\r\n\r\n");
     assert_eq!(client.answer().expect("an answer").status, 421);
+    wait_until("the request is logged", || lb.log().contains(" 421 "));
     assert!(lb.log().contains("not --listen"), "{}", lb.log());
     assert!(!lb.log().contains("other machines"));
 }
