@@ -1,5 +1,6 @@
 //! The whole system, tested with real `redis-server` processes and the real binaries.
 
+mod activation;
 mod balancing;
 mod clients;
 mod command_line;

@@ -15,7 +15,7 @@ use crate::backend::{BackendError, Connection};
 use crate::failover::Attempt;
 use crate::policy::Subscription;
 use crate::resp::{Command, Protocol, write};
-use crate::session::poll_timeout;
+use crate::session::{IDLE_GRACE, poll_timeout};
 
 /// The most that the names of one client's channels and patterns may take together.
 const MAX_NAME_BYTES: usize = 1024 * 1024;
@@ -23,8 +23,9 @@ const MAX_NAME_BYTES: usize = 1024 * 1024;
 /// The most channels and patterns that one client may have.
 const MAX_NAMES: usize = 16 * 1024;
 
-/// A subscriber is not watched for longer at a time; it may be idle for ever.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// A subscriber is not watched for longer at a time, so that the end of the process is noticed; it
+/// may be idle for ever.
+const LONGEST_WAIT: Duration = IDLE_GRACE;
 
 /// So much of a frame tells what it is.
 const HEAD_BYTES: usize = 40;
