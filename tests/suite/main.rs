@@ -10,6 +10,7 @@ mod demo;
 mod detection;
 mod differential;
 mod failover;
+mod faults;
 mod http;
 mod isolation;
 mod large;

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use crate::support::SetOnDrop;
 use crate::support::balancer::Balancer;
-use crate::support::broken::Broken;
 use crate::support::observe::{clients_of, connections, leases, states};
 use crate::support::redis::RedisServer;
+use crate::support::relay::{Fault, Relay, Rule};
 use crate::support::resp::{RespClient, encode};
 use crate::support::wait_until;
 
@@ -355,8 +355,8 @@ fn a_reply_up_to_64_kib_that_breaks_off_comes_whole_from_another_backend() {
     server.command(&["SET", "value", &value]);
     let expected = format!("${}\r\n{value}\r\n", value.len());
     for after in [0, 1, 7, 20_000, expected.len() - 1] {
-        let broken = Broken::start(&server, "value", after);
-        let lb = Balancer::start_at(&[broken.address(), server.address()], &[]);
+        let relay = Relay::with(&server, &Rule::new(Fault::Close).asked("value").after(after));
+        let lb = Balancer::start_at(&[relay.address(), server.address()], &[]);
         let mut sessions = [(); 2].map(|()| RespClient::connect(lb.port()));
         for session in &mut sessions {
             session.send_raw(
@@ -367,7 +367,7 @@ fn a_reply_up_to_64_kib_that_breaks_off_comes_whole_from_another_backend() {
             assert!(session.reply() == expected.as_bytes(), "{after}: another reply");
             assert_eq!(session.reply(), format!(":{}\r\n", value.len()).as_bytes());
         }
-        assert!(broken.breaks() > 0, "{after}");
+        assert!(relay.faults() > 0, "{after}");
     }
 }
 
@@ -378,8 +378,8 @@ fn a_longer_reply_that_breaks_off_ends_the_connection_with_no_wrong_byte() {
     server.command(&["SET", "value", &value]);
     let expected = format!("$5\r\nfirst\r\n${}\r\n{value}\r\n", value.len());
     for after in [90_000, 150_000, 200_001] {
-        let broken = Broken::start(&server, "value", after);
-        let lb = Balancer::start_at(&[broken.address()], &[]);
+        let relay = Relay::with(&server, &Rule::new(Fault::Close).asked("value").after(after));
+        let lb = Balancer::start_at(&[relay.address()], &[]);
         let mut stream = lb.connect();
         let commands = [encode(&["ECHO", "first"]), encode(&["GET", "value"]), encode(&["PING"])];
         stream.write_all(&commands.concat()).expect("lb reads");
@@ -474,8 +474,8 @@ fn a_transaction_whose_backend_dies_is_done_whole_on_another() {
     let server = filled();
     // Within the replies to MULTI and what is queued, and within that to EXEC.
     for after in [0, 3, 16, 30] {
-        let broken = Broken::start(&server, "EXEC", after);
-        let lb = Balancer::start_at(&[broken.address(), server.address()], &[]);
+        let relay = Relay::with(&server, &Rule::new(Fault::Close).asked("EXEC").after(after));
+        let lb = Balancer::start_at(&[relay.address(), server.address()], &[]);
         let mut sessions = [(); 2].map(|()| RespClient::connect(lb.port()));
         for session in &mut sessions {
             for command in ["MULTI", "GET key:1", "GET key:2"] {
@@ -483,7 +483,7 @@ fn a_transaction_whose_backend_dies_is_done_whole_on_another() {
             }
             assert_eq!(session.call("EXEC"), "*2\r\n$7\r\nvalue 1\r\n$7\r\nvalue 2\r\n", "{after}");
         }
-        assert!(broken.breaks() > 0, "{after}");
+        assert!(relay.faults() > 0, "{after}");
     }
 }
 
@@ -550,8 +550,9 @@ fn fill_for_chaos(server: &RedisServer) {
 fn wherever_connections_break_off_each_reply_is_right() {
     let servers = [(); 2].map(|()| RedisServer::start());
     servers.iter().for_each(fill_for_chaos);
-    let broken = [(); 2].map(|()| Broken::at_random(&servers[0], 400_000));
-    let backends = [broken[0].address(), servers[1].address(), broken[1].address()];
+    let breaks_off = Rule::new(Fault::Close).within(0..400_000);
+    let relays = [(); 2].map(|()| Relay::with(&servers[0], &breaks_off));
+    let backends = [relays[0].address(), servers[1].address(), relays[1].address()];
     let lb =
         Balancer::start_at(&backends, &["--backend-connections", "8", "--backend-timeout", "5s"]);
     thread::scope(|scope| {
@@ -572,7 +573,7 @@ fn wherever_connections_break_off_each_reply_is_right() {
             });
         }
     });
-    assert!(broken.iter().all(|broken| broken.breaks() > 5), "nothing was tried");
+    assert!(relays.iter().all(|relay| relay.faults() > 5), "nothing was tried");
 }
 
 #[test]
