@@ -1,6 +1,6 @@
 # What a person types. Each target installs what it needs.
 
-.PHONY: demo test lint
+.PHONY: demo test chaos lint
 
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
@@ -15,6 +15,11 @@ test:
 	bash tests/clients/install.sh
 	command -v curl >/dev/null || $(AS_ROOT) apt-get install -y curl
 	cargo test --locked
+
+# Servers fail in every way for minutes, while clients compare every reply. LB_TEST_SEED repeats a run.
+chaos:
+	bash load_data.sh --install
+	LB_CHAOS_SECONDS=$${LB_CHAOS_SECONDS:-300} cargo test --locked --test suite -- --nocapture chaos::
 
 lint:
 	cargo fmt --check

@@ -47,13 +47,7 @@ impl<'a> Failover<'a> {
     /// For a request that is made now. A script may be what keeps a backend silent.
     pub fn new(balancer: &'a Balancer, is_script: bool) -> Self {
         balancer.replays.pay();
-        Self {
-            balancer,
-            began: Instant::now(),
-            is_script,
-            was_silent: false,
-            tried: Vec::new(),
-        }
+        Self { balancer, began: Instant::now(), is_script, was_silent: false, tried: Vec::new() }
     }
 
     /// Whether this backend has not been tried yet.

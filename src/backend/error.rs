@@ -69,10 +69,7 @@ impl BackendError {
 
     /// Whether no connection to it could be made or kept.
     pub fn is_unreachable(&self) -> bool {
-        matches!(
-            self,
-            Self::Unresolved(_) | Self::Connect(_) | Self::Lost(_) | Self::Syncing(_)
-        )
+        matches!(self, Self::Unresolved(_) | Self::Connect(_) | Self::Lost(_) | Self::Syncing(_))
     }
 
     /// Whether the backend was too slow, rather than out of reach.

@@ -7,8 +7,8 @@ mod socket;
 use std::io::{self, BufRead};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::ConnectionAddr;
@@ -16,10 +16,10 @@ use redis::ConnectionAddr;
 pub use self::error::BackendError;
 pub(crate) use self::error::is_timeout;
 pub use self::link::Link;
-pub use self::socket::{Patience, Waits};
-use self::socket::{Socket, connect_tcp};
 #[cfg(unix)]
 use self::socket::connect_unix;
+pub use self::socket::{Patience, Waits};
+use self::socket::{Socket, connect_tcp};
 use crate::address::BackendAddress;
 use crate::health::{Health, Keys, Report};
 use crate::large::LargeReads;
@@ -467,4 +467,3 @@ impl DerefMut for Connection {
         &mut self.link
     }
 }
-

@@ -212,7 +212,8 @@ impl Health {
         Census {
             is_accepted: matches!(record.state, State::Up | State::Suspect),
             answers: record.bad == 0 && report.is_some(),
-            is_same_process: report.is_some_and(|seen| record.accepted.as_ref() == Some(&seen.run_id)),
+            is_same_process: report
+                .is_some_and(|seen| record.accepted.as_ref() == Some(&seen.run_id)),
             keys: report.and_then(|report| report.keys.clone()),
             keys_since,
             accepted_keys: record.accepted_keys.clone(),
@@ -326,7 +327,9 @@ impl Health {
             State::Up => record.accepted_keys.clone_from(&report.keys),
             // A check may have been answered before the failure.
             State::Suspect if began < record.since => {}
-            State::Suspect => self.accept(&mut record, report, "it answers again".to_owned(), false),
+            State::Suspect => {
+                self.accept(&mut record, report, "it answers again".to_owned(), false)
+            }
             State::Down | State::Syncing => {
                 record.good += 1;
                 if record.good >= self.rise {

@@ -2,6 +2,7 @@
 
 mod activation;
 mod balancing;
+mod chaos;
 mod clients;
 mod command_line;
 mod cursors;

@@ -157,7 +157,9 @@ impl Batch {
         });
         let commands = &self.commands[self.done.commands..][..lengths.sum()];
         let turn = match self.is_behind_long {
-            true => Some(target.attempt.backend.long_replies.turn(commands).ok_or(BackendError::Busy)?),
+            true => {
+                Some(target.attempt.backend.long_replies.turn(commands).ok_or(BackendError::Busy)?)
+            }
             false => None,
         };
         let begun = upstream.send(target, commands);

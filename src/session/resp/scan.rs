@@ -78,7 +78,8 @@ impl Session<'_> {
         let is_its_server = |link: &Link| {
             link.run_id().is_some_and(|run_id| balancer.cursor_tag(run_id) == Some(tag))
         };
-        let mut connection = backend.request_if(self.mode, command, Patience::First, is_its_server)?;
+        let mut connection =
+            backend.request_if(self.mode, command, Patience::First, is_its_server)?;
         relay_scan(&mut connection, &mut self.outlet, self.is_silent, balancer)?;
         connection.keep();
         Ok(())

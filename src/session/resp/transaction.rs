@@ -127,9 +127,12 @@ impl Session<'_> {
                 return Ok(());
             }
             let version = Some(self.commands_version);
-            let ran = self.on_connection(commands, version, transaction.has_script, |connection, outlet| {
-                relay_exec(connection, transaction.count, outlet, is_silent)
-            });
+            let ran = self.on_connection(
+                commands,
+                version,
+                transaction.has_script,
+                |connection, outlet| relay_exec(connection, transaction.count, outlet, is_silent),
+            );
             match ran {
                 // Other backends may have been met since it was queued.
                 Err(Unanswered::OtherCommands) => self.refresh_policy(),

@@ -1,4 +1,4 @@
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 
 use super::balancer::Answer;
@@ -13,7 +13,11 @@ impl Client {
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.0.get_mut().write_all(bytes.as_ref()).expect("lb reads");
+        self.try_send(bytes).expect("lb reads");
+    }
+
+    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.0.get_mut().write_all(bytes.as_ref())
     }
 
     /// Ends our side: lb sees that nothing more will come.
@@ -29,33 +33,46 @@ impl Client {
 
     /// The next answer; `None` when lb has closed the connection in good order.
     pub fn answer(&mut self) -> Option<Answer> {
-        let mut answer = self.head()?;
+        self.try_answer().expect("a whole answer in time")
+    }
+
+    /// The same, or why there is none.
+    pub fn try_answer(&mut self) -> io::Result<Option<Answer>> {
+        let Some(mut answer) = self.try_head()? else { return Ok(None) };
         let bodiless = [204, 304].contains(&answer.status);
         match answer.header("content-length").map(|text| text.parse().expect("a length")) {
-            Some(length) => self.read_exact(length, &mut answer.body),
+            Some(length) => self.read_exact(length, &mut answer.body)?,
             None if answer.header("transfer-encoding") == Some("chunked") => {
-                self.chunks(&mut answer)
+                self.chunks(&mut answer)?;
             }
             None if bodiless => {}
             None => {
-                self.0.read_to_end(&mut answer.body).expect("a body up to the end");
+                self.0.read_to_end(&mut answer.body)?;
             }
         }
         answer.is_whole = true;
-        Some(answer)
+        Ok(Some(answer))
     }
 
     /// The next answer, when it is one to HEAD: no body, whatever its head says.
     pub fn head(&mut self) -> Option<Answer> {
-        let status = self.line()?;
+        self.try_head().expect("a whole head in time")
+    }
+
+    fn try_head(&mut self) -> io::Result<Option<Answer>> {
+        let Some(status) = self.line()? else { return Ok(None) };
         let mut headers = Vec::new();
-        while let Some(line) = self.line().filter(|line| !line.is_empty()) {
+        loop {
+            let line = self.line()?.ok_or(ErrorKind::UnexpectedEof)?;
+            if line.is_empty() {
+                break;
+            }
             let (name, value) = line.split_once(": ").expect("NAME: VALUE");
             headers.push((name.to_lowercase(), value.to_owned()));
         }
         let status = status.strip_prefix("HTTP/1.1 ").and_then(|status| status.get(..3));
         let status = status.and_then(|status| status.parse().ok()).expect("a status line");
-        Some(Answer { status, headers, body: Vec::new(), is_whole: false })
+        Ok(Some(Answer { status, headers, body: Vec::new(), is_whole: false }))
     }
 
     /// The statuses of all answers up to the end of the connection.
@@ -68,28 +85,33 @@ impl Client {
         self.0.fill_buf().expect("an end in good order").is_empty()
     }
 
-    fn line(&mut self) -> Option<String> {
+    /// `None` at the end of the connection; what breaks off within a line is an error.
+    fn line(&mut self) -> io::Result<Option<String>> {
         let mut line = String::new();
-        match self.0.read_line(&mut line).expect("a line in time") {
-            0 => None,
-            _ => Some(line.strip_suffix("\r\n").expect("a whole line").to_owned()),
+        match self.0.read_line(&mut line)? {
+            0 => Ok(None),
+            _ => match line.strip_suffix("\r\n") {
+                Some(line) => Ok(Some(line.to_owned())),
+                None => Err(ErrorKind::UnexpectedEof.into()),
+            },
         }
     }
 
-    fn read_exact(&mut self, length: usize, into: &mut Vec<u8>) {
+    fn read_exact(&mut self, length: usize, into: &mut Vec<u8>) -> io::Result<()> {
         let begin = into.len();
         into.resize(begin + length, 0);
-        self.0.read_exact(&mut into[begin..]).expect("as much as was announced");
+        self.0.read_exact(&mut into[begin..])
     }
 
-    fn chunks(&mut self, answer: &mut Answer) {
+    fn chunks(&mut self, answer: &mut Answer) -> io::Result<()> {
         loop {
-            let size = self.line().expect("a chunk's size");
+            let size = self.line()?.ok_or(ErrorKind::UnexpectedEof)?;
             let size = usize::from_str_radix(&size, 16).expect("hexadecimal");
-            self.read_exact(size, &mut answer.body);
-            assert_eq!(self.line().as_deref(), Some(""), "behind a chunk");
+            self.read_exact(size, &mut answer.body)?;
+            let end = self.line()?.ok_or(ErrorKind::UnexpectedEof)?;
+            assert_eq!(end, "", "behind a chunk");
             if size == 0 {
-                return;
+                return Ok(());
             }
         }
     }

@@ -3,11 +3,13 @@
 pub mod balancer;
 pub mod client;
 pub mod commands;
+pub mod data;
 pub mod forms;
 pub mod observe;
 pub mod redis;
 pub mod relay;
 pub mod resp;
+pub mod verify;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

@@ -70,7 +70,30 @@ impl RedisServer {
         self.process.wait().expect("the server's end");
     }
 
-    /// Starts a killed server again on its old port, empty.
+    /// Writes the data to the file from which a restart reads them.
+    pub fn save(&self) {
+        self.command(&["SAVE"]);
+    }
+
+    /// Removes that file, if there is one.
+    pub fn forget(&self) {
+        // There may be none.
+        let _ = std::fs::remove_file(self.folder.path().join("dump.rdb"));
+    }
+
+    /// Ends in good order, its data saved, and waits until the process is gone.
+    pub fn shut_down(&mut self) {
+        // It ends instead of answering.
+        let _ = self.connect().req_command(redis::cmd("SHUTDOWN").arg("SAVE"));
+        let mut ended = false;
+        wait_until("redis-server ends", || {
+            ended = ended || self.process.try_wait().expect("the server's state").is_some();
+            ended
+        });
+    }
+
+    /// Starts a server that has ended again on its old port, with the data that it saved last. It
+    /// accepts connections when this returns, and may still be loading them.
     pub fn restart(&mut self) {
         self.process = spawn(self.port, self.folder.path(), &self.extra_args);
         assert!(answers(self.folder.path(), &mut self.process), "port {} is taken", self.port);

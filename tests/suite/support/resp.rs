@@ -28,7 +28,11 @@ impl RespClient {
     }
 
     pub fn send_raw(&mut self, bytes: impl AsRef<[u8]>) {
-        self.0.get_mut().write_all(bytes.as_ref()).expect("the server reads");
+        self.try_send_raw(bytes).expect("the server reads");
+    }
+
+    pub fn try_send_raw(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.0.get_mut().write_all(bytes.as_ref())
     }
 
     /// The next reply, as its bytes: one whole frame of RESP2 or RESP3.
