@@ -48,6 +48,12 @@ const NEIGHBOUR: usize = KEYS_A_PLACE;
 /// What a neighbour has at most, in bytes.
 const NEIGHBOUR_BYTES: usize = 4096;
 
+/// The backend timeout where silence is waited for. Good servers must answer within it, too.
+const SHORT_TIMEOUT: &str = "500ms";
+
+/// The backend timeout where nobody should have to wait, however busy the computer is.
+const LONG_TIMEOUT: &str = "10s";
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Shape {
     Text,
@@ -432,30 +438,30 @@ fn assert_right_wherever_it_happens(faults: &[Fault], times: usize, timeout: &st
 
 #[test]
 fn a_backend_that_breaks_off_at_any_byte_costs_no_reply() {
-    assert_right_wherever_it_happens(&[Fault::Reset, Fault::Close], 2, "10s");
+    assert_right_wherever_it_happens(&[Fault::Reset, Fault::Close], 2, LONG_TIMEOUT);
 }
 
 #[test]
 fn a_backend_that_goes_silent_at_any_byte_costs_no_reply() {
-    assert_right_wherever_it_happens(&[Fault::Silence], 1, "300ms");
+    assert_right_wherever_it_happens(&[Fault::Silence], 1, SHORT_TIMEOUT);
 }
 
 #[test]
 fn bytes_that_are_no_reply_never_reach_a_client_as_one() {
-    assert_right_wherever_it_happens(&[Fault::Garbage], 2, "10s");
+    assert_right_wherever_it_happens(&[Fault::Garbage], 2, LONG_TIMEOUT);
 }
 
 #[test]
 fn replies_that_come_slowly_or_in_small_pieces_are_the_same() {
     let latency = Fault::Latency(Duration::from_millis(2));
     let faults = [latency, Fault::Bandwidth(2_000_000), Fault::Slices(100)];
-    assert_right_wherever_it_happens(&faults, usize::MAX, "10s");
+    assert_right_wherever_it_happens(&faults, usize::MAX, LONG_TIMEOUT);
 }
 
 /// In every form, several clients at the same time.
 fn assert_reads_are_right(lb: &Balancer, when: &str) {
     thread::scope(|scope| {
-        for form in FORMS.repeat(3) {
+        for form in FORMS.repeat(2) {
             scope.spawn(move || {
                 let count = if form.is_pipeline() { 3 } else { 1 };
                 let values: Vec<_> = (0..count).map(|place| Value::new(place, 0)).collect();
@@ -495,15 +501,15 @@ fn backends_that_accept_no_connections_cost_no_reply() {
 #[test]
 fn backends_that_fail_before_they_are_asked_for_a_value_cost_no_reply() {
     let servers: [_; 3] = filled();
-    let faults = [Fault::Reset, Fault::Close, Fault::Silence, Fault::Garbage];
     thread::scope(|scope| {
         for word in ["INFO", "COMMAND", "HELLO"] {
-            for fault in faults {
-                let servers = &servers;
-                // Before the reply, in its first line, and within it.
-                let places = [0, 1, 60].into_iter();
-                scope.spawn(move || places.for_each(|at| fail_at_setup(servers, fault, word, at)));
-            }
+            let servers = &servers;
+            scope.spawn(move || {
+                for fault in [Fault::Reset, Fault::Close, Fault::Silence, Fault::Garbage] {
+                    // Before the reply, in its first line, and within it.
+                    [0, 1, 60].into_iter().for_each(|at| fail_at_setup(servers, fault, word, at));
+                }
+            });
         }
     });
 }
@@ -516,10 +522,13 @@ fn fail_at_setup(servers: &[RedisServer; 3], fault: Fault, word: &str, at: usize
     bad.iter().for_each(|relay| relay.add(&rule));
     let [first, second] = relays.each_ref().map(Relay::address);
     let backends = [first, servers[2].address(), second];
-    let timeout = if fault == Fault::Silence { "300ms" } else { "10s" };
+    let timeout = if fault == Fault::Silence { SHORT_TIMEOUT } else { LONG_TIMEOUT };
     let lb = Balancer::start_at(&backends, &["--backend-timeout", timeout]);
-    assert_reads_are_right(&lb, &format!("{fault:?} in {word} at {at}"));
-    assert!(rule.happened() > 0, "{fault:?} in {word} at {at} did not happen");
+    let what = format!("{fault:?} in {word} at {at}");
+    wait_until(&what, || {
+        assert_reads_are_right(&lb, &what);
+        rule.happened() > 0
+    });
 }
 
 /// Faults of every kind, at every time, on all backends: a client may get an error.
@@ -619,7 +628,7 @@ fn thousands_of_faults_leave_no_lease_thread_or_descriptor_behind() {
             });
         }
     });
-    eprintln!("{} faults in {:?}", faults(), began.elapsed());
+    println!("{} faults in {:?}", faults(), began.elapsed());
     assert!(faults() >= wanted.min(200), "too few faults: {}", faults());
     relays.iter().for_each(Relay::clear);
     wait_until("leases, threads and descriptors are given back", || {
