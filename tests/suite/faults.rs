@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::support::balancer::{Answer, Balancer};
 use crate::support::observe::{connections, leases};
 use crate::support::redis::RedisServer;
-use crate::support::relay::{Fault, Relay, Rule};
+use crate::support::relay::{Fault, GARBAGE, Relay, Rule};
 use crate::support::resp::{RespClient, encode};
 use crate::support::{seed, wait_until};
 
@@ -42,6 +42,18 @@ const FIELD_BYTES: usize = 50;
 /// How many keys there are for each place in a batch, each with a value of its own.
 const KEYS_A_PLACE: usize = 20;
 
+/// The number of the one that stands beside a value that is hit. It is short.
+const NEIGHBOUR: usize = KEYS_A_PLACE;
+
+/// What a neighbour has at most, in bytes.
+const NEIGHBOUR_BYTES: usize = 4096;
+
+/// The backend timeout where silence is waited for. Good servers must answer within it, too.
+const SHORT_TIMEOUT: &str = "500ms";
+
+/// The backend timeout where nobody should have to wait, however busy the computer is.
+const LONG_TIMEOUT: &str = "10s";
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Shape {
     Text,
@@ -50,6 +62,7 @@ enum Shape {
 
 /// One key, and what is in it.
 struct Value {
+    place: usize,
     key: String,
     text: String,
     shape: Shape,
@@ -59,13 +72,14 @@ impl Value {
     /// For one place in the batch. Each has other bytes, and so has each part of each.
     fn new(place: usize, number: usize) -> Self {
         let (shape, size) = SHAPES[place];
+        let size = if number == NEIGHBOUR { size.min(NEIGHBOUR_BYTES) } else { size };
         let key = format!("value:{place}:{number}");
         let text: String = (0..)
             .flat_map(|n| format!("{place}:{number}:{n:030};").into_bytes())
             .take(size)
             .map(char::from)
             .collect();
-        Self { key, text, shape }
+        Self { place, key, text, shape }
     }
 
     fn fields(&self) -> impl Iterator<Item = (String, &str)> {
@@ -107,13 +121,8 @@ impl Value {
         }
     }
 
-    fn request(&self, rest: &str) -> String {
-        format!("GET /{} {rest}\r\n\r\n", self.key)
-    }
-
-    /// Whether this answers the request for it, as far as it has come.
-    fn is_answered_by(&self, answer: &Answer) -> bool {
-        answer.status == 200 && answer.json() == self.json()
+    fn is_long(&self) -> bool {
+        self.place == LONG
     }
 }
 
@@ -132,6 +141,17 @@ enum Form {
     OldHttp,
 }
 
+impl Form {
+    fn is_pipeline(self) -> bool {
+        matches!(self, Self::Resp2 | Self::Resp3 | Self::KeepAlive)
+    }
+
+    /// Whether all replies come on one connection of a backend.
+    fn is_batch(self) -> bool {
+        matches!(self, Self::Resp2 | Self::Resp3)
+    }
+}
+
 const FORMS: [Form; 5] =
     [Form::Resp2, Form::Resp3, Form::KeepAlive, Form::NewConnection, Form::OldHttp];
 
@@ -146,7 +166,7 @@ struct Case {
     at: usize,
     /// … and on the next backend's that is asked for what is not answered then.
     next_at: usize,
-    /// Whether the client may have been given some of the long reply then.
+    /// Whether the client may have been given some of the value then.
     is_behind_held: bool,
 }
 
@@ -164,15 +184,13 @@ impl Case {
 
     /// All replies come on one connection.
     fn in_batch(form: Form, target: usize) -> Vec<Self> {
-        let lengths: Vec<_> =
-            (0..SHAPES.len()).map(|place| Value::new(place, 0).reply(form).len()).collect();
-        let before = |place| lengths[..place].iter().sum::<usize>();
+        let before = (0..target).map(|place| Value::new(place, NEIGHBOUR).reply(form).len());
+        let (before, length) = (before.sum::<usize>(), Value::new(target, 0).reply(form).len());
         let case = |(number, offset)| {
-            let at = before(target) + offset;
-            let is_behind_held = at > before(LONG) + HELD_BYTES;
-            Self { form, target, number, at, next_at: offset, is_behind_held }
+            let is_behind_held = target == LONG && offset > HELD_BYTES;
+            Self { form, target, number, at: before + offset, next_at: offset, is_behind_held }
         };
-        places_within(lengths[target]).into_iter().enumerate().map(case).collect()
+        places_within(length).into_iter().enumerate().map(case).collect()
     }
 
     /// What is asked first is the type and size of the value; a long one is asked for twice.
@@ -197,7 +215,7 @@ impl Case {
 
     /// All that is asked for.
     fn batch(&self) -> Vec<Value> {
-        let number = |place| if place == self.target { self.number } else { KEYS_A_PLACE };
+        let number = |place| if place == self.target { self.number } else { NEIGHBOUR };
         (0..SHAPES.len()).map(|place| Value::new(place, number(place))).collect()
     }
 
@@ -208,89 +226,124 @@ impl Case {
 
     /// Asks, and checks what comes.
     fn check(&self, lb: &Balancer, fault: Fault) {
-        let what = format!("{fault:?} {self:?}");
-        match self.form {
-            Form::Resp2 | Form::Resp3 => self.check_pipeline(lb, fault, &what),
-            Form::KeepAlive => self.check_answers(lb, &what),
-            Form::NewConnection | Form::OldHttp => {
-                let next = Value::new((self.target + 1) % SHAPES.len(), KEYS_A_PLACE);
-                self.check_answer(lb, &self.value(), self.is_behind_held, &what);
-                self.check_answer(lb, &next, false, &what);
-            }
-        }
-    }
-
-    fn check_pipeline(&self, lb: &Balancer, fault: Fault, what: &str) {
-        let mut client = RespClient::connect(lb.port());
-        if self.form == Form::Resp3 {
-            client.call("HELLO 3");
-        }
-        let batch = self.batch();
-        let asked: Vec<u8> = batch.iter().flat_map(Value::command).collect();
-        client.send_raw([asked, encode(&["PING"])].concat());
-        let came = client.rest();
-        let mut replies: Vec<_> = batch.iter().map(|value| value.reply(self.form)).collect();
-        replies.push(b"+PONG\r\n".to_vec());
-        let (expected, end_of_long) = (replies.concat(), replies[..=LONG].concat().len());
-        if came == expected {
-            return;
-        }
-        let may_be_cut = match fault {
-            // It takes what was sent before it, and not received yet, with it.
-            Fault::Reset => self.is_behind_held,
-            // Within a value it can't be told from that before the value's end.
-            Fault::Garbage => self.target == LONG && self.next_at > FIRST_LINE_BYTES,
-            _ => self.target == LONG && self.is_behind_held,
+        let values = if self.form.is_pipeline() {
+            self.batch()
+        } else {
+            vec![self.value(), Value::new((self.target + 1) % SHAPES.len(), NEIGHBOUR)]
         };
-        let is_known = if fault == Fault::Garbage { self.at } else { usize::MAX }.min(came.len());
-        let (shown, from) = shown(&came, &expected);
-        assert!(
-            may_be_cut && came.len() < end_of_long && expected.starts_with(&came[..is_known]),
-            "{what}: {} of {} bytes, wrong from {from}: {shown}",
-            came.len(),
-            expected.len(),
-        );
-    }
-
-    fn check_answers(&self, lb: &Balancer, what: &str) {
-        let batch = self.batch();
-        let (last, first) = batch.split_last().expect("values");
-        let first = first.iter().map(|value| value.request("HTTP/1.1\r\nHost: localhost"));
-        let last = last.request("HTTP/1.1\r\nHost: localhost\r\nConnection: close");
-        let came = lb.talk((first.collect::<String>() + &last).as_bytes());
-        let answers = answers(&came);
-        for (place, (value, answer)) in batch.iter().zip(&answers).enumerate() {
-            if place == self.target && self.is_behind_held && !answer.is_whole {
-                assert_eq!(answers.len(), place + 1, "{what}: more came behind what was cut off");
-                return;
+        // Garbage within a value can't be told from that before the value's end.
+        let is_hidden =
+            self.form.is_batch() && fault == Fault::Garbage && self.next_at > FIRST_LINE_BYTES;
+        let may_be_cut = self.is_behind_held || (self.target == LONG && is_hidden);
+        match converse(lb, self.form, &values) {
+            Outcome::Right => {}
+            Outcome::CutOff(place) if may_be_cut && values[place].is_long() => {}
+            Outcome::CutOff(place) => {
+                panic!("{fault:?} {self:?}: {} is cut off", values[place].key)
             }
-            assert!(answer.is_whole, "{what}: {place} is cut off");
-            assert!(value.is_answered_by(answer), "{what}: {place}: {}", brief(answer));
+            Outcome::Told(what) | Outcome::Wrong(what) => panic!("{fault:?} {self:?}: {what}"),
         }
-        assert_eq!(answers.len(), batch.len(), "{what}: answers");
     }
+}
 
-    fn check_answer(&self, lb: &Balancer, value: &Value, may_be_cut: bool, what: &str) {
-        let is_old = self.form == Form::OldHttp;
-        let rest =
-            if is_old { "HTTP/1.0" } else { "HTTP/1.1\r\nHost: localhost\r\nConnection: close" };
-        let mut stream = lb.connect();
-        stream.write_all(value.request(rest).as_bytes()).expect("lb reads");
-        let mut came = Vec::new();
-        let ended = stream.read_to_end(&mut came);
-        let has_head = came.windows(4).any(|window| window == b"\r\n\r\n");
-        let answer = has_head.then(|| Answer::parse(&came));
-        // The end of the connection must not look like that of the answer.
-        let is_whole = |answer: &&Answer| {
-            answer.is_whole
-                || (is_old && ended.is_ok() && answer.header("content-length").is_none())
-        };
-        match answer.as_ref().filter(is_whole) {
-            Some(answer) => {
-                assert!(value.is_answered_by(answer), "{what}: {}: {}", value.key, brief(answer));
+/// What a client has got.
+#[derive(Debug)]
+enum Outcome {
+    /// All values.
+    Right,
+    /// Values, and errors that say that no backend could answer.
+    Told(String),
+    /// Values, and errors; the one in this place breaks off, visibly, and nothing follows.
+    CutOff(usize),
+    /// Anything else.
+    Wrong(String),
+}
+
+/// Asks for values, and looks at all that comes.
+fn converse(lb: &Balancer, form: Form, values: &[Value]) -> Outcome {
+    match form {
+        Form::Resp2 | Form::Resp3 => {
+            let mut client = RespClient::connect(lb.port());
+            let hello = (form == Form::Resp3).then(|| client.call("HELLO 3"));
+            if let Some(error) = hello.filter(|reply| reply.starts_with('-')) {
+                return Outcome::Told(error);
             }
-            None => assert!(may_be_cut, "{what}: {} is cut off: {ended:?}", value.key),
+            let asked = values.iter().flat_map(Value::command);
+            client.send_raw(asked.chain(encode(&["PING"])).collect::<Vec<_>>());
+            judge_replies(form, values, &client.rest())
         }
+        Form::KeepAlive => converse_over_http(lb, "HTTP/1.1", values),
+        Form::NewConnection | Form::OldHttp => {
+            let version = if form == Form::OldHttp { "HTTP/1.0" } else { "HTTP/1.1" };
+            let one_by_one = values.chunks(1).enumerate();
+            let outcomes =
+                one_by_one.map(|(place, value)| match converse_over_http(lb, version, value) {
+                    Outcome::CutOff(_) => Outcome::CutOff(place),
+                    outcome => outcome,
+                });
+            outcomes
+                .into_iter()
+                .find(|outcome| !matches!(outcome, Outcome::Right))
+                .unwrap_or(Outcome::Right)
+        }
+    }
+}
+
+fn judge_replies(form: Form, values: &[Value], came: &[u8]) -> Outcome {
+    let (mut rest, mut error) = (came, None);
+    for (place, value) in values.iter().enumerate() {
+        let reply = value.reply(form);
+        if let Some(behind) = rest.strip_prefix(&reply[..]) {
+            rest = behind;
+            continue;
+        }
+        let line_end = rest.windows(2).position(|end| end == b"\r\n").map_or(0, |at| at + 2);
+        if rest.starts_with(b"-ERR no backend could answer: ") && line_end > 0 {
+            error.get_or_insert_with(|| String::from_utf8_lossy(&rest[..line_end]).into_owned());
+            rest = &rest[line_end..];
+            continue;
+        }
+        let same = rest.iter().zip(&reply).take_while(|(came, right)| came == right).count();
+        if rest.len() < reply.len() && rest[same..].iter().all(|byte| GARBAGE.contains(byte)) {
+            return Outcome::CutOff(place);
+        }
+        let shown = &rest[same.saturating_sub(10)..rest.len().min(same + 400)];
+        return Outcome::Wrong(format!("{}: {}", value.key, shown.escape_ascii()));
+    }
+    match (rest, error) {
+        (b"+PONG\r\n", None) => Outcome::Right,
+        (b"+PONG\r\n", Some(error)) => Outcome::Told(error),
+        _ => Outcome::Wrong(format!("at the end: {}", rest.escape_ascii())),
+    }
+}
+
+/// All on one connection.
+fn converse_over_http(lb: &Balancer, version: &str, values: &[Value]) -> Outcome {
+    let mut asked = String::new();
+    for (place, value) in values.iter().enumerate() {
+        let end = if place == values.len() - 1 { "Connection: close\r\n\r\n" } else { "\r\n" };
+        asked.push_str(&format!("GET /{} {version}\r\nHost: localhost\r\n{end}", value.key));
+    }
+    let mut stream = lb.connect();
+    stream.write_all(asked.as_bytes()).expect("lb reads");
+    let mut came = Vec::new();
+    let is_reset = stream.read_to_end(&mut came).is_err();
+    let answers = answers(&came, is_reset);
+    let mut error = None;
+    for (place, (value, answer)) in values.iter().zip(&answers).enumerate() {
+        match answer {
+            _ if !answer.is_whole && answers.len() == place + 1 => return Outcome::CutOff(place),
+            _ if answer.is_whole && answer.status == 200 && answer.json() == value.json() => {}
+            _ if answer.is_whole && [503, 504].contains(&answer.status) => {
+                error.get_or_insert_with(|| brief(answer));
+            }
+            _ => return Outcome::Wrong(format!("{}: {}", value.key, brief(answer))),
+        }
+    }
+    match error {
+        _ if answers.len() < values.len() => Outcome::CutOff(answers.len()),
+        Some(error) => Outcome::Told(error),
+        None => Outcome::Right,
     }
 }
 
@@ -310,21 +363,25 @@ fn look_lengths(server: &RedisServer, value: &Value) -> Range<usize> {
 }
 
 /// The answers that came one behind the other; the last may be cut off.
-fn answers(mut bytes: &[u8]) -> Vec<Answer> {
+fn answers(mut bytes: &[u8], is_reset: bool) -> Vec<Answer> {
     let mut answers = Vec::new();
     while let Some(head) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
         let body = &bytes[head + 4..];
         let announced = Answer::parse(&bytes[..head + 4]);
-        let length = match announced.header("content-length") {
-            Some(length) => length.parse().expect("a length"),
+        let length =
+            announced.header("content-length").map(|length| length.parse().expect("a length"));
+        let is_chunked = announced.header("transfer-encoding").is_some();
+        let length = length.or_else(|| {
             // No value has this in it.
-            None => body
-                .windows(7)
-                .position(|end| end == b"\r\n0\r\n\r\n")
-                .map_or(body.len(), |at| at + 7),
-        };
-        let (answer, rest) = bytes.split_at(head + 4 + length.min(body.len()));
-        answers.push(Answer::parse(answer));
+            let end = body.windows(7).position(|end| end == b"\r\n0\r\n\r\n");
+            end.filter(|_| is_chunked).map(|at| at + 7)
+        });
+        let (answer, rest) =
+            bytes.split_at(head + 4 + length.unwrap_or(usize::MAX).min(body.len()));
+        let mut answer = Answer::parse(answer);
+        // It ends with its connection, where nothing else says where.
+        answer.is_whole |= length.is_none() && !is_chunked && !is_reset;
+        answers.push(answer);
         bytes = rest;
     }
     answers
@@ -336,13 +393,6 @@ fn brief(answer: &Answer) -> String {
     format!("{} {} bytes {:.400}", answer.status, body.len(), words.join(" "))
 }
 
-/// Where bytes begin to be others than the expected ones, and what is there.
-fn shown(came: &[u8], expected: &[u8]) -> (String, usize) {
-    let same = came.iter().zip(expected).take_while(|(came, expected)| came == expected).count();
-    let from = same.saturating_sub(10);
-    (came[from..came.len().min(same + 400)].escape_ascii().to_string(), same)
-}
-
 /// Servers with all values.
 fn filled<const COUNT: usize>() -> [RedisServer; COUNT] {
     // HGETALL has the fields in the order in which they were written, on each.
@@ -350,7 +400,7 @@ fn filled<const COUNT: usize>() -> [RedisServer; COUNT] {
     let servers = [(); COUNT].map(|()| RedisServer::start_with(&in_order));
     let mut pipe = redis::pipe();
     for place in 0..SHAPES.len() {
-        (0..=KEYS_A_PLACE).for_each(|number| Value::new(place, number).store(&mut pipe));
+        (0..=NEIGHBOUR).for_each(|number| Value::new(place, number).store(&mut pipe));
     }
     servers.iter().for_each(|server| {
         pipe.exec(&mut server.connect()).expect("the server takes them");
@@ -360,10 +410,11 @@ fn filled<const COUNT: usize>() -> [RedisServer; COUNT] {
 
 /// Each of three servers is behind a relay. A read meets the fault on the first `times` backends
 /// that it asks, whichever these are; the others are good.
-fn assert_right_wherever_it_happens(faults: &[Fault], times: usize, arguments: &[&str]) {
+fn assert_right_wherever_it_happens(faults: &[Fault], times: usize, timeout: &str) {
     let servers: [_; 3] = filled();
     let relays = servers.each_ref().map(Relay::start);
-    let lb = Balancer::start_at(&relays.each_ref().map(Relay::address), arguments);
+    let lb =
+        Balancer::start_at(&relays.each_ref().map(Relay::address), &["--backend-timeout", timeout]);
     for form in FORMS {
         let cases = Case::all(form, &servers[0]);
         for &fault in faults {
@@ -387,22 +438,212 @@ fn assert_right_wherever_it_happens(faults: &[Fault], times: usize, arguments: &
 
 #[test]
 fn a_backend_that_breaks_off_at_any_byte_costs_no_reply() {
-    assert_right_wherever_it_happens(&[Fault::Reset, Fault::Close], 2, &[]);
+    assert_right_wherever_it_happens(&[Fault::Reset, Fault::Close], 2, LONG_TIMEOUT);
 }
 
 #[test]
 fn a_backend_that_goes_silent_at_any_byte_costs_no_reply() {
-    assert_right_wherever_it_happens(&[Fault::Silence], 1, &["--backend-timeout", "300ms"]);
+    assert_right_wherever_it_happens(&[Fault::Silence], 1, SHORT_TIMEOUT);
 }
 
 #[test]
 fn bytes_that_are_no_reply_never_reach_a_client_as_one() {
-    assert_right_wherever_it_happens(&[Fault::Garbage], 2, &[]);
+    assert_right_wherever_it_happens(&[Fault::Garbage], 2, LONG_TIMEOUT);
 }
 
 #[test]
 fn replies_that_come_slowly_or_in_small_pieces_are_the_same() {
     let latency = Fault::Latency(Duration::from_millis(2));
     let faults = [latency, Fault::Bandwidth(2_000_000), Fault::Slices(100)];
-    assert_right_wherever_it_happens(&faults, usize::MAX, &[]);
+    assert_right_wherever_it_happens(&faults, usize::MAX, LONG_TIMEOUT);
+}
+
+/// In every form, several clients at the same time.
+fn assert_reads_are_right(lb: &Balancer, when: &str) {
+    thread::scope(|scope| {
+        for form in FORMS.repeat(2) {
+            scope.spawn(move || {
+                let count = if form.is_pipeline() { 3 } else { 1 };
+                let values: Vec<_> = (0..count).map(|place| Value::new(place, 0)).collect();
+                let outcome = converse(lb, form, &values);
+                assert!(matches!(outcome, Outcome::Right), "{when}: {form:?}: {outcome:?}");
+            });
+        }
+    });
+}
+
+#[test]
+fn backends_that_accept_no_connections_cost_no_reply() {
+    let servers: [_; 3] = filled();
+    let relays = [0, 1].map(|number| Relay::start(&servers[number]));
+    let [first, second] = relays.each_ref().map(Relay::address);
+    let lb = Balancer::start_at(&[first, servers[2].address(), second], &[]);
+    assert_reads_are_right(&lb, "all are good");
+    for relay in &relays {
+        relay.refuse();
+        assert_reads_are_right(&lb, "new connections are refused");
+        relay.reset_all();
+        assert_reads_are_right(&lb, "all connections are gone");
+    }
+    for relay in &relays {
+        relay.listen();
+        relay.add(&Rule::new(Fault::Refuse));
+    }
+    let faults = || relays.each_ref().map(Relay::faults);
+    wait_until("connections are closed when they are accepted", || {
+        assert_reads_are_right(&lb, "connections are closed when they are accepted");
+        !faults().contains(&0)
+    });
+    relays.iter().for_each(Relay::clear);
+    assert_reads_are_right(&lb, "they are back");
+}
+
+#[test]
+fn backends_that_fail_before_they_are_asked_for_a_value_cost_no_reply() {
+    let servers: [_; 3] = filled();
+    thread::scope(|scope| {
+        for word in ["INFO", "COMMAND", "HELLO"] {
+            let servers = &servers;
+            scope.spawn(move || {
+                for fault in [Fault::Reset, Fault::Close, Fault::Silence, Fault::Garbage] {
+                    // Before the reply, in its first line, and within it.
+                    [0, 1, 60].into_iter().for_each(|at| fail_at_setup(servers, fault, word, at));
+                }
+            });
+        }
+    });
+}
+
+fn fail_at_setup(servers: &[RedisServer; 3], fault: Fault, word: &str, at: usize) {
+    let rule = Rule::new(fault).asked(word).after(at);
+    let relays = [0, 1].map(|number| Relay::start(&servers[number]));
+    // The second silence that a read meets may take long.
+    let bad = if fault == Fault::Silence { &relays[..1] } else { &relays[..] };
+    bad.iter().for_each(|relay| relay.add(&rule));
+    let [first, second] = relays.each_ref().map(Relay::address);
+    let backends = [first, servers[2].address(), second];
+    let timeout = if fault == Fault::Silence { SHORT_TIMEOUT } else { LONG_TIMEOUT };
+    let lb = Balancer::start_at(&backends, &["--backend-timeout", timeout]);
+    let what = format!("{fault:?} in {word} at {at}");
+    wait_until(&what, || {
+        assert_reads_are_right(&lb, &what);
+        rule.happened() > 0
+    });
+}
+
+/// Faults of every kind, at every time, on all backends: a client may get an error.
+fn add_all_faults(relay: &Relay) {
+    let anywhere = |fault| Rule::new(fault).asked("value:").within(0..20_000);
+    for rule in [
+        anywhere(Fault::Reset).with_probability(0.2),
+        anywhere(Fault::Close).with_probability(0.2),
+        anywhere(Fault::Garbage).with_probability(0.2),
+        anywhere(Fault::Slices(100)).with_probability(0.05),
+        anywhere(Fault::Latency(Duration::from_millis(1))).with_probability(0.05),
+        anywhere(Fault::Bandwidth(10_000_000)).with_probability(0.05),
+        Rule::new(Fault::Reset).asked("INFO").within(0..2000).with_probability(0.02),
+        Rule::new(Fault::Garbage).asked("HELLO").within(0..100).with_probability(0.05),
+        Rule::new(Fault::Refuse).with_probability(0.05),
+    ] {
+        relay.add(&rule);
+    }
+}
+
+/// One client's conversation.
+fn read_through_faults(lb: &Balancer, random: &mut fastrand::Rng) {
+    let form = FORMS[random.usize(0..FORMS.len())];
+    let short = [0, 1, 2, 3, 5];
+    let mut value = || {
+        let place = match random.u8(0..20) {
+            0 => random.usize(0..SHAPES.len()),
+            _ => short[random.usize(0..short.len())],
+        };
+        Value::new(place, random.usize(0..KEYS_A_PLACE))
+    };
+    let mut values: Vec<_> = (0..8).map(|_| value()).collect();
+    values.truncate(random.usize(1..9));
+    // Some clients don't wait for what they have asked for.
+    if random.u8(0..20) == 0 {
+        let asked: Vec<_> = values.iter().flat_map(Value::command).collect();
+        return RespClient::connect(lb.port()).send_raw(asked);
+    }
+    match converse(lb, form, &values) {
+        Outcome::CutOff(place) if values[place].is_long() => {}
+        Outcome::Right | Outcome::Told(_) => {}
+        outcome => panic!("{form:?}: {outcome:?}"),
+    }
+}
+
+/// Threads and descriptors of the balancer; without its connections to backends, some of which are
+/// kept.
+fn footprint(lb: &Balancer) -> (usize, usize) {
+    let count = |what| {
+        let folder = std::fs::read_dir(format!("/proc/{}/{what}", lb.pid())).expect("Linux");
+        folder.count()
+    };
+    let (threads, descriptors) = (count("task"), count("fd"));
+    (threads, descriptors - connections(lb).iter().sum::<usize>())
+}
+
+/// The footprint when nobody is served.
+fn settled_footprint(lb: &Balancer) -> (usize, usize) {
+    let (mut last, mut same) = (footprint(lb), 0);
+    wait_until("it has settled", || {
+        let now = footprint(lb);
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+        same == 20
+    });
+    last
+}
+
+/// How many faults is said by `LB_FAULTS`; usually as many as a few seconds have.
+#[test]
+fn thousands_of_faults_leave_no_lease_thread_or_descriptor_behind() {
+    let wanted = std::env::var("LB_FAULTS").ok().map(|text| text.parse().expect("a number"));
+    let limit = Duration::from_secs(if wanted.is_some() { 3600 } else { 5 });
+    let wanted: usize = wanted.unwrap_or(5000);
+    let seed = seed();
+    let servers: [_; 3] = filled();
+    let relays = servers.each_ref().map(Relay::start);
+    let addresses = relays.each_ref().map(Relay::address);
+    let lb = Balancer::start_at(&addresses, &["--backend-timeout", "200ms"]);
+    assert_reads_are_right(&lb, "all are good");
+    let before = settled_footprint(&lb);
+    relays.iter().for_each(add_all_faults);
+    // A second silence of the same read would take long.
+    let silence = Rule::new(Fault::Silence).asked("value:").within(0..5000);
+    relays[0].add(&silence.with_probability(0.02));
+    let faults = || relays.iter().map(Relay::faults).sum::<usize>();
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for number in 0..8 {
+            let mut random = fastrand::Rng::with_seed(seed + number);
+            let (lb, faults) = (&lb, &faults);
+            scope.spawn(move || {
+                let _shown = ShownOnPanic(seed);
+                while faults() < wanted && began.elapsed() < limit {
+                    read_through_faults(lb, &mut random);
+                }
+            });
+        }
+    });
+    println!("{} faults in {:?}", faults(), began.elapsed());
+    assert!(faults() >= wanted.min(200), "too few faults: {}", faults());
+    relays.iter().for_each(Relay::clear);
+    wait_until("leases, threads and descriptors are given back", || {
+        leases(&lb) == [0; 3] && footprint(&lb) == before
+    });
+    assert_reads_are_right(&lb, "all are good again");
+}
+
+/// Says how a random test that fails can be repeated.
+struct ShownOnPanic(u64);
+
+impl Drop for ShownOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("LB_TEST_SEED={}", self.0);
+        }
+    }
 }

@@ -11,7 +11,7 @@ use super::{seed, wait_until};
 
 /// Neither within a reply nor at its end can these be: there is no CR, and a line's end without one
 /// is an error at once.
-const GARBAGE: [u8; 4] = [0xff, b'?', b'!', b'\n'];
+pub const GARBAGE: [u8; 4] = [0xff, b'?', b'!', b'\n'];
 
 /// What is done to replies from some byte on.
 #[derive(Debug, Clone, Copy, PartialEq)]
