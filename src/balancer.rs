@@ -1,18 +1,33 @@
 //! What all clients share.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use crate::address::BackendAddress;
 use crate::backend::{Backend, Waits};
-use crate::balance::ConnectionTable;
+use crate::balance::{ConnectionTable, Standing};
 use crate::config::Config;
 use crate::cursor;
 use crate::health::Health;
 use crate::lock::lock;
 use crate::policy::Policy;
 use crate::replays::Replays;
+
+/// How far the end of the process has come; what holds in one phase holds in those behind it.
+#[derive(Debug, Clone, Copy)]
+#[repr(u8)]
+pub enum Phase {
+    /// It has not been asked for.
+    Serving,
+    /// It has been asked for: we are not ready for new clients, and take those that come all the
+    /// same.
+    Leaving,
+    /// No new clients. An HTTP answer says that it is the last on its connection.
+    Draining,
+    /// A session ends as soon as it has answered what has arrived.
+    Closing,
+}
 
 /// The configuration, the backends, and how many leases each has.
 #[derive(Debug)]
@@ -29,7 +44,7 @@ pub struct Balancer {
     pub clients: AtomicUsize,
     /// When it began to serve.
     pub began: Instant,
-    draining: AtomicBool,
+    phase: AtomicU8,
     /// What the backends' commands allow, and their version that it was made of.
     policy: Mutex<(u64, Arc<Policy>)>,
     log_order: Mutex<()>,
@@ -59,7 +74,7 @@ impl Balancer {
             replays,
             clients: AtomicUsize::new(0),
             began: Instant::now(),
-            draining: AtomicBool::new(false),
+            phase: AtomicU8::new(Phase::Serving as u8),
             policy,
             log_order: Mutex::new(()),
         })
@@ -106,14 +121,24 @@ impl Balancer {
         self.backends.iter().map(|backend| backend.run_id()).collect()
     }
 
-    /// From now on each connection closes behind the answer that it waits for.
-    pub fn start_draining(&self) {
-        self.draining.store(true, Ordering::SeqCst);
+    /// The end of the process has come so far. There is no way back.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.fetch_max(phase as u8, Ordering::SeqCst);
     }
 
-    /// Whether the end of the process has begun.
+    /// Whether the end of the process has come so far.
+    pub fn has_reached(&self, phase: Phase) -> bool {
+        self.phase.load(Ordering::SeqCst) >= phase as u8
+    }
+
+    /// Whether each HTTP answer is the last on its connection.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::SeqCst)
+        self.has_reached(Phase::Draining)
+    }
+
+    /// Whether new clients should be sent here: we stay, and there is a backend to read from.
+    pub fn is_ready(&self) -> bool {
+        !self.has_reached(Phase::Leaving) && self.table.best(|_| true) <= Standing::Suspect
     }
 
     /// Held while [`counts`](Self::counts) are read and logged, so that no line overtakes another.

@@ -120,7 +120,12 @@ struct Args {
     #[arg(long, env = "LB_ALLOW_KEYS")]
     allow_keys: bool,
 
-    /// After SIGINT or SIGTERM, how long running requests have to finish
+    /// After SIGINT or SIGTERM, how long clients are still accepted while /-/ready says 503, so that
+    /// whoever sends them here can notice
+    #[arg(long, env = "LB_DRAIN_DELAY", value_name = "TIME", default_value = "0s", value_parser = time)]
+    drain_delay: Duration,
+
+    /// Behind that, how long running requests have to finish
     #[arg(long, env = "LB_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = time)]
     drain_timeout: Duration,
 
@@ -137,7 +142,7 @@ struct Args {
 /// The checked configuration of `lb`.
 #[derive(Debug)]
 pub struct Config {
-    /// The address to listen on; its port may be 0.
+    /// The address to listen on, whose port may be 0; once that is done, the one that clients reach.
     pub listen: SocketAddr,
     /// At least one, each another server.
     pub backends: Vec<BackendAddress>,
@@ -169,7 +174,9 @@ pub struct Config {
     pub max_argument_bytes: usize,
     /// Whether clients may use KEYS.
     pub allow_keys: bool,
-    /// How long running requests have at the end.
+    /// How long clients are still accepted once the end has been asked for.
+    pub drain_delay: Duration,
+    /// How long running requests have behind that.
     pub drain_timeout: Duration,
     /// How long each read is held; usually zero.
     pub demo_delay: Duration,
@@ -211,6 +218,7 @@ impl TryFrom<Args> for Config {
             backend_connections: args.backend_connections as usize,
             max_argument_bytes: args.max_argument_mib as usize * 1024 * 1024,
             allow_keys: args.allow_keys,
+            drain_delay: args.drain_delay,
             drain_timeout: args.drain_timeout,
             demo_delay: args.demo_delay,
             allow_hosts: args.allow_hosts.iter().map(|name| http::host_name(name)).collect(),
@@ -273,6 +281,7 @@ mod tests {
         assert_eq!(config.backend_connections, 128);
         assert_eq!(config.max_argument_bytes, 16 * 1024 * 1024);
         assert!(!config.allow_keys);
+        assert_eq!(config.drain_delay, Duration::ZERO);
         assert_eq!(config.drain_timeout, Duration::from_secs(30));
         assert_eq!(config.demo_delay, Duration::ZERO);
     }

@@ -2,22 +2,28 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use listenfd::ListenFd;
 use log::{debug, error, info, warn};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
-use crate::balancer::Balancer;
+use crate::balancer::{Balancer, Phase};
 use crate::lock::lock;
-use crate::session::{self, WireProtocol};
+use crate::session::{self, ClientSocket, IDLE_GRACE, WireProtocol};
 
 /// Connections that the kernel holds until they are accepted; std's 128 overflow when thousands
 /// come at once.
 const BACKLOG: i32 = 4096;
+
+/// How long to wait for a client before looking whether the process is to end: 100 ms.
+const LONGEST_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// A client's stack. Only pages that are touched take memory.
 const STACK_BYTES: usize = 256 * 1024;
@@ -54,67 +60,121 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Asks [`serve`] to end.
-#[derive(Debug)]
-pub struct Stop {
-    balancer: Arc<Balancer>,
-    listener: Weak<TcpListener>,
+/// The listening socket that the process which started us has passed on (systemd's socket
+/// activation), if there is one. It changes the environment: only before there is another thread.
+///
+/// # Errors
+/// When what was passed on is not one TCP socket that listens.
+pub fn inherited() -> io::Result<Option<TcpListener>> {
+    let mut passed = ListenFd::from_env();
+    if passed.len() > 1 {
+        return Err(io::Error::other(format!("{} were passed on, one is served", passed.len())));
+    }
+    let Some(listener) = passed.take_tcp_listener(0)? else { return Ok(None) };
+    // Apple's systems don't say.
+    #[cfg(not(target_vendor = "apple"))]
+    if !rustix::net::sockopt::socket_acceptconn(&listener)? {
+        return Err(io::Error::other("it does not listen"));
+    }
+    Ok(Some(listener))
 }
 
-impl Stop {
-    /// For this listener.
-    pub fn new(balancer: &Arc<Balancer>, listener: &Arc<TcpListener>) -> Self {
-        Self { balancer: Arc::clone(balancer), listener: Arc::downgrade(listener) }
-    }
-
-    /// From now on no client is accepted, and those that are served get to the end of what they
-    /// asked for.
-    pub fn request(&self) {
-        self.balancer.start_draining();
-        let Some(listener) = self.listener.upgrade() else { return };
-        // On Linux this ends the wait for a client. Elsewhere one has to come, and this is one.
-        if socket2::SockRef::from(&*listener).shutdown(Shutdown::Both).is_ok() {
-            return;
-        }
-        let Ok(mut address) = listener.local_addr() else { return };
-        match address.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-            IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-            _ => {}
-        }
-        let _ = TcpStream::connect_timeout(&address, Duration::from_secs(1));
-    }
-}
-
-/// Serves clients until [`Stop::request`]; returns when all are gone or the drain timeout is over.
-pub fn serve(listener: Arc<TcpListener>, balancer: &Arc<Balancer>) -> io::Result<()> {
-    let clients = Arc::new(Clients::default());
+/// Serves clients until the balancer's [`Phase`] is `Leaving`, and for the drain delay behind that;
+/// returns when all are gone or the drain timeout is over.
+pub fn serve(listener: TcpListener, balancer: &Arc<Balancer>) -> io::Result<()> {
+    // Other processes may have the same socket, and this holds for all of them. That suits those
+    // that accept: one that was woken for a client that another has taken must not wait for it.
+    listener.set_nonblocking(true)?;
     let (turned_away, queue) = sync_channel(TURNED_AWAY_QUEUE);
     thread::Builder::new().name("full".to_owned()).spawn(move || turn_all_away(&queue))?;
-    let mut back_off = SHORTEST_BACK_OFF;
-    loop {
-        let accepted = listener.accept();
-        if balancer.is_draining() {
-            break;
-        }
-        let admitted = match accepted {
-            Ok((socket, address)) => admit(socket, address, balancer, &clients, &turned_away),
-            // This client left before it was accepted; the next may be there already.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Ok(()),
-            Err(error) => Err(error),
-        };
-        match admitted {
-            Ok(()) => back_off = SHORTEST_BACK_OFF,
-            Err(error) => {
-                warn!("can't take a client: {error}; next try in {} ms", back_off.as_millis());
-                thread::sleep(back_off);
-                back_off = (back_off * 2).min(LONGEST_BACK_OFF);
+    let clients = Arc::new(Clients::default());
+    let mut door = Door { listener, balancer, clients: Arc::clone(&clients), turned_away };
+    door.accept_until_draining();
+    balancer.enter(Phase::Draining);
+    door.accept_who_is_there();
+    drop(door);
+    drain(&clients, balancer);
+    Ok(())
+}
+
+/// Where clients come in.
+struct Door<'a> {
+    listener: TcpListener,
+    balancer: &'a Arc<Balancer>,
+    clients: Arc<Clients>,
+    turned_away: SyncSender<TcpStream>,
+}
+
+impl Door<'_> {
+    fn accept_until_draining(&mut self) {
+        let mut back_off = SHORTEST_BACK_OFF;
+        let mut draining_at = None;
+        while !self.is_time_to_drain(&mut draining_at) {
+            let accepted = match self.accept() {
+                Ok(false) => self.wait_for_client(),
+                accepted => accepted.map(|_| ()),
+            };
+            match accepted {
+                Ok(()) => back_off = SHORTEST_BACK_OFF,
+                Err(error) => {
+                    warn!("can't take a client: {error}; next try in {} ms", back_off.as_millis());
+                    thread::sleep(back_off);
+                    back_off = (back_off * 2).min(LONGEST_BACK_OFF);
+                }
             }
         }
     }
-    drop(listener);
-    drain(&clients, balancer.config.drain_timeout);
-    Ok(())
+
+    fn is_time_to_drain(&self, draining_at: &mut Option<Instant>) -> bool {
+        if !self.balancer.has_reached(Phase::Leaving) {
+            return false;
+        }
+        let now = Instant::now();
+        let delay = self.balancer.config.drain_delay;
+        if draining_at.is_none() && !delay.is_zero() {
+            info!("not ready any more; serves on for {}", humantime::format_duration(delay));
+        }
+        now >= *draining_at.get_or_insert(now + delay)
+    }
+
+    /// Those whom the kernel has accepted for us count on being served. More than fit into its queue
+    /// have come later.
+    fn accept_who_is_there(&mut self) {
+        for _ in 0..BACKLOG {
+            match self.accept() {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => return warn!("can't take those who still wait: {error}"),
+            }
+        }
+    }
+
+    /// Takes the next client; false when none is there.
+    fn accept(&mut self) -> io::Result<bool> {
+        match self.listener.accept() {
+            Ok((socket, address)) => {
+                // On some systems it is as the listener is.
+                socket.set_nonblocking(false)?;
+                admit(socket, address, self.balancer, &self.clients, &self.turned_away)?;
+                Ok(true)
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => Ok(false),
+                // This client left before it was accepted; the next may be there already.
+                io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => Ok(true),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Waits for a client, and for a moment at most: the end of the process wakes nobody here.
+    fn wait_for_client(&self) -> io::Result<()> {
+        let mut polled = [PollFd::new(&self.listener, PollFlags::IN)];
+        match poll(&mut polled, Some(&LONGEST_WAIT)) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
 }
 
 /// Gives the client a thread, or turns it away.
@@ -125,11 +185,11 @@ fn admit(
     clients: &Arc<Clients>,
     turned_away: &SyncSender<TcpStream>,
 ) -> io::Result<()> {
-    let socket = Arc::new(socket);
+    let socket = Arc::new(ClientSocket::new(socket));
     let Some(registration) = clients.register(&socket, balancer.config.max_clients) else {
         debug!("{address} turned away: {} clients", balancer.config.max_clients);
         if let Some(socket) = Arc::into_inner(socket) {
-            turn_away(socket, turned_away);
+            turn_away(socket.stream, turned_away);
         }
         return Ok(());
     };
@@ -142,7 +202,7 @@ fn admit(
         });
     // Without a thread the registration is gone, and the socket ours alone again.
     if let (Err(_), Some(socket)) = (&spawned, Arc::into_inner(socket)) {
-        turn_away(socket, turned_away);
+        turn_away(socket.stream, turned_away);
     }
     spawned.map(|_thread| ())
 }
@@ -182,18 +242,26 @@ fn tell_full(socket: &mut TcpStream) -> io::Result<()> {
 }
 
 /// Waits for the clients to be done, then cuts off those that are not.
-fn drain(clients: &Clients, timeout: Duration) {
+fn drain(clients: &Clients, balancer: &Balancer) {
+    let timeout = balancer.config.drain_timeout;
     let waiting = clients.len();
     info!(
         "no new clients; those here ({waiting}) may finish within {}",
         humantime::format_duration(timeout)
     );
-    // An idle client wakes and finds the end; what a busy one has sent is still read.
-    clients.shut_down(Shutdown::Read);
-    let left = clients.wait_until_gone(timeout);
+    let deadline = Instant::now() + timeout;
+    // Whoever asks for something now gets an answer, which says that it is the last …
+    clients.wait_until_gone(deadline.min(Instant::now() + IDLE_GRACE));
+    // … then each session ends at its next boundary …
+    balancer.enter(Phase::Closing);
+    clients.wait_until_gone(deadline.min(Instant::now() + IDLE_GRACE));
+    // … and who still asks for nothing is not waited for.
+    clients.for_each(ClientSocket::end_if_idle);
+    let left = clients.wait_until_gone(deadline);
     if left > 0 {
         error!("cut off, as they were not done in time: {left} clients");
-        clients.shut_down(Shutdown::Both);
+        // A client that is gone already needs no end.
+        clients.for_each(|client| _ = client.stream.shutdown(Shutdown::Both));
     }
 }
 
@@ -206,13 +274,13 @@ struct Clients {
 
 #[derive(Debug, Default)]
 struct Open {
-    sockets: HashMap<u64, Arc<TcpStream>>,
+    sockets: HashMap<u64, Arc<ClientSocket>>,
     next_id: u64,
 }
 
 impl Clients {
     /// `None` when there are `max` clients already.
-    fn register(self: &Arc<Self>, socket: &Arc<TcpStream>, max: usize) -> Option<Registration> {
+    fn register(self: &Arc<Self>, socket: &Arc<ClientSocket>, max: usize) -> Option<Registration> {
         let mut open = lock(&self.open);
         if open.sockets.len() >= max {
             return None;
@@ -227,15 +295,13 @@ impl Clients {
         lock(&self.open).sockets.len()
     }
 
-    fn shut_down(&self, how: Shutdown) {
-        for socket in lock(&self.open).sockets.values() {
-            // A client that is gone already needs no end.
-            let _ = socket.shutdown(how);
-        }
+    fn for_each(&self, act: impl Fn(&ClientSocket)) {
+        lock(&self.open).sockets.values().for_each(|socket| act(socket));
     }
 
     /// Returns how many are left.
-    fn wait_until_gone(&self, timeout: Duration) -> usize {
+    fn wait_until_gone(&self, deadline: Instant) -> usize {
+        let timeout = deadline.saturating_duration_since(Instant::now());
         let is_open = |open: &mut Open| !open.sockets.is_empty();
         let (open, _) = self
             .one_left
@@ -248,7 +314,7 @@ impl Clients {
 /// One client's place among those that are served; free again when it is dropped.
 struct Registration {
     clients: Arc<Clients>,
-    socket: Arc<TcpStream>,
+    socket: Arc<ClientSocket>,
     id: u64,
 }
 

@@ -1,17 +1,16 @@
 //! `lb`: serves reads, balanced over several Redis servers. See `lb --help`.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use log::{info, warn};
-use redis_lb::balancer::Balancer;
+use redis_lb::balancer::{Balancer, Phase};
 use redis_lb::config::Config;
-use redis_lb::listener::{self, Stop};
-use redis_lb::{checker, logging};
+use redis_lb::{checker, listener, logging};
 
 /// Descriptors beside those of clients and their backends: the listener, standard streams, the log.
 const OTHER_DESCRIPTORS: u64 = 64;
@@ -27,36 +26,50 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(config: Config) -> anyhow::Result<()> {
+fn run(mut config: Config) -> anyhow::Result<()> {
+    let inherited = listener::inherited()
+        .context("LISTEN_FDS: the socket that was passed on can't be served")?;
     let _logging = logging::start().context("the log can't be started")?;
     raise_descriptor_limit(&config);
-    let wanted = config.listen;
-    let listener = listener::bind(wanted)
-        .map(Arc::new)
-        .with_context(|| format!("can't listen on {wanted}; choose another with --listen"))?;
-    let address = listener.local_addr()?;
+    let listener = match inherited {
+        Some(listener) => {
+            info!("serves the socket that was passed on, {}; not --listen", address(&listener)?);
+            listener
+        }
+        None => listener::bind(config.listen).with_context(|| {
+            format!("can't listen on {}; choose another with --listen", config.listen)
+        })?,
+    };
+    config.listen = address(&listener)?;
     let balancer = Balancer::new(config);
-    end_on_signals(Stop::new(&balancer, &listener))?;
-    introduce(address, &balancer);
+    end_on_signals(Arc::clone(&balancer))?;
     checker::start(&balancer);
+    introduce(&balancer);
     listener::serve(listener, &balancer)?;
     info!("ended");
     Ok(())
 }
 
+/// Where clients connect; an IPv4 address in its plain form, as it tells whether that is loopback.
+fn address(listener: &TcpListener) -> std::io::Result<SocketAddr> {
+    let address = listener.local_addr()?;
+    Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
+}
+
 /// The first signal lets running requests finish, the second ends the process at once.
-fn end_on_signals(stop: Stop) -> anyhow::Result<()> {
+fn end_on_signals(balancer: Arc<Balancer>) -> anyhow::Result<()> {
     let signalled = AtomicBool::new(false);
     ctrlc::set_handler(move || {
         if signalled.swap(true, Ordering::SeqCst) {
             std::process::exit(1);
         }
-        stop.request();
+        balancer.enter(Phase::Leaving);
     })
     .context("signals can't be handled")
 }
 
-fn introduce(address: SocketAddr, balancer: &Balancer) {
+fn introduce(balancer: &Balancer) {
+    let address = balancer.config.listen;
     let names: Vec<&str> = balancer.backends.iter().map(|backend| backend.name()).collect();
     // Nobody may be reading: that is no reason not to serve.
     let _ = writeln!(

@@ -273,7 +273,7 @@ impl Health {
         record.bad = record.bad.saturating_add(1);
         let why = record.last_failure.clone();
         match record.state {
-            State::Down => {}
+            State::Down => record.reason = why,
             _ if record.bad >= self.fall => self.change(&mut record, State::Down, why, false),
             State::Up => self.change(&mut record, State::Suspect, why, false),
             State::Suspect | State::Syncing => {}

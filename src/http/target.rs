@@ -13,6 +13,10 @@ pub const MAX_PAGE_KEYS: usize = 100_000;
 pub enum Target {
     /// `/-/ping`
     Ping,
+    /// `/-/health`
+    Health,
+    /// `/-/ready`
+    Ready,
     /// `/favicon.ico`
     Favicon,
     /// Any other path below `/-/`.
@@ -82,7 +86,12 @@ impl Cursor {
 pub fn parse(target: &str) -> Result<Target, String> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     if path.starts_with("/-/") {
-        return Ok(if path == "/-/ping" { Target::Ping } else { Target::UnknownInternal });
+        return Ok(match path {
+            "/-/ping" => Target::Ping,
+            "/-/health" => Target::Health,
+            "/-/ready" => Target::Ready,
+            _ => Target::UnknownInternal,
+        });
     }
     if path == "/favicon.ico" {
         return Ok(Target::Favicon);
@@ -247,6 +256,8 @@ mod tests {
     #[test]
     fn what_is_ours_is_told_apart() {
         assert_eq!(parse("/-/ping"), Ok(Target::Ping));
+        assert_eq!(parse("/-/health"), Ok(Target::Health));
+        assert_eq!(parse("/-/ready?from=a"), Ok(Target::Ready));
         assert_eq!(parse("/-/else"), Ok(Target::UnknownInternal));
         assert_eq!(parse("/favicon.ico?v=1"), Ok(Target::Favicon));
     }

@@ -38,16 +38,25 @@ impl Framer {
             let rest = &bytes[used..];
             used += match self.payload_left {
                 0 => self.feed_line(rest)?,
-                _ => self.feed_payload(rest),
+                _ => self.feed_payload(rest)?,
             };
         }
         Ok(used)
     }
 
-    fn feed_payload(&mut self, bytes: &[u8]) -> usize {
+    fn feed_payload(&mut self, bytes: &[u8]) -> Result<usize, Error> {
         let taken = self.payload_left.min(bytes.len() as u64);
+        let (left, payload) = (self.payload_left, &bytes[..taken as usize]);
+        // The last two bytes are CRLF, in whatever pieces they come.
+        let is_ended = [(2, b'\r'), (1, b'\n')].into_iter().all(|(from_end, expected)| {
+            let at = left.checked_sub(from_end).and_then(|at| usize::try_from(at).ok());
+            at.and_then(|at| payload.get(at)).is_none_or(|&byte| byte == expected)
+        });
+        if !is_ended {
+            return Err(Error::Protocol("a string without CRLF"));
+        }
         self.payload_left -= taken;
-        taken as usize
+        Ok(taken as usize)
     }
 
     fn feed_line(&mut self, bytes: &[u8]) -> Result<usize, Error> {
@@ -208,6 +217,10 @@ mod tests {
         for garbage in [
             &b"HTTP/1.1 200\r\n"[..],
             b"$x\r\n",
+            b"$2\r\nabXY",
+            b"$2\r\nab\r\r",
+            b"$0\r\n\n\n",
+            b"=4\r\ntxt:\xff\n",
             b"$-2\r\n",
             b"*99999999999\r\n",
             b"+no carriage return\n",

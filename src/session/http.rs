@@ -129,7 +129,9 @@ fn answer<'a>(client: &mut Client, request: &Request, balancer: &'a Balancer) ->
             balanced(client, request, balancer, &read::Ask::Key(key, listing))
         }
         Ok(Target::Page(page)) => balanced(client, request, balancer, &read::Ask::Page(page)),
-        Ok(Target::Ping) => reply(client, request, balancer, Reply::text("PONG\n")),
+        Ok(Target::Ping) => reply(client, request, balancer, Reply::text(200, "PONG\n")),
+        Ok(Target::Health) => reply(client, request, balancer, Reply::text(200, "OK\n")),
+        Ok(Target::Ready) => reply(client, request, balancer, readiness(balancer)),
         Ok(Target::Favicon) => reply(client, request, balancer, Reply::empty(204)),
         Ok(Target::UnknownInternal) => {
             let why = "nothing is here; a key that begins with -/ is reached as /%2D/…";
@@ -204,12 +206,20 @@ impl<'a> Reply<'a> {
         Self { status, header: None, body: Body::Empty }
     }
 
-    fn text(text: &'static str) -> Self {
-        Self { status: 200, header: None, body: Body::Text(text) }
+    fn text(status: u16, text: &'static str) -> Self {
+        Self { status, header: None, body: Body::Text(text) }
     }
 
     fn error(status: u16, why: impl Into<Cow<'a, str>>) -> Self {
         Self { status, header: None, body: Body::Error(Box::new(ErrorBody::new(why))) }
+    }
+}
+
+/// Whether new clients should be sent here.
+fn readiness(balancer: &Balancer) -> Reply<'static> {
+    match balancer.is_ready() {
+        true => Reply::text(200, "READY\n"),
+        false => Reply::text(503, "NOT READY\n"),
     }
 }
 
@@ -277,7 +287,8 @@ fn balanced<'a>(
         answer.writer().held = Some((Arc::clone(backend), balancer.config.backend_timeout / 2));
         let outcome = read::answer(attempt, ask, &mut answer);
         answer.writer().held = None;
-        if balancer.is_draining() {
+        // Who has been told that the connection goes on may have sent the next request already.
+        if balancer.is_draining() && !answer.is_sent() {
             answer.close();
         }
         let written = match outcome {

@@ -9,7 +9,7 @@ mod resp;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,11 +17,15 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::backend::Backend;
-use crate::balancer::Balancer;
+use crate::balancer::{Balancer, Phase};
 
 /// A client that takes less than this of an answer, on average, is cut off once it has had the
 /// client timeout: it holds a thread, a lease, and a reply in a backend's memory.
 const MIN_BYTES_A_SECOND: f64 = 1024.0;
+
+/// At the end of the process, how long idle connections are left open, twice: first for clients that
+/// are about to ask for something, then for sessions to end of themselves.
+pub const IDLE_GRACE: Duration = Duration::from_millis(500);
 
 /// How long a connection lingers behind a refusal, so that the client gets to read it.
 const LINGER: Duration = Duration::from_secs(1);
@@ -81,13 +85,37 @@ impl WireProtocol {
     }
 }
 
+/// A client's socket, and what is to be known to end it from outside.
+#[derive(Debug)]
+pub struct ClientSocket {
+    /// Blocking.
+    pub stream: TcpStream,
+    /// Whether we wait for the client to ask for something, and owe it nothing.
+    is_idle: AtomicBool,
+}
+
+impl ClientSocket {
+    /// Of a client that has just come.
+    pub fn new(stream: TcpStream) -> Self {
+        Self { stream, is_idle: AtomicBool::new(false) }
+    }
+
+    /// Ends the wait for a client that asks for nothing. What it has sent already is still read.
+    pub fn end_if_idle(&self) {
+        if self.is_idle.load(Ordering::SeqCst) {
+            // A client that is gone already needs no end.
+            let _ = self.stream.shutdown(Shutdown::Read);
+        }
+    }
+}
+
 /// Talks to one client until it or we have had enough.
 ///
 /// # Errors
 /// When the client's socket can't be set up; whatever happens later only ends the conversation.
-pub fn serve(socket: &TcpStream, address: SocketAddr, balancer: &Balancer) -> io::Result<()> {
+pub fn serve(socket: &ClientSocket, address: SocketAddr, balancer: &Balancer) -> io::Result<()> {
     let _counted = Counted::new(&balancer.clients);
-    let mut client = Client::new(socket, address, balancer.config.client_timeout)?;
+    let mut client = Client::new(socket, address, balancer)?;
     let mut begun = Vec::new();
     if !matches!(client.read_more(&mut begun), Ok(1..)) {
         return Ok(());
@@ -145,7 +173,9 @@ fn poll_timeout(time: Duration) -> Timespec {
 
 /// A client's socket, with its timeouts.
 struct Client<'a> {
+    balancer: &'a Balancer,
     socket: &'a TcpStream,
+    is_idle: &'a AtomicBool,
     address: SocketAddr,
     idle_timeout: Duration,
     read_timeout: Duration,
@@ -158,13 +188,21 @@ struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    fn new(socket: &'a TcpStream, address: SocketAddr, timeout: Duration) -> io::Result<Self> {
+    fn new(
+        client: &'a ClientSocket,
+        address: SocketAddr,
+        balancer: &'a Balancer,
+    ) -> io::Result<Self> {
+        let ClientSocket { stream: socket, is_idle } = client;
+        let timeout = balancer.config.client_timeout;
         socket.set_nodelay(true)?;
         socket.set_write_timeout(Some(timeout))?;
         socket.set_read_timeout(Some(timeout))?;
         socket2::SockRef::from(socket).set_keepalive(true)?;
         Ok(Self {
+            balancer,
             socket,
+            is_idle,
             address,
             idle_timeout: timeout,
             read_timeout: timeout,
@@ -182,7 +220,15 @@ impl<'a> Client<'a> {
 
     /// Reads what is there, or waits for it as long as a client may be idle; 0 at the end.
     fn read_more(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        self.read_within(self.idle_timeout, buffer)
+        // In this order: either the phase shows here, or this in `end_if_idle`.
+        self.is_idle.store(true, Ordering::SeqCst);
+        let timeout = match self.balancer.has_reached(Phase::Closing) {
+            true => self.idle_timeout.min(IDLE_GRACE),
+            false => self.idle_timeout,
+        };
+        let read = self.read_within(timeout, buffer);
+        self.is_idle.store(false, Ordering::SeqCst);
+        read
     }
 
     /// The same, until `deadline`.
@@ -194,11 +240,10 @@ impl<'a> Client<'a> {
         self.read_within(left.max(Duration::from_millis(1)), buffer)
     }
 
-    /// Takes in what else has arrived, without waiting, behind a read that was as long as a read can
-    /// be.
-    fn read_what_is_there(&mut self, buffer: &mut Vec<u8>) {
+    /// Takes in what has arrived, without waiting, up to `max` bytes.
+    fn read_what_is_there(&mut self, buffer: &mut Vec<u8>, max: usize) {
         let begin = buffer.len();
-        buffer.resize(begin + MAX_INPUT_BYTES, 0);
+        buffer.resize(begin + max, 0);
         let read = rustix::net::recv(self.socket, &mut buffer[begin..], RecvFlags::DONTWAIT);
         // What is wrong, or that there is nothing, the next read will tell.
         buffer.truncate(begin + read.map_or(0, |(length, _)| length));
@@ -227,7 +272,8 @@ impl<'a> Client<'a> {
         while let Ok(length @ 1..) = self.read_until(deadline, &mut scrap) {
             total += length;
             scrap.clear();
-            if total > LINGER_BYTES {
+            // At the end of the process what the client sends is no fault of its own.
+            if total > LINGER_BYTES && !self.balancer.has_reached(Phase::Closing) {
                 break;
             }
         }

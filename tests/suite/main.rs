@@ -1,5 +1,6 @@
 //! The whole system, tested with real `redis-server` processes and the real binaries.
 
+mod activation;
 mod balancing;
 mod chaos;
 mod clients;
@@ -10,6 +11,7 @@ mod demo;
 mod detection;
 mod differential;
 mod failover;
+mod faults;
 mod http;
 mod isolation;
 mod large;

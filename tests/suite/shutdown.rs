@@ -1,11 +1,15 @@
 //! The end of the process, and what happens when it runs out of descriptors before that.
 
-use std::net::TcpStream;
+use std::io::{ErrorKind, Write};
+use std::net::{Shutdown, TcpStream};
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::balancer::Balancer;
+use crate::support::balancer::{Answer, Balancer};
+use crate::support::client::Client;
 use crate::support::redis::RedisServer;
+use crate::support::resp::{RespClient, encode};
 use crate::support::wait_until;
 
 fn start_with(arguments: &[&str]) -> (RedisServer, Balancer) {
@@ -21,7 +25,7 @@ fn signal_and_wait_until_draining(lb: &Balancer, signal: &str) {
 }
 
 /// A request that is being held for its `--demo-delay`.
-fn running_request(lb: &Balancer) -> crate::support::client::Client {
+fn running_request(lb: &Balancer) -> Client {
     let mut client = lb.client();
     client.send("GET /greeting HTTP/1.1\r\nHost: localhost\r\n\r\n");
     wait_until("the request runs", || lb.log().contains("held for"));
@@ -38,7 +42,7 @@ fn a_signal_lets_running_requests_finish_and_nothing_else_begin() {
         let mut running = running_request(&lb);
         signal_and_wait_until_draining(&lb, signal);
         assert!(TcpStream::connect(("127.0.0.1", lb.port())).is_err(), "a new client");
-        assert!(idle.is_at_end() && silent.is_at_end(), "nobody waits for an idle client");
+        assert!(idle.is_at_end() && silent.is_at_end(), "nobody waits long for an idle client");
         let answer = running.answer().expect("an answer");
         assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
         assert_eq!(answer.json(), "hello");
@@ -73,6 +77,113 @@ fn requests_that_wait_behind_a_running_one_are_left_to_another_server() {
 }
 
 #[test]
+fn from_the_signal_on_it_is_not_ready_and_serves_on_for_the_drain_delay() {
+    let (_server, mut lb) = start_with(&["--drain-delay", "1s"]);
+    let text = |answer: Answer| (answer.status, String::from_utf8_lossy(&answer.body).into_owned());
+    assert_eq!(text(lb.get("/-/ready")), (200, "READY\n".to_owned()));
+    assert_eq!(text(lb.get("/-/health")), (200, "OK\n".to_owned()));
+    let mut idle = lb.client();
+    assert_eq!(idle.get("/greeting").status, 200);
+    let began = Instant::now();
+    lb.signal("-TERM");
+    wait_until("it is not ready", || text(lb.get("/-/ready")) == (503, "NOT READY\n".to_owned()));
+    assert_eq!(text(lb.get("/-/health")), (200, "OK\n".to_owned()));
+    assert_eq!(lb.get("/greeting").json(), "hello", "a new client");
+    assert_eq!(idle.get("/greeting").header("connection"), None, "nobody is sent away yet");
+    wait_until("no client is accepted", || lb.log().contains("no new clients"));
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    assert_eq!(text(idle.get("/-/health")), (200, "OK\n".to_owned()));
+    assert_eq!(lb.wait().code(), Some(0));
+}
+
+#[test]
+fn an_idle_client_whose_next_request_comes_as_the_drain_begins_is_told_to_leave_in_an_answer() {
+    let (_server, mut lb) = start_with(&[]);
+    let mut idle = lb.client();
+    assert_eq!(idle.get("/greeting").header("connection"), None);
+    signal_and_wait_until_draining(&lb, "-TERM");
+    let last = idle.get("/greeting");
+    assert_eq!((last.status, last.header("connection")), (200, Some("close")));
+    assert_eq!(last.json(), "hello");
+    assert!(idle.is_at_end());
+    assert_eq!(lb.wait().code(), Some(0));
+}
+
+#[test]
+fn clients_that_wait_in_the_kernels_queue_when_the_drain_begins_are_served() {
+    let (_server, mut lb) = start_with(&[]);
+    lb.signal("-STOP");
+    let mut http: Vec<Client> = (0..50).map(|_| lb.client()).collect();
+    let mut resp: Vec<RespClient> = (0..50).map(|_| RespClient::connect(lb.port())).collect();
+    http.iter_mut().for_each(|client| client.send("GET /greeting HTTP/1.1\r\nHost: [::1]\r\n\r\n"));
+    resp.iter_mut().for_each(|client| client.send(&["GET", "greeting"]));
+    lb.signal("-TERM");
+    lb.signal("-CONT");
+    for client in &mut http {
+        assert_eq!(client.answer().expect("an answer").json(), "hello");
+    }
+    for client in &mut resp {
+        assert_eq!(client.reply(), b"$5\r\nhello\r\n");
+    }
+    drop((http, resp));
+    assert_eq!(lb.wait().code(), Some(0));
+}
+
+#[test]
+fn redis_clients_get_the_replies_to_all_that_had_arrived_when_the_drain_ended_their_sessions() {
+    let (server, mut lb) = start_with(&["--backend-timeout", "15s"]);
+    let mut idle = RespClient::connect(lb.port());
+    idle.call("PING");
+    let mut subscriber = RespClient::connect(lb.port());
+    subscriber.call("SUBSCRIBE channel");
+    let mut busy = RespClient::connect(lb.port());
+    busy.call("GET greeting");
+    server.freeze();
+    busy.send(&["GET", "greeting"]);
+    for number in 0..1000 {
+        busy.send(&["ECHO", &number.to_string()]);
+    }
+    signal_and_wait_until_draining(&lb, "-TERM");
+    assert!(idle.is_closed() && subscriber.is_closed());
+    server.thaw();
+    assert_eq!(busy.reply(), b"$5\r\nhello\r\n");
+    for number in 0..1000 {
+        let number = number.to_string();
+        assert_eq!(busy.reply(), format!("${}\r\n{number}\r\n", number.len()).as_bytes());
+    }
+    assert!(busy.is_closed());
+    assert_eq!(lb.wait().code(), Some(0));
+}
+
+#[test]
+fn a_redis_client_that_never_stops_sending_is_ended_between_two_replies() {
+    let (_server, mut lb) = start_with(&[]);
+    let mut client = RespClient::connect(lb.port());
+    let mut stream = client.stream().try_clone().expect("a socket");
+    let sender = thread::spawn(move || {
+        let batch = encode(&["GET", "greeting"]).repeat(20);
+        while stream.write_all(&batch).is_ok() {}
+    });
+    let mut replies = 0;
+    let end = loop {
+        match client.try_reply() {
+            Ok(reply) => assert_eq!(reply, b"$5\r\nhello\r\n"),
+            Err(error) => break error,
+        }
+        replies += 1;
+        if replies == 10_000 {
+            lb.signal("-TERM");
+        }
+    };
+    client.stream().shutdown(Shutdown::Both).expect("a connection");
+    sender.join().expect("no panic");
+    assert_eq!(end.kind(), ErrorKind::UnexpectedEof, "an end in good order: {end}");
+    assert!(replies >= 10_000, "{replies}");
+    assert_eq!(lb.wait().code(), Some(0));
+    assert!(!lb.log().contains("not done in time"));
+}
+
+#[test]
 fn a_second_signal_ends_it_at_once() {
     let (_server, mut lb) = start_with(&["--demo-delay", "60s"]);
     let _running = running_request(&lb);
@@ -80,6 +191,12 @@ fn a_second_signal_ends_it_at_once() {
     assert!(lb.is_running());
     lb.signal("-TERM");
     assert_eq!(lb.wait().code(), Some(1));
+
+    let (_server, mut lb) = start_with(&["--drain-delay", "60s"]);
+    lb.signal("-TERM");
+    wait_until("it is not ready", || lb.get("/-/ready").status == 503);
+    lb.signal("-TERM");
+    assert_eq!(lb.wait().code(), Some(1), "during the drain delay");
 }
 
 #[test]

@@ -231,21 +231,45 @@ fn whoever_unsubscribes_or_leaves_gives_its_connection_back() {
 }
 
 #[test]
-fn a_subscriber_whose_backend_fails_is_closed() {
-    for hello in [None, Some("HELLO 3")] {
-        let mut server = server();
-        let other = RedisServer::start();
-        let lb = Balancer::start(&[&server, &other]);
+fn subscriptions_go_on_at_another_backend_when_theirs_dies_or_falls_silent() {
+    for (hello, kind, freezes) in
+        [(None, '*', false), (Some("HELLO 3"), '>', false), (None, '*', true)]
+    {
+        let mut servers = [server(), server()];
+        let lb = Balancer::start_with(&servers.each_ref(), &["--check-timeout", "200ms"]);
         let mut sessions = [(); 2].map(|()| RespClient::connect(lb.port()));
         for session in &mut sessions {
             hello.map(|hello| session.call(hello));
-            session.call("SUBSCRIBE news");
+            session.send(&["SUBSCRIBE", "news", "weather"]);
+            let confirmed = [session.reply(), session.reply()].map(text);
+            assert!(confirmed[1].ends_with("weather\r\n:2\r\n"), "{confirmed:?}");
+            assert!(session.call("PSUBSCRIBE n*").ends_with(":3\r\n"));
         }
-        server.kill();
-        other.command(&["PUBLISH", "news", "still here"]);
-        let closed = sessions.iter_mut().filter_map(|session| session.try_reply().err()).count();
-        assert_eq!(closed, 1);
+        match freezes {
+            true => servers[0].freeze(),
+            false => servers[0].kill(),
+        }
+        wait_until("the loss is told", || lb.log().contains("has subscribed anew"));
+        servers[1].command(&["PUBLISH", "weather", "rain"]);
+        servers[1].command(&["PUBLISH", "north", "wind"]);
+        for session in &mut sessions {
+            assert_eq!(text(session.reply()), frame(kind, &["message", "weather", "rain"]));
+            assert_eq!(text(session.reply()), frame(kind, &["pmessage", "n*", "north", "wind"]));
+            let left = session.call("UNSUBSCRIBE weather");
+            assert!(left.ends_with("weather\r\n:2\r\n"), "{left}");
+        }
     }
+}
+
+#[test]
+fn a_subscriber_is_closed_when_no_backend_is_left() {
+    let mut server = server();
+    let lb = Balancer::start(&[&server]);
+    let mut session = RespClient::connect(lb.port());
+    session.call("SUBSCRIBE news");
+    server.kill();
+    assert!(session.is_closed());
+    wait_until("it is said why", || lb.log().contains("its subscriptions are lost"));
 }
 
 #[test]

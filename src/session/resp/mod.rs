@@ -28,7 +28,7 @@ use self::transaction::Transaction;
 use self::upstream::{Target, Unanswered, Upstream};
 use super::{Client, MAX_INPUT_BYTES, PIECE_BYTES};
 use crate::backend::{BackendError, Connection, Mode, is_timeout};
-use crate::balancer::Balancer;
+use crate::balancer::{Balancer, Phase};
 use crate::policy::{Policy, Verdict};
 use crate::resp::{self, Command, CommandParser, Protocol, write};
 
@@ -141,6 +141,8 @@ struct Session<'a> {
     commands: u64,
     /// Whether the client wants no reply to the command at hand.
     is_silent: bool,
+    /// Whether all has been read that will be, as the process ends.
+    has_read_the_last: bool,
 }
 
 impl<'a> Session<'a> {
@@ -161,6 +163,7 @@ impl<'a> Session<'a> {
             asked_at: None,
             commands: 0,
             is_silent: false,
+            has_read_the_last: false,
         }
     }
 
@@ -207,6 +210,9 @@ impl<'a> Session<'a> {
 
     /// Waits for more of the client's bytes.
     fn read(&mut self, input: &mut Vec<u8>, begun: Option<Instant>) -> Result<(), Ended> {
+        if self.balancer.has_reached(Phase::Closing) {
+            return self.read_the_last(input);
+        }
         let deadline = begun.map(|begun| {
             begun + COMMAND_TIME + Duration::from_secs((input.len() / BYTES_A_SECOND) as u64)
         });
@@ -222,7 +228,7 @@ impl<'a> Session<'a> {
             Ok(0) => Err(Ended::Gone("left".to_owned())),
             Ok(length) => {
                 if length == PIECE_BYTES {
-                    client.read_what_is_there(input);
+                    client.read_what_is_there(input, MAX_INPUT_BYTES);
                 }
                 Ok(())
             }
@@ -232,6 +238,20 @@ impl<'a> Session<'a> {
             Err(error) if is_timeout(&error) => Err(Ended::Gone("idle for too long".to_owned())),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// At the end of the process: what has arrived is still answered, and nothing behind it, however
+    /// fast the client sends more.
+    fn read_the_last(&mut self, input: &mut Vec<u8>) -> Result<(), Ended> {
+        if !mem::replace(&mut self.has_read_the_last, true) {
+            let client = &mut self.outlet.client;
+            let length = rustix::io::ioctl_fionread(client.socket).unwrap_or(0) as usize;
+            if length > 0 {
+                client.read_what_is_there(input, length);
+                return Ok(());
+            }
+        }
+        Err(Ended::Gone("the balancer ends".to_owned()))
     }
 
     fn refuse_with(&mut self, why: &str) -> Ended {

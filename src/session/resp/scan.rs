@@ -60,7 +60,9 @@ impl Session<'_> {
         }
         match outcome {
             Ok(()) => {}
-            Err(Failure::Backend(BackendError::OtherCommands)) => self.error(GONE),
+            Err(Failure::Backend(BackendError::OtherCommands | BackendError::Syncing(_))) => {
+                self.error(GONE);
+            }
             Err(Failure::Backend(error)) => {
                 let name = backend.name();
                 self.error(format!("ERR the cursor's server, {name}, can't go on: {error}"));

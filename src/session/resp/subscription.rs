@@ -1,21 +1,25 @@
 //! Subscriptions: a backend's connection of the session's own, watched together with the client's.
+//! When it is lost, another takes its place: messages in between may be lost, as in Redis itself.
 
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use log::warn;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::outlet::Outlet;
-use super::upstream::TOO_MANY_PINNED;
+use super::upstream::{TOO_MANY_PINNED, Watch};
 use super::{Ended, Failure, Session, Unanswered, short_reply};
-use crate::backend::{BackendError, Connection};
+use crate::backend::{Backend, BackendError, Connection};
 use crate::failover::Attempt;
+use crate::health::State;
 use crate::policy::Subscription;
-use crate::resp::{Command, Protocol, write};
-use crate::session::poll_timeout;
+use crate::resp::{self, Command, Protocol, command, write};
+use crate::session::{IDLE_GRACE, poll_timeout};
 
 /// The most that the names of one client's channels and patterns may take together.
 const MAX_NAME_BYTES: usize = 1024 * 1024;
@@ -23,8 +27,16 @@ const MAX_NAME_BYTES: usize = 1024 * 1024;
 /// The most channels and patterns that one client may have.
 const MAX_NAMES: usize = 16 * 1024;
 
-/// A subscriber is not watched for longer at a time; it may be idle for ever.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// A subscriber may be idle for ever, but is not watched for longer at a time: so that the end of the
+/// process is noticed, and that of a backend which falls silent.
+const LONGEST_WAIT: Duration = IDLE_GRACE;
+
+/// How often one command may lose its connection.
+const MAX_LOSSES: usize = 3;
+
+/// The most that comes on a new connection while it takes the place of another: confirmations, and
+/// messages between them.
+const MAX_RESUBSCRIBE_BYTES: usize = 16 * 1024 * 1024;
 
 /// So much of a frame tells what it is.
 const HEAD_BYTES: usize = 40;
@@ -32,9 +44,12 @@ const HEAD_BYTES: usize = 40;
 /// What a client has subscribed to.
 pub struct Subscriptions {
     connection: Connection,
+    backend: Arc<Backend>,
     /// Channels, patterns, shard channels.
-    names: [HashSet<Vec<u8>>; 3],
+    names: Names,
 }
+
+type Names = [HashSet<Vec<u8>>; 3];
 
 impl Subscriptions {
     /// How many channels, patterns and shard channels there are.
@@ -42,14 +57,19 @@ impl Subscriptions {
         [self.names[0].len(), self.names[1].len(), self.names[2].len()]
     }
 
-    /// Passes confirmations on until there were `count` of `word`, and messages between them. False
-    /// when an error came instead.
-    fn confirm(&mut self, word: &[u8], count: usize, outlet: &mut Outlet) -> Result<bool, Failure> {
-        let mut confirmed = 0;
-        while confirmed < count {
+    /// Passes confirmations on until there were `count` of `word`, and messages between them, and
+    /// counts them in `confirmed`. False when an error came instead.
+    fn confirm(
+        &mut self,
+        word: &[u8],
+        count: usize,
+        confirmed: &mut usize,
+        outlet: &mut Outlet,
+    ) -> Result<bool, Failure> {
+        while *confirmed < count {
             match self.relay(outlet)? {
                 Received::Error => return Ok(false),
-                Received::Push(what) if what == word => confirmed += 1,
+                Received::Push(what) if what == word => *confirmed += 1,
                 Received::Push(_) => {}
             }
         }
@@ -62,12 +82,16 @@ impl Subscriptions {
         outlet.relay_and_inspect(&mut self.connection, false, |piece| {
             head.extend_from_slice(&piece[..piece.len().min(HEAD_BYTES - head.len())]);
         })?;
-        if head.first() == Some(&b'-') {
-            return Ok(Received::Error);
+        Ok(Received::from_head(&head))
+    }
+
+    /// Gets messages in another protocol from now on.
+    fn greet(&mut self, hello: &[u8], outlet: &mut Outlet) -> Result<(), Failure> {
+        self.connection.send(hello)?;
+        while self.connection.next_byte()? == b'>' {
+            self.relay(outlet)?;
         }
-        // The length of the array, the length of the word, the word.
-        let what = head.split(|&byte| byte == b'\n').nth(2).unwrap_or_default();
-        Ok(Received::Push(what.strip_suffix(b"\r").unwrap_or(what).to_vec()))
+        outlet.relay(&mut self.connection, true).map(|_| ())
     }
 
     /// Passes on what has arrived.
@@ -86,6 +110,17 @@ enum Received {
     Error,
     /// A confirmation or a message, by its first word.
     Push(Vec<u8>),
+}
+
+impl Received {
+    fn from_head(head: &[u8]) -> Self {
+        if head.first() == Some(&b'-') {
+            return Self::Error;
+        }
+        // The length of the array, the length of the word, the word.
+        let what = head.split(|&byte| byte == b'\n').nth(2).unwrap_or_default();
+        Self::Push(what.strip_suffix(b"\r").unwrap_or(what).to_vec())
+    }
 }
 
 impl Session<'_> {
@@ -112,12 +147,11 @@ impl Session<'_> {
     /// Messages come in the protocol of the connection that has subscribed.
     pub(super) fn greet_subscription(&mut self, hello: &[u8]) -> Result<(), Ended> {
         let Self { subscriptions: Some(all), outlet, .. } = self else { return Ok(()) };
-        all.connection.send(hello).map_err(lost)?;
-        while all.connection.next_byte().map_err(lost)? == b'>' {
-            all.relay(outlet).map_err(ended)?;
+        match all.greet(hello, outlet) {
+            // The new connection has the new protocol.
+            Err(Failure::Backend(error)) => self.resubscribe(&error),
+            greeted => Ok(greeted?),
         }
-        outlet.relay(&mut all.connection, true).map_err(ended)?;
-        Ok(())
     }
 
     pub(super) fn subscribe(&mut self, kind: Subscription, command: &Command) -> Result<(), Ended> {
@@ -127,24 +161,45 @@ impl Session<'_> {
             self.error("ERR too many subscriptions for one client");
             return Ok(());
         }
-        match &mut self.subscriptions {
-            Some(all) => all.connection.send(command.bytes()).map_err(lost)?,
-            None => match self.first_subscription(command) {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    self.raw(&error);
+        let (mut done, mut losses) = (0, 0);
+        loop {
+            let rest = encode(command.name(), &names[done..]);
+            let mut confirmed = 0;
+            let outcome = match self.send_subscribe(&rest)? {
+                Ok(()) => self.confirm(subscribed(kind), names.len() - done, &mut confirmed),
+                Err(failure) => Err(failure),
+            };
+            if let Some(all) = &mut self.subscriptions {
+                let new = names[done..][..confirmed].iter();
+                all.names[index(kind)].extend(new.map(|name| name.to_vec()));
+            }
+            done += confirmed;
+            match outcome {
+                Err(Failure::Backend(error)) if losses < MAX_LOSSES => {
+                    losses += 1;
+                    self.resubscribe(&error)?;
+                }
+                outcome => {
+                    outcome?;
+                    self.end_without_names();
                     return Ok(());
                 }
-                Err(unanswered) => return self.unanswered(unanswered),
-            },
+            }
         }
-        let is_confirmed = self.confirm(subscribed(kind), names.len())?;
-        let Some(all) = &mut self.subscriptions else { return Ok(()) };
-        if is_confirmed {
-            all.names[index(kind)].extend(names.into_iter().map(<[u8]>::to_vec));
+    }
+
+    /// Sends it on the session's own connection, or on one that then is; passes an error on where
+    /// that is the reply.
+    fn send_subscribe(&mut self, command: &[u8]) -> Result<Result<(), Failure>, Ended> {
+        if let Some(all) = &mut self.subscriptions {
+            return Ok(all.connection.send(command).map_err(Failure::Backend));
         }
-        self.end_without_names();
-        Ok(())
+        match self.subscribe_anywhere(command, Names::default(), 0) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.raw(&error),
+            Err(unanswered) => self.unanswered(unanswered)?,
+        }
+        Ok(Ok(()))
     }
 
     fn has_room_for(&self, more: &[&[u8]]) -> bool {
@@ -156,27 +211,82 @@ impl Session<'_> {
         count <= MAX_NAMES && bytes <= MAX_NAME_BYTES
     }
 
-    /// Sends the command on a connection that is then the session's own, or returns why not: an
-    /// error reply.
-    fn first_subscription(&mut self, command: &Command) -> Result<Result<(), Vec<u8>>, Unanswered> {
-        let Self { upstream, outlet, mode, .. } = self;
+    /// Sends the command on a connection that is then the session's own, with `names` that are
+    /// confirmed by the first so many confirmations, of which the client hears nothing. Or returns
+    /// why not: an error reply.
+    fn subscribe_anywhere(
+        &mut self,
+        command: &[u8],
+        names: Names,
+        confirmations: usize,
+    ) -> Result<Result<(), Vec<u8>>, Unanswered> {
+        let Self { upstream, outlet, mode, balancer, .. } = self;
+        let mut messages = Vec::new();
         let subscribed = upstream.with_failover(outlet.client.address, false, |_, attempt| {
             let Attempt { backend, patience } = attempt;
-            let mut connection = backend.request(*mode, command.bytes(), patience)?;
+            let mut connection = backend.request(*mode, command, patience)?;
+            messages.clear();
             if connection.next_byte()? == b'-' {
                 let error = short_reply(&mut connection)?;
                 connection.keep();
                 return Ok(Err(error));
             }
+            if let Some(error) = skip_confirmations(&mut connection, confirmations, &mut messages)?
+            {
+                return Ok(Err(error));
+            }
             Ok(match connection.pin() {
-                true => Ok(connection),
+                true => Ok((connection, backend.name().to_owned())),
                 false => Err(format!("-{TOO_MANY_PINNED}\r\n").into_bytes()),
             })
         })?;
-        Ok(subscribed.map(|connection| {
-            let names = Default::default();
-            self.subscriptions = Some(Subscriptions { connection, names });
+        outlet.out().extend_from_slice(&messages);
+        Ok(subscribed.map(|(connection, name)| {
+            upstream.set_may_move(false);
+            let backend = balancer.backends.iter().find(|backend| backend.name() == name);
+            self.subscriptions = backend.map(|backend| Subscriptions {
+                connection,
+                backend: Arc::clone(backend),
+                names,
+            });
         }))
+    }
+
+    /// The connection of the subscriptions is lost: another takes its place. The session ends when
+    /// none can.
+    fn resubscribe(&mut self, error: &BackendError) -> Result<(), Ended> {
+        let Some(Subscriptions { backend, names, .. }) = self.subscriptions.take() else {
+            return Ok(());
+        };
+        let count = names.iter().map(HashSet::len).sum();
+        if count == 0 {
+            return Ok(());
+        }
+        let mut commands = Vec::new();
+        for (word, names) in SUBSCRIBE.iter().zip(&names).filter(|(_, names)| !names.is_empty()) {
+            commands.extend(encode(word, &names.iter().map(Vec::as_slice).collect::<Vec<_>>()));
+        }
+        match self.subscribe_anywhere(&commands, names, count) {
+            Ok(Ok(())) => {}
+            Ok(Err(reply)) => {
+                let reply = String::from_utf8_lossy(&reply).trim_end().to_owned();
+                return Err(Ended::Cut(format!("its subscriptions are lost: {reply}")));
+            }
+            Err(Unanswered::Ended(ended)) => return Err(ended),
+            Err(Unanswered::AllFailed(error)) => {
+                return Err(Ended::Cut(format!("its subscriptions are lost: {error}")));
+            }
+            // They are not judged by the backends' commands.
+            Err(Unanswered::OtherCommands) => return Err(Ended::Cut("try again".to_owned())),
+        }
+        warn!(
+            "{} lost its connection to {} ({error}) and has subscribed anew at {}: messages in \
+             between may be lost",
+            self.outlet.client.address,
+            backend.name(),
+            self.subscriptions.as_ref().map_or("-", |all| all.backend.name()),
+        );
+        Ok(())
     }
 
     pub(super) fn unsubscribe(
@@ -190,31 +300,62 @@ impl Session<'_> {
             self.nothing_to_unsubscribe(kind, &names);
             return Ok(());
         };
-        let known = &all.names[index(kind)];
-        let count = if names.is_empty() { known.len().max(1) } else { names.len() };
-        all.connection.send(command.bytes()).map_err(lost)?;
-        let is_confirmed = self.confirm(unsubscribed(kind), count)?;
-        let Some(all) = &mut self.subscriptions else { return Ok(()) };
-        let known = &mut all.names[index(kind)];
-        match (is_confirmed, names.is_empty()) {
-            (true, true) => known.clear(),
-            (true, false) => names.iter().for_each(|name| _ = known.remove(*name)),
-            (false, _) => {}
+        // Which of them are confirmed first, the server decides.
+        let known: Vec<Vec<u8>> = match names.is_empty() {
+            true => all.names[index(kind)].iter().cloned().collect(),
+            false => names.iter().map(|name| name.to_vec()).collect(),
+        };
+        let (mut done, mut losses) = (0, 0);
+        loop {
+            let rest: Vec<&[u8]> = known[done..].iter().map(Vec::as_slice).collect();
+            let Some(all) = &mut self.subscriptions else {
+                self.nothing_to_unsubscribe(kind, &rest);
+                return Ok(());
+            };
+            let sent = all.connection.send(&encode(command.name(), &rest));
+            let mut confirmed = 0;
+            let outcome = match sent {
+                Ok(()) => self.confirm(unsubscribed(kind), rest.len().max(1), &mut confirmed),
+                Err(error) => Err(error.into()),
+            };
+            let Some(all) = &mut self.subscriptions else { return Ok(()) };
+            let gone = rest.iter().take(confirmed);
+            gone.for_each(|name| _ = all.names[index(kind)].remove(*name));
+            done += confirmed.min(rest.len());
+            match outcome {
+                Err(Failure::Backend(error)) if losses < MAX_LOSSES => {
+                    losses += 1;
+                    self.resubscribe(&error)?;
+                }
+                outcome => {
+                    outcome?;
+                    self.end_without_names();
+                    return Ok(());
+                }
+            }
         }
-        self.end_without_names();
-        Ok(())
     }
 
-    fn confirm(&mut self, word: &[u8], count: usize) -> Result<bool, Ended> {
+    fn confirm(
+        &mut self,
+        word: &[u8],
+        count: usize,
+        confirmed: &mut usize,
+    ) -> Result<bool, Failure> {
         let Self { subscriptions: Some(all), outlet, .. } = self else { return Ok(false) };
-        all.confirm(word, count, outlet).map_err(ended)
+        all.confirm(word, count, confirmed, outlet)
     }
 
     /// Behind the last unsubscribe the connection is closed.
     fn end_without_names(&mut self) {
         if self.subscriptions.as_ref().is_some_and(|all| all.counts() == [0; 3]) {
-            self.subscriptions = None;
+            self.end_subscriptions();
         }
+    }
+
+    pub(super) fn end_subscriptions(&mut self) {
+        self.subscriptions = None;
+        self.upstream.set_may_move(!matches!(self.upstream.watch, Watch::Held(_)));
     }
 
     /// What Redis says to a client that has no subscriptions.
@@ -244,9 +385,12 @@ impl Session<'_> {
         deadline: Option<Instant>,
     ) -> Result<bool, Ended> {
         let Self { subscriptions: Some(all), outlet, .. } = self else { return Ok(true) };
-        if all.connection.has_buffered() {
-            all.relay_messages(outlet).map_err(ended)?;
+        if matches!(all.backend.health.state(), State::Down | State::Syncing) {
+            self.resubscribe(&BackendError::Unresponsive)?;
             return Ok(false);
+        }
+        if all.connection.has_buffered() {
+            return self.pass_messages().map(|()| false);
         }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let left = left.unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT);
@@ -263,14 +407,56 @@ impl Session<'_> {
         let (from_client, from_backend) =
             (!polled[0].revents().is_empty(), !polled[1].revents().is_empty());
         if from_backend {
-            all.relay_messages(outlet).map_err(ended)?;
+            self.pass_messages()?;
             // While the client did not take them, what it sent may have been taken in.
-            return Ok(from_client && !outlet.has_backlog());
+            return Ok(from_client && !self.outlet.has_backlog());
         }
         // A command that is not complete in time is told so where the client is read.
         Ok(from_client || (ready == 0 && deadline.is_some_and(|at| at <= Instant::now())))
     }
+
+    fn pass_messages(&mut self) -> Result<(), Ended> {
+        let Self { subscriptions: Some(all), outlet, .. } = self else { return Ok(()) };
+        match all.relay_messages(outlet) {
+            Err(Failure::Backend(error)) => self.resubscribe(&error),
+            passed => Ok(passed?),
+        }
+    }
 }
+
+/// Reads so many confirmations, and what else comes into `messages`; returns an error reply, if there
+/// is one.
+fn skip_confirmations(
+    connection: &mut Connection,
+    mut confirmations: usize,
+    messages: &mut Vec<u8>,
+) -> Result<Option<Vec<u8>>, Failure> {
+    while confirmations > 0 {
+        let begin = messages.len();
+        if !connection.hold(messages, MAX_RESUBSCRIBE_BYTES)? {
+            return Err(resp::Error::TooLong.into());
+        }
+        match Received::from_head(&messages[begin..]) {
+            Received::Error => return Ok(Some(messages.split_off(begin))),
+            Received::Push(what) if SUBSCRIBED.contains(&&what[..]) => {
+                confirmations -= 1;
+                messages.truncate(begin);
+            }
+            Received::Push(_) => {}
+        }
+    }
+    Ok(None)
+}
+
+fn encode(name: &[u8], names: &[&[u8]]) -> Vec<u8> {
+    let mut command = Vec::new();
+    let args: Vec<&[u8]> = [name].iter().chain(names).copied().collect();
+    command::encode(args.into_iter(), &mut command);
+    command
+}
+
+const SUBSCRIBE: [&[u8]; 3] = [b"SUBSCRIBE", b"PSUBSCRIBE", b"SSUBSCRIBE"];
+const SUBSCRIBED: [&[u8]; 3] = [b"subscribe", b"psubscribe", b"ssubscribe"];
 
 fn index(kind: Subscription) -> usize {
     match kind {
@@ -281,21 +467,9 @@ fn index(kind: Subscription) -> usize {
 }
 
 fn subscribed(kind: Subscription) -> &'static [u8] {
-    [&b"subscribe"[..], b"psubscribe", b"ssubscribe"][index(kind)]
+    SUBSCRIBED[index(kind)]
 }
 
 fn unsubscribed(kind: Subscription) -> &'static [u8] {
     [&b"unsubscribe"[..], b"punsubscribe", b"sunsubscribe"][index(kind)]
-}
-
-/// The client has to subscribe anew: messages may have been lost.
-fn lost(error: BackendError) -> Ended {
-    Ended::Cut(format!("the subscription's backend failed: {error}"))
-}
-
-fn ended(failure: Failure) -> Ended {
-    match failure {
-        Failure::Backend(error) | Failure::Cut(error) => lost(error),
-        failure => failure.into(),
-    }
 }

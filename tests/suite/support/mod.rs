@@ -1,13 +1,13 @@
 //! Starts and stops the real parts: Redis servers, each on a free port with a folder of its own.
 
 pub mod balancer;
-pub mod broken;
 pub mod client;
 pub mod commands;
 pub mod data;
 pub mod forms;
 pub mod observe;
 pub mod redis;
+pub mod relay;
 pub mod resp;
 pub mod verify;
 

@@ -10,21 +10,21 @@ use super::resp::{RespClient, encode};
 
 /// How many leases each backend has, as `INFO` says.
 pub fn leases(lb: &Balancer) -> Vec<usize> {
-    counts(lb, "leases")
+    numbers(lb, "leases")
 }
 
 /// How many connections each backend has, as `INFO` says.
 pub fn connections(lb: &Balancer) -> Vec<usize> {
-    counts(lb, "connections")
+    numbers(lb, "connections")
 }
 
-/// Each backend's state, as `INFO` says.
+fn numbers(lb: &Balancer, what: &str) -> Vec<usize> {
+    backends(lb, what).iter().map(|count| count.parse().expect("a count")).collect()
+}
+
+/// The state of each backend, as `INFO` says.
 pub fn states(lb: &Balancer) -> Vec<String> {
     backends(lb, "state")
-}
-
-fn counts(lb: &Balancer, what: &str) -> Vec<usize> {
-    backends(lb, what).iter().map(|count| count.parse().expect("a count")).collect()
 }
 
 fn backends(lb: &Balancer, what: &str) -> Vec<String> {
@@ -38,10 +38,10 @@ fn backends(lb: &Balancer, what: &str) -> Vec<String> {
         .collect()
 }
 
-/// How many clients a server has, without the one that asks.
+/// How many clients a server has, without the one that asks and the one that checks.
 pub fn clients_of(server: &RedisServer) -> usize {
     let list: String = redis::from_redis_value(server.command(&["CLIENT", "LIST"])).expect("text");
-    list.lines().count() - 1
+    list.lines().filter(|client| !client.contains(" cmd=dbsize ")).count() - 1
 }
 
 /// The most memory that the balancer has had so far, in MiB.

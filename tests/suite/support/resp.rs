@@ -1,5 +1,5 @@
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 /// One connection of a Redis client that is spoken to byte by byte, and read frame by frame.
@@ -57,6 +57,15 @@ impl RespClient {
     pub fn call(&mut self, words: &str) -> String {
         let words: Vec<&str> = words.split(' ').collect();
         String::from_utf8_lossy(&self.command(&words)).into_owned()
+    }
+
+    /// Ends our side, and returns all that still comes, however the connection ends.
+    pub fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        // A server that has reset the connection knows no end of it.
+        let _ = self.stream().shutdown(Shutdown::Write);
+        let _ = self.0.read_to_end(&mut rest);
+        rest
     }
 
     /// Whether the server has ended the connection, or does so now; panics if bytes come instead.
