@@ -172,6 +172,26 @@ fn no_client_notices_that_one_server_returns_empty_and_another_freezes() {
 }
 
 #[test]
+fn no_read_fails_when_the_second_server_freezes_while_the_first_is_waited_for() {
+    let data = Arc::new(Data::new());
+    let servers = three(&data);
+    let lb = balancer(&servers, &[]);
+    let control = Control::start(&data);
+    let crowd = Crowd::start(lb.port(), &data, &kinds(18), Habits::default(), seed());
+    wait_until("each reads", || crowd.report().of_each.iter().all(|&right| right > 20));
+    servers[0].freeze();
+    thread::sleep(Duration::from_millis(850));
+    servers[1].freeze();
+    thread::sleep(Duration::from_millis(2500));
+    servers.iter().for_each(RedisServer::thaw);
+    wait_until("all are up again", || states(&lb).iter().all(|state| state == "up"));
+    let report = crowd.finish();
+    println!("two freeze, one after the other: {report}");
+    // The timeout of one, then that of the other.
+    assert_right(&report, Duration::from_secs(3), control, &lb);
+}
+
+#[test]
 fn nobody_notices_a_rolling_restart_and_load_is_level_again_behind_it() {
     let data = Arc::new(Data::new());
     let mut servers = three(&data);
