@@ -267,24 +267,22 @@ impl Backend {
         let mut questions = redis::Pipeline::new();
         questions.cmd("PING").cmd("INFO").cmd("DBSIZE");
         link.send(&questions.get_packed_pipeline())?;
-        let pong = reply::simple(link.replies());
+        let not_ready = match reply::simple(link.replies()) {
+            Ok(_) => None,
+            Err(resp::Error::Redis(text)) if is_not_allowed(&text) => None,
+            Err(resp::Error::Redis(text)) if has_no_data(&text) => Some(text),
+            Err(error) => return Err(error.into()),
+        };
         let info = info(link.replies())?;
         let size = reply::integer(link.replies());
         let mut report = match info {
             Some(info) => Report::from_info(&info, max_lag),
             None => Report::default(),
         };
+        report.not_ready = report.not_ready.or(not_ready);
         if report.keys.is_none() {
             let count = size.ok().flatten().and_then(|count| u64::try_from(count).ok());
             report.keys = count.map(Keys::in_one_database);
-        }
-        match pong {
-            Ok(_) => {}
-            Err(resp::Error::Redis(text)) if is_not_allowed(&text) => {}
-            Err(resp::Error::Redis(text)) if has_no_data(&text) => {
-                report.not_ready.get_or_insert(text);
-            }
-            Err(error) => return Err(error.into()),
         }
         link.set_run_id((!report.run_id.is_empty()).then(|| Arc::clone(&report.run_id)));
         self.meet(&mut link)?;
