@@ -57,21 +57,47 @@ fn chaos_seconds(usual: u64) -> Duration {
     )
 }
 
-/// Nothing dropped, no error, nothing wrong, and each client was served.
-fn assert_right(report: &Report, lb: &Balancer) {
-    if !report.is_clean() {
+/// A server to which nothing happens, and a client of it without a balancer between: as long as it has
+/// to wait, so has everybody else on this computer.
+struct Control {
+    crowd: Crowd,
+    _server: RedisServer,
+}
+
+impl Control {
+    fn start(data: &Arc<Data>) -> Self {
+        let server = filled(data);
+        let crowd = Crowd::start(server.port(), data, &KINDS[1..2], Habits::default(), seed());
+        Self { crowd, _server: server }
+    }
+
+    /// Whether what took long, or timed out, may be the computer's fault: its stalls are near the
+    /// balancer's timeouts.
+    fn excuses(self) -> bool {
+        let report = self.crowd.finish();
+        assert!(report.is_clean(), "even without a balancer: {report}");
+        println!("without a balancer: {report}");
+        report.longest_stall() > Duration::from_millis(400)
+    }
+}
+
+/// Nothing dropped, no error, nothing wrong, each client served, and no stall over `longest`.
+fn assert_right(report: &Report, longest: Duration, control: Control, lb: &Balancer) {
+    let is_excused = control.excuses() && report.wrong == 0;
+    let is_right = report.is_clean() && report.longest_stall() < longest;
+    if !is_right || chaos_seconds(0) > Duration::ZERO {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("lb-{}.log", lb.port()));
         std::fs::write(&path, lb.log()).expect("a file");
-        panic!("{report}\nthe log of lb is in {}", path.display());
+        println!("the log of lb is in {}", path.display());
     }
+    assert!(is_right || is_excused, "{report}");
     assert!(report.of_each.iter().all(|&right| right > 0), "{:?}", report.of_each);
 }
 
-/// The same, and nobody had to wait; for who asked for no long reply.
-fn assert_unnoticed(report: &Report, lb: &Balancer) {
-    assert_right(report, lb);
+/// The same where nothing shall be noticed at all; for who asked for no long reply.
+fn assert_unnoticed(report: &Report, control: Control, lb: &Balancer) {
     assert_eq!(report.cut, 0, "{report}");
-    assert!(report.longest_stall() < LONGEST_STALL, "{report}");
+    assert_right(report, LONGEST_STALL, control, lb);
 }
 
 #[test]
@@ -122,6 +148,7 @@ fn no_client_notices_that_one_server_returns_empty_and_another_freezes() {
     let [killed, frozen, _] = &mut servers;
     let four = [KINDS[1], KINDS[3], KINDS[4], KINDS[5], KINDS[7]];
     let kinds: Vec<Kind> = four.into_iter().cycle().take(20).collect();
+    let control = Control::start(&data);
     let crowd = Crowd::start(lb.port(), &data, &kinds, Habits::default(), seed());
     let began = Instant::now();
     let until = |second| {
@@ -141,7 +168,27 @@ fn no_client_notices_that_one_server_returns_empty_and_another_freezes() {
     until(9);
     let report = crowd.finish();
     println!("one returns empty, another freezes: {report}");
-    assert_unnoticed(&report, &lb);
+    assert_unnoticed(&report, control, &lb);
+}
+
+#[test]
+fn no_read_fails_when_the_second_server_freezes_while_the_first_is_waited_for() {
+    let data = Arc::new(Data::new());
+    let servers = three(&data);
+    let lb = balancer(&servers, &[]);
+    let control = Control::start(&data);
+    let crowd = Crowd::start(lb.port(), &data, &kinds(18), Habits::default(), seed());
+    wait_until("each reads", || crowd.report().of_each.iter().all(|&right| right > 20));
+    servers[0].freeze();
+    thread::sleep(Duration::from_millis(850));
+    servers[1].freeze();
+    thread::sleep(Duration::from_millis(2500));
+    servers.iter().for_each(RedisServer::thaw);
+    wait_until("all are up again", || states(&lb).iter().all(|state| state == "up"));
+    let report = crowd.finish();
+    println!("two freeze, one after the other: {report}");
+    // The timeout of one, then that of the other.
+    assert_right(&report, Duration::from_secs(3), control, &lb);
 }
 
 #[test]
@@ -149,6 +196,7 @@ fn nobody_notices_a_rolling_restart_and_load_is_level_again_behind_it() {
     let data = Arc::new(Data::new());
     let mut servers = three(&data);
     let lb = balancer(&servers, &["--slow-start", "1s"]);
+    let control = Control::start(&data);
     let crowd = Crowd::start(lb.port(), &data, &kinds(18), Habits::default(), seed());
     wait_until("each reads", || crowd.report().of_each.iter().all(|&right| right > 20));
     let (began, seconds) = (Instant::now(), chaos_seconds(0));
@@ -177,7 +225,7 @@ fn nobody_notices_a_rolling_restart_and_load_is_level_again_behind_it() {
     let levelled = returned.elapsed();
     let report = crowd.finish();
     println!("rolling restart, level {levelled:.1?} behind it: {report}");
-    assert_unnoticed(&report, &lb);
+    assert_unnoticed(&report, control, &lb);
 }
 
 #[test]
@@ -185,6 +233,7 @@ fn a_server_that_returns_without_its_data_is_not_read_from_until_it_is_reloaded(
     let data = Arc::new(Data::new());
     let mut servers = three(&data);
     let lb = balancer(&servers, &[]);
+    let control = Control::start(&data);
     let crowd = Crowd::start(lb.port(), &data, &kinds(9), Habits::default(), seed());
     wait_until("each reads", || crowd.report().of_each.iter().all(|&right| right > 20));
     servers[1].forget();
@@ -207,7 +256,7 @@ fn a_server_that_returns_without_its_data_is_not_read_from_until_it_is_reloaded(
     let report = crowd.finish();
     println!("a server without its data, up {took:.1?} after it was reloaded: {report}");
     assert!(took < Duration::from_secs(7), "{took:?}");
-    assert_unnoticed(&report, &lb);
+    assert_unnoticed(&report, control, &lb);
 }
 
 #[test]
@@ -245,9 +294,10 @@ fn when_all_are_down_both_protocols_say_so_within_a_second_and_serve_within_one_
     let took = returned.elapsed();
     println!("all down, one back: served after {took:.3?}");
     assert!(took < Duration::from_millis(1500), "{took:?}");
+    let control = Control::start(&data);
     let crowd = Crowd::start(lb.port(), &data, &kinds(9), Habits::default(), seed());
     wait_until("each is served", || crowd.report().of_each.iter().all(|&right| right > 20));
-    assert_unnoticed(&crowd.finish(), &lb);
+    assert_unnoticed(&crowd.finish(), control, &lb);
 }
 
 fn assert_all_named(text: &str, servers: &[RedisServer]) {
@@ -266,6 +316,7 @@ fn a_script_that_keeps_a_server_busy_harms_only_who_sent_it() {
         let data = Arc::new(Data::new());
         let servers = three(&data);
         let lb = balancer(&servers, &[]);
+        let control = Control::start(&data);
         let crowd = Crowd::start(lb.port(), &data, &kinds(9), Habits::default(), seed());
         let mut client = RespClient::connect(lb.port());
         assert_eq!(client.call("SELECT 5"), "+OK\r\n");
@@ -301,10 +352,9 @@ fn a_script_that_keeps_a_server_busy_harms_only_who_sent_it() {
             ["$4\r\nspun\r\n", "$7\r\nno spin\r\n"].contains(&&*reply) || reply.starts_with('-')
         );
         assert!(fewer_up.is_empty(), "{fewer_up:?}");
-        assert_right(&report, &lb);
-        if !spins_everywhere {
-            assert!(report.longest_stall() < LONGEST_STALL, "{report}");
-        }
+        // While two servers are busy, somebody's second try may wait for the other one.
+        let longest = if spins_everywhere { Duration::from_secs(5) } else { LONGEST_STALL };
+        assert_right(&report, longest, control, &lb);
     }
 }
 
@@ -484,7 +534,8 @@ fn whatever_happens_to_servers_every_reply_is_right_as_long_as_one_is_good() {
         began,
         events: Mutex::default(),
     };
-    let habits = Habits { long_replies: true, ..Habits::default() };
+    let habits = Habits { long_replies: true, pause: Duration::from_millis(20) };
+    let control = Control::start(&data);
     let crowd = Crowd::start(lb.port(), &data, &kinds(18), habits, seed);
     thread::scope(|scope| {
         for (own, server) in servers.iter_mut().enumerate() {
@@ -506,10 +557,7 @@ fn whatever_happens_to_servers_every_reply_is_right_as_long_as_one_is_good() {
     let report = crowd.finish();
     println!("chaos: {report}");
     wait_until("no lease is left behind", || leases(&lb) == [0, 0, 0]);
-    let is_good = report.is_clean() && report.longest_stall() < Duration::from_secs(5);
-    if !is_good {
-        println!("{}", arena.events.lock().expect("no panic").join("\n"));
-    }
-    assert_right(&report, &lb);
-    assert!(is_good, "LB_TEST_SEED={seed}: {report}");
+    println!("{}", arena.events.lock().expect("no panic").join("\n"));
+    // A second try may meet a server that froze at just that moment.
+    assert_right(&report, Duration::from_secs(5), control, &lb);
 }

@@ -105,7 +105,7 @@ fn read_frame(from: &mut impl BufRead, frame: &mut Vec<u8>) -> io::Result<()> {
         let Some((kind, number)) =
             frame[begin..].strip_suffix(b"\r\n").and_then(<[u8]>::split_first)
         else {
-            return Err(if frame.ends_with(b"\n") {
+            return Err(if frame[begin..].ends_with(b"\n") {
                 bad_frame(&frame[begin..])
             } else {
                 ErrorKind::UnexpectedEof.into()
