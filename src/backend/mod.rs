@@ -222,10 +222,15 @@ impl Backend {
                 Err(error) => return Err(error),
             }
         }
-        // Whoever makes a connection has found out whether the backend answers.
-        let until = || Patience::Until(Instant::now() + self.waits.timeout);
-        let to_dial = if patience == Patience::Second { until() } else { patience };
-        let mut connection = Connection { link: self.dial(mode, to_dial, waited)?, mode, permit };
+        let link = match patience {
+            // Whoever makes a connection finds out whether the backend answers.
+            Patience::Second => {
+                let probe = Patience::Probe(Instant::now() + self.waits.timeout);
+                self.dial(mode, probe, waited).map_err(BackendError::of_probe)?
+            }
+            _ => self.dial(mode, patience, waited)?,
+        };
+        let mut connection = Connection { link, mode, permit };
         if !may_send(&connection) {
             connection.keep();
             return Err(BackendError::OtherCommands);
@@ -334,7 +339,9 @@ impl Backend {
     /// Makes a connection and logs in.
     fn open(&self, patience: Patience, waited: Duration) -> Result<Link, BackendError> {
         let wait = match patience {
-            Patience::Until(deadline) => deadline.saturating_duration_since(Instant::now()),
+            Patience::Until(deadline) | Patience::Probe(deadline) => {
+                deadline.saturating_duration_since(Instant::now())
+            }
             _ => self.waits.timeout.saturating_sub(waited),
         };
         let wait = wait.clamp(MIN_CONNECT_TIME, self.waits.timeout.max(MIN_CONNECT_TIME));
