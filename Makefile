@@ -1,8 +1,11 @@
 # What a person types. Each target installs what it needs.
 
-.PHONY: demo test chaos lint
+.PHONY: demo test chaos fuzz lint
 
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+# How long each target of `make fuzz` runs.
+FUZZ_SECONDS ?= 60
 
 # Three Redis servers with the actors in them, and the balancer on http://127.0.0.1:1310/
 demo:
@@ -21,7 +24,22 @@ chaos:
 	bash load_data.sh --install
 	LB_CHAOS_SECONDS=$${LB_CHAOS_SECONDS:-300} cargo test --locked --test suite -- --nocapture chaos::
 
+# Bytes at random, and ever more of those that reach new code, against all that reads bytes of
+# others. Without a sanitizer, as those need a nightly compiler; there is no unsafe code here.
+fuzz:
+	command -v c++ >/dev/null || $(AS_ROOT) apt-get install -y g++
+	cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz@0.13.2
+	@set -e; for target in $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs))); do \
+		mkdir -p fuzz/found/$$target; \
+		echo "== $$target, for $(FUZZ_SECONDS) s"; \
+		cargo fuzz run --sanitizer none $$target fuzz/found/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=512 \
+			-verbosity=0 -print_final_stats=1 \
+		|| { echo "make fuzz: $$target failed; the input and how to repeat it are above" >&2; exit 1; }; \
+	done
+
 lint:
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items --quiet

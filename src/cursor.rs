@@ -38,6 +38,19 @@ fn hash(bytes: &[u8]) -> u16 {
     (hash >> 16) as u16 ^ hash as u16
 }
 
+/// A cursor as Redis reads it: the C library's way, without blanks and overflow.
+pub fn parse(text: &[u8]) -> Option<u64> {
+    let digits = text.strip_prefix(b"+").or_else(|| text.strip_prefix(b"-")).unwrap_or(text);
+    let is_number = digits.iter().all(u8::is_ascii_digit);
+    let cursor = match digits {
+        [] if text.is_empty() => 0,
+        digits if is_number => std::str::from_utf8(digits).ok()?.parse().ok()?,
+        _ => return None,
+    };
+    // No cursor of ours is negative.
+    (cursor == 0 || !text.starts_with(b"-")).then_some(cursor)
+}
+
 /// The cursor that a client gets for a backend's; `None` when it would be too large. The end, 0,
 /// stays 0.
 pub fn join(position: u64, tag: u16) -> Option<u64> {
@@ -68,6 +81,23 @@ mod tests {
         }
         assert_eq!(join(0, 7), Some(0));
         assert_eq!(join(1 << 37, 7), None);
+    }
+
+    #[test]
+    fn a_cursor_is_read_as_redis_does() {
+        for (text, cursor) in [
+            (&b""[..], 0),
+            (b"0", 0),
+            (b"-0", 0),
+            (b"+7", 7),
+            (b"007", 7),
+            (b"18446744073709551615", u64::MAX),
+        ] {
+            assert_eq!(parse(text), Some(cursor), "{}", text.escape_ascii());
+        }
+        for text in [&b" 1"[..], b"1 ", b"-1", b"+-1", b"0x1", b"\xff", b"18446744073709551616"] {
+            assert_eq!(parse(text), None, "{}", text.escape_ascii());
+        }
     }
 
     #[test]

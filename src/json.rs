@@ -58,9 +58,9 @@ pub fn survey(kind: Kind, from: &mut impl BufRead) -> Result<Survey, resp::Error
         Kind::String => survey.is_empty = !survey.string(from, &mut hasher, false)?,
         Kind::Hash | Kind::Set => {
             let length = reply::array(from)?;
-            let step = if kind == Kind::Hash { 2 } else { 1 };
+            let entries = if kind == Kind::Hash { pairs(length)? } else { length };
             let mut sum = 0_u64;
-            for _ in 0..length / step {
+            for _ in 0..entries {
                 let mut entry = DefaultHasher::new();
                 survey.string(from, &mut entry, kind == Kind::Hash)?;
                 if kind == Kind::Hash {
@@ -73,6 +73,9 @@ pub fn survey(kind: Kind, from: &mut impl BufRead) -> Result<Survey, resp::Error
         }
         Kind::List | Kind::Zset => {
             let length = reply::array(from)?;
+            if kind == Kind::Zset {
+                pairs(length)?;
+            }
             for _ in 0..length {
                 survey.string(from, &mut hasher, false)?;
             }
@@ -83,7 +86,8 @@ pub fn survey(kind: Kind, from: &mut impl BufRead) -> Result<Survey, resp::Error
             for _ in 0..length {
                 stream_entry(from)?;
                 survey.string(from, &mut hasher, false)?;
-                for _ in 0..reply::array(from)? {
+                for _ in 0..pairs(reply::array(from)?)? {
+                    survey.string(from, &mut hasher, false)?;
                     survey.string(from, &mut hasher, false)?;
                 }
                 hasher.write_u8(0);
@@ -124,6 +128,15 @@ impl Survey {
             self.long_is_text.push(is_text);
         }
         Ok(true)
+    }
+}
+
+/// How many pairs an array of this length is. Were the last element of an odd one left unread, it
+/// would be taken for the next reply.
+fn pairs(length: u64) -> Result<u64, resp::Error> {
+    match length % 2 {
+        0 => Ok(length / 2),
+        _ => Err(resp::Error::Protocol("an array of pairs was expected")),
     }
 }
 
@@ -173,7 +186,7 @@ impl<R: BufRead, W: Write> Value<'_, R, W> {
     fn hash_as_object(&mut self) -> Result<(), RenderError> {
         let length = self.length()?;
         self.out.begin_object()?;
-        for _ in 0..length / 2 {
+        for _ in 0..pairs(length)? {
             self.out.begin_key()?;
             if !self.string_or_base64(false)? {
                 return Err(RenderError::Changed);
@@ -189,7 +202,7 @@ impl<R: BufRead, W: Write> Value<'_, R, W> {
         let length = self.length()?;
         let mut names_are_text = true;
         self.out.begin_array()?;
-        for _ in 0..length / 2 {
+        for _ in 0..pairs(length)? {
             self.out.begin_item()?;
             self.out.begin_object()?;
             self.out.key("field")?;
@@ -222,7 +235,7 @@ impl<R: BufRead, W: Write> Value<'_, R, W> {
     fn members(&mut self) -> Result<(), RenderError> {
         let length = self.length()?;
         self.out.begin_array()?;
-        for _ in 0..length / 2 {
+        for _ in 0..pairs(length)? {
             self.out.begin_item()?;
             self.out.begin_object()?;
             self.out.key("member")?;
@@ -260,7 +273,7 @@ impl<R: BufRead, W: Write> Value<'_, R, W> {
     fn field_pairs(&mut self) -> Result<(), RenderError> {
         let length = reply::array(self.from)?;
         self.out.begin_array()?;
-        for _ in 0..length / 2 {
+        for _ in 0..pairs(length)? {
             self.out.begin_item()?;
             self.out.begin_array()?;
             for _ in 0..2 {
@@ -551,6 +564,25 @@ mod tests {
         let mut from = io::BufReader::with_capacity(3, reply);
         render(kind, &mut from, &survey, &mut JsonWriter::new(&mut json)).expect("JSON");
         String::from_utf8(json).expect("UTF-8")
+    }
+
+    #[test]
+    fn a_name_without_a_value_is_an_error_and_not_left_to_the_next_reply() {
+        let odd = bulks(&[b"a"]);
+        let stream = array(&[array(&[bulk(b"1-0"), odd.clone()])]);
+        let whole = |kind, reply: &[u8]| survey(kind, &mut &*reply).expect("a reply");
+        for (kind, reply, before) in [
+            (Kind::Hash, &odd, whole(Kind::Hash, &bulks(&[b"a", b"1"]))),
+            (Kind::Hash, &odd, whole(Kind::Hash, &bulks(&[b"\xff", b"1"]))),
+            (Kind::Zset, &odd, whole(Kind::Zset, &bulks(&[b"a", b"1"]))),
+            (Kind::Stream, &stream, whole(Kind::Stream, &array(&[]))),
+        ] {
+            let surveyed = survey(kind, &mut &reply[..]);
+            assert!(matches!(surveyed, Err(resp::Error::Protocol(_))), "{surveyed:?}");
+            let json = &mut JsonWriter::new(io::sink());
+            let rendered = render(kind, &mut &reply[..], &before, json);
+            assert!(matches!(rendered, Err(RenderError::Reply(_))), "{rendered:?}");
+        }
     }
 
     fn value(kind: Kind, reply: &[u8]) -> serde_json::Value {

@@ -50,6 +50,14 @@ pub enum BackendError {
 }
 
 impl BackendError {
+    /// What it means when there was no read yet that could be to blame.
+    pub(super) fn of_probe(self) -> Self {
+        match self {
+            Self::TimedOut => Self::Unresponsive,
+            error => error,
+        }
+    }
+
     /// Whether nothing is wrong with the backend: what was asked for is being written.
     pub fn is_change(&self) -> bool {
         matches!(self, Self::Changed)

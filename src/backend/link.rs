@@ -59,15 +59,14 @@ impl Link {
     /// Finds out, within its usual timeout, whether the backend answers at all.
     pub fn probe(&mut self) -> Result<(), BackendError> {
         let patience = self.reader.get_ref().patience();
-        self.set_patience(Patience::Until(Instant::now() + self.timeout), Duration::ZERO);
+        self.set_patience(Patience::Probe(Instant::now() + self.timeout), Duration::ZERO);
         let sent = self.send(&redis::cmd("PING").get_packed_command());
         let answered = sent.and_then(|()| Ok(reply::simple(&mut self.reader)?));
         self.set_patience(patience, Duration::ZERO);
         match answered {
             // Whatever it says, it speaks.
             Ok(_) | Err(BackendError::Redis(_)) => Ok(()),
-            Err(BackendError::TimedOut) => Err(BackendError::Unresponsive),
-            Err(error) => Err(error),
+            Err(error) => Err(error.of_probe()),
         }
     }
 

@@ -222,10 +222,15 @@ impl Backend {
                 Err(error) => return Err(error),
             }
         }
-        // Whoever makes a connection has found out whether the backend answers.
-        let until = || Patience::Until(Instant::now() + self.waits.timeout);
-        let to_dial = if patience == Patience::Second { until() } else { patience };
-        let mut connection = Connection { link: self.dial(mode, to_dial, waited)?, mode, permit };
+        let link = match patience {
+            // Whoever makes a connection finds out whether the backend answers.
+            Patience::Second => {
+                let probe = Patience::Probe(Instant::now() + self.waits.timeout);
+                self.dial(mode, probe, waited).map_err(BackendError::of_probe)?
+            }
+            _ => self.dial(mode, patience, waited)?,
+        };
+        let mut connection = Connection { link, mode, permit };
         if !may_send(&connection) {
             connection.keep();
             return Err(BackendError::OtherCommands);
@@ -267,24 +272,22 @@ impl Backend {
         let mut questions = redis::Pipeline::new();
         questions.cmd("PING").cmd("INFO").cmd("DBSIZE");
         link.send(&questions.get_packed_pipeline())?;
-        let pong = reply::simple(link.replies());
+        let not_ready = match reply::simple(link.replies()) {
+            Ok(_) => None,
+            Err(resp::Error::Redis(text)) if is_not_allowed(&text) => None,
+            Err(resp::Error::Redis(text)) if has_no_data(&text) => Some(text),
+            Err(error) => return Err(error.into()),
+        };
         let info = info(link.replies())?;
         let size = reply::integer(link.replies());
         let mut report = match info {
             Some(info) => Report::from_info(&info, max_lag),
             None => Report::default(),
         };
+        report.not_ready = report.not_ready.or(not_ready);
         if report.keys.is_none() {
             let count = size.ok().flatten().and_then(|count| u64::try_from(count).ok());
             report.keys = count.map(Keys::in_one_database);
-        }
-        match pong {
-            Ok(_) => {}
-            Err(resp::Error::Redis(text)) if is_not_allowed(&text) => {}
-            Err(resp::Error::Redis(text)) if has_no_data(&text) => {
-                report.not_ready.get_or_insert(text);
-            }
-            Err(error) => return Err(error.into()),
         }
         link.set_run_id((!report.run_id.is_empty()).then(|| Arc::clone(&report.run_id)));
         self.meet(&mut link)?;
@@ -336,7 +339,9 @@ impl Backend {
     /// Makes a connection and logs in.
     fn open(&self, patience: Patience, waited: Duration) -> Result<Link, BackendError> {
         let wait = match patience {
-            Patience::Until(deadline) => deadline.saturating_duration_since(Instant::now()),
+            Patience::Until(deadline) | Patience::Probe(deadline) => {
+                deadline.saturating_duration_since(Instant::now())
+            }
             _ => self.waits.timeout.saturating_sub(waited),
         };
         let wait = wait.clamp(MIN_CONNECT_TIME, self.waits.timeout.max(MIN_CONNECT_TIME));

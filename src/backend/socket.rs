@@ -38,6 +38,8 @@ pub enum Patience {
     /// The second try of a read that met silence: for the read timeout, if the backend has answered
     /// a PING before.
     Second,
+    /// Until then, as long as nobody finds the backend to have failed.
+    Probe(Instant),
     /// Until then.
     Until(Instant),
 }
@@ -94,6 +96,7 @@ impl PatientSocket {
         self.usual = usual;
         let step = match self.patience {
             Patience::Until(deadline) => left(deadline),
+            Patience::Probe(_) => usual.min(LONG_WAIT_STEP),
             _ => usual,
         };
         self.set_step(step)
@@ -117,6 +120,7 @@ impl PatientSocket {
         let Waits { health, replays, read_timeout, .. } = &*self.waits;
         let may_wait = match self.patience {
             Patience::Until(deadline) => Instant::now() < deadline,
+            Patience::Probe(deadline) => Instant::now() < deadline && health.state() == State::Up,
             _ if silent < self.usual => true,
             Patience::Second => silent < *read_timeout,
             Patience::First | Patience::Script if silent >= *read_timeout => false,

@@ -1,12 +1,16 @@
 //! What a request's path and query ask for.
 
-use percent_encoding::percent_decode;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
 
 /// Keys on one page of a listing unless `limit` says otherwise.
 pub const DEFAULT_PAGE_KEYS: usize = 10_000;
 
 /// The highest `limit`.
 pub const MAX_PAGE_KEYS: usize = 100_000;
+
+/// What need not be percent-encoded in a link. A hyphen is, as `/-/` is ours; and a slash, as `//`
+/// would begin the name of a host, and clients take `/../` out.
+const LINK: &AsciiSet = &NON_ALPHANUMERIC.remove(b':').remove(b'_').remove(b'.');
 
 /// What is asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,6 +56,21 @@ pub struct PageQuery {
     pub limit: usize,
     /// Where a page before this one ended.
     pub cursor: Option<Cursor>,
+}
+
+impl PageQuery {
+    /// The path and query of the page that goes on at `cursor`.
+    pub fn link(&self, cursor: &Cursor) -> String {
+        let encode = |bytes| percent_encode(bytes, LINK);
+        let mut link = format!("/{}?", encode(&self.prefix));
+        if let Some(matching) = &self.matching {
+            link += &format!("match={}&", encode(matching));
+        }
+        if self.limit != DEFAULT_PAGE_KEYS {
+            link += &format!("limit={}&", self.limit);
+        }
+        link + "cursor=" + &cursor.to_text()
+    }
 }
 
 /// Where a listing goes on: a `SCAN` cursor means something to the server process that gave it
@@ -290,6 +309,23 @@ mod tests {
     fn a_cursor_survives_its_trip_through_a_url() {
         let cursor = Cursor { run_id: "f00".repeat(13), position: u64::MAX };
         assert_eq!(page(&format!("/?cursor={}", cursor.to_text())).cursor, Some(cursor));
+    }
+
+    #[test]
+    fn a_link_leads_back_to_the_same_listing() {
+        let query = PageQuery {
+            prefix: b"-/a b:".to_vec(),
+            pattern: None,
+            matching: Some(b"x*&\xff".to_vec()),
+            limit: 5,
+            cursor: None,
+        };
+        let cursor = Cursor { run_id: "abc".to_owned(), position: 7 };
+        let link = query.link(&cursor);
+        assert_eq!(link, "/%2D%2Fa%20b:?match=x%2A%26%FF&limit=5&cursor=abc-7");
+        let parsed = page(&link);
+        assert_eq!((parsed.prefix, parsed.matching), (query.prefix, query.matching));
+        assert_eq!((parsed.limit, parsed.cursor), (5, Some(cursor)));
     }
 
     #[test]

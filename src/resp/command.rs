@@ -503,6 +503,9 @@ fn hex_digit(digit: u8) -> u8 {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
 

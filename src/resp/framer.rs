@@ -124,6 +124,9 @@ impl Default for Framer {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -5,6 +5,8 @@
 //! holds a reply as a tree of values or allocates by a length that came over the wire. [`mod@write`]
 //! has the replies of our own.
 
+#[cfg(test)]
+mod arrival;
 pub mod command;
 mod framer;
 pub mod reply;

@@ -5,14 +5,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use redis::Pipeline;
 
 use super::exchange::{Exchange, Failure, HELD_REPLY_BYTES, Look, look_at};
 use super::read::{MAX_LOOKS, Outcome};
 use crate::backend::{BackendError, read_run_id};
 use crate::failover::Attempt;
-use crate::http::target::{Cursor, DEFAULT_PAGE_KEYS, PageQuery};
+use crate::http::target::{Cursor, PageQuery};
 use crate::http::{self, Answer, ErrorBody};
 use crate::json::{JsonWriter, render, survey};
 use crate::resp::{self, reply};
@@ -33,10 +32,6 @@ const PAGE_SCAN_TIME: Duration = Duration::from_secs(10);
 /// Keys whose values are asked for in one exchange.
 const BATCH_KEYS: usize = 128;
 
-/// What need not be percent-encoded in a link. A hyphen is, as `/-/` is ours; and a slash, as `//`
-/// would begin the name of a host, and clients take `/../` out.
-const LINK: &AsciiSet = &NON_ALPHANUMERIC.remove(b':').remove(b'_').remove(b'.');
-
 /// Answers with a page.
 pub fn page<W: Write>(
     attempt: Attempt,
@@ -55,7 +50,7 @@ pub fn page<W: Write>(
         Err(GatherError::Failure(failure)) => return Err(failure),
         Ok(gathered) => gathered,
     };
-    let next = (position != 0).then(|| link(query, &Cursor { run_id, position }));
+    let next = (position != 0).then(|| query.link(&Cursor { run_id, position }));
     answer.header("Content-Type", http::JSON);
     let mut page = Page {
         names_are_text: keys.iter().all(|key| std::str::from_utf8(key).is_ok()),
@@ -149,19 +144,6 @@ fn read_scan(
         keys.push(key);
     }
     Ok(position)
-}
-
-/// The path and query of the page that goes on at `cursor`.
-fn link(query: &PageQuery, cursor: &Cursor) -> String {
-    let encode = |bytes| percent_encode(bytes, LINK);
-    let mut link = format!("/{}?", encode(&query.prefix));
-    if let Some(matching) = &query.matching {
-        link += &format!("match={}&", encode(matching));
-    }
-    if query.limit != DEFAULT_PAGE_KEYS {
-        link += &format!("limit={}&", query.limit);
-    }
-    link + "cursor=" + &cursor.to_text()
 }
 
 struct Page<'a, W: Write> {
@@ -411,23 +393,5 @@ mod tests {
         ] {
             assert_eq!(next_step(wanted, scanned, found), expected);
         }
-    }
-
-    #[test]
-    fn a_link_leads_back_to_the_same_listing() {
-        let query = PageQuery {
-            prefix: b"-/a b:".to_vec(),
-            pattern: None,
-            matching: Some(b"x*&\xff".to_vec()),
-            limit: 5,
-            cursor: None,
-        };
-        let cursor = Cursor { run_id: "abc".to_owned(), position: 7 };
-        let link = link(&query, &cursor);
-        assert_eq!(link, "/%2D%2Fa%20b:?match=x%2A%26%FF&limit=5&cursor=abc-7");
-        let parsed = http::target::parse(&link).expect("our own link");
-        let http::target::Target::Key(_, Some(parsed)) = parsed else { panic!("{parsed:?}") };
-        assert_eq!((parsed.prefix, parsed.matching), (query.prefix, query.matching));
-        assert_eq!((parsed.limit, parsed.cursor), (5, Some(cursor)));
     }
 }

@@ -85,7 +85,7 @@ fn ask(kind: usize, port: u16, is_over: &AtomicBool, answered: &AtomicUsize) {
                 answered.fetch_add(1, Ordering::Relaxed);
             }
             goes_on &= stays;
-            thread::sleep(Duration::from_millis(2));
+            thread::sleep(Duration::from_millis(fastrand::u64(1..20)));
         }
     }
 }
@@ -103,7 +103,7 @@ fn restarts_under_load_refuse_nobody_and_leave_no_request_without_its_whole_answ
     let is_over = &is_over;
     thread::scope(|scope| {
         let _end = SetOnDrop(is_over);
-        let askers: Vec<_> = (0..2 * KINDS)
+        let askers: Vec<_> = (0..3 * KINDS)
             .map(|i| (i % KINDS, &answered[i % KINDS]))
             .map(|(kind, count)| scope.spawn(move || ask(kind, port, is_over, count)))
             .collect();

@@ -53,7 +53,7 @@ fn a_signal_lets_running_requests_finish_and_nothing_else_begin() {
 }
 
 #[test]
-fn an_answer_that_is_under_way_is_sent_to_its_end() {
+fn an_answer_that_is_under_way_is_sent_to_its_end_and_the_request_behind_it_is_answered() {
     let (server, mut lb) = start_with(&[]);
     let long = "x".repeat(32 * 1024 * 1024);
     server.command(&["SET", "long", &long]);
@@ -61,7 +61,10 @@ fn an_answer_that_is_under_way_is_sent_to_its_end() {
     client.send("GET /long?format=raw HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert!(!client.is_at_end(), "the answer begins");
     signal_and_wait_until_draining(&lb, "-TERM");
-    assert!(client.answer().expect("an answer").body == long.as_bytes());
+    let answer = client.answer().expect("an answer");
+    assert!(answer.body == long.as_bytes());
+    assert_eq!(answer.header("connection"), None, "it began before the signal");
+    assert_eq!(client.get("/greeting").header("connection"), Some("close"));
     assert!(client.is_at_end());
     assert_eq!(lb.wait().code(), Some(0));
 }

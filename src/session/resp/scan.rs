@@ -17,7 +17,7 @@ const GONE: &str = "ERR invalid cursor: its server is gone or was restarted, and
 
 impl Session<'_> {
     pub(super) fn scan(&mut self, command: &Command, cursor_arg: usize) -> Result<(), Ended> {
-        let Some(cursor) = command.arg(cursor_arg).and_then(parse) else {
+        let Some(cursor) = command.arg(cursor_arg).and_then(cursor::parse) else {
             self.error("ERR invalid cursor");
             return Ok(());
         };
@@ -84,19 +84,6 @@ impl Session<'_> {
         connection.keep();
         Ok(())
     }
-}
-
-/// A cursor as Redis reads it: the C library's way, without blanks and overflow.
-fn parse(text: &[u8]) -> Option<u64> {
-    let digits = text.strip_prefix(b"+").or_else(|| text.strip_prefix(b"-")).unwrap_or(text);
-    let is_number = digits.iter().all(u8::is_ascii_digit);
-    let cursor = match digits {
-        [] if text.is_empty() => 0,
-        digits if is_number => std::str::from_utf8(digits).ok()?.parse().ok()?,
-        _ => return None,
-    };
-    // No cursor of ours is negative.
-    (cursor == 0 || !text.starts_with(b"-")).then_some(cursor)
 }
 
 /// Passes the reply on, with the server's tag in its cursor.

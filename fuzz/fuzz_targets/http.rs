@@ -1,0 +1,73 @@
+//! An HTTP client's bytes: the first says in pieces of how many the others arrive.
+//!
+//! A request is the same however it arrives; what is sound in it can be passed on into an answer;
+//! and the key that it names can be asked for by a path of our own making.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use redis_lb::http::target::{self, KeyQuery, Target};
+use redis_lb::http::{
+    Answer, ErrorBody, Method, Request, Version, host_name, is_local_host, parse,
+};
+
+fuzz_target!(|data: &[u8]| {
+    let Some((&size, bytes)) = data.split_first() else { return };
+    let size = usize::from(size) + 1;
+    let whole = parse(bytes);
+    let ends = (size..bytes.len()).step_by(size).chain([bytes.len()]);
+    let in_pieces = ends.map(|end| parse(&bytes[..end])).find(|parsed| !matches!(parsed, Ok(None)));
+    match in_pieces {
+        // Nothing may follow where no version does: if it came at once, it is an error at once.
+        Some(Ok(Some((request, _)))) if request.version == Version::Http09 => {
+            assert!(whole.is_err() || whole == Ok(Some((request, bytes.len()))));
+        }
+        // What is wrong first depends on how much has come; that something is does not.
+        Some(Err(_)) => assert!(whole.is_err(), "{whole:?}"),
+        Some(Ok(parsed)) => assert_eq!(whole, Ok(parsed)),
+        None => assert_eq!(whole, Ok(None)),
+    }
+    if let Ok(Some((request, length))) = whole {
+        assert!(bytes[..length].ends_with(b"\n"));
+        check_request(&request);
+        check_answer(&request);
+    }
+});
+
+fn check_request(request: &Request) {
+    let is_line = |text: &str| !text.contains(['\r', '\n', '\0']);
+    assert!(is_line(&request.target) && is_line(&request.method_name));
+    assert!(request.host.as_deref().is_none_or(is_line));
+    if let Some(host) = &request.host {
+        let _ = is_local_host(&host_name(host));
+    }
+    if request.method == Method::Other {
+        return;
+    }
+    assert!(request.target.starts_with('/'), "{request:?}");
+    if let Ok(Target::Key(query, page)) = target::parse(&request.target) {
+        assert!(page.is_none_or(|page| page.prefix == query.key));
+        let again = KeyQuery { key: query.key.clone(), field: query.field.clone(), raw: query.raw };
+        assert_eq!(target::parse(&path(&query)), Ok(Target::Key(again, None)));
+    }
+}
+
+/// Asks for the same in a path where all is encoded.
+fn path(query: &KeyQuery) -> String {
+    let encoded =
+        |bytes: &[u8]| bytes.iter().map(|byte| format!("%{byte:02x}")).collect::<String>();
+    let mut path = format!("/?key={}", encoded(&query.key));
+    if let Some(field) = &query.field {
+        path += &format!("&field={}", encoded(field));
+    }
+    path + if query.raw { "&format=raw" } else { "" }
+}
+
+fn check_answer(request: &Request) {
+    let mut out = Vec::new();
+    let mut answer = Answer::new(&mut out, request, true);
+    answer.json(&ErrorBody::new(request.target.as_str())).expect("a Vec takes all");
+    answer.finish(Some((7, request.if_none_match.as_deref()))).expect("a Vec takes all");
+    assert!(!answer.keeps_alive() || (request.keep_alive && !request.has_body));
+    assert_eq!(out.starts_with(b"HTTP/1.1 "), request.version != Version::Http09);
+}

@@ -1,0 +1,118 @@
+//! Model checks: every order in which threads may reach the connection table's lock is tried, and
+//! none may lose or double a lease. The table is compiled here with loom's Mutex in place of std's.
+
+#[path = "../../src/balance.rs"]
+#[expect(dead_code, reason = "what the models do not use")]
+mod balance;
+
+mod lock {
+    pub use loom::sync::{Mutex, MutexGuard};
+
+    pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        mutex.lock().expect("no thread panics")
+    }
+}
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use balance::{ConnectionTable, Lease, Standing};
+use loom::thread;
+
+fn main() {
+    let models: [(&str, fn()); 4] = [
+        ("leases that are taken and given back leave no count", taken_and_given_back),
+        ("a lease that is moved while it is given back is counted once", moved_while_given_back),
+        ("a session that settles while it is moved has one lease", settled_while_moved),
+        ("a backend that fails while it is leased keeps its count", failed_while_leased),
+    ];
+    for (name, model) in models {
+        loom::model(model);
+        println!("model {name} ... ok");
+    }
+}
+
+fn table() -> Arc<ConnectionTable> {
+    let table = ConnectionTable::new(2, Duration::ZERO);
+    (0..2).for_each(|backend| table.set_standing(backend, Standing::Ready, false));
+    table
+}
+
+fn lease(table: &Arc<ConnectionTable>) -> Lease {
+    let lease = table.lease(|_| true).expect("no backend is out");
+    lease.set_may_move(true);
+    lease
+}
+
+fn on_thread(
+    table: &Arc<ConnectionTable>,
+    work: impl FnOnce(&Arc<ConnectionTable>) + 'static,
+) -> thread::JoinHandle<()> {
+    let table = Arc::clone(table);
+    thread::spawn(move || work(&table))
+}
+
+/// The counts are those of the leases that live.
+fn check(table: &ConnectionTable, alive: &[&Lease]) {
+    let mut counts = vec![0; 2];
+    alive.iter().for_each(|lease| counts[lease.backend()] += 1);
+    assert_eq!(table.counts(), counts);
+}
+
+fn taken_and_given_back() {
+    let table = table();
+    let kept = lease(&table);
+    let threads = [(); 2].map(|()| {
+        on_thread(&table, |table| {
+            let lease = lease(table);
+            assert!(table.counts()[lease.backend()] > 0);
+        })
+    });
+    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    check(&table, &[&kept]);
+}
+
+fn moved_while_given_back() {
+    let table = table();
+    let kept = lease(&table);
+    let leased = lease(&table);
+    table.set_standing(leased.backend(), Standing::Down, false);
+    let giver = on_thread(&table, move |_| drop(leased));
+    let mover = on_thread(&table, |table| _ = table.level());
+    [giver, mover].into_iter().for_each(|thread| thread.join().expect("no panic"));
+    check(&table, &[&kept]);
+    let next = lease(&table);
+    check(&table, &[&kept, &next]);
+}
+
+fn settled_while_moved() {
+    let table = table();
+    let leased = Arc::new(lease(&table));
+    let failing = leased.backend();
+    table.set_standing(failing, Standing::Down, false);
+    let settler = on_thread(&table, {
+        let leased = Arc::clone(&leased);
+        move |_| assert_eq!(leased.settle(|_| true), Some(1 - failing))
+    });
+    let mover = on_thread(&table, |table| _ = table.level());
+    [settler, mover].into_iter().for_each(|thread| thread.join().expect("no panic"));
+    assert_eq!(leased.backend(), 1 - failing);
+    check(&table, &[&*leased]);
+}
+
+fn failed_while_leased() {
+    let table = table();
+    let leaser = on_thread(&table, |table| {
+        let first = lease(table);
+        let second = lease(table);
+        drop(first);
+        assert!(table.counts()[second.backend()] > 0);
+    });
+    let checker = on_thread(&table, |table| {
+        table.set_standing(0, Standing::Out, false);
+        table.level();
+        table.set_standing(0, Standing::Ready, false);
+    });
+    [leaser, checker].into_iter().for_each(|thread| thread.join().expect("no panic"));
+    check(&table, &[]);
+}
