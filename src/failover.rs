@@ -15,10 +15,15 @@ use crate::balancer::Balancer;
 
 /// With no backend up, a read fails within a second: after so long no other is tried, …
 const LAST_RESORT_TIME: Duration = Duration::from_millis(850);
+/// … but for one that has only just failed, which gets so long, …
+const SUSPECT_TIME: Duration = Duration::from_millis(150);
 /// … and up to here one is waited for, …
 const WAIT_TIME: Duration = Duration::from_millis(700);
 /// … unless none has been up for so long.
 const MAX_OUTAGE: Duration = Duration::from_secs(10);
+
+/// A read is tried so often for each backend, at most: those that a check finds good are tried again.
+const MAX_TRIES: usize = 3;
 
 /// How often it is looked whether one is up again.
 const WAIT_STEP: Duration = Duration::from_millis(20);
@@ -28,10 +33,20 @@ pub struct Failover<'a> {
     balancer: &'a Balancer,
     began: Instant,
     is_script: bool,
-    /// Whether a try has met silence.
-    was_silent: bool,
-    /// Those that were tried, and their failures; `None` for one that had nothing to say.
-    tried: Vec<(usize, Option<BackendError>)>,
+    /// How many tries have met silence.
+    silences: u32,
+    /// What was tried, and is not to be tried again.
+    tried: Vec<Tried>,
+    /// How many tries there were.
+    tries: usize,
+}
+
+/// A backend that was tried.
+struct Tried {
+    backend: usize,
+    at: Instant,
+    /// `None` for one that had nothing to say.
+    failure: Option<BackendError>,
 }
 
 /// A try on one backend.
@@ -47,12 +62,22 @@ impl<'a> Failover<'a> {
     /// For a request that is made now. A script may be what keeps a backend silent.
     pub fn new(balancer: &'a Balancer, is_script: bool) -> Self {
         balancer.replays.pay();
-        Self { balancer, began: Instant::now(), is_script, was_silent: false, tried: Vec::new() }
+        let (began, tried) = (Instant::now(), Vec::new());
+        Self { balancer, began, is_script, silences: 0, tried, tries: 0 }
     }
 
-    /// Whether this backend has not been tried yet.
+    /// Whether this backend is still to be tried.
     pub fn may_try(&self, backend: usize) -> bool {
-        !self.tried.iter().any(|(tried, _)| *tried == backend)
+        !self.tried.iter().any(|tried| tried.backend == backend)
+    }
+
+    /// Forgets the failures of backends that a check has found good since.
+    pub fn forgive(&mut self) {
+        let backends = &self.balancer.backends;
+        if self.tries < MAX_TRIES * backends.len() {
+            let up_since = |tried: &Tried| backends[tried.backend].health.up_since();
+            self.tried.retain(|tried| up_since(tried).is_none_or(|since| since <= tried.at));
+        }
     }
 
     /// The next try, on this backend; `None` when there is no time left for it.
@@ -62,28 +87,40 @@ impl<'a> Failover<'a> {
     }
 
     fn patience(&self, backend: usize) -> Option<Patience> {
-        if self.balancer.table.standing(backend) == Standing::Ready {
-            return Some(match (self.was_silent, self.is_script) {
+        let standing = self.balancer.table.standing(backend);
+        if standing == Standing::Ready {
+            return Some(match (self.silences > 0, self.is_script) {
                 (true, _) => Patience::Second,
                 (false, true) => Patience::Script,
                 (false, false) => Patience::First,
             });
         }
-        let left = LAST_RESORT_TIME.checked_sub(self.began.elapsed())?;
-        let others = self.balancer.backends.len().saturating_sub(self.tried.len()).max(1);
-        Some(Patience::Until(Instant::now() + left / others as u32))
+        let left = LAST_RESORT_TIME.saturating_sub(self.began.elapsed());
+        let left = match standing {
+            // It may well be good.
+            Standing::Suspect => left.max(SUSPECT_TIME),
+            _ => left,
+        };
+        (!left.is_zero()).then(|| Patience::LastResort(Instant::now() + left))
     }
 
     /// A try has failed, before the client got a byte of the answer.
     pub fn failed(&mut self, backend: usize, patience: Patience, error: BackendError) {
         self.note(backend, patience, &error);
-        self.was_silent |= matches!(error, BackendError::TimedOut);
-        self.tried.push((backend, Some(error)));
+        // A hurried try says nothing of the read.
+        let is_hurried = matches!(patience, Patience::LastResort(_));
+        self.silences += (!is_hurried && matches!(error, BackendError::TimedOut)) as u32;
+        self.add(backend, Some(error));
     }
 
     /// A backend has turned out not to be the one that can answer.
     pub fn pass_over(&mut self, backend: usize) {
-        self.tried.push((backend, None));
+        self.add(backend, None);
+    }
+
+    fn add(&mut self, backend: usize, failure: Option<BackendError>) {
+        self.tries += 1;
+        self.tried.push(Tried { backend, at: Instant::now(), failure });
     }
 
     /// Lets the backend know what an error says of it.
@@ -98,22 +135,21 @@ impl<'a> Failover<'a> {
     /// Whether the second try has met silence, too: then the read is to blame, and no other backend
     /// shall suffer from it.
     pub fn is_over(&self) -> bool {
-        let silent = |error: &&BackendError| matches!(error, BackendError::TimedOut);
-        self.failures().filter(silent).count() >= 2
-            && self.balancer.table.best(|_| true) == Standing::Ready
+        self.silences >= 2 && self.balancer.table.best(|_| true) == Standing::Ready
     }
 
     /// With all tried, waits a moment for a backend to come up; true when one has.
     pub fn wait(&mut self) -> bool {
         let table = &self.balancer.table;
         loop {
-            let is_hopeful = table.unready_for().is_some_and(|outage| outage < MAX_OUTAGE);
+            let is_hopeful = table.unready_for().is_none_or(|outage| outage < MAX_OUTAGE);
             if !is_hopeful || self.began.elapsed() >= WAIT_TIME {
                 return false;
             }
             thread::sleep(WAIT_STEP);
-            if table.best(|_| true) == Standing::Ready {
-                self.tried.clear();
+            let before = self.tried.len();
+            self.forgive();
+            if self.tried.len() < before {
                 return true;
             }
         }
@@ -123,8 +159,8 @@ impl<'a> Failover<'a> {
     pub fn troubles(&self) -> Vec<(&'a str, String)> {
         let backends = self.balancer.backends.iter().enumerate();
         let trouble = |(index, backend): (usize, &'a Arc<Backend>)| {
-            let trouble = match self.tried.iter().find(|(tried, _)| *tried == index) {
-                Some((_, error)) => error.as_ref().map(BackendError::to_string),
+            let trouble = match self.tried.iter().find(|tried| tried.backend == index) {
+                Some(tried) => tried.failure.as_ref().map(BackendError::to_string),
                 None => backend.health.trouble(),
             };
             trouble.map(|trouble| (backend.name(), trouble))
@@ -134,7 +170,7 @@ impl<'a> Failover<'a> {
 
     /// How the tries have failed.
     pub fn failures(&self) -> impl Iterator<Item = &BackendError> {
-        self.tried.iter().filter_map(|(_, error)| error.as_ref())
+        self.tried.iter().filter_map(|tried| tried.failure.as_ref())
     }
 
     /// The same in a sentence.

@@ -181,7 +181,7 @@ impl Backend {
         self.ensure_readable()?;
         let none = || BackendError::NoConnection(self.max_connections);
         let max_wait = match patience {
-            Patience::Until(deadline) => deadline.saturating_duration_since(Instant::now()),
+            Patience::LastResort(deadline) => deadline.saturating_duration_since(Instant::now()),
             _ => self.waits.timeout,
         };
         let (permit, idle) = self.pool.take(mode, max_wait).ok_or_else(none)?;
@@ -339,9 +339,9 @@ impl Backend {
     /// Makes a connection and logs in.
     fn open(&self, patience: Patience, waited: Duration) -> Result<Link, BackendError> {
         let wait = match patience {
-            Patience::Until(deadline) | Patience::Probe(deadline) => {
-                deadline.saturating_duration_since(Instant::now())
-            }
+            Patience::Until(deadline)
+            | Patience::Probe(deadline)
+            | Patience::LastResort(deadline) => deadline.saturating_duration_since(Instant::now()),
             _ => self.waits.timeout.saturating_sub(waited),
         };
         let wait = wait.clamp(MIN_CONNECT_TIME, self.waits.timeout.max(MIN_CONNECT_TIME));

@@ -26,6 +26,9 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// Who waits for longer than usual looks so often whether that is still worth while.
 const LONG_WAIT_STEP: Duration = Duration::from_millis(100);
 
+/// Requests that are made so shortly one after the other may be answered in any order.
+const ORDER_MARGIN: Duration = Duration::from_millis(50);
+
 /// How long a try waits for a backend that is silent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
@@ -40,6 +43,8 @@ pub enum Patience {
     Second,
     /// Until then, as long as nobody finds the backend to have failed.
     Probe(Instant),
+    /// A try on a backend that is not up: until then, or until another is.
+    LastResort(Instant),
     /// Until then.
     Until(Instant),
 }
@@ -96,7 +101,7 @@ impl PatientSocket {
         self.usual = usual;
         let step = match self.patience {
             Patience::Until(deadline) => left(deadline),
-            Patience::Probe(_) => usual.min(LONG_WAIT_STEP),
+            Patience::Probe(_) | Patience::LastResort(_) => usual.min(LONG_WAIT_STEP),
             _ => usual,
         };
         self.set_step(step)
@@ -116,11 +121,24 @@ impl PatientSocket {
     }
 
     /// Whether to wait on, with nothing heard for so long.
+    ///
+    /// # Errors
+    /// When the backend answers others meanwhile: it is the connection that is broken.
     fn may_wait(&mut self, silent: Duration) -> io::Result<bool> {
         let Waits { health, replays, read_timeout, .. } = &*self.waits;
+        // Redis works on one thing at a time: had our request arrived, its reply would be here.
+        let later = Instant::now().checked_sub(silent).map(|began| began + ORDER_MARGIN);
+        let is_long = silent >= self.usual && !matches!(self.patience, Patience::Until(_));
+        if is_long && later.is_some_and(|later| health.has_answered_since(later)) {
+            let why = "it is silent, while the backend answers others";
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, why));
+        }
         let may_wait = match self.patience {
             Patience::Until(deadline) => Instant::now() < deadline,
             Patience::Probe(deadline) => Instant::now() < deadline && health.state() == State::Up,
+            Patience::LastResort(deadline) => {
+                Instant::now() < deadline && !(health.has_better() && replays.take())
+            }
             _ if silent < self.usual => true,
             Patience::Second => silent < *read_timeout,
             Patience::First | Patience::Script if silent >= *read_timeout => false,

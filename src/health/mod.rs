@@ -139,6 +139,8 @@ struct Record {
     good: u32,
     bad: u32,
     last_failure: String,
+    /// When the last check that was answered began.
+    answered: Option<Instant>,
     changes: VecDeque<Change>,
 }
 
@@ -170,6 +172,7 @@ impl Health {
             good: 0,
             bad: 0,
             last_failure: "not checked yet".to_owned(),
+            answered: None,
             changes: VecDeque::new(),
         };
         Arc::new(Self {
@@ -233,6 +236,17 @@ impl Health {
             State::Syncing => Some(format!("syncing: {}", record.reason)),
             State::Suspect | State::Down => Some(record.last_failure.clone()),
         }
+    }
+
+    /// Whether it has answered a check that began after that.
+    pub fn has_answered_since(&self, then: Instant) -> bool {
+        lock(&self.record).answered.is_some_and(|began| began >= then)
+    }
+
+    /// Since when it is up, if it is.
+    pub fn up_since(&self) -> Option<Instant> {
+        let record = lock(&self.record);
+        (record.state == State::Up).then_some(record.since)
     }
 
     /// Why nothing may be read from it, if so.
@@ -302,6 +316,7 @@ impl Health {
     pub fn check_passed(&self, report: &Report, began: Instant, reference: Option<&Keys>) {
         let mut record = lock(&self.record);
         record.bad = 0;
+        record.answered = Some(began);
         let now = Instant::now();
         let (previous, since) = match record.seen.take() {
             Some((seen, since)) if seen.run_id == report.run_id => (seen.keys, since),

@@ -269,6 +269,7 @@ fn balanced<'a>(
     }
     let mut answer = Answer::new(&mut *client, request, !balancer.is_draining());
     loop {
+        failover.forgive();
         let lease = balancer.table.lease(|backend| failover.may_try(backend));
         let attempt = lease.as_ref().and_then(|lease| failover.attempt(lease.backend()));
         let (Some(lease), Some(attempt)) = (lease, attempt) else {

@@ -76,6 +76,7 @@ impl<'a> Upstream<'a> {
     ) -> Result<T, Unanswered> {
         let mut failover = Failover::new(self.balancer, is_script);
         loop {
+            failover.forgive();
             let index = self.settle(&failover, client);
             let attempt = index.and_then(|index| Some((index, failover.attempt(index)?)));
             let Some((index, attempt)) = attempt else {
