@@ -147,9 +147,8 @@ impl<'a> Failover<'a> {
                 return false;
             }
             thread::sleep(WAIT_STEP);
-            let before = self.tried.len();
             self.forgive();
-            if self.tried.len() < before {
+            if table.best(|backend| self.may_try(backend)) == Standing::Ready {
                 return true;
             }
         }

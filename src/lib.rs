@@ -2,7 +2,8 @@
 //!
 //! The way of a client: [`listener`] accepts it and gives it a thread; [`session`] finds out what it
 //! speaks and talks to it, in the messages of [`http`] or the commands of [`resp`], of which
-//! [`policy`] says what may pass; [`balance`] leases it the backend with the fewest leases;
+//! [`policy`] says what may pass; [`balance`] leases it the backend with the fewest leases, of those
+//! whose [`health`] allows it; [`failover`] goes on to others;
 //! [`backend`] makes exchanges with that, over the connections of a [`pool`]. HTTP gets the reply
 //! as [`json`], Redis clients get its bytes. The loader is [`dataset`] and [`seed`].
 //! `docs/ARCHITECTURE.md` is the map.
