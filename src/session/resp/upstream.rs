@@ -53,12 +53,14 @@ pub struct Upstream<'a> {
     balancer: &'a Balancer,
     /// Taken when a backend is needed first, and kept.
     lease: Option<Lease>,
+    /// The backend that was used last: the lease may be another's by now.
+    last_used: Option<usize>,
     pub watch: Watch,
 }
 
 impl<'a> Upstream<'a> {
     pub fn new(balancer: &'a Balancer) -> Self {
-        Self { balancer, lease: None, watch: Watch::None }
+        Self { balancer, lease: None, last_used: None, watch: Watch::None }
     }
 
     /// The leased backend.
@@ -111,7 +113,6 @@ impl<'a> Upstream<'a> {
     /// The index of the backend to be used now; takes a lease where there is none.
     fn settle(&mut self, failover: &Failover, client: SocketAddr) -> Option<usize> {
         let may_try = |backend| failover.may_try(backend);
-        let before = self.lease.as_ref().map(Lease::backend);
         let now = match &self.lease {
             Some(lease) => lease.settle(may_try)?,
             None => {
@@ -120,7 +121,7 @@ impl<'a> Upstream<'a> {
                 self.lease.insert(lease).backend()
             }
         };
-        if before != Some(now) {
+        if self.last_used.replace(now) != Some(now) {
             let in_order = self.balancer.log_order();
             let name = self.balancer.backends[now].name();
             info!("{client} reads from {name} {}", self.balancer.counts());
