@@ -140,17 +140,18 @@ impl<'a> Failover<'a> {
 
     /// With all tried, waits a moment for a backend to come up; true when one has.
     pub fn wait(&mut self) -> bool {
-        let table = &self.balancer.table;
+        let (table, backends) = (&self.balancer.table, &self.balancer.backends);
         loop {
-            let is_hopeful = table.unready_for().is_none_or(|outage| outage < MAX_OUTAGE);
-            if !is_hopeful || self.began.elapsed() >= WAIT_TIME {
-                return false;
-            }
-            thread::sleep(WAIT_STEP);
             self.forgive();
             if table.best(|backend| self.may_try(backend)) == Standing::Ready {
                 return true;
             }
+            let is_hopeful = table.unready_for().is_none_or(|outage| outage < MAX_OUTAGE)
+                && backends.iter().any(|backend| backend.health.up_since().is_none());
+            if !is_hopeful || self.began.elapsed() >= WAIT_TIME {
+                return false;
+            }
+            thread::sleep(WAIT_STEP);
         }
     }
 

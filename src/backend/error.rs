@@ -65,14 +65,14 @@ impl BackendError {
 
     /// Whether this says something of the backend, not of what others do with it.
     pub fn is_failure(&self) -> bool {
-        !matches!(
-            self,
-            Self::Changed
-                | Self::Busy
-                | Self::NoConnection(_)
-                | Self::OtherCommands
-                | Self::Syncing(_)
-        )
+        match self {
+            Self::Changed | Self::Busy | Self::NoConnection(_) | Self::OtherCommands => false,
+            // That is known already.
+            Self::Syncing(_) => false,
+            // What our user may not read, it may not read anywhere.
+            Self::Redis(text) => !text.starts_with("NOPERM"),
+            _ => true,
+        }
     }
 
     /// Whether no connection to it could be made or kept.
