@@ -1,6 +1,7 @@
 //! The connection table: how many leases each backend has, which backend is next, and which
 //! sessions move to another.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,17 +18,28 @@ const MOVED_PART: usize = 50;
 /// The least share of a backend that is let in slowly, when it has just returned.
 const FIRST_SHARE: f64 = 0.01;
 
-/// What may be asked of a backend, in the order in which they are leased.
+/// How a backend is, in the order in which they are leased.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Standing {
-    /// It is good.
-    Ready,
-    /// It has just failed: leased when none is ready.
+pub enum State {
+    /// It serves.
+    Up,
+    /// It has just failed: leased when none is up.
     Suspect,
-    /// It fails: leased when there is nothing better.
+    /// It has failed several checks, or was never reached: leased when there is nothing better.
     Down,
-    /// It would give wrong answers: never leased.
-    Out,
+    /// It answers, but may lack data: never leased.
+    Syncing,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Up => "up",
+            Self::Suspect => "suspect",
+            Self::Down => "down",
+            Self::Syncing => "syncing",
+        })
+    }
 }
 
 /// Backend → number of leases, behind one Mutex that is held for arithmetic only.
@@ -49,12 +61,12 @@ struct Rows {
     /// Counts all choices.
     clock: u64,
     /// Since when no backend is ready; `None` while one is.
-    unready_since: Option<Instant>,
+    outage_since: Option<Instant>,
 }
 
 #[derive(Debug, Clone)]
 struct Row {
-    standing: Standing,
+    state: State,
     leases: usize,
     /// The clock when it was chosen last.
     last_chosen: u64,
@@ -73,15 +85,15 @@ struct Seat {
 }
 
 impl Row {
-    /// Of those with the same standing, the row that comes first is next.
+    /// Of those with the same state, the row that comes first is next.
     ///
     /// Equals take turns. While they are idle, it is the turn of the one chosen longest ago. Under
     /// load turns are counted: a server that is a little quicker for a while has fewer leases, is
     /// chosen more often, and would else never give that back.
-    fn rank(&self) -> (Standing, bool, usize, u64) {
+    fn rank(&self) -> (State, bool, usize, u64) {
         let is_held_back = self.returned.is_some() && self.credit < 1.0;
         let turn = if self.leases == 0 { self.last_chosen } else { self.turns };
-        (self.standing, is_held_back, self.leases, turn)
+        (self.state, is_held_back, self.leases, turn)
     }
 
     /// What it may have, compared to others; from nearly 0 to 1 during its slow start.
@@ -100,15 +112,15 @@ impl Rows {
     /// The one to be leased next.
     fn next(&self, eligible: impl Fn(usize) -> bool) -> Option<usize> {
         let rows = self.rows.iter().enumerate();
-        rows.filter(|(backend, row)| row.standing != Standing::Out && eligible(*backend))
+        rows.filter(|(backend, row)| row.state != State::Syncing && eligible(*backend))
             .min_by_key(|(_, row)| row.rank())
             .map(|(backend, _)| backend)
     }
 
-    /// The best standing among those that are eligible.
-    fn best(&self, eligible: impl Fn(usize) -> bool) -> Standing {
+    /// The best state among those that are eligible.
+    fn best(&self, eligible: impl Fn(usize) -> bool) -> State {
         let rows = self.rows.iter().enumerate().filter(|(backend, _)| eligible(*backend));
-        rows.map(|(_, row)| row.standing).min().unwrap_or(Standing::Out)
+        rows.map(|(_, row)| row.state).min().unwrap_or(State::Syncing)
     }
 
     /// Gives backends in their slow start what another choice adds to their turn.
@@ -118,6 +130,9 @@ impl Rows {
         }
         let weights = self.weights(slow_start);
         let sum: f64 = weights.iter().sum();
+        if sum == 0.0 {
+            return;
+        }
         for (row, weight) in self.rows.iter_mut().zip(weights) {
             row.credit = (row.credit + weight / sum).min(1.0);
         }
@@ -126,8 +141,8 @@ impl Rows {
     /// Of each backend that is ready; 0 of the others.
     fn weights(&mut self, slow_start: Duration) -> Vec<f64> {
         let now = Instant::now();
-        let weight = |row: &mut Row| match row.standing {
-            Standing::Ready => row.weight(slow_start, now),
+        let weight = |row: &mut Row| match row.state {
+            State::Up => row.weight(slow_start, now),
             _ => 0.0,
         };
         self.rows.iter_mut().map(weight).collect()
@@ -158,19 +173,17 @@ impl Rows {
 
     /// Where a session that may move from `backend` should go, given what each is to have.
     fn better(&self, backend: usize, shares: &[f64]) -> Option<usize> {
-        let ready = self.rows.iter().enumerate().filter(|(_, row)| row.standing == Standing::Ready);
+        let ready = self.rows.iter().enumerate().filter(|(_, row)| row.state == State::Up);
         let load = |leases: usize, backend: usize| leases as f64 / shares[backend].max(FIRST_SHARE);
         let (to, row) = ready
             .filter(|(to, _)| *to != backend)
             .min_by(|a, b| load(a.1.leases, a.0).total_cmp(&load(b.1.leases, b.0)))?;
         let from = &self.rows[backend];
-        let is_better = match from.standing {
-            Standing::Ready => {
-                from.leases >= row.leases + 2 && (row.leases as f64) < shares[to].ceil()
-            }
+        let is_better = match from.state {
+            State::Up => from.leases >= row.leases + 2 && (row.leases as f64) < shares[to].ceil(),
             // It may be good again in a moment.
-            Standing::Suspect => false,
-            Standing::Down | Standing::Out => true,
+            State::Suspect => false,
+            State::Down | State::Syncing => true,
         };
         is_better.then_some(to)
     }
@@ -181,7 +194,7 @@ impl ConnectionTable {
     /// ready slowly has its full share after `slow_start`.
     pub fn new(backends: usize, slow_start: Duration) -> Arc<Self> {
         let row = Row {
-            standing: Standing::Down,
+            state: State::Down,
             leases: 0,
             last_chosen: 0,
             turns: 0,
@@ -193,28 +206,29 @@ impl ConnectionTable {
             seats: Vec::new(),
             free: Vec::new(),
             clock: 0,
-            unready_since: Some(Instant::now()),
+            outage_since: Some(Instant::now()),
         };
         Arc::new(Self { rows: Mutex::new(rows), slow_start })
     }
 
     /// What may be asked of this backend from now on. One that gets ready `slowly` begins its slow
     /// start.
-    pub fn set_standing(&self, backend: usize, standing: Standing, slowly: bool) {
+    pub fn set_state(&self, backend: usize, state: State, slowly: bool) {
         let mut table = lock(&self.rows);
         let row = &mut table.rows[backend];
-        row.standing = standing;
-        if standing != Standing::Suspect {
+        let was_suspect = std::mem::replace(&mut row.state, state) == State::Suspect;
+        // A moment's doubt neither begins nor ends a slow start.
+        if state != State::Suspect && !(was_suspect && state == State::Up) {
             row.returned = (slowly && !self.slow_start.is_zero()).then(Instant::now);
             row.credit = 0.0;
         }
-        table.unready_since = match table.best(|_| true) {
-            Standing::Ready => None,
-            _ => Some(table.unready_since.unwrap_or_else(Instant::now)),
+        table.outage_since = match table.best(|_| true) {
+            State::Up => None,
+            _ => Some(table.outage_since.unwrap_or_else(Instant::now)),
         };
     }
 
-    /// Leastconn: leases the eligible backend of the best standing that has the fewest leases;
+    /// Leastconn: leases the eligible backend of the best state that has the fewest leases;
     /// equals take turns. `None` when no backend is eligible.
     pub fn lease(self: &Arc<Self>, eligible: impl Fn(usize) -> bool) -> Option<Lease> {
         let mut table = lock(&self.rows);
@@ -225,24 +239,29 @@ impl ConnectionTable {
         Some(Lease { table: Arc::clone(self), seat })
     }
 
+    /// How many backends there are.
+    pub fn backend_count(&self) -> usize {
+        lock(&self.rows).rows.len()
+    }
+
     /// The number of leases of each backend, by index.
     pub fn counts(&self) -> Vec<usize> {
         lock(&self.rows).rows.iter().map(|row| row.leases).collect()
     }
 
     /// What may be asked of a backend now.
-    pub fn standing(&self, backend: usize) -> Standing {
-        lock(&self.rows).rows[backend].standing
+    pub fn state(&self, backend: usize) -> State {
+        lock(&self.rows).rows[backend].state
     }
 
-    /// The best standing among the backends that are eligible.
-    pub fn best(&self, eligible: impl Fn(usize) -> bool) -> Standing {
+    /// The best state among the backends that are eligible.
+    pub fn best(&self, eligible: impl Fn(usize) -> bool) -> State {
         lock(&self.rows).best(eligible)
     }
 
-    /// For how long no backend has been ready; `None` while one is.
-    pub fn unready_for(&self) -> Option<Duration> {
-        lock(&self.rows).unready_since.map(|since| since.elapsed())
+    /// For how long no backend has been up; `None` while one is.
+    pub fn outage(&self) -> Option<Duration> {
+        lock(&self.rows).outage_since.map(|since| since.elapsed())
     }
 
     /// Moves leases that may move: away from backends that can't serve, and a few at a time from
@@ -251,19 +270,20 @@ impl ConnectionTable {
         let mut table = lock(&self.rows);
         let weights = table.weights(self.slow_start);
         let sum: f64 = weights.iter().sum();
-        let ready = table.rows.iter().filter(|row| row.standing == Standing::Ready);
+        let ready = table.rows.iter().filter(|row| row.state == State::Up);
         let leases: usize = ready.map(|row| row.leases).sum();
         let shares: Vec<f64> = weights.iter().map(|weight| leases as f64 * weight / sum).collect();
         if sum == 0.0 || (0..shares.len()).all(|from| table.better(from, &shares).is_none()) {
             return 0;
         }
         let places = table.seats.len();
-        let (mut moved, mut left) = (0, (places / MOVED_PART).max(1));
+        let taken = places - table.free.len();
+        let (mut moved, mut left) = (0, (taken / MOVED_PART).max(1));
         let first = table.clock as usize;
         for place in (0..places).map(|place| (first + place) % places) {
             let Some(Seat { backend, may_move: true }) = table.seats[place] else { continue };
             let Some(to) = table.better(backend, &shares) else { continue };
-            if table.rows[backend].standing == Standing::Ready {
+            if table.rows[backend].state == State::Up {
                 if left == 0 {
                     continue;
                 }
@@ -308,12 +328,12 @@ impl Lease {
     }
 
     /// The backend to be used now, of those that are eligible: the lease's own, or one that it
-    /// moves to, where that has a better standing. `None` when no backend is eligible.
+    /// moves to, where that has a better state. `None` when no backend is eligible.
     pub fn settle(&self, eligible: impl Fn(usize) -> bool) -> Option<usize> {
         let mut table = lock(&self.table.rows);
         let own = table.seats[self.seat].map_or(0, |seat| seat.backend);
-        let standing = table.rows[own].standing;
-        if standing != Standing::Out && eligible(own) && standing <= table.best(&eligible) {
+        let state = table.rows[own].state;
+        if state != State::Syncing && eligible(own) && state <= table.best(&eligible) {
             return Some(own);
         }
         table.pay_shares(self.table.slow_start);
@@ -346,7 +366,7 @@ mod tests {
     /// With all backends ready.
     fn table(backends: usize) -> Arc<ConnectionTable> {
         let table = ConnectionTable::new(backends, SLOW_START);
-        (0..backends).for_each(|backend| table.set_standing(backend, Standing::Ready, false));
+        (0..backends).for_each(|backend| table.set_state(backend, State::Up, false));
         table
     }
 
@@ -438,29 +458,29 @@ mod tests {
     fn a_backend_that_failed_is_leased_when_there_is_none_better_and_one_without_data_never() {
         let table = table(3);
         let next = |table: &Arc<ConnectionTable>| table.lease(any).map(|lease| lease.backend());
-        table.set_standing(0, Standing::Down, false);
-        table.set_standing(1, Standing::Suspect, false);
+        table.set_state(0, State::Down, false);
+        table.set_state(1, State::Suspect, false);
         assert_eq!((next(&table), next(&table)), (Some(2), Some(2)));
-        table.set_standing(2, Standing::Out, false);
+        table.set_state(2, State::Syncing, false);
         assert_eq!((next(&table), next(&table)), (Some(1), Some(1)));
-        assert!(table.unready_for().is_some());
-        table.set_standing(1, Standing::Out, false);
+        assert!(table.outage().is_some());
+        table.set_state(1, State::Syncing, false);
         assert_eq!(next(&table), Some(0));
-        table.set_standing(0, Standing::Out, false);
+        table.set_state(0, State::Syncing, false);
         assert_eq!(next(&table), None);
-        table.set_standing(2, Standing::Ready, false);
+        table.set_state(2, State::Up, false);
         assert_eq!(next(&table), Some(2));
-        assert!(table.unready_for().is_none());
+        assert!(table.outage().is_none());
     }
 
     #[test]
     fn a_backend_that_returns_gets_its_share_little_by_little() {
         let table = table(3);
         let load = sessions(&table, 300);
-        table.set_standing(1, Standing::Down, false);
+        table.set_state(1, State::Down, false);
         drop(load);
         let began = Instant::now();
-        table.set_standing(1, Standing::Ready, true);
+        table.set_state(1, State::Up, true);
         let (mut chosen, mut count) = (0, 0);
         while began.elapsed() < SLOW_START / 4 {
             count += 1;
@@ -475,11 +495,11 @@ mod tests {
     #[test]
     fn sessions_move_to_a_backend_with_two_fewer_until_all_are_level() {
         let table = table(3);
-        table.set_standing(2, Standing::Down, false);
+        table.set_state(2, State::Down, false);
         let leases = sessions(&table, 100);
         assert_eq!(table.counts(), [50, 50, 0]);
         assert_eq!(table.level(), 0, "nothing to gain");
-        table.set_standing(2, Standing::Ready, false);
+        table.set_state(2, State::Up, false);
         assert_eq!(table.level(), 2, "a few at a time");
         while table.level() > 0 {}
         let counts = table.counts();
@@ -495,9 +515,9 @@ mod tests {
         let leases = sessions(&table, 20);
         leases[0].set_may_move(false);
         let backend = leases[0].backend();
-        table.set_standing(backend, Standing::Suspect, false);
+        table.set_state(backend, State::Suspect, false);
         assert_eq!(table.level(), 0, "it may be good again in a moment");
-        table.set_standing(backend, Standing::Down, false);
+        table.set_state(backend, State::Down, false);
         assert_eq!(table.level(), 9);
         assert_eq!(table.counts()[backend], 1);
         assert_eq!(leases[0].backend(), backend);
@@ -512,9 +532,9 @@ mod tests {
         let _others: Vec<_> = (0..5).map(|_| table.lease(|backend| backend == own)).collect();
         assert_eq!(lease.settle(any), Some(own));
         assert_eq!(lease.settle(|backend| backend == other), Some(other));
-        table.set_standing(other, Standing::Suspect, false);
+        table.set_state(other, State::Suspect, false);
         assert_eq!(lease.settle(any), Some(own));
-        table.set_standing(own, Standing::Down, false);
+        table.set_state(own, State::Down, false);
         assert_eq!(lease.settle(any), Some(other), "suspect is better than down");
         assert_eq!(lease.settle(|_| false), None);
         drop(lease);

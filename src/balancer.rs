@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::address::BackendAddress;
 use crate::backend::{Backend, Waits};
-use crate::balance::{ConnectionTable, Standing};
+use crate::balance::{ConnectionTable, State};
 use crate::config::Config;
 use crate::cursor;
 use crate::health::Health;
@@ -138,7 +138,7 @@ impl Balancer {
 
     /// Whether new clients should be sent here: we stay, and there is a backend to read from.
     pub fn is_ready(&self) -> bool {
-        !self.has_reached(Phase::Leaving) && self.table.best(|_| true) <= Standing::Suspect
+        !self.has_reached(Phase::Leaving) && self.table.best(|_| true) <= State::Suspect
     }
 
     /// Held while [`counts`](Self::counts) are read and logged, so that no line overtakes another.

@@ -11,9 +11,9 @@ use log::{info, warn};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::backend::{Backend, BackendError, Link};
-use crate::balance::Standing;
+use crate::balance::State;
 use crate::balancer::Balancer;
-use crate::health::{Keys, Report, State};
+use crate::health::{Census, Keys, Report};
 
 /// How often a backend that is not up is checked. While all is well, a check looks so often whether
 /// it is wanted.
@@ -29,7 +29,7 @@ const LEVEL_INTERVAL: Duration = Duration::from_millis(100);
 const JITTER: f64 = 0.1;
 
 /// Servers that answer, but agree on nothing that was known before, have to be quiet for so long.
-const SETTLE_TIME: Duration = Duration::from_secs(10);
+const SETTLE_TIME: Duration = Duration::from_secs(5);
 
 /// Starts to check, and returns when it is known which backends can serve: after the check timeout
 /// at the latest.
@@ -77,16 +77,17 @@ fn accept_first(balancer: &Balancer, looks: &Receiver<FirstLook>) {
         }
     }
     let ready = reports.iter().filter(|(_, report)| report.not_ready.is_none());
-    let mut fullest = Keys::default();
-    ready.filter_map(|(_, report)| report.keys.as_ref()).for_each(|keys| fullest.merge(keys));
+    let fullest = fullest(ready.map(|(_, report)| report.keys.as_ref())).unwrap_or_default();
+    let is_provisional = reports.len() < balancer.backends.len();
     for (index, report) in reports {
         let health = &balancer.backends[index].health;
         match report.keys.as_ref().is_some_and(|keys| keys.is_below_half_of(&fullest)) {
             true => health.hold_first(report, &fullest),
             false => health.accept_first(report),
         }
+        health.set_provisional(is_provisional);
     }
-    if balancer.table.best(|_| true) != Standing::Ready {
+    if balancer.table.best(|_| true) != State::Up {
         warn!("no backend answers: reads fail until one does");
     }
 }
@@ -97,11 +98,19 @@ struct Checker<'a> {
     backend: &'a Arc<Backend>,
     index: usize,
     link: Option<Link>,
+    /// When the last check began.
+    last: Instant,
 }
 
 impl<'a> Checker<'a> {
     fn new(balancer: &'a Balancer, index: usize) -> Self {
-        Self { balancer, backend: &balancer.backends[index], index, link: None }
+        Self {
+            balancer,
+            backend: &balancer.backends[index],
+            index,
+            link: None,
+            last: Instant::now(),
+        }
     }
 
     fn run(mut self, first: &Sender<FirstLook>, start: &Receiver<()>) {
@@ -136,6 +145,7 @@ impl<'a> Checker<'a> {
 
     fn look(&mut self, began: Instant) -> Result<Report, BackendError> {
         let config = &self.balancer.config;
+        self.last = began;
         // Another server may be behind the address by now: it is that which is to be looked at.
         if self.backend.health.state() != State::Up {
             self.link = None;
@@ -147,8 +157,13 @@ impl<'a> Checker<'a> {
         let health = &self.backend.health;
         match look {
             Ok(report) => {
-                let reference = reference(self.balancer, self.index, &report);
-                health.check_passed(&report, began, reference.as_ref());
+                health.check_answered(&report, began);
+                let backends = self.balancer.backends.iter();
+                let census: Vec<Census> = backends.map(|backend| backend.health.census()).collect();
+                health.judge(&report, began, reference(&census, self.index).as_ref());
+                if census.iter().all(|backend| backend.is_accepted) {
+                    health.set_provisional(false);
+                }
             }
             Err(error) => health.check_failed(&error),
         }
@@ -159,7 +174,12 @@ impl<'a> Checker<'a> {
     fn wait_until(&mut self, next: Instant) {
         loop {
             let left = next.saturating_duration_since(Instant::now());
-            let has_ended = self.pause(left.min(FAST_INTERVAL));
+            let mut has_ended = self.pause(left.min(FAST_INTERVAL));
+            if has_ended && self.last.elapsed() < FAST_INTERVAL {
+                // It ends each connection: that is no news.
+                thread::sleep(FAST_INTERVAL);
+                has_ended = false;
+            }
             let is_good = self.backend.health.state() == State::Up && !has_ended;
             if left <= FAST_INTERVAL || !is_good {
                 return;
@@ -190,36 +210,32 @@ fn keep_resolved(backend: &Backend) {
     }
 }
 
-/// The keys that a complete server has: as many as the fullest of those that serve; where none does,
-/// as many as the fullest ever had. `None` where nothing is known.
-fn reference(balancer: &Balancer, index: usize, report: &Report) -> Option<Keys> {
-    let census = balancer.backends.iter().map(|backend| backend.health.census());
-    let mut census: Vec<_> = census.collect();
-    let own = &mut census[index];
-    own.answers = true;
-    own.keys.clone_from(&report.keys);
-    let merged = |all: &mut dyn Iterator<Item = Option<&Keys>>| {
-        let mut keys = all.flatten().peekable();
-        keys.peek()?;
-        let mut fullest = Keys::default();
-        keys.for_each(|keys| fullest.merge(keys));
-        Some(fullest)
-    };
+/// The keys that a complete server has; `None` where nothing is known.
+fn reference(census: &[Census], index: usize) -> Option<Keys> {
     let others = census.iter().enumerate().filter(|(other, _)| *other != index);
     let serving = others.filter(|(_, other)| other.is_accepted);
-    if let Some(serving) = merged(&mut serving.map(|(_, other)| other.keys.as_ref())) {
-        return Some(serving);
+    let by_others = fullest(serving.map(|(_, other)| other.keys.as_ref()));
+    if by_others.is_some() {
+        return by_others;
     }
-    let now = merged(&mut census.iter().map(|backend| backend.keys.as_ref()));
-    let is_same_for_all = census.iter().all(|backend| {
-        let is_empty = backend.keys.as_ref().is_none_or(|keys| keys.total() == 0);
-        let is_settled = backend.keys_since.elapsed() >= SETTLE_TIME;
-        backend.answers && (is_empty || backend.is_same_process || is_settled)
-    });
-    match is_same_for_all {
-        true => now,
-        false => merged(&mut census.iter().map(|backend| backend.accepted_keys.as_ref())),
+    // None serves. What all have agreed on is the data now …
+    let is_believed = |backend: &Census| {
+        backend.answers && (backend.is_same_process || backend.keys_since.elapsed() >= SETTLE_TIME)
+    };
+    match census.iter().all(is_believed) {
+        true => fullest(census.iter().map(|backend| backend.keys.as_ref())),
+        // … and what they had before is, until then.
+        false => fullest(census.iter().map(|backend| backend.accepted_keys.as_ref())),
     }
+}
+
+/// The most keys of all that say how many they have.
+fn fullest<'a>(counts: impl Iterator<Item = Option<&'a Keys>>) -> Option<Keys> {
+    counts.flatten().fold(None, |fullest, keys| {
+        let mut fullest = fullest.unwrap_or_default();
+        Keys::merge(&mut fullest, keys);
+        Some(fullest)
+    })
 }
 
 /// Moves sessions away from backends that can't serve, and to those that have few.

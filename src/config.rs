@@ -64,7 +64,7 @@ struct Args {
     #[arg(long, env = "LB_BACKEND_TIMEOUT", value_name = "TIME", default_value = "1s", value_parser = timeout)]
     backend_timeout: Duration,
 
-    /// How long a read that was tried on a second backend waits for its answer there
+    /// How long a read waits for a silent backend in its second try, or when there is no other
     #[arg(long, env = "LB_READ_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = timeout)]
     read_timeout: Duration,
 
@@ -200,6 +200,9 @@ impl TryFrom<Args> for Config {
     type Error = String;
 
     fn try_from(args: Args) -> Result<Self, String> {
+        if args.read_timeout < args.backend_timeout {
+            return Err("--read-timeout must not be shorter than --backend-timeout".to_owned());
+        }
         Ok(Self {
             listen: listen_address(&args.listen)?,
             backends: address::parse_list(&args.backends)
@@ -207,7 +210,7 @@ impl TryFrom<Args> for Config {
             max_clients: args.max_clients as usize,
             client_timeout: args.client_timeout,
             backend_timeout: args.backend_timeout,
-            read_timeout: args.read_timeout.max(args.backend_timeout),
+            read_timeout: args.read_timeout,
             check_interval: args.check_interval,
             check_timeout: args.check_timeout,
             fall: args.fall,
@@ -298,6 +301,7 @@ mod tests {
             (["--client-timeout", "5"], "such as 500ms"),
             (["--backend-timeout", "25h"], "at most 24h"),
             (["--demo-delay", "soon"], "--demo-delay"),
+            (["--read-timeout", "900ms"], "--backend-timeout"),
         ] {
             let error = config(&args).expect_err(args[1]);
             assert!(error.contains(why), "{args:?}: {error}");

@@ -1,8 +1,9 @@
 //! One read's way through the backends: which may be tried next, for how long, and when to give up.
 //!
-//! A backend that refuses or resets costs nothing: every other is tried. Silence may be the read's
-//! own fault: it is met by one more try, which waits for long and puts the blame on nobody. With no
-//! backend up, those that are not are tried, in a hurry, and one that comes up soon is waited for.
+//! After a backend that refuses or resets every other is tried. Silence may be the read's own fault:
+//! it is met by one more try, which waits for long and puts the blame on nobody; that of a script by
+//! none. With no backend up, those that are not are tried, in a hurry, and one that comes up soon is
+//! waited for.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -10,13 +11,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, BackendError, Patience};
-use crate::balance::Standing;
+use crate::balance::State;
 use crate::balancer::Balancer;
 
 /// With no backend up, a read fails within a second: after so long no other is tried, …
-const LAST_RESORT_TIME: Duration = Duration::from_millis(850);
-/// … but for one that has only just failed, which gets so long, …
-const SUSPECT_TIME: Duration = Duration::from_millis(150);
+const LAST_RESORT_TIME: Duration = Duration::from_millis(900);
 /// … and up to here one is waited for, …
 const WAIT_TIME: Duration = Duration::from_millis(700);
 /// … unless none has been up for so long.
@@ -87,8 +86,8 @@ impl<'a> Failover<'a> {
     }
 
     fn patience(&self, backend: usize) -> Option<Patience> {
-        let standing = self.balancer.table.standing(backend);
-        if standing == Standing::Ready {
+        let state = self.balancer.table.state(backend);
+        if state == State::Up {
             return Some(match (self.silences > 0, self.is_script) {
                 (true, _) => Patience::Second,
                 (false, true) => Patience::Script,
@@ -96,12 +95,13 @@ impl<'a> Failover<'a> {
             });
         }
         let left = LAST_RESORT_TIME.saturating_sub(self.began.elapsed());
-        let left = match standing {
-            // It may well be good.
-            Standing::Suspect => left.max(SUSPECT_TIME),
-            _ => left,
-        };
-        (!left.is_zero()).then(|| Patience::LastResort(Instant::now() + left))
+        let deadline = Instant::now() + left;
+        let is_only_one = self.tried.len() + 1 >= self.balancer.backends.len();
+        (!left.is_zero()).then_some(match is_only_one {
+            // That another is up is of no use.
+            true => Patience::Until(deadline),
+            false => Patience::LastResort(deadline),
+        })
     }
 
     /// A try has failed, before the client got a byte of the answer.
@@ -109,7 +109,7 @@ impl<'a> Failover<'a> {
         self.note(backend, patience, &error);
         // A hurried try says nothing of the read.
         let is_hurried = matches!(patience, Patience::LastResort(_));
-        self.silences += (!is_hurried && matches!(error, BackendError::TimedOut)) as u32;
+        self.silences += (!is_hurried && error.is_silence()) as u32;
         self.add(backend, Some(error));
     }
 
@@ -132,10 +132,14 @@ impl<'a> Failover<'a> {
         }
     }
 
-    /// Whether the second try has met silence, too: then the read is to blame, and no other backend
-    /// shall suffer from it.
+    /// Whether the second try has met silence, too, or the first of a script: then the read is to
+    /// blame, and no other backend shall suffer from it.
     pub fn is_over(&self) -> bool {
-        self.silences >= 2 && self.balancer.table.best(|_| true) == Standing::Ready
+        self.silences >= 2 || (self.silences == 1 && self.is_script && !self.was_stuck())
+    }
+
+    fn was_stuck(&self) -> bool {
+        self.failures().any(|error| matches!(error, BackendError::Stuck))
     }
 
     /// With all tried, waits a moment for a backend to come up; true when one has.
@@ -143,10 +147,10 @@ impl<'a> Failover<'a> {
         let (table, backends) = (&self.balancer.table, &self.balancer.backends);
         loop {
             self.forgive();
-            if table.best(|backend| self.may_try(backend)) == Standing::Ready {
+            if table.best(|backend| self.may_try(backend)) == State::Up {
                 return true;
             }
-            let is_hopeful = table.unready_for().is_none_or(|outage| outage < MAX_OUTAGE)
+            let is_hopeful = table.outage().is_none_or(|outage| outage < MAX_OUTAGE)
                 && backends.iter().any(|backend| backend.health.up_since().is_none());
             if !is_hopeful || self.began.elapsed() >= WAIT_TIME {
                 return false;
@@ -168,12 +172,17 @@ impl<'a> Failover<'a> {
         backends.filter_map(trouble).collect()
     }
 
+    /// Whether a backend was tried at all.
+    pub fn was_anyone_asked(&self) -> bool {
+        self.tries > 0
+    }
+
     /// How the tries have failed.
     pub fn failures(&self) -> impl Iterator<Item = &BackendError> {
         self.tried.iter().filter_map(|tried| tried.failure.as_ref())
     }
 
-    /// The same in a sentence.
+    /// What is wrong with each backend, in a sentence.
     pub fn error(&self) -> String {
         let mut text = "no backend could answer".to_owned();
         for (at, (name, trouble)) in self.troubles().into_iter().enumerate() {

@@ -207,6 +207,11 @@ impl<M: Copy + Eq, C> Permit<M, C> {
         true
     }
 
+    /// How many connections there may be.
+    pub fn max_open(&self) -> usize {
+        self.pool.as_ref().map_or(0, |pool| pool.max_open)
+    }
+
     /// How long it took to get it.
     pub fn waited(&self) -> Duration {
         self.waited

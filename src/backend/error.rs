@@ -7,6 +7,9 @@ use crate::resp;
 /// What of an error's text is passed on, in characters.
 const MAX_ERROR_CHARS: usize = 200;
 
+/// How a socket tells that its backend is not silent to others; no system does.
+pub const STUCK: io::ErrorKind = io::ErrorKind::ResourceBusy;
+
 /// Why a backend did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
@@ -32,6 +35,9 @@ pub enum BackendError {
     /// [`TURN_WAIT`](crate::large::TURN_WAIT).
     #[error("timed out behind other large values")]
     Busy,
+    /// It says nothing here, while it answers checks.
+    #[error("silent, while it answers others")]
+    Stuck,
     /// It did not answer a PING that went before a read whose first try was met by silence.
     #[error("does not answer")]
     Unresponsive,
@@ -69,6 +75,8 @@ impl BackendError {
             Self::Changed | Self::Busy | Self::NoConnection(_) | Self::OtherCommands => false,
             // That is known already.
             Self::Syncing(_) => false,
+            // The connection is to blame, or the read.
+            Self::Stuck => false,
             // What our user may not read, it may not read anywhere.
             Self::Redis(text) => !text.starts_with("NOPERM"),
             _ => true,
@@ -82,13 +90,25 @@ impl BackendError {
 
     /// Whether the backend was too slow, rather than out of reach.
     pub fn is_timeout(&self) -> bool {
-        matches!(self, Self::TimedOut | Self::Unresponsive | Self::Busy | Self::NoConnection(_))
+        matches!(
+            self,
+            Self::TimedOut | Self::Stuck | Self::Unresponsive | Self::Busy | Self::NoConnection(_)
+        )
+    }
+
+    /// Whether the read itself may be why nothing was heard.
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::TimedOut | Self::Stuck)
     }
 }
 
 impl From<io::Error> for BackendError {
     fn from(error: io::Error) -> Self {
-        if is_timeout(&error) { Self::TimedOut } else { Self::Lost(error) }
+        match error.kind() {
+            STUCK => Self::Stuck,
+            _ if is_timeout(&error) => Self::TimedOut,
+            _ => Self::Lost(error),
+        }
     }
 }
 

@@ -53,7 +53,8 @@ impl Link {
     pub fn set_patience(&mut self, patience: Patience, waited: Duration) {
         let socket = self.reader.get_mut();
         socket.set_patience(patience);
-        self.timeout = socket.usual_timeout().saturating_sub(waited).max(MIN_PATIENCE);
+        let usual = socket.usual_timeout();
+        self.timeout = usual.saturating_sub(waited).max(MIN_PATIENCE.min(usual));
     }
 
     /// Finds out, within its usual timeout, whether the backend answers at all.

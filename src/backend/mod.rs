@@ -121,7 +121,10 @@ impl Backend {
         let mut resolved = lock(&self.resolved);
         match found {
             Ok(addresses) => {
-                let addresses = Ok(addresses.collect());
+                let mut addresses: Vec<SocketAddr> = addresses.collect();
+                // Some name servers turn them round with each answer.
+                addresses.sort();
+                let addresses = Ok(addresses);
                 let has_moved = *resolved != addresses;
                 *resolved = addresses;
                 drop(resolved);
@@ -185,6 +188,8 @@ impl Backend {
             _ => self.waits.timeout,
         };
         let (permit, idle) = self.pool.take(mode, max_wait).ok_or_else(none)?;
+        // It may have changed while we waited.
+        self.ensure_readable()?;
         let waited = permit.waited();
         let sent = self.send_on(idle, mode, permit, commands, patience, may_send);
         sent.map_err(|error| match error {
@@ -279,18 +284,25 @@ impl Backend {
             Err(error) => return Err(error.into()),
         };
         let info = info(link.replies())?;
-        let size = reply::integer(link.replies());
+        let size = match reply::integer(link.replies()) {
+            Ok(size) => size,
+            Err(resp::Error::Redis(_)) => None,
+            Err(error) => return Err(error.into()),
+        };
         let mut report = match info {
             Some(info) => Report::from_info(&info, max_lag),
             None => Report::default(),
         };
         report.not_ready = report.not_ready.or(not_ready);
         if report.keys.is_none() {
-            let count = size.ok().flatten().and_then(|count| u64::try_from(count).ok());
+            let count = size.and_then(|count| u64::try_from(count).ok());
             report.keys = count.map(Keys::in_one_database);
         }
         link.set_run_id((!report.run_id.is_empty()).then(|| Arc::clone(&report.run_id)));
-        self.meet(&mut link)?;
+        // Where it does not say which server it is, each client finds out what it knows.
+        if !report.run_id.is_empty() {
+            self.meet(&mut link)?;
+        }
         *kept = Some(link);
         Ok(report)
     }
@@ -373,6 +385,10 @@ impl Backend {
             Err(error) => return Err(error.into()),
         };
         let mut server = lock(&self.server);
+        if server.run_id.is_some() && server.run_id.as_ref() != link.run_id() {
+            // Others may lead to the server that was there before.
+            self.pool.close_all();
+        }
         server.run_id = link.run_id().cloned();
         if server.commands != commands {
             server.commands = commands;
@@ -453,8 +469,14 @@ impl Connection {
         self.permit.is_wanted()
     }
 
+    /// Why it can't be.
+    pub fn no_room(&self) -> BackendError {
+        BackendError::NoConnection(self.permit.max_open())
+    }
+
     /// Makes it one client's own for as long as it likes; false when too many are.
     pub fn pin(&mut self) -> bool {
+        self.set_patience(Patience::First, Duration::ZERO);
         self.permit.pin()
     }
 }

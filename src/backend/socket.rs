@@ -11,7 +11,7 @@ use std::{
     path::Path,
 };
 
-use super::error::is_timeout;
+use super::error::{STUCK, is_timeout};
 use crate::health::{Health, State};
 use crate::replays::Replays;
 
@@ -35,8 +35,8 @@ pub enum Patience {
     /// The first try of a read: for the backend timeout if another backend can be asked then, else
     /// for the read timeout.
     First,
-    /// The same for a script, which may itself be what keeps the backend silent: another is asked
-    /// only when the checks have found this one down.
+    /// The same for a script, which is itself the likely reason of a silence: it is not to keep one
+    /// backend after the other busy, and waits for the read timeout.
     Script,
     /// The second try of a read that met silence: for the read timeout, if the backend has answered
     /// a PING before.
@@ -123,40 +123,60 @@ impl PatientSocket {
     /// Whether to wait on, with nothing heard for so long.
     ///
     /// # Errors
-    /// When the backend answers others meanwhile: it is the connection that is broken.
+    /// When the backend answers others meanwhile: the connection is broken, or the read is a slow one
+    /// of a kind that holds up nobody else.
     fn may_wait(&mut self, silent: Duration) -> io::Result<bool> {
-        let Waits { health, replays, read_timeout, .. } = &*self.waits;
-        // Redis works on one thing at a time: had our request arrived, its reply would be here.
-        let later = Instant::now().checked_sub(silent).map(|began| began + ORDER_MARGIN);
-        let is_long = silent >= self.usual && !matches!(self.patience, Patience::Until(_));
-        if is_long && later.is_some_and(|later| health.has_answered_since(later)) {
-            let why = "it is silent, while the backend answers others";
-            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, why));
-        }
         let may_wait = match self.patience {
             Patience::Until(deadline) => Instant::now() < deadline,
-            Patience::Probe(deadline) => Instant::now() < deadline && health.state() == State::Up,
+            Patience::Probe(deadline) => {
+                Instant::now() < deadline && self.waits.health.state() == State::Up
+            }
             Patience::LastResort(deadline) => {
+                let Waits { health, replays, .. } = &*self.waits;
                 Instant::now() < deadline && !(health.has_better() && replays.take())
             }
             _ if silent < self.usual => true,
-            Patience::Second => silent < *read_timeout,
-            Patience::First | Patience::Script if silent >= *read_timeout => false,
-            Patience::First | Patience::Script => {
-                health.failed(&"timed out");
-                let is_down = health.state() == State::Down;
-                let may_leave = is_down || self.patience == Patience::First;
-                // What the checks found dead costs nothing to leave.
-                !(may_leave && health.has_better() && (is_down || replays.take()))
-            }
+            Patience::Second => silent < self.waits.read_timeout,
+            Patience::First | Patience::Script => self.may_wait_long(silent)?,
         };
         if may_wait {
             self.set_step(match self.patience {
                 Patience::Until(deadline) => left(deadline),
+                Patience::Probe(deadline) | Patience::LastResort(deadline) => {
+                    left(deadline).min(LONG_WAIT_STEP)
+                }
                 _ => LONG_WAIT_STEP,
             })?;
         }
         Ok(may_wait)
+    }
+
+    /// A first try has met silence.
+    fn may_wait_long(&self, silent: Duration) -> io::Result<bool> {
+        let Waits { health, replays, timeout, read_timeout } = &*self.waits;
+        // Whoever was late already gave it less time than it is due.
+        if self.usual >= *timeout {
+            health.failed(&"timed out");
+        }
+        // Redis works on one thing at a time: had our request arrived, its reply would be here.
+        let later = Instant::now().checked_sub(silent).map(|began| began + ORDER_MARGIN);
+        if later.is_some_and(|later| health.has_answered_since(later)) && health.has_better() {
+            return Err(STUCK.into());
+        }
+        if silent >= *read_timeout {
+            return Ok(false);
+        }
+        if self.patience == Patience::Script {
+            return Ok(true);
+        }
+        Ok(match (health.state() == State::Down, health.has_better()) {
+            // What the checks found dead costs nothing to leave.
+            (true, true) => false,
+            (false, true) => !replays.take(),
+            // With none better it may be slow, but that dead it is not waited for.
+            (true, false) => health.is_alone(),
+            (false, false) => true,
+        })
     }
 }
 
@@ -167,6 +187,11 @@ fn left(deadline: Instant) -> Duration {
 
 impl Read for PatientSocket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Patience::Until(deadline) = self.patience
+            && Instant::now() >= deadline
+        {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         let mut silent = Duration::ZERO;
         loop {
             let read = self.socket.read(buffer);

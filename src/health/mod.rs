@@ -18,7 +18,8 @@ use std::time::{Duration, Instant, SystemTime};
 use log::{info, warn};
 
 pub use self::report::{Keys, Report};
-use crate::balance::{ConnectionTable, Standing};
+use crate::balance::ConnectionTable;
+pub use crate::balance::State;
 use crate::lock::{Mutex, lock};
 
 /// The changes that are kept of each backend.
@@ -27,41 +28,6 @@ const MAX_CHANGES: usize = 32;
 /// A server that is about complete may not grow by more than one in so many keys between two
 /// checks.
 const GROWTH_PART: u64 = 100;
-
-/// How a backend is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// It serves.
-    Up,
-    /// It has just failed.
-    Suspect,
-    /// It has failed several checks, or was never reached.
-    Down,
-    /// It answers, but may lack data.
-    Syncing,
-}
-
-impl State {
-    fn standing(self) -> Standing {
-        match self {
-            Self::Up => Standing::Ready,
-            Self::Suspect => Standing::Suspect,
-            Self::Down => Standing::Down,
-            Self::Syncing => Standing::Out,
-        }
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Up => "up",
-            Self::Suspect => "suspect",
-            Self::Down => "down",
-            Self::Syncing => "syncing",
-        })
-    }
-}
 
 /// A change of state that was.
 #[derive(Debug, Clone)]
@@ -96,7 +62,7 @@ pub struct Summary {
 pub struct Census {
     /// Whether what it has is what there is to be had.
     pub is_accepted: bool,
-    /// Whether it has answered its last check.
+    /// Whether it has answered its last check, and has what it is to have by its own account.
     pub answers: bool,
     /// Whether it is the process that was accepted last: what it lacks, it was told to forget.
     pub is_same_process: bool,
@@ -128,19 +94,25 @@ struct Record {
     since: Instant,
     /// The process that may be read from.
     accepted: Option<Arc<str>>,
-    /// How many keys it had at its last check.
+    /// How many keys it had at the last check that found it up.
     accepted_keys: Option<Keys>,
     /// Nothing may be read before it has shown its data, and why it has to.
     must_prove: bool,
     cause: &'static str,
     /// What the last check that was answered has said, and since when its keys are so many.
     seen: Option<(Report, Instant)>,
+    /// The keys that the same process had at the check before.
+    previous_keys: Option<Keys>,
     /// Checks in a row.
     good: u32,
     bad: u32,
     last_failure: String,
+    /// When a request has failed last.
+    failed_at: Option<Instant>,
     /// When the last check that was answered began.
     answered: Option<Instant>,
+    /// It was accepted before all others were there to be compared with.
+    is_provisional: bool,
     changes: VecDeque<Change>,
 }
 
@@ -148,6 +120,7 @@ struct Record {
 const RESTARTED: &str = "another server process is there, or it was restarted";
 const FIRST_MET: &str = "it was not there before";
 const HAS_LOST_KEYS: &str = "more than half of its keys are gone";
+const HAS_FAR_FEWER: &str = "it has far fewer keys than others";
 /// It says itself what is the matter.
 const NOT_READY: &str = "";
 
@@ -169,10 +142,13 @@ impl Health {
             must_prove: false,
             cause: "",
             seen: None,
+            previous_keys: None,
             good: 0,
             bad: 0,
             last_failure: "not checked yet".to_owned(),
+            failed_at: None,
             answered: None,
+            is_provisional: false,
             changes: VecDeque::new(),
         };
         Arc::new(Self {
@@ -214,7 +190,7 @@ impl Health {
         };
         Census {
             is_accepted: matches!(record.state, State::Up | State::Suspect),
-            answers: record.bad == 0 && report.is_some(),
+            answers: record.bad == 0 && report.is_some_and(|seen| seen.not_ready.is_none()),
             is_same_process: report
                 .is_some_and(|seen| record.accepted.as_ref() == Some(&seen.run_id)),
             keys: report.and_then(|report| report.keys.clone()),
@@ -223,9 +199,14 @@ impl Health {
         }
     }
 
+    /// Whether there is no other backend.
+    pub fn is_alone(&self) -> bool {
+        self.table.backend_count() == 1
+    }
+
     /// Whether another backend is up, to which a read can go.
     pub fn has_better(&self) -> bool {
-        self.table.best(|backend| backend != self.backend) == Standing::Ready
+        self.table.best(|backend| backend != self.backend) == State::Up
     }
 
     /// What is wrong with it, if anything is.
@@ -252,7 +233,11 @@ impl Health {
     /// Why nothing may be read from it, if so.
     pub fn refusal(&self) -> Option<String> {
         // Each connection has been admitted: this is for what came to light later.
-        self.must_prove.load(Ordering::Acquire).then(|| lock(&self.record).reason.clone())
+        if !self.must_prove.load(Ordering::Acquire) {
+            return None;
+        }
+        let record = lock(&self.record);
+        record.must_prove.then(|| record.reason.clone())
     }
 
     /// Whether a connection to this server process may be used; if not, why.
@@ -273,6 +258,7 @@ impl Health {
     pub fn failed(&self, error: &dyn fmt::Display) {
         let mut record = lock(&self.record);
         record.last_failure = error.to_string();
+        record.failed_at = Some(Instant::now());
         if record.state == State::Up {
             let why = record.last_failure.clone();
             self.change(&mut record, State::Suspect, why, false);
@@ -294,7 +280,7 @@ impl Health {
         }
     }
 
-    /// The first check of all has been answered: what is there is what there is to be had.
+    /// The first check of all was answered: what is there is what there is to be had.
     pub fn accept_first(&self, report: Report) {
         let mut record = lock(&self.record);
         record.seen = Some((report.clone(), Instant::now()));
@@ -304,35 +290,55 @@ impl Health {
         }
     }
 
+    /// Whether it was accepted before all others were there to be compared with: then one that has
+    /// far more keys still puts it out.
+    pub fn set_provisional(&self, is_provisional: bool) {
+        lock(&self.record).is_provisional = is_provisional;
+    }
+
     /// The same, but it has far fewer keys than others.
     pub fn hold_first(&self, report: Report, fullest: &Keys) {
         let progress = progress(&report, Some(fullest));
         let mut record = lock(&self.record);
         record.seen = Some((report, Instant::now()));
-        self.hold(&mut record, "it has far fewer keys than others", &progress);
+        self.hold(&mut record, HAS_FAR_FEWER, &progress);
     }
 
-    /// A check that `began` then was answered. `reference` is what a complete server has.
-    pub fn check_passed(&self, report: &Report, began: Instant, reference: Option<&Keys>) {
+    /// A check that `began` then was answered. What that means is for [`judge`](Self::judge) to say:
+    /// this is what others, and we, compare with.
+    pub fn check_answered(&self, report: &Report, began: Instant) {
         let mut record = lock(&self.record);
         record.bad = 0;
         record.answered = Some(began);
+        record.previous_keys = None;
         let now = Instant::now();
-        let (previous, since) = match record.seen.take() {
-            Some((seen, since)) if seen.run_id == report.run_id => (seen.keys, since),
+        let since = match record.seen.take() {
+            Some((seen, since)) if seen.run_id == report.run_id => {
+                let is_same = seen.keys == report.keys;
+                record.previous_keys = seen.keys;
+                if is_same { since } else { now }
+            }
             _ => {
                 record.good = 0;
-                (None, now)
+                now
             }
         };
-        let since = if previous == report.keys { since } else { now };
         record.seen = Some((report.clone(), since));
+    }
+
+    /// Decides what an answered check that `began` then means. `reference` is what a complete server
+    /// has.
+    pub fn judge(&self, report: &Report, began: Instant, reference: Option<&Keys>) {
+        let mut record = lock(&self.record);
+        let previous = record.previous_keys.clone();
         let doubt = record.doubt(report);
         if let Some(why) = &report.not_ready {
             record.good = 0;
             return self.hold(&mut record, doubt.unwrap_or(NOT_READY), why);
         }
-        if let Some(cause) = doubt {
+        let has_far_fewer = record.is_provisional
+            && report.keys.as_ref().zip(reference).is_some_and(|(k, r)| k.is_below_half_of(r));
+        if let Some(cause) = doubt.or(has_far_fewer.then_some(HAS_FAR_FEWER)) {
             if !record.must_prove {
                 record.good = 0;
             }
@@ -341,7 +347,7 @@ impl Health {
         match record.state {
             State::Up => record.accepted_keys.clone_from(&report.keys),
             // A check may have been answered before the failure.
-            State::Suspect if began < record.since => {}
+            State::Suspect if record.failed_at.is_some_and(|failed_at| began < failed_at) => {}
             State::Suspect => {
                 self.accept(&mut record, report, "it answers again".to_owned(), false)
             }
@@ -411,7 +417,7 @@ impl Health {
             record.changes.pop_front();
         }
         record.changes.push_back(Change { at: SystemTime::now(), state, reason });
-        self.table.set_standing(self.backend, state.standing(), slowly);
+        self.table.set_state(self.backend, state, slowly);
     }
 }
 

@@ -82,6 +82,11 @@ impl Report {
         report.run_id = fields.get("run_id").copied().unwrap_or_default().into();
         report.is_replica = fields.get("role") == Some(&"slave");
         report.not_ready = not_ready(|name| fields.get(name).copied(), max_lag);
+        let is_cut_off = fields.get("master_link_status") == Some(&"down");
+        if is_cut_off && report.keys.as_ref().is_some_and(|keys| keys.total() == 0) {
+            let why = "it is a replica without keys that has no link to its primary";
+            report.not_ready.get_or_insert(why.to_owned());
+        }
         report
     }
 
@@ -154,12 +159,22 @@ mod tests {
     }
 
     #[test]
+    fn a_replica_that_waits_for_its_first_keys_is_not_ready() {
+        let waits = "role:slave\r\nmaster_link_status:down\r\nmaster_sync_in_progress:0\r\n";
+        assert!(Report::from_info(waits, None).not_ready.is_some());
+        let has_some = format!("{waits}db0:keys=1,expires=0,avg_ttl=0\r\n");
+        assert_eq!(Report::from_info(&has_some, None).not_ready, None);
+        let is_linked = waits.replace("down", "up");
+        assert_eq!(Report::from_info(&is_linked, None).not_ready, None);
+    }
+
+    #[test]
     fn a_server_that_has_not_got_its_data_is_not_ready() {
         let replica = |fields: &str| format!("role:slave\r\n{fields}\r\n");
-        let linked = "master_link_status:up\r\nmaster_last_io_seconds_ago:9";
-        let cut_off = "master_link_status:down\r\nmaster_sync_in_progress:0\r\n\
+        let linked = "db0:keys=1\r\nmaster_link_status:up\r\nmaster_last_io_seconds_ago:9";
+        let cut_off = "db0:keys=1\r\nmaster_link_status:down\r\nmaster_sync_in_progress:0\r\n\
             master_last_io_seconds_ago:-1\r\nmaster_link_down_since_seconds:40";
-        let never = "master_link_status:down\r\nmaster_sync_in_progress:0\r\n\
+        let never = "db0:keys=1\r\nmaster_link_status:down\r\nmaster_sync_in_progress:0\r\n\
             master_link_down_since_seconds:-1";
         let syncing = "master_link_status:down\r\nmaster_sync_in_progress:1\r\n\
             master_link_down_since_seconds:-1";

@@ -35,7 +35,9 @@ impl Backend {
 
     fn checked_beside(&self, report: &Report, others: Option<u64>) -> State {
         let reference = others.map(Keys::in_one_database);
-        self.health.check_passed(report, Instant::now(), reference.as_ref());
+        let began = Instant::now();
+        self.health.check_answered(report, began);
+        self.health.judge(report, began, reference.as_ref());
         self.health.state()
     }
 
@@ -62,7 +64,7 @@ impl Backend {
 fn one_failure_makes_it_suspect_and_one_good_check_clears_it() {
     let backend = good_backend();
     assert_eq!(backend.failed(), State::Suspect);
-    assert_eq!(backend.table.standing(0), Standing::Suspect);
+    assert_eq!(backend.table.state(0), State::Suspect);
     assert_eq!(backend.reason(), "connection lost");
     assert!(backend.is_readable("one"), "as a last resort");
     assert_eq!(backend.checked(&report("one", 1000)), State::Up);
@@ -76,7 +78,8 @@ fn a_check_that_began_before_the_failure_clears_nothing() {
     let began = Instant::now();
     std::thread::sleep(Duration::from_millis(1));
     assert_eq!(backend.failed(), State::Suspect);
-    backend.health.check_passed(&report("one", 1000), began, None);
+    backend.health.check_answered(&report("one", 1000), began);
+    backend.health.judge(&report("one", 1000), began, None);
     assert_eq!(backend.health.state(), State::Suspect);
 }
 
@@ -87,7 +90,7 @@ fn failed_checks_in_a_row_bring_it_down_and_good_ones_back() {
     assert_eq!(backend.check_failed(), State::Suspect);
     assert_eq!(backend.check_failed(), State::Suspect);
     assert_eq!(backend.check_failed(), State::Down);
-    assert_eq!(backend.table.standing(0), Standing::Down);
+    assert_eq!(backend.table.state(0), State::Down);
     assert_eq!(backend.failed(), State::Down);
     assert_eq!(backend.checked(&report("one", 1000)), State::Down);
     assert_eq!(backend.check_failed(), State::Down, "begins anew");
@@ -102,7 +105,7 @@ fn a_server_that_no_check_has_accepted_is_not_read_from() {
     let error = backend.health.admit("two").expect_err("not accepted");
     assert!(error.contains("restarted"), "{error}");
     assert_eq!(backend.health.state(), State::Syncing);
-    assert_eq!(backend.table.standing(0), Standing::Out);
+    assert_eq!(backend.table.state(0), State::Syncing);
     assert!(!backend.is_readable("one"), "whoever comes");
     assert_eq!(backend.checked(&report("two", 0)), State::Syncing);
     assert!(backend.reason().contains("0 of 1000 keys"), "{}", backend.reason());

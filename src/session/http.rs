@@ -358,7 +358,11 @@ fn unanswered<'a>(ask: &read::Ask, failover: &Failover<'a>) -> Reply<'a> {
     let timed_out = failover.failures().any(BackendError::is_timeout);
     let (status, why) = match timed_out {
         true => (504, "no backend answered in time"),
-        false if ask.has_cursor() && failover.failures().all(BackendError::is_unreachable) => {
+        false
+            if ask.has_cursor()
+                && failover.was_anyone_asked()
+                && failover.failures().all(BackendError::is_unreachable) =>
+        {
             (410, "the backend of this cursor is gone or was restarted; start again without it")
         }
         false if failover.failures().all(BackendError::is_unreachable) => {

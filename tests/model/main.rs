@@ -16,7 +16,7 @@ mod lock {
 use std::sync::Arc;
 use std::time::Duration;
 
-use balance::{ConnectionTable, Lease, Standing};
+use balance::{ConnectionTable, Lease, State};
 use loom::thread;
 
 fn main() {
@@ -34,7 +34,7 @@ fn main() {
 
 fn table() -> Arc<ConnectionTable> {
     let table = ConnectionTable::new(2, Duration::ZERO);
-    (0..2).for_each(|backend| table.set_standing(backend, Standing::Ready, false));
+    (0..2).for_each(|backend| table.set_state(backend, State::Up, false));
     table
 }
 
@@ -76,7 +76,7 @@ fn moved_while_given_back() {
     let table = table();
     let kept = lease(&table);
     let leased = lease(&table);
-    table.set_standing(leased.backend(), Standing::Down, false);
+    table.set_state(leased.backend(), State::Down, false);
     let giver = on_thread(&table, move |_| drop(leased));
     let mover = on_thread(&table, |table| _ = table.level());
     [giver, mover].into_iter().for_each(|thread| thread.join().expect("no panic"));
@@ -89,7 +89,7 @@ fn settled_while_moved() {
     let table = table();
     let leased = Arc::new(lease(&table));
     let failing = leased.backend();
-    table.set_standing(failing, Standing::Down, false);
+    table.set_state(failing, State::Down, false);
     let settler = on_thread(&table, {
         let leased = Arc::clone(&leased);
         move |_| assert_eq!(leased.settle(|_| true), Some(1 - failing))
@@ -109,9 +109,9 @@ fn failed_while_leased() {
         assert!(table.counts()[second.backend()] > 0);
     });
     let checker = on_thread(&table, |table| {
-        table.set_standing(0, Standing::Out, false);
+        table.set_state(0, State::Syncing, false);
         table.level();
-        table.set_standing(0, Standing::Ready, false);
+        table.set_state(0, State::Up, false);
     });
     [leaser, checker].into_iter().for_each(|thread| thread.join().expect("no panic"));
     check(&table, &[]);

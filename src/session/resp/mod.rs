@@ -216,6 +216,7 @@ impl<'a> Session<'a> {
         let deadline = begun.map(|begun| {
             begun + COMMAND_TIME + Duration::from_secs((input.len() / BYTES_A_SECOND) as u64)
         });
+        self.upstream.update_may_move(self.subscriptions.is_some());
         if !self.wait_with_subscriptions(deadline)? {
             return Ok(());
         }

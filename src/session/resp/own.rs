@@ -209,7 +209,7 @@ impl Session<'_> {
             self.is_silent = false;
         }
         self.transaction = None;
-        self.end_subscriptions();
+        self.subscriptions = None;
         self.upstream.forget_watch();
         self.state.reset();
         self.mode = super::FIRST_MODE;

@@ -1,11 +1,13 @@
 //! SCAN, HSCAN, SSCAN and ZSCAN: cursors that carry their backend.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::outlet::Outlet;
 use super::{Ended, Failure, Session};
 use crate::backend::{Backend, BackendError, Connection, Link, Patience};
 use crate::balancer::Balancer;
+use crate::health::State;
 use crate::resp::{Command, command, reply, write};
 use crate::{cursor, resp};
 
@@ -78,8 +80,11 @@ impl Session<'_> {
         let is_its_server = |link: &Link| {
             link.run_id().is_some_and(|run_id| balancer.cursor_tag(run_id) == Some(tag))
         };
-        let mut connection =
-            backend.request_if(self.mode, command, Patience::First, is_its_server)?;
+        let patience = match backend.health.state() {
+            State::Up => Patience::First,
+            _ => Patience::Until(Instant::now() + balancer.config.backend_timeout),
+        };
+        let mut connection = backend.request_if(self.mode, command, patience, is_its_server)?;
         relay_scan(&mut connection, &mut self.outlet, self.is_silent, balancer)?;
         connection.keep();
         Ok(())

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::outlet::Outlet;
-use super::upstream::{TOO_MANY_PINNED, Watch};
+use super::upstream::TOO_MANY_PINNED;
 use super::{Ended, Failure, Session, Unanswered, short_reply};
 use crate::backend::{Backend, BackendError, Connection};
 use crate::failover::Attempt;
@@ -237,12 +237,13 @@ impl Session<'_> {
             }
             Ok(match connection.pin() {
                 true => Ok((connection, backend.name().to_owned())),
+                // Where others lose theirs, too, there may be room at another backend.
+                false if confirmations > 0 => return Err(connection.no_room().into()),
                 false => Err(format!("-{TOO_MANY_PINNED}\r\n").into_bytes()),
             })
         })?;
         outlet.out().extend_from_slice(&messages);
         Ok(subscribed.map(|(connection, name)| {
-            upstream.set_may_move(false);
             let backend = balancer.backends.iter().find(|backend| backend.name() == name);
             self.subscriptions = backend.map(|backend| Subscriptions {
                 connection,
@@ -349,13 +350,8 @@ impl Session<'_> {
     /// Behind the last unsubscribe the connection is closed.
     fn end_without_names(&mut self) {
         if self.subscriptions.as_ref().is_some_and(|all| all.counts() == [0; 3]) {
-            self.end_subscriptions();
+            self.subscriptions = None;
         }
-    }
-
-    pub(super) fn end_subscriptions(&mut self) {
-        self.subscriptions = None;
-        self.upstream.set_may_move(!matches!(self.upstream.watch, Watch::Held(_)));
     }
 
     /// What Redis says to a client that has no subscriptions.
@@ -385,7 +381,8 @@ impl Session<'_> {
         deadline: Option<Instant>,
     ) -> Result<bool, Ended> {
         let Self { subscriptions: Some(all), outlet, .. } = self else { return Ok(true) };
-        if matches!(all.backend.health.state(), State::Down | State::Syncing) {
+        let health = &all.backend.health;
+        if matches!(health.state(), State::Down | State::Syncing) && health.has_better() {
             self.resubscribe(&BackendError::Unresponsive)?;
             return Ok(false);
         }

@@ -2,11 +2,12 @@
 //! a client that ponders holds no connection. WATCH does hold one.
 
 use std::mem;
+use std::time::Duration;
 
 use super::outlet::Outlet;
 use super::upstream::{TOO_MANY_PINNED, Target, Watch};
 use super::{Ended, Failure, Session, Unanswered, short_reply};
-use crate::backend::Connection;
+use crate::backend::{Connection, Patience};
 use crate::policy::{self, Own, Policy, Verdict};
 use crate::resp::{Command, CommandParser, command, write};
 
@@ -100,14 +101,19 @@ impl Session<'_> {
         }
         self.run_batch()?;
         let commands = transaction.whole();
-        let watch = mem::take(&mut self.upstream.watch);
-        self.upstream.forget_watch();
-        let ran = match watch {
+        let ran = match mem::take(&mut self.upstream.watch) {
             Watch::None => self.exec_anywhere(&commands, &transaction),
-            Watch::Held(connection) => {
-                self.exec_where_watched(connection, &commands, transaction.count)
+            Watch::Held(connection, backend) => {
+                let backend = &self.balancer.backends[backend];
+                match backend.health.refusal() {
+                    None => self.exec_where_watched(connection, &commands, transaction.count),
+                    Some(_) => {
+                        self.exec_in_vain();
+                        return Ok(());
+                    }
+                }
             }
-            Watch::InUse | Watch::Lost => {
+            Watch::InUse(_) | Watch::Lost => {
                 self.exec_in_vain();
                 return Ok(());
             }
@@ -148,6 +154,7 @@ impl Session<'_> {
         commands: &[u8],
         count: usize,
     ) -> Result<(), Unanswered> {
+        connection.set_patience(Patience::First, Duration::ZERO);
         let sent = connection.send(commands).map_err(Failure::Backend);
         let passed = sent
             .and_then(|()| relay_exec(&mut connection, count, &mut self.outlet, self.is_silent));
@@ -176,7 +183,7 @@ impl Session<'_> {
         self.run_batch()?;
         let Self { upstream, outlet, mode, .. } = self;
         let watched = upstream.with_failover(outlet.client.address, false, |upstream, attempt| {
-            if matches!(upstream.watch, Watch::InUse | Watch::Lost) {
+            if matches!(upstream.watch, Watch::InUse(_) | Watch::Lost) {
                 // What EXEC will answer is known already.
                 return Ok(OK.to_vec());
             }

@@ -20,10 +20,10 @@ pub const TOO_MANY_PINNED: &str = "ERR too many clients watch or subscribe: try 
 pub enum Watch {
     #[default]
     None,
-    /// The connection that watches.
-    Held(Connection),
+    /// The connection that watches, and the index of its backend.
+    Held(Connection, usize),
     /// It watches, and is in use at the moment.
-    InUse,
+    InUse(usize),
     /// Its backend failed: nobody knows whether a key was touched.
     Lost,
 }
@@ -55,12 +55,14 @@ pub struct Upstream<'a> {
     lease: Option<Lease>,
     /// The backend that was used last: the lease may be another's by now.
     last_used: Option<usize>,
+    /// Whether the lease may move, as the table knows it.
+    may_move: bool,
     pub watch: Watch,
 }
 
 impl<'a> Upstream<'a> {
     pub fn new(balancer: &'a Balancer) -> Self {
-        Self { balancer, lease: None, last_used: None, watch: Watch::None }
+        Self { balancer, lease: None, last_used: None, may_move: false, watch: Watch::None }
     }
 
     /// The leased backend.
@@ -113,11 +115,18 @@ impl<'a> Upstream<'a> {
     /// The index of the backend to be used now; takes a lease where there is none.
     fn settle(&mut self, failover: &Failover, client: SocketAddr) -> Option<usize> {
         let may_try = |backend| failover.may_try(backend);
+        if let Some(watched) = self.watched_backend() {
+            // Only there is known whether a key was touched.
+            let backend = &self.balancer.backends[watched];
+            if failover.may_try(watched) && backend.health.refusal().is_none() {
+                return Some(watched);
+            }
+            self.lose_watch();
+        }
         let now = match &self.lease {
             Some(lease) => lease.settle(may_try)?,
             None => {
                 let lease = self.balancer.table.lease(may_try)?;
-                lease.set_may_move(self.balancer.config.rebalance);
                 self.lease.insert(lease).backend()
             }
         };
@@ -131,10 +140,15 @@ impl<'a> Upstream<'a> {
     }
 
     /// Whether the session's lease may go to another backend while nothing is asked: not while it
-    /// has a connection of its own.
-    pub fn set_may_move(&self, may_move: bool) {
-        if let Some(lease) = &self.lease {
-            lease.set_may_move(may_move && self.balancer.config.rebalance);
+    /// watches, or `is_subscriber`.
+    pub fn update_may_move(&mut self, is_subscriber: bool) {
+        let is_watching = matches!(self.watch, Watch::Held(..));
+        let may_move = self.balancer.config.rebalance && !is_watching && !is_subscriber;
+        if let Some(lease) = &self.lease
+            && self.may_move != may_move
+        {
+            lease.set_may_move(may_move);
+            self.may_move = may_move;
         }
     }
 
@@ -145,13 +159,13 @@ impl<'a> Upstream<'a> {
         if let Some(mut connection) = self.take_watching() {
             connection.set_patience(patience, Duration::ZERO);
             match connection.send(commands) {
-                Ok(()) => {
-                    self.watch = Watch::InUse;
-                    return Ok(connection);
-                }
+                Ok(()) => return Ok(connection),
                 // Closed meanwhile, which says nothing of the backend.
-                Err(BackendError::Lost(_)) => {}
-                Err(error) => return Err(error),
+                Err(BackendError::Lost(_)) => self.watch = Watch::Lost,
+                Err(error) => {
+                    self.watch = Watch::Lost;
+                    return Err(error);
+                }
             }
         }
         let now = || self.balancer.commands_version();
@@ -159,11 +173,19 @@ impl<'a> Upstream<'a> {
         backend.request_if(target.mode, commands, patience, may_send)
     }
 
-    /// Takes the connection that watches. Until it is back, the watch counts as lost.
+    /// The index of the backend that watches.
+    fn watched_backend(&self) -> Option<usize> {
+        match self.watch {
+            Watch::Held(_, backend) => Some(backend),
+            _ => None,
+        }
+    }
+
+    /// Takes the connection that watches.
     fn take_watching(&mut self) -> Option<Connection> {
-        let is_watching = matches!(self.watch, Watch::Held(_));
-        match is_watching.then(|| std::mem::replace(&mut self.watch, Watch::Lost))? {
-            Watch::Held(connection) => Some(connection),
+        let backend = self.watched_backend()?;
+        match std::mem::replace(&mut self.watch, Watch::InUse(backend)) {
+            Watch::Held(connection, _) => Some(connection),
             _ => None,
         }
     }
@@ -171,9 +193,8 @@ impl<'a> Upstream<'a> {
     /// Keeps the connection that watches; false, and it is closed, when too many clients do so.
     pub fn watch_with(&mut self, mut connection: Connection) -> bool {
         let is_pinned = connection.pin();
-        if is_pinned {
-            self.watch = Watch::Held(connection);
-            self.set_may_move(false);
+        if let (true, Some(backend)) = (is_pinned, self.last_used) {
+            self.watch = Watch::Held(connection, backend);
         }
         is_pinned
     }
@@ -188,13 +209,12 @@ impl<'a> Upstream<'a> {
     /// Nothing is watched any more. A connection that may still watch is of no use to others.
     pub fn forget_watch(&mut self) {
         self.watch = Watch::None;
-        self.set_may_move(true);
     }
 
     /// All replies have been read: the connection goes back to where it came from.
     pub fn release(&mut self, connection: Connection) {
         match self.watch {
-            Watch::InUse => self.watch = Watch::Held(connection),
+            Watch::InUse(backend) => self.watch = Watch::Held(connection, backend),
             _ => connection.keep(),
         }
     }
