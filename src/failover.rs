@@ -16,10 +16,13 @@ use crate::balancer::Balancer;
 
 /// With no backend up, a read fails within a second: after so long no other is tried, …
 const LAST_RESORT_TIME: Duration = Duration::from_millis(900);
-/// … and up to here one is waited for, …
-const WAIT_TIME: Duration = Duration::from_millis(700);
+/// … and one is waited for until so long before that, …
+const TIME_TO_TRY: Duration = Duration::from_millis(200);
 /// … unless none has been up for so long.
 const MAX_OUTAGE: Duration = Duration::from_secs(10);
+
+/// A try on a backend that was up leaves at least so much time for others.
+const SECOND_WIND: Duration = Duration::from_millis(400);
 
 /// A read is tried so often for each backend, at most: those that a check finds good are tried again.
 const MAX_TRIES: usize = 3;
@@ -30,7 +33,8 @@ const WAIT_STEP: Duration = Duration::from_millis(20);
 /// One read's way through the backends.
 pub struct Failover<'a> {
     balancer: &'a Balancer,
-    began: Instant,
+    /// With no backend up, nothing is tried from then on.
+    deadline: Instant,
     is_script: bool,
     /// How many tries have met silence.
     silences: u32,
@@ -43,7 +47,8 @@ pub struct Failover<'a> {
 /// A backend that was tried.
 struct Tried {
     backend: usize,
-    at: Instant,
+    /// When the try began: one that a check has found good since may be tried again.
+    began: Instant,
     /// `None` for one that had nothing to say.
     failure: Option<BackendError>,
 }
@@ -55,14 +60,16 @@ pub struct Attempt<'a> {
     pub backend: &'a Backend,
     /// How long it is waited for.
     pub patience: Patience,
+    /// When it begins.
+    pub began: Instant,
 }
 
 impl<'a> Failover<'a> {
     /// For a request that is made now. A script may be what keeps a backend silent.
     pub fn new(balancer: &'a Balancer, is_script: bool) -> Self {
         balancer.replays.pay();
-        let (began, tried) = (Instant::now(), Vec::new());
-        Self { balancer, began, is_script, silences: 0, tried, tries: 0 }
+        let deadline = Instant::now() + LAST_RESORT_TIME;
+        Self { balancer, deadline, is_script, silences: 0, tried: Vec::new(), tries: 0 }
     }
 
     /// Whether this backend is still to be tried.
@@ -75,14 +82,14 @@ impl<'a> Failover<'a> {
         let backends = &self.balancer.backends;
         if self.tries < MAX_TRIES * backends.len() {
             let up_since = |tried: &Tried| backends[tried.backend].health.up_since();
-            self.tried.retain(|tried| up_since(tried).is_none_or(|since| since <= tried.at));
+            self.tried.retain(|tried| up_since(tried).is_none_or(|since| since <= tried.began));
         }
     }
 
     /// The next try, on this backend; `None` when there is no time left for it.
     pub fn attempt(&self, backend: usize) -> Option<Attempt<'a>> {
         let patience = self.patience(backend)?;
-        Some(Attempt { backend: &self.balancer.backends[backend], patience })
+        Some(Attempt { backend: &self.balancer.backends[backend], patience, began: Instant::now() })
     }
 
     fn patience(&self, backend: usize) -> Option<Patience> {
@@ -94,8 +101,8 @@ impl<'a> Failover<'a> {
                 (false, false) => Patience::First,
             });
         }
-        let left = LAST_RESORT_TIME.saturating_sub(self.began.elapsed());
-        let deadline = Instant::now() + left;
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let deadline = self.deadline;
         let is_only_one = self.tried.len() + 1 >= self.balancer.backends.len();
         (!left.is_zero()).then_some(match is_only_one {
             // That another is up is of no use.
@@ -105,22 +112,26 @@ impl<'a> Failover<'a> {
     }
 
     /// A try has failed, before the client got a byte of the answer.
-    pub fn failed(&mut self, backend: usize, patience: Patience, error: BackendError) {
-        self.note(backend, patience, &error);
+    pub fn failed(&mut self, backend: usize, attempt: Attempt, error: BackendError) {
+        self.note(backend, attempt.patience, &error);
         // A hurried try says nothing of the read.
-        let is_hurried = matches!(patience, Patience::LastResort(_));
-        self.silences += (!is_hurried && error.is_silence()) as u32;
-        self.add(backend, Some(error));
+        let is_hurried = matches!(attempt.patience, Patience::LastResort(_) | Patience::Until(_));
+        if !is_hurried {
+            self.silences += error.is_silence() as u32;
+            // It was up when it was tried, which took its time: others may be again in a moment.
+            self.deadline = self.deadline.max(Instant::now() + SECOND_WIND);
+        }
+        self.add(backend, attempt.began, Some(error));
     }
 
     /// A backend has turned out not to be the one that can answer.
-    pub fn pass_over(&mut self, backend: usize) {
-        self.add(backend, None);
+    pub fn pass_over(&mut self, backend: usize, attempt: Attempt) {
+        self.add(backend, attempt.began, None);
     }
 
-    fn add(&mut self, backend: usize, failure: Option<BackendError>) {
+    fn add(&mut self, backend: usize, began: Instant, failure: Option<BackendError>) {
         self.tries += 1;
-        self.tried.push(Tried { backend, at: Instant::now(), failure });
+        self.tried.push(Tried { backend, began, failure });
     }
 
     /// Lets the backend know what an error says of it.
@@ -152,7 +163,8 @@ impl<'a> Failover<'a> {
             }
             let is_hopeful = table.outage().is_none_or(|outage| outage < MAX_OUTAGE)
                 && backends.iter().any(|backend| backend.health.up_since().is_none());
-            if !is_hopeful || self.began.elapsed() >= WAIT_TIME {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            if !is_hopeful || left <= TIME_TO_TRY {
                 return false;
             }
             thread::sleep(WAIT_STEP);

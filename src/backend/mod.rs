@@ -293,7 +293,7 @@ impl Backend {
             Some(info) => Report::from_info(&info, max_lag),
             None => Report::default(),
         };
-        report.not_ready = report.not_ready.or(not_ready);
+        report.not_ready = not_ready.or(report.not_ready);
         if report.keys.is_none() {
             let count = size.and_then(|count| u64::try_from(count).ok());
             report.keys = count.map(Keys::in_one_database);

@@ -133,6 +133,9 @@ impl PatientSocket {
             }
             Patience::LastResort(deadline) => {
                 let Waits { health, replays, .. } = &*self.waits;
+                if silent >= self.usual {
+                    self.ensure_not_stuck(silent)?;
+                }
                 Instant::now() < deadline && !(health.has_better() && replays.take())
             }
             _ if silent < self.usual => true,
@@ -151,6 +154,17 @@ impl PatientSocket {
         Ok(may_wait)
     }
 
+    /// Redis works on one thing at a time: had our request arrived, its reply would be here when a
+    /// later check is answered.
+    fn ensure_not_stuck(&self, silent: Duration) -> io::Result<()> {
+        let health = &self.waits.health;
+        let later = Instant::now().checked_sub(silent).map(|began| began + ORDER_MARGIN);
+        match later.is_some_and(|later| health.has_answered_since(later)) && health.has_better() {
+            true => Err(STUCK.into()),
+            false => Ok(()),
+        }
+    }
+
     /// A first try has met silence.
     fn may_wait_long(&self, silent: Duration) -> io::Result<bool> {
         let Waits { health, replays, timeout, read_timeout } = &*self.waits;
@@ -158,11 +172,7 @@ impl PatientSocket {
         if self.usual >= *timeout {
             health.failed(&"timed out");
         }
-        // Redis works on one thing at a time: had our request arrived, its reply would be here.
-        let later = Instant::now().checked_sub(silent).map(|began| began + ORDER_MARGIN);
-        if later.is_some_and(|later| health.has_answered_since(later)) && health.has_better() {
-            return Err(STUCK.into());
-        }
+        self.ensure_not_stuck(silent)?;
         if silent >= *read_timeout {
             return Ok(false);
         }

@@ -99,7 +99,7 @@ pub struct Exchange<'a> {
 impl<'a> Exchange<'a> {
     /// Sends the first commands.
     pub fn begin(attempt: Attempt<'a>, commands: &[u8]) -> Result<Self, BackendError> {
-        let Attempt { backend, patience } = attempt;
+        let Attempt { backend, patience, .. } = attempt;
         Ok(Self { backend, connection: backend.request(backend.own_mode(), commands, patience)? })
     }
 

@@ -294,7 +294,7 @@ fn balanced<'a>(
         }
         let written = match outcome {
             Ok(Outcome::Elsewhere) => {
-                failover.pass_over(lease.backend());
+                failover.pass_over(lease.backend(), attempt);
                 answer.restart();
                 continue;
             }
@@ -304,7 +304,7 @@ fn balanced<'a>(
                     changes += 1;
                     continue;
                 }
-                failover.failed(lease.backend(), attempt.patience, error);
+                failover.failed(lease.backend(), attempt, error);
                 if failover.is_over() {
                     break;
                 }

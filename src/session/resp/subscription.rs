@@ -223,7 +223,7 @@ impl Session<'_> {
         let Self { upstream, outlet, mode, balancer, .. } = self;
         let mut messages = Vec::new();
         let subscribed = upstream.with_failover(outlet.client.address, false, |_, attempt| {
-            let Attempt { backend, patience } = attempt;
+            let Attempt { backend, patience, .. } = attempt;
             let mut connection = backend.request(*mode, command, patience)?;
             messages.clear();
             if connection.next_byte()? == b'-' {
@@ -301,29 +301,36 @@ impl Session<'_> {
             self.nothing_to_unsubscribe(kind, &names);
             return Ok(());
         };
-        // Which of them are confirmed first, the server decides.
-        let known: Vec<Vec<u8>> = match names.is_empty() {
-            true => all.names[index(kind)].iter().cloned().collect(),
-            false => names.iter().map(|name| name.to_vec()).collect(),
-        };
+        let known = all.names[index(kind)].len();
         let (mut done, mut losses) = (0, 0);
         loop {
-            let rest: Vec<&[u8]> = known[done..].iter().map(Vec::as_slice).collect();
+            let rest = &names[done..];
             let Some(all) = &mut self.subscriptions else {
-                self.nothing_to_unsubscribe(kind, &rest);
+                self.nothing_to_unsubscribe(kind, rest);
                 return Ok(());
             };
-            let sent = all.connection.send(&encode(command.name(), &rest));
+            let sent = all.connection.send(&encode(command.name(), rest));
             let mut confirmed = 0;
+            let count = if names.is_empty() { known.max(1) } else { rest.len() };
             let outcome = match sent {
-                Ok(()) => self.confirm(unsubscribed(kind), rest.len().max(1), &mut confirmed),
+                Ok(()) => self.confirm(unsubscribed(kind), count, &mut confirmed),
                 Err(error) => Err(error.into()),
             };
             let Some(all) = &mut self.subscriptions else { return Ok(()) };
-            let gone = rest.iter().take(confirmed);
-            gone.for_each(|name| _ = all.names[index(kind)].remove(*name));
-            done += confirmed.min(rest.len());
+            match names.is_empty() {
+                true if confirmed == count => all.names[index(kind)].clear(),
+                true => {}
+                false => {
+                    let gone = rest.iter().take(confirmed);
+                    gone.for_each(|name| _ = all.names[index(kind)].remove(*name));
+                    done += confirmed;
+                }
+            }
             match outcome {
+                // Which of all names are left, nobody knows.
+                Err(Failure::Backend(error)) if names.is_empty() && confirmed > 0 => {
+                    return Err(Ended::Cut(format!("its subscriptions are lost: {error}")));
+                }
                 Err(Failure::Backend(error)) if losses < MAX_LOSSES => {
                     losses += 1;
                     self.resubscribe(&error)?;

@@ -95,7 +95,7 @@ impl<'a> Upstream<'a> {
                     return Err(Unanswered::OtherCommands);
                 }
                 Err(Failure::Backend(error)) => {
-                    failover.failed(index, attempt.patience, error);
+                    failover.failed(index, attempt, error);
                     self.lose_watch();
                     if failover.is_over() {
                         return Err(Unanswered::AllFailed(failover.error()));
@@ -155,7 +155,7 @@ impl<'a> Upstream<'a> {
     /// Sends `commands` and waits for the reply to begin: on the connection that watches, or one
     /// from the pool.
     pub fn send(&mut self, target: Target, commands: &[u8]) -> Result<Connection, BackendError> {
-        let Attempt { backend, patience } = target.attempt;
+        let Attempt { backend, patience, .. } = target.attempt;
         if let Some(mut connection) = self.take_watching() {
             connection.set_patience(patience, Duration::ZERO);
             match connection.send(commands) {
