@@ -11,8 +11,8 @@ use crate::lock::{Mutex, lock};
 /// for a moment when it returns, not for as long as it was away.
 const MAX_TURNS_BEHIND: u64 = 1000;
 
-/// One [`level`](ConnectionTable::level) moves at most this part of all leases between backends
-/// that are ready, so that no backend is stormed.
+/// One [`level`](ConnectionTable::level) moves at most one in so many leases between backends that
+/// are up, so that none is stormed.
 const MOVED_PART: usize = 50;
 
 /// The least share of a backend that is let in slowly, when it has just returned.
@@ -60,7 +60,7 @@ struct Rows {
     free: Vec<usize>,
     /// Counts all choices.
     clock: u64,
-    /// Since when no backend is ready; `None` while one is.
+    /// Since when no backend is up; `None` while one is.
     outage_since: Option<Instant>,
 }
 
@@ -138,7 +138,7 @@ impl Rows {
         }
     }
 
-    /// Of each backend that is ready; 0 of the others.
+    /// Of each backend that is up; 0 of the others.
     fn weights(&mut self, slow_start: Duration) -> Vec<f64> {
         let now = Instant::now();
         let weight = |row: &mut Row| match row.state {
@@ -191,7 +191,7 @@ impl Rows {
 
 impl ConnectionTable {
     /// A table of `backends` rows without leases, none of them known to be good. One that is made
-    /// ready slowly has its full share after `slow_start`.
+    /// up slowly has its full share after `slow_start`.
     pub fn new(backends: usize, slow_start: Duration) -> Arc<Self> {
         let row = Row {
             state: State::Down,
@@ -211,7 +211,7 @@ impl ConnectionTable {
         Arc::new(Self { rows: Mutex::new(rows), slow_start })
     }
 
-    /// What may be asked of this backend from now on. One that gets ready `slowly` begins its slow
+    /// What may be asked of this backend from now on. One that comes up `slowly` begins its slow
     /// start.
     pub fn set_state(&self, backend: usize, state: State, slowly: bool) {
         let mut table = lock(&self.rows);
@@ -265,7 +265,7 @@ impl ConnectionTable {
     }
 
     /// Moves leases that may move: away from backends that can't serve, and a few at a time from
-    /// one that is ready to another that has at least two fewer. Returns how many.
+    /// one that is up to another that has at least two fewer. Returns how many.
     pub fn level(&self) -> usize {
         let mut table = lock(&self.rows);
         let weights = table.weights(self.slow_start);
@@ -363,7 +363,7 @@ mod tests {
         true
     }
 
-    /// With all backends ready.
+    /// With all backends up.
     fn table(backends: usize) -> Arc<ConnectionTable> {
         let table = ConnectionTable::new(backends, SLOW_START);
         (0..backends).for_each(|backend| table.set_state(backend, State::Up, false));

@@ -14,7 +14,7 @@ pub struct Keys(BTreeMap<u32, u64>);
 const MISSING_PERCENT: u64 = 1;
 
 impl Keys {
-    /// All keys, where only their number is known.
+    /// Those of a database, where no more is known.
     pub fn in_one_database(count: u64) -> Self {
         Self(BTreeMap::from([(0, count)]))
     }
