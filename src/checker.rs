@@ -170,7 +170,7 @@ impl<'a> Checker<'a> {
     }
 
     /// Waits until it is time, or there is a reason to check now: something is wrong with the
-    /// backend, it has ended our connection, or no backend is up.
+    /// backend, or it has ended our connection.
     fn wait_until(&mut self, next: Instant) {
         loop {
             let left = next.saturating_duration_since(Instant::now());
@@ -248,5 +248,67 @@ fn level(balancer: &Balancer) {
             info!("{moved} sessions moved {}", balancer.counts());
             drop(in_order);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(count: u64) -> Keys {
+        Keys::in_one_database(count)
+    }
+
+    /// It has restarted a while ago, has so many keys now, and had 1000.
+    fn restarted(count: u64, settled_for: Duration) -> Census {
+        Census {
+            is_accepted: false,
+            answers: true,
+            is_same_process: false,
+            keys: Some(keys(count)),
+            keys_since: Instant::now().checked_sub(settled_for).expect("the clock runs"),
+            accepted_keys: Some(keys(1000)),
+        }
+    }
+
+    fn serving(count: u64) -> Census {
+        Census { is_accepted: true, is_same_process: true, ..restarted(count, Duration::ZERO) }
+    }
+
+    fn down() -> Census {
+        Census { answers: false, keys: None, ..restarted(0, Duration::ZERO) }
+    }
+
+    #[test]
+    fn a_server_is_compared_with_the_fullest_that_serves() {
+        let census = [restarted(0, Duration::ZERO), serving(800), serving(900), down()];
+        assert_eq!(reference(&census, 0), Some(keys(900)));
+    }
+
+    #[test]
+    fn its_own_keys_are_no_measure_of_a_server_while_others_serve() {
+        let census = [serving(2000), serving(900)];
+        assert_eq!(reference(&census, 0), Some(keys(900)));
+    }
+
+    #[test]
+    fn where_none_serves_what_they_had_counts_until_all_have_settled() {
+        let mut census = [restarted(0, SETTLE_TIME), restarted(300, SETTLE_TIME / 2)];
+        assert_eq!(reference(&census, 0), Some(keys(1000)));
+        census[1] = restarted(300, SETTLE_TIME);
+        assert_eq!(reference(&census, 0), Some(keys(300)));
+        assert_eq!(reference(&[restarted(0, SETTLE_TIME), down()], 0), Some(keys(1000)));
+    }
+
+    #[test]
+    fn what_all_have_lost_without_a_restart_is_believed_at_once() {
+        let emptied = || Census { is_same_process: true, ..restarted(0, Duration::ZERO) };
+        assert_eq!(reference(&[emptied(), emptied()], 0), Some(keys(0)));
+    }
+
+    #[test]
+    fn where_nothing_was_ever_known_there_is_no_measure() {
+        let new = || Census { accepted_keys: None, ..restarted(5, Duration::ZERO) };
+        assert_eq!(reference(&[new(), Census { keys: None, ..new() }], 0), None);
     }
 }

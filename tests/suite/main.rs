@@ -12,6 +12,7 @@ mod detection;
 mod differential;
 mod failover;
 mod faults;
+mod health;
 mod http;
 mod isolation;
 mod large;
