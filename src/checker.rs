@@ -78,18 +78,24 @@ fn accept_first(balancer: &Balancer, looks: &Receiver<FirstLook>) {
     }
     let ready = reports.iter().filter(|(_, report)| report.not_ready.is_none());
     let fullest = fullest(ready.map(|(_, report)| report.keys.as_ref())).unwrap_or_default();
-    let is_provisional = reports.len() < balancer.backends.len();
+    // Whoever comes later may have more than those that are there now.
+    let are_all_there = ready_count(&reports) == balancer.backends.len();
     for (index, report) in reports {
         let health = &balancer.backends[index].health;
         match report.keys.as_ref().is_some_and(|keys| keys.is_below_half_of(&fullest)) {
             true => health.hold_first(report, &fullest),
             false => health.accept_first(report),
         }
-        health.set_provisional(is_provisional);
     }
+    let backends = balancer.backends.iter();
+    backends.for_each(|backend| backend.health.set_provisional(!are_all_there));
     if balancer.table.best(|_| true) != State::Up {
         warn!("no backend answers: reads fail until one does");
     }
+}
+
+fn ready_count(reports: &[(usize, Report)]) -> usize {
+    reports.iter().filter(|(_, report)| report.not_ready.is_none()).count()
 }
 
 /// Checks one backend.

@@ -68,7 +68,7 @@ pub struct Census {
     pub is_same_process: bool,
     /// The keys at its last check.
     pub keys: Option<Keys>,
-    /// Since when there are so many.
+    /// Since when there are about so many.
     pub keys_since: Instant,
     /// The keys when it was up last.
     pub accepted_keys: Option<Keys>,
@@ -99,8 +99,10 @@ struct Record {
     /// Nothing may be read before it has shown its data, and why it has to.
     must_prove: bool,
     cause: &'static str,
-    /// What the last check that was answered has said, and since when its keys are so many.
+    /// What the last check that was answered has said, and since when its keys are about
+    /// `settled_keys`.
     seen: Option<(Report, Instant)>,
+    settled_keys: Option<Keys>,
     /// The keys that the same process had at the check before.
     previous_keys: Option<Keys>,
     /// Checks in a row.
@@ -142,6 +144,7 @@ impl Health {
             must_prove: false,
             cause: "",
             seen: None,
+            settled_keys: None,
             previous_keys: None,
             good: 0,
             bad: 0,
@@ -283,6 +286,7 @@ impl Health {
     /// The first check of all was answered: what is there is what there is to be had.
     pub fn accept_first(&self, report: Report) {
         let mut record = lock(&self.record);
+        record.settled_keys.clone_from(&report.keys);
         record.seen = Some((report.clone(), Instant::now()));
         match &report.not_ready {
             Some(why) => self.hold(&mut record, NOT_READY, why),
@@ -314,16 +318,24 @@ impl Health {
         let now = Instant::now();
         let since = match record.seen.take() {
             Some((seen, since)) if seen.run_id == report.run_id => {
-                let is_same = seen.keys == report.keys;
                 record.previous_keys = seen.keys;
-                if is_same { since } else { now }
+                since
             }
             _ => {
                 record.good = 0;
+                record.settled_keys = None;
                 now
             }
         };
-        record.seen = Some((report.clone(), since));
+        let is_settled = match (&record.settled_keys, &report.keys) {
+            (Some(settled), Some(keys)) => !keys.lacks(settled) && !settled.lacks(keys),
+            (None, None) => true,
+            _ => false,
+        };
+        if !is_settled {
+            record.settled_keys.clone_from(&report.keys);
+        }
+        record.seen = Some((report.clone(), if is_settled { since } else { now }));
     }
 
     /// Decides what an answered check that `began` then means. `reference` is what a complete server

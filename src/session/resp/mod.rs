@@ -29,7 +29,7 @@ use self::upstream::{Target, Unanswered, Upstream};
 use super::{Client, MAX_INPUT_BYTES, PIECE_BYTES};
 use crate::backend::{BackendError, Connection, Mode, is_timeout};
 use crate::balancer::{Balancer, Phase};
-use crate::policy::{Policy, Verdict};
+use crate::policy::{self, Policy, Verdict};
 use crate::resp::{self, Command, CommandParser, Protocol, write};
 
 /// How long a command may take from its first byte to its last, …
@@ -294,6 +294,12 @@ impl<'a> Session<'a> {
             Verdict::Refuse(error) => self.error(error),
             Verdict::Own(own) => self.own(own, command)?,
             Verdict::Forward if self.is_subscriber() => self.not_for_subscribers(command),
+            Verdict::Forward if policy::is_script(command) => {
+                // What is sent beside it would share its fate.
+                self.run_batch()?;
+                self.batch.forward(command, self.is_silent);
+                self.run_batch()?;
+            }
             Verdict::Forward => self.batch.forward(command, self.is_silent),
             Verdict::Close => return Err(self.close()),
         }

@@ -106,7 +106,7 @@ impl Session<'_> {
             Watch::Held(connection, backend) => {
                 let backend = &self.balancer.backends[backend];
                 match backend.health.refusal() {
-                    None => self.exec_where_watched(connection, &commands, transaction.count),
+                    None => self.exec_where_watched(connection, &commands, &transaction),
                     Some(_) => {
                         self.exec_in_vain();
                         return Ok(());
@@ -152,9 +152,11 @@ impl Session<'_> {
         &mut self,
         mut connection: Connection,
         commands: &[u8],
-        count: usize,
+        transaction: &Transaction,
     ) -> Result<(), Unanswered> {
-        connection.set_patience(Patience::First, Duration::ZERO);
+        let count = transaction.count;
+        let patience = if transaction.has_script { Patience::Script } else { Patience::First };
+        connection.set_patience(patience, Duration::ZERO);
         let sent = connection.send(commands).map_err(Failure::Backend);
         let passed = sent
             .and_then(|()| relay_exec(&mut connection, count, &mut self.outlet, self.is_silent));
