@@ -16,6 +16,9 @@ const BYTES_A_SECOND_OF_PATIENCE: u64 = 32 * 1024 * 1024;
 /// The most that it may be silent longer than usual, however large the value.
 const MAX_PATIENCE: Duration = Duration::from_secs(30);
 
+/// A connection is kept for so long without being looked at before it is used again.
+const UNWATCHED_TIME: Duration = Duration::from_millis(1);
+
 /// Whoever has waited for a connection for long has at least so long for the reply.
 const MIN_PATIENCE: Duration = Duration::from_millis(50);
 
@@ -29,6 +32,8 @@ pub struct Link {
     /// How long it may usually be silent.
     timeout: Duration,
     run_id: Option<Arc<str>>,
+    /// When it was kept for another request.
+    kept_at: Instant,
 }
 
 impl Link {
@@ -36,7 +41,7 @@ impl Link {
     pub fn new(socket: Socket, waits: &Arc<Waits>, patience: Patience) -> Self {
         let socket = PatientSocket::new(socket, Arc::clone(waits), patience);
         let reader = BufReader::with_capacity(READ_BUFFER_BYTES, socket);
-        Self { reader, timeout: waits.timeout, run_id: None }
+        Self { reader, timeout: waits.timeout, run_id: None, kept_at: Instant::now() }
     }
 
     /// What its server calls itself; `None` where its user may not ask.
@@ -92,6 +97,17 @@ impl Link {
         socket.expect_silence(silence)?;
         socket.write_all(commands)?;
         self.next_byte().map(|_| ())
+    }
+
+    /// It is kept for another request.
+    pub fn rest(&mut self) {
+        self.kept_at = Instant::now();
+    }
+
+    /// Whether it has ended, or brought what nobody asked for, while it was kept. One that is used
+    /// all the time is not looked at: that costs a system call.
+    pub fn is_spoilt(&self) -> bool {
+        self.kept_at.elapsed() > UNWATCHED_TIME && self.reader.get_ref().has_something()
     }
 
     /// The replies, as they arrive.

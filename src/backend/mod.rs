@@ -209,6 +209,10 @@ impl Backend {
         may_send: impl Fn(&Link) -> bool,
     ) -> Result<Connection, BackendError> {
         let waited = permit.waited();
+        let idle = idle.filter(|link| !link.is_spoilt());
+        if idle.is_none() {
+            permit = permit.renewed();
+        }
         if let Some(link) = idle {
             let mut connection = Connection { link, mode, permit };
             if !may_send(&connection) {
@@ -458,8 +462,9 @@ pub struct Connection {
 impl Connection {
     /// Keeps it for the next request of its mode. All replies on it must have been read to the end;
     /// one with more bytes than were asked for is closed.
-    pub fn keep(self) {
+    pub fn keep(mut self) {
         if !self.link.has_buffered() {
+            self.link.rest();
             self.permit.give_back(self.mode, self.link);
         }
     }

@@ -11,6 +11,9 @@ use std::{
     path::Path,
 };
 
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+
 use super::error::{STUCK, is_timeout};
 use crate::health::{Health, State};
 use crate::replays::Replays;
@@ -89,6 +92,13 @@ impl PatientSocket {
     /// How it waits.
     pub fn patience(&self) -> Patience {
         self.patience
+    }
+
+    /// Whether bytes, or the end, have come.
+    pub fn has_something(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let peeked = rustix::net::recv(self.as_fd(), &mut [0; 1], flags);
+        !matches!(peeked, Err(Errno::AGAIN))
     }
 
     /// How long a backend may usually be silent.

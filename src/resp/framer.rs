@@ -1,4 +1,4 @@
-use super::{Error, MAX_ARRAY_LENGTH, MAX_BULK_BYTES, MAX_LINE_BYTES, parse_length};
+use super::{Error, MAX_ARRAY_LENGTH, MAX_BULK_BYTES, MAX_LINE_BYTES, parse_integer, parse_length};
 
 /// Finds the end of one reply (or push) in a stream of bytes, however they are cut into pieces; in
 /// RESP2 or RESP3.
@@ -88,7 +88,10 @@ impl Framer {
         // An attribute is no frame of its own: the one that it belongs to follows.
         self.frames_left -= u64::from(kind != b'|');
         match kind {
-            b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(' => Ok(()),
+            b'+' | b'-' => Ok(()),
+            b':' => parse_integer(rest).map(|_| ()),
+            b'_' | b'#' | b',' | b'(' if is_scalar(kind, rest) => Ok(()),
+            b'_' | b'#' | b',' | b'(' => Err(Error::Protocol("a value that is none of its type")),
             b'$' => self.expect_payload(parse_length(rest, MAX_BULK_BYTES)?),
             b'!' | b'=' => self.expect_payload(Some(length(rest, MAX_BULK_BYTES)?)),
             b'*' => self.expect_frames(parse_length(rest, MAX_ARRAY_LENGTH)?.unwrap_or(0)),
@@ -109,6 +112,19 @@ impl Framer {
         let sum = self.frames_left.checked_add(count);
         self.frames_left = sum.ok_or(Error::Protocol("too many elements"))?;
         Ok(())
+    }
+}
+
+/// Whether this is a null, a boolean, a double or a big number.
+fn is_scalar(kind: u8, text: &[u8]) -> bool {
+    match kind {
+        b'_' => text.is_empty(),
+        b'#' => matches!(text, b"t" | b"f"),
+        b',' => std::str::from_utf8(text).is_ok_and(|text| text.parse::<f64>().is_ok()),
+        _ => {
+            let digits = text.strip_prefix(b"-").unwrap_or(text);
+            !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
+        }
     }
 }
 
@@ -225,6 +241,15 @@ mod tests {
             b"$0\r\n\n\n",
             b"=4\r\ntxt:\xff\n",
             b"$-2\r\n",
+            b"$+5\r\n",
+            b"$05\r\n",
+            b":12x\r\n",
+            b":\r\n",
+            b":-\r\n",
+            b"_x\r\n",
+            b"#x\r\n",
+            b",zz\r\n",
+            b"(-\r\n",
             b"*99999999999\r\n",
             b"+no carriage return\n",
             b"$?\r\n",

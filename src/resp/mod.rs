@@ -63,8 +63,15 @@ pub enum Error {
 
 /// Reads the decimal number of a length or integer line.
 fn parse_integer(digits: &[u8]) -> Result<i64, Error> {
+    // Redis writes no sign but a minus, and no zeros in front.
+    let is_plain = match digits {
+        [b'0'] => true,
+        [b'-', rest @ ..] => !rest.starts_with(b"0"),
+        _ => !digits.starts_with(b"0") && !digits.starts_with(b"+"),
+    };
     std::str::from_utf8(digits)
         .ok()
+        .filter(|_| is_plain)
         .and_then(|text| text.parse().ok())
         .ok_or(Error::Protocol("a number that is none"))
 }

@@ -106,7 +106,7 @@ impl Session<'_> {
             Watch::Held(connection, backend) => {
                 let backend = &self.balancer.backends[backend];
                 match backend.health.refusal() {
-                    None => self.exec_where_watched(connection, &commands, &transaction),
+                    None => self.exec_where_watched(*connection, &commands, &transaction),
                     Some(_) => {
                         self.exec_in_vain();
                         return Ok(());

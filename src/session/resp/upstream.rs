@@ -21,7 +21,7 @@ pub enum Watch {
     #[default]
     None,
     /// The connection that watches, and the index of its backend.
-    Held(Connection, usize),
+    Held(Box<Connection>, usize),
     /// It watches, and is in use at the moment.
     InUse(usize),
     /// Its backend failed: nobody knows whether a key was touched.
@@ -185,7 +185,7 @@ impl<'a> Upstream<'a> {
     fn take_watching(&mut self) -> Option<Connection> {
         let backend = self.watched_backend()?;
         match std::mem::replace(&mut self.watch, Watch::InUse(backend)) {
-            Watch::Held(connection, _) => Some(connection),
+            Watch::Held(connection, _) => Some(*connection),
             _ => None,
         }
     }
@@ -194,7 +194,7 @@ impl<'a> Upstream<'a> {
     pub fn watch_with(&mut self, mut connection: Connection) -> bool {
         let is_pinned = connection.pin();
         if let (true, Some(backend)) = (is_pinned, self.last_used) {
-            self.watch = Watch::Held(connection, backend);
+            self.watch = Watch::Held(Box::new(connection), backend);
         }
         is_pinned
     }
@@ -214,7 +214,7 @@ impl<'a> Upstream<'a> {
     /// All replies have been read: the connection goes back to where it came from.
     pub fn release(&mut self, connection: Connection) {
         match self.watch {
-            Watch::InUse(backend) => self.watch = Watch::Held(connection, backend),
+            Watch::InUse(backend) => self.watch = Watch::Held(Box::new(connection), backend),
             _ => connection.keep(),
         }
     }
