@@ -119,7 +119,7 @@ struct Record {
 }
 
 /// Why a server that was accepted has to prove itself.
-const RESTARTED: &str = "another server process is there, or it was restarted";
+const RESTARTED: &str = "it was restarted or replaced by another server";
 const FIRST_MET: &str = "it was not there before";
 const HAS_LOST_KEYS: &str = "more than half of its keys are gone";
 const HAS_FAR_FEWER: &str = "it has far fewer keys than others";
@@ -366,7 +366,7 @@ impl Health {
             State::Down | State::Syncing => {
                 record.good += 1;
                 if record.good >= self.rise {
-                    let why = format!("it answers again, {}", keys_in_words(report));
+                    let why = format!("it answers again; {}", keys_in_words(report));
                     self.accept(&mut record, report, why, true);
                 }
             }
@@ -387,10 +387,14 @@ impl Health {
             false => record.good = 0,
         }
         if record.good >= self.rise {
-            let why = format!("it is complete, {}", keys_in_words(report));
+            let why = format!("it is complete; {}", keys_in_words(report));
             return self.accept(record, report, why, true);
         }
-        self.hold(record, cause, &progress(report, reference));
+        let mut progress = progress(report, reference);
+        if record.good > 0 {
+            progress += &format!(" in {} of {} checks", record.good, self.rise);
+        }
+        self.hold(record, cause, &progress);
     }
 
     /// Nothing is read from it from now on.
