@@ -56,8 +56,10 @@ struct Tried {
 /// A try on one backend.
 #[derive(Clone, Copy)]
 pub struct Attempt<'a> {
+    /// The index of the backend.
+    pub index: usize,
     /// The backend.
-    pub backend: &'a Backend,
+    pub backend: &'a Arc<Backend>,
     /// How long it is waited for.
     pub patience: Patience,
     /// When it begins.
@@ -87,9 +89,10 @@ impl<'a> Failover<'a> {
     }
 
     /// The next try, on this backend; `None` when there is no time left for it.
-    pub fn attempt(&self, backend: usize) -> Option<Attempt<'a>> {
-        let patience = self.patience(backend)?;
-        Some(Attempt { backend: &self.balancer.backends[backend], patience, began: Instant::now() })
+    pub fn attempt(&self, index: usize) -> Option<Attempt<'a>> {
+        let patience = self.patience(index)?;
+        let backend = &self.balancer.backends[index];
+        Some(Attempt { index, backend, patience, began: Instant::now() })
     }
 
     fn patience(&self, backend: usize) -> Option<Patience> {
@@ -101,10 +104,9 @@ impl<'a> Failover<'a> {
                 (false, false) => Patience::First,
             });
         }
-        let left = self.deadline.saturating_duration_since(Instant::now());
         let deadline = self.deadline;
         let is_only_one = self.tried.len() + 1 >= self.balancer.backends.len();
-        (!left.is_zero()).then_some(match is_only_one {
+        (Instant::now() < deadline).then_some(match is_only_one {
             // That another is up is of no use.
             true => Patience::Until(deadline),
             false => Patience::LastResort(deadline),
@@ -112,8 +114,8 @@ impl<'a> Failover<'a> {
     }
 
     /// A try has failed, before the client got a byte of the answer.
-    pub fn failed(&mut self, backend: usize, attempt: Attempt, error: BackendError) {
-        self.note(backend, attempt.patience, &error);
+    pub fn failed(&mut self, attempt: Attempt, error: BackendError) {
+        Self::note(attempt, &error);
         // A hurried try says nothing of the read.
         let is_hurried = matches!(attempt.patience, Patience::LastResort(_) | Patience::Until(_));
         if !is_hurried {
@@ -121,25 +123,25 @@ impl<'a> Failover<'a> {
             // It was up when it was tried, which took its time: others may be again in a moment.
             self.deadline = self.deadline.max(Instant::now() + SECOND_WIND);
         }
-        self.add(backend, attempt.began, Some(error));
+        self.add(attempt, Some(error));
     }
 
     /// A backend has turned out not to be the one that can answer.
-    pub fn pass_over(&mut self, backend: usize, attempt: Attempt) {
-        self.add(backend, attempt.began, None);
+    pub fn pass_over(&mut self, attempt: Attempt) {
+        self.add(attempt, None);
     }
 
-    fn add(&mut self, backend: usize, began: Instant, failure: Option<BackendError>) {
+    fn add(&mut self, attempt: Attempt, failure: Option<BackendError>) {
         self.tries += 1;
-        self.tried.push(Tried { backend, began, failure });
+        self.tried.push(Tried { backend: attempt.index, began: attempt.began, failure });
     }
 
     /// Lets the backend know what an error says of it.
-    pub fn note(&self, backend: usize, patience: Patience, error: &BackendError) {
-        let is_first = matches!(patience, Patience::First | Patience::Script);
+    pub fn note(attempt: Attempt, error: &BackendError) {
+        let is_first = matches!(attempt.patience, Patience::First | Patience::Script);
         // Who waited for long, or not for long enough, knows nothing of a backend that was silent.
         if error.is_failure() && (is_first || !matches!(error, BackendError::TimedOut)) {
-            self.balancer.backends[backend].health.failed(error);
+            attempt.backend.health.failed(error);
         }
     }
 

@@ -272,7 +272,7 @@ fn balanced<'a>(
         failover.forgive();
         let lease = balancer.table.lease(|backend| failover.may_try(backend));
         let attempt = lease.as_ref().and_then(|lease| failover.attempt(lease.backend()));
-        let (Some(lease), Some(attempt)) = (lease, attempt) else {
+        let (Some(_lease), Some(attempt)) = (lease, attempt) else {
             match failover.wait() {
                 true => continue,
                 false => break,
@@ -281,7 +281,7 @@ fn balanced<'a>(
         if std::mem::take(&mut is_first) {
             demo_delay(balancer);
         }
-        let backend = &balancer.backends[lease.backend()];
+        let backend = attempt.backend;
         answer.header("X-Served-By", header_value(backend.name()));
         answer.header("Cache-Control", "no-cache");
         answer.header("Vary", "Accept");
@@ -294,7 +294,7 @@ fn balanced<'a>(
         }
         let written = match outcome {
             Ok(Outcome::Elsewhere) => {
-                failover.pass_over(lease.backend(), attempt);
+                failover.pass_over(attempt);
                 answer.restart();
                 continue;
             }
@@ -304,7 +304,7 @@ fn balanced<'a>(
                     changes += 1;
                     continue;
                 }
-                failover.failed(lease.backend(), attempt, error);
+                failover.failed(attempt, error);
                 if failover.is_over() {
                     break;
                 }
@@ -316,7 +316,7 @@ fn balanced<'a>(
             }
             Err(failure) => {
                 if let Failure::Backend(error) = &failure {
-                    failover.note(lease.backend(), attempt.patience, error);
+                    Failover::note(attempt, error);
                 }
                 // The head of a long answer is all that HEAD asked for.
                 if answer.is_done() { Ok(()) } else { Err(failure) }

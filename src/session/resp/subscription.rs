@@ -174,16 +174,29 @@ impl Session<'_> {
                 all.names[index(kind)].extend(new.map(|name| name.to_vec()));
             }
             done += confirmed;
-            match outcome {
-                Err(Failure::Backend(error)) if losses < MAX_LOSSES => {
-                    losses += 1;
-                    self.resubscribe(&error)?;
-                }
-                outcome => {
-                    outcome?;
-                    self.end_without_names();
-                    return Ok(());
-                }
+            if !self.is_to_be_repeated(outcome, &mut losses)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Ends a command; true when its connection was lost, and the rest is to be sent again on the
+    /// one that has taken its place.
+    fn is_to_be_repeated(
+        &mut self,
+        outcome: Result<bool, Failure>,
+        losses: &mut usize,
+    ) -> Result<bool, Ended> {
+        match outcome {
+            Err(Failure::Backend(error)) if *losses < MAX_LOSSES => {
+                *losses += 1;
+                self.resubscribe(&error)?;
+                Ok(true)
+            }
+            outcome => {
+                outcome?;
+                self.end_without_names();
+                Ok(false)
             }
         }
     }
@@ -220,7 +233,7 @@ impl Session<'_> {
         names: Names,
         confirmations: usize,
     ) -> Result<Result<(), Vec<u8>>, Unanswered> {
-        let Self { upstream, outlet, mode, balancer, .. } = self;
+        let Self { upstream, outlet, mode, .. } = self;
         let mut messages = Vec::new();
         let subscribed = upstream.with_failover(outlet.client.address, false, |_, attempt| {
             let Attempt { backend, patience, .. } = attempt;
@@ -236,20 +249,15 @@ impl Session<'_> {
                 return Ok(Err(error));
             }
             Ok(match connection.pin() {
-                true => Ok((connection, backend.name().to_owned())),
+                true => Ok((connection, Arc::clone(backend))),
                 // Where others lose theirs, too, there may be room at another backend.
                 false if confirmations > 0 => return Err(connection.no_room().into()),
                 false => Err(format!("-{TOO_MANY_PINNED}\r\n").into_bytes()),
             })
         })?;
         outlet.out().extend_from_slice(&messages);
-        Ok(subscribed.map(|(connection, name)| {
-            let backend = balancer.backends.iter().find(|backend| backend.name() == name);
-            self.subscriptions = backend.map(|backend| Subscriptions {
-                connection,
-                backend: Arc::clone(backend),
-                names,
-            });
+        Ok(subscribed.map(|(connection, backend)| {
+            self.subscriptions = Some(Subscriptions { connection, backend, names });
         }))
     }
 
@@ -326,20 +334,15 @@ impl Session<'_> {
                     done += confirmed;
                 }
             }
-            match outcome {
+            if let Err(Failure::Backend(error)) = &outcome
+                && names.is_empty()
+                && confirmed > 0
+            {
                 // Which of all names are left, nobody knows.
-                Err(Failure::Backend(error)) if names.is_empty() && confirmed > 0 => {
-                    return Err(Ended::Cut(format!("its subscriptions are lost: {error}")));
-                }
-                Err(Failure::Backend(error)) if losses < MAX_LOSSES => {
-                    losses += 1;
-                    self.resubscribe(&error)?;
-                }
-                outcome => {
-                    outcome?;
-                    self.end_without_names();
-                    return Ok(());
-                }
+                return Err(Ended::Cut(format!("its subscriptions are lost: {error}")));
+            }
+            if !self.is_to_be_repeated(outcome, &mut losses)? {
+                return Ok(());
             }
         }
     }

@@ -194,7 +194,7 @@ impl Session<'_> {
             let reply = short_reply(&mut connection)?;
             match (&upstream.watch, &reply[..]) {
                 (Watch::None, OK) => {
-                    if !upstream.watch_with(connection) {
+                    if !upstream.watch_with(connection, attempt.index) {
                         return Ok(format!("-{TOO_MANY_PINNED}\r\n").into_bytes());
                     }
                 }

@@ -82,8 +82,7 @@ impl<'a> Upstream<'a> {
         loop {
             failover.forgive();
             let index = self.settle(&failover, client);
-            let attempt = index.and_then(|index| Some((index, failover.attempt(index)?)));
-            let Some((index, attempt)) = attempt else {
+            let Some(attempt) = index.and_then(|index| failover.attempt(index)) else {
                 match failover.wait() {
                     true => continue,
                     false => return Err(Unanswered::AllFailed(failover.error())),
@@ -95,14 +94,14 @@ impl<'a> Upstream<'a> {
                     return Err(Unanswered::OtherCommands);
                 }
                 Err(Failure::Backend(error)) => {
-                    failover.failed(index, attempt, error);
+                    failover.failed(attempt, error);
                     self.lose_watch();
                     if failover.is_over() {
                         return Err(Unanswered::AllFailed(failover.error()));
                     }
                 }
                 Err(Failure::Cut(error)) => {
-                    failover.note(index, attempt.patience, &error);
+                    Failover::note(attempt, &error);
                     let name = attempt.backend.name();
                     let why = format!("{name} failed within a reply: {error}");
                     return Err(Unanswered::Ended(Ended::Cut(why)));
@@ -190,10 +189,11 @@ impl<'a> Upstream<'a> {
         }
     }
 
-    /// Keeps the connection that watches; false, and it is closed, when too many clients do so.
-    pub fn watch_with(&mut self, mut connection: Connection) -> bool {
+    /// Keeps the connection, to this backend, that watches; false, and it is closed, when too many
+    /// clients do so.
+    pub fn watch_with(&mut self, mut connection: Connection, backend: usize) -> bool {
         let is_pinned = connection.pin();
-        if let (true, Some(backend)) = (is_pinned, self.last_used) {
+        if is_pinned {
             self.watch = Watch::Held(Box::new(connection), backend);
         }
         is_pinned
