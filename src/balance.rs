@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+
 use crate::lock::{Mutex, lock};
 
 /// How many turns a backend may have to catch up on: one that was away for a long time wins ties
@@ -19,7 +21,8 @@ const MOVED_PART: usize = 50;
 const FIRST_SHARE: f64 = 0.01;
 
 /// How a backend is, in the order in which they are leased.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum State {
     /// It serves.
     Up,

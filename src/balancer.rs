@@ -1,21 +1,28 @@
 //! What all clients share.
 
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::cmp::Reverse;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use serde::Serialize;
+
+use crate::access_log::AccessLog;
 use crate::address::BackendAddress;
 use crate::backend::{Backend, Waits};
 use crate::balance::{ConnectionTable, State};
 use crate::config::Config;
 use crate::cursor;
-use crate::health::Health;
+use crate::health::{Change, Health};
+use crate::history::{BackendReading, History, Reading};
 use crate::lock::lock;
+use crate::metrics::Metrics;
 use crate::policy::Policy;
 use crate::replays::Replays;
 
 /// How far the end of the process has come; what holds in one phase holds in those behind it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum Phase {
     /// It has not been asked for.
@@ -40,14 +47,17 @@ pub struct Balancer {
     pub table: Arc<ConnectionTable>,
     /// How many reads may be sent again.
     pub replays: Arc<Replays>,
-    /// How many clients are served.
-    pub clients: AtomicUsize,
+    /// What all clients have done.
+    pub metrics: Metrics,
+    /// The last minutes.
+    pub history: History,
     /// When it began to serve.
     pub began: Instant,
     phase: AtomicU8,
     /// What the backends' commands allow, and their version that it was made of.
     policy: Mutex<(u64, Arc<Policy>)>,
-    log_order: Mutex<()>,
+    /// What requests and sessions leave in the log.
+    pub access_log: AccessLog,
 }
 
 impl Balancer {
@@ -66,17 +76,21 @@ impl Balancer {
             Arc::new(Backend::new(address.clone(), waits, config.backend_connections))
         };
         let backends = config.backends.iter().enumerate().map(backend).collect();
+        let history = History::new(config.backends.len());
         let policy = Mutex::new((0, Arc::new(Policy::new(&[], config.allow_keys))));
+        let names = config.backends.iter().map(|address| address.name().to_owned()).collect();
+        let access_log = AccessLog::new(Arc::clone(&table), names, config.quiet);
         Arc::new(Self {
             config,
             backends,
             table,
             replays,
-            clients: AtomicUsize::new(0),
+            metrics: Metrics::default(),
+            history,
             began: Instant::now(),
             phase: AtomicU8::new(Phase::Serving as u8),
             policy,
-            log_order: Mutex::new(()),
+            access_log,
         })
     }
 
@@ -92,7 +106,9 @@ impl Balancer {
         if policy.0 != version {
             let tables: Vec<_> =
                 self.backends.iter().filter_map(|backend| backend.commands()).collect();
-            *policy = (version, Arc::new(Policy::new(&tables, self.config.allow_keys)));
+            let mut new = Policy::new(&tables, self.config.allow_keys);
+            new.share_counts(&policy.1);
+            *policy = (version, Arc::new(new));
         }
         policy.clone()
     }
@@ -131,6 +147,12 @@ impl Balancer {
         self.phase.load(Ordering::SeqCst) >= phase as u8
     }
 
+    /// How far the end of the process has come.
+    pub fn phase(&self) -> Phase {
+        let phases = [Phase::Closing, Phase::Draining, Phase::Leaving];
+        phases.into_iter().find(|&phase| self.has_reached(phase)).unwrap_or(Phase::Serving)
+    }
+
     /// Whether each HTTP answer is the last on its connection.
     pub fn is_draining(&self) -> bool {
         self.has_reached(Phase::Draining)
@@ -141,20 +163,30 @@ impl Balancer {
         !self.has_reached(Phase::Leaving) && self.table.best(|_| true) <= State::Suspect
     }
 
-    /// Held while [`counts`](Self::counts) are read and logged, so that no line overtakes another.
-    pub fn log_order(&self) -> MutexGuard<'_, ()> {
-        lock(&self.log_order)
+    /// What is counted now.
+    pub fn reading(&self) -> Reading {
+        let backends = self.backends.iter().zip(self.table.counts());
+        let backends = backends.map(|(backend, leases)| BackendReading {
+            state: backend.health.state(),
+            leases,
+            errors: backend.metrics.errors.get(),
+            times: backend.metrics.times(),
+        });
+        let here = &self.metrics.answered_here;
+        Reading { answered_here: here.http.get() + here.resp.get(), backends: backends.collect() }
     }
 
-    /// The connection table for the log: `127.0.0.1:1111=1 127.0.0.1:2222=0`.
-    pub fn counts(&self) -> String {
-        let counts = self.table.counts();
-        let shown: Vec<String> = self
-            .backends
-            .iter()
-            .zip(counts)
-            .map(|(backend, count)| format!("{}={count}", backend.name()))
+    /// The last changes of the backends' states, with their names, the newest first; `max` at most.
+    pub fn changes(&self, max: usize) -> Vec<(&str, Change)> {
+        let backends = self.backends.iter();
+        let mut changes: Vec<_> = backends
+            .flat_map(|backend| {
+                let of_one = backend.health.summary().changes;
+                of_one.into_iter().map(|change| (backend.name(), change))
+            })
             .collect();
-        shown.join(" ")
+        changes.sort_by_key(|(_, change)| Reverse(change.at));
+        changes.truncate(max);
+        changes
     }
 }

@@ -6,10 +6,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use log::{info, warn};
+use log::warn;
 #[cfg(unix)]
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::access_log::Event;
 use crate::backend::{Backend, BackendError, Link};
 use crate::balance::State;
 use crate::balancer::Balancer;
@@ -250,9 +251,7 @@ fn level(balancer: &Balancer) {
         thread::sleep(LEVEL_INTERVAL);
         let moved = balancer.table.level();
         if moved > 0 {
-            let in_order = balancer.log_order();
-            info!("{moved} sessions moved {}", balancer.counts());
-            drop(in_order);
+            balancer.access_log.write(|| Event::Moved { sessions: moved });
         }
     }
 }

@@ -7,6 +7,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
 use crate::address::{self, BackendAddress, DEFAULT_BACKENDS};
+use crate::logging::Format;
 use crate::{cli, http};
 
 /// The longest of all timeouts.
@@ -45,6 +46,23 @@ struct Args {
         default_values = DEFAULT_BACKENDS
     )]
     backends: Vec<String>,
+
+    /// Serves what is below /-/ (status page, metrics, probes) at an address of its own, and not where
+    /// clients connect
+    #[arg(long, env = "LB_ADMIN_LISTEN", value_name = "ADDRESS:PORT")]
+    admin_listen: Option<String>,
+
+    /// Turns the status page and its JSON off where clients connect
+    #[arg(long, env = "LB_NO_STATUS")]
+    no_status: bool,
+
+    /// How the log looks
+    #[arg(long, env = "LB_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = Format::Human)]
+    log_format: Format,
+
+    /// Leaves the lines of requests and sessions out of the log
+    #[arg(long, env = "LB_QUIET")]
+    quiet: bool,
 
     /// Clients at a time; more are told so and closed
     #[arg(
@@ -144,6 +162,14 @@ struct Args {
 pub struct Config {
     /// The address to listen on, whose port may be 0; once that is done, the one that clients reach.
     pub listen: SocketAddr,
+    /// Where what is below `/-/` is served, instead of there.
+    pub admin_listen: Option<SocketAddr>,
+    /// Whether the status page and its JSON are turned off there.
+    pub no_status: bool,
+    /// How the log looks.
+    pub log_format: Format,
+    /// Whether the lines of requests and sessions are left out of it.
+    pub quiet: bool,
     /// At least one, each another server.
     pub backends: Vec<BackendAddress>,
     /// 1 to 100,000 clients at a time.
@@ -204,7 +230,14 @@ impl TryFrom<Args> for Config {
             return Err("--read-timeout must not be shorter than --backend-timeout".to_owned());
         }
         Ok(Self {
-            listen: listen_address(&args.listen)?,
+            listen: address("--listen", &args.listen)?,
+            admin_listen: args
+                .admin_listen
+                .map(|text| address("--admin-listen", &text))
+                .transpose()?,
+            no_status: args.no_status,
+            log_format: args.log_format,
+            quiet: args.quiet,
             backends: address::parse_list(&args.backends)
                 .map_err(|error| format!("--backend: {error}"))?,
             max_clients: args.max_clients as usize,
@@ -229,11 +262,12 @@ impl TryFrom<Args> for Config {
     }
 }
 
-fn listen_address(text: &str) -> Result<SocketAddr, String> {
+/// The address that a flag names.
+fn address(flag: &str, text: &str) -> Result<SocketAddr, String> {
     let found = text.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
     found.ok_or_else(|| {
         format!(
-            "--listen {text}: write ADDRESS:PORT, such as 127.0.0.1:1310 for this machine alone \
+            "{flag} {text}: write ADDRESS:PORT, such as 127.0.0.1:1310 for this machine alone \
              or 0.0.0.0:1310 for every network"
         )
     })

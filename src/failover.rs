@@ -42,6 +42,8 @@ pub struct Failover<'a> {
     tried: Vec<Tried>,
     /// How many tries there were.
     tries: usize,
+    /// The index of the backend on which the last try has failed, until there is another.
+    failed_on: Option<usize>,
 }
 
 /// A backend that was tried.
@@ -71,7 +73,15 @@ impl<'a> Failover<'a> {
     pub fn new(balancer: &'a Balancer, is_script: bool) -> Self {
         balancer.replays.pay();
         let deadline = Instant::now() + LAST_RESORT_TIME;
-        Self { balancer, deadline, is_script, silences: 0, tried: Vec::new(), tries: 0 }
+        Self {
+            balancer,
+            deadline,
+            is_script,
+            silences: 0,
+            tried: Vec::new(),
+            tries: 0,
+            failed_on: None,
+        }
     }
 
     /// Whether this backend is still to be tried.
@@ -89,9 +99,13 @@ impl<'a> Failover<'a> {
     }
 
     /// The next try, on this backend; `None` when there is no time left for it.
-    pub fn attempt(&self, index: usize) -> Option<Attempt<'a>> {
+    pub fn attempt(&mut self, index: usize) -> Option<Attempt<'a>> {
         let patience = self.patience(index)?;
-        let backend = &self.balancer.backends[index];
+        let backends = &self.balancer.backends;
+        if let Some(failed) = self.failed_on.take() {
+            backends[failed].metrics.replays.add_one();
+        }
+        let backend = &backends[index];
         Some(Attempt { index, backend, patience, began: Instant::now() })
     }
 
@@ -123,6 +137,7 @@ impl<'a> Failover<'a> {
             // It was up when it was tried, which took its time: others may be again in a moment.
             self.deadline = self.deadline.max(Instant::now() + SECOND_WIND);
         }
+        self.failed_on = Some(attempt.index);
         self.add(attempt, Some(error));
     }
 
@@ -136,8 +151,9 @@ impl<'a> Failover<'a> {
         self.tried.push(Tried { backend: attempt.index, began: attempt.began, failure });
     }
 
-    /// Lets the backend know what an error says of it.
+    /// Counts a try that has failed, and lets the backend know what the error says of it.
     pub fn note(attempt: Attempt, error: &BackendError) {
+        attempt.backend.metrics.errors.add_one();
         let is_first = matches!(attempt.patience, Patience::First | Patience::Script);
         // Who waited for long, or not for long enough, knows nothing of a backend that was silent.
         if error.is_failure() && (is_first || !matches!(error, BackendError::TimedOut)) {

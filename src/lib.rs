@@ -8,6 +8,7 @@
 //! as [`json`], Redis clients get its bytes. The loader is [`dataset`] and [`seed`].
 //! `docs/ARCHITECTURE.md` is the map.
 
+pub mod access_log;
 pub mod address;
 pub mod backend;
 pub mod balance;
@@ -17,18 +18,24 @@ pub mod cli;
 pub mod config;
 pub mod cursor;
 pub mod dataset;
+pub mod exposition;
 pub mod failover;
 pub mod health;
+pub mod history;
 pub mod http;
 pub mod json;
 pub mod large;
 pub mod listener;
 pub mod lock;
 pub mod logging;
+pub mod metrics;
 pub mod policy;
 pub mod pool;
+pub mod protocol;
 pub mod replays;
 pub mod resp;
 pub mod seed;
 pub mod session;
+pub mod status;
+pub mod usage;
 pub mod value;

@@ -16,7 +16,8 @@ use socket2::{Domain, Socket, Type};
 
 use crate::balancer::{Balancer, Phase};
 use crate::lock::lock;
-use crate::session::{self, ClientSocket, IDLE_GRACE, WireProtocol};
+use crate::protocol::WireProtocol;
+use crate::session::{self, ClientSocket, IDLE_GRACE, Side};
 
 /// Connections that the kernel holds until they are accepted; std's 128 overflow when thousands
 /// come at once.
@@ -35,6 +36,10 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
 /// Clients over the limit that may wait to be told so; more are told at once, which a client that
 /// is still sending may miss.
 const TURNED_AWAY_QUEUE: usize = 64;
+
+/// Clients of the admin address at a time. They do not count as clients: probes get through when
+/// there are too many of those.
+const MAX_ADMIN_CLIENTS: usize = 64;
 
 /// How long one client over the limit may take to be told so.
 const TURN_AWAY_TIME: Duration = Duration::from_millis(20);
@@ -80,36 +85,75 @@ pub fn inherited() -> io::Result<Option<TcpListener>> {
 }
 
 /// Serves clients until the balancer's [`Phase`] is `Leaving`, and for the drain delay behind that;
-/// returns when all are gone or the drain timeout is over.
-pub fn serve(listener: TcpListener, balancer: &Arc<Balancer>) -> io::Result<()> {
+/// returns when all are gone or the drain timeout is over. Those of the `admin` address are served
+/// as long as the process lives.
+pub fn serve(
+    listener: TcpListener,
+    admin: Option<TcpListener>,
+    balancer: &Arc<Balancer>,
+) -> io::Result<()> {
     // Other processes may have the same socket, and this holds for all of them. That suits those
     // that accept: one that was woken for a client that another has taken must not wait for it.
     listener.set_nonblocking(true)?;
     let (turned_away, queue) = sync_channel(TURNED_AWAY_QUEUE);
     thread::Builder::new().name("full".to_owned()).spawn(move || turn_all_away(&queue))?;
-    let clients = Arc::new(Clients::default());
-    let mut door = Door { listener, balancer, clients: Arc::clone(&clients), turned_away };
-    door.accept_until_draining();
+    if let Some(admin) = admin {
+        admin.set_nonblocking(true)?;
+        let mut door = Door::new(admin, Side::Admin, balancer, turned_away.clone());
+        let accept = move || door.accept_while(|| true);
+        thread::Builder::new().name("admin".to_owned()).spawn(accept)?;
+    }
+    let mut door = Door::new(listener, Side::Public, balancer, turned_away);
+    let mut draining_at = None;
+    door.accept_while(|| !is_time_to_drain(balancer, &mut draining_at));
     balancer.enter(Phase::Draining);
     door.accept_who_is_there();
+    let clients = Arc::clone(&door.clients);
     drop(door);
     drain(&clients, balancer);
     Ok(())
 }
 
+fn is_time_to_drain(balancer: &Balancer, draining_at: &mut Option<Instant>) -> bool {
+    if !balancer.has_reached(Phase::Leaving) {
+        return false;
+    }
+    let now = Instant::now();
+    let delay = balancer.config.drain_delay;
+    if draining_at.is_none() && !delay.is_zero() {
+        info!("not ready any more; serves on for {}", humantime::format_duration(delay));
+    }
+    now >= *draining_at.get_or_insert(now + delay)
+}
+
 /// Where clients come in.
-struct Door<'a> {
+struct Door {
     listener: TcpListener,
-    balancer: &'a Arc<Balancer>,
+    side: Side,
+    max_clients: usize,
+    balancer: Arc<Balancer>,
     clients: Arc<Clients>,
     turned_away: SyncSender<TcpStream>,
 }
 
-impl Door<'_> {
-    fn accept_until_draining(&mut self) {
+impl Door {
+    fn new(
+        listener: TcpListener,
+        side: Side,
+        balancer: &Arc<Balancer>,
+        turned_away: SyncSender<TcpStream>,
+    ) -> Self {
+        let max_clients = match side {
+            Side::Public => balancer.config.max_clients,
+            Side::Admin => MAX_ADMIN_CLIENTS,
+        };
+        let (balancer, clients) = (Arc::clone(balancer), Arc::default());
+        Self { listener, side, max_clients, balancer, clients, turned_away }
+    }
+
+    fn accept_while(&mut self, mut goes_on: impl FnMut() -> bool) {
         let mut back_off = SHORTEST_BACK_OFF;
-        let mut draining_at = None;
-        while !self.is_time_to_drain(&mut draining_at) {
+        while goes_on() {
             let accepted = match self.accept() {
                 Ok(false) => self.wait_for_client(),
                 accepted => accepted.map(|_| ()),
@@ -123,18 +167,6 @@ impl Door<'_> {
                 }
             }
         }
-    }
-
-    fn is_time_to_drain(&self, draining_at: &mut Option<Instant>) -> bool {
-        if !self.balancer.has_reached(Phase::Leaving) {
-            return false;
-        }
-        let now = Instant::now();
-        let delay = self.balancer.config.drain_delay;
-        if draining_at.is_none() && !delay.is_zero() {
-            info!("not ready any more; serves on for {}", humantime::format_duration(delay));
-        }
-        now >= *draining_at.get_or_insert(now + delay)
     }
 
     /// Those whom the kernel has accepted for us count on being served. More than fit into its queue
@@ -155,7 +187,7 @@ impl Door<'_> {
             Ok((socket, address)) => {
                 // On some systems it is as the listener is.
                 socket.set_nonblocking(false)?;
-                admit(socket, address, self.balancer, &self.clients, &self.turned_away)?;
+                self.admit(socket, address)?;
                 Ok(true)
             }
             Err(error) => match error.kind() {
@@ -175,36 +207,36 @@ impl Door<'_> {
             Err(error) => Err(error.into()),
         }
     }
-}
 
-/// Gives the client a thread, or turns it away.
-fn admit(
-    socket: TcpStream,
-    address: SocketAddr,
-    balancer: &Arc<Balancer>,
-    clients: &Arc<Clients>,
-    turned_away: &SyncSender<TcpStream>,
-) -> io::Result<()> {
-    let socket = Arc::new(ClientSocket::new(socket));
-    let Some(registration) = clients.register(&socket, balancer.config.max_clients) else {
-        debug!("{address} turned away: {} clients", balancer.config.max_clients);
-        if let Some(socket) = Arc::into_inner(socket) {
-            turn_away(socket.stream, turned_away);
-        }
-        return Ok(());
-    };
-    let balancer = Arc::clone(balancer);
-    let spawned =
-        thread::Builder::new().name("client".to_owned()).stack_size(STACK_BYTES).spawn(move || {
-            if let Err(error) = session::serve(&registration.socket, address, &balancer) {
+    /// Gives the client a thread, or turns it away.
+    fn admit(&self, socket: TcpStream, address: SocketAddr) -> io::Result<()> {
+        let socket = Arc::new(ClientSocket::new(socket));
+        let Some(registration) = self.clients.register(&socket, self.max_clients) else {
+            debug!("{address} turned away: {} clients", self.max_clients);
+            self.turn_away(socket);
+            return Ok(());
+        };
+        let (side, balancer) = (self.side, Arc::clone(&self.balancer));
+        let serve = move || {
+            if let Err(error) = session::serve(&registration.socket, address, side, &balancer) {
                 debug!("{address}: {error}");
             }
-        });
-    // Without a thread the registration is gone, and the socket ours alone again.
-    if let (Err(_), Some(socket)) = (&spawned, Arc::into_inner(socket)) {
-        turn_away(socket.stream, turned_away);
+        };
+        let thread = thread::Builder::new().name("client".to_owned()).stack_size(STACK_BYTES);
+        let spawned = thread.spawn(serve);
+        if spawned.is_err() {
+            // Without a thread the registration is gone, and the socket ours alone again.
+            self.turn_away(socket);
+        }
+        spawned.map(|_thread| ())
     }
-    spawned.map(|_thread| ())
+
+    fn turn_away(&self, socket: Arc<ClientSocket>) {
+        self.balancer.metrics.turned_away.add_one();
+        if let Some(socket) = Arc::into_inner(socket) {
+            turn_away(socket.stream, &self.turned_away);
+        }
+    }
 }
 
 /// Leaves a client to the thread that has a moment for it or, when too many wait there, tells it

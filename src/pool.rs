@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+
 use crate::lock::lock;
 
 /// How long an idle connection is kept; what is used now and then stays.
@@ -17,6 +19,19 @@ const MAX_PINNED_PERCENT: usize = 75;
 pub struct Pool<M, C> {
     max_open: usize,
     state: Mutex<State<M, C>>,
+}
+
+/// How many connections a pool has.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Counts {
+    /// Open, or about to be.
+    pub open: usize,
+    /// Those of them that nobody uses.
+    pub idle: usize,
+    /// Those who wait for one.
+    pub waiting: usize,
+    /// How many there may be.
+    pub max: usize,
 }
 
 #[derive(Debug)]
@@ -146,10 +161,15 @@ impl<M: Copy + Eq, C> Pool<M, C> {
         lock(&self.state).idle.iter().any(|idle| idle.mode == mode)
     }
 
-    /// The connections that are open, idle ones included.
-    pub fn open(&self) -> usize {
+    /// How many connections there are.
+    pub fn counts(&self) -> Counts {
         let state = lock(&self.state);
-        state.in_use + state.idle.len()
+        Counts {
+            open: state.in_use + state.idle.len(),
+            idle: state.idle.len(),
+            waiting: state.waiting.len(),
+            max: self.max_open,
+        }
     }
 }
 
@@ -291,9 +311,9 @@ mod tests {
         assert_eq!(connection, None, "that of another mode is of no use");
         let (zero, connection) = pool.take(0, SHORT).expect("idle");
         assert_eq!(connection, Some("zero"));
-        assert_eq!(pool.open(), 2);
+        assert_eq!(pool.counts().open, 2);
         drop((zero, one));
-        assert_eq!(pool.open(), 0);
+        assert_eq!(pool.counts().open, 0);
     }
 
     #[test]
@@ -302,7 +322,7 @@ mod tests {
         let (permit, _) = pool.take(0, SHORT).expect("room");
         permit.give_back(0, "zero");
         let (_permit, connection) = pool.take(1, SHORT).expect("room is made");
-        assert_eq!((connection, pool.open()), (None, 1));
+        assert_eq!((connection, pool.counts().open), (None, 1));
     }
 
     #[test]
@@ -327,7 +347,7 @@ mod tests {
                 });
             }
         });
-        assert!(pool.open() <= 3);
+        assert!(pool.counts().open <= 3);
         assert_eq!(lock(&pool.state).in_use, 0);
     }
 
@@ -338,7 +358,7 @@ mod tests {
         assert!(pool.take(0, SHORT).is_none());
         drop(permit);
         assert!(pool.take(0, SHORT).is_some());
-        assert_eq!(pool.open(), 0);
+        assert_eq!(pool.counts().open, 0);
     }
 
     #[test]

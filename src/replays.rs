@@ -32,6 +32,11 @@ impl Replays {
         }
     }
 
+    /// How many requests may be sent again.
+    pub fn left(&self) -> u64 {
+        self.tokens.load(Ordering::Relaxed) / PRICE
+    }
+
     /// Whether a request may be sent again.
     pub fn take(&self) -> bool {
         let take = |tokens: u64| tokens.checked_sub(PRICE);

@@ -24,8 +24,9 @@ use crate::address::BackendAddress;
 use crate::health::{Health, Keys, Report};
 use crate::large::LargeReads;
 use crate::lock::{Mutex, lock};
+use crate::metrics::BackendMetrics;
 use crate::policy::CommandTable;
-use crate::pool::{Permit, Pool};
+use crate::pool::{self, Permit, Pool};
 use crate::resp::{self, Protocol, reply};
 
 /// The most that `INFO` may say.
@@ -52,6 +53,8 @@ pub struct Backend {
     address: BackendAddress,
     /// How it is.
     pub health: Arc<Health>,
+    /// What it has done.
+    pub metrics: BackendMetrics,
     waits: Arc<Waits>,
     max_connections: usize,
     /// What the name in the address means: written by the resolver alone, read by each dial.
@@ -91,6 +94,7 @@ impl Backend {
         Self {
             address,
             health: Arc::clone(&waits.health),
+            metrics: BackendMetrics::default(),
             waits: Arc::new(waits),
             max_connections,
             resolved: Mutex::new(resolved),
@@ -321,9 +325,9 @@ impl Backend {
         self.pool.has_idle(mode)
     }
 
-    /// The connections to it that are open.
-    pub fn open_connections(&self) -> usize {
-        self.pool.open()
+    /// The connections to it.
+    pub fn connections(&self) -> pool::Counts {
+        self.pool.counts()
     }
 
     /// Makes a connection and sets it up. Finds out which server it leads to: one that no check has

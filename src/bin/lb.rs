@@ -10,7 +10,7 @@ use anyhow::Context;
 use log::{info, warn};
 use redis_lb::balancer::{Balancer, Phase};
 use redis_lb::config::Config;
-use redis_lb::{checker, listener, logging};
+use redis_lb::{checker, history, listener, logging};
 
 /// Descriptors beside those of clients and their backends: the listener, standard streams, the log.
 const OTHER_DESCRIPTORS: u64 = 64;
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
 fn run(mut config: Config) -> anyhow::Result<()> {
     let inherited = listener::inherited()
         .context("LISTEN_FDS: the socket that was passed on can't be served")?;
-    let _logging = logging::start().context("the log can't be started")?;
+    let _logging = logging::start(config.log_format).context("the log can't be started")?;
     raise_descriptor_limit(&config);
     let listener = match inherited {
         Some(listener) => {
@@ -41,13 +41,21 @@ fn run(mut config: Config) -> anyhow::Result<()> {
         })?,
     };
     config.listen = address(&listener)?;
+    let admin = config.admin_listen.map(bind_admin).transpose()?;
+    config.admin_listen = admin.as_ref().map(address).transpose()?;
     let balancer = Balancer::new(config);
     end_on_signals(Arc::clone(&balancer))?;
     checker::start(&balancer);
     introduce(&balancer);
-    listener::serve(listener, &balancer)?;
+    history::start(&balancer);
+    listener::serve(listener, admin, &balancer)?;
     info!("ended");
     Ok(())
+}
+
+fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    listener::bind(address)
+        .with_context(|| format!("can't listen on {address}; choose another with --admin-listen"))
 }
 
 /// Where clients connect; an IPv4 address in its plain form, as it tells whether that is loopback.

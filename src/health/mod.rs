@@ -51,8 +51,10 @@ pub struct Summary {
     pub reason: String,
     /// The keys of all its databases at the last check; `None` while unknown.
     pub keys: Option<u64>,
-    /// Whether it said at the last check that it is a replica.
-    pub is_replica: bool,
+    /// Whether it said at the last check that it is a replica; `None` while unknown.
+    pub is_replica: Option<bool>,
+    /// How long before that check a replica had heard from its primary.
+    pub lag: Option<Duration>,
     /// The last changes, the newest last.
     pub changes: Vec<Change>,
 }
@@ -179,7 +181,8 @@ impl Health {
             state_for: record.since.elapsed(),
             reason: record.reason.clone(),
             keys: seen.and_then(|report| report.keys.as_ref()).map(Keys::total),
-            is_replica: seen.is_some_and(|report| report.is_replica),
+            is_replica: seen.map(|report| report.is_replica),
+            lag: seen.and_then(|report| report.lag),
             changes: record.changes.iter().cloned().collect(),
         }
     }

@@ -61,6 +61,8 @@ pub struct Report {
     pub keys: Option<Keys>,
     /// Whether it is a replica.
     pub is_replica: bool,
+    /// How long ago a replica has heard from its primary; `None` where it never has.
+    pub lag: Option<Duration>,
     /// Why it must not be read from, though it answers.
     pub not_ready: Option<String>,
 }
@@ -81,7 +83,10 @@ impl Report {
         }
         report.run_id = fields.get("run_id").copied().unwrap_or_default().into();
         report.is_replica = fields.get("role") == Some(&"slave");
-        report.not_ready = not_ready(|name| fields.get(name).copied(), max_lag);
+        let field = |name: &str| fields.get(name).copied();
+        let silent = silent_seconds(field);
+        report.lag = silent.filter(|seconds| *seconds != NEVER).map(Duration::from_secs);
+        report.not_ready = not_ready(field, silent, max_lag);
         let is_cut_off = fields.get("master_link_status") == Some(&"down");
         if is_cut_off && report.keys.as_ref().is_some_and(|keys| keys.total() == 0) {
             let why = "it is a replica without keys that has no link to its primary";
@@ -99,8 +104,26 @@ impl Report {
     }
 }
 
+/// The seconds of a replica that has never heard from its primary.
+const NEVER: u64 = u64::MAX;
+
+/// For how long a replica has not heard from its primary; `None` for a primary.
+fn silent_seconds<'a>(field: impl Fn(&str) -> Option<&'a str>) -> Option<u64> {
+    let is_down = field("master_link_status") == Some("down");
+    let silent = match is_down {
+        true => field("master_link_down_since_seconds"),
+        false => field("master_last_io_seconds_ago"),
+    };
+    // A replica that has never been linked says -1.
+    Some(match silent?.parse::<i64>().ok()? {
+        never @ ..0 if is_down || never < -1 => NEVER,
+        seconds => seconds.unsigned_abs(),
+    })
+}
+
 fn not_ready<'a>(
     field: impl Fn(&str) -> Option<&'a str>,
+    silent_seconds: Option<u64>,
     max_lag: Option<Duration>,
 ) -> Option<String> {
     if field("loading") == Some("1") {
@@ -110,19 +133,11 @@ fn not_ready<'a>(
     if is_down && field("master_sync_in_progress") == Some("1") {
         return Some("it is a replica that is getting its data from its primary".to_owned());
     }
-    let silent = match is_down {
-        true => field("master_link_down_since_seconds"),
-        false => field("master_last_io_seconds_ago"),
-    };
-    // A replica that has never been linked says -1.
-    let silent = match silent?.parse::<i64>().ok()? {
-        never @ ..0 if is_down || never < -1 => u64::MAX,
-        seconds => seconds.unsigned_abs(),
-    };
+    let silent = silent_seconds?;
     let max_lag = max_lag.filter(|max_lag| silent > max_lag.as_secs())?;
     let max_lag = humantime::format_duration(max_lag);
     Some(match silent {
-        u64::MAX => "it is a replica that has not reached its primary yet".to_owned(),
+        NEVER => "it is a replica that has not reached its primary yet".to_owned(),
         _ => format!(
             "it is a replica and has not heard from its primary for {silent} s (--max-lag {max_lag})"
         ),

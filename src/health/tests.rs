@@ -23,6 +23,7 @@ fn report(run_id: &str, keys: u64) -> Report {
         run_id: run_id.into(),
         keys: Some(Keys::in_one_database(keys)),
         is_replica: false,
+        lag: None,
         not_ready: None,
     }
 }

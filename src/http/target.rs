@@ -1,5 +1,9 @@
 //! What a request's path and query ask for.
 
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
 
 /// Keys on one page of a listing unless `limit` says otherwise.
@@ -15,21 +19,37 @@ const LINK: &AsciiSet = &NON_ALPHANUMERIC.remove(b':').remove(b'_').remove(b'.')
 /// What is asked for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Target {
+    /// What is below `/-/`.
+    Internal(Internal),
+    /// `/favicon.ico`
+    Favicon,
+    /// A key's value. When there is a listing (the path ends in `:`, and no field or raw bytes are
+    /// asked for) and no such key, then the keys that begin with it.
+    Key(KeyQuery, Option<PageQuery>),
+    /// A page of keys with their values.
+    Page(PageQuery),
+}
+
+/// What is below `/-/`, where the balancer speaks of itself.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Internal {
+    /// `/-/`
+    Page,
+    /// `/-/status.json`
+    Status {
+        /// The number of the sample behind which the history is wanted.
+        since: u64,
+    },
+    /// `/-/metrics`
+    Metrics,
     /// `/-/ping`
     Ping,
     /// `/-/health`
     Health,
     /// `/-/ready`
     Ready,
-    /// `/favicon.ico`
-    Favicon,
-    /// Any other path below `/-/`.
-    UnknownInternal,
-    /// A key's value. When there is a listing (the path ends in `:`, and no field or raw bytes are
-    /// asked for) and no such key, then the keys that begin with it.
-    Key(KeyQuery, Option<PageQuery>),
-    /// A page of keys with their values.
-    Page(PageQuery),
+    /// Any other path.
+    Unknown,
 }
 
 /// A value, or a part of it.
@@ -104,13 +124,8 @@ impl Cursor {
 /// What is wrong with it, for a 400.
 pub fn parse(target: &str) -> Result<Target, String> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    if path.starts_with("/-/") {
-        return Ok(match path {
-            "/-/ping" => Target::Ping,
-            "/-/health" => Target::Health,
-            "/-/ready" => Target::Ready,
-            _ => Target::UnknownInternal,
-        });
+    if let Some(path) = path.strip_prefix("/-/") {
+        return internal(path, query).map(Target::Internal);
     }
     if path == "/favicon.ico" {
         return Ok(Target::Favicon);
@@ -132,6 +147,23 @@ pub fn parse(target: &str) -> Result<Target, String> {
     };
     query.end()?;
     Ok(target)
+}
+
+/// Probes may carry whatever parameters they like.
+fn internal(path: &str, query: &str) -> Result<Internal, String> {
+    Ok(match path {
+        "" => Internal::Page,
+        "status.json" => {
+            let mut query = Query::parse(query)?;
+            let since = query.number("since", 0..=u64::MAX)?.unwrap_or(0);
+            Internal::Status { since }
+        }
+        "metrics" => Internal::Metrics,
+        "ping" => Internal::Ping,
+        "health" => Internal::Health,
+        "ready" => Internal::Ready,
+        _ => Internal::Unknown,
+    })
 }
 
 /// The parameters that have not been taken yet.
@@ -158,6 +190,18 @@ impl Query {
         Some(self.0.swap_remove(at).1)
     }
 
+    /// A number within these bounds; `None` where there is no such parameter.
+    fn number<T>(&mut self, name: &str, bounds: RangeInclusive<T>) -> Result<Option<T>, String>
+    where
+        T: FromStr + PartialOrd + Display,
+    {
+        let Some(digits) = self.take(name) else { return Ok(None) };
+        let number = std::str::from_utf8(&digits).ok().and_then(|digits| digits.parse().ok());
+        let (least, most) = (bounds.start(), bounds.end());
+        let why = || format!("{name} is a number from {least} to {most}");
+        number.filter(|number| bounds.contains(number)).map(Some).ok_or_else(why)
+    }
+
     fn key(&mut self, key: Vec<u8>) -> Result<KeyQuery, String> {
         let raw = match self.take("format").as_deref() {
             None | Some(b"json") => false,
@@ -172,14 +216,7 @@ impl Query {
             None | Some(b"json") => {}
             Some(_) => return Err("a listing's format is json".to_owned()),
         }
-        let limit = match self.take("limit") {
-            None => DEFAULT_PAGE_KEYS,
-            Some(digits) => std::str::from_utf8(&digits)
-                .ok()
-                .and_then(|digits| digits.parse().ok())
-                .filter(|limit| (1..=MAX_PAGE_KEYS).contains(limit))
-                .ok_or_else(|| format!("limit is a number from 1 to {MAX_PAGE_KEYS}"))?,
-        };
+        let limit = self.number("limit", 1..=MAX_PAGE_KEYS)?.unwrap_or(DEFAULT_PAGE_KEYS);
         let cursor = match self.take("cursor") {
             None => None,
             Some(text) => Some(
@@ -274,10 +311,18 @@ mod tests {
 
     #[test]
     fn what_is_ours_is_told_apart() {
-        assert_eq!(parse("/-/ping"), Ok(Target::Ping));
-        assert_eq!(parse("/-/health"), Ok(Target::Health));
-        assert_eq!(parse("/-/ready?from=a"), Ok(Target::Ready));
-        assert_eq!(parse("/-/else"), Ok(Target::UnknownInternal));
+        let internal = |target| match parse(target) {
+            Ok(Target::Internal(internal)) => internal,
+            other => panic!("{target}: {other:?}"),
+        };
+        assert_eq!(internal("/-/"), Internal::Page);
+        assert_eq!(internal("/-/status.json"), Internal::Status { since: 0 });
+        assert_eq!(internal("/-/status.json?since=7"), Internal::Status { since: 7 });
+        assert_eq!(internal("/-/metrics"), Internal::Metrics);
+        assert_eq!(internal("/-/ping"), Internal::Ping);
+        assert_eq!(internal("/-/health"), Internal::Health);
+        assert_eq!(internal("/-/ready?from=a"), Internal::Ready);
+        assert_eq!(internal("/-/else"), Internal::Unknown);
         assert_eq!(parse("/favicon.ico?v=1"), Ok(Target::Favicon));
     }
 
@@ -335,6 +380,7 @@ mod tests {
             ("/%4", "%25"),
             ("/%zz", "%25"),
             ("/?limit=0", "limit"),
+            ("/-/status.json?since=-1", "since"),
             ("/?limit=x", "limit"),
             ("/?limit=100001", "limit"),
             ("/?cursor=5", "cursor"),

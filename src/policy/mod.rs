@@ -9,6 +9,7 @@ mod tests;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::metrics::{Counter, Refusal};
 use crate::resp::Command;
 pub use table::CommandTable;
 use table::{Flags, Name, Row};
@@ -18,6 +19,12 @@ const MAX_NAME_BYTES: usize = 64;
 
 /// What Redis quotes of an unknown command's name, and of its arguments together.
 const MAX_QUOTED_BYTES: usize = 128;
+
+/// What the error says of a command that we keep from readers.
+const NOT_SERVED: &str = " is not served by redis-lb";
+
+/// What commands that do not exist are counted as.
+const UNKNOWN: &str = "(unknown)";
 
 /// What runs a script or a function that only reads.
 const SCRIPTS: [&[u8]; 3] = [b"eval_ro", b"evalsha_ro", b"fcall_ro"];
@@ -112,6 +119,8 @@ pub enum Subscription {
 pub struct Policy {
     commands: HashMap<Name, Entry>,
     is_empty: bool,
+    /// How many commands were asked for that do not exist.
+    unknown: Arc<Counter>,
 }
 
 /// One command or subcommand, as all backends together see it.
@@ -123,6 +132,8 @@ struct Entry {
     subcommands: HashMap<Name, Entry>,
     /// What subcommands are told that are not among those; `None`: that they are unknown.
     unlisted: Option<String>,
+    /// How often it was asked for.
+    count: Arc<Counter>,
 }
 
 #[derive(Debug)]
@@ -132,6 +143,17 @@ enum Action {
     ForwardUnlessBlock,
     Own(Own),
     Refuse(String),
+}
+
+/// What kind of refusal an error is that a [`Verdict`] has.
+pub fn refusal(error: &[u8]) -> Refusal {
+    let contains = |what: &str| error.windows(what.len()).any(|part| part == what.as_bytes());
+    match error {
+        _ if error == rules::READONLY.as_bytes() => Refusal::Write,
+        _ if error == rules::NO_TABLE.as_bytes() => Refusal::Unanswered,
+        _ if contains(NOT_SERVED) => Refusal::NotServed,
+        _ => Refusal::BadRequest,
+    }
 }
 
 /// Whether this runs a script or a function, of which nobody knows how long it takes.
@@ -148,7 +170,21 @@ impl Policy {
         for &(path, arity, own) in rules::OWN {
             add_own(&mut commands, path, arity, own);
         }
-        Self { commands, is_empty: tables.is_empty() }
+        Self { commands, is_empty: tables.is_empty(), unknown: Arc::default() }
+    }
+
+    /// Goes on counting where an older policy, which may still be in use, has begun.
+    pub fn share_counts(&mut self, older: &Self) {
+        self.unknown = Arc::clone(&older.unknown);
+        share_counts(&mut self.commands, &older.commands);
+    }
+
+    /// How often each command was asked for that was asked for at all, by its name.
+    pub fn counts(&self) -> Vec<(String, u64)> {
+        let mut counts = vec![(UNKNOWN.to_owned(), self.unknown.get())];
+        add_counts(&self.commands, &mut counts);
+        counts.retain(|(_, count)| *count > 0);
+        counts
     }
 
     /// Whether no backend has said yet what it knows.
@@ -159,10 +195,21 @@ impl Policy {
     /// What becomes of a command outside of a transaction. The number of its arguments is checked
     /// as Redis does: behind whether it exists, before whether it is allowed.
     pub fn verdict(&self, command: &Command) -> Verdict {
+        Self::verdict_of(command, self.find(command))
+    }
+
+    /// The same of a command that has just come: it is counted.
+    pub fn judge(&self, command: &Command) -> Verdict {
+        let found = self.find(command);
+        found.as_ref().map_or(&self.unknown, |entry| &entry.count).add_one();
+        Self::verdict_of(command, found)
+    }
+
+    fn verdict_of(command: &Command, found: Result<&Entry, Vec<u8>>) -> Verdict {
         if is_http(command.name()) {
             return Verdict::Close;
         }
-        let entry = match self.find(command) {
+        let entry = match found {
             Ok(entry) => entry,
             Err(unknown) => return Verdict::Refuse(unknown),
         };
@@ -183,12 +230,21 @@ impl Policy {
     /// The same between MULTI and EXEC. `Forward` is to be queued by the backend, `Own` (MULTI,
     /// EXEC, DISCARD, WATCH, RESET, QUIT) acts at once, and `Refuse` makes EXEC fail.
     pub fn verdict_in_transaction(&self, command: &Command) -> Verdict {
+        Self::in_transaction(command, self.verdict(command))
+    }
+
+    /// The same of a command that has just come: it is counted.
+    pub fn judge_in_transaction(&self, command: &Command) -> Verdict {
+        Self::in_transaction(command, self.judge(command))
+    }
+
+    fn in_transaction(command: &Command, verdict: Verdict) -> Verdict {
         use Own::{Discard, Echo, Exec, Multi, Ping, Quit, Reset, Time, Unwatch, Watch};
         let is_about_session = || {
             let is = |name: &[u8]| command.name().eq_ignore_ascii_case(name);
             is(b"client") || is(b"command") || is(b"config")
         };
-        match self.verdict(command) {
+        match verdict {
             Verdict::Own(Ping | Echo | Time | Unwatch) => Verdict::Forward,
             Verdict::Own(own @ (Multi | Exec | Discard | Watch | Reset | Quit)) => {
                 Verdict::Own(own)
@@ -269,6 +325,7 @@ impl Merge {
             action: self.action(path, rows),
             subcommands: self.entries(&format!("{path} "), &maps),
             unlisted: has_unlisted.then(unlisted),
+            count: Arc::default(),
         })
     }
 
@@ -318,6 +375,7 @@ fn add_own(commands: &mut HashMap<Name, Entry>, path: &str, arity: i64, own: Own
         action,
         subcommands: HashMap::new(),
         unlisted: None,
+        count: Arc::default(),
     };
     let own = entry(path, arity, Action::Own(own));
     match path.split_once(' ') {
@@ -328,6 +386,22 @@ fn add_own(commands: &mut HashMap<Name, Entry>, path: &str, arity: i64, own: Own
             .subcommands
             .insert(name.as_bytes().into(), own),
     };
+}
+
+fn share_counts(entries: &mut HashMap<Name, Entry>, older: &HashMap<Name, Entry>) {
+    for (name, entry) in entries {
+        if let Some(older) = older.get(name) {
+            entry.count = Arc::clone(&older.count);
+            share_counts(&mut entry.subcommands, &older.subcommands);
+        }
+    }
+}
+
+fn add_counts(entries: &HashMap<Name, Entry>, counts: &mut Vec<(String, u64)>) {
+    for entry in entries.values() {
+        counts.push((String::from_utf8_lossy(&entry.full_name).into_owned(), entry.count.get()));
+        add_counts(&entry.subcommands, counts);
+    }
 }
 
 /// Finds a name in capitals or not, without allocating.
@@ -392,7 +466,7 @@ fn not_in_transaction(command: &Command) -> Verdict {
 }
 
 fn not_served(shown: &str, why: &str) -> String {
-    format!("ERR {shown} is not served by redis-lb: {why}")
+    format!("ERR {shown}{NOT_SERVED}: {why}")
 }
 
 fn upper(path: &str) -> String {

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use log::{Level, info, log_enabled};
-
-use super::Client;
 use super::exchange::Failure;
 use super::read::{self, Outcome};
+use super::{Client, Side, internal};
+use crate::access_log::{self, Event, Text};
 use crate::backend::{BackendError, is_timeout};
 use crate::balancer::Balancer;
 use crate::failover::Failover;
@@ -18,15 +17,14 @@ use crate::http::target::{self, Target};
 use crate::http::{
     self, Answer, BackendFailure, ErrorBody, Method, Request, RequestError, Version,
 };
+use crate::metrics;
+use crate::protocol::WireProtocol;
 
 /// How long a request's head may take from its first byte to its last.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often a read is begun again because the value changed under it.
 const MAX_CHANGES: usize = 30;
-
-/// What of a request's method and target goes into the log, in characters.
-const LOGGED_CHARS: usize = 256;
 
 /// Answers requests until the client or we have had enough. `buffer` holds what it said so far,
 /// and began `since`.
@@ -36,7 +34,7 @@ pub fn converse(mut client: Client, mut buffer: Vec<u8>, since: Instant, balance
         let (request, length) = match next_request(&mut client, &mut buffer, since.take()) {
             Ok(Some(next)) => next,
             Ok(None) => return,
-            Err(refusal) => return refuse(&mut client, &refusal),
+            Err(refusal) => return refuse(&mut client, &refusal, balancer),
         };
         buffer.drain(..length);
         let ended = answer(&mut client, &request, balancer);
@@ -95,12 +93,19 @@ fn next_request(
     }
 }
 
-fn refuse(client: &mut Client, refusal: &Refusal) {
+fn refuse(client: &mut Client, refusal: &Refusal, balancer: &Balancer) {
     let status = match refusal {
         Refusal::Request(error) => error.status(),
         Refusal::TooSlow => 408,
     };
-    info!("{} refused: {status} {refusal}", client.address);
+    let client_address = client.address;
+    balancer.access_log.write(|| Event::Refused {
+        client: client_address,
+        status,
+        reason: refusal.to_string(),
+    });
+    balancer.metrics.answered_here.http.add_one();
+    balancer.metrics.refuse(WireProtocol::Http, metrics::Refusal::BadRequest);
     let mut answer = Answer::to_no_request(&mut *client);
     answer.status(status);
     let sent = answer.json(&ErrorBody::new(refusal.to_string())).and_then(|()| answer.finish(None));
@@ -123,51 +128,47 @@ struct Ended<'a> {
 fn answer<'a>(client: &mut Client, request: &Request, balancer: &'a Balancer) -> Ended<'a> {
     client.begin_answer();
     let began = Instant::now();
-    let ended = match check(request, balancer) {
-        Err(refused) => reply(client, request, balancer, refused),
+    let ended = match check(request, balancer, client.side) {
+        Err(refused) => {
+            let why = if refused.status == 405 {
+                metrics::Refusal::Write
+            } else {
+                metrics::Refusal::BadRequest
+            };
+            balancer.metrics.refuse(WireProtocol::Http, why);
+            reply(client, request, balancer, refused)
+        }
         Ok(Target::Key(key, listing)) => {
+            balancer.metrics.http_keys.add_one();
             balanced(client, request, balancer, &read::Ask::Key(key, listing))
         }
-        Ok(Target::Page(page)) => balanced(client, request, balancer, &read::Ask::Page(page)),
-        Ok(Target::Ping) => reply(client, request, balancer, Reply::text(200, "PONG\n")),
-        Ok(Target::Health) => reply(client, request, balancer, Reply::text(200, "OK\n")),
-        Ok(Target::Ready) => reply(client, request, balancer, readiness(balancer)),
+        Ok(Target::Page(page)) => {
+            balancer.metrics.http_listings.add_one();
+            balanced(client, request, balancer, &read::Ask::Page(page))
+        }
         Ok(Target::Favicon) => reply(client, request, balancer, Reply::empty(204)),
-        Ok(Target::UnknownInternal) => {
-            let why = "nothing is here; a key that begins with -/ is reached as /%2D/…";
-            reply(client, request, balancer, Reply::error(404, why))
+        Ok(Target::Internal(internal)) => {
+            let answer = internal::reply(&internal, balancer, client.side);
+            give(client, request, balancer, answer)
         }
     };
-    // Counts and line in one go, so that the last line shows the last counts.
-    let _in_order = log_enabled!(Level::Info).then(|| balancer.log_order());
-    info!(
-        "{} {} {} {} {} {:.3}ms {}{}",
-        client.address,
-        logged(&request.method_name),
-        logged(&request.target),
-        ended.status,
-        ended.backend.unwrap_or("-"),
-        began.elapsed().as_secs_f64() * 1000.0,
-        balancer.counts(),
-        ended.cut.as_ref().map(|why| format!(" cut: {why}")).unwrap_or_default(),
-    );
+    balancer.access_log.write(|| {
+        Event::Request(access_log::HttpRequest {
+            client: client.address,
+            method: Text::cut(&request.method_name),
+            target: Text::cut(&request.target),
+            status: ended.status,
+            backend: ended.backend.map(str::to_owned),
+            ms: began.elapsed().as_micros() as f64 / 1000.0,
+            bytes: client.answer_bytes,
+            cut: ended.cut.clone(),
+        })
+    });
     ended
 }
 
-fn logged(text: &str) -> Cow<'_, str> {
-    let is_plain = |c: char| c.is_ascii_graphic() && c != '\\';
-    if text.len() <= LOGGED_CHARS && text.chars().all(is_plain) {
-        return text.into();
-    }
-    let mut shown: String = text.chars().take(LOGGED_CHARS).flat_map(char::escape_debug).collect();
-    if text.chars().nth(LOGGED_CHARS).is_some() {
-        shown.push('…');
-    }
-    shown.into()
-}
-
 /// What the request asks for, or the answer that refuses it.
-fn check(request: &Request, balancer: &Balancer) -> Result<Target, Reply<'static>> {
+fn check(request: &Request, balancer: &Balancer, side: Side) -> Result<Target, Reply<'static>> {
     if request.method == Method::Other {
         let mut refused = Reply::error(405, "only GET and HEAD are served: nobody can write here");
         refused.header = Some(("Allow", "GET, HEAD"));
@@ -176,8 +177,12 @@ fn check(request: &Request, balancer: &Balancer) -> Result<Target, Reply<'static
     if let Some(host) = &request.host {
         let config = &balancer.config;
         let name = http::host_name(host);
+        let listen = match side {
+            Side::Public => config.listen,
+            Side::Admin => config.admin_listen.unwrap_or(config.listen),
+        };
         // A web page elsewhere can make a browser ask us, under a name of its own.
-        if config.listen.ip().is_loopback()
+        if listen.ip().is_loopback()
             && !http::is_local_host(&name)
             && !config.allow_hosts.contains(&name)
         {
@@ -185,11 +190,16 @@ fn check(request: &Request, balancer: &Balancer) -> Result<Target, Reply<'static
             return Err(Reply::error(421, why));
         }
     }
-    target::parse(&request.target).map_err(|why| Reply::error(400, why))
+    match target::parse(&request.target) {
+        Ok(target) if side == Side::Public || matches!(target, Target::Internal(_)) => Ok(target),
+        Ok(Target::Page(_)) => Err(Reply::redirect("/-/")),
+        Ok(_) => Err(Reply::error(404, "only /-/ is served at this address")),
+        Err(why) => Err(Reply::error(400, why)),
+    }
 }
 
 /// An answer of our own, without a backend.
-struct Reply<'a> {
+pub struct Reply<'a> {
     status: u16,
     header: Option<(&'static str, &'static str)>,
     body: Body<'a>,
@@ -197,7 +207,7 @@ struct Reply<'a> {
 
 enum Body<'a> {
     Empty,
-    Text(&'static str),
+    Bytes(&'static str, Cow<'static, [u8]>),
     Error(Box<ErrorBody<'a>>),
 }
 
@@ -206,24 +216,40 @@ impl<'a> Reply<'a> {
         Self { status, header: None, body: Body::Empty }
     }
 
-    fn text(status: u16, text: &'static str) -> Self {
-        Self { status, header: None, body: Body::Text(text) }
+    fn redirect(to: &'static str) -> Self {
+        Self { header: Some(("Location", to)), ..Self::empty(302) }
     }
 
-    fn error(status: u16, why: impl Into<Cow<'a, str>>) -> Self {
+    /// A short text.
+    pub fn text(status: u16, text: &'static str) -> Self {
+        let body = Body::Bytes("text/plain; charset=utf-8", Cow::Borrowed(text.as_bytes()));
+        Self { status, header: None, body }
+    }
+
+    /// What was asked for, as it is now.
+    pub fn bytes(content_type: &'static str, bytes: Vec<u8>) -> Self {
+        let header = Some(("Cache-Control", "no-cache"));
+        Self { status: 200, header, body: Body::Bytes(content_type, Cow::Owned(bytes)) }
+    }
+
+    /// What is wrong.
+    pub fn error(status: u16, why: impl Into<Cow<'a, str>>) -> Self {
         Self { status, header: None, body: Body::Error(Box::new(ErrorBody::new(why))) }
     }
 }
 
-/// Whether new clients should be sent here.
-fn readiness(balancer: &Balancer) -> Reply<'static> {
-    match balancer.is_ready() {
-        true => Reply::text(200, "READY\n"),
-        false => Reply::text(503, "NOT READY\n"),
-    }
+/// Gives an answer of ours to a request for data.
+fn reply<'a>(
+    client: &mut Client,
+    request: &Request,
+    balancer: &Balancer,
+    reply: Reply,
+) -> Ended<'a> {
+    balancer.metrics.answered_here.http.add_one();
+    give(client, request, balancer, reply)
 }
 
-fn reply<'a>(
+fn give<'a>(
     client: &mut Client,
     request: &Request,
     balancer: &Balancer,
@@ -242,9 +268,9 @@ fn send<W: io::Write>(mut answer: Answer<W>, reply: Reply) -> io::Result<bool> {
     }
     match reply.body {
         Body::Empty => {}
-        Body::Text(text) => {
-            answer.header("Content-Type", "text/plain; charset=utf-8");
-            io::Write::write_all(&mut answer, text.as_bytes())?;
+        Body::Bytes(content_type, bytes) => {
+            answer.header("Content-Type", content_type);
+            io::Write::write_all(&mut answer, &bytes)?;
         }
         Body::Error(error) => answer.json(error.as_ref())?,
     }
@@ -292,6 +318,12 @@ fn balanced<'a>(
         if balancer.is_draining() && !answer.is_sent() {
             answer.close();
         }
+        let is_answered = matches!(outcome, Ok(Outcome::Answered(_))) || answer.is_done();
+        if is_answered {
+            let until = answer.writer().answer_began().unwrap_or_else(Instant::now);
+            let time = until.saturating_duration_since(attempt.began);
+            backend.metrics.answer(WireProtocol::Http, time);
+        }
         let written = match outcome {
             Ok(Outcome::Elsewhere) => {
                 failover.pass_over(attempt);
@@ -317,9 +349,12 @@ fn balanced<'a>(
             Err(failure) => {
                 if let Failure::Backend(error) = &failure {
                     Failover::note(attempt, error);
+                    if !is_answered {
+                        balancer.metrics.cut.http.add_one();
+                    }
                 }
                 // The head of a long answer is all that HEAD asked for.
-                if answer.is_done() { Ok(()) } else { Err(failure) }
+                if is_answered { Ok(()) } else { Err(failure) }
             }
         };
         let ended = Ended {
@@ -334,16 +369,21 @@ fn balanced<'a>(
         return ended;
     }
     client.reset_on_close(false);
-    reply(client, request, balancer, unanswered(ask, &failover))
+    let unanswered = unanswered(ask, &failover);
+    let why = if unanswered.status == 410 {
+        metrics::Refusal::BadRequest
+    } else {
+        metrics::Refusal::Unanswered
+    };
+    balancer.metrics.refuse(WireProtocol::Http, why);
+    reply(client, request, balancer, unanswered)
 }
 
 /// With `--demo-delay`, holds the request with its lease taken, so that the table can be watched.
 fn demo_delay(balancer: &Balancer) {
     let delay = balancer.config.demo_delay;
     if !delay.is_zero() {
-        let in_order = balancer.log_order();
-        info!("held for {}: {}", humantime::format_duration(delay), balancer.counts());
-        drop(in_order);
+        balancer.access_log.write(|| Event::Held { ms: delay.as_secs_f64() * 1000.0 });
         thread::sleep(delay);
     }
 }

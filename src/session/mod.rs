@@ -2,6 +2,7 @@
 
 mod exchange;
 mod http;
+mod internal;
 mod page;
 mod read;
 mod resp;
@@ -9,7 +10,7 @@ mod resp;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -18,6 +19,8 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use crate::backend::Backend;
 use crate::balancer::{Balancer, Phase};
+use crate::metrics::Presence;
+use crate::protocol::WireProtocol;
 
 /// A client that takes less than this of an answer, on average, is cut off once it has had the
 /// client timeout: it holds a thread, a lease, and a reply in a backend's memory.
@@ -36,11 +39,11 @@ const LINGER_BYTES: usize = 256 * 1024;
 /// A client that takes nothing is not looked at more often.
 const MIN_STALL_STEP: Duration = Duration::from_millis(10);
 
+/// What a Redis client is told that has come to the wrong address.
+const ONLY_HTTP: &[u8] = b"-ERR this address serves HTTP alone, below /-/\r\n";
+
 /// How much is read into a thread's stack: an idle client holds no more.
 const PIECE_BYTES: usize = 4096;
-
-/// Bytes that suffice to tell the protocol.
-const DETECTION_BYTES: usize = 16;
 
 /// How long those may take from the first to the last.
 const DETECTION_TIME: Duration = Duration::from_secs(10);
@@ -48,41 +51,13 @@ const DETECTION_TIME: Duration = Duration::from_secs(10);
 /// How much of what a client has sent is taken in at a time.
 const MAX_INPUT_BYTES: usize = 64 * 1024;
 
-/// What a client speaks.
+/// Which of our addresses a client has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WireProtocol {
-    /// HTTP, of any version.
-    Http,
-    /// The Redis protocol.
-    Resp,
-}
-
-impl WireProtocol {
-    /// What the first bytes of a connection tell: an upper-case method, a space, then `/`, `*` or
-    /// `http` is HTTP; anything else is Redis. `None` while both are possible.
-    pub fn detect(begun: &[u8]) -> Option<Self> {
-        let begun = &begun[..begun.len().min(DETECTION_BYTES)];
-        // Both protocols pass over empty lines.
-        let blank = begun.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-        let text = &begun[blank..];
-        let method = text.iter().take_while(|byte| byte.is_ascii_uppercase() || **byte == b'-');
-        let method = method.count();
-        let is_http = match text[method..].split_first() {
-            Some((b' ', target)) if method > 0 => match target.first() {
-                Some(b'/' | b'*') => Some(true),
-                _ if target.starts_with(b"http") => Some(true),
-                _ if b"http".starts_with(target) => None,
-                _ => Some(false),
-            },
-            Some(_) => Some(false),
-            None => None,
-        };
-        match is_http {
-            Some(true) => Some(Self::Http),
-            None if begun.len() < DETECTION_BYTES => None,
-            _ => Some(Self::Resp),
-        }
-    }
+pub enum Side {
+    /// Where data is read.
+    Public,
+    /// Where only what is about the balancer is served, over HTTP.
+    Admin,
 }
 
 /// A client's socket, and what is to be known to end it from outside.
@@ -113,9 +88,14 @@ impl ClientSocket {
 ///
 /// # Errors
 /// When the client's socket can't be set up; whatever happens later only ends the conversation.
-pub fn serve(socket: &ClientSocket, address: SocketAddr, balancer: &Balancer) -> io::Result<()> {
-    let _counted = Counted::new(&balancer.clients);
-    let mut client = Client::new(socket, address, balancer)?;
+pub fn serve(
+    socket: &ClientSocket,
+    address: SocketAddr,
+    side: Side,
+    balancer: &Balancer,
+) -> io::Result<()> {
+    let mut presence = (side == Side::Public).then(|| Presence::new(&balancer.metrics));
+    let mut client = Client::new(socket, address, side, balancer)?;
     let mut begun = Vec::new();
     if !matches!(client.read_more(&mut begun), Ok(1..)) {
         return Ok(());
@@ -129,27 +109,18 @@ pub fn serve(socket: &ClientSocket, address: SocketAddr, balancer: &Balancer) ->
             None => break WireProtocol::Resp,
         }
     };
+    if let Some(presence) = &mut presence {
+        presence.speaks(protocol);
+    }
     match protocol {
         WireProtocol::Http => http::converse(client, begun, since, balancer),
+        WireProtocol::Resp if side == Side::Admin => {
+            client.write_all(ONLY_HTTP)?;
+            client.linger();
+        }
         WireProtocol::Resp => resp::converse(client, begun, since, balancer),
     }
     Ok(())
-}
-
-/// Counts a client as long as it lives.
-struct Counted<'a>(&'a AtomicUsize);
-
-impl<'a> Counted<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// Waits a moment, a part of `max_stall`, until the client's socket takes more.
@@ -177,6 +148,7 @@ struct Client<'a> {
     socket: &'a TcpStream,
     is_idle: &'a AtomicBool,
     address: SocketAddr,
+    side: Side,
     idle_timeout: Duration,
     read_timeout: Duration,
     /// When the answer that is being written began, and how much of it is written.
@@ -191,6 +163,7 @@ impl<'a> Client<'a> {
     fn new(
         client: &'a ClientSocket,
         address: SocketAddr,
+        side: Side,
         balancer: &'a Balancer,
     ) -> io::Result<Self> {
         let ClientSocket { stream: socket, is_idle } = client;
@@ -204,6 +177,7 @@ impl<'a> Client<'a> {
             socket,
             is_idle,
             address,
+            side,
             idle_timeout: timeout,
             read_timeout: timeout,
             answer_began: Instant::now(),
@@ -216,6 +190,11 @@ impl<'a> Client<'a> {
     fn begin_answer(&mut self) {
         self.answer_began = Instant::now();
         self.answer_bytes = 0;
+    }
+
+    /// When the first bytes of the answer were written; `None` while there are none.
+    fn answer_began(&self) -> Option<Instant> {
+        (self.answer_bytes > 0).then_some(self.answer_began)
     }
 
     /// Reads what is there, or waits for it as long as a client may be idle; 0 at the end.
@@ -326,75 +305,5 @@ impl Write for Client<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use WireProtocol::{Http, Resp};
-
-    /// How many first bytes it takes, and what they tell; more of them must not tell otherwise.
-    fn decision(bytes: &[u8]) -> (usize, Option<WireProtocol>) {
-        let told: Vec<_> =
-            (0..=bytes.len()).map(|end| WireProtocol::detect(&bytes[..end])).collect();
-        let open = told.iter().take_while(|protocol| protocol.is_none()).count();
-        let last = told.last().copied().flatten();
-        assert!(
-            told[open..].iter().all(|protocol| *protocol == last),
-            "{}: more bytes change the decision: {told:?}",
-            bytes.escape_ascii()
-        );
-        (open, last)
-    }
-
-    #[test]
-    fn the_protocol_is_told_as_soon_as_the_bytes_tell_it_and_never_otherwise() {
-        let cases: [(&[u8], usize, WireProtocol); 27] = [
-            (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", 5, Http),
-            (b"POST / ", 6, Http),
-            (b"OPTIONS * ", 9, Http),
-            (b"M-SEARCH * HTTP/1.1", 10, Http),
-            (b"GET http://x/", 8, Http),
-            (b"\r\nGET /", 7, Http),
-            (b"\r\n\r\n\r\n\r\nGET /", 13, Http),
-            (b"GET key", 5, Resp),
-            (b"GET hello", 6, Resp),
-            (b"GET htt\r\n", 8, Resp),
-            (b"GET HTTP://x/", 5, Resp),
-            (b"GET  /", 5, Resp),
-            (b"GET\t/", 4, Resp),
-            (b"GET\r\n", 4, Resp),
-            (b"get /", 1, Resp),
-            (b"Get /", 2, Resp),
-            (b"PING\r\n", 5, Resp),
-            (b"\r\nPING\r\n", 7, Resp),
-            (b"*1\r\n$4\r\nPING\r\n", 1, Resp),
-            (b"* ", 1, Resp),
-            (b"/ HTTP/1.1", 1, Resp),
-            (b"HTTP/1.1 200 OK", 5, Resp),
-            (b"\0", 1, Resp),
-            (b"\xff\xfe", 1, Resp),
-            (b"\x16\x03\x01\x02\0\x01\0", 1, Resp),
-            // The slash is the sixteenth byte, then the seventeenth.
-            (b"ABCDEFGHIJKLMN / HTTP/1.1", 16, Http),
-            (b"ABCDEFGHIJKLMNO / HTTP/1.1", 16, Resp),
-        ];
-        for (bytes, decided_at, protocol) in cases {
-            let expected = (decided_at, Some(protocol));
-            assert_eq!(decision(bytes), expected, "{}", bytes.escape_ascii());
-        }
-    }
-
-    #[test]
-    fn what_may_become_either_is_waited_for_up_to_sixteen_bytes() {
-        let cases: [&[u8]; 8] =
-            [b"", b"G", b"GET", b"GET ", b"GET h", b"GET htt", b"\r\nPING", b"ABCDEFGHIJKLMNO"];
-        for bytes in cases {
-            assert_eq!(WireProtocol::detect(bytes), None, "{}", bytes.escape_ascii());
-        }
-        for bytes in [&[b'A'; 16], &[b'\n'; 16], b"ABCDEFGHIJKLMNO ", b"ABCDEFGHIJKL htt"] {
-            assert_eq!(decision(bytes), (16, Some(Resp)), "{}", bytes.escape_ascii());
-        }
     }
 }

@@ -1,10 +1,14 @@
 //! Commands that go on together: one write to a backend, and their replies in order.
 
+use std::time::{Duration, Instant};
+
 use super::outlet::{Outlet, Relayed};
 use super::upstream::{Target, Upstream};
 use super::{Failure, IDLE_CAPACITY_BYTES};
 use crate::backend::{BackendError, Connection};
+use crate::metrics::Refusal;
 use crate::policy::{self, Policy, Verdict};
+use crate::protocol::WireProtocol;
 use crate::resp::{Command, CommandParser, write};
 
 /// A batch ends when it has so many bytes of commands, or as many of them as the window has.
@@ -121,36 +125,47 @@ impl Batch {
         target: Target,
         outlet: &mut Outlet,
     ) -> Result<bool, Failure> {
-        let (mut has_long, mut connection) = (false, None);
+        let (mut has_long, mut begun) = (false, None);
         while self.done.steps < end {
             match self.steps[self.done.steps] {
-                Step::Answer { length } => self.give_answer(length, outlet, connection.as_ref())?,
+                Step::Answer { length } => {
+                    let connection = begun.as_ref().map(|(connection, _)| connection);
+                    self.give_answer(length, outlet, connection)?;
+                }
                 Step::Forward { length, is_silent } => {
-                    let connection = match &mut connection {
-                        Some(connection) => connection,
+                    let (connection, time) = match &mut begun {
+                        Some(begun) => begun,
                         none => none.insert(self.begin(end, upstream, target)?),
                     };
                     let passed = outlet.relay(connection, is_silent);
-                    has_long |= self.note_timeout(end, passed)? == Relayed::InPieces;
+                    let passed = self.note_timeout(end, passed)?;
+                    has_long |= passed == Relayed::InPieces;
+                    let metrics = &target.attempt.backend.metrics;
+                    metrics.answer(WireProtocol::Resp, *time);
+                    if passed == Relayed::Error {
+                        metrics.error_replies.add_one();
+                    }
+                    outlet.deliver_if_full_beside(Some(connection))?;
                     self.done.commands += length;
                 }
             }
             self.done.steps += 1;
         }
-        if let Some(connection) = connection {
+        if let Some((connection, _)) = begun {
             upstream.release(connection);
         }
         Ok(has_long)
     }
 
-    /// Sends the commands before step `end`; the reply has begun. Behind a long reply the next may
-    /// be as long: then it is asked for in its turn.
+    /// Sends the commands before step `end`; the reply has begun, after so much time. Behind a long
+    /// reply the next may be as long: then it is asked for in its turn.
     fn begin(
         &mut self,
         end: usize,
         upstream: &mut Upstream,
         target: Target,
-    ) -> Result<Connection, Failure> {
+    ) -> Result<(Connection, Duration), Failure> {
+        let began = Instant::now();
         let lengths = self.steps[self.done.steps..end].iter().map(|step| match step {
             Step::Forward { length, .. } => *length,
             Step::Answer { .. } => 0,
@@ -169,7 +184,8 @@ impl Batch {
             turn.give_up();
         }
         drop(turn);
-        self.note_timeout(end, begun.map_err(Failure::Backend))
+        let connection = self.note_timeout(end, begun.map_err(Failure::Backend))?;
+        Ok((connection, began.elapsed()))
     }
 
     /// Redis may work on all commands of a batch before it sends the first reply. If that took too
@@ -204,8 +220,12 @@ impl Batch {
     pub fn refuse_rest(&mut self, error: &str, outlet: &mut Outlet) -> Result<(), Failure> {
         while let Some(step) = self.steps.get(self.done.steps) {
             match *step {
-                Step::Forward { is_silent: true, .. } => {}
-                Step::Forward { .. } => write::error(outlet.out(), error),
+                Step::Forward { is_silent, .. } => {
+                    outlet.refuse(Refusal::Unanswered);
+                    if !is_silent {
+                        write::error(outlet.out(), error);
+                    }
+                }
                 Step::Answer { length } => self.give_answer(length, outlet, None)?,
             }
             self.done.steps += 1;
@@ -214,7 +234,7 @@ impl Batch {
     }
 
     /// Judges the commands that are left anew: what may not pass any more gets its error.
-    pub fn judge_again(&mut self, policy: &Policy) {
+    pub fn judge_again(&mut self, policy: &Policy, outlet: &mut Outlet) {
         let mut old = std::mem::take(self);
         (self.window, self.max_window) = (old.window, old.max_window);
         self.is_behind_long = old.is_behind_long;
@@ -231,11 +251,17 @@ impl Batch {
                     old.done.commands += length;
                     // It was whole when it was judged first.
                     let Ok((_, Some(command))) = parser.parse(bytes) else { continue };
-                    match policy.verdict(&command) {
-                        Verdict::Forward => self.forward(&command, is_silent),
-                        _ if is_silent => {}
-                        Verdict::Refuse(text) => self.answer(|out| write::error(out, &text)),
-                        _ => self.answer(|out| write::error(out, "ERR try again")),
+                    let error = match policy.verdict(&command) {
+                        Verdict::Forward => {
+                            self.forward(&command, is_silent);
+                            continue;
+                        }
+                        Verdict::Refuse(error) => error,
+                        _ => b"ERR try again".to_vec(),
+                    };
+                    outlet.refuse(policy::refusal(&error));
+                    if !is_silent {
+                        self.answer(|out| write::error(out, &error));
                     }
                 }
             }

@@ -1,14 +1,9 @@
 //! INFO: a backend's answer, with a section about the balancer.
 
-use std::cmp::Reverse;
 use std::fmt::Write;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::{Ended, Session};
-use crate::backend::Backend;
 use crate::balancer::Balancer;
-use crate::health::Change;
 use crate::resp::{Command, command, reply, write};
 
 /// The name of our section.
@@ -69,43 +64,31 @@ fn section(balancer: &Balancer) -> String {
     };
     line("version", &env!("CARGO_PKG_VERSION"));
     line("uptime_in_seconds", &balancer.began.elapsed().as_secs());
-    line("clients", &balancer.clients.load(Ordering::Relaxed));
+    line("clients", &balancer.metrics.all_clients());
     line("backends", &balancer.backends.len());
     for (index, (backend, leases)) in
         balancer.backends.iter().zip(balancer.table.counts()).enumerate()
     {
         let health = backend.health.summary();
-        let role = if health.is_replica { "replica" } else { "primary" };
+        let role = if health.is_replica == Some(true) { "replica" } else { "primary" };
         let value = format!(
             "address={},state={},role={role},leases={leases},connections={},keys={},since={},reason={}",
             backend.name(),
             health.state,
-            backend.open_connections(),
+            backend.connections().open,
             health.keys.map_or("unknown".to_owned(), |keys| keys.to_string()),
             health.state_for.as_secs(),
             plain(&health.reason),
         );
         line(&format!("backend{index}"), &value);
     }
-    for (index, (name, change)) in changes(balancer).iter().enumerate() {
+    for (index, (name, change)) in balancer.changes(MAX_CHANGES).iter().enumerate() {
         let at = humantime::format_rfc3339_seconds(change.at);
         let reason = plain(&change.reason);
         let value = format!("at={at},address={name},state={},reason={reason}", change.state);
         line(&format!("change{index}"), &value);
     }
     text
-}
-
-/// The last changes of state, the newest first.
-fn changes(balancer: &Balancer) -> Vec<(&str, Change)> {
-    let of_one = |backend: &'_ Arc<Backend>| backend.health.summary().changes;
-    let backends = balancer.backends.iter();
-    let mut changes: Vec<_> = backends
-        .flat_map(|backend| of_one(backend).into_iter().map(|change| (backend.name(), change)))
-        .collect();
-    changes.sort_by_key(|(_, change)| Reverse(change.at));
-    changes.truncate(MAX_CHANGES);
-    changes
 }
 
 /// In a list of fields, a comma begins the next.

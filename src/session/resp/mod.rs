@@ -17,8 +17,6 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use log::{info, log_enabled};
-
 use self::batch::Batch;
 use self::client::ClientState;
 use self::memory::{Budget, Share};
@@ -27,9 +25,12 @@ use self::subscription::Subscriptions;
 use self::transaction::Transaction;
 use self::upstream::{Target, Unanswered, Upstream};
 use super::{Client, MAX_INPUT_BYTES, PIECE_BYTES};
+use crate::access_log::{self, Event};
 use crate::backend::{BackendError, Connection, Mode, is_timeout};
 use crate::balancer::{Balancer, Phase};
+use crate::metrics::Refusal;
 use crate::policy::{self, Policy, Verdict};
+use crate::protocol::WireProtocol;
 use crate::resp::{self, Command, CommandParser, Protocol, write};
 
 /// How long a command may take from its first byte to its last, …
@@ -70,13 +71,16 @@ impl<E: Into<BackendError>> From<E> for Failure {
 }
 
 /// How a session ends.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 enum Ended {
     /// The client left, was idle for too long, or asked to end.
+    #[error("{0}")]
     Gone(String),
     /// What it sent is no command: it was told so.
+    #[error("refused: {0}")]
     Refused(String),
     /// A reply broke off.
+    #[error("cut: {0}")]
     Cut(String),
 }
 
@@ -86,21 +90,23 @@ pub fn converse(client: Client, input: Vec<u8>, since: Instant, balancer: &Balan
     let mut session = Session::new(client, balancer);
     let Err(ended) = session.run(input, since);
     let Session { commands, mut outlet, upstream, subscriptions, .. } = session;
-    let backend = upstream.backend().map_or("-", |backend| backend.name()).to_owned();
+    let backend = upstream.backend().map(|backend| backend.name().to_owned());
     drop((upstream, subscriptions));
-    let why = match &ended {
-        Ended::Gone(why) => why.clone(),
-        Ended::Refused(why) => format!("refused: {why}"),
-        Ended::Cut(why) => format!("cut: {why}"),
-    };
-    let in_order = log_enabled!(log::Level::Info).then(|| balancer.log_order());
-    info!(
-        "{} session {commands} commands {backend} {:.3}s {} {why}",
-        outlet.client.address,
-        since.elapsed().as_secs_f64(),
-        balancer.counts(),
-    );
-    drop(in_order);
+    match &ended {
+        Ended::Gone(_) => {}
+        Ended::Refused(_) => balancer.metrics.refuse(WireProtocol::Resp, Refusal::BadRequest),
+        Ended::Cut(_) => balancer.metrics.cut.resp.add_one(),
+    }
+    balancer.access_log.write(|| {
+        Event::Session(access_log::Session {
+            client: outlet.client.address,
+            commands,
+            errors: outlet.errors,
+            backend,
+            seconds: since.elapsed().as_secs_f64(),
+            ended: ended.to_string(),
+        })
+    });
     if !matches!(ended, Ended::Cut(_)) {
         outlet.client.linger();
     }
@@ -141,6 +147,9 @@ struct Session<'a> {
     commands: u64,
     /// Whether the client wants no reply to the command at hand.
     is_silent: bool,
+    /// The index of the backend that has answered the command at hand, if it is one of the session's
+    /// own, and how long that took.
+    served_by: Option<(usize, Duration)>,
     /// Whether all has been read that will be, as the process ends.
     has_read_the_last: bool,
 }
@@ -163,6 +172,7 @@ impl<'a> Session<'a> {
             asked_at: None,
             commands: 0,
             is_silent: false,
+            served_by: None,
             has_read_the_last: false,
         }
     }
@@ -280,6 +290,7 @@ impl<'a> Session<'a> {
         self.refresh_policy();
         if !self.ask_for_commands(command)? {
             self.abort();
+            self.count_answer();
             return Ok(());
         }
         match self.transaction.is_some() {
@@ -290,10 +301,18 @@ impl<'a> Session<'a> {
     }
 
     fn outside_transaction(&mut self, command: &Command) -> Result<(), Ended> {
-        match self.policy.verdict(command) {
-            Verdict::Refuse(error) => self.error(error),
-            Verdict::Own(own) => self.own(own, command)?,
-            Verdict::Forward if self.is_subscriber() => self.not_for_subscribers(command),
+        match self.policy.judge(command) {
+            Verdict::Refuse(error) => self.refused(error),
+            Verdict::Own(own) => {
+                self.served_by = None;
+                let outcome = self.own(own, command);
+                self.count_answer();
+                outcome?;
+            }
+            Verdict::Forward if self.is_subscriber() => {
+                self.not_for_subscribers(command);
+                self.count_answer();
+            }
             Verdict::Forward if policy::is_script(command) => {
                 // What is sent beside it would share its fate.
                 self.run_batch()?;
@@ -306,6 +325,22 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Counts a command that was answered, if not by the batch.
+    fn count_answer(&mut self) {
+        match self.served_by.take() {
+            Some((backend, time)) => {
+                self.balancer.backends[backend].metrics.answer(WireProtocol::Resp, time);
+            }
+            None => self.balancer.metrics.answered_here.resp.add_one(),
+        }
+    }
+
+    /// Tells the client why a command is not served.
+    fn refused(&mut self, error: Vec<u8>) {
+        self.outlet.refuse(policy::refusal(&error));
+        self.answer(|out| write::error(out, error));
+    }
+
     /// Ends a session whose client was made to send HTTP, as Redis does.
     fn close(&mut self) -> Ended {
         let why = "POST or Host: is no Redis command";
@@ -316,7 +351,7 @@ impl<'a> Session<'a> {
     fn refresh_policy(&mut self) {
         if self.commands_version != self.balancer.commands_version() {
             (self.commands_version, self.policy) = self.balancer.policy();
-            self.batch.judge_again(&self.policy);
+            self.batch.judge_again(&self.policy, &mut self.outlet);
         }
     }
 
@@ -354,6 +389,7 @@ impl<'a> Session<'a> {
     }
 
     fn error(&mut self, text: impl AsRef<[u8]>) {
+        self.outlet.errors += 1;
         self.answer(|out| write::error(out, text));
     }
 
@@ -384,7 +420,7 @@ impl<'a> Session<'a> {
             match ran {
                 Err(Unanswered::OtherCommands) => {
                     self.refresh_policy();
-                    batch.judge_again(&self.policy);
+                    batch.judge_again(&self.policy, &mut self.outlet);
                 }
                 Err(Unanswered::AllFailed(error)) => {
                     let refused = batch.refuse_rest(&format!("ERR {error}"), outlet);
@@ -409,13 +445,15 @@ impl<'a> Session<'a> {
         is_script: bool,
         mut work: impl FnMut(&mut Connection, &mut Outlet) -> Result<T, Failure>,
     ) -> Result<T, Unanswered> {
-        let Self { upstream, outlet, mode, .. } = self;
+        let Self { upstream, outlet, mode, served_by, .. } = self;
         let address = outlet.client.address;
         upstream.with_failover(address, is_script, |upstream, attempt| {
             let target = Target { attempt, mode: *mode, commands_version };
             let mut connection = upstream.send(target, commands)?;
+            let time = attempt.began.elapsed();
             let done = work(&mut connection, outlet)?;
             upstream.release(connection);
+            *served_by = Some((attempt.index, time));
             Ok(done)
         })
     }
@@ -423,7 +461,7 @@ impl<'a> Session<'a> {
     /// Sends a command that changes the mode of its connection to `wanted` when it succeeds: on a
     /// connection that has that mode already, or one of the session's, which then gets it.
     fn change_mode(&mut self, command: &[u8], wanted: Mode) -> Result<Vec<u8>, Unanswered> {
-        let Self { upstream, outlet, mode, .. } = self;
+        let Self { upstream, outlet, mode, served_by, .. } = self;
         upstream.with_failover(outlet.client.address, false, |upstream, attempt| {
             let mode = if attempt.backend.has_idle(wanted) { wanted } else { *mode };
             let target = Target { attempt, mode, commands_version: None };
@@ -433,6 +471,7 @@ impl<'a> Session<'a> {
                 connection.mode = wanted;
             }
             upstream.release(connection);
+            *served_by = Some((attempt.index, attempt.began.elapsed()));
             Ok(reply)
         })
     }
@@ -445,7 +484,10 @@ impl<'a> Session<'a> {
     /// Tells the client that no backend could answer.
     fn unanswered(&mut self, unanswered: Unanswered) -> Result<(), Ended> {
         match unanswered {
-            Unanswered::AllFailed(error) => self.error(format!("ERR {error}")),
+            Unanswered::AllFailed(error) => {
+                self.balancer.metrics.refuse(WireProtocol::Resp, Refusal::Unanswered);
+                self.error(format!("ERR {error}"));
+            }
             Unanswered::OtherCommands => {
                 self.error("ERR the backends' commands have changed: try again");
             }

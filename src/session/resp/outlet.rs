@@ -10,6 +10,8 @@ use rustix::net::{RecvFlags, SendFlags};
 use super::memory::{Budget, Share};
 use super::{Failure, IDLE_CAPACITY_BYTES};
 use crate::backend::{BackendError, Connection};
+use crate::metrics::Refusal;
+use crate::protocol::WireProtocol;
 use crate::resp::Framer;
 use crate::session::{Client, poll_timeout, stall_step};
 
@@ -45,6 +47,8 @@ pub struct Outlet<'a> {
     /// A client that takes longer over [`GATHERED_BYTES`] is cut off if others wait for a connection
     /// to the backend whose reply it does not take.
     max_stall: Duration,
+    /// How many replies were errors.
+    pub errors: u64,
     /// What was not sent yet: whole replies, and behind them perhaps the beginning of one.
     out: Vec<u8>,
     backlog: Backlog,
@@ -54,7 +58,22 @@ pub struct Outlet<'a> {
 
 impl<'a> Outlet<'a> {
     pub fn new(client: Client<'a>, max_stall: Duration) -> Self {
-        Self { client, max_stall, out: Vec::new(), backlog: Backlog::new(), is_half_closed: false }
+        Self {
+            client,
+            max_stall,
+            errors: 0,
+            out: Vec::new(),
+            backlog: Backlog::new(),
+            is_half_closed: false,
+        }
+    }
+
+    /// Counts a command that gets an error of ours.
+    pub fn refuse(&mut self, why: Refusal) {
+        self.errors += 1;
+        let metrics = &self.client.balancer.metrics;
+        metrics.answered_here.resp.add_one();
+        metrics.refuse(WireProtocol::Resp, why);
     }
 
     /// Where a reply of our own is written.
@@ -84,7 +103,8 @@ impl<'a> Outlet<'a> {
         self.out.len() >= GATHERED_BYTES
     }
 
-    /// Passes the next reply on; or reads it only, where it `is_silent`.
+    /// Takes the next reply in, to be sent with others; or reads it only, where it `is_silent`. One
+    /// that is long is sent meanwhile.
     pub fn relay(
         &mut self,
         connection: &mut Connection,
@@ -109,7 +129,6 @@ impl<'a> Outlet<'a> {
             Failure::Backend(error) if frame.is_partly_sent() => Failure::Cut(error),
             failure => failure,
         })?;
-        self.deliver_if_full_beside(Some(connection))?;
         Ok(frame.passed)
     }
 
@@ -131,10 +150,12 @@ impl<'a> Outlet<'a> {
             self.out.extend_from_slice(&available[..used]);
             from.consume(used);
             if framer.is_done() {
-                return match (framer.kind(), frame.passed) {
-                    (Some(b'-'), Relayed::Whole) => Ok(check_answer(&self.out[frame.start..])?),
-                    _ => Ok(()),
-                };
+                if let (Some(b'-'), Relayed::Whole) = (framer.kind(), frame.passed) {
+                    check_answer(&self.out[frame.start..])?;
+                    frame.passed = Relayed::Error;
+                    self.errors += 1;
+                }
+                return Ok(());
             }
             if self.out.len() - frame.start > HELD_REPLY_BYTES {
                 self.relay_piece(connection, frame)?;
@@ -240,6 +261,8 @@ impl ReplyInFlight {
 pub enum Relayed {
     /// It was held until it was whole.
     Whole,
+    /// The same, and it is an error.
+    Error,
     /// It was too long for that.
     InPieces,
 }

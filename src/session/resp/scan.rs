@@ -53,6 +53,7 @@ impl Session<'_> {
         let backend = &self.balancer.backends[index];
         let is_elsewhere = self.upstream.backend().is_none_or(|own| !Arc::ptr_eq(own, backend));
         let lease = is_elsewhere.then(|| self.balancer.table.lease(|backend| backend == index));
+        let began = Instant::now();
         let outcome = self.scan_at(backend, tag, &there);
         drop(lease);
         if let Err(Failure::Backend(error) | Failure::Cut(error)) = &outcome
@@ -61,7 +62,7 @@ impl Session<'_> {
             backend.health.failed(error);
         }
         match outcome {
-            Ok(()) => {}
+            Ok(()) => self.served_by = Some((index, began.elapsed())),
             Err(Failure::Backend(BackendError::OtherCommands | BackendError::Syncing(_))) => {
                 self.error(GONE);
             }

@@ -82,6 +82,7 @@ impl Subscriptions {
         outlet.relay_and_inspect(&mut self.connection, false, |piece| {
             head.extend_from_slice(&piece[..piece.len().min(HEAD_BYTES - head.len())]);
         })?;
+        outlet.deliver_if_full_beside(Some(&self.connection))?;
         Ok(Received::from_head(&head))
     }
 

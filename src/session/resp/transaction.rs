@@ -9,6 +9,7 @@ use super::upstream::{TOO_MANY_PINNED, Target, Watch};
 use super::{Ended, Failure, Session, Unanswered, short_reply};
 use crate::backend::{Connection, Patience};
 use crate::policy::{self, Own, Policy, Verdict};
+use crate::protocol::WireProtocol;
 use crate::resp::{Command, CommandParser, command, write};
 
 /// The most that may be queued between MULTI and EXEC.
@@ -41,7 +42,18 @@ impl Session<'_> {
 
     /// Handles one command behind MULTI.
     pub(super) fn in_transaction(&mut self, command: &Command) -> Result<(), Ended> {
-        match self.policy.verdict_in_transaction(command) {
+        self.served_by = None;
+        let verdict = self.policy.judge_in_transaction(command);
+        if let Verdict::Refuse(error) = &verdict {
+            self.balancer.metrics.refuse(WireProtocol::Resp, policy::refusal(error));
+        }
+        let outcome = self.obey_in_transaction(verdict, command);
+        self.count_answer();
+        outcome
+    }
+
+    fn obey_in_transaction(&mut self, verdict: Verdict, command: &Command) -> Result<(), Ended> {
+        match verdict {
             Verdict::Forward => self.queue(command),
             Verdict::Own(Own::Multi) => self.error("ERR MULTI calls can not be nested"),
             Verdict::Own(Own::Watch) => self.error("ERR WATCH inside MULTI is not allowed"),

@@ -4,9 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use log::info;
-
 use super::{Ended, Failure};
+use crate::access_log::Event;
 use crate::backend::{Backend, BackendError, Connection, Link, Mode};
 use crate::balance::Lease;
 use crate::balancer::Balancer;
@@ -130,10 +129,9 @@ impl<'a> Upstream<'a> {
             }
         };
         if self.last_used.replace(now) != Some(now) {
-            let in_order = self.balancer.log_order();
             let name = self.balancer.backends[now].name();
-            info!("{client} reads from {name} {}", self.balancer.counts());
-            drop(in_order);
+            let event = || Event::Reads { client, backend: name.to_owned() };
+            self.balancer.access_log.write(event);
         }
         Some(now)
     }
