@@ -4,7 +4,9 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use log::Level;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
@@ -48,8 +50,8 @@ pub enum Event {
     },
     /// A read is held, so that the balancing can be watched.
     Held {
-        /// For so long.
-        ms: f64,
+        /// For so long, in seconds.
+        seconds: f64,
     },
     /// A Redis client has got its backend, or another one.
     Reads {
@@ -125,7 +127,12 @@ impl AccessLog {
 
     /// Writes what `make` makes, if anybody wants it.
     pub fn write(&self, make: impl FnOnce() -> Event) {
-        if self.is_quiet || !log::log_enabled!(log::Level::Info) {
+        self.write_at(Level::Info, make);
+    }
+
+    /// The same, where it matters so much.
+    pub fn write_at(&self, level: Level, make: impl FnOnce() -> Event) {
+        if self.is_quiet || !log::log_enabled!(level) {
             return;
         }
         let event = make();
@@ -194,7 +201,10 @@ impl fmt::Display for Event {
         match self {
             Self::Request(request) => request.fmt(f),
             Self::Refused { client, status, .. } => write!(f, "{client} refused {status}"),
-            Self::Held { ms } => write!(f, "held for {:.3} s", ms / 1000.0),
+            Self::Held { seconds } => {
+                let time = humantime::format_duration(Duration::from_secs_f64(*seconds));
+                write!(f, "held for {time}")
+            }
             Self::Reads { client, backend } => write!(f, "{client} reads from {backend}"),
             Self::Session(session) => session.fmt(f),
             Self::Moved { sessions } => write!(f, "moved {}", counted(*sessions as u64, "session")),

@@ -107,6 +107,8 @@ struct Checker<'a> {
     link: Option<Link>,
     /// When the last check began.
     last: Instant,
+    /// Whether the connection of the check before was ended right behind it.
+    ends_at_once: bool,
 }
 
 impl<'a> Checker<'a> {
@@ -117,6 +119,7 @@ impl<'a> Checker<'a> {
             index,
             link: None,
             last: Instant::now(),
+            ends_at_once: false,
         }
     }
 
@@ -181,17 +184,22 @@ impl<'a> Checker<'a> {
     fn wait_until(&mut self, next: Instant) {
         loop {
             let left = next.saturating_duration_since(Instant::now());
-            let mut has_ended = self.pause(left.min(FAST_INTERVAL));
-            if has_ended && self.last.elapsed() < FAST_INTERVAL {
-                // It ends each connection: that is no news.
-                thread::sleep(FAST_INTERVAL);
-                has_ended = false;
-            }
-            let is_good = self.backend.health.state() == State::Up && !has_ended;
+            let is_news = self.pause(left.min(FAST_INTERVAL)) && self.is_end_news();
+            let is_good = self.backend.health.state() == State::Up && !is_news;
             if left <= FAST_INTERVAL || !is_good {
                 return;
             }
         }
+    }
+
+    /// Whether it says something that our connection was ended: not if that happens to each of them
+    /// right behind its check.
+    fn is_end_news(&mut self) -> bool {
+        let is_at_once = self.last.elapsed() < FAST_INTERVAL;
+        if is_at_once {
+            thread::sleep(FAST_INTERVAL);
+        }
+        !(std::mem::replace(&mut self.ends_at_once, is_at_once) && is_at_once)
     }
 
     /// Lets some time pass; true when the backend has ended our connection meanwhile.
@@ -203,8 +211,9 @@ impl<'a> Checker<'a> {
         let mut polled = [PollFd::new(link, PollFlags::IN)];
         let timeout = rustix::time::Timespec::try_from(time).ok();
         let has_ended = matches!(poll(&mut polled, timeout.as_ref()), Ok(1..));
-        if has_ended {
-            self.link = None;
+        match has_ended {
+            true => self.link = None,
+            false => self.ends_at_once = false,
         }
         has_ended
     }

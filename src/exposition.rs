@@ -258,7 +258,7 @@ impl Snapshot {
                 let mut buckets: Vec<_> =
                     octaves.map(|(bound, count)| (bound.as_secs_f64(), count)).collect();
                 let within: u64 = buckets.iter().map(|(_, count)| count).sum();
-                buckets.push((f64::MAX, times.count() - within));
+                buckets.push((f64::INFINITY, times.count() - within));
                 let (sum, count) = (times.sum().as_secs_f64(), times.count());
                 let mut series = family.encode_family(&labels)?;
                 series.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;

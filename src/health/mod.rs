@@ -179,7 +179,11 @@ impl Health {
         Summary {
             state: record.state,
             state_for: record.since.elapsed(),
-            reason: record.reason.clone(),
+            // Keys come and go while it is up.
+            reason: match (record.state, seen) {
+                (State::Up, Some(report)) => keys_in_words(report),
+                _ => record.reason.clone(),
+            },
             keys: seen.and_then(|report| report.keys.as_ref()).map(Keys::total),
             is_replica: seen.map(|report| report.is_replica),
             lag: seen.and_then(|report| report.lag),

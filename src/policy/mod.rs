@@ -179,11 +179,12 @@ impl Policy {
         share_counts(&mut self.commands, &older.commands);
     }
 
-    /// How often each command was asked for that was asked for at all, by its name.
+    /// How often each command was asked for that was asked for at all; in the order of their names.
     pub fn counts(&self) -> Vec<(String, u64)> {
         let mut counts = vec![(UNKNOWN.to_owned(), self.unknown.get())];
         add_counts(&self.commands, &mut counts);
         counts.retain(|(_, count)| *count > 0);
+        counts.sort_unstable();
         counts
     }
 

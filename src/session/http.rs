@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use log::Level;
+
 use super::exchange::Failure;
 use super::read::{self, Outcome};
 use super::{Client, Side, internal};
@@ -120,6 +122,8 @@ struct Ended<'a> {
     /// The backend that answered.
     backend: Option<&'a str>,
     keep_alive: bool,
+    /// How much the line in the log matters.
+    level: Level,
     /// What went wrong behind the first byte of the answer.
     cut: Option<String>,
 }
@@ -149,10 +153,11 @@ fn answer<'a>(client: &mut Client, request: &Request, balancer: &'a Balancer) ->
         Ok(Target::Favicon) => reply(client, request, balancer, Reply::empty(204)),
         Ok(Target::Internal(internal)) => {
             let answer = internal::reply(&internal, balancer, client.side);
-            give(client, request, balancer, answer)
+            // A page that looks every half second, and probes, would drown the rest.
+            give(client, request, balancer, answer, Level::Debug)
         }
     };
-    balancer.access_log.write(|| {
+    balancer.access_log.write_at(ended.level, || {
         Event::Request(access_log::HttpRequest {
             client: client.address,
             method: Text::cut(&request.method_name),
@@ -246,7 +251,7 @@ fn reply<'a>(
     reply: Reply,
 ) -> Ended<'a> {
     balancer.metrics.answered_here.http.add_one();
-    give(client, request, balancer, reply)
+    give(client, request, balancer, reply, Level::Info)
 }
 
 fn give<'a>(
@@ -254,11 +259,12 @@ fn give<'a>(
     request: &Request,
     balancer: &Balancer,
     reply: Reply,
+    level: Level,
 ) -> Ended<'a> {
     let answer = Answer::new(&mut *client, request, !balancer.is_draining());
     let status = reply.status;
     let keep_alive = send(answer, reply).unwrap_or(false);
-    Ended { status, backend: None, keep_alive, cut: None }
+    Ended { status, backend: None, keep_alive, level, cut: None }
 }
 
 fn send<W: io::Write>(mut answer: Answer<W>, reply: Reply) -> io::Result<bool> {
@@ -361,6 +367,7 @@ fn balanced<'a>(
             status: answer.sent_status(),
             backend: Some(backend.name()),
             keep_alive: written.is_ok() && answer.keeps_alive(),
+            level: Level::Info,
             cut: written.err().map(|failure| failure.to_string()),
         };
         if ended.cut.is_none() && ends_with_connection {
@@ -383,7 +390,7 @@ fn balanced<'a>(
 fn demo_delay(balancer: &Balancer) {
     let delay = balancer.config.demo_delay;
     if !delay.is_zero() {
-        balancer.access_log.write(|| Event::Held { ms: delay.as_secs_f64() * 1000.0 });
+        balancer.access_log.write(|| Event::Held { seconds: delay.as_secs_f64() });
         thread::sleep(delay);
     }
 }

@@ -5,16 +5,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::balancer::Balancer;
-use crate::support::redis::RedisServer;
+use crate::support::redis::{RedisServer, three_servers};
 use crate::support::wait_until;
-
-fn three_servers() -> [RedisServer; 3] {
-    let servers = [(); 3].map(|()| RedisServer::start());
-    for server in &servers {
-        server.command(&["HSET", "actor:1", "first_name", "Mara", "last_name", "Ellingworth"]);
-    }
-    servers
-}
 
 fn counts(answers: impl IntoIterator<Item = String>) -> Vec<usize> {
     let mut counts: HashMap<String, usize> = HashMap::new();
@@ -59,7 +51,7 @@ fn the_demo_delay_shows_the_table_filling_and_emptying() {
     });
     wait_until("the table is full once and empty at the end", || {
         let log = lb.log();
-        log.contains(&format!("held for 700ms: {}", shown([3, 2, 2])))
+        log.contains(&format!("held for 700ms leases {}", shown([3, 2, 2])))
             && log.trim_end().ends_with(&shown([0, 0, 0]))
     });
 }

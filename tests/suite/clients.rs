@@ -259,7 +259,8 @@ fn program_of(interpreter: &str, program: &str) -> Command {
     command
 }
 
-fn installed(what: &str) -> PathBuf {
+/// What `tests/clients/install.sh` has installed.
+pub fn installed(what: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-clients").join(what);
     assert!(path.exists(), "no {}; bash tests/clients/install.sh makes it", path.display());
     path

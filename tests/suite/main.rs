@@ -1,6 +1,8 @@
 //! The whole system, tested with real `redis-server` processes and the real binaries.
 
+mod access_log;
 mod activation;
+mod admin;
 mod balancing;
 mod chaos;
 mod clients;
@@ -19,6 +21,7 @@ mod large;
 mod listing;
 mod malformed;
 mod malformed_commands;
+mod metrics;
 mod policy;
 mod resp_failover;
 mod resp_limits;
@@ -26,6 +29,7 @@ mod rights;
 mod seed;
 mod sessions;
 mod shutdown;
+mod status;
 mod subscriptions;
 mod support;
 mod values;

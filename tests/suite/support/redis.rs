@@ -130,6 +130,15 @@ impl Drop for RedisServer {
     }
 }
 
+/// Three servers with one actor.
+pub fn three_servers() -> [RedisServer; 3] {
+    let servers = [(); 3].map(|()| RedisServer::start());
+    for server in &servers {
+        server.command(&["HSET", "actor:1", "first_name", "Mara", "last_name", "Ellingworth"]);
+    }
+    servers
+}
+
 /// A port that nothing listens on at this moment. It is none of those that the system gives to
 /// connections, of which the tests make thousands.
 pub fn free_port() -> u16 {
