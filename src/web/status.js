@@ -120,6 +120,7 @@ function milliseconds(value) {
   return value.toFixed(value < 1 ? 2 : value < 100 ? 1 : 0);
 }
 
+const cssShare = (part, whole) => `${Math.min(100, (100 * part) / whole).toFixed(2)}%`;
 const percent = (share, digits = 0) => (share === null ? "–" : `${(share * 100).toFixed(digits)} %`);
 const clock = (at) => new Date(at).toLocaleTimeString("en-GB");
 const sum = (values) => values.reduce((total, value) => total + value, 0);
@@ -239,26 +240,6 @@ function showHeader(status) {
 
 // ---- Tiles
 
-const TILES = [
-  ["requests_per_second", "Requests a second"],
-  ["clients", "Clients"],
-  ["refused_writes", "Refused writes"],
-  ["bad_requests", "Bad requests"],
-  ["unanswered", "Unanswered"],
-  ["threads", "Threads"],
-  ["memory", "Memory"],
-  ["cpu", "CPU"],
-];
-
-function buildTiles() {
-  for (const [name, label] of TILES) {
-    const value = make("dd", { "data-field": name });
-    byId("tiles").append(make("div", { class: `tile ${name}` }, make("dt", {}, label), value, make("dd", { class: "note" })));
-  }
-  document.querySelector(".requests_per_second").append(spark("total"));
-  document.querySelector(".clients").append(make("div", { class: "meter" }, make("div")));
-}
-
 function showTile(name, text, note, title = "") {
   const value = find(byId("tiles"), name);
   put(value, text, title);
@@ -267,27 +248,27 @@ function showTile(name, text, note, title = "") {
 
 function showTiles(status) {
   const { clients, requests, refused, process } = status;
+  const all = answered(requests);
   const connected = clients.http + clients.resp + clients.new;
-  const total = `${compact(requests.http)} http, ${compact(requests.resp)} redis in all`;
-  showTile("requests_per_second", compact(requests.per_second), total, exact(requests.per_second));
+  showTile("requests_per_second", compact(requests.per_second), all === 0 ? "nothing asked yet" : `${compact(all)} in all`, exact(requests.per_second));
   const kinds = `${compact(clients.http)} http · ${compact(clients.resp)} redis · ${compact(clients.new)} new`;
-  showTile("clients", compact(connected), `${kinds} of ${exact(clients.max)}`, exact(connected));
-  document.querySelector(".meter div").style.width = percent(Math.min(1, connected / clients.max), 1);
-  showRefusals("refused_writes", "writes", "nobody writes through lb");
-  showRefusals("bad_requests", "bad_requests", "malformed or unknown");
-  showRefusals("unanswered", "unanswered", "no backend could answer");
-  showTile("threads", exact(process.threads), "one for each client");
+  showTile("clients", compact(connected), kinds, `${exact(connected)} of ${exact(clients.max)}`);
+  document.querySelector(".meter i").style.width = cssShare(connected, clients.max);
+  showRefusals("refused_writes", "writes", "READONLY");
+  showRefusals("bad_requests", "bad_requests", "malformed");
+  showRefusals("unanswered", "unanswered", "no backend left");
+  showTile("threads", exact(process.threads), "one per client");
   showTile("memory", bytes(process.resident_bytes), "resident", exact(process.resident_bytes));
-  showTile("cpu", percent(cpuShare()), `of one core · ${duration(process.cpu_seconds ?? 0)} in all`);
+  showTile("cpu", percent(cpuShare()), "of one core");
   const sums = past.backends[0]?.requests.map((_, k) => sum(past.backends.map((b) => b.requests[k]))) ?? [];
-  drawSpark(document.querySelector(".tile .spark"), sums, Math.max(1, ...sums), []);
+  drawSpark(byId("total").firstChild, sums, Math.max(1, ...sums), []);
 }
 
 /** A count of refusals, which stands out for a minute after it rose. */
 function showRefusals(tile, name, note) {
   const total = now.refused[name];
   const fresh = total - recent[0].refused[name];
-  showTile(tile, compact(total), fresh > 0 ? `+${compact(fresh)} in the last minute` : note, exact(total));
+  showTile(tile, compact(total), fresh > 0 ? `+${compact(fresh)} this minute` : note, exact(total));
   find(byId("tiles"), tile).parentElement.classList.toggle("fresh", fresh > 0);
 }
 
@@ -358,10 +339,12 @@ class Chart {
   build() {
     this.svg.setAttribute("viewBox", `0 0 ${this.width} ${this.height}`);
     this.layers = past.backends.map((_, index) => coloured(index, "path"));
+    const layers = draw("g", { class: this.layers.length > COLOURS ? "layers many" : "layers" }, ...this.layers.flat());
     this.grid = draw("g", { class: "grid" });
     this.marks = draw("g", { class: "marks" });
     this.cross = draw("path", { class: "cross" });
-    this.svg.replaceChildren(this.grid, draw("g", { class: "layers" }, ...this.layers.flat()), this.marks, this.cross);
+    this.empty = draw("text", { class: "empty", x: this.width / 2, y: this.height / 2, "text-anchor": "middle" });
+    this.svg.replaceChildren(this.grid, layers, this.marks, this.cross, this.empty);
   }
 
   /** Where a moment is that lies so many seconds back. */
@@ -381,6 +364,7 @@ class Chart {
     this.step = niceStep(highest / 4);
     this.top = Math.max(1, Math.ceil((highest * 1.04) / this.step)) * this.step;
     this.drawGrid();
+    put(this.empty, highest === 0 ? "None in the last five minutes" : "");
     this.layers.forEach((shapes, index) => {
       const path = this.area(stacks[index], index > 0 ? stacks[index - 1] : null);
       for (const shape of shapes) shape.setAttribute("d", path);
@@ -520,28 +504,6 @@ function showBalance(backends) {
 
 // ---- The table of backends
 
-const COLUMNS = [
-  ["Backend", "its address and its part in replication"],
-  ["State", "up: read from. suspect: it has just failed. syncing: it has not got its data yet. down: not read from"],
-  ["Connections", "clients that hold a lease on it, now"],
-  ["Share", "of the requests of the last minute"],
-  ["Requests/s", "over the last 5 s"],
-  ["p99 ms", "99 of 100 answers began sooner, in the last minute"],
-  ["p50 · p99.9", "milliseconds, in the last minute"],
-  ["Errors", "tries that failed on it"],
-  ["Replays", "of those, made again on another backend"],
-  ["Error replies", "such as WRONGTYPE, to Redis clients"],
-  ["Lag", "how long ago a replica had heard from its primary"],
-  ["Keys", "at the last check"],
-  ["Pool", "connections of lb to it: open, idle, most; and clients that wait for one"],
-];
-
-function buildTable(backends) {
-  byId("columns").replaceChildren(...COLUMNS.map(([label, title], k) =>
-    make("th", { scope: "col", role: "columnheader", title, class: k < 2 ? "words" : "" }, label)));
-  byId("rows").replaceChildren(...backends.map(buildRow));
-}
-
 function buildRow(backend, index) {
   const name = make("span", { class: "name", "data-field": "name", title: backend.name }, backend.name);
   const lane = spark("state");
@@ -558,11 +520,11 @@ function buildRow(backend, index) {
     [field("error_replies")],
     [field("lag")],
     [field("keys")],
-    [field("open"), " open · ", field("idle"), " idle", make("span", { class: "note" }, "of ", field("max"), field("waiting"))],
+    [field("open"), " of ", field("max"), make("div", { class: "note" }, field("idle"), " idle"), field("waiting", "alarm")],
   ];
-  const head = make("th", { scope: "row", role: "rowheader" }, chip(index), name, field("role", "note"));
+  const head = make("th", { scope: "row", role: "rowheader" }, make("div", {}, chip(index), name), field("role", "note"));
   const cells = contents.map((content, k) => make("td", {
-    role: "cell", "data-label": COLUMNS[k + 1][0], class: k === 0 ? "words" : content.length === 2 ? "curve" : "",
+    role: "cell", "data-label": byId("columns").cells[k + 1].textContent, class: k === 0 ? "words" : content[1]?.dataset?.spark ? "curve" : "",
   }, ...content));
   return make("tr", { role: "row", "data-backend": backend.name }, head, ...cells);
 }
@@ -584,8 +546,7 @@ function showRow(row, backend) {
   for (const name of ["p50", "p99", "p99_9"]) show(name, milliseconds(backend.latency_ms?.[name]));
   const { open, idle, waiting, max } = backend.connections;
   Object.entries({ open, idle, max }).forEach(([name, value]) => figure(name, value));
-  show("waiting", waiting > 0 ? ` · ${compact(waiting)} waiting` : "");
-  find(row, "waiting").classList.toggle("alarm", waiting > 0);
+  show("waiting", waiting > 0 ? `${compact(waiting)} waiting` : "");
   find(row, "errors").classList.toggle("none", backend.errors === 0);
 }
 
@@ -622,28 +583,21 @@ function showCommands(commands) {
   const most = Math.max(1, ...commands.map((c) => c.count));
   const item = (command) => {
     const bar = make("div", { class: "bar" });
-    bar.style.width = percent(command.count / most, 1);
+    bar.style.width = cssShare(command.count, most);
     const name = make("span", { class: "mono", title: command.name }, command.name);
-    return make("li", { "data-command": command.name }, name, make("span", { title: exact(command.count) }, compact(command.count)), bar);
+    return make("li", { "data-command": command.name }, name, bar, make("span", { title: exact(command.count) }, compact(command.count)));
   };
   showList("commands", commands, item, "Nothing has been asked yet.");
 }
 
 function showCounts({ connections, refused, cut_answers, log_lines_dropped }) {
-  const counts = [
-    ["Connections over HTTP", "connections_http", connections.http],
-    ["Connections over the Redis protocol", "connections_resp", connections.resp],
-    ["Writes refused", "writes", refused.writes],
-    ["Commands kept from readers", "not_served", refused.not_served],
-    ["Malformed or unknown", "bad_requests", refused.bad_requests],
-    ["Unanswered: no backend could", "unanswered", refused.unanswered],
-    ["Clients beyond the limit", "too_many_clients", refused.too_many_clients],
-    ["Answers that broke off", "cut_answers", cut_answers],
-    ["Log lines dropped", "log_lines_dropped", log_lines_dropped],
-  ];
-  const item = ([label, name, value]) => make("div", { class: value === 0 ? "none" : "" },
-    make("dt", {}, label), make("dd", { "data-field": name, title: exact(value) }, compact(value)));
-  showList("counts", counts, item);
+  const { http: connections_http, resp: connections_resp } = connections;
+  const counts = { ...refused, connections_http, connections_resp, cut_answers, log_lines_dropped };
+  for (const value of byId("counts").querySelectorAll("dd")) {
+    const count = counts[value.dataset.field];
+    put(value, compact(count), exact(count));
+    value.parentElement.classList.toggle("none", count === 0);
+  }
 }
 
 // ---- All together
@@ -659,7 +613,7 @@ function rebuild(backends) {
   if (byId("rows").dataset.key === key) return;
   byId("rows").dataset.key = key;
   buildBalance(backends);
-  buildTable(backends);
+  byId("rows").replaceChildren(...backends.map(buildRow));
 }
 
 function show(status) {
@@ -683,6 +637,7 @@ function show(status) {
 }
 
 function found() {
+  if (!byId("lost").hidden) put(byId("announcer"), "lb answers again.");
   answeredAt = Date.now();
   byId("main").className = "";
   document.documentElement.dataset.answering = "yes";
@@ -720,7 +675,7 @@ function pause() {
 }
 
 async function run() {
-  buildTiles();
+  byId("total").append(spark("total"));
   charts = [
     new Chart(byId("leases-chart"), "leases", "Connections held by clients"),
     new Chart(byId("requests-chart"), "requests", "Requests a second"),
