@@ -90,18 +90,18 @@ function chip(index) {
 
 // ---- Words and numbers
 
-const exact = (value) => (value === null || value === undefined ? "–" : value.toLocaleString("en"));
+const exact = (value) => (value == null ? "–" : value.toLocaleString("en"));
 
 function compact(value) {
-  if (value === null || value === undefined) return "–";
+  if (value == null) return "–";
   if (value < 10000) return exact(value < 10 ? Math.round(value * 10) / 10 : Math.round(value));
   const power = Math.min(4, Math.floor(Math.log10(value) / 3));
   const scaled = value / 1000 ** power;
-  return `${scaled.toFixed(scaled < 100 ? 1 : 0)}${" kMGT"[power]}`;
+  return `${Number(scaled.toFixed(scaled < 100 ? 1 : 0))}${" kMGT"[power]}`;
 }
 
 function bytes(value) {
-  if (value === null) return "–";
+  if (value == null) return "–";
   const mib = value / 2 ** 20;
   return mib < 1024 ? `${mib.toFixed(mib < 10 ? 1 : 0)} MiB` : `${(mib / 1024).toFixed(1)} GiB`;
 }
@@ -115,15 +115,16 @@ function duration(seconds) {
 }
 
 function milliseconds(value) {
-  if (value === null || value === undefined) return "–";
+  if (value == null) return "–";
   if (value >= 10000) return `${(value / 1000).toFixed(1)} s`;
   return value.toFixed(value < 1 ? 2 : value < 100 ? 1 : 0);
 }
 
 const cssShare = (part, whole) => `${Math.min(100, (100 * part) / whole).toFixed(2)}%`;
-const percent = (share, digits = 0) => (share === null ? "–" : `${(share * 100).toFixed(digits)} %`);
+const percent = (share, digits = 0) => (share == null ? "–" : `${(share * 100).toFixed(digits)} %`);
 const clock = (at) => new Date(at).toLocaleTimeString("en-GB");
 const sum = (values) => values.reduce((total, value) => total + value, 0);
+const last = (values) => values[values.length - 1];
 const answered = (requests) => requests.http + requests.resp;
 
 // ---- Asking
@@ -153,60 +154,65 @@ function forget() {
 }
 
 /** Adds the samples that are new; begins anew when some between are missing. */
-function remember({ last, backends }) {
-  if (last === null) return;
-  const first = last - (backends[0]?.leases.length ?? 0) + 1;
-  const follows = past.last !== null && first <= past.last + 1 && backends.length === past.backends.length;
+function remember({ last: newest, backends }) {
+  if (newest === null) return;
+  const first = newest - (backends[0]?.leases.length ?? 0) + 1;
+  const follows = past.last !== null && first <= past.last + 1;
   const known = follows ? past.last + 1 - first : 0;
   past.backends = backends.map((backend, index) => {
     const joined = (name) => (follows ? past.backends[index][name] : []).concat(backend[name].slice(known));
     return Object.fromEntries(SERIES.map((name) => [name, joined(name).slice(-WINDOW)]));
   });
-  past.last = last;
+  past.last = newest;
 }
 
-function count(status) {
+function count({ refused, process, backends }) {
   const at = performance.now();
-  const { refused, process, backends } = status;
+  const requests = backends.map((b) => answered(b.requests));
   recent = recent.filter((entry) => at - entry.at < RECENT_MS);
-  recent.push({ at, refused, cpu: process.cpu_seconds, requests: backends.map((b) => answered(b.requests)) });
+  recent.push({ at, refused, cpu: process.cpu_seconds, requests });
 }
 
-/** The newest counters that are at least so old, or else the oldest there are; never the last. */
+/** The newest counters that are at least so old. */
 function before(age) {
-  const newest = recent[recent.length - 1];
-  const older = recent.filter((entry) => newest.at - entry.at >= age);
-  return older[older.length - 1] ?? (recent.length > 1 ? recent[0] : null);
+  const newest = last(recent);
+  return recent.findLast((entry) => newest.at - entry.at >= age);
 }
 
 /** Requests a second of each backend, right now. */
 function liveRates(status) {
   const older = before(RATE_MS);
-  if (older === null) return status.backends.map((b) => b.requests.per_second);
-  const newest = recent[recent.length - 1];
+  if (!older) return status.backends.map((b) => b.requests.per_second);
+  const newest = last(recent);
   const seconds = (newest.at - older.at) / 1000;
   return newest.requests.map((total, index) => Math.max(0, total - older.requests[index]) / seconds);
 }
 
 function cpuShare() {
-  const older = before(CPU_MS);
-  const newest = recent[recent.length - 1];
-  if (older === null || older.cpu === null || newest.cpu === null) return null;
+  const older = before(CPU_MS) ?? recent[0];
+  const newest = last(recent);
+  if (older === newest || newest.cpu === null) return null;
   return (newest.cpu - older.cpu) / ((newest.at - older.at) / 1000);
 }
 
 // ---- Header
 
-function overall(status) {
-  const up = status.backends.filter((b) => b.state === "up").length;
-  const all = status.backends.length;
-  const words = { leaving: "Leaving: new clients should go elsewhere", draining: "Draining: no new clients", closing: "Closing" };
-  if (status.phase !== "serving") return { level: "suspect", text: words[status.phase] ?? status.phase, brief: status.phase };
+const PHASES = {
+  leaving: "Leaving: new clients should go elsewhere",
+  draining: "Draining: no new clients",
+  closing: "Closing",
+};
+
+function overall({ phase, backends }) {
+  const of = (state) => backends.filter((b) => b.state === state).length;
+  const up = of("up");
+  const all = backends.length;
   const brief = `${up}/${all} up`;
-  if (up === all) return { level: "up", text: all === 1 ? "The backend is up" : `${all} of ${all} backends up`, brief };
-  if (up > 0) return { level: "suspect", text: `${up} of ${all} backends up`, brief };
-  const some = status.backends.some((b) => b.state === "suspect");
-  return { level: "down", text: some ? "No backend is up: reads go to suspects" : "All reads fail: no backend is up", brief };
+  if (phase !== "serving") return { level: "suspect", text: PHASES[phase] ?? phase, brief: phase };
+  if (all === 1 && up === 1) return { level: "up", text: "The backend is up", brief };
+  if (up > 0) return { level: up === all ? "up" : "suspect", text: `${up} of ${all} backends up`, brief };
+  if (of("suspect") > 0) return { level: "down", text: "No backend is up: reads go to suspects", brief };
+  return { level: "down", text: "All reads fail: no backend is up", brief };
 }
 
 function showOverall({ level, text, brief }) {
@@ -218,16 +224,15 @@ function showOverall({ level, text, brief }) {
   }
   put(find(heading, "overall"), text);
   const mark = { up: "", suspect: "⚠ ", down: "✕ " }[level];
-  const title = `${mark}${brief} – redis-lb`;
-  if (document.title !== title) document.title = title;
+  document.title = `${mark}${brief} – redis-lb`;
 }
 
 function showFavicon(level) {
   const fills = { up: "#00875f", suspect: "#b87400", down: "#c22f1e" };
-  const square = `<rect width="16" height="16" rx="4" fill="${fills[level]}"/>`;
-  const stroke = `<path d="${ICONS[level]}" fill="none" stroke="#fff" stroke-width="2" transform="translate(1.6 1.6) scale(.8)"/>`;
-  const svg = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">${square}${stroke}</svg>`;
-  byId("favicon").href = `data:image/svg+xml,${encodeURIComponent(svg)}`;
+  const square = draw("rect", { width: 16, height: 16, rx: 4, fill: fills[level] });
+  const stroke = { fill: "none", stroke: "#fff", "stroke-width": 2, transform: "translate(1.6 1.6) scale(.8)" };
+  const svg = draw("svg", { viewBox: "0 0 16 16" }, square, draw("path", { d: ICONS[level], ...stroke }));
+  byId("favicon").href = `data:image/svg+xml,${encodeURIComponent(new XMLSerializer().serializeToString(svg))}`;
 }
 
 function showHeader(status) {
@@ -250,9 +255,12 @@ function showTiles(status) {
   const { clients, requests, refused, process } = status;
   const all = answered(requests);
   const connected = clients.http + clients.resp + clients.new;
-  showTile("requests_per_second", compact(requests.per_second), all === 0 ? "nothing asked yet" : `${compact(all)} in all`, exact(requests.per_second));
-  const kinds = `${compact(clients.http)} http · ${compact(clients.resp)} redis · ${compact(clients.new)} new`;
-  showTile("clients", compact(connected), kinds, `${exact(connected)} of ${exact(clients.max)}`);
+  const inAll = all === 0 ? "nothing asked yet" : `${compact(all)} in all`;
+  showTile("requests_per_second", compact(requests.per_second), inAll, exact(requests.per_second));
+  const [http, resp, fresh] = [clients.http, clients.resp, clients.new].map(compact);
+  const kinds = `${http} http · ${resp} redis · ${fresh} new`;
+  showTile("clients", compact(connected), kinds, exact(connected));
+  put(document.querySelector(".clients dt"), `Clients, at most ${exact(clients.max)}`);
   document.querySelector(".meter i").style.width = cssShare(connected, clients.max);
   showRefusals("refused_writes", "writes", "READONLY");
   showRefusals("bad_requests", "bad_requests", "malformed");
@@ -260,7 +268,7 @@ function showTiles(status) {
   showTile("threads", exact(process.threads), "one per client");
   showTile("memory", bytes(process.resident_bytes), "resident", exact(process.resident_bytes));
   showTile("cpu", percent(cpuShare()), "of one core");
-  const sums = past.backends[0]?.requests.map((_, k) => sum(past.backends.map((b) => b.requests[k]))) ?? [];
+  const sums = last(stack(past.backends.map((b) => b.requests))) ?? [];
   drawSpark(byId("total").firstChild, sums, Math.max(1, ...sums), []);
 }
 
@@ -274,11 +282,13 @@ function showRefusals(tile, name, note) {
 
 // ---- Small curves
 
+const CURVE = 24; // their height
+
 function spark(kind, index = null) {
-  const paths = [draw("g", { class: "spans" }), draw("path", { class: "area" }), draw("path", { class: "line" })];
+  const paths = ["area", "line", "faults"].map((name) => draw("path", { class: name }));
   const className = index === null ? "spark" : `spark ${colour(index)}`;
-  const box = { viewBox: `0 0 ${WINDOW} 24`, preserveAspectRatio: "none", class: className, "aria-hidden": "true" };
-  return draw("svg", { ...box, "data-spark": kind }, ...paths);
+  const box = { viewBox: `0 0 ${WINDOW} ${CURVE}`, preserveAspectRatio: "none", "aria-hidden": "true" };
+  return draw("svg", { ...box, class: className, "data-spark": kind }, draw("g", { class: "spans" }), ...paths);
 }
 
 /** Draws values, newest at the right, with gaps where they are null, and the spans of `states` behind. */
@@ -287,33 +297,45 @@ function drawSpark(svg, values, top, states) {
   const pieces = [];
   values.forEach((value, k) => {
     if (value === null) return;
-    const point = `${offset + k} ${(23 - (value / top) * 21).toFixed(1)}`;
-    if (k > 0 && values[k - 1] !== null) pieces[pieces.length - 1].points.push(point);
+    const point = `${offset + k} ${(CURVE - 1 - (value / top) * (CURVE - 3)).toFixed(1)}`;
+    if (k > 0 && values[k - 1] !== null) last(pieces).points.push(point);
     else pieces.push({ from: offset + k, points: [point] });
   });
   const line = pieces.map((piece) => `M${piece.points.join("L")}${piece.points.length > 1 ? "" : "h1"}`);
-  const area = pieces.map((p) => `M${p.from} 24L${p.points.join("L")}V24Z`);
+  const area = pieces.map((p) => `M${p.from} ${CURVE}L${p.points.join("L")}V${CURVE}Z`);
   svg.querySelector(".line").setAttribute("d", line.join(""));
   svg.querySelector(".area").setAttribute("d", area.join(""));
-  drawSpans(svg.querySelector(".spans"), states, 24);
+  drawSpans(svg, states, (state) => state !== "up");
 }
 
-/** One rectangle for each time that a backend was not up. */
-function drawSpans(group, states, height) {
+/** One rectangle for each time in one state. */
+function drawSpans(svg, states, isShown) {
   const offset = WINDOW - states.length;
   const spans = [];
   states.forEach((state, k) => {
     if (state !== states[k - 1]) spans.push({ state, from: k, to: k });
-    spans[spans.length - 1].to = k + 1;
+    last(spans).to = k + 1;
   });
-  const shown = spans.filter((span) => span.state !== "up" || group.dataset.all);
-  group.replaceChildren(...shown.map((span) => draw("rect", {
-    x: offset + span.from, width: span.to - span.from, height, class: `span ${span.state}`,
-  })));
+  const rects = spans.filter((span) => isShown(span.state)).map(({ state, from, to }) =>
+    draw("rect", { x: offset + from, width: to - from, height: CURVE, class: `span ${state}` }));
+  svg.querySelector(".spans").replaceChildren(...rects);
+}
+
+/** A tick for each second with errors. */
+function drawFaults(svg, errors) {
+  const offset = WINDOW - errors.length + 0.5;
+  const ticks = errors.map((number, k) => (number > 0 ? `M${offset + k} 0v7` : ""));
+  svg.querySelector(".faults").setAttribute("d", ticks.join(""));
 }
 
 // ---- The two charts
 
+const MARKS = {
+  up: "l5 8h-10z",
+  suspect: "l4 4l-4 4l-4-4z",
+  down: "m-5 0h10l-5 8z",
+  syncing: "a4 4 0 1 1 -.1 0z",
+};
 const LEFT = 40;
 const RIGHT = 8;
 const TOP = 8;
@@ -339,11 +361,12 @@ class Chart {
   build() {
     this.svg.setAttribute("viewBox", `0 0 ${this.width} ${this.height}`);
     this.layers = past.backends.map((_, index) => coloured(index, "path"));
-    const layers = draw("g", { class: this.layers.length > COLOURS ? "layers many" : "layers" }, ...this.layers.flat());
+    const className = this.layers.length > COLOURS ? "layers many" : "layers";
+    const layers = draw("g", { class: className }, ...this.layers.flat());
     this.grid = draw("g", { class: "grid" });
     this.marks = draw("g", { class: "marks" });
     this.cross = draw("path", { class: "cross" });
-    this.empty = draw("text", { class: "empty", x: this.width / 2, y: this.height / 2, "text-anchor": "middle" });
+    this.empty = draw("text", { class: "empty", x: this.width / 2, y: this.height / 2 });
     this.svg.replaceChildren(this.grid, layers, this.marks, this.cross, this.empty);
   }
 
@@ -360,7 +383,7 @@ class Chart {
     if (this.width === 0) return;
     if (this.layers.length !== past.backends.length) this.build();
     const stacks = stack(past.backends.map((backend, index) => [...backend[this.name], live[index]]));
-    const highest = Math.max(...(stacks[stacks.length - 1] ?? [0]));
+    const highest = Math.max(...(last(stacks) ?? [0]));
     this.step = niceStep(highest / 4);
     this.top = Math.max(1, Math.ceil((highest * 1.04) / this.step)) * this.step;
     this.drawGrid();
@@ -376,44 +399,45 @@ class Chart {
 
   area(tops, floors) {
     const ago = (k) => tops.length - 1 - k;
-    const point = (values) => (_, k) => `${this.x(ago(k)).toFixed(1)} ${this.y(values[k]).toFixed(1)}`;
-    const upper = tops.map(point(tops));
-    const lower = floors ? floors.map(point(floors)).reverse() : [`${this.x(0)} ${this.y(0)}`, `${this.x(ago(0))} ${this.y(0)}`];
-    return `M${upper.join("L")}L${lower.join("L")}Z`;
+    const point = (value, k) => `${this.x(ago(k)).toFixed(1)} ${this.y(value).toFixed(1)}`;
+    const lower = floors ? `L${floors.map(point).reverse().join("L")}` : `V${this.y(0)}H${this.x(ago(0))}`;
+    return `M${tops.map(point).join("L")}${lower}Z`;
   }
 
   drawGrid() {
-    const key = `${this.top} ${this.step} ${this.width} ${this.height}`;
+    const key = `${this.top} ${this.step}`;
     if (this.grid.dataset.key === key) return;
     this.grid.dataset.key = key;
+    const [right, base] = [this.width - RIGHT, this.height - BOTTOM];
     const parts = [];
-    for (let value = 0; value <= this.top + this.step / 2; value += this.step) {
+    for (let value = 0; value <= this.top; value += this.step) {
       const y = Math.round(this.y(value)) + 0.5;
-      parts.push(draw("path", { d: `M${LEFT} ${y}H${this.width - RIGHT}`, class: value === 0 ? "base" : "" }));
-      parts.push(draw("text", { x: LEFT - 8, y: y + 4, "text-anchor": "end" }, compact(value)));
+      parts.push(draw("path", { d: `M${LEFT} ${y}H${right}`, class: value === 0 ? "base" : "" }));
+      parts.push(draw("text", { x: LEFT - 8, y: y + 4, class: "end" }, compact(value)));
     }
-    for (let minute = 0; minute <= WINDOW / 60; minute += 1) {
+    for (let minute = 1; minute <= WINDOW / 60; minute += 1) {
       const x = Math.round(this.x(minute * 60)) + 0.5;
-      const anchor = minute === 0 ? "end" : "middle";
-      parts.push(draw("path", { d: `M${x} ${TOP}V${this.height - BOTTOM}` }));
-      parts.push(draw("text", { x: minute === 0 ? x + RIGHT - 2 : x, y: this.height - 4, "text-anchor": anchor }, minute === 0 ? "now" : `−${minute} min`));
+      parts.push(draw("path", { d: `M${x} ${TOP}V${base}` }));
+      parts.push(draw("text", { x, y: this.height - 4 }, `−${minute} min`));
     }
+    parts.push(draw("text", { x: this.width - 2, y: this.height - 4, class: "end" }, "now"));
     this.grid.replaceChildren(...parts);
   }
 
   /** A tick on the time axis for each change of state. */
   drawMarks() {
+    const ago = (change) => (Date.parse(now.at) - Date.parse(change.at)) / 1000;
+    const recent = now.changes.filter((change) => ago(change) <= WINDOW);
+    this.marks.replaceChildren(...recent.map((change) => this.mark(change, Math.max(0, ago(change)))));
+  }
+
+  mark({ at, backend, state, reason }, ago) {
     const base = this.height - BOTTOM;
-    const shapes = { up: "l5 8h-10z", down: "m-5 0h10l-5 8z", suspect: "l4 4l-4 4l-4-4z", syncing: "a4 4 0 1 1 -.1 0z" };
-    const marks = now.changes.map((change) => {
-      const ago = (Date.parse(now.at) - Date.parse(change.at)) / 1000;
-      if (ago > WINDOW) return [];
-      const x = this.x(Math.max(0, ago)).toFixed(1);
-      const title = draw("title", {}, `${clock(change.at)} ${change.backend} ${change.state}: ${change.reason}`);
-      const line = draw("path", { class: "tick", d: `M${x} ${TOP}V${base}` });
-      return [draw("g", { "data-state": change.state }, line, draw("path", { class: "mark", d: `M${x} ${base + 2}${shapes[change.state] ?? shapes.suspect}` }), title)];
-    });
-    this.marks.replaceChildren(...marks.flat());
+    const x = this.x(ago).toFixed(1);
+    const line = draw("path", { class: "tick", d: `M${x} ${TOP}V${base}` });
+    const shape = draw("path", { class: "mark", d: `M${x} ${base + 2}${MARKS[state] ?? MARKS.suspect}` });
+    const title = draw("title", {}, `${clock(at)} ${backend} ${state}: ${reason}`);
+    return draw("g", { "data-state": state }, line, shape, title);
   }
 
   point(event) {
@@ -428,17 +452,20 @@ class Chart {
     this.tip.hidden = values.length === 0;
     this.cross.setAttribute("d", this.tip.hidden ? "" : `M${this.x(hover)} ${TOP}V${this.height - BOTTOM}`);
     if (this.tip.hidden) return;
-    const rows = values.slice(0, TIP_ROWS).map(({ index, value }) => tipRow(chip(index), now.backends[index].name, value));
-    if (values.length > TIP_ROWS) rows.push(tipRow("", `${values.length - TIP_ROWS} more`, sum(values.slice(TIP_ROWS).map((v) => v.value))));
+    const total = (of) => sum(of.map((entry) => entry.value));
     const when = hover === 0 ? "now" : clock(Date.parse(now.at) - hover * 1000);
-    this.tip.replaceChildren(tipRow("", when, sum(values.map((v) => v.value))), ...rows);
+    const [shown, others] = [values.slice(0, TIP_ROWS), values.slice(TIP_ROWS)];
+    const rows = shown.map(({ index, value }) => tipRow(chip(index), now.backends[index].name, value));
+    if (others.length > 0) rows.push(tipRow("", `${others.length} more`, total(others)));
+    this.tip.replaceChildren(tipRow("", when, total(values)), ...rows);
     const isRight = hover < WINDOW / 2;
     this.tip.style.left = isRight ? "" : `${this.x(hover) + 12}px`;
     this.tip.style.right = isRight ? `${this.width - this.x(hover) + 12}px` : "";
   }
 
   summary(live) {
-    const each = now.backends.map((b, index) => `${b.name} ${compact(live[index])}${b.state === "up" ? "" : ` (${b.state})`}`);
+    const unless = (state) => (state === "up" ? "" : ` (${state})`);
+    const each = now.backends.map((b, index) => `${b.name} ${compact(live[index])}${unless(b.state)}`);
     return `${this.what}, five minutes, stacked by backend. Now ${compact(sum(live))}: ${each.join(", ")}.`;
   }
 }
@@ -481,7 +508,8 @@ function buildBalance(backends) {
   byId("share").replaceChildren(...backends.flatMap((_, index) => coloured(index, "rect", { height: 14 })));
   byId("legend").replaceChildren(...backends.map((backend, index) => {
     const name = make("span", { class: "name", title: backend.name }, backend.name);
-    return make("li", { "data-legend": backend.name }, chip(index), name, field("share"), field("detail", "note"));
+    const figures = [field("share"), field("detail", "note")];
+    return make("li", { "data-legend": backend.name }, chip(index), name, ...figures);
   }));
 }
 
@@ -495,38 +523,42 @@ function showBalance(backends) {
     const item = byId("legend").children[index];
     attribute(item, "data-state", backend.state);
     put(find(item, "share"), percent(backend.share));
-    const isUp = backend.state === "up";
-    put(find(item, "detail"), isUp ? `${compact(backend.leases)} held · ${compact(backend.requests.per_second)}/s` : backend.state);
+    const load = `${compact(backend.leases)} held · ${compact(backend.requests.per_second)}/s`;
+    put(find(item, "detail"), backend.state === "up" ? load : backend.state);
   });
   const shares = backends.map((b) => `${b.name} ${percent(b.share)}`).join(", ");
-  attribute(byId("share"), "aria-label", x === 0 ? "Nothing has been asked in the last minute." : `Share of the requests: ${shares}.`);
+  const label = x === 0 ? "Nothing has been asked in the last minute." : `Share of the requests: ${shares}.`;
+  attribute(byId("share"), "aria-label", label);
 }
 
 // ---- The table of backends
 
 function buildRow(backend, index) {
   const name = make("span", { class: "name", "data-field": "name", title: backend.name }, backend.name);
-  const lane = spark("state");
-  lane.querySelector(".spans").dataset.all = "yes";
-  const contents = [
-    [make("span", { class: "state" }, badge(backend.state), field("for", "note")), field("reason", "reason"), lane],
-    [field("leases", "figure"), spark("leases", index)],
-    [field("share")],
-    [field("per_second", "figure"), spark("requests", index)],
-    [field("p99", "figure"), spark("p99_ms", index)],
-    [field("p50"), " · ", field("p99_9")],
-    [field("errors")],
-    [field("replays")],
-    [field("error_replies")],
-    [field("lag")],
-    [field("keys")],
-    [field("open"), " of ", field("max"), make("div", { class: "note" }, field("idle"), " idle"), field("waiting", "alarm")],
+  const state = make("span", { class: "state" }, badge(backend.state), field("for", "note"));
+  const idle = make("div", { class: "note" }, field("idle"), " idle");
+  const cells = [
+    cell("words", state, field("reason", "reason"), spark("state")),
+    cell("curve", field("leases", "figure"), spark("leases", index)),
+    cell("", field("share")),
+    cell("curve", field("per_second", "figure"), spark("requests", index)),
+    cell("curve", field("p99", "figure"), spark("p99_ms", index)),
+    cell("", field("p50"), " · ", field("p99_9")),
+    cell("", field("errors")),
+    cell("", field("replays")),
+    cell("", field("error_replies")),
+    cell("", field("lag")),
+    cell("", field("keys")),
+    cell("", field("open"), " of ", field("max"), idle, field("waiting", "alarm")),
   ];
-  const head = make("th", { scope: "row", role: "rowheader" }, make("div", {}, chip(index), name), field("role", "note"));
-  const cells = contents.map((content, k) => make("td", {
-    role: "cell", "data-label": byId("columns").cells[k + 1].textContent, class: k === 0 ? "words" : content[1]?.dataset?.spark ? "curve" : "",
-  }, ...content));
+  cells.forEach((td, k) => attribute(td, "data-label", byId("columns").cells[k + 1].textContent));
+  const title = make("div", {}, chip(index), name);
+  const head = make("th", { scope: "row", role: "rowheader" }, title, field("role", "note"));
   return make("tr", { role: "row", "data-backend": backend.name }, head, ...cells);
+}
+
+function cell(className, ...children) {
+  return make("td", { role: "cell", class: className }, ...children);
 }
 
 function showRow(row, backend) {
@@ -537,10 +569,12 @@ function showRow(row, backend) {
     row.querySelector(".badge").replaceWith(badge(backend.state));
   }
   show("role", backend.role ?? "");
-  show("for", `for ${duration(backend.state_seconds)}`, `since ${new Date(backend.since).toLocaleString("en-GB")}`);
+  const since = new Date(backend.since).toLocaleString("en-GB");
+  show("for", `for ${duration(backend.state_seconds)}`, `since ${since}`);
   show("reason", backend.reason ?? "", backend.reason ?? "");
   show("share", percent(backend.share, 1));
-  show("per_second", compact(backend.requests.per_second), `${exact(backend.requests.http)} http, ${exact(backend.requests.resp)} redis in all`);
+  const { http, resp, per_second } = backend.requests;
+  show("per_second", compact(per_second), `${exact(http)} http, ${exact(resp)} redis in all`);
   for (const name of ["leases", "errors", "replays", "error_replies", "keys"]) figure(name, backend[name]);
   show("lag", backend.lag_seconds === null ? "–" : `${exact(backend.lag_seconds)} s`);
   for (const name of ["p50", "p99", "p99_9"]) show(name, milliseconds(backend.latency_ms?.[name]));
@@ -551,15 +585,15 @@ function showRow(row, backend) {
 }
 
 function showCurves() {
-  const rows = [...byId("rows").children];
-  for (const name of ["leases", "requests", "p99_ms"]) {
-    const top = Math.max(name === "p99_ms" ? 0.1 : 1, ...past.backends.flatMap((b) => b[name]));
-    rows.forEach((row, index) => {
-      const { [name]: values, state } = past.backends[index];
-      drawSpark(row.querySelector(`[data-spark="${name}"]`), values, top, state);
-    });
-  }
-  rows.forEach((row, index) => drawSpans(row.querySelector('[data-spark="state"] .spans'), past.backends[index].state, 24));
+  const top = (name, least) => Math.max(least, ...past.backends.flatMap((b) => b[name]));
+  const tops = { leases: top("leases", 1), requests: top("requests", 1), p99_ms: top("p99_ms", 0.1) };
+  [...byId("rows").children].forEach((row, index) => {
+    const samples = past.backends[index];
+    const curve = (name) => row.querySelector(`[data-spark="${name}"]`);
+    for (const name in tops) drawSpark(curve(name), samples[name], tops[name], samples.state);
+    drawFaults(curve("requests"), samples.errors);
+    drawSpans(curve("state"), samples.state, () => true);
+  });
 }
 
 // ---- Lists
@@ -576,7 +610,8 @@ function showList(id, entries, item, empty) {
 function changeItem({ at, backend, state, reason }) {
   const when = make("time", { datetime: at, title: at }, clock(at));
   const name = make("span", { class: "name", title: backend }, backend);
-  return make("li", { "data-state": state }, when, badge(state), name, make("span", { class: "reason", title: reason }, reason));
+  const why = make("span", { class: "reason", title: reason }, reason);
+  return make("li", { "data-state": state }, when, badge(state), name, why);
 }
 
 function showCommands(commands) {
@@ -585,7 +620,8 @@ function showCommands(commands) {
     const bar = make("div", { class: "bar" });
     bar.style.width = cssShare(command.count, most);
     const name = make("span", { class: "mono", title: command.name }, command.name);
-    return make("li", { "data-command": command.name }, name, bar, make("span", { title: exact(command.count) }, compact(command.count)));
+    const count = make("span", { title: exact(command.count) }, compact(command.count));
+    return make("li", { "data-command": command.name }, name, bar, count);
   };
   showList("commands", commands, item, "Nothing has been asked yet.");
 }
@@ -604,8 +640,9 @@ function showCounts({ connections, refused, cut_answers, log_lines_dropped }) {
 
 /** Says aloud what has changed of the backends' states, and nothing else. */
 function announce(old, status) {
-  const changed = status.backends.filter((b, index) => old && old.backends[index]?.state !== b.state);
-  if (changed.length > 0) put(byId("announcer"), changed.map((b) => `${b.name} is ${b.state}: ${b.reason}.`).join(" "));
+  const changed = status.backends.filter((b, index) => old && old.backends[index].state !== b.state);
+  const said = changed.map((b) => `${b.name} is ${b.state}: ${b.reason}.`);
+  if (said.length > 0) put(byId("announcer"), said.join(" "));
 }
 
 function rebuild(backends) {
@@ -646,8 +683,10 @@ function found() {
 
 /** lb does not answer: what was last known stays, greyed. */
 function lost(error) {
-  const why = error.name === "TimeoutError" ? "it is silent" : error.name === "TypeError" ? "it can't be reached" : error.message;
-  const since = answeredAt === null ? "" : ` since ${clock(answeredAt)}, ${duration((Date.now() - answeredAt) / 1000)} ago`;
+  const reasons = { TimeoutError: "it is silent", TypeError: "it can't be reached" };
+  const why = reasons[error.name] ?? error.message;
+  const ago = duration((Date.now() - answeredAt) / 1000);
+  const since = answeredAt === null ? "" : ` since ${clock(answeredAt)}, ${ago} ago`;
   put(byId("lost"), `No answer from lb${since}: ${why}. Trying again.`);
   if (byId("lost").hidden) put(byId("announcer"), `No answer from lb: ${why}.`);
   byId("lost").hidden = false;
@@ -657,13 +696,10 @@ function lost(error) {
 }
 
 async function update() {
-  try {
-    const status = await ask();
-    found();
-    show(status);
-  } catch (error) {
-    lost(error);
-  }
+  const status = await ask().catch(lost);
+  if (!status) return;
+  found();
+  show(status);
 }
 
 /** Until the next poll is due, or the page is looked at again. */
@@ -681,7 +717,7 @@ async function run() {
     new Chart(byId("requests-chart"), "requests", "Requests a second"),
   ];
   for (;;) {
-    await update();
+    await update().catch(console.error);
     await pause();
   }
 }
