@@ -1,0 +1,725 @@
+"use strict";
+
+// Draws status.json, twice a second. What comes from outside (names, reasons, commands) only ever
+// becomes text: textContent and attributes, never markup.
+
+const POLL_MS = 500;
+const HIDDEN_POLL_MS = 5000;
+const TIMEOUT_MS = 3000;
+const WINDOW = 300; // seconds shown
+const RATE_MS = 900; // what the live point of the request chart is measured over, at least
+const CPU_MS = 5000;
+const RECENT_MS = 60000; // how long counters are remembered, to say what is new
+const COLOURS = 8;
+const WEAVES = 4; // colours come back with another weave
+const TIP_ROWS = 10;
+const SERIES = ["leases", "requests", "errors", "p99_ms", "state"];
+
+const past = { last: null, backends: [] }; // the history: a ring of WINDOW samples of each backend
+let now = null; // the newest status
+let recent = []; // counters of the last minute, oldest first
+let answeredAt = null; // when lb last answered
+let hover = null; // seconds ago that the pointer is at
+
+// ---- Elements
+
+const byId = (id) => document.getElementById(id);
+
+function make(tag, attributes = {}, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+function draw(tag, attributes = {}, ...children) {
+  return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+}
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+/** Sets text and tooltip, if they differ: what stays the same costs nothing. */
+function put(element, text, title) {
+  if (element.textContent !== text) element.textContent = text;
+  if (title !== undefined) attribute(element, "title", title);
+}
+
+function attribute(element, name, value) {
+  if (element.getAttribute(name) !== value) element.setAttribute(name, value);
+}
+
+function field(name, className = "") {
+  return make("span", { "data-field": name, class: className });
+}
+
+const find = (root, name) => root.querySelector(`[data-field="${name}"]`);
+
+const ICONS = {
+  up: "M2.5 8.5l3.7 3.7L13.5 4.5",
+  suspect: "M8 2l6.2 11.5H1.8zM8 6.5v3.2M8 11.6v.2",
+  down: "M3.5 3.5l9 9M12.5 3.5l-9 9",
+  syncing: "M13.2 7A5.3 5.3 0 0 0 3.6 5M2.8 9a5.3 5.3 0 0 0 9.6 2M3.2 1.8V5.2h3.4M12.8 14.2v-3.4H9.4",
+};
+
+function icon(state) {
+  const path = draw("path", { d: ICONS[state] ?? ICONS.suspect });
+  return draw("svg", { viewBox: "0 0 16 16", class: "icon", "aria-hidden": "true" }, path);
+}
+
+function badge(state) {
+  const word = field("state");
+  word.textContent = state;
+  return make("span", { class: "badge", "data-state": state }, icon(state), word);
+}
+
+const colour = (index) => `c${index % COLOURS}`;
+const weave = (index) => Math.floor(index / COLOURS) % WEAVES;
+
+/** A shape in a backend's colour, and its weave on it where colours come back. */
+function coloured(index, tag, attributes = {}) {
+  const shapes = [draw(tag, { ...attributes, class: colour(index) })];
+  if (weave(index) > 0) shapes.push(draw(tag, { ...attributes, fill: `url(#weave-${weave(index)})` }));
+  return shapes;
+}
+
+function chip(index) {
+  const square = coloured(index, "rect", { width: 12, height: 12, rx: 3 });
+  return draw("svg", { viewBox: "0 0 12 12", class: "chip", "aria-hidden": "true" }, ...square);
+}
+
+// ---- Words and numbers
+
+const exact = (value) => (value == null ? "–" : value.toLocaleString("en"));
+
+function compact(value) {
+  if (value == null) return "–";
+  if (value < 10000) return exact(value < 10 ? Math.round(value * 10) / 10 : Math.round(value));
+  const power = Math.min(4, Math.floor(Math.log10(value) / 3));
+  const scaled = value / 1000 ** power;
+  return `${Number(scaled.toFixed(scaled < 100 ? 1 : 0))}${" kMGT"[power]}`;
+}
+
+function bytes(value) {
+  if (value == null) return "–";
+  const mib = value / 2 ** 20;
+  return mib < 1024 ? `${mib.toFixed(mib < 10 ? 1 : 0)} MiB` : `${(mib / 1024).toFixed(1)} GiB`;
+}
+
+function duration(seconds) {
+  const s = Math.floor(seconds);
+  if (s < 60) return `${s} s`;
+  if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
+  if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
+  return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
+}
+
+function milliseconds(value) {
+  if (value == null) return "–";
+  if (value >= 10000) return `${(value / 1000).toFixed(1)} s`;
+  return value.toFixed(value < 1 ? 2 : value < 100 ? 1 : 0);
+}
+
+const cssShare = (part, whole) => `${Math.min(100, (100 * part) / whole).toFixed(2)}%`;
+const percent = (share, digits = 0) => (share == null ? "–" : `${(share * 100).toFixed(digits)} %`);
+const clock = (at) => new Date(at).toLocaleTimeString("en-GB");
+const sum = (values) => values.reduce((total, value) => total + value, 0);
+const last = (values) => values[values.length - 1];
+const answered = (requests) => requests.http + requests.resp;
+
+// ---- Asking
+
+async function ask() {
+  const since = past.last === null ? "" : `?since=${past.last}`;
+  const signal = AbortSignal.timeout(TIMEOUT_MS);
+  const response = await fetch(`status.json${since}`, { signal, cache: "no-store" });
+  if (!response.ok) throw new Error(`it says ${response.status}`);
+  const status = await response.json();
+  if (!isAnother(status)) return status;
+  forget();
+  return ask();
+}
+
+/** Whether lb has been started anew, so that its numbers have nothing to do with those before. */
+function isAnother(status) {
+  if (now === null) return false;
+  const began = (of) => Date.parse(of.at) / 1000 - of.uptime_seconds;
+  return status.uptime_seconds < now.uptime_seconds || Math.abs(began(status) - began(now)) > 5;
+}
+
+function forget() {
+  Object.assign(past, { last: null, backends: [] });
+  now = null;
+  recent = [];
+}
+
+/** Adds the samples that are new; begins anew when some between are missing. */
+function remember({ last: newest, backends }) {
+  if (newest === null) return;
+  const first = newest - (backends[0]?.leases.length ?? 0) + 1;
+  const follows = past.last !== null && first <= past.last + 1;
+  const known = follows ? past.last + 1 - first : 0;
+  past.backends = backends.map((backend, index) => {
+    const joined = (name) => (follows ? past.backends[index][name] : []).concat(backend[name].slice(known));
+    return Object.fromEntries(SERIES.map((name) => [name, joined(name).slice(-WINDOW)]));
+  });
+  past.last = newest;
+}
+
+function count({ refused, process, backends }) {
+  const at = performance.now();
+  const requests = backends.map((b) => answered(b.requests));
+  recent = recent.filter((entry) => at - entry.at < RECENT_MS);
+  recent.push({ at, refused, cpu: process.cpu_seconds, requests });
+}
+
+/** The newest counters that are at least so old. */
+function before(age) {
+  const newest = last(recent);
+  return recent.findLast((entry) => newest.at - entry.at >= age);
+}
+
+/** Requests a second of each backend, right now. */
+function liveRates(status) {
+  const older = before(RATE_MS);
+  if (!older) return status.backends.map((b) => b.requests.per_second);
+  const newest = last(recent);
+  const seconds = (newest.at - older.at) / 1000;
+  return newest.requests.map((total, index) => Math.max(0, total - older.requests[index]) / seconds);
+}
+
+function cpuShare() {
+  const older = before(CPU_MS) ?? recent[0];
+  const newest = last(recent);
+  if (older === newest || newest.cpu === null) return null;
+  return (newest.cpu - older.cpu) / ((newest.at - older.at) / 1000);
+}
+
+// ---- Header
+
+const PHASES = {
+  leaving: "Leaving: new clients should go elsewhere",
+  draining: "Draining: no new clients",
+  closing: "Closing",
+};
+
+function overall({ phase, backends }) {
+  const of = (state) => backends.filter((b) => b.state === state).length;
+  const up = of("up");
+  const all = backends.length;
+  const brief = `${up}/${all} up`;
+  if (phase !== "serving") return { level: "suspect", text: PHASES[phase] ?? phase, brief: phase };
+  if (all === 1 && up === 1) return { level: "up", text: "The backend is up", brief };
+  if (up > 0) return { level: up === all ? "up" : "suspect", text: `${up} of ${all} backends up`, brief };
+  if (of("suspect") > 0) return { level: "down", text: "No backend is up: reads go to suspects", brief };
+  return { level: "down", text: "All reads fail: no backend is up", brief };
+}
+
+function showOverall({ level, text, brief }) {
+  const heading = byId("overall");
+  if (heading.dataset.state !== level) {
+    heading.dataset.state = level;
+    heading.querySelector(".icon").replaceWith(icon(level));
+    showFavicon(level);
+  }
+  put(find(heading, "overall"), text);
+  const mark = { up: "", suspect: "⚠ ", down: "✕ " }[level];
+  document.title = `${mark}${brief} – redis-lb`;
+}
+
+function showFavicon(level) {
+  const fills = { up: "#00875f", suspect: "#b87400", down: "#c22f1e" };
+  const square = draw("rect", { width: 16, height: 16, rx: 4, fill: fills[level] });
+  const stroke = { fill: "none", stroke: "#fff", "stroke-width": 2, transform: "translate(1.6 1.6) scale(.8)" };
+  const svg = draw("svg", { viewBox: "0 0 16 16" }, square, draw("path", { d: ICONS[level], ...stroke }));
+  byId("favicon").href = `data:image/svg+xml,${encodeURIComponent(new XMLSerializer().serializeToString(svg))}`;
+}
+
+function showHeader(status) {
+  const header = document.querySelector(".top");
+  put(find(header, "version"), status.version);
+  put(find(header, "listen"), status.listen, status.listen);
+  put(find(header, "uptime"), duration(status.uptime_seconds));
+  showOverall(overall(status));
+}
+
+// ---- Tiles
+
+function showTile(name, text, note, title = "") {
+  const value = find(byId("tiles"), name);
+  put(value, text, title);
+  put(value.nextElementSibling, note, note);
+}
+
+function showTiles(status) {
+  const { clients, requests, refused, process } = status;
+  const all = answered(requests);
+  const connected = clients.http + clients.resp + clients.new;
+  const inAll = all === 0 ? "nothing asked yet" : `${compact(all)} in all`;
+  showTile("requests_per_second", compact(requests.per_second), inAll, exact(requests.per_second));
+  const [http, resp, fresh] = [clients.http, clients.resp, clients.new].map(compact);
+  const kinds = `${http} http · ${resp} redis · ${fresh} new`;
+  showTile("clients", compact(connected), kinds, exact(connected));
+  put(document.querySelector(".clients dt"), `Clients, at most ${exact(clients.max)}`);
+  document.querySelector(".meter i").style.width = cssShare(connected, clients.max);
+  showRefusals("refused_writes", "writes", "READONLY");
+  showRefusals("bad_requests", "bad_requests", "malformed");
+  showRefusals("unanswered", "unanswered", "no backend left");
+  showTile("threads", exact(process.threads), "one per client");
+  showTile("memory", bytes(process.resident_bytes), "resident", exact(process.resident_bytes));
+  showTile("cpu", percent(cpuShare()), "of one core");
+  const sums = last(stack(past.backends.map((b) => b.requests))) ?? [];
+  drawSpark(byId("total").firstChild, sums, Math.max(1, ...sums), []);
+}
+
+/** A count of refusals, which stands out for a minute after it rose. */
+function showRefusals(tile, name, note) {
+  const total = now.refused[name];
+  const fresh = total - recent[0].refused[name];
+  showTile(tile, compact(total), fresh > 0 ? `+${compact(fresh)} this minute` : note, exact(total));
+  find(byId("tiles"), tile).parentElement.classList.toggle("fresh", fresh > 0);
+}
+
+// ---- Small curves
+
+const CURVE = 24; // their height
+
+function spark(kind, index = null) {
+  const paths = ["area", "line", "faults"].map((name) => draw("path", { class: name }));
+  const className = index === null ? "spark" : `spark ${colour(index)}`;
+  const box = { viewBox: `0 0 ${WINDOW} ${CURVE}`, preserveAspectRatio: "none", "aria-hidden": "true" };
+  return draw("svg", { ...box, class: className, "data-spark": kind }, draw("g", { class: "spans" }), ...paths);
+}
+
+/** Draws values, newest at the right, with gaps where they are null, and the spans of `states` behind. */
+function drawSpark(svg, values, top, states) {
+  const offset = WINDOW - values.length;
+  const pieces = [];
+  values.forEach((value, k) => {
+    if (value === null) return;
+    const point = `${offset + k} ${(CURVE - 1 - (value / top) * (CURVE - 3)).toFixed(1)}`;
+    if (k > 0 && values[k - 1] !== null) last(pieces).points.push(point);
+    else pieces.push({ from: offset + k, points: [point] });
+  });
+  const line = pieces.map((piece) => `M${piece.points.join("L")}${piece.points.length > 1 ? "" : "h1"}`);
+  const area = pieces.map((p) => `M${p.from} ${CURVE}L${p.points.join("L")}V${CURVE}Z`);
+  svg.querySelector(".line").setAttribute("d", line.join(""));
+  svg.querySelector(".area").setAttribute("d", area.join(""));
+  drawSpans(svg, states, (state) => state !== "up");
+}
+
+/** One rectangle for each time in one state. */
+function drawSpans(svg, states, isShown) {
+  const offset = WINDOW - states.length;
+  const spans = [];
+  states.forEach((state, k) => {
+    if (state !== states[k - 1]) spans.push({ state, from: k, to: k });
+    last(spans).to = k + 1;
+  });
+  const rects = spans.filter((span) => isShown(span.state)).map(({ state, from, to }) =>
+    draw("rect", { x: offset + from, width: to - from, height: CURVE, class: `span ${state}` }));
+  svg.querySelector(".spans").replaceChildren(...rects);
+}
+
+/** A tick for each second with errors. */
+function drawFaults(svg, errors) {
+  const offset = WINDOW - errors.length + 0.5;
+  const ticks = errors.map((number, k) => (number > 0 ? `M${offset + k} 0v7` : ""));
+  svg.querySelector(".faults").setAttribute("d", ticks.join(""));
+}
+
+// ---- The two charts
+
+const MARKS = {
+  up: "l5 8h-10z",
+  suspect: "l4 4l-4 4l-4-4z",
+  down: "m-5 0h10l-5 8z",
+  syncing: "a4 4 0 1 1 -.1 0z",
+};
+const LEFT = 40;
+const RIGHT = 8;
+const TOP = 8;
+const BOTTOM = 30;
+
+class Chart {
+  constructor(host, name, what) {
+    Object.assign(this, { host, name, what, width: 0, height: 0, layers: [] });
+    this.svg = draw("svg", { role: "img", "data-field": `${name}-chart` });
+    this.tip = make("div", { class: "tip", hidden: "" });
+    host.append(this.svg, this.tip);
+    host.addEventListener("pointermove", (event) => this.point(event));
+    host.addEventListener("pointerleave", () => { hover = null; drawCharts(); });
+    new ResizeObserver(([entry]) => this.resize(entry.contentRect)).observe(host);
+  }
+
+  resize({ width, height }) {
+    Object.assign(this, { width, height });
+    this.build();
+    drawCharts();
+  }
+
+  build() {
+    this.svg.setAttribute("viewBox", `0 0 ${this.width} ${this.height}`);
+    this.layers = past.backends.map((_, index) => coloured(index, "path"));
+    const className = this.layers.length > COLOURS ? "layers many" : "layers";
+    const layers = draw("g", { class: className }, ...this.layers.flat());
+    this.grid = draw("g", { class: "grid" });
+    this.marks = draw("g", { class: "marks" });
+    this.cross = draw("path", { class: "cross" });
+    this.empty = draw("text", { class: "empty", x: this.width / 2, y: this.height / 2 });
+    this.svg.replaceChildren(this.grid, layers, this.marks, this.cross, this.empty);
+  }
+
+  /** Where a moment is that lies so many seconds back. */
+  x(ago) {
+    return this.width - RIGHT - (ago / WINDOW) * (this.width - RIGHT - LEFT);
+  }
+
+  y(value) {
+    return this.height - BOTTOM - (value / this.top) * (this.height - BOTTOM - TOP);
+  }
+
+  draw(live) {
+    if (this.width === 0) return;
+    if (this.layers.length !== past.backends.length) this.build();
+    const stacks = stack(past.backends.map((backend, index) => [...backend[this.name], live[index]]));
+    const highest = Math.max(...(last(stacks) ?? [0]));
+    this.step = niceStep(highest / 4);
+    this.top = Math.max(1, Math.ceil((highest * 1.04) / this.step)) * this.step;
+    this.drawGrid();
+    put(this.empty, highest === 0 ? "None in the last five minutes" : "");
+    this.layers.forEach((shapes, index) => {
+      const path = this.area(stacks[index], index > 0 ? stacks[index - 1] : null);
+      for (const shape of shapes) shape.setAttribute("d", path);
+    });
+    this.drawMarks();
+    this.drawHover(live);
+    attribute(this.svg, "aria-label", this.summary(live));
+  }
+
+  area(tops, floors) {
+    const ago = (k) => tops.length - 1 - k;
+    const point = (value, k) => `${this.x(ago(k)).toFixed(1)} ${this.y(value).toFixed(1)}`;
+    const lower = floors ? `L${floors.map(point).reverse().join("L")}` : `V${this.y(0)}H${this.x(ago(0))}`;
+    return `M${tops.map(point).join("L")}${lower}Z`;
+  }
+
+  drawGrid() {
+    const key = `${this.top} ${this.step}`;
+    if (this.grid.dataset.key === key) return;
+    this.grid.dataset.key = key;
+    const [right, base] = [this.width - RIGHT, this.height - BOTTOM];
+    const parts = [];
+    for (let value = 0; value <= this.top; value += this.step) {
+      const y = Math.round(this.y(value)) + 0.5;
+      parts.push(draw("path", { d: `M${LEFT} ${y}H${right}`, class: value === 0 ? "base" : "" }));
+      parts.push(draw("text", { x: LEFT - 8, y: y + 4, class: "end" }, compact(value)));
+    }
+    for (let minute = 1; minute <= WINDOW / 60; minute += 1) {
+      const x = Math.round(this.x(minute * 60)) + 0.5;
+      parts.push(draw("path", { d: `M${x} ${TOP}V${base}` }));
+      parts.push(draw("text", { x, y: this.height - 4 }, `−${minute} min`));
+    }
+    parts.push(draw("text", { x: this.width - 2, y: this.height - 4, class: "end" }, "now"));
+    this.grid.replaceChildren(...parts);
+  }
+
+  /** A tick on the time axis for each change of state. */
+  drawMarks() {
+    const ago = (change) => (Date.parse(now.at) - Date.parse(change.at)) / 1000;
+    const recent = now.changes.filter((change) => ago(change) <= WINDOW);
+    this.marks.replaceChildren(...recent.map((change) => this.mark(change, Math.max(0, ago(change)))));
+  }
+
+  mark({ at, backend, state, reason }, ago) {
+    const base = this.height - BOTTOM;
+    const x = this.x(ago).toFixed(1);
+    const line = draw("path", { class: "tick", d: `M${x} ${TOP}V${base}` });
+    const shape = draw("path", { class: "mark", d: `M${x} ${base + 2}${MARKS[state] ?? MARKS.suspect}` });
+    const title = draw("title", {}, `${clock(at)} ${backend} ${state}: ${reason}`);
+    return draw("g", { "data-state": state }, line, shape, title);
+  }
+
+  point(event) {
+    const box = this.host.getBoundingClientRect();
+    const share = (this.width - RIGHT - (event.clientX - box.left)) / (this.width - RIGHT - LEFT);
+    hover = share >= 0 && share <= 1 ? Math.round(share * WINDOW) : null;
+    drawCharts();
+  }
+
+  drawHover(live) {
+    const values = hover === null ? [] : valuesAt(this.name, hover, live);
+    this.tip.hidden = values.length === 0;
+    this.cross.setAttribute("d", this.tip.hidden ? "" : `M${this.x(hover)} ${TOP}V${this.height - BOTTOM}`);
+    if (this.tip.hidden) return;
+    const total = (of) => sum(of.map((entry) => entry.value));
+    const when = hover === 0 ? "now" : clock(Date.parse(now.at) - hover * 1000);
+    const [shown, others] = [values.slice(0, TIP_ROWS), values.slice(TIP_ROWS)];
+    const rows = shown.map(({ index, value }) => tipRow(chip(index), now.backends[index].name, value));
+    if (others.length > 0) rows.push(tipRow("", `${others.length} more`, total(others)));
+    this.tip.replaceChildren(tipRow("", when, total(values)), ...rows);
+    const isRight = hover < WINDOW / 2;
+    this.tip.style.left = isRight ? "" : `${this.x(hover) + 12}px`;
+    this.tip.style.right = isRight ? `${this.width - this.x(hover) + 12}px` : "";
+  }
+
+  summary(live) {
+    const unless = (state) => (state === "up" ? "" : ` (${state})`);
+    const each = now.backends.map((b, index) => `${b.name} ${compact(live[index])}${unless(b.state)}`);
+    return `${this.what}, five minutes, stacked by backend. Now ${compact(sum(live))}: ${each.join(", ")}.`;
+  }
+}
+
+/** The values of the backends so many seconds ago, topmost layer first; none where nothing is known. */
+function valuesAt(name, ago, live) {
+  const at = (backend, index) => (ago === 0 ? live[index] : backend[name][backend[name].length - ago]);
+  const values = past.backends.map((backend, index) => ({ index, value: at(backend, index) }));
+  return values.filter((entry) => entry.value !== undefined).reverse();
+}
+
+function tipRow(mark, name, value) {
+  return make("p", {}, mark, make("span", {}, name), make("b", {}, compact(value)));
+}
+
+/** Each series on top of those before it. */
+function stack(series) {
+  const length = Math.max(0, ...series.map((values) => values.length));
+  const floor = new Array(length).fill(0);
+  return series.map((values) => values.map((value, k) => (floor[k] += value ?? 0)));
+}
+
+/** The smallest of 1, 2, 5, 10, 20, … that is not less. */
+function niceStep(least) {
+  const power = 10 ** Math.floor(Math.log10(Math.max(1, least)));
+  return power * [1, 2, 5, 10].find((step) => step * power >= least);
+}
+
+let charts = [];
+
+function drawCharts() {
+  if (now === null) return;
+  const live = [now.backends.map((b) => b.leases), liveRates(now)];
+  charts.forEach((chart, index) => chart.draw(live[index]));
+}
+
+// ---- Shares and legend
+
+function buildBalance(backends) {
+  byId("share").replaceChildren(...backends.flatMap((_, index) => coloured(index, "rect", { height: 14 })));
+  byId("legend").replaceChildren(...backends.map((backend, index) => {
+    const name = make("span", { class: "name", title: backend.name }, backend.name);
+    const figures = [field("share"), field("detail", "note")];
+    return make("li", { "data-legend": backend.name }, chip(index), name, ...figures);
+  }));
+}
+
+function showBalance(backends) {
+  const rects = [...byId("share").children];
+  let x = 0;
+  backends.forEach((backend, index) => {
+    const width = 1000 * (backend.share ?? 0);
+    for (const rect of rects.splice(0, weave(index) > 0 ? 2 : 1)) fill(rect, { x, width }, []);
+    x += width;
+    const item = byId("legend").children[index];
+    attribute(item, "data-state", backend.state);
+    put(find(item, "share"), percent(backend.share));
+    const load = `${compact(backend.leases)} held · ${compact(backend.requests.per_second)}/s`;
+    put(find(item, "detail"), backend.state === "up" ? load : backend.state);
+  });
+  const shares = backends.map((b) => `${b.name} ${percent(b.share)}`).join(", ");
+  const label = x === 0 ? "Nothing has been asked in the last minute." : `Share of the requests: ${shares}.`;
+  attribute(byId("share"), "aria-label", label);
+}
+
+// ---- The table of backends
+
+function buildRow(backend, index) {
+  const name = make("span", { class: "name", "data-field": "name", title: backend.name }, backend.name);
+  const state = make("span", { class: "state" }, badge(backend.state), field("for", "note"));
+  const idle = make("div", { class: "note" }, field("idle"), " idle");
+  const cells = [
+    cell("words", state, field("reason", "reason"), spark("state")),
+    cell("curve", field("leases", "figure"), spark("leases", index)),
+    cell("", field("share")),
+    cell("curve", field("per_second", "figure"), spark("requests", index)),
+    cell("curve", field("p99", "figure"), spark("p99_ms", index)),
+    cell("", field("p50"), " · ", field("p99_9")),
+    cell("", field("errors")),
+    cell("", field("replays")),
+    cell("", field("error_replies")),
+    cell("", field("lag")),
+    cell("", field("keys")),
+    cell("", field("open"), " of ", field("max"), idle, field("waiting", "alarm")),
+  ];
+  cells.forEach((td, k) => attribute(td, "data-label", byId("columns").cells[k + 1].textContent));
+  const title = make("div", {}, chip(index), name);
+  const head = make("th", { scope: "row", role: "rowheader" }, title, field("role", "note"));
+  return make("tr", { role: "row", "data-backend": backend.name }, head, ...cells);
+}
+
+function cell(className, ...children) {
+  return make("td", { role: "cell", class: className }, ...children);
+}
+
+function showRow(row, backend) {
+  const show = (name, text, title) => put(find(row, name), text, title);
+  const figure = (name, value) => show(name, compact(value), exact(value));
+  if (row.dataset.state !== backend.state) {
+    row.dataset.state = backend.state;
+    row.querySelector(".badge").replaceWith(badge(backend.state));
+  }
+  show("role", backend.role ?? "");
+  const since = new Date(backend.since).toLocaleString("en-GB");
+  show("for", `for ${duration(backend.state_seconds)}`, `since ${since}`);
+  show("reason", backend.reason ?? "", backend.reason ?? "");
+  show("share", percent(backend.share, 1));
+  const { http, resp, per_second } = backend.requests;
+  show("per_second", compact(per_second), `${exact(http)} http, ${exact(resp)} redis in all`);
+  for (const name of ["leases", "errors", "replays", "error_replies", "keys"]) figure(name, backend[name]);
+  show("lag", backend.lag_seconds === null ? "–" : `${exact(backend.lag_seconds)} s`);
+  for (const name of ["p50", "p99", "p99_9"]) show(name, milliseconds(backend.latency_ms?.[name]));
+  const { open, idle, waiting, max } = backend.connections;
+  Object.entries({ open, idle, max }).forEach(([name, value]) => figure(name, value));
+  show("waiting", waiting > 0 ? `${compact(waiting)} waiting` : "");
+  find(row, "errors").classList.toggle("none", backend.errors === 0);
+}
+
+function showCurves() {
+  const top = (name, least) => Math.max(least, ...past.backends.flatMap((b) => b[name]));
+  const tops = { leases: top("leases", 1), requests: top("requests", 1), p99_ms: top("p99_ms", 0.1) };
+  [...byId("rows").children].forEach((row, index) => {
+    const samples = past.backends[index];
+    const curve = (name) => row.querySelector(`[data-spark="${name}"]`);
+    for (const name in tops) drawSpark(curve(name), samples[name], tops[name], samples.state);
+    drawFaults(curve("requests"), samples.errors);
+    drawSpans(curve("state"), samples.state, () => true);
+  });
+}
+
+// ---- Lists
+
+/** Replaces a list when what it shows has changed. */
+function showList(id, entries, item, empty) {
+  const key = JSON.stringify(entries);
+  const list = byId(id);
+  if (list.dataset.key === key) return;
+  list.dataset.key = key;
+  list.replaceChildren(...(entries.length ? entries.map(item) : [make("li", { class: "empty" }, empty)]));
+}
+
+function changeItem({ at, backend, state, reason }) {
+  const when = make("time", { datetime: at, title: at }, clock(at));
+  const name = make("span", { class: "name", title: backend }, backend);
+  const why = make("span", { class: "reason", title: reason }, reason);
+  return make("li", { "data-state": state }, when, badge(state), name, why);
+}
+
+function showCommands(commands) {
+  const most = Math.max(1, ...commands.map((c) => c.count));
+  const item = (command) => {
+    const bar = make("div", { class: "bar" });
+    bar.style.width = cssShare(command.count, most);
+    const name = make("span", { class: "mono", title: command.name }, command.name);
+    const count = make("span", { title: exact(command.count) }, compact(command.count));
+    return make("li", { "data-command": command.name }, name, bar, count);
+  };
+  showList("commands", commands, item, "Nothing has been asked yet.");
+}
+
+function showCounts({ connections, refused, cut_answers, log_lines_dropped }) {
+  const { http: connections_http, resp: connections_resp } = connections;
+  const counts = { ...refused, connections_http, connections_resp, cut_answers, log_lines_dropped };
+  for (const value of byId("counts").querySelectorAll("dd")) {
+    const count = counts[value.dataset.field];
+    put(value, compact(count), exact(count));
+    value.parentElement.classList.toggle("none", count === 0);
+  }
+}
+
+// ---- All together
+
+/** Says aloud what has changed of the backends' states, and nothing else. */
+function announce(old, status) {
+  const changed = status.backends.filter((b, index) => old && old.backends[index].state !== b.state);
+  const said = changed.map((b) => `${b.name} is ${b.state}: ${b.reason}.`);
+  if (said.length > 0) put(byId("announcer"), said.join(" "));
+}
+
+function rebuild(backends) {
+  const key = JSON.stringify(backends.map((b) => b.name));
+  if (byId("rows").dataset.key === key) return;
+  byId("rows").dataset.key = key;
+  buildBalance(backends);
+  byId("rows").replaceChildren(...backends.map(buildRow));
+}
+
+function show(status) {
+  const isNewSample = past.last === null || status.history.last !== past.last;
+  announce(now, status);
+  remember(status.history);
+  now = status;
+  count(status);
+  rebuild(status.backends);
+  showHeader(status);
+  showTiles(status);
+  showBalance(status.backends);
+  [...byId("rows").children].forEach((row, index) => showRow(row, status.backends[index]));
+  if (isNewSample && past.backends.length > 0) showCurves();
+  drawCharts();
+  showList("changes", status.changes, changeItem, "None yet.");
+  showCommands(status.commands);
+  showCounts(status);
+  const { dataset } = document.documentElement;
+  dataset.updates = Number(dataset.updates ?? 0) + 1;
+}
+
+function found() {
+  if (!byId("lost").hidden) put(byId("announcer"), "lb answers again.");
+  answeredAt = Date.now();
+  byId("main").className = "";
+  document.documentElement.dataset.answering = "yes";
+  byId("lost").hidden = true;
+}
+
+/** lb does not answer: what was last known stays, greyed. */
+function lost(error) {
+  const reasons = { TimeoutError: "it is silent", TypeError: "it can't be reached" };
+  const why = reasons[error.name] ?? error.message;
+  const ago = duration((Date.now() - answeredAt) / 1000);
+  const since = answeredAt === null ? "" : ` since ${clock(answeredAt)}, ${ago} ago`;
+  put(byId("lost"), `No answer from lb${since}: ${why}. Trying again.`);
+  if (byId("lost").hidden) put(byId("announcer"), `No answer from lb: ${why}.`);
+  byId("lost").hidden = false;
+  byId("main").className = answeredAt === null ? "waiting" : "stale";
+  document.documentElement.dataset.answering = "no";
+  showOverall({ level: "down", text: "No answer from lb", brief: "no answer" });
+}
+
+async function update() {
+  const status = await ask().catch(lost);
+  if (!status) return;
+  found();
+  show(status);
+}
+
+/** Until the next poll is due, or the page is looked at again. */
+function pause() {
+  return new Promise((resolve) => {
+    setTimeout(resolve, document.hidden ? HIDDEN_POLL_MS : POLL_MS);
+    document.onvisibilitychange = resolve;
+  });
+}
+
+async function run() {
+  byId("total").append(spark("total"));
+  charts = [
+    new Chart(byId("leases-chart"), "leases", "Connections held by clients"),
+    new Chart(byId("requests-chart"), "requests", "Requests a second"),
+  ];
+  for (;;) {
+    await update().catch(console.error);
+    await pause();
+  }
+}
+
+run();
