@@ -176,7 +176,7 @@ fn answer<'a>(client: &mut Client, request: &Request, balancer: &'a Balancer) ->
 fn check(request: &Request, balancer: &Balancer, side: Side) -> Result<Target, Reply<'static>> {
     if request.method == Method::Other {
         let mut refused = Reply::error(405, "only GET and HEAD are served: nobody can write here");
-        refused.header = Some(("Allow", "GET, HEAD"));
+        refused.headers.push(("Allow", "GET, HEAD"));
         return Err(refused);
     }
     if let Some(host) = &request.host {
@@ -206,7 +206,7 @@ fn check(request: &Request, balancer: &Balancer, side: Side) -> Result<Target, R
 /// An answer of our own, without a backend.
 pub struct Reply<'a> {
     status: u16,
-    header: Option<(&'static str, &'static str)>,
+    headers: Vec<(&'static str, &'static str)>,
     body: Body<'a>,
 }
 
@@ -218,28 +218,39 @@ enum Body<'a> {
 
 impl<'a> Reply<'a> {
     fn empty(status: u16) -> Self {
-        Self { status, header: None, body: Body::Empty }
+        Self { status, headers: Vec::new(), body: Body::Empty }
     }
 
     fn redirect(to: &'static str) -> Self {
-        Self { header: Some(("Location", to)), ..Self::empty(302) }
+        Self { headers: vec![("Location", to)], ..Self::empty(302) }
+    }
+
+    /// An HTML document, with what it may do.
+    pub fn page(html: &'static [u8], policy: &'static str) -> Self {
+        let headers = vec![
+            ("Cache-Control", "no-cache"),
+            ("Content-Security-Policy", policy),
+            ("Referrer-Policy", "no-referrer"),
+        ];
+        let body = Body::Bytes("text/html; charset=utf-8", Cow::Borrowed(html));
+        Self { status: 200, headers, body }
     }
 
     /// A short text.
     pub fn text(status: u16, text: &'static str) -> Self {
         let body = Body::Bytes("text/plain; charset=utf-8", Cow::Borrowed(text.as_bytes()));
-        Self { status, header: None, body }
+        Self { status, headers: Vec::new(), body }
     }
 
     /// What was asked for, as it is now.
     pub fn bytes(content_type: &'static str, bytes: Vec<u8>) -> Self {
-        let header = Some(("Cache-Control", "no-cache"));
-        Self { status: 200, header, body: Body::Bytes(content_type, Cow::Owned(bytes)) }
+        let headers = vec![("Cache-Control", "no-cache")];
+        Self { status: 200, headers, body: Body::Bytes(content_type, Cow::Owned(bytes)) }
     }
 
     /// What is wrong.
     pub fn error(status: u16, why: impl Into<Cow<'a, str>>) -> Self {
-        Self { status, header: None, body: Body::Error(Box::new(ErrorBody::new(why))) }
+        Self { status, headers: Vec::new(), body: Body::Error(Box::new(ErrorBody::new(why))) }
     }
 }
 
@@ -269,7 +280,7 @@ fn give<'a>(
 
 fn send<W: io::Write>(mut answer: Answer<W>, reply: Reply) -> io::Result<bool> {
     answer.status(reply.status);
-    if let Some((name, value)) = reply.header {
+    for (name, value) in reply.headers {
         answer.header(name, value);
     }
     match reply.body {
@@ -419,7 +430,7 @@ fn unanswered<'a>(ask: &read::Ask, failover: &Failover<'a>) -> Reply<'a> {
     };
     let troubles = failover.troubles().into_iter();
     let backends = troubles.map(|(backend, error)| BackendFailure { backend, error }).collect();
-    let retry = (status != 410).then_some(("Retry-After", "1"));
+    let headers = if status == 410 { Vec::new() } else { vec![("Retry-After", "1")] };
     let error = ErrorBody { backends, ..ErrorBody::new(why) };
-    Reply { status, header: retry, body: Body::Error(Box::new(error)) }
+    Reply { status, headers, body: Body::Error(Box::new(error)) }
 }

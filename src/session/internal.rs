@@ -1,5 +1,11 @@
 //! What is served below `/-/`: about the balancer, not about data.
 
+use std::sync::LazyLock;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use sha2::{Digest, Sha256};
+
 use super::Side;
 use super::http::Reply;
 use crate::balancer::Balancer;
@@ -7,6 +13,29 @@ use crate::exposition;
 use crate::http;
 use crate::http::target::Internal;
 use crate::status::Status;
+
+const STYLE: &str = concat!(include_str!("../web/base.css"), include_str!("../web/status.css"));
+const SCRIPT: &str = include_str!("../web/status.js");
+
+/// The status page: one document, so that it needs nothing from elsewhere.
+static PAGE: LazyLock<String> = LazyLock::new(|| {
+    include_str!("../web/status.html").replacen("/* style */", STYLE, 1).replacen(
+        "/* script */",
+        SCRIPT,
+        1,
+    )
+});
+
+/// Lets the page's own style and script in, and what it asks us for; nothing else.
+static POLICY: LazyLock<String> = LazyLock::new(|| {
+    let hash = |text: &str| format!("'sha256-{}'", BASE64_STANDARD.encode(Sha256::digest(text)));
+    format!(
+        "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; img-src data:; \
+         base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+        hash(SCRIPT),
+        hash(STYLE)
+    )
+});
 
 /// The answer to a request that came in on this side.
 pub fn reply(target: &Internal, balancer: &Balancer, side: Side) -> Reply<'static> {
@@ -20,7 +49,7 @@ pub fn reply(target: &Internal, balancer: &Balancer, side: Side) -> Reply<'stati
         }
     }
     match target {
-        Internal::Page => Reply::text(200, "the status page\n"),
+        Internal::Page => Reply::page(PAGE.as_bytes(), &POLICY),
         Internal::Status { since } => status(balancer, *since),
         Internal::Metrics => metrics(balancer),
         Internal::Ping => Reply::text(200, "PONG\n"),
