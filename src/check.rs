@@ -17,7 +17,7 @@ use crate::balancer::Balancer;
 use crate::config::Config;
 use crate::health::Keys;
 use crate::table::{Alignment, table};
-use sample::{Compared, Content, Database, Outcome, Place, essence};
+use sample::{Compared, Content, Database, Essence, Outcome, Place, essence};
 use server::{Server, shown};
 
 /// How long after the deadline we still wait for a server that keeps it.
@@ -57,6 +57,9 @@ pub fn check(config: Config) -> Findings {
         .collect();
     findings
 }
+
+/// How a key can differ.
+const MISSING: &str = "missing there";
 
 /// What came of asking a backend.
 type Look = Result<Server, BackendError>;
@@ -259,18 +262,17 @@ impl Findings {
             return vec![true; 2];
         }
         for (one, unlike) in servers.iter().zip(&unlike) {
-            let Some((place, content)) = unlike.first() else { continue };
-            if one.is_short && unlike.iter().all(|(_, content)| content.is_missing()) {
+            let Some((place, how)) = unlike.first() else { continue };
+            if one.is_short && unlike.iter().all(|(_, how)| how == MISSING) {
                 // That was said.
                 continue;
             }
             self.wrong.push(format!(
-                "{} holds other data than the others: {} {of}, such as \"{}\" ({} there). Load it \
-                 again, or make it a replica of one that is right.",
+                "{} holds other data than the others: {} {of}, such as \"{}\" ({how}). Load it again, \
+                 or make it a replica of one that is right.",
                 one.name,
                 unlike.len(),
                 shown(&place.key),
-                if content.is_missing() { "missing" } else { &content.kind },
             ));
         }
         unlike.iter().map(|unlike| !unlike.is_empty()).collect()
@@ -348,25 +350,31 @@ fn databases_of(of_urls: &[i64], servers: &[Compared]) -> Vec<Database> {
     numbers.into_iter().map(Database::Numbered).collect()
 }
 
-/// Where the server with this index has something else than most.
+/// Where the server with this index has something else than most, and what.
 fn unlike<'a>(
     servers: &[Compared],
     outcome: &'a Outcome,
     index: usize,
-) -> Vec<(&'a Place, &'a Content)> {
+) -> Vec<(&'a Place, String)> {
     let differing = outcome.differing.iter().filter_map(|(place, row)| {
         let content = row[index].as_ref()?;
-        (usual(servers, row) != Some(essence(content, row))).then_some((place, content))
+        let how = match usual(servers, row) {
+            Some(usual) if usual == essence(content, row) => return None,
+            _ if content.is_missing() => MISSING.to_owned(),
+            Some((kind, _)) if kind == content.kind => "another value there".to_owned(),
+            _ => format!("a {} there", shown(content.kind.as_bytes())),
+        };
+        Some((place, how))
     });
     differing.collect()
 }
 
 /// What most of the servers have that don't lack keys; `None` where no one thing is had by most.
-fn usual(servers: &[Compared], row: &[Option<Content>]) -> Option<(String, Option<u64>)> {
+fn usual(servers: &[Compared], row: &[Option<Content>]) -> Option<Essence> {
     let voters = servers.iter().zip(row).filter(|(server, _)| !server.is_short);
     let votes: Vec<_> =
         voters.filter_map(|(_, content)| Some(essence(content.as_ref()?, row))).collect();
-    let count = |wanted| votes.iter().filter(|vote| *vote == wanted).count();
+    let count = |wanted: &Essence| votes.iter().filter(|vote| *vote == wanted).count();
     votes.iter().find(|vote| count(vote) * 2 > votes.len()).cloned()
 }
 

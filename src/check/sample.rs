@@ -169,8 +169,11 @@ fn is_by_type(row: &[Option<Content>]) -> bool {
     row.iter().flatten().any(|content| !content.is_missing() && content.digest.is_none())
 }
 
+/// A type, and a value's digest.
+pub type Essence = (String, Option<u64>);
+
 /// What two servers must have alike.
-pub fn essence(content: &Content, row: &[Option<Content>]) -> (String, Option<u64>) {
+pub fn essence(content: &Content, row: &[Option<Content>]) -> Essence {
     (content.kind.clone(), content.digest.filter(|_| !is_by_type(row)))
 }
 
