@@ -3,6 +3,7 @@
 mod activation;
 mod balancing;
 mod chaos;
+mod check;
 mod clients;
 mod command_line;
 mod cursors;
@@ -26,6 +27,7 @@ mod rights;
 mod seed;
 mod sessions;
 mod shutdown;
+mod startup;
 mod subscriptions;
 mod support;
 mod values;
