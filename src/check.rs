@@ -31,17 +31,19 @@ pub struct Findings {
     wrong: Vec<String>,
     /// What is worth knowing.
     notes: Vec<String>,
-    /// What was compared.
-    good: String,
+    /// What was compared, and with which result.
+    compared: Option<String>,
 }
 
 /// Asks all backends at the same time, each of which has the check timeout to say how it is; then
 /// those that can be read from are compared.
 pub fn check(config: Config) -> Findings {
+    // A connect has all of it, too.
+    let config = Config { backend_timeout: config.check_timeout, ..config };
     let balancer = Balancer::new(config);
     let mut looks = look_at_all(&balancer);
     let mut findings =
-        Findings { rows: Vec::new(), wrong: Vec::new(), notes: Vec::new(), good: String::new() };
+        Findings { rows: Vec::new(), wrong: Vec::new(), notes: Vec::new(), compared: None };
     findings.each_alone(&balancer, &looks);
     let doubled = findings.doubled(&balancer, &looks);
     let mut differ = findings.compare(&balancer, &mut looks, &doubled);
@@ -101,6 +103,8 @@ impl Findings {
                 Ok(server) => server,
                 Err(error) => {
                     let what = advice(error, &timeout.to_string());
+                    let error = error.to_string();
+                    let error = error.trim_end_matches('.');
                     self.wrong.push(format!("{name} cannot be read from: {error}. {what}"));
                     continue;
                 }
@@ -179,10 +183,6 @@ impl Findings {
             }
         }
         if compared.len() < 2 {
-            self.good = match looks.len() {
-                1 => "it can be read from; there is no other server to compare it with".to_owned(),
-                _ => "nothing, as there are no two servers that can be".to_owned(),
-            };
             return differ;
         }
         self.count(&mut compared);
@@ -211,10 +211,11 @@ impl Findings {
         let mut fullest = Keys::default();
         counts.iter().for_each(|keys| fullest.merge(keys));
         let least = counts.iter().map(Keys::total).min().unwrap_or(0);
-        self.good = match least == fullest.total() {
-            true => format!("{} servers with {fullest} keys each", servers.len()),
-            false => format!("{} servers with {least} to {fullest} keys", servers.len()),
+        let range = match least == fullest.total() {
+            true => format!("{fullest} keys each"),
+            false => format!("{least} to {fullest} keys"),
         };
+        self.compared = Some(format!("{} servers with {range}", servers.len()));
         let expiring = servers.iter().map(|one| one.server.expiring()).max().unwrap_or(0);
         for (one, keys) in servers.iter_mut().zip(&counts) {
             let name = one.name;
@@ -238,7 +239,9 @@ impl Findings {
 
     /// Says whose values are not those of most; returns that of each.
     fn values(&mut self, servers: &[Compared], outcome: &Outcome) -> Vec<bool> {
-        self.good += &format!("; {}", in_words(outcome));
+        if let Some(compared) = &mut self.compared {
+            *compared += &format!("; {}", in_words(outcome));
+        }
         for one in servers {
             if let Some(error) = &one.failure {
                 let name = one.name;
@@ -298,10 +301,15 @@ impl Findings {
         for note in &self.notes {
             _ = writeln!(text, "{} {note}", Style::new().yellow().apply_to("note:"));
         }
-        match self.is_good() {
-            true => _ = writeln!(text, "{} {}.", good().apply_to("good:"), self.good),
-            false => _ = writeln!(text, "compared: {}.", self.good),
-        }
+        let good = good().apply_to("good:");
+        _ = match &self.compared {
+            Some(compared) if self.is_good() => writeln!(text, "{good} {compared}."),
+            Some(compared) => writeln!(text, "compared: {compared}."),
+            None if self.is_good() => {
+                writeln!(text, "{good} it can be read from. There is no other to compare it with.")
+            }
+            None => Ok(()),
+        };
         text
     }
 }

@@ -109,10 +109,11 @@ pub fn compare(servers: &mut [Compared], databases: &[Database], time: Duration)
     fastrand::shuffle(&mut places);
     places.truncate(MAX_KEYS);
     places.sort();
-    let mut rows = read_all(servers, &places, time);
-    let mut outcome = Outcome { compared: places.len(), ..Outcome::default() };
-    outcome.by_type = rows.iter().filter(|row| is_by_type(row)).count();
-    let mut open: Vec<(Place, Row)> = places.into_iter().zip(rows.drain(..)).collect();
+    let rows = read_all(servers, &places, time);
+    let mut open: Vec<(Place, Row)> = places.into_iter().zip(rows).collect();
+    open.retain(|(_, row)| is_comparable(row));
+    let mut outcome = Outcome { compared: open.len(), ..Outcome::default() };
+    outcome.by_type = open.iter().filter(|(_, row)| is_by_type(row)).count();
     open.retain(|(_, row)| differs(row));
     for _ in 0..SECOND_LOOKS {
         if open.is_empty() {
@@ -124,6 +125,7 @@ pub fn compare(servers: &mut [Compared], databases: &[Database], time: Duration)
         let before = std::mem::take(&mut open);
         for ((place, row), now) in before.into_iter().zip(again) {
             match () {
+                () if !is_comparable(&now) => outcome.compared -= 1,
                 () if !differs(&now) => {}
                 () if now == row => outcome.differing.push((place, now)),
                 () => open.push((place, now)),
@@ -162,6 +164,11 @@ fn read_all(servers: &mut [Compared], places: &[Place], time: Duration) -> Vec<R
             columns.iter().map(content).collect()
         })
         .collect()
+}
+
+/// Whether two servers or more have said what they have.
+fn is_comparable(row: &[Option<Content>]) -> bool {
+    row.iter().flatten().count() >= 2
 }
 
 /// Whether only types are known on some server; then only these are compared.
@@ -332,20 +339,20 @@ mod tests {
     #[test]
     fn values_that_could_not_be_read_everywhere_are_compared_by_type() {
         let large = content("hash", false, None);
-        assert!(!differs(&vec![large.clone(), content("hash", false, Some(1)), None]));
-        assert!(differs(&vec![large.clone(), content("string", false, Some(1))]));
-        assert!(differs(&vec![large, content("none", false, None)]));
-        assert!(differs(&vec![content("hash", false, Some(1)), content("hash", false, Some(2))]));
-        assert!(!differs(&vec![content("hash", true, Some(1)), content("hash", false, Some(1))]));
-        assert!(!differs(&vec![None, None]));
+        assert!(!differs(&[large.clone(), content("hash", false, Some(1)), None]));
+        assert!(differs(&[large.clone(), content("string", false, Some(1))]));
+        assert!(differs(&[large, content("none", false, None)]));
+        assert!(differs(&[content("hash", false, Some(1)), content("hash", false, Some(2))]));
+        assert!(!differs(&[content("hash", true, Some(1)), content("hash", false, Some(1))]));
+        assert!(!differs(&[None, None]));
     }
 
     #[test]
     fn only_what_is_gone_in_some_place_and_will_be_in_all_has_expired() {
         let there = || content("string", true, Some(1));
         let gone = || content("none", false, None);
-        assert!(is_expiring(&vec![there(), gone(), there(), None]));
-        assert!(!is_expiring(&vec![there(), gone(), content("string", true, Some(2))]));
-        assert!(!is_expiring(&vec![content("string", false, Some(1)), gone()]));
+        assert!(is_expiring(&[there(), gone(), there(), None]));
+        assert!(!is_expiring(&[there(), gone(), content("string", true, Some(2))]));
+        assert!(!is_expiring(&[content("string", false, Some(1)), gone()]));
     }
 }

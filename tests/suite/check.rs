@@ -125,7 +125,7 @@ fn a_server_that_cannot_be_read_from_is_named_with_the_reason_and_without_its_pa
     let [good, locked, without] = [&good, &locked, &without].map(RedisServer::address);
     for (url, why) in [
         (dead.clone(), "Connection refused (os error 111). Does Redis run there"),
-        (locked.clone(), "NOAUTH Authentication required.. It wants a password"),
+        (locked.clone(), "NOAUTH Authentication required. It wants a password"),
         (format!("redis://:hunter3@{locked}"), "WRONGPASS"),
         (format!("redis://:hunter3@{without}"), "unknown command 'AUTH'"),
         (format!("redis://:hunter3@{good}/0"), "It has no password: leave it out"),
@@ -153,6 +153,41 @@ fn a_silent_or_slow_server_does_not_hold_it_up() {
     run.says(&["timed out. Is it frozen", "300ms (--check-timeout)"]);
     assert_eq!(run.lines("wrong:"), 2, "{}", run.said);
     assert_eq!(run.said.matches(" yes ").count(), 1, "{}", run.said);
+}
+
+#[test]
+fn what_falls_silent_or_breaks_while_keys_are_compared_is_named() {
+    let (good, behind) = (server(0), server(1));
+    for (fault, why) in [(Fault::Silence, "timed out"), (Fault::Reset, "connection lost")] {
+        let relay = Relay::start(&behind);
+        // Not the one by which it finds out whether it may.
+        relay.add(&Rule::new(fault).asked("PTTL"));
+        let began = Instant::now();
+        let run = check(&[good.address(), relay.address()], &["--check-timeout", "300ms"]);
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        let run = run.expect_code(1);
+        run.says(&[&format!("wrong: {} failed while keys were compared: {why}", relay.address())]);
+        assert_eq!((run.lines("wrong:"), run.data(&relay.address())), (1, "-"), "{}", run.said);
+    }
+}
+
+#[test]
+fn a_server_that_is_loading_its_data_is_not_ready() {
+    let mut loading = server(0);
+    let mut more = redis::Pipeline::new();
+    (0..20_000).for_each(|n| _ = more.cmd("SET").arg(format!("more:{n}")).arg(1));
+    more.cmd("SAVE").exec(&mut loading.connect()).expect("it takes them");
+    loading.kill();
+    loading.restart_with(&[
+        "--key-load-delay",
+        "150",
+        "--loading-process-events-interval-bytes",
+        "1024",
+    ]);
+    let other = server(1);
+    let run = check(&[loading.address(), other.address()], &[]).expect_code(1);
+    run.says(&[&format!("wrong: {} is not ready: ", loading.address()), "oading"]);
+    assert_eq!(run.lines("wrong:"), 1, "{}", run.said);
 }
 
 #[test]
