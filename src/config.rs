@@ -1,10 +1,13 @@
 //! What `lb` is told: flags, before the environment, before the defaults; all checked at start.
 
+use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
+use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::address::{self, BackendAddress, DEFAULT_BACKENDS};
 use crate::logging::Format;
@@ -23,20 +26,49 @@ Examples:
       the same from the environment, for every network interface
   lb --demo-delay 3s
       each HTTP read takes 3 seconds more, so that the balancing can be watched
+  lb check
+      says whether the servers can be read from and hold the same data, and serves nothing
 
 Try: curl http://127.0.0.1:1310/actor:1
      redis-cli -p 1310 hgetall actor:1";
 
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  lb check
+      the servers that `lb` would read from: those in LB_BACKENDS, or ports 1111, 2222 and 3333
+  lb check --backend 10.0.0.1:6379 --backend redis://reader:secret@10.0.0.2:6379
+      these two
+  lb check --check-timeout 5s && systemctl start redis-lb
+      in a script, with servers that may be slow
+
+It writes nothing, and needs the rights +@read +info +ping +select.
+
+Exit code: 0 if all is well, 1 if something is wrong, 2 if an option is.";
+
+/// Headings of the flags in `--help`.
+const CLIENTS: &str = "Clients";
+const BACKENDS: &str = "Backends";
+const CHECKS: &str = "Health checks";
+const BALANCING: &str = "Balancing";
+const END: &str = "The end";
+const WATCHING: &str = "Watching";
+
 /// Serves reads over HTTP and the Redis protocol, each from the Redis server with the fewest clients.
 #[derive(Debug, Parser)]
-#[command(name = "lb", version, about, after_help = EXAMPLES, max_term_width = 100)]
+#[command(name = "lb", version, about, max_term_width = 100, disable_help_subcommand = true)]
+#[command(after_help = "Examples, and more about some flags: lb --help", after_long_help = EXAMPLES)]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     /// Where clients connect; port 0 takes any free port
+    #[arg(help_heading = CLIENTS)]
     #[arg(long, env = "LB_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:1310")]
     listen: String,
 
     /// A Redis server: HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB or redis+unix:///PATH; once
     /// for each, or separated by commas
+    #[arg(help_heading = BACKENDS)]
     #[arg(
         long = "backend",
         env = "LB_BACKENDS",
@@ -49,22 +81,27 @@ struct Args {
 
     /// Serves what is below /-/ (status page, metrics, probes) at an address of its own, and not where
     /// clients connect
+    #[arg(help_heading = WATCHING)]
     #[arg(long, env = "LB_ADMIN_LISTEN", value_name = "ADDRESS:PORT")]
     admin_listen: Option<String>,
 
     /// Turns the status page and its JSON off where clients connect
-    #[arg(long, env = "LB_NO_STATUS")]
+    #[arg(help_heading = WATCHING)]
+    #[arg(long, env = "LB_NO_STATUS", value_parser = BoolishValueParser::new())]
     no_status: bool,
 
     /// How the log looks
+    #[arg(help_heading = WATCHING)]
     #[arg(long, env = "LB_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = Format::Human)]
     log_format: Format,
 
     /// Leaves the lines of requests and sessions out of the log
-    #[arg(long, env = "LB_QUIET")]
+    #[arg(help_heading = WATCHING)]
+    #[arg(long, env = "LB_QUIET", value_parser = BoolishValueParser::new())]
     quiet: bool,
 
     /// Clients at a time; more are told so and closed
+    #[arg(help_heading = CLIENTS)]
     #[arg(
         long,
         env = "LB_MAX_CLIENTS",
@@ -75,46 +112,57 @@ struct Args {
     max_clients: u32,
 
     /// How long a client may be idle, or not read what it asked for
+    #[arg(help_heading = CLIENTS)]
     #[arg(long, env = "LB_CLIENT_TIMEOUT", value_name = "TIME", default_value = "330s", value_parser = timeout)]
     client_timeout: Duration,
 
     /// How long a backend may be silent before the read is tried on another
+    #[arg(help_heading = BACKENDS)]
     #[arg(long, env = "LB_BACKEND_TIMEOUT", value_name = "TIME", default_value = "1s", value_parser = timeout)]
     backend_timeout: Duration,
 
     /// How long a read waits for a silent backend in its second try, or when there is no other
+    #[arg(help_heading = BACKENDS)]
     #[arg(long, env = "LB_READ_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = timeout)]
     read_timeout: Duration,
 
     /// How often each backend is checked while all is well
+    #[arg(help_heading = CHECKS)]
     #[arg(long, env = "LB_CHECK_INTERVAL", value_name = "TIME", default_value = "2s", value_parser = timeout)]
     check_interval: Duration,
 
     /// How long a backend has to answer a check
+    #[arg(help_heading = CHECKS)]
     #[arg(long, env = "LB_CHECK_TIMEOUT", value_name = "TIME", default_value = "1s", value_parser = timeout)]
     check_timeout: Duration,
 
     /// Failed checks, one after the other, until a backend is down
+    #[arg(help_heading = CHECKS)]
     #[arg(long, env = "LB_FALL", value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     fall: u32,
 
     /// Good checks, one after the other, until a backend that was away is up again
+    #[arg(help_heading = CHECKS)]
     #[arg(long, env = "LB_RISE", value_name = "NUMBER", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     rise: u32,
 
     /// How long ago a replica may have heard from its primary; 0s: however long
+    #[arg(help_heading = CHECKS)]
     #[arg(long, env = "LB_MAX_LAG", value_name = "TIME", default_value = "0s", value_parser = time)]
     max_lag: Duration,
 
     /// How long it takes a backend that returns to get its full share again; 0s: at once
+    #[arg(help_heading = BALANCING)]
     #[arg(long, env = "LB_SLOW_START", value_name = "TIME", default_value = "10s", value_parser = time)]
     slow_start: Duration,
 
     /// Leaves Redis clients with their backend as long as that serves, however uneven it gets
-    #[arg(long, env = "LB_NO_REBALANCE")]
+    #[arg(help_heading = BALANCING)]
+    #[arg(long, env = "LB_NO_REBALANCE", value_parser = BoolishValueParser::new())]
     no_rebalance: bool,
 
     /// Connections to each backend at a time; whoever needs another waits for one
+    #[arg(help_heading = BACKENDS)]
     #[arg(
         long,
         env = "LB_BACKEND_CONNECTIONS",
@@ -125,6 +173,7 @@ struct Args {
     backend_connections: u32,
 
     /// The longest argument of a Redis command, in MiB
+    #[arg(help_heading = CLIENTS)]
     #[arg(
         long,
         env = "LB_MAX_ARGUMENT_MIB",
@@ -135,31 +184,66 @@ struct Args {
     max_argument_mib: u32,
 
     /// Lets clients use KEYS, which holds a Redis server up while it looks at every key
-    #[arg(long, env = "LB_ALLOW_KEYS")]
+    #[arg(help_heading = CLIENTS)]
+    #[arg(long, env = "LB_ALLOW_KEYS", value_parser = BoolishValueParser::new())]
     allow_keys: bool,
 
     /// After SIGINT or SIGTERM, how long clients are still accepted while /-/ready says 503, so that
     /// whoever sends them here can notice
+    #[arg(help_heading = END)]
     #[arg(long, env = "LB_DRAIN_DELAY", value_name = "TIME", default_value = "0s", value_parser = time)]
     drain_delay: Duration,
 
     /// Behind that, how long running requests have to finish
+    #[arg(help_heading = END)]
     #[arg(long, env = "LB_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = time)]
     drain_timeout: Duration,
 
     /// Holds each HTTP read this long with its lease taken, to watch the balancing
+    #[arg(help_heading = BALANCING)]
     #[arg(long, env = "LB_DEMO_DELAY", value_name = "TIME", default_value = "0s", value_parser = time)]
     demo_delay: Duration,
 
     /// While listening on loopback, also serve requests whose Host is NAME; once for each, or
     /// separated by commas
+    #[arg(help_heading = CLIENTS)]
     #[arg(long = "allow-host", env = "LB_ALLOW_HOSTS", value_name = "NAME", value_delimiter = ',')]
     allow_hosts: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Says whether the servers can be read from and hold the same data, and serves nothing.
+    ///
+    /// Each is asked how it is, all at the same time. Their keys are counted, and some keys are
+    /// chosen at random and compared: their types and, where they are not large, their values.
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(CheckArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct CheckArgs {
+    /// A Redis server, once for each, or separated by commas; without any: those that `lb` would
+    /// read from
+    #[arg(long = "backend", value_name = "URL", value_delimiter = ',')]
+    backends: Vec<String>,
+
+    /// How long each server has to say how it is, and then for what is compared [default: 1s, or
+    /// LB_CHECK_TIMEOUT]
+    #[arg(long, value_name = "TIME", value_parser = timeout)]
+    check_timeout: Option<Duration>,
+
+    /// How long ago a replica may have heard from its primary; 0s: however long [default: 0s, or
+    /// LB_MAX_LAG]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    max_lag: Option<Duration>,
 }
 
 /// The checked configuration of `lb`.
 #[derive(Debug)]
 pub struct Config {
+    /// Whether the backends are only checked, and nothing is served.
+    pub checks_only: bool,
     /// The address to listen on, whose port may be 0; once that is done, the one that clients reach.
     pub listen: SocketAddr,
     /// Where what is below `/-/` is served, instead of there.
@@ -212,13 +296,38 @@ pub struct Config {
 }
 
 impl Config {
+    /// Where the status page is; `None` where it is turned off.
+    pub fn status_address(&self) -> Option<SocketAddr> {
+        self.admin_listen.or((!self.no_status).then_some(self.listen))
+    }
+
     /// Reads the command line and the environment; ends the process with help, version or an error
     /// (exit code 2) where these say so.
     pub fn from_command_line() -> Self {
-        let args = Args::try_parse().unwrap_or_else(|error| cli::exit_with(&error));
+        let args = Args::read(std::env::args_os()).unwrap_or_else(|error| cli::exit_with(&error));
         Self::try_from(args).unwrap_or_else(|error| {
             cli::exit_with(&Args::command().error(ErrorKind::ValueValidation, error))
         })
+    }
+}
+
+impl Args {
+    /// What `check` was told itself goes before what stands before it, but for backends, which are
+    /// listed: where there are some before it and some behind it, all are meant.
+    fn read(
+        arguments: impl IntoIterator<Item: Into<OsString> + Clone>,
+    ) -> Result<Self, clap::Error> {
+        let matches = Self::command().try_get_matches_from(arguments)?;
+        let mut args = Self::from_arg_matches(&matches)?;
+        let Some(Command::Check(check)) = &mut args.command else { return Ok(args) };
+        let are_typed = matches.value_source("backends") == Some(ValueSource::CommandLine);
+        if !are_typed && !check.backends.is_empty() {
+            args.backends.clear();
+        }
+        args.backends.append(&mut check.backends);
+        args.check_timeout = check.check_timeout.unwrap_or(args.check_timeout);
+        args.max_lag = check.max_lag.unwrap_or(args.max_lag);
+        Ok(args)
     }
 }
 
@@ -230,6 +339,7 @@ impl TryFrom<Args> for Config {
             return Err("--read-timeout must not be shorter than --backend-timeout".to_owned());
         }
         Ok(Self {
+            checks_only: args.command.is_some(),
             listen: address("--listen", &args.listen)?,
             admin_listen: args
                 .admin_listen
@@ -295,7 +405,7 @@ mod tests {
     use super::*;
 
     fn config(args: &[&str]) -> Result<Config, String> {
-        let args = Args::try_parse_from([&["lb"], args].concat()).map_err(|e| e.to_string())?;
+        let args = Args::read([&["lb"], args].concat()).map_err(|e| e.to_string())?;
         Config::try_from(args)
     }
 
@@ -321,6 +431,25 @@ mod tests {
         assert_eq!(config.drain_delay, Duration::ZERO);
         assert_eq!(config.drain_timeout, Duration::from_secs(30));
         assert_eq!(config.demo_delay, Duration::ZERO);
+    }
+
+    #[test]
+    fn the_flags_of_a_check_count_before_and_behind_its_name() {
+        let parsed = |args: &[&str]| {
+            let config = config(args).expect("valid");
+            let names: Vec<_> = config.backends.iter().map(|b| b.name().to_owned()).collect();
+            (config.checks_only, names.join(" "), config.check_timeout.as_secs())
+        };
+        let expected = |names: &str, seconds| (true, names.to_owned(), seconds);
+        assert_eq!(parsed(&["check"]), expected(&DEFAULT_BACKENDS.join(" "), 1));
+        assert_eq!(parsed(&["check", "--backend", "a:1,b:2"]), expected("a:1 b:2", 1));
+        assert_eq!(
+            parsed(&["--backend", "a:1", "--check-timeout", "3s", "check"]),
+            expected("a:1", 3)
+        );
+        let both = ["--backend", "a:1", "check", "--backend", "b:2", "--check-timeout", "2s"];
+        assert_eq!(parsed(&both), expected("a:1 b:2", 2));
+        assert!(!parsed(&[]).0);
     }
 
     #[test]

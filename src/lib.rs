@@ -5,7 +5,8 @@
 //! [`policy`] says what may pass; [`balance`] leases it the backend with the fewest leases, of those
 //! whose [`health`] allows it; [`failover`] goes on to others;
 //! [`backend`] makes exchanges with that, over the connections of a [`pool`]. HTTP gets the reply
-//! as [`json`], Redis clients get its bytes. The loader is [`dataset`] and [`seed`].
+//! as [`json`], Redis clients get its bytes. [`start`] says what is served, [`mod@check`] whether the
+//! backends are as they should be. The loader is [`dataset`] and [`seed`].
 //! `docs/ARCHITECTURE.md` is the map.
 
 pub mod access_log;
@@ -13,6 +14,7 @@ pub mod address;
 pub mod backend;
 pub mod balance;
 pub mod balancer;
+pub mod check;
 pub mod checker;
 pub mod cli;
 pub mod config;
@@ -36,6 +38,8 @@ pub mod replays;
 pub mod resp;
 pub mod seed;
 pub mod session;
+pub mod start;
 pub mod status;
+pub mod table;
 pub mod usage;
 pub mod value;

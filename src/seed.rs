@@ -15,6 +15,7 @@ use redis::{Pipeline, Value};
 
 use crate::address::BackendAddress;
 use crate::dataset::{Dataset, DatasetError, Row};
+use crate::table::{self, Alignment};
 use progress::{Bars, Progress};
 use server::{Replication, Server};
 
@@ -92,19 +93,19 @@ pub fn seed(dataset: &Dataset, backends: &[BackendAddress], settings: &Settings)
 
 /// The table of a run: one line per backend.
 pub fn table(reports: &[Report]) -> String {
-    let width = reports.iter().map(|report| report.backend.len()).max().unwrap_or(0).max(7);
-    let mut text = format!("{:width$}  role        keys       time  verified\n", "backend");
-    for report in reports {
-        text += &format!(
-            "{:width$}  {:7}  {:>7}  {:>7.2} s  {}\n",
-            report.backend,
-            report.role,
-            report.keys,
-            report.time.as_secs_f64(),
-            if report.failure.is_none() { "yes" } else { "FAILED" },
-        );
-    }
-    text
+    let (left, right) = (Alignment::Left, Alignment::Right);
+    let head =
+        [("backend", left), ("role", left), ("keys", right), ("time", right), ("verified", left)];
+    let row = |report: &Report| {
+        vec![
+            report.backend.clone(),
+            report.role.to_owned(),
+            report.keys.to_string(),
+            format!("{:.2} s", report.time.as_secs_f64()),
+            if report.failure.is_none() { "yes" } else { "FAILED" }.to_owned(),
+        ]
+    };
+    table::table(&head, &reports.iter().map(row).collect::<Vec<_>>())
 }
 
 /// Runs one step of every task that has not failed yet, each in a thread of its own.

@@ -371,7 +371,7 @@ impl Backend {
             let mut auth = redis::cmd("AUTH");
             auth.arg(self.address.username()).arg(password);
             link.send(&auth.get_packed_command())?;
-            reply::simple(link.replies())?;
+            reply::simple(link.replies()).map_err(|error| without(error, password))?;
         }
         Ok(link)
     }
@@ -426,6 +426,16 @@ impl Backend {
 
 fn connect_error(error: io::Error) -> BackendError {
     if is_timeout(&error) { BackendError::TimedOut } else { BackendError::Connect(error) }
+}
+
+/// The error without the password, which a server that does not know `AUTH` repeats.
+fn without(error: resp::Error, password: &str) -> resp::Error {
+    match error {
+        resp::Error::Redis(text) if !password.is_empty() => {
+            resp::Error::Redis(text.replace(password, "…"))
+        }
+        error => error,
+    }
 }
 
 /// What `INFO` says; `None` where its user may not ask.

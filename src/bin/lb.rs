@@ -1,4 +1,5 @@
-//! `lb`: serves reads, balanced over several Redis servers. See `lb --help`.
+//! `lb`: serves reads, balanced over several Redis servers; `lb check` only looks at these. See
+//! `lb --help`.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
@@ -10,27 +11,39 @@ use anyhow::Context;
 use log::{info, warn};
 use redis_lb::balancer::{Balancer, Phase};
 use redis_lb::config::Config;
-use redis_lb::{checker, history, listener, logging};
-
-/// Descriptors beside those of clients and their backends: the listener, standard streams, the log.
-const OTHER_DESCRIPTORS: u64 = 64;
+use redis_lb::{check, checker, history, listener, logging, start};
 
 fn main() -> ExitCode {
     let config = Config::from_command_line();
-    match run(config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let done = match config.checks_only {
+        true => check(config),
+        false => serve(config).map(|()| ExitCode::SUCCESS),
+    };
+    done.unwrap_or_else(|error| {
+        let _ = writeln!(std::io::stderr(), "error: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
-fn run(mut config: Config) -> anyhow::Result<()> {
+/// Fails where something is wrong with the backends.
+fn check(config: Config) -> anyhow::Result<ExitCode> {
+    let findings = check::check(config);
+    std::io::stdout()
+        .write_all(findings.text().as_bytes())
+        .context("what was found can't be printed")?;
+    Ok(if findings.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn serve(mut config: Config) -> anyhow::Result<()> {
+    let ignored = start::ignored_sockets();
     let inherited = listener::inherited()
         .context("LISTEN_FDS: the socket that was passed on can't be served")?;
+    let was_passed_on = inherited.is_some();
     let _logging = logging::start(config.log_format).context("the log can't be started")?;
-    raise_descriptor_limit(&config);
+    if let Some(why) = ignored {
+        warn!("{why}");
+    }
+    start::raise_limits(&config);
     let listener = match inherited {
         Some(listener) => {
             info!("serves the socket that was passed on, {}; not --listen", address(&listener)?);
@@ -46,7 +59,9 @@ fn run(mut config: Config) -> anyhow::Result<()> {
     let balancer = Balancer::new(config);
     end_on_signals(Arc::clone(&balancer))?;
     checker::start(&balancer);
-    introduce(&balancer);
+    start::introduce(&balancer, was_passed_on);
+    start::warn_of_addresses(&balancer.config);
+    start::warn_of_backends(&balancer);
     history::start(&balancer);
     listener::serve(listener, admin, &balancer)?;
     info!("ended");
@@ -74,34 +89,4 @@ fn end_on_signals(balancer: Arc<Balancer>) -> anyhow::Result<()> {
         balancer.enter(Phase::Leaving);
     })
     .context("signals can't be handled")
-}
-
-fn introduce(balancer: &Balancer) {
-    let address = balancer.config.listen;
-    let names: Vec<&str> = balancer.backends.iter().map(|backend| backend.name()).collect();
-    // Nobody may be reading: that is no reason not to serve.
-    let _ = writeln!(
-        std::io::stdout(),
-        "redis-lb {} listens on http://{address}/\n  reads from {}\n  \
-         try curl http://{address}/actor:1 or redis-cli -p {} hgetall actor:1",
-        env!("CARGO_PKG_VERSION"),
-        names.join(", "),
-        address.port(),
-    );
-    if !address.ip().is_loopback() {
-        warn!("{address} can be reached from other machines, and there are no passwords yet");
-    }
-}
-
-/// Each client takes a descriptor, and each connection to a backend.
-fn raise_descriptor_limit(config: &Config) {
-    let max_clients = config.max_clients;
-    let connections = config.backends.len() * config.backend_connections;
-    let wanted = (max_clients + connections) as u64 + OTHER_DESCRIPTORS;
-    let limit = rlimit::increase_nofile_limit(wanted).unwrap_or(wanted);
-    if limit < wanted {
-        warn!(
-            "the limit of {limit} open files is too low for --max-clients {max_clients}: raise it to {wanted} (ulimit -n)"
-        );
-    }
 }

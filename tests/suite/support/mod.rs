@@ -9,6 +9,7 @@ pub mod observe;
 pub mod redis;
 pub mod relay;
 pub mod resp;
+pub mod terminal;
 pub mod verify;
 
 use std::sync::atomic::{AtomicBool, Ordering};

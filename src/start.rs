@@ -1,0 +1,241 @@
+//! What `lb` says at its start: what it serves and from where, and what will hurt.
+
+use std::env;
+use std::fs;
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use console::Style;
+use log::warn;
+use rlimit::Resource;
+
+use crate::backend::{Backend, BackendError};
+use crate::balance::State;
+use crate::balancer::Balancer;
+use crate::check::{SAME_SERVER, doubled};
+use crate::config::Config;
+use crate::table::{Alignment, table};
+
+/// Descriptors beside those of clients and their backends: the listener, standard streams, the log.
+const OTHER_DESCRIPTORS: u64 = 64;
+
+/// Threads beside those of clients and backends: the log, signals, and what levels sessions.
+const OTHER_THREADS: u64 = 16;
+
+/// Each backend is checked by a thread, and has another that looks its name up.
+const THREADS_OF_A_BACKEND: u64 = 2;
+
+/// Prints what is served, from where, and what can be tried. Where it listens is the first line.
+pub fn introduce(balancer: &Balancer, was_passed_on: bool) {
+    let address = balancer.config.listen;
+    let mut text = format!("redis-lb {} listens on http://{address}/\n", env!("CARGO_PKG_VERSION"));
+    if was_passed_on {
+        text += "  on the socket that was passed on to it; not on --listen\n";
+    }
+    let head = [("reads from", Alignment::Left), ("state", Alignment::Left), ("", Alignment::Left)];
+    let rows: Vec<Vec<String>> = balancer.backends.iter().map(|backend| row(backend)).collect();
+    table(&head, &rows).lines().for_each(|line| text += &format!("  {line}\n"));
+    text += &to_try(address, balancer.config.status_address());
+    // Nobody may be reading: that is no reason not to serve.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn row(backend: &Backend) -> Vec<String> {
+    let summary = backend.health.summary();
+    let style = match summary.state {
+        State::Up => Style::new().green(),
+        State::Suspect | State::Syncing => Style::new().yellow(),
+        State::Down => Style::new().red(),
+    };
+    let role = if summary.is_replica == Some(true) { "replica" } else { "primary" };
+    let what = match (summary.state, summary.keys) {
+        (State::Up, Some(keys)) => format!("{role}, {keys} keys"),
+        (State::Up, None) => "does not say how many keys it has".to_owned(),
+        _ => summary.reason,
+    };
+    vec![backend.name().to_owned(), style.apply_to(summary.state).to_string(), what]
+}
+
+/// What can be typed, on this machine.
+fn to_try(listen: SocketAddr, status: Option<SocketAddr>) -> String {
+    let address = from_here(listen);
+    let host = match address.ip() == IpAddr::from(Ipv4Addr::LOCALHOST) {
+        true => String::new(),
+        false => format!("-h {} ", address.ip()),
+    };
+    let watch = status.map(|status| format!(", and http://{}/-/ to watch it", from_here(status)));
+    let watch = watch.unwrap_or_default();
+    format!(
+        "  try http://{address}/ in a browser{watch}\n      \
+         curl 'http://{address}/?limit=10'\n      redis-cli {host}-p {} randomkey\n",
+        address.port()
+    )
+}
+
+/// How this machine reaches what listens there.
+fn from_here(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+/// Warns of what is wrong with the backends, as far as it is known; that of those that don't answer
+/// the first checks have said.
+pub fn warn_of_backends(balancer: &Balancer) {
+    let backends = &balancer.backends;
+    let run_ids: Vec<_> = backends.iter().map(|backend| backend.run_id()).collect();
+    for (one, other) in doubled(&run_ids) {
+        warn!("{} and {} {SAME_SERVER}", backends[one].name(), backends[other].name());
+    }
+    for backend in backends {
+        let database = backend.own_mode().database;
+        if database == 0 || backend.health.state() != State::Up {
+            continue;
+        }
+        // What else may fail says nothing about the database.
+        if let Err(BackendError::Redis(why)) = backend.introduce() {
+            let name = backend.name();
+            warn!(
+                "database {database} of {name} can't be read, so HTTP reads fail there: {why}; \
+                 name another in its URL"
+            );
+        }
+    }
+}
+
+/// Warns when others can connect.
+pub fn warn_of_addresses(config: &Config) {
+    for address in [Some(config.listen), config.admin_listen].into_iter().flatten() {
+        if !address.ip().is_loopback() {
+            warn!("{address} can be reached from other machines, and there are no passwords yet");
+        }
+    }
+}
+
+/// Raises what limits the number of clients as far as we may, and warns when that is not enough.
+pub fn raise_limits(config: &Config) {
+    let backends = config.backends.len() as u64;
+    let max_clients = config.max_clients as u64;
+    // Each client takes a descriptor, and each connection to a backend.
+    let connections = backends * config.backend_connections as u64;
+    let wanted = max_clients + connections + OTHER_DESCRIPTORS;
+    let limit = rlimit::increase_nofile_limit(wanted).unwrap_or(wanted);
+    if limit < wanted {
+        warn!(
+            "the limit of {limit} open files is too low for --max-clients {max_clients}: raise it \
+             to {wanted} (ulimit -n, or LimitNOFILE of systemd)"
+        );
+    }
+    let wanted = max_clients + backends * THREADS_OF_A_BACKEND + OTHER_THREADS;
+    for (limit, how) in [
+        (raise_thread_limit(wanted), "ulimit -u, or LimitNPROC of systemd"),
+        (pids_limit(), "pids.max of the control group, or TasksMax of systemd"),
+    ] {
+        if let Some(limit) = limit.filter(|limit| *limit < wanted) {
+            warn!(
+                "the limit of {limit} threads is too low for --max-clients {max_clients}, each of \
+                 which takes one: raise it to {wanted} ({how})"
+            );
+        }
+    }
+}
+
+/// How many threads the user may have; `None` where no system says.
+fn raise_thread_limit(wanted: u64) -> Option<u64> {
+    let (soft, hard) = Resource::NPROC.get().ok()?;
+    let raised = wanted.min(hard);
+    match soft < raised && Resource::NPROC.set(raised, hard).is_ok() {
+        true => Some(raised),
+        false => Some(soft),
+    }
+}
+
+/// How many threads our control group may have; `None` where there is no limit, and on other
+/// systems than Linux.
+fn pids_limit() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let limit = |file: PathBuf| fs::read_to_string(file).ok()?.trim().parse().ok();
+    pids_files(&groups).into_iter().filter_map(limit).min()
+}
+
+/// Where the limits are that hold for us: our group's and those of the groups around it, of the one
+/// hierarchy of version 2 or the one for pids of version 1.
+fn pids_files(groups: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let root = match fields.next() {
+            Some("") => "/sys/fs/cgroup",
+            Some("pids") => "/sys/fs/cgroup/pids",
+            _ => continue,
+        };
+        let group = fields.next().unwrap_or_default();
+        let group = Path::new(group.trim_start_matches('/'));
+        files.extend(group.ancestors().map(|group| Path::new(root).join(group).join("pids.max")));
+    }
+    files
+}
+
+/// Why sockets that seem to have been passed on are none of ours, if so. Call it before they are
+/// taken, which changes the environment.
+pub fn ignored_sockets() -> Option<String> {
+    let text = |name| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    let count = text("LISTEN_FDS")?;
+    let for_whom = text("LISTEN_PID").filter(|pid| !pid.is_empty());
+    ignored(&count, for_whom.as_deref(), std::process::id())
+}
+
+fn ignored(count: &str, for_whom: Option<&str>, pid: u32) -> Option<String> {
+    if count.parse::<usize>().is_err() {
+        return Some(format!("LISTEN_FDS={count:?} is no number and ignored: --listen counts"));
+    }
+    let for_whom = for_whom.filter(|other| other.parse() != Ok(pid))?;
+    Some(format!(
+        "LISTEN_FDS={count} is ignored and --listen counts: LISTEN_PID={for_whom:?} is not this \
+         process, {pid}; start lb without a shell between, or by exec"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limits_of_all_groups_around_ours_count() {
+        let two = "0::/system.slice/lb.service\n";
+        let files = pids_files(two);
+        let expected = ["system.slice/lb.service/pids.max", "system.slice/pids.max", "pids.max"];
+        assert_eq!(files, expected.map(|file| Path::new("/sys/fs/cgroup").join(file)));
+        let one = "9:pids:/a\n3:cpu,cpuacct:/b\n1:name=systemd:/c\n";
+        let expected = ["a/pids.max", "pids.max"];
+        assert_eq!(
+            pids_files(one),
+            expected.map(|file| Path::new("/sys/fs/cgroup/pids").join(file))
+        );
+        assert!(pids_files("nothing").is_empty());
+    }
+
+    #[test]
+    fn sockets_for_another_process_are_named_and_ours_are_not() {
+        assert_eq!(ignored("1", Some("7"), 7), None);
+        assert_eq!(ignored("1", None, 7), None);
+        assert!(ignored("1", Some("8"), 7).is_some_and(|why| why.contains("LISTEN_PID=\"8\"")));
+        assert!(ignored("one", None, 7).is_some_and(|why| why.contains("\"one\"")));
+    }
+
+    #[test]
+    fn what_is_to_be_tried_can_be_typed_on_this_machine() {
+        let tried = |address: &str| {
+            let address = address.parse().expect("an address");
+            to_try(address, Some(address))
+        };
+        assert!(tried("127.0.0.1:1310").contains("redis-cli -p 1310 "));
+        assert!(tried("0.0.0.0:1310").contains("http://127.0.0.1:1310/-/"));
+        assert!(tried("[::]:1310").contains("http://[::1]:1310/"));
+        assert!(tried("10.0.0.1:1310").contains("redis-cli -h 10.0.0.1 -p 1310 "));
+    }
+}
