@@ -19,6 +19,7 @@ pub mod cursor;
 pub mod dataset;
 pub mod failover;
 pub mod health;
+pub mod html;
 pub mod http;
 pub mod json;
 pub mod large;

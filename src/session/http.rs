@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use log::{Level, info, log_enabled};
 
 use super::Client;
+use super::browse::{self, Frame};
 use super::exchange::Failure;
 use super::read::{self, Outcome};
 use crate::backend::{BackendError, is_timeout};
@@ -185,7 +186,17 @@ fn check(request: &Request, balancer: &Balancer) -> Result<Target, Reply<'static
             return Err(Reply::error(421, why));
         }
     }
-    target::parse(&request.target).map_err(|why| Reply::error(400, why))
+    target::parse(&request.target, wants_html(request)).map_err(|why| Reply::error(400, why))
+}
+
+/// Whether a person is to read the answer.
+fn wants_html(request: &Request) -> bool {
+    target::wants_html(&request.target, request.accepts_html)
+}
+
+/// What the data browser's pages have around the data.
+fn frame() -> Frame {
+    Frame { shows_status_link: true }
 }
 
 /// An answer of our own, without a backend.
@@ -231,11 +242,11 @@ fn reply<'a>(
 ) -> Ended<'a> {
     let answer = Answer::new(&mut *client, request, !balancer.is_draining());
     let status = reply.status;
-    let keep_alive = send(answer, reply).unwrap_or(false);
+    let keep_alive = send(answer, reply, wants_html(request)).unwrap_or(false);
     Ended { status, backend: None, keep_alive, cut: None }
 }
 
-fn send<W: io::Write>(mut answer: Answer<W>, reply: Reply) -> io::Result<bool> {
+fn send<W: io::Write>(mut answer: Answer<W>, reply: Reply, html: bool) -> io::Result<bool> {
     answer.status(reply.status);
     if let Some((name, value)) = reply.header {
         answer.header(name, value);
@@ -246,6 +257,7 @@ fn send<W: io::Write>(mut answer: Answer<W>, reply: Reply) -> io::Result<bool> {
             answer.header("Content-Type", "text/plain; charset=utf-8");
             io::Write::write_all(&mut answer, text.as_bytes())?;
         }
+        Body::Error(error) if html => browse::error(frame(), reply.status, &error, &mut answer)?,
         Body::Error(error) => answer.json(error.as_ref())?,
     }
     answer.finish(None)?;
@@ -286,7 +298,7 @@ fn balanced<'a>(
         answer.header("Cache-Control", "no-cache");
         answer.header("Vary", "Accept");
         answer.writer().held = Some((Arc::clone(backend), balancer.config.backend_timeout / 2));
-        let outcome = read::answer(attempt, ask, &mut answer);
+        let outcome = read::answer(attempt, ask, frame(), &mut answer);
         answer.writer().held = None;
         // Who has been told that the connection goes on may have sent the next request already.
         if balancer.is_draining() && !answer.is_sent() {
