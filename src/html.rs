@@ -207,7 +207,7 @@ mod tests {
 
         #[test]
         fn whatever_the_text_nothing_of_it_is_lost(given: String) {
-            prop_assume!(!given.chars().any(|c| is_hidden(c)));
+            prop_assume!(!given.chars().any(is_hidden));
             prop_assert_eq!(unescaped(&line(&given).to_string()), given);
         }
 

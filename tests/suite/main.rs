@@ -6,6 +6,7 @@ mod chaos;
 mod clients;
 mod command_line;
 mod cursors;
+mod data_browser;
 #[cfg(unix)]
 mod demo;
 mod detection;

@@ -94,9 +94,9 @@ fn write_head<W: Write>(
     frame.begin(answer, &[title, b" \xe2\x80\x93 redis-lb"].concat(), &asked)?;
     match asked.is_empty() {
         true => answer.write_all(b"<h1>Keys</h1>\n")?,
-        false => write!(
+        false => writeln!(
             answer,
-            "<h1>Keys: <span class=\"mono\">{}</span></h1>\n",
+            "<h1>Keys: <span class=\"mono\">{}</span></h1>",
             super::shortened(&asked)
         )?,
     }
@@ -118,7 +118,7 @@ fn write_head<W: Write>(
     if here == 0 {
         let why =
             if has_next { "None here yet: the search goes on." } else { "There are no such keys." };
-        write!(answer, "<p>{why}</p>\n")?;
+        writeln!(answer, "<p>{why}</p>")?;
     }
     Ok(())
 }
@@ -293,7 +293,12 @@ fn write_row<W: Write>(
     } else if row.fields().next().is_some() {
         write_fields(answer, row, columns)?;
     } else {
-        write!(answer, "<td colspan=\"{}\">{} ", columns.len() + 1, line(&row.look.name))?;
+        write!(
+            answer,
+            "<td colspan=\"{}\"><span class=\"more\">{}</span> ",
+            columns.len() + 1,
+            line(&row.look.name)
+        )?;
         write_preview(answer, row)?;
         answer.write_all(b"</td>")?;
     }

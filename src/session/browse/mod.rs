@@ -43,13 +43,13 @@ impl Frame {
         answer.header("Content-Security-Policy", POLICY.as_str());
         answer.header("Referrer-Policy", "no-referrer");
         begin_document(answer, title, STYLE)?;
-        write!(
+        writeln!(
             answer,
             "<body>\n<header>\n<a class=\"home\" href=\"/\">redis-lb</a>\n\
              <form role=\"search\" action=\"/\"><label class=\"unseen\" for=\"search\">Search keys</label>\
              <input id=\"search\" name=\"search\" type=\"search\" value=\"{}\" \
-             placeholder=\"Keys that begin with…, or a * glob ?\" autocapitalize=\"none\" \
-             autocomplete=\"off\" spellcheck=\"false\"><button>Search</button></form>\n",
+             placeholder=\"Prefix, or glob with * ?\" autocapitalize=\"none\" \
+             autocomplete=\"off\" spellcheck=\"false\"><button>Search</button></form>",
             attribute(search)
         )?;
         if self.shows_status_link {
@@ -81,13 +81,13 @@ pub fn error<W: Write>(
         _ => "That did not work",
     };
     frame.begin(answer, headline.as_bytes(), key.unwrap_or_default())?;
-    write!(answer, "<h1>{headline}</h1>\n<p class=\"error\">{}</p>\n", line(error.error.as_ref()))?;
+    writeln!(answer, "<h1>{headline}</h1>\n<p class=\"error\">{}</p>", line(error.error.as_ref()))?;
     write_subject(answer, error)?;
     if !error.backends.is_empty() {
         begin_table(answer, "Backends", &["backend", "what is wrong"])?;
         for failure in &error.backends {
             let (backend, why) = (line(failure.backend), line(&failure.error));
-            write!(answer, "<tr><th scope=\"row\">{backend}</th><td>{why}</td></tr>\n")?;
+            writeln!(answer, "<tr><th scope=\"row\">{backend}</th><td>{why}</td></tr>")?;
         }
         end_table(answer)?;
     }
@@ -108,7 +108,7 @@ fn write_subject<W: Write>(answer: &mut Answer<W>, error: &ErrorBody) -> io::Res
     answer.write_all(b"<dl>\n")?;
     for (name, bytes) in facts {
         let Some(bytes) = bytes else { continue };
-        write!(answer, "<div><dt>{name}</dt><dd class=\"mono\">{}</dd></div>\n", shortened(bytes))?;
+        writeln!(answer, "<div><dt>{name}</dt><dd class=\"mono\">{}</dd></div>", shortened(bytes))?;
     }
     answer.write_all(b"</dl>\n")
 }
@@ -156,9 +156,9 @@ fn end_table<W: Write>(answer: &mut Answer<W>) -> io::Result<()> {
 fn next_link<W: Write>(answer: &mut Answer<W>, link: Option<&str>) -> io::Result<()> {
     let Some(link) = link else { return Ok(()) };
     let link = attribute(link);
-    write!(
+    writeln!(
         answer,
-        "<nav id=\"next\" class=\"pages\" aria-label=\"Pages\"><a rel=\"next\" href=\"{link}\">Next page →</a></nav>\n"
+        "<nav id=\"next\" class=\"pages\" aria-label=\"Pages\"><a rel=\"next\" href=\"{link}\">Next page →</a></nav>"
     )
 }
 

@@ -191,7 +191,7 @@ impl<W: Write> Page<'_, W> {
             true => "<i>empty</i>".to_owned(),
             false => line(cut(key, HEADLINE_BYTES)).to_string(),
         };
-        write!(self.answer, "<h1 class=\"mono key\">{name}{dots}</h1>\n<dl>\n")?;
+        writeln!(self.answer, "<h1 class=\"mono key\">{name}{dots}</h1>\n<dl>")?;
         self.fact("Type", line(&facts.look.name))?;
         if let Some((kind, length)) = length {
             self.fact("Length", length_of(kind, length))?;
@@ -218,7 +218,7 @@ impl<W: Write> Page<'_, W> {
     }
 
     fn fact(&mut self, name: &str, value: impl std::fmt::Display) -> Result<(), Failure> {
-        Ok(write!(self.answer, "<div><dt>{name}</dt><dd>{value}</dd></div>\n")?)
+        Ok(writeln!(self.answer, "<div><dt>{name}</dt><dd>{value}</dd></div>")?)
     }
 
     /// Links to the value's other forms.
@@ -242,7 +242,7 @@ impl<W: Write> Page<'_, W> {
         next_link(self.answer, next.as_deref())?;
         if !is_first {
             let first = link_to_key(&self.query.key, &[]);
-            write!(self.answer, "<p><a href=\"{}\">First page</a></p>\n", attribute(&first))?;
+            writeln!(self.answer, "<p><a href=\"{}\">First page</a></p>", attribute(&first))?;
         }
         self.frame.end(self.answer)?;
         Ok(Outcome::Answered(None))
@@ -273,7 +273,11 @@ impl<W: Write> Page<'_, W> {
         let end = from.saturating_add(shown.len() as u64);
         if length > shown.len() as u64 {
             let begin = from.min(length);
-            write!(self.answer, "<p>Bytes {begin} to {end} of {length}.</p>\n")?;
+            writeln!(
+                self.answer,
+                "<p>{} of {length} bytes, from byte {begin} on.</p>",
+                shown.len()
+            )?;
         }
         write_bytes(self.answer, shown, from)?;
         let next = end.to_string();
@@ -291,7 +295,7 @@ impl<W: Write> Page<'_, W> {
         };
         self.frame.begin(self.answer, field, b"")?;
         let (name, link) = (shortened(field), link_to_key(key, &[]));
-        write!(self.answer, "<h1 class=\"mono key\">{name}</h1>\n<dl>\n")?;
+        writeln!(self.answer, "<h1 class=\"mono key\">{name}</h1>\n<dl>")?;
         self.fact(
             "Field of",
             format_args!("<a class=\"mono\" href=\"{}\">{}</a>", attribute(&link), shortened(key)),
@@ -300,14 +304,14 @@ impl<W: Write> Page<'_, W> {
         self.fact("Served by", line(self.backend))?;
         let form = |format| link_to_key(key, &[("field", field), ("format", format)]);
         let (json, raw) = (form(b"json"), form(b"raw"));
-        write!(
+        writeln!(
             self.answer,
-            "</dl>\n<p class=\"forms\"><a href=\"{}\">JSON</a> <a href=\"{}\">Raw bytes</a></p>\n",
+            "</dl>\n<p class=\"forms\"><a href=\"{}\">JSON</a> <a href=\"{}\">Raw bytes</a></p>",
             attribute(&json),
             attribute(&raw)
         )?;
         if value.is_cut() {
-            write!(self.answer, "<p>Its first {} bytes.</p>\n", value.bytes.len())?;
+            writeln!(self.answer, "<p>Its first {} bytes.</p>", value.bytes.len())?;
         }
         write_bytes(self.answer, &value.bytes, 0)?;
         self.frame.end(self.answer)?;
@@ -454,7 +458,7 @@ impl<W: Write> Page<'_, W> {
                     self.answer.write_all(b"<tr><th scope=\"row\">")?;
                     self.write_element(&member, None)?;
                     let score = line(&score.bytes);
-                    write!(self.answer, "</th><td class=\"number\">{score}</td></tr>\n")?;
+                    writeln!(self.answer, "</th><td class=\"number\">{score}</td></tr>")?;
                 }
             }
         }
@@ -470,7 +474,7 @@ impl<W: Write> Page<'_, W> {
             _ if from >= length => {
                 Ok(self.answer.write_all(b"<p>It ends before this page.</p>\n")?)
             }
-            _ => Ok(write!(self.answer, "<p>{from} to {} of {length}.</p>\n", end - 1)?),
+            _ => Ok(writeln!(self.answer, "<p>{from} to {} of {length}.</p>", end - 1)?),
         }
     }
 
@@ -583,11 +587,15 @@ fn write_bytes<W: Write>(answer: &mut Answer<W>, bytes: &[u8], from: u64) -> Res
     if bytes.is_empty() {
         return Ok(answer.write_all(b"<p><i>empty</i></p>\n")?);
     }
-    const OPEN: &str = "<pre class=\"box\" role=\"region\" aria-label=\"Value\" tabindex=\"0\">\n";
+    let attributes = "role=\"region\" aria-label=\"Value\" tabindex=\"0\"";
     if std::str::from_utf8(bytes).is_ok() {
-        return Ok(write!(answer, "{OPEN}{}</pre>\n", text(bytes))?);
+        return Ok(writeln!(answer, "<pre class=\"box\" {attributes}>\n{}</pre>", text(bytes))?);
     }
-    write!(answer, "<p>This is no UTF-8 text: position, bytes in hexadecimal, ASCII.</p>\n{OPEN}")?;
+    writeln!(
+        answer,
+        "<p>This is no UTF-8 text: position, bytes in hexadecimal, ASCII.</p>\n\
+         <pre class=\"box dump\" {attributes}>"
+    )?;
     for (at, piece) in bytes.chunks(DUMP_LINE_BYTES).enumerate() {
         write!(answer, "{:08x} ", from + (at * DUMP_LINE_BYTES) as u64)?;
         for byte in piece {
