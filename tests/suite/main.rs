@@ -9,6 +9,7 @@ mod check;
 mod clients;
 mod command_line;
 mod cursors;
+mod data_browser;
 #[cfg(unix)]
 mod demo;
 mod detection;
