@@ -4,6 +4,7 @@ mod access_log;
 mod activation;
 mod admin;
 mod balancing;
+mod browser;
 mod chaos;
 mod check;
 mod clients;
