@@ -136,7 +136,7 @@ impl AccessLog {
             return;
         }
         let event = make();
-        logging::write_entry(|| {
+        logging::write_entry(level, || {
             let leases = Leases { names: Arc::clone(&self.names), counts: self.table.counts() };
             Entry { event, leases }
         });

@@ -39,7 +39,7 @@ const TURNED_AWAY_QUEUE: usize = 64;
 
 /// Clients of the admin address at a time. They do not count as clients: probes get through when
 /// there are too many of those.
-const MAX_ADMIN_CLIENTS: usize = 64;
+pub const MAX_ADMIN_CLIENTS: usize = 64;
 
 /// How long one client over the limit may take to be told so.
 const TURN_AWAY_TIME: Duration = Duration::from_millis(20);
@@ -232,7 +232,9 @@ impl Door {
     }
 
     fn turn_away(&self, socket: Arc<ClientSocket>) {
-        self.balancer.metrics.turned_away.add_one();
+        if self.side == Side::Public {
+            self.balancer.metrics.turned_away.add_one();
+        }
         if let Some(socket) = Arc::into_inner(socket) {
             turn_away(socket.stream, &self.turned_away);
         }

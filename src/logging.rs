@@ -72,7 +72,7 @@ struct Waiting {
 enum Line {
     /// A message as it is written.
     Text(Vec<u8>),
-    Entry(SystemTime, Entry),
+    Entry(SystemTime, Level, Entry),
 }
 
 /// Lines that were dropped since the start because the log could not be written in time.
@@ -82,8 +82,8 @@ pub fn dropped_lines() -> u64 {
 
 /// Queues an entry, made while nobody else can queue one: what it says of the moment, such as
 /// counts, is newer than what the entry before it says.
-pub fn write_entry(make: impl FnOnce() -> Entry) {
-    QUEUE.push(|| Line::Entry(SystemTime::now(), make()));
+pub fn write_entry(level: Level, make: impl FnOnce() -> Entry) {
+    QUEUE.push(|| Line::Entry(SystemTime::now(), level, make()));
 }
 
 impl Queue {
@@ -180,7 +180,7 @@ fn write_lines(looks: Looks) {
             // A log that can't be written (a closed pipe, a full disk) must not end the service.
             let _ = match line {
                 Line::Text(text) => out.write_all(&text),
-                Line::Entry(at, entry) => looks.entry(&mut out, at, &entry),
+                Line::Entry(at, level, entry) => looks.entry(&mut out, at, level, &entry),
             };
         }
         let dropped = dropped_lines();
@@ -236,10 +236,16 @@ impl Looks {
         }
     }
 
-    fn entry(self, out: &mut impl Write, at: SystemTime, entry: &Entry) -> io::Result<()> {
+    fn entry(
+        self,
+        out: &mut impl Write,
+        at: SystemTime,
+        level: Level,
+        entry: &Entry,
+    ) -> io::Result<()> {
         match self.format {
-            Format::Human => self.human(out, at, Level::Info, &entry.to_string()),
-            Format::Json => json(out, at, Level::Info, entry),
+            Format::Human => self.human(out, at, level, &entry.to_string()),
+            Format::Json => json(out, at, level, entry),
         }
     }
 

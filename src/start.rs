@@ -15,10 +15,12 @@ use crate::balance::State;
 use crate::balancer::Balancer;
 use crate::check::{SAME_SERVER, doubled};
 use crate::config::Config;
+use crate::listener::MAX_ADMIN_CLIENTS;
 use crate::table::{Alignment, table};
 
-/// Descriptors beside those of clients and their backends: the listener, standard streams, the log.
-const OTHER_DESCRIPTORS: u64 = 64;
+/// Descriptors beside those of clients and their backends: listeners, standard streams, and clients
+/// that wait to be told that they are too many.
+const OTHER_DESCRIPTORS: u64 = 128;
 
 /// Threads beside those of clients and backends: the log, signals, and what levels sessions.
 const OTHER_THREADS: u64 = 16;
@@ -120,9 +122,10 @@ pub fn warn_of_addresses(config: &Config) {
 pub fn raise_limits(config: &Config) {
     let backends = config.backends.len() as u64;
     let max_clients = config.max_clients as u64;
+    let admin_clients = config.admin_listen.map_or(0, |_| MAX_ADMIN_CLIENTS as u64);
     // Each client takes a descriptor, and each connection to a backend.
     let connections = backends * config.backend_connections as u64;
-    let wanted = max_clients + connections + OTHER_DESCRIPTORS;
+    let wanted = max_clients + admin_clients + connections + OTHER_DESCRIPTORS;
     let limit = rlimit::increase_nofile_limit(wanted).unwrap_or(wanted);
     if limit < wanted {
         warn!(
@@ -130,7 +133,7 @@ pub fn raise_limits(config: &Config) {
              to {wanted} (ulimit -n, or LimitNOFILE of systemd)"
         );
     }
-    let wanted = max_clients + backends * THREADS_OF_A_BACKEND + OTHER_THREADS;
+    let wanted = max_clients + admin_clients + backends * THREADS_OF_A_BACKEND + OTHER_THREADS;
     for (limit, how) in [
         (raise_thread_limit(wanted), "ulimit -u, or LimitNPROC of systemd"),
         (pids_limit(), "pids.max of the control group, or TasksMax of systemd"),

@@ -120,6 +120,8 @@ pub struct PageQuery {
     pub matching: Option<Vec<u8>>,
     /// The `search` as asked for: a glob, or without wildcards the beginning of a key.
     pub search: Option<Vec<u8>>,
+    /// Whether the format was asked for by name: then it is in the links, too.
+    pub is_format_named: bool,
     /// How many keys a page should have.
     pub limit: usize,
     /// Where a page before this one ended.
@@ -138,6 +140,9 @@ impl PageQuery {
         }
         if let Some(search) = &self.search {
             link += &format!("search={}&", encode(search));
+        }
+        if self.is_format_named {
+            link += if self.format == Format::Html { "format=html&" } else { "format=json&" };
         }
         if self.limit != limits(self.format).0 {
             link += &format!("limit={}&", self.limit);
@@ -187,6 +192,11 @@ pub fn wants_html(target: &str, accepts_html: bool) -> bool {
         Some(format) => format == b"html",
         None => accepts_html,
     }
+}
+
+/// Whether it is below `/-/`.
+pub fn is_internal(target: &str) -> bool {
+    target.starts_with("/-/")
 }
 
 /// Reads the path and query of a request; `html` is what [`wants_html`] says of it.
@@ -240,7 +250,11 @@ fn internal(path: &str, query: &str) -> Result<Internal, String> {
 }
 
 /// The parameters that have not been taken yet.
-struct Query(Vec<(Vec<u8>, Vec<u8>)>);
+struct Query {
+    pairs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Whether `format` was among them.
+    is_format_named: bool,
+}
 
 impl Query {
     fn parse(text: &str) -> Result<Self, String> {
@@ -255,12 +269,12 @@ impl Query {
             }
             pairs.push((name, decode(value)?));
         }
-        Ok(Self(pairs))
+        Ok(Self { pairs, is_format_named: false })
     }
 
     fn take(&mut self, name: &str) -> Option<Vec<u8>> {
-        let at = self.0.iter().position(|(given, _)| given == name.as_bytes())?;
-        Some(self.0.swap_remove(at).1)
+        let at = self.pairs.iter().position(|(given, _)| given == name.as_bytes())?;
+        Some(self.pairs.swap_remove(at).1)
     }
 
     /// A number within these bounds; `None` where there is no such parameter.
@@ -276,7 +290,9 @@ impl Query {
     }
 
     fn format(&mut self, html: bool) -> Result<Format, String> {
-        match self.take("format").as_deref() {
+        let named = self.take("format");
+        self.is_format_named = named.is_some();
+        match named.as_deref() {
             None | Some(b"html") if html => Ok(Format::Html),
             None | Some(b"json") => Ok(Format::Json),
             Some(b"raw") => Ok(Format::Raw),
@@ -323,11 +339,12 @@ impl Query {
                 Some([escape_glob(&prefix), glob.unwrap_or_else(|| b"*".to_vec())].concat())
             }
         };
-        Ok(PageQuery { prefix, pattern, matching, search, limit, cursor, format })
+        let is_format_named = self.is_format_named;
+        Ok(PageQuery { prefix, pattern, matching, search, limit, cursor, format, is_format_named })
     }
 
     fn end(self) -> Result<(), String> {
-        match self.0.first() {
+        match self.pairs.first() {
             None => Ok(()),
             Some((name, _)) => Err(format!(
                 "the parameter {} is not one that this path takes: \
@@ -468,10 +485,11 @@ mod tests {
             limit: 5,
             cursor: None,
             format: Format::Json,
+            is_format_named: true,
         };
         let cursor = Cursor { run_id: "abc".to_owned(), position: 7 };
         let link = query.link(&cursor);
-        assert_eq!(link, "/%2D%2Fa%20b:?match=x%2A%26%FF&limit=5&cursor=abc-7");
+        assert_eq!(link, "/%2D%2Fa%20b:?match=x%2A%26%FF&format=json&limit=5&cursor=abc-7");
         let parsed = page(&link);
         assert_eq!((parsed.prefix, parsed.matching), (query.prefix, query.matching));
         assert_eq!((parsed.limit, parsed.cursor), (5, Some(cursor)));

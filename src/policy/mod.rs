@@ -20,9 +20,6 @@ const MAX_NAME_BYTES: usize = 64;
 /// What Redis quotes of an unknown command's name, and of its arguments together.
 const MAX_QUOTED_BYTES: usize = 128;
 
-/// What the error says of a command that we keep from readers.
-const NOT_SERVED: &str = " is not served by redis-lb";
-
 /// What commands that do not exist are counted as.
 const UNKNOWN: &str = "(unknown)";
 
@@ -36,11 +33,26 @@ pub enum Verdict {
     Forward,
     /// The session handles it.
     Own(Own),
-    /// It is answered with this error: its code and text, without CR and LF, perhaps not UTF-8.
-    Refuse(Vec<u8>),
+    /// It is answered with an error.
+    Refuse(Refused),
     /// It is HTTP (`POST` or `Host:`): the connection is closed, as Redis does, since a browser
     /// may have been tricked into sending what follows.
     Close,
+}
+
+/// What a command gets that is not served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Why, as it is counted.
+    pub why: Refusal,
+    /// The error's code and text, without CR and LF, perhaps not UTF-8.
+    pub error: Vec<u8>,
+}
+
+impl Refused {
+    fn new(why: Refusal, error: impl Into<Vec<u8>>) -> Self {
+        Self { why, error: error.into() }
+    }
 }
 
 /// Commands that the session itself answers or handles.
@@ -131,7 +143,7 @@ struct Entry {
     action: Action,
     subcommands: HashMap<Name, Entry>,
     /// What subcommands are told that are not among those; `None`: that they are unknown.
-    unlisted: Option<String>,
+    unlisted: Option<Refused>,
     /// How often it was asked for.
     count: Arc<Counter>,
 }
@@ -142,18 +154,7 @@ enum Action {
     /// XREAD: forwarded if it has no BLOCK.
     ForwardUnlessBlock,
     Own(Own),
-    Refuse(String),
-}
-
-/// What kind of refusal an error is that a [`Verdict`] has.
-pub fn refusal(error: &[u8]) -> Refusal {
-    let contains = |what: &str| error.windows(what.len()).any(|part| part == what.as_bytes());
-    match error {
-        _ if error == rules::READONLY.as_bytes() => Refusal::Write,
-        _ if error == rules::NO_TABLE.as_bytes() => Refusal::Unanswered,
-        _ if contains(NOT_SERVED) => Refusal::NotServed,
-        _ => Refusal::BadRequest,
-    }
+    Refuse(Refused),
 }
 
 /// Whether this runs a script or a function, of which nobody knows how long it takes.
@@ -202,11 +203,16 @@ impl Policy {
     /// The same of a command that has just come: it is counted.
     pub fn judge(&self, command: &Command) -> Verdict {
         let found = self.find(command);
-        found.as_ref().map_or(&self.unknown, |entry| &entry.count).add_one();
+        match &found {
+            Ok(entry) => entry.count.add_one(),
+            Err(refused) if refused.why == Refusal::BadRequest => self.unknown.add_one(),
+            // Nobody has said yet what there is.
+            Err(_) => {}
+        }
         Self::verdict_of(command, found)
     }
 
-    fn verdict_of(command: &Command, found: Result<&Entry, Vec<u8>>) -> Verdict {
+    fn verdict_of(command: &Command, found: Result<&Entry, Refused>) -> Verdict {
         if is_http(command.name()) {
             return Verdict::Close;
         }
@@ -215,16 +221,16 @@ impl Policy {
             Err(unknown) => return Verdict::Refuse(unknown),
         };
         if !entry.takes(command.arg_count()) {
-            return Verdict::Refuse(entry.arity_error());
+            return Verdict::Refuse(Refused::new(Refusal::BadRequest, entry.arity_error()));
         }
         match &entry.action {
             Action::Forward => Verdict::Forward,
             Action::ForwardUnlessBlock if has_block(command) => {
-                Verdict::Refuse(not_served("XREAD with BLOCK", rules::NO_BLOCK).into())
+                Verdict::Refuse(not_served("XREAD with BLOCK", rules::NO_BLOCK))
             }
             Action::ForwardUnlessBlock => Verdict::Forward,
             Action::Own(own) => Verdict::Own(*own),
-            Action::Refuse(error) => Verdict::Refuse(error.clone().into()),
+            Action::Refuse(refused) => Verdict::Refuse(refused.clone()),
         }
     }
 
@@ -262,19 +268,22 @@ impl Policy {
     }
 
     /// Finds a command, or what one that does not exist is told.
-    fn find(&self, command: &Command) -> Result<&Entry, Vec<u8>> {
+    fn find(&self, command: &Command) -> Result<&Entry, Refused> {
         let Some(entry) = look_up(&self.commands, command.name()) else {
             return Err(match self.is_empty {
-                true => rules::NO_TABLE.into(),
-                false => unknown_command(command),
+                true => no_table(),
+                false => Refused::new(Refusal::BadRequest, unknown_command(command)),
             });
         };
         match command.arg(1) {
             Some(name) if !entry.subcommands.is_empty() => look_up(&entry.subcommands, name)
                 .ok_or_else(|| match &entry.unlisted {
-                    _ if self.is_empty => rules::NO_TABLE.into(),
-                    Some(error) => error.clone().into(),
-                    None => unknown_subcommand(command.name(), name),
+                    _ if self.is_empty => no_table(),
+                    Some(refused) => refused.clone(),
+                    None => {
+                        let error = unknown_subcommand(command.name(), name);
+                        Refused::new(Refusal::BadRequest, error)
+                    }
                 }),
             _ => Ok(entry),
         }
@@ -348,10 +357,10 @@ impl Merge {
     }
 
     /// Why `shown`, which is or belongs to the command at `path`, is not served.
-    fn refusal(&self, shown: &str, path: &str, rows: &[&Row]) -> String {
+    fn refusal(&self, shown: &str, path: &str, rows: &[&Row]) -> Refused {
         let has = |flag: fn(&Flags) -> bool| rows.iter().any(|row| flag(&row.flags));
         if has(|flags| flags.write) {
-            return rules::READONLY.to_owned();
+            return Refused::new(Refusal::Write, rules::READONLY);
         }
         let why = match rules::reason(path) {
             Some(why) => why,
@@ -383,7 +392,7 @@ fn add_own(commands: &mut HashMap<Name, Entry>, path: &str, arity: i64, own: Own
         None => commands.insert(path.as_bytes().into(), own),
         Some((container, name)) => commands
             .entry(container.as_bytes().into())
-            .or_insert_with(|| entry(container, -2, Action::Refuse(rules::NO_TABLE.to_owned())))
+            .or_insert_with(|| entry(container, -2, Action::Refuse(no_table())))
             .subcommands
             .insert(name.as_bytes().into(), own),
     };
@@ -463,11 +472,16 @@ fn not_in_transaction(command: &Command) -> Verdict {
     let error = format!(
         "ERR {name} is not served inside MULTI by redis-lb: send it before MULTI or behind EXEC"
     );
-    Verdict::Refuse(error.into())
+    Verdict::Refuse(Refused::new(Refusal::NotServed, error))
 }
 
-fn not_served(shown: &str, why: &str) -> String {
-    format!("ERR {shown}{NOT_SERVED}: {why}")
+fn no_table() -> Refused {
+    Refused::new(Refusal::Unanswered, rules::NO_TABLE)
+}
+
+fn not_served(shown: &str, why: &str) -> Refused {
+    let error = format!("ERR {shown} is not served by redis-lb: {why}");
+    Refused::new(Refusal::NotServed, error)
 }
 
 fn upper(path: &str) -> String {

@@ -95,7 +95,9 @@ fn with_command(words: &[u8], decide: impl Fn(&Command) -> Verdict) -> Verdict {
 
 #[track_caller]
 fn assert_refused(verdict: Verdict, error: &str) {
-    let Verdict::Refuse(text) = verdict else { panic!("{verdict:?}, not {error}") };
+    let Verdict::Refuse(Refused { error: text, .. }) = verdict else {
+        panic!("{verdict:?}, not {error}")
+    };
     assert_eq!(String::from_utf8_lossy(&text), error);
 }
 
@@ -251,7 +253,10 @@ fn unknown_commands_are_quoted_as_redis_does() {
         assert_refused(verdict(&policy, words), &format!("ERR {error}"));
     }
     let error = b"ERR unknown command '\xff', with args beginning with: '\xfe' ".to_vec();
-    assert_eq!(verdict(&policy, b"\xff\0 \xfe"), Verdict::Refuse(error));
+    assert_eq!(
+        verdict(&policy, b"\xff\0 \xfe"),
+        Verdict::Refuse(Refused::new(Refusal::BadRequest, error))
+    );
 }
 
 #[test]

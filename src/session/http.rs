@@ -136,7 +136,7 @@ fn answer<'a>(client: &mut Client, request: &Request, balancer: &'a Balancer) ->
     client.begin_answer();
     let began = Instant::now();
     let ended = match check(request, balancer, client.side) {
-        Err(refused) if client.side == Side::Admin => {
+        Err(refused) if client.side == Side::Admin || target::is_internal(&request.target) => {
             give(client, request, balancer, refused, Level::Debug)
         }
         Err(refused) => {
@@ -289,10 +289,11 @@ fn give<'a>(
     reply: Reply,
     level: Level,
 ) -> Ended<'a> {
+    let is_page = client.side == Side::Public && wants_html(request);
     let answer = Answer::new(&mut *client, request, !balancer.is_draining());
     let status = reply.status;
-    let html = wants_html(request).then(|| frame(balancer));
-    let keep_alive = send(answer, reply, html).unwrap_or(false);
+    let frame = is_page.then(|| frame(balancer));
+    let keep_alive = send(answer, reply, frame).unwrap_or(false);
     Ended { status, backend: None, keep_alive, level, cut: None }
 }
 
@@ -312,10 +313,14 @@ fn send<W: io::Write>(
             answer.header("Content-Type", content_type);
             io::Write::write_all(&mut answer, &bytes)?;
         }
-        Body::Error(error) => match frame {
-            Some(frame) => browse::error(frame, reply.status, &error, &mut answer)?,
-            None => answer.json(error.as_ref())?,
-        },
+        Body::Error(error) => {
+            answer.header("Vary", "Accept");
+            answer.header("Cache-Control", "no-cache");
+            match frame {
+                Some(frame) => browse::error(frame, reply.status, &error, &mut answer)?,
+                None => answer.json(error.as_ref())?,
+            }
+        }
     }
     answer.finish(None)?;
     Ok(answer.keeps_alive())
@@ -331,15 +336,18 @@ fn balanced<'a>(
 ) -> Ended<'a> {
     let mut failover = Failover::new(balancer, false);
     let mut changes = 0;
-    let mut is_first = true;
     let ends_with_connection = request.version != Version::Http11;
     if ends_with_connection {
         client.reset_on_close(true);
     }
     let mut answer = Answer::new(&mut *client, request, !balancer.is_draining());
+    let mut is_first = true;
     loop {
         failover.forgive();
         let lease = balancer.table.lease(|backend| failover.may_try(backend));
+        if lease.is_some() && std::mem::take(&mut is_first) {
+            demo_delay(balancer);
+        }
         let attempt = lease.as_ref().and_then(|lease| failover.attempt(lease.backend()));
         let (Some(_lease), Some(attempt)) = (lease, attempt) else {
             match failover.wait() {
@@ -347,9 +355,6 @@ fn balanced<'a>(
                 false => break,
             }
         };
-        if std::mem::take(&mut is_first) {
-            demo_delay(balancer);
-        }
         let backend = attempt.backend;
         answer.header("X-Served-By", header_value(backend.name()));
         answer.header("Cache-Control", "no-cache");

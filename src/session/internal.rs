@@ -23,6 +23,11 @@ static PAGE: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
+/// The same without what leads to the data, which is not at the admin address.
+static ADMIN_PAGE: LazyLock<String> = LazyLock::new(|| PAGE.replacen(DATA_LINK, "", 1));
+
+const DATA_LINK: &str = "<a class=\"button\" href=\"/\">Browse the data</a>";
+
 /// Lets the page's own style and script in, and what it asks us for; nothing else.
 static POLICY: LazyLock<String> =
     LazyLock::new(|| html::content_security_policy(STYLE, Some(SCRIPT)));
@@ -39,7 +44,10 @@ pub fn reply(target: &Internal, balancer: &Balancer, side: Side) -> Reply<'stati
         }
     }
     match target {
-        Internal::Page => Reply::page(PAGE.as_bytes(), &POLICY),
+        Internal::Page => {
+            let page = if side == Side::Admin { &ADMIN_PAGE } else { &PAGE };
+            Reply::page(page.as_bytes(), &POLICY)
+        }
         Internal::Status { since } => status(balancer, *since),
         Internal::Metrics => metrics(balancer),
         Internal::Ping => Reply::text(200, "PONG\n"),

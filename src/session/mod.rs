@@ -40,6 +40,9 @@ const LINGER_BYTES: usize = 256 * 1024;
 /// A client that takes nothing is not looked at more often.
 const MIN_STALL_STEP: Duration = Duration::from_millis(10);
 
+/// How long a client of the admin address may be idle, or not read: others wait for its place.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What a Redis client is told that has come to the wrong address.
 const ONLY_HTTP: &[u8] = b"-ERR this address serves HTTP alone, below /-/\r\n";
 
@@ -168,7 +171,10 @@ impl<'a> Client<'a> {
         balancer: &'a Balancer,
     ) -> io::Result<Self> {
         let ClientSocket { stream: socket, is_idle } = client;
-        let timeout = balancer.config.client_timeout;
+        let timeout = match side {
+            Side::Public => balancer.config.client_timeout,
+            Side::Admin => balancer.config.client_timeout.min(ADMIN_TIMEOUT),
+        };
         socket.set_nodelay(true)?;
         socket.set_write_timeout(Some(timeout))?;
         socket.set_read_timeout(Some(timeout))?;

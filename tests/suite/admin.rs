@@ -48,6 +48,10 @@ fn with_an_admin_address_the_balancer_is_shown_there_alone_and_data_is_not() {
     for path in INTERNAL {
         assert_eq!((admin.get(path).status, lb.get(path).status), (200, 404), "{path}");
     }
+    let leads_to_data = |page: Answer| String::from_utf8_lossy(&page.body).contains("href=\"/\"");
+    assert!(
+        !leads_to_data(admin.get("/-/")) && leads_to_data(Balancer::start(&[&server]).get("/-/"))
+    );
     assert_eq!(admin.get("/none").status, 404);
     assert!(admin.get("/none").json()["error"].as_str().expect("why").contains("/-/"));
     let to_page = admin.get("/");

@@ -114,6 +114,15 @@ fn like_hashes_are_a_table_with_their_fields_as_columns() {
 }
 
 #[test]
+fn a_string_without_bytes_is_among_the_keys() {
+    let server = RedisServer::start();
+    server.command(&["SET", "nothing-in-it", ""]);
+    let lb = Balancer::start(&[&server]);
+    let page = lb.get("/?format=html");
+    assert!(String::from_utf8_lossy(&page.body).contains("nothing-in-it"));
+}
+
+#[test]
 fn keys_of_other_shapes_have_type_size_and_a_preview() {
     let (server, lb) = start();
     fill(&server, TYPES.map(|kind| Sample::new(kind, ["x", "y"]).write(kind.as_bytes())));

@@ -73,6 +73,8 @@ fn http_requests_are_counted_to_the_unit_by_the_backend_that_served_them() {
     lb.request("DELETE", "/actor:1", &[]);
     lb.talk(b"GET / HTTP/9.9\r\n\r\n");
     lb.get("/-/ping");
+    lb.request("POST", "/-/ping", &[]);
+    lb.get("/-/status.json?since=nonsense");
     let scrape = Scrape::of(&lb);
     for server in &servers {
         assert_eq!(scrape.requests("http", &server.address()), counted[&server.address()]);
@@ -101,6 +103,18 @@ fn commands_are_counted_to_the_unit_whatever_becomes_of_them() {
         "EXEC",
         "INFO server",
         "EVAL_RO return(1) 0",
+        "WATCH none",
+        "MULTI",
+        "GET none",
+        "INFO",
+        "DISCARD",
+        "WATCH none",
+        "MULTI",
+        "GET actor:1",
+        "EXEC",
+        "HSCAN actor:1 0",
+        "SUBSCRIBE a",
+        "UNSUBSCRIBE a",
     ];
     let rounds = 50;
     thread::scope(|scope| {
@@ -119,12 +133,13 @@ fn commands_are_counted_to_the_unit_whatever_becomes_of_them() {
     let scrape = Scrape::of(&lb);
     let sent = 6.0 * f64::from(rounds);
     assert_eq!(scrape.all_requests("resp", &servers), sent * commands.len() as f64);
-    // PING, SET, NOSUCH, DEBUG, MULTI and what is queued behind it need no backend.
-    assert_eq!(scrape.requests("resp", "none"), sent * 6.0);
+    // PING, SET, NOSUCH, DEBUG, MULTI, what is queued or refused behind it, DISCARD need no backend;
+    // UNSUBSCRIBE is the subscription's.
+    assert_eq!(scrape.requests("resp", "none"), sent * 13.0);
     assert_eq!(scrape.refusals("resp", "write"), sent);
     assert_eq!(scrape.refusals("resp", "bad_request"), sent);
-    assert_eq!(scrape.refusals("resp", "not_served"), sent);
-    assert_eq!(scrape.get("redis_lb_commands_total{command=\"get\"}"), sent * 3.0);
+    assert_eq!(scrape.refusals("resp", "not_served"), sent * 2.0);
+    assert_eq!(scrape.get("redis_lb_commands_total{command=\"get\"}"), sent * 5.0);
     assert_eq!(scrape.get("redis_lb_commands_total{command=\"(unknown)\"}"), sent);
     let errors = |server: &RedisServer| {
         scrape.get(&format!(

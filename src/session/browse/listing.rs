@@ -207,7 +207,9 @@ fn read_rows<'k>(exchange: &mut Exchange, keys: &'k [Vec<u8>]) -> Result<Vec<Row
             (row.strings, row.count) = read.unwrap_or_default();
         }
     }
-    rows.retain(|row| row.length != Some(0) || row.look.kind() == Some(Kind::Stream));
+    // Only these may be empty; others are gone.
+    let may_be_empty = |row: &Row| matches!(row.look.kind(), Some(Kind::Stream | Kind::String));
+    rows.retain(|row| row.length != Some(0) || may_be_empty(row));
     Ok(rows)
 }
 

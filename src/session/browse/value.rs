@@ -200,11 +200,7 @@ impl<W: Write> Page<'_, W> {
             self.fact("Expires", expiry(ttl))?;
         }
         if facts.look.bytes > 0 {
-            let bytes = facts.look.bytes;
-            self.fact(
-                "Memory",
-                format_args!("{} <small>about {bytes} bytes</small>", size(bytes)),
-            )?;
+            self.fact("Memory", format_args!("about {}", size(facts.look.bytes)))?;
         }
         if let Some(encoding) = &facts.encoding {
             self.fact("Encoding", line(encoding))?;

@@ -7,7 +7,7 @@ use super::upstream::{Target, Upstream};
 use super::{Failure, IDLE_CAPACITY_BYTES};
 use crate::backend::{BackendError, Connection};
 use crate::metrics::Refusal;
-use crate::policy::{self, Policy, Verdict};
+use crate::policy::{self, Policy, Refused, Verdict};
 use crate::protocol::WireProtocol;
 use crate::resp::{Command, CommandParser, write};
 
@@ -221,7 +221,7 @@ impl Batch {
         while let Some(step) = self.steps.get(self.done.steps) {
             match *step {
                 Step::Forward { is_silent, .. } => {
-                    outlet.refuse(Refusal::Unanswered);
+                    outlet.count_refusal(Refusal::Unanswered);
                     if !is_silent {
                         write::error(outlet.out(), error);
                     }
@@ -256,10 +256,16 @@ impl Batch {
                             self.forward(&command, is_silent);
                             continue;
                         }
-                        Verdict::Refuse(error) => error,
-                        _ => b"ERR try again".to_vec(),
+                        Verdict::Refuse(Refused { why, error }) => {
+                            outlet.count_refusal(why);
+                            error
+                        }
+                        // Now it is one of our own, which has to come anew.
+                        _ => {
+                            outlet.count_refusal(Refusal::Unanswered);
+                            b"ERR try again".to_vec()
+                        }
                     };
-                    outlet.refuse(policy::refusal(&error));
                     if !is_silent {
                         self.answer(|out| write::error(out, &error));
                     }

@@ -28,8 +28,9 @@ use super::{Client, MAX_INPUT_BYTES, PIECE_BYTES};
 use crate::access_log::{self, Event};
 use crate::backend::{BackendError, Connection, Mode, is_timeout};
 use crate::balancer::{Balancer, Phase};
+use crate::failover::Attempt;
 use crate::metrics::Refusal;
-use crate::policy::{self, Policy, Verdict};
+use crate::policy::{self, Policy, Refused, Verdict};
 use crate::protocol::WireProtocol;
 use crate::resp::{self, Command, CommandParser, Protocol, write};
 
@@ -92,10 +93,8 @@ pub fn converse(client: Client, input: Vec<u8>, since: Instant, balancer: &Balan
     let Session { commands, mut outlet, upstream, subscriptions, .. } = session;
     let backend = upstream.backend().map(|backend| backend.name().to_owned());
     drop((upstream, subscriptions));
-    match &ended {
-        Ended::Gone(_) => {}
-        Ended::Refused(_) => balancer.metrics.refuse(WireProtocol::Resp, Refusal::BadRequest),
-        Ended::Cut(_) => balancer.metrics.cut.resp.add_one(),
+    if let Ended::Cut(_) = &ended {
+        balancer.metrics.cut.resp.add_one();
     }
     balancer.access_log.write(|| {
         Event::Session(access_log::Session {
@@ -127,6 +126,24 @@ impl From<Failure> for Ended {
     }
 }
 
+/// A backend's part in a command of the session's own.
+#[derive(Debug, Clone, Copy)]
+struct ServedBy {
+    /// The backend's index.
+    backend: usize,
+    /// How long it took until its reply began.
+    time: Duration,
+    /// Whether the reply is an error.
+    is_error: bool,
+}
+
+impl ServedBy {
+    /// In the try that is made now, whose reply has just begun.
+    fn attempt(attempt: Attempt) -> Self {
+        Self { backend: attempt.index, time: attempt.began.elapsed(), is_error: false }
+    }
+}
+
 /// One client's session.
 struct Session<'a> {
     balancer: &'a Balancer,
@@ -147,9 +164,8 @@ struct Session<'a> {
     commands: u64,
     /// Whether the client wants no reply to the command at hand.
     is_silent: bool,
-    /// The index of the backend that has answered the command at hand, if it is one of the session's
-    /// own, and how long that took.
-    served_by: Option<(usize, Duration)>,
+    /// Who has answered the command at hand, if it is one of the session's own.
+    served_by: Option<ServedBy>,
     /// Whether all has been read that will be, as the process ends.
     has_read_the_last: bool,
 }
@@ -277,6 +293,7 @@ impl<'a> Session<'a> {
         if !self.state.reply_mode.next() {
             write(self.outlet.out());
         }
+        self.balancer.metrics.refuse(WireProtocol::Resp, Refusal::BadRequest);
         match self.outlet.deliver() {
             Ok(()) => Ended::Refused(why),
             Err(error) => error.into(),
@@ -287,6 +304,7 @@ impl<'a> Session<'a> {
     fn command(&mut self, command: &Command) -> Result<(), Ended> {
         self.commands += 1;
         self.is_silent = self.state.reply_mode.next();
+        self.served_by = None;
         self.refresh_policy();
         if !self.ask_for_commands(command)? {
             self.abort();
@@ -302,12 +320,13 @@ impl<'a> Session<'a> {
 
     fn outside_transaction(&mut self, command: &Command) -> Result<(), Ended> {
         match self.policy.judge(command) {
-            Verdict::Refuse(error) => self.refused(error),
+            Verdict::Refuse(Refused { why, error }) => {
+                self.outlet.count_refusal(why);
+                self.answer(|out| write::error(out, error));
+            }
             Verdict::Own(own) => {
-                self.served_by = None;
-                let outcome = self.own(own, command);
+                self.own(own, command)?;
                 self.count_answer();
-                outcome?;
             }
             Verdict::Forward if self.is_subscriber() => {
                 self.not_for_subscribers(command);
@@ -328,22 +347,19 @@ impl<'a> Session<'a> {
     /// Counts a command that was answered, if not by the batch.
     fn count_answer(&mut self) {
         match self.served_by.take() {
-            Some((backend, time)) => {
-                self.balancer.backends[backend].metrics.answer(WireProtocol::Resp, time);
+            Some(ServedBy { backend, time, is_error }) => {
+                let metrics = &self.balancer.backends[backend].metrics;
+                metrics.answer(WireProtocol::Resp, time);
+                metrics.error_replies.add(is_error.into());
             }
             None => self.balancer.metrics.answered_here.resp.add_one(),
         }
     }
 
-    /// Tells the client why a command is not served.
-    fn refused(&mut self, error: Vec<u8>) {
-        self.outlet.refuse(policy::refusal(&error));
-        self.answer(|out| write::error(out, error));
-    }
-
     /// Ends a session whose client was made to send HTTP, as Redis does.
     fn close(&mut self) -> Ended {
         let why = "POST or Host: is no Redis command";
+        self.balancer.metrics.refuse(WireProtocol::Resp, Refusal::BadRequest);
         self.flush().err().unwrap_or_else(|| Ended::Refused(why.to_owned()))
     }
 
@@ -385,6 +401,12 @@ impl<'a> Session<'a> {
 
     /// A backend's reply, or what was made of it.
     fn raw(&mut self, reply: &[u8]) {
+        if reply.starts_with(b"-") {
+            self.outlet.errors += 1;
+            if let Some(served) = &mut self.served_by {
+                served.is_error = true;
+            }
+        }
         self.answer(|out| out.extend_from_slice(reply));
     }
 
@@ -450,10 +472,12 @@ impl<'a> Session<'a> {
         upstream.with_failover(address, is_script, |upstream, attempt| {
             let target = Target { attempt, mode: *mode, commands_version };
             let mut connection = upstream.send(target, commands)?;
-            let time = attempt.began.elapsed();
+            let mut served = ServedBy::attempt(attempt);
+            let errors = outlet.errors;
             let done = work(&mut connection, outlet)?;
+            served.is_error = outlet.errors > errors;
             upstream.release(connection);
-            *served_by = Some((attempt.index, time));
+            *served_by = Some(served);
             Ok(done)
         })
     }
@@ -471,7 +495,7 @@ impl<'a> Session<'a> {
                 connection.mode = wanted;
             }
             upstream.release(connection);
-            *served_by = Some((attempt.index, attempt.began.elapsed()));
+            *served_by = Some(ServedBy::attempt(attempt));
             Ok(reply)
         })
     }

@@ -69,7 +69,7 @@ impl<'a> Outlet<'a> {
     }
 
     /// Counts a command that gets an error of ours.
-    pub fn refuse(&mut self, why: Refusal) {
+    pub fn count_refusal(&mut self, why: Refusal) {
         self.errors += 1;
         let metrics = &self.client.balancer.metrics;
         metrics.answered_here.resp.add_one();

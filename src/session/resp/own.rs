@@ -219,6 +219,7 @@ impl Session<'_> {
 
     fn quit(&mut self) -> Ended {
         self.ok();
+        self.count_answer();
         self.flush().err().unwrap_or_else(|| Ended::Gone("quit".to_owned()))
     }
 }

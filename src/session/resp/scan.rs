@@ -1,10 +1,10 @@
 //! SCAN, HSCAN, SSCAN and ZSCAN: cursors that carry their backend.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::outlet::Outlet;
-use super::{Ended, Failure, Session};
+use super::{Ended, Failure, ServedBy, Session};
 use crate::backend::{Backend, BackendError, Connection, Link, Patience};
 use crate::balancer::Balancer;
 use crate::health::State;
@@ -53,16 +53,20 @@ impl Session<'_> {
         let backend = &self.balancer.backends[index];
         let is_elsewhere = self.upstream.backend().is_none_or(|own| !Arc::ptr_eq(own, backend));
         let lease = is_elsewhere.then(|| self.balancer.table.lease(|backend| backend == index));
-        let began = Instant::now();
+        let errors = self.outlet.errors;
         let outcome = self.scan_at(backend, tag, &there);
         drop(lease);
-        if let Err(Failure::Backend(error) | Failure::Cut(error)) = &outcome
-            && error.is_failure()
-        {
-            backend.health.failed(error);
+        if let Err(Failure::Backend(error) | Failure::Cut(error)) = &outcome {
+            backend.metrics.errors.add_one();
+            if error.is_failure() {
+                backend.health.failed(error);
+            }
         }
         match outcome {
-            Ok(()) => self.served_by = Some((index, began.elapsed())),
+            Ok(time) => {
+                let is_error = self.outlet.errors > errors;
+                self.served_by = Some(ServedBy { backend: index, time, is_error });
+            }
             Err(Failure::Backend(BackendError::OtherCommands | BackendError::Syncing(_))) => {
                 self.error(GONE);
             }
@@ -75,7 +79,14 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn scan_at(&mut self, backend: &Backend, tag: u16, command: &[u8]) -> Result<(), Failure> {
+    /// Returns how long it took until the reply began.
+    fn scan_at(
+        &mut self,
+        backend: &Backend,
+        tag: u16,
+        command: &[u8],
+    ) -> Result<Duration, Failure> {
+        let began = Instant::now();
         let balancer = self.balancer;
         // A new connection may have found another server at this address.
         let is_its_server = |link: &Link| {
@@ -86,9 +97,10 @@ impl Session<'_> {
             _ => Patience::Until(Instant::now() + balancer.config.backend_timeout),
         };
         let mut connection = backend.request_if(self.mode, command, patience, is_its_server)?;
+        let time = began.elapsed();
         relay_scan(&mut connection, &mut self.outlet, self.is_silent, balancer)?;
         connection.keep();
-        Ok(())
+        Ok(time)
     }
 }
 

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::outlet::Outlet;
 use super::upstream::TOO_MANY_PINNED;
-use super::{Ended, Failure, Session, Unanswered, short_reply};
+use super::{Ended, Failure, ServedBy, Session, Unanswered, short_reply};
 use crate::backend::{Backend, BackendError, Connection};
 use crate::failover::Attempt;
 use crate::health::State;
@@ -234,12 +234,13 @@ impl Session<'_> {
         names: Names,
         confirmations: usize,
     ) -> Result<Result<(), Vec<u8>>, Unanswered> {
-        let Self { upstream, outlet, mode, .. } = self;
+        let Self { upstream, outlet, mode, served_by, .. } = self;
         let mut messages = Vec::new();
         let subscribed = upstream.with_failover(outlet.client.address, false, |_, attempt| {
             let Attempt { backend, patience, .. } = attempt;
             let mut connection = backend.request(*mode, command, patience)?;
             messages.clear();
+            *served_by = Some(ServedBy::attempt(attempt));
             if connection.next_byte()? == b'-' {
                 let error = short_reply(&mut connection)?;
                 connection.keep();

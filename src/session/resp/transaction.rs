@@ -2,13 +2,13 @@
 //! a client that ponders holds no connection. WATCH does hold one.
 
 use std::mem;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::outlet::Outlet;
 use super::upstream::{TOO_MANY_PINNED, Target, Watch};
-use super::{Ended, Failure, Session, Unanswered, short_reply};
+use super::{Ended, Failure, ServedBy, Session, Unanswered, short_reply};
 use crate::backend::{Connection, Patience};
-use crate::policy::{self, Own, Policy, Verdict};
+use crate::policy::{self, Own, Policy, Refused, Verdict};
 use crate::protocol::WireProtocol;
 use crate::resp::{Command, CommandParser, command, write};
 
@@ -42,14 +42,13 @@ impl Session<'_> {
 
     /// Handles one command behind MULTI.
     pub(super) fn in_transaction(&mut self, command: &Command) -> Result<(), Ended> {
-        self.served_by = None;
         let verdict = self.policy.judge_in_transaction(command);
-        if let Verdict::Refuse(error) = &verdict {
-            self.balancer.metrics.refuse(WireProtocol::Resp, policy::refusal(error));
+        if let Verdict::Refuse(refused) = &verdict {
+            self.balancer.metrics.refuse(WireProtocol::Resp, refused.why);
         }
-        let outcome = self.obey_in_transaction(verdict, command);
+        self.obey_in_transaction(verdict, command)?;
         self.count_answer();
-        outcome
+        Ok(())
     }
 
     fn obey_in_transaction(&mut self, verdict: Verdict, command: &Command) -> Result<(), Ended> {
@@ -63,7 +62,7 @@ impl Session<'_> {
             }
             Verdict::Own(Own::Exec) => return self.exec(),
             Verdict::Own(own) => return self.own(own, command),
-            Verdict::Refuse(error) => {
+            Verdict::Refuse(Refused { error, .. }) => {
                 match error.starts_with(b"EXECABORT") {
                     // An EXEC that is wrong itself.
                     true => self.discard(),
@@ -115,10 +114,10 @@ impl Session<'_> {
         let commands = transaction.whole();
         let ran = match mem::take(&mut self.upstream.watch) {
             Watch::None => self.exec_anywhere(&commands, &transaction),
-            Watch::Held(connection, backend) => {
-                let backend = &self.balancer.backends[backend];
+            Watch::Held(connection, index) => {
+                let backend = &self.balancer.backends[index];
                 match backend.health.refusal() {
-                    None => self.exec_where_watched(*connection, &commands, &transaction),
+                    None => self.exec_where_watched(*connection, index, &commands, &transaction),
                     Some(_) => {
                         self.exec_in_vain();
                         return Ok(());
@@ -163,22 +162,27 @@ impl Session<'_> {
     fn exec_where_watched(
         &mut self,
         mut connection: Connection,
+        backend: usize,
         commands: &[u8],
         transaction: &Transaction,
     ) -> Result<(), Unanswered> {
-        let count = transaction.count;
+        let (count, began) = (transaction.count, Instant::now());
         let patience = if transaction.has_script { Patience::Script } else { Patience::First };
         connection.set_patience(patience, Duration::ZERO);
         let sent = connection.send(commands).map_err(Failure::Backend);
+        let (time, errors) = (began.elapsed(), self.outlet.errors);
         let passed = sent
             .and_then(|()| relay_exec(&mut connection, count, &mut self.outlet, self.is_silent));
         match passed {
             Ok(()) => {
+                let is_error = self.outlet.errors > errors;
+                self.served_by = Some(ServedBy { backend, time, is_error });
                 // The EXEC has ended the watch: the connection is as good as any.
                 connection.keep();
                 Ok(())
             }
             Err(Failure::Backend(_)) => {
+                self.balancer.backends[backend].metrics.errors.add_one();
                 self.exec_in_vain();
                 Ok(())
             }
@@ -195,7 +199,7 @@ impl Session<'_> {
     /// A connection of the client's own watches: at EXEC it tells whether something was touched.
     pub(super) fn watch(&mut self, command: &Command) -> Result<(), Ended> {
         self.run_batch()?;
-        let Self { upstream, outlet, mode, .. } = self;
+        let Self { upstream, outlet, mode, served_by, .. } = self;
         let watched = upstream.with_failover(outlet.client.address, false, |upstream, attempt| {
             if matches!(upstream.watch, Watch::InUse(_) | Watch::Lost) {
                 // What EXEC will answer is known already.
@@ -204,6 +208,7 @@ impl Session<'_> {
             let target = Target { attempt, mode: *mode, commands_version: None };
             let mut connection = upstream.send(target, command.bytes())?;
             let reply = short_reply(&mut connection)?;
+            *served_by = Some(ServedBy::attempt(attempt));
             match (&upstream.watch, &reply[..]) {
                 (Watch::None, OK) => {
                     if !upstream.watch_with(connection, attempt.index) {
