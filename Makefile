@@ -1,6 +1,6 @@
 # What a person types. Each target installs what it needs.
 
-.PHONY: demo test chaos fuzz lint
+.PHONY: demo test pictures chaos fuzz lint
 
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
@@ -18,6 +18,13 @@ test:
 	bash tests/clients/install.sh
 	command -v curl >/dev/null || $(AS_ROOT) apt-get install -y curl
 	cargo test --locked
+
+# The pictures in docs/pictures, from the running program; takes six minutes.
+pictures:
+	bash load_data.sh --install
+	bash tests/clients/install.sh
+	cargo build --quiet --release --locked
+	NODE_PATH=target/test-clients/node_modules target/test-clients/node docs/pictures.js
 
 # Servers fail in every way for minutes, while clients compare every reply. LB_TEST_SEED repeats a run.
 chaos:

@@ -24,6 +24,7 @@ pub mod exposition;
 pub mod failover;
 pub mod health;
 pub mod history;
+pub mod html;
 pub mod http;
 pub mod json;
 pub mod large;

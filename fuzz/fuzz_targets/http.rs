@@ -6,7 +6,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use redis_lb::http::target::{self, KeyQuery, Target};
+use redis_lb::http::target::{self, Format, KeyQuery, Target};
 use redis_lb::http::{
     Answer, ErrorBody, Method, Request, Version, host_name, is_local_host, parse,
 };
@@ -45,10 +45,10 @@ fn check_request(request: &Request) {
         return;
     }
     assert!(request.target.starts_with('/'), "{request:?}");
-    if let Ok(Target::Key(query, page)) = target::parse(&request.target) {
+    if let Ok(Target::Key(query, page)) = target::parse(&request.target, false) {
         assert!(page.is_none_or(|page| page.prefix == query.key));
-        let again = KeyQuery { key: query.key.clone(), field: query.field.clone(), raw: query.raw };
-        assert_eq!(target::parse(&path(&query)), Ok(Target::Key(again, None)));
+        let parsed = target::parse(&path(&query), false);
+        assert_eq!(parsed, Ok(Target::Key(query, None)));
     }
 }
 
@@ -60,7 +60,7 @@ fn path(query: &KeyQuery) -> String {
     if let Some(field) = &query.field {
         path += &format!("&field={}", encoded(field));
     }
-    path + if query.raw { "&format=raw" } else { "" }
+    path + if query.format == Format::Raw { "&format=raw" } else { "" }
 }
 
 fn check_answer(request: &Request) {

@@ -15,6 +15,9 @@ pub const HELD_BODY_BYTES: usize = 64 * 1024;
 /// The `Content-Type` of JSON.
 pub const JSON: &str = "application/json; charset=utf-8";
 
+/// The `Content-Type` of HTML.
+pub const HTML: &str = "text/html; charset=utf-8";
+
 /// What a longer body is sent in.
 const CHUNK_BYTES: usize = 16 * 1024;
 

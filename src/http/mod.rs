@@ -5,7 +5,7 @@ mod error;
 mod request;
 pub mod target;
 
-pub use answer::{Answer, JSON};
+pub use answer::{Answer, HTML, JSON};
 pub use error::{BackendFailure, ErrorBody};
 pub use request::{
     MAX_HEADER_BYTES, MAX_HEADERS, MAX_REQUEST_LINE_BYTES, Method, Request, RequestError, Version,

@@ -74,6 +74,8 @@ pub struct Request {
     pub host: Option<String>,
     /// `If-None-Match`, all of its lines joined.
     pub if_none_match: Option<String>,
+    /// Whether `Accept` names `text/html`, as browsers do; what takes anything, like curl, does not.
+    pub accepts_html: bool,
     /// Whether the client wants to go on with this connection.
     pub keep_alive: bool,
     /// Whether a body follows. It is never read: the connection is closed instead.
@@ -139,6 +141,7 @@ fn http09(target: &[u8]) -> Result<Request, RequestError> {
         version: Version::Http09,
         host,
         if_none_match: None,
+        accepts_html: false,
         keep_alive: false,
         has_body: false,
     })
@@ -171,6 +174,7 @@ fn http1(head: &[u8]) -> Result<Request, RequestError> {
         version,
         host: target_host.or(header_host),
         if_none_match: headers.joined("if-none-match"),
+        accepts_html: headers.accepts_html(),
         keep_alive: headers.keep_alive(version),
         has_body: headers.has_body(version)?,
     })
@@ -246,6 +250,19 @@ impl<'a> Headers<'a> {
         let list = self.joined("connection").unwrap_or_default().to_ascii_lowercase();
         let says = |option| list.split(',').any(|said| said.trim() == option);
         !says("close") && (version == Version::Http11 || says("keep-alive"))
+    }
+
+    fn accepts_html(&self) -> bool {
+        let list = self.joined("accept").unwrap_or_default();
+        list.split(',').any(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let is_html = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case("text/html"));
+            let quality = parts.find_map(|part| {
+                let (name, value) = part.split_once('=')?;
+                name.trim().eq_ignore_ascii_case("q").then(|| value.trim().parse::<f32>())
+            });
+            is_html && quality.is_none_or(|quality| quality.is_ok_and(|quality| quality > 0.0))
+        })
     }
 
     fn has_body(&self, version: Version) -> Result<bool, RequestError> {
@@ -414,6 +431,26 @@ mod tests {
         for begun in ["", "\r", "\r\n\r", "G", "GET /a", "GET /a\r", "GET /a HTTP/1.1\r\nX"] {
             assert_eq!(parse(begun.as_bytes()), Ok(None), "{begun:?}");
         }
+    }
+
+    #[test]
+    fn only_who_names_html_accepts_it() {
+        for (accept, accepts) in [
+            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", true),
+            ("application/json, TEXT/HTML ; level=1 ; Q=0.1", true),
+            ("application/json\r\nAccept: text/html", true),
+            ("*/*", false),
+            ("text/*", false),
+            ("text/html;q=0", false),
+            ("text/html;q=0.000", false),
+            ("text/html;q=x", false),
+            ("text/htmlx", false),
+            ("", false),
+        ] {
+            let request = one(&format!("GET / HTTP/1.1\r\nHost: a\r\nAccept: {accept}\r\n\r\n"));
+            assert_eq!(request.accepts_html, accepts, "{accept}");
+        }
+        assert!(!one("GET / HTTP/1.0\r\n\r\n").accepts_html);
     }
 
     #[test]

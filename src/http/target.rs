@@ -12,9 +12,27 @@ pub const DEFAULT_PAGE_KEYS: usize = 10_000;
 /// The highest `limit`.
 pub const MAX_PAGE_KEYS: usize = 100_000;
 
+/// Keys on one page of the data browser unless `limit` says otherwise: a small data set is on one
+/// page, in natural order.
+pub const DEFAULT_HTML_KEYS: usize = 2000;
+
+/// The highest `limit` of such a page: browsers take long over longer tables.
+pub const MAX_HTML_KEYS: usize = 10_000;
+
 /// What need not be percent-encoded in a link. A hyphen is, as `/-/` is ours; and a slash, as `//`
 /// would begin the name of a host, and clients take `/../` out.
 const LINK: &AsciiSet = &NON_ALPHANUMERIC.remove(b':').remove(b'_').remove(b'.');
+
+/// The form in which data are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For programs.
+    Json,
+    /// For people: the data browser.
+    Html,
+    /// A string's bytes themselves.
+    Raw,
+}
 
 /// What is asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,8 +77,36 @@ pub struct KeyQuery {
     pub key: Vec<u8>,
     /// One field of a hash, not the whole.
     pub field: Option<Vec<u8>>,
-    /// The bytes themselves, not JSON.
-    pub raw: bool,
+    /// The form of the answer.
+    pub format: Format,
+    /// HTML: the element, byte or entry that the page begins with, where these have numbers or ids.
+    pub from: Option<Vec<u8>>,
+    /// HTML: where an earlier page of a hash or set ended.
+    pub cursor: Option<Cursor>,
+}
+
+impl KeyQuery {
+    /// The bytes themselves are asked for.
+    pub fn is_raw(&self) -> bool {
+        self.format == Format::Raw
+    }
+}
+
+/// The path and query that lead to `key`, whatever its bytes, with parameters behind it: their
+/// names and values.
+pub fn link_to_key(key: &[u8], parameters: &[(&str, &[u8])]) -> String {
+    let encode = |bytes| percent_encode(bytes, LINK);
+    // These paths mean something else, to us or to browsers.
+    let is_special = key.ends_with(b":") || [&b""[..], b".", b"..", b"favicon.ico"].contains(&key);
+    let (mut link, mut separator) = match is_special {
+        true => (format!("/?key={}", encode(key)), '&'),
+        false => (format!("/{}", encode(key)), '?'),
+    };
+    for (name, value) in parameters {
+        link += &format!("{separator}{name}={}", encode(value));
+        separator = '&';
+    }
+    link
 }
 
 /// A page of keys.
@@ -72,10 +118,14 @@ pub struct PageQuery {
     pub pattern: Option<Vec<u8>>,
     /// The `match` as asked for.
     pub matching: Option<Vec<u8>>,
+    /// The `search` as asked for: a glob, or without wildcards the beginning of a key.
+    pub search: Option<Vec<u8>>,
     /// How many keys a page should have.
     pub limit: usize,
     /// Where a page before this one ended.
     pub cursor: Option<Cursor>,
+    /// The form of the answer: never raw.
+    pub format: Format,
 }
 
 impl PageQuery {
@@ -86,10 +136,21 @@ impl PageQuery {
         if let Some(matching) = &self.matching {
             link += &format!("match={}&", encode(matching));
         }
-        if self.limit != DEFAULT_PAGE_KEYS {
+        if let Some(search) = &self.search {
+            link += &format!("search={}&", encode(search));
+        }
+        if self.limit != limits(self.format).0 {
             link += &format!("limit={}&", self.limit);
         }
         link + "cursor=" + &cursor.to_text()
+    }
+}
+
+/// The default and the highest `limit` of a page.
+fn limits(format: Format) -> (usize, usize) {
+    match format {
+        Format::Html => (DEFAULT_HTML_KEYS, MAX_HTML_KEYS),
+        _ => (DEFAULT_PAGE_KEYS, MAX_PAGE_KEYS),
     }
 }
 
@@ -118,11 +179,21 @@ impl Cursor {
     }
 }
 
-/// Reads the path and query of a request.
+/// Whether the answer to this target, be it an error, is for a person to read: what `format` says
+/// goes before what the client accepts. This is decided nowhere else.
+pub fn wants_html(target: &str, accepts_html: bool) -> bool {
+    let (_, query) = target.split_once('?').unwrap_or((target, ""));
+    match Query::parse(query).ok().and_then(|mut query| query.take("format")) {
+        Some(format) => format == b"html",
+        None => accepts_html,
+    }
+}
+
+/// Reads the path and query of a request; `html` is what [`wants_html`] says of it.
 ///
 /// # Errors
 /// What is wrong with it, for a 400.
-pub fn parse(target: &str) -> Result<Target, String> {
+pub fn parse(target: &str, html: bool) -> Result<Target, String> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     if let Some(path) = path.strip_prefix("/-/") {
         return internal(path, query).map(Target::Internal);
@@ -132,18 +203,20 @@ pub fn parse(target: &str) -> Result<Target, String> {
     }
     let name = decode(path.strip_prefix('/').unwrap_or(path))?;
     let mut query = Query::parse(query)?;
+    let format = query.format(html)?;
     let target = if name.is_empty() {
         match query.take("key") {
-            Some(key) => Target::Key(query.key(key)?, None),
-            None => Target::Page(query.page(Vec::new())?),
+            Some(key) => Target::Key(query.key(key, format, true)?, None),
+            None => Target::Page(query.page(Vec::new(), format)?),
         }
     } else if name.ends_with(b":") {
-        let key = query.key(name.clone())?;
-        let is_whole = key.field.is_none() && !key.raw;
-        let listing = if is_whole { Some(query.page(name)?) } else { None };
+        // A cursor is the listing's: links to such keys have the other form.
+        let key = query.key(name.clone(), format, false)?;
+        let is_whole = key.field.is_none() && !key.is_raw() && key.from.is_none();
+        let listing = if is_whole { Some(query.page(name, format)?) } else { None };
         Target::Key(key, listing)
     } else {
-        Target::Key(query.key(name)?, None)
+        Target::Key(query.key(name, format, true)?, None)
     };
     query.end()?;
     Ok(target)
@@ -202,39 +275,55 @@ impl Query {
         number.filter(|number| bounds.contains(number)).map(Some).ok_or_else(why)
     }
 
-    fn key(&mut self, key: Vec<u8>) -> Result<KeyQuery, String> {
-        let raw = match self.take("format").as_deref() {
-            None | Some(b"json") => false,
-            Some(b"raw") => true,
-            Some(_) => return Err("format is json or raw".to_owned()),
-        };
-        Ok(KeyQuery { key, field: self.take("field"), raw })
+    fn format(&mut self, html: bool) -> Result<Format, String> {
+        match self.take("format").as_deref() {
+            None | Some(b"html") if html => Ok(Format::Html),
+            None | Some(b"json") => Ok(Format::Json),
+            Some(b"raw") => Ok(Format::Raw),
+            Some(_) => Err("format is json, html or (a value's) raw".to_owned()),
+        }
     }
 
-    fn page(&mut self, prefix: Vec<u8>) -> Result<PageQuery, String> {
-        match self.take("format").as_deref() {
-            None | Some(b"json") => {}
-            Some(_) => return Err("a listing's format is json".to_owned()),
+    fn key(
+        &mut self,
+        key: Vec<u8>,
+        format: Format,
+        takes_cursor: bool,
+    ) -> Result<KeyQuery, String> {
+        let is_paged = format == Format::Html;
+        let from = if is_paged { self.take("from") } else { None };
+        let cursor = if is_paged && takes_cursor { self.cursor()? } else { None };
+        Ok(KeyQuery { key, field: self.take("field"), format, from, cursor })
+    }
+
+    fn cursor(&mut self) -> Result<Option<Cursor>, String> {
+        let Some(text) = self.take("cursor") else { return Ok(None) };
+        let cursor = std::str::from_utf8(&text).ok().and_then(Cursor::parse);
+        cursor.map(Some).ok_or_else(|| "cursor is what an earlier page's \"next\" says".to_owned())
+    }
+
+    fn page(&mut self, prefix: Vec<u8>, format: Format) -> Result<PageQuery, String> {
+        if format == Format::Raw {
+            return Err("a listing's format is json or html".to_owned());
         }
-        let limit = self.number("limit", 1..=MAX_PAGE_KEYS)?.unwrap_or(DEFAULT_PAGE_KEYS);
-        let cursor = match self.take("cursor") {
-            None => None,
-            Some(text) => Some(
-                std::str::from_utf8(&text)
-                    .ok()
-                    .and_then(Cursor::parse)
-                    .ok_or("cursor is what an earlier page's \"next\" says")?,
-            ),
-        };
+        let (default, most) = limits(format);
+        let limit = self.number("limit", 1..=most)?.unwrap_or(default);
+        let cursor = self.cursor()?;
+        let search = self.take("search");
         let matching = self.take("match");
-        let pattern = match (&matching, prefix.is_empty()) {
+        let glob = match (&matching, &search) {
+            (Some(_), Some(_)) => return Err("either match or search, not both".to_owned()),
+            (Some(glob), None) => Some(glob.clone()),
+            (None, Some(search)) => Some(search_glob(search)),
+            (None, None) => None,
+        };
+        let pattern = match (glob, prefix.is_empty()) {
             (None, true) => None,
             (glob, _) => {
-                let glob = glob.as_deref().unwrap_or(b"*");
-                Some([escape_glob(&prefix), glob.to_vec()].concat())
+                Some([escape_glob(&prefix), glob.unwrap_or_else(|| b"*".to_vec())].concat())
             }
         };
-        Ok(PageQuery { prefix, pattern, matching, limit, cursor })
+        Ok(PageQuery { prefix, pattern, matching, search, limit, cursor, format })
     }
 
     fn end(self) -> Result<(), String> {
@@ -242,7 +331,7 @@ impl Query {
             None => Ok(()),
             Some((name, _)) => Err(format!(
                 "the parameter {} is not one that this path takes: \
-                 a key takes field and format, a listing match, limit and cursor",
+                 a key takes field and format, a listing match, search, limit, cursor and format",
                 shown(name)
             )),
         }
@@ -267,6 +356,14 @@ fn decode(text: &str) -> Result<Vec<u8>, String> {
     }
 }
 
+/// The glob that finds what is searched for.
+fn search_glob(search: &[u8]) -> Vec<u8> {
+    match search.iter().any(|byte| b"*?[".contains(byte)) {
+        true => search.to_vec(),
+        false => [escape_glob(search), b"*".to_vec()].concat(),
+    }
+}
+
 /// Escapes what `MATCH` takes for a wildcard.
 fn escape_glob(text: &[u8]) -> Vec<u8> {
     let mut escaped = Vec::with_capacity(text.len());
@@ -284,11 +381,16 @@ mod tests {
     use super::*;
 
     fn key(name: &[u8]) -> Target {
-        Target::Key(KeyQuery { key: name.to_vec(), field: None, raw: false }, None)
+        Target::Key(query(name, None, Format::Json), None)
+    }
+
+    fn query(key: &[u8], field: Option<&[u8]>, format: Format) -> KeyQuery {
+        let field = field.map(<[u8]>::to_vec);
+        KeyQuery { key: key.to_vec(), field, format, from: None, cursor: None }
     }
 
     fn page(target: &str) -> PageQuery {
-        match parse(target) {
+        match parse(target, false) {
             Ok(Target::Page(page) | Target::Key(_, Some(page))) => page,
             other => panic!("{target}: {other:?}"),
         }
@@ -296,22 +398,22 @@ mod tests {
 
     #[test]
     fn any_bytes_can_be_a_key() {
-        assert_eq!(parse("/actor:1"), Ok(key(b"actor:1")));
-        assert_eq!(parse("/a/b//c"), Ok(key(b"a/b//c")));
-        assert_eq!(parse("//a"), Ok(key(b"/a")));
-        assert_eq!(parse("/a%2Fb%3f%25%00%ff%0A"), Ok(key(b"a/b?%\0\xff\n")));
-        assert_eq!(parse("/a+b"), Ok(key(b"a+b")));
-        assert_eq!(parse("/?key=a+b%2B"), Ok(key(b"a b+")));
-        assert_eq!(parse("/?key="), Ok(key(b"")));
-        assert_eq!(parse("/ключ"), Ok(key("ключ".as_bytes())));
-        assert_eq!(parse("/-"), Ok(key(b"-")));
-        assert_eq!(parse("/%2D/ping"), Ok(key(b"-/ping")));
-        assert_eq!(parse("/%66avicon.ico"), Ok(key(b"favicon.ico")));
+        assert_eq!(parse("/actor:1", false), Ok(key(b"actor:1")));
+        assert_eq!(parse("/a/b//c", false), Ok(key(b"a/b//c")));
+        assert_eq!(parse("//a", false), Ok(key(b"/a")));
+        assert_eq!(parse("/a%2Fb%3f%25%00%ff%0A", false), Ok(key(b"a/b?%\0\xff\n")));
+        assert_eq!(parse("/a+b", false), Ok(key(b"a+b")));
+        assert_eq!(parse("/?key=a+b%2B", false), Ok(key(b"a b+")));
+        assert_eq!(parse("/?key=", false), Ok(key(b"")));
+        assert_eq!(parse("/ключ", false), Ok(key("ключ".as_bytes())));
+        assert_eq!(parse("/-", false), Ok(key(b"-")));
+        assert_eq!(parse("/%2D/ping", false), Ok(key(b"-/ping")));
+        assert_eq!(parse("/%66avicon.ico", false), Ok(key(b"favicon.ico")));
     }
 
     #[test]
     fn what_is_ours_is_told_apart() {
-        let internal = |target| match parse(target) {
+        let internal = |target| match parse(target, false) {
             Ok(Target::Internal(internal)) => internal,
             other => panic!("{target}: {other:?}"),
         };
@@ -323,14 +425,14 @@ mod tests {
         assert_eq!(internal("/-/health"), Internal::Health);
         assert_eq!(internal("/-/ready?from=a"), Internal::Ready);
         assert_eq!(internal("/-/else"), Internal::Unknown);
-        assert_eq!(parse("/favicon.ico?v=1"), Ok(Target::Favicon));
+        assert_eq!(parse("/favicon.ico?v=1", false), Ok(Target::Favicon));
     }
 
     #[test]
     fn a_field_and_a_format_can_be_asked_for() {
-        let field = KeyQuery { key: b"a".to_vec(), field: Some(b"b c".to_vec()), raw: true };
-        assert_eq!(parse("/a?field=b%20c&format=raw"), Ok(Target::Key(field, None)));
-        assert_eq!(parse("/a?format=json"), Ok(key(b"a")));
+        let field = query(b"a", Some(b"b c"), Format::Raw);
+        assert_eq!(parse("/a?field=b%20c&format=raw", false), Ok(Target::Key(field, None)));
+        assert_eq!(parse("/a?format=json", false), Ok(key(b"a")));
     }
 
     #[test]
@@ -345,9 +447,9 @@ mod tests {
     #[test]
     fn a_part_of_a_value_is_never_a_listing() {
         for target in ["/a:?field=b", "/a:?format=raw"] {
-            assert!(matches!(parse(target), Ok(Target::Key(_, None))), "{target}");
+            assert!(matches!(parse(target, false), Ok(Target::Key(_, None))), "{target}");
         }
-        assert!(parse("/a:?field=b&limit=5").expect_err("no listing").contains("\"limit\""));
+        assert!(parse("/a:?field=b&limit=5", false).expect_err("no listing").contains("\"limit\""));
     }
 
     #[test]
@@ -362,8 +464,10 @@ mod tests {
             prefix: b"-/a b:".to_vec(),
             pattern: None,
             matching: Some(b"x*&\xff".to_vec()),
+            search: None,
             limit: 5,
             cursor: None,
+            format: Format::Json,
         };
         let cursor = Cursor { run_id: "abc".to_owned(), position: 7 };
         let link = query.link(&cursor);
@@ -391,8 +495,65 @@ mod tests {
             ("/a?match=b", "\"match\""),
             ("/a?field=b&field=c", "twice"),
         ] {
-            let error = parse(target).expect_err(target);
+            let error = parse(target, false).expect_err(target);
             assert!(error.contains(why), "{target}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_format_says_goes_before_what_the_client_accepts() {
+        for (target, accepts, html) in [
+            ("/", true, true),
+            ("/", false, false),
+            ("/a?format=json", true, false),
+            ("/a?format=raw", true, false),
+            ("/a?x=1&format=html", false, true),
+            ("/%", true, true),
+        ] {
+            assert_eq!(wants_html(target, accepts), html, "{target}");
+        }
+        assert_eq!(
+            parse("/a?format=html", true),
+            Ok(Target::Key(query(b"a", None, Format::Html), None))
+        );
+        assert!(parse("/?limit=10001", true).is_err() && parse("/?limit=10000", true).is_ok());
+        assert!(parse("/a?from=1", false).is_err() && parse("/a?from=1", true).is_ok());
+    }
+
+    #[test]
+    fn a_search_is_a_prefix_unless_it_has_wildcards() {
+        for (target, pattern) in [
+            ("/?search=a", &b"a*"[..]),
+            ("/?search=a-b%5C", b"a\\-b\\\\*"),
+            ("/?search=*a", b"*a"),
+            ("/?search=", b"*"),
+            ("/p:?search=a", b"p:a*"),
+            ("/p:?search=[a]", b"p:[a]"),
+        ] {
+            assert_eq!(page(target).pattern.as_deref(), Some(pattern), "{target}");
+        }
+        assert!(parse("/?search=a&match=b", false).is_err());
+    }
+
+    #[test]
+    fn any_key_has_a_link_that_leads_to_it() {
+        let keys: [&[u8]; 10] = [
+            b"a",
+            b"",
+            b".",
+            b"..",
+            b"favicon.ico",
+            b"a:",
+            b"-/ping",
+            b"//h/",
+            b"\0\xff?#&+ %",
+            b"<\"'>",
+        ];
+        for key in keys {
+            let target = parse(&link_to_key(key, &[]), true);
+            assert_eq!(target, Ok(Target::Key(query(key, None, Format::Html), None)));
+            let target = parse(&link_to_key(key, &[("field", b"&="), ("format", b"raw")]), true);
+            assert_eq!(target, Ok(Target::Key(query(key, Some(b"&="), Format::Raw), None)));
         }
     }
 }

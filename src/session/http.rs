@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use log::Level;
 
+use super::browse::{self, Frame};
 use super::exchange::Failure;
 use super::read::{self, Outcome};
 use super::{Client, Side, internal};
@@ -195,12 +196,23 @@ fn check(request: &Request, balancer: &Balancer, side: Side) -> Result<Target, R
             return Err(Reply::error(421, why));
         }
     }
-    match target::parse(&request.target) {
+    match target::parse(&request.target, wants_html(request)) {
         Ok(target) if side == Side::Public || matches!(target, Target::Internal(_)) => Ok(target),
         Ok(Target::Page(_)) => Err(Reply::redirect("/-/")),
         Ok(_) => Err(Reply::error(404, "only /-/ is served at this address")),
         Err(why) => Err(Reply::error(400, why)),
     }
+}
+
+/// Whether a person is to read the answer.
+fn wants_html(request: &Request) -> bool {
+    target::wants_html(&request.target, request.accepts_html)
+}
+
+/// What the data browser's pages have around the data.
+fn frame(balancer: &Balancer) -> Frame {
+    let config = &balancer.config;
+    Frame { shows_status_link: config.status_address() == Some(config.listen) }
 }
 
 /// An answer of our own, without a backend.
@@ -274,11 +286,17 @@ fn give<'a>(
 ) -> Ended<'a> {
     let answer = Answer::new(&mut *client, request, !balancer.is_draining());
     let status = reply.status;
-    let keep_alive = send(answer, reply).unwrap_or(false);
+    let html = wants_html(request).then(|| frame(balancer));
+    let keep_alive = send(answer, reply, html).unwrap_or(false);
     Ended { status, backend: None, keep_alive, level, cut: None }
 }
 
-fn send<W: io::Write>(mut answer: Answer<W>, reply: Reply) -> io::Result<bool> {
+/// An error is a page in this frame where a person is to read it.
+fn send<W: io::Write>(
+    mut answer: Answer<W>,
+    reply: Reply,
+    frame: Option<Frame>,
+) -> io::Result<bool> {
     answer.status(reply.status);
     for (name, value) in reply.headers {
         answer.header(name, value);
@@ -289,7 +307,10 @@ fn send<W: io::Write>(mut answer: Answer<W>, reply: Reply) -> io::Result<bool> {
             answer.header("Content-Type", content_type);
             io::Write::write_all(&mut answer, &bytes)?;
         }
-        Body::Error(error) => answer.json(error.as_ref())?,
+        Body::Error(error) => match frame {
+            Some(frame) => browse::error(frame, reply.status, &error, &mut answer)?,
+            None => answer.json(error.as_ref())?,
+        },
     }
     answer.finish(None)?;
     Ok(answer.keeps_alive())
@@ -329,7 +350,7 @@ fn balanced<'a>(
         answer.header("Cache-Control", "no-cache");
         answer.header("Vary", "Accept");
         answer.writer().held = Some((Arc::clone(backend), balancer.config.backend_timeout / 2));
-        let outcome = read::answer(attempt, ask, &mut answer);
+        let outcome = read::answer(attempt, ask, frame(balancer), &mut answer);
         answer.writer().held = None;
         // Who has been told that the connection goes on may have sent the next request already.
         if balancer.is_draining() && !answer.is_sent() {

@@ -2,14 +2,11 @@
 
 use std::sync::LazyLock;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
-use sha2::{Digest, Sha256};
-
 use super::Side;
 use super::http::Reply;
 use crate::balancer::Balancer;
 use crate::exposition;
+use crate::html;
 use crate::http;
 use crate::http::target::Internal;
 use crate::status::Status;
@@ -27,15 +24,8 @@ static PAGE: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// Lets the page's own style and script in, and what it asks us for; nothing else.
-static POLICY: LazyLock<String> = LazyLock::new(|| {
-    let hash = |text: &str| format!("'sha256-{}'", BASE64_STANDARD.encode(Sha256::digest(text)));
-    format!(
-        "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; img-src data:; \
-         base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
-        hash(SCRIPT),
-        hash(STYLE)
-    )
-});
+static POLICY: LazyLock<String> =
+    LazyLock::new(|| html::content_security_policy(STYLE, Some(SCRIPT)));
 
 /// The answer to a request that came in on this side.
 pub fn reply(target: &Internal, balancer: &Balancer, side: Side) -> Reply<'static> {

@@ -1,5 +1,6 @@
 //! One client's conversation, on a thread of its own.
 
+mod browse;
 mod exchange;
 mod http;
 mod internal;

@@ -30,7 +30,7 @@ const SCAN_STEP_BYTES: usize = 64 * 1024 * 1024;
 const PAGE_SCAN_TIME: Duration = Duration::from_secs(10);
 
 /// Keys whose values are asked for in one exchange.
-const BATCH_KEYS: usize = 128;
+pub const BATCH_KEYS: usize = 128;
 
 /// Answers with a page.
 pub fn page<W: Write>(
@@ -64,13 +64,14 @@ pub fn page<W: Write>(
     Ok(Outcome::Answered(digest))
 }
 
-fn run_id(exchange: &mut Exchange) -> Result<String, Failure> {
+/// Reads which server process it is that `INFO server` was sent to.
+pub fn run_id(exchange: &mut Exchange) -> Result<String, Failure> {
     let run_id = read_run_id(exchange.connection.replies())?;
     Ok(run_id.ok_or(resp::Error::Protocol("an INFO without run_id"))?.to_string())
 }
 
 /// Why a page's keys could not be gathered.
-enum GatherError {
+pub enum GatherError {
     /// They take more than [`SCAN_STEP_BYTES`].
     TooLong,
     Failure(Failure),
@@ -89,7 +90,10 @@ fn too_long<W: Write>(answer: &mut Answer<W>) -> Result<Outcome, Failure> {
 }
 
 /// The page's keys, in natural order, and the position behind them: 0 at the end.
-fn gather(exchange: &mut Exchange, query: &PageQuery) -> Result<(Vec<Vec<u8>>, u64), GatherError> {
+pub fn gather(
+    exchange: &mut Exchange,
+    query: &PageQuery,
+) -> Result<(Vec<Vec<u8>>, u64), GatherError> {
     let began = Instant::now();
     let (mut keys, mut bytes) = (Vec::new(), 0);
     let mut position = query.cursor.as_ref().map_or(0, |cursor| cursor.position);

@@ -4,10 +4,10 @@ use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, Write};
 
 use super::exchange::{Exchange, Failure, look_at};
-use super::page;
+use super::{browse, page};
 use crate::backend::BackendError;
 use crate::failover::Attempt;
-use crate::http::target::{KeyQuery, PageQuery};
+use crate::http::target::{Format, KeyQuery, PageQuery};
 use crate::http::{self, Answer, ErrorBody};
 use crate::json::{JsonWriter, TextOrBase64};
 use crate::resp::reply;
@@ -31,7 +31,7 @@ impl Ask {
     pub fn has_cursor(&self) -> bool {
         match self {
             Self::Page(page) | Self::Key(_, Some(page)) => page.cursor.is_some(),
-            Self::Key(_, None) => false,
+            Self::Key(key, None) => key.cursor.is_some(),
         }
     }
 }
@@ -48,9 +48,16 @@ pub enum Outcome {
 pub fn answer<W: Write>(
     attempt: Attempt,
     ask: &Ask,
+    frame: browse::Frame,
     answer: &mut Answer<W>,
 ) -> Result<Outcome, Failure> {
     match ask {
+        Ask::Key(query, listing) if query.format == Format::Html => {
+            browse::key(attempt, query, listing.as_ref(), frame, answer)
+        }
+        Ask::Page(query) if query.format == Format::Html => {
+            browse::listing(attempt, query, frame, answer)
+        }
         Ask::Key(query, listing) => key(attempt, query, listing.as_ref(), answer),
         Ask::Page(query) => page::page(attempt, query, answer),
     }
@@ -109,7 +116,7 @@ fn value<W: Write>(
         None => (kind.read(&query.key), kind, bytes),
     };
     let command = command.get_packed_command();
-    if query.raw {
+    if query.is_raw() {
         return raw(exchange, &command, bytes, answer);
     }
     let Some(found) = exchange.find(&query.key, &command, kind, bytes)? else { return Ok(None) };
@@ -140,7 +147,7 @@ fn raw<W: Write>(
 
 /// Whether what is asked for can be had from a value of this type.
 fn serves(query: &KeyQuery, kind: Kind) -> bool {
-    match (&query.field, query.raw) {
+    match (&query.field, query.is_raw()) {
         (Some(_), _) => kind == Kind::Hash,
         (None, true) => kind == Kind::String,
         (None, false) => true,
@@ -163,7 +170,7 @@ fn wrong_type<W: Write>(
     name: &str,
     answer: &mut Answer<W>,
 ) -> io::Result<Outcome> {
-    let why = match (&query.field, query.raw) {
+    let why = match (&query.field, query.is_raw()) {
         (Some(_), _) => "only a hash has fields",
         (None, true) => "format=raw serves a string, or a field of a hash",
         (None, false) => "values of this type can't be shown",

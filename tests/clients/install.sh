@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 #
-# Installs what the client programs beside it need: Python and Node where they
-# are missing, and the client libraries, into target/test-clients. Safe to run
-# again, and fast when nothing is to be done.
+# Installs what the client programs beside it need: Python, Node and Chromium
+# where they are missing, and the client libraries, into target/test-clients.
+# Safe to run again, and fast when nothing is to be done.
 
 set -euo pipefail
 
@@ -36,7 +36,22 @@ wanted() {
 is_installed() {
     [ "$(cat "$HOME_FOLDER/installed" 2>/dev/null)" = "$(wanted)" ] &&
         "$HOME_FOLDER/venv/bin/python" -c 'import redis' 2>/dev/null &&
-        "$HOME_FOLDER/node" --version >/dev/null 2>&1
+        "$HOME_FOLDER/node" --version >/dev/null 2>&1 &&
+        has_chromium
+}
+
+# What the tests of the pages start: CHROMIUM, or Debian's.
+has_chromium() { command -v "${CHROMIUM:-chromium}" >/dev/null; }
+
+require_chromium() {
+    if has_chromium; then
+        return
+    fi
+    command -v apt-get >/dev/null ||
+        die "Chromium is needed; install it, name its program in CHROMIUM, then run this again."
+    as_root apt-get update || true
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium
+    has_chromium || die "chromium was installed, but is not there; name its program in CHROMIUM."
 }
 
 # Debian's python3 can't make a virtual environment by itself.
@@ -63,6 +78,7 @@ if is_installed; then
     exit 0
 fi
 require_python
+require_chromium
 rm -rf "$HOME_FOLDER"
 mkdir -p "$HOME_FOLDER"
 cp requirements.txt package.json package-lock.json "$HOME_FOLDER"

@@ -4,11 +4,13 @@ mod access_log;
 mod activation;
 mod admin;
 mod balancing;
+mod browser;
 mod chaos;
 mod check;
 mod clients;
 mod command_line;
 mod cursors;
+mod data_browser;
 #[cfg(unix)]
 mod demo;
 mod detection;

@@ -1,0 +1,164 @@
+// Makes the pictures of the README from the running program: three Redis servers with the actors,
+// the balancer, minutes of load, and one server that is killed and comes back empty.
+
+'use strict';
+
+const { spawn, execFileSync } = require('node:child_process');
+const fs = require('node:fs');
+const os = require('node:os');
+const path = require('node:path');
+const { setTimeout: sleep } = require('node:timers/promises');
+const Redis = require('ioredis');
+const { chromium } = require('playwright-core');
+
+const HOME = path.join(__dirname, '..');
+const RELEASE = path.join(HOME, 'target/release');
+const PORTS = (process.env.PICTURE_PORTS || '1111 2222 3333').split(' ').map(Number);
+const PORT = Number(process.env.PICTURE_PORT || 1310);
+const SECONDS = Number(process.env.PICTURE_SECONDS || 320);
+const URL = `http://127.0.0.1:${PORT}`;
+const BACKENDS = PORTS.flatMap((port) => ['--backend', `127.0.0.1:${port}`]);
+const QUIET = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+  '--disable-background-networking', '--disable-component-update', '--disable-sync'];
+
+const PICTURES = [
+  { name: 'status-light', page: '/-/', width: 1440, scheme: 'light' },
+  { name: 'status-dark', page: '/-/', width: 1440, scheme: 'dark' },
+  { name: 'status-phone-light', page: '/-/', width: 390, scheme: 'light' },
+  { name: 'status-phone-dark', page: '/-/', width: 390, scheme: 'dark' },
+  { name: 'data-light', page: '/?search=actor:13', width: 1440, scheme: 'light', height: 900 },
+  { name: 'data-dark', page: '/actor:1', width: 1440, scheme: 'dark', height: 900 },
+  { name: 'data-phone', page: '/actor:1', width: 390, scheme: 'light', height: 844 },
+];
+
+const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'pictures-'));
+const running = new Set();
+
+function start(program, args) {
+  const child = spawn(program, args, { cwd: folder, stdio: 'ignore' });
+  running.add(child);
+  child.on('exit', () => running.delete(child));
+  return child;
+}
+
+function startServer(port) {
+  return start('redis-server', ['--port', String(port), '--bind', '127.0.0.1', '--save', '']);
+}
+
+async function untilAnswers(port) {
+  const client = new Redis(port, { maxRetriesPerRequest: null });
+  client.on('error', () => {});
+  await client.ping();
+  client.disconnect();
+}
+
+function seed(ports) {
+  const args = ports.flatMap((port) => ['--backend', `127.0.0.1:${port}`]);
+  execFileSync(path.join(RELEASE, 'seed'), [path.join(HOME, 'actors.csv'), ...args], { stdio: 'ignore' });
+}
+
+const actor = () => `actor:${1 + Math.floor(Math.random() * 1319)}`;
+
+/** A Redis client: some commands every tenth of a second, few of which make no sense. */
+async function session(ends, isBusy) {
+  const client = new Redis(PORT);
+  client.on('error', () => {});
+  while (Date.now() < ends()) {
+    for (let n = 0; n < isBusy(); n++) {
+      const luck = Math.random();
+      if (luck < 0.55) client.hgetall(actor());
+      else if (luck < 0.8) client.hget(actor(), 'last_name');
+      else if (luck < 0.9) client.exists(actor());
+      else if (luck < 0.97) client.ttl(actor());
+      else if (luck < 0.995) client.scan(0, 'COUNT', 5);
+      else client.set('a', 'b').catch(() => {});
+    }
+    await sleep(100);
+  }
+  client.disconnect();
+}
+
+/** A client over HTTP. */
+async function httpClient(end) {
+  while (Date.now() < end) {
+    await (await fetch(`${URL}/${actor()}`)).text();
+    await sleep(15 + Math.random() * 30);
+  }
+}
+
+/** From so many sessions to so many, and back, several times, until the end. */
+async function load(end) {
+  const sessions = [];
+  for (let n = 0; n < 4; n++) httpClient(end);
+  const began = Date.now();
+  while (Date.now() < end) {
+    const minutes = (Date.now() - began) / 60000;
+    const wanted = 24 + 9 * Math.sin(minutes * 1.7) + 5 * Math.sin(minutes * 5.1);
+    const isBusy = () => 5 + 3 * Math.sin(minutes * 2.9);
+    while (sessions.length < wanted) {
+      const own = { until: end };
+      sessions.push(own);
+      session(() => own.until, isBusy);
+    }
+    while (sessions.length > wanted + 1) sessions.shift().until = 0;
+    await sleep(500);
+  }
+}
+
+async function failOnce(servers) {
+  await sleep(SECONDS * 450);
+  servers[2].kill('SIGKILL');
+  await sleep(SECONDS * 80);
+  startServer(PORTS[2]);
+  await untilAnswers(PORTS[2]);
+  await sleep(SECONDS * 30);
+  seed([PORTS[2]]);
+}
+
+/** The driver wants a path. */
+function chromiumPath() {
+  const find = ['-c', 'command -v "$0"', process.env.CHROMIUM || 'chromium'];
+  return execFileSync('sh', find, { encoding: 'utf8' }).trim();
+}
+
+async function takePictures() {
+  const browser = await chromium.launch({ executablePath: chromiumPath(), args: QUIET });
+  for (const { name, page: where, width, height, scheme } of PICTURES) {
+    const viewport = { width, height: height || 900 };
+    const page = await browser.newPage({ viewport, colorScheme: scheme });
+    await page.goto(URL + where);
+    if (where === '/-/') {
+      await page.waitForFunction(() => Number(document.documentElement.dataset.updates) >= 3);
+    }
+    const file = path.join(__dirname, 'pictures', `${name}.png`);
+    await page.screenshot({ path: file, fullPage: !height });
+    await page.close();
+  }
+  await browser.close();
+}
+
+async function main() {
+  fs.mkdirSync(path.join(__dirname, 'pictures'), { recursive: true });
+  const servers = PORTS.map(startServer);
+  await Promise.all(PORTS.map(untilAnswers));
+  seed(PORTS);
+  start(path.join(RELEASE, 'lb'), ['--listen', `127.0.0.1:${PORT}`, '--quiet', ...BACKENDS]);
+  await untilAnswers(PORT);
+  const end = Date.now() + (SECONDS + 30) * 1000;
+  load(end);
+  failOnce(servers);
+  await sleep(SECONDS * 1000);
+  await takePictures();
+}
+
+function cleanUp() {
+  for (const child of running) child.kill();
+  fs.rmSync(folder, { recursive: true, force: true });
+}
+
+process.on('SIGINT', () => process.exit(130));
+process.on('exit', cleanUp);
+main().then(() => process.exit(0), (error) => {
+  console.error(`the pictures could not be made: ${error.message}`);
+  process.exit(1);
+});

@@ -1,0 +1,109 @@
+// Looks at the balancer's pages in headless Chromium, as a person would.
+//
+// Usage: node browser.js URL
+// Then a line on standard input asks for each step; its answer is a line of JSON on standard output.
+
+'use strict';
+
+const readline = require('node:readline');
+const { execFileSync } = require('node:child_process');
+const { chromium } = require('playwright-core');
+
+const origin = process.argv[2];
+const QUIET = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+  '--disable-background-networking', '--disable-component-update', '--disable-sync'];
+
+/** What should not have happened on any page: requests elsewhere, errors, dialogs. */
+const wrong = [];
+
+function watch(page) {
+  page.on('request', (request) => {
+    const url = request.url();
+    if (!url.startsWith(`${origin}/`) && !url.startsWith('data:')) wrong.push(`asked for ${url}`);
+  });
+  page.on('console', (message) => {
+    if (['error', 'warning'].includes(message.type())) wrong.push(`console: ${message.text()}`);
+  });
+  page.on('pageerror', (error) => wrong.push(`error: ${error.message}`));
+  page.on('dialog', (dialog) => {
+    wrong.push(`dialog: ${dialog.message()}`);
+    dialog.dismiss();
+  });
+}
+
+/** What the status page shows of each backend, and how often it has been drawn anew. */
+const shown = (page) => page.evaluate(() => {
+  const text = (row, field) => row.querySelector(`[data-field="${field}"]`)?.textContent.trim();
+  const rows = [...document.querySelectorAll('tr[data-backend]')].map((row) => ({
+    name: row.dataset.backend,
+    state: row.dataset.state,
+    leases: text(row, 'leases'),
+    keys: text(row, 'keys'),
+  }));
+  return {
+    rows,
+    title: document.title,
+    overall: document.querySelector('[data-field="overall"]').textContent,
+    connections: document.querySelector('[data-field="leases-chart"]').getAttribute('aria-label'),
+    commands: [...document.querySelectorAll('[data-command]')].map((one) => one.dataset.command),
+    updates: Number(document.documentElement.dataset.updates || 0),
+    isTooWide: document.documentElement.scrollWidth > window.innerWidth,
+    answering: document.documentElement.dataset.answering,
+  };
+});
+
+/** The keys of a listing, from page to page until there is no next one. */
+async function browse(page, first) {
+  const keys = [];
+  let pages = 0;
+  await page.goto(origin + first);
+  for (;;) {
+    pages += 1;
+    keys.push(...await page.$$eval('tbody th a, tbody td:first-child a', (links) => links.map((a) => a.textContent)));
+    const next = page.locator('a[rel~="next"]').last();
+    if (await next.count() === 0) {
+      return { keys, pages };
+    }
+    await Promise.all([page.waitForNavigation(), next.click()]);
+  }
+}
+
+async function main() {
+  const find = ['-c', 'command -v "$0"', process.env.CHROMIUM || 'chromium'];
+  const executablePath = execFileSync('sh', find, { encoding: 'utf8' }).trim();
+  const browser = await chromium.launch({ executablePath, args: QUIET });
+  const context = await browser.newContext({ viewport: { width: 1440, height: 900 } });
+  const page = await context.newPage();
+  watch(page);
+  const steps = {
+    open: async (where) => { await page.goto(origin + where); },
+    shown: () => shown(page),
+    wrong: () => wrong,
+    forget: () => { wrong.length = 0; },
+    phone: () => page.setViewportSize({ width: 360, height: 740 }),
+    browse: (where) => browse(page, where),
+    search: async (text) => {
+      await page.goto(`${origin}/`);
+      await page.fill('input[name="search"]', text);
+      await Promise.all([page.waitForNavigation(), page.press('input[name="search"]', 'Enter')]);
+      return (await browse(page, new URL(page.url()).pathname + new URL(page.url()).search)).keys;
+    },
+    click: async (text) => {
+      const link = page.getByRole('link', { name: text, exact: true }).first();
+      await Promise.all([page.waitForNavigation(), link.click()]);
+    },
+    text: () => page.evaluate(() => document.body.innerText),
+    pwned: () => page.evaluate(() => window.pwned === undefined ? 'no' : 'yes'),
+  };
+  const lines = readline.createInterface({ input: process.stdin });
+  for await (const line of lines) {
+    const [step, argument] = JSON.parse(line);
+    console.log(JSON.stringify(await steps[step](argument) ?? null));
+  }
+  await browser.close();
+}
+
+main().catch((error) => {
+  console.error(error.stack);
+  process.exit(1);
+});

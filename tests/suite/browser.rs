@@ -1,0 +1,202 @@
+//! What a person sees in a web browser: a real one, headless.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::clients::installed;
+use crate::support::balancer::Balancer;
+use crate::support::redis::RedisServer;
+use crate::support::resp::RespClient;
+use crate::support::wait_until;
+
+/// Chromium, driven by `tests/clients/browser.js`; it ends when this is dropped.
+struct Browser {
+    process: Child,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Browser {
+    fn start(lb: &Balancer) -> Self {
+        let mut process = Command::new(installed("node"))
+            .env("NODE_PATH", installed("node_modules"))
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/browser.js"))
+            .arg(lb.url(""))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("node starts");
+        let answers = BufReader::new(process.stdout.take().expect("a pipe"));
+        Self { process, answers }
+    }
+
+    /// Has a step done, and returns what comes of it.
+    fn step(&mut self, step: &str, argument: &str) -> Value {
+        let input = self.process.stdin.as_mut().expect("a pipe");
+        writeln!(input, "{}", json!([step, argument])).expect("it reads");
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).expect("an answer");
+        serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{step} {argument}: {answer:?}"))
+    }
+
+    fn shown(&mut self) -> Value {
+        self.step("shown", "")
+    }
+
+    /// Waits until the status page shows what `is_so`.
+    fn wait_until(&mut self, what: &str, is_so: impl Fn(&Value) -> bool) {
+        wait_until(what, || is_so(&self.shown()));
+    }
+
+    fn assert_nothing_wrong(&mut self) {
+        assert_eq!(self.step("wrong", ""), json!([]));
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // At the end of its input it closes Chromium and ends.
+        drop(self.process.stdin.take());
+        let _ = self.process.wait();
+    }
+}
+
+/// Three servers with the 1319 actors.
+fn three_servers_with_actors() -> [RedisServer; 3] {
+    let servers = [(); 3].map(|()| RedisServer::start());
+    seed(&servers.each_ref());
+    servers
+}
+
+fn seed(servers: &[&RedisServer]) {
+    let mut seed = Command::new(env!("CARGO_BIN_EXE_seed"));
+    seed.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/actors.csv"));
+    for server in servers {
+        seed.args(["--backend", &server.address()]);
+    }
+    assert!(seed.output().expect("seed runs").status.success());
+}
+
+fn states(shown: &Value) -> Vec<&str> {
+    let rows = shown["rows"].as_array().expect("rows").iter();
+    rows.map(|row| row["state"].as_str().unwrap_or("none")).collect()
+}
+
+#[test]
+fn the_status_page_follows_what_happens() {
+    let mut servers = three_servers_with_actors();
+    let lb = Balancer::start_with(&servers.each_ref(), &["--slow-start", "0s"]);
+    let mut sessions: Vec<RespClient> = (0..9).map(|_| RespClient::connect(lb.port())).collect();
+    sessions.iter_mut().for_each(|session| _ = session.call("GET none"));
+    let mut browser = Browser::start(&lb);
+    browser.step("open", "/-/");
+    browser.wait_until("all are up and have what they have", |shown| {
+        let rows = shown["rows"].as_array().expect("rows");
+        states(shown) == ["up"; 3]
+            && rows.iter().all(|row| row["leases"] == "3" && row["keys"] == "1,319")
+    });
+    let first = browser.shown();
+    assert_eq!(first["overall"], "3 of 3 backends up");
+    sessions[0].call("STRLEN none");
+    browser.wait_until("it is drawn anew, with what was asked for meanwhile", |shown| {
+        let commands = shown["commands"].as_array().expect("commands");
+        shown["updates"].as_u64() > first["updates"].as_u64()
+            && commands.iter().any(|name| name == "strlen")
+    });
+    browser.assert_nothing_wrong();
+
+    let killed_at = Instant::now();
+    servers[1].kill();
+    browser.wait_until("the kill shows", |shown| {
+        states(shown)[1] != "up" && shown["rows"][1]["leases"] == "0"
+    });
+    let took = killed_at.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert_eq!(browser.shown()["overall"], "2 of 3 backends up");
+    servers[1].restart();
+    seed(&[&servers[1]]);
+    browser.wait_until("its return shows", |shown| {
+        states(shown) == ["up"; 3] && shown["rows"][1]["leases"] != "0"
+    });
+
+    browser.step("phone", "");
+    browser.wait_until("it fits on a phone", |shown| shown["isTooWide"] == false);
+    browser.assert_nothing_wrong();
+}
+
+#[test]
+fn the_status_page_says_when_nobody_answers_and_goes_on_by_itself() {
+    let server = RedisServer::start();
+    let mut lb = Balancer::start(&[&server]);
+    let listen = format!("127.0.0.1:{}", lb.port());
+    let mut browser = Browser::start(&lb);
+    browser.step("open", "/-/");
+    browser.wait_until("it is drawn", |shown| shown["answering"] == "yes");
+    lb.signal("-KILL");
+    lb.wait();
+    browser.wait_until("it says so", |shown| shown["answering"] == "no");
+    let mut again = Command::new(env!("CARGO_BIN_EXE_lb"));
+    again.args(["--listen", &listen, "--backend", &server.address()]);
+    let _lb = Balancer::spawn(again);
+    browser
+        .wait_until("it goes on", |shown| shown["answering"] == "yes" && states(shown) == ["up"]);
+}
+
+#[test]
+fn the_actors_can_be_browsed_searched_and_opened() {
+    let servers = three_servers_with_actors();
+    let lb = Balancer::start(&servers.each_ref());
+    let mut browser = Browser::start(&lb);
+    for (first, pages) in [("/", 1), ("/?limit=100", 10)] {
+        let browsed = browser.step("browse", first);
+        let mut keys: Vec<&str> =
+            browsed["keys"].as_array().expect("keys").iter().filter_map(Value::as_str).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), 1319, "{first}");
+        assert!(browsed["pages"].as_u64() >= Some(pages), "{first}: {}", browsed["pages"]);
+    }
+    let found = |browser: &mut Browser, text: &str| {
+        browser.step("search", text).as_array().expect("keys").len()
+    };
+    assert_eq!(found(&mut browser, "actor:13"), 1 + 10 + 20, "13, 130 to 139, 1300 to 1319");
+    assert_eq!(found(&mut browser, "*:13?"), 10);
+    browser.step("open", "/?search=actor:1");
+    browser.step("click", "actor:1");
+    let text = browser.step("text", "");
+    let text = text.as_str().expect("text");
+    assert!(
+        ["Mara", "Ellingworth", "1974-03-18", "hash"].iter().all(|it| text.contains(it)),
+        "{text}"
+    );
+    browser.assert_nothing_wrong();
+}
+
+#[test]
+fn keys_and_values_that_are_markup_are_shown_as_text() {
+    const KEY: &str = "<script>window.pwned=1</script>";
+    const VALUE: &str = "<img src=x onerror=\"window.pwned=1\">\"'><svg onload=alert(1)>&lt;";
+    let server = RedisServer::start();
+    server.command(&["SET", KEY, VALUE]);
+    server.command(&["HSET", "hash", KEY, VALUE, "onclick=alert(1) x", "javascript:alert(1)"]);
+    server.command(&["RPUSH", VALUE, KEY, VALUE]);
+    let lb = Balancer::start(&[&server]);
+    // What clients say comes back on the status page as well.
+    RespClient::connect(lb.port()).command(&[KEY, VALUE]);
+    let mut browser = Browser::start(&lb);
+    for link in [KEY, "hash", VALUE] {
+        browser.step("open", "/");
+        let listing = browser.step("text", "");
+        assert!(listing.as_str().expect("text").contains(KEY), "{listing}");
+        browser.step("click", link);
+        let text = browser.step("text", "");
+        assert!(text.as_str().expect("text").contains(VALUE), "{text}");
+        assert_eq!(browser.step("pwned", ""), "no");
+    }
+    browser.step("open", "/-/");
+    browser.wait_until("it is drawn", |shown| shown["updates"].as_u64() > Some(0));
+    assert_eq!(browser.step("pwned", ""), "no");
+    browser.assert_nothing_wrong();
+}
