@@ -107,8 +107,10 @@ fn refuse(client: &mut Client, refusal: &Refusal, balancer: &Balancer) {
         status,
         reason: refusal.to_string(),
     });
-    balancer.metrics.answered_here.http.add_one();
-    balancer.metrics.refuse(WireProtocol::Http, metrics::Refusal::BadRequest);
+    if client.side == Side::Public {
+        balancer.metrics.answered_here.http.add_one();
+        balancer.metrics.refuse(WireProtocol::Http, metrics::Refusal::BadRequest);
+    }
     let mut answer = Answer::to_no_request(&mut *client);
     answer.status(status);
     let sent = answer.json(&ErrorBody::new(refusal.to_string())).and_then(|()| answer.finish(None));
@@ -134,6 +136,9 @@ fn answer<'a>(client: &mut Client, request: &Request, balancer: &'a Balancer) ->
     client.begin_answer();
     let began = Instant::now();
     let ended = match check(request, balancer, client.side) {
+        Err(refused) if client.side == Side::Admin => {
+            give(client, request, balancer, refused, Level::Debug)
+        }
         Err(refused) => {
             let why = if refused.status == 405 {
                 metrics::Refusal::Write
