@@ -4,7 +4,9 @@
 'use strict';
 
 const { spawn, execFileSync } = require('node:child_process');
+const { once } = require('node:events');
 const fs = require('node:fs');
+const net = require('node:net');
 const os = require('node:os');
 const path = require('node:path');
 const { setTimeout: sleep } = require('node:timers/promises');
@@ -41,6 +43,17 @@ function start(program, args) {
   return child;
 }
 
+/** Whatever already has a port is not ours to fill and to kill. */
+async function requireFree(port) {
+  const server = net.createServer().listen(port, '127.0.0.1');
+  await once(server, 'listening').catch(({ message }) => {
+    throw new Error(`${message}. Free it (bash load_data.sh --stop ends the servers of make demo), ` +
+      'or choose others: PICTURE_PORTS="4111 4222 4333" PICTURE_PORT=4310');
+  });
+  server.close();
+  await once(server, 'close');
+}
+
 function startServer(port) {
   return start('redis-server', ['--port', String(port), '--bind', '127.0.0.1', '--save', '']);
 }
@@ -59,20 +72,24 @@ function seed(ports) {
 
 const actor = () => `actor:${1 + Math.floor(Math.random() * 1319)}`;
 
-/** A Redis client: some commands every tenth of a second, few of which make no sense. */
+/** A command, seldom one that makes no sense here. */
+function command() {
+  const luck = Math.random();
+  if (luck < 0.55) return ['HGETALL', actor()];
+  if (luck < 0.8) return ['HGET', actor(), 'last_name'];
+  if (luck < 0.9) return ['EXISTS', actor()];
+  if (luck < 0.97) return ['TTL', actor()];
+  if (luck < 0.998) return ['SCAN', 0, 'COUNT', 5];
+  return ['SET', actor(), 'nobody'];
+}
+
+/** A Redis client: some commands every tenth of a second. */
 async function session(ends, isBusy) {
   const client = new Redis(PORT);
   client.on('error', () => {});
   while (Date.now() < ends()) {
-    for (let n = 0; n < isBusy(); n++) {
-      const luck = Math.random();
-      if (luck < 0.55) client.hgetall(actor());
-      else if (luck < 0.8) client.hget(actor(), 'last_name');
-      else if (luck < 0.9) client.exists(actor());
-      else if (luck < 0.97) client.ttl(actor());
-      else if (luck < 0.995) client.scan(0, 'COUNT', 5);
-      else client.set('a', 'b').catch(() => {});
-    }
+    // What is refused, and what the client's end cuts off, is counted by lb.
+    for (let n = 0; n < isBusy(); n++) client.call(...command()).catch(() => {});
     await sleep(100);
   }
   client.disconnect();
@@ -139,6 +156,7 @@ async function takePictures() {
 
 async function main() {
   fs.mkdirSync(path.join(__dirname, 'pictures'), { recursive: true });
+  for (const port of [...PORTS, PORT]) await requireFree(port);
   const servers = PORTS.map(startServer);
   await Promise.all(PORTS.map(untilAnswers));
   seed(PORTS);
@@ -156,7 +174,7 @@ function cleanUp() {
   fs.rmSync(folder, { recursive: true, force: true });
 }
 
-process.on('SIGINT', () => process.exit(130));
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => process.exit(130));
 process.on('exit', cleanUp);
 main().then(() => process.exit(0), (error) => {
   console.error(`the pictures could not be made: ${error.message}`);

@@ -13,19 +13,23 @@ const origin = process.argv[2];
 const QUIET = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
   '--disable-background-networking', '--disable-component-update', '--disable-sync'];
 
+/** How long Chromium may take to start, for each step, and to end. */
+const STEP_MS = 30_000;
+
 /** What should not have happened on any page: requests elsewhere, errors, dialogs. */
 const wrong = [];
 
-function watch(page) {
-  page.on('request', (request) => {
+/** Of all pages, also of those that a page would open. */
+function watch(context) {
+  context.on('request', (request) => {
     const url = request.url();
     if (!url.startsWith(`${origin}/`) && !url.startsWith('data:')) wrong.push(`asked for ${url}`);
   });
-  page.on('console', (message) => {
+  context.on('console', (message) => {
     if (['error', 'warning'].includes(message.type())) wrong.push(`console: ${message.text()}`);
   });
-  page.on('pageerror', (error) => wrong.push(`error: ${error.message}`));
-  page.on('dialog', (dialog) => {
+  context.on('weberror', (error) => wrong.push(`error: ${error.error().message}`));
+  context.on('dialog', (dialog) => {
     wrong.push(`dialog: ${dialog.message()}`);
     dialog.dismiss();
   });
@@ -44,10 +48,8 @@ const shown = (page) => page.evaluate(() => {
     rows,
     title: document.title,
     overall: document.querySelector('[data-field="overall"]').textContent,
-    connections: document.querySelector('[data-field="leases-chart"]').getAttribute('aria-label'),
     commands: [...document.querySelectorAll('[data-command]')].map((one) => one.dataset.command),
     updates: Number(document.documentElement.dataset.updates || 0),
-    isTooWide: document.documentElement.scrollWidth > window.innerWidth,
     answering: document.documentElement.dataset.answering,
   };
 });
@@ -68,19 +70,33 @@ async function browse(page, first) {
   }
 }
 
+function fail(error) {
+  console.error(error.stack);
+  process.exit(1);
+}
+
+async function within(what, work) {
+  const tooLong = setTimeout(() => fail(new Error(`${what} takes over ${STEP_MS} ms`)), STEP_MS);
+  try {
+    return await work();
+  } finally {
+    clearTimeout(tooLong);
+  }
+}
+
 async function main() {
   const find = ['-c', 'command -v "$0"', process.env.CHROMIUM || 'chromium'];
   const executablePath = execFileSync('sh', find, { encoding: 'utf8' }).trim();
-  const browser = await chromium.launch({ executablePath, args: QUIET });
+  const browser = await within('its start', () => chromium.launch({ executablePath, args: QUIET }));
   const context = await browser.newContext({ viewport: { width: 1440, height: 900 } });
+  watch(context);
   const page = await context.newPage();
-  watch(page);
   const steps = {
     open: async (where) => { await page.goto(origin + where); },
     shown: () => shown(page),
     wrong: () => wrong,
-    forget: () => { wrong.length = 0; },
     phone: () => page.setViewportSize({ width: 360, height: 740 }),
+    isTooWide: () => page.evaluate(() => document.documentElement.scrollWidth > window.innerWidth),
     browse: (where) => browse(page, where),
     search: async (text) => {
       await page.goto(`${origin}/`);
@@ -98,12 +114,10 @@ async function main() {
   const lines = readline.createInterface({ input: process.stdin });
   for await (const line of lines) {
     const [step, argument] = JSON.parse(line);
-    console.log(JSON.stringify(await steps[step](argument) ?? null));
+    const answer = await within(line, () => steps[step](argument));
+    console.log(JSON.stringify(answer ?? null));
   }
-  await browser.close();
+  await within('its end', () => browser.close());
 }
 
-main().catch((error) => {
-  console.error(error.stack);
-  process.exit(1);
-});
+main().catch(fail);

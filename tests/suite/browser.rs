@@ -1,6 +1,7 @@
 //! What a person sees in a web browser: a real one, headless.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,12 @@ impl Browser {
     /// Waits until the status page shows what `is_so`.
     fn wait_until(&mut self, what: &str, is_so: impl Fn(&Value) -> bool) {
         wait_until(what, || is_so(&self.shown()));
+    }
+
+    /// Waits until the status page is drawn.
+    fn open_status(&mut self) {
+        self.step("open", "/-/");
+        self.wait_until("it is drawn", |shown| shown["updates"].as_u64() > Some(0));
     }
 
     fn assert_nothing_wrong(&mut self) {
@@ -99,6 +106,7 @@ fn the_status_page_follows_what_happens() {
     });
     let first = browser.shown();
     assert_eq!(first["overall"], "3 of 3 backends up");
+    assert_eq!(first["title"], "3/3 up – redis-lb");
     sessions[0].call("STRLEN none");
     browser.wait_until("it is drawn anew, with what was asked for meanwhile", |shown| {
         let commands = shown["commands"].as_array().expect("commands");
@@ -120,10 +128,22 @@ fn the_status_page_follows_what_happens() {
     browser.wait_until("its return shows", |shown| {
         states(shown) == ["up"; 3] && shown["rows"][1]["leases"] != "0"
     });
-
-    browser.step("phone", "");
-    browser.wait_until("it fits on a phone", |shown| shown["isTooWide"] == false);
     browser.assert_nothing_wrong();
+}
+
+#[test]
+fn the_pages_fit_on_a_phone() {
+    let server = RedisServer::start();
+    seed(&[&server]);
+    let lb = Balancer::start(&[&server]);
+    let mut browser = Browser::start(&lb);
+    browser.step("phone", "");
+    browser.open_status();
+    assert_eq!(browser.step("isTooWide", ""), false, "the status page");
+    for path in ["/", "/?search=actor:13", "/actor:1", "/actor:none"] {
+        browser.step("open", path);
+        assert_eq!(browser.step("isTooWide", ""), false, "{path}");
+    }
 }
 
 #[test]
@@ -132,8 +152,7 @@ fn the_status_page_says_when_nobody_answers_and_goes_on_by_itself() {
     let mut lb = Balancer::start(&[&server]);
     let listen = format!("127.0.0.1:{}", lb.port());
     let mut browser = Browser::start(&lb);
-    browser.step("open", "/-/");
-    browser.wait_until("it is drawn", |shown| shown["answering"] == "yes");
+    browser.open_status();
     lb.signal("-KILL");
     lb.wait();
     browser.wait_until("it says so", |shown| shown["answering"] == "no");
@@ -142,6 +161,10 @@ fn the_status_page_says_when_nobody_answers_and_goes_on_by_itself() {
     let _lb = Balancer::spawn(again);
     browser
         .wait_until("it goes on", |shown| shown["answering"] == "yes" && states(shown) == ["up"]);
+    let wrong = browser.step("wrong", "");
+    let is_expected =
+        |it: &Value| it.as_str().is_some_and(|it| it.starts_with("console: Failed to load"));
+    assert!(wrong.as_array().expect("a list").iter().all(is_expected), "{wrong}");
 }
 
 #[test]
@@ -195,8 +218,41 @@ fn keys_and_values_that_are_markup_are_shown_as_text() {
         assert!(text.as_str().expect("text").contains(VALUE), "{text}");
         assert_eq!(browser.step("pwned", ""), "no");
     }
-    browser.step("open", "/-/");
-    browser.wait_until("it is drawn", |shown| shown["updates"].as_u64() > Some(0));
+    browser.open_status();
     assert_eq!(browser.step("pwned", ""), "no");
     browser.assert_nothing_wrong();
+}
+
+#[test]
+fn names_and_reasons_that_are_markup_are_shown_as_text() {
+    const NAME: &str = "<img src=x onerror=window.pwned=1>";
+    const REASON: &str = "ERR <svg onload=window.pwned=1>";
+    let server = RedisServer::start();
+    let socket = server.socket().with_file_name(NAME);
+    std::os::unix::fs::symlink(server.socket(), &socket).expect("another name of its socket");
+    let failing = format!("127.0.0.1:{}", says(REASON));
+    let lb = Balancer::start_at(&[format!("redis+unix://{}", socket.display()), failing], &[]);
+    let mut browser = Browser::start(&lb);
+    browser.open_status();
+    browser.wait_until("both are known", |shown| states(shown) == ["up", "down"]);
+    let text = browser.step("text", "");
+    let text = text.as_str().expect("text");
+    assert!(text.contains(NAME) && text.contains(REASON), "{text}");
+    assert_eq!(browser.step("pwned", ""), "no");
+    browser.assert_nothing_wrong();
+}
+
+/// Something that says this error to whoever connects; returns its port.
+fn says(error: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("its address").port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            // Whatever fails here, the balancer sees a broken backend, as it should.
+            let _ = write!(stream, "-{error}\r\n");
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+    });
+    port
 }
