@@ -4,6 +4,7 @@
 mod sample;
 mod server;
 
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -16,6 +17,7 @@ use crate::backend::{Backend, BackendError};
 use crate::balancer::Balancer;
 use crate::config::Config;
 use crate::health::Keys;
+use crate::logging;
 use crate::table::{Alignment, table};
 use sample::{Compared, Content, Database, Essence, Outcome, Place, essence};
 use server::{Server, shown};
@@ -45,6 +47,7 @@ pub fn check(config: Config) -> Findings {
     let mut findings =
         Findings { rows: Vec::new(), wrong: Vec::new(), notes: Vec::new(), compared: None };
     findings.each_alone(&balancer, &looks);
+    findings.emptiness(&balancer, &looks);
     let doubled = findings.doubled(&balancer, &looks);
     let mut differ = findings.compare(&balancer, &mut looks, &doubled);
     for (first, other) in doubled {
@@ -94,6 +97,32 @@ impl Findings {
         self.wrong.is_empty()
     }
 
+    /// What HTTP clients would look for in vain: they read the database that is in the URL.
+    fn emptiness(&mut self, balancer: &Balancer, looks: &[Look]) {
+        let mut is_empty = true;
+        for (backend, look) in balancer.backends.iter().zip(looks) {
+            let Some(keys) = look.as_ref().ok().and_then(|server| server.report.keys.as_ref())
+            else {
+                return;
+            };
+            let (name, database) = (backend.name(), backend.own_mode().database);
+            is_empty &= keys.total() == 0;
+            if keys.total() > 0 && keys.in_database(database) == 0 {
+                self.wrong.push(format!(
+                    "{name} has no keys in database {database}, where HTTP clients read. Name \
+                     another one in its URL."
+                ));
+            }
+        }
+        if is_empty {
+            self.wrong.push("there are no keys at all. Load them first.".to_owned());
+        }
+        let databases = balancer.backends.iter().map(|backend| backend.own_mode().database);
+        if databases.collect::<HashSet<_>>().len() > 1 {
+            self.notes.push(DATABASES_DIFFER.to_owned());
+        }
+    }
+
     /// What is wrong with each server, the others apart.
     fn each_alone(&mut self, balancer: &Balancer, looks: &[Look]) {
         let timeout = humantime::format_duration(balancer.config.check_timeout);
@@ -110,7 +139,7 @@ impl Findings {
                 }
             };
             if let Some(why) = &server.report.not_ready {
-                let why = shown(why.as_bytes());
+                let why = logging::escaped(why);
                 self.wrong
                     .push(format!("{name} is not ready: {why}. Nothing is read from it yet."));
             } else if server.is_cut_off {
@@ -313,6 +342,10 @@ impl Findings {
         text
     }
 }
+
+/// What is said of URLs that name different databases.
+pub const DATABASES_DIFFER: &str = "the URLs name different databases: HTTP clients read another \
+    one of each server.";
 
 /// What is said of two addresses that lead to one server.
 pub const SAME_SERVER: &str = "are the same server: its reads are not spread, and when it fails, \

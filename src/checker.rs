@@ -175,7 +175,12 @@ impl<'a> Checker<'a> {
                     health.set_provisional(false);
                 }
             }
-            Err(error) => health.check_failed(&error),
+            Err(error) => {
+                health.check_failed(&error);
+                if health.state() == State::Down {
+                    self.backend.close_idle();
+                }
+            }
         }
     }
 

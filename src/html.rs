@@ -7,6 +7,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use sha2::{Digest, Sha256};
 
+use crate::text::is_hidden;
+
 /// What of a page's title is shown, in bytes: it may hold a key.
 const MAX_TITLE_BYTES: usize = 200;
 
@@ -84,16 +86,6 @@ impl Escaped<'_> {
             _ => write!(out, "<i>{escape}</i>"),
         }
     }
-}
-
-/// Whether a character would not be seen, or change what is seen around it. The joiners of scripts
-/// and emoji are no such ones.
-fn is_hidden(c: char) -> bool {
-    c.is_control()
-        || matches!(c,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}'
-            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
-            | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// The beginning of `bytes`, at most `max` of them, and of a character either all or nothing.

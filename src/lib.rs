@@ -42,5 +42,6 @@ pub mod session;
 pub mod start;
 pub mod status;
 pub mod table;
+pub mod text;
 pub mod usage;
 pub mod value;

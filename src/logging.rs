@@ -12,8 +12,8 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use env_logger::fmt::style::{AnsiColor, Style};
-use env_logger::{Env, Target, WriteStyle};
-use log::{Level, Record};
+use env_logger::{Target, WriteStyle};
+use log::{Level, LevelFilter, Record, warn};
 use serde::Serialize;
 
 use crate::access_log::Entry;
@@ -137,13 +137,29 @@ pub fn start(format: Format) -> io::Result<Logging> {
     let is_coloured = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let looks = Looks { format, is_coloured: is_coloured && format == Format::Human };
     thread::Builder::new().name("log".to_owned()).spawn(move || write_lines(looks))?;
-    env_logger::Builder::from_env(Env::default().default_filter_or("info"))
+    let wanted = std::env::var("RUST_LOG").unwrap_or_default();
+    let is_readable = is_readable(&wanted);
+    env_logger::Builder::new()
+        // Also where only other modules are named, or one that does not exist.
+        .filter_level(LevelFilter::Info)
+        .parse_filters(if is_readable { &wanted } else { "" })
         .format(move |out, record| looks.message(out, SystemTime::now(), record))
         // The line has its own colours, or none.
         .write_style(WriteStyle::Always)
         .target(Target::Pipe(Box::new(QueueWriter)))
         .init();
+    if !is_readable {
+        warn!(
+            "RUST_LOG={wanted:?} is not understood, so info is logged: write warn, info or debug"
+        );
+    }
     Ok(Logging(()))
+}
+
+/// Whether these are levels, or modules with or without one, as `env_logger` reads them.
+fn is_readable(wanted: &str) -> bool {
+    let levels = wanted.split(',').filter_map(|part| part.split_once('='));
+    levels.map(|(_, level)| level.trim()).all(|level| level.parse::<LevelFilter>().is_ok())
 }
 
 impl Drop for Logging {

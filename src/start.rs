@@ -1,5 +1,6 @@
 //! What `lb` says at its start: what it serves and from where, and what will hurt.
 
+use std::collections::HashSet;
 use std::env;
 use std::fs;
 use std::io::Write;
@@ -13,9 +14,10 @@ use rlimit::Resource;
 use crate::backend::{Backend, BackendError};
 use crate::balance::State;
 use crate::balancer::Balancer;
-use crate::check::{SAME_SERVER, doubled};
+use crate::check::{DATABASES_DIFFER, SAME_SERVER, doubled};
 use crate::config::Config;
 use crate::listener::MAX_ADMIN_CLIENTS;
+use crate::logging;
 use crate::table::{Alignment, table};
 
 /// Descriptors beside those of clients and their backends: listeners, standard streams, and clients
@@ -54,7 +56,7 @@ fn row(backend: &Backend) -> Vec<String> {
     let what = match (summary.state, summary.keys) {
         (State::Up, Some(keys)) => format!("{role}, {keys} keys"),
         (State::Up, None) => "does not say how many keys it has".to_owned(),
-        _ => summary.reason,
+        _ => logging::escaped(&summary.reason),
     };
     vec![backend.name().to_owned(), style.apply_to(summary.state).to_string(), what]
 }
@@ -92,6 +94,10 @@ pub fn warn_of_backends(balancer: &Balancer) {
     let run_ids: Vec<_> = backends.iter().map(|backend| backend.run_id()).collect();
     for (one, other) in doubled(&run_ids) {
         warn!("{} and {} {SAME_SERVER}", backends[one].name(), backends[other].name());
+    }
+    let databases = backends.iter().map(|backend| backend.own_mode().database);
+    if databases.collect::<HashSet<_>>().len() > 1 {
+        warn!("{DATABASES_DIFFER}");
     }
     for backend in backends {
         let database = backend.own_mode().database;

@@ -70,6 +70,7 @@ struct Requests {
 struct Refused {
     writes: u64,
     bad_requests: u64,
+    unknown_commands: u64,
     not_served: u64,
     unanswered: u64,
     too_many_clients: u64,
@@ -189,6 +190,7 @@ impl Refused {
         Self {
             writes: count(Refusal::Write),
             bad_requests: count(Refusal::BadRequest),
+            unknown_commands: count(Refusal::UnknownCommand),
             not_served: count(Refusal::NotServed),
             unanswered: count(Refusal::Unanswered),
             too_many_clients: metrics.turned_away.get(),

@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::resp;
+use crate::text;
 
 /// What of an error's text is passed on, in characters.
 const MAX_ERROR_CHARS: usize = 200;
@@ -116,9 +117,9 @@ impl From<resp::Error> for BackendError {
     fn from(error: resp::Error) -> Self {
         match error {
             resp::Error::Io(error) => error.into(),
-            resp::Error::Redis(text) => {
-                let plain = |c: char| if c.is_control() { '?' } else { c };
-                Self::Redis(text.chars().take(MAX_ERROR_CHARS).map(plain).collect())
+            resp::Error::Redis(said) => {
+                let plain = |c: char| if text::is_hidden(c) { '?' } else { c };
+                Self::Redis(said.chars().take(MAX_ERROR_CHARS).map(plain).collect())
             }
             resp::Error::Protocol(_) | resp::Error::TooLong => Self::Protocol(error.to_string()),
         }

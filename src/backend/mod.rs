@@ -325,6 +325,11 @@ impl Backend {
         self.pool.has_idle(mode)
     }
 
+    /// Closes the connections that nobody uses, and those in use as soon as they are given back.
+    pub fn close_idle(&self) {
+        self.pool.close_all();
+    }
+
     /// The connections to it.
     pub fn connections(&self) -> pool::Counts {
         self.pool.counts()

@@ -10,6 +10,7 @@ use redis::Cmd;
 use crate::backend::{Backend, BackendError, Link, Patience};
 use crate::health::Report;
 use crate::resp::{self, reply};
+use crate::text::is_hidden;
 
 /// How often a server is asked for a PING; what counts is the middle one of the times that it took.
 const PINGS: usize = 5;
@@ -233,7 +234,7 @@ fn database(line: &str) -> Option<(i64, (u64, u64))> {
 pub fn shown(bytes: &[u8]) -> String {
     // A character has four bytes at most.
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * MAX_SHOWN_CHARS + 4)]);
-    let plain = text.chars().map(|c| if c.is_control() { '?' } else { c });
+    let plain = text.chars().map(|c| if is_hidden(c) { '?' } else { c });
     let mut shown: String = plain.take(MAX_SHOWN_CHARS).collect();
     if shown.len() < text.len().min(bytes.len()) && text.chars().count() > MAX_SHOWN_CHARS {
         shown.push('…');

@@ -19,6 +19,15 @@ impl Keys {
         Self(BTreeMap::from([(0, count)]))
     }
 
+    /// Those of one database.
+    pub fn in_database(&self, database: i64) -> u64 {
+        u32::try_from(database)
+            .ok()
+            .and_then(|database| self.0.get(&database))
+            .copied()
+            .unwrap_or(0)
+    }
+
     /// Of all databases together.
     pub fn total(&self) -> u64 {
         self.0.values().sum()

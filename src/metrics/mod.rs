@@ -53,8 +53,10 @@ impl<T> ByProtocol<T> {
 pub enum Refusal {
     /// It would write.
     Write,
-    /// It is malformed, or asks for what does not exist.
+    /// It is malformed.
     BadRequest,
+    /// It is a command that does not exist.
+    UnknownCommand,
     /// It is a command that we keep from readers.
     NotServed,
     /// No backend could answer.
@@ -63,13 +65,15 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Write, Self::BadRequest, Self::NotServed, Self::Unanswered];
+    pub const ALL: [Self; 5] =
+        [Self::Write, Self::BadRequest, Self::UnknownCommand, Self::NotServed, Self::Unanswered];
 
     /// As a label has it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Write => "write",
             Self::BadRequest => "bad_request",
+            Self::UnknownCommand => "unknown_command",
             Self::NotServed => "not_served",
             Self::Unanswered => "unanswered",
         }

@@ -205,7 +205,7 @@ impl Policy {
         let found = self.find(command);
         match &found {
             Ok(entry) => entry.count.add_one(),
-            Err(refused) if refused.why == Refusal::BadRequest => self.unknown.add_one(),
+            Err(refused) if refused.why == Refusal::UnknownCommand => self.unknown.add_one(),
             // Nobody has said yet what there is.
             Err(_) => {}
         }
@@ -272,7 +272,7 @@ impl Policy {
         let Some(entry) = look_up(&self.commands, command.name()) else {
             return Err(match self.is_empty {
                 true => no_table(),
-                false => Refused::new(Refusal::BadRequest, unknown_command(command)),
+                false => Refused::new(Refusal::UnknownCommand, unknown_command(command)),
             });
         };
         match command.arg(1) {
@@ -282,7 +282,7 @@ impl Policy {
                     Some(refused) => refused.clone(),
                     None => {
                         let error = unknown_subcommand(command.name(), name);
-                        Refused::new(Refusal::BadRequest, error)
+                        Refused::new(Refusal::UnknownCommand, error)
                     }
                 }),
             _ => Ok(entry),

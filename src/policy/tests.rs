@@ -255,7 +255,7 @@ fn unknown_commands_are_quoted_as_redis_does() {
     let error = b"ERR unknown command '\xff', with args beginning with: '\xfe' ".to_vec();
     assert_eq!(
         verdict(&policy, b"\xff\0 \xfe"),
-        Verdict::Refuse(Refused::new(Refusal::BadRequest, error))
+        Verdict::Refuse(Refused::new(Refusal::UnknownCommand, error))
     );
 }
 

@@ -67,7 +67,14 @@ pub fn page<W: Write>(
 /// Reads which server process it is that `INFO server` was sent to.
 pub fn run_id(exchange: &mut Exchange) -> Result<String, Failure> {
     let run_id = read_run_id(exchange.connection.replies())?;
-    Ok(run_id.ok_or(resp::Error::Protocol("an INFO without run_id"))?.to_string())
+    Ok(run_id.ok_or_else(may_not_ask)?.to_string())
+}
+
+/// Without it a cursor could be taken to another server.
+fn may_not_ask() -> resp::Error {
+    resp::Error::Redis(
+        "NOPERM listings need INFO, which the balancer's user may not use".to_owned(),
+    )
 }
 
 /// Why a page's keys could not be gathered.

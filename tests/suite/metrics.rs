@@ -137,7 +137,7 @@ fn commands_are_counted_to_the_unit_whatever_becomes_of_them() {
     // UNSUBSCRIBE is the subscription's.
     assert_eq!(scrape.requests("resp", "none"), sent * 13.0);
     assert_eq!(scrape.refusals("resp", "write"), sent);
-    assert_eq!(scrape.refusals("resp", "bad_request"), sent);
+    assert_eq!(scrape.refusals("resp", "unknown_command"), sent);
     assert_eq!(scrape.refusals("resp", "not_served"), sent * 2.0);
     assert_eq!(scrape.get("redis_lb_commands_total{command=\"get\"}"), sent * 5.0);
     assert_eq!(scrape.get("redis_lb_commands_total{command=\"(unknown)\"}"), sent);

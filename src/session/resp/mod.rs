@@ -293,7 +293,7 @@ impl<'a> Session<'a> {
         if !self.state.reply_mode.next() {
             write(self.outlet.out());
         }
-        self.balancer.metrics.refuse(WireProtocol::Resp, Refusal::BadRequest);
+        self.outlet.count_refusal(Refusal::BadRequest);
         match self.outlet.deliver() {
             Ok(()) => Ended::Refused(why),
             Err(error) => error.into(),
