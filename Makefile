@@ -10,7 +10,7 @@ FUZZ_SECONDS ?= 60
 # Three Redis servers with the actors in them, and the balancer on http://127.0.0.1:1310/
 demo:
 	bash load_data.sh
-	cargo run --quiet --release --locked --bin lb
+	cargo run --release --locked --bin lb
 
 # Everything, with real Redis servers on free ports.
 test:

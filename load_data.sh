@@ -398,6 +398,7 @@ main() {
     set_roles "$replicas"
 
     say "loading actors.csv"
+    [ -e target/release/seed ] || say "(first the program is compiled, which takes a minute or two)"
     exec cargo run --quiet --release --locked --bin seed -- "$@"
 }
 

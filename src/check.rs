@@ -101,10 +101,8 @@ impl Findings {
     fn emptiness(&mut self, balancer: &Balancer, looks: &[Look]) {
         let mut is_empty = true;
         for (backend, look) in balancer.backends.iter().zip(looks) {
-            let Some(keys) = look.as_ref().ok().and_then(|server| server.report.keys.as_ref())
-            else {
-                return;
-            };
+            let server = look.as_ref().ok().filter(|server| server.no_database.is_none());
+            let Some(keys) = server.and_then(|server| server.report.keys.as_ref()) else { return };
             let (name, database) = (backend.name(), backend.own_mode().database);
             is_empty &= keys.total() == 0;
             if keys.total() > 0 && keys.in_database(database) == 0 {

@@ -255,14 +255,14 @@ function showTiles(status) {
   const { clients, requests, refused, process } = status;
   const all = answered(requests);
   const connected = clients.http + clients.resp + clients.new;
-  const inAll = all === 0 ? "nothing asked yet" : `${compact(all)} in all`;
+  const inAll = all === 0 ? "nothing answered yet" : `${compact(all)} in all`;
   showTile("requests_per_second", compact(requests.per_second), inAll, exact(requests.per_second));
   const [http, resp, fresh] = [clients.http, clients.resp, clients.new].map(compact);
-  const kinds = `${http} http · ${resp} redis · ${fresh} new`;
+  const kinds = `${http} http · ${resp} redis · ${fresh} undecided`;
   showTile("clients", compact(connected), kinds, exact(connected));
   put(document.querySelector(".clients dt"), `Clients, at most ${exact(clients.max)}`);
   document.querySelector(".meter i").style.width = cssShare(connected, clients.max);
-  showRefusals("refused_writes", "writes", "READONLY");
+  showRefusals("refused_writes", "writes", "answered READONLY");
   showRefusals("bad_requests", "bad_requests", "malformed");
   showRefusals("unanswered", "unanswered", "no backend left");
   showTile("threads", exact(process.threads), "one per client");
@@ -276,7 +276,7 @@ function showTiles(status) {
 function showRefusals(tile, name, note) {
   const total = now.refused[name];
   const fresh = total - recent[0].refused[name];
-  showTile(tile, compact(total), fresh > 0 ? `+${compact(fresh)} this minute` : note, exact(total));
+  showTile(tile, compact(total), fresh > 0 ? `+${compact(fresh)} in 1 min` : note, exact(total));
   find(byId("tiles"), tile).parentElement.classList.toggle("fresh", fresh > 0);
 }
 
@@ -367,7 +367,8 @@ class Chart {
     this.marks = draw("g", { class: "marks" });
     this.cross = draw("path", { class: "cross" });
     this.empty = draw("text", { class: "empty", x: this.width / 2, y: this.height / 2 });
-    this.svg.replaceChildren(this.grid, layers, this.marks, this.cross, this.empty);
+    this.axis = draw("path", { class: "axis" });
+    this.svg.replaceChildren(this.grid, layers, this.axis, this.marks, this.cross, this.empty);
   }
 
   /** Where a moment is that lies so many seconds back. */
@@ -412,7 +413,8 @@ class Chart {
     const parts = [];
     for (let value = 0; value <= this.top; value += this.step) {
       const y = Math.round(this.y(value)) + 0.5;
-      parts.push(draw("path", { d: `M${LEFT} ${y}H${right}`, class: value === 0 ? "base" : "" }));
+      if (value === 0) this.axis.setAttribute("d", `M${LEFT} ${y}H${right}`);
+      else parts.push(draw("path", { d: `M${LEFT} ${y}H${right}` }));
       parts.push(draw("text", { x: LEFT - 8, y: y + 4, class: "end" }, compact(value)));
     }
     for (let minute = 1; minute <= WINDOW / 60; minute += 1) {

@@ -87,6 +87,22 @@ fn quiet_leaves_requests_and_sessions_out_but_not_what_happens_to_backends() {
 }
 
 #[test]
+fn a_rust_log_that_is_empty_or_makes_no_sense_does_not_silence_the_log() {
+    let server = RedisServer::start();
+    for (rust_log, is_told) in [("", false), ("infos", false), ("a=b=c", true)] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lb"));
+        command.args(["--listen", "127.0.0.1:0", "--backend", &server.address()]);
+        let lb = Balancer::spawn({
+            command.env("RUST_LOG", rust_log);
+            command
+        });
+        lb.get("/none");
+        wait_until("the request is logged", || lb.log().contains("GET /none 404"));
+        assert_eq!(lb.log().contains("is not understood"), is_told, "{rust_log:?}");
+    }
+}
+
+#[test]
 fn the_status_page_and_probes_leave_no_lines() {
     let (_server, lb) = start(&[]);
     for path in ["/-/", "/-/status.json", "/-/metrics", "/-/ready"] {

@@ -121,6 +121,13 @@ fn a_server_that_cannot_be_read_from_is_named_with_the_reason_and_without_its_pa
     let good = server(0);
     let dead = format!("127.0.0.1:{}", free_port());
     let locked = RedisServer::start_with(&["--requirepass", "hunter2"]);
+    let login = format!("redis://:hunter2@{}", locked.address());
+    let client = redis::Client::open(login.as_str()).expect("a URL");
+    redis::cmd("SET")
+        .arg("a")
+        .arg("b")
+        .exec(&mut client.get_connection().expect("a login"))
+        .expect("a key");
     let without = RedisServer::start_with(&["--rename-command", "AUTH", ""]);
     let [good, locked, without] = [&good, &locked, &without].map(RedisServer::address);
     for (url, why) in [
@@ -339,7 +346,18 @@ fn a_database_that_a_server_does_not_have_is_named() {
     let server = server(0);
     let run = check(&[&format!("redis://{}/99", server.address())], &[]).expect_code(1);
     run.says(&["has no database 99"]);
-    check(&[&format!("redis://{}/15", server.address())], &[]).expect_code(0);
+}
+
+#[test]
+fn servers_without_keys_where_clients_read_and_urls_of_different_databases_are_named() {
+    let (server, empty) = (server(0), RedisServer::start());
+    let other_database = format!("redis://{}/15", server.address());
+    let run = check(&[&other_database], &[]).expect_code(1);
+    run.says(&["has no keys in database 15"]);
+    check(&[&empty.address()], &[]).expect_code(1).says(&["there are no keys at all"]);
+    empty.command(&["SET", "a", "b"]);
+    let run = check(&[&other_database, &empty.address()], &[]).expect_code(1);
+    run.says(&["the URLs name different databases"]);
 }
 
 #[test]

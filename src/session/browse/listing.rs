@@ -105,10 +105,8 @@ fn write_head<W: Write>(
     answer.write_all(b"<p class=\"facts\">")?;
     match all_keys.and_then(|keys| u64::try_from(keys).ok()) {
         Some(all) if is_all && all == here => write!(answer, "{}", count(all, "key"))?,
-        Some(all) => {
-            write!(answer, "{} on this page, of {all} in the database", count(here, "key"))?
-        }
-        None => write!(answer, "{} on this page", count(here, "key"))?,
+        Some(all) => write!(answer, "{} here, of {all} in the database", count(here, "key"))?,
+        None => write!(answer, "{} here", count(here, "key"))?,
     }
     write!(answer, " · from {}", line(backend))?;
     if has_next {
@@ -116,8 +114,14 @@ fn write_head<W: Write>(
     }
     answer.write_all(b"</p>\n")?;
     if here == 0 {
-        let why =
-            if has_next { "None here yet: the search goes on." } else { "There are no such keys." };
+        let why = match (has_next, asked.is_empty()) {
+            (true, _) => "None here yet: the search goes on.",
+            (false, true) => "There are none.",
+            (false, false) => {
+                "There are no such keys. Only keys are searched, not what they hold; \
+                 a * stands for anything. <a href=\"/\">All keys</a>"
+            }
+        };
         writeln!(answer, "<p>{why}</p>")?;
     }
     Ok(())

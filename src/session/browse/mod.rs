@@ -48,12 +48,14 @@ impl Frame {
             "<body>\n<header>\n<a class=\"home\" href=\"/\">redis-lb</a>\n\
              <form role=\"search\" action=\"/\"><label class=\"unseen\" for=\"search\">Search keys</label>\
              <input id=\"search\" name=\"search\" type=\"search\" value=\"{}\" \
-             placeholder=\"Prefix, or glob with * ?\" autocapitalize=\"none\" \
+             placeholder=\"A key begins with … or is like *:13?\" autocapitalize=\"none\" \
              autocomplete=\"off\" spellcheck=\"false\"><button>Search</button></form>",
             attribute(search)
         )?;
         if self.shows_status_link {
-            answer.write_all(b"<nav aria-label=\"More\"><a href=\"/-/\">Status</a></nav>\n")?;
+            answer.write_all(
+                b"<nav aria-label=\"More\"><a class=\"button\" href=\"/-/\">Status</a></nav>\n",
+            )?;
         }
         answer.write_all(b"</header>\n<main>\n")
     }
