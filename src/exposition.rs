@@ -247,8 +247,8 @@ impl Snapshot {
     }
 
     fn encode_durations(&self, to: &mut Families) -> fmt::Result {
-        let help = "From the choice of the backend until its reply began; commands that were sent \
-                    together share that of the first";
+        let help = "From the choice of the backend until its reply began (over HTTP: until ours did); \
+                    commands that were sent together share that of the first";
         let (name, unit) = ("request_duration", Some(&Unit::Seconds));
         let mut family = to.0.encode_descriptor(name, help, unit, MetricType::Histogram)?;
         for backend in &self.backends {

@@ -139,15 +139,7 @@ fn answer<'a>(client: &mut Client, request: &Request, balancer: &'a Balancer) ->
         Err(refused) if client.side == Side::Admin || target::is_internal(&request.target) => {
             give(client, request, balancer, refused, Level::Debug)
         }
-        Err(refused) => {
-            let why = if refused.status == 405 {
-                metrics::Refusal::Write
-            } else {
-                metrics::Refusal::BadRequest
-            };
-            balancer.metrics.refuse(WireProtocol::Http, why);
-            reply(client, request, balancer, refused)
-        }
+        Err(refused) => reply_refusal(client, request, balancer, refused),
         Ok(Target::Key(key, listing)) => {
             balancer.metrics.http_keys.add_one();
             balanced(client, request, balancer, &read::Ask::Key(key, listing))
@@ -280,6 +272,22 @@ fn reply<'a>(
 ) -> Ended<'a> {
     balancer.metrics.answered_here.http.add_one();
     give(client, request, balancer, reply, Level::Info)
+}
+
+/// The same, where that is not what was asked for.
+fn reply_refusal<'a>(
+    client: &mut Client,
+    request: &Request,
+    balancer: &Balancer,
+    refused: Reply,
+) -> Ended<'a> {
+    let why = match refused.status {
+        405 => metrics::Refusal::Write,
+        503 | 504 => metrics::Refusal::Unanswered,
+        _ => metrics::Refusal::BadRequest,
+    };
+    balancer.metrics.refuse(WireProtocol::Http, why);
+    reply(client, request, balancer, refused)
 }
 
 fn give<'a>(
@@ -418,14 +426,7 @@ fn balanced<'a>(
         return ended;
     }
     client.reset_on_close(false);
-    let unanswered = unanswered(ask, &failover);
-    let why = if unanswered.status == 410 {
-        metrics::Refusal::BadRequest
-    } else {
-        metrics::Refusal::Unanswered
-    };
-    balancer.metrics.refuse(WireProtocol::Http, why);
-    reply(client, request, balancer, unanswered)
+    reply_refusal(client, request, balancer, unanswered(ask, &failover))
 }
 
 /// With `--demo-delay`, holds the request with its lease taken, so that the table can be watched.

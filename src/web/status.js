@@ -258,7 +258,7 @@ function showTiles(status) {
   const inAll = all === 0 ? "nothing answered yet" : `${compact(all)} in all`;
   showTile("requests_per_second", compact(requests.per_second), inAll, exact(requests.per_second));
   const [http, resp, fresh] = [clients.http, clients.resp, clients.new].map(compact);
-  const kinds = `${http} http · ${resp} redis · ${fresh} undecided`;
+  const kinds = `${http} http · ${resp} redis · ${fresh} new`;
   showTile("clients", compact(connected), kinds, exact(connected));
   put(document.querySelector(".clients dt"), `Clients, at most ${exact(clients.max)}`);
   document.querySelector(".meter i").style.width = cssShare(connected, clients.max);
