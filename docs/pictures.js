@@ -11,7 +11,7 @@ const os = require('node:os');
 const path = require('node:path');
 const { setTimeout: sleep } = require('node:timers/promises');
 const Redis = require('ioredis');
-const { chromium } = require('playwright-core');
+const { launch } = require('../tests/clients/chromium.js');
 
 const HOME = path.join(__dirname, '..');
 const RELEASE = path.join(HOME, 'target/release');
@@ -20,8 +20,6 @@ const PORT = Number(process.env.PICTURE_PORT || 1310);
 const SECONDS = Number(process.env.PICTURE_SECONDS || 320);
 const URL = `http://127.0.0.1:${PORT}`;
 const BACKENDS = PORTS.flatMap((port) => ['--backend', `127.0.0.1:${port}`]);
-const QUIET = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-  '--disable-background-networking', '--disable-component-update', '--disable-sync'];
 
 const PICTURES = [
   { name: 'status-light', page: '/-/', width: 1440, scheme: 'light' },
@@ -132,14 +130,8 @@ async function failOnce(servers) {
   seed([PORTS[2]]);
 }
 
-/** The driver wants a path. */
-function chromiumPath() {
-  const find = ['-c', 'command -v "$0"', process.env.CHROMIUM || 'chromium'];
-  return execFileSync('sh', find, { encoding: 'utf8' }).trim();
-}
-
 async function takePictures() {
-  const browser = await chromium.launch({ executablePath: chromiumPath(), args: QUIET });
+  const browser = await launch();
   for (const { name, page: where, width, height, scheme } of PICTURES) {
     const viewport = { width, height: height || 900 };
     const page = await browser.newPage({ viewport, colorScheme: scheme });

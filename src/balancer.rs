@@ -181,7 +181,7 @@ impl Balancer {
         let backends = self.backends.iter();
         let mut changes: Vec<_> = backends
             .flat_map(|backend| {
-                let of_one = backend.health.summary().changes;
+                let of_one = backend.health.changes();
                 of_one.into_iter().map(|change| (backend.name(), change))
             })
             .collect();

@@ -115,8 +115,7 @@ impl Findings {
         if is_empty {
             self.wrong.push("there are no keys at all. Load them first.".to_owned());
         }
-        let databases = balancer.backends.iter().map(|backend| backend.own_mode().database);
-        if databases.collect::<HashSet<_>>().len() > 1 {
+        if databases_differ(&balancer.backends) {
             self.notes.push(DATABASES_DIFFER.to_owned());
         }
     }
@@ -339,6 +338,12 @@ impl Findings {
         };
         text
     }
+}
+
+/// Whether the URLs name different databases.
+pub fn databases_differ(backends: &[Arc<Backend>]) -> bool {
+    let databases = backends.iter().map(|backend| backend.own_mode().database);
+    databases.collect::<HashSet<_>>().len() > 1
 }
 
 /// What is said of URLs that name different databases.

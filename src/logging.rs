@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -107,7 +107,7 @@ impl Queue {
         let mut waiting = lock(&self.waiting);
         while waiting.lines.is_empty() {
             waiting.is_idle = true;
-            waiting = wait(&self.filled, waiting);
+            waiting = self.filled.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
         waiting.is_idle = false;
         std::mem::take(&mut waiting.lines)
@@ -122,10 +122,6 @@ impl Queue {
         }
         waiting.ends
     }
-}
-
-fn wait<'a>(condition: &Condvar, waiting: MutexGuard<'a, Waiting>) -> MutexGuard<'a, Waiting> {
-    condition.wait(waiting).unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Keeps the log alive; dropped at the end of the process, it waits for the last lines.

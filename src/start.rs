@@ -1,6 +1,5 @@
 //! What `lb` says at its start: what it serves and from where, and what will hurt.
 
-use std::collections::HashSet;
 use std::env;
 use std::fs;
 use std::io::Write;
@@ -14,7 +13,7 @@ use rlimit::Resource;
 use crate::backend::{Backend, BackendError};
 use crate::balance::State;
 use crate::balancer::Balancer;
-use crate::check::{DATABASES_DIFFER, SAME_SERVER, doubled};
+use crate::check::{DATABASES_DIFFER, SAME_SERVER, databases_differ, doubled};
 use crate::config::Config;
 use crate::listener::MAX_ADMIN_CLIENTS;
 use crate::logging;
@@ -52,7 +51,7 @@ fn row(backend: &Backend) -> Vec<String> {
         State::Suspect | State::Syncing => Style::new().yellow(),
         State::Down => Style::new().red(),
     };
-    let role = if summary.is_replica == Some(true) { "replica" } else { "primary" };
+    let role = summary.role().unwrap_or("primary");
     let what = match (summary.state, summary.keys) {
         (State::Up, Some(keys)) => format!("{role}, {keys} keys"),
         (State::Up, None) => "does not say how many keys it has".to_owned(),
@@ -95,8 +94,7 @@ pub fn warn_of_backends(balancer: &Balancer) {
     for (one, other) in doubled(&run_ids) {
         warn!("{} and {} {SAME_SERVER}", backends[one].name(), backends[other].name());
     }
-    let databases = backends.iter().map(|backend| backend.own_mode().database);
-    if databases.collect::<HashSet<_>>().len() > 1 {
+    if databases_differ(backends) {
         warn!("{DATABASES_DIFFER}");
     }
     for backend in backends {

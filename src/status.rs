@@ -205,7 +205,7 @@ impl<'a> BackendStatus<'a> {
         let since = SystemTime::now().checked_sub(health.state_for);
         Self {
             name: backend.name(),
-            role: health.is_replica.map(|is| if is { "replica" } else { "primary" }),
+            role: health.role(),
             state: health.state,
             reason: health.reason,
             since: shown(since.unwrap_or(SystemTime::UNIX_EPOCH)),

@@ -79,7 +79,7 @@ impl BackendError {
             // The connection is to blame, or the read.
             Self::Stuck => false,
             // What our user may not read, it may not read anywhere.
-            Self::Redis(text) => !text.starts_with("NOPERM"),
+            Self::Redis(text) => !is_not_permitted(text),
             _ => true,
         }
     }
@@ -124,6 +124,11 @@ impl From<resp::Error> for BackendError {
             resp::Error::Protocol(_) | resp::Error::TooLong => Self::Protocol(error.to_string()),
         }
     }
+}
+
+/// Whether a user's rights are why a command was refused.
+pub fn is_not_permitted(error: &str) -> bool {
+    error.starts_with("NOPERM")
 }
 
 /// A socket's timeout shows as either kind, by platform.

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use redis::ConnectionAddr;
 
-pub use self::error::BackendError;
 pub(crate) use self::error::is_timeout;
+pub use self::error::{BackendError, is_not_permitted};
 pub use self::link::Link;
 #[cfg(unix)]
 use self::socket::connect_unix;
@@ -466,7 +466,7 @@ fn has_no_data(error: &str) -> bool {
 
 /// Whether a command is one that our user must not use, or that was renamed.
 fn is_not_allowed(error: &str) -> bool {
-    error.starts_with("NOPERM") || error.starts_with("ERR unknown command")
+    is_not_permitted(error) || error.starts_with("ERR unknown command")
 }
 
 /// A connection to a backend, in use by one client.

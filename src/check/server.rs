@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use redis::Cmd;
 
-use crate::backend::{Backend, BackendError, Link, Patience};
+use crate::backend::{Backend, BackendError, Link, Patience, is_not_permitted};
 use crate::health::Report;
 use crate::resp::{self, reply};
 use crate::text::is_hidden;
@@ -173,11 +173,6 @@ fn lacking(
         }
     }
     Ok(rights)
-}
-
-/// Whether a user's rights are why a command was refused.
-pub fn is_not_permitted(error: &str) -> bool {
-    error.starts_with("NOPERM")
 }
 
 fn latency(link: &mut Link) -> Result<Duration, BackendError> {

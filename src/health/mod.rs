@@ -55,8 +55,13 @@ pub struct Summary {
     pub is_replica: Option<bool>,
     /// How long before that check a replica had heard from its primary.
     pub lag: Option<Duration>,
-    /// The last changes, the newest last.
-    pub changes: Vec<Change>,
+}
+
+impl Summary {
+    /// Its part in replication; `None` while unknown.
+    pub fn role(&self) -> Option<&'static str> {
+        self.is_replica.map(|is_replica| if is_replica { "replica" } else { "primary" })
+    }
 }
 
 /// What the checks of others compare with.
@@ -187,8 +192,12 @@ impl Health {
             keys: seen.and_then(|report| report.keys.as_ref()).map(Keys::total),
             is_replica: seen.map(|report| report.is_replica),
             lag: seen.and_then(|report| report.lag),
-            changes: record.changes.iter().cloned().collect(),
         }
+    }
+
+    /// The last changes, the newest last.
+    pub fn changes(&self) -> Vec<Change> {
+        lock(&self.record).changes.iter().cloned().collect()
     }
 
     /// What the checks of others compare with.

@@ -192,7 +192,7 @@ fn each_change_is_kept_up_to_a_limit() {
         backend.failed();
         backend.checked(&report("one", 1000));
     }
-    let changes = backend.health.summary().changes;
+    let changes = backend.health.changes();
     assert_eq!(changes.len(), MAX_CHANGES);
     assert_eq!(changes[MAX_CHANGES - 1].state, State::Up);
     assert_eq!(changes[MAX_CHANGES - 2].state, State::Suspect);

@@ -4,6 +4,9 @@ use std::io::{self, BufRead, Read};
 
 use super::{Error, MAX_ARRAY_LENGTH, MAX_BULK_BYTES, MAX_LINE_BYTES, parse_integer, parse_length};
 
+/// A cursor has at most so many digits.
+pub const MAX_CURSOR_BYTES: u64 = 20;
+
 /// The first line of a frame. An error reply is not a header but an [`Error::Redis`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Header {
@@ -91,6 +94,15 @@ pub fn array(from: &mut impl BufRead) -> Result<u64, Error> {
         Header::Null => Ok(0),
         _ => Err(Error::Protocol("an array was expected")),
     }
+}
+
+/// Reads what a SCAN's reply begins with: its cursor. The array of what was found follows.
+pub fn scan_cursor(from: &mut impl BufRead) -> Result<u64, Error> {
+    if array(from)? != 2 {
+        return Err(Error::Protocol("a SCAN of two parts was expected"));
+    }
+    let cursor = String::from_utf8_lossy(&bytes(from, MAX_CURSOR_BYTES)?).parse();
+    cursor.map_err(|_| Error::Protocol("a SCAN without a cursor"))
 }
 
 /// Reads the header of a bulk string: its length in bytes, `None` for null.

@@ -241,7 +241,7 @@ impl<'a> Reply<'a> {
             ("Content-Security-Policy", policy),
             ("Referrer-Policy", "no-referrer"),
         ];
-        let body = Body::Bytes("text/html; charset=utf-8", Cow::Borrowed(html));
+        let body = Body::Bytes(http::HTML, Cow::Borrowed(html));
         Self { status: 200, headers, body }
     }
 

@@ -77,6 +77,9 @@ fn may_not_ask() -> resp::Error {
     )
 }
 
+/// What a client is told whose page would hold too much.
+pub const TOO_LONG: &str = "the keys are too long for one page: lower limit";
+
 /// Why a page's keys could not be gathered.
 pub enum GatherError {
     /// They take more than [`SCAN_STEP_BYTES`].
@@ -92,7 +95,7 @@ impl<E: Into<Failure>> From<E> for GatherError {
 
 fn too_long<W: Write>(answer: &mut Answer<W>) -> Result<Outcome, Failure> {
     answer.status(400);
-    answer.json(&ErrorBody::new("the keys are too long for one page: lower limit"))?;
+    answer.json(&ErrorBody::new(TOO_LONG))?;
     Ok(Outcome::Answered(None))
 }
 
@@ -140,11 +143,7 @@ fn read_scan(
     bytes: &mut usize,
 ) -> Result<u64, GatherError> {
     let from = exchange.connection.replies();
-    if reply::array(from)? != 2 {
-        return Err(resp::Error::Protocol("a SCAN of two parts was expected").into());
-    }
-    let position = String::from_utf8_lossy(&reply::bytes(from, 20)?).parse();
-    let position = position.map_err(|_| resp::Error::Protocol("a SCAN without a cursor"))?;
+    let position = reply::scan_cursor(from)?;
     let most = *bytes + SCAN_STEP_BYTES;
     for _ in 0..reply::array(from)? {
         let key = match reply::bytes(from, most.saturating_sub(*bytes) as u64) {

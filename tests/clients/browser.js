@@ -6,12 +6,9 @@
 'use strict';
 
 const readline = require('node:readline');
-const { execFileSync } = require('node:child_process');
-const { chromium } = require('playwright-core');
+const { launch } = require('./chromium.js');
 
 const origin = process.argv[2];
-const QUIET = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-  '--disable-background-networking', '--disable-component-update', '--disable-sync'];
 
 /** How long Chromium may take to start, for each step, and to end. */
 const STEP_MS = 30_000;
@@ -85,9 +82,7 @@ async function within(what, work) {
 }
 
 async function main() {
-  const find = ['-c', 'command -v "$0"', process.env.CHROMIUM || 'chromium'];
-  const executablePath = execFileSync('sh', find, { encoding: 'utf8' }).trim();
-  const browser = await within('its start', () => chromium.launch({ executablePath, args: QUIET }));
+  const browser = await within('its start', launch);
   const context = await browser.newContext({ viewport: { width: 1440, height: 900 } });
   watch(context);
   const page = await context.newPage();

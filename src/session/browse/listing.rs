@@ -9,13 +9,14 @@ use super::element::{Element, strings};
 use super::{
     Frame, begin_table, count, end_table, key_link, next_link, open_rows, open_table, size,
 };
+use crate::backend::is_not_permitted;
 use crate::failover::Attempt;
 use crate::html::{line, text};
 use crate::http::target::{Cursor, PageQuery};
 use crate::http::{Answer, ErrorBody};
 use crate::resp::{self, reply};
 use crate::session::exchange::{Exchange, Failure, Look, look_at};
-use crate::session::page::{BATCH_KEYS, GatherError, gather, run_id};
+use crate::session::page::{BATCH_KEYS, GatherError, TOO_LONG, gather, run_id};
 use crate::session::read::Outcome;
 use crate::value::Kind;
 
@@ -53,7 +54,7 @@ pub fn listing<W: Write>(
     let (keys, position) = match gather(&mut exchange, query) {
         Err(GatherError::TooLong) => {
             answer.status(400);
-            let why = ErrorBody::new("the keys are too long for one page: lower limit");
+            let why = ErrorBody::new(TOO_LONG);
             super::error(frame, 400, &why, answer)?;
             return Ok(Outcome::Answered(None));
         }
@@ -74,7 +75,7 @@ pub fn listing<W: Write>(
 /// What a user that may not ask for it does without.
 pub fn allowed<T>(reply: Result<T, resp::Error>) -> Result<Option<T>, resp::Error> {
     match reply {
-        Err(resp::Error::Redis(text)) if text.starts_with("NOPERM") => Ok(None),
+        Err(resp::Error::Redis(text)) if is_not_permitted(&text) => Ok(None),
         reply => reply.map(Some),
     }
 }

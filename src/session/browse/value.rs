@@ -354,11 +354,7 @@ impl<W: Write> Page<'_, W> {
         let bytes = bytes_of_page(facts.look.bytes, length);
         let scan = scan.get_packed_command();
         let from = exchange.read(&scan, bytes)?;
-        if reply::array(from)? != 2 {
-            return Err(resp::Error::Protocol("a SCAN of two parts was expected").into());
-        }
-        let position = String::from_utf8_lossy(&reply::bytes(from, 20)?).parse();
-        let position = position.map_err(|_| resp::Error::Protocol("a SCAN without a cursor"))?;
+        let position = reply::scan_cursor(from)?;
         let strings = reply::array(from)?;
         self.begin(facts, Some((kind, length)))?;
         self.write_elements(exchange, kind, strings)?;

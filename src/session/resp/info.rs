@@ -70,7 +70,7 @@ fn section(balancer: &Balancer) -> String {
         balancer.backends.iter().zip(balancer.table.counts()).enumerate()
     {
         let health = backend.health.summary();
-        let role = if health.is_replica == Some(true) { "replica" } else { "primary" };
+        let role = health.role().unwrap_or("primary");
         let value = format!(
             "address={},state={},role={role},leases={leases},connections={},keys={},since={},reason={}",
             backend.name(),

@@ -11,9 +11,6 @@ use crate::health::State;
 use crate::resp::{Command, command, reply, write};
 use crate::{cursor, resp};
 
-/// A cursor has at most so many digits.
-const MAX_CURSOR_BYTES: u64 = 20;
-
 const GONE: &str = "ERR invalid cursor: its server is gone or was restarted, and would miss \
     elements: start again from 0";
 
@@ -118,7 +115,7 @@ fn relay_scan(
     if reply::array(from)? != 2 {
         return Err(resp::Error::Protocol("a SCAN that is none").into());
     }
-    let position = reply::bytes(from, MAX_CURSOR_BYTES)?;
+    let position = reply::bytes(from, reply::MAX_CURSOR_BYTES)?;
     let position = std::str::from_utf8(&position).ok().and_then(|text| text.parse().ok());
     let tag = connection.run_id().and_then(|run_id| balancer.cursor_tag(run_id));
     let cursor = match (position, tag) {
