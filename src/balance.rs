@@ -322,6 +322,13 @@ impl Lease {
         table.seats[self.seat].map_or(0, |seat| seat.backend)
     }
 
+    /// The same, if that backend is up.
+    pub fn backend_if_up(&self) -> Option<usize> {
+        let table = lock(&self.table.rows);
+        let backend = table.seats[self.seat]?.backend;
+        (table.rows[backend].state == State::Up).then_some(backend)
+    }
+
     /// Whether [`ConnectionTable::level`] may move it.
     pub fn set_may_move(&self, may_move: bool) {
         let mut table = lock(&self.table.rows);

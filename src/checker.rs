@@ -178,7 +178,7 @@ impl<'a> Checker<'a> {
             Err(error) => {
                 health.check_failed(&error);
                 if health.state() == State::Down {
-                    self.backend.close_idle();
+                    self.backend.close_all();
                 }
             }
         }

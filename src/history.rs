@@ -229,7 +229,7 @@ mod tests {
     }
 
     fn answer(histogram: &Histogram, count: u64, millis: u64) {
-        (0..count).for_each(|_| histogram.add(Duration::from_millis(millis)));
+        (0..count).for_each(|_| histogram.add(Duration::from_millis(millis), 1));
     }
 
     #[test]

@@ -1,10 +1,20 @@
 //! Locking that a panic elsewhere does not spoil.
 
-pub use std::sync::Mutex;
+pub use std::sync::{Condvar, Mutex};
 use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Locks `mutex`, poisoned or not: what our locks guard is whole after each statement, so a panic
 /// while one is held leaves nothing half done.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits for a notification, for at most `time`; one may come without a reason.
+pub fn wait<'a, T>(
+    condvar: &Condvar,
+    guard: MutexGuard<'a, T>,
+    time: Duration,
+) -> MutexGuard<'a, T> {
+    condvar.wait_timeout(guard, time).unwrap_or_else(PoisonError::into_inner).0
 }

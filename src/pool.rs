@@ -237,6 +237,11 @@ impl<M: Copy + Eq, C> Permit<M, C> {
         self.waited
     }
 
+    /// Whether its connection is none of those that were to be closed since.
+    pub fn is_current(&self) -> bool {
+        self.pool.as_ref().is_some_and(|pool| lock(&pool.state).generation == self.generation)
+    }
+
     /// For a connection that is made now, in place of one that was closed.
     pub fn renewed(mut self) -> Self {
         if let Some(pool) = &self.pool {

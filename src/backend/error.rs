@@ -11,6 +11,14 @@ const MAX_ERROR_CHARS: usize = 200;
 /// How a socket tells that its backend is not silent to others; no system does.
 pub const STUCK: io::ErrorKind = io::ErrorKind::ResourceBusy;
 
+/// What a server says that has no answer, so that another should be asked: how it begins, and what
+/// is in it. (A script may end with an error that begins so.)
+const NO_ANSWERS: [(&str, &str); 3] = [
+    ("-LOADING ", " is loading the dataset in memory"),
+    ("-MASTERDOWN ", "Link with MASTER is down"),
+    ("-BUSY ", " is busy running "),
+];
+
 /// Why a backend did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
@@ -123,6 +131,19 @@ impl From<resp::Error> for BackendError {
             }
             resp::Error::Protocol(_) | resp::Error::TooLong => Self::Protocol(error.to_string()),
         }
+    }
+}
+
+/// Fails when a whole reply says that its server can't answer.
+pub fn check_answer(reply: &[u8]) -> Result<(), BackendError> {
+    if !reply.starts_with(b"-") {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(reply);
+    let says = |(begin, what): &(&str, &str)| text.starts_with(begin) && text.contains(what);
+    match NO_ANSWERS.iter().any(says) {
+        true => Ok(resp::reply::no_error(reply)?),
+        false => Ok(()),
     }
 }
 

@@ -99,6 +99,11 @@ impl Link {
         self.next_byte().map(|_| ())
     }
 
+    /// Its socket.
+    pub fn socket(&self) -> Arc<Socket> {
+        self.reader.get_ref().shared()
+    }
+
     /// It is kept for another request.
     pub fn rest(&mut self) {
         self.kept_at = Instant::now();

@@ -2,6 +2,9 @@
 
 mod error;
 mod link;
+pub mod outbox;
+mod pipeline;
+pub mod shared;
 mod socket;
 
 use std::io::{self, BufRead};
@@ -14,8 +17,10 @@ use std::time::{Duration, Instant};
 use redis::ConnectionAddr;
 
 pub(crate) use self::error::is_timeout;
-pub use self::error::{BackendError, is_not_permitted};
+pub use self::error::{BackendError, check_answer, is_not_permitted};
 pub use self::link::Link;
+pub use self::shared::HELD_REPLY_BYTES;
+use self::shared::SharedConnection;
 #[cfg(unix)]
 use self::socket::connect_unix;
 pub use self::socket::{Patience, Waits};
@@ -34,6 +39,10 @@ const MAX_INFO_BYTES: u64 = 1024 * 1024;
 
 /// The most that `COMMAND` may say; Redis 7 says a quarter of a megabyte.
 const MAX_COMMANDS_BYTES: usize = 16 * 1024 * 1024;
+
+/// So many connections are shared, each by the clients of one mode, and one in four of those that
+/// there may be; clients of other modes have their own.
+const MAX_SHARED: usize = 4;
 
 /// However late it is, a connect has so long.
 const MIN_CONNECT_TIME: Duration = Duration::from_millis(10);
@@ -62,6 +71,8 @@ pub struct Backend {
     /// Whether that has changed since the last check.
     has_moved: AtomicBool,
     pool: Arc<Pool<Mode, Link>>,
+    /// Connections that many clients send on, one for each mode.
+    shared: Mutex<Vec<Arc<SharedConnection>>>,
     server: Mutex<Server>,
     /// Counts the changes of what [`commands`](Self::commands) returns.
     commands_version: AtomicU64,
@@ -100,6 +111,7 @@ impl Backend {
             resolved: Mutex::new(resolved),
             has_moved: AtomicBool::new(false),
             pool: Pool::new(max_connections),
+            shared: Mutex::default(),
             server: Mutex::default(),
             commands_version: AtomicU64::new(0),
             large_reads: LargeReads::default(),
@@ -134,7 +146,7 @@ impl Backend {
                 drop(resolved);
                 if has_moved {
                     self.has_moved.store(true, Ordering::Release);
-                    self.pool.close_all();
+                    self.close_all();
                 }
             }
             Err(error) if resolved.is_err() => *resolved = Err(error.to_string()),
@@ -229,7 +241,7 @@ impl Backend {
                 Ok(()) => return Ok(connection),
                 Err(BackendError::Lost(_)) => {
                     // When one idle connection is broken, the others are too.
-                    self.pool.close_all();
+                    self.close_all();
                     permit = connection.permit.renewed();
                 }
                 Err(error) => return Err(error),
@@ -326,8 +338,43 @@ impl Backend {
     }
 
     /// Closes the connections that nobody uses, and those in use as soon as they are given back.
-    pub fn close_idle(&self) {
+    pub fn close_all(&self) {
         self.pool.close_all();
+        for shared in lock(&self.shared).drain(..) {
+            shared.retire();
+        }
+    }
+
+    /// The shared connection of that mode, if there is one.
+    pub fn shared(&self, mode: Mode) -> Option<Arc<SharedConnection>> {
+        lock(&self.shared).iter().find(|shared| shared.mode == mode).cloned()
+    }
+
+    /// Keeps a connection, all replies on which have been read to the end: for all, where there is
+    /// no shared one of its mode yet, else for the next request.
+    pub fn keep_or_share(self: &Arc<Self>, connection: Connection) {
+        let mut shared = lock(&self.shared);
+        let is_wanted = shared.len() < (self.max_connections / 4).min(MAX_SHARED)
+            && shared.iter().all(|shared| shared.mode != connection.mode);
+        // With the lock held: whoever closes all does so either before or behind this.
+        if !is_wanted || connection.has_buffered() || !connection.permit.is_current() {
+            drop(shared);
+            return connection.keep();
+        }
+        match SharedConnection::start(self, connection) {
+            Ok(new) => shared.push(new),
+            Err(error) => log::debug!("{}: no thread to share a connection: {error}", self.name()),
+        }
+    }
+
+    /// A shared connection has ended.
+    fn forget_shared(&self, ended: &Arc<SharedConnection>) {
+        lock(&self.shared).retain(|shared| !Arc::ptr_eq(shared, ended));
+    }
+
+    /// How long it is waited for.
+    pub fn waits(&self) -> &Waits {
+        &self.waits
     }
 
     /// The connections to it.
@@ -400,7 +447,7 @@ impl Backend {
         let mut server = lock(&self.server);
         if server.run_id.is_some() && server.run_id.as_ref() != link.run_id() {
             // Others may lead to the server that was there before.
-            self.pool.close_all();
+            self.close_all();
         }
         server.run_id = link.run_id().cloned();
         if server.commands != commands {

@@ -1,7 +1,7 @@
 //! The socket to a backend, and how long it is waited for.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 #[cfg(unix)]
@@ -65,10 +65,61 @@ pub struct Waits {
     pub read_timeout: Duration,
 }
 
+impl Waits {
+    /// Nobody waits for longer than this.
+    pub fn longest(&self) -> Duration {
+        self.timeout.max(self.read_timeout) * 2
+    }
+
+    /// Whether a first try that was met by silence for so long is to wait on.
+    ///
+    /// # Errors
+    /// As [`BackendError::Stuck`](super::BackendError::Stuck), when the backend answers others
+    /// meanwhile.
+    pub fn may_wait(&self, silent: Duration) -> io::Result<bool> {
+        if silent < self.timeout { Ok(true) } else { self.may_wait_long(silent, false, true) }
+    }
+
+    /// Redis works on one thing at a time: had our request arrived, its reply would be here when a
+    /// later check is answered.
+    fn ensure_not_stuck(&self, silent: Duration) -> io::Result<()> {
+        let health = &self.health;
+        let later = Instant::now().checked_sub(silent).map(|began| began + ORDER_MARGIN);
+        match later.is_some_and(|later| health.has_answered_since(later)) && health.has_better() {
+            true => Err(STUCK.into()),
+            false => Ok(()),
+        }
+    }
+
+    /// A first try has met silence, for longer than is usual. `is_script` where the read may itself be
+    /// why; `is_due` where it had the time that it is due.
+    fn may_wait_long(&self, silent: Duration, is_script: bool, is_due: bool) -> io::Result<bool> {
+        let Self { health, replays, read_timeout, .. } = self;
+        if is_due {
+            health.failed(&"timed out");
+        }
+        self.ensure_not_stuck(silent)?;
+        if silent >= *read_timeout {
+            return Ok(false);
+        }
+        if is_script {
+            return Ok(true);
+        }
+        Ok(match (health.state() == State::Down, health.has_better()) {
+            // What the checks found dead costs nothing to leave.
+            (true, true) => false,
+            (false, true) => !replays.take(),
+            // With none better it may be slow, but that dead it is not waited for.
+            (true, false) => health.is_alone(),
+            (false, false) => true,
+        })
+    }
+}
+
 /// A socket that waits as long as its user's patience lasts.
 #[derive(Debug)]
 pub struct PatientSocket {
-    socket: Socket,
+    socket: Arc<Socket>,
     waits: Arc<Waits>,
     patience: Patience,
     /// A silence up to here says nothing.
@@ -81,12 +132,17 @@ impl PatientSocket {
     /// A silence of the backend timeout ends each wait, until that is changed.
     pub fn new(socket: Socket, waits: Arc<Waits>, patience: Patience) -> Self {
         let usual = waits.timeout;
-        Self { socket, waits, patience, usual, step: usual }
+        Self { socket: Arc::new(socket), waits, patience, usual, step: usual }
     }
 
     /// From now on it waits like this.
     pub fn set_patience(&mut self, patience: Patience) {
         self.patience = patience;
+    }
+
+    /// The socket itself, for those who wait in their own way.
+    pub fn shared(&self) -> Arc<Socket> {
+        Arc::clone(&self.socket)
     }
 
     /// How it waits.
@@ -120,11 +176,7 @@ impl PatientSocket {
     fn set_step(&mut self, step: Duration) -> io::Result<()> {
         // A system call, which most requests can do without.
         if self.step != step {
-            match &self.socket {
-                Socket::Tcp(socket) => socket.set_read_timeout(Some(step)),
-                #[cfg(unix)]
-                Socket::Unix(socket) => socket.set_read_timeout(Some(step)),
-            }?;
+            self.socket.set_read_timeout(step)?;
             self.step = step;
         }
         Ok(())
@@ -144,13 +196,18 @@ impl PatientSocket {
             Patience::LastResort(deadline) => {
                 let Waits { health, replays, .. } = &*self.waits;
                 if silent >= self.usual {
-                    self.ensure_not_stuck(silent)?;
+                    self.waits.ensure_not_stuck(silent)?;
                 }
                 Instant::now() < deadline && !(health.has_better() && replays.take())
             }
             _ if silent < self.usual => true,
             Patience::Second => silent < self.waits.read_timeout,
-            Patience::First | Patience::Script => self.may_wait_long(silent)?,
+            Patience::First | Patience::Script => {
+                let is_script = self.patience == Patience::Script;
+                // Whoever was late already gave it less time than it is due.
+                let is_due = self.usual >= self.waits.timeout;
+                self.waits.may_wait_long(silent, is_script, is_due)?
+            }
         };
         if may_wait {
             self.set_step(match self.patience {
@@ -162,41 +219,6 @@ impl PatientSocket {
             })?;
         }
         Ok(may_wait)
-    }
-
-    /// Redis works on one thing at a time: had our request arrived, its reply would be here when a
-    /// later check is answered.
-    fn ensure_not_stuck(&self, silent: Duration) -> io::Result<()> {
-        let health = &self.waits.health;
-        let later = Instant::now().checked_sub(silent).map(|began| began + ORDER_MARGIN);
-        match later.is_some_and(|later| health.has_answered_since(later)) && health.has_better() {
-            true => Err(STUCK.into()),
-            false => Ok(()),
-        }
-    }
-
-    /// A first try has met silence.
-    fn may_wait_long(&self, silent: Duration) -> io::Result<bool> {
-        let Waits { health, replays, timeout, read_timeout } = &*self.waits;
-        // Whoever was late already gave it less time than it is due.
-        if self.usual >= *timeout {
-            health.failed(&"timed out");
-        }
-        self.ensure_not_stuck(silent)?;
-        if silent >= *read_timeout {
-            return Ok(false);
-        }
-        if self.patience == Patience::Script {
-            return Ok(true);
-        }
-        Ok(match (health.state() == State::Down, health.has_better()) {
-            // What the checks found dead costs nothing to leave.
-            (true, true) => false,
-            (false, true) => !replays.take(),
-            // With none better it may be slow, but that dead it is not waited for.
-            (true, false) => health.is_alone(),
-            (false, false) => true,
-        })
     }
 }
 
@@ -214,7 +236,7 @@ impl Read for PatientSocket {
         }
         let mut silent = Duration::ZERO;
         loop {
-            let read = self.socket.read(buffer);
+            let read = (&*self.socket).read(buffer);
             match &read {
                 Err(error) if is_timeout(error) => {
                     silent += self.step;
@@ -232,7 +254,7 @@ impl Write for PatientSocket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut silent = Duration::ZERO;
         loop {
-            let written = self.socket.write(bytes);
+            let written = (&*self.socket).write(bytes);
             match &written {
                 Err(error) if is_timeout(error) => {
                     silent += self.waits.timeout;
@@ -253,7 +275,7 @@ impl Write for PatientSocket {
 #[cfg(unix)]
 impl AsFd for PatientSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.socket {
+        match &*self.socket {
             Socket::Tcp(socket) => socket.as_fd(),
             Socket::Unix(socket) => socket.as_fd(),
         }
@@ -270,22 +292,43 @@ pub enum Socket {
     Unix(UnixStream),
 }
 
-impl Read for Socket {
+impl Socket {
+    /// How long a read waits.
+    pub fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        match self {
+            Self::Tcp(socket) => socket.set_read_timeout(Some(timeout)),
+            #[cfg(unix)]
+            Self::Unix(socket) => socket.set_read_timeout(Some(timeout)),
+        }
+    }
+
+    /// Ends the connection for all who use it.
+    pub fn shutdown(&self) {
+        // One that has ended already needs no end.
+        let _ = match self {
+            Self::Tcp(socket) => socket.shutdown(Shutdown::Both),
+            #[cfg(unix)]
+            Self::Unix(socket) => socket.shutdown(Shutdown::Both),
+        };
+    }
+}
+
+impl Read for &Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(socket) => socket.read(buffer),
+            Socket::Tcp(socket) => (&*socket).read(buffer),
             #[cfg(unix)]
-            Self::Unix(socket) => socket.read(buffer),
+            Socket::Unix(socket) => (&*socket).read(buffer),
         }
     }
 }
 
-impl Write for Socket {
+impl Write for &Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(socket) => socket.write(bytes),
+            Socket::Tcp(socket) => (&*socket).write(bytes),
             #[cfg(unix)]
-            Self::Unix(socket) => socket.write(bytes),
+            Socket::Unix(socket) => (&*socket).write(bytes),
         }
     }
 

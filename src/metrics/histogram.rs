@@ -26,11 +26,11 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// Counts one.
-    pub fn add(&self, time: Duration) {
+    /// Counts so many that took so long.
+    pub fn add(&self, time: Duration, count: u64) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        self.buckets[bucket(micros)].fetch_add(1, Ordering::Relaxed);
-        self.sum_micros.fetch_add(micros, Ordering::Relaxed);
+        self.buckets[bucket(micros)].fetch_add(count, Ordering::Relaxed);
+        self.sum_micros.fetch_add(micros.saturating_mul(count), Ordering::Relaxed);
     }
 
     /// All that was counted so far.
@@ -130,7 +130,7 @@ mod tests {
 
     fn counted(micros: impl IntoIterator<Item = u64>) -> Times {
         let histogram = Histogram::default();
-        micros.into_iter().for_each(|micros| histogram.add(Duration::from_micros(micros)));
+        micros.into_iter().for_each(|micros| histogram.add(Duration::from_micros(micros), 1));
         histogram.times()
     }
 
@@ -167,9 +167,9 @@ mod tests {
     #[test]
     fn what_is_between_two_moments_is_their_difference() {
         let histogram = Histogram::default();
-        histogram.add(Duration::from_millis(1));
+        histogram.add(Duration::from_millis(1), 1);
         let earlier = histogram.times();
-        histogram.add(Duration::from_millis(8));
+        histogram.add(Duration::from_millis(8), 1);
         let since = histogram.times().since(&earlier);
         assert_eq!((since.count(), since.sum()), (1, Duration::from_millis(8)));
         assert_eq!(histogram.times().since(&Times::default()).count(), 2);

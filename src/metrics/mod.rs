@@ -136,7 +136,12 @@ impl Metrics {
 impl BackendMetrics {
     /// Counts a request that it has answered.
     pub fn answer(&self, protocol: WireProtocol, time: Duration) {
-        self.answered.of(protocol).add(time);
+        self.answer_many(protocol, time, 1);
+    }
+
+    /// Counts requests that it has answered at once.
+    pub fn answer_many(&self, protocol: WireProtocol, time: Duration, requests: usize) {
+        self.answered.of(protocol).add(time, requests as u64);
     }
 
     /// The times of both protocols.

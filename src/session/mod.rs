@@ -93,7 +93,7 @@ impl ClientSocket {
 /// # Errors
 /// When the client's socket can't be set up; whatever happens later only ends the conversation.
 pub fn serve(
-    socket: &ClientSocket,
+    socket: &Arc<ClientSocket>,
     address: SocketAddr,
     side: Side,
     balancer: &Balancer,
@@ -149,6 +149,7 @@ fn poll_timeout(time: Duration) -> Timespec {
 /// A client's socket, with its timeouts.
 struct Client<'a> {
     balancer: &'a Balancer,
+    handle: &'a Arc<ClientSocket>,
     socket: &'a TcpStream,
     is_idle: &'a AtomicBool,
     address: SocketAddr,
@@ -165,12 +166,12 @@ struct Client<'a> {
 
 impl<'a> Client<'a> {
     fn new(
-        client: &'a ClientSocket,
+        client: &'a Arc<ClientSocket>,
         address: SocketAddr,
         side: Side,
         balancer: &'a Balancer,
     ) -> io::Result<Self> {
-        let ClientSocket { stream: socket, is_idle } = client;
+        let ClientSocket { stream: socket, is_idle } = &**client;
         let timeout = match side {
             Side::Public => balancer.config.client_timeout,
             Side::Admin => balancer.config.client_timeout.min(ADMIN_TIMEOUT),
@@ -181,6 +182,7 @@ impl<'a> Client<'a> {
         socket2::SockRef::from(socket).set_keepalive(true)?;
         Ok(Self {
             balancer,
+            handle: client,
             socket,
             is_idle,
             address,

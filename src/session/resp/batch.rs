@@ -35,6 +35,16 @@ enum Step {
     Answer { length: usize },
 }
 
+impl Step {
+    /// How many bytes of commands are sent for it.
+    fn command_bytes(&self) -> usize {
+        match self {
+            Self::Forward { length, .. } => *length,
+            Self::Answer { .. } => 0,
+        }
+    }
+}
+
 /// Commands to forward, and answers of our own between them.
 pub struct Batch {
     /// So many steps at most.
@@ -45,6 +55,8 @@ pub struct Batch {
     is_behind_long: bool,
     /// Whether a script is among the commands.
     has_script: bool,
+    /// Whether there is anything but replies that the client gets as they come.
+    has_other: bool,
     steps: Vec<Step>,
     commands: Vec<u8>,
     answers: Vec<u8>,
@@ -66,6 +78,7 @@ impl Default for Batch {
             max_window: MAX_WINDOW,
             is_behind_long: false,
             has_script: false,
+            has_other: false,
             steps: Vec::new(),
             commands: Vec::new(),
             answers: Vec::new(),
@@ -79,6 +92,53 @@ impl Batch {
         self.steps.is_empty()
     }
 
+    /// How many steps there are.
+    pub fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Whether all is done.
+    pub fn is_done(&self) -> bool {
+        self.done.steps == self.steps.len()
+    }
+
+    /// Whether it may go by a shared connection: short reads, as far as can be known, whose replies
+    /// go to the client one after the other.
+    pub fn is_plain(&self) -> bool {
+        !self.is_empty() && !self.has_other && !self.has_script && !self.is_behind_long
+    }
+
+    /// The commands, in the form in which they are sent.
+    pub fn commands(&self) -> &[u8] {
+        &self.commands
+    }
+
+    /// How many bytes of commands there are.
+    pub fn bytes(&self) -> usize {
+        self.commands.len()
+    }
+
+    /// Takes over all steps of `other`, none of which is done; that is empty then, and its window
+    /// is as after short replies.
+    pub fn take_over(&mut self, other: &mut Self) {
+        if self.is_empty() {
+            std::mem::swap(&mut self.steps, &mut other.steps);
+            std::mem::swap(&mut self.commands, &mut other.commands);
+        } else {
+            self.steps.append(&mut other.steps);
+            self.commands.extend_from_slice(&other.commands);
+        }
+        other.clear();
+        other.grow_window(false);
+    }
+
+    /// The first steps, which are replies to commands, are done.
+    pub fn skip(&mut self, steps: usize) {
+        let lengths = self.steps[self.done.steps..][..steps].iter().map(Step::command_bytes);
+        self.done.commands += lengths.sum::<usize>();
+        self.done.steps += steps;
+    }
+
     pub fn is_full(&self) -> bool {
         self.steps.len() >= self.window
             || self.commands.len() >= MAX_BYTES
@@ -88,6 +148,7 @@ impl Batch {
     pub fn forward(&mut self, command: &Command, is_silent: bool) {
         let bytes = command.bytes();
         self.has_script |= policy::is_script(command);
+        self.has_other |= is_silent;
         self.commands.extend_from_slice(bytes);
         self.steps.push(Step::Forward { length: bytes.len(), is_silent });
     }
@@ -95,6 +156,7 @@ impl Batch {
     pub fn answer(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let before = self.answers.len();
         write(&mut self.answers);
+        self.has_other = true;
         self.steps.push(Step::Answer { length: self.answers.len() - before });
     }
 
@@ -111,10 +173,15 @@ impl Batch {
             let end = self.steps.len().min(self.done.steps + self.window);
             has_long |= self.run_until(end, upstream, target, outlet)?;
         }
+        self.grow_window(has_long);
+        Ok(())
+    }
+
+    /// The batch is done, and how much the next may ask for follows from it.
+    fn grow_window(&mut self, has_long: bool) {
         self.max_window = (self.max_window + WINDOW_GROWTH).min(MAX_WINDOW);
         self.window = if has_long { 1 } else { (self.window * 2).min(self.max_window) };
         self.is_behind_long = has_long;
-        Ok(())
     }
 
     /// Does the steps before `end` in one exchange; true when a reply was long.
@@ -152,7 +219,7 @@ impl Batch {
             self.done.steps += 1;
         }
         if let Some((connection, _)) = begun {
-            upstream.release(connection);
+            upstream.release_or_share(connection, target.attempt.backend);
         }
         Ok(has_long)
     }
@@ -166,10 +233,7 @@ impl Batch {
         target: Target,
     ) -> Result<(Connection, Duration), Failure> {
         let began = Instant::now();
-        let lengths = self.steps[self.done.steps..end].iter().map(|step| match step {
-            Step::Forward { length, .. } => *length,
-            Step::Answer { .. } => 0,
-        });
+        let lengths = self.steps[self.done.steps..end].iter().map(Step::command_bytes);
         let commands = &self.commands[self.done.commands..][..lengths.sum()];
         let turn = match self.is_behind_long {
             true => {
@@ -279,7 +343,7 @@ impl Batch {
         self.commands.clear();
         self.answers.clear();
         self.done = Progress::default();
-        self.has_script = false;
+        (self.has_script, self.has_other) = (false, false);
         self.steps.shrink_to(IDLE_CAPACITY_BYTES / size_of::<Step>());
         self.commands.shrink_to(IDLE_CAPACITY_BYTES);
         self.answers.shrink_to(IDLE_CAPACITY_BYTES);

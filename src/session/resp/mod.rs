@@ -2,6 +2,7 @@
 
 mod batch;
 mod client;
+mod flight;
 mod info;
 mod memory;
 mod outlet;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use self::batch::Batch;
 use self::client::ClientState;
+use self::flight::{Flight, TICK, TakenBack};
 use self::memory::{Budget, Share};
 use self::outlet::Outlet;
 use self::subscription::Subscriptions;
@@ -26,9 +28,11 @@ use self::transaction::Transaction;
 use self::upstream::{Target, Unanswered, Upstream};
 use super::{Client, MAX_INPUT_BYTES, PIECE_BYTES};
 use crate::access_log::{self, Event};
-use crate::backend::{BackendError, Connection, Mode, is_timeout};
+use crate::backend::{BackendError, Connection, Mode, check_answer, is_timeout};
 use crate::balancer::{Balancer, Phase};
-use crate::failover::Attempt;
+use crate::backend::outbox::Progress;
+use crate::backend::shared::Unserved;
+use crate::failover::{Attempt, Failover};
 use crate::metrics::Refusal;
 use crate::policy::{self, Policy, Refused, Verdict};
 use crate::protocol::WireProtocol;
@@ -90,7 +94,7 @@ enum Ended {
 pub fn converse(client: Client, input: Vec<u8>, since: Instant, balancer: &Balancer) {
     let mut session = Session::new(client, balancer);
     let Err(ended) = session.run(input, since);
-    let Session { commands, mut outlet, upstream, subscriptions, .. } = session;
+    let Session { commands, mut outlet, upstream, subscriptions, flight, .. } = session;
     let backend = upstream.backend().map(|backend| backend.name().to_owned());
     drop((upstream, subscriptions));
     if let Ended::Cut(_) = &ended {
@@ -100,7 +104,7 @@ pub fn converse(client: Client, input: Vec<u8>, since: Instant, balancer: &Balan
         Event::Session(access_log::Session {
             client: outlet.client.address,
             commands,
-            errors: outlet.errors,
+            errors: outlet.errors + flight.errors,
             backend,
             seconds: since.elapsed().as_secs_f64(),
             ended: ended.to_string(),
@@ -153,6 +157,7 @@ struct Session<'a> {
     mode: Mode,
     state: ClientState,
     batch: Batch,
+    flight: Flight,
     transaction: Option<Transaction>,
     subscriptions: Option<Subscriptions>,
     policy: Arc<Policy>,
@@ -181,6 +186,7 @@ impl<'a> Session<'a> {
             upstream: Upstream::new(balancer),
             mode: FIRST_MODE,
             batch: Batch::default(),
+            flight: Flight::default(),
             transaction: None,
             subscriptions: None,
             policy,
@@ -222,6 +228,7 @@ impl<'a> Session<'a> {
                 continue;
             }
             if self.outlet.is_half_closed() {
+                self.land()?;
                 return Err(Ended::Gone("left".to_owned()));
             }
             if parser.is_within_command() {
@@ -237,6 +244,7 @@ impl<'a> Session<'a> {
     /// Waits for more of the client's bytes.
     fn read(&mut self, input: &mut Vec<u8>, begun: Option<Instant>) -> Result<(), Ended> {
         if self.balancer.has_reached(Phase::Closing) {
+            self.land()?;
             return self.read_the_last(input);
         }
         let deadline = begun.map(|begun| {
@@ -246,19 +254,25 @@ impl<'a> Session<'a> {
         if !self.wait_with_subscriptions(deadline)? {
             return Ok(());
         }
+        let is_flying = self.flight.is_begun();
         let client = &mut self.outlet.client;
         let read = match deadline {
+            _ if is_flying => client.read_within(TICK, input),
             Some(deadline) => client.read_until(deadline, input),
             None => client.read_more(input),
         };
         match read {
-            Ok(0) => Err(Ended::Gone("left".to_owned())),
+            Ok(0) => {
+                self.land()?;
+                Err(Ended::Gone("left".to_owned()))
+            }
             Ok(length) => {
                 if length == PIECE_BYTES {
                     client.read_what_is_there(input, MAX_INPUT_BYTES);
                 }
                 Ok(())
             }
+            Err(error) if is_timeout(&error) && is_flying => self.tend_flight(),
             Err(error) if is_timeout(&error) && begun.is_some() => {
                 Err(self.refuse_with("Protocol error: the command took too long to arrive"))
             }
@@ -315,7 +329,11 @@ impl<'a> Session<'a> {
             true => self.in_transaction(command)?,
             false => self.outside_transaction(command)?,
         }
-        if self.batch.is_full() || self.outlet.is_full() { self.run_batch() } else { Ok(()) }
+        match self.batch.is_full() || self.outlet.is_full() {
+            true if self.take_off()? => Ok(()),
+            true => self.run_batch(),
+            false => Ok(()),
+        }
     }
 
     fn outside_transaction(&mut self, command: &Command) -> Result<(), Ended> {
@@ -393,7 +411,7 @@ impl<'a> Session<'a> {
         if self.is_silent {
             return;
         }
-        match self.batch.is_empty() {
+        match self.batch.is_empty() && !self.is_flying() {
             true => write(self.outlet.out()),
             false => self.batch.answer(write),
         }
@@ -419,23 +437,112 @@ impl<'a> Session<'a> {
         self.answer(|out| write::simple(out, "OK"));
     }
 
-    /// Sends all commands that are gathered, and all replies.
+    /// Sends all commands that are gathered, and all replies; those to commands that go by a shared
+    /// connection follow.
     fn flush(&mut self) -> Result<(), Ended> {
+        let is_quiet = self.batch.is_empty() && self.outlet.is_empty();
+        if is_quiet || self.take_off()? {
+            return Ok(());
+        }
         self.run_batch()?;
         Ok(self.outlet.deliver()?)
     }
 
+    /// Sends the commands that are gathered on a shared connection; false when they have to go on one
+    /// of the session's own.
+    fn take_off(&mut self) -> Result<bool, Ended> {
+        let Self { balancer, outlet, upstream, flight, batch, subscriptions, .. } = self;
+        let is_usual = outlet.is_empty() && subscriptions.is_none() && flight.is_wanted(batch);
+        if !is_usual || self.commands_version != balancer.commands_version() {
+            return Ok(false);
+        }
+        let Some(backend) = upstream.usual_backend(outlet.client.address) else { return Ok(false) };
+        if !self.flight.has_room(&self.batch, backend, self.mode) {
+            self.land()?;
+            let shared = self.balancer.backends[backend].shared(self.mode);
+            let Some(shared) = shared else { return Ok(false) };
+            self.flight.go_by(backend, shared);
+        }
+        self.balancer.replays.pay();
+        Ok(self.flight.send(&mut self.batch, self.outlet.client.handle))
+    }
+
+    /// Whether replies may be on their way that this thread knows nothing of.
+    fn is_flying(&mut self) -> bool {
+        self.flight.is_begun() && self.flight.progress() != Progress::Done
+    }
+
+    /// Waits until the client has all replies to what went by a shared connection.
+    fn land(&mut self) -> Result<(), Ended> {
+        while self.flight.is_begun() && self.flight.wait() != Progress::Done {
+            self.tend_flight()?;
+        }
+        Ok(())
+    }
+
+    /// Sees to what went by a shared connection, where that does not go on by itself.
+    fn tend_flight(&mut self) -> Result<(), Ended> {
+        let failure = match self.flight.progress() {
+            Progress::Done => return Ok(()),
+            Progress::Stopped => None,
+            Progress::UnderWay => match self.is_flight_silent() {
+                None => return Ok(()),
+                silence => silence,
+            },
+        };
+        let Some((index, shared)) = self.flight.connection().cloned() else { return Ok(()) };
+        if failure.is_some() {
+            shared.retire();
+        }
+        let TakenBack { unsent, failure: unserved, batch } = self.flight.take_back();
+        self.outlet.out().extend_from_slice(&unsent);
+        let failure = failure.or(match unserved {
+            Some(Unserved::Failed(error)) => Some(error),
+            _ => None,
+        });
+        let mut failover = Failover::new(self.balancer, false);
+        if let Some(error) = failure
+            && let Some(attempt) = failover.attempt(index)
+        {
+            failover.failed(attempt, error);
+        }
+        self.run_on(batch, failover)?;
+        Ok(self.outlet.deliver()?)
+    }
+
+    /// Why what went by a shared connection is not waited for any longer, if so.
+    fn is_flight_silent(&self) -> Option<BackendError> {
+        let (index, _) = self.flight.connection()?;
+        let silent = self.flight.heard_at()?.elapsed();
+        match self.balancer.backends[*index].waits().may_wait(silent) {
+            Ok(true) => None,
+            Ok(false) => Some(BackendError::TimedOut),
+            Err(error) => Some(error.into()),
+        }
+    }
+
     /// Sends the commands that are gathered, and gathers their replies.
     fn run_batch(&mut self) -> Result<(), Ended> {
+        self.land()?;
         if self.batch.is_empty() {
             return Ok(self.outlet.deliver_if_full()?);
         }
-        let mut batch = mem::take(&mut self.batch);
-        let ran = loop {
+        let batch = mem::take(&mut self.batch);
+        let failover = Failover::new(self.balancer, batch.has_script());
+        self.batch = self.run_on(batch, failover)?;
+        Ok(())
+    }
+
+    /// Does what is left of a batch, on the session's backend or another; returns it, empty.
+    fn run_on(&mut self, mut batch: Batch, first: Failover) -> Result<Batch, Ended> {
+        let mut failover = Some(first);
+        while !batch.is_done() {
             let Self { upstream, outlet, mode, commands_version, .. } = self;
             let address = outlet.client.address;
             let is_script = batch.has_script();
-            let ran = upstream.with_failover(address, is_script, |upstream, attempt| {
+            let failover =
+                failover.take().unwrap_or_else(|| Failover::new(self.balancer, is_script));
+            let ran = upstream.go_on(failover, address, |upstream, attempt| {
                 let commands_version = Some(*commands_version);
                 batch.run(upstream, Target { attempt, mode: *mode, commands_version }, outlet)
             });
@@ -445,16 +552,14 @@ impl<'a> Session<'a> {
                     batch.judge_again(&self.policy, &mut self.outlet);
                 }
                 Err(Unanswered::AllFailed(error)) => {
-                    let refused = batch.refuse_rest(&format!("ERR {error}"), outlet);
-                    break refused.map_err(Ended::from);
+                    batch.refuse_rest(&format!("ERR {error}"), outlet)?;
                 }
-                Err(Unanswered::Ended(ended)) => break Err(ended),
-                Ok(()) => break Ok(()),
+                Err(Unanswered::Ended(ended)) => return Err(ended),
+                Ok(()) => {}
             }
-        };
+        }
         batch.clear();
-        self.batch = batch;
-        ran
+        Ok(batch)
     }
 
     /// Does `work` on a connection of a backend whose reply to `commands` has begun. What `work`
@@ -527,6 +632,6 @@ fn short_reply(connection: &mut Connection) -> Result<Vec<u8>, Failure> {
     if !connection.hold(&mut reply, MAX_SHORT_REPLY_BYTES)? {
         return Err(resp::Error::TooLong.into());
     }
-    outlet::check_answer(&reply)?;
+    check_answer(&reply)?;
     Ok(reply)
 }

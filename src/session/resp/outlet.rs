@@ -9,15 +9,11 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use super::memory::{Budget, Share};
 use super::{Failure, IDLE_CAPACITY_BYTES};
-use crate::backend::{BackendError, Connection};
+use crate::backend::{Connection, HELD_REPLY_BYTES, check_answer};
 use crate::metrics::Refusal;
 use crate::protocol::WireProtocol;
 use crate::resp::Framer;
 use crate::session::{Client, poll_timeout, stall_step};
-
-/// A reply up to this length is held until it is whole, so that another backend can still give it;
-/// a longer one is passed on piece by piece.
-const HELD_REPLY_BYTES: usize = 64 * 1024;
 
 /// Whole replies are sent once there are so many bytes of them, or nothing else is to be done.
 const GATHERED_BYTES: usize = 64 * 1024;
@@ -32,14 +28,6 @@ static BACKLOGS: Budget = Budget::new(48 * 1024 * 1024);
 const BACKLOG_STEP_BYTES: usize = 64 * 1024;
 
 const NOT_READING: &str = "does not read its replies";
-
-/// What a server says that has no answer, so that another should be asked: how it begins, and what
-/// is in it. (A script may end with an error that begins so.)
-const NO_ANSWERS: [(&str, &str); 3] = [
-    ("-LOADING ", " is loading the dataset in memory"),
-    ("-MASTERDOWN ", "Link with MASTER is down"),
-    ("-BUSY ", " is busy running "),
-];
 
 /// The replies on their way to a client.
 pub struct Outlet<'a> {
@@ -74,6 +62,11 @@ impl<'a> Outlet<'a> {
         let metrics = &self.client.balancer.metrics;
         metrics.answered_here.resp.add_one();
         metrics.refuse(WireProtocol::Resp, why);
+    }
+
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.out.is_empty()
     }
 
     /// Where a reply of our own is written.
@@ -265,19 +258,6 @@ pub enum Relayed {
     Error,
     /// It was too long for that.
     InPieces,
-}
-
-/// Fails when a whole reply says that its server can't answer.
-pub fn check_answer(reply: &[u8]) -> Result<(), BackendError> {
-    if !reply.starts_with(b"-") {
-        return Ok(());
-    }
-    let text = String::from_utf8_lossy(reply);
-    let says = |(begin, what): &(&str, &str)| text.starts_with(begin) && text.contains(what);
-    match NO_ANSWERS.iter().any(says) {
-        true => Ok(crate::resp::reply::no_error(reply)?),
-        false => Ok(()),
-    }
 }
 
 /// Bytes of a client that wait for it to take its replies.

@@ -75,9 +75,18 @@ impl<'a> Upstream<'a> {
         &mut self,
         client: SocketAddr,
         is_script: bool,
+        work: impl FnMut(&mut Self, Attempt) -> Result<T, Failure>,
+    ) -> Result<T, Unanswered> {
+        self.go_on(Failover::new(self.balancer, is_script), client, work)
+    }
+
+    /// The same behind tries that have failed already.
+    pub fn go_on<T>(
+        &mut self,
+        mut failover: Failover,
+        client: SocketAddr,
         mut work: impl FnMut(&mut Self, Attempt) -> Result<T, Failure>,
     ) -> Result<T, Unanswered> {
-        let mut failover = Failover::new(self.balancer, is_script);
         loop {
             failover.forgive();
             let index = self.settle(&failover, client);
@@ -128,12 +137,28 @@ impl<'a> Upstream<'a> {
                 self.lease.insert(lease).backend()
             }
         };
-        if self.last_used.replace(now) != Some(now) {
-            let name = self.balancer.backends[now].name();
+        self.note_use(now, client);
+        Some(now)
+    }
+
+    fn note_use(&mut self, backend: usize, client: SocketAddr) {
+        if self.last_used.replace(backend) != Some(backend) {
+            let name = self.balancer.backends[backend].name();
             let event = || Event::Reads { client, backend: name.to_owned() };
             self.balancer.access_log.write(event);
         }
-        Some(now)
+    }
+
+    /// The index of the session's backend where nothing is to be known but that: it is up, and
+    /// nothing is watched.
+    pub fn usual_backend(&mut self, client: SocketAddr) -> Option<usize> {
+        let backend = self.lease.as_ref()?.backend_if_up()?;
+        let is_usual = matches!(self.watch, Watch::None)
+            && self.balancer.backends[backend].health.refusal().is_none();
+        if is_usual {
+            self.note_use(backend, client);
+        }
+        is_usual.then_some(backend)
     }
 
     /// Whether the session's lease may go to another backend while nothing is asked: not while it
@@ -214,6 +239,14 @@ impl<'a> Upstream<'a> {
         match self.watch {
             Watch::InUse(backend) => self.watch = Watch::Held(Box::new(connection), backend),
             _ => connection.keep(),
+        }
+    }
+
+    /// The same; where it came from the pool, others may send on it, too, from now on.
+    pub fn release_or_share(&mut self, connection: Connection, backend: &Arc<Backend>) {
+        match self.watch {
+            Watch::InUse(_) => self.release(connection),
+            _ => backend.keep_or_share(connection),
         }
     }
 }

@@ -1,0 +1,158 @@
+//! What is under way on one connection that many threads send on: their entries in the order of
+//! their bytes, and whose turn it is to write.
+
+use std::collections::VecDeque;
+use std::io;
+
+use crate::lock::{Mutex, lock};
+
+/// So many bytes may wait to be written. Redis takes in what is written at once: only one that is
+/// stopped lets them become so many.
+const MAX_UNWRITTEN_BYTES: usize = 1024 * 1024;
+
+/// So many entries may be under way: each client has a few at most.
+const MAX_ENTRIES: usize = 64 * 1024;
+
+/// What an empty buffer keeps of its memory.
+const KEPT_CAPACITY_BYTES: usize = 64 * 1024;
+
+/// Entries `E` in the order of their bytes.
+///
+/// Whoever finds nothing on the wire writes, for all who come meanwhile. Behind that, bytes are left
+/// to the reader, who writes when the next replies have come (as Nagle's algorithm does with
+/// acknowledgements): fewer writes, of more bytes. So bytes that wait are never forgotten: somebody
+/// is writing, or a reply is to come.
+#[derive(Debug)]
+pub struct Pipeline<E> {
+    state: Mutex<State<E>>,
+}
+
+#[derive(Debug)]
+struct State<E> {
+    /// Those that the reader has not taken yet, …
+    entries: VecDeque<E>,
+    /// … and so many of them have their bytes in `unwritten`.
+    unwritten_entries: usize,
+    unwritten: Vec<u8>,
+    /// An empty buffer, for the next to be filled while the other is written.
+    spare: Vec<u8>,
+    /// Entries that are written, or being written, and not answered.
+    on_wire: usize,
+    is_writing: bool,
+    is_closed: bool,
+}
+
+impl<E> Pipeline<E> {
+    /// With nothing under way.
+    pub fn new() -> Self {
+        Self {
+            state: Mutex::new(State {
+                entries: VecDeque::new(),
+                unwritten_entries: 0,
+                unwritten: Vec::new(),
+                spare: Vec::new(),
+                on_wire: 0,
+                is_writing: false,
+                is_closed: false,
+            }),
+        }
+    }
+
+    /// Adds an entry and its bytes, and writes where nobody else will. False, and nothing is added,
+    /// where it is closed or full.
+    ///
+    /// # Errors
+    /// When `write` failed: then it is closed, and this entry is among those that are left.
+    pub fn push(
+        &self,
+        entry: E,
+        bytes: &[u8],
+        write: impl Fn(&[u8]) -> io::Result<()>,
+    ) -> io::Result<bool> {
+        let mut state = lock(&self.state);
+        let is_full = state.unwritten.len() >= MAX_UNWRITTEN_BYTES
+            || state.entries.len() + state.on_wire >= MAX_ENTRIES;
+        if state.is_closed || is_full {
+            return Ok(false);
+        }
+        state.entries.push_back(entry);
+        state.unwritten.extend_from_slice(bytes);
+        state.unwritten_entries += 1;
+        let is_mine = state.on_wire == 0;
+        drop(state);
+        if is_mine { self.write_while(true, write) } else { Ok(()) }.map(|()| true)
+    }
+
+    /// Moves all entries, in order, to the end of `taken`.
+    pub fn take(&self, taken: &mut VecDeque<E>) {
+        taken.append(&mut lock(&self.state).entries);
+    }
+
+    /// So many of the entries that were taken are answered; writes what was left to be written
+    /// with the next replies.
+    ///
+    /// # Errors
+    /// When `write` failed: then it is closed.
+    pub fn answered(
+        &self,
+        entries: usize,
+        write: impl Fn(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        lock(&self.state).on_wire -= entries;
+        self.write_while(false, write)
+    }
+
+    /// Writes what is unwritten, unless somebody does; `only_first` while nothing else is on the wire.
+    fn write_while(
+        &self,
+        only_first: bool,
+        write: impl Fn(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        while !state.is_writing
+            && !state.unwritten.is_empty()
+            && (state.on_wire == 0 || !only_first)
+        {
+            let spare = std::mem::take(&mut state.spare);
+            let mut bytes = std::mem::replace(&mut state.unwritten, spare);
+            state.on_wire += std::mem::take(&mut state.unwritten_entries);
+            state.is_writing = true;
+            drop(state);
+            let written = write(&bytes);
+            bytes.clear();
+            bytes.shrink_to(KEPT_CAPACITY_BYTES);
+            state = lock(&self.state);
+            state.spare = bytes;
+            state.is_writing = false;
+            if written.is_err() {
+                state.is_closed = true;
+                return written;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes no more entries; returns whether none is under way. What waits is still written.
+    pub fn close(&self) -> bool {
+        let mut state = lock(&self.state);
+        state.is_closed = true;
+        state.on_wire == 0 && state.entries.is_empty()
+    }
+
+    /// Whether it takes no more entries.
+    pub fn is_closed(&self) -> bool {
+        lock(&self.state).is_closed
+    }
+
+    /// Whether no entry is under way.
+    pub fn is_idle(&self) -> bool {
+        let state = lock(&self.state);
+        state.on_wire == 0 && state.entries.is_empty()
+    }
+}
+
+impl<E> Default for Pipeline<E> {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,181 @@
+//! The usual way of a client's commands: sent on a shared connection, whose thread gives the replies
+//! to the client, while this session waits for the next commands.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::net::SendFlags;
+
+use super::batch::Batch;
+use crate::backend::Mode;
+use crate::backend::outbox::{Progress, Replies, Sink};
+use crate::backend::shared::{ClientOutbox, Entry, SharedConnection, Unserved};
+use crate::session::ClientSocket;
+
+/// While commands are under way, the session looks so often whether it has to see to them: some are
+/// not answered, or the client does not take its replies.
+pub const TICK: Duration = Duration::from_millis(20);
+
+/// Commands that are under way with each other are at most so many, …
+const MAX_COMMANDS: usize = 1024;
+/// … and of so many bytes.
+const MAX_BYTES: usize = 64 * 1024;
+
+/// A longer reply may be more than the client's socket takes at once: the session's next commands
+/// go on connections of its own, …
+const LONG_REPLY_BYTES: usize = 16 * 1024;
+/// … so many of them.
+const COMMANDS_BEHIND_A_LONG_REPLY: usize = 1024;
+
+impl Sink for ClientSocket {
+    fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        Ok(rustix::net::send(&self.stream, bytes, flags)?)
+    }
+}
+
+/// The commands of one session that are under way on a shared connection.
+#[derive(Default)]
+pub struct Flight {
+    /// Made for the first.
+    outbox: Option<Arc<ClientOutbox>>,
+    /// That of the last: it, and its backend's index.
+    connection: Option<(usize, Arc<SharedConnection>)>,
+    /// When the first of those that are under way was sent; `None` while none is, for sure.
+    since: Option<Instant>,
+    /// What was sent and may have to be sent again.
+    batch: Batch,
+    /// Errors among the replies that have been given to the client.
+    pub errors: u64,
+    /// So many commands are better off on a connection of the session's own.
+    own: usize,
+}
+
+impl Flight {
+    /// Whether some commands may be under way.
+    pub fn is_begun(&self) -> bool {
+        self.since.is_some()
+    }
+
+    /// The backend's index and the connection on which they are.
+    pub fn connection(&self) -> Option<&(usize, Arc<SharedConnection>)> {
+        self.connection.as_ref()
+    }
+
+    /// When something was heard of them last, at least.
+    pub fn heard_at(&self) -> Option<Instant> {
+        let since = self.since?;
+        self.connection.as_ref().map(|(_, shared)| shared.heard_at().max(since))
+    }
+
+    /// Whether the session's next commands should go on a shared connection.
+    pub fn is_wanted(&mut self, batch: &Batch) -> bool {
+        self.own = self.own.saturating_sub(batch.len());
+        self.own == 0 && batch.is_plain() && batch.bytes() <= MAX_BYTES
+    }
+
+    /// Whether a batch can be sent behind those that are under way, to this backend.
+    pub fn has_room(&self, batch: &Batch, backend: usize, mode: Mode) -> bool {
+        let is_same = self
+            .connection
+            .as_ref()
+            .is_some_and(|(index, shared)| *index == backend && shared.mode == mode);
+        let commands = self.batch.len() + batch.len();
+        is_same && commands <= MAX_COMMANDS && self.batch.bytes() + batch.bytes() <= MAX_BYTES
+    }
+
+    /// The next commands go there; none may be under way elsewhere.
+    pub fn go_by(&mut self, backend: usize, shared: Arc<SharedConnection>) {
+        self.connection = Some((backend, shared));
+    }
+
+    /// Sends a batch behind those that are under way, and takes it over; false, and it is as it was,
+    /// when that is not possible here.
+    pub fn send(&mut self, batch: &mut Batch, client: &Arc<ClientSocket>) -> bool {
+        let Some((_, shared)) = &self.connection else { return false };
+        let sink = || Arc::new(ClientOutbox::new(Arc::clone(client) as Arc<dyn Sink>));
+        let outbox = Arc::clone(self.outbox.get_or_insert_with(sink));
+        let Some((ticket, done)) = outbox.expect(batch.len()) else { return false };
+        let began = Instant::now();
+        let entry =
+            Entry { outbox: Arc::clone(&outbox), ticket, commands: batch.len(), began };
+        let is_sent = shared.send(entry, batch.commands());
+        if !is_sent {
+            outbox.withdraw(batch.len());
+        }
+        if let Some(replies) = done {
+            self.finish(replies);
+        }
+        if is_sent {
+            self.since.get_or_insert(began);
+            self.batch.take_over(batch);
+        }
+        is_sent
+    }
+
+    /// How far they have come.
+    pub fn progress(&mut self) -> Progress {
+        let progress = self.outbox.as_ref().map_or(Progress::Done, |outbox| outbox.progress());
+        self.note(progress)
+    }
+
+    /// The same, once that has changed or a moment is over.
+    pub fn wait(&mut self) -> Progress {
+        let progress = self.outbox.as_ref().map_or(Progress::Done, |outbox| outbox.wait(TICK));
+        self.note(progress)
+    }
+
+    fn note(&mut self, progress: Progress) -> Progress {
+        if progress == Progress::Done && self.since.is_some() {
+            _ = self.take_back();
+        }
+        progress
+    }
+
+    /// Takes back what is not answered: commands to be sent elsewhere, behind what the client is
+    /// still to be given.
+    pub fn take_back(&mut self) -> TakenBack {
+        let Some(outbox) = &self.outbox else { return TakenBack::default() };
+        let mut replies = outbox.take_back();
+        let (unsent, failure) = (std::mem::take(&mut replies.unsent), replies.failure.take());
+        if matches!(failure, Some(Unserved::Long)) {
+            self.own = COMMANDS_BEHIND_A_LONG_REPLY;
+        }
+        self.batch.skip(replies.answered);
+        let mut batch = Batch::default();
+        if !self.batch.is_done() {
+            std::mem::swap(&mut batch, &mut self.batch);
+        }
+        self.finish(replies);
+        TakenBack { unsent, failure, batch }
+    }
+
+    fn finish(&mut self, replies: Replies<Unserved>) {
+        self.errors += replies.errors;
+        if replies.longest > LONG_REPLY_BYTES {
+            self.own = COMMANDS_BEHIND_A_LONG_REPLY;
+        }
+        self.batch.clear();
+        self.since = None;
+    }
+}
+
+/// What was under way and is not answered.
+#[derive(Default)]
+pub struct TakenBack {
+    /// The end of the replies that came, which the client has not got.
+    pub unsent: Vec<u8>,
+    /// Why the rest is not answered; `None` where the client's thread wanted it back.
+    pub failure: Option<Unserved>,
+    /// The rest.
+    pub batch: Batch,
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if let Some(outbox) = &self.outbox {
+            outbox.close();
+        }
+    }
+}
