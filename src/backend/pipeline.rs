@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::thread;
 
 use crate::lock::{Mutex, lock};
 
@@ -38,7 +39,6 @@ struct State<E> {
     spare: Vec<u8>,
     /// Entries that are written, or being written, and not answered.
     on_wire: usize,
-    is_writing: bool,
     is_closed: bool,
 }
 
@@ -52,7 +52,6 @@ impl<E> Pipeline<E> {
                 unwritten: Vec::new(),
                 spare: Vec::new(),
                 on_wire: 0,
-                is_writing: false,
                 is_closed: false,
             }),
         }
@@ -80,7 +79,12 @@ impl<E> Pipeline<E> {
         state.unwritten_entries += 1;
         let is_mine = state.on_wire == 0;
         drop(state);
-        if is_mine { self.write_while(true, write) } else { Ok(()) }.map(|()| true)
+        if is_mine {
+            // On busy cores others are about to come, whose bytes can go with ours.
+            thread::yield_now();
+            self.write_next(write)?;
+        }
+        Ok(true)
     }
 
     /// Moves all entries, in order, to the end of `taken`.
@@ -99,31 +103,22 @@ impl<E> Pipeline<E> {
         write: impl Fn(&[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
         lock(&self.state).on_wire -= entries;
-        self.write_while(false, write)
+        self.write_next(write)
     }
 
-    /// Writes what is unwritten, unless somebody does; `only_first` while nothing else is on the wire.
-    fn write_while(
-        &self,
-        only_first: bool,
-        write: impl Fn(&[u8]) -> io::Result<()>,
-    ) -> io::Result<()> {
+    /// Writes what is unwritten, once all that was written is answered.
+    fn write_next(&self, write: impl Fn(&[u8]) -> io::Result<()>) -> io::Result<()> {
         let mut state = lock(&self.state);
-        while !state.is_writing
-            && !state.unwritten.is_empty()
-            && (state.on_wire == 0 || !only_first)
-        {
+        while state.on_wire == 0 && !state.unwritten.is_empty() {
             let spare = std::mem::take(&mut state.spare);
             let mut bytes = std::mem::replace(&mut state.unwritten, spare);
             state.on_wire += std::mem::take(&mut state.unwritten_entries);
-            state.is_writing = true;
             drop(state);
             let written = write(&bytes);
             bytes.clear();
             bytes.shrink_to(KEPT_CAPACITY_BYTES);
             state = lock(&self.state);
             state.spare = bytes;
-            state.is_writing = false;
             if written.is_err() {
                 state.is_closed = true;
                 return written;
