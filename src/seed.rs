@@ -71,8 +71,10 @@ pub struct Report {
     pub role: &'static str,
     /// How many keys it confirmed: as read back, or as written if it failed.
     pub keys: u64,
-    /// What loading and reading back took, without the time spent waiting for other backends.
-    pub time: Duration,
+    /// What loading took.
+    pub load_time: Duration,
+    /// What reading back took, without the time spent waiting for other backends.
+    pub verify_time: Duration,
     /// Why the backend does not hold the rows; `None` if they were read back and are complete.
     pub failure: Option<SeedError>,
 }
@@ -85,23 +87,41 @@ pub fn seed(dataset: &Dataset, backends: &[BackendAddress], settings: &Settings)
         .iter()
         .map(|address| Task::new(address, dataset, settings, bars.add(address.name())))
         .collect();
-    for_each_at_once(&mut tasks, |task| task.fill());
+    for_each_at_once(&mut tasks, |task| {
+        let started = Instant::now();
+        let result = task.fill();
+        task.load_time = started.elapsed();
+        result
+    });
     let primaries = primaries(&tasks);
-    for_each_at_once(&mut tasks, |task| task.verify(&primaries));
+    for_each_at_once(&mut tasks, |task| {
+        let started = Instant::now();
+        let result = task.verify(&primaries);
+        task.verify_time = started.elapsed() - task.waited;
+        result
+    });
     tasks.into_iter().map(Task::report).collect()
 }
 
 /// The table of a run: one line per backend.
 pub fn table(reports: &[Report]) -> String {
     let (left, right) = (Alignment::Left, Alignment::Right);
-    let head =
-        [("backend", left), ("role", left), ("keys", right), ("time", right), ("verified", left)];
+    let head = [
+        ("backend", left),
+        ("role", left),
+        ("keys", right),
+        ("loading", right),
+        ("verifying", right),
+        ("verified", left),
+    ];
+    let seconds = |time: Duration| format!("{:.2} s", time.as_secs_f64());
     let row = |report: &Report| {
         vec![
             report.backend.clone(),
             report.role.to_owned(),
             report.keys.to_string(),
-            format!("{:.2} s", report.time.as_secs_f64()),
+            seconds(report.load_time),
+            seconds(report.verify_time),
             if report.failure.is_none() { "yes" } else { "FAILED" }.to_owned(),
         ]
     };
@@ -116,10 +136,7 @@ fn for_each_at_once<'a>(
     std::thread::scope(|scope| {
         for task in tasks.iter_mut().filter(|task| task.failure.is_none()) {
             scope.spawn(|| {
-                let started = Instant::now();
-                let result = step(task);
-                task.time += started.elapsed() - std::mem::take(&mut task.waited);
-                task.failure = result.err();
+                task.failure = step(task).err();
                 if task.failure.is_some() {
                     task.progress.failed();
                 }
@@ -148,8 +165,9 @@ struct Task<'a> {
     /// As the backend told it last.
     state: Option<Replication>,
     keys: u64,
-    time: Duration,
-    /// How much of the present step was spent waiting for replication.
+    load_time: Duration,
+    verify_time: Duration,
+    /// How much of verifying was spent waiting for replication.
     waited: Duration,
     failure: Option<SeedError>,
 }
@@ -168,7 +186,8 @@ impl<'a> Task<'a> {
             progress,
             state: None,
             keys: 0,
-            time: Duration::ZERO,
+            load_time: Duration::ZERO,
+            verify_time: Duration::ZERO,
             waited: Duration::ZERO,
             failure: None,
         }
@@ -296,8 +315,14 @@ impl<'a> Task<'a> {
             Some(_) => "primary",
             None => "-",
         };
-        let backend = self.address.name().to_owned();
-        Report { backend, role, keys: self.keys, time: self.time, failure: self.failure }
+        Report {
+            backend: self.address.name().to_owned(),
+            role,
+            keys: self.keys,
+            load_time: self.load_time,
+            verify_time: self.verify_time,
+            failure: self.failure,
+        }
     }
 }
 
