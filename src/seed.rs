@@ -7,23 +7,30 @@
 
 mod progress;
 mod server;
+mod transaction;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use redis::{Pipeline, Value};
+use redis::Value;
 
 use crate::address::BackendAddress;
 use crate::dataset::{Dataset, DatasetError, Row};
+use crate::resp::command;
 use crate::table::{self, Alignment};
 use progress::{Bars, Progress};
 use server::{Replication, Server};
+use transaction::Transaction;
 
 /// How long a replica may stay without progress before it is given up.
 pub const REPLICA_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often a replica is asked how far it is.
 const REPLICA_POLL: Duration = Duration::from_millis(100);
+
+/// So many batches may be on their way, or executed with their replies not read yet, while the next
+/// one is prepared. Nothing of them is kept.
+const BATCHES_AHEAD: usize = 4;
 
 /// How rows become keys.
 #[derive(Debug, Clone)]
@@ -207,40 +214,28 @@ impl<'a> Task<'a> {
         Ok(())
     }
 
-    /// While the backend executes one batch, the next is prepared and sent.
+    /// While the backend executes some batches, the next are prepared and sent.
     fn write(&mut self, server: &mut Server) -> Result<(), SeedError> {
         self.progress.start("loading");
-        let fields: Vec<&str> = self.dataset.fields().collect();
+        let mut transaction = Transaction::new(&self.settings.prefix, self.dataset.fields());
+        let fields = transaction.fields();
         let mut batches = self.dataset.batches(self.settings.batch_rows)?;
-        let mut sent = 0;
+        // By how many rows each batch has whose replies are still to come.
+        let mut sent = VecDeque::new();
         loop {
-            let rows = batches.next_batch()?;
-            if !rows.is_empty() {
-                server.send(&self.transaction(&rows, &fields))?;
+            let rows = batches.next_batch(|row| transaction.add(row))?;
+            if rows > 0 {
+                server.send(transaction.take())?;
+                sent.push_back(rows);
             }
-            if sent > 0 {
-                server.receive_transaction(sent, fields.len())?;
-                self.advance(sent);
-            }
-            if rows.is_empty() {
-                return Ok(());
-            }
-            sent = rows.len();
-        }
-    }
-
-    /// Replaces the keys of all `rows`, whatever they held.
-    fn transaction(&self, rows: &[Row], fields: &[&str]) -> Pipeline {
-        let keys: Vec<Vec<u8>> = rows.iter().map(|row| self.key(row)).collect();
-        let mut pipeline = Pipeline::with_capacity(rows.len() + 1);
-        pipeline.atomic().cmd("DEL").arg(&keys);
-        for (row, key) in rows.iter().zip(&keys) {
-            pipeline.cmd("HSET").arg(key);
-            for (field, value) in fields.iter().zip(row.values()) {
-                pipeline.arg(field).arg(value);
+            if rows == 0 || sent.len() > BATCHES_AHEAD {
+                let Some(rows) = sent.pop_front() else {
+                    return Ok(());
+                };
+                server.receive_transaction(rows, fields)?;
+                self.advance(rows);
             }
         }
-        pipeline
     }
 
     /// Reads all rows back and compares them with the file.
@@ -264,7 +259,7 @@ impl<'a> Task<'a> {
         Ok(())
     }
 
-    /// As in `write`, one batch ahead.
+    /// As in `write`, but one batch ahead: here the rows have to be kept for as long.
     fn compare_all(&mut self, server: &mut Server) -> Result<(), SeedError> {
         self.progress.start("verifying");
         self.keys = 0;
@@ -272,10 +267,17 @@ impl<'a> Task<'a> {
         let fields: HashMap<&[u8], usize> = fields.map(|(i, name)| (name.as_bytes(), i)).collect();
         let mut batches = self.dataset.batches(self.settings.batch_rows)?;
         let mut asked = Vec::new();
+        let mut questions = Vec::new();
         loop {
-            let rows = batches.next_batch()?;
+            let mut rows = Vec::new();
+            questions.clear();
+            batches.next_batch(|row| {
+                let question = [&b"HGETALL"[..], &self.key(row)];
+                command::encode(question.into_iter(), &mut questions);
+                rows.push(row.clone());
+            })?;
             if !rows.is_empty() {
-                server.send(&self.questions(&rows))?;
+                server.send(&questions)?;
             }
             for row in &asked {
                 let found = server.receive()?;
@@ -290,14 +292,6 @@ impl<'a> Task<'a> {
             }
             asked = rows;
         }
-    }
-
-    fn questions(&self, rows: &[Row]) -> Pipeline {
-        let mut pipeline = Pipeline::with_capacity(rows.len());
-        for row in rows {
-            pipeline.cmd("HGETALL").arg(self.key(row));
-        }
-        pipeline
     }
 
     fn key(&self, row: &Row) -> Vec<u8> {
