@@ -139,7 +139,8 @@ impl Dataset {
     pub fn batches(&self, batch_rows: usize) -> Result<Batches<'_>, DatasetError> {
         let mut records = Records::open(&self.path, self.version)?;
         records.read(&mut ByteRecord::new())?; // the header
-        Ok(Batches { dataset: self, records, batch_rows, rows_left: self.rows })
+        let row = Row { record: ByteRecord::new(), id_index: self.id_index };
+        Ok(Batches { dataset: self, records, batch_rows, rows_left: self.rows, row })
     }
 }
 
@@ -149,31 +150,33 @@ pub struct Batches<'a> {
     records: Records,
     batch_rows: usize,
     rows_left: u64,
+    /// The row that was read last: one memory for all of them.
+    row: Row,
 }
 
 impl Batches<'_> {
-    /// The next rows; empty behind the last one.
+    /// Hands the next rows to `each`; returns how many there were, 0 behind the last one.
     ///
     /// # Errors
     ///
     /// The file cannot be read, or was changed since it was checked.
-    pub fn next_batch(&mut self) -> Result<Vec<Row>, DatasetError> {
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        while batch.len() < self.batch_rows && bytes < MAX_BATCH_BYTES {
-            let mut record = ByteRecord::new();
-            if !self.records.read(&mut record)? {
+    pub fn next_batch(&mut self, mut each: impl FnMut(&Row)) -> Result<usize, DatasetError> {
+        let (mut rows, mut bytes) = (0, 0);
+        while rows < self.batch_rows && bytes < MAX_BATCH_BYTES {
+            if !self.records.read(&mut self.row.record)? {
                 self.check_end()?;
                 break;
             }
+            let record = &self.row.record;
             if record.len() != self.dataset.columns.len() || self.rows_left == 0 {
                 return Err(self.records.changed());
             }
             self.rows_left -= 1;
+            rows += 1;
             bytes += record.as_slice().len();
-            batch.push(Row { record, id_index: self.dataset.id_index });
+            each(&self.row);
         }
-        Ok(batch)
+        Ok(rows)
     }
 
     fn check_end(&self) -> Result<(), DatasetError> {
@@ -183,7 +186,7 @@ impl Batches<'_> {
 }
 
 /// One row of the file.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Row {
     record: ByteRecord,
     id_index: usize,

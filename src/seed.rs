@@ -7,23 +7,30 @@
 
 mod progress;
 mod server;
+mod transaction;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use redis::{Pipeline, Value};
+use redis::Value;
 
 use crate::address::BackendAddress;
 use crate::dataset::{Dataset, DatasetError, Row};
+use crate::resp::command;
 use crate::table::{self, Alignment};
 use progress::{Bars, Progress};
 use server::{Replication, Server};
+use transaction::Transaction;
 
 /// How long a replica may stay without progress before it is given up.
 pub const REPLICA_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often a replica is asked how far it is.
 const REPLICA_POLL: Duration = Duration::from_millis(100);
+
+/// So many batches may be on their way, or executed with their replies not read yet, while the next
+/// one is prepared. Nothing of them is kept.
+const BATCHES_AHEAD: usize = 4;
 
 /// How rows become keys.
 #[derive(Debug, Clone)]
@@ -71,8 +78,10 @@ pub struct Report {
     pub role: &'static str,
     /// How many keys it confirmed: as read back, or as written if it failed.
     pub keys: u64,
-    /// What loading and reading back took, without the time spent waiting for other backends.
-    pub time: Duration,
+    /// What loading took.
+    pub load_time: Duration,
+    /// What reading back took, without the time spent waiting for other backends.
+    pub verify_time: Duration,
     /// Why the backend does not hold the rows; `None` if they were read back and are complete.
     pub failure: Option<SeedError>,
 }
@@ -85,23 +94,41 @@ pub fn seed(dataset: &Dataset, backends: &[BackendAddress], settings: &Settings)
         .iter()
         .map(|address| Task::new(address, dataset, settings, bars.add(address.name())))
         .collect();
-    for_each_at_once(&mut tasks, |task| task.fill());
+    for_each_at_once(&mut tasks, |task| {
+        let started = Instant::now();
+        let result = task.fill();
+        task.load_time = started.elapsed();
+        result
+    });
     let primaries = primaries(&tasks);
-    for_each_at_once(&mut tasks, |task| task.verify(&primaries));
+    for_each_at_once(&mut tasks, |task| {
+        let started = Instant::now();
+        let result = task.verify(&primaries);
+        task.verify_time = started.elapsed() - task.waited;
+        result
+    });
     tasks.into_iter().map(Task::report).collect()
 }
 
 /// The table of a run: one line per backend.
 pub fn table(reports: &[Report]) -> String {
     let (left, right) = (Alignment::Left, Alignment::Right);
-    let head =
-        [("backend", left), ("role", left), ("keys", right), ("time", right), ("verified", left)];
+    let head = [
+        ("backend", left),
+        ("role", left),
+        ("keys", right),
+        ("loading", right),
+        ("verifying", right),
+        ("verified", left),
+    ];
+    let seconds = |time: Duration| format!("{:.2} s", time.as_secs_f64());
     let row = |report: &Report| {
         vec![
             report.backend.clone(),
             report.role.to_owned(),
             report.keys.to_string(),
-            format!("{:.2} s", report.time.as_secs_f64()),
+            seconds(report.load_time),
+            seconds(report.verify_time),
             if report.failure.is_none() { "yes" } else { "FAILED" }.to_owned(),
         ]
     };
@@ -116,10 +143,7 @@ fn for_each_at_once<'a>(
     std::thread::scope(|scope| {
         for task in tasks.iter_mut().filter(|task| task.failure.is_none()) {
             scope.spawn(|| {
-                let started = Instant::now();
-                let result = step(task);
-                task.time += started.elapsed() - std::mem::take(&mut task.waited);
-                task.failure = result.err();
+                task.failure = step(task).err();
                 if task.failure.is_some() {
                     task.progress.failed();
                 }
@@ -148,8 +172,9 @@ struct Task<'a> {
     /// As the backend told it last.
     state: Option<Replication>,
     keys: u64,
-    time: Duration,
-    /// How much of the present step was spent waiting for replication.
+    load_time: Duration,
+    verify_time: Duration,
+    /// How much of verifying was spent waiting for replication.
     waited: Duration,
     failure: Option<SeedError>,
 }
@@ -168,7 +193,8 @@ impl<'a> Task<'a> {
             progress,
             state: None,
             keys: 0,
-            time: Duration::ZERO,
+            load_time: Duration::ZERO,
+            verify_time: Duration::ZERO,
             waited: Duration::ZERO,
             failure: None,
         }
@@ -188,40 +214,28 @@ impl<'a> Task<'a> {
         Ok(())
     }
 
-    /// While the backend executes one batch, the next is prepared and sent.
+    /// While the backend executes some batches, the next are prepared and sent.
     fn write(&mut self, server: &mut Server) -> Result<(), SeedError> {
         self.progress.start("loading");
-        let fields: Vec<&str> = self.dataset.fields().collect();
+        let mut transaction = Transaction::new(&self.settings.prefix, self.dataset.fields());
+        let fields = transaction.fields();
         let mut batches = self.dataset.batches(self.settings.batch_rows)?;
-        let mut sent = 0;
+        // By how many rows each batch has whose replies are still to come.
+        let mut sent = VecDeque::new();
         loop {
-            let rows = batches.next_batch()?;
-            if !rows.is_empty() {
-                server.send(&self.transaction(&rows, &fields))?;
+            let rows = batches.next_batch(|row| transaction.add(row))?;
+            if rows > 0 {
+                server.send(transaction.take())?;
+                sent.push_back(rows);
             }
-            if sent > 0 {
-                server.receive_transaction(sent, fields.len())?;
-                self.advance(sent);
-            }
-            if rows.is_empty() {
-                return Ok(());
-            }
-            sent = rows.len();
-        }
-    }
-
-    /// Replaces the keys of all `rows`, whatever they held.
-    fn transaction(&self, rows: &[Row], fields: &[&str]) -> Pipeline {
-        let keys: Vec<Vec<u8>> = rows.iter().map(|row| self.key(row)).collect();
-        let mut pipeline = Pipeline::with_capacity(rows.len() + 1);
-        pipeline.atomic().cmd("DEL").arg(&keys);
-        for (row, key) in rows.iter().zip(&keys) {
-            pipeline.cmd("HSET").arg(key);
-            for (field, value) in fields.iter().zip(row.values()) {
-                pipeline.arg(field).arg(value);
+            if rows == 0 || sent.len() > BATCHES_AHEAD {
+                let Some(rows) = sent.pop_front() else {
+                    return Ok(());
+                };
+                server.receive_transaction(rows, fields)?;
+                self.advance(rows);
             }
         }
-        pipeline
     }
 
     /// Reads all rows back and compares them with the file.
@@ -245,7 +259,7 @@ impl<'a> Task<'a> {
         Ok(())
     }
 
-    /// As in `write`, one batch ahead.
+    /// As in `write`, but one batch ahead: here the rows have to be kept for as long.
     fn compare_all(&mut self, server: &mut Server) -> Result<(), SeedError> {
         self.progress.start("verifying");
         self.keys = 0;
@@ -253,10 +267,17 @@ impl<'a> Task<'a> {
         let fields: HashMap<&[u8], usize> = fields.map(|(i, name)| (name.as_bytes(), i)).collect();
         let mut batches = self.dataset.batches(self.settings.batch_rows)?;
         let mut asked = Vec::new();
+        let mut questions = Vec::new();
         loop {
-            let rows = batches.next_batch()?;
+            let mut rows = Vec::new();
+            questions.clear();
+            batches.next_batch(|row| {
+                let question = [&b"HGETALL"[..], &self.key(row)];
+                command::encode(question.into_iter(), &mut questions);
+                rows.push(row.clone());
+            })?;
             if !rows.is_empty() {
-                server.send(&self.questions(&rows))?;
+                server.send(&questions)?;
             }
             for row in &asked {
                 let found = server.receive()?;
@@ -271,14 +292,6 @@ impl<'a> Task<'a> {
             }
             asked = rows;
         }
-    }
-
-    fn questions(&self, rows: &[Row]) -> Pipeline {
-        let mut pipeline = Pipeline::with_capacity(rows.len());
-        for row in rows {
-            pipeline.cmd("HGETALL").arg(self.key(row));
-        }
-        pipeline
     }
 
     fn key(&self, row: &Row) -> Vec<u8> {
@@ -296,8 +309,14 @@ impl<'a> Task<'a> {
             Some(_) => "primary",
             None => "-",
         };
-        let backend = self.address.name().to_owned();
-        Report { backend, role, keys: self.keys, time: self.time, failure: self.failure }
+        Report {
+            backend: self.address.name().to_owned(),
+            role,
+            keys: self.keys,
+            load_time: self.load_time,
+            verify_time: self.verify_time,
+            failure: self.failure,
+        }
     }
 }
 

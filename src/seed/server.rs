@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use redis::{Client, Connection, ConnectionLike, ErrorKind, InfoDict, Pipeline, RedisError, Value};
+use redis::{Client, Connection, ConnectionLike, ErrorKind, InfoDict, RedisError, Value};
 
 use super::SeedError;
 use crate::address::BackendAddress;
@@ -60,8 +60,8 @@ impl Server {
     }
 
     /// Sends all commands without waiting for a reply.
-    pub fn send(&mut self, pipeline: &Pipeline) -> Result<(), SeedError> {
-        Ok(self.connection.send_packed_command(&pipeline.get_packed_pipeline())?)
+    pub fn send(&mut self, commands: &[u8]) -> Result<(), SeedError> {
+        Ok(self.connection.send_packed_command(commands)?)
     }
 
     /// The reply to one command. Not `Pipeline::query`: that would wait for each reply of a batch

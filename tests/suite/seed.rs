@@ -73,7 +73,8 @@ impl Run {
         self
     }
 
-    /// The table's line about `backend`, as words.
+    /// The table's line about `backend`, as words: the role is number 1, the keys number 2, and
+    /// whether they were verified, behind two times with their units, number 7.
     fn row(&self, backend: &str) -> Vec<&str> {
         let mut lines = self.stdout.lines().map(|line| line.split_whitespace().collect());
         lines.find(|words: &Vec<&str>| words[0] == backend).expect("a line of the table")
@@ -152,7 +153,7 @@ fn three_servers_hold_the_file_byte_for_byte() {
         let third = fields([("name", "日本"), ("née", "🎬"), ("text", "tab\there")]);
         assert_eq!(hash(server, "f:g:x y"), third);
         let row = run.row(address);
-        assert_eq!((row[1], row[2], row[5]), ("primary", "3", "yes"));
+        assert_eq!((row[1], row[2], row[7]), ("primary", "3", "yes"));
     }
 }
 
@@ -276,10 +277,10 @@ fn a_dead_backend_is_named_and_the_others_are_complete() {
     assert!(
         run.stderr.contains(&format!("seed: {dead} failed: cannot connect: Connection refused"))
     );
-    assert_eq!(run.row(&dead)[5], "FAILED");
+    assert_eq!(run.row(&dead)[7], "FAILED");
     for server in &servers {
         assert_eq!(keys(server), 1000);
-        assert_eq!(run.row(&server.address())[5], "yes");
+        assert_eq!(run.row(&server.address())[7], "yes");
     }
 }
 
@@ -310,7 +311,7 @@ fn a_backend_that_loses_rows_is_found_out() {
         RedisServer::start_with(&["--maxmemory", "4mb", "--maxmemory-policy", "allkeys-random"]);
     let run = Csv::with_rows(20_000, 500).load(&[&forgetful.address()], &[]).expect_code(1);
     assert!(run.stderr.contains("is missing after loading"), "{}", run.stderr);
-    assert_eq!(run.row(&forgetful.address())[5], "FAILED");
+    assert_eq!(run.row(&forgetful.address())[7], "FAILED");
 }
 
 #[test]
@@ -342,7 +343,7 @@ fn a_replica_is_waited_for_and_verified() {
     let run = running.finish().expect_code(0);
     assert_eq!(keys(&replica), 1000);
     let row = run.row(&replica.address());
-    assert_eq!((row[1], row[2], row[5]), ("replica", "1000", "yes"));
+    assert_eq!((row[1], row[2], row[7]), ("replica", "1000", "yes"));
 }
 
 #[test]
