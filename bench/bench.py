@@ -53,7 +53,14 @@ def measure(names, seconds):
         if idle < 0.9:
             say(f"{name}: other programs take {1 - idle:.0%} of this machine, so the figures are not to be trusted")
         start = time.monotonic()
-        results[name] = PARTS[name].run(servers, seconds, say)
+        try:
+            results[name] = PARTS[name].run(servers, seconds, say)
+        except (OSError, RuntimeError) as error:
+            results.pop(name, None)  # an older result would hide it
+            say(f"{name}: failed: {error}")
+            continue
+        finally:
+            machine.stop_all(but=[server.process for server in servers])
         results[name]["took"] = time.monotonic() - start
         results[name]["seconds"], results[name]["idle"] = seconds, idle
         results[name]["measured"] = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")

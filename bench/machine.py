@@ -66,9 +66,10 @@ def stop(process):
         _running.remove(process)
 
 
-def stop_all():
+def stop_all(but=()):
     for process in reversed(_running[:]):
-        stop(process)
+        if process not in but:
+            stop(process)
 
 
 def run(command, seconds, **options):

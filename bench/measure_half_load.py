@@ -22,7 +22,7 @@ def run(servers, seconds, say):
     results = {target.name: [] for target in targets}
     for turn in range(ROUNDS):
         say(f"half load, round {turn + 1} of {ROUNDS}: {rate} requests/s")
-        for target in targets:
+        for target in peers.without(targets, failures):
             try:
                 arguments = [target.port, servers[0].port, CONNECTIONS, rate, seconds]
                 results[target.name].append(machine.load("open", *arguments, *peers.HASH, seconds=seconds + 20))

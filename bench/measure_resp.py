@@ -29,7 +29,7 @@ def run(servers, seconds, say):
         for case, (command, connections, pipeline) in zip(cases, CASES):
             share = 1 if command == peers.HASH else 0.6
             say(f"RESP, round {turn + 1} of {ROUNDS}: {case['command']}, {connections} clients, pipeline {pipeline}")
-            for target in targets:
+            for target in peers.without(targets, failures):
                 runs = case["targets"].setdefault(target.name, [])
                 try:
                     rate = runs[-1]["rate"] if runs else pilot(target, command, connections, pipeline)

@@ -102,9 +102,10 @@ def start(name, servers):
             machine.wait_until(lambda: redis_client.socket.create_connection(("127.0.0.1", target.port)).close())
         else:
             _compare(target.port, ports[0])
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError) as error:
         machine.stop(target.process)
-        raise
+        log = (RUN / "run" / name / "log").read_text().strip().splitlines()
+        raise RuntimeError(f"{error}; {log[-1][:200] if log else 'its log is empty'}") from None
     return target
 
 
@@ -124,6 +125,11 @@ def start_each(names, servers, failures):
         except (OSError, RuntimeError) as error:
             failures[name] = str(error)
     return targets
+
+
+def without(targets, failures):
+    """One that has failed may do so again and again, each time after a long wait."""
+    return [target for target in targets if target.name not in failures]
 
 
 def stop_each(targets):

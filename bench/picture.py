@@ -8,35 +8,35 @@ text { font: 12px system-ui, sans-serif; fill: #24292f }
 .number { font-size: 10px; fill: #57606a }
 .card { fill: #ffffff; stroke: #d0d7de }
 .line { stroke: #8c959f; stroke-dasharray: 3 3 }
-.b0 { fill: #6e7781 } .b1 { fill: #0969da } .b2 { fill: #bf8700 }
-.b3 { fill: #1a7f37 } .b4 { fill: #8250df } .b5 { fill: #cf222e }
+.ours { fill: #0969da } .other { fill: #8c959f }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3 } .number { fill: #9198a1 }
   .card { fill: #0d1117; stroke: #3d444d } .line { stroke: #656c76 }
-  .b0 { fill: #8b949e } .b1 { fill: #4493f8 } .b2 { fill: #d29922 }
-  .b3 { fill: #3fb950 } .b4 { fill: #a371f7 } .b5 { fill: #f85149 }
+  .ours { fill: #4493f8 } .other { fill: #656c76 }
 }
 """
 LEFT, BAR, GAP, WIDTH, TOP = 110, 14, 26, 760, 68
 
 
 def bars(title, names, groups, digits, line=None):
-    """`groups`: pairs of a label and a value for each name, None where there is none."""
-    present = [value for _, values in groups for value in values if value is not None]
-    scale = (WIDTH - LEFT - 70) / (max(present, default=0) or 1)
+    """`groups`: pairs of a label and a value for each name, None where there is none. They have one scale
+    if there is a line across all of them, else each its own. The first name is ours."""
+    longest = max((value or 0 for _, values in groups for value in values), default=0)
     body, y = [], TOP
     for label, values in groups:
         body.append(text(16, y + 10, label))
         y += 18
-        for number, (name, value) in enumerate(zip(names, values)):
+        scale = (WIDTH - LEFT - 70) / ((longest if line else max(value or 0 for value in values)) or 1)
+        for name, value in zip(names, values):
             body.append(text(LEFT - 8, y + BAR - 3, name, anchor="end"))
             width = scale * (value or 0)
-            body.append(f'<rect class="b{number}" x="{LEFT}" y="{y}" width="{width:.1f}" height="{BAR - 2}"/>')
+            kind = "ours" if name == names[0] else "other"
+            body.append(f'<rect class="{kind}" x="{LEFT}" y="{y}" width="{width:.1f}" height="{BAR - 2}"/>')
             shown = "not measured" if value is None else f"{value:.{digits}f}"
             body.append(text(LEFT + width + 5, y + BAR - 3, shown, "number"))
             y += BAR
         y += GAP
-    if line is not None and line * scale <= WIDTH - LEFT:
+    if line and line <= longest * 1.05:
         x = LEFT + line * scale
         body.append(f'<line class="line" x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{y - GAP}"/>')
     head = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" height="{y}" role="img">']

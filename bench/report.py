@@ -141,6 +141,7 @@ def failures(results):
         for name in SECTIONS
         for target, reason in results.get(name, {}).get("failures", {}).items()
     ]
+    found += [f"- all of {name}" for name in SECTIONS if name not in results]
     return "## What could not be measured\n\n" + "\n".join(found) + "\n" if found else ""
 
 
@@ -271,5 +272,5 @@ def pictures(results, folder):
     title = "Throughput, 50 clients, as a part of direct (the line): more is better"
     (folder / "bench-throughput.svg").write_text(picture.bars(title, names, shares, 2, line=1))
     costs = [(label(case), values(case, "cpu", names)) for case in cases]
-    title = "CPU of the proxy, µs a request, 50 clients: less is better"
+    title = "CPU of the proxy, µs a request, 50 clients (each case has its own scale): less is better"
     (folder / "bench-cpu.svg").write_text(picture.bars(title, names, costs, 1))
