@@ -1,6 +1,6 @@
 # What a person types. Each target installs what it needs.
 
-.PHONY: demo test pictures chaos fuzz lint
+.PHONY: demo test pictures chaos fuzz bench lint
 
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
@@ -45,8 +45,17 @@ fuzz:
 		|| { echo "make fuzz: $$target failed; the input and how to repeat it are above" >&2; exit 1; }; \
 	done
 
+# Beside other proxies, on this machine; writes docs/BENCHMARKS.md. Takes under 20 minutes, less with
+# BENCH_SECONDS=1 or with BENCH_ONLY=resp,http (or half, idle, seed, scaling, start).
+bench:
+	bash bench/install.sh
+	cargo build --release --locked
+	cargo build --release --locked --manifest-path bench/load/Cargo.toml --target-dir target/bench/load
+	python3 bench/bench.py
+
 lint:
 	cargo fmt --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
+	cargo fmt --check --manifest-path bench/load/Cargo.toml
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items --quiet

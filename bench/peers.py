@@ -1,0 +1,153 @@
+"""Starts Redis, redis-lb and what is measured beside it."""
+
+import re
+import string
+
+import machine
+import redis_client
+from machine import CORES, HOME, RUN
+
+LB = HOME / "target/release/lb"
+SEED = HOME / "target/release/seed"
+MAX_CLIENTS = 12000
+# HAProxy has two open files for each client, and refuses a limit that the files don't suffice for.
+MAX_HAPROXY_CLIENTS = min(MAX_CLIENTS, machine.raise_file_limit() // 2 - 50)
+
+HASH = ("HGETALL", "actor:327")
+SHORT = ("GET", "string:64")
+LONG = ("GET", "string:65536")
+
+# In the order of tables. "direct" is one of the Redis servers, without anything in between.
+RESP = ["direct", "redis-lb", "haproxy", "nginx", "nutcracker", "envoy"]
+HTTP = ["redis-lb", "webdis"]
+
+
+class Target:
+    def __init__(self, name, port, process):
+        self.name, self.port, self.process = name, port, process
+
+    def cpu_seconds(self):
+        return machine.cpu_seconds(self.process.pid)
+
+
+def start_redis(name):
+    port = machine.free_port()
+    command = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    process = machine.start(name, command + ["--maxclients", MAX_CLIENTS])
+    machine.wait_until(lambda: redis_client.ask(port, "PING"))
+    return Target("direct", port, process)
+
+
+def start_servers():
+    """Three that hold the same: the actors, a short string and a long one."""
+    servers = [start_redis(f"redis{number}") for number in (1, 2, 3)]
+    backends = [word for server in servers for word in ("--backend", f"127.0.0.1:{server.port}")]
+    machine.run([SEED, HOME / "actors.csv", *backends], 60)
+    for server in servers:
+        for length in (64, 65536):
+            redis_client.ask(server.port, "SET", f"string:{length}", "x" * length)
+    return servers
+
+
+def start_lb(backends, port=None):
+    port = port or machine.free_port()
+    command = [LB, "--quiet", "--listen", f"127.0.0.1:{port}", "--max-clients", MAX_CLIENTS]
+    for backend in backends:
+        command += ["--backend", f"127.0.0.1:{backend}"]
+    return Target("redis-lb", port, machine.start("redis-lb", command))
+
+
+def _start_peer(name, backends):
+    configuration = next((HOME / "bench/peers").glob(f"{name}.*"))
+    port = machine.free_port()
+    values = {"PORT": port, "CORES": CORES, "FILES": machine.raise_file_limit(), "MAX_CLIENTS": MAX_HAPROXY_CLIENTS}
+    values.update({f"BACKEND_{number}": backend for number, backend in enumerate(backends, 1)})
+    folder = RUN / "run" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / configuration.name
+    file.write_text(string.Template(configuration.read_text()).substitute(values))
+    return Target(name, port, machine.start(name, _command(name, file)))
+
+
+def _command(name, file):
+    folder = file.parent
+    if name == "haproxy":
+        return ["haproxy", "-db", "-f", file]
+    if name == "nginx":
+        return ["nginx", "-p", f"{folder}/", "-c", file, "-e", "nginx.log"]
+    if name == "nutcracker":
+        statistics = ["-a", "127.0.0.1", "-s", machine.free_port()]
+        return ["nutcracker", "-c", file, "-o", folder / "nutcracker.log", "-p", folder / "pid", *statistics]
+    if name == "envoy":
+        options = ["--concurrency", CORES, "--log-level", "warn", "--disable-hot-restart"]
+        return [_envoy(), "-c", file, *options]
+    return [name, file]
+
+
+def _envoy():
+    found = sorted((RUN / "venv").glob("lib/python*/site-packages/envoy/_bin/envoy"))
+    if not found:
+        raise FileNotFoundError("it could not be installed")
+    return found[0]
+
+
+def start(name, servers):
+    """A target that is proved to answer as Redis does."""
+    ports = [server.port for server in servers]
+    if name == "direct":
+        return servers[0]
+    target = start_lb(ports) if name == "redis-lb" else _start_peer(name, ports)
+    try:
+        if name == "webdis":
+            machine.wait_until(lambda: redis_client.socket.create_connection(("127.0.0.1", target.port)).close())
+        else:
+            _compare(target.port, ports[0])
+    except (OSError, RuntimeError) as error:
+        machine.stop(target.process)
+        log = (RUN / "run" / name / "log").read_text().strip().splitlines()
+        raise RuntimeError(f"{error}; {log[-1][:200] if log else 'its log is empty'}") from None
+    return target
+
+
+def _compare(port, reference):
+    machine.wait_until(lambda: redis_client.ask(port, *SHORT))
+    for command in (HASH, SHORT, LONG):
+        if redis_client.ask(port, *command) != redis_client.ask(reference, *command):
+            raise RuntimeError(f"another answer than Redis's to {' '.join(command)}")
+
+
+def start_each(names, servers, failures):
+    """Those that can be started; the others and why go to `failures`."""
+    targets = []
+    for name in names:
+        try:
+            targets.append(start(name, servers))
+        except (OSError, RuntimeError) as error:
+            failures[name] = str(error)
+    return targets
+
+
+def without(targets, failures):
+    """One that has failed may do so again and again, each time after a long wait."""
+    return [target for target in targets if target.name not in failures]
+
+
+def stop_each(targets):
+    for target in targets:
+        if target.name != "direct":
+            machine.stop(target.process)
+
+
+def versions():
+    found = {"redis-lb": machine.run([LB, "--version"], 10).split()[1]}
+    try:
+        found["redis-lb"] += ", commit " + machine.run(["git", "-C", HOME, "rev-parse", "--short", "HEAD"], 10).strip()
+    except (OSError, RuntimeError):
+        pass  # not a clone
+    packages = ["redis-server", "haproxy", "nginx", "nutcracker", "webdis", "wrk"]
+    found.update({package: machine.package_version(package) for package in packages})
+    try:
+        found["envoy"] = re.search(r"/(\d+\.\d+\.\d+)/", machine.run([_envoy(), "--version"], 10))[1]
+    except (OSError, RuntimeError, TypeError):
+        found["envoy"] = "unknown"
+    return found

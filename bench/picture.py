@@ -1,0 +1,50 @@
+"""Bar charts as SVG, readable on light and on dark pages."""
+
+from html import escape
+
+STYLE = """
+text { font: 12px system-ui, sans-serif; fill: #24292f }
+.title { font-size: 15px; font-weight: 600 }
+.number { font-size: 10px; fill: #57606a }
+.card { fill: #ffffff; stroke: #d0d7de }
+.line { stroke: #8c959f; stroke-dasharray: 3 3 }
+.ours { fill: #0969da } .other { fill: #8c959f }
+@media (prefers-color-scheme: dark) {
+  text { fill: #e6edf3 } .number { fill: #9198a1 }
+  .card { fill: #0d1117; stroke: #3d444d } .line { stroke: #656c76 }
+  .ours { fill: #4493f8 } .other { fill: #656c76 }
+}
+"""
+LEFT, BAR, GAP, WIDTH, TOP = 110, 14, 26, 760, 68
+
+
+def bars(title, names, groups, digits, line=None):
+    """`groups`: pairs of a label and a value for each name, None where there is none. They have one scale
+    if there is a line across all of them, else each its own. The first name is ours."""
+    longest = max((value or 0 for _, values in groups for value in values), default=0)
+    body, y = [], TOP
+    for label, values in groups:
+        body.append(text(16, y + 10, label))
+        y += 18
+        scale = (WIDTH - LEFT - 70) / ((longest if line else max(value or 0 for value in values)) or 1)
+        for name, value in zip(names, values):
+            body.append(text(LEFT - 8, y + BAR - 3, name, anchor="end"))
+            width = scale * (value or 0)
+            kind = "ours" if name == names[0] else "other"
+            body.append(f'<rect class="{kind}" x="{LEFT}" y="{y}" width="{width:.1f}" height="{BAR - 2}"/>')
+            shown = "not measured" if value is None else f"{value:.{digits}f}"
+            body.append(text(LEFT + width + 5, y + BAR - 3, shown, "number"))
+            y += BAR
+        y += GAP
+    if line and line <= longest * 1.05:
+        x = LEFT + line * scale
+        body.append(f'<line class="line" x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{y - GAP}"/>')
+    head = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" height="{y}" role="img">']
+    head += [f"<title>{escape(title)}</title>", f"<style>{STYLE}</style>"]
+    head += [f'<rect class="card" x="0.5" y="0.5" width="{WIDTH - 1}" height="{y - 1}" rx="6"/>']
+    return "\n".join(head + [text(16, 32, title, "title")] + body + ["</svg>", ""])
+
+
+def text(x, y, words, kind="", anchor="start"):
+    kind = f' class="{kind}"' if kind else ""
+    return f'<text{kind} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
