@@ -40,7 +40,7 @@ const MAX_INFO_BYTES: u64 = 1024 * 1024;
 /// The most that `COMMAND` may say; Redis 7 says a quarter of a megabyte.
 const MAX_COMMANDS_BYTES: usize = 16 * 1024 * 1024;
 
-/// So many connections are shared, each by the clients of one mode, and one in four of those that
+/// So many connections are shared, each by the clients of one mode, and one in eight of those that
 /// there may be; clients of other modes have their own.
 const MAX_SHARED: usize = 4;
 
@@ -354,7 +354,7 @@ impl Backend {
     /// no shared one of its mode yet, else for the next request.
     pub fn keep_or_share(self: &Arc<Self>, connection: Connection) {
         let mut shared = lock(&self.shared);
-        let is_wanted = shared.len() < (self.max_connections / 4).min(MAX_SHARED)
+        let is_wanted = shared.len() < (self.max_connections / 8).min(MAX_SHARED)
             && shared.iter().all(|shared| shared.mode != connection.mode);
         // With the lock held: whoever closes all does so either before or behind this.
         if !is_wanted || connection.has_buffered() || !connection.permit.is_current() {

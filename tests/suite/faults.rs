@@ -575,14 +575,19 @@ fn read_through_faults(lb: &Balancer, random: &mut fastrand::Rng) {
 }
 
 /// Threads and descriptors of the balancer; without its connections to backends, some of which are
-/// kept.
+/// kept, and the threads that read those that are shared.
 fn footprint(lb: &Balancer) -> (usize, usize) {
-    let count = |what| {
-        let folder = std::fs::read_dir(format!("/proc/{}/{what}", lb.pid())).expect("Linux");
-        folder.count()
+    let folder = |what| std::fs::read_dir(format!("/proc/{}/{what}", lb.pid())).expect("Linux");
+    let is_for_shared = |task: std::io::Result<std::fs::DirEntry>| {
+        // One that has ended meanwhile has no name any more.
+        let name = std::fs::read_to_string(task.expect("Linux").path().join("comm"));
+        name.is_ok_and(|name| name.trim() == "replies")
     };
-    let (threads, descriptors) = (count("task"), count("fd"));
-    (threads, descriptors - connections(lb).iter().sum::<usize>())
+    let (threads, descriptors) = (folder("task").count(), folder("fd").count());
+    let shared = folder("task").map(is_for_shared).filter(|&is| is).count();
+    let connections = connections(lb).iter().sum::<usize>();
+    assert!(shared <= connections, "{shared} threads for {connections} connections");
+    (threads - shared, descriptors - connections)
 }
 
 /// The footprint when nobody is served.

@@ -98,8 +98,7 @@ impl Flight {
         let outbox = Arc::clone(self.outbox.get_or_insert_with(sink));
         let Some((ticket, done)) = outbox.expect(batch.len()) else { return false };
         let began = Instant::now();
-        let entry =
-            Entry { outbox: Arc::clone(&outbox), ticket, commands: batch.len(), began };
+        let entry = Entry { outbox: Arc::clone(&outbox), ticket, commands: batch.len(), began };
         let is_sent = shared.send(entry, batch.commands());
         if !is_sent {
             outbox.withdraw(batch.len());
