@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::thread;
 
 use crate::lock::{Mutex, lock};
 
@@ -79,12 +78,7 @@ impl<E> Pipeline<E> {
         state.unwritten_entries += 1;
         let is_mine = state.on_wire == 0;
         drop(state);
-        if is_mine {
-            // On busy cores others are about to come, whose bytes can go with ours.
-            thread::yield_now();
-            self.write_next(write)?;
-        }
-        Ok(true)
+        if is_mine { self.write_next(write) } else { Ok(()) }.map(|()| true)
     }
 
     /// Moves all entries, in order, to the end of `taken`.

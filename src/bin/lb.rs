@@ -39,6 +39,7 @@ fn serve(mut config: Config) -> anyhow::Result<()> {
     let inherited = listener::inherited()
         .context("LISTEN_FDS: the socket that was passed on can't be served")?;
     let was_passed_on = inherited.is_some();
+    start::schedule_in_batches();
     let _logging = logging::start(config.log_format).context("the log can't be started")?;
     if let Some(why) = ignored {
         warn!("{why}");

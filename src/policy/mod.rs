@@ -6,8 +6,10 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use crate::metrics::{Counter, Refusal};
 use crate::resp::Command;
@@ -129,7 +131,7 @@ pub enum Subscription {
 /// What all ready backends together allow.
 #[derive(Debug)]
 pub struct Policy {
-    commands: HashMap<Name, Entry>,
+    commands: FxHashMap<Name, Entry>,
     is_empty: bool,
     /// How many commands were asked for that do not exist.
     unknown: Arc<Counter>,
@@ -141,7 +143,7 @@ struct Entry {
     full_name: Box<[u8]>,
     arity: i64,
     action: Action,
-    subcommands: HashMap<Name, Entry>,
+    subcommands: FxHashMap<Name, Entry>,
     /// What subcommands are told that are not among those; `None`: that they are unknown.
     unlisted: Option<Refused>,
     /// How often it was asked for.
@@ -314,7 +316,7 @@ struct Merge {
 
 impl Merge {
     /// One entry for each command that any backend knows. `prefix` is `"container "` or empty.
-    fn entries(&self, prefix: &str, maps: &[&HashMap<Name, Row>]) -> HashMap<Name, Entry> {
+    fn entries(&self, prefix: &str, maps: &[&FxHashMap<Name, Row>]) -> FxHashMap<Name, Entry> {
         let names: HashSet<&Name> = maps.iter().flat_map(|map| map.keys()).collect();
         let entry = |name: &Name| {
             let path = format!("{prefix}{}", String::from_utf8_lossy(name));
@@ -378,12 +380,12 @@ fn loosest(one: i64, other: i64) -> i64 {
     if one == other { one } else { -one.saturating_abs().min(other.saturating_abs()) }
 }
 
-fn add_own(commands: &mut HashMap<Name, Entry>, path: &str, arity: i64, own: Own) {
+fn add_own(commands: &mut FxHashMap<Name, Entry>, path: &str, arity: i64, own: Own) {
     let entry = |path: &str, arity, action| Entry {
         full_name: path.replace(' ', "|").into_bytes().into(),
         arity,
         action,
-        subcommands: HashMap::new(),
+        subcommands: FxHashMap::default(),
         unlisted: None,
         count: Arc::default(),
     };
@@ -398,7 +400,7 @@ fn add_own(commands: &mut HashMap<Name, Entry>, path: &str, arity: i64, own: Own
     };
 }
 
-fn share_counts(entries: &mut HashMap<Name, Entry>, older: &HashMap<Name, Entry>) {
+fn share_counts(entries: &mut FxHashMap<Name, Entry>, older: &FxHashMap<Name, Entry>) {
     for (name, entry) in entries {
         if let Some(older) = older.get(name) {
             entry.count = Arc::clone(&older.count);
@@ -407,7 +409,7 @@ fn share_counts(entries: &mut HashMap<Name, Entry>, older: &HashMap<Name, Entry>
     }
 }
 
-fn add_counts(entries: &HashMap<Name, Entry>, counts: &mut Vec<(String, u64)>) {
+fn add_counts(entries: &FxHashMap<Name, Entry>, counts: &mut Vec<(String, u64)>) {
     for entry in entries.values() {
         counts.push((String::from_utf8_lossy(&entry.full_name).into_owned(), entry.count.get()));
         add_counts(&entry.subcommands, counts);
@@ -415,7 +417,7 @@ fn add_counts(entries: &HashMap<Name, Entry>, counts: &mut Vec<(String, u64)>) {
 }
 
 /// Finds a name in capitals or not, without allocating.
-fn look_up<'a>(entries: &'a HashMap<Name, Entry>, name: &[u8]) -> Option<&'a Entry> {
+fn look_up<'a>(entries: &'a FxHashMap<Name, Entry>, name: &[u8]) -> Option<&'a Entry> {
     let mut buffer = [0; MAX_NAME_BYTES];
     let lower = buffer.get_mut(..name.len())?;
     lower.copy_from_slice(name);

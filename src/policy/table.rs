@@ -1,6 +1,5 @@
-use std::collections::HashMap;
-
 use redis::Value;
+use rustc_hash::FxHashMap;
 
 use super::{one_line, rules};
 
@@ -10,7 +9,7 @@ pub(super) type Name = Box<[u8]>;
 /// What one backend's `COMMAND` says of each command.
 #[derive(Debug, PartialEq, Eq)]
 pub struct CommandTable {
-    pub(super) commands: HashMap<Name, Row>,
+    pub(super) commands: FxHashMap<Name, Row>,
 }
 
 /// One command or subcommand of one backend.
@@ -21,7 +20,7 @@ pub(super) struct Row {
     /// The number of arguments with the name; negative where there may be more.
     pub arity: i64,
     pub flags: Flags,
-    pub subcommands: HashMap<Name, Row>,
+    pub subcommands: FxHashMap<Name, Row>,
     /// Whether it has more subcommands than are listed.
     pub has_unlisted: bool,
 }
@@ -52,7 +51,7 @@ impl CommandTable {
 const NOT_A_TABLE: &str = "sent something that is no list of commands";
 
 /// Reads the commands of a list, or the subcommands of one whose names begin with `prefix`.
-fn rows(value: &Value, prefix: &[u8]) -> Option<HashMap<Name, Row>> {
+fn rows(value: &Value, prefix: &[u8]) -> Option<FxHashMap<Name, Row>> {
     let Value::Array(rows) = value else { return None };
     rows.iter().map(|value| row(value, prefix)).collect()
 }
@@ -76,7 +75,7 @@ fn row(value: &Value, prefix: &[u8]) -> Option<(Name, Row)> {
 impl Row {
     fn new(full_name: &[u8], arity: i64, flags: Flags) -> Self {
         let full_name = one_line(full_name.to_vec()).into();
-        Self { full_name, arity, flags, subcommands: HashMap::new(), has_unlisted: false }
+        Self { full_name, arity, flags, subcommands: FxHashMap::default(), has_unlisted: false }
     }
 
     /// For a server before Redis 7, which itself checks the number of arguments behind them.

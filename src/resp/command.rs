@@ -8,7 +8,7 @@
 //!
 //! The canonical form is `*N\r\n` and then, N times, `$L\r\n`, L bytes and `\r\n`.
 
-use super::write;
+use super::{decimal, write};
 
 /// The longest inline command, and the longest line that holds a number, in bytes without its end:
 /// Redis's `PROTO_INLINE_MAX_SIZE`. (Redis takes a longer one if its end came in the same read.)
@@ -395,9 +395,7 @@ impl CommandParser {
 fn parse_number(digits: &[u8]) -> Option<i64> {
     match digits {
         b"0" => Some(0),
-        [b'1'..=b'9', ..] | [b'-', b'1'..=b'9', ..] => {
-            std::str::from_utf8(digits).ok()?.parse().ok()
-        }
+        [b'1'..=b'9', ..] | [b'-', b'1'..=b'9', ..] => decimal(digits),
         _ => None,
     }
 }

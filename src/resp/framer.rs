@@ -37,11 +37,23 @@ impl Framer {
         while used < bytes.len() && !self.is_done() {
             let rest = &bytes[used..];
             used += match self.payload_left {
+                0 if self.line.is_empty() => match whole_bulk(rest) {
+                    Some(length) => self.take_whole_bulk(length),
+                    None => self.feed_line(rest)?,
+                },
                 0 => self.feed_line(rest)?,
                 _ => self.feed_payload(rest)?,
             };
         }
         Ok(used)
+    }
+
+    fn take_whole_bulk(&mut self, length: usize) -> usize {
+        if self.frames_left == 1 {
+            self.kind = self.kind.or(Some(b'$'));
+        }
+        self.frames_left -= 1;
+        length
     }
 
     fn feed_payload(&mut self, bytes: &[u8]) -> Result<usize, Error> {
@@ -113,6 +125,20 @@ impl Framer {
         self.frames_left = sum.ok_or(Error::Protocol("too many elements"))?;
         Ok(())
     }
+}
+
+/// The length of the short bulk string that `bytes` begin with, if it is whole and right: most of all
+/// frames are such, and this is the quick way past them.
+fn whole_bulk(bytes: &[u8]) -> Option<usize> {
+    let (length, begin) = match *bytes {
+        [b'$', ones @ b'0'..=b'9', b'\r', b'\n', ..] => ((ones - b'0').into(), 4),
+        [b'$', tens @ b'1'..=b'9', ones @ b'0'..=b'9', b'\r', b'\n', ..] => {
+            (usize::from(tens - b'0') * 10 + usize::from(ones - b'0'), 5)
+        }
+        _ => return None,
+    };
+    let end: usize = begin + length;
+    (bytes.get(end..end + 2)? == b"\r\n").then_some(end + 2)
 }
 
 /// Whether this is a null, a boolean, a double or a big number.

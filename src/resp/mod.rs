@@ -69,11 +69,25 @@ fn parse_integer(digits: &[u8]) -> Result<i64, Error> {
         [b'-', rest @ ..] => !rest.starts_with(b"0"),
         _ => !digits.starts_with(b"0") && !digits.starts_with(b"+"),
     };
-    std::str::from_utf8(digits)
-        .ok()
-        .filter(|_| is_plain)
-        .and_then(|text| text.parse().ok())
-        .ok_or(Error::Protocol("a number that is none"))
+    let number = if is_plain { decimal(digits) } else { None };
+    number.ok_or(Error::Protocol("a number that is none"))
+}
+
+/// A decimal number of 64 bits, with a minus or without a sign; there may be zeros in front.
+fn decimal(text: &[u8]) -> Option<i64> {
+    let (is_negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        digits => (false, digits),
+    };
+    if digits.is_empty() {
+        return None;
+    }
+    // Below zero there is one number more.
+    let negated = digits.iter().try_fold(0_i64, |number, &byte| {
+        let digit = byte.wrapping_sub(b'0');
+        (digit <= 9).then(|| number.checked_mul(10)?.checked_sub(digit.into()))?
+    })?;
+    if is_negative { Some(negated) } else { negated.checked_neg() }
 }
 
 /// Reads the length behind a `$` or `*`: `None` for the null of RESP2 (-1).
