@@ -1,12 +1,31 @@
-//! Model checks: every order in which threads may reach the connection table's lock is tried, and
-//! none may lose or double a lease. The table is compiled here with loom's Mutex in place of std's.
+//! Model checks: every order in which threads may reach a lock is tried. None may lose or double a
+//! lease of the connection table; nor lose, double or exchange what clients send on a shared
+//! connection and get from there. The modules are compiled here with loom's Mutex in place of std's.
 
 #[path = "../../src/balance.rs"]
 #[expect(dead_code, reason = "what the models do not use")]
 mod balance;
 
+#[path = "../../src/backend/outbox.rs"]
+#[expect(dead_code, reason = "what the models do not use")]
+mod outbox;
+
+#[path = "../../src/backend/pipeline.rs"]
+#[expect(dead_code, reason = "what the models do not use")]
+mod pipeline;
+
+mod shared;
+
 mod lock {
-    pub use loom::sync::{Mutex, MutexGuard};
+    pub use loom::sync::{Condvar, Mutex, MutexGuard};
+
+    pub fn wait<'a, T>(
+        condvar: &Condvar,
+        guard: MutexGuard<'a, T>,
+        _time: std::time::Duration,
+    ) -> MutexGuard<'a, T> {
+        condvar.wait(guard).expect("no thread panics")
+    }
 
     pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         mutex.lock().expect("no thread panics")
@@ -20,11 +39,21 @@ use balance::{ConnectionTable, Lease, State};
 use loom::thread;
 
 fn main() {
-    let models: [(&str, fn()); 4] = [
+    let models: [(&str, fn()); 8] = [
         ("leases that are taken and given back leave no count", taken_and_given_back),
         ("a lease that is moved while it is given back is counted once", moved_while_given_back),
         ("a session that settles while it is moved has one lease", settled_while_moved),
         ("a backend that fails while it is leased keeps its count", failed_while_leased),
+        ("bytes go out in the order of their entries, and all of them", shared::sent_in_order),
+        (
+            "what is pushed while a connection closes is refused or told",
+            shared::pushed_while_closed,
+        ),
+        (
+            "a reply that comes while it is taken back is given once",
+            shared::taken_back_while_answered,
+        ),
+        ("who waits for replies is woken by the last", shared::awaited),
     ];
     for (name, model) in models {
         loom::model(model);
