@@ -31,6 +31,7 @@ mod resp_limits;
 mod rights;
 mod seed;
 mod sessions;
+mod shared;
 mod shutdown;
 mod startup;
 mod status;

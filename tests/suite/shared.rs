@@ -1,0 +1,139 @@
+//! Short reads go by a connection that many clients share: few connections, no client that holds up
+//! another, and none that notices when the connection ends.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::balancer::Balancer;
+use crate::support::observe::clients_of;
+use crate::support::redis::RedisServer;
+use crate::support::resp::{RespClient, encode};
+
+const CLIENTS: usize = 20;
+
+/// With `key:N` as `value:N`, and `long`, of a mebibyte.
+fn filled() -> RedisServer {
+    let server = RedisServer::start();
+    for number in 0..CLIENTS {
+        server.command(&["SET", &format!("key:{number}"), &format!("value:{number}")]);
+    }
+    server.command(&["SETRANGE", "long", "1048575", "x"]);
+    server
+}
+
+/// Asks for the client's own value, `depth` times at once.
+fn read_own(client: &mut RespClient, number: usize, depth: usize) {
+    client.send_raw(encode(&["GET", &format!("key:{number}")]).repeat(depth));
+    let value = format!("value:{number}");
+    for _ in 0..depth {
+        let reply = client.reply();
+        assert_eq!(reply, format!("${}\r\n{value}\r\n", value.len()).as_bytes(), "{number}");
+    }
+}
+
+/// All clients read until `work` is done; returns the slowest read.
+fn read_while(lb: &Balancer, work: impl FnOnce()) -> Duration {
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..CLIENTS)
+            .map(|number| {
+                let is_over = &is_over;
+                scope.spawn(move || {
+                    let mut client = RespClient::connect(lb.port());
+                    let mut slowest = Duration::ZERO;
+                    while !is_over.load(Ordering::SeqCst) {
+                        let began = Instant::now();
+                        read_own(&mut client, number, 1 + number % 4);
+                        slowest = slowest.max(began.elapsed());
+                    }
+                    slowest
+                })
+            })
+            .collect();
+        work();
+        is_over.store(true, Ordering::SeqCst);
+        readers.into_iter().map(|reader| reader.join().expect("no panic")).max().expect("readers")
+    })
+}
+
+#[test]
+fn clients_that_read_at_the_same_time_need_few_connections() {
+    let server = filled();
+    let lb = Balancer::start(&[&server]);
+    let mut clients: Vec<RespClient> =
+        (0..CLIENTS).map(|_| RespClient::connect(lb.port())).collect();
+    for round in 0..10 {
+        let key = |number| encode(&["GET", &format!("key:{number}")]);
+        clients.iter_mut().enumerate().for_each(|(number, client)| client.send_raw(key(number)));
+        for (number, client) in clients.iter_mut().enumerate() {
+            let value = format!("value:{number}");
+            let wanted = format!("${}\r\n{value}\r\n", value.len());
+            assert_eq!(client.reply(), wanted.as_bytes(), "in round {round}");
+        }
+    }
+    // At first, before there was one to share, each may have had its own.
+    server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    for (number, client) in clients.iter_mut().enumerate() {
+        read_own(client, number, 3);
+    }
+    assert!(clients_of(&server) < CLIENTS / 2, "{} connections", clients_of(&server));
+}
+
+#[test]
+fn nobody_notices_when_shared_connections_are_closed() {
+    let server = filled();
+    let lb = Balancer::start(&[&server]);
+    read_while(&lb, || {
+        for _ in 0..50 {
+            server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+            thread::sleep(Duration::from_millis(10));
+        }
+    });
+}
+
+#[test]
+fn long_replies_and_clients_that_do_not_read_hold_up_nobody() {
+    let server = filled();
+    let lb = Balancer::start(&[&server]);
+    let mut lazy: Vec<RespClient> = (0..3).map(|_| RespClient::connect(lb.port())).collect();
+    let slowest = read_while(&lb, || {
+        // A short read first: from then on they share a connection with the others.
+        for (number, client) in lazy.iter_mut().enumerate() {
+            read_own(client, number, 1);
+        }
+        for client in &mut lazy {
+            client.send_raw(encode(&["GET", "long"]).repeat(20));
+        }
+        for number in 0..20 {
+            let mut client = RespClient::connect(lb.port());
+            read_own(&mut client, number, 2);
+            client.send(&["GET", "long"]);
+            assert_eq!(client.reply().len(), "$1048576\r\n\r\n".len() + 1_048_576);
+            read_own(&mut client, number, 2);
+        }
+    });
+    assert!(slowest < Duration::from_secs(1), "one read took {slowest:?}");
+    for client in &mut lazy {
+        for _ in 0..20 {
+            assert_eq!(client.reply().len(), "$1048576\r\n\r\n".len() + 1_048_576);
+        }
+    }
+}
+
+#[test]
+fn answers_of_our_own_keep_their_place_among_replies() {
+    let server = filled();
+    let lb = Balancer::start(&[&server]);
+    let mut client = RespClient::connect(lb.port());
+    for _ in 0..100 {
+        let (get, ping) = (encode(&["GET", "key:1"]), encode(&["PING"]));
+        client.send_raw(&get);
+        client.send_raw([&ping[..], &get, &encode(&["SET", "a", "b"]), &get].concat());
+        assert_eq!(client.reply(), b"$7\r\nvalue:1\r\n");
+        assert_eq!(client.reply(), b"+PONG\r\n");
+        assert_eq!(client.reply(), b"$7\r\nvalue:1\r\n");
+        assert!(client.reply().starts_with(b"-"), "a write is refused");
+        assert_eq!(client.reply(), b"$7\r\nvalue:1\r\n");
+    }
+}
