@@ -89,7 +89,7 @@ fn values_of_ten_mebibytes_come_whole() {
 #[test]
 fn who_never_reads_is_cut_off_and_costs_others_nothing() {
     let server = server();
-    server.command(&["SETRANGE", "large", "8000000", "x"]);
+    server.command(&["SETRANGE", "large", "4000000", "x"]);
     let arguments = ["--client-timeout", "2s"];
     let lb = Balancer::start_with(&[&server], &arguments);
     let mut lazy: Vec<RespClient> = (0..5).map(|_| RespClient::connect(lb.port())).collect();
