@@ -115,10 +115,15 @@ impl Soak {
         }
     }
 
-    fn report(&self, took: Duration) {
+    fn report(&self, plan: &Plan, took: Duration) {
         let verified = get(&self.verified);
-        let speed = grouped(rate(verified, took));
-        println!("verified: {} in {:.1} s, {speed}/s", grouped(verified), took.as_secs_f64());
+        println!(
+            "verified: {} of {} in {:.1} s, {}/s",
+            grouped(verified),
+            grouped(plan.replies),
+            took.as_secs_f64(),
+            grouped(rate(verified, took)),
+        );
         println!("connections: {}", grouped(get(&self.connections)));
         for (way, count) in Leave::ALL.iter().zip(&self.left) {
             println!("left {way}: {}", grouped(get(count)));
@@ -162,7 +167,7 @@ pub fn run(plan: &Plan) -> Result<(), Box<dyn Error>> {
         soak.is_over.store(true, Ordering::Relaxed);
         Ok(())
     })?;
-    soak.report(began.elapsed());
+    soak.report(plan, began.elapsed());
     if soak.failures() > 0 {
         return Err("soak: there were failures".into());
     }
