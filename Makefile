@@ -1,6 +1,6 @@
 # What a person types. Each target installs what it needs.
 
-.PHONY: demo test pictures chaos fuzz bench lint
+.PHONY: demo test pictures chaos soak fuzz bench lint
 
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
@@ -30,6 +30,16 @@ pictures:
 chaos:
 	bash load_data.sh --install
 	LB_CHAOS_SECONDS=$${LB_CHAOS_SECONDS:-300} cargo test --locked --test suite -- --nocapture chaos::
+
+# 500 clients, random pipelines, every byte of so many replies compared, while clients leave in the worst
+# moments. For SOAK_SECONDS at most, an hour if it is not set.
+SOAK_REPLIES ?= 100000000
+soak:
+	bash load_data.sh --install
+	command -v python3 >/dev/null || $(AS_ROOT) apt-get install -y python3
+	cargo build --release --locked --bin lb
+	cargo build --release --locked --manifest-path bench/load/Cargo.toml --target-dir target/bench/load
+	SOAK_REPLIES=$(SOAK_REPLIES) python3 bench/soak.py
 
 # Bytes at random, and ever more of those that reach new code, against all that reads bytes of
 # others. Without a sanitizer, as those need a nightly compiler; there is no unsafe code here.

@@ -1,9 +1,10 @@
 //! The load that `make bench` can't get from a package: requests at fixed times, many idle clients,
-//! and slow backends. All on 127.0.0.1.
+//! and slow backends; and that of `make soak`. All on 127.0.0.1.
 
 mod idle;
 mod open;
 mod relay;
+mod soak;
 mod wire;
 
 use std::error::Error;
@@ -17,7 +18,11 @@ load idle PORT REFERENCE_PORT CLIENTS COMMAND...
     connects CLIENTS, each of which sends a PING and the command; prints \"ready\", and holds them
     until its input ends
 load relay PORT REDIS_PORT MICROSECONDS
-    a Redis that takes so long for each GET or HGETALL, one after the other; until its input ends";
+    a Redis that takes so long for each GET or HGETALL, one after the other; until its input ends
+load soak --lb 127.0.0.1:PORT --backend 127.0.0.1:PORT... [--clients N] [--replies N] [--seconds N]
+    fills the backends; then clients (500) send the balancer random pipelines, compare every byte of
+    the replies and leave at random, until so many replies (100,000,000) were right or so much time
+    (3600) is over; fails if a reply was wrong or a session was dropped";
 
 fn main() -> ExitCode {
     // The kernel may wake us 50 µs late otherwise. Threads inherit it.
@@ -55,6 +60,7 @@ fn run(arguments: &[&str]) -> Result<(), Box<dyn Error>> {
             idle::run(port.parse()?, clients.parse()?, command, &expected)
         }
         ["relay", port, redis, delay] => relay::run(port.parse()?, redis.parse()?, delay.parse()?),
+        ["soak", flags @ ..] => soak::run(&soak::Plan::from_flags(flags)?),
         _ => Err(USAGE.into()),
     }
 }

@@ -1,0 +1,256 @@
+//! One client: it asks, compares, and leaves in the worst moment.
+
+use std::fmt;
+use std::io::{BufReader, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use super::batch::{Batch, Session};
+use super::{Random, Soak, add};
+use crate::wire;
+
+const BUFFER_BYTES: usize = 32 * 1024;
+
+/// Longer than the balancer may take for a read.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between a failure and the next connection.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// One in so many pipelines is the session's last.
+const PIPELINES: usize = 100;
+
+/// How much is shown of what is wrong, and of what is before it.
+const SHOWN_BYTES: usize = 120;
+const SHOWN_BEFORE: usize = 20;
+
+/// The ways in which a client ends a session.
+#[derive(Clone, Copy)]
+pub enum Leave {
+    Idle,
+    Unread,
+    HalfSent,
+    Reset,
+}
+
+impl Leave {
+    pub const ALL: [Leave; 4] = [Leave::Idle, Leave::Unread, Leave::HalfSent, Leave::Reset];
+}
+
+impl fmt::Display for Leave {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Leave::Idle => "between replies",
+            Leave::Unread => "with replies unread",
+            Leave::HalfSent => "in the middle of a command",
+            Leave::Reset => "with a reset, replies unread",
+        })
+    }
+}
+
+/// What must not happen.
+pub enum Failure {
+    Wrong(String),
+    /// The balancer has ended a session, for which there was no cause.
+    Dropped(std::io::Error),
+    Unconnected(std::io::Error),
+    Silent,
+}
+
+impl Failure {
+    pub const KINDS: [&str; 4] =
+        ["wrong", "dropped by the balancer", "failed to connect", "without a reply in time"];
+
+    /// An index into [`Self::KINDS`].
+    pub fn kind(&self) -> usize {
+        match self {
+            Failure::Wrong(_) => 0,
+            Failure::Dropped(_) => 1,
+            Failure::Unconnected(_) => 2,
+            Failure::Silent => 3,
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Failure {
+        match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => Failure::Silent,
+            _ => Failure::Dropped(error),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Failure::KINDS[self.kind()])?;
+        match self {
+            Failure::Wrong(what) => write!(f, ": {what}"),
+            Failure::Dropped(error) | Failure::Unconnected(error) => write!(f, ": {error}"),
+            Failure::Silent => Ok(()),
+        }
+    }
+}
+
+pub struct Client<'a> {
+    soak: &'a Soak,
+    random: Random,
+    session: Session,
+    batch: Batch<'a>,
+    inbox: Inbox,
+}
+
+impl<'a> Client<'a> {
+    pub fn new(soak: &'a Soak, number: usize, random: Random) -> Client<'a> {
+        Client {
+            soak,
+            random,
+            session: Session { client: number, database: 0, is_resp3: false, tokens: 0 },
+            batch: Batch::default(),
+            inbox: Inbox { bytes: vec![0; BUFFER_BYTES], start: 0, end: 0 },
+        }
+    }
+
+    pub fn run(mut self) {
+        while !self.is_over() {
+            if let Err(failure) = self.converse() {
+                self.soak.note(self.session.client, &failure);
+                thread::sleep(PAUSE);
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.soak.is_over.load(Ordering::Relaxed)
+    }
+
+    /// One session.
+    fn converse(&mut self) -> Result<(), Failure> {
+        let socket = self.connect()?;
+        while !self.is_over() {
+            self.batch.refill(&self.soak.tables, &mut self.session, &mut self.random);
+            if self.random.below(PIPELINES) == 0 {
+                return self.leave(&socket);
+            }
+            self.send(&socket)?;
+            self.receive(&socket, self.batch.len())?;
+            if self.inbox.start < self.inbox.end {
+                let more = shown(&self.inbox.bytes[self.inbox.start..self.inbox.end], 0);
+                return Err(Failure::Wrong(format!("more than was asked for: {more}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn connect(&mut self) -> Result<TcpStream, Failure> {
+        let mut socket = wire::connect(self.soak.lb).map_err(Failure::Unconnected)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_write_timeout(Some(PATIENCE))?;
+        add(&self.soak.connections, 1);
+        (self.inbox.start, self.inbox.end) = (0, 0);
+        self.session.database = 0;
+        self.session.is_resp3 = self.random.below(4) == 0;
+        if self.session.is_resp3 {
+            // The only reply that is not known: it has the session's number in it.
+            socket.write_all(&wire::command(&["HELLO", "3"]))?;
+            let mut reply = Vec::new();
+            wire::read_value(&mut BufReader::new(&socket), &mut reply)?;
+            if !reply.starts_with(b"%") {
+                return Err(Failure::Wrong(format!("to HELLO 3: {}", shown(&reply, 0))));
+            }
+        }
+        Ok(socket)
+    }
+
+    /// In one write, but now and then in two, between which a command is cut.
+    fn send(&mut self, mut socket: &TcpStream) -> Result<(), Failure> {
+        let cut = if self.random.below(16) == 0 { self.batch.cut(&mut self.random) } else { 0 };
+        let (first, second) = self.batch.requests.split_at(cut);
+        socket.write_all(first)?;
+        socket.write_all(second)?;
+        Ok(())
+    }
+
+    /// Compares the first `count` replies.
+    fn receive(&mut self, socket: &TcpStream, count: usize) -> Result<(), Failure> {
+        for index in 0..count {
+            if let Err(mut failure) = self.inbox.expect(socket, self.batch.reply(index)) {
+                add(&self.soak.verified, index as u64);
+                if let Failure::Wrong(what) = &mut failure {
+                    let request = shown(self.batch.request(index), 0);
+                    *what = format!("to {request}, number {index} of its pipeline: {what}");
+                }
+                return Err(failure);
+            }
+        }
+        add(&self.soak.verified, count as u64);
+        Ok(())
+    }
+
+    fn leave(&mut self, mut socket: &TcpStream) -> Result<(), Failure> {
+        let way = *self.random.pick(&Leave::ALL);
+        let answered = self.batch.len() - 1;
+        match way {
+            Leave::Idle => {}
+            Leave::Unread | Leave::Reset => socket.write_all(&self.batch.requests)?,
+            Leave::HalfSent => {
+                let cut = self.batch.cut(&mut self.random);
+                socket.write_all(&self.batch.requests[..cut])?;
+            }
+        }
+        if !matches!(way, Leave::Idle) {
+            let count = self.random.below(answered + 1);
+            self.receive(socket, count)?;
+        }
+        if matches!(way, Leave::Reset) {
+            rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO))
+                .map_err(std::io::Error::from)?;
+        }
+        add(&self.soak.left[way as usize], 1);
+        Ok(())
+    }
+}
+
+/// What has come and is not compared yet.
+struct Inbox {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Inbox {
+    fn expect(&mut self, mut socket: &TcpStream, reply: &[u8]) -> Result<(), Failure> {
+        let mut done = 0;
+        while done < reply.len() {
+            if self.start == self.end {
+                (self.start, self.end) = (0, socket.read(&mut self.bytes)?);
+                if self.end == 0 {
+                    return Err(Failure::Dropped(ErrorKind::UnexpectedEof.into()));
+                }
+            }
+            let come = &self.bytes[self.start..self.end];
+            let wanted = &reply[done..];
+            let length = come.len().min(wanted.len());
+            if come[..length] != wanted[..length] {
+                let equal = come.iter().zip(wanted).take_while(|(one, other)| one == other).count();
+                return Err(Failure::Wrong(format!(
+                    "from byte {} on it differs; expected {}, got {}",
+                    done + equal,
+                    shown(wanted, equal),
+                    shown(come, equal),
+                )));
+            }
+            self.start += length;
+            done += length;
+        }
+        Ok(())
+    }
+}
+
+/// Some bytes around `place`, escaped.
+fn shown(bytes: &[u8], place: usize) -> String {
+    let bytes = &bytes[place.saturating_sub(SHOWN_BEFORE)..];
+    format!("\"{}\"", bytes[..bytes.len().min(SHOWN_BYTES)].escape_ascii())
+}

@@ -1,0 +1,44 @@
+"""Many clients, each reply compared, through redis-lb and three Redis servers. See `make soak`."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import machine
+import peers
+import redis_client
+
+
+def soak():
+    servers = [peers.start_redis(f"soak-redis{number}") for number in (1, 2, 3)]
+    ports = [server.port for server in servers]
+    lb = peers.start_lb(ports)
+    machine.wait_until(lambda: redis_client.ask(lb.port, "EXISTS", "any"))
+    backends = [word for port in ports for word in ("--backend", f"127.0.0.1:{port}")]
+    limits = ["--replies", os.environ.get("SOAK_REPLIES", "100000000")]
+    limits += ["--seconds", os.environ.get("SOAK_SECONDS", "3600")]
+    print(f"redis-lb on port {lb.port}, Redis on {', '.join(map(str, ports))}", flush=True)
+    load = subprocess.Popen([machine.LOAD, "soak", "--lb", f"127.0.0.1:{lb.port}", *backends, *limits])
+    try:
+        code = load.wait()
+    finally:
+        load.kill()
+        load.wait()
+    if lb.process.poll() is not None:
+        sys.exit(f"soak: redis-lb has ended, with {lb.process.returncode}")
+    print(f"redis-lb took {lb.cpu_seconds():.1f} s of CPU and has {machine.resident_kib(lb.process.pid) // 1024} MiB")
+    return code
+
+
+def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("soak: ended by a signal"))
+    machine.raise_file_limit()
+    try:
+        code = soak()
+    finally:
+        machine.stop_all()
+    sys.exit(code)
+
+
+main()
