@@ -22,6 +22,7 @@ pub mod cursor;
 pub mod dataset;
 pub mod exposition;
 pub mod failover;
+pub mod guess;
 pub mod health;
 pub mod history;
 pub mod html;

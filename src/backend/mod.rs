@@ -26,6 +26,7 @@ use self::socket::connect_unix;
 pub use self::socket::{Patience, Waits};
 use self::socket::{Socket, connect_tcp};
 use crate::address::BackendAddress;
+use crate::guess::Guesses;
 use crate::health::{Health, Keys, Report};
 use crate::large::LargeReads;
 use crate::lock::{Mutex, lock};
@@ -76,6 +77,8 @@ pub struct Backend {
     server: Mutex<Server>,
     /// Counts the changes of what [`commands`](Self::commands) returns.
     commands_version: AtomicU64,
+    /// What types its values probably have.
+    pub guesses: Guesses,
     /// Whose turn it is to read a large value over HTTP.
     pub large_reads: LargeReads,
     /// Whose turn it is among the Redis clients whose last reply was long.
@@ -114,6 +117,7 @@ impl Backend {
             shared: Mutex::default(),
             server: Mutex::default(),
             commands_version: AtomicU64::new(0),
+            guesses: Guesses::default(),
             large_reads: LargeReads::default(),
             long_replies: LargeReads::default(),
         }

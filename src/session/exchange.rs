@@ -130,13 +130,26 @@ impl<'a> Exchange<'a> {
         Ok(self.connection.replies())
     }
 
-    /// Surveys what `command` replies; `None` when there is no such value.
+    /// Reads past the reply to a guess that was wrong; false where it is long: then the connection
+    /// is of no more use.
+    pub fn pass_over(&mut self) -> Result<bool, BackendError> {
+        self.connection.hold(&mut Vec::new(), HELD_REPLY_BYTES)
+    }
+
+    /// Whether a value of so many bytes is read in its turn.
+    pub fn is_large(bytes: u64) -> bool {
+        bytes >= LARGE_VALUE_BYTES
+    }
+
+    /// Surveys what `command` replies; `None` when there is no such value. It is sent unless it
+    /// `is_sent` already, by a guess.
     pub fn find<'c>(
         &mut self,
         key: &[u8],
         command: &'c [u8],
         kind: Kind,
         bytes: u64,
+        is_sent: bool,
     ) -> Result<Option<Found<'c>>, Failure>
     where
         'a: 'c,
@@ -146,7 +159,9 @@ impl<'a> Exchange<'a> {
             return Ok(Some(Found { command, kind, bytes, survey, held: None, turn }));
         }
         let began = Instant::now();
-        self.send(command, bytes, turn.as_ref())?;
+        if !is_sent {
+            self.send(command, bytes, turn.as_ref())?;
+        }
         let mut held = Vec::new();
         let is_whole = self.connection.hold(&mut held, HELD_REPLY_BYTES)?;
         let survey = survey(kind, &mut (&held[..]).chain(self.connection.replies()))?;
@@ -203,7 +218,7 @@ impl<'a> Exchange<'a> {
     where
         'a: 'c,
     {
-        if bytes < LARGE_VALUE_BYTES {
+        if !Self::is_large(bytes) {
             return Ok(None);
         }
         self.backend.large_reads.turn(command).map(Some).ok_or(BackendError::Busy)

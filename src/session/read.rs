@@ -70,10 +70,28 @@ fn key<W: Write>(
     answer: &mut Answer<W>,
 ) -> Result<Outcome, Failure> {
     let look_at_key = look_at(&[&query.key]);
-    let mut exchange = Exchange::begin(attempt, &look_at_key)?;
+    let guesses = &attempt.backend.guesses;
+    let is_whole = query.field.is_none() && !query.is_raw();
+    let mut guess = if is_whole { guesses.of(&query.key) } else { None };
+    let mut commands = look_at_key.clone();
+    if let Some(kind) = guess {
+        commands.extend(kind.read(&query.key).get_packed_command());
+    }
+    let mut exchange = Exchange::begin(attempt, &commands)?;
     let mut looks = 1;
     let outcome = loop {
         let look = exchange.look()?;
+        let is_large = Exchange::is_large(look.bytes);
+        if let Some(kind) = look.kind() {
+            guesses.note(&query.key, kind, is_large);
+        }
+        let guessed = guess.take();
+        let is_sent = guessed.is_some() && guessed == look.kind() && !is_large;
+        if guessed.is_some() && !is_sent && (is_large || !exchange.pass_over()?) {
+            // What was guessed is long: its reply is not waited for.
+            exchange = Exchange::begin(attempt, &look_at_key)?;
+            continue;
+        }
         if look.is_missing() {
             if let Some(listing) = listing {
                 exchange.end();
@@ -84,7 +102,7 @@ fn key<W: Write>(
         let Some(kind) = look.kind().filter(|&kind| serves(query, kind)) else {
             break wrong_type(query, &look.name, answer)?;
         };
-        match value(&mut exchange, query, kind, look.bytes, answer) {
+        match value(&mut exchange, query, kind, look.bytes, is_sent, answer) {
             Ok(Some(outcome)) => break outcome,
             Ok(None) if query.field.is_some() => break not_found(query, "no such field", answer)?,
             // Gone, or of another type, since the look at it.
@@ -102,12 +120,14 @@ fn key<W: Write>(
     Ok(outcome)
 }
 
-/// Answers with a value or a field of it; `None` when there is none.
+/// Answers with a value or a field of it; `None` when there is none. The command that reads it is
+/// under way already where it `is_sent`.
 fn value<W: Write>(
     exchange: &mut Exchange,
     query: &KeyQuery,
     kind: Kind,
     bytes: u64,
+    is_sent: bool,
     answer: &mut Answer<W>,
 ) -> Result<Option<Outcome>, Failure> {
     let (command, kind, bytes) = match &query.field {
@@ -119,7 +139,9 @@ fn value<W: Write>(
     if query.is_raw() {
         return raw(exchange, &command, bytes, answer);
     }
-    let Some(found) = exchange.find(&query.key, &command, kind, bytes)? else { return Ok(None) };
+    let Some(found) = exchange.find(&query.key, &command, kind, bytes, is_sent)? else {
+        return Ok(None);
+    };
     let ready = exchange.ready(found)?;
     answer.header("Content-Type", http::JSON);
     let mut json = JsonWriter::new(answer);
