@@ -46,3 +46,4 @@ pub mod table;
 pub mod text;
 pub mod usage;
 pub mod value;
+pub mod workers;

@@ -18,6 +18,7 @@ use crate::balancer::{Balancer, Phase};
 use crate::lock::lock;
 use crate::protocol::WireProtocol;
 use crate::session::{self, ClientSocket, IDLE_GRACE, Side};
+use crate::workers::Workers;
 
 /// Connections that the kernel holds until they are accepted; std's 128 overflow when thousands
 /// come at once.
@@ -25,9 +26,6 @@ const BACKLOG: i32 = 4096;
 
 /// How long to wait for a client before looking whether the process is to end: 100 ms.
 const LONGEST_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-
-/// A client's stack. Only pages that are touched take memory.
-const STACK_BYTES: usize = 256 * 1024;
 
 /// The wait behind a failed `accept` or `spawn`; it doubles up to the longest.
 const SHORTEST_BACK_OFF: Duration = Duration::from_millis(5);
@@ -133,6 +131,7 @@ struct Door {
     max_clients: usize,
     balancer: Arc<Balancer>,
     clients: Arc<Clients>,
+    workers: Arc<Workers>,
     turned_away: SyncSender<TcpStream>,
 }
 
@@ -147,8 +146,8 @@ impl Door {
             Side::Public => balancer.config.max_clients,
             Side::Admin => MAX_ADMIN_CLIENTS,
         };
-        let (balancer, clients) = (Arc::clone(balancer), Arc::default());
-        Self { listener, side, max_clients, balancer, clients, turned_away }
+        let (balancer, clients, workers) = (Arc::clone(balancer), Arc::default(), Arc::default());
+        Self { listener, side, max_clients, balancer, clients, workers, turned_away }
     }
 
     fn accept_while(&mut self, mut goes_on: impl FnMut() -> bool) {
@@ -222,13 +221,12 @@ impl Door {
                 debug!("{address}: {error}");
             }
         };
-        let thread = thread::Builder::new().name("client".to_owned()).stack_size(STACK_BYTES);
-        let spawned = thread.spawn(serve);
-        if spawned.is_err() {
+        let begun = self.workers.run(Box::new(serve));
+        if begun.is_err() {
             // Without a thread the registration is gone, and the socket ours alone again.
             self.turn_away(socket);
         }
-        spawned.map(|_thread| ())
+        begun
     }
 
     fn turn_away(&self, socket: Arc<ClientSocket>) {
