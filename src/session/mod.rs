@@ -8,15 +8,16 @@ mod page;
 mod read;
 mod resp;
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::{RecvFlags, SendFlags, recv};
 
 use crate::backend::Backend;
 use crate::balancer::{Balancer, Phase};
@@ -46,8 +47,10 @@ const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a Redis client is told that has come to the wrong address.
 const ONLY_HTTP: &[u8] = b"-ERR this address serves HTTP alone, below /-/\r\n";
 
-/// How much is read into a thread's stack: an idle client holds no more.
-const PIECE_BYTES: usize = 4096;
+/// What a read has room for at first: an idle client holds no more, …
+const PIECE_BYTES: usize = 512;
+/// … and behind one that filled this, as there may be more like it.
+const LARGE_PIECE_BYTES: usize = 4096;
 
 /// How long those may take from the first to the last.
 const DETECTION_TIME: Duration = Duration::from_secs(10);
@@ -156,6 +159,8 @@ struct Client<'a> {
     side: Side,
     idle_timeout: Duration,
     read_timeout: Duration,
+    /// What the next read has room for, at least.
+    piece: usize,
     /// When the answer that is being written began, and how much of it is written.
     answer_began: Instant,
     answer_bytes: u64,
@@ -189,6 +194,7 @@ impl<'a> Client<'a> {
             side,
             idle_timeout: timeout,
             read_timeout: timeout,
+            piece: PIECE_BYTES,
             answer_began: Instant::now(),
             answer_bytes: 0,
             held: None,
@@ -230,11 +236,9 @@ impl<'a> Client<'a> {
 
     /// Takes in what has arrived, without waiting, up to `max` bytes.
     fn read_what_is_there(&mut self, buffer: &mut Vec<u8>, max: usize) {
-        let begin = buffer.len();
-        buffer.resize(begin + max, 0);
-        let read = rustix::net::recv(self.socket, &mut buffer[begin..], RecvFlags::DONTWAIT);
+        buffer.reserve(max);
         // What is wrong, or that there is nothing, the next read will tell.
-        buffer.truncate(begin + read.map_or(0, |(length, _)| length));
+        let _ = recv(self.socket, spare_capacity(buffer), RecvFlags::DONTWAIT);
     }
 
     fn read_within(&mut self, timeout: Duration, buffer: &mut Vec<u8>) -> io::Result<usize> {
@@ -243,9 +247,10 @@ impl<'a> Client<'a> {
             self.socket.set_read_timeout(Some(timeout))?;
             self.read_timeout = timeout;
         }
-        let mut piece = [0; PIECE_BYTES];
-        let length = self.socket.read(&mut piece)?;
-        buffer.extend_from_slice(&piece[..length]);
+        // Not by way of the stack, whose pages would be the thread's from then on.
+        buffer.reserve(self.piece);
+        let (_, length) = recv(self.socket, spare_capacity(buffer), RecvFlags::empty())?;
+        self.piece = if length < PIECE_BYTES { PIECE_BYTES } else { LARGE_PIECE_BYTES };
         Ok(length)
     }
 

@@ -103,6 +103,7 @@ impl Session<'_> {
     }
 
     /// `CLIENT SETINFO`, as Redis 7.2 has it.
+    #[inline(never)]
     pub(super) fn client_setinfo(&mut self, command: &Command) {
         let value = command.arg(3).unwrap_or_default();
         let (option, known) = match (command.is(2, b"lib-name"), command.is(2, b"lib-ver")) {
@@ -123,6 +124,7 @@ impl Session<'_> {
 
     /// The fields that Redis 7.0 has: redis-py, for one, fails where one is missing. Those about a
     /// server's memory say nothing here.
+    #[inline(never)]
     pub(super) fn client_info(&mut self) {
         let state = &self.state;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

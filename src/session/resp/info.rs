@@ -16,6 +16,7 @@ const MAX_CHANGES: usize = 16;
 const WHOLE: [&[u8]; 3] = [b"all", b"default", b"everything"];
 
 impl Session<'_> {
+    #[inline(never)]
     pub(super) fn info(&mut self, command: &Command) -> Result<(), Ended> {
         let is_ours = |section: &&[u8]| section.eq_ignore_ascii_case(SECTION);
         let is_whole = |section: &[u8]| WHOLE.iter().any(|w| section.eq_ignore_ascii_case(w));

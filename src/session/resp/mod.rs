@@ -26,7 +26,7 @@ use self::outlet::Outlet;
 use self::subscription::Subscriptions;
 use self::transaction::Transaction;
 use self::upstream::{Target, Unanswered, Upstream};
-use super::{Client, MAX_INPUT_BYTES, PIECE_BYTES};
+use super::{Client, MAX_INPUT_BYTES};
 use crate::access_log::{self, Event};
 use crate::backend::outbox::Progress;
 use crate::backend::shared::Unserved;
@@ -234,8 +234,11 @@ impl<'a> Session<'a> {
             if parser.is_within_command() {
                 begun.get_or_insert_with(Instant::now);
             } else {
-                // An idle client holds no buffer.
-                (input, begun) = (Vec::new(), None);
+                // An idle client holds no large buffer.
+                if input.capacity() > IDLE_CAPACITY_BYTES {
+                    input = Vec::new();
+                }
+                begun = None;
             }
             self.read(&mut input, begun)?;
         }
@@ -266,8 +269,9 @@ impl<'a> Session<'a> {
                 self.land()?;
                 Err(Ended::Gone("left".to_owned()))
             }
-            Ok(length) => {
-                if length == PIECE_BYTES {
+            Ok(_) => {
+                // There may be more.
+                if input.len() == input.capacity() {
                     client.read_what_is_there(input, MAX_INPUT_BYTES);
                 }
                 Ok(())

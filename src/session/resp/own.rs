@@ -81,6 +81,7 @@ impl Session<'_> {
         });
     }
 
+    #[inline(never)]
     fn time(&mut self) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.answer(|out| {
@@ -90,6 +91,7 @@ impl Session<'_> {
         });
     }
 
+    #[inline(never)]
     fn auth(&mut self, command: &Command) {
         match (command.arg(1), command.arg_count()) {
             (_, 2) => self.error(NO_PASSWORD),
@@ -100,6 +102,7 @@ impl Session<'_> {
     }
 
     /// A short list of settings that clients ask for, which are true of the balancer.
+    #[inline(never)]
     fn config_get(&mut self, command: &Command) {
         let config = &self.balancer.config;
         let settings = [
@@ -131,6 +134,7 @@ impl Session<'_> {
     }
 
     /// HELLO is a backend's answer, but for the client's id.
+    #[inline(never)]
     fn hello(&mut self, command: &Command) -> Result<(), Ended> {
         let protocol = match self.apply_hello_options(command) {
             Ok(protocol) => protocol,
@@ -186,6 +190,7 @@ impl Session<'_> {
     }
 
     /// The backend says whether there is such a database; its connection is then one for that.
+    #[inline(never)]
     fn select(&mut self, command: &Command) -> Result<(), Ended> {
         self.run_batch()?;
         // What is no number is an error of the backend's.
@@ -203,6 +208,7 @@ impl Session<'_> {
     }
 
     /// Makes the session what it was at its beginning.
+    #[inline(never)]
     fn reset(&mut self) -> Result<(), Ended> {
         self.run_batch()?;
         if self.state.reply_mode == ReplyMode::Off {
@@ -217,6 +223,7 @@ impl Session<'_> {
         Ok(())
     }
 
+    #[inline(never)]
     fn quit(&mut self) -> Ended {
         self.ok();
         self.count_answer();

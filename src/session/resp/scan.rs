@@ -15,6 +15,7 @@ const GONE: &str = "ERR invalid cursor: its server is gone or was restarted, and
     elements: start again from 0";
 
 impl Session<'_> {
+    #[inline(never)]
     pub(super) fn scan(&mut self, command: &Command, cursor_arg: usize) -> Result<(), Ended> {
         let Some(cursor) = command.arg(cursor_arg).and_then(cursor::parse) else {
             self.error("ERR invalid cursor");

@@ -132,6 +132,7 @@ impl Session<'_> {
     }
 
     /// What Redis says to a subscriber that wants something else.
+    #[inline(never)]
     pub(super) fn not_for_subscribers(&mut self, command: &Command) {
         let name = self.policy.full_name(command);
         let why =
@@ -155,6 +156,7 @@ impl Session<'_> {
         }
     }
 
+    #[inline(never)]
     pub(super) fn subscribe(&mut self, kind: Subscription, command: &Command) -> Result<(), Ended> {
         self.run_batch()?;
         let names: Vec<&[u8]> = command.args().skip(1).collect();
@@ -300,6 +302,7 @@ impl Session<'_> {
         Ok(())
     }
 
+    #[inline(never)]
     pub(super) fn unsubscribe(
         &mut self,
         kind: Subscription,
@@ -424,6 +427,7 @@ impl Session<'_> {
         Ok(from_client || (ready == 0 && deadline.is_some_and(|at| at <= Instant::now())))
     }
 
+    #[inline(never)]
     fn pass_messages(&mut self) -> Result<(), Ended> {
         let Self { subscriptions: Some(all), outlet, .. } = self else { return Ok(()) };
         match all.relay_messages(outlet) {

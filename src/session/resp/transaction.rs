@@ -35,12 +35,14 @@ impl Session<'_> {
     }
 
     /// EXEC or DISCARD where no MULTI was.
+    #[inline(never)]
     pub(super) fn without_multi(&mut self, command: &Command) {
         let name = String::from_utf8_lossy(command.name()).to_ascii_uppercase();
         self.error(format!("ERR {name} without MULTI"));
     }
 
     /// Handles one command behind MULTI.
+    #[inline(never)]
     pub(super) fn in_transaction(&mut self, command: &Command) -> Result<(), Ended> {
         let verdict = self.policy.judge_in_transaction(command);
         if let Verdict::Refuse(refused) = &verdict {
@@ -103,6 +105,7 @@ impl Session<'_> {
         self.answer(|out| write::simple(out, "QUEUED"));
     }
 
+    #[inline(never)]
     fn exec(&mut self) -> Result<(), Ended> {
         let Some(transaction) = self.transaction.take() else { return Ok(()) };
         if transaction.is_aborted {
@@ -197,6 +200,7 @@ impl Session<'_> {
     }
 
     /// A connection of the client's own watches: at EXEC it tells whether something was touched.
+    #[inline(never)]
     pub(super) fn watch(&mut self, command: &Command) -> Result<(), Ended> {
         self.run_batch()?;
         let Self { upstream, outlet, mode, served_by, .. } = self;
@@ -230,6 +234,7 @@ impl Session<'_> {
         }
     }
 
+    #[inline(never)]
     pub(super) fn unwatch(&mut self) {
         self.upstream.forget_watch();
         self.ok();
