@@ -234,9 +234,16 @@ fn scripted(reply: &'static [u8]) -> u16 {
         let mut asked = [0; 1024];
         while let Ok(length @ 1..) = stream.read(&mut asked) {
             let asked = &asked[..length];
-            let is_get = asked.windows(3).any(|word| word == b"GET");
-            let other = || greeting(asked).unwrap_or(b"+string\r\n:50\r\n");
-            let _ = stream.write_all(if is_get { reply } else { other() });
+            let has = |name: &[u8]| asked.windows(name.len()).any(|word| word == name);
+            // Behind a first read the value is asked for together with the look.
+            let mut replies = Vec::new();
+            if has(b"TYPE") || !has(b"GET") {
+                replies.extend(greeting(asked).unwrap_or(b"+string\r\n:50\r\n"));
+            }
+            if has(b"GET") {
+                replies.extend(reply);
+            }
+            let _ = stream.write_all(&replies);
         }
     })
 }
