@@ -31,6 +31,7 @@ const MAX_CHANGES: usize = 30;
 
 /// Answers requests until the client or we have had enough. `buffer` holds what it said so far,
 /// and began `since`.
+#[inline(never)]
 pub fn converse(mut client: Client, mut buffer: Vec<u8>, since: Instant, balancer: &Balancer) {
     let mut since = Some(since);
     loop {

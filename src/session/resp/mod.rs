@@ -91,6 +91,7 @@ enum Ended {
 
 /// Serves commands until the client or we have had enough. `input` holds what it said so far, and
 /// began `since`.
+#[inline(never)]
 pub fn converse(client: Client, input: Vec<u8>, since: Instant, balancer: &Balancer) {
     let mut session = Session::new(client, balancer);
     let Err(ended) = session.run(input, since);
@@ -287,6 +288,7 @@ impl<'a> Session<'a> {
 
     /// At the end of the process: what has arrived is still answered, and nothing behind it, however
     /// fast the client sends more.
+    #[inline(never)]
     fn read_the_last(&mut self, input: &mut Vec<u8>) -> Result<(), Ended> {
         if !mem::replace(&mut self.has_read_the_last, true) {
             let client = &mut self.outlet.client;
@@ -299,11 +301,13 @@ impl<'a> Session<'a> {
         Err(Ended::Gone("the balancer ends".to_owned()))
     }
 
+    #[inline(never)]
     fn refuse_with(&mut self, why: &str) -> Ended {
         self.refuse(why.to_owned(), |out| write::error(out, format!("ERR {why}")))
     }
 
     /// Tells the client what is wrong with what it sent, behind the replies that it still gets.
+    #[inline(never)]
     fn refuse(&mut self, why: String, write: impl FnOnce(&mut Vec<u8>)) -> Ended {
         if let Err(ended) = self.run_batch() {
             return ended;
@@ -477,6 +481,7 @@ impl<'a> Session<'a> {
     }
 
     /// Waits until the client has all replies to what went by a shared connection.
+    #[inline(never)]
     fn land(&mut self) -> Result<(), Ended> {
         while self.flight.is_begun() && self.flight.wait() != Progress::Done {
             self.tend_flight()?;
@@ -485,6 +490,7 @@ impl<'a> Session<'a> {
     }
 
     /// Sees to what went by a shared connection, where that does not go on by itself.
+    #[inline(never)]
     fn tend_flight(&mut self) -> Result<(), Ended> {
         let failure = match self.flight.progress() {
             Progress::Done => return Ok(()),
@@ -526,6 +532,7 @@ impl<'a> Session<'a> {
     }
 
     /// Sends the commands that are gathered, and gathers their replies.
+    #[inline(never)]
     fn run_batch(&mut self) -> Result<(), Ended> {
         self.land()?;
         if self.batch.is_empty() {

@@ -150,8 +150,11 @@ impl<'a> Upstream<'a> {
     }
 
     /// The index of the session's backend where nothing is to be known but that: it is up, and
-    /// nothing is watched.
+    /// nothing is watched. Takes a lease where there is none.
     pub fn usual_backend(&mut self, client: SocketAddr) -> Option<usize> {
+        if self.lease.is_none() {
+            self.lease = self.balancer.table.lease(|_| true);
+        }
         let backend = self.lease.as_ref()?.backend_if_up()?;
         let is_usual = matches!(self.watch, Watch::None)
             && self.balancer.backends[backend].health.refusal().is_none();
