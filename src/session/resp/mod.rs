@@ -91,14 +91,20 @@ enum Ended {
 
 /// Serves commands until the client or we have had enough. `input` holds what it said so far, and
 /// began `since`.
-#[inline(never)]
 pub fn converse(client: Client, input: Vec<u8>, since: Instant, balancer: &Balancer) {
-    let mut session = Session::new(client, balancer);
+    // Not on the stack, which takes whole pages.
+    let mut session = Session::boxed(client, balancer);
     let Err(ended) = session.run(input, since);
-    let Session { commands, mut outlet, upstream, subscriptions, flight, .. } = session;
+    end(session, &ended, since, balancer);
+}
+
+/// Gives back what the session has, then notes its end.
+#[inline(never)]
+fn end(session: Box<Session>, ended: &Ended, since: Instant, balancer: &Balancer) {
+    let Session { commands, mut outlet, upstream, subscriptions, flight, .. } = *session;
     let backend = upstream.backend().map(|backend| backend.name().to_owned());
     drop((upstream, subscriptions));
-    if let Ended::Cut(_) = &ended {
+    if let Ended::Cut(_) = ended {
         balancer.metrics.cut.resp.add_one();
     }
     balancer.access_log.write(|| {
@@ -177,9 +183,10 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn new(client: Client<'a>, balancer: &'a Balancer) -> Self {
+    #[inline(never)]
+    fn boxed(client: Client<'a>, balancer: &'a Balancer) -> Box<Self> {
         let (commands_version, policy) = balancer.policy();
-        Self {
+        Box::new(Self {
             balancer,
             state: ClientState::new(&client),
             // Who waits for a connection does so for the backend timeout.
@@ -197,9 +204,10 @@ impl<'a> Session<'a> {
             is_silent: false,
             served_by: None,
             has_read_the_last: false,
-        }
+        })
     }
 
+    #[inline(never)]
     fn run(&mut self, mut input: Vec<u8>, since: Instant) -> Result<Infallible, Ended> {
         let mut parser = CommandParser::new(self.balancer.config.max_argument_bytes);
         let mut begun = Some(since);
