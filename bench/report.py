@@ -1,5 +1,6 @@
 """Makes docs/BENCHMARKS.md and its pictures of what was measured."""
 
+import pathlib
 import statistics
 
 import goals
@@ -118,6 +119,7 @@ def write(results, docs):
     for name, make in SECTIONS.items():
         if name in results:
             sections.append(make(results[name]))
+    sections.append((pathlib.Path(__file__).parent / "notes.md").read_text())
     sections += [REPEAT.format(parts=", ".join(SECTIONS)), measured(results)]
     text = "\n".join(section for section in sections if section)
     (docs / "BENCHMARKS.md").write_text(text)
