@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use super::exchange::{Exchange, Failure, look_at};
 use super::{browse, page};
-use crate::backend::BackendError;
+use crate::backend::{BackendError, Patience};
 use crate::failover::Attempt;
 use crate::http::target::{Format, KeyQuery, PageQuery};
 use crate::http::{self, Answer, ErrorBody};
@@ -72,7 +72,10 @@ fn key<W: Write>(
     let look_at_key = look_at(&[&query.key]);
     let guesses = &attempt.backend.guesses;
     let is_whole = query.field.is_none() && !query.is_raw();
-    let mut guess = if is_whole { guesses.of(&query.key) } else { None };
+    // A guess at a large value waits for no turn. It may be why the first try met silence: the next
+    // looks first.
+    let may_guess = is_whole && attempt.patience == Patience::First;
+    let mut guess = if may_guess { guesses.of(&query.key) } else { None };
     let mut commands = look_at_key.clone();
     if let Some(kind) = guess {
         commands.extend(kind.read(&query.key).get_packed_command());
