@@ -183,11 +183,6 @@ impl<W> Outbox<W> {
         state.progress()
     }
 
-    /// Whether this ticket's commands were taken back, or its client is gone.
-    pub fn is_void(&self, ticket: u64) -> bool {
-        lock(&self.state).ticket != ticket
-    }
-
     /// Takes back what is not answered; returns what has come of the rest. From now on nobody but
     /// the caller gives the client anything.
     pub fn take_back(&self) -> Replies<W> {

@@ -18,10 +18,10 @@ const KEPT_CAPACITY_BYTES: usize = 64 * 1024;
 
 /// Entries `E` in the order of their bytes.
 ///
-/// Whoever finds nothing on the wire writes, for all who come meanwhile. Behind that, bytes are left
-/// to the reader, who writes when the next replies have come (as Nagle's algorithm does with
-/// acknowledgements): fewer writes, of more bytes. So bytes that wait are never forgotten: somebody
-/// is writing, or a reply is to come.
+/// Whoever finds nothing on the wire writes. Who comes behind leaves its bytes to the reader, who
+/// writes them when all that was written is answered (as Nagle's algorithm does with
+/// acknowledgements): fewer writes, of more bytes. So bytes that wait are never forgotten: as long as
+/// there are some, a reply is to come.
 #[derive(Debug)]
 pub struct Pipeline<E> {
     state: Mutex<State<E>>,
@@ -39,6 +39,12 @@ struct State<E> {
     /// Entries that are written, or being written, and not answered.
     on_wire: usize,
     is_closed: bool,
+}
+
+impl<E> State<E> {
+    fn is_idle(&self) -> bool {
+        self.on_wire == 0 && self.entries.is_empty()
+    }
 }
 
 impl<E> Pipeline<E> {
@@ -87,7 +93,7 @@ impl<E> Pipeline<E> {
     }
 
     /// So many of the entries that were taken are answered; writes what was left to be written
-    /// with the next replies.
+    /// behind them. Returns whether that was the end: it is closed, and nothing is under way.
     ///
     /// # Errors
     /// When `write` failed: then it is closed.
@@ -95,9 +101,12 @@ impl<E> Pipeline<E> {
         &self,
         entries: usize,
         write: impl Fn(&[u8]) -> io::Result<()>,
-    ) -> io::Result<()> {
-        lock(&self.state).on_wire -= entries;
-        self.write_next(write)
+    ) -> io::Result<bool> {
+        let mut state = lock(&self.state);
+        state.on_wire -= entries;
+        let is_over = state.is_closed && state.is_idle();
+        drop(state);
+        self.write_next(write).map(|()| is_over)
     }
 
     /// Writes what is unwritten, once all that was written is answered.
@@ -125,18 +134,12 @@ impl<E> Pipeline<E> {
     pub fn close(&self) -> bool {
         let mut state = lock(&self.state);
         state.is_closed = true;
-        state.on_wire == 0 && state.entries.is_empty()
-    }
-
-    /// Whether it takes no more entries.
-    pub fn is_closed(&self) -> bool {
-        lock(&self.state).is_closed
+        state.is_idle()
     }
 
     /// Whether no entry is under way.
     pub fn is_idle(&self) -> bool {
-        let state = lock(&self.state);
-        state.on_wire == 0 && state.entries.is_empty()
+        lock(&self.state).is_idle()
     }
 }
 

@@ -137,18 +137,13 @@ impl SharedConnection {
             self.socket.shutdown();
         }
     }
-
-    /// Whether it takes no more commands.
-    pub fn is_retired(&self) -> bool {
-        self.pipeline.is_closed()
-    }
 }
 
 /// Why a shared connection ends.
 enum End {
-    /// It is not needed any more, or closed by the backend between replies.
+    /// It is not needed any more, was closed by the backend, or broke between replies.
     Stale,
-    /// The backend failed, or the connection broke, within a reply.
+    /// What came is no reply or no answer, or the connection broke within one.
     Failed(BackendError),
 }
 
@@ -203,21 +198,16 @@ impl Reader {
             match self.hand_out() {
                 Ok(answered) => {
                     let write = |bytes: &[u8]| (&*self.shared.socket).write_all(bytes);
-                    if let Err(error) = self.shared.pipeline.answered(answered, write) {
-                        break self.end_of(error);
+                    match self.shared.pipeline.answered(answered, write) {
+                        Ok(false) => {}
+                        Ok(true) => break End::Stale,
+                        Err(error) => break self.end_of(error),
                     }
                 }
                 Err(end) => break end,
             }
-            if self.shared.is_retired() && self.is_idle() {
-                break End::Stale;
-            }
         };
         self.finish(end);
-    }
-
-    fn is_idle(&self) -> bool {
-        self.entries.is_empty() && self.shared.pipeline.is_idle()
     }
 
     /// Reads some; false when that is the end. While nothing comes, looks whether all is over.
@@ -232,7 +222,7 @@ impl Reader {
                 }
                 Err(error) if is_timeout(&error) => {
                     let silent = self.shared.heard_at().elapsed();
-                    let patience = match self.is_idle() {
+                    let patience = match self.shared.pipeline.is_idle() {
                         true => MAX_IDLE_TIME,
                         // Nobody waits for so long.
                         false => self.backend.waits().longest(),

@@ -69,14 +69,14 @@ fn key<W: Write>(
     listing: Option<&PageQuery>,
     answer: &mut Answer<W>,
 ) -> Result<Outcome, Failure> {
-    let look_at_key = look_at(&[&query.key]);
+    let mut commands = look_at(&[&query.key]);
+    let look_bytes = commands.len();
     let guesses = &attempt.backend.guesses;
     let is_whole = query.field.is_none() && !query.is_raw();
     // A guess at a large value waits for no turn. It may be why the first try met silence: the next
     // looks first.
     let may_guess = is_whole && attempt.patience == Patience::First;
     let mut guess = if may_guess { guesses.of(&query.key) } else { None };
-    let mut commands = look_at_key.clone();
     if let Some(kind) = guess {
         commands.extend(kind.read(&query.key).get_packed_command());
     }
@@ -92,7 +92,7 @@ fn key<W: Write>(
         let is_sent = guessed.is_some() && guessed == look.kind() && !is_large;
         if guessed.is_some() && !is_sent && (is_large || !exchange.pass_over()?) {
             // What was guessed is long: its reply is not waited for.
-            exchange = Exchange::begin(attempt, &look_at_key)?;
+            exchange = Exchange::begin(attempt, &commands[..look_bytes])?;
             continue;
         }
         if look.is_missing() {
@@ -117,7 +117,7 @@ fn key<W: Write>(
             return Err(BackendError::Changed.into());
         }
         looks += 1;
-        exchange.connection.send(&look_at_key)?;
+        exchange.connection.send(&commands[..look_bytes])?;
     };
     exchange.end();
     Ok(outcome)

@@ -11,7 +11,6 @@ mod balance;
 mod outbox;
 
 #[path = "../../src/backend/pipeline.rs"]
-#[expect(dead_code, reason = "what the models do not use")]
 mod pipeline;
 
 mod shared;

@@ -503,7 +503,7 @@ impl<'a> Session<'a> {
         let failure = match self.flight.progress() {
             Progress::Done => return Ok(()),
             Progress::Stopped => None,
-            Progress::UnderWay => match self.is_flight_silent() {
+            Progress::UnderWay => match self.flight_silence() {
                 None => return Ok(()),
                 silence => silence,
             },
@@ -529,7 +529,7 @@ impl<'a> Session<'a> {
     }
 
     /// Why what went by a shared connection is not waited for any longer, if so.
-    fn is_flight_silent(&self) -> Option<BackendError> {
+    fn flight_silence(&self) -> Option<BackendError> {
         let (index, _) = self.flight.connection()?;
         let silent = self.flight.heard_at()?.elapsed();
         match self.balancer.backends[*index].waits().may_wait(silent) {
