@@ -574,20 +574,22 @@ fn read_through_faults(lb: &Balancer, random: &mut fastrand::Rng) {
     }
 }
 
-/// Threads and descriptors of the balancer; without its connections to backends, some of which are
-/// kept, and the threads that read those that are shared.
+/// Threads and descriptors of the balancer when nobody is served; without its connections to backends,
+/// some of which are kept, and the threads that read those that are shared.
 fn footprint(lb: &Balancer) -> (usize, usize) {
     let folder = |what| std::fs::read_dir(format!("/proc/{}/{what}", lb.pid())).expect("Linux");
-    let is_for_shared = |task: std::io::Result<std::fs::DirEntry>| {
+    let name = |task: std::io::Result<std::fs::DirEntry>| {
         // One that has ended meanwhile has no name any more.
-        let name = std::fs::read_to_string(task.expect("Linux").path().join("comm"));
-        name.is_ok_and(|name| name.trim() == "replies")
+        std::fs::read_to_string(task.expect("Linux").path().join("comm")).unwrap_or_default()
     };
-    let (threads, descriptors) = (folder("task").count(), folder("fd").count());
-    let shared = folder("task").map(is_for_shared).filter(|&is| is).count();
+    let threads = |wanted| folder("task").map(name).filter(|name| name.trim() == wanted).count();
+    // A client's thread waits a while for another client.
+    wait_until("the clients' threads end", || threads("client") == 0);
+    let (all, shared, descriptors) =
+        (folder("task").count(), threads("replies"), folder("fd").count());
     let connections = connections(lb).iter().sum::<usize>();
     assert!(shared <= connections, "{shared} threads for {connections} connections");
-    (threads - shared, descriptors - connections)
+    (all - shared, descriptors - connections)
 }
 
 /// The footprint when nobody is served.
