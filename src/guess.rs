@@ -11,9 +11,9 @@ use crate::value::Kind;
 /// So many prefixes are remembered; others take their places.
 const SLOTS: usize = 256;
 
-/// Where a value was large, so many short ones have to follow until there is a guess again: who reads
-/// a large value by a guess doesn't wait for its turn.
-const SHORT_BEHIND_A_LARGE: u64 = 1000;
+/// Where a value was long, or a guess wrong, so many short values have to follow until there is a guess
+/// again: a read by such a guess is made twice.
+const SHORT_BEHIND_A_LONG: u64 = 1000;
 
 const KIND_BITS: u32 = 8;
 const WAIT_BITS: u32 = 16;
@@ -43,13 +43,20 @@ impl Guesses {
         KINDS.get((held as u8).checked_sub(1).filter(|_| is_it)? as usize).copied()
     }
 
+    /// A guess for this key's like was wrong, or the value long.
+    pub fn distrust(&self, key: &[u8]) {
+        if let Some(kind) = self.of(key) {
+            self.note(key, kind, true);
+        }
+    }
+
     /// This key's value has this type.
-    pub fn note(&self, key: &[u8], kind: Kind, is_large: bool) {
+    pub fn note(&self, key: &[u8], kind: Kind, is_long: bool) {
         let (slot, tag) = self.slot(key);
         let held = slot.load(Ordering::Relaxed);
         let is_known = held >> (KIND_BITS + WAIT_BITS) == tag;
-        let wait = match is_large {
-            true => SHORT_BEHIND_A_LARGE,
+        let wait = match is_long {
+            true => SHORT_BEHIND_A_LONG,
             false if is_known => wait(held).saturating_sub(1),
             false => 0,
         };
@@ -90,10 +97,10 @@ mod tests {
     }
 
     #[test]
-    fn behind_a_large_value_there_is_no_guess_for_long() {
+    fn behind_a_long_value_there_is_no_guess_for_long() {
         let guesses = Guesses::default();
         guesses.note(b"a:1", Kind::List, true);
-        for _ in 0..SHORT_BEHIND_A_LARGE {
+        for _ in 0..SHORT_BEHIND_A_LONG {
             assert_eq!(guesses.of(b"a:2"), None);
             guesses.note(b"a:2", Kind::List, false);
         }

@@ -15,7 +15,7 @@ use super::error::{BackendError, check_answer, is_timeout};
 use super::outbox::{Outbox, Replies};
 use super::pipeline::Pipeline;
 use super::socket::Socket;
-use super::{Backend, Connection, Mode};
+use super::{Backend, Connection, Mode, Waits};
 use crate::protocol::WireProtocol;
 use crate::resp::Framer;
 
@@ -58,6 +58,8 @@ pub type ClientOutbox = Outbox<Unserved>;
 pub struct Entry {
     /// Where their replies go.
     pub outbox: Arc<ClientOutbox>,
+    /// What the client speaks.
+    pub protocol: WireProtocol,
     /// As the outbox gave it out.
     pub ticket: u64,
     /// How many there are.
@@ -126,8 +128,17 @@ impl SharedConnection {
         }
     }
 
+    /// Why what was sent at `since` is not waited for any longer, if so.
+    pub fn silence(&self, since: Instant, waits: &Waits) -> Option<BackendError> {
+        match waits.may_wait(self.heard_at().max(since).elapsed()) {
+            Ok(true) => None,
+            Ok(false) => Some(BackendError::TimedOut),
+            Err(error) => Some(error.into()),
+        }
+    }
+
     /// Since when nothing was heard on it.
-    pub fn heard_at(&self) -> Instant {
+    fn heard_at(&self) -> Instant {
         self.since + Duration::from_millis(self.heard_at.load(Ordering::Relaxed))
     }
 
@@ -358,8 +369,11 @@ impl NextReplies {
         let replies = std::mem::take(&mut self.replies);
         let time = self.time.unwrap_or_default();
         entry.outbox.deliver(entry.ticket, &buffer[self.start..self.whole], &replies, || {
-            backend.metrics.answer_many(WireProtocol::Resp, time, replies.answered);
-            backend.metrics.error_replies.add(replies.errors);
+            // An HTTP request takes several commands, and is counted when it is answered.
+            if entry.protocol == WireProtocol::Resp {
+                backend.metrics.answer_many(WireProtocol::Resp, time, replies.answered);
+                backend.metrics.error_replies.add(replies.errors);
+            }
         });
         self.start = self.whole;
     }

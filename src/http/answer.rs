@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 use std::time::SystemTime;
 
+use httpdate::HttpDate;
 use serde::Serialize;
 
 use super::{Method, Request, Version};
@@ -20,6 +21,10 @@ pub const HTML: &str = "text/html; charset=utf-8";
 
 /// What a longer body is sent in.
 const CHUNK_BYTES: usize = 16 * 1024;
+
+/// Room that is made for headers, for the head, and for a short body.
+const USUAL_HEADERS: usize = 8;
+const USUAL_BYTES: usize = 512;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -57,7 +62,8 @@ impl<W: Write> Answer<W> {
     }
 
     fn with(out: W, version: Version, head_only: bool, keep_alive: bool) -> Self {
-        let headers = vec![("X-Content-Type-Options", "nosniff".into())];
+        let mut headers = Vec::with_capacity(USUAL_HEADERS);
+        headers.push(("X-Content-Type-Options", "nosniff".into()));
         Self {
             out,
             version,
@@ -65,7 +71,7 @@ impl<W: Write> Answer<W> {
             keep_alive,
             status: 200,
             headers,
-            body: Vec::new(),
+            body: Vec::with_capacity(USUAL_BYTES),
             state: State::Held,
         }
     }
@@ -204,19 +210,23 @@ impl<W: Write> Answer<W> {
         if self.version == Version::Http09 {
             return Vec::new();
         }
-        let date = httpdate::fmt_http_date(SystemTime::now());
-        let mut head =
-            format!("HTTP/1.1 {} {}\r\nDate: {date}\r\n", self.status, reason(self.status));
+        let date = HttpDate::from(SystemTime::now());
+        let mut head = Vec::with_capacity(USUAL_BYTES + self.body.len());
+        // Writing to a Vec can't fail.
+        let _ =
+            write!(head, "HTTP/1.1 {} {}\r\nDate: {date}\r\n", self.status, reason(self.status));
         for (name, value) in &self.headers {
-            head.extend([name, ": ", value, "\r\n"]);
+            for part in [name, ": ", value, "\r\n"] {
+                head.extend_from_slice(part.as_bytes());
+            }
         }
         match (self.keep_alive, self.version) {
-            (false, _) => head.push_str("Connection: close\r\n"),
-            (true, Version::Http10) => head.push_str("Connection: keep-alive\r\n"),
+            (false, _) => head.extend_from_slice(b"Connection: close\r\n"),
+            (true, Version::Http10) => head.extend_from_slice(b"Connection: keep-alive\r\n"),
             (true, _) => {}
         }
-        head.push_str("\r\n");
-        head.into_bytes()
+        head.extend_from_slice(b"\r\n");
+        head
     }
 }
 

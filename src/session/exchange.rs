@@ -91,7 +91,7 @@ impl Look {
 /// A connection for the time of one read. Unless it is [ended](Self::end), it is closed: a
 /// connection on which a reply was not read to its end is of no use to the next.
 pub struct Exchange<'a> {
-    backend: &'a Backend,
+    backend: &'a Arc<Backend>,
     /// For commands and replies beyond those that have a method here.
     pub connection: Connection,
 }
@@ -103,9 +103,9 @@ impl<'a> Exchange<'a> {
         Ok(Self { backend, connection: backend.request(backend.own_mode(), commands, patience)? })
     }
 
-    /// All replies have been read to their end: the connection goes back to its pool.
+    /// All replies have been read to their end: the connection is for others.
     pub fn end(self) {
-        self.connection.keep();
+        self.backend.keep_or_share(self.connection);
     }
 
     /// Reads what one key's [`look_at`] brought.
@@ -130,26 +130,18 @@ impl<'a> Exchange<'a> {
         Ok(self.connection.replies())
     }
 
-    /// Reads past the reply to a guess that was wrong; false where it is long: then the connection
-    /// is of no more use.
-    pub fn pass_over(&mut self) -> Result<bool, BackendError> {
-        self.connection.hold(&mut Vec::new(), HELD_REPLY_BYTES)
-    }
-
     /// Whether a value of so many bytes is read in its turn.
     pub fn is_large(bytes: u64) -> bool {
         bytes >= LARGE_VALUE_BYTES
     }
 
-    /// Surveys what `command` replies; `None` when there is no such value. It is sent unless it
-    /// `is_sent` already, by a guess.
+    /// Surveys what `command` replies; `None` when there is no such value.
     pub fn find<'c>(
         &mut self,
         key: &[u8],
         command: &'c [u8],
         kind: Kind,
         bytes: u64,
-        is_sent: bool,
     ) -> Result<Option<Found<'c>>, Failure>
     where
         'a: 'c,
@@ -159,9 +151,7 @@ impl<'a> Exchange<'a> {
             return Ok(Some(Found { command, kind, bytes, survey, held: None, turn }));
         }
         let began = Instant::now();
-        if !is_sent {
-            self.send(command, bytes, turn.as_ref())?;
-        }
+        self.send(command, bytes, turn.as_ref())?;
         let mut held = Vec::new();
         let is_whole = self.connection.hold(&mut held, HELD_REPLY_BYTES)?;
         let survey = survey(kind, &mut (&held[..]).chain(self.connection.replies()))?;

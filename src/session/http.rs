@@ -1,7 +1,8 @@
 //! The conversation with an HTTP client: requests in, answers out, one line a request in the log.
 
 use std::borrow::Cow;
-use std::io;
+use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,10 +11,12 @@ use log::Level;
 
 use super::browse::{self, Frame};
 use super::exchange::Failure;
-use super::read::{self, Outcome};
-use super::{Client, Side, internal};
+use super::quick::{Question, QuickReads, Stage};
+use super::read::{self, Ask, Outcome};
+use super::{Client, Side, TICK, internal};
 use crate::access_log::{self, Event, Text};
-use crate::backend::{BackendError, is_timeout};
+use crate::backend::{Backend, BackendError, is_timeout};
+use crate::balance::Lease;
 use crate::balancer::Balancer;
 use crate::failover::Failover;
 use crate::http::target::{self, Target};
@@ -32,27 +35,59 @@ const MAX_CHANGES: usize = 30;
 /// Answers requests until the client or we have had enough. `buffer` holds what it said so far,
 /// and began `since`.
 #[inline(never)]
-pub fn converse(mut client: Client, mut buffer: Vec<u8>, since: Instant, balancer: &Balancer) {
+pub fn converse(mut client: Client, mut buffer: Vec<u8>, since: Instant, balancer: &Arc<Balancer>) {
     let mut since = Some(since);
-    loop {
+    let mut quick = QuickReads::new(client.handle, client.address, balancer);
+    while see_to_answer(&mut client, &mut quick, &mut buffer, balancer) {
         let (request, length) = match next_request(&mut client, &mut buffer, since.take()) {
             Ok(Some(next)) => next,
             Ok(None) => return,
             Err(refusal) => return refuse(&mut client, &refusal, balancer),
         };
         buffer.drain(..length);
-        let ended = answer(&mut client, &request, balancer);
-        if !ended.keep_alive {
-            // Half an answer must not get the end of a whole one.
-            if ended.cut.is_none() {
-                client.linger();
-            }
-            return;
-        }
         // An empty line behind a request begins no other one.
-        if buffer.is_empty() || buffer == b"\r\n" {
+        let has_more = !(buffer.is_empty() || buffer == b"\r\n");
+        if !has_more {
             // An idle client holds no buffer.
             buffer = Vec::new();
+        }
+        let quick = if has_more { None } else { Some(&mut quick) };
+        if !answer(&mut client, request, quick, balancer) {
+            return;
+        }
+    }
+}
+
+/// While a read is under way on a shared connection, waits for it to be answered and for the next
+/// request, whichever comes first. Whether the conversation goes on.
+fn see_to_answer(
+    client: &mut Client,
+    quick: &mut QuickReads,
+    buffer: &mut Vec<u8>,
+    balancer: &Balancer,
+) -> bool {
+    let mut has_more = false;
+    loop {
+        match quick.stage(has_more, balancer) {
+            Stage::None => return true,
+            Stage::UnderWay if has_more => {}
+            Stage::UnderWay => match client.read_within(TICK, buffer) {
+                // That may be the end: who has asked is answered all the same.
+                Ok(_) => has_more = true,
+                Err(error) if is_timeout(&error) => {}
+                Err(_) => return false,
+            },
+            Stage::Answered { unsent, is_last } => {
+                let is_sent = client.write_all(&unsent).is_ok();
+                if is_sent && is_last {
+                    client.linger();
+                }
+                return is_sent && !is_last;
+            }
+            Stage::Unanswered(question, failover) => {
+                client.begin_answer();
+                return ask(client, question, failover, balancer);
+            }
         }
     }
 }
@@ -121,54 +156,132 @@ fn refuse(client: &mut Client, refusal: &Refusal, balancer: &Balancer) {
 }
 
 /// How one request ended, for the log.
-struct Ended<'a> {
+pub struct Ended<'a> {
     status: u16,
     /// The backend that answered.
     backend: Option<&'a str>,
-    keep_alive: bool,
+    /// Whether the connection goes on behind it.
+    pub keep_alive: bool,
     /// How much the line in the log matters.
     level: Level,
     /// What went wrong behind the first byte of the answer.
-    cut: Option<String>,
+    pub cut: Option<String>,
 }
 
-/// Answers one request.
-fn answer<'a>(client: &mut Client, request: &Request, balancer: &'a Balancer) -> Ended<'a> {
+impl<'a> Ended<'a> {
+    /// With an answer that a backend gave.
+    pub fn by<W: Write>(backend: &'a Backend, answer: &Answer<W>) -> Self {
+        Self {
+            status: answer.sent_status(),
+            backend: Some(backend.name()),
+            keep_alive: answer.keeps_alive(),
+            level: Level::Info,
+            cut: None,
+        }
+    }
+}
+
+/// Answers one request, or asks for that by a quick way; whether the conversation goes on.
+fn answer(
+    client: &mut Client,
+    request: Request,
+    quick: Option<&mut QuickReads>,
+    balancer: &Balancer,
+) -> bool {
     client.begin_answer();
     let began = Instant::now();
-    let ended = match check(request, balancer, client.side) {
-        Err(refused) if client.side == Side::Admin || target::is_internal(&request.target) => {
-            give(client, request, balancer, refused, Level::Debug)
-        }
-        Err(refused) => reply_refusal(client, request, balancer, refused),
+    let question = match check(&request, balancer, client.side) {
         Ok(Target::Key(key, listing)) => {
             balancer.metrics.http_keys.add_one();
-            balanced(client, request, balancer, &read::Ask::Key(key, listing))
+            Ask::Key(key, listing)
         }
         Ok(Target::Page(page)) => {
             balancer.metrics.http_listings.add_one();
-            balanced(client, request, balancer, &read::Ask::Page(page))
+            Ask::Page(page)
         }
-        Ok(Target::Favicon) => reply(client, request, balancer, Reply::empty(204)),
+        ours => {
+            let ended = answer_ourselves(client, &request, ours, balancer);
+            return end(client, &request, began, &ended, balancer);
+        }
+    };
+    let question = Box::new(Question { request, ask: question, began, lease: None });
+    let left = match quick {
+        Some(quick) => quick.ask(question),
+        None => Some(question),
+    };
+    left.is_none_or(|question| ask(client, question, Failover::new(balancer, false), balancer))
+}
+
+/// Answers what needs no backend.
+fn answer_ourselves<'a>(
+    client: &mut Client,
+    request: &Request,
+    target: Result<Target, Reply>,
+    balancer: &Balancer,
+) -> Ended<'a> {
+    match target {
         Ok(Target::Internal(internal)) => {
             let answer = internal::reply(&internal, balancer, client.side);
             // A page that looks every half second, and probes, would drown the rest.
             give(client, request, balancer, answer, Level::Debug)
         }
-    };
+        Ok(_) => reply(client, request, balancer, Reply::empty(204)),
+        Err(refused) if client.side == Side::Admin || target::is_internal(&request.target) => {
+            give(client, request, balancer, refused, Level::Debug)
+        }
+        Err(refused) => reply_refusal(client, request, balancer, refused),
+    }
+}
+
+/// Asks backends, and answers; whether the conversation goes on.
+fn ask<'a>(
+    client: &mut Client,
+    mut question: Box<Question>,
+    failover: Failover<'a>,
+    balancer: &'a Balancer,
+) -> bool {
+    let lease = question.lease.take();
+    let ended = balanced(client, &question, lease, failover, balancer);
+    end(client, &question.request, question.began, &ended, balancer)
+}
+
+/// Notes the end of a request; whether the conversation goes on.
+fn end(
+    client: &mut Client,
+    request: &Request,
+    began: Instant,
+    ended: &Ended,
+    balancer: &Balancer,
+) -> bool {
+    log(balancer, client.address, request, began, client.answer_bytes, ended);
+    // Half an answer must not get the end of a whole one.
+    if !ended.keep_alive && ended.cut.is_none() {
+        client.linger();
+    }
+    ended.keep_alive
+}
+
+/// Writes the line that a request has in the log.
+pub fn log(
+    balancer: &Balancer,
+    client: SocketAddr,
+    request: &Request,
+    began: Instant,
+    bytes: u64,
+    ended: &Ended,
+) {
     balancer.access_log.write_at(ended.level, || {
         Event::Request(access_log::HttpRequest {
-            client: client.address,
+            client,
             method: Text::cut(&request.method_name),
             target: Text::cut(&request.target),
             status: ended.status,
             backend: ended.backend.map(str::to_owned),
             ms: began.elapsed().as_micros() as f64 / 1000.0,
-            bytes: client.answer_bytes,
+            bytes,
             cut: ended.cut.clone(),
         })
     });
-    ended
 }
 
 /// What the request asks for, or the answer that refuses it.
@@ -307,11 +420,7 @@ fn give<'a>(
 }
 
 /// An error is a page in this frame where a person is to read it.
-fn send<W: io::Write>(
-    mut answer: Answer<W>,
-    reply: Reply,
-    frame: Option<Frame>,
-) -> io::Result<bool> {
+fn send<W: Write>(mut answer: Answer<W>, reply: Reply, frame: Option<Frame>) -> io::Result<bool> {
     answer.status(reply.status);
     for (name, value) in reply.headers {
         answer.header(name, value);
@@ -320,7 +429,7 @@ fn send<W: io::Write>(
         Body::Empty => {}
         Body::Bytes(content_type, bytes) => {
             answer.header("Content-Type", content_type);
-            io::Write::write_all(&mut answer, &bytes)?;
+            answer.write_all(&bytes)?;
         }
         Body::Error(error) => {
             answer.header("Vary", "Accept");
@@ -339,11 +448,12 @@ fn send<W: io::Write>(
 /// client has not been given a byte.
 fn balanced<'a>(
     client: &mut Client,
-    request: &Request,
+    question: &Question,
+    mut first_lease: Option<Lease>,
+    mut failover: Failover<'a>,
     balancer: &'a Balancer,
-    ask: &read::Ask,
 ) -> Ended<'a> {
-    let mut failover = Failover::new(balancer, false);
+    let Question { request, ask, .. } = question;
     let mut changes = 0;
     let ends_with_connection = request.version != Version::Http11;
     if ends_with_connection {
@@ -353,7 +463,8 @@ fn balanced<'a>(
     let mut is_first = true;
     loop {
         failover.forgive();
-        let lease = balancer.table.lease(|backend| failover.may_try(backend));
+        let next = || balancer.table.lease(|backend| failover.may_try(backend));
+        let lease = first_lease.take().or_else(next);
         if lease.is_some() && std::mem::take(&mut is_first) {
             demo_delay(balancer);
         }
@@ -365,9 +476,7 @@ fn balanced<'a>(
             }
         };
         let backend = attempt.backend;
-        answer.header("X-Served-By", header_value(backend.name()));
-        answer.header("Cache-Control", "no-cache");
-        answer.header("Vary", "Accept");
+        begin(&mut answer, backend);
         answer.writer().held = Some((Arc::clone(backend), balancer.config.backend_timeout / 2));
         let outcome = read::answer(attempt, ask, frame(balancer), &mut answer);
         answer.writer().held = None;
@@ -415,11 +524,9 @@ fn balanced<'a>(
             }
         };
         let ended = Ended {
-            status: answer.sent_status(),
-            backend: Some(backend.name()),
             keep_alive: written.is_ok() && answer.keeps_alive(),
-            level: Level::Info,
             cut: written.err().map(|failure| failure.to_string()),
+            ..Ended::by(backend, &answer)
         };
         if ended.cut.is_none() && ends_with_connection {
             client.reset_on_close(false);
@@ -428,6 +535,13 @@ fn balanced<'a>(
     }
     client.reset_on_close(false);
     reply_refusal(client, request, balancer, unanswered(ask, &failover))
+}
+
+/// Begins the answer of a backend.
+pub fn begin<W: Write>(answer: &mut Answer<W>, backend: &Backend) {
+    answer.header("X-Served-By", header_value(backend.name()));
+    answer.header("Cache-Control", "no-cache");
+    answer.header("Vary", "Accept");
 }
 
 /// With `--demo-delay`, holds the request with its lease taken, so that the table can be watched.
@@ -445,7 +559,7 @@ fn header_value(name: &str) -> String {
 }
 
 /// Every backend has failed, or none is the one that the cursor belongs to.
-fn unanswered<'a>(ask: &read::Ask, failover: &Failover<'a>) -> Reply<'a> {
+fn unanswered<'a>(ask: &Ask, failover: &Failover<'a>) -> Reply<'a> {
     let timed_out = failover.failures().any(BackendError::is_timeout);
     let (status, why) = match timed_out {
         true => (504, "no backend answered in time"),

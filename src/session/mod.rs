@@ -5,6 +5,7 @@ mod exchange;
 mod http;
 mod internal;
 mod page;
+mod quick;
 mod read;
 mod resp;
 
@@ -55,6 +56,10 @@ const LARGE_PIECE_BYTES: usize = 4096;
 /// How long those may take from the first to the last.
 const DETECTION_TIME: Duration = Duration::from_secs(10);
 
+/// While what a client asked for is under way on a shared connection, its thread looks so often
+/// whether it has to see to that.
+const TICK: Duration = Duration::from_millis(20);
+
 /// How much of what a client has sent is taken in at a time.
 const MAX_INPUT_BYTES: usize = 64 * 1024;
 
@@ -99,7 +104,7 @@ pub fn serve(
     socket: &Arc<ClientSocket>,
     address: SocketAddr,
     side: Side,
-    balancer: &Balancer,
+    balancer: &Arc<Balancer>,
 ) -> io::Result<()> {
     let mut presence = (side == Side::Public).then(|| Presence::new(&balancer.metrics));
     let mut client = Client::new(socket, address, side, balancer)?;

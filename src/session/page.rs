@@ -269,7 +269,7 @@ impl<W: Write> Page<'_, W> {
             let look = exchange.look()?;
             let Some(kind) = look.kind() else { return self.write_unserved(key, &look) };
             let command = kind.read(key).get_packed_command();
-            let found = match exchange.find(key, &command, kind, look.bytes, false) {
+            let found = match exchange.find(key, &command, kind, look.bytes) {
                 Ok(Some(found)) => found,
                 Ok(None) => return Ok(()),
                 Err(failure) if failure.is_wrong_type() => continue,

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use super::exchange::{Exchange, Failure, look_at};
 use super::{browse, page};
-use crate::backend::{BackendError, Patience};
+use crate::backend::BackendError;
 use crate::failover::Attempt;
 use crate::http::target::{Format, KeyQuery, PageQuery};
 use crate::http::{self, Answer, ErrorBody};
@@ -16,6 +16,9 @@ use crate::value::Kind;
 /// How often a key is looked at because its type changed under our hands. Each look is short, and
 /// a key that is replaced all the time is still read.
 pub const MAX_LOOKS: usize = 10;
+
+/// A value that takes its backend so much memory is short enough for a shared connection.
+const SHORT_VALUE_BYTES: u64 = 16 * 1024;
 
 /// What a client asks of a backend.
 #[derive(Debug)]
@@ -69,31 +72,13 @@ fn key<W: Write>(
     listing: Option<&PageQuery>,
     answer: &mut Answer<W>,
 ) -> Result<Outcome, Failure> {
-    let mut commands = look_at(&[&query.key]);
-    let look_bytes = commands.len();
-    let guesses = &attempt.backend.guesses;
-    let is_whole = query.field.is_none() && !query.is_raw();
-    // A guess at a large value waits for no turn. It may be why the first try met silence: the next
-    // looks first.
-    let may_guess = is_whole && attempt.patience == Patience::First;
-    let mut guess = if may_guess { guesses.of(&query.key) } else { None };
-    if let Some(kind) = guess {
-        commands.extend(kind.read(&query.key).get_packed_command());
-    }
+    let commands = look_at(&[&query.key]);
     let mut exchange = Exchange::begin(attempt, &commands)?;
     let mut looks = 1;
     let outcome = loop {
         let look = exchange.look()?;
-        let is_large = Exchange::is_large(look.bytes);
         if let Some(kind) = look.kind() {
-            guesses.note(&query.key, kind, is_large);
-        }
-        let guessed = guess.take();
-        let is_sent = guessed.is_some() && guessed == look.kind() && !is_large;
-        if guessed.is_some() && !is_sent && (is_large || !exchange.pass_over()?) {
-            // What was guessed is long: its reply is not waited for.
-            exchange = Exchange::begin(attempt, &commands[..look_bytes])?;
-            continue;
+            attempt.backend.guesses.note(&query.key, kind, look.bytes > SHORT_VALUE_BYTES);
         }
         if look.is_missing() {
             if let Some(listing) = listing {
@@ -105,7 +90,7 @@ fn key<W: Write>(
         let Some(kind) = look.kind().filter(|&kind| serves(query, kind)) else {
             break wrong_type(query, &look.name, answer)?;
         };
-        match value(&mut exchange, query, kind, look.bytes, is_sent, answer) {
+        match value(&mut exchange, query, kind, look.bytes, answer) {
             Ok(Some(outcome)) => break outcome,
             Ok(None) if query.field.is_some() => break not_found(query, "no such field", answer)?,
             // Gone, or of another type, since the look at it.
@@ -117,32 +102,32 @@ fn key<W: Write>(
             return Err(BackendError::Changed.into());
         }
         looks += 1;
-        exchange.connection.send(&commands[..look_bytes])?;
+        exchange.connection.send(&commands)?;
     };
     exchange.end();
     Ok(outcome)
 }
 
-/// Answers with a value or a field of it; `None` when there is none. The command that reads it is
-/// under way already where it `is_sent`.
+/// Answers with a value or a field of it; `None` when there is none.
 fn value<W: Write>(
     exchange: &mut Exchange,
     query: &KeyQuery,
     kind: Kind,
     bytes: u64,
-    is_sent: bool,
     answer: &mut Answer<W>,
 ) -> Result<Option<Outcome>, Failure> {
     let (command, kind, bytes) = match &query.field {
         // How large the field is, is not known; the hash around it does not matter.
-        Some(field) => (redis::cmd("HGET").arg(&query.key).arg(field).to_owned(), Kind::String, 0),
-        None => (kind.read(&query.key), kind, bytes),
+        Some(field) => {
+            let command = redis::cmd("HGET").arg(&query.key).arg(field).get_packed_command();
+            (command, Kind::String, 0)
+        }
+        None => (kind.read(&query.key).get_packed_command(), kind, bytes),
     };
-    let command = command.get_packed_command();
     if query.is_raw() {
         return raw(exchange, &command, bytes, answer);
     }
-    let Some(found) = exchange.find(&query.key, &command, kind, bytes, is_sent)? else {
+    let Some(found) = exchange.find(&query.key, &command, kind, bytes)? else {
         return Ok(None);
     };
     let ready = exchange.ready(found)?;
@@ -179,7 +164,12 @@ fn serves(query: &KeyQuery, kind: Kind) -> bool {
     }
 }
 
-fn not_found<W: Write>(query: &KeyQuery, why: &str, answer: &mut Answer<W>) -> io::Result<Outcome> {
+/// Says that it is not there.
+pub fn not_found<W: Write>(
+    query: &KeyQuery,
+    why: &str,
+    answer: &mut Answer<W>,
+) -> io::Result<Outcome> {
     let error = ErrorBody {
         key: Some(TextOrBase64(&query.key)),
         field: query.field.as_deref().map(TextOrBase64),

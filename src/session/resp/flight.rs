@@ -3,7 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::net::SendFlags;
 
@@ -11,11 +11,8 @@ use super::batch::Batch;
 use crate::backend::Mode;
 use crate::backend::outbox::{Progress, Replies, Sink};
 use crate::backend::shared::{ClientOutbox, Entry, SharedConnection, Unserved};
-use crate::session::ClientSocket;
-
-/// While commands are under way, the session looks so often whether it has to see to them: some are
-/// not answered, or the client does not take its replies.
-pub const TICK: Duration = Duration::from_millis(20);
+use crate::protocol::WireProtocol;
+use crate::session::{ClientSocket, TICK};
 
 /// Commands that are under way with each other are at most so many, …
 const MAX_COMMANDS: usize = 1024;
@@ -63,10 +60,9 @@ impl Flight {
         self.connection.as_ref()
     }
 
-    /// When something was heard of them last, at least.
-    pub fn heard_at(&self) -> Option<Instant> {
-        let since = self.since?;
-        self.connection.as_ref().map(|(_, shared)| shared.heard_at().max(since))
+    /// Since when they are under way.
+    pub fn since(&self) -> Option<Instant> {
+        self.since
     }
 
     /// Whether the session's next commands should go on a shared connection.
@@ -98,7 +94,13 @@ impl Flight {
         let outbox = Arc::clone(self.outbox.get_or_insert_with(sink));
         let Some((ticket, done)) = outbox.expect(batch.len()) else { return false };
         let began = Instant::now();
-        let entry = Entry { outbox: Arc::clone(&outbox), ticket, commands: batch.len(), began };
+        let entry = Entry {
+            outbox: Arc::clone(&outbox),
+            protocol: WireProtocol::Resp,
+            ticket,
+            commands: batch.len(),
+            began,
+        };
         let is_sent = shared.send(entry, batch.commands());
         if !is_sent {
             outbox.withdraw(batch.len());

@@ -20,13 +20,13 @@ use std::time::{Duration, Instant};
 
 use self::batch::Batch;
 use self::client::ClientState;
-use self::flight::{Flight, TICK, TakenBack};
+use self::flight::{Flight, TakenBack};
 use self::memory::{Budget, Share};
 use self::outlet::Outlet;
 use self::subscription::Subscriptions;
 use self::transaction::Transaction;
 use self::upstream::{Target, Unanswered, Upstream};
-use super::{Client, MAX_INPUT_BYTES};
+use super::{Client, MAX_INPUT_BYTES, TICK};
 use crate::access_log::{self, Event};
 use crate::backend::outbox::Progress;
 use crate::backend::shared::Unserved;
@@ -530,13 +530,8 @@ impl<'a> Session<'a> {
 
     /// Why what went by a shared connection is not waited for any longer, if so.
     fn flight_silence(&self) -> Option<BackendError> {
-        let (index, _) = self.flight.connection()?;
-        let silent = self.flight.heard_at()?.elapsed();
-        match self.balancer.backends[*index].waits().may_wait(silent) {
-            Ok(true) => None,
-            Ok(false) => Some(BackendError::TimedOut),
-            Err(error) => Some(error.into()),
-        }
+        let (index, shared) = self.flight.connection()?;
+        shared.silence(self.flight.since()?, self.balancer.backends[*index].waits())
     }
 
     /// Sends the commands that are gathered, and gathers their replies.

@@ -1,0 +1,295 @@
+//! The usual way of an HTTP read: where a value's type can be guessed, it is asked for on a shared
+//! connection, whose thread answers the client, while this session waits for the next request.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::http::{Ended, begin, log};
+use super::read::{self, Ask};
+use super::{ClientSocket, TICK};
+use crate::backend::BackendError;
+use crate::backend::outbox::{Progress, Sink};
+use crate::backend::shared::{ClientOutbox, Entry, SharedConnection, Unserved};
+use crate::balance::Lease;
+use crate::balancer::Balancer;
+use crate::failover::Failover;
+use crate::http::target::{Format, KeyQuery};
+use crate::http::{self, Answer, Request, Version};
+use crate::json::{JsonWriter, render, survey};
+use crate::lock::{Mutex, lock};
+use crate::protocol::WireProtocol;
+use crate::value::Kind;
+
+/// Room for what stands before an answer's body.
+const HEAD_BYTES: usize = 512;
+
+/// A request for data.
+pub struct Question {
+    /// The request.
+    pub request: Request,
+    /// What it asks for.
+    pub ask: Ask,
+    /// When it came.
+    pub began: Instant,
+    /// What was leased for it.
+    pub lease: Option<Lease>,
+}
+
+impl Question {
+    /// What is asked for, where that is a whole value as JSON.
+    fn usual(&self) -> Option<&KeyQuery> {
+        let Ask::Key(query, None) = &self.ask else { return None };
+        let is_usual = query.format == Format::Json
+            && query.field.is_none()
+            && self.request.version != Version::Http09;
+        is_usual.then_some(query)
+    }
+}
+
+/// One client's reads that go by shared connections, one at a time.
+pub struct QuickReads {
+    desk: Arc<Desk>,
+    outbox: Arc<ClientOutbox>,
+    /// The connection on which one is under way.
+    under_way: Option<Arc<SharedConnection>>,
+}
+
+/// How far a read has come.
+pub enum Stage<'a> {
+    /// None is under way.
+    None,
+    /// The answer is still to come.
+    UnderWay,
+    /// The client has the answer, but for its end, which its socket did not take at once.
+    Answered {
+        /// That end.
+        unsent: Vec<u8>,
+        /// Whether the connection ends behind it.
+        is_last: bool,
+    },
+    /// It has to be asked in another way, behind what was tried.
+    Unanswered(Box<Question>, Failover<'a>),
+}
+
+impl QuickReads {
+    /// For this client.
+    pub fn new(client: &Arc<ClientSocket>, address: SocketAddr, balancer: &Arc<Balancer>) -> Self {
+        let (client, balancer) = (Arc::clone(client), Arc::clone(balancer));
+        let desk = Arc::new(Desk { client, address, balancer, state: Mutex::default() });
+        let outbox = Arc::new(ClientOutbox::new(Arc::clone(&desk) as Arc<dyn Sink>));
+        Self { desk, outbox, under_way: None }
+    }
+
+    /// Asks; returns the question where that is not possible here. None may be under way.
+    pub fn ask(&mut self, mut question: Box<Question>) -> Option<Box<Question>> {
+        let Some(Plan { backend, kind, shared, command }) = self.plan(&mut question) else {
+            return Some(question);
+        };
+        let Some((ticket, _)) = self.outbox.expect(1) else { return Some(question) };
+        self.desk.balancer.replays.pay();
+        let sent_at = Instant::now();
+        lock(&self.desk.state).asked = Some(Asked { question, backend, kind, sent_at });
+        let entry = Entry {
+            outbox: Arc::clone(&self.outbox),
+            protocol: WireProtocol::Http,
+            ticket,
+            commands: 1,
+            began: sent_at,
+        };
+        if shared.send(entry, &command) {
+            self.under_way = Some(shared);
+            return None;
+        }
+        self.outbox.withdraw(1);
+        lock(&self.desk.state).asked.take().map(|asked| asked.question)
+    }
+
+    fn plan(&self, question: &mut Question) -> Option<Plan> {
+        let balancer = &self.desk.balancer;
+        question.usual()?;
+        if !balancer.config.demo_delay.is_zero() {
+            return None;
+        }
+        let lease = question.lease.insert(balancer.table.lease(|_| true)?);
+        let index = lease.backend_if_up()?;
+        let backend = &balancer.backends[index];
+        if backend.health.refusal().is_some() {
+            return None;
+        }
+        let key = &question.usual()?.key;
+        let kind = backend.guesses.of(key)?;
+        let shared = backend.shared(backend.own_mode())?;
+        let command = kind.read(key).get_packed_command();
+        Some(Plan { backend: index, kind, shared, command })
+    }
+
+    /// How far it has come. Where that `is_awaited`, waits a moment for it to be over.
+    pub fn stage<'a>(&mut self, is_awaited: bool, balancer: &'a Balancer) -> Stage<'a> {
+        let Some(shared) = &self.under_way else { return Stage::None };
+        let progress = match is_awaited {
+            true => self.outbox.wait(TICK),
+            false => self.outbox.progress(),
+        };
+        let mut silence = None;
+        if progress == Progress::UnderWay {
+            silence = self.desk.silence(shared);
+            if silence.is_none() {
+                return Stage::UnderWay;
+            }
+            shared.retire();
+        }
+        self.end(silence, balancer)
+    }
+
+    /// Takes back what is not answered.
+    fn end<'a>(&mut self, silence: Option<BackendError>, balancer: &'a Balancer) -> Stage<'a> {
+        self.under_way = None;
+        let failure = self.outbox.take_back().failure;
+        let mut state = lock(&self.desk.state);
+        let Some(Asked { mut question, backend, .. }) = state.asked.take() else {
+            let unsent = std::mem::take(&mut state.unsent);
+            return Stage::Answered { unsent, is_last: state.is_last };
+        };
+        drop(state);
+        let mut failover = Failover::new(balancer, false);
+        let failure = match (silence, failure) {
+            (Some(silence), _) => Some(silence),
+            (None, Some(Unserved::Failed(error))) => Some(error),
+            (None, Some(Unserved::Stale)) => None,
+            // The guess was wrong, or the value is long.
+            (None, Some(Unserved::Long) | None) => {
+                if let Some(query) = question.usual() {
+                    balancer.backends[backend].guesses.distrust(&query.key);
+                }
+                None
+            }
+        };
+        if let Some(error) = failure
+            && let Some(attempt) = failover.attempt(backend)
+        {
+            failover.failed(attempt, error);
+            question.lease = None;
+        }
+        Stage::Unanswered(question, failover)
+    }
+}
+
+impl Drop for QuickReads {
+    fn drop(&mut self) {
+        self.outbox.close();
+        // With its lease.
+        lock(&self.desk.state).asked = None;
+    }
+}
+
+/// How a question is asked.
+struct Plan {
+    backend: usize,
+    /// What type the value has, probably.
+    kind: Kind,
+    shared: Arc<SharedConnection>,
+    command: Vec<u8>,
+}
+
+/// Where the thread that reads a shared connection answers one client.
+struct Desk {
+    client: Arc<ClientSocket>,
+    address: SocketAddr,
+    balancer: Arc<Balancer>,
+    state: Mutex<DeskState>,
+}
+
+#[derive(Default)]
+struct DeskState {
+    /// What is to be answered.
+    asked: Option<Asked>,
+    /// The end of the last answer, which the client's socket did not take, …
+    unsent: Vec<u8>,
+    /// … and whether the connection ends behind it.
+    is_last: bool,
+}
+
+/// A question that is under way.
+struct Asked {
+    question: Box<Question>,
+    /// The index of the backend that was asked, …
+    backend: usize,
+    /// … and for what type of value.
+    kind: Kind,
+    sent_at: Instant,
+}
+
+impl Desk {
+    /// Why the answer is not waited for any longer, if so.
+    fn silence(&self, shared: &SharedConnection) -> Option<BackendError> {
+        let state = lock(&self.state);
+        let asked = state.asked.as_ref()?;
+        shared.silence(asked.sent_at, self.balancer.backends[asked.backend].waits())
+    }
+
+    /// Writes the whole answer to `out`; `None` where that needs more than this reply.
+    fn answer(&self, asked: &Asked, mut reply: &[u8], out: &mut Vec<u8>) -> Option<Ended<'_>> {
+        let Asked { question, backend, kind, .. } = asked;
+        let Question { request, .. } = &**question;
+        let value = reply;
+        // A guess of the wrong type is an error.
+        let survey = survey(*kind, &mut reply).ok()?;
+        let backend = &self.balancer.backends[*backend];
+        let mut answer = Answer::new(out, request, !self.balancer.is_draining());
+        begin(&mut answer, backend);
+        let mut validators = None;
+        if !survey.is_empty {
+            answer.header("Content-Type", http::JSON);
+            let mut json = JsonWriter::new(&mut answer);
+            render(*kind, &mut &value[..], &survey, &mut json).ok()?;
+            json.finish().ok()?;
+            validators = Some((survey.digest, request.if_none_match.as_deref()));
+        } else if *kind == Kind::Stream {
+            // That may be one without entries.
+            return None;
+        } else {
+            read::not_found(question.usual()?, "no such key", &mut answer).ok()?;
+        }
+        // That of a long one must not look whole when it breaks off.
+        if answer.is_sent() {
+            return None;
+        }
+        answer.finish(validators).ok()?;
+        Some(Ended::by(backend, &answer))
+    }
+}
+
+impl Sink for Desk {
+    fn send_now(&self, reply: &[u8]) -> io::Result<usize> {
+        let mut state = lock(&self.state);
+        let mut answer = Vec::with_capacity(2 * reply.len() + HEAD_BYTES);
+        let ended = |asked: &Asked| self.answer(asked, reply, &mut answer);
+        let Some(mut ended) = state.asked.as_ref().and_then(ended) else { return Ok(0) };
+        let Some(Asked { question, backend, sent_at, .. }) = state.asked.take() else {
+            return Ok(0);
+        };
+        let Question { request, began, lease, .. } = *question;
+        let time = sent_at.elapsed();
+        self.balancer.backends[backend].metrics.answer(WireProtocol::Http, time);
+        drop(lease);
+        let length = answer.len();
+        let sent = match self.client.send_now(&answer) {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => {
+                ended.cut = Some(error.to_string());
+                length
+            }
+        };
+        state.unsent = answer.split_off(sent);
+        state.is_last = !ended.keep_alive;
+        if state.is_last && state.unsent.is_empty() {
+            // Some clients wait for it. One that is gone needs none.
+            let _ = self.client.stream.shutdown(Shutdown::Write);
+        }
+        log(&self.balancer, self.address, &request, began, length as u64, &ended);
+        Ok(reply.len())
+    }
+}
