@@ -48,6 +48,13 @@ const NEIGHBOUR: usize = KEYS_A_PLACE;
 /// What a neighbour has at most, in bytes.
 const NEIGHBOUR_BYTES: usize = 4096;
 
+/// The number of one that is so long that its like are looked at before they are read over HTTP, for
+/// the next thousand reads.
+const DETERRENT: usize = NEIGHBOUR + 1;
+
+/// What it has in bytes.
+const DETERRENT_BYTES: usize = 20 * 1024;
+
 /// The backend timeout where silence is waited for. Good servers must answer within it, too.
 const SHORT_TIMEOUT: &str = "500ms";
 
@@ -72,7 +79,11 @@ impl Value {
     /// For one place in the batch. Each has other bytes, and so has each part of each.
     fn new(place: usize, number: usize) -> Self {
         let (shape, size) = SHAPES[place];
-        let size = if number == NEIGHBOUR { size.min(NEIGHBOUR_BYTES) } else { size };
+        let size = match number {
+            NEIGHBOUR => size.min(NEIGHBOUR_BYTES),
+            DETERRENT => DETERRENT_BYTES,
+            _ => size,
+        };
         let key = format!("value:{place}:{number}");
         let text: String = (0..)
             .flat_map(|n| format!("{place}:{number}:{n:030};").into_bytes())
@@ -400,7 +411,7 @@ fn filled<const COUNT: usize>() -> [RedisServer; COUNT] {
     let servers = [(); COUNT].map(|()| RedisServer::start_with(&in_order));
     let mut pipe = redis::pipe();
     for place in 0..SHAPES.len() {
-        (0..=NEIGHBOUR).for_each(|number| Value::new(place, number).store(&mut pipe));
+        (0..=DETERRENT).for_each(|number| Value::new(place, number).store(&mut pipe));
     }
     servers.iter().for_each(|server| {
         pipe.exec(&mut server.connect()).expect("the server takes them");
@@ -417,6 +428,7 @@ fn assert_right_wherever_it_happens(faults: &[Fault], times: usize, timeout: &st
         Balancer::start_at(&relays.each_ref().map(Relay::address), &["--backend-timeout", timeout]);
     for form in FORMS {
         let cases = Case::all(form, &servers[0]);
+        look_before_reading(&lb);
         for &fault in faults {
             let rules: Vec<_> = cases.iter().map(|case| case.rule(fault, times)).collect();
             for relay in &relays {
@@ -432,6 +444,17 @@ fn assert_right_wherever_it_happens(faults: &[Fault], times: usize, timeout: &st
             for (case, rule) in cases.iter().zip(&rules) {
                 assert!(rule.happened() > 0, "{fault:?} did not happen: {case:?}");
             }
+        }
+    }
+}
+
+/// No value is read over HTTP on a shared connection for a while (`shared` has that).
+fn look_before_reading(lb: &Balancer) {
+    for place in 0..SHAPES.len() {
+        let value = Value::new(place, DETERRENT);
+        // Each of the three backends has its turn.
+        for _ in 0..3 {
+            assert_eq!(lb.get(&format!("/{}", value.key)).json(), value.json());
         }
     }
 }

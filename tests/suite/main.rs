@@ -26,6 +26,7 @@ mod malformed;
 mod malformed_commands;
 mod metrics;
 mod policy;
+mod quick;
 mod resp_failover;
 mod resp_limits;
 mod rights;
