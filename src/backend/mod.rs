@@ -371,6 +371,13 @@ impl Backend {
         }
     }
 
+    /// Lets a shared connection end when all is answered that was sent on it; another may take its
+    /// place meanwhile.
+    pub fn retire_shared(&self, retired: &Arc<SharedConnection>) {
+        self.forget_shared(retired);
+        retired.retire();
+    }
+
     /// A shared connection has ended.
     fn forget_shared(&self, ended: &Arc<SharedConnection>) {
         lock(&self.shared).retain(|shared| !Arc::ptr_eq(shared, ended));

@@ -143,7 +143,7 @@ impl SharedConnection {
     }
 
     /// Takes no more commands, and ends when all are answered.
-    pub fn retire(&self) {
+    pub(super) fn retire(&self) {
         if self.pipeline.close() {
             self.socket.shutdown();
         }

@@ -9,9 +9,9 @@ use std::time::Instant;
 use super::http::{Ended, begin, log};
 use super::read::{self, Ask};
 use super::{ClientSocket, TICK};
-use crate::backend::BackendError;
 use crate::backend::outbox::{Progress, Sink};
 use crate::backend::shared::{ClientOutbox, Entry, SharedConnection, Unserved};
+use crate::backend::{Backend, BackendError};
 use crate::balance::Lease;
 use crate::balancer::Balancer;
 use crate::failover::Failover;
@@ -52,8 +52,8 @@ impl Question {
 pub struct QuickReads {
     desk: Arc<Desk>,
     outbox: Arc<ClientOutbox>,
-    /// The connection on which one is under way.
-    under_way: Option<Arc<SharedConnection>>,
+    /// The connection on which one is under way, and its backend's index.
+    under_way: Option<(Arc<SharedConnection>, usize)>,
 }
 
 /// How far a read has come.
@@ -99,7 +99,7 @@ impl QuickReads {
             began: sent_at,
         };
         if shared.send(entry, &command) {
-            self.under_way = Some(shared);
+            self.under_way = Some((shared, backend));
             return None;
         }
         self.outbox.withdraw(1);
@@ -127,18 +127,19 @@ impl QuickReads {
 
     /// How far it has come. Where that `is_awaited`, waits a moment for it to be over.
     pub fn stage<'a>(&mut self, is_awaited: bool, balancer: &'a Balancer) -> Stage<'a> {
-        let Some(shared) = &self.under_way else { return Stage::None };
+        let Some((shared, backend)) = &self.under_way else { return Stage::None };
+        let backend = &balancer.backends[*backend];
         let progress = match is_awaited {
             true => self.outbox.wait(TICK),
             false => self.outbox.progress(),
         };
         let mut silence = None;
         if progress == Progress::UnderWay {
-            silence = self.desk.silence(shared);
+            silence = self.desk.silence(shared, backend);
             if silence.is_none() {
                 return Stage::UnderWay;
             }
-            shared.retire();
+            backend.retire_shared(shared);
         }
         self.end(silence, balancer)
     }
@@ -223,10 +224,9 @@ struct Asked {
 
 impl Desk {
     /// Why the answer is not waited for any longer, if so.
-    fn silence(&self, shared: &SharedConnection) -> Option<BackendError> {
-        let state = lock(&self.state);
-        let asked = state.asked.as_ref()?;
-        shared.silence(asked.sent_at, self.balancer.backends[asked.backend].waits())
+    fn silence(&self, shared: &SharedConnection, backend: &Backend) -> Option<BackendError> {
+        let sent_at = lock(&self.state).asked.as_ref()?.sent_at;
+        shared.silence(sent_at, backend.waits())
     }
 
     /// Writes the whole answer to `out`; `None` where that needs more than this reply.

@@ -510,7 +510,7 @@ impl<'a> Session<'a> {
         };
         let Some((index, shared)) = self.flight.connection().cloned() else { return Ok(()) };
         if failure.is_some() {
-            shared.retire();
+            self.balancer.backends[index].retire_shared(&shared);
         }
         let TakenBack { unsent, failure: unserved, batch } = self.flight.take_back();
         self.outlet.out().extend_from_slice(&unsent);
