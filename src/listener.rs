@@ -93,10 +93,12 @@ pub fn serve(
     // Other processes may have the same socket, and this holds for all of them. That suits those
     // that accept: one that was woken for a client that another has taken must not wait for it.
     listener.set_nonblocking(true)?;
+    session::set_options(&listener)?;
     let (turned_away, queue) = sync_channel(TURNED_AWAY_QUEUE);
     thread::Builder::new().name("full".to_owned()).spawn(move || turn_all_away(&queue))?;
     if let Some(admin) = admin {
         admin.set_nonblocking(true)?;
+        session::set_options(&admin)?;
         let mut door = Door::new(admin, Side::Admin, balancer, turned_away.clone());
         let accept = move || door.accept_while(|| true);
         thread::Builder::new().name("admin".to_owned()).spawn(accept)?;
@@ -184,8 +186,10 @@ impl Door {
     fn accept(&mut self) -> io::Result<bool> {
         match self.listener.accept() {
             Ok((socket, address)) => {
-                // On some systems it is as the listener is.
-                socket.set_nonblocking(false)?;
+                // On other systems it is as the listener is.
+                if cfg!(not(target_os = "linux")) {
+                    socket.set_nonblocking(false)?;
+                }
                 self.admit(socket, address)?;
                 Ok(true)
             }
@@ -301,7 +305,7 @@ fn drain(clients: &Clients, balancer: &Balancer) {
 #[derive(Debug, Default)]
 struct Clients {
     open: Mutex<Open>,
-    one_left: Condvar,
+    all_left: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -336,7 +340,7 @@ impl Clients {
         let timeout = deadline.saturating_duration_since(Instant::now());
         let is_open = |open: &mut Open| !open.sockets.is_empty();
         let (open, _) = self
-            .one_left
+            .all_left
             .wait_timeout_while(lock(&self.open), timeout, is_open)
             .unwrap_or_else(PoisonError::into_inner);
         open.sockets.len()
@@ -352,8 +356,12 @@ struct Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        lock(&self.clients.open).sockets.remove(&self.id);
-        self.clients.one_left.notify_all();
+        let mut open = lock(&self.clients.open);
+        open.sockets.remove(&self.id);
+        // That costs a system call, also when nobody waits.
+        if open.sockets.is_empty() {
+            self.clients.all_left.notify_all();
+        }
     }
 }
 

@@ -66,20 +66,20 @@ fn see_to_answer(
     buffer: &mut Vec<u8>,
     balancer: &Balancer,
 ) -> bool {
-    let mut has_more = false;
+    let (mut has_more, mut is_gone) = (false, false);
     loop {
         match quick.stage(has_more, balancer) {
             Stage::None => return true,
             Stage::UnderWay if has_more => {}
             Stage::UnderWay => match client.read_within(TICK, buffer) {
-                // That may be the end: who has asked is answered all the same.
-                Ok(_) => has_more = true,
+                // Who has asked is answered, also behind its end.
+                Ok(length) => (has_more, is_gone) = (true, length == 0),
                 Err(error) if is_timeout(&error) => {}
                 Err(_) => return false,
             },
             Stage::Answered { unsent, is_last } => {
                 let is_sent = client.write_all(&unsent).is_ok();
-                if is_sent && is_last {
+                if is_sent && is_last && !is_gone {
                     client.linger();
                 }
                 return is_sent && !is_last;

@@ -19,6 +19,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv};
+use socket2::SockRef;
 
 use crate::backend::Backend;
 use crate::balancer::{Balancer, Phase};
@@ -135,6 +136,16 @@ pub fn serve(
     Ok(())
 }
 
+/// Sets what holds for each client's socket, or for a listener on Linux, whose clients inherit it.
+///
+/// # Errors
+/// When the system refuses.
+pub fn set_options<'s>(socket: impl Into<SockRef<'s>>) -> io::Result<()> {
+    let socket = socket.into();
+    socket.set_tcp_nodelay(true)?;
+    socket.set_keepalive(true)
+}
+
 /// Waits a moment, a part of `max_stall`, until the client's socket takes more.
 fn wait_for_room(socket: &TcpStream, max_stall: Duration) -> io::Result<()> {
     let mut polled = [PollFd::new(socket, PollFlags::OUT)];
@@ -163,7 +174,11 @@ struct Client<'a> {
     address: SocketAddr,
     side: Side,
     idle_timeout: Duration,
-    read_timeout: Duration,
+    /// Whether nothing was read from it yet.
+    is_new: bool,
+    /// What the socket has for timeouts, if they were needed already.
+    read_timeout: Option<Duration>,
+    has_write_timeout: bool,
     /// What the next read has room for, at least.
     piece: usize,
     /// When the answer that is being written began, and how much of it is written.
@@ -186,10 +201,10 @@ impl<'a> Client<'a> {
             Side::Public => balancer.config.client_timeout,
             Side::Admin => balancer.config.client_timeout.min(ADMIN_TIMEOUT),
         };
-        socket.set_nodelay(true)?;
-        socket.set_write_timeout(Some(timeout))?;
-        socket.set_read_timeout(Some(timeout))?;
-        socket2::SockRef::from(socket).set_keepalive(true)?;
+        // On Linux it has what the listener has.
+        if cfg!(not(target_os = "linux")) {
+            set_options(socket)?;
+        }
         Ok(Self {
             balancer,
             handle: client,
@@ -198,7 +213,9 @@ impl<'a> Client<'a> {
             address,
             side,
             idle_timeout: timeout,
-            read_timeout: timeout,
+            is_new: true,
+            read_timeout: None,
+            has_write_timeout: false,
             piece: PIECE_BYTES,
             answer_began: Instant::now(),
             answer_bytes: 0,
@@ -247,15 +264,31 @@ impl<'a> Client<'a> {
     }
 
     fn read_within(&mut self, timeout: Duration, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        // Setting it costs a system call: most reads want what the one before them wanted.
-        if self.read_timeout != timeout {
-            self.socket.set_read_timeout(Some(timeout))?;
-            self.read_timeout = timeout;
-        }
         // Not by way of the stack, whose pages would be the thread's from then on.
         buffer.reserve(self.piece);
-        let (_, length) = recv(self.socket, spare_capacity(buffer), RecvFlags::empty())?;
+        // What a new client asks for has mostly come already.
+        let length = match std::mem::take(&mut self.is_new) {
+            true => self.read_first(timeout, buffer)?,
+            false => self.read_patiently(timeout, buffer)?,
+        };
         self.piece = if length < PIECE_BYTES { PIECE_BYTES } else { LARGE_PIECE_BYTES };
+        Ok(length)
+    }
+
+    fn read_first(&mut self, timeout: Duration, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        match recv(self.socket, spare_capacity(buffer), RecvFlags::DONTWAIT) {
+            Ok((_, length)) => Ok(length),
+            Err(_) => self.read_patiently(timeout, buffer),
+        }
+    }
+
+    fn read_patiently(&mut self, timeout: Duration, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        // Setting it costs a system call: most reads want what the one before them wanted.
+        if self.read_timeout != Some(timeout) {
+            self.socket.set_read_timeout(Some(timeout))?;
+            self.read_timeout = Some(timeout);
+        }
+        let (_, length) = recv(self.socket, spare_capacity(buffer), RecvFlags::empty())?;
         Ok(length)
     }
 
@@ -279,7 +312,13 @@ impl<'a> Client<'a> {
 
     /// Writes some of it, and waits for that as long as the client may not read.
     fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Some((backend, max_stall)) = &self.held else { return self.socket.write(bytes) };
+        let Some((backend, max_stall)) = &self.held else {
+            if !self.has_write_timeout {
+                self.socket.set_write_timeout(Some(self.idle_timeout))?;
+                self.has_write_timeout = true;
+            }
+            return self.socket.write(bytes);
+        };
         let began = Instant::now();
         loop {
             match rustix::net::send(self.socket, bytes, SendFlags::DONTWAIT) {
@@ -302,7 +341,7 @@ impl<'a> Client<'a> {
     /// must be where it would else look like the end of the answer.
     fn reset_on_close(&self, reset: bool) {
         // If it can't be set, the client is gone already.
-        let _ = socket2::SockRef::from(self.socket).set_linger(reset.then_some(Duration::ZERO));
+        let _ = SockRef::from(self.socket).set_linger(reset.then_some(Duration::ZERO));
     }
 }
 

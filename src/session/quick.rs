@@ -6,6 +6,9 @@ use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use rustix::io::Errno;
+use rustix::net::SendFlags;
+
 use super::http::{Ended, begin, log};
 use super::read::{self, Ask};
 use super::{ClientSocket, TICK};
@@ -229,6 +232,23 @@ impl Desk {
         shared.silence(sent_at, backend.waits())
     }
 
+    /// Gives the client what it takes at once, and ends our side behind what `is_last`: some clients
+    /// wait for that. Returns how many bytes it took.
+    fn send(&self, answer: &[u8], is_last: bool) -> io::Result<usize> {
+        let mut flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        // The end goes with it in one packet.
+        flags.set(SendFlags::MORE, is_last);
+        let sent = match rustix::net::send(&self.client.stream, answer, flags) {
+            Err(Errno::AGAIN) => 0,
+            sent => sent?,
+        };
+        if is_last && sent == answer.len() {
+            // One that is gone needs none.
+            let _ = self.client.stream.shutdown(Shutdown::Write);
+        }
+        Ok(sent)
+    }
+
     /// Writes the whole answer to `out`; `None` where that needs more than this reply.
     fn answer(&self, asked: &Asked, mut reply: &[u8], out: &mut Vec<u8>) -> Option<Ended<'_>> {
         let Asked { question, backend, kind, .. } = asked;
@@ -275,20 +295,12 @@ impl Sink for Desk {
         self.balancer.backends[backend].metrics.answer(WireProtocol::Http, time);
         drop(lease);
         let length = answer.len();
-        let sent = match self.client.send_now(&answer) {
-            Ok(sent) => sent,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) => {
-                ended.cut = Some(error.to_string());
-                length
-            }
-        };
+        let sent = self.send(&answer, !ended.keep_alive).unwrap_or_else(|error| {
+            ended.cut = Some(error.to_string());
+            length
+        });
         state.unsent = answer.split_off(sent);
         state.is_last = !ended.keep_alive;
-        if state.is_last && state.unsent.is_empty() {
-            // Some clients wait for it. One that is gone needs none.
-            let _ = self.client.stream.shutdown(Shutdown::Write);
-        }
         log(&self.balancer, self.address, &request, began, length as u64, &ended);
         Ok(reply.len())
     }

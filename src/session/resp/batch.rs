@@ -256,11 +256,23 @@ impl Batch {
     /// long, fewer are sent from now on.
     fn note_timeout<T>(&mut self, end: usize, done: Result<T, Failure>) -> Result<T, Failure> {
         if let Err(Failure::Backend(BackendError::TimedOut)) = done {
-            let sent = end - self.done.steps;
-            self.max_window = (sent / 2).max(1);
-            self.window = self.max_window.min(FIRST_WINDOW_BEHIND_A_TIMEOUT);
+            self.shrink_window(end);
         }
         done
+    }
+
+    /// The steps that are not done, up to `end`, were sent and timed out.
+    fn shrink_window(&mut self, end: usize) {
+        let sent = end - self.done.steps;
+        self.max_window = (sent / 2).max(1);
+        self.window = self.max_window.min(FIRST_WINDOW_BEHIND_A_TIMEOUT);
+    }
+
+    /// All steps that are not done were sent, and `error` came of it.
+    pub fn failed(&mut self, error: &BackendError) {
+        if matches!(error, BackendError::TimedOut) {
+            self.shrink_window(self.steps.len());
+        }
     }
 
     /// Whether a script is among the commands.

@@ -512,7 +512,7 @@ impl<'a> Session<'a> {
         if failure.is_some() {
             self.balancer.backends[index].retire_shared(&shared);
         }
-        let TakenBack { unsent, failure: unserved, batch } = self.flight.take_back();
+        let TakenBack { unsent, failure: unserved, mut batch } = self.flight.take_back();
         self.outlet.out().extend_from_slice(&unsent);
         let failure = failure.or(match unserved {
             Some(Unserved::Failed(error)) => Some(error),
@@ -522,9 +522,14 @@ impl<'a> Session<'a> {
         if let Some(error) = failure
             && let Some(attempt) = failover.attempt(index)
         {
+            batch.failed(&error);
             failover.failed(attempt, error);
         }
-        self.run_on(batch, failover)?;
+        let batch = self.run_on(batch, failover)?;
+        if self.batch.is_empty() {
+            // With what it has learned of the replies.
+            self.batch = batch;
+        }
         Ok(self.outlet.deliver()?)
     }
 
