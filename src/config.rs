@@ -367,7 +367,11 @@ impl TryFrom<Args> for Config {
             drain_delay: args.drain_delay,
             drain_timeout: args.drain_timeout,
             demo_delay: args.demo_delay,
-            allow_hosts: args.allow_hosts.iter().map(|name| http::host_name(name)).collect(),
+            allow_hosts: args
+                .allow_hosts
+                .iter()
+                .map(|name| http::host_name(name).into_owned())
+                .collect(),
         })
     }
 }

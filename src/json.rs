@@ -156,7 +156,8 @@ pub fn render<W: Write>(
     out: &mut JsonWriter<W>,
 ) -> Result<(), RenderError> {
     let may_be_empty = survey.is_empty;
-    let mut value = Value { from, out, may_be_empty, long_is_text: survey.long_is_text.iter() };
+    let long_is_text = survey.long_is_text.iter();
+    let mut value = Value { from, out, may_be_empty, long_is_text, string: Vec::new() };
     match kind {
         Kind::String => value.string(),
         Kind::Hash if survey.names_are_text => value.hash_as_object(),
@@ -172,6 +173,8 @@ struct Value<'a, R, W> {
     out: &'a mut JsonWriter<W>,
     may_be_empty: bool,
     long_is_text: std::slice::Iter<'a, bool>,
+    /// Reused for each short string.
+    string: Vec<u8>,
 }
 
 impl<R: BufRead, W: Write> Value<'_, R, W> {
@@ -302,11 +305,16 @@ impl<R: BufRead, W: Write> Value<'_, R, W> {
                 _ => Err(RenderError::Changed),
             };
         }
-        let bytes = reply::rest(self.from, length)?;
-        let text = std::str::from_utf8(&bytes);
+        let Self { from, out, string, .. } = self;
+        string.clear();
+        reply::payload(*from, length, |piece| {
+            string.extend_from_slice(piece);
+            Ok::<_, RenderError>(())
+        })?;
+        let text = std::str::from_utf8(string);
         match text {
-            Ok(text) => self.out.text(text)?,
-            Err(_) if base64_allowed => self.out.base64(&bytes)?,
+            Ok(text) => out.text(text)?,
+            Err(_) if base64_allowed => out.base64(string)?,
             Err(_) => {}
         }
         Ok(text.is_ok())

@@ -150,19 +150,17 @@ impl<W: Write> Answer<W> {
 
     fn finish_held(&mut self, validators: Option<(u64, Option<&str>)>) -> io::Result<()> {
         let length = self.body.len();
+        let mut etag = None;
         if let Some((digest, if_none_match)) = validators {
-            let etag = format!("W/\"{digest:016x}-{length:x}\"");
-            if if_none_match.is_some_and(|list| matches(list, &etag)) {
+            let etag = etag.insert(format!("W/\"{digest:016x}-{length:x}\""));
+            if if_none_match.is_some_and(|list| matches(list, etag)) {
                 self.status = 304;
                 self.body.clear();
             }
-            self.header("ETag", etag);
         }
         // 204 never has a length, 304 could only have the 200's (RFC 9110, section 8.6).
-        if ![204, 304].contains(&self.status) {
-            self.header("Content-Length", length.to_string());
-        }
-        let mut message = self.head();
+        let length = Some(length).filter(|_| ![204, 304].contains(&self.status));
+        let mut message = self.head(etag.as_deref(), length);
         if !self.head_only {
             message.append(&mut self.body);
         }
@@ -181,7 +179,7 @@ impl<W: Write> Answer<W> {
         } else {
             self.keep_alive = false;
         }
-        let head = self.head();
+        let head = self.head(None, None);
         self.state = if self.head_only { State::Done } else { State::Streaming };
         self.out.write_all(&head)?;
         if self.head_only {
@@ -206,19 +204,34 @@ impl<W: Write> Answer<W> {
     }
 
     /// Status line and headers; nothing for HTTP/0.9, which has none.
-    fn head(&self) -> Vec<u8> {
+    fn head(&self, etag: Option<&str>, length: Option<usize>) -> Vec<u8> {
         if self.version == Version::Http09 {
             return Vec::new();
         }
-        let date = HttpDate::from(SystemTime::now());
         let mut head = Vec::with_capacity(USUAL_BYTES + self.body.len());
         // Writing to a Vec can't fail.
-        let _ =
-            write!(head, "HTTP/1.1 {} {}\r\nDate: {date}\r\n", self.status, reason(self.status));
+        let _ = self.write_head(&mut head, etag, length);
+        head
+    }
+
+    fn write_head(
+        &self,
+        head: &mut Vec<u8>,
+        etag: Option<&str>,
+        length: Option<usize>,
+    ) -> io::Result<()> {
+        let date = HttpDate::from(SystemTime::now());
+        write!(head, "HTTP/1.1 {} {}\r\nDate: {date}\r\n", self.status, reason(self.status))?;
         for (name, value) in &self.headers {
             for part in [name, ": ", value, "\r\n"] {
                 head.extend_from_slice(part.as_bytes());
             }
+        }
+        if let Some(etag) = etag {
+            write!(head, "ETag: {etag}\r\n")?;
+        }
+        if let Some(length) = length {
+            write!(head, "Content-Length: {length}\r\n")?;
         }
         match (self.keep_alive, self.version) {
             (false, _) => head.extend_from_slice(b"Connection: close\r\n"),
@@ -226,7 +239,7 @@ impl<W: Write> Answer<W> {
             (true, _) => {}
         }
         head.extend_from_slice(b"\r\n");
-        head
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! One request's head, checked more strictly than HTTP asks: what two servers could read in two
 //! ways (RFC 9112, section 11.2, request smuggling) is refused.
 
+use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The longest request line, with its line end. RFC 9112 asks for at least 8000.
@@ -65,7 +66,7 @@ pub struct Request {
     /// The method, as far as it matters.
     pub method: Method,
     /// The method as sent, for the log.
-    pub method_name: String,
+    pub method_name: Cow<'static, str>,
     /// Path and query, still percent-encoded; begins with `/` (or is `*`, or `CONNECT`'s address).
     pub target: String,
     /// The version that the client speaks.
@@ -136,7 +137,7 @@ fn http09(target: &[u8]) -> Result<Request, RequestError> {
     let (host, target) = split_target(Method::Get, text)?;
     Ok(Request {
         method: Method::Get,
-        method_name: "GET".to_owned(),
+        method_name: "GET".into(),
         target,
         version: Version::Http09,
         host,
@@ -158,11 +159,10 @@ fn http1(head: &[u8]) -> Result<Request, RequestError> {
         Some(0) => Version::Http10,
         _ => Version::Http11,
     };
-    let method_name = parsed.method.unwrap_or_default().to_owned();
-    let method = match method_name.as_str() {
-        "GET" => Method::Get,
-        "HEAD" => Method::Head,
-        _ => Method::Other,
+    let (method, method_name) = match parsed.method.unwrap_or_default() {
+        "GET" => (Method::Get, "GET".into()),
+        "HEAD" => (Method::Head, "HEAD".into()),
+        other => (Method::Other, other.to_owned().into()),
     };
     let headers = Headers(parsed.headers);
     let (target_host, target) = split_target(method, parsed.path.unwrap_or_default())?;
@@ -341,8 +341,12 @@ fn host_without_port(host: &str) -> &str {
 }
 
 /// The name in `HOST:PORT` as it is compared: without port and final dot, in lower case.
-pub fn host_name(host: &str) -> String {
-    host_without_port(host.trim()).trim_end_matches('.').to_lowercase()
+pub fn host_name(host: &str) -> Cow<'_, str> {
+    let name = host_without_port(host.trim()).trim_end_matches('.');
+    match name.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
+        true => name.into(),
+        false => name.to_lowercase().into(),
+    }
 }
 
 /// Whether a [`host_name`] can only mean this machine.

@@ -24,17 +24,35 @@ pub enum Header {
 
 /// Reads the first line of a frame.
 pub fn header(from: &mut impl BufRead) -> Result<Header, Error> {
-    let mut line = Vec::new();
+    match from.fill_buf() {
+        Ok(available) => {
+            let line_end = available.iter().take(MAX_LINE_BYTES).position(|&byte| byte == b'\n');
+            if let Some(line_end) = line_end {
+                let header = line(&available[..=line_end]);
+                from.consume(line_end + 1);
+                return header;
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+        Err(error) => return Err(error.into()),
+    }
+    header_in_pieces(from)
+}
+
+fn header_in_pieces(from: &mut impl BufRead) -> Result<Header, Error> {
+    let mut bytes = Vec::new();
     let limit = MAX_LINE_BYTES as u64;
-    from.by_ref().take(limit).read_until(b'\n', &mut line)?;
-    if line.is_empty() {
+    from.by_ref().take(limit).read_until(b'\n', &mut bytes)?;
+    if !bytes.ends_with(b"\n") && (bytes.len() as u64) < limit {
         return Err(closed());
     }
+    line(&bytes)
+}
+
+/// Reads a header from its line, which may be one that is too long.
+fn line(line: &[u8]) -> Result<Header, Error> {
     let Some(text) = line.strip_suffix(b"\r\n") else {
-        return Err(match line.len() as u64 == limit || line.ends_with(b"\n") {
-            true => Error::Protocol("a line too long or without CRLF"),
-            false => closed(),
-        });
+        return Err(Error::Protocol("a line too long or without CRLF"));
     };
     let Some((kind, rest)) = text.split_first() else {
         return Err(Error::Protocol("an empty line"));

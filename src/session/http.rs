@@ -301,7 +301,7 @@ fn check(request: &Request, balancer: &Balancer, side: Side) -> Result<Target, R
         // A web page elsewhere can make a browser ask us, under a name of its own.
         if listen.ip().is_loopback()
             && !http::is_local_host(&name)
-            && !config.allow_hosts.contains(&name)
+            && config.allow_hosts.iter().all(|allowed| *allowed != name)
         {
             let why = "this Host is not served here; --allow-host NAME adds it";
             return Err(Reply::error(421, why));
@@ -555,6 +555,9 @@ fn demo_delay(balancer: &Balancer) {
 
 /// A socket's path may hold what a header may not.
 fn header_value(name: &str) -> String {
+    if name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return name.to_owned();
+    }
     name.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).collect()
 }
 

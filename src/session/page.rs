@@ -268,7 +268,7 @@ impl<W: Write> Page<'_, W> {
             exchange.connection.send(&look_at(&[key]))?;
             let look = exchange.look()?;
             let Some(kind) = look.kind() else { return self.write_unserved(key, &look) };
-            let command = kind.read(key).get_packed_command();
+            let command = kind.packed_read(key);
             let found = match exchange.find(key, &command, kind, look.bytes) {
                 Ok(Some(found)) => found,
                 Ok(None) => return Ok(()),

@@ -124,7 +124,7 @@ impl QuickReads {
         let key = &question.usual()?.key;
         let kind = backend.guesses.of(key)?;
         let shared = backend.shared(backend.own_mode())?;
-        let command = kind.read(key).get_packed_command();
+        let command = kind.packed_read(key);
         Some(Plan { backend: index, kind, shared, command })
     }
 

@@ -122,7 +122,7 @@ fn value<W: Write>(
             let command = redis::cmd("HGET").arg(&query.key).arg(field).get_packed_command();
             (command, Kind::String, 0)
         }
-        None => (kind.read(&query.key).get_packed_command(), kind, bytes),
+        None => (kind.packed_read(&query.key), kind, bytes),
     };
     if query.is_raw() {
         return raw(exchange, &command, bytes, answer);

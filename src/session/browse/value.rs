@@ -322,7 +322,7 @@ impl<W: Write> Page<'_, W> {
         kind: Kind,
         length: u64,
     ) -> Result<Outcome, Failure> {
-        let command = kind.read(&self.query.key).get_packed_command();
+        let command = kind.packed_read(&self.query.key);
         let strings = reply::array(exchange.read(&command, facts.look.bytes)?)?;
         self.begin(facts, Some((kind, length)))?;
         self.write_elements(exchange, kind, strings)?;
