@@ -1,8 +1,10 @@
-//! Clients that send random pipelines, leave at random, and compare every byte of every reply.
+//! Clients that send random pipelines, or HTTP requests, leave at random, and compare every byte of
+//! every reply.
 
 mod batch;
 mod client;
 mod data;
+mod http;
 
 use std::error::Error;
 use std::hash::{BuildHasher, RandomState};
@@ -12,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use client::{Client, Failure, Leave};
-use data::Table;
+use data::{Question, Table};
 
 const STACK_BYTES: usize = 128 * 1024;
 const STEP: Duration = Duration::from_millis(100);
@@ -68,6 +70,7 @@ fn port(address: &str) -> Result<u16, Box<dyn Error>> {
 struct Soak {
     lb: u16,
     tables: Vec<Table>,
+    questions: Vec<Question>,
     is_over: AtomicBool,
     verified: AtomicU64,
     connections: AtomicU64,
@@ -145,6 +148,7 @@ pub fn run(plan: &Plan) -> Result<(), Box<dyn Error>> {
     let soak = Soak {
         lb: plan.lb,
         tables: data::tables(),
+        questions: data::questions(),
         is_over: AtomicBool::new(false),
         verified: AtomicU64::new(0),
         connections: AtomicU64::new(0),

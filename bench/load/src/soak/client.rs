@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::batch::{Batch, Session};
+use super::http::Http;
 use super::{Random, Soak, add};
 use crate::wire;
 
@@ -18,6 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Between a failure and the next connection.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// One in so many sessions speaks HTTP.
+const SESSIONS_AN_HTTP: usize = 4;
 
 /// One in so many pipelines is the session's last.
 const PIPELINES: usize = 100;
@@ -128,6 +132,9 @@ impl<'a> Client<'a> {
 
     /// One session.
     fn converse(&mut self) -> Result<(), Failure> {
+        if self.random.below(SESSIONS_AN_HTTP) == 0 {
+            return self.converse_over_http();
+        }
         let socket = self.connect()?;
         while !self.is_over() {
             self.batch.refill(&self.soak.tables, &mut self.session, &mut self.random);
@@ -144,11 +151,31 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
-    fn connect(&mut self) -> Result<TcpStream, Failure> {
-        let mut socket = wire::connect(self.soak.lb).map_err(Failure::Unconnected)?;
+    fn converse_over_http(&mut self) -> Result<(), Failure> {
+        let mut http = Http::new(self.dial()?);
+        while !self.is_over() {
+            let question = self.random.pick(&self.soak.questions);
+            if self.random.below(PIPELINES) == 0 {
+                let way = *self.random.pick(&Leave::ALL);
+                let socket = http.leave(way, question, &mut self.random)?;
+                return self.end(socket, way);
+            }
+            http.ask(question)?;
+            add(&self.soak.verified, 1);
+        }
+        Ok(())
+    }
+
+    fn dial(&self) -> Result<TcpStream, Failure> {
+        let socket = wire::connect(self.soak.lb).map_err(Failure::Unconnected)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_write_timeout(Some(PATIENCE))?;
         add(&self.soak.connections, 1);
+        Ok(socket)
+    }
+
+    fn connect(&mut self) -> Result<TcpStream, Failure> {
+        let mut socket = self.dial()?;
         (self.inbox.start, self.inbox.end) = (0, 0);
         self.session.database = 0;
         self.session.is_resp3 = self.random.below(4) == 0;
@@ -204,6 +231,10 @@ impl<'a> Client<'a> {
             let count = self.random.below(answered + 1);
             self.receive(socket, count)?;
         }
+        self.end(socket, way)
+    }
+
+    fn end(&self, socket: &TcpStream, way: Leave) -> Result<(), Failure> {
         if matches!(way, Leave::Reset) {
             rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO))
                 .map_err(std::io::Error::from)?;
@@ -250,7 +281,7 @@ impl Inbox {
 }
 
 /// Some bytes around `place`, escaped.
-fn shown(bytes: &[u8], place: usize) -> String {
+pub fn shown(bytes: &[u8], place: usize) -> String {
     let bytes = &bytes[place.saturating_sub(SHOWN_BEFORE)..];
     format!("\"{}\"", bytes[..bytes.len().min(SHOWN_BYTES)].escape_ascii())
 }

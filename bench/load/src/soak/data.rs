@@ -39,6 +39,45 @@ pub struct Table {
     pub odd: Vec<Item>,
 }
 
+/// A request over HTTP and the answer to it.
+pub struct Question {
+    pub request: Vec<u8>,
+    pub status: u16,
+    pub body: Vec<u8>,
+}
+
+impl Question {
+    fn new(key: &str, status: u16, body: String) -> Question {
+        let request = format!("GET /{key} HTTP/1.1\r\nHost: localhost\r\n\r\n").into_bytes();
+        Question { request, status, body: body.into_bytes() }
+    }
+}
+
+/// What may be asked over HTTP, which has the first database.
+pub fn questions() -> Vec<Question> {
+    let strings = (0..STRINGS).map(|number| {
+        let (key, value) = string(0, number);
+        Question::new(&key, 200, format!("\"{value}\"\n"))
+    });
+    // Several times, as there are fewer of them.
+    let hashes = (0..STRINGS).map(|number| {
+        let (key, fields) = hash(0, number % HASHES);
+        let (fields, _) = fields.as_chunks::<2>();
+        let lines = fields.iter().map(|[name, value]| format!("  \"{name}\": \"{value}\""));
+        let lines = lines.collect::<Vec<_>>().join(",\n");
+        Question::new(&key, 200, format!("{{\n{lines}\n}}\n"))
+    });
+    let unknown = (0..MGETS).map(|number| {
+        // Half of them begin as the strings do.
+        let key = if number % 2 == 0 { format!("soak:no{number}") } else { unknown(number) };
+        let body = format!("{{\n  \"error\": \"no such key\",\n  \"key\": \"{key}\"\n}}\n");
+        Question::new(&key, 404, body)
+    });
+    let (key, value) = long_string(0, 0);
+    let long = Question::new(&key, 200, format!("\"{value}\"\n"));
+    strings.chain(hashes).chain(unknown).chain([long]).collect()
+}
+
 /// For each database the tables of RESP2 and RESP3; see [`table_index`].
 pub fn tables() -> Vec<Table> {
     (0..DATABASES).flat_map(|database| [false, true].map(|is_3| table(database, is_3))).collect()
