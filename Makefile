@@ -31,8 +31,8 @@ chaos:
 	bash load_data.sh --install
 	LB_CHAOS_SECONDS=$${LB_CHAOS_SECONDS:-300} cargo test --locked --test suite -- --nocapture chaos::
 
-# 500 clients, random pipelines, every byte of so many replies compared, while clients leave in the worst
-# moments. For SOAK_SECONDS at most, an hour if it is not set.
+# 500 clients, random pipelines and HTTP requests, every byte of so many replies compared, while clients
+# leave in the worst moments. For SOAK_SECONDS at most, an hour if it is not set.
 SOAK_REPLIES ?= 100000000
 soak:
 	bash load_data.sh --install
