@@ -198,6 +198,14 @@ impl Row {
         &self.record[self.id_index]
     }
 
+    /// Makes `key` the row's key, which begins with `prefix`.
+    pub fn write_key(&self, prefix: &str, key: &mut Vec<u8>) {
+        key.clear();
+        key.extend_from_slice(prefix.as_bytes());
+        key.push(b':');
+        key.extend_from_slice(self.id());
+    }
+
     /// The values of the other columns, in the order of [`Dataset::fields`].
     pub fn values(&self) -> impl Iterator<Item = &[u8]> {
         let values = self.record.iter().enumerate();

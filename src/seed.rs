@@ -295,7 +295,9 @@ impl<'a> Task<'a> {
     }
 
     fn key(&self, row: &Row) -> Vec<u8> {
-        [self.settings.prefix.as_bytes(), b":", row.id()].concat()
+        let mut key = Vec::new();
+        row.write_key(&self.settings.prefix, &mut key);
+        key
     }
 
     fn advance(&mut self, keys: usize) {

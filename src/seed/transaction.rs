@@ -4,8 +4,8 @@ use crate::resp::{command, write};
 /// The commands that replace the keys of a batch of rows, as they are sent. The same memory is used
 /// for one batch after the other.
 pub struct Transaction {
-    /// What the keys begin with, the colon included.
-    prefix: Vec<u8>,
+    /// What the keys begin with.
+    prefix: String,
     /// Each field's name as an argument.
     names: Vec<Vec<u8>>,
     rows: usize,
@@ -25,7 +25,7 @@ impl Transaction {
             argument
         };
         Self {
-            prefix: format!("{prefix}:").into(),
+            prefix: prefix.to_owned(),
             names: fields.map(encode).collect(),
             rows: 0,
             keys: Vec::new(),
@@ -43,9 +43,7 @@ impl Transaction {
     /// Replaces the key of `row`, too, whatever it holds.
     pub fn add(&mut self, row: &Row) {
         self.rows += 1;
-        self.key.clear();
-        self.key.extend_from_slice(&self.prefix);
-        self.key.extend_from_slice(row.id());
+        row.write_key(&self.prefix, &mut self.key);
         write::bulk(&mut self.keys, &self.key);
         write::array(&mut self.hsets, 2 + 2 * self.names.len());
         write::bulk(&mut self.hsets, b"HSET");

@@ -15,7 +15,7 @@ use crate::value::Kind;
 
 /// A reply up to this length is held whole, so that one exchange is enough for it. JSON is at most
 /// a sixth shorter than its reply: that of a longer reply is longer than an answer that is held.
-pub const HELD_REPLY_BYTES: usize = 80 * 1024;
+pub const HELD_VALUE_BYTES: usize = 80 * 1024;
 
 /// A value that takes its backend so much memory is read in its turn, one at a time.
 const LARGE_VALUE_BYTES: u64 = 1024 * 1024;
@@ -153,7 +153,7 @@ impl<'a> Exchange<'a> {
         let began = Instant::now();
         self.send(command, bytes, turn.as_ref())?;
         let mut held = Vec::new();
-        let is_whole = self.connection.hold(&mut held, HELD_REPLY_BYTES)?;
+        let is_whole = self.connection.hold(&mut held, HELD_VALUE_BYTES)?;
         let survey = survey(kind, &mut (&held[..]).chain(self.connection.replies()))?;
         if survey.is_empty && (kind != Kind::Stream || !self.is_empty_stream(key)?) {
             return Ok(None);

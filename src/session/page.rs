@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use redis::Pipeline;
 
-use super::exchange::{Exchange, Failure, HELD_REPLY_BYTES, Look, look_at};
+use super::exchange::{Exchange, Failure, HELD_VALUE_BYTES, Look, look_at};
 use super::read::{MAX_LOOKS, Outcome};
 use crate::backend::{BackendError, read_run_id};
 use crate::failover::Attempt;
@@ -243,7 +243,7 @@ impl<W: Write> Page<'_, W> {
                 continue;
             };
             let mut held = Vec::new();
-            let is_whole = exchange.connection.hold(&mut held, HELD_REPLY_BYTES)?;
+            let is_whole = exchange.connection.hold(&mut held, HELD_VALUE_BYTES)?;
             let from = &mut (&held[..]).chain(exchange.connection.replies());
             match survey(kind, from).map_err(Failure::from) {
                 Ok(survey) if is_whole && !survey.is_empty => {
@@ -329,7 +329,7 @@ impl<W: Write> Page<'_, W> {
 
 /// Whether its reply should fit into what is held, so that it can share an exchange with others.
 fn is_small(look: &Look) -> bool {
-    look.bytes < HELD_REPLY_BYTES as u64
+    look.bytes < HELD_VALUE_BYTES as u64
 }
 
 /// Reads replies that are of no use any more.

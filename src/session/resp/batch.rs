@@ -147,10 +147,14 @@ impl Batch {
 
     pub fn forward(&mut self, command: &Command, is_silent: bool) {
         let bytes = command.bytes();
-        self.has_script |= policy::is_script(command);
         self.has_other |= is_silent;
         self.commands.extend_from_slice(bytes);
         self.steps.push(Step::Forward { length: bytes.len(), is_silent });
+    }
+
+    pub fn forward_script(&mut self, command: &Command, is_silent: bool) {
+        self.has_script = true;
+        self.forward(command, is_silent);
     }
 
     pub fn answer(&mut self, write: impl FnOnce(&mut Vec<u8>)) {

@@ -369,7 +369,7 @@ impl<'a> Session<'a> {
             Verdict::Forward if policy::is_script(command) => {
                 // What is sent beside it would share its fate.
                 self.run_batch()?;
-                self.batch.forward(command, self.is_silent);
+                self.batch.forward_script(command, self.is_silent);
                 self.run_batch()?;
             }
             Verdict::Forward => self.batch.forward(command, self.is_silent),
