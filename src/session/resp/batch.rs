@@ -7,7 +7,7 @@ use super::upstream::{Target, Upstream};
 use super::{Failure, IDLE_CAPACITY_BYTES};
 use crate::backend::{BackendError, Connection};
 use crate::metrics::Refusal;
-use crate::policy::{self, Policy, Refused, Verdict};
+use crate::policy::{Policy, Refused, Verdict};
 use crate::protocol::WireProtocol;
 use crate::resp::{Command, CommandParser, write};
 
