@@ -149,8 +149,7 @@ fn http09(target: &[u8]) -> Result<Request, RequestError> {
 }
 
 fn http1(head: &[u8]) -> Result<Request, RequestError> {
-    check_line_ends(head)?;
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut headers = room_for_headers(check_line_ends(head)?);
     let mut parsed = httparse::Request::new(&mut headers);
     if parsed.parse(head)?.is_partial() {
         return Err(RequestError::Malformed("an incomplete head"));
@@ -183,23 +182,29 @@ fn http1(head: &[u8]) -> Result<Request, RequestError> {
 /// Refuses a head whose rest has not come yet when no rest can make it sound: who speaks TLS, say,
 /// is told so at once.
 fn check_begun(begun: &[u8]) -> Result<(), RequestError> {
-    check_line_ends(begun)?;
+    let mut headers = room_for_headers(check_line_ends(begun)?);
     let begun = begun.strip_suffix(b"\r").unwrap_or(begun);
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     httparse::Request::new(&mut headers).parse(begun)?;
     Ok(())
 }
 
-/// Every line ends in CRLF and no CR stands elsewhere: a bare one is a line end to some servers.
-fn check_line_ends(head: &[u8]) -> Result<(), RequestError> {
-    let mut previous = 0;
+/// For a head of so many lines. Not on the stack, whose pages would be the thread's from then on.
+fn room_for_headers<'h>(lines: usize) -> Vec<httparse::Header<'h>> {
+    vec![httparse::EMPTY_HEADER; lines.min(MAX_HEADERS)]
+}
+
+/// Every line ends in CRLF and no CR stands elsewhere: a bare one is a line end to some servers. Returns
+/// how many lines have ended.
+fn check_line_ends(head: &[u8]) -> Result<usize, RequestError> {
+    let (mut lines, mut previous) = (0, 0);
     for &byte in head {
         if (byte == b'\n') != (previous == b'\r') {
             return Err(RequestError::Malformed("a line must end with CRLF, and only there"));
         }
+        lines += usize::from(byte == b'\n');
         previous = byte;
     }
-    Ok(())
+    Ok(lines)
 }
 
 impl From<httparse::Error> for RequestError {
