@@ -76,7 +76,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: ended by a signal"))
     machine.raise_file_limit()
     try:
-        results = measure(names, float(os.environ.get("BENCH_SECONDS", "2.5")))
+        results = measure(names, float(os.environ.get("BENCH_SECONDS", "1.6")))
     finally:
         machine.stop_all()
     report.write(results, HOME / "docs")

@@ -7,7 +7,7 @@ import measure_resp
 import peers
 
 CONNECTIONS = 50
-ROUNDS = 3
+ROUNDS = 5
 
 
 def run(servers, seconds, say):

@@ -7,7 +7,7 @@ import machine
 import peers
 
 CONNECTIONS = 50
-ROUNDS = 3
+ROUNDS = 5
 PATHS = {"redis-lb": "/actor:1", "webdis": "/HGETALL/actor:1"}
 CASES = {"keep-alive": [], "new connection": ["-H", "Connection: close"]}
 UNITS = {"us": 1e-3, "ms": 1, "s": 1e3}

@@ -14,7 +14,7 @@ CASES = [
     for pipeline in (1, 16)
     if (command, connections, pipeline) != (peers.LONG, 500, 16)
 ]
-ROUNDS = 3
+ROUNDS = 5
 MOST_REQUESTS = 3_000_000
 
 

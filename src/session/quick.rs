@@ -25,6 +25,12 @@ use crate::lock::{Mutex, lock};
 use crate::protocol::WireProtocol;
 use crate::value::Kind;
 
+/// For what the end of our side follows: both go in one packet, where the system can do that.
+#[cfg(target_os = "linux")]
+const WITH_END: SendFlags = SendFlags::MORE;
+#[cfg(not(target_os = "linux"))]
+const WITH_END: SendFlags = SendFlags::empty();
+
 /// Room for what stands before an answer's body.
 const HEAD_BYTES: usize = 512;
 
@@ -234,9 +240,7 @@ impl Desk {
     /// Gives the client what it takes at once, and ends our side behind what `is_last`: some clients
     /// wait for that. Returns how many bytes it took.
     fn send(&self, answer: &[u8], is_last: bool) -> io::Result<usize> {
-        let mut flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        // The end goes with it in one packet.
-        flags.set(SendFlags::MORE, is_last);
+        let flags = SendFlags::DONTWAIT | if is_last { WITH_END } else { SendFlags::empty() };
         let sent = match rustix::net::send(&self.client.stream, answer, flags) {
             Err(Errno::AGAIN) => 0,
             sent => sent?,

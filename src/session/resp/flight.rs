@@ -27,8 +27,7 @@ const COMMANDS_BEHIND_A_LONG_REPLY: usize = 1024;
 
 impl Sink for ClientSocket {
     fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        Ok(rustix::net::send(&self.stream, bytes, flags)?)
+        Ok(rustix::net::send(&self.stream, bytes, SendFlags::DONTWAIT)?)
     }
 }
 
