@@ -369,7 +369,7 @@ impl NextReplies {
         let replies = std::mem::take(&mut self.replies);
         let time = self.time.unwrap_or_default();
         entry.outbox.deliver(entry.ticket, &buffer[self.start..self.whole], &replies, || {
-            // An HTTP request takes several commands, and is counted when it is answered.
+            // An HTTP request is counted when its answer is made.
             if entry.protocol == WireProtocol::Resp {
                 backend.metrics.answer_many(WireProtocol::Resp, time, replies.answered);
                 backend.metrics.error_replies.add(replies.errors);

@@ -72,10 +72,9 @@ fn see_to_answer(
             Stage::None => return true,
             Stage::UnderWay if has_more => {}
             Stage::UnderWay => match client.read_within(TICK, buffer) {
-                // Who has asked is answered, also behind its end.
-                Ok(length) => (has_more, is_gone) = (true, length == 0),
                 Err(error) if is_timeout(&error) => {}
-                Err(_) => return false,
+                // Who has asked is answered, and that noted, also behind its end.
+                read => (has_more, is_gone) = (true, !matches!(read, Ok(1..))),
             },
             Stage::Answered { unsent, is_last } => {
                 let is_sent = client.write_all(&unsent).is_ok();
@@ -190,7 +189,7 @@ fn answer(
 ) -> bool {
     client.begin_answer();
     let began = Instant::now();
-    let question = match check(&request, balancer, client.side) {
+    let wanted = match check(&request, balancer, client.side) {
         Ok(Target::Key(key, listing)) => {
             balancer.metrics.http_keys.add_one();
             Ask::Key(key, listing)
@@ -204,7 +203,7 @@ fn answer(
             return end(client, &request, began, &ended, balancer);
         }
     };
-    let question = Box::new(Question { request, ask: question, began, lease: None });
+    let question = Box::new(Question { request, ask: wanted, began, lease: None });
     let left = match quick {
         Some(quick) => quick.ask(question),
         None => Some(question),

@@ -288,8 +288,13 @@ impl<'a> Client<'a> {
             self.socket.set_read_timeout(Some(timeout))?;
             self.read_timeout = Some(timeout);
         }
-        let (_, length) = recv(self.socket, spare_capacity(buffer), RecvFlags::empty())?;
-        Ok(length)
+        loop {
+            match recv(self.socket, spare_capacity(buffer), RecvFlags::empty()) {
+                // A signal is not for us.
+                Err(Errno::INTR) => {}
+                read => return Ok(read?.1),
+            }
+        }
     }
 
     /// Ends our side and reads on for a moment: a socket that is closed with unread bytes is reset,
