@@ -16,7 +16,6 @@ use super::read::{self, Ask, Outcome};
 use super::{Client, Side, TICK, internal};
 use crate::access_log::{self, Event, Text};
 use crate::backend::{Backend, BackendError, is_timeout};
-use crate::balance::Lease;
 use crate::balancer::Balancer;
 use crate::failover::Failover;
 use crate::http::target::{self, Target};
@@ -239,8 +238,7 @@ fn ask<'a>(
     failover: Failover<'a>,
     balancer: &'a Balancer,
 ) -> bool {
-    let lease = question.lease.take();
-    let ended = balanced(client, &question, lease, failover, balancer);
+    let ended = balanced(client, &mut question, failover, balancer);
     end(client, &question.request, question.began, &ended, balancer)
 }
 
@@ -447,12 +445,11 @@ fn send<W: Write>(mut answer: Answer<W>, reply: Reply, frame: Option<Frame>) -> 
 /// client has not been given a byte.
 fn balanced<'a>(
     client: &mut Client,
-    question: &Question,
-    mut first_lease: Option<Lease>,
+    question: &mut Question,
     mut failover: Failover<'a>,
     balancer: &'a Balancer,
 ) -> Ended<'a> {
-    let Question { request, ask, .. } = question;
+    let Question { request, ask, lease: first_lease, .. } = question;
     let mut changes = 0;
     let ends_with_connection = request.version != Version::Http11;
     if ends_with_connection {

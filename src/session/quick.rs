@@ -287,12 +287,13 @@ impl Desk {
 impl Sink for Desk {
     fn send_now(&self, reply: &[u8]) -> io::Result<usize> {
         let mut state = lock(&self.state);
+        let Some(asked) = state.asked.take() else { return Ok(0) };
         let mut answer = Vec::with_capacity(2 * reply.len() + HEAD_BYTES);
-        let ended = |asked: &Asked| self.answer(asked, reply, &mut answer);
-        let Some(mut ended) = state.asked.as_ref().and_then(ended) else { return Ok(0) };
-        let Some(Asked { question, backend, sent_at, .. }) = state.asked.take() else {
+        let Some(mut ended) = self.answer(&asked, reply, &mut answer) else {
+            state.asked = Some(asked);
             return Ok(0);
         };
+        let Asked { question, backend, sent_at, .. } = asked;
         let Question { request, began, lease, .. } = *question;
         let time = sent_at.elapsed();
         self.balancer.backends[backend].metrics.answer(WireProtocol::Http, time);

@@ -448,7 +448,7 @@ fn assert_right_wherever_it_happens(faults: &[Fault], times: usize, timeout: &st
     }
 }
 
-/// No value is read over HTTP on a shared connection for a while (`shared` has that).
+/// No value is read over HTTP on a shared connection for a while (`quick` has that).
 fn look_before_reading(lb: &Balancer) {
     for place in 0..SHAPES.len() {
         let value = Value::new(place, DETERRENT);

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::support::balancer::{Answer, Balancer};
+use crate::support::balancer::Balancer;
+use crate::support::client::Client;
 use crate::support::observe::leases;
 use crate::support::redis::RedisServer;
 use crate::support::relay::{Fault, Relay, Rule};
@@ -153,16 +154,15 @@ fn requests_that_come_together_are_answered_in_order() {
     let server = filled();
     let lb = Balancer::start(&[&server]);
     warm_up(&lb, [&server], "a:1");
-    let mut stream = lb.connect();
+    let mut client = lb.client();
     for round in 0..50 {
         // Some at once, some while the one before is under way.
         for number in 0..5 {
-            stream.write_all(get(number).as_bytes()).expect("lb reads");
+            client.send(get(number));
         }
-        let together: String = (5..10).map(get).collect();
-        stream.write_all(together.as_bytes()).expect("lb reads");
+        client.send((5..10).map(get).collect::<String>());
         for number in 0..10 {
-            let answer = next_answer(&mut stream);
+            let answer = client.answer().expect("an answer");
             assert_eq!(answer.json(), format!("value {number}"), "in round {round}");
         }
     }
@@ -170,25 +170,6 @@ fn requests_that_come_together_are_answered_in_order() {
 
 fn get(number: usize) -> String {
     format!("GET /a:{number} HTTP/1.1\r\nHost: localhost\r\n\r\n")
-}
-
-/// The next answer on a connection that goes on.
-fn next_answer(stream: &mut TcpStream) -> Answer {
-    let mut bytes = Vec::new();
-    loop {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).expect("an answer");
-        bytes.push(byte[0]);
-        if bytes.ends_with(b"\r\n\r\n") {
-            break;
-        }
-    }
-    let head = Answer::parse(&bytes);
-    let length = head.header("content-length").expect("a length").parse().expect("a number");
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).expect("a body");
-    bytes.extend(body);
-    Answer::parse(&bytes)
 }
 
 #[test]
@@ -200,15 +181,16 @@ fn a_client_that_takes_little_at_a_time_gets_all() {
     socket.set_recv_buffer_size(2048).expect("a small buffer");
     let address: std::net::SocketAddr = ([127, 0, 0, 1], lb.port()).into();
     socket.connect(&address.into()).expect("lb accepts");
-    let mut stream = TcpStream::from(socket);
+    let stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    let mut client = Client::new(stream);
     for key in ["a:large", "a:1"] {
-        write!(stream, "GET /{key} HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("lb reads");
+        client.send(format!("GET /{key} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
         // Others go on meanwhile.
         for _ in 0..20 {
             assert_eq!(lb.get("/a:2").json(), "value 2");
         }
-        let answer = next_answer(&mut stream);
+        let answer = client.answer().expect("an answer");
         assert_eq!(answer.json(), lb.get(&format!("/{key}")).json());
     }
 }
@@ -222,14 +204,14 @@ fn clients_that_leave_at_once_leave_nothing_behind() {
         for _ in 0..4 {
             scope.spawn(|| {
                 for number in 0..200 {
-                    let mut stream = lb.connect();
+                    let mut client = lb.client();
                     let key = number % 10;
-                    write!(stream, "GET /a:{key} HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                        .expect("lb reads");
+                    client.send(get(key));
                     if number % 2 == 0 {
-                        drop(stream);
+                        drop(client);
                     } else {
-                        assert_eq!(next_answer(&mut stream).json(), format!("value {key}"));
+                        let answer = client.answer().expect("an answer");
+                        assert_eq!(answer.json(), format!("value {key}"));
                     }
                 }
             });
