@@ -67,9 +67,24 @@ struct Rows {
     outage_since: Option<Instant>,
 }
 
+/// In which order backends are leased: the first is best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    Up,
+    Suspect,
+    /// It serves, and runs a slow read: whoever comes now waits for the end of that.
+    Busy,
+    Down,
+    Syncing,
+}
+
 #[derive(Debug, Clone)]
 struct Row {
     state: State,
+    /// Whether a slow read runs on it.
+    is_busy: bool,
+    /// Whether it was silent at its last check.
+    is_silent: bool,
     leases: usize,
     /// The clock when it was chosen last.
     last_chosen: u64,
@@ -88,15 +103,25 @@ struct Seat {
 }
 
 impl Row {
-    /// Of those with the same state, the row that comes first is next.
+    fn standing(&self) -> Standing {
+        match self.state {
+            State::Up | State::Suspect if self.is_busy => Standing::Busy,
+            State::Up => Standing::Up,
+            State::Suspect => Standing::Suspect,
+            State::Down => Standing::Down,
+            State::Syncing => Standing::Syncing,
+        }
+    }
+
+    /// Of those with the same standing, the row that comes first is next.
     ///
     /// Equals take turns. While they are idle, it is the turn of the one chosen longest ago. Under
     /// load turns are counted: a server that is a little quicker for a while has fewer leases, is
     /// chosen more often, and would else never give that back.
-    fn rank(&self) -> (State, bool, usize, u64) {
+    fn rank(&self) -> (Standing, bool, usize, u64) {
         let is_held_back = self.returned.is_some() && self.credit < 1.0;
         let turn = if self.leases == 0 { self.last_chosen } else { self.turns };
-        (self.state, is_held_back, self.leases, turn)
+        (self.standing(), is_held_back, self.leases, turn)
     }
 
     /// What it may have, compared to others; from nearly 0 to 1 during its slow start.
@@ -126,6 +151,12 @@ impl Rows {
         rows.map(|(_, row)| row.state).min().unwrap_or(State::Syncing)
     }
 
+    /// The best standing among those that are eligible.
+    fn best_standing(&self, eligible: impl Fn(usize) -> bool) -> Standing {
+        let rows = self.rows.iter().enumerate().filter(|(backend, _)| eligible(*backend));
+        rows.map(|(_, row)| row.standing()).min().unwrap_or(Standing::Syncing)
+    }
+
     /// Gives backends in their slow start what another choice adds to their turn.
     fn pay_shares(&mut self, slow_start: Duration) {
         if self.rows.iter().all(|row| row.returned.is_none()) {
@@ -144,8 +175,8 @@ impl Rows {
     /// Of each backend that is up; 0 of the others.
     fn weights(&mut self, slow_start: Duration) -> Vec<f64> {
         let now = Instant::now();
-        let weight = |row: &mut Row| match row.state {
-            State::Up => row.weight(slow_start, now),
+        let weight = |row: &mut Row| match row.standing() {
+            Standing::Up => row.weight(slow_start, now),
             _ => 0.0,
         };
         self.rows.iter_mut().map(weight).collect()
@@ -176,17 +207,17 @@ impl Rows {
 
     /// Where a session that may move from `backend` should go, given what each is to have.
     fn better(&self, backend: usize, shares: &[f64]) -> Option<usize> {
-        let ready = self.rows.iter().enumerate().filter(|(_, row)| row.state == State::Up);
+        let ready = self.rows.iter().enumerate().filter(|(_, row)| row.standing() == Standing::Up);
         let load = |leases: usize, backend: usize| leases as f64 / shares[backend].max(FIRST_SHARE);
         let (to, row) = ready
             .filter(|(to, _)| *to != backend)
             .min_by(|a, b| load(a.1.leases, a.0).total_cmp(&load(b.1.leases, b.0)))?;
         let from = &self.rows[backend];
-        let is_better = match from.state {
-            State::Up => from.leases >= row.leases + 2 && (row.leases as f64) < shares[to].ceil(),
+        let is_better = match from.standing() {
+            Standing::Up => from.leases >= row.leases + 2 && (row.leases as f64) < shares[to].ceil(),
             // It may be good again in a moment.
-            State::Suspect => false,
-            State::Down | State::Syncing => true,
+            Standing::Suspect => false,
+            Standing::Busy | Standing::Down | Standing::Syncing => true,
         };
         is_better.then_some(to)
     }
@@ -198,6 +229,8 @@ impl ConnectionTable {
     pub fn new(backends: usize, slow_start: Duration) -> Arc<Self> {
         let row = Row {
             state: State::Down,
+            is_busy: false,
+            is_silent: false,
             leases: 0,
             last_chosen: 0,
             turns: 0,
@@ -229,6 +262,54 @@ impl ConnectionTable {
             State::Up => None,
             _ => Some(table.outage_since.unwrap_or_else(Instant::now)),
         };
+    }
+
+    /// Whether a slow read runs on this backend from now on: then others go elsewhere.
+    pub fn set_busy(&self, backend: usize, is_busy: bool) {
+        lock(&self.rows).rows[backend].is_busy = is_busy;
+    }
+
+    /// Whether a slow read runs on this backend.
+    pub fn is_busy(&self, backend: usize) -> bool {
+        lock(&self.rows).rows[backend].is_busy
+    }
+
+    /// Whether this backend was silent at its last check, though it can be reached.
+    pub fn set_silent(&self, backend: usize, is_silent: bool) {
+        lock(&self.rows).rows[backend].is_silent = is_silent;
+    }
+
+    /// Whether all of several backends are silent, one that runs no slow read among them: no read can be
+    /// why.
+    pub fn are_all_frozen(&self) -> bool {
+        let table = lock(&self.rows);
+        let is_down = |row: &Row| row.standing() == Standing::Down && row.is_silent;
+        let may_be_frozen = |row: &Row| row.is_busy || is_down(row);
+        table.rows.len() > 1
+            && table.rows.iter().all(may_be_frozen)
+            && table.rows.iter().any(|row| is_down(row) && !row.is_busy)
+    }
+
+    /// Whether one of the eligible backends is up and runs no slow read.
+    pub fn has_free(&self, eligible: impl Fn(usize) -> bool) -> bool {
+        lock(&self.rows).best_standing(eligible) == Standing::Up
+    }
+
+    /// The eligible backends of the best state, in the order in which they would be leased; those that
+    /// run a slow read are among them.
+    pub fn candidates(&self, eligible: impl Fn(usize) -> bool) -> Vec<usize> {
+        let table = lock(&self.rows);
+        // One that is suspect because of a slow read will be up when that is over.
+        let state = |row: &Row| match row.standing() {
+            Standing::Busy => State::Up,
+            _ => row.state,
+        };
+        let mut rows: Vec<_> = table.rows.iter().enumerate().collect();
+        rows.retain(|(backend, row)| row.state != State::Syncing && eligible(*backend));
+        let best = rows.iter().map(|(_, row)| state(row)).min();
+        rows.retain(|(_, row)| Some(state(row)) == best);
+        rows.sort_by_key(|(_, row)| row.rank());
+        rows.into_iter().map(|(backend, _)| backend).collect()
     }
 
     /// Leastconn: leases the eligible backend of the best state that has the fewest leases;
@@ -273,7 +354,7 @@ impl ConnectionTable {
         let mut table = lock(&self.rows);
         let weights = table.weights(self.slow_start);
         let sum: f64 = weights.iter().sum();
-        let ready = table.rows.iter().filter(|row| row.state == State::Up);
+        let ready = table.rows.iter().filter(|row| row.standing() == Standing::Up);
         let leases: usize = ready.map(|row| row.leases).sum();
         let shares: Vec<f64> = weights.iter().map(|weight| leases as f64 * weight / sum).collect();
         if sum == 0.0 || (0..shares.len()).all(|from| table.better(from, &shares).is_none()) {
@@ -286,7 +367,7 @@ impl ConnectionTable {
         for place in (0..places).map(|place| (first + place) % places) {
             let Some(Seat { backend, may_move: true }) = table.seats[place] else { continue };
             let Some(to) = table.better(backend, &shares) else { continue };
-            if table.rows[backend].state == State::Up {
+            if table.rows[backend].standing() == Standing::Up {
                 if left == 0 {
                     continue;
                 }
@@ -322,11 +403,11 @@ impl Lease {
         table.seats[self.seat].map_or(0, |seat| seat.backend)
     }
 
-    /// The same, if that backend is up.
+    /// The index of the leased backend, if that is up and runs no slow read.
     pub fn backend_if_up(&self) -> Option<usize> {
         let table = lock(&self.table.rows);
         let backend = table.seats[self.seat]?.backend;
-        (table.rows[backend].state == State::Up).then_some(backend)
+        (table.rows[backend].standing() == Standing::Up).then_some(backend)
     }
 
     /// Whether [`ConnectionTable::level`] may move it.
@@ -342,8 +423,11 @@ impl Lease {
     pub fn settle(&self, eligible: impl Fn(usize) -> bool) -> Option<usize> {
         let mut table = lock(&self.table.rows);
         let own = table.seats[self.seat].map_or(0, |seat| seat.backend);
-        let state = table.rows[own].state;
-        if state != State::Syncing && eligible(own) && state <= table.best(&eligible) {
+        let standing = table.rows[own].standing();
+        if standing != Standing::Syncing
+            && eligible(own)
+            && standing <= table.best_standing(&eligible)
+        {
             return Some(own);
         }
         table.pay_shares(self.table.slow_start);
@@ -531,6 +615,27 @@ mod tests {
         assert_eq!(table.level(), 9);
         assert_eq!(table.counts()[backend], 1);
         assert_eq!(leases[0].backend(), backend);
+    }
+
+    #[test]
+    fn while_a_slow_read_runs_others_go_elsewhere_and_sessions_move_at_once() {
+        let table = table(3);
+        let leases = sessions(&table, 30);
+        table.set_busy(1, true);
+        assert!(leases.iter().any(|lease| lease.backend() == 1 && lease.backend_if_up().is_none()));
+        assert_eq!(table.level(), 10);
+        assert_eq!(table.counts(), [15, 0, 15]);
+        assert_eq!(table.candidates(any), [0, 2, 1], "it counts as up, and comes last");
+        table.set_state(1, State::Suspect, false);
+        assert_eq!(table.candidates(any), [0, 2, 1], "it fails checks because of the read");
+        (0..6).for_each(|_| assert_ne!(table.lease(any).map(|lease| lease.backend()), Some(1)));
+        table.set_state(0, State::Down, false);
+        table.set_state(2, State::Down, false);
+        assert_eq!(table.lease(any).map(|lease| lease.backend()), Some(1), "it still serves");
+        assert!(!table.has_free(any));
+        table.set_busy(1, false);
+        table.set_state(1, State::Up, false);
+        assert!(table.has_free(any));
     }
 
     #[test]

@@ -17,8 +17,10 @@ use crate::health::{Change, Health};
 use crate::history::{BackendReading, History, Reading};
 use crate::lock::lock;
 use crate::metrics::Metrics;
-use crate::policy::Policy;
+use crate::policy::{Policy, Shape};
 use crate::replays::Replays;
+use crate::resp::Command;
+use crate::slow::{Nature, Poison, Poisoned, ReadKey, SlowLane};
 
 /// How far the end of the process has come; what holds in one phase holds in those behind it.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -47,6 +49,10 @@ pub struct Balancer {
     pub table: Arc<ConnectionTable>,
     /// How many reads may be sent again.
     pub replays: Arc<Replays>,
+    /// Reads that may keep a backend busy.
+    pub slow_lane: Arc<SlowLane>,
+    /// Reads that have killed backends.
+    pub poison: Poison,
     /// What all clients have done.
     pub metrics: Metrics,
     /// The last minutes.
@@ -75,7 +81,14 @@ impl Balancer {
             };
             Arc::new(Backend::new(address.clone(), waits, config.backend_connections))
         };
-        let backends = config.backends.iter().enumerate().map(backend).collect();
+        let backends: Vec<_> = config.backends.iter().enumerate().map(backend).collect();
+        let healths = backends.iter().map(|backend| Arc::clone(&backend.health)).collect();
+        let slow_lane = SlowLane::new(
+            Arc::clone(&table),
+            healths,
+            config.backend_timeout,
+            config.read_timeout,
+        );
         let history = History::new(config.backends.len());
         let policy = Mutex::new((0, Arc::new(Policy::new(&[], config.allow_keys))));
         let names = config.backends.iter().map(|address| address.name().to_owned()).collect();
@@ -85,6 +98,8 @@ impl Balancer {
             backends,
             table,
             replays,
+            slow_lane: Arc::new(slow_lane),
+            poison: Poison::default(),
             metrics: Metrics::default(),
             history,
             began: Instant::now(),
@@ -111,6 +126,43 @@ impl Balancer {
             *policy = (version, Arc::new(new));
         }
         policy.clone()
+    }
+
+    /// What is to be known of a command before it is sent, and what it is known by where that matters.
+    ///
+    /// # Errors
+    /// Where it is refused, as it has killed servers: the reason.
+    pub fn nature(
+        &self,
+        command: &Command,
+        shape: Shape,
+    ) -> Result<(Nature, Option<ReadKey>), &'static str> {
+        if self.slow_lane.kinds.is_surely_quick(command.arg_count(), shape.is_fast) {
+            return Ok((Nature::QUICK, None));
+        }
+        let key = self.read_key(command, shape);
+        Ok((self.nature_of(&key)?, Some(key)))
+    }
+
+    /// What a command is known by.
+    pub fn read_key(&self, command: &Command, shape: Shape) -> ReadKey {
+        self.slow_lane.kinds.key(command, shape.key_arg(command), shape.is_fast)
+    }
+
+    /// What is to be known of a read before it is sent.
+    ///
+    /// # Errors
+    /// Where it is refused, as it has killed servers: the reason.
+    pub fn nature_of(&self, key: &ReadKey) -> Result<Nature, &'static str> {
+        let poisoned = self.poison.of(key, Instant::now());
+        if poisoned == Some(Poisoned::Itself) {
+            return Err("this read has killed two servers within the last minute: it is not sent again");
+        }
+        Ok(Nature {
+            class: self.slow_lane.kinds.class(key),
+            is_fast: key.is_fast,
+            has_one_try: poisoned.is_some(),
+        })
     }
 
     /// The tag of this server in the cursors that clients get.

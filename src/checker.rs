@@ -72,7 +72,7 @@ fn accept_first(balancer: &Balancer, looks: &Receiver<FirstLook>) {
             Ok((index, Err(error))) => {
                 let backend = &balancer.backends[index];
                 warn!("{} does not answer yet: {error}", backend.name());
-                backend.health.check_failed(&error);
+                backend.health.check_failed(&error, error.is_timeout());
             }
             Err(_) => break,
         }
@@ -164,6 +164,12 @@ impl<'a> Checker<'a> {
     }
 
     fn note(&self, look: Result<Report, BackendError>, began: Instant) {
+        self.judge(look, began);
+        // Whoever answers is busy no more, and whoever is down is not waited for.
+        self.balancer.slow_lane.note_check();
+    }
+
+    fn judge(&self, look: Result<Report, BackendError>, began: Instant) {
         let health = &self.backend.health;
         match look {
             Ok(report) => {
@@ -176,7 +182,7 @@ impl<'a> Checker<'a> {
                 }
             }
             Err(error) => {
-                health.check_failed(&error);
+                health.check_failed(&error, error.is_timeout());
                 if health.state() == State::Down {
                     self.backend.close_all();
                 }

@@ -18,6 +18,7 @@ use crate::logging;
 use crate::metrics::{Refusal, Times};
 use crate::pool;
 use crate::protocol::WireProtocol;
+use crate::slow;
 use crate::usage::Usage;
 
 /// The `Content-Type` of the text.
@@ -65,6 +66,7 @@ struct Snapshot {
     cut: [(&'static str, u64); 2],
     commands: Vec<(String, u64)>,
     replay_budget: u64,
+    slow_reads: slow::Snapshot,
     backends: Vec<BackendSnapshot>,
 }
 
@@ -104,6 +106,7 @@ impl Snapshot {
             cut: PROTOCOLS.map(|(p, name)| (name, metrics.cut.of(p).get())),
             commands: balancer.policy().1.counts(),
             replay_budget: balancer.replays.left(),
+            slow_reads: balancer.slow_lane.snapshot(),
             backends: backends(balancer),
         }
     }
@@ -169,6 +172,7 @@ impl Collector for Snapshot {
         self.encode_clients(&mut to)?;
         self.encode_requests(&mut to)?;
         self.encode_backends(&mut to)?;
+        self.encode_slow_reads(&mut to)?;
         self.encode_connections(&mut to)
     }
 }
@@ -265,6 +269,22 @@ impl Snapshot {
             }
         }
         Ok(())
+    }
+
+    fn encode_slow_reads(&self, to: &mut Families) -> fmt::Result {
+        let slow::Snapshot { ended, busy_time, waiting, running, .. } = &self.slow_reads;
+        to.counter("slow_reads", "Reads that kept a backend busy and have ended", *ended)?;
+        let help = "How long these kept their backends busy";
+        let mut seconds = to.0.encode_descriptor(
+            "slow_reads_busy",
+            help,
+            Some(&Unit::Seconds),
+            MetricType::Counter,
+        )?;
+        seconds.encode_counter::<NoLabelSet, _, f64>(&busy_time.as_secs_f64(), None)?;
+        to.gauge("slow_reads_running", "Reads that keep a backend busy", running.len() as f64)?;
+        let help = "Reads that wait for a backend that may be kept busy";
+        to.gauge("slow_reads_waiting", help, *waiting as f64)
     }
 
     fn encode_connections(&self, to: &mut Families) -> fmt::Result {

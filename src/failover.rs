@@ -1,9 +1,9 @@
 //! One read's way through the backends: which may be tried next, for how long, and when to give up.
 //!
-//! After a backend that refuses or resets every other is tried. Silence may be the read's own fault:
-//! it is met by one more try, which waits for long and puts the blame on nobody; that of a script by
-//! none. With no backend up, those that are not are tried, in a hurry, and one that comes up soon is
-//! waited for.
+//! After a backend that refuses or resets, every other is tried. Silence may be the read's own fault: a
+//! quick read that met it is tried once more, and stays there as one that may be slow; any other stays
+//! where it is (see [`slow`](crate::slow)). With no backend up, those that are not are tried, in a hurry,
+//! and one that comes up soon is waited for.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 use crate::backend::{Backend, BackendError, Patience};
 use crate::balance::State;
 use crate::balancer::Balancer;
+use crate::slow::{Class, LaneError, Nature, OpenRead, Poison, ReadInfo};
 
 /// With no backend up, a read fails within a second: after so long no other is tried, …
-const LAST_RESORT_TIME: Duration = Duration::from_millis(900);
+pub const LAST_RESORT_TIME: Duration = Duration::from_millis(900);
 /// … and one is waited for until so long before that, …
 const TIME_TO_TRY: Duration = Duration::from_millis(200);
 /// … unless none has been up for so long.
@@ -30,20 +31,38 @@ const MAX_TRIES: usize = 3;
 /// How often it is looked whether one is up again.
 const WAIT_STEP: Duration = Duration::from_millis(20);
 
+/// How long a slow read waits for what is under way on its backend to be answered, before it is sent.
+const MAX_QUIET_WAIT: Duration = Duration::from_millis(10);
+
 /// One read's way through the backends.
 pub struct Failover<'a> {
     balancer: &'a Balancer,
     /// With no backend up, nothing is tried from then on.
     deadline: Instant,
-    is_script: bool,
-    /// How many tries have met silence.
-    silences: u32,
+    nature: Nature,
+    /// Whether a try has met silence: then the read may be why.
+    has_met_silence: bool,
+    /// The process that was asked last, where it may die of the read.
+    asked: Option<Arc<str>>,
+    /// The backend that may have died of it.
+    may_have_killed: Option<usize>,
+    /// Why no other backend is to be tried, if so.
+    end: Option<End>,
     /// What was tried, and is not to be tried again.
     tried: Vec<Tried>,
     /// How many tries there were.
     tries: usize,
     /// The index of the backend on which the last try has failed, until there is another.
     failed_on: Option<usize>,
+}
+
+/// Why a read goes to no other backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum End {
+    /// It may be slow, and its time is up.
+    TimedOut,
+    /// It kills backends; this says which.
+    Kills(String),
 }
 
 /// A backend that was tried.
@@ -62,26 +81,103 @@ pub struct Attempt<'a> {
     pub index: usize,
     /// The backend.
     pub backend: &'a Arc<Backend>,
-    /// How long it is waited for.
-    pub patience: Patience,
+    /// What is known of the read by now.
+    pub class: Class,
+    /// That it is unanswered there, for a read that is not quick.
+    pub open: Option<&'a Arc<OpenRead>>,
+    hurry: Hurry,
     /// When it begins.
     pub began: Instant,
 }
 
+/// How long a try on a backend that is not up may take.
+#[derive(Clone, Copy)]
+enum Hurry {
+    /// It is up.
+    None,
+    /// Until then, or until another is up.
+    LastResort(Instant),
+    /// Until then: that another is up is of no use.
+    Until(Instant),
+}
+
+impl Attempt<'_> {
+    /// How long it is waited for.
+    pub fn patience(&self) -> Patience {
+        match self.hurry {
+            Hurry::None => Patience::Read { class: self.class, open: self.open.cloned() },
+            Hurry::LastResort(deadline) => Patience::LastResort(deadline),
+            Hurry::Until(deadline) => Patience::Until(deadline),
+        }
+    }
+
+    fn is_hurried(&self) -> bool {
+        !matches!(self.hurry, Hurry::None)
+    }
+}
+
 impl<'a> Failover<'a> {
-    /// For a request that is made now. A script may be what keeps a backend silent.
-    pub fn new(balancer: &'a Balancer, is_script: bool) -> Self {
+    /// For a request that is made now.
+    pub fn new(balancer: &'a Balancer, nature: Nature) -> Self {
         balancer.replays.pay();
-        let deadline = Instant::now() + LAST_RESORT_TIME;
         Self {
             balancer,
-            deadline,
-            is_script,
-            silences: 0,
+            deadline: Instant::now() + LAST_RESORT_TIME,
+            nature,
+            has_met_silence: false,
+            asked: None,
+            may_have_killed: None,
+            end: None,
             tried: Vec::new(),
             tries: 0,
             failed_on: None,
         }
+    }
+
+    /// With no backend up, it fails at `deadline` at the latest.
+    pub fn until(mut self, deadline: Option<Instant>) -> Self {
+        if let Some(deadline) = deadline {
+            self.deadline = self.deadline.min(deadline);
+        }
+        self
+    }
+
+    /// What is known of the read by now.
+    pub fn class(&self) -> Class {
+        let may_be_slow = self.has_met_silence || self.may_have_killed.is_some();
+        if may_be_slow { self.nature.class.max(Class::Unknown) } else { self.nature.class }
+    }
+
+    /// Whether nothing may be sent beside the read: a backend may have died of it, or of its like.
+    pub fn is_alone(&self) -> bool {
+        self.may_have_killed.is_some() || self.nature.has_one_try
+    }
+
+    /// For what was sent with the read, and shares the suspicion.
+    pub fn for_the_rest(&self) -> Self {
+        let may_have_killed = self.may_have_killed;
+        Self { may_have_killed, ..Self::new(self.balancer, self.nature) }
+    }
+
+    /// Waits until a read that is not quick may be sent, and where.
+    ///
+    /// # Errors
+    /// As [`SlowLane::begin`](crate::slow::SlowLane::begin).
+    pub fn begin(
+        &self,
+        info: ReadInfo,
+        preferred: Option<usize>,
+        may_try: impl Fn(usize) -> bool,
+        is_client_gone: impl Fn() -> bool,
+    ) -> Result<Arc<OpenRead>, LaneError> {
+        let is_alone = info.is_alone || self.is_alone();
+        let info = ReadInfo { class: self.class(), is_alone, ..info };
+        let may_try = |backend| self.may_try(backend) && may_try(backend);
+        let open = self.balancer.slow_lane.begin(&info, preferred, may_try, is_client_gone)?;
+        if open.is_slow() {
+            self.balancer.backends[open.backend()].await_quiet(MAX_QUIET_WAIT);
+        }
+        Ok(open)
     }
 
     /// Whether this backend is still to be tried.
@@ -99,31 +195,38 @@ impl<'a> Failover<'a> {
     }
 
     /// The next try, on this backend; `None` when there is no time left for it.
-    pub fn attempt(&mut self, index: usize) -> Option<Attempt<'a>> {
-        let patience = self.patience(index)?;
+    pub fn attempt<'o>(
+        &mut self,
+        index: usize,
+        open: Option<&'o Arc<OpenRead>>,
+    ) -> Option<Attempt<'o>>
+    where
+        'a: 'o,
+    {
+        let hurry = self.hurry(index)?;
         let backends = &self.balancer.backends;
         if let Some(failed) = self.failed_on.take() {
             backends[failed].metrics.replays.add_one();
         }
-        let backend = &backends[index];
-        Some(Attempt { index, backend, patience, began: Instant::now() })
+        let (backend, class) = (&backends[index], self.class());
+        if !self.nature.is_fast {
+            self.asked = backend.run_id();
+        }
+        Some(Attempt { index, backend, class, open, hurry, began: Instant::now() })
     }
 
-    fn patience(&self, backend: usize) -> Option<Patience> {
-        let state = self.balancer.table.state(backend);
-        if state == State::Up {
-            return Some(match (self.silences > 0, self.is_script) {
-                (true, _) => Patience::Second,
-                (false, true) => Patience::Script,
-                (false, false) => Patience::First,
-            });
+    fn hurry(&self, backend: usize) -> Option<Hurry> {
+        let table = &self.balancer.table;
+        let state = table.state(backend);
+        // A server that runs a slow read will answer: that is no outage.
+        if state == State::Up || (state == State::Suspect && table.is_busy(backend)) {
+            return Some(Hurry::None);
         }
         let deadline = self.deadline;
         let is_only_one = self.tried.len() + 1 >= self.balancer.backends.len();
         (Instant::now() < deadline).then_some(match is_only_one {
-            // That another is up is of no use.
-            true => Patience::Until(deadline),
-            false => Patience::LastResort(deadline),
+            true => Hurry::Until(deadline),
+            false => Hurry::LastResort(deadline),
         })
     }
 
@@ -131,14 +234,49 @@ impl<'a> Failover<'a> {
     pub fn failed(&mut self, attempt: Attempt, error: BackendError) {
         Self::note(attempt, &error);
         // A hurried try says nothing of the read.
-        let is_hurried = matches!(attempt.patience, Patience::LastResort(_) | Patience::Until(_));
-        if !is_hurried {
-            self.silences += error.is_silence() as u32;
+        if !attempt.is_hurried() {
+            self.has_met_silence |= error.is_silence();
+            if matches!(error, BackendError::TimedOut) && attempt.class != Class::Quick {
+                self.end = Some(End::TimedOut);
+            }
             // It was up when it was tried, which took its time: others may be again in a moment.
             self.deadline = self.deadline.max(Instant::now() + SECOND_WIND);
         }
+        if matches!(error, BackendError::Lost(_)) {
+            self.lost(attempt);
+        }
+        if let Some(open) = attempt.open {
+            open.leave();
+        }
         self.failed_on = Some(attempt.index);
         self.add(attempt, Some(error));
+    }
+
+    /// The connection to this backend has ended on which the read was unanswered: the backend may have
+    /// died of it.
+    pub fn note_lost(&mut self, backend: usize) {
+        if !self.nature.is_fast {
+            self.may_have_killed.get_or_insert(backend);
+        }
+    }
+
+    /// A connection was lost on which the read was unanswered: its server may have died of it.
+    fn lost(&mut self, attempt: Attempt) {
+        if self.nature.is_fast {
+            return;
+        }
+        let is_suspect = self.may_have_killed.is_some() || self.nature.has_one_try;
+        let (true, Some(open)) = (is_suspect, attempt.open) else {
+            return self.note_lost(attempt.index);
+        };
+        if !Poison::is_long_enough(open.unanswered_for()) || !attempt.backend.has_died(self.asked.as_ref()) {
+            return;
+        }
+        open.keys().into_iter().for_each(|key| self.balancer.poison.note(key, Instant::now()));
+        let killed = self.may_have_killed.into_iter().chain([attempt.index]);
+        let killed: Vec<_> = killed.map(|index| self.balancer.backends[index].name()).collect();
+        let names = killed.join(" and ");
+        self.end = Some(End::Kills(format!("{names} died while working on it")));
     }
 
     /// A backend has turned out not to be the one that can answer.
@@ -154,21 +292,24 @@ impl<'a> Failover<'a> {
     /// Counts a try that has failed, and lets the backend know what the error says of it.
     pub fn note(attempt: Attempt, error: &BackendError) {
         attempt.backend.metrics.errors.add_one();
-        let is_first = matches!(attempt.patience, Patience::First | Patience::Script);
-        // Who waited for long, or not for long enough, knows nothing of a backend that was silent.
-        if error.is_failure() && (is_first || !matches!(error, BackendError::TimedOut)) {
+        // Whoever may be slow, or did not wait for long enough, knows nothing of a backend that was silent.
+        let knows = attempt.class == Class::Quick && !attempt.is_hurried();
+        if error.is_failure() && (knows || !matches!(error, BackendError::TimedOut)) {
             attempt.backend.health.failed(error);
         }
     }
 
-    /// Whether the second try has met silence, too, or the first of a script: then the read is to
-    /// blame, and no other backend shall suffer from it.
+    /// Whether no other backend shall suffer from the read.
     pub fn is_over(&self) -> bool {
-        self.silences >= 2 || (self.silences == 1 && self.is_script && !self.was_stuck())
+        self.end.is_some()
     }
 
-    fn was_stuck(&self) -> bool {
-        self.failures().any(|error| matches!(error, BackendError::Stuck))
+    /// Why it is refused alone, while what was sent with it goes on.
+    pub fn refusal(&self) -> Option<String> {
+        match &self.end {
+            Some(End::Kills(why)) => Some(format!("this read is not sent to another server: {why}")),
+            _ => None,
+        }
     }
 
     /// With all tried, waits a moment for a backend to come up; true when one has.

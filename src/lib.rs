@@ -40,6 +40,7 @@ pub mod replays;
 pub mod resp;
 pub mod seed;
 pub mod session;
+pub mod slow;
 pub mod start;
 pub mod status;
 pub mod table;

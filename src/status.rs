@@ -15,6 +15,7 @@ use crate::logging;
 use crate::metrics::{ByProtocol, Counter, Refusal, Times};
 use crate::pool;
 use crate::protocol::WireProtocol;
+use crate::slow;
 use crate::usage::Usage;
 
 /// Changes of state that are shown.
@@ -43,6 +44,7 @@ pub struct Status<'a> {
     history: HistoryStatus,
     changes: Vec<ChangeStatus<'a>>,
     commands: Vec<CommandStatus>,
+    slow_reads: SlowReads<'a>,
 }
 
 #[derive(Debug, Serialize)]
@@ -133,6 +135,41 @@ struct CommandStatus {
     count: u64,
 }
 
+#[derive(Debug, Serialize)]
+struct SlowReads<'a> {
+    ended: u64,
+    busy_seconds: f64,
+    waiting: usize,
+    running: Vec<SlowReadStatus<'a>>,
+    recent: Vec<SlowReadStatus<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct SlowReadStatus<'a> {
+    read: String,
+    backend: &'a str,
+    seconds: f64,
+}
+
+impl<'a> SlowReads<'a> {
+    fn of(balancer: &'a Balancer) -> Self {
+        let slow::Snapshot { ended, busy_time, waiting, running, recent } =
+            balancer.slow_lane.snapshot();
+        let status = |read: slow::RunningRead| SlowReadStatus {
+            read: read.label,
+            backend: balancer.backends[read.backend].name(),
+            seconds: millis(read.time) / 1000.0,
+        };
+        Self {
+            ended,
+            busy_seconds: millis(busy_time) / 1000.0,
+            waiting,
+            running: running.into_iter().map(status).collect(),
+            recent: recent.into_iter().map(status).collect(),
+        }
+    }
+}
+
 impl<'a> Status<'a> {
     /// As it is now, with the samples of the history behind number `since`.
     pub fn of(balancer: &'a Balancer, since: u64) -> Self {
@@ -170,6 +207,7 @@ impl<'a> Status<'a> {
             history: HistoryStatus::of(&recent),
             changes: changes(balancer),
             commands: commands(balancer),
+            slow_reads: SlowReads::of(balancer),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use rustix::io::Errno;
+
 use crate::resp;
 use crate::text;
 
@@ -66,7 +68,7 @@ pub enum BackendError {
 
 impl BackendError {
     /// What it means when there was no read yet that could be to blame.
-    pub(super) fn of_probe(self) -> Self {
+    pub(crate) fn of_probe(self) -> Self {
         match self {
             Self::TimedOut => Self::Unresponsive,
             error => error,
@@ -152,7 +154,10 @@ pub fn is_not_permitted(error: &str) -> bool {
     error.starts_with("NOPERM")
 }
 
-/// A socket's timeout shows as either kind, by platform.
+/// A socket's timeout shows as either kind, by platform. That of a connection whose other end no longer
+/// acknowledges what was sent is an error with a number.
 pub(crate) fn is_timeout(error: &io::Error) -> bool {
+    let is_unacknowledged = error.raw_os_error() == Some(Errno::TIMEDOUT.raw_os_error());
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+        && !is_unacknowledged
 }

@@ -10,12 +10,6 @@ use super::error::BackendError;
 use super::socket::{Patience, PatientSocket, Socket, Waits};
 use crate::resp::{Framer, reply};
 
-/// A backend may be silent for one second more for each so many bytes that a value is made of.
-const BYTES_A_SECOND_OF_PATIENCE: u64 = 32 * 1024 * 1024;
-
-/// The most that it may be silent longer than usual, however large the value.
-const MAX_PATIENCE: Duration = Duration::from_secs(30);
-
 /// A connection is kept for so long without being looked at before it is used again.
 const UNWATCHED_TIME: Duration = Duration::from_millis(1);
 
@@ -78,25 +72,17 @@ impl Link {
 
     /// Sends `commands` and waits for the first byte of the reply.
     pub fn send(&mut self, commands: &[u8]) -> Result<(), BackendError> {
-        self.send_within(commands, self.timeout)
-    }
-
-    /// The same for a value of about `value_bytes`, which takes a backend longer to begin and,
-    /// when others ask for such values too, to go on with.
-    pub fn send_for_large(
-        &mut self,
-        commands: &[u8],
-        value_bytes: u64,
-    ) -> Result<(), BackendError> {
-        let more = Duration::from_secs(1 + value_bytes / BYTES_A_SECOND_OF_PATIENCE);
-        self.send_within(commands, self.timeout + more.min(MAX_PATIENCE))
-    }
-
-    fn send_within(&mut self, commands: &[u8], silence: Duration) -> Result<(), BackendError> {
         let socket = self.reader.get_mut();
-        socket.expect_silence(silence)?;
+        socket.expect_silence(self.timeout)?;
+        if let Some(open) = socket.open_read() {
+            open.note_sent();
+        }
         socket.write_all(commands)?;
-        self.next_byte().map(|_| ())
+        self.next_byte()?;
+        if let Some(open) = self.reader.get_ref().open_read() {
+            open.note_begun();
+        }
+        Ok(())
     }
 
     /// Its socket.

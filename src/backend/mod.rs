@@ -12,6 +12,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use redis::ConnectionAddr;
@@ -44,6 +45,9 @@ const MAX_COMMANDS_BYTES: usize = 16 * 1024 * 1024;
 /// So many connections are shared, each by the clients of one mode, and one in eight of those that
 /// there may be; clients of other modes have their own.
 const MAX_SHARED: usize = 4;
+
+/// How often it is looked whether the shared connections are quiet.
+const QUIET_STEP: Duration = Duration::from_micros(500);
 
 /// However late it is, a connect has so long.
 const MIN_CONNECT_TIME: Duration = Duration::from_millis(10);
@@ -203,7 +207,7 @@ impl Backend {
     ) -> Result<Connection, BackendError> {
         self.ensure_readable()?;
         let none = || BackendError::NoConnection(self.max_connections);
-        let max_wait = match patience {
+        let max_wait = match &patience {
             Patience::LastResort(deadline) => deadline.saturating_duration_since(Instant::now()),
             _ => self.waits.timeout,
         };
@@ -239,8 +243,8 @@ impl Backend {
                 connection.keep();
                 return Err(BackendError::OtherCommands);
             }
-            connection.set_patience(patience, waited);
-            let probed = if patience == Patience::Second { connection.probe() } else { Ok(()) };
+            connection.set_patience(patience.clone(), waited);
+            let probed = if patience.needs_probe() { connection.probe() } else { Ok(()) };
             match probed.and_then(|()| connection.send(commands)) {
                 Ok(()) => return Ok(connection),
                 Err(BackendError::Lost(_)) => {
@@ -251,13 +255,12 @@ impl Backend {
                 Err(error) => return Err(error),
             }
         }
-        let link = match patience {
+        let link = match patience.needs_probe() {
             // Whoever makes a connection finds out whether the backend answers.
-            Patience::Second => {
-                let probe = Patience::Probe(Instant::now() + self.waits.timeout);
-                self.dial(mode, probe, waited).map_err(BackendError::of_probe)?
+            true => {
+                self.dial(mode, self.probing_patience(), waited).map_err(BackendError::of_probe)?
             }
-            _ => self.dial(mode, patience, waited)?,
+            false => self.dial(mode, patience.clone(), waited)?,
         };
         let mut connection = Connection { link, mode, permit };
         if !may_send(&connection) {
@@ -283,6 +286,20 @@ impl Backend {
         Ok(())
     }
 
+    /// That of something which shows whether it answers at all.
+    pub fn probing_patience(&self) -> Patience {
+        Patience::Probe(Instant::now() + self.waits.timeout)
+    }
+
+    /// Whether the process that had this run id is gone. That it does not answer says nothing.
+    pub fn has_died(&self, run_id: Option<&Arc<str>>) -> bool {
+        let patience = Patience::Until(Instant::now() + self.waits.timeout);
+        match self.dial(self.own_mode(), patience, Duration::ZERO) {
+            Ok(link) => link.run_id() != run_id,
+            Err(error) => !error.is_timeout(),
+        }
+    }
+
     /// Asks it how it is, on the connection that was `kept` for that. It has until `deadline`; a
     /// replica is to have heard from its primary within `max_lag`.
     pub fn check(
@@ -295,7 +312,7 @@ impl Backend {
         let patience = Patience::Until(deadline);
         let mut link = match kept.take().filter(|_| !has_moved) {
             Some(link) => link,
-            None => self.open(patience, Duration::ZERO)?,
+            None => self.open(patience.clone(), Duration::ZERO)?,
         };
         link.set_patience(patience, Duration::ZERO);
         let mut questions = redis::Pipeline::new();
@@ -378,6 +395,16 @@ impl Backend {
         retired.retire();
     }
 
+    /// Waits until nothing is under way on its shared connections, for at most `max_wait`: what is sent
+    /// afterwards keeps nobody waiting who came before.
+    pub fn await_quiet(&self, max_wait: Duration) {
+        let began = Instant::now();
+        let is_quiet = || lock(&self.shared).iter().all(|shared| shared.is_idle());
+        while !is_quiet() && began.elapsed() < max_wait {
+            thread::sleep(QUIET_STEP);
+        }
+    }
+
     /// A shared connection has ended.
     fn forget_shared(&self, ended: &Arc<SharedConnection>) {
         lock(&self.shared).retain(|shared| !Arc::ptr_eq(shared, ended));
@@ -421,14 +448,14 @@ impl Backend {
 
     /// Makes a connection and logs in.
     fn open(&self, patience: Patience, waited: Duration) -> Result<Link, BackendError> {
-        let wait = match patience {
+        let wait = match &patience {
             Patience::Until(deadline)
             | Patience::Probe(deadline)
             | Patience::LastResort(deadline) => deadline.saturating_duration_since(Instant::now()),
             _ => self.waits.timeout.saturating_sub(waited),
         };
         let wait = wait.clamp(MIN_CONNECT_TIME, self.waits.timeout.max(MIN_CONNECT_TIME));
-        let mut link = Link::new(self.connect(wait)?, &self.waits, patience);
+        let mut link = Link::new(self.connect(wait)?, &self.waits, patience.clone());
         link.set_patience(patience, waited);
         if let Some(password) = self.address.password() {
             let mut auth = redis::cmd("AUTH");
@@ -558,7 +585,7 @@ impl Connection {
 
     /// Makes it one client's own for as long as it likes; false when too many are.
     pub fn pin(&mut self) -> bool {
-        self.set_patience(Patience::First, Duration::ZERO);
+        self.set_patience(Patience::QUICK, Duration::ZERO);
         self.permit.pin()
     }
 }

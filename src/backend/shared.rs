@@ -137,6 +137,11 @@ impl SharedConnection {
         }
     }
 
+    /// Whether nothing is under way on it.
+    pub(super) fn is_idle(&self) -> bool {
+        self.pipeline.is_idle()
+    }
+
     /// Since when nothing was heard on it.
     fn heard_at(&self) -> Instant {
         self.since + Duration::from_millis(self.heard_at.load(Ordering::Relaxed))

@@ -17,6 +17,7 @@ use rustix::net::RecvFlags;
 use super::error::{STUCK, is_timeout};
 use crate::health::{Health, State};
 use crate::replays::Replays;
+use crate::slow::{self, Class, Decision, OpenRead, Situation, TimeLimits};
 
 /// The kernel probes a connection that was silent for so long, …
 const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
@@ -33,23 +34,32 @@ const LONG_WAIT_STEP: Duration = Duration::from_millis(100);
 const ORDER_MARGIN: Duration = Duration::from_millis(50);
 
 /// How long a try waits for a backend that is silent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Patience {
-    /// The first try of a read: for the backend timeout if another backend can be asked then, else
-    /// for the read timeout.
-    First,
-    /// The same for a script, which is itself the likely reason of a silence: it is not to keep one
-    /// backend after the other busy, and waits for the read timeout.
-    Script,
-    /// The second try of a read that met silence: for the read timeout, if the backend has answered
-    /// a PING before.
-    Second,
+    /// A read's try on a backend that serves: as [`decide`] says.
+    Read {
+        /// What is known of the read.
+        class: Class,
+        /// That it is unanswered there, for one that is not quick.
+        open: Option<Arc<OpenRead>>,
+    },
     /// Until then, as long as nobody finds the backend to have failed.
     Probe(Instant),
     /// A try on a backend that is not up: until then, or until another is.
     LastResort(Instant),
     /// Until then.
     Until(Instant),
+}
+
+impl Patience {
+    /// That of a read which is answered at once.
+    pub const QUICK: Self = Self::Read { class: Class::Quick, open: None };
+
+    /// Whether the backend has to answer a PING first: the read may be why it is silent then, and
+    /// would else be blamed for what was before it.
+    pub fn needs_probe(&self) -> bool {
+        matches!(self, Self::Read { class: Class::Unknown | Class::Slow, .. })
+    }
 }
 
 /// What the waits for one backend need to know.
@@ -71,48 +81,54 @@ impl Waits {
         self.timeout.max(self.read_timeout) * 2
     }
 
-    /// Whether a first try that was met by silence for so long is to wait on.
+    /// Whether a quick read that was met by silence for so long is to wait on.
     ///
     /// # Errors
     /// As [`BackendError::Stuck`](super::BackendError::Stuck), when the backend answers others
     /// meanwhile.
     pub fn may_wait(&self, silent: Duration) -> io::Result<bool> {
-        if silent < self.timeout { Ok(true) } else { self.may_wait_long(silent, false, true) }
+        if silent < self.timeout { Ok(true) } else { self.may_wait_on(Class::Quick, silent, true) }
+    }
+
+    /// A read has met silence, for longer than is usual. `is_due` where the backend had the time that
+    /// it is due.
+    fn may_wait_on(&self, class: Class, silent: Duration, is_due: bool) -> io::Result<bool> {
+        let Self { health, replays, timeout, read_timeout } = self;
+        let limits = TimeLimits { backend: *timeout, read: *read_timeout };
+        let mut now = self.situation(class, silent);
+        if is_due && slow::is_suspicious(&now, limits) {
+            health.failed(&"timed out");
+            now.state = health.state();
+        }
+        // Where it was due less, it has had all of that.
+        now.silent = now.silent.max(*timeout);
+        match slow::decide(&now, limits) {
+            Decision::Wait => Ok(true),
+            Decision::Leave { is_free } => Ok(!(is_free || replays.take())),
+            Decision::Stuck => Err(STUCK.into()),
+            Decision::GiveUp => Ok(false),
+        }
+    }
+
+    fn situation(&self, class: Class, silent: Duration) -> Situation {
+        let health = &self.health;
+        Situation {
+            class,
+            silent,
+            state: health.state(),
+            is_behind_slow: health.is_busy(),
+            answers_checks: self.answers_checks(silent),
+            has_better: health.has_better(),
+            is_only_server: health.is_alone(),
+            are_all_frozen: health.are_all_frozen(),
+        }
     }
 
     /// Redis works on one thing at a time: had our request arrived, its reply would be here when a
     /// later check is answered.
-    fn ensure_not_stuck(&self, silent: Duration) -> io::Result<()> {
-        let health = &self.health;
+    fn answers_checks(&self, silent: Duration) -> bool {
         let later = Instant::now().checked_sub(silent).map(|began| began + ORDER_MARGIN);
-        match later.is_some_and(|later| health.has_answered_since(later)) && health.has_better() {
-            true => Err(STUCK.into()),
-            false => Ok(()),
-        }
-    }
-
-    /// A first try has met silence, for longer than is usual. `is_script` where the read may itself be
-    /// why; `is_due` where it had the time that it is due.
-    fn may_wait_long(&self, silent: Duration, is_script: bool, is_due: bool) -> io::Result<bool> {
-        let Self { health, replays, read_timeout, .. } = self;
-        if is_due {
-            health.failed(&"timed out");
-        }
-        self.ensure_not_stuck(silent)?;
-        if silent >= *read_timeout {
-            return Ok(false);
-        }
-        if is_script {
-            return Ok(true);
-        }
-        Ok(match (health.state() == State::Down, health.has_better()) {
-            // What the checks found dead costs nothing to leave.
-            (true, true) => false,
-            (false, true) => !replays.take(),
-            // With none better it may be slow, but that dead it is not waited for.
-            (true, false) => health.is_alone(),
-            (false, false) => true,
-        })
+        later.is_some_and(|later| self.health.has_answered_since(later))
     }
 }
 
@@ -147,7 +163,15 @@ impl PatientSocket {
 
     /// How it waits.
     pub fn patience(&self) -> Patience {
-        self.patience
+        self.patience.clone()
+    }
+
+    /// The read that is unanswered here, where it is not quick.
+    pub fn open_read(&self) -> Option<&OpenRead> {
+        match &self.patience {
+            Patience::Read { open, .. } => open.as_deref(),
+            _ => None,
+        }
     }
 
     /// Whether bytes, or the end, have come.
@@ -165,10 +189,12 @@ impl PatientSocket {
     /// A request goes out for which a silence up to `usual` says nothing.
     pub fn expect_silence(&mut self, usual: Duration) -> io::Result<()> {
         self.usual = usual;
-        let step = match self.patience {
-            Patience::Until(deadline) => left(deadline),
+        let step = match &self.patience {
+            Patience::Until(deadline) => left(*deadline),
             Patience::Probe(_) | Patience::LastResort(_) => usual.min(LONG_WAIT_STEP),
-            _ => usual,
+            // That it is overdue is to be noticed in time.
+            Patience::Read { open: Some(_), .. } => usual.min(LONG_WAIT_STEP),
+            Patience::Read { .. } => usual,
         };
         self.set_step(step)
     }
@@ -188,34 +214,38 @@ impl PatientSocket {
     /// When the backend answers others meanwhile: the connection is broken, or the read is a slow one
     /// of a kind that holds up nobody else.
     fn may_wait(&mut self, silent: Duration) -> io::Result<bool> {
-        let may_wait = match self.patience {
-            Patience::Until(deadline) => Instant::now() < deadline,
+        let may_wait = match &self.patience {
+            Patience::Until(deadline) => Instant::now() < *deadline,
             Patience::Probe(deadline) => {
-                Instant::now() < deadline && self.waits.health.state() == State::Up
+                Instant::now() < *deadline && self.waits.health.state() == State::Up
             }
             Patience::LastResort(deadline) => {
                 let Waits { health, replays, .. } = &*self.waits;
-                if silent >= self.usual {
-                    self.waits.ensure_not_stuck(silent)?;
+                let is_usual = silent < self.usual;
+                if !is_usual && self.waits.answers_checks(silent) && health.has_better() {
+                    return Err(STUCK.into());
                 }
-                Instant::now() < deadline && !(health.has_better() && replays.take())
+                Instant::now() < *deadline && !(health.has_better() && replays.take())
             }
-            _ if silent < self.usual => true,
-            Patience::Second => silent < self.waits.read_timeout,
-            Patience::First | Patience::Script => {
-                let is_script = self.patience == Patience::Script;
-                // Whoever was late already gave it less time than it is due.
+            Patience::Read { class, open } => {
+                if let Some(open) = open {
+                    open.note_silence(silent);
+                }
+                // What has begun to be answered keeps its server busy no more.
+                let has_begun = open.as_ref().is_some_and(|open| open.has_begun());
+                let class = if has_begun { Class::Quick } else { *class };
+                // A connection that was waited for left the backend less time than it is due.
                 let is_due = self.usual >= self.waits.timeout;
-                self.waits.may_wait_long(silent, is_script, is_due)?
+                silent < self.usual || self.waits.may_wait_on(class, silent, is_due)?
             }
         };
         if may_wait {
-            self.set_step(match self.patience {
-                Patience::Until(deadline) => left(deadline),
+            self.set_step(match &self.patience {
+                Patience::Until(deadline) => left(*deadline),
                 Patience::Probe(deadline) | Patience::LastResort(deadline) => {
-                    left(deadline).min(LONG_WAIT_STEP)
+                    left(*deadline).min(LONG_WAIT_STEP)
                 }
-                _ => LONG_WAIT_STEP,
+                Patience::Read { .. } => LONG_WAIT_STEP,
             })?;
         }
         Ok(may_wait)
@@ -351,7 +381,12 @@ pub fn connect_tcp(
         socket2::TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL);
     #[cfg(unix)]
     let keepalive = keepalive.with_retries(KEEPALIVE_PROBES);
-    socket2::SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
+    let options = socket2::SockRef::from(&socket);
+    options.set_tcp_keepalive(&keepalive)?;
+    // A server that is busy has a kernel that acknowledges what we send; one that can't be reached has
+    // none.
+    #[cfg(target_os = "linux")]
+    options.set_tcp_user_timeout(Some(timeout))?;
     Ok(socket)
 }
 

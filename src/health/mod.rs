@@ -91,6 +91,8 @@ pub struct Health {
     rise: u32,
     /// The same as in the record, for those in a hurry.
     must_prove: AtomicBool,
+    /// Whether a slow read of ours runs on it: then it answers no checks, which says nothing.
+    is_busy: AtomicBool,
     record: Mutex<Record>,
 }
 
@@ -168,8 +170,20 @@ impl Health {
             fall,
             rise,
             must_prove: AtomicBool::new(false),
+            is_busy: AtomicBool::new(false),
             record: Mutex::new(record),
         })
+    }
+
+    /// The backend's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether a slow read of ours runs on it from now on: while one does, silence makes it `suspect`
+    /// at most.
+    pub fn set_busy(&self, is_busy: bool) {
+        self.is_busy.store(is_busy, Ordering::Release);
     }
 
     /// How it is.
@@ -223,9 +237,19 @@ impl Health {
         self.table.backend_count() == 1
     }
 
-    /// Whether another backend is up, to which a read can go.
+    /// Whether another backend is up and runs no slow read: one to which a read can go.
     pub fn has_better(&self) -> bool {
-        self.table.best(|backend| backend != self.backend) == State::Up
+        self.table.has_free(|backend| backend != self.backend)
+    }
+
+    /// Whether a slow read runs on it.
+    pub fn is_busy(&self) -> bool {
+        self.is_busy.load(Ordering::Acquire)
+    }
+
+    /// Whether the checks have found all backends silent, those included that run no slow read.
+    pub fn are_all_frozen(&self) -> bool {
+        self.table.are_all_frozen()
     }
 
     /// What is wrong with it, if anything is.
@@ -284,12 +308,16 @@ impl Health {
         }
     }
 
-    /// A check has failed.
-    pub fn check_failed(&self, error: &dyn fmt::Display) {
+    /// A check has failed; `is_silence` where the backend can be reached and says nothing.
+    pub fn check_failed(&self, error: &dyn fmt::Display, is_silence: bool) {
         let mut record = lock(&self.record);
+        self.table.set_silent(self.backend, is_silence);
         record.last_failure = error.to_string();
         record.good = 0;
-        record.bad = record.bad.saturating_add(1);
+        // A server that is busy with a read of ours answers when that is over.
+        if !(is_silence && self.is_busy()) {
+            record.bad = record.bad.saturating_add(1);
+        }
         let why = record.last_failure.clone();
         match record.state {
             State::Down => record.reason = why,
@@ -328,6 +356,7 @@ impl Health {
     /// this is what others, and we, compare with.
     pub fn check_answered(&self, report: &Report, began: Instant) {
         let mut record = lock(&self.record);
+        self.table.set_silent(self.backend, false);
         record.bad = 0;
         record.answered = Some(began);
         record.previous_keys = None;

@@ -48,7 +48,7 @@ impl Backend {
     }
 
     fn check_failed(&self) -> State {
-        self.health.check_failed(&"timed out");
+        self.health.check_failed(&"timed out", true);
         self.health.state()
     }
 

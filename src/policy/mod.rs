@@ -142,12 +142,35 @@ pub struct Policy {
 struct Entry {
     full_name: Box<[u8]>,
     arity: i64,
+    shape: Shape,
     action: Action,
     subcommands: FxHashMap<Name, Entry>,
     /// What subcommands are told that are not among those; `None`: that they are unknown.
     unlisted: Option<Refused>,
     /// How often it was asked for.
     count: Arc<Counter>,
+}
+
+/// What the backends say of how a command works.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Whether each of them flags it `fast`.
+    pub is_fast: bool,
+    /// The number of the argument that is its first key; 0 where that depends.
+    first_key: u8,
+}
+
+impl Shape {
+    /// The number of the argument by which a command is told from others of its name.
+    pub fn key_arg(self, command: &Command) -> usize {
+        let is_number = |arg: &[u8]| arg.iter().all(u8::is_ascii_digit);
+        match self.first_key {
+            // Some begin with the number of their keys; of a script, its text is first.
+            0 if !is_script(command) && command.arg(1).is_some_and(is_number) => 2,
+            0 => 1,
+            first_key => usize::from(first_key),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -202,16 +225,26 @@ impl Policy {
         Self::verdict_of(command, self.find(command))
     }
 
-    /// The same of a command that has just come: it is counted.
-    pub fn judge(&self, command: &Command) -> Verdict {
+    /// The verdict on a command that has just come, which is counted; and what the backends say of how
+    /// it works.
+    pub fn judge(&self, command: &Command) -> (Verdict, Shape) {
         let found = self.find(command);
+        let mut shape = Shape::default();
         match &found {
-            Ok(entry) => entry.count.add_one(),
+            Ok(entry) => {
+                entry.count.add_one();
+                shape = entry.shape;
+            }
             Err(refused) if refused.why == Refusal::UnknownCommand => self.unknown.add_one(),
             // Nobody has said yet what there is.
             Err(_) => {}
         }
-        Self::verdict_of(command, found)
+        (Self::verdict_of(command, found), shape)
+    }
+
+    /// What the backends say of how a command works.
+    pub fn shape(&self, command: &Command) -> Shape {
+        self.find(command).map_or(Shape::default(), |entry| entry.shape)
     }
 
     fn verdict_of(command: &Command, found: Result<&Entry, Refused>) -> Verdict {
@@ -242,9 +275,9 @@ impl Policy {
         Self::in_transaction(command, self.verdict(command))
     }
 
-    /// The same of a command that has just come: it is counted.
+    /// The verdict between MULTI and EXEC on a command that has just come, which is counted.
     pub fn judge_in_transaction(&self, command: &Command) -> Verdict {
-        Self::in_transaction(command, self.judge(command))
+        Self::in_transaction(command, self.judge(command).0)
     }
 
     fn in_transaction(command: &Command, verdict: Verdict) -> Verdict {
@@ -334,6 +367,10 @@ impl Merge {
         Some(Entry {
             full_name: rows.first()?.full_name.clone(),
             arity: rows.iter().map(|row| row.arity).reduce(loosest)?,
+            shape: Shape {
+                is_fast: rows.iter().all(|row| row.flags.fast),
+                first_key: rows.first()?.first_key,
+            },
             action: self.action(path, rows),
             subcommands: self.entries(&format!("{path} "), &maps),
             unlisted: has_unlisted.then(unlisted),
@@ -384,6 +421,7 @@ fn add_own(commands: &mut FxHashMap<Name, Entry>, path: &str, arity: i64, own: O
     let entry = |path: &str, arity, action| Entry {
         full_name: path.replace(' ', "|").into_bytes().into(),
         arity,
+        shape: Shape::default(),
         action,
         subcommands: FxHashMap::default(),
         unlisted: None,

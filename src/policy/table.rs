@@ -20,6 +20,8 @@ pub(super) struct Row {
     /// The number of arguments with the name; negative where there may be more.
     pub arity: i64,
     pub flags: Flags,
+    /// The number of the argument that is its first key; 0 where that depends.
+    pub first_key: u8,
     pub subcommands: FxHashMap<Name, Row>,
     /// Whether it has more subcommands than are listed.
     pub has_unlisted: bool,
@@ -32,6 +34,8 @@ pub(super) struct Flags {
     pub write: bool,
     pub blocking: bool,
     pub admin: bool,
+    /// It takes a short time for each of its arguments.
+    pub fast: bool,
 }
 
 impl CommandTable {
@@ -56,7 +60,8 @@ fn rows(value: &Value, prefix: &[u8]) -> Option<FxHashMap<Name, Row>> {
     rows.iter().map(|value| row(value, prefix)).collect()
 }
 
-/// Reads name, arity, flags, then six fields that do not matter here, then the subcommands.
+/// Reads name, arity, flags, the first key's place, then five fields that do not matter here, then the
+/// subcommands.
 fn row(value: &Value, prefix: &[u8]) -> Option<(Name, Row)> {
     let Value::Array(fields) = value else { return None };
     let [full_name, Value::Int(arity), Value::Array(flags), rest @ ..] = fields.as_slice() else {
@@ -65,6 +70,9 @@ fn row(value: &Value, prefix: &[u8]) -> Option<(Name, Row)> {
     let full_name = text(full_name)?;
     let name = full_name.strip_prefix(prefix).unwrap_or(full_name).to_ascii_lowercase();
     let mut row = Row::new(full_name, *arity, flags.iter().filter_map(text).collect());
+    if let Some(Value::Int(first_key)) = rest.first() {
+        row.first_key = u8::try_from(*first_key).unwrap_or(0);
+    }
     match rest.get(6) {
         Some(subcommands) => row.subcommands = rows(subcommands, &[full_name, b"|"].concat())?,
         None => row.add_known_subcommands(&String::from_utf8_lossy(&name)),
@@ -75,7 +83,14 @@ fn row(value: &Value, prefix: &[u8]) -> Option<(Name, Row)> {
 impl Row {
     fn new(full_name: &[u8], arity: i64, flags: Flags) -> Self {
         let full_name = one_line(full_name.to_vec()).into();
-        Self { full_name, arity, flags, subcommands: FxHashMap::default(), has_unlisted: false }
+        Self {
+            full_name,
+            arity,
+            flags,
+            first_key: 0,
+            subcommands: FxHashMap::default(),
+            has_unlisted: false,
+        }
     }
 
     /// For a server before Redis 7, which itself checks the number of arguments behind them.
@@ -99,6 +114,7 @@ impl<'a> FromIterator<&'a [u8]> for Flags {
                 b"write" => flags.write = true,
                 b"blocking" => flags.blocking = true,
                 b"admin" => flags.admin = true,
+                b"fast" => flags.fast = true,
                 _ => {}
             }
         }

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use redis::Pipeline;
 
@@ -11,6 +11,7 @@ use crate::failover::Attempt;
 use crate::json::{JsonWriter, RenderError, Survey, render, survey};
 use crate::large::Turn;
 use crate::resp::{self, reply};
+use crate::slow::OpenRead;
 use crate::value::Kind;
 
 /// A reply up to this length is held whole, so that one exchange is enough for it. JSON is at most
@@ -92,15 +93,28 @@ impl Look {
 /// connection on which a reply was not read to its end is of no use to the next.
 pub struct Exchange<'a> {
     backend: &'a Arc<Backend>,
+    /// That the read is unanswered, where it is not quick.
+    open: Option<&'a Arc<OpenRead>>,
     /// For commands and replies beyond those that have a method here.
     pub connection: Connection,
 }
 
 impl<'a> Exchange<'a> {
-    /// Sends the first commands.
+    /// Sends the first commands, which every server answers at once: so they show whether this one
+    /// answers, before a read is sent that may keep it busy.
     pub fn begin(attempt: Attempt<'a>, commands: &[u8]) -> Result<Self, BackendError> {
-        let Attempt { backend, patience, .. } = attempt;
-        Ok(Self { backend, connection: backend.request(backend.own_mode(), commands, patience)? })
+        let Attempt { backend, open, .. } = attempt;
+        let patience = attempt.patience();
+        let needs_probe = patience.needs_probe();
+        let first = match needs_probe {
+            true => backend.probing_patience(),
+            false => patience.clone(),
+        };
+        let sent = backend.request(backend.own_mode(), commands, first);
+        let mut connection =
+            if needs_probe { sent.map_err(BackendError::of_probe)? } else { sent? };
+        connection.set_patience(patience, Duration::ZERO);
+        Ok(Self { backend, open, connection })
     }
 
     /// All replies have been read to their end: the connection is for others.
@@ -125,7 +139,7 @@ impl<'a> Exchange<'a> {
     /// reply has begun.
     pub fn read(&mut self, command: &[u8], bytes: u64) -> Result<&mut impl BufRead, BackendError> {
         let turn = self.turn(command, bytes)?;
-        self.send(command, bytes, turn.as_ref())?;
+        self.send(command, turn.as_ref())?;
         drop(turn);
         Ok(self.connection.replies())
     }
@@ -148,10 +162,10 @@ impl<'a> Exchange<'a> {
     {
         let turn = self.turn(command, bytes)?;
         if let Some(survey) = turn.as_ref().and_then(Turn::survey) {
-            return Ok(Some(Found { command, kind, bytes, survey, held: None, turn }));
+            return Ok(Some(Found { command, kind, survey, held: None, turn }));
         }
         let began = Instant::now();
-        self.send(command, bytes, turn.as_ref())?;
+        self.send(command, turn.as_ref())?;
         let mut held = Vec::new();
         let is_whole = self.connection.hold(&mut held, HELD_VALUE_BYTES)?;
         let survey = survey(kind, &mut (&held[..]).chain(self.connection.replies()))?;
@@ -163,7 +177,7 @@ impl<'a> Exchange<'a> {
             turn.share(began, &survey);
         }
         let held = is_whole.then_some(held);
-        Ok(Some(Found { command, kind, bytes, survey, held, turn }))
+        Ok(Some(Found { command, kind, survey, held, turn }))
     }
 
     /// Whether there is a stream without entries: what is gone has none either.
@@ -180,7 +194,7 @@ impl<'a> Exchange<'a> {
     /// made the reply, and how fast the client takes it concerns nobody else.
     pub fn ready(&mut self, found: Found) -> Result<Ready, Failure> {
         if found.held.is_none() {
-            self.send(found.command, found.bytes, found.turn.as_ref())?;
+            self.send(found.command, found.turn.as_ref())?;
         }
         Ok(Ready { kind: found.kind, survey: found.survey, held: found.held })
     }
@@ -215,16 +229,13 @@ impl<'a> Exchange<'a> {
     }
 
     /// Sends a command and waits for its reply to begin.
-    fn send(
-        &mut self,
-        command: &[u8],
-        bytes: u64,
-        turn: Option<&Turn>,
-    ) -> Result<(), BackendError> {
-        let Some(turn) = turn else { return self.connection.send(command) };
-        let sent = self.connection.send_for_large(command, bytes);
-        if let Err(BackendError::TimedOut) = sent {
-            turn.give_up();
+    fn send(&mut self, command: &[u8], turn: Option<&Turn>) -> Result<(), BackendError> {
+        let began = Instant::now();
+        let sent = self.connection.send(command);
+        match (&sent, self.open, turn) {
+            (Ok(()), Some(open), _) => open.note_answer(began.elapsed()),
+            (Err(BackendError::TimedOut), _, Some(turn)) => turn.give_up(),
+            _ => {}
         }
         sent
     }
@@ -241,7 +252,6 @@ pub struct Ready {
 pub struct Found<'c> {
     command: &'c [u8],
     kind: Kind,
-    bytes: u64,
     survey: Arc<Survey>,
     /// The whole reply, where it is short.
     held: Option<Vec<u8>>,

@@ -13,9 +13,10 @@ use super::browse::{self, Frame};
 use super::exchange::Failure;
 use super::quick::{Question, QuickReads, Stage};
 use super::read::{self, Ask, Outcome};
-use super::{Client, Side, TICK, internal};
+use super::{Client, Peer, Side, TICK, internal};
 use crate::access_log::{self, Event, Text};
 use crate::backend::{Backend, BackendError, is_timeout};
+use crate::balance::Lease;
 use crate::balancer::Balancer;
 use crate::failover::Failover;
 use crate::http::target::{self, Target};
@@ -24,6 +25,7 @@ use crate::http::{
 };
 use crate::metrics;
 use crate::protocol::WireProtocol;
+use crate::slow::{Class, LaneError, Nature, OpenRead, ReadInfo};
 
 /// How long a request's head may take from its first byte to its last.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -202,12 +204,23 @@ fn answer(
             return end(client, &request, began, &ended, balancer);
         }
     };
-    let question = Box::new(Question { request, ask: wanted, began, lease: None });
+    let key = wanted.read_key(&balancer.slow_lane.kinds);
+    let nature = match key.map_or(Ok(Nature::QUICK), |key| balancer.nature_of(&key)) {
+        Ok(nature) => nature,
+        Err(why) => {
+            let ended = reply_refusal(client, &request, balancer, Reply::error(503, why));
+            return end(client, &request, began, &ended, balancer);
+        }
+    };
+    let question = Box::new(Question { request, ask: wanted, began, lease: None, key, nature });
     let left = match quick {
         Some(quick) => quick.ask(question),
         None => Some(question),
     };
-    left.is_none_or(|question| ask(client, question, Failover::new(balancer, false), balancer))
+    left.is_none_or(|question| {
+        let failover = Failover::new(balancer, question.nature);
+        ask(client, question, failover, balancer)
+    })
 }
 
 /// Answers what needs no backend.
@@ -449,29 +462,34 @@ fn balanced<'a>(
     mut failover: Failover<'a>,
     balancer: &'a Balancer,
 ) -> Ended<'a> {
-    let Question { request, ask, lease: first_lease, .. } = question;
+    let peer = client.peer();
     let mut changes = 0;
-    let ends_with_connection = request.version != Version::Http11;
+    let ends_with_connection = question.request.version != Version::Http11;
     if ends_with_connection {
         client.reset_on_close(true);
     }
+    let mut first_lease = question.lease.take();
+    let Question { request, ask, .. } = &*question;
     let mut answer = Answer::new(&mut *client, request, !balancer.is_draining());
     let mut is_first = true;
-    loop {
+    let refusal = loop {
         failover.forgive();
-        let next = || balancer.table.lease(|backend| failover.may_try(backend));
-        let lease = first_lease.take().or_else(next);
+        let (lease, open) = match place(&mut first_lease, &failover, question, peer, balancer) {
+            Ok(place) => place,
+            Err(error) => break Some(error.to_string()),
+        };
         if lease.is_some() && std::mem::take(&mut is_first) {
             demo_delay(balancer);
         }
-        let attempt = lease.as_ref().and_then(|lease| failover.attempt(lease.backend()));
+        let index = lease.as_ref().map(Lease::backend);
+        let attempt = index.and_then(|index| failover.attempt(index, open.as_ref()));
         let (Some(_lease), Some(attempt)) = (lease, attempt) else {
             match failover.wait() {
                 true => continue,
-                false => break,
+                false => break None,
             }
         };
-        let backend = attempt.backend;
+        let backend = &balancer.backends[attempt.index];
         begin(&mut answer, backend);
         answer.writer().held = Some((Arc::clone(backend), balancer.config.backend_timeout / 2));
         let outcome = read::answer(attempt, ask, frame(balancer), &mut answer);
@@ -500,7 +518,7 @@ fn balanced<'a>(
                 }
                 failover.failed(attempt, error);
                 if failover.is_over() {
-                    break;
+                    break failover.refusal();
                 }
                 continue;
             }
@@ -528,9 +546,47 @@ fn balanced<'a>(
             client.reset_on_close(false);
         }
         return ended;
-    }
+    };
     client.reset_on_close(false);
-    reply_refusal(client, request, balancer, unanswered(ask, &failover))
+    let reply = match refusal {
+        Some(why) => unavailable(why),
+        None => unanswered(ask, &failover),
+    };
+    reply_refusal(client, request, balancer, reply)
+}
+
+/// Where a read is tried next: a lease there, and, for one that is not quick, that it is unanswered
+/// there. `None` where no backend is left.
+type Place = (Option<Lease>, Option<Arc<OpenRead>>);
+
+fn place(
+    first_lease: &mut Option<Lease>,
+    failover: &Failover,
+    question: &Question,
+    peer: Peer,
+    balancer: &Balancer,
+) -> Result<Place, LaneError> {
+    if failover.class() == Class::Quick {
+        let next = || balancer.table.lease(|backend| failover.may_try(backend));
+        return Ok((first_lease.take().or_else(next), None));
+    }
+    // Its place is chosen anew.
+    *first_lease = None;
+    let keys = question.key.into_iter().collect();
+    let label = question.ask.label();
+    let info = ReadInfo { class: failover.class(), keys, label, is_alone: false };
+    match failover.begin(info, None, |_| true, || peer.is_gone()) {
+        Ok(open) => Ok((balancer.table.lease(|other| other == open.backend()), Some(open))),
+        Err(LaneError::NoBackend) => Ok((None, None)),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a client is told whose read may not be sent, or not again.
+fn unavailable<'a>(why: String) -> Reply<'a> {
+    let mut reply = Reply::error(503, why);
+    reply.headers.push(("Retry-After", "1"));
+    reply
 }
 
 /// Begins the answer of a backend.

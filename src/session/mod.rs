@@ -165,6 +165,27 @@ fn poll_timeout(time: Duration) -> Timespec {
     Timespec::try_from(time).unwrap_or(Timespec { tv_sec: i64::from(u32::MAX), tv_nsec: 0 })
 }
 
+/// Who asks, and whether it still does.
+#[derive(Clone, Copy)]
+struct Peer<'a> {
+    address: SocketAddr,
+    socket: &'a TcpStream,
+}
+
+impl Peer<'_> {
+    /// Whether the client has left, or has at least ended its side.
+    fn is_gone(self) -> bool {
+        #[cfg(target_os = "linux")]
+        let end = PollFlags::RDHUP;
+        #[cfg(not(target_os = "linux"))]
+        let end = PollFlags::HUP;
+        let mut polled = [PollFd::new(self.socket, end)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let is_over = end | PollFlags::HUP | PollFlags::ERR;
+        poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().intersects(is_over)
+    }
+}
+
 /// A client's socket, with its timeouts.
 struct Client<'a> {
     balancer: &'a Balancer,
@@ -221,6 +242,11 @@ impl<'a> Client<'a> {
             answer_bytes: 0,
             held: None,
         })
+    }
+
+    /// Who asks.
+    fn peer(&self) -> Peer<'a> {
+        Peer { address: self.address, socket: self.socket }
     }
 
     /// From now on the bytes of another answer are counted.

@@ -23,6 +23,7 @@ use crate::http::{self, Answer, Request, Version};
 use crate::json::{JsonWriter, render, survey};
 use crate::lock::{Mutex, lock};
 use crate::protocol::WireProtocol;
+use crate::slow::{Class, Nature, ReadKey};
 use crate::value::Kind;
 
 /// For what the end of our side follows: both go in one packet, where the system can do that.
@@ -44,6 +45,10 @@ pub struct Question {
     pub began: Instant,
     /// What was leased for it.
     pub lease: Option<Lease>,
+    /// What it is known by, unless every server answers it at once.
+    pub key: Option<ReadKey>,
+    /// What is known of how long it takes.
+    pub nature: Nature,
 }
 
 impl Question {
@@ -128,6 +133,12 @@ impl QuickReads {
         }
         let key = &question.usual()?.key;
         let kind = backend.guesses.of(key)?;
+        // Redis reads a string at once.
+        let is_quick = question.nature.class == Class::Quick
+            || (kind == Kind::String && question.nature.class == Class::Unknown);
+        if !is_quick || question.nature.has_one_try {
+            return None;
+        }
         let shared = backend.shared(backend.own_mode())?;
         let command = kind.packed_read(key);
         Some(Plan { backend: index, kind, shared, command })
@@ -162,11 +173,17 @@ impl QuickReads {
             return Stage::Answered { unsent, is_last: state.is_last };
         };
         drop(state);
-        let mut failover = Failover::new(balancer, false);
+        // What went by a shared connection was expected to be quick.
+        let has_failed = silence.is_some() || failure.is_some();
+        let class = if has_failed { Class::Quick } else { question.nature.class };
+        let mut failover = Failover::new(balancer, Nature { class, ..question.nature });
         let failure = match (silence, failure) {
             (Some(silence), _) => Some(silence),
             (None, Some(Unserved::Failed(error))) => Some(error),
-            (None, Some(Unserved::Stale)) => None,
+            (None, Some(Unserved::Stale)) => {
+                failover.note_lost(backend);
+                None
+            }
             // The guess was wrong, or the value is long.
             (None, Some(Unserved::Long) | None) => {
                 if let Some(query) = question.usual() {
@@ -176,7 +193,7 @@ impl QuickReads {
             }
         };
         if let Some(error) = failure
-            && let Some(attempt) = failover.attempt(backend)
+            && let Some(attempt) = failover.attempt(backend, None)
         {
             failover.failed(attempt, error);
             question.lease = None;

@@ -11,6 +11,7 @@ use crate::http::target::{Format, KeyQuery, PageQuery};
 use crate::http::{self, Answer, ErrorBody};
 use crate::json::{JsonWriter, TextOrBase64};
 use crate::resp::reply;
+use crate::slow::{self, Kinds, ReadKey};
 use crate::value::Kind;
 
 /// How often a key is looked at because its type changed under our hands. Each look is short, and
@@ -35,6 +36,34 @@ impl Ask {
         match self {
             Self::Page(page) | Self::Key(_, Some(page)) => page.cursor.is_some(),
             Self::Key(key, None) => key.cursor.is_some(),
+        }
+    }
+}
+
+impl Ask {
+    /// What it is known by, where its command is not one that every server answers at once.
+    pub fn read_key(&self, kinds: &Kinds) -> Option<ReadKey> {
+        match self {
+            Self::Key(query, _) if query.field.is_some() || query.is_raw() => None,
+            // Pages for people show a bounded part of a value.
+            Self::Key(KeyQuery { format: Format::Html, .. }, _) => None,
+            Self::Page(PageQuery { format: Format::Html, .. }) => None,
+            Self::Key(query, _) => Some(kinds.http_key("value", &query.key, b"")),
+            Self::Page(query) => {
+                let pattern = query.pattern.as_deref().unwrap_or_default();
+                let position = query.cursor.as_ref().map_or(0, |cursor| cursor.position);
+                Some(kinds.http_key("listing", pattern, &position.to_le_bytes()))
+            }
+        }
+    }
+
+    /// What it asks, for the log.
+    pub fn label(&self) -> String {
+        match self {
+            Self::Key(query, _) => slow::shown(b"GET", &query.key),
+            Self::Page(query) => {
+                slow::shown(b"listing", query.pattern.as_deref().unwrap_or_default())
+            }
         }
     }
 }

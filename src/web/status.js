@@ -628,6 +628,21 @@ function showCommands(commands) {
   showList("commands", commands, item, "Nothing has been asked yet.");
 }
 
+function slowItem({ read, backend, seconds, running }) {
+  const time = make("span", {}, `${seconds.toFixed(1)} s`);
+  const state = make("span", {}, running ? "running" : "ended");
+  const name = make("span", { class: "name", title: backend }, backend);
+  const what = make("span", { class: "reason", title: read }, read);
+  return make("li", {}, time, state, name, what);
+}
+
+function showSlowReads({ ended, busy_seconds, waiting, running, recent }) {
+  const busy = ended > 0 ? `, ${duration(busy_seconds)} in all` : "";
+  put(byId("slow-note"), `${running.length} running, ${waiting} waiting, ${ended} ended${busy}`);
+  const entries = [...running.map((read) => ({ ...read, running: true })), ...recent];
+  showList("slow", entries, slowItem, "None yet.");
+}
+
 function showCounts({ connections, refused, cut_answers, log_lines_dropped }) {
   const { http: connections_http, resp: connections_resp } = connections;
   const counts = { ...refused, connections_http, connections_resp, cut_answers, log_lines_dropped };
@@ -670,6 +685,7 @@ function show(status) {
   drawCharts();
   showList("changes", status.changes, changeItem, "None yet.");
   showCommands(status.commands);
+  showSlowReads(status.slow_reads);
   showCounts(status);
   const { dataset } = document.documentElement;
   dataset.updates = Number(dataset.updates ?? 0) + 1;

@@ -9,7 +9,9 @@ use crate::backend::{BackendError, Connection};
 use crate::metrics::Refusal;
 use crate::policy::{Policy, Refused, Verdict};
 use crate::protocol::WireProtocol;
+use crate::balancer::Balancer;
 use crate::resp::{Command, CommandParser, write};
+use crate::slow::{Class, Nature, ReadInfo, ReadKey, shown};
 
 /// A batch ends when it has so many bytes of commands, or as many of them as the window has.
 const MAX_BYTES: usize = 64 * 1024;
@@ -55,6 +57,8 @@ pub struct Batch {
     is_behind_long: bool,
     /// Whether a script is among the commands.
     has_script: bool,
+    /// What is known of how long the commands take.
+    nature: Nature,
     /// Whether there is anything but replies that the client gets as they come.
     has_other: bool,
     steps: Vec<Step>,
@@ -78,6 +82,7 @@ impl Default for Batch {
             max_window: MAX_WINDOW,
             is_behind_long: false,
             has_script: false,
+            nature: Nature::QUICK,
             has_other: false,
             steps: Vec::new(),
             commands: Vec::new(),
@@ -105,7 +110,39 @@ impl Batch {
     /// Whether it may go by a shared connection: short reads, as far as can be known, whose replies
     /// go to the client one after the other.
     pub fn is_plain(&self) -> bool {
-        !self.is_empty() && !self.has_other && !self.has_script && !self.is_behind_long
+        let is_quick = self.nature.class == Class::Quick && !self.nature.has_one_try;
+        let is_usual = !self.has_other && !self.has_script && !self.is_behind_long;
+        !self.is_empty() && is_quick && is_usual
+    }
+
+    /// What is known of how long the commands take.
+    pub fn nature(&self) -> Nature {
+        self.nature
+    }
+
+    /// What the commands that are left are known by: those that are not quick or, where all are, each.
+    /// Where it has to go alone, of the first only.
+    pub fn read_info(&self, is_alone: bool, balancer: &Balancer, policy: &Policy) -> ReadInfo {
+        let kinds = &balancer.slow_lane.kinds;
+        let (mut keys, mut labels) = (Vec::new(), Vec::new());
+        let max = if is_alone { 1 } else { usize::MAX };
+        for_each_command(&self.commands[self.done.commands..], max, |command| {
+            let shape = policy.shape(command);
+            keys.push(balancer.read_key(command, shape));
+            let key = command.arg(shape.key_arg(command)).unwrap_or_default();
+            labels.push((command.name().to_vec(), key.to_vec()));
+        });
+        let is_quick: Vec<bool> = keys.iter().map(|key| kinds.class(key) == Class::Quick).collect();
+        let suspects = |at: &usize| !is_quick[*at] || is_quick.iter().all(|is_quick| *is_quick);
+        let suspects: Vec<usize> = (0..keys.len()).filter(suspects).collect();
+        let label = match suspects.first().map(|first| &labels[*first]) {
+            Some((name, key)) if suspects.len() == 1 => shown(name, key),
+            Some((name, key)) => format!("{} and {} more", shown(name, key), suspects.len() - 1),
+            None => String::new(),
+        };
+        let keys: Vec<ReadKey> = suspects.into_iter().map(|at| keys[at]).collect();
+        let is_alone = is_alone || (keys.len() == 1 && kinds.is_measured_alone(&keys[0]));
+        ReadInfo { class: self.nature.class, keys, label, is_alone }
     }
 
     /// The commands, in the form in which they are sent.
@@ -145,16 +182,17 @@ impl Batch {
             || self.answers.len() >= MAX_BYTES
     }
 
-    pub fn forward(&mut self, command: &Command, is_silent: bool) {
+    pub fn forward(&mut self, command: &Command, is_silent: bool, nature: Nature) {
         let bytes = command.bytes();
+        self.nature = self.nature.with(nature);
         self.has_other |= is_silent;
         self.commands.extend_from_slice(bytes);
         self.steps.push(Step::Forward { length: bytes.len(), is_silent });
     }
 
-    pub fn forward_script(&mut self, command: &Command, is_silent: bool) {
+    pub fn forward_script(&mut self, command: &Command, is_silent: bool, nature: Nature) {
         self.has_script = true;
-        self.forward(command, is_silent);
+        self.forward(command, is_silent, nature);
     }
 
     pub fn answer(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
@@ -164,17 +202,24 @@ impl Batch {
         self.steps.push(Step::Answer { length: self.answers.len() - before });
     }
 
-    /// Does what is left to do. When it fails, what was done stays done.
+    /// Does what is left to do; a command that has to go alone, and nothing after it. When it fails, what
+    /// was done stays done.
     pub fn run(
         &mut self,
         upstream: &mut Upstream,
         target: Target,
         outlet: &mut Outlet,
     ) -> Result<(), Failure> {
-        let mut has_long = false;
+        let (mut has_long, mut has_begun) = (false, false);
         while self.done.steps < self.steps.len() {
             // All of it, unless the window has shrunk since it was gathered.
-            let end = self.steps.len().min(self.done.steps + self.window);
+            let is_alone = target.attempt.open.is_some_and(|open| open.is_alone());
+            if is_alone && has_begun {
+                return Ok(());
+            }
+            has_begun = true;
+            let window = if is_alone { 1 } else { self.window };
+            let end = self.steps.len().min(self.done.steps + window);
             has_long |= self.run_until(end, upstream, target, outlet)?;
         }
         self.grow_window(has_long);
@@ -197,6 +242,8 @@ impl Batch {
         outlet: &mut Outlet,
     ) -> Result<bool, Failure> {
         let (mut has_long, mut begun) = (false, None);
+        let (open, sent_at) = (target.attempt.open, Instant::now());
+        let mut time_of_last = None;
         while self.done.steps < end {
             match self.steps[self.done.steps] {
                 Step::Answer { length } => {
@@ -208,6 +255,10 @@ impl Batch {
                         Some(begun) => begun,
                         none => none.insert(self.begin(end, upstream, target)?),
                     };
+                    if open.is_some() {
+                        connection.next_byte()?;
+                        time_of_last = Some(sent_at.elapsed());
+                    }
                     let passed = outlet.relay(connection, is_silent);
                     let passed = self.note_timeout(end, passed)?;
                     has_long |= passed == Relayed::InPieces;
@@ -221,6 +272,9 @@ impl Batch {
                 }
             }
             self.done.steps += 1;
+        }
+        if let (Some(open), Some(time)) = (open, time_of_last) {
+            open.note_answer(time);
         }
         if let Some((connection, _)) = begun {
             upstream.release_or_share(connection, target.attempt.backend);
@@ -298,18 +352,25 @@ impl Batch {
 
     /// No backend could answer: the commands that are left get this error.
     pub fn refuse_rest(&mut self, error: &str, outlet: &mut Outlet) -> Result<(), Failure> {
-        while let Some(step) = self.steps.get(self.done.steps) {
-            match *step {
-                Step::Forward { is_silent, .. } => {
-                    outlet.count_refusal(Refusal::Unanswered);
-                    if !is_silent {
-                        write::error(outlet.out(), error);
-                    }
-                }
-                Step::Answer { length } => self.give_answer(length, outlet, None)?,
-            }
-            self.done.steps += 1;
+        while !self.is_done() {
+            self.refuse_one(error, outlet)?;
         }
+        Ok(())
+    }
+
+    /// The first command that is left gets this error.
+    pub fn refuse_one(&mut self, error: &str, outlet: &mut Outlet) -> Result<(), Failure> {
+        match self.steps[self.done.steps] {
+            Step::Forward { is_silent, length } => {
+                outlet.count_refusal(Refusal::Unanswered);
+                if !is_silent {
+                    write::error(outlet.out(), error);
+                }
+                self.done.commands += length;
+            }
+            Step::Answer { length } => self.give_answer(length, outlet, None)?,
+        }
+        self.done.steps += 1;
         Ok(())
     }
 
@@ -333,7 +394,7 @@ impl Batch {
                     let Ok((_, Some(command))) = parser.parse(bytes) else { continue };
                     let error = match policy.verdict(&command) {
                         Verdict::Forward => {
-                            self.forward(&command, is_silent);
+                            self.forward(&command, is_silent, old.nature);
                             continue;
                         }
                         Verdict::Refuse(Refused { why, error }) => {
@@ -360,8 +421,20 @@ impl Batch {
         self.answers.clear();
         self.done = Progress::default();
         (self.has_script, self.has_other) = (false, false);
+        self.nature = Nature::QUICK;
         self.steps.shrink_to(IDLE_CAPACITY_BYTES / size_of::<Step>());
         self.commands.shrink_to(IDLE_CAPACITY_BYTES);
         self.answers.shrink_to(IDLE_CAPACITY_BYTES);
+    }
+}
+
+/// Parses commands in the canonical form, `max` at most.
+fn for_each_command(bytes: &[u8], max: usize, mut each: impl FnMut(&Command)) {
+    let mut parser = CommandParser::new(usize::MAX);
+    let mut rest = bytes;
+    for _ in 0..max {
+        let Ok((length, Some(command))) = parser.parse(rest) else { return };
+        each(&command);
+        rest = &rest[length..];
     }
 }

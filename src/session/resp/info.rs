@@ -83,6 +83,21 @@ fn section(balancer: &Balancer) -> String {
         );
         line(&format!("backend{index}"), &value);
     }
+    let slow = balancer.slow_lane.snapshot();
+    line("slow_reads", &slow.ended);
+    line("slow_reads_busy_seconds", &format!("{:.3}", slow.busy_time.as_secs_f64()));
+    line("slow_reads_running", &slow.running.len());
+    line("slow_reads_waiting", &slow.waiting);
+    for (index, read) in slow.running.iter().chain(&slow.recent).enumerate() {
+        let value = format!(
+            "read={},address={},seconds={:.3},running={}",
+            plain(&read.label),
+            balancer.backends[read.backend].name(),
+            read.time.as_secs_f64(),
+            u8::from(index < slow.running.len()),
+        );
+        line(&format!("slow_read{index}"), &value);
+    }
     for (index, (name, change)) in balancer.changes(MAX_CHANGES).iter().enumerate() {
         let at = humantime::format_rfc3339_seconds(change.at);
         let reason = plain(&change.reason);

@@ -12,6 +12,7 @@ mod subscription;
 mod transaction;
 mod upstream;
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::io;
 use std::mem;
@@ -34,9 +35,10 @@ use crate::backend::{BackendError, Connection, Mode, check_answer, is_timeout};
 use crate::balancer::{Balancer, Phase};
 use crate::failover::{Attempt, Failover};
 use crate::metrics::Refusal;
-use crate::policy::{self, Policy, Refused, Verdict};
+use crate::policy::{self, Policy, Refused, Shape, Verdict};
 use crate::protocol::WireProtocol;
 use crate::resp::{self, Command, CommandParser, Protocol, write};
+use crate::slow::{Class, Nature, ReadInfo};
 
 /// How long a command may take from its first byte to its last, …
 const COMMAND_TIME: Duration = Duration::from_secs(10);
@@ -353,7 +355,8 @@ impl<'a> Session<'a> {
     }
 
     fn outside_transaction(&mut self, command: &Command) -> Result<(), Ended> {
-        match self.policy.judge(command) {
+        let (verdict, shape) = self.policy.judge(command);
+        match verdict {
             Verdict::Refuse(Refused { why, error }) => {
                 self.outlet.count_refusal(why);
                 self.answer(|out| write::error(out, error));
@@ -366,15 +369,38 @@ impl<'a> Session<'a> {
                 self.not_for_subscribers(command);
                 self.count_answer();
             }
-            Verdict::Forward if policy::is_script(command) => {
-                // What is sent beside it would share its fate.
-                self.run_batch()?;
-                self.batch.forward_script(command, self.is_silent);
-                self.run_batch()?;
-            }
-            Verdict::Forward => self.batch.forward(command, self.is_silent),
+            Verdict::Forward => return self.forward(command, shape),
             Verdict::Close => return Err(self.close()),
         }
+        Ok(())
+    }
+
+    /// Gathers a command that goes to a backend; sends it with nothing beside it where it would keep
+    /// others waiting.
+    fn forward(&mut self, command: &Command, shape: Shape) -> Result<(), Ended> {
+        let (nature, key) = match self.balancer.nature(command, shape) {
+            Ok(known) => known,
+            Err(why) => {
+                self.outlet.count_refusal(Refusal::Unanswered);
+                self.answer(|out| write::error(out, format!("ERR {why}")));
+                return Ok(());
+            }
+        };
+        let kinds = &self.balancer.slow_lane.kinds;
+        let is_alone = nature.class == Class::Slow
+            || nature.has_one_try
+            || key.is_some_and(|key| kinds.is_measured_alone(&key));
+        if policy::is_script(command) {
+            self.run_batch()?;
+            self.batch.forward_script(command, self.is_silent, nature);
+            return self.run_batch();
+        }
+        if is_alone {
+            self.run_batch()?;
+            self.batch.forward(command, self.is_silent, nature);
+            return self.run_batch();
+        }
+        self.batch.forward(command, self.is_silent, nature);
         Ok(())
     }
 
@@ -514,13 +540,17 @@ impl<'a> Session<'a> {
         }
         let TakenBack { unsent, failure: unserved, mut batch } = self.flight.take_back();
         self.outlet.out().extend_from_slice(&unsent);
+        let is_stale = matches!(unserved, Some(Unserved::Stale));
         let failure = failure.or(match unserved {
             Some(Unserved::Failed(error)) => Some(error),
             _ => None,
         });
-        let mut failover = Failover::new(self.balancer, false);
+        let mut failover = Failover::new(self.balancer, batch.nature());
+        if is_stale {
+            failover.note_lost(index);
+        }
         if let Some(error) = failure
-            && let Some(attempt) = failover.attempt(index)
+            && let Some(attempt) = failover.attempt(index, None)
         {
             batch.failed(&error);
             failover.failed(attempt, error);
@@ -547,25 +577,32 @@ impl<'a> Session<'a> {
             return Ok(self.outlet.deliver_if_full()?);
         }
         let batch = mem::take(&mut self.batch);
-        let failover = Failover::new(self.balancer, batch.has_script());
+        let failover = Failover::new(self.balancer, batch.nature());
         self.batch = self.run_on(batch, failover)?;
         Ok(())
     }
 
     /// Does what is left of a batch, on the session's backend or another; returns it, empty.
-    fn run_on(&mut self, mut batch: Batch, first: Failover) -> Result<Batch, Ended> {
-        let mut failover = Some(first);
+    fn run_on(&mut self, mut batch: Batch, first: Failover<'a>) -> Result<Batch, Ended> {
+        let mut current = Some(first);
         while !batch.is_done() {
-            let Self { upstream, outlet, mode, commands_version, .. } = self;
-            let address = outlet.client.address;
-            let is_script = batch.has_script();
-            let failover =
-                failover.take().unwrap_or_else(|| Failover::new(self.balancer, is_script));
-            let ran = upstream.go_on(failover, address, |upstream, attempt| {
+            let Self { upstream, outlet, mode, commands_version, balancer, policy, .. } = self;
+            let client = outlet.client.peer();
+            let nature = batch.nature();
+            let failover = current.get_or_insert_with(|| Failover::new(balancer, nature));
+            let shared = RefCell::new(&mut batch);
+            let info = |is_alone| shared.borrow().read_info(is_alone, balancer, policy);
+            let ran = upstream.go_on(failover, client, info, |upstream, attempt| {
+                let mut batch = shared.borrow_mut();
                 let commands_version = Some(*commands_version);
                 batch.run(upstream, Target { attempt, mode: *mode, commands_version }, outlet)
             });
             match ran {
+                Err(Unanswered::Refused(why)) => {
+                    *failover = failover.for_the_rest();
+                    batch.refuse_one(&format!("ERR {why}"), outlet)?;
+                    continue;
+                }
                 Err(Unanswered::OtherCommands) => {
                     self.refresh_policy();
                     batch.judge_again(&self.policy, &mut self.outlet);
@@ -574,8 +611,11 @@ impl<'a> Session<'a> {
                     batch.refuse_rest(&format!("ERR {error}"), outlet)?;
                 }
                 Err(Unanswered::Ended(ended)) => return Err(ended),
+                // The rest goes alone, too.
+                Ok(()) if failover.is_alone() => continue,
                 Ok(()) => {}
             }
+            current = None;
         }
         batch.clear();
         Ok(batch)
@@ -588,14 +628,20 @@ impl<'a> Session<'a> {
         &mut self,
         commands: &[u8],
         commands_version: Option<u64>,
-        is_script: bool,
+        nature: Nature,
+        info: impl Fn(bool) -> ReadInfo,
         mut work: impl FnMut(&mut Connection, &mut Outlet) -> Result<T, Failure>,
     ) -> Result<T, Unanswered> {
-        let Self { upstream, outlet, mode, served_by, .. } = self;
-        let address = outlet.client.address;
-        upstream.with_failover(address, is_script, |upstream, attempt| {
+        let Self { upstream, outlet, mode, served_by, balancer, .. } = self;
+        let client = outlet.client.peer();
+        let mut failover = Failover::new(balancer, nature);
+        upstream.go_on(&mut failover, client, info, |upstream, attempt| {
             let target = Target { attempt, mode: *mode, commands_version };
+            let began = Instant::now();
             let mut connection = upstream.send(target, commands)?;
+            if let Some(open) = attempt.open {
+                open.note_answer(began.elapsed());
+            }
             let mut served = ServedBy::attempt(attempt);
             let errors = outlet.errors;
             let done = work(&mut connection, outlet)?;
@@ -610,7 +656,7 @@ impl<'a> Session<'a> {
     /// connection that has that mode already, or one of the session's, which then gets it.
     fn change_mode(&mut self, command: &[u8], wanted: Mode) -> Result<Vec<u8>, Unanswered> {
         let Self { upstream, outlet, mode, served_by, .. } = self;
-        upstream.with_failover(outlet.client.address, false, |upstream, attempt| {
+        upstream.with_failover(outlet.client.peer(), |upstream, attempt| {
             let mode = if attempt.backend.has_idle(wanted) { wanted } else { *mode };
             let target = Target { attempt, mode, commands_version: None };
             let mut connection = upstream.send(target, command)?;
@@ -626,13 +672,14 @@ impl<'a> Session<'a> {
 
     /// The whole reply to one command, error replies included.
     fn short_exchange(&mut self, command: &[u8]) -> Result<Vec<u8>, Unanswered> {
-        self.on_connection(command, None, false, |connection, _| short_reply(connection))
+        let work = |connection: &mut Connection, _: &mut Outlet| short_reply(connection);
+        self.on_connection(command, None, Nature::QUICK, |_| ReadInfo::default(), work)
     }
 
     /// Tells the client that no backend could answer.
     fn unanswered(&mut self, unanswered: Unanswered) -> Result<(), Ended> {
         match unanswered {
-            Unanswered::AllFailed(error) => {
+            Unanswered::AllFailed(error) | Unanswered::Refused(error) => {
                 self.balancer.metrics.refuse(WireProtocol::Resp, Refusal::Unanswered);
                 self.error(format!("ERR {error}"));
             }

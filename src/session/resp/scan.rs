@@ -9,6 +9,7 @@ use crate::backend::{Backend, BackendError, Connection, Link, Patience};
 use crate::balancer::Balancer;
 use crate::health::State;
 use crate::resp::{Command, command, reply, write};
+use crate::slow::{Nature, ReadInfo};
 use crate::{cursor, resp};
 
 const GONE: &str = "ERR invalid cursor: its server is gone or was restarted, and would miss \
@@ -30,9 +31,11 @@ impl Session<'_> {
 
     fn scan_from_the_start(&mut self, command: &Command) -> Result<(), Ended> {
         let (balancer, is_silent) = (self.balancer, self.is_silent);
-        let scanned = self.on_connection(command.bytes(), None, false, |connection, outlet| {
+        let work = |connection: &mut Connection, outlet: &mut Outlet| {
             relay_scan(connection, outlet, is_silent, balancer)
-        });
+        };
+        let (nature, info) = (Nature::QUICK, |_| ReadInfo::default());
+        let scanned = self.on_connection(command.bytes(), None, nature, info, work);
         scanned.or_else(|unanswered| self.unanswered(unanswered))
     }
 
@@ -91,7 +94,7 @@ impl Session<'_> {
             link.run_id().is_some_and(|run_id| balancer.cursor_tag(run_id) == Some(tag))
         };
         let patience = match backend.health.state() {
-            State::Up => Patience::First,
+            State::Up => Patience::QUICK,
             _ => Patience::Until(Instant::now() + balancer.config.backend_timeout),
         };
         let mut connection = backend.request_if(self.mode, command, patience, is_its_server)?;

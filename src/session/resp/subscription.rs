@@ -238,9 +238,9 @@ impl Session<'_> {
     ) -> Result<Result<(), Vec<u8>>, Unanswered> {
         let Self { upstream, outlet, mode, served_by, .. } = self;
         let mut messages = Vec::new();
-        let subscribed = upstream.with_failover(outlet.client.address, false, |_, attempt| {
-            let Attempt { backend, patience, .. } = attempt;
-            let mut connection = backend.request(*mode, command, patience)?;
+        let subscribed = upstream.with_failover(outlet.client.peer(), |_, attempt| {
+            let Attempt { backend, .. } = attempt;
+            let mut connection = backend.request(*mode, command, attempt.patience())?;
             messages.clear();
             *served_by = Some(ServedBy::attempt(attempt));
             if connection.next_byte()? == b'-' {
@@ -286,7 +286,7 @@ impl Session<'_> {
                 return Err(Ended::Cut(format!("its subscriptions are lost: {reply}")));
             }
             Err(Unanswered::Ended(ended)) => return Err(ended),
-            Err(Unanswered::AllFailed(error)) => {
+            Err(Unanswered::AllFailed(error) | Unanswered::Refused(error)) => {
                 return Err(Ended::Cut(format!("its subscriptions are lost: {error}")));
             }
             // They are not judged by the backends' commands.

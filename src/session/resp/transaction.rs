@@ -8,9 +8,11 @@ use super::outlet::Outlet;
 use super::upstream::{TOO_MANY_PINNED, Target, Watch};
 use super::{Ended, Failure, ServedBy, Session, Unanswered, short_reply};
 use crate::backend::{Connection, Patience};
-use crate::policy::{self, Own, Policy, Refused, Verdict};
+use crate::failover::Failover;
+use crate::policy::{Own, Policy, Refused, Verdict};
 use crate::protocol::WireProtocol;
 use crate::resp::{Command, CommandParser, command, write};
+use crate::slow::{Class, MAX_FAST_ARGUMENTS, Nature, ReadInfo, ReadKey, shown};
 
 /// The most that may be queued between MULTI and EXEC.
 const MAX_QUEUED_BYTES: usize = 1024 * 1024;
@@ -23,7 +25,12 @@ const OK: &[u8] = b"+OK\r\n";
 pub struct Transaction {
     commands: Vec<u8>,
     count: usize,
-    has_script: bool,
+    /// How many arguments the commands have together.
+    arguments: usize,
+    /// What all of it is known by.
+    key: Option<ReadKey>,
+    /// What it asks first, for the log.
+    label: String,
     /// Whether something was refused, so that EXEC will be.
     is_aborted: bool,
 }
@@ -91,6 +98,8 @@ impl Session<'_> {
     }
 
     fn queue(&mut self, command: &Command) {
+        let shape = self.policy.shape(command);
+        let key = self.balancer.read_key(command, shape);
         let Some(transaction) = &mut self.transaction else { return };
         if transaction.commands.len() + command.bytes().len() > MAX_QUEUED_BYTES {
             self.abort();
@@ -100,7 +109,12 @@ impl Session<'_> {
         if !transaction.is_aborted {
             transaction.commands.extend_from_slice(command.bytes());
             transaction.count += 1;
-            transaction.has_script |= policy::is_script(command);
+            transaction.arguments += command.arg_count();
+            transaction.key = Some(transaction.key.map_or(key, |before| before.with(key)));
+            if transaction.label.is_empty() && !key.is_fast {
+                let key = command.arg(shape.key_arg(command)).unwrap_or_default();
+                transaction.label = shown(b"MULTI", command.name()) + &shown(b"", key);
+            }
         }
         self.answer(|out| write::simple(out, "QUEUED"));
     }
@@ -114,13 +128,29 @@ impl Session<'_> {
             return Ok(());
         }
         self.run_batch()?;
+        let nature = match transaction.read_key().map_or(Ok(Nature::QUICK), |key| {
+            self.balancer.nature_of(&key)
+        }) {
+            Ok(nature) => nature,
+            Err(why) => {
+                self.upstream.forget_watch();
+                self.error(format!("ERR {why}"));
+                return Ok(());
+            }
+        };
         let commands = transaction.whole();
         let ran = match mem::take(&mut self.upstream.watch) {
-            Watch::None => self.exec_anywhere(&commands, &transaction),
+            Watch::None => self.exec_anywhere(&commands, &transaction, nature),
             Watch::Held(connection, index) => {
                 let backend = &self.balancer.backends[index];
                 match backend.health.refusal() {
-                    None => self.exec_where_watched(*connection, index, &commands, &transaction),
+                    None => self.exec_where_watched(
+                        *connection,
+                        index,
+                        &commands,
+                        &transaction,
+                        nature,
+                    ),
                     Some(_) => {
                         self.exec_in_vain();
                         return Ok(());
@@ -139,6 +169,7 @@ impl Session<'_> {
         &mut self,
         commands: &[u8],
         transaction: &Transaction,
+        nature: Nature,
     ) -> Result<(), Unanswered> {
         let is_silent = self.is_silent;
         loop {
@@ -150,7 +181,8 @@ impl Session<'_> {
             let ran = self.on_connection(
                 commands,
                 version,
-                transaction.has_script,
+                nature,
+                |_| transaction.read_info(nature.class),
                 |connection, outlet| relay_exec(connection, transaction.count, outlet, is_silent),
             );
             match ran {
@@ -168,12 +200,29 @@ impl Session<'_> {
         backend: usize,
         commands: &[u8],
         transaction: &Transaction,
+        nature: Nature,
     ) -> Result<(), Unanswered> {
+        let info = transaction.read_info(nature.class);
+        let peer = self.outlet.client.peer();
+        let is_there = |other| other == backend;
+        let lane = &self.balancer.slow_lane;
+        let open = match nature.class {
+            Class::Quick => None,
+            _ => match lane.begin(&info, Some(backend), is_there, || peer.is_gone()) {
+                Ok(open) => Some(open),
+                Err(error) => return Err(Unanswered::AllFailed(error.to_string())),
+            },
+        };
         let (count, began) = (transaction.count, Instant::now());
-        let patience = if transaction.has_script { Patience::Script } else { Patience::First };
+        let patience = Patience::Read { class: nature.class, open: open.clone() };
         connection.set_patience(patience, Duration::ZERO);
         let sent = connection.send(commands).map_err(Failure::Backend);
         let (time, errors) = (began.elapsed(), self.outlet.errors);
+        match (&sent, &open) {
+            (Ok(()), Some(open)) => open.note_answer(time),
+            (Err(_), Some(open)) => open.leave(),
+            _ => {}
+        }
         let passed = sent
             .and_then(|()| relay_exec(&mut connection, count, &mut self.outlet, self.is_silent));
         match passed {
@@ -203,8 +252,25 @@ impl Session<'_> {
     #[inline(never)]
     pub(super) fn watch(&mut self, command: &Command) -> Result<(), Ended> {
         self.run_batch()?;
-        let Self { upstream, outlet, mode, served_by, .. } = self;
-        let watched = upstream.with_failover(outlet.client.address, false, |upstream, attempt| {
+        let Self { upstream, outlet, mode, served_by, balancer, policy, .. } = self;
+        let shape = policy.shape(command);
+        let (nature, key) = match balancer.nature(command, shape) {
+            Ok(known) => known,
+            Err(why) => {
+                self.error(format!("ERR {why}"));
+                return Ok(());
+            }
+        };
+        let first = command.arg(1).unwrap_or_default();
+        let info = |is_alone| ReadInfo {
+            class: nature.class,
+            keys: key.into_iter().collect(),
+            label: shown(command.name(), first),
+            is_alone,
+        };
+        let mut failover = Failover::new(balancer, nature);
+        let client = outlet.client.peer();
+        let watched = upstream.go_on(&mut failover, client, info, |upstream, attempt| {
             if matches!(upstream.watch, Watch::InUse(_) | Watch::Lost) {
                 // What EXEC will answer is known already.
                 return Ok(OK.to_vec());
@@ -212,6 +278,9 @@ impl Session<'_> {
             let target = Target { attempt, mode: *mode, commands_version: None };
             let mut connection = upstream.send(target, command.bytes())?;
             let reply = short_reply(&mut connection)?;
+            if let Some(open) = attempt.open {
+                open.note_answer(attempt.began.elapsed());
+            }
             *served_by = Some(ServedBy::attempt(attempt));
             match (&upstream.watch, &reply[..]) {
                 (Watch::None, OK) => {
@@ -242,6 +311,17 @@ impl Session<'_> {
 }
 
 impl Transaction {
+    /// What all of it is known by: it is one read.
+    fn read_key(&self) -> Option<ReadKey> {
+        let key = self.key?;
+        Some(ReadKey { is_fast: key.is_fast && self.arguments <= MAX_FAST_ARGUMENTS, ..key })
+    }
+
+    fn read_info(&self, class: Class) -> ReadInfo {
+        let keys = self.read_key().into_iter().collect();
+        ReadInfo { class, keys, label: self.label.clone(), is_alone: false }
+    }
+
     /// Whether all of it is still allowed.
     fn may_pass(&self, policy: &Policy) -> bool {
         let mut parser = CommandParser::new(usize::MAX);

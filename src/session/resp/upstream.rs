@@ -10,6 +10,8 @@ use crate::backend::{Backend, BackendError, Connection, Link, Mode};
 use crate::balance::Lease;
 use crate::balancer::Balancer;
 use crate::failover::{Attempt, Failover};
+use crate::session::Peer;
+use crate::slow::{Class, LaneError, Nature, OpenRead, ReadInfo};
 
 /// So many clients have a connection of their own that the others are kept for reads.
 pub const TOO_MANY_PINNED: &str = "ERR too many clients watch or subscribe: try again later";
@@ -37,10 +39,21 @@ pub struct Target<'a> {
     pub commands_version: Option<u64>,
 }
 
+/// Where a try is made.
+struct Place {
+    backend: usize,
+    /// That the read is unanswered there, where it is not quick.
+    open: Option<Arc<OpenRead>>,
+    /// Counts it, where that is not the session's own backend.
+    _lease: Option<Lease>,
+}
+
 /// Why nothing came of what was to be done on a backend.
 pub enum Unanswered {
     /// Each backend has failed; this says how.
     AllFailed(String),
+    /// The first command that is not answered is refused, for this reason; those after it are not.
+    Refused(String),
     /// A backend knows other commands than those by which it was judged what to send.
     OtherCommands,
     /// The session is over.
@@ -69,28 +82,36 @@ impl<'a> Upstream<'a> {
         self.lease.as_ref().map(|lease| &self.balancer.backends[lease.backend()])
     }
 
-    /// Does `work` on the session's backend and, when that fails, on others. A script may be what
-    /// keeps a backend silent.
+    /// Does `work` on the session's backend and, when that fails, on others. What every server answers
+    /// at once.
     pub fn with_failover<T>(
         &mut self,
-        client: SocketAddr,
-        is_script: bool,
+        client: Peer,
         work: impl FnMut(&mut Self, Attempt) -> Result<T, Failure>,
     ) -> Result<T, Unanswered> {
-        self.go_on(Failover::new(self.balancer, is_script), client, work)
+        let mut failover = Failover::new(self.balancer, Nature::QUICK);
+        self.go_on(&mut failover, client, |_| ReadInfo::default(), work)
     }
 
-    /// The same behind tries that have failed already.
+    /// Does `work`, which is the read that `info` tells of (it is told whether that goes alone), on the
+    /// session's backend or, where it is not
+    /// quick, on the one that it is allowed to; and, when that fails, on others.
     pub fn go_on<T>(
         &mut self,
-        mut failover: Failover,
-        client: SocketAddr,
+        failover: &mut Failover,
+        client: Peer,
+        info: impl Fn(bool) -> ReadInfo,
         mut work: impl FnMut(&mut Self, Attempt) -> Result<T, Failure>,
     ) -> Result<T, Unanswered> {
         loop {
             failover.forgive();
-            let index = self.settle(&failover, client);
-            let Some(attempt) = index.and_then(|index| failover.attempt(index)) else {
+            let Some(place) = self.place(failover, client, &info)? else {
+                match failover.wait() {
+                    true => continue,
+                    false => return Err(Unanswered::AllFailed(failover.error())),
+                }
+            };
+            let Some(attempt) = failover.attempt(place.backend, place.open.as_ref()) else {
                 match failover.wait() {
                     true => continue,
                     false => return Err(Unanswered::AllFailed(failover.error())),
@@ -104,6 +125,9 @@ impl<'a> Upstream<'a> {
                 Err(Failure::Backend(error)) => {
                     failover.failed(attempt, error);
                     self.lose_watch();
+                    if let Some(why) = failover.refusal() {
+                        return Err(Unanswered::Refused(why));
+                    }
                     if failover.is_over() {
                         return Err(Unanswered::AllFailed(failover.error()));
                     }
@@ -116,6 +140,36 @@ impl<'a> Upstream<'a> {
                 }
                 Err(failure @ Failure::Client(_)) => return Err(Unanswered::Ended(failure.into())),
             }
+        }
+    }
+
+    /// Where the next try is made; `None` where no backend is left.
+    fn place(
+        &mut self,
+        failover: &Failover,
+        client: Peer,
+        info: impl Fn(bool) -> ReadInfo,
+    ) -> Result<Option<Place>, Unanswered> {
+        let own = self.settle(failover, client.address);
+        let Some(own) = own else { return Ok(None) };
+        if failover.class() == Class::Quick {
+            return Ok(Some(Place { backend: own, open: None, _lease: None }));
+        }
+        // Only there is known whether a key was touched.
+        let watched = self.watched_backend();
+        let may_try = |backend| watched.is_none_or(|watched| watched == backend);
+        match failover.begin(info(failover.is_alone()), Some(own), may_try, || client.is_gone()) {
+            Ok(open) => {
+                let backend = open.backend();
+                let lease = || self.balancer.table.lease(|other| other == backend);
+                let lease = if backend == own { None } else { lease() };
+                Ok(Some(Place { backend, open: Some(open), _lease: lease }))
+            }
+            Err(LaneError::NoBackend) => Ok(None),
+            Err(LaneError::ClientLeft) => {
+                Err(Unanswered::Ended(Ended::Gone("left while its read waited".to_owned())))
+            }
+            Err(error) => Err(Unanswered::AllFailed(error.to_string())),
         }
     }
 
@@ -180,9 +234,10 @@ impl<'a> Upstream<'a> {
     /// Sends `commands` and waits for the reply to begin: on the connection that watches, or one
     /// from the pool.
     pub fn send(&mut self, target: Target, commands: &[u8]) -> Result<Connection, BackendError> {
-        let Attempt { backend, patience, .. } = target.attempt;
+        let Attempt { backend, .. } = target.attempt;
+        let patience = target.attempt.patience();
         if let Some(mut connection) = self.take_watching() {
-            connection.set_patience(patience, Duration::ZERO);
+            connection.set_patience(patience.clone(), Duration::ZERO);
             match connection.send(commands) {
                 Ok(()) => return Ok(connection),
                 // Closed meanwhile, which says nothing of the backend.

@@ -1,0 +1,362 @@
+//! Which reads are quick, slow, or not known yet: learned from how long their like took.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::policy;
+use crate::resp::Command;
+
+/// A command that the servers flag `fast` takes a short time for each argument: with more of them than
+/// this it has to prove itself.
+pub const MAX_FAST_ARGUMENTS: usize = 64;
+
+/// Answers in a row, each quicker than [`QUICK_PART`] of the backend timeout, that make a kind quick.
+const QUICK_ANSWERS: u64 = 20;
+
+/// An answer is quick in less than one in so many of the backend timeout.
+const QUICK_PART: u32 = 10;
+
+/// A read that keeps a server silent for one in so many of the backend timeout is slow.
+const SLOW_PART: u32 = 2;
+
+/// How long a kind, or one exact command, counts as slow.
+const SLOW_TIME: Duration = Duration::from_secs(10 * 60);
+
+/// Kinds that are remembered: so many buckets of [`WAYS`] each, 128 KiB in all.
+const BUCKETS: usize = 4096;
+const WAYS: usize = 4;
+
+/// How much of a command is hashed to know it again: longer ones that differ only after that are one.
+const MAX_HASHED_BYTES: usize = 4096;
+
+/// How much of a key the log shows.
+const MAX_SHOWN_KEY_BYTES: usize = 64;
+
+/// Layout of an entry, from the low bits on: the quick answers in a row, whether it has to be measured
+/// alone, when it was slow (seconds after the start, plus 1; 0 for never), and a part of the hash.
+const STREAK_BITS: u32 = 5;
+const ALONE_BITS: u32 = 1;
+const SLOW_AT_BITS: u32 = 30;
+const TAG_BITS: u32 = 64 - STREAK_BITS - ALONE_BITS - SLOW_AT_BITS;
+
+/// What is known of how long a read takes.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// It is answered at once: silence says something of the server.
+    #[default]
+    Quick,
+    /// Nothing is known: it may be why a server is silent.
+    Unknown,
+    /// It, or its like, has kept a server silent within the last ten minutes.
+    Slow,
+}
+
+/// What is to be known of a read before it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Nature {
+    /// What is known of how long it takes.
+    pub class: Class,
+    /// Whether the servers flag all of it `fast`: no server dies of such a read.
+    pub is_fast: bool,
+    /// Whether its like has killed servers: then it gets one try.
+    pub has_one_try: bool,
+}
+
+impl Nature {
+    /// Of what every server answers at once.
+    pub const QUICK: Self = Self { class: Class::Quick, is_fast: true, has_one_try: false };
+
+    /// That of both together.
+    pub fn with(self, other: Self) -> Self {
+        Self {
+            class: self.class.max(other.class),
+            is_fast: self.is_fast && other.is_fast,
+            has_one_try: self.has_one_try || other.has_one_try,
+        }
+    }
+}
+
+/// What a read is known by. Cheap to copy: hashes, no bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadKey {
+    /// Of its like: command, beginning of the key, magnitude of the number of arguments.
+    pub kind: u64,
+    /// Of its exact bytes.
+    pub exact: u64,
+    /// Whether the servers flag it `fast`, and it has few arguments.
+    pub is_fast: bool,
+}
+
+impl ReadKey {
+    /// The key of several reads that are answered as one.
+    pub fn with(self, other: Self) -> Self {
+        let join = |a: u64, b: u64| a.rotate_left(5) ^ b;
+        Self {
+            kind: join(self.kind, other.kind),
+            exact: join(self.exact, other.exact),
+            is_fast: self.is_fast && other.is_fast,
+        }
+    }
+}
+
+/// What the answer to a read says of its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lesson {
+    /// One more quick answer.
+    Quick,
+    /// Nothing: something else may have been why it took so long.
+    None,
+    /// Nothing for certain, as there were others: next time it is measured alone.
+    MeasureAlone,
+    /// It is not quick any more.
+    Late,
+    /// It is slow.
+    Slow,
+}
+
+/// What an answer after `time` says, where a server may usually be silent for `timeout`. `is_alone`
+/// where no other read that is not quick was unanswered on that server meanwhile.
+fn lesson(time: Duration, timeout: Duration, class: Class, is_alone: bool) -> Lesson {
+    let is_slow = time >= timeout / SLOW_PART;
+    match (is_alone, class) {
+        _ if time < timeout / QUICK_PART => Lesson::Quick,
+        (false, _) if is_slow => Lesson::MeasureAlone,
+        (false, _) => Lesson::None,
+        // The server may have been silent for another reason: once is no proof.
+        (true, Class::Quick) => Lesson::Late,
+        (true, _) if is_slow => Lesson::Slow,
+        (true, _) => Lesson::Late,
+    }
+}
+
+/// What has been learned of each kind of read, and of exact commands that were slow. Bounded: what is
+/// forgotten is unknown again.
+#[derive(Debug)]
+pub struct Kinds {
+    entries: Box<[AtomicU64]>,
+    hashes: RandomState,
+    began: Instant,
+    timeout: Duration,
+    /// How many exact commands were marked slow: while it is 0 none is looked up.
+    exact: AtomicU64,
+}
+
+impl Kinds {
+    /// Nothing is known. A server may usually be silent for `timeout`.
+    pub fn new(timeout: Duration) -> Self {
+        Self {
+            entries: (0..BUCKETS * WAYS).map(|_| AtomicU64::new(0)).collect(),
+            hashes: RandomState::new(),
+            began: Instant::now(),
+            timeout,
+            exact: AtomicU64::new(0),
+        }
+    }
+
+    /// How long a read that is not quick may keep its server silent until it counts as slow.
+    pub fn slow_after(&self) -> Duration {
+        self.timeout / SLOW_PART
+    }
+
+    /// Whether this read needs no look at the table: most don't.
+    pub fn is_surely_quick(&self, arguments: usize, is_flagged_fast: bool) -> bool {
+        is_flagged_fast
+            && arguments <= MAX_FAST_ARGUMENTS
+            && self.exact.load(Ordering::Relaxed) == 0
+    }
+
+    /// The key of a command, which the servers flag `fast` or not. `key` is the number of the argument
+    /// that names its kind: its first key, or the script.
+    pub fn key(&self, command: &Command, key: usize, is_flagged_fast: bool) -> ReadKey {
+        let arguments = command.arg_count();
+        let name = command.name();
+        let key = command.arg(key).unwrap_or_default();
+        // Scripts that begin alike may do anything.
+        let beginning = if policy::is_script(command) { key } else { beginning(key) };
+        ReadKey {
+            kind: self.kind(name, beginning, arguments),
+            exact: self.hash(&[b"exact"], command.bytes()),
+            is_fast: is_flagged_fast && arguments <= MAX_FAST_ARGUMENTS,
+        }
+    }
+
+    /// The key of something that is read over HTTP: `what` is asked of this key.
+    pub fn http_key(&self, what: &str, key: &[u8], rest: &[u8]) -> ReadKey {
+        ReadKey {
+            kind: self.kind(what.as_bytes(), beginning(key), 0),
+            exact: self.hash(&[what.as_bytes(), key], rest),
+            is_fast: false,
+        }
+    }
+
+    fn kind(&self, name: &[u8], beginning: &[u8], arguments: usize) -> u64 {
+        let mut lower = [0; 32];
+        let name = &name[..name.len().min(lower.len())];
+        lower[..name.len()].copy_from_slice(name);
+        lower.make_ascii_lowercase();
+        let magnitude = match arguments {
+            ..=MAX_FAST_ARGUMENTS => 0,
+            many => many.ilog2() as u8,
+        };
+        self.hash(&[&lower[..name.len()], &[magnitude]], beginning)
+    }
+
+    fn hash(&self, parts: &[&[u8]], last: &[u8]) -> u64 {
+        let mut hasher = self.hashes.build_hasher();
+        for part in parts.iter().copied().chain([last]) {
+            hasher.write_usize(part.len());
+            hasher.write(&part[..part.len().min(MAX_HASHED_BYTES)]);
+        }
+        hasher.finish()
+    }
+
+    /// What is known of this read.
+    pub fn class(&self, read: &ReadKey) -> Class {
+        let has_exact = self.exact.load(Ordering::Relaxed) > 0;
+        if has_exact && self.find(read.exact).is_some_and(|entry| self.is_slow(entry)) {
+            return Class::Slow;
+        }
+        if read.is_fast {
+            return Class::Quick;
+        }
+        match self.find(read.kind) {
+            Some(entry) if self.is_slow(entry) => Class::Slow,
+            Some(entry) if streak(entry) >= QUICK_ANSWERS => Class::Quick,
+            _ => Class::Unknown,
+        }
+    }
+
+    /// Whether it is to be sent with no other read that is not quick beside it, as it could not be told
+    /// which of them was slow.
+    pub fn is_measured_alone(&self, read: &ReadKey) -> bool {
+        !read.is_fast && self.find(read.kind).is_some_and(must_be_alone)
+    }
+
+    /// It was answered after `time`. `is_alone` where it was the only read on its server meanwhile that
+    /// is not quick.
+    pub fn note_answer(&self, read: &ReadKey, time: Duration, is_alone: bool) {
+        if read.is_fast && time < self.slow_after() {
+            return;
+        }
+        match lesson(time, self.timeout, self.class(read), is_alone) {
+            Lesson::None => {}
+            Lesson::Quick => self.change(read.kind, |entry| {
+                let more = (streak(entry) + 1).min(QUICK_ANSWERS);
+                // So many in a row, one at a time, and the kind is no longer slow; the exact command is.
+                let slow_at = if more == QUICK_ANSWERS { 0 } else { slow_at(entry) };
+                pack(more, false, slow_at)
+            }),
+            Lesson::MeasureAlone if read.is_fast => {}
+            Lesson::MeasureAlone => {
+                self.change(read.kind, |entry| pack(streak(entry), true, slow_at(entry)));
+            }
+            Lesson::Late if read.is_fast => {}
+            Lesson::Late => self.change(read.kind, |entry| pack(0, false, slow_at(entry))),
+            Lesson::Slow => self.note_slow(read),
+        }
+    }
+
+    /// It keeps, or has kept, its server silent for too long, and nothing else can be why.
+    pub fn note_slow(&self, read: &ReadKey) {
+        let now = self.now();
+        if !read.is_fast {
+            self.change(read.kind, |_| pack(0, false, now));
+        }
+        if self.find(read.exact).is_none_or(|entry| !self.is_slow(entry)) {
+            self.exact.fetch_add(1, Ordering::Relaxed);
+        }
+        self.change(read.exact, |_| pack(0, false, now));
+    }
+
+    /// One of several reads keeps their server silent, and nobody knows which.
+    pub fn note_company(&self, read: &ReadKey) {
+        if !read.is_fast {
+            self.change(read.kind, |entry| pack(streak(entry), true, slow_at(entry)));
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.began.elapsed().as_secs() + 1
+    }
+
+    fn is_slow(&self, entry: u64) -> bool {
+        let at = slow_at(entry);
+        at > 0 && self.now().saturating_sub(at) < SLOW_TIME.as_secs()
+    }
+
+    fn bucket(&self, hash: u64) -> &[AtomicU64] {
+        let bucket = hash as usize % BUCKETS;
+        &self.entries[bucket * WAYS..][..WAYS]
+    }
+
+    fn find(&self, hash: u64) -> Option<u64> {
+        let entries = self.bucket(hash).iter().map(|entry| entry.load(Ordering::Relaxed));
+        entries.filter(|&entry| entry != 0).find(|&entry| tag(entry) == tag(hash))
+    }
+
+    /// Changes what is held of a hash. A race with another change loses one of the two, no more.
+    fn change(&self, hash: u64, change: impl Fn(u64) -> u64) {
+        let bucket = self.bucket(hash);
+        let held = |place: &AtomicU64| place.load(Ordering::Relaxed);
+        let is_it = |entry: u64| entry != 0 && tag(entry) == tag(hash);
+        let place = bucket.iter().find(|place| is_it(held(place)));
+        // What is known best stays: a stranger's kinds, each seen once, take each other's places.
+        let least = || bucket.iter().min_by_key(|place| self.worth(held(place)));
+        let Some(place) = place.or_else(least) else { return };
+        let old = held(place);
+        let known = if is_it(old) { old } else { 0 };
+        let changed = change(known) | (tag(hash) << (64 - TAG_BITS));
+        if changed != old {
+            place.store(changed, Ordering::Relaxed);
+        }
+    }
+
+    fn worth(&self, entry: u64) -> u64 {
+        match entry {
+            0 => 0,
+            slow if self.is_slow(slow) => QUICK_ANSWERS + 1,
+            other => 1 + streak(other),
+        }
+    }
+}
+
+/// What the keys of one kind have in common: all up to the last `:`, or, without one, all but the digits
+/// at the end.
+fn beginning(key: &[u8]) -> &[u8] {
+    match key.iter().rposition(|&byte| byte == b':') {
+        Some(at) => &key[..=at],
+        None => {
+            let digits = key.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+            if digits < key.len() { &key[..key.len() - digits] } else { key }
+        }
+    }
+}
+
+/// What the log and the pages show of a read: its command, and where its key begins.
+pub fn shown(name: &[u8], key: &[u8]) -> String {
+    let name = String::from_utf8_lossy(&name[..name.len().min(MAX_SHOWN_KEY_BYTES)]);
+    let text = String::from_utf8_lossy(&key[..key.len().min(MAX_SHOWN_KEY_BYTES)]).into_owned();
+    format!("{} {}", name.to_ascii_uppercase(), crate::logging::escaped(&text))
+}
+
+fn tag(hash: u64) -> u64 {
+    hash >> (64 - TAG_BITS)
+}
+
+fn streak(entry: u64) -> u64 {
+    entry & ((1 << STREAK_BITS) - 1)
+}
+
+fn must_be_alone(entry: u64) -> bool {
+    entry >> STREAK_BITS & 1 == 1
+}
+
+fn slow_at(entry: u64) -> u64 {
+    entry >> (STREAK_BITS + ALONE_BITS) & ((1 << SLOW_AT_BITS) - 1)
+}
+
+fn pack(streak: u64, is_alone: bool, slow_at: u64) -> u64 {
+    let slow_at = slow_at.min((1 << SLOW_AT_BITS) - 1);
+    streak | u64::from(is_alone) << STREAK_BITS | slow_at << (STREAK_BITS + ALONE_BITS)
+}

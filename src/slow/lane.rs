@@ -1,0 +1,555 @@
+//! The slow lane: reads that may keep a server busy, which of them are unanswered where, and whose turn
+//! it is.
+//!
+//! Slow reads run one at a time, in the order in which they came, each on a server that others leave for
+//! that time. A read of which nothing is known runs beside others, but never on the last server that is
+//! free of such reads: whatever turns out slow, one server goes on with what is quick.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use log::info;
+
+use super::kinds::{Class, Kinds, ReadKey};
+use crate::balance::ConnectionTable;
+use crate::health::{Health, State};
+use crate::lock::{Condvar, Mutex, lock, wait};
+use crate::metrics::Counter;
+
+/// Reads that may wait for a server, in all: more are refused.
+const MAX_WAITING: usize = 256;
+
+/// How often a read that waits looks whether it is its turn, and its client still there.
+const WAIT_STEP: Duration = Duration::from_millis(10);
+
+/// A server that a read has left unanswered is free again after so many read timeouts, even if it has
+/// answered no check.
+const MAX_LINGERS: u32 = 4;
+
+/// The kinds of slow reads that the status page shows: the last ones.
+const MAX_RECENT: usize = 16;
+
+/// A read that is not quick, to be sent.
+#[derive(Debug, Clone, Default)]
+pub struct ReadInfo {
+    /// What is known of it.
+    pub class: Class,
+    /// What it is known by: several where they are sent together.
+    pub keys: Vec<ReadKey>,
+    /// What it asks, for the log.
+    pub label: String,
+    /// Whether no other read that is not quick may be unanswered on its server.
+    pub is_alone: bool,
+}
+
+/// Why a read may not be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LaneError {
+    /// More than [`MAX_WAITING`] wait already.
+    #[error("too many slow reads wait: try again later")]
+    Full,
+    /// The reads before it took too long.
+    #[error("timed out after {0:?} of waiting for slow reads that came before it")]
+    TimedOut(Duration),
+    /// The client has left.
+    #[error("the client has left")]
+    ClientLeft,
+    /// No backend is left to try.
+    #[error("no backend is left to try")]
+    NoBackend,
+}
+
+/// What is shown of the slow reads.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Slow reads that have ended.
+    pub ended: u64,
+    /// How long these kept their servers busy, in all.
+    pub busy_time: Duration,
+    /// Reads that wait for their turn.
+    pub waiting: usize,
+    /// Those that run, or keep a server silent.
+    pub running: Vec<RunningRead>,
+    /// The last ones that have ended, the newest first.
+    pub recent: Vec<RunningRead>,
+}
+
+/// A slow read that runs or has run.
+#[derive(Debug, Clone)]
+pub struct RunningRead {
+    /// Its command, and where its key begins.
+    pub label: String,
+    /// The index of its backend.
+    pub backend: usize,
+    /// How long it runs, or has run.
+    pub time: Duration,
+}
+
+/// Which reads that are not quick are unanswered, and which wait.
+#[derive(Debug)]
+pub struct SlowLane {
+    state: Mutex<LaneState>,
+    changed: Condvar,
+    /// What has been learned of each kind of read.
+    pub kinds: Kinds,
+    table: Arc<ConnectionTable>,
+    healths: Vec<Arc<Health>>,
+    read_timeout: Duration,
+    ended: Counter,
+    busy_ms: AtomicU64,
+}
+
+#[derive(Debug)]
+struct LaneState {
+    /// The reads that were begun and not ended, by backend.
+    servers: Vec<Vec<Open>>,
+    /// When each server was last freed of a slow read.
+    freed_at: Vec<Option<Instant>>,
+    /// Those that wait, first come, first served.
+    waiting: VecDeque<Waiting>,
+    next_number: u64,
+    /// Where the last slow read ran: the next runs there, too, so that the others stay where they are.
+    last_backend: Option<usize>,
+    recent: VecDeque<RunningRead>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    number: u64,
+    is_slow: bool,
+}
+
+/// A read that was begun.
+#[derive(Debug)]
+struct Open {
+    number: u64,
+    label: String,
+    keys: Vec<ReadKey>,
+    is_slow: bool,
+    /// When it was sent; `None` until then.
+    sent_at: Option<Instant>,
+    /// Whether it keeps its server silent for too long.
+    is_overdue: bool,
+    /// Whether another was unanswered on its server meanwhile.
+    had_company: bool,
+    /// Whether no other that is not quick may be sent there meanwhile.
+    is_alone: bool,
+    /// When its client's thread gave it up, with its server still at work on it.
+    left_at: Option<Instant>,
+}
+
+impl Open {
+    /// Whether its server is to be left alone.
+    fn is_busy(&self) -> bool {
+        self.is_slow || self.is_overdue
+    }
+}
+
+impl LaneState {
+    fn is_busy(&self, backend: usize) -> bool {
+        self.servers[backend].iter().any(Open::is_busy)
+    }
+
+    fn is_any_busy(&self) -> bool {
+        (0..self.servers.len()).any(|backend| self.is_busy(backend))
+    }
+
+    /// Whether a read of which nothing is known may be sent there: one server that serves has to stay
+    /// free of such reads.
+    fn may_begin_unknown(&self, backend: usize, serving: &[usize]) -> bool {
+        let is_free = |other: &usize| *other != backend && self.servers[*other].is_empty();
+        serving.len() <= 1 || (!self.is_busy(backend) && serving.iter().any(is_free))
+    }
+
+    /// The server for the next slow read, if it can begin: no other runs, and one server stays free.
+    fn backend_for_slow(&self, candidates: &[usize], serving: &[usize]) -> Option<usize> {
+        if self.is_any_busy() {
+            return None;
+        }
+        let last = self.last_backend.filter(|last| candidates.contains(last));
+        let fewest = || candidates.iter().copied().min_by_key(|backend| self.servers[*backend].len());
+        let backend = last.or_else(fewest)?;
+        let is_free = |other: &usize| *other != backend && self.servers[*other].is_empty();
+        let is_ready = self.servers[backend].is_empty();
+        let leaves_one = serving.len() <= 1 || serving.iter().any(is_free);
+        (is_ready && leaves_one).then_some(backend)
+    }
+}
+
+impl SlowLane {
+    /// Nothing runs or waits. A server may usually be silent for `backend_timeout`; a read waits for
+    /// `read_timeout` at most.
+    pub fn new(
+        table: Arc<ConnectionTable>,
+        healths: Vec<Arc<Health>>,
+        backend_timeout: Duration,
+        read_timeout: Duration,
+    ) -> Self {
+        let backends = healths.len();
+        Self {
+            state: Mutex::new(LaneState {
+                servers: (0..backends).map(|_| Vec::new()).collect(),
+                freed_at: vec![None; backends],
+                waiting: VecDeque::new(),
+                next_number: 0,
+                last_backend: None,
+                recent: VecDeque::new(),
+            }),
+            changed: Condvar::new(),
+            kinds: Kinds::new(backend_timeout),
+            table,
+            healths,
+            read_timeout,
+            ended: Counter::default(),
+            busy_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// Waits until this read may be sent; then it counts as unanswered at the backend that is returned
+    /// with it. `preferred` is taken where possible, of those that `may_try`.
+    ///
+    /// # Errors
+    /// When it may not be sent: see [`LaneError`].
+    pub fn begin(
+        self: &Arc<Self>,
+        read: &ReadInfo,
+        preferred: Option<usize>,
+        may_try: impl Fn(usize) -> bool,
+        is_client_gone: impl Fn() -> bool,
+    ) -> Result<Arc<OpenRead>, LaneError> {
+        let began = Instant::now();
+        let mut queued = Queued { lane: self, number: None };
+        let mut state = lock(&self.state);
+        loop {
+            self.sweep(&mut state);
+            let candidates = self.table.candidates(&may_try);
+            if candidates.is_empty() {
+                drop(state);
+                return Err(LaneError::NoBackend);
+            }
+            let is_next = |state: &LaneState| {
+                let before = state.waiting.iter().take_while(|w| Some(w.number) != queued.number);
+                before.filter(|waiting| waiting.is_slow).count() == 0
+            };
+            if let Some(backend) = self.place(&state, read, preferred, &candidates, is_next(&state)) {
+                let open = self.open(&mut state, read, backend);
+                drop(state);
+                return Ok(open);
+            }
+            if queued.number.is_none() {
+                if state.waiting.len() >= MAX_WAITING {
+                    drop(state);
+                    return Err(LaneError::Full);
+                }
+                let number = state.next_number;
+                state.next_number += 1;
+                state.waiting.push_back(Waiting { number, is_slow: read.class == Class::Slow });
+                queued.number = Some(number);
+            }
+            state = wait(&self.changed, state, WAIT_STEP);
+            // A look at the socket is a system call: not with the lock held.
+            drop(state);
+            if is_client_gone() {
+                return Err(LaneError::ClientLeft);
+            }
+            if began.elapsed() >= self.read_timeout {
+                return Err(LaneError::TimedOut(began.elapsed()));
+            }
+            state = lock(&self.state);
+        }
+    }
+
+    /// Where this read may be sent now. `is_next` where no slow read has waited for longer.
+    fn place(
+        &self,
+        state: &LaneState,
+        read: &ReadInfo,
+        preferred: Option<usize>,
+        candidates: &[usize],
+        is_next: bool,
+    ) -> Option<usize> {
+        // Those that are as good, for this read or not: one of them stays free.
+        let serving = self.table.candidates(|_| true);
+        if read.class == Class::Slow {
+            let backend = if is_next { state.backend_for_slow(candidates, &serving) } else { None };
+            return backend;
+        }
+        // The next slow read waits until its server is free of others.
+        let reserved = if is_next { None } else { state.last_backend };
+        let may_begin = |backend: &usize| {
+            let is_reserved = serving.len() > 1 && reserved == Some(*backend);
+            let others = &state.servers[*backend];
+            let may_join = others.is_empty()
+                || !(read.is_alone || others.iter().any(|other| other.is_alone));
+            may_join && !is_reserved && state.may_begin_unknown(*backend, &serving)
+        };
+        let preferred = preferred.filter(|backend| candidates.contains(backend));
+        preferred.into_iter().chain(candidates.iter().copied()).find(may_begin)
+    }
+
+    fn open(
+        self: &Arc<Self>,
+        state: &mut LaneState,
+        read: &ReadInfo,
+        backend: usize,
+    ) -> Arc<OpenRead> {
+        let number = state.next_number;
+        state.next_number += 1;
+        let is_slow = read.class == Class::Slow;
+        let others = &mut state.servers[backend];
+        others.iter_mut().for_each(|other| other.had_company = true);
+        let had_company = !others.is_empty();
+        others.push(Open {
+            number,
+            label: read.label.clone(),
+            keys: read.keys.clone(),
+            is_slow,
+            sent_at: None,
+            is_overdue: false,
+            had_company,
+            is_alone: read.is_alone,
+            left_at: None,
+        });
+        if is_slow {
+            state.last_backend = Some(backend);
+            self.show(state, backend);
+        }
+        Arc::new(OpenRead {
+            lane: Arc::clone(self),
+            number,
+            backend,
+            is_slow,
+            is_overdue: AtomicBool::new(false),
+            has_begun: AtomicBool::new(false),
+        })
+    }
+
+    /// Tells the table and the checks whether a slow read runs on a backend.
+    fn show(&self, state: &mut LaneState, backend: usize) {
+        let is_busy = state.is_busy(backend);
+        if self.table.is_busy(backend) && !is_busy {
+            state.freed_at[backend] = Some(Instant::now());
+        }
+        self.table.set_busy(backend, is_busy);
+        self.healths[backend].set_busy(is_busy);
+    }
+
+    /// Ends what was left unanswered on servers that answer again, or are gone.
+    fn sweep(&self, state: &mut LaneState) {
+        for backend in 0..state.servers.len() {
+            let health = &self.healths[backend];
+            let is_over = |open: &Open| {
+                open.left_at.is_some_and(|left_at| {
+                    health.has_answered_since(left_at)
+                        || matches!(health.state(), State::Down | State::Syncing)
+                        || left_at.elapsed() > self.read_timeout * MAX_LINGERS
+                })
+            };
+            let mut at = 0;
+            while at < state.servers[backend].len() {
+                match is_over(&state.servers[backend][at]) {
+                    true => self.remove(state, backend, at),
+                    false => at += 1,
+                }
+            }
+        }
+    }
+
+    /// Ends what was left unanswered on servers that answer again; called after each check.
+    pub fn note_check(&self) {
+        let mut state = lock(&self.state);
+        if state.servers.iter().flatten().any(|open| open.left_at.is_some()) {
+            self.sweep(&mut state);
+        }
+    }
+
+    fn remove(&self, state: &mut LaneState, backend: usize, at: usize) {
+        let open = state.servers[backend].remove(at);
+        if open.is_busy() {
+            let time = open.sent_at.map_or(Duration::ZERO, |sent_at| sent_at.elapsed());
+            let name = self.healths[backend].name();
+            let how = if open.left_at.is_some() { "left unanswered" } else { "answered" };
+            info!("slow read {how}: {} kept {name} busy for {:.3} s", open.label, time.as_secs_f64());
+            self.ended.add_one();
+            self.busy_ms.fetch_add(time.as_millis() as u64, Ordering::Relaxed);
+            if state.recent.len() == MAX_RECENT {
+                state.recent.pop_back();
+            }
+            state.recent.push_front(RunningRead { label: open.label, backend, time });
+        }
+        self.show(state, backend);
+        if !state.waiting.is_empty() {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Whether a read that is not quick is unanswered on this backend, or a slow one has been since then.
+    pub fn was_occupied(&self, backend: usize, since: Instant) -> bool {
+        let state = lock(&self.state);
+        let freed_at = state.freed_at[backend];
+        !state.servers[backend].is_empty() || freed_at.is_some_and(|freed_at| freed_at >= since)
+    }
+
+    /// Whether another read, not this one, keeps this backend busy.
+    pub fn is_busy(&self, backend: usize) -> bool {
+        self.table.is_busy(backend)
+    }
+
+    /// What is to be shown.
+    pub fn snapshot(&self) -> Snapshot {
+        let state = lock(&self.state);
+        let running = state.servers.iter().enumerate().flat_map(|(backend, opens)| {
+            opens.iter().filter(|open| open.is_busy()).map(move |open| RunningRead {
+                label: open.label.clone(),
+                backend,
+                time: open.sent_at.map_or(Duration::ZERO, |sent_at| sent_at.elapsed()),
+            })
+        });
+        Snapshot {
+            ended: self.ended.get(),
+            busy_time: Duration::from_millis(self.busy_ms.load(Ordering::Relaxed)),
+            waiting: state.waiting.len(),
+            running: running.collect(),
+            recent: state.recent.iter().cloned().collect(),
+        }
+    }
+
+    fn with_open<T>(&self, read: &OpenRead, change: impl FnOnce(&mut Open) -> T) -> Option<T> {
+        let mut state = lock(&self.state);
+        let opens = &mut state.servers[read.backend];
+        opens.iter_mut().find(|open| open.number == read.number).map(change)
+    }
+}
+
+/// A place in the queue; left when it is dropped.
+struct Queued<'a> {
+    lane: &'a SlowLane,
+    number: Option<u64>,
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            lock(&self.lane.state).waiting.retain(|waiting| waiting.number != number);
+            self.lane.changed.notify_all();
+        }
+    }
+}
+
+/// A read that is not quick, on its backend: it counts as unanswered there until it is dropped, or, where
+/// it was given up unanswered, until the server answers again.
+#[derive(Debug)]
+pub struct OpenRead {
+    lane: Arc<SlowLane>,
+    number: u64,
+    backend: usize,
+    is_slow: bool,
+    is_overdue: AtomicBool,
+    has_begun: AtomicBool,
+}
+
+impl OpenRead {
+    /// The index of the backend that it is sent to.
+    pub fn backend(&self) -> usize {
+        self.backend
+    }
+
+    /// Whether it was known to be slow when it began: others have left its server.
+    pub fn is_slow(&self) -> bool {
+        self.is_slow
+    }
+
+    /// Whether it keeps its server busy, as far as is known.
+    pub fn keeps_busy(&self) -> bool {
+        self.is_slow || self.is_overdue.load(Ordering::Relaxed)
+    }
+
+    /// Whether the reply to what was sent last has begun: its server is at work on it no more.
+    pub fn has_begun(&self) -> bool {
+        self.has_begun.load(Ordering::Relaxed)
+    }
+
+    /// The reply has begun.
+    pub fn note_begun(&self) {
+        self.has_begun.store(true, Ordering::Relaxed);
+    }
+
+    /// How long it has been unanswered.
+    pub fn unanswered_for(&self) -> Duration {
+        let sent_at = self.lane.with_open(self, |open| open.sent_at).flatten();
+        sent_at.map_or(Duration::ZERO, |sent_at| sent_at.elapsed())
+    }
+
+    /// What it is known by.
+    pub fn keys(&self) -> Vec<ReadKey> {
+        self.lane.with_open(self, |open| open.keys.clone()).unwrap_or_default()
+    }
+
+    /// It is being sent: its time begins.
+    pub fn note_sent(&self) {
+        self.has_begun.store(false, Ordering::Relaxed);
+        self.lane.with_open(self, |open| {
+            open.sent_at = Some(Instant::now());
+            open.left_at = None;
+        });
+    }
+
+    /// Its server has said nothing for so long since it was sent.
+    pub fn note_silence(&self, silent: Duration) {
+        let lane = &self.lane;
+        let is_usual = silent < lane.kinds.slow_after();
+        if is_usual || self.has_begun() || self.is_overdue.load(Ordering::Relaxed) {
+            return;
+        }
+        let blamed = lane.with_open(self, |open| {
+            open.sent_at?;
+            open.is_overdue = true;
+            Some((open.had_company, open.keys.clone()))
+        });
+        let Some((had_company, keys)) = blamed.flatten() else { return };
+        self.is_overdue.store(true, Ordering::Relaxed);
+        match &keys[..] {
+            [key] if !had_company => lane.kinds.note_slow(key),
+            // Nobody knows which of them it was: next time each is measured alone.
+            keys => keys.iter().for_each(|key| lane.kinds.note_company(key)),
+        }
+        lane.show(&mut lock(&lane.state), self.backend);
+    }
+
+    /// Redis has answered what was sent last after `time`.
+    pub fn note_answer(&self, time: Duration) {
+        let known = self.lane.with_open(self, |open| (open.keys.clone(), open.had_company));
+        let Some((keys, had_company)) = known else { return };
+        let is_alone = keys.len() == 1 && !had_company;
+        keys.iter().for_each(|key| self.lane.kinds.note_answer(key, time, is_alone));
+    }
+
+    /// Whether nothing else that is not quick may be sent to its backend meanwhile, not even from its own
+    /// client.
+    pub fn is_alone(&self) -> bool {
+        self.lane.with_open(self, |open| open.is_alone).unwrap_or(false)
+    }
+
+    /// Its client's thread gives it up, with the server perhaps still at work on it: the server counts
+    /// as busy until it answers a check.
+    pub fn leave(&self) {
+        self.lane.with_open(self, |open| {
+            if open.sent_at.is_some() {
+                open.left_at = Some(Instant::now());
+            }
+        });
+    }
+}
+
+impl Drop for OpenRead {
+    fn drop(&mut self) {
+        let mut state = lock(&self.lane.state);
+        let opens = &state.servers[self.backend];
+        let at = opens.iter().position(|open| open.number == self.number && open.left_at.is_none());
+        if let Some(at) = at {
+            self.lane.remove(&mut state, self.backend, at);
+        }
+    }
+}
