@@ -295,6 +295,14 @@ impl ConnectionTable {
         lock(&self.rows).best_standing(eligible) == Standing::Up
     }
 
+    /// The backends that are up, those included that a slow read of ours keeps from answering checks.
+    pub fn serving(&self) -> Vec<usize> {
+        let table = lock(&self.rows);
+        let rows = table.rows.iter().enumerate();
+        let serves = |row: &Row| matches!(row.standing(), Standing::Up | Standing::Busy);
+        rows.filter(|(_, row)| serves(row)).map(|(backend, _)| backend).collect()
+    }
+
     /// The eligible backends of the best state, in the order in which they would be leased; those that
     /// run a slow read are among them.
     pub fn candidates(&self, eligible: impl Fn(usize) -> bool) -> Vec<usize> {

@@ -134,10 +134,11 @@ impl<'a> Failover<'a> {
         }
     }
 
-    /// With no backend up, it fails at `deadline` at the latest.
-    pub fn until(mut self, deadline: Option<Instant>) -> Self {
-        if let Some(deadline) = deadline {
-            self.deadline = self.deadline.min(deadline);
+    /// Where its client's reads have just failed as no backend was up, its own fail at once as long as
+    /// none is.
+    pub fn at_once(mut self, has_just_failed: bool) -> Self {
+        if has_just_failed {
+            self.deadline = Instant::now();
         }
         self
     }

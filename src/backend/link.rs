@@ -90,8 +90,9 @@ impl Link {
         self.reader.get_ref().shared()
     }
 
-    /// It is kept for another request.
+    /// It is kept for another request: the one before has been answered.
     pub fn rest(&mut self) {
+        self.reader.get_mut().set_patience(Patience::QUICK);
         self.kept_at = Instant::now();
     }
 

@@ -373,7 +373,8 @@ impl Backend {
 
     /// Keeps a connection, all replies on which have been read to the end: for all, where there is
     /// no shared one of its mode yet, else for the next request.
-    pub fn keep_or_share(self: &Arc<Self>, connection: Connection) {
+    pub fn keep_or_share(self: &Arc<Self>, mut connection: Connection) {
+        connection.rest();
         let mut shared = lock(&self.shared);
         let is_wanted = shared.len() < (self.max_connections / 8).min(MAX_SHARED)
             && shared.iter().all(|shared| shared.mode != connection.mode);

@@ -570,13 +570,18 @@ fn place(
         let next = || balancer.table.lease(|backend| failover.may_try(backend));
         return Ok((first_lease.take().or_else(next), None));
     }
-    // Its place is chosen anew.
-    *first_lease = None;
+    let first = first_lease.take();
+    let preferred = first.as_ref().map(Lease::backend);
     let keys = question.key.into_iter().collect();
     let label = question.ask.label();
     let info = ReadInfo { class: failover.class(), keys, label, is_alone: false };
-    match failover.begin(info, None, |_| true, || peer.is_gone()) {
-        Ok(open) => Ok((balancer.table.lease(|other| other == open.backend()), Some(open))),
+    match failover.begin(info, preferred, |_| true, || peer.is_gone()) {
+        Ok(open) => {
+            let backend = open.backend();
+            let another = || balancer.table.lease(|other| other == backend);
+            let lease = first.filter(|_| preferred == Some(backend)).or_else(another);
+            Ok((lease, Some(open)))
+        }
         Err(LaneError::NoBackend) => Ok((None, None)),
         Err(error) => Err(error),
     }

@@ -270,8 +270,11 @@ impl SlowLane {
         candidates: &[usize],
         is_next: bool,
     ) -> Option<usize> {
-        // Those that are as good, for this read or not: one of them stays free.
-        let serving = self.table.candidates(|_| true);
+        // One of those that serve stays free. With none, there is nothing to protect.
+        let serving = self.table.serving();
+        if serving.is_empty() {
+            return preferred.filter(|own| candidates.contains(own)).or(candidates.first().copied());
+        }
         if read.class == Class::Slow {
             let backend = if is_next { state.backend_for_slow(candidates, &serving) } else { None };
             return backend;

@@ -32,6 +32,7 @@ use crate::access_log::{self, Event};
 use crate::backend::outbox::Progress;
 use crate::backend::shared::Unserved;
 use crate::backend::{BackendError, Connection, Mode, check_answer, is_timeout};
+use crate::balance::State;
 use crate::balancer::{Balancer, Phase};
 use crate::failover::{Attempt, Failover};
 use crate::metrics::Refusal;
@@ -56,6 +57,10 @@ const MAX_SHORT_REPLY_BYTES: usize = 1024 * 1024;
 
 /// What each buffer of a client keeps of its memory while it is idle.
 const IDLE_CAPACITY_BYTES: usize = 1024;
+
+/// With no backend up, a command waits for one to come up. Those that come so soon after one that did so
+/// in vain fail at once: so a pipeline fails as fast as one command, whatever its length.
+pub const SHARED_OUTAGE_TIME: Duration = Duration::from_secs(1);
 
 /// What a session begins with.
 const FIRST_MODE: Mode = Mode { database: 0, protocol: Protocol::Resp2 };
@@ -182,6 +187,8 @@ struct Session<'a> {
     served_by: Option<ServedBy>,
     /// Whether all has been read that will be, as the process ends.
     has_read_the_last: bool,
+    /// When commands have first failed because no backend was up.
+    outage_since: Option<Instant>,
 }
 
 impl<'a> Session<'a> {
@@ -206,6 +213,7 @@ impl<'a> Session<'a> {
             is_silent: false,
             served_by: None,
             has_read_the_last: false,
+            outage_since: None,
         })
     }
 
@@ -555,7 +563,7 @@ impl<'a> Session<'a> {
             batch.failed(&error);
             failover.failed(attempt, error);
         }
-        let batch = self.run_on(batch, failover)?;
+        let batch = self.run_on(batch, Some(failover))?;
         if self.batch.is_empty() {
             // With what it has learned of the replies.
             self.batch = batch;
@@ -577,19 +585,24 @@ impl<'a> Session<'a> {
             return Ok(self.outlet.deliver_if_full()?);
         }
         let batch = mem::take(&mut self.batch);
-        let failover = Failover::new(self.balancer, batch.nature());
-        self.batch = self.run_on(batch, failover)?;
+        self.batch = self.run_on(batch, None)?;
         Ok(())
     }
 
     /// Does what is left of a batch, on the session's backend or another; returns it, empty.
-    fn run_on(&mut self, mut batch: Batch, first: Failover<'a>) -> Result<Batch, Ended> {
-        let mut current = Some(first);
+    fn run_on(
+        &mut self,
+        mut batch: Batch,
+        mut current: Option<Failover<'a>>,
+    ) -> Result<Batch, Ended> {
         while !batch.is_done() {
             let Self { upstream, outlet, mode, commands_version, balancer, policy, .. } = self;
+            let outage_since = self.outage_since;
             let client = outlet.client.peer();
             let nature = batch.nature();
-            let failover = current.get_or_insert_with(|| Failover::new(balancer, nature));
+            let has_just_failed = outage_since.is_some_and(|at| at.elapsed() < SHARED_OUTAGE_TIME);
+            let new = || Failover::new(balancer, nature).at_once(has_just_failed);
+            let failover = current.get_or_insert_with(new);
             let shared = RefCell::new(&mut batch);
             let info = |is_alone| shared.borrow().read_info(is_alone, balancer, policy);
             let ran = upstream.go_on(failover, client, info, |upstream, attempt| {
@@ -608,7 +621,10 @@ impl<'a> Session<'a> {
                     batch.judge_again(&self.policy, &mut self.outlet);
                 }
                 Err(Unanswered::AllFailed(error)) => {
+                    note_outage(&mut self.outage_since, balancer);
                     batch.refuse_rest(&format!("ERR {error}"), outlet)?;
+                    // What is known to have failed is not held back by what may take longer.
+                    outlet.deliver()?;
                 }
                 Err(Unanswered::Ended(ended)) => return Err(ended),
                 // The rest goes alone, too.
@@ -689,6 +705,15 @@ impl<'a> Session<'a> {
             Unanswered::Ended(ended) => return Err(ended),
         }
         Ok(())
+    }
+}
+
+/// Commands have failed: those that come next share what is left of their time, if no backend is up.
+fn note_outage(since: &mut Option<Instant>, balancer: &Balancer) {
+    if balancer.table.best(|_| true) == State::Up {
+        *since = None;
+    } else if since.is_none_or(|since| since.elapsed() >= SHARED_OUTAGE_TIME) {
+        *since = Some(Instant::now());
     }
 }
 

@@ -293,7 +293,8 @@ impl<'a> Upstream<'a> {
     }
 
     /// All replies have been read: the connection goes back to where it came from.
-    pub fn release(&mut self, connection: Connection) {
+    pub fn release(&mut self, mut connection: Connection) {
+        connection.rest();
         match self.watch {
             Watch::InUse(backend) => self.watch = Watch::Held(Box::new(connection), backend),
             _ => connection.keep(),
