@@ -72,6 +72,11 @@ impl<'a> Failover<'a> {
     /// For a request that is made now. A script may be what keeps a backend silent.
     pub fn new(balancer: &'a Balancer, is_script: bool) -> Self {
         balancer.replays.pay();
+        Self::resumed(balancer, is_script)
+    }
+
+    /// For a request that was made before, in another way, and has paid for its replays then.
+    pub fn resumed(balancer: &'a Balancer, is_script: bool) -> Self {
         let deadline = Instant::now() + LAST_RESORT_TIME;
         Self {
             balancer,

@@ -153,12 +153,17 @@ impl<W> Outbox<W> {
     }
 
     /// The commands of this ticket that are not answered yet won't be.
-    pub fn fail(&self, ticket: u64, failure: W) {
+    ///
+    /// # Errors
+    /// Returns the failure where nobody waits for these commands any more.
+    pub fn fail(&self, ticket: u64, failure: W) -> Result<(), W> {
         let mut state = lock(&self.state);
-        if state.ticket == ticket && state.replies.failure.is_none() {
-            state.replies.failure = Some(failure);
-            self.tell(&state);
+        if state.ticket != ticket || state.replies.failure.is_some() {
+            return Err(failure);
         }
+        state.replies.failure = Some(failure);
+        self.tell(&state);
+        Ok(())
     }
 
     fn tell(&self, state: &State<W>) {

@@ -17,7 +17,7 @@ use super::pipeline::Pipeline;
 use super::socket::Socket;
 use super::{Backend, Connection, Mode, Waits};
 use crate::protocol::WireProtocol;
-use crate::resp::Framer;
+use crate::resp::{Framer, Protocol};
 
 /// A reply up to this length is held until it is whole, so that another backend can still give it: a
 /// string of 64 KiB with what RESP puts around it.
@@ -72,6 +72,8 @@ pub struct Entry {
 pub struct SharedConnection {
     /// What it is set up for.
     pub mode: Mode,
+    /// The version of its backend's commands that its server knows.
+    commands_version: u64,
     socket: Arc<Socket>,
     pipeline: Pipeline<Entry>,
     /// When it became one; times are counted from here.
@@ -96,6 +98,7 @@ impl SharedConnection {
         socket.set_read_timeout(IDLE_STEP)?;
         let shared = Arc::new(Self {
             mode: connection.mode,
+            commands_version: connection.commands_version(),
             socket,
             pipeline: Pipeline::new(),
             since: Instant::now(),
@@ -113,6 +116,12 @@ impl SharedConnection {
         let thread = thread::Builder::new().name("replies".to_owned()).stack_size(STACK_BYTES);
         thread.spawn(move || reader.run())?;
         Ok(shared)
+    }
+
+    /// The version of its backend's commands that its server knows: what was judged by another must
+    /// not be sent here.
+    pub fn commands_version(&self) -> u64 {
+        self.commands_version
     }
 
     /// Sends a client's commands; false when that is not possible here (any more). Commands that
@@ -156,6 +165,13 @@ enum End {
     Stale,
     /// What came is no reply or no answer, or the connection broke within one.
     Failed(BackendError),
+    /// A reply came that answers no command that was written: nobody is to blame but the backend.
+    Surplus,
+}
+
+/// What a backend is blamed for that sends more replies than it was sent commands.
+fn surplus() -> BackendError {
+    crate::resp::Error::Protocol("a reply that nobody asked for").into()
 }
 
 impl From<crate::resp::Error> for End {
@@ -221,15 +237,19 @@ impl Reader {
         self.finish(end);
     }
 
-    /// Reads some; false when that is the end. While nothing comes, looks whether all is over.
+    /// Reads some; false when nobody needs more. While nothing comes, looks whether all is over.
+    ///
+    /// # Errors
+    /// When the connection has ended.
     fn read(&mut self) -> io::Result<bool> {
         loop {
             match (&*self.shared.socket).read(&mut self.buffer[self.end..]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(length) => {
                     let time = self.shared.since.elapsed();
                     self.shared.heard_at.store(time.as_millis() as u64, Ordering::Relaxed);
                     self.end += length;
-                    return Ok(length > 0);
+                    return Ok(true);
                 }
                 Err(error) if is_timeout(&error) => {
                     let silent = self.shared.heard_at().elapsed();
@@ -250,7 +270,8 @@ impl Reader {
 
     fn end_of(&self, error: io::Error) -> End {
         // Between replies it is a stale connection.
-        if self.end > self.next.whole { End::Failed(error.into()) } else { End::Stale }
+        let is_within_reply = self.end > self.next.whole || self.next.skipped > 0;
+        if is_within_reply { End::Failed(error.into()) } else { End::Stale }
     }
 
     /// Gives each client what has come for it; returns how many entries are done.
@@ -258,18 +279,24 @@ impl Reader {
         let now = Instant::now();
         let mut done = 0;
         while self.next.seen < self.end {
+            let next = &mut self.next;
+            if next.is_between_replies() && self.buffer[next.seen] == b'>' {
+                return Err(self.shared.end_of_push());
+            }
             if self.entries.is_empty() {
-                self.shared.pipeline.take(&mut self.entries);
+                self.shared.pipeline.take_written(&mut self.entries);
             }
             let Some(entry) = self.entries.front() else {
-                let error = crate::resp::Error::Protocol("a reply that nobody asked for");
-                return Err(error.into());
+                return Err(End::Surplus);
             };
-            let next = &mut self.next;
             next.time.get_or_insert_with(|| now.saturating_duration_since(entry.began));
             next.seen += next.framer.feed(&self.buffer[next.seen..self.end])?;
             if !next.framer.is_done() {
                 break;
+            }
+            if next.framer.kind() == Some(b'>') {
+                // It had attributes.
+                return Err(self.shared.end_of_push());
             }
             next.end_reply(&self.buffer)?;
             if next.replies.answered == entry.commands {
@@ -296,7 +323,8 @@ impl Reader {
             && (next.skipped > 0 || self.end - next.start > HELD_REPLY_BYTES)
         {
             if next.skipped == 0 {
-                entry.outbox.fail(entry.ticket, Unserved::Long);
+                // A client that took its commands back does not care.
+                let _ = entry.outbox.fail(entry.ticket, Unserved::Long);
             }
             next.skip()?;
         }
@@ -312,25 +340,54 @@ impl Reader {
 
     /// Tells all whose commands are not answered.
     fn finish(mut self, end: End) {
-        self.shared.pipeline.close();
-        self.shared.pipeline.take(&mut self.entries);
+        self.shared.pipeline.close_and_take(&mut self.entries);
         self.backend.forget_shared(&self.shared);
         self.shared.socket.shutdown();
-        let mut unserved = match end {
-            End::Failed(error) => Unserved::Failed(error),
-            End::Stale => Unserved::Stale,
-        };
         if let Some(entry) = self.entries.front_mut() {
             self.next.give_some(entry, &self.buffer, &self.backend);
         }
+        // Only the first one's reply shows that something is wrong: its session counts the failure.
+        let untold = match (end, self.entries.pop_front()) {
+            (End::Failed(error), Some(first)) => {
+                match first.outbox.fail(first.ticket, Unserved::Failed(error)) {
+                    Err(Unserved::Failed(error)) => Some(error),
+                    _ => None,
+                }
+            }
+            (End::Failed(error), None) => Some(error),
+            (end, first) => {
+                self.entries.extend(first);
+                matches!(end, End::Surplus).then(surplus)
+            }
+        };
+        if let Some(error) = untold {
+            self.backend.metrics.errors.add_one();
+            self.backend.health.failed(&error);
+        }
         for Entry { outbox, ticket, .. } in self.entries {
-            // Only the first one's reply shows that something is wrong.
-            outbox.fail(ticket, std::mem::replace(&mut unserved, Unserved::Stale));
+            // A client that took its commands back does not care.
+            let _ = outbox.fail(ticket, Unserved::Stale);
+        }
+    }
+}
+
+impl SharedConnection {
+    /// How it ends when a push has come: it is nobody's reply. In RESP3 a server may send one at any
+    /// time; what waits is asked on another connection.
+    fn end_of_push(&self) -> End {
+        match self.mode.protocol {
+            Protocol::Resp3 => End::Stale,
+            Protocol::Resp2 => crate::resp::Error::Protocol("a push, in RESP2").into(),
         }
     }
 }
 
 impl NextReplies {
+    /// Whether the next byte begins a frame.
+    fn is_between_replies(&self) -> bool {
+        self.seen == self.whole && self.skipped == 0
+    }
+
     /// One more reply is whole.
     fn end_reply(&mut self, buffer: &[u8]) -> Result<(), End> {
         let reply = &buffer[self.whole..self.seen];

@@ -223,7 +223,9 @@ impl<'a> Exchange<'a> {
     ) -> Result<(), BackendError> {
         let Some(turn) = turn else { return self.connection.send(command) };
         let sent = self.connection.send_for_large(command, bytes);
-        if let Err(BackendError::TimedOut) = sent {
+        if let Err(error) = &sent
+            && error.is_unanswered()
+        {
             turn.give_up();
         }
         sent

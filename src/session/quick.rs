@@ -97,7 +97,6 @@ impl QuickReads {
             return Some(question);
         };
         let Some((ticket, _)) = self.outbox.expect(1) else { return Some(question) };
-        self.desk.balancer.replays.pay();
         let sent_at = Instant::now();
         lock(&self.desk.state).asked = Some(Asked { question, backend, kind, sent_at });
         let entry = Entry {
@@ -108,6 +107,7 @@ impl QuickReads {
             began: sent_at,
         };
         if shared.send(entry, &command) {
+            self.desk.balancer.replays.pay();
             self.under_way = Some((shared, backend));
             return None;
         }
@@ -162,7 +162,7 @@ impl QuickReads {
             return Stage::Answered { unsent, is_last: state.is_last };
         };
         drop(state);
-        let mut failover = Failover::new(balancer, false);
+        let mut failover = Failover::resumed(balancer, false);
         let failure = match (silence, failure) {
             (Some(silence), _) => Some(silence),
             (None, Some(Unserved::Failed(error))) => Some(error),

@@ -55,6 +55,15 @@ const MAX_SHORT_REPLY_BYTES: usize = 1024 * 1024;
 /// What each buffer of a client keeps of its memory while it is idle.
 const IDLE_CAPACITY_BYTES: usize = 1024;
 
+/// Commands are judged again so often, at most, when the backends' commands change before they are
+/// sent.
+const MAX_JUDGEMENTS: usize = 16;
+
+const OTHER_COMMANDS: &str = "ERR the backends' commands have changed: try again";
+
+/// A push is nobody's reply: where one comes in the place of a reply, the backend has failed.
+const UNWANTED_PUSH: &str = "a push that nobody asked for";
+
 /// What a session begins with.
 const FIRST_MODE: Mode = Mode { database: 0, protocol: Protocol::Resp2 };
 
@@ -353,6 +362,8 @@ impl<'a> Session<'a> {
     }
 
     fn outside_transaction(&mut self, command: &Command) -> Result<(), Ended> {
+        // By the time that it is sent, others may be known.
+        let version = self.commands_version;
         match self.policy.judge(command) {
             Verdict::Refuse(Refused { why, error }) => {
                 self.outlet.count_refusal(why);
@@ -369,10 +380,10 @@ impl<'a> Session<'a> {
             Verdict::Forward if policy::is_script(command) => {
                 // What is sent beside it would share its fate.
                 self.run_batch()?;
-                self.batch.forward_script(command, self.is_silent);
+                self.batch.forward_script(command, version, self.is_silent);
                 self.run_batch()?;
             }
-            Verdict::Forward => self.batch.forward(command, self.is_silent),
+            Verdict::Forward => self.batch.forward(command, version, self.is_silent),
             Verdict::Close => return Err(self.close()),
         }
         Ok(())
@@ -401,7 +412,7 @@ impl<'a> Session<'a> {
     fn refresh_policy(&mut self) {
         if self.commands_version != self.balancer.commands_version() {
             (self.commands_version, self.policy) = self.balancer.policy();
-            self.batch.judge_again(&self.policy, &mut self.outlet);
+            self.batch.judge_again(&self.policy, self.commands_version, &mut self.outlet);
         }
     }
 
@@ -467,20 +478,38 @@ impl<'a> Session<'a> {
     /// Sends the commands that are gathered on a shared connection; false when they have to go on one
     /// of the session's own.
     fn take_off(&mut self) -> Result<bool, Ended> {
-        let Self { balancer, outlet, upstream, flight, batch, subscriptions, .. } = self;
-        let is_usual = outlet.is_empty() && subscriptions.is_none() && flight.is_wanted(batch);
-        if !is_usual || self.commands_version != balancer.commands_version() {
-            return Ok(false);
-        }
-        let Some(backend) = upstream.usual_backend(outlet.client.address) else { return Ok(false) };
+        let Some(mut backend) = self.usual_backend() else { return Ok(false) };
         if !self.flight.has_room(&self.batch, backend, self.mode) {
-            self.land()?;
+            if self.flight.is_begun() {
+                self.land()?;
+                // That may have failed over and met other commands: nothing is as it was.
+                let Some(now) = self.usual_backend() else { return Ok(false) };
+                backend = now;
+            }
             let shared = self.balancer.backends[backend].shared(self.mode);
             let Some(shared) = shared else { return Ok(false) };
             self.flight.go_by(backend, shared);
         }
-        self.balancer.replays.pay();
-        Ok(self.flight.send(&mut self.batch, self.outlet.client.handle))
+        // With the connection at hand: it leads to the server whose commands these are.
+        let Self { balancer, outlet, flight, batch, .. } = self;
+        let commands_version = flight.connection().map(|(_, shared)| shared.commands_version());
+        if commands_version != Some(balancer.backends[backend].commands_version()) {
+            flight.forget_connection();
+            return Ok(false);
+        }
+        let Some(batch) = batch.as_plain(balancer.commands_version()) else { return Ok(false) };
+        let is_sent = flight.send(batch, outlet.client.handle);
+        if is_sent {
+            balancer.replays.pay();
+        }
+        Ok(is_sent)
+    }
+
+    /// The backend to which what is gathered may go by a shared connection.
+    fn usual_backend(&mut self) -> Option<usize> {
+        let Self { outlet, upstream, flight, batch, subscriptions, .. } = self;
+        let is_usual = outlet.is_empty() && subscriptions.is_none() && flight.is_wanted(batch);
+        if is_usual { upstream.usual_backend(outlet.client.address) } else { None }
     }
 
     /// Whether replies may be on their way that this thread knows nothing of.
@@ -518,7 +547,7 @@ impl<'a> Session<'a> {
             Some(Unserved::Failed(error)) => Some(error),
             _ => None,
         });
-        let mut failover = Failover::new(self.balancer, false);
+        let mut failover = Failover::resumed(self.balancer, false);
         if let Some(error) = failure
             && let Some(attempt) = failover.attempt(index)
         {
@@ -555,21 +584,24 @@ impl<'a> Session<'a> {
     /// Does what is left of a batch, on the session's backend or another; returns it, empty.
     fn run_on(&mut self, mut batch: Batch, first: Failover) -> Result<Batch, Ended> {
         let mut failover = Some(first);
+        let mut judgements = 0;
         while !batch.is_done() {
-            let Self { upstream, outlet, mode, commands_version, .. } = self;
+            let Self { upstream, outlet, mode, .. } = self;
             let address = outlet.client.address;
             let is_script = batch.has_script();
             let failover =
-                failover.take().unwrap_or_else(|| Failover::new(self.balancer, is_script));
+                failover.take().unwrap_or_else(|| Failover::resumed(self.balancer, is_script));
             let ran = upstream.go_on(failover, address, |upstream, attempt| {
-                let commands_version = Some(*commands_version);
+                let commands_version = Some(batch.version());
                 batch.run(upstream, Target { attempt, mode: *mode, commands_version }, outlet)
             });
             match ran {
-                Err(Unanswered::OtherCommands) => {
+                Err(Unanswered::OtherCommands) if judgements < MAX_JUDGEMENTS => {
+                    judgements += 1;
                     self.refresh_policy();
-                    batch.judge_again(&self.policy, &mut self.outlet);
+                    batch.judge_again(&self.policy, self.commands_version, &mut self.outlet);
                 }
+                Err(Unanswered::OtherCommands) => batch.refuse_rest(OTHER_COMMANDS, outlet)?,
                 Err(Unanswered::AllFailed(error)) => {
                     batch.refuse_rest(&format!("ERR {error}"), outlet)?;
                 }
@@ -637,7 +669,7 @@ impl<'a> Session<'a> {
                 self.error(format!("ERR {error}"));
             }
             Unanswered::OtherCommands => {
-                self.error("ERR the backends' commands have changed: try again");
+                self.error(OTHER_COMMANDS);
             }
             Unanswered::Ended(ended) => return Err(ended),
         }
@@ -650,6 +682,9 @@ fn short_reply(connection: &mut Connection) -> Result<Vec<u8>, Failure> {
     let mut reply = Vec::new();
     if !connection.hold(&mut reply, MAX_SHORT_REPLY_BYTES)? {
         return Err(resp::Error::TooLong.into());
+    }
+    if reply.starts_with(b">") {
+        return Err(resp::Error::Protocol(UNWANTED_PUSH).into());
     }
     check_answer(&reply)?;
     Ok(reply)

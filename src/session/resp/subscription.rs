@@ -79,7 +79,7 @@ impl Subscriptions {
     /// Passes the next frame on.
     fn relay(&mut self, outlet: &mut Outlet) -> Result<Received, Failure> {
         let mut head = Vec::with_capacity(HEAD_BYTES);
-        outlet.relay_and_inspect(&mut self.connection, false, |piece| {
+        outlet.relay_and_inspect(&mut self.connection, |piece| {
             head.extend_from_slice(&piece[..piece.len().min(HEAD_BYTES - head.len())]);
         })?;
         outlet.deliver_if_full_beside(Some(&self.connection))?;
@@ -238,27 +238,32 @@ impl Session<'_> {
     ) -> Result<Result<(), Vec<u8>>, Unanswered> {
         let Self { upstream, outlet, mode, served_by, .. } = self;
         let mut messages = Vec::new();
-        let subscribed = upstream.with_failover(outlet.client.address, false, |_, attempt| {
-            let Attempt { backend, patience, .. } = attempt;
-            let mut connection = backend.request(*mode, command, patience)?;
-            messages.clear();
-            *served_by = Some(ServedBy::attempt(attempt));
-            if connection.next_byte()? == b'-' {
-                let error = short_reply(&mut connection)?;
-                connection.keep();
-                return Ok(Err(error));
-            }
-            if let Some(error) = skip_confirmations(&mut connection, confirmations, &mut messages)?
-            {
-                return Ok(Err(error));
-            }
-            Ok(match connection.pin() {
-                true => Ok((connection, Arc::clone(backend))),
-                // Where others lose theirs, too, there may be room at another backend.
-                false if confirmations > 0 => return Err(connection.no_room().into()),
-                false => Err(format!("-{TOO_MANY_PINNED}\r\n").into_bytes()),
-            })
-        })?;
+        let subscribed =
+            upstream.with_failover(outlet.client.address, false, |upstream, attempt| {
+                let Attempt { backend, patience, .. } = attempt;
+                let mut connection = backend.request(*mode, command, patience)?;
+                messages.clear();
+                *served_by = Some(ServedBy::attempt(attempt));
+                if connection.next_byte()? == b'-' {
+                    let error = short_reply(&mut connection)?;
+                    connection.keep();
+                    return Ok(Err(error));
+                }
+                if let Some(error) =
+                    skip_confirmations(&mut connection, confirmations, &mut messages)?
+                {
+                    return Ok(Err(error));
+                }
+                Ok(match connection.pin() {
+                    true => {
+                        upstream.pin_lease(attempt.index);
+                        Ok((connection, Arc::clone(backend)))
+                    }
+                    // Where others lose theirs, too, there may be room at another backend.
+                    false if confirmations > 0 => return Err(connection.no_room().into()),
+                    false => Err(format!("-{TOO_MANY_PINNED}\r\n").into_bytes()),
+                })
+            })?;
         outlet.out().extend_from_slice(&messages);
         Ok(subscribed.map(|(connection, backend)| {
             self.subscriptions = Some(Subscriptions { connection, backend, names });

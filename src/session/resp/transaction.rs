@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::outlet::Outlet;
 use super::upstream::{TOO_MANY_PINNED, Target, Watch};
-use super::{Ended, Failure, ServedBy, Session, Unanswered, short_reply};
+use super::{Ended, Failure, MAX_JUDGEMENTS, ServedBy, Session, Unanswered, short_reply};
 use crate::backend::{Connection, Patience};
 use crate::policy::{self, Own, Policy, Refused, Verdict};
 use crate::protocol::WireProtocol;
@@ -118,14 +118,18 @@ impl Session<'_> {
         let ran = match mem::take(&mut self.upstream.watch) {
             Watch::None => self.exec_anywhere(&commands, &transaction),
             Watch::Held(connection, index) => {
+                // In this order: what its server knows is among what it is judged by.
+                self.refresh_policy();
                 let backend = &self.balancer.backends[index];
-                match backend.health.refusal() {
-                    None => self.exec_where_watched(*connection, index, &commands, &transaction),
-                    Some(_) => {
-                        self.exec_in_vain();
-                        return Ok(());
-                    }
+                if backend.health.refusal().is_some() || !backend.is_current(&connection) {
+                    self.exec_in_vain();
+                    return Ok(());
                 }
+                if !transaction.may_pass(&self.policy) {
+                    self.error(ABORTED);
+                    return Ok(());
+                }
+                self.exec_where_watched(*connection, index, &commands, &transaction)
             }
             Watch::InUse(_) | Watch::Lost => {
                 self.exec_in_vain();
@@ -141,7 +145,7 @@ impl Session<'_> {
         transaction: &Transaction,
     ) -> Result<(), Unanswered> {
         let is_silent = self.is_silent;
-        loop {
+        for _ in 0..MAX_JUDGEMENTS {
             if !transaction.may_pass(&self.policy) {
                 self.error(ABORTED);
                 return Ok(());
@@ -159,6 +163,7 @@ impl Session<'_> {
                 ran => return ran,
             }
         }
+        Err(Unanswered::OtherCommands)
     }
 
     /// No other backend knows whether a watched key was touched.
