@@ -5,17 +5,18 @@
 //! clients take back what is not answered (see [`Outbox`]) and ask on connections of their own.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::error::{BackendError, check_answer, is_timeout};
-use super::outbox::{Outbox, Replies};
+use super::outbox::{Outbox, Progress, Replies};
 use super::pipeline::Pipeline;
 use super::socket::Socket;
 use super::{Backend, Connection, Mode, Waits};
+use crate::lock::{Mutex, lock};
 use crate::protocol::WireProtocol;
 use crate::resp::{Framer, Protocol};
 
@@ -68,6 +69,26 @@ pub struct Entry {
     pub began: Instant,
 }
 
+/// Rings when a client's thread has to see to what it has sent on a shared connection, and is over
+/// then. All who wait there hear it, and look whether it is for them: that is rare, and so an idle
+/// client needs no descriptor of its own to be woken by.
+#[derive(Debug)]
+pub struct Alarm(Option<PipeReader>);
+
+impl Alarm {
+    /// It rings when what is returned beside it is dropped.
+    fn new() -> (Arc<Self>, Option<PipeWriter>) {
+        // Without descriptors those who wait look up now and then.
+        let (reader, bell) = io::pipe().ok().unzip();
+        (Arc::new(Self(reader)), bell)
+    }
+
+    /// Ready to be read once it has rung; `None` where it can't ring.
+    pub fn pipe(&self) -> Option<&PipeReader> {
+        self.0.as_ref()
+    }
+}
+
 /// A connection that any client may send on.
 pub struct SharedConnection {
     /// What it is set up for.
@@ -76,6 +97,8 @@ pub struct SharedConnection {
     commands_version: u64,
     socket: Arc<Socket>,
     pipeline: Pipeline<Entry>,
+    /// What rings next.
+    alarm: Mutex<Arc<Alarm>>,
     /// When it became one; times are counted from here.
     since: Instant,
     /// When something came last, in milliseconds.
@@ -96,7 +119,9 @@ impl SharedConnection {
     pub fn start(backend: &Arc<Backend>, connection: Connection) -> io::Result<Arc<Self>> {
         let socket = connection.socket();
         socket.set_read_timeout(IDLE_STEP)?;
+        let (alarm, bell) = Alarm::new();
         let shared = Arc::new(Self {
+            alarm: Mutex::new(alarm),
             mode: connection.mode,
             commands_version: connection.commands_version(),
             socket,
@@ -112,10 +137,16 @@ impl SharedConnection {
             buffer: vec![0; HELD_REPLY_BYTES + READ_BYTES],
             end: 0,
             next: NextReplies::default(),
+            bell,
         };
         let thread = thread::Builder::new().name("replies".to_owned()).stack_size(STACK_BYTES);
         thread.spawn(move || reader.run())?;
         Ok(shared)
+    }
+
+    /// What rings next. Whoever hears that one has rung takes the next before it looks what it is.
+    pub fn alarm(&self) -> Arc<Alarm> {
+        Arc::clone(&lock(&self.alarm))
     }
 
     /// The version of its backend's commands that its server knows: what was judged by another must
@@ -193,6 +224,8 @@ struct Reader {
     /// … up to here.
     end: usize,
     next: NextReplies,
+    /// Rings the alarm when it is dropped.
+    bell: Option<PipeWriter>,
 }
 
 /// What is known of the next replies in the buffer, which are those of the first entry.
@@ -212,6 +245,8 @@ struct NextReplies {
     time: Option<Duration>,
     /// How much of a long reply was dropped; 0 of one that is not long.
     skipped: usize,
+    /// Whether a client's thread that can hear it is to be woken.
+    is_alarming: bool,
 }
 
 impl Reader {
@@ -307,6 +342,11 @@ impl Reader {
             }
         }
         self.make_room()?;
+        if std::mem::take(&mut self.next.is_alarming) {
+            let (alarm, bell) = Alarm::new();
+            *lock(&self.shared.alarm) = alarm;
+            self.bell = bell;
+        }
         Ok(done)
     }
 
@@ -325,6 +365,7 @@ impl Reader {
             if next.skipped == 0 {
                 // A client that took its commands back does not care.
                 let _ = entry.outbox.fail(entry.ticket, Unserved::Long);
+                next.is_alarming |= entry.protocol == WireProtocol::Http;
             }
             next.skip()?;
         }
@@ -425,13 +466,16 @@ impl NextReplies {
     fn give(&mut self, entry: &Entry, buffer: &[u8], backend: &Backend) {
         let replies = std::mem::take(&mut self.replies);
         let time = self.time.unwrap_or_default();
-        entry.outbox.deliver(entry.ticket, &buffer[self.start..self.whole], &replies, || {
+        let bytes = &buffer[self.start..self.whole];
+        let progress = entry.outbox.deliver(entry.ticket, bytes, &replies, || {
             // An HTTP request is counted when its answer is made.
             if entry.protocol == WireProtocol::Resp {
                 backend.metrics.answer_many(WireProtocol::Resp, time, replies.answered);
                 backend.metrics.error_replies.add(replies.errors);
             }
         });
+        // Redis clients' threads look up now and then: they need no other call to wait for commands.
+        self.is_alarming |= progress == Progress::Stopped && entry.protocol == WireProtocol::Http;
         self.start = self.whole;
     }
 }
