@@ -157,7 +157,7 @@ fn a_reply_that_nobody_asked_for_is_given_to_nobody() {
         let extra = Rule::new(Fault::Extra(b"$7\r\nvalue:9\r\n")).asked("key:1\r\n");
         let extra = extra.after("$7\r\nvalue:1\r\n".len()).times(1);
         relay.add(&extra);
-        let errors = metric(&lb, "lb_backend_errors_total");
+        let errors = metric(&lb, "redis_lb_backend_errors_total");
         // While the first is under way, the others wait for its reply before they are written.
         server.freeze();
         for (number, client) in (1..).zip(&mut clients) {
@@ -171,7 +171,9 @@ fn a_reply_that_nobody_asked_for_is_given_to_nobody() {
             assert_eq!(reply, value, "in round {round}");
         }
         assert_eq!(extra.happened(), 1);
-        wait_until("the backend is to blame", || metric(&lb, "lb_backend_errors_total") > errors);
+        wait_until("the backend is to blame", || {
+            metric(&lb, "redis_lb_backend_errors_total") > errors
+        });
         relay.clear();
         wait_until("it is up again", || states(&lb) == ["up"]);
         (1..).zip(&mut clients).for_each(|(number, client)| read_own(client, number, 2));
@@ -190,6 +192,7 @@ fn a_push_is_nobodys_reply() {
             &b">2\r\n+invalidate\r\n*1\r\n$1\r\nk\r\n"[..],
             b"|1\r\n+a\r\n+b\r\n>2\r\n+invalidate\r\n*0\r\n",
         ] {
+            wait_until("both are up", || states(&lb) == ["up", "up"]);
             let mut clients = [(); 4].map(|()| RespClient::connect(lb.port()));
             for client in &mut clients {
                 client.call("HELLO 3");
@@ -213,7 +216,7 @@ fn a_connection_that_ends_within_a_shared_reply_counts_as_a_failure() {
     let relays = servers.each_ref().map(Relay::start);
     let lb = Balancer::start_at(&relays.each_ref().map(Relay::address), &[]);
     let mut client = settled(&lb, 1);
-    let errors = || metric(&lb, "lb_backend_errors_total");
+    let errors = || metric(&lb, "redis_lb_backend_errors_total");
     let before = errors();
     let rule = Rule::new(Fault::Close).asked("key:2\r\n").after(4).times(1);
     relays.iter().for_each(|relay| relay.add(&rule));
