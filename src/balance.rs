@@ -214,7 +214,9 @@ impl Rows {
             .min_by(|a, b| load(a.1.leases, a.0).total_cmp(&load(b.1.leases, b.0)))?;
         let from = &self.rows[backend];
         let is_better = match from.standing() {
-            Standing::Up => from.leases >= row.leases + 2 && (row.leases as f64) < shares[to].ceil(),
+            Standing::Up => {
+                from.leases >= row.leases + 2 && (row.leases as f64) < shares[to].ceil()
+            }
             // It may be good again in a moment.
             Standing::Suspect => false,
             Standing::Busy | Standing::Down | Standing::Syncing => true,
@@ -426,6 +428,17 @@ impl Lease {
         }
     }
 
+    /// The lease is this backend's from now on, and does not move by itself: a connection to it is in
+    /// its session's hands. It may have been moved since that was made.
+    pub fn pin(&self, backend: usize) {
+        let mut table = lock(&self.table.rows);
+        let Some(seat) = &mut table.seats[self.seat] else { return };
+        seat.may_move = false;
+        if seat.backend != backend {
+            table.move_seat(self.seat, backend);
+        }
+    }
+
     /// The backend to be used now, of those that are eligible: the lease's own, or one that it
     /// moves to, where that has a better state. `None` when no backend is eligible.
     pub fn settle(&self, eligible: impl Fn(usize) -> bool) -> Option<usize> {
@@ -476,6 +489,22 @@ mod tests {
         let leases: Vec<Lease> = (0..count).filter_map(|_| table.lease(any)).collect();
         leases.iter().for_each(|lease| lease.set_may_move(true));
         leases
+    }
+
+    #[test]
+    fn a_pinned_lease_stays_where_its_connection_is() {
+        let table = table(2);
+        let lease = table.lease(any).expect("all are up");
+        lease.set_may_move(true);
+        let own = lease.backend();
+        // Moved between the choice of the backend and the moment when there is a connection.
+        table.set_state(own, State::Down, false);
+        assert_eq!((table.level(), lease.backend()), (1, 1 - own));
+        lease.pin(own);
+        assert_eq!(table.level(), 0);
+        assert_eq!((lease.backend(), table.counts()[own]), (own, 1));
+        lease.set_may_move(true);
+        assert_eq!(table.level(), 1);
     }
 
     #[test]

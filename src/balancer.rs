@@ -83,12 +83,8 @@ impl Balancer {
         };
         let backends: Vec<_> = config.backends.iter().enumerate().map(backend).collect();
         let healths = backends.iter().map(|backend| Arc::clone(&backend.health)).collect();
-        let slow_lane = SlowLane::new(
-            Arc::clone(&table),
-            healths,
-            config.backend_timeout,
-            config.read_timeout,
-        );
+        let slow_lane =
+            SlowLane::new(Arc::clone(&table), healths, config.backend_timeout, config.read_timeout);
         let history = History::new(config.backends.len());
         let policy = Mutex::new((0, Arc::new(Policy::new(&[], config.allow_keys))));
         let names = config.backends.iter().map(|address| address.name().to_owned()).collect();
@@ -156,7 +152,9 @@ impl Balancer {
     pub fn nature_of(&self, key: &ReadKey) -> Result<Nature, &'static str> {
         let poisoned = self.poison.of(key, Instant::now());
         if poisoned == Some(Poisoned::Itself) {
-            return Err("this read has killed two servers within the last minute: it is not sent again");
+            return Err(
+                "this read has killed two servers within the last minute: it is not sent again",
+            );
         }
         Ok(Nature {
             class: self.slow_lane.kinds.class(key),

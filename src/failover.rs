@@ -120,6 +120,11 @@ impl<'a> Failover<'a> {
     /// For a request that is made now.
     pub fn new(balancer: &'a Balancer, nature: Nature) -> Self {
         balancer.replays.pay();
+        Self::resumed(balancer, nature)
+    }
+
+    /// For a request that was made before, in another way, and has paid for its retries then.
+    pub fn resumed(balancer: &'a Balancer, nature: Nature) -> Self {
         Self {
             balancer,
             deadline: Instant::now() + LAST_RESORT_TIME,
@@ -157,7 +162,7 @@ impl<'a> Failover<'a> {
     /// For what was sent with the read, and shares the suspicion.
     pub fn for_the_rest(&self) -> Self {
         let may_have_killed = self.may_have_killed;
-        Self { may_have_killed, ..Self::new(self.balancer, self.nature) }
+        Self { may_have_killed, ..Self::resumed(self.balancer, self.nature) }
     }
 
     /// Waits until a read that is not quick may be sent, and where.
@@ -270,7 +275,9 @@ impl<'a> Failover<'a> {
         let (true, Some(open)) = (is_suspect, attempt.open) else {
             return self.note_lost(attempt.index);
         };
-        if !Poison::is_long_enough(open.unanswered_for()) || !attempt.backend.has_died(self.asked.as_ref()) {
+        if !Poison::is_long_enough(open.unanswered_for())
+            || !attempt.backend.has_died(self.asked.as_ref())
+        {
             return;
         }
         open.keys().into_iter().for_each(|key| self.balancer.poison.note(key, Instant::now()));
@@ -308,7 +315,9 @@ impl<'a> Failover<'a> {
     /// Why it is refused alone, while what was sent with it goes on.
     pub fn refusal(&self) -> Option<String> {
         match &self.end {
-            Some(End::Kills(why)) => Some(format!("this read is not sent to another server: {why}")),
+            Some(End::Kills(why)) => {
+                Some(format!("this read is not sent to another server: {why}"))
+            }
             _ => None,
         }
     }

@@ -1,7 +1,7 @@
 //! Locking that a panic elsewhere does not spoil.
 
-pub use std::sync::{Condvar, Mutex};
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::PoisonError;
+pub use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 /// Locks `mutex`, poisoned or not: what our locks guard is whole after each statement, so a panic

@@ -1,12 +1,12 @@
 //! The connections to one backend: how many there may be, which are idle, and who waits for one.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::lock::lock;
+use crate::lock::{Condvar, Mutex, MutexGuard, lock, wait};
 
 /// How long an idle connection is kept; what is used now and then stays.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
@@ -129,14 +129,19 @@ impl<M: Copy + Eq, C> Pool<M, C> {
         let waiter = Arc::new(Waiter { mode, grant: Mutex::new(None), granted: Condvar::new() });
         state.waiting.push_back(Arc::clone(&waiter));
         drop(state);
-        let (mut grant, _) = waiter
-            .granted
-            .wait_timeout_while(lock(&waiter.grant), patience, |grant| grant.is_none())
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(grant) = grant.take() {
-            return Some(grant);
+        let began = Instant::now();
+        let mut granted = lock(&waiter.grant);
+        loop {
+            if let Some(grant) = granted.take() {
+                return Some(grant);
+            }
+            let left = patience.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            granted = wait(&waiter.granted, granted, left);
         }
-        drop(grant);
+        drop(granted);
         // Whoever gives does so with the state locked: after this nobody will.
         lock(&self.state).waiting.retain(|other| !Arc::ptr_eq(other, &waiter));
         lock(&waiter.grant).take()

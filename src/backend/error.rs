@@ -101,10 +101,13 @@ impl BackendError {
 
     /// Whether the backend was too slow, rather than out of reach.
     pub fn is_timeout(&self) -> bool {
-        matches!(
-            self,
-            Self::TimedOut | Self::Stuck | Self::Unresponsive | Self::Busy | Self::NoConnection(_)
-        )
+        self.is_unanswered() || matches!(self, Self::Busy | Self::NoConnection(_))
+    }
+
+    /// Whether the backend was asked and said nothing. Where there was no connection for the
+    /// question, or no turn, it was not asked.
+    pub fn is_unanswered(&self) -> bool {
+        matches!(self, Self::TimedOut | Self::Stuck | Self::Unresponsive)
     }
 
     /// Whether the read itself may be why nothing was heard.

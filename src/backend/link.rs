@@ -26,6 +26,8 @@ pub struct Link {
     /// How long it may usually be silent.
     timeout: Duration,
     run_id: Option<Arc<str>>,
+    /// The version of its backend's commands that its server knows.
+    commands_version: u64,
     /// When it was kept for another request.
     kept_at: Instant,
 }
@@ -35,7 +37,13 @@ impl Link {
     pub fn new(socket: Socket, waits: &Arc<Waits>, patience: Patience) -> Self {
         let socket = PatientSocket::new(socket, Arc::clone(waits), patience);
         let reader = BufReader::with_capacity(READ_BUFFER_BYTES, socket);
-        Self { reader, timeout: waits.timeout, run_id: None, kept_at: Instant::now() }
+        Self {
+            reader,
+            timeout: waits.timeout,
+            run_id: None,
+            commands_version: 0,
+            kept_at: Instant::now(),
+        }
     }
 
     /// What its server calls itself; `None` where its user may not ask.
@@ -46,6 +54,16 @@ impl Link {
     /// Remembers which server this leads to.
     pub fn set_run_id(&mut self, run_id: Option<Arc<str>>) {
         self.run_id = run_id;
+    }
+
+    /// The version of its backend's commands that its server knows.
+    pub fn commands_version(&self) -> u64 {
+        self.commands_version
+    }
+
+    /// Remembers which version of its backend's commands its server knows.
+    pub fn set_commands_version(&mut self, version: u64) {
+        self.commands_version = version;
     }
 
     /// How it waits from now on; `waited` of its usual timeout is over already.

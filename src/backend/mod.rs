@@ -233,7 +233,7 @@ impl Backend {
         may_send: impl Fn(&Link) -> bool,
     ) -> Result<Connection, BackendError> {
         let waited = permit.waited();
-        let idle = idle.filter(|link| !link.is_spoilt());
+        let idle = idle.filter(|link| self.is_current(link) && !link.is_spoilt());
         if idle.is_none() {
             permit = permit.renewed();
         }
@@ -366,6 +366,12 @@ impl Backend {
         }
     }
 
+    /// Whether the server that this leads to knows the commands that the backend is known for: what
+    /// was judged by [`commands`](Self::commands) may be sent on it.
+    pub fn is_current(&self, link: &Link) -> bool {
+        link.commands_version() == self.commands_version()
+    }
+
     /// The shared connection of that mode, if there is one.
     pub fn shared(&self, mode: Mode) -> Option<Arc<SharedConnection>> {
         lock(&self.shared).iter().find(|shared| shared.mode == mode).cloned()
@@ -469,9 +475,12 @@ impl Backend {
 
     /// Asks a server that was not there before what commands it knows.
     fn meet(&self, link: &mut Link) -> Result<(), BackendError> {
-        if link.run_id().is_some() && link.run_id() == self.run_id().as_ref() {
+        let server = lock(&self.server);
+        if link.run_id().is_some() && link.run_id() == server.run_id.as_ref() {
+            link.set_commands_version(self.commands_version());
             return Ok(());
         }
+        drop(server);
         link.send(&redis::cmd("COMMAND").get_packed_command())?;
         let mut reply = Vec::new();
         if !link.hold(&mut reply, MAX_COMMANDS_BYTES)? {
@@ -484,15 +493,19 @@ impl Backend {
             Err(error) => return Err(error.into()),
         };
         let mut server = lock(&self.server);
-        if server.run_id.is_some() && server.run_id.as_ref() != link.run_id() {
+        let is_other = server.run_id.is_some() && server.run_id.as_ref() != link.run_id();
+        let has_changed = server.commands != commands;
+        if is_other || (has_changed && server.commands.is_some()) {
             // Others may lead to the server that was there before.
             self.close_all();
         }
         server.run_id = link.run_id().cloned();
-        if server.commands != commands {
+        if has_changed {
             server.commands = commands;
             self.commands_version.fetch_add(1, Ordering::Release);
         }
+        // With the lock held: it is the version of this server's commands.
+        link.set_commands_version(self.commands_version());
         Ok(())
     }
 

@@ -134,15 +134,22 @@ impl<W> Outbox<W> {
     }
 
     /// Gives the client the replies to its next `commands`; `errors` of them are errors, and the
-    /// longest is of so many bytes. `count` is called before the client can have them.
-    pub fn deliver(&self, ticket: u64, replies: &[u8], news: &Replies<W>, count: impl FnOnce()) {
+    /// longest is of so many bytes. `count` is called before the client can have them. Returns how far
+    /// its commands have come then.
+    pub fn deliver(
+        &self,
+        ticket: u64,
+        replies: &[u8],
+        news: &Replies<W>,
+        count: impl FnOnce(),
+    ) -> Progress {
         let mut state = lock(&self.state);
         if state.ticket != ticket || state.is_over || state.replies.failure.is_some() {
-            return;
+            return state.progress();
         }
         if state.replies.unsent.len() + replies.len() > MAX_BYTES {
             state.is_over = true;
-            return;
+            return state.progress();
         }
         count();
         state.give(replies);
@@ -150,15 +157,21 @@ impl<W> Outbox<W> {
         state.replies.errors += news.errors;
         state.replies.longest = state.replies.longest.max(news.longest);
         self.tell(&state);
+        state.progress()
     }
 
     /// The commands of this ticket that are not answered yet won't be.
-    pub fn fail(&self, ticket: u64, failure: W) {
+    ///
+    /// # Errors
+    /// Returns the failure where nobody waits for these commands any more.
+    pub fn fail(&self, ticket: u64, failure: W) -> Result<(), W> {
         let mut state = lock(&self.state);
-        if state.ticket == ticket && state.replies.failure.is_none() {
-            state.replies.failure = Some(failure);
-            self.tell(&state);
+        if state.ticket != ticket || state.replies.failure.is_some() {
+            return Err(failure);
         }
+        state.replies.failure = Some(failure);
+        self.tell(&state);
+        Ok(())
     }
 
     fn tell(&self, state: &State<W>) {

@@ -87,13 +87,26 @@ impl<E> Pipeline<E> {
         if is_mine { self.write_next(write) } else { Ok(()) }.map(|()| true)
     }
 
-    /// Moves all entries, in order, to the end of `taken`.
-    pub fn take(&self, taken: &mut VecDeque<E>) {
-        taken.append(&mut lock(&self.state).entries);
+    /// Moves the entries whose bytes are written, or being written, to the end of `taken`, in order. To
+    /// no other can a reply have come.
+    pub fn take_written(&self, taken: &mut VecDeque<E>) {
+        let mut state = lock(&self.state);
+        let written = state.entries.len() - state.unwritten_entries;
+        taken.extend(state.entries.drain(..written));
     }
 
-    /// So many of the entries that were taken are answered; writes what was left to be written
-    /// behind them. Returns whether that was the end: it is closed, and nothing is under way.
+    /// Takes no more entries, and moves all that are left to the end of `taken`, in order: those, too,
+    /// whose bytes are not written, which never will be.
+    pub fn close_and_take(&self, taken: &mut VecDeque<E>) {
+        let mut state = lock(&self.state);
+        state.is_closed = true;
+        state.unwritten_entries = 0;
+        state.unwritten = Vec::new();
+        taken.append(&mut state.entries);
+    }
+
+    /// So many of the entries that [`take_written`](Self::take_written) gave out are answered; writes
+    /// what was left to be written after them. Returns whether that was the end: it is closed, and nothing is under way.
     ///
     /// # Errors
     /// When `write` failed: then it is closed.
@@ -103,7 +116,8 @@ impl<E> Pipeline<E> {
         write: impl Fn(&[u8]) -> io::Result<()>,
     ) -> io::Result<bool> {
         let mut state = lock(&self.state);
-        state.on_wire -= entries;
+        debug_assert!(entries <= state.on_wire, "only what is written can be answered");
+        state.on_wire = state.on_wire.saturating_sub(entries);
         let is_over = state.is_closed && state.is_idle();
         drop(state);
         self.write_next(write).map(|()| is_over)
@@ -146,5 +160,44 @@ impl<E> Pipeline<E> {
 impl<E> Default for Pipeline<E> {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(pipeline: &Pipeline<u8>) -> VecDeque<u8> {
+        let mut taken = VecDeque::new();
+        pipeline.take_written(&mut taken);
+        taken
+    }
+
+    fn push(pipeline: &Pipeline<u8>, entry: u8) {
+        assert!(pipeline.push(entry, &[entry], |_| Ok(())).expect("a wire"));
+    }
+
+    #[test]
+    fn only_written_entries_are_handed_out() {
+        let pipeline = Pipeline::new();
+        (1..=3).for_each(|entry| push(&pipeline, entry));
+        assert_eq!(taken(&pipeline), [1], "the others wait for its reply");
+        assert!(taken(&pipeline).is_empty());
+        assert!(!pipeline.answered(1, |_| Ok(())).expect("a wire"));
+        assert_eq!(taken(&pipeline), [2, 3]);
+        assert!(!pipeline.answered(2, |_| Ok(())).expect("a wire"));
+        assert!(pipeline.is_idle());
+    }
+
+    #[test]
+    fn when_it_ends_all_entries_are_told_and_nothing_more_is_written() {
+        let pipeline = Pipeline::new();
+        (1..=3).for_each(|entry| push(&pipeline, entry));
+        let mut left = taken(&pipeline);
+        pipeline.close_and_take(&mut left);
+        assert_eq!(left, [1, 2, 3]);
+        let is_over = pipeline.answered(1, |_| panic!("what waits is written")).expect("a wire");
+        assert!(is_over);
+        assert!(!pipeline.push(4, &[4], |_| Ok(())).expect("a wire"), "it is closed");
     }
 }

@@ -5,19 +5,20 @@
 //! clients take back what is not answered (see [`Outbox`]) and ask on connections of their own.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::error::{BackendError, check_answer, is_timeout};
-use super::outbox::{Outbox, Replies};
+use super::outbox::{Outbox, Progress, Replies};
 use super::pipeline::Pipeline;
 use super::socket::Socket;
 use super::{Backend, Connection, Mode, Waits};
+use crate::lock::{Mutex, lock};
 use crate::protocol::WireProtocol;
-use crate::resp::Framer;
+use crate::resp::{Framer, Protocol};
 
 /// A reply up to this length is held until it is whole, so that another backend can still give it: a
 /// string of 64 KiB with what RESP puts around it.
@@ -68,12 +69,36 @@ pub struct Entry {
     pub began: Instant,
 }
 
+/// Rings when a client's thread has to see to what it has sent on a shared connection, and is over
+/// then. All who wait there hear it, and look whether it is for them: that is rare, and so an idle
+/// client needs no descriptor of its own to be woken by.
+#[derive(Debug)]
+pub struct Alarm(Option<PipeReader>);
+
+impl Alarm {
+    /// It rings when what is returned beside it is dropped.
+    fn new() -> (Arc<Self>, Option<PipeWriter>) {
+        // Without descriptors those who wait look up now and then.
+        let (reader, bell) = io::pipe().ok().unzip();
+        (Arc::new(Self(reader)), bell)
+    }
+
+    /// Ready to be read once it has rung; `None` where it can't ring.
+    pub fn pipe(&self) -> Option<&PipeReader> {
+        self.0.as_ref()
+    }
+}
+
 /// A connection that any client may send on.
 pub struct SharedConnection {
     /// What it is set up for.
     pub mode: Mode,
+    /// The version of its backend's commands that its server knows.
+    commands_version: u64,
     socket: Arc<Socket>,
     pipeline: Pipeline<Entry>,
+    /// What rings next.
+    alarm: Mutex<Arc<Alarm>>,
     /// When it became one; times are counted from here.
     since: Instant,
     /// When something came last, in milliseconds.
@@ -94,8 +119,11 @@ impl SharedConnection {
     pub fn start(backend: &Arc<Backend>, connection: Connection) -> io::Result<Arc<Self>> {
         let socket = connection.socket();
         socket.set_read_timeout(IDLE_STEP)?;
+        let (alarm, bell) = Alarm::new();
         let shared = Arc::new(Self {
+            alarm: Mutex::new(alarm),
             mode: connection.mode,
+            commands_version: connection.commands_version(),
             socket,
             pipeline: Pipeline::new(),
             since: Instant::now(),
@@ -109,10 +137,22 @@ impl SharedConnection {
             buffer: vec![0; HELD_REPLY_BYTES + READ_BYTES],
             end: 0,
             next: NextReplies::default(),
+            bell,
         };
         let thread = thread::Builder::new().name("replies".to_owned()).stack_size(STACK_BYTES);
         thread.spawn(move || reader.run())?;
         Ok(shared)
+    }
+
+    /// What rings next. Whoever hears that one has rung takes the next before it looks what it is.
+    pub fn alarm(&self) -> Arc<Alarm> {
+        Arc::clone(&lock(&self.alarm))
+    }
+
+    /// The version of its backend's commands that its server knows: what was judged by another must
+    /// not be sent here.
+    pub fn commands_version(&self) -> u64 {
+        self.commands_version
     }
 
     /// Sends a client's commands; false when that is not possible here (any more). Commands that
@@ -161,6 +201,13 @@ enum End {
     Stale,
     /// What came is no reply or no answer, or the connection broke within one.
     Failed(BackendError),
+    /// A reply came that answers no command that was written: nobody is to blame but the backend.
+    Surplus,
+}
+
+/// What a backend is blamed for that sends more replies than it was sent commands.
+fn surplus() -> BackendError {
+    crate::resp::Error::Protocol("a reply that nobody asked for").into()
 }
 
 impl From<crate::resp::Error> for End {
@@ -182,6 +229,8 @@ struct Reader {
     /// … up to here.
     end: usize,
     next: NextReplies,
+    /// Rings the alarm when it is dropped.
+    bell: Option<PipeWriter>,
 }
 
 /// What is known of the next replies in the buffer, which are those of the first entry.
@@ -201,6 +250,8 @@ struct NextReplies {
     time: Option<Duration>,
     /// How much of a long reply was dropped; 0 of one that is not long.
     skipped: usize,
+    /// Whether a client's thread that can hear it is to be woken.
+    is_alarming: bool,
 }
 
 impl Reader {
@@ -226,15 +277,19 @@ impl Reader {
         self.finish(end);
     }
 
-    /// Reads some; false when that is the end. While nothing comes, looks whether all is over.
+    /// Reads some; false when nobody needs more. While nothing comes, looks whether all is over.
+    ///
+    /// # Errors
+    /// When the connection has ended.
     fn read(&mut self) -> io::Result<bool> {
         loop {
             match (&*self.shared.socket).read(&mut self.buffer[self.end..]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(length) => {
                     let time = self.shared.since.elapsed();
                     self.shared.heard_at.store(time.as_millis() as u64, Ordering::Relaxed);
                     self.end += length;
-                    return Ok(length > 0);
+                    return Ok(true);
                 }
                 Err(error) if is_timeout(&error) => {
                     let silent = self.shared.heard_at().elapsed();
@@ -255,7 +310,8 @@ impl Reader {
 
     fn end_of(&self, error: io::Error) -> End {
         // Between replies it is a stale connection.
-        if self.end > self.next.whole { End::Failed(error.into()) } else { End::Stale }
+        let is_within_reply = self.end > self.next.whole || self.next.skipped > 0;
+        if is_within_reply { End::Failed(error.into()) } else { End::Stale }
     }
 
     /// Gives each client what has come for it; returns how many entries are done.
@@ -263,18 +319,24 @@ impl Reader {
         let now = Instant::now();
         let mut done = 0;
         while self.next.seen < self.end {
+            let next = &mut self.next;
+            if next.is_between_replies() && self.buffer[next.seen] == b'>' {
+                return Err(self.shared.end_of_push());
+            }
             if self.entries.is_empty() {
-                self.shared.pipeline.take(&mut self.entries);
+                self.shared.pipeline.take_written(&mut self.entries);
             }
             let Some(entry) = self.entries.front() else {
-                let error = crate::resp::Error::Protocol("a reply that nobody asked for");
-                return Err(error.into());
+                return Err(End::Surplus);
             };
-            let next = &mut self.next;
             next.time.get_or_insert_with(|| now.saturating_duration_since(entry.began));
             next.seen += next.framer.feed(&self.buffer[next.seen..self.end])?;
             if !next.framer.is_done() {
                 break;
+            }
+            if next.framer.kind() == Some(b'>') {
+                // It had attributes.
+                return Err(self.shared.end_of_push());
             }
             next.end_reply(&self.buffer)?;
             if next.replies.answered == entry.commands {
@@ -285,6 +347,11 @@ impl Reader {
             }
         }
         self.make_room()?;
+        if std::mem::take(&mut self.next.is_alarming) {
+            let (alarm, bell) = Alarm::new();
+            *lock(&self.shared.alarm) = alarm;
+            self.bell = bell;
+        }
         Ok(done)
     }
 
@@ -301,7 +368,9 @@ impl Reader {
             && (next.skipped > 0 || self.end - next.start > HELD_REPLY_BYTES)
         {
             if next.skipped == 0 {
-                entry.outbox.fail(entry.ticket, Unserved::Long);
+                // A client that took its commands back does not care.
+                let _ = entry.outbox.fail(entry.ticket, Unserved::Long);
+                next.is_alarming |= entry.protocol == WireProtocol::Http;
             }
             next.skip()?;
         }
@@ -317,25 +386,54 @@ impl Reader {
 
     /// Tells all whose commands are not answered.
     fn finish(mut self, end: End) {
-        self.shared.pipeline.close();
-        self.shared.pipeline.take(&mut self.entries);
+        self.shared.pipeline.close_and_take(&mut self.entries);
         self.backend.forget_shared(&self.shared);
         self.shared.socket.shutdown();
-        let mut unserved = match end {
-            End::Failed(error) => Unserved::Failed(error),
-            End::Stale => Unserved::Stale,
-        };
         if let Some(entry) = self.entries.front_mut() {
             self.next.give_some(entry, &self.buffer, &self.backend);
         }
+        // Only the first one's reply shows that something is wrong: its session counts the failure.
+        let untold = match (end, self.entries.pop_front()) {
+            (End::Failed(error), Some(first)) => {
+                match first.outbox.fail(first.ticket, Unserved::Failed(error)) {
+                    Err(Unserved::Failed(error)) => Some(error),
+                    _ => None,
+                }
+            }
+            (End::Failed(error), None) => Some(error),
+            (end, first) => {
+                self.entries.extend(first);
+                matches!(end, End::Surplus).then(surplus)
+            }
+        };
+        if let Some(error) = untold {
+            self.backend.metrics.errors.add_one();
+            self.backend.health.failed(&error);
+        }
         for Entry { outbox, ticket, .. } in self.entries {
-            // Only the first one's reply shows that something is wrong.
-            outbox.fail(ticket, std::mem::replace(&mut unserved, Unserved::Stale));
+            // A client that took its commands back does not care.
+            let _ = outbox.fail(ticket, Unserved::Stale);
+        }
+    }
+}
+
+impl SharedConnection {
+    /// How it ends when a push has come: it is nobody's reply. In RESP3 a server may send one at any
+    /// time; what waits is asked on another connection.
+    fn end_of_push(&self) -> End {
+        match self.mode.protocol {
+            Protocol::Resp3 => End::Stale,
+            Protocol::Resp2 => crate::resp::Error::Protocol("a push, in RESP2").into(),
         }
     }
 }
 
 impl NextReplies {
+    /// Whether the next byte begins a frame.
+    fn is_between_replies(&self) -> bool {
+        self.seen == self.whole && self.skipped == 0
+    }
+
     /// One more reply is whole.
     fn end_reply(&mut self, buffer: &[u8]) -> Result<(), End> {
         let reply = &buffer[self.whole..self.seen];
@@ -373,13 +471,16 @@ impl NextReplies {
     fn give(&mut self, entry: &Entry, buffer: &[u8], backend: &Backend) {
         let replies = std::mem::take(&mut self.replies);
         let time = self.time.unwrap_or_default();
-        entry.outbox.deliver(entry.ticket, &buffer[self.start..self.whole], &replies, || {
+        let bytes = &buffer[self.start..self.whole];
+        let progress = entry.outbox.deliver(entry.ticket, bytes, &replies, || {
             // An HTTP request is counted when its answer is made.
             if entry.protocol == WireProtocol::Resp {
                 backend.metrics.answer_many(WireProtocol::Resp, time, replies.answered);
                 backend.metrics.error_replies.add(replies.errors);
             }
         });
+        // Redis clients' threads look up now and then: they need no other call to wait for commands.
+        self.is_alarming |= progress == Progress::Stopped && entry.protocol == WireProtocol::Http;
         self.start = self.whole;
     }
 }

@@ -234,7 +234,7 @@ impl<'a> Exchange<'a> {
         let sent = self.connection.send(command);
         match (&sent, self.open, turn) {
             (Ok(()), Some(open), _) => open.note_answer(began.elapsed()),
-            (Err(BackendError::TimedOut), _, Some(turn)) => turn.give_up(),
+            (Err(error), _, Some(turn)) if error.is_unanswered() => turn.give_up(),
             _ => {}
         }
         sent

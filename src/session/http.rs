@@ -72,8 +72,8 @@ fn see_to_answer(
         match quick.stage(has_more, balancer) {
             Stage::None => return true,
             Stage::UnderWay if has_more => {}
-            Stage::UnderWay => match client.read_within(TICK, buffer) {
-                Err(error) if is_timeout(&error) => {}
+            Stage::UnderWay => match client.read_beside(quick.alarm(), TICK, buffer) {
+                Err(error) if is_timeout(&error) => quick.renew_alarm(),
                 // Who has asked is answered, and that noted, also behind its end.
                 read => (has_more, is_gone) = (true, !matches!(read, Ok(1..))),
             },

@@ -22,6 +22,7 @@ use rustix::net::{RecvFlags, SendFlags, recv};
 use socket2::SockRef;
 
 use crate::backend::Backend;
+use crate::backend::shared::Alarm;
 use crate::balancer::{Balancer, Phase};
 use crate::metrics::Presence;
 use crate::protocol::WireProtocol;
@@ -287,6 +288,27 @@ impl<'a> Client<'a> {
         buffer.reserve(max);
         // What is wrong, or that there is nothing, the next read will tell.
         let _ = recv(self.socket, spare_capacity(buffer), RecvFlags::DONTWAIT);
+    }
+
+    /// Reads what comes within `timeout`, unless the alarm rings before.
+    fn read_beside(
+        &mut self,
+        alarm: Option<&Alarm>,
+        timeout: Duration,
+        buffer: &mut Vec<u8>,
+    ) -> io::Result<usize> {
+        if let Some(pipe) = alarm.and_then(Alarm::pipe) {
+            let mut polled =
+                [PollFd::new(self.socket, PollFlags::IN), PollFd::new(pipe, PollFlags::IN)];
+            match poll(&mut polled, Some(&poll_timeout(timeout))) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if polled[0].revents().is_empty() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        self.read_within(timeout, buffer)
     }
 
     fn read_within(&mut self, timeout: Duration, buffer: &mut Vec<u8>) -> io::Result<usize> {

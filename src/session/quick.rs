@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use rustix::io::Errno;
@@ -13,7 +13,7 @@ use super::http::{Ended, begin, log};
 use super::read::{self, Ask};
 use super::{ClientSocket, TICK};
 use crate::backend::outbox::{Progress, Sink};
-use crate::backend::shared::{ClientOutbox, Entry, SharedConnection, Unserved};
+use crate::backend::shared::{Alarm, ClientOutbox, Entry, SharedConnection, Unserved};
 use crate::backend::{Backend, BackendError};
 use crate::balance::Lease;
 use crate::balancer::Balancer;
@@ -68,6 +68,8 @@ pub struct QuickReads {
     outbox: Arc<ClientOutbox>,
     /// The connection on which one is under way, and its backend's index.
     under_way: Option<(Arc<SharedConnection>, usize)>,
+    /// The last connection that was used, and what rings when a read there has to be seen to.
+    alarm: Option<(Weak<SharedConnection>, Arc<Alarm>)>,
 }
 
 /// How far a read has come.
@@ -93,7 +95,7 @@ impl QuickReads {
         let (client, balancer) = (Arc::clone(client), Arc::clone(balancer));
         let desk = Arc::new(Desk { client, address, balancer, state: Mutex::default() });
         let outbox = Arc::new(ClientOutbox::new(Arc::clone(&desk) as Arc<dyn Sink>));
-        Self { desk, outbox, under_way: None }
+        Self { desk, outbox, under_way: None, alarm: None }
     }
 
     /// Asks; returns the question where that is not possible here. None may be under way.
@@ -102,7 +104,10 @@ impl QuickReads {
             return Some(question);
         };
         let Some((ticket, _)) = self.outbox.expect(1) else { return Some(question) };
-        self.desk.balancer.replays.pay();
+        // Before it is sent: what rings from then on is heard.
+        if self.alarm.as_ref().is_none_or(|(last, _)| last.as_ptr() != Arc::as_ptr(&shared)) {
+            self.alarm = Some((Arc::downgrade(&shared), shared.alarm()));
+        }
         let sent_at = Instant::now();
         lock(&self.desk.state).asked = Some(Asked { question, backend, kind, sent_at });
         let entry = Entry {
@@ -113,6 +118,7 @@ impl QuickReads {
             began: sent_at,
         };
         if shared.send(entry, &command) {
+            self.desk.balancer.replays.pay();
             self.under_way = Some((shared, backend));
             return None;
         }
@@ -142,6 +148,20 @@ impl QuickReads {
         let shared = backend.shared(backend.own_mode())?;
         let command = kind.packed_read(key);
         Some(Plan { backend: index, kind, shared, command })
+    }
+
+    /// Rings when what is under way may have to be seen to; `None` while nothing was asked.
+    pub fn alarm(&self) -> Option<&Alarm> {
+        self.alarm.as_ref().map(|(_, alarm)| &**alarm)
+    }
+
+    /// It may have rung: the next is listened to, before the next look at what is under way.
+    pub fn renew_alarm(&mut self) {
+        if let Some((shared, alarm)) = &mut self.alarm
+            && let Some(shared) = shared.upgrade()
+        {
+            *alarm = shared.alarm();
+        }
     }
 
     /// How far it has come. Where that `is_awaited`, waits a moment for it to be over.
@@ -176,7 +196,7 @@ impl QuickReads {
         // What went by a shared connection was expected to be quick.
         let has_failed = silence.is_some() || failure.is_some();
         let class = if has_failed { Class::Quick } else { question.nature.class };
-        let mut failover = Failover::new(balancer, Nature { class, ..question.nature });
+        let mut failover = Failover::resumed(balancer, Nature { class, ..question.nature });
         let failure = match (silence, failure) {
             (Some(silence), _) => Some(silence),
             (None, Some(Unserved::Failed(error))) => Some(error),

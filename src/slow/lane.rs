@@ -169,7 +169,8 @@ impl LaneState {
             return None;
         }
         let last = self.last_backend.filter(|last| candidates.contains(last));
-        let fewest = || candidates.iter().copied().min_by_key(|backend| self.servers[*backend].len());
+        let fewest =
+            || candidates.iter().copied().min_by_key(|backend| self.servers[*backend].len());
         let backend = last.or_else(fewest)?;
         let is_free = |other: &usize| *other != backend && self.servers[*other].is_empty();
         let is_ready = self.servers[backend].is_empty();
@@ -233,7 +234,8 @@ impl SlowLane {
                 let before = state.waiting.iter().take_while(|w| Some(w.number) != queued.number);
                 before.filter(|waiting| waiting.is_slow).count() == 0
             };
-            if let Some(backend) = self.place(&state, read, preferred, &candidates, is_next(&state)) {
+            if let Some(backend) = self.place(&state, read, preferred, &candidates, is_next(&state))
+            {
                 let open = self.open(&mut state, read, backend);
                 drop(state);
                 return Ok(open);
@@ -273,7 +275,9 @@ impl SlowLane {
         // One of those that serve stays free. With none, there is nothing to protect.
         let serving = self.table.serving();
         if serving.is_empty() {
-            return preferred.filter(|own| candidates.contains(own)).or(candidates.first().copied());
+            return preferred
+                .filter(|own| candidates.contains(own))
+                .or(candidates.first().copied());
         }
         if read.class == Class::Slow {
             let backend = if is_next { state.backend_for_slow(candidates, &serving) } else { None };
@@ -284,8 +288,8 @@ impl SlowLane {
         let may_begin = |backend: &usize| {
             let is_reserved = serving.len() > 1 && reserved == Some(*backend);
             let others = &state.servers[*backend];
-            let may_join = others.is_empty()
-                || !(read.is_alone || others.iter().any(|other| other.is_alone));
+            let may_join =
+                others.is_empty() || !(read.is_alone || others.iter().any(|other| other.is_alone));
             may_join && !is_reserved && state.may_begin_unknown(*backend, &serving)
         };
         let preferred = preferred.filter(|backend| candidates.contains(backend));
@@ -374,7 +378,11 @@ impl SlowLane {
             let time = open.sent_at.map_or(Duration::ZERO, |sent_at| sent_at.elapsed());
             let name = self.healths[backend].name();
             let how = if open.left_at.is_some() { "left unanswered" } else { "answered" };
-            info!("slow read {how}: {} kept {name} busy for {:.3} s", open.label, time.as_secs_f64());
+            info!(
+                "slow read {how}: {} kept {name} busy for {:.3} s",
+                open.label,
+                time.as_secs_f64()
+            );
             self.ended.add_one();
             self.busy_ms.fetch_add(time.as_millis() as u64, Ordering::Relaxed);
             if state.recent.len() == MAX_RECENT {

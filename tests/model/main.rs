@@ -1,6 +1,6 @@
 //! Model checks: every order in which threads may reach a lock is tried. None may lose or double a
-//! lease of the connection table; nor lose, double or exchange what clients send on a shared
-//! connection and get from there. The modules are compiled here with loom's Mutex in place of std's.
+//! lease of the connection table or a connection of a pool; nor lose, double or exchange what clients
+//! send on a shared connection and get from there, whatever comes. The modules are compiled here with loom's Mutex in place of std's.
 
 #[path = "../../src/balance.rs"]
 #[expect(dead_code, reason = "what the models do not use")]
@@ -11,8 +11,14 @@ mod balance;
 mod outbox;
 
 #[path = "../../src/backend/pipeline.rs"]
+#[expect(dead_code, reason = "what the models do not use")]
 mod pipeline;
 
+#[path = "../../src/pool.rs"]
+#[expect(dead_code, reason = "what the models do not use")]
+mod pool;
+
+mod pooled;
 mod shared;
 
 mod lock {
@@ -38,10 +44,11 @@ use balance::{ConnectionTable, Lease, State};
 use loom::thread;
 
 fn main() {
-    let models: [(&str, fn()); 8] = [
+    let models: [(&str, fn()); 15] = [
         ("leases that are taken and given back leave no count", taken_and_given_back),
         ("a lease that is moved while it is given back is counted once", moved_while_given_back),
         ("a session that settles while it is moved has one lease", settled_while_moved),
+        ("a lease that is pinned while it is moved is where it was pinned", pinned_while_moved),
         ("a backend that fails while it is leased keeps its count", failed_while_leased),
         ("bytes go out in the order of their entries, and all of them", shared::sent_in_order),
         (
@@ -53,6 +60,15 @@ fn main() {
             shared::taken_back_while_answered,
         ),
         ("who waits for replies is woken by the last", shared::awaited),
+        ("who waits for replies is woken when there will be none", shared::awaited_in_vain),
+        ("a reply that answers no command is given to nobody", shared::more_than_asked),
+        (
+            "on a connection that ends each command is answered, told or refused",
+            shared::fewer_than_asked,
+        ),
+        ("a connection that is given back goes to who waits", pooled::given_back_while_awaited),
+        ("who waits in vain for a connection takes none along", pooled::given_back_while_given_up),
+        ("no connection that was to be closed comes back", pooled::closed_while_given_back),
     ];
     for (name, model) in models {
         loom::model(model);
@@ -125,6 +141,19 @@ fn settled_while_moved() {
     let mover = on_thread(&table, |table| _ = table.level());
     [settler, mover].into_iter().for_each(|thread| thread.join().expect("no panic"));
     assert_eq!(leased.backend(), 1 - failing);
+    check(&table, &[&*leased]);
+}
+
+fn pinned_while_moved() {
+    let table = table();
+    let leased = Arc::new(lease(&table));
+    let own = leased.backend();
+    table.set_state(own, State::Down, false);
+    let mover = on_thread(&table, |table| _ = table.level());
+    leased.pin(own);
+    mover.join().expect("no panic");
+    table.level();
+    assert_eq!(leased.backend(), own);
     check(&table, &[&*leased]);
 }
 

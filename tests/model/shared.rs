@@ -40,18 +40,45 @@ struct Reader {
 }
 
 impl Reader {
-    /// Takes the replies that are there.
-    fn read(&mut self) {
+    fn new(pipeline: &Arc<Pipeline<u8>>, wire: &Arc<Wire>) -> Self {
+        let (pipeline, wire) = (Arc::clone(pipeline), Arc::clone(wire));
+        Self { pipeline, wire, entries: VecDeque::new(), answered: 0 }
+    }
+
+    /// Takes the replies that are there; returns how many.
+    fn read(&mut self) -> usize {
         let asked = lock(&self.wire.0)[self.answered..].to_vec();
-        if asked.is_empty() {
-            return;
-        }
-        self.pipeline.take(&mut self.entries);
         for byte in &asked {
-            assert_eq!(self.entries.pop_front().as_ref(), Some(byte), "another client's reply");
+            assert_eq!(self.next_entry().as_ref(), Some(byte), "another client's reply");
         }
         self.answered += asked.len();
-        self.pipeline.answered(asked.len(), |bytes| self.wire.write(bytes)).expect("a wire");
+        asked.len()
+    }
+
+    /// Whose reply the next frame is.
+    fn next_entry(&mut self) -> Option<u8> {
+        if self.entries.is_empty() {
+            self.pipeline.take_written(&mut self.entries);
+        }
+        self.entries.pop_front()
+    }
+
+    /// All that was read is given to the clients.
+    fn go_on(&self, replies: usize) {
+        if replies > 0 {
+            self.pipeline.answered(replies, |bytes| self.wire.write(bytes)).expect("a wire");
+        }
+    }
+
+    fn read_and_go_on(&mut self) {
+        let replies = self.read();
+        self.go_on(replies);
+    }
+
+    /// The connection ends; returns those who are told so.
+    fn end(mut self) -> VecDeque<u8> {
+        self.pipeline.close_and_take(&mut self.entries);
+        self.entries
     }
 }
 
@@ -65,11 +92,11 @@ pub fn sent_in_order() {
         let (pipeline, wire) = (Arc::clone(&pipeline), Arc::clone(&wire));
         thread::spawn(move || assert!(push(&pipeline, &wire, byte)))
     });
-    let mut reader = Reader { pipeline, wire, entries: VecDeque::new(), answered: 0 };
-    reader.read();
+    let mut reader = Reader::new(&pipeline, &wire);
+    reader.read_and_go_on();
     clients.into_iter().for_each(|client| client.join().expect("no panic"));
     // A reply is to come as long as a byte waits.
-    (0..2).for_each(|_| reader.read());
+    (0..2).for_each(|_| reader.read_and_go_on());
     assert_eq!(reader.answered, 2);
     assert!(reader.pipeline.is_idle());
 }
@@ -80,11 +107,61 @@ pub fn pushed_while_closed() {
         let (pipeline, wire) = (Arc::clone(&pipeline), Arc::clone(&wire));
         thread::spawn(move || push(&pipeline, &wire, 1))
     };
-    pipeline.close();
     let mut told = VecDeque::new();
-    pipeline.take(&mut told);
+    pipeline.close_and_take(&mut told);
     let is_sent = client.join().expect("no panic");
     assert_eq!(told.len(), usize::from(is_sent));
+}
+
+/// Two clients that send a byte each; returns which of them could.
+fn two_clients(
+    pipeline: &Arc<Pipeline<u8>>,
+    wire: &Arc<Wire>,
+) -> [thread::JoinHandle<Option<u8>>; 2] {
+    [1, 2].map(|byte| {
+        let (pipeline, wire) = (Arc::clone(pipeline), Arc::clone(wire));
+        thread::spawn(move || push(&pipeline, &wire, byte).then_some(byte))
+    })
+}
+
+/// Each command that was sent is answered or told, once.
+fn assert_all_served(
+    clients: [thread::JoinHandle<Option<u8>>; 2],
+    answered: &[u8],
+    told: VecDeque<u8>,
+) {
+    let mut sent: Vec<u8> =
+        clients.into_iter().filter_map(|client| client.join().expect("no panic")).collect();
+    let mut served: Vec<u8> = answered.iter().copied().chain(told).collect();
+    sent.sort_unstable();
+    served.sort_unstable();
+    assert_eq!(served, sent);
+}
+
+pub fn more_than_asked() {
+    let (pipeline, wire) = (Arc::new(Pipeline::new()), Wire::new());
+    let clients = two_clients(&pipeline, &wire);
+    let mut reader = Reader::new(&pipeline, &wire);
+    let replies = reader.read();
+    if replies > 0 {
+        // Another frame has come with the replies.
+        assert_eq!(reader.next_entry(), None, "it is given to a client that was not sent");
+    }
+    let answered = lock(&wire.0)[..reader.answered].to_vec();
+    let told = reader.end();
+    assert_all_served(clients, &answered, told);
+}
+
+pub fn fewer_than_asked() {
+    let (pipeline, wire) = (Arc::new(Pipeline::new()), Wire::new());
+    let clients = two_clients(&pipeline, &wire);
+    let mut reader = Reader::new(&pipeline, &wire);
+    reader.read_and_go_on();
+    // The end, or a frame that is no reply, comes in the place of the next.
+    let answered = lock(&wire.0)[..reader.answered].to_vec();
+    let told = reader.end();
+    assert_all_served(clients, &answered, told);
+    assert!(!push(&pipeline, &wire, 3), "nobody would tell");
 }
 
 fn one_reply() -> Replies<()> {
@@ -120,4 +197,18 @@ pub fn awaited() {
     assert_eq!(outbox.wait(Duration::from_secs(1)), Progress::Done);
     assert_eq!(*lock(&client.0), b"a");
     reader.join().expect("no panic");
+}
+
+pub fn awaited_in_vain() {
+    let client = Wire::new();
+    let outbox = Arc::new(Outbox::new(Arc::clone(&client) as Arc<dyn Sink>));
+    let (ticket, _) = outbox.expect(1).expect("nothing was sent before");
+    let reader = {
+        let outbox = Arc::clone(&outbox);
+        thread::spawn(move || outbox.fail(ticket, ()).expect("somebody waits"))
+    };
+    assert_eq!(outbox.wait(Duration::from_secs(1)), Progress::Stopped);
+    reader.join().expect("no panic");
+    assert!(outbox.take_back().failure.is_some());
+    assert!(outbox.fail(ticket, ()).is_err(), "it was taken back");
 }

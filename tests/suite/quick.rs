@@ -4,13 +4,13 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
 use crate::support::balancer::Balancer;
 use crate::support::client::Client;
-use crate::support::observe::leases;
+use crate::support::observe::{leases, metric};
 use crate::support::redis::RedisServer;
 use crate::support::relay::{Fault, Relay, Rule};
 use crate::support::wait_until;
@@ -218,4 +218,39 @@ fn clients_that_leave_at_once_leave_nothing_behind() {
         }
     });
     wait_until("no lease is left", || leases(&lb) == [0]);
+}
+
+#[test]
+fn who_guessed_wrong_reads_again_at_once_and_pays_for_replays_once() {
+    const READS: usize = 25;
+    let server = filled();
+    let lb = Balancer::start(&[&server]);
+    for number in 0..2 * READS {
+        server.command(&["SET", &format!("like:{number}:a"), "x"]);
+        match number % 2 {
+            0 => server.command(&["RPUSH", &format!("like:{number}:b"), "x"]),
+            _ => server.command(&["SETRANGE", &format!("like:{number}:b"), "199999", "x"]),
+        };
+    }
+    warm_up(&lb, [&server], "a:1");
+    for is_long in [false, true] {
+        let mut client = lb.client();
+        let budget = metric(&lb, "redis_lb_replay_budget");
+        let mut fastest = Duration::MAX;
+        for number in (0..2 * READS).filter(|number| (number % 2 == 1) == is_long) {
+            for key in ["a", "b"] {
+                let began = Instant::now();
+                client
+                    .send(format!("GET /like:{number}:{key} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+                assert_eq!(client.answer().expect("an answer").status, 200);
+                if key == "b" {
+                    fastest = fastest.min(began.elapsed());
+                }
+            }
+        }
+        // A thread that looks up every 20 ms would need half of that on average.
+        assert!(fastest < Duration::from_millis(10), "{fastest:?}");
+        let paid = metric(&lb, "redis_lb_replay_budget") - budget;
+        assert!(paid <= (2 * READS) as f64 / 5.0 + 1.0, "{paid} for {READS} pairs of reads");
+    }
 }

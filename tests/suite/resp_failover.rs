@@ -201,6 +201,41 @@ fn what_would_write_on_a_server_that_returns_is_not_sent_over_anothers_connectio
     assert_eq!(other.call("GET key"), bulk("value"));
 }
 
+#[test]
+fn what_is_under_way_is_judged_again_where_it_is_sent_next() {
+    let mut servers = numbered();
+    let lb = Balancer::start_with(&servers.each_ref(), &["--backend-timeout", "2s"]);
+    let [mut waiting, mut other] = [(); 2].map(|()| RespClient::connect(lb.port()));
+    // By then they go by shared connections.
+    let mut read_both = || [&mut waiting, &mut other].map(|client| client.call("GET number"));
+    let [of_waiting, of_other] = [(); 3].map(|()| read_both())[2].clone();
+    assert_ne!(of_waiting, of_other);
+    if of_waiting == bulk("1") {
+        servers.swap(0, 1);
+    }
+    let [frozen, returned] = &mut servers;
+    frozen.command(&["SET", "key", "value"]);
+    returned.kill();
+    restart_with_write_as(returned, "EXISTS", "DEL");
+    returned.command(&["SET", "key", "value"]);
+    frozen.freeze();
+    let (exists, get) = (encode(&["EXISTS", "key"]), encode(&["GET", "key"]));
+    waiting.send_raw(&exists);
+    thread::sleep(Duration::from_millis(100));
+    // Meets the server anew.
+    assert_eq!(other.call("GET key"), bulk("value"));
+    // More than may be under way at once, with a command that has come to be refused in between.
+    const PAIRS: usize = 1500;
+    waiting.send_raw([&get[..], &exists].concat().repeat(PAIRS));
+    assert!(waiting.reply().starts_with(b"-"), "it went to a server where it is a write");
+    for pair in 0..PAIRS {
+        let reply = String::from_utf8(waiting.reply()).expect("text");
+        assert_eq!(reply, bulk("value"), "in pair {pair}");
+        assert!(waiting.reply().starts_with(b"-"), "in pair {pair}");
+    }
+    assert_eq!(other.call("GET key"), bulk("value"));
+}
+
 /// Starts a killed server again, where `read` is now another name of `write`.
 fn restart_with_write_as(server: &mut RedisServer, read: &str, write: &str) {
     server.restart_with(&["--rename-command", read, "", "--rename-command", write, read]);

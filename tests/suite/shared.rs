@@ -6,9 +6,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::balancer::Balancer;
-use crate::support::observe::clients_of;
+use crate::support::observe::{clients_of, metric, states};
 use crate::support::redis::RedisServer;
+use crate::support::relay::{Fault, Relay, Rule};
 use crate::support::resp::{RespClient, encode};
+use crate::support::wait_until;
 
 const CLIENTS: usize = 20;
 
@@ -136,4 +138,117 @@ fn answers_of_our_own_keep_their_place_among_replies() {
         assert!(client.reply().starts_with(b"-"), "a write is refused");
         assert_eq!(client.reply(), b"$7\r\nvalue:1\r\n");
     }
+}
+
+/// A client whose reads go by the shared connection.
+fn settled(lb: &Balancer, number: usize) -> RespClient {
+    let mut client = RespClient::connect(lb.port());
+    (0..3).for_each(|_| read_own(&mut client, number, 1));
+    client
+}
+
+#[test]
+fn a_reply_that_nobody_asked_for_is_given_to_nobody() {
+    let server = filled();
+    let relay = Relay::start(&server);
+    let lb = Balancer::start_at(&[relay.address()], &["--backend-timeout", "5s"]);
+    let mut clients: Vec<_> = (1..5).map(|number| settled(&lb, number)).collect();
+    for round in 0..10 {
+        let extra = Rule::new(Fault::Extra(b"$7\r\nvalue:9\r\n")).asked("key:1\r\n");
+        let extra = extra.after("$7\r\nvalue:1\r\n".len()).times(1);
+        relay.add(&extra);
+        let errors = metric(&lb, "redis_lb_backend_errors_total");
+        // While the first is under way, the others wait for its reply before they are written.
+        server.freeze();
+        for (number, client) in (1..).zip(&mut clients) {
+            client.send(&["GET", &format!("key:{number}")]);
+            thread::sleep(Duration::from_millis(20));
+        }
+        server.thaw();
+        for (number, client) in (1..).zip(&mut clients) {
+            let value = format!("$7\r\nvalue:{number}\r\n");
+            let reply = String::from_utf8(client.reply()).expect("text");
+            assert_eq!(reply, value, "in round {round}");
+        }
+        assert_eq!(extra.happened(), 1);
+        wait_until("the backend is to blame", || {
+            metric(&lb, "redis_lb_backend_errors_total") > errors
+        });
+        relay.clear();
+        wait_until("it is up again", || states(&lb) == ["up"]);
+        (1..).zip(&mut clients).for_each(|(number, client)| read_own(client, number, 2));
+    }
+}
+
+#[test]
+fn a_push_is_nobodys_reply() {
+    let server = filled();
+    let relay = Relay::start(&server);
+    // Where there are few connections, none is shared.
+    for arguments in [&[][..], &["--backend-connections", "4"]] {
+        let good = filled();
+        let lb = Balancer::start_at(&[relay.address(), good.address()], arguments);
+        for push in [
+            &b">2\r\n+invalidate\r\n*1\r\n$1\r\nk\r\n"[..],
+            b"|1\r\n+a\r\n+b\r\n>2\r\n+invalidate\r\n*0\r\n",
+        ] {
+            wait_until("both are up", || states(&lb) == ["up", "up"]);
+            let mut clients = [(); 4].map(|()| RespClient::connect(lb.port()));
+            for client in &mut clients {
+                client.call("HELLO 3");
+                (0..3).for_each(|_| read_own(client, 1, 1));
+            }
+            let rule = Rule::new(Fault::Extra(push)).asked("key:2\r\n").after(0);
+            relay.add(&rule);
+            for client in &mut clients {
+                read_own(client, 2, 1);
+                read_own(client, 3, 2);
+            }
+            relay.clear();
+            assert!(rule.happened() > 0, "{arguments:?}");
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_ends_within_a_shared_reply_counts_as_a_failure() {
+    let servers = [filled(), filled()];
+    let relays = servers.each_ref().map(Relay::start);
+    let lb = Balancer::start_at(&relays.each_ref().map(Relay::address), &[]);
+    let mut client = settled(&lb, 1);
+    let errors = || metric(&lb, "redis_lb_backend_errors_total");
+    let before = errors();
+    let rule = Rule::new(Fault::Close).asked("key:2\r\n").after(4).times(1);
+    relays.iter().for_each(|relay| relay.add(&rule));
+    read_own(&mut client, 2, 1);
+    assert_eq!((rule.happened(), errors() - before), (1, 1.0));
+}
+
+#[test]
+fn sessions_go_back_to_shared_connections_when_theirs_was_closed() {
+    let server = filled();
+    let lb = Balancer::start(&[&server]);
+    let mut clients: Vec<_> = (0..CLIENTS).map(|number| settled(&lb, number)).collect();
+    server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    let read_all = |clients: &mut [RespClient]| {
+        for _ in 0..3 {
+            (0..).zip(&mut *clients).for_each(|(number, client)| read_own(client, number, 1));
+        }
+    };
+    read_all(&mut clients);
+    let before = total_connections(&server);
+    thread::scope(|scope| {
+        for (number, client) in clients.iter_mut().enumerate() {
+            scope.spawn(move || (0..200).for_each(|_| read_own(client, number, 1)));
+        }
+    });
+    // Had each gone by one of its own, there would be new ones.
+    assert!(total_connections(&server) < before + CLIENTS / 2);
+}
+
+fn total_connections(server: &RedisServer) -> usize {
+    let stats: String =
+        redis::cmd("INFO").arg("stats").query(&mut server.connect()).expect("stats");
+    let received = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+    received.expect("a count").trim().parse().expect("a number")
 }

@@ -6,10 +6,10 @@ use super::outlet::{Outlet, Relayed};
 use super::upstream::{Target, Upstream};
 use super::{Failure, IDLE_CAPACITY_BYTES};
 use crate::backend::{BackendError, Connection};
-use crate::metrics::Refusal;
-use crate::policy::{Policy, Refused, Verdict};
-use crate::protocol::WireProtocol;
 use crate::balancer::Balancer;
+use crate::metrics::Refusal;
+use crate::policy::{self, Policy, Refused, Verdict};
+use crate::protocol::WireProtocol;
 use crate::resp::{Command, CommandParser, write};
 use crate::slow::{Class, Nature, ReadInfo, ReadKey, shown};
 
@@ -28,6 +28,9 @@ const MAX_WINDOW: usize = 1024;
 const FIRST_WINDOW_BEHIND_A_TIMEOUT: usize = 2;
 /// … and that bound grows by so much a batch, as it may have been the backend's fault.
 const WINDOW_GROWTH: usize = 4;
+
+/// The version of commands that were judged by different ones: that of no table.
+const MIXED_VERSIONS: u64 = u64::MAX;
 
 /// What is to be given to the client, in order.
 enum Step {
@@ -61,6 +64,8 @@ pub struct Batch {
     nature: Nature,
     /// Whether there is anything but replies that the client gets as they come.
     has_other: bool,
+    /// The version of the backends' commands by which all of its commands were judged.
+    version: u64,
     steps: Vec<Step>,
     commands: Vec<u8>,
     answers: Vec<u8>,
@@ -84,6 +89,7 @@ impl Default for Batch {
             has_script: false,
             nature: Nature::QUICK,
             has_other: false,
+            version: 0,
             steps: Vec::new(),
             commands: Vec::new(),
             answers: Vec::new(),
@@ -107,8 +113,8 @@ impl Batch {
         self.done.steps == self.steps.len()
     }
 
-    /// Whether it may go by a shared connection: short reads, as far as can be known, whose replies
-    /// go to the client one after the other.
+    /// Whether it is one of short reads, as far as can be known, whose replies go to the client one
+    /// after the other.
     pub fn is_plain(&self) -> bool {
         let is_quick = self.nature.class == Class::Quick && !self.nature.has_one_try;
         let is_usual = !self.has_other && !self.has_script && !self.is_behind_long;
@@ -145,28 +151,21 @@ impl Batch {
         ReadInfo { class: self.nature.class, keys, label, is_alone }
     }
 
-    /// The commands, in the form in which they are sent.
-    pub fn commands(&self) -> &[u8] {
-        &self.commands
+    /// As it may go by a shared connection to a server whose commands are of this version; `None` where
+    /// it must not: it is not plain, or was judged by other commands.
+    pub fn as_plain(&mut self, version: u64) -> Option<PlainBatch<'_>> {
+        let may_go = self.is_plain() && self.version == version && self.done.steps == 0;
+        may_go.then_some(PlainBatch { batch: self })
+    }
+
+    /// The version of the backends' commands by which its commands were judged.
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// How many bytes of commands there are.
     pub fn bytes(&self) -> usize {
         self.commands.len()
-    }
-
-    /// Takes over all steps of `other`, none of which is done; that is empty then, and its window
-    /// is as after short replies.
-    pub fn take_over(&mut self, other: &mut Self) {
-        if self.is_empty() {
-            std::mem::swap(&mut self.steps, &mut other.steps);
-            std::mem::swap(&mut self.commands, &mut other.commands);
-        } else {
-            self.steps.append(&mut other.steps);
-            self.commands.extend_from_slice(&other.commands);
-        }
-        other.clear();
-        other.grow_window(false);
     }
 
     /// The first steps, which are replies to commands, are done.
@@ -182,17 +181,28 @@ impl Batch {
             || self.answers.len() >= MAX_BYTES
     }
 
-    pub fn forward(&mut self, command: &Command, is_silent: bool, nature: Nature) {
+    /// A command that was judged by this version of the backends' commands.
+    pub fn forward(&mut self, command: &Command, version: u64, is_silent: bool, nature: Nature) {
         let bytes = command.bytes();
+        self.version = match self.commands.is_empty() || self.version == version {
+            true => version,
+            false => MIXED_VERSIONS,
+        };
         self.nature = self.nature.with(nature);
         self.has_other |= is_silent;
         self.commands.extend_from_slice(bytes);
         self.steps.push(Step::Forward { length: bytes.len(), is_silent });
     }
 
-    pub fn forward_script(&mut self, command: &Command, is_silent: bool, nature: Nature) {
+    pub fn forward_script(
+        &mut self,
+        command: &Command,
+        version: u64,
+        is_silent: bool,
+        nature: Nature,
+    ) {
         self.has_script = true;
-        self.forward(command, is_silent, nature);
+        self.forward(command, version, is_silent, nature);
     }
 
     pub fn answer(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
@@ -301,7 +311,7 @@ impl Batch {
         };
         let begun = upstream.send(target, commands);
         if let (Err(error), Some(turn)) = (&begun, &turn)
-            && error.is_timeout()
+            && error.is_unanswered()
         {
             turn.give_up();
         }
@@ -374,8 +384,9 @@ impl Batch {
         Ok(())
     }
 
-    /// Judges the commands that are left anew: what may not pass any more gets its error.
-    pub fn judge_again(&mut self, policy: &Policy, outlet: &mut Outlet) {
+    /// Judges the commands that are left anew, by this version of the backends' commands: what may not
+    /// pass any more gets its error.
+    pub fn judge_again(&mut self, policy: &Policy, version: u64, outlet: &mut Outlet) {
         let mut old = std::mem::take(self);
         (self.window, self.max_window) = (old.window, old.max_window);
         self.is_behind_long = old.is_behind_long;
@@ -394,7 +405,8 @@ impl Batch {
                     let Ok((_, Some(command))) = parser.parse(bytes) else { continue };
                     let error = match policy.verdict(&command) {
                         Verdict::Forward => {
-                            self.forward(&command, is_silent, old.nature);
+                            self.has_script |= policy::is_script(&command);
+                            self.forward(&command, version, is_silent, old.nature);
                             continue;
                         }
                         Verdict::Refuse(Refused { why, error }) => {
@@ -436,5 +448,92 @@ fn for_each_command(bytes: &[u8], max: usize, mut each: impl FnMut(&Command)) {
         let Ok((length, Some(command))) = parser.parse(rest) else { return };
         each(&command);
         rest = &rest[length..];
+    }
+}
+
+/// A batch that may go by a shared connection: its steps are replies to commands, all of which were
+/// judged by the commands of the connection's server.
+///
+/// Nothing else can be sent there, since nothing else shows its bytes.
+pub struct PlainBatch<'a> {
+    batch: &'a mut Batch,
+}
+
+impl PlainBatch<'_> {
+    /// How many commands there are.
+    pub fn len(&self) -> usize {
+        self.batch.steps.len()
+    }
+
+    /// The commands, in the form in which they are sent.
+    pub fn commands(&self) -> &[u8] {
+        &self.batch.commands
+    }
+
+    /// They are sent: moves them to the end of `sent`, which holds nothing but such commands. The batch
+    /// is empty then, and its window is as after short replies.
+    pub fn move_to(self, sent: &mut Batch) {
+        let batch = self.batch;
+        if sent.is_empty() {
+            std::mem::swap(&mut sent.steps, &mut batch.steps);
+            std::mem::swap(&mut sent.commands, &mut batch.commands);
+            sent.version = batch.version;
+        } else {
+            sent.steps.append(&mut batch.steps);
+            sent.commands.extend_from_slice(&batch.commands);
+            if sent.version != batch.version {
+                sent.version = MIXED_VERSIONS;
+            }
+        }
+        batch.clear();
+        batch.grow_window(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forward(batch: &mut Batch, version: u64) {
+        let mut parser = CommandParser::new(usize::MAX);
+        let bytes = b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
+        let (_, command) = parser.parse(bytes).expect("a command");
+        batch.forward(&command.expect("a whole one"), version, false, Nature::QUICK);
+    }
+
+    #[test]
+    fn only_commands_of_one_version_are_plain() {
+        let mut batch = Batch::default();
+        assert!(batch.as_plain(0).is_none(), "there is nothing in it");
+        forward(&mut batch, 1);
+        assert!(batch.as_plain(1).is_some());
+        assert!(batch.as_plain(2).is_none(), "another table");
+        forward(&mut batch, 2);
+        assert!(batch.as_plain(1).is_none() && batch.as_plain(2).is_none(), "of two tables");
+        batch.clear();
+        forward(&mut batch, 2);
+        assert!(batch.as_plain(2).is_some());
+    }
+
+    #[test]
+    fn what_the_client_gets_without_a_command_is_not_plain() {
+        let mut batch = Batch::default();
+        forward(&mut batch, 1);
+        batch.answer(|out| out.extend_from_slice(b"+OK\r\n"));
+        assert!(batch.as_plain(1).is_none());
+    }
+
+    #[test]
+    fn what_is_sent_keeps_the_version_that_it_was_judged_by() {
+        let (mut sent, mut batch) = (Batch::default(), Batch::default());
+        for version in [3, 3] {
+            forward(&mut batch, version);
+            batch.as_plain(version).expect("a plain one").move_to(&mut sent);
+            assert!(batch.is_empty());
+        }
+        assert_eq!((sent.len(), sent.version()), (2, 3));
+        forward(&mut batch, 4);
+        batch.as_plain(4).expect("a plain one").move_to(&mut sent);
+        assert_eq!(sent.version(), MIXED_VERSIONS, "it has to be judged again");
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use rustix::net::SendFlags;
 
-use super::batch::Batch;
+use super::batch::{Batch, PlainBatch};
 use crate::backend::Mode;
 use crate::backend::outbox::{Progress, Replies, Sink};
 use crate::backend::shared::{ClientOutbox, Entry, SharedConnection, Unserved};
@@ -70,14 +70,27 @@ impl Flight {
         self.own == 0 && batch.is_plain() && batch.bytes() <= MAX_BYTES
     }
 
-    /// Whether a batch can be sent behind those that are under way, to this backend.
+    /// Whether a batch can be sent after those that are under way, to this backend. Those that are
+    /// under way with each other were judged by the same commands.
     pub fn has_room(&self, batch: &Batch, backend: usize, mode: Mode) -> bool {
         let is_same = self
             .connection
             .as_ref()
             .is_some_and(|(index, shared)| *index == backend && shared.mode == mode);
+        let is_judged_alike = self.batch.is_empty() || self.batch.version() == batch.version();
         let commands = self.batch.len() + batch.len();
-        is_same && commands <= MAX_COMMANDS && self.batch.bytes() + batch.bytes() <= MAX_BYTES
+        is_same
+            && is_judged_alike
+            && commands <= MAX_COMMANDS
+            && self.batch.bytes() + batch.bytes() <= MAX_BYTES
+    }
+
+    /// The next commands go by another connection. Those that are under way on this one are answered
+    /// there.
+    pub fn forget_connection(&mut self) {
+        if !self.is_begun() {
+            self.connection = None;
+        }
     }
 
     /// The next commands go there; none may be under way elsewhere.
@@ -85,9 +98,9 @@ impl Flight {
         self.connection = Some((backend, shared));
     }
 
-    /// Sends a batch behind those that are under way, and takes it over; false, and it is as it was,
+    /// Sends a batch after those that are under way, and takes it over; false, and it is as it was,
     /// when that is not possible here.
-    pub fn send(&mut self, batch: &mut Batch, client: &Arc<ClientSocket>) -> bool {
+    pub fn send(&mut self, batch: PlainBatch, client: &Arc<ClientSocket>) -> bool {
         let Some((_, shared)) = &self.connection else { return false };
         let sink = || Arc::new(ClientOutbox::new(Arc::clone(client) as Arc<dyn Sink>));
         let outbox = Arc::clone(self.outbox.get_or_insert_with(sink));
@@ -109,7 +122,10 @@ impl Flight {
         }
         if is_sent {
             self.since.get_or_insert(began);
-            self.batch.take_over(batch);
+            batch.move_to(&mut self.batch);
+        } else if self.since.is_none() {
+            // It is of no use any more: the next batch goes by another.
+            self.connection = None;
         }
         is_sent
     }

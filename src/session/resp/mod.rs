@@ -61,6 +61,14 @@ const IDLE_CAPACITY_BYTES: usize = 1024;
 /// With no backend up, a command waits for one to come up. Those that come so soon after one that did so
 /// in vain fail at once: so a pipeline fails as fast as one command, whatever its length.
 pub const SHARED_OUTAGE_TIME: Duration = Duration::from_secs(1);
+/// Commands are judged again so often, at most, when the backends' commands change before they are
+/// sent.
+const MAX_JUDGEMENTS: usize = 16;
+
+const OTHER_COMMANDS: &str = "ERR the backends' commands have changed: try again";
+
+/// A push is nobody's reply: where one comes in the place of a reply, the backend has failed.
+const UNWANTED_PUSH: &str = "a push that nobody asked for";
 
 /// What a session begins with.
 const FIRST_MODE: Mode = Mode { database: 0, protocol: Protocol::Resp2 };
@@ -363,6 +371,8 @@ impl<'a> Session<'a> {
     }
 
     fn outside_transaction(&mut self, command: &Command) -> Result<(), Ended> {
+        // By the time that it is sent, others may be known.
+        let version = self.commands_version;
         let (verdict, shape) = self.policy.judge(command);
         match verdict {
             Verdict::Refuse(Refused { why, error }) => {
@@ -377,7 +387,7 @@ impl<'a> Session<'a> {
                 self.not_for_subscribers(command);
                 self.count_answer();
             }
-            Verdict::Forward => return self.forward(command, shape),
+            Verdict::Forward => return self.forward(command, version, shape),
             Verdict::Close => return Err(self.close()),
         }
         Ok(())
@@ -385,7 +395,7 @@ impl<'a> Session<'a> {
 
     /// Gathers a command that goes to a backend; sends it with nothing beside it where it would keep
     /// others waiting.
-    fn forward(&mut self, command: &Command, shape: Shape) -> Result<(), Ended> {
+    fn forward(&mut self, command: &Command, version: u64, shape: Shape) -> Result<(), Ended> {
         let (nature, key) = match self.balancer.nature(command, shape) {
             Ok(known) => known,
             Err(why) => {
@@ -400,15 +410,15 @@ impl<'a> Session<'a> {
             || key.is_some_and(|key| kinds.is_measured_alone(&key));
         if policy::is_script(command) {
             self.run_batch()?;
-            self.batch.forward_script(command, self.is_silent, nature);
+            self.batch.forward_script(command, version, self.is_silent, nature);
             return self.run_batch();
         }
         if is_alone {
             self.run_batch()?;
-            self.batch.forward(command, self.is_silent, nature);
+            self.batch.forward(command, version, self.is_silent, nature);
             return self.run_batch();
         }
-        self.batch.forward(command, self.is_silent, nature);
+        self.batch.forward(command, version, self.is_silent, nature);
         Ok(())
     }
 
@@ -435,7 +445,7 @@ impl<'a> Session<'a> {
     fn refresh_policy(&mut self) {
         if self.commands_version != self.balancer.commands_version() {
             (self.commands_version, self.policy) = self.balancer.policy();
-            self.batch.judge_again(&self.policy, &mut self.outlet);
+            self.batch.judge_again(&self.policy, self.commands_version, &mut self.outlet);
         }
     }
 
@@ -501,20 +511,38 @@ impl<'a> Session<'a> {
     /// Sends the commands that are gathered on a shared connection; false when they have to go on one
     /// of the session's own.
     fn take_off(&mut self) -> Result<bool, Ended> {
-        let Self { balancer, outlet, upstream, flight, batch, subscriptions, .. } = self;
-        let is_usual = outlet.is_empty() && subscriptions.is_none() && flight.is_wanted(batch);
-        if !is_usual || self.commands_version != balancer.commands_version() {
-            return Ok(false);
-        }
-        let Some(backend) = upstream.usual_backend(outlet.client.address) else { return Ok(false) };
+        let Some(mut backend) = self.usual_backend() else { return Ok(false) };
         if !self.flight.has_room(&self.batch, backend, self.mode) {
-            self.land()?;
+            if self.flight.is_begun() {
+                self.land()?;
+                // That may have failed over and met other commands: nothing is as it was.
+                let Some(now) = self.usual_backend() else { return Ok(false) };
+                backend = now;
+            }
             let shared = self.balancer.backends[backend].shared(self.mode);
             let Some(shared) = shared else { return Ok(false) };
             self.flight.go_by(backend, shared);
         }
-        self.balancer.replays.pay();
-        Ok(self.flight.send(&mut self.batch, self.outlet.client.handle))
+        // With the connection at hand: it leads to the server whose commands these are.
+        let Self { balancer, outlet, flight, batch, .. } = self;
+        let commands_version = flight.connection().map(|(_, shared)| shared.commands_version());
+        if commands_version != Some(balancer.backends[backend].commands_version()) {
+            flight.forget_connection();
+            return Ok(false);
+        }
+        let Some(batch) = batch.as_plain(balancer.commands_version()) else { return Ok(false) };
+        let is_sent = flight.send(batch, outlet.client.handle);
+        if is_sent {
+            balancer.replays.pay();
+        }
+        Ok(is_sent)
+    }
+
+    /// The backend to which what is gathered may go by a shared connection.
+    fn usual_backend(&mut self) -> Option<usize> {
+        let Self { outlet, upstream, flight, batch, subscriptions, .. } = self;
+        let is_usual = outlet.is_empty() && subscriptions.is_none() && flight.is_wanted(batch);
+        if is_usual { upstream.usual_backend(outlet.client.address) } else { None }
     }
 
     /// Whether replies may be on their way that this thread knows nothing of.
@@ -553,7 +581,7 @@ impl<'a> Session<'a> {
             Some(Unserved::Failed(error)) => Some(error),
             _ => None,
         });
-        let mut failover = Failover::new(self.balancer, batch.nature());
+        let mut failover = Failover::resumed(self.balancer, batch.nature());
         if is_stale {
             failover.note_lost(index);
         }
@@ -585,6 +613,7 @@ impl<'a> Session<'a> {
             return Ok(self.outlet.deliver_if_full()?);
         }
         let batch = mem::take(&mut self.batch);
+        self.balancer.replays.pay();
         self.batch = self.run_on(batch, None)?;
         Ok(())
     }
@@ -595,19 +624,20 @@ impl<'a> Session<'a> {
         mut batch: Batch,
         mut current: Option<Failover<'a>>,
     ) -> Result<Batch, Ended> {
+        let mut judgements = 0;
         while !batch.is_done() {
-            let Self { upstream, outlet, mode, commands_version, balancer, policy, .. } = self;
+            let Self { upstream, outlet, mode, balancer, policy, .. } = self;
             let outage_since = self.outage_since;
             let client = outlet.client.peer();
             let nature = batch.nature();
             let has_just_failed = outage_since.is_some_and(|at| at.elapsed() < SHARED_OUTAGE_TIME);
-            let new = || Failover::new(balancer, nature).at_once(has_just_failed);
+            let new = || Failover::resumed(balancer, nature).at_once(has_just_failed);
             let failover = current.get_or_insert_with(new);
             let shared = RefCell::new(&mut batch);
             let info = |is_alone| shared.borrow().read_info(is_alone, balancer, policy);
             let ran = upstream.go_on(failover, client, info, |upstream, attempt| {
                 let mut batch = shared.borrow_mut();
-                let commands_version = Some(*commands_version);
+                let commands_version = Some(batch.version());
                 batch.run(upstream, Target { attempt, mode: *mode, commands_version }, outlet)
             });
             match ran {
@@ -616,10 +646,12 @@ impl<'a> Session<'a> {
                     batch.refuse_one(&format!("ERR {why}"), outlet)?;
                     continue;
                 }
-                Err(Unanswered::OtherCommands) => {
+                Err(Unanswered::OtherCommands) if judgements < MAX_JUDGEMENTS => {
+                    judgements += 1;
                     self.refresh_policy();
-                    batch.judge_again(&self.policy, &mut self.outlet);
+                    batch.judge_again(&self.policy, self.commands_version, &mut self.outlet);
                 }
+                Err(Unanswered::OtherCommands) => batch.refuse_rest(OTHER_COMMANDS, outlet)?,
                 Err(Unanswered::AllFailed(error)) => {
                     note_outage(&mut self.outage_since, balancer);
                     batch.refuse_rest(&format!("ERR {error}"), outlet)?;
@@ -700,7 +732,7 @@ impl<'a> Session<'a> {
                 self.error(format!("ERR {error}"));
             }
             Unanswered::OtherCommands => {
-                self.error("ERR the backends' commands have changed: try again");
+                self.error(OTHER_COMMANDS);
             }
             Unanswered::Ended(ended) => return Err(ended),
         }
@@ -722,6 +754,9 @@ fn short_reply(connection: &mut Connection) -> Result<Vec<u8>, Failure> {
     let mut reply = Vec::new();
     if !connection.hold(&mut reply, MAX_SHORT_REPLY_BYTES)? {
         return Err(resp::Error::TooLong.into());
+    }
+    if reply.starts_with(b">") {
+        return Err(resp::Error::Protocol(UNWANTED_PUSH).into());
     }
     check_answer(&reply)?;
     Ok(reply)

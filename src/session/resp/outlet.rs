@@ -8,11 +8,11 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::memory::{Budget, Share};
-use super::{Failure, IDLE_CAPACITY_BYTES};
+use super::{Failure, IDLE_CAPACITY_BYTES, UNWANTED_PUSH};
 use crate::backend::{Connection, HELD_REPLY_BYTES, check_answer};
 use crate::metrics::Refusal;
 use crate::protocol::WireProtocol;
-use crate::resp::Framer;
+use crate::resp::{self, Framer};
 use crate::session::{Client, poll_timeout, stall_step};
 
 /// Whole replies are sent once there are so many bytes of them, or nothing else is to be done.
@@ -103,17 +103,27 @@ impl<'a> Outlet<'a> {
         connection: &mut Connection,
         is_silent: bool,
     ) -> Result<Relayed, Failure> {
-        self.relay_and_inspect(connection, is_silent, |_| {})
+        self.relay_next(connection, is_silent, false, |_| {})
     }
 
-    /// The same, and shows `look` each piece of it.
+    /// Takes the next frame in, which may be a push, and shows `look` each piece of it.
     pub fn relay_and_inspect(
         &mut self,
         connection: &mut Connection,
-        is_silent: bool,
         look: impl FnMut(&[u8]),
     ) -> Result<Relayed, Failure> {
-        let mut frame = ReplyInFlight { start: self.out.len(), is_silent, passed: Relayed::Whole };
+        self.relay_next(connection, false, true, look)
+    }
+
+    fn relay_next(
+        &mut self,
+        connection: &mut Connection,
+        is_silent: bool,
+        may_be_push: bool,
+        look: impl FnMut(&[u8]),
+    ) -> Result<Relayed, Failure> {
+        let start = self.out.len();
+        let mut frame = ReplyInFlight { start, is_silent, may_be_push, passed: Relayed::Whole };
         let passed = self.relay_frame(connection, &mut frame, look);
         if is_silent || (passed.is_err() && !frame.is_partly_sent()) {
             self.out.truncate(frame.start);
@@ -139,6 +149,9 @@ impl<'a> Outlet<'a> {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
             let used = framer.feed(available)?;
+            if framer.kind() == Some(b'>') && !frame.may_be_push {
+                return Err(resp::Error::Protocol(UNWANTED_PUSH).into());
+            }
             look(&available[..used]);
             self.out.extend_from_slice(&available[..used]);
             from.consume(used);
@@ -239,6 +252,8 @@ struct ReplyInFlight {
     /// Where in what is not sent yet it begins.
     start: usize,
     is_silent: bool,
+    /// Whether the client has asked for pushes: to others one is no reply.
+    may_be_push: bool,
     passed: Relayed,
 }
 

@@ -79,7 +79,7 @@ impl Subscriptions {
     /// Passes the next frame on.
     fn relay(&mut self, outlet: &mut Outlet) -> Result<Received, Failure> {
         let mut head = Vec::with_capacity(HEAD_BYTES);
-        outlet.relay_and_inspect(&mut self.connection, false, |piece| {
+        outlet.relay_and_inspect(&mut self.connection, |piece| {
             head.extend_from_slice(&piece[..piece.len().min(HEAD_BYTES - head.len())]);
         })?;
         outlet.deliver_if_full_beside(Some(&self.connection))?;
@@ -238,7 +238,7 @@ impl Session<'_> {
     ) -> Result<Result<(), Vec<u8>>, Unanswered> {
         let Self { upstream, outlet, mode, served_by, .. } = self;
         let mut messages = Vec::new();
-        let subscribed = upstream.with_failover(outlet.client.peer(), |_, attempt| {
+        let subscribed = upstream.with_failover(outlet.client.peer(), |upstream, attempt| {
             let Attempt { backend, .. } = attempt;
             let mut connection = backend.request(*mode, command, attempt.patience())?;
             messages.clear();
@@ -253,7 +253,10 @@ impl Session<'_> {
                 return Ok(Err(error));
             }
             Ok(match connection.pin() {
-                true => Ok((connection, Arc::clone(backend))),
+                true => {
+                    upstream.pin_lease(attempt.index);
+                    Ok((connection, Arc::clone(backend)))
+                }
                 // Where others lose theirs, too, there may be room at another backend.
                 false if confirmations > 0 => return Err(connection.no_room().into()),
                 false => Err(format!("-{TOO_MANY_PINNED}\r\n").into_bytes()),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::outlet::Outlet;
 use super::upstream::{TOO_MANY_PINNED, Target, Watch};
-use super::{Ended, Failure, ServedBy, Session, Unanswered, short_reply};
+use super::{Ended, Failure, MAX_JUDGEMENTS, ServedBy, Session, Unanswered, short_reply};
 use crate::backend::{Connection, Patience};
 use crate::failover::Failover;
 use crate::policy::{Own, Policy, Refused, Verdict};
@@ -128,9 +128,10 @@ impl Session<'_> {
             return Ok(());
         }
         self.run_batch()?;
-        let nature = match transaction.read_key().map_or(Ok(Nature::QUICK), |key| {
-            self.balancer.nature_of(&key)
-        }) {
+        let nature = match transaction
+            .read_key()
+            .map_or(Ok(Nature::QUICK), |key| self.balancer.nature_of(&key))
+        {
             Ok(nature) => nature,
             Err(why) => {
                 self.upstream.forget_watch();
@@ -142,20 +143,18 @@ impl Session<'_> {
         let ran = match mem::take(&mut self.upstream.watch) {
             Watch::None => self.exec_anywhere(&commands, &transaction, nature),
             Watch::Held(connection, index) => {
+                // In this order: what its server knows is among what it is judged by.
+                self.refresh_policy();
                 let backend = &self.balancer.backends[index];
-                match backend.health.refusal() {
-                    None => self.exec_where_watched(
-                        *connection,
-                        index,
-                        &commands,
-                        &transaction,
-                        nature,
-                    ),
-                    Some(_) => {
-                        self.exec_in_vain();
-                        return Ok(());
-                    }
+                if backend.health.refusal().is_some() || !backend.is_current(&connection) {
+                    self.exec_in_vain();
+                    return Ok(());
                 }
+                if !transaction.may_pass(&self.policy) {
+                    self.error(ABORTED);
+                    return Ok(());
+                }
+                self.exec_where_watched(*connection, index, &commands, &transaction, nature)
             }
             Watch::InUse(_) | Watch::Lost => {
                 self.exec_in_vain();
@@ -172,7 +171,7 @@ impl Session<'_> {
         nature: Nature,
     ) -> Result<(), Unanswered> {
         let is_silent = self.is_silent;
-        loop {
+        for _ in 0..MAX_JUDGEMENTS {
             if !transaction.may_pass(&self.policy) {
                 self.error(ABORTED);
                 return Ok(());
@@ -191,6 +190,7 @@ impl Session<'_> {
                 ran => return ran,
             }
         }
+        Err(Unanswered::OtherCommands)
     }
 
     /// No other backend knows whether a watched key was touched.

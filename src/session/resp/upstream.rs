@@ -34,8 +34,8 @@ pub enum Watch {
 pub struct Target<'a> {
     pub attempt: Attempt<'a>,
     pub mode: Mode,
-    /// They are not sent if this is no longer the version of the backends' commands; `None` for
-    /// those that are not judged by these.
+    /// The version of the backends' commands by which they were judged: they are not sent to a server
+    /// with others. `None` for those that are not judged by these.
     pub commands_version: Option<u64>,
 }
 
@@ -236,6 +236,22 @@ impl<'a> Upstream<'a> {
     pub fn send(&mut self, target: Target, commands: &[u8]) -> Result<Connection, BackendError> {
         let Attempt { backend, .. } = target.attempt;
         let patience = target.attempt.patience();
+        let now = || self.balancer.commands_version();
+        let is_judged = |link: &Link| {
+            target.commands_version.is_none_or(|version| {
+                // In this order: the link's server is among those that are known.
+                backend.is_current(link) && version == now()
+            })
+        };
+        if let Watch::Held(watching, _) = &self.watch
+            && !is_judged(watching)
+        {
+            if backend.is_current(watching) {
+                return Err(BackendError::OtherCommands);
+            }
+            // Another server is there by now.
+            self.watch = Watch::Lost;
+        }
         if let Some(mut connection) = self.take_watching() {
             connection.set_patience(patience.clone(), Duration::ZERO);
             match connection.send(commands) {
@@ -248,9 +264,7 @@ impl<'a> Upstream<'a> {
                 }
             }
         }
-        let now = || self.balancer.commands_version();
-        let may_send = |_: &Link| target.commands_version.is_none_or(|version| version == now());
-        backend.request_if(target.mode, commands, patience, may_send)
+        backend.request_if(target.mode, commands, patience, is_judged)
     }
 
     /// The index of the backend that watches.
@@ -275,9 +289,19 @@ impl<'a> Upstream<'a> {
     pub fn watch_with(&mut self, mut connection: Connection, backend: usize) -> bool {
         let is_pinned = connection.pin();
         if is_pinned {
+            self.pin_lease(backend);
             self.watch = Watch::Held(Box::new(connection), backend);
         }
         is_pinned
+    }
+
+    /// The session has a connection of its own to this backend: its lease is there, and stays there
+    /// until [`update_may_move`](Self::update_may_move) says otherwise.
+    pub fn pin_lease(&mut self, backend: usize) {
+        if let Some(lease) = &self.lease {
+            lease.pin(backend);
+            self.may_move = false;
+        }
     }
 
     /// With its connection goes what is known of the watched keys.

@@ -44,6 +44,17 @@ pub fn clients_of(server: &RedisServer) -> usize {
     list.lines().filter(|client| !client.contains(" cmd=dbsize ")).count() - 1
 }
 
+/// The sum of a metric's values, as `/-/metrics` has them.
+pub fn metric(lb: &Balancer, name: &str) -> f64 {
+    let text = String::from_utf8(lb.get("/-/metrics").body).expect("text");
+    let of_name = text
+        .lines()
+        .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+    of_name
+        .map(|line| line.rsplit(' ').next().and_then(|value| value.parse().ok()).unwrap_or(0.0))
+        .sum()
+}
+
 /// The most memory that the balancer has had so far, in MiB.
 pub fn peak_memory_mib(lb: &Balancer) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", lb.pid())).expect("Linux");

@@ -30,14 +30,17 @@ pub enum Fault {
     Silence,
     /// Bytes that are no reply come instead.
     Garbage,
+    /// These bytes come in between, with those around them.
+    Extra(&'static [u8]),
     /// A new connection is accepted and closed at once; for [`Rule::asked`] and [`Rule::after`] it
     /// is too early then.
     Refuse,
 }
 
 impl Fault {
-    fn ends_connection(self) -> bool {
-        matches!(self, Self::Reset | Self::Close)
+    /// Whether it happens as soon as the bytes before it were there, not with the next.
+    fn follows_at_once(self) -> bool {
+        matches!(self, Self::Reset | Self::Close | Self::Extra(_))
     }
 }
 
@@ -368,6 +371,14 @@ impl Link {
         while let Ok(length @ 1..) = (&self.server).read(&mut piece) {
             self.arm(None);
             let (untouched, fault) = self.advance(length);
+            if let Some(Fault::Extra(extra)) = fault {
+                // In one write, so that they come together.
+                let all = [&piece[..untouched], extra, &piece[untouched..length]].concat();
+                match (&self.client).write_all(&all) {
+                    Ok(()) => continue,
+                    Err(_) => break,
+                }
+            }
             let (before, rest) = piece[..length].split_at_mut(untouched);
             let passed = (&self.client).write_all(before);
             if passed.and_then(|()| self.pass(rest, fault)).is_err() {
@@ -424,7 +435,7 @@ impl Link {
         let Some(armed) = &mut progress.armed else { return (length, None) };
         let untouched = armed.left.min(length);
         let is_reached =
-            armed.left < length || (armed.left == length && armed.fault.ends_connection());
+            armed.left < length || (armed.left == length && armed.fault.follows_at_once());
         armed.left -= untouched;
         if !is_reached {
             return (length, None);
@@ -441,6 +452,10 @@ impl Link {
         if let Fault::Slices(left) = &mut armed.fault {
             *left = left.saturating_sub(length - untouched);
         }
+        if let Fault::Extra(_) = fault {
+            // Once each time.
+            progress.armed = None;
+        }
         (untouched, Some(fault))
     }
 
@@ -448,7 +463,7 @@ impl Link {
     fn pass(&self, rest: &mut [u8], fault: Option<Fault>) -> std::io::Result<()> {
         let mut client = &self.client;
         match fault {
-            None | Some(Fault::Refuse) => client.write_all(rest),
+            None | Some(Fault::Refuse | Fault::Extra(_)) => client.write_all(rest),
             Some(Fault::Latency(time)) => {
                 thread::sleep(time);
                 client.write_all(rest)
