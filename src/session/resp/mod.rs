@@ -5,6 +5,7 @@ mod client;
 mod flight;
 mod info;
 mod memory;
+mod names;
 mod outlet;
 mod own;
 mod scan;
@@ -353,7 +354,7 @@ impl<'a> Session<'a> {
     }
 
     fn outside_transaction(&mut self, command: &Command) -> Result<(), Ended> {
-        match self.policy.judge(command) {
+        match self.balancer.scripts.admit(command, self.policy.judge(command)) {
             Verdict::Refuse(Refused { why, error }) => {
                 self.outlet.count_refusal(why);
                 self.answer(|out| write::error(out, error));

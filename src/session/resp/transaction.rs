@@ -1,7 +1,6 @@
 //! MULTI and EXEC: reads are gathered here and go to a backend with the EXEC, all at once, so that
 //! a client that ponders holds no connection. WATCH does hold one.
 
-use std::mem;
 use std::time::{Duration, Instant};
 
 use super::outlet::Outlet;
@@ -45,6 +44,7 @@ impl Session<'_> {
     #[inline(never)]
     pub(super) fn in_transaction(&mut self, command: &Command) -> Result<(), Ended> {
         let verdict = self.policy.judge_in_transaction(command);
+        let verdict = self.balancer.scripts.admit(command, verdict);
         if let Verdict::Refuse(refused) = &verdict {
             self.balancer.metrics.refuse(WireProtocol::Resp, refused.why);
         }
@@ -115,7 +115,7 @@ impl Session<'_> {
         }
         self.run_batch()?;
         let commands = transaction.whole();
-        let ran = match mem::take(&mut self.upstream.watch) {
+        let ran = match self.upstream.take_watch() {
             Watch::None => self.exec_anywhere(&commands, &transaction),
             Watch::Held(connection, index) => {
                 let backend = &self.balancer.backends[index];
@@ -202,6 +202,10 @@ impl Session<'_> {
     /// A connection of the client's own watches: at EXEC it tells whether something was touched.
     #[inline(never)]
     pub(super) fn watch(&mut self, command: &Command) -> Result<(), Ended> {
+        if !self.upstream.has_room_to_watch(command.args().skip(1)) {
+            self.error("ERR too many watched keys for one client");
+            return Ok(());
+        }
         self.run_batch()?;
         let Self { upstream, outlet, mode, served_by, .. } = self;
         let watched = upstream.with_failover(outlet.client.address, false, |upstream, attempt| {
@@ -227,6 +231,9 @@ impl Session<'_> {
         });
         match watched {
             Ok(reply) => {
+                if reply == OK {
+                    self.upstream.note_watched(command.args().skip(1));
+                }
                 self.raw(&reply);
                 Ok(())
             }
