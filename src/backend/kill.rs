@@ -8,7 +8,7 @@ use crate::resp::{self, reply};
 
 /// What a server answers that can't be asked for anything else before a script ends: it says so
 /// once that has run for its `busy-reply-threshold` (5 s unless configured otherwise).
-const BUSY: &str = "BUSY";
+const BUSY: &str = "BUSY ";
 
 /// Why nothing was killed.
 const NOT_BUSY: &str = "NOTBUSY it answers PING, so no script keeps it busy";

@@ -23,7 +23,11 @@ const REDIS_7: &[Listed] = &[
         "script",
         -2,
         "",
-        &[("script|exists", -3, "noscript"), ("script|kill", 2, "noscript"), ("script|load", 3, "noscript")],
+        &[
+            ("script|exists", -3, "noscript"),
+            ("script|kill", 2, "noscript"),
+            ("script|load", 3, "noscript"),
+        ],
     ),
     ("blpop", -3, "write blocking", &[]),
     ("xread", -4, "readonly blocking movablekeys", &[]),

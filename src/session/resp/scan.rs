@@ -44,12 +44,7 @@ impl Session<'_> {
     }
 
     /// Goes on where the cursor comes from, which may be another backend than the session's.
-    fn scan_on(
-        &mut self,
-        args: Vec<&[u8]>,
-        cursor_arg: usize,
-        cursor: u64,
-    ) -> Result<(), Ended> {
+    fn scan_on(&mut self, args: Vec<&[u8]>, cursor_arg: usize, cursor: u64) -> Result<(), Ended> {
         let (position, tag) = cursor::split(cursor);
         let position = position.to_string();
         let mut there = Vec::new();
@@ -125,7 +120,10 @@ fn with_capped_counts<'a>(command: &Command<'a>, cursor_arg: usize) -> Vec<&'a [
     for at in cursor_arg + 2..args.len() {
         // Redis compares up to a NUL.
         let is_count = until_nul(args[at - 1]).eq_ignore_ascii_case(b"COUNT");
-        let is_too_much = || integer(args[at]).is_some_and(|count| count.cast_unsigned() > MAX_SCAN_COUNT && count > 0);
+        let is_too_much = || {
+            integer(args[at])
+                .is_some_and(|count| count.cast_unsigned() > MAX_SCAN_COUNT && count > 0)
+        };
         if is_count && is_too_much() {
             args[at] = MAX_SCAN_COUNT_TEXT;
         }

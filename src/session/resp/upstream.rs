@@ -64,7 +64,14 @@ pub struct Upstream<'a> {
 
 impl<'a> Upstream<'a> {
     pub fn new(balancer: &'a Balancer) -> Self {
-        Self { balancer, lease: None, last_used: None, may_move: false, watch: Watch::None, watched_keys: HashSet::new() }
+        Self {
+            balancer,
+            lease: None,
+            last_used: None,
+            may_move: false,
+            watch: Watch::None,
+            watched_keys: HashSet::new(),
+        }
     }
 
     /// The leased backend.
