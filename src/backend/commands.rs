@@ -9,17 +9,24 @@
 //! Asked by name, a server also says what a name means to it: after `rename-command`, `COMMAND` goes
 //! on listing commands by their old names.
 
+use std::io;
+
 use super::error::BackendError;
 use super::is_not_allowed;
 use super::link::Link;
 use crate::policy::CommandTable;
 use crate::resp::{self, reply};
 
-/// Commands that one `COMMAND INFO` asks for: of Redis 7.0's longest, these are 19 KB.
+/// Commands that one `COMMAND INFO` asks for. Redis 7.0 can keep the replies within a limit of 32 KB,
+/// below which it can't for a single command either.
 const NAMES_AT_A_TIME: usize = 16;
 
 /// The most commands that a server may know: Redis 7.0 has 240, and modules bring some hundreds.
 const MAX_NAMES: usize = 16 * 1024;
+
+/// Why a server may have closed a connection on which it was asked for its commands.
+const HINT: &str = "when asked which commands it knows; is its client-output-buffer-limit for normal \
+    clients below 32kb (before Redis 7.0: 64kb)?";
 
 /// The most bytes of one reply about commands.
 const MAX_REPLY_BYTES: usize = 16 * 1024 * 1024;
@@ -65,10 +72,14 @@ fn at_once(link: &mut Link) -> Result<Option<CommandTable>, BackendError> {
 
 /// The whole reply to one command, error replies included.
 fn exchange(link: &mut Link, command: &redis::Cmd) -> Result<Vec<u8>, BackendError> {
-    link.send(&command.get_packed_command())?;
     let mut reply = Vec::new();
-    match link.hold(&mut reply, MAX_REPLY_BYTES)? {
-        true => Ok(reply),
-        false => Err(resp::Error::TooLong.into()),
+    let sent = link.send(&command.get_packed_command());
+    match sent.and_then(|()| link.hold(&mut reply, MAX_REPLY_BYTES)) {
+        Ok(true) => Ok(reply),
+        Ok(false) => Err(resp::Error::TooLong.into()),
+        Err(BackendError::Lost(error)) => {
+            Err(BackendError::Lost(io::Error::new(error.kind(), format!("{error} {HINT}"))))
+        }
+        Err(error) => Err(error),
     }
 }

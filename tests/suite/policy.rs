@@ -158,7 +158,7 @@ impl Raw {
 #[test]
 fn each_command_of_the_server_passes_or_not_as_its_flags_say() {
     let server = RedisServer::start();
-    let lb = Balancer::start(&[&server]);
+    let lb = Balancer::start_with(&[&server], &["--allow-scripts"]);
     let all = list(&server);
     let before = calls(&server);
     for command in &all {
@@ -310,7 +310,7 @@ fn a_command_is_what_its_name_means_to_the_server() {
 
 #[test]
 fn a_server_that_owes_little_to_a_client_is_asked_in_parts_what_it_knows() {
-    for limit in ["normal 64kb 64kb 1", "normal 24kb 24kb 1"] {
+    for limit in ["normal 64kb 64kb 1", "normal 32kb 32kb 1"] {
         let server = RedisServer::start_with(&["--client-output-buffer-limit", limit]);
         server.command(&["SET", "key", "value"]);
         let lb = Balancer::start(&[&server]);
@@ -331,4 +331,8 @@ fn a_server_that_owes_little_to_a_client_is_asked_in_parts_what_it_knows() {
         }
         assert!(lb.get("/key").json() == "value");
     }
+    let limit = "normal 16kb 16kb 1";
+    let server = RedisServer::start_with(&["--client-output-buffer-limit", limit]);
+    let lb = Balancer::start(&[&server]);
+    wait_until("it is told why", || lb.log().contains("is its client-output-buffer-limit"));
 }

@@ -11,6 +11,10 @@ use crate::policy::{self, Own, Policy, Refused, Verdict};
 use crate::protocol::WireProtocol;
 use crate::resp::{Command, CommandParser, command, write};
 
+/// Keys that a server is asked to watch in one command: it compares each with all that the client
+/// watches already, and answers nobody else meanwhile (Redis 7.0 takes seconds for 16,384 keys).
+const WATCH_STEP_KEYS: usize = 128;
+
 /// The most that may be queued between MULTI and EXEC.
 const MAX_QUEUED_BYTES: usize = 1024 * 1024;
 
@@ -207,6 +211,8 @@ impl Session<'_> {
             return Ok(());
         }
         self.run_batch()?;
+        let keys: Vec<&[u8]> = command.args().skip(1).collect();
+        let steps: Vec<Vec<u8>> = keys.chunks(WATCH_STEP_KEYS).map(watch_command).collect();
         let Self { upstream, outlet, mode, served_by, .. } = self;
         let watched = upstream.with_failover(outlet.client.address, false, |upstream, attempt| {
             if matches!(upstream.watch, Watch::InUse(_) | Watch::Lost) {
@@ -214,17 +220,26 @@ impl Session<'_> {
                 return Ok(OK.to_vec());
             }
             let target = Target { attempt, mode: *mode, commands_version: None };
-            let mut connection = upstream.send(target, command.bytes())?;
-            let reply = short_reply(&mut connection)?;
+            let mut connection = upstream.send(target, &steps[0])?;
+            let mut reply = short_reply(&mut connection)?;
             *served_by = Some(ServedBy::attempt(attempt));
+            let watches = reply == OK;
+            for step in &steps[1..] {
+                if reply == OK {
+                    connection.send(step)?;
+                    reply = short_reply(&mut connection)?;
+                }
+            }
             match (&upstream.watch, &reply[..]) {
                 (Watch::None, OK) => {
                     if !upstream.watch_with(connection, attempt.index) {
                         return Ok(format!("-{TOO_MANY_PINNED}\r\n").into_bytes());
                     }
                 }
-                // Closed: it watches for nobody, as the watch before it is lost.
+                // Closed: it watches for nobody, as the watch before it is lost, or as some of its
+                // keys can't be watched.
                 (Watch::Lost, _) => drop(connection),
+                (Watch::None, _) if watches => drop(connection),
                 _ => upstream.release(connection),
             }
             Ok(reply)
@@ -232,7 +247,7 @@ impl Session<'_> {
         match watched {
             Ok(reply) => {
                 if reply == OK {
-                    self.upstream.note_watched(command.args().skip(1));
+                    self.upstream.note_watched(keys.into_iter());
                 }
                 self.raw(&reply);
                 Ok(())
@@ -270,6 +285,13 @@ impl Transaction {
         command::encode([&b"EXEC"[..]].into_iter(), &mut commands);
         commands
     }
+}
+
+fn watch_command(keys: &[&[u8]]) -> Vec<u8> {
+    let args: Vec<&[u8]> = [&b"WATCH"[..]].iter().chain(keys).copied().collect();
+    let mut command = Vec::new();
+    command::encode(args.into_iter(), &mut command);
+    command
 }
 
 /// Passes the reply to EXEC on, behind those to MULTI and to `count` commands, which the client has
