@@ -17,7 +17,8 @@ use crate::health::{Change, Health};
 use crate::history::{BackendReading, History, Reading};
 use crate::lock::lock;
 use crate::metrics::Metrics;
-use crate::policy::{Policy, Shape};
+use crate::policy::scripts::Scripts;
+use crate::policy::{Allowed, Policy, Shape};
 use crate::replays::Replays;
 use crate::resp::Command;
 use crate::slow::{Nature, Poison, Poisoned, ReadKey, SlowLane};
@@ -62,8 +63,14 @@ pub struct Balancer {
     phase: AtomicU8,
     /// What the backends' commands allow, and their version that it was made of.
     policy: Mutex<(u64, Arc<Policy>)>,
+    /// The scripts that clients have sent.
+    pub scripts: Scripts,
     /// What requests and sessions leave in the log.
     pub access_log: AccessLog,
+}
+
+fn allowed(config: &Config) -> Allowed {
+    Allowed { keys: config.allow_keys, scripts: config.allow_scripts }
 }
 
 impl Balancer {
@@ -86,7 +93,7 @@ impl Balancer {
         let slow_lane =
             SlowLane::new(Arc::clone(&table), healths, config.backend_timeout, config.read_timeout);
         let history = History::new(config.backends.len());
-        let policy = Mutex::new((0, Arc::new(Policy::new(&[], config.allow_keys))));
+        let policy = Mutex::new((0, Arc::new(Policy::new(&[], allowed(&config)))));
         let names = config.backends.iter().map(|address| address.name().to_owned()).collect();
         let access_log = AccessLog::new(Arc::clone(&table), names, config.quiet);
         Arc::new(Self {
@@ -101,6 +108,7 @@ impl Balancer {
             began: Instant::now(),
             phase: AtomicU8::new(Phase::Serving as u8),
             policy,
+            scripts: Scripts::default(),
             access_log,
         })
     }
@@ -117,7 +125,7 @@ impl Balancer {
         if policy.0 != version {
             let tables: Vec<_> =
                 self.backends.iter().filter_map(|backend| backend.commands()).collect();
-            let mut new = Policy::new(&tables, self.config.allow_keys);
+            let mut new = Policy::new(&tables, allowed(&self.config));
             new.share_counts(&policy.1);
             *policy = (version, Arc::new(new));
         }

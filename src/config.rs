@@ -188,6 +188,12 @@ struct Args {
     #[arg(long, env = "LB_ALLOW_KEYS", value_parser = BoolishValueParser::new())]
     allow_keys: bool,
 
+    /// Lets clients use scripts and functions that only read (EVAL_RO, EVALSHA_RO, FCALL_RO), which can
+    /// keep a Redis server busy, fill its memory and administer it
+    #[arg(help_heading = CLIENTS)]
+    #[arg(long, env = "LB_ALLOW_SCRIPTS", value_parser = BoolishValueParser::new())]
+    allow_scripts: bool,
+
     /// After SIGINT or SIGTERM, how long clients are still accepted while /-/ready says 503, so that
     /// whoever sends them here can notice
     #[arg(help_heading = END)]
@@ -284,6 +290,8 @@ pub struct Config {
     pub max_argument_bytes: usize,
     /// Whether clients may use KEYS.
     pub allow_keys: bool,
+    /// Whether clients may use scripts and functions that only read.
+    pub allow_scripts: bool,
     /// How long clients are still accepted once the end has been asked for.
     pub drain_delay: Duration,
     /// How long running requests have behind that.
@@ -364,6 +372,7 @@ impl TryFrom<Args> for Config {
             backend_connections: args.backend_connections as usize,
             max_argument_bytes: args.max_argument_mib as usize * 1024 * 1024,
             allow_keys: args.allow_keys,
+            allow_scripts: args.allow_scripts,
             drain_delay: args.drain_delay,
             drain_timeout: args.drain_timeout,
             demo_delay: args.demo_delay,
@@ -431,7 +440,7 @@ mod tests {
         assert!(config.rebalance);
         assert_eq!(config.backend_connections, 128);
         assert_eq!(config.max_argument_bytes, 16 * 1024 * 1024);
-        assert!(!config.allow_keys);
+        assert!(!config.allow_keys && !config.allow_scripts);
         assert_eq!(config.drain_delay, Duration::ZERO);
         assert_eq!(config.drain_timeout, Duration::from_secs(30));
         assert_eq!(config.demo_delay, Duration::ZERO);

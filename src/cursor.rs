@@ -7,6 +7,11 @@
 
 use std::sync::Arc;
 
+/// The most elements that one SCAN, HSCAN, SSCAN or ZSCAN looks at, whoever asks (`COUNT`): a server
+/// answers nobody else meanwhile. To Redis the number is a hint, so a client that asks for more gets
+/// shorter pages, and as many of them as it takes.
+pub const MAX_SCAN_COUNT: u64 = 10_000;
+
 /// The low bits of a cursor that are its server's tag.
 const TAG_BITS: u32 = 16;
 

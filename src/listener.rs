@@ -31,15 +31,15 @@ const LONGEST_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 const SHORTEST_BACK_OFF: Duration = Duration::from_millis(5);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
 
-/// Clients over the limit that may wait to be told so; more are told at once, which a client that
-/// is still sending may miss.
+/// Clients over the limit that may wait to be told so; more are told at once if they have said
+/// already what they speak, which a client that is still sending may miss, and closed else.
 const TURNED_AWAY_QUEUE: usize = 64;
 
 /// Clients of the admin address at a time. They do not count as clients: probes get through when
 /// there are too many of those.
 pub const MAX_ADMIN_CLIENTS: usize = 64;
 
-/// How long one client over the limit may take to be told so.
+/// How long one client over the limit may take to say what it speaks and to be told so.
 const TURN_AWAY_TIME: Duration = Duration::from_millis(20);
 
 const HTTP_FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
@@ -262,19 +262,38 @@ fn turn_all_away(queue: &Receiver<TcpStream>) {
     }
 }
 
+/// Tells a client over the limit so, in the protocol that it speaks. A client that has not said
+/// within [`TURN_AWAY_TIME`] what that is gets no answer: one in the wrong protocol would be an error
+/// of its own, where the end of the connection is understood by all.
 fn tell_full(socket: &mut TcpStream) -> io::Result<()> {
     let deadline = Instant::now() + TURN_AWAY_TIME;
-    let mut begun = [0; 1024];
-    // Who says nothing is told as well.
-    let length = socket.read(&mut begun).unwrap_or(0);
-    socket.write_all(match WireProtocol::detect(&begun[..length]) {
-        Some(WireProtocol::Resp) => RESP_FULL,
-        _ => HTTP_FULL,
-    })?;
+    let Some(answer) = full_answer(socket, deadline) else { return Ok(()) };
+    socket.write_all(answer)?;
     // Closed with unread bytes, the socket would be reset and the answer lost.
     socket.shutdown(Shutdown::Write)?;
-    while Instant::now() < deadline && matches!(socket.read(&mut begun), Ok(1..)) {}
+    let mut rest = [0; 1024];
+    while Instant::now() < deadline && matches!(socket.read(&mut rest), Ok(1..)) {}
     Ok(())
+}
+
+/// What a client over the limit is told, by its first bytes; `None` when these do not tell the
+/// protocol before `deadline`, or before a read fails.
+fn full_answer(client: &mut impl Read, deadline: Instant) -> Option<&'static [u8]> {
+    let mut begun = [0; 1024];
+    let mut length = 0;
+    while length < begun.len() {
+        match client.read(&mut begun[length..]) {
+            Ok(more @ 1..) => length += more,
+            _ => return None,
+        }
+        match WireProtocol::detect(&begun[..length]) {
+            Some(WireProtocol::Resp) => return Some(RESP_FULL),
+            Some(WireProtocol::Http) => return Some(HTTP_FULL),
+            None if Instant::now() >= deadline => return None,
+            None => {}
+        }
+    }
+    None
 }
 
 /// Waits for the clients to be done, then cuts off those that are not.
@@ -368,6 +387,40 @@ impl Drop for Registration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Brings one piece a read, then nothing more.
+    struct Pieces(&'static [&'static str]);
+
+    impl Read for Pieces {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let Some((piece, rest)) = self.0.split_first() else {
+                return Err(io::ErrorKind::WouldBlock.into());
+            };
+            self.0 = rest;
+            buffer[..piece.len()].copy_from_slice(piece.as_bytes());
+            Ok(piece.len())
+        }
+    }
+
+    #[test]
+    fn a_client_over_the_limit_is_answered_in_its_protocol_or_not_at_all() {
+        let later = Instant::now() + Duration::from_secs(60);
+        let cases: [(&[&str], Option<&[u8]>); 9] = [
+            (&["GET / HTTP/1.1\r\n"], Some(HTTP_FULL)),
+            (&["GE", "T ", "/"], Some(HTTP_FULL)),
+            (&["*1\r\n$4\r\nPING\r\n"], Some(RESP_FULL)),
+            (&["*"], Some(RESP_FULL)),
+            (&["GET", " key\r\n"], Some(RESP_FULL)),
+            (&[], None),
+            (&["GET"], None),
+            (&["\r\n"], None),
+            (&["", "*1\r\n"], None),
+        ];
+        for (pieces, answer) in cases {
+            assert_eq!(full_answer(&mut Pieces(pieces), later), answer, "{pieces:?}");
+        }
+        assert_eq!(full_answer(&mut Pieces(&["GET", " /"]), Instant::now()), None, "too late");
+    }
 
     #[test]
     fn the_fixed_answer_has_the_length_that_it_names() {

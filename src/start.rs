@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use console::Style;
 use log::warn;
@@ -108,6 +109,25 @@ pub fn warn_of_backends(balancer: &Balancer) {
             warn!(
                 "database {database} of {name} can't be read, so HTTP reads fail there: {why}; \
                  name another in its URL"
+            );
+        }
+    }
+}
+
+/// Warns where a script that runs for too long could not be ended.
+pub fn warn_of_scripts(balancer: &Balancer) {
+    if !balancer.config.allow_scripts {
+        return;
+    }
+    for backend in balancer.backends.iter().filter(|b| b.health.state() == State::Up) {
+        let deadline = Instant::now() + balancer.config.check_timeout;
+        let missing = backend.missing_kill_rights(deadline);
+        if !missing.is_empty() {
+            warn!(
+                "the user of redis-lb at {} has not the right {}, so nothing there ends a script \
+                 that runs for too long: give it that right, or leave --allow-scripts out",
+                backend.name(),
+                missing.join(" "),
             );
         }
     }

@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
 use redis::Value;
-use redis_lb::policy::{CommandTable, Policy, Verdict};
+use redis_lb::policy::{Allowed, CommandTable, Policy, Verdict};
 use redis_lb::resp::{Command, CommandParser, Framer, ProtocolError, write};
 
 const MAX_ARGUMENT_BYTES: usize = 1000;
@@ -57,7 +57,7 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| {
         list(&mut reply, rows, is_redis_7);
         Arc::new(CommandTable::parse(&reply).expect("a list of commands"))
     };
-    Policy::new(&[table(SERVER_7, true), table(SERVER_6, false)], true)
+    Policy::new(&[table(SERVER_7, true), table(SERVER_6, false)], Allowed { keys: true, scripts: false })
 });
 
 /// Writes the reply to `COMMAND`; before Redis 7 it had no subcommands.

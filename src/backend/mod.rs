@@ -1,6 +1,8 @@
 //! One Redis server behind us: its address, what is known of it, and one exchange with it.
 
+mod commands;
 mod error;
+mod kill;
 mod link;
 pub mod outbox;
 mod pipeline;
@@ -38,9 +40,6 @@ use crate::resp::{self, Protocol, reply};
 
 /// The most that `INFO` may say.
 const MAX_INFO_BYTES: u64 = 1024 * 1024;
-
-/// The most that `COMMAND` may say; Redis 7 says a quarter of a megabyte.
-const MAX_COMMANDS_BYTES: usize = 16 * 1024 * 1024;
 
 /// So many connections are shared, each by the clients of one mode, and one in eight of those that
 /// there may be; clients of other modes have their own.
@@ -481,17 +480,7 @@ impl Backend {
             return Ok(());
         }
         drop(server);
-        link.send(&redis::cmd("COMMAND").get_packed_command())?;
-        let mut reply = Vec::new();
-        if !link.hold(&mut reply, MAX_COMMANDS_BYTES)? {
-            return Err(resp::Error::TooLong.into());
-        }
-        let commands = match reply::no_error(&reply) {
-            Ok(()) => Some(Arc::new(CommandTable::parse(&reply).map_err(resp::Error::Protocol)?)),
-            // HTTP needs no more than a user who may read.
-            Err(resp::Error::Redis(text)) if is_not_allowed(&text) => None,
-            Err(error) => return Err(error.into()),
-        };
+        let commands = commands::ask(link)?.map(Arc::new);
         let mut server = lock(&self.server);
         let is_other = server.run_id.is_some() && server.run_id.as_ref() != link.run_id();
         let has_changed = server.commands != commands;

@@ -63,6 +63,7 @@ fn serve(mut config: Config) -> anyhow::Result<()> {
     start::introduce(&balancer, was_passed_on);
     start::warn_of_addresses(&balancer.config);
     start::warn_of_backends(&balancer);
+    start::warn_of_scripts(&balancer);
     history::start(&balancer);
     listener::serve(listener, admin, &balancer)?;
     info!("ended");

@@ -2,6 +2,7 @@
 //! few rules beyond that. Takes bytes, knows nothing of sockets.
 
 mod rules;
+pub mod scripts;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -128,6 +129,27 @@ pub enum Subscription {
     Shard,
 }
 
+/// What passes only because we were told so.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Allowed {
+    /// KEYS (`--allow-keys`).
+    pub keys: bool,
+    /// Scripts and functions that only read (`--allow-scripts`).
+    pub scripts: bool,
+}
+
+impl Allowed {
+    /// Why a command does not pass that would, had we been told so; `None` for all others.
+    fn switched_off(self, path: &str) -> Option<&'static str> {
+        match path {
+            "keys" if !self.keys => Some(rules::KEYS_OFF),
+            "eval_ro" | "evalsha_ro" if !self.scripts => Some(rules::SCRIPTS_OFF),
+            "fcall_ro" if !self.scripts => Some(rules::FUNCTIONS_OFF),
+            _ => None,
+        }
+    }
+}
+
 /// What all ready backends together allow.
 #[derive(Debug)]
 pub struct Policy {
@@ -189,10 +211,10 @@ pub fn is_script(command: &Command) -> bool {
 
 impl Policy {
     /// Made of the tables of all ready backends. With none of them, only the session's own
-    /// commands are served. `allow_keys` lets KEYS pass.
-    pub fn new(tables: &[Arc<CommandTable>], allow_keys: bool) -> Self {
+    /// commands are served. What is `allowed` passes as well.
+    pub fn new(tables: &[Arc<CommandTable>], allowed: Allowed) -> Self {
         let maps: Vec<_> = tables.iter().map(|table| &table.commands).collect();
-        let mut commands = Merge { tables: tables.len(), allow_keys }.entries("", &maps);
+        let mut commands = Merge { tables: tables.len(), allowed }.entries("", &maps);
         for &(path, arity, own) in rules::OWN {
             add_own(&mut commands, path, arity, own);
         }
@@ -344,7 +366,7 @@ impl Entry {
 /// How the tables of several backends become one.
 struct Merge {
     tables: usize,
-    allow_keys: bool,
+    allowed: Allowed,
 }
 
 impl Merge {
@@ -384,7 +406,7 @@ impl Merge {
         let may_write = rows.iter().any(|row| row.flags.write);
         let is_everywhere = rows.len() == self.tables;
         match path {
-            "keys" if !self.allow_keys => {}
+            _ if self.allowed.switched_off(path).is_some() => {}
             _ if may_write || !is_everywhere => {}
             // Before Redis 7 no flag said that it may block.
             "xread" if is_readonly => return Action::ForwardUnlessBlock,
@@ -401,7 +423,7 @@ impl Merge {
         if has(|flags| flags.write) {
             return Refused::new(Refusal::Write, rules::READONLY);
         }
-        let why = match rules::reason(path) {
+        let why = match self.allowed.switched_off(path).or_else(|| rules::reason(path)) {
             Some(why) => why,
             None if rows.len() < self.tables => rules::NOT_EVERYWHERE,
             None if has(|flags| flags.admin) => rules::ADMIN,

@@ -27,6 +27,20 @@ pub const NO_READ: &str = "the servers behind it do not call it a read";
 /// Why XREAD is refused when it has BLOCK.
 pub const NO_BLOCK: &str = "poll with XREAD without BLOCK";
 
+/// Why KEYS is refused unless it is allowed.
+pub const KEYS_OFF: &str = "it holds a server up until it has looked at every key. \
+    Use SCAN, or start redis-lb with --allow-keys";
+
+/// Why scripts are refused unless they are allowed.
+pub const SCRIPTS_OFF: &str = "a script that only reads can still keep a server busy for ever, \
+    fill its memory, and administer it. Start redis-lb with --allow-scripts where all clients are \
+    trusted with that";
+
+/// Why functions are refused unless they are allowed.
+pub const FUNCTIONS_OFF: &str = "a function that only reads can still keep a server busy for \
+    ever, and administer it. Start redis-lb with --allow-scripts where all clients are trusted with \
+    that";
+
 /// The commands that the session handles, with their arities as of Redis 7.2: a backend may be
 /// older, or may have renamed them.
 pub const OWN: &[(&str, i64, Own)] = &[
@@ -140,11 +154,6 @@ const REASONS: &[(&str, &str)] = &[
     ("failover", "it makes another server the primary"),
     ("fcall", "a function may write. Use FCALL_RO"),
     ("function", "it is about the functions of one server"),
-    (
-        "keys",
-        "it holds a server up until it has looked at every key. \
-         Use SCAN, or start redis-lb with --allow-keys",
-    ),
     ("latency", "it is the record of one server"),
     ("memory", "it is about the memory of one server"),
     ("module", "it is about the modules of one server"),

@@ -7,7 +7,7 @@ use super::{one_line, rules};
 pub(super) type Name = Box<[u8]>;
 
 /// What one backend's `COMMAND` says of each command.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct CommandTable {
     pub(super) commands: FxHashMap<Name, Row>,
 }
@@ -49,6 +49,36 @@ impl CommandTable {
         let commands =
             rows(&value, b"").filter(|commands| !commands.is_empty()).ok_or(NOT_A_TABLE)?;
         Ok(Self { commands })
+    }
+
+    /// The commands that a whole reply to `COMMAND LIST` names, without subcommands; `None` for what
+    /// is no list of names.
+    pub fn parse_names(reply: &[u8]) -> Option<Vec<Vec<u8>>> {
+        let Ok(Value::Array(names)) = redis::parse_redis_value(reply) else { return None };
+        let names: Option<Vec<&[u8]>> = names.iter().map(text).collect();
+        let is_whole = |name: &&[u8]| !name.contains(&b'|');
+        Some(names?.into_iter().filter(is_whole).map(<[u8]>::to_vec).collect())
+    }
+
+    /// Adds what a whole reply to `COMMAND INFO` says of these `names`, those that the server does
+    /// not know left out. `None`, and nothing is added, when it says something else.
+    pub fn add(&mut self, names: &[Vec<u8>], reply: &[u8]) -> Option<()> {
+        let Ok(Value::Array(infos)) = redis::parse_redis_value(reply) else { return None };
+        if infos.len() != names.len() {
+            return None;
+        }
+        let asked = names.iter().zip(&infos).filter(|(_, info)| **info != Value::Nil);
+        // A command that was renamed says its old name: what counts is the one that clients use.
+        let rows: Option<Vec<(Name, Row)>> = asked
+            .map(|(name, info)| Some((name.to_ascii_lowercase().into(), row(info, b"")?.1)))
+            .collect();
+        self.commands.extend(rows?);
+        Some(())
+    }
+
+    /// Whether there is no command in it.
+    pub fn is_empty(&self) -> bool {
+        self.commands.is_empty()
     }
 }
 

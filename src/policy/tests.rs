@@ -17,6 +17,18 @@ const REDIS_7: &[Listed] = &[
     ("pfselftest", 1, "admin", &[]),
     ("eval", -3, "noscript", &[]),
     ("eval_ro", -3, "readonly noscript", &[]),
+    ("evalsha_ro", -3, "readonly noscript", &[]),
+    ("fcall_ro", -3, "readonly noscript", &[]),
+    (
+        "script",
+        -2,
+        "",
+        &[
+            ("script|exists", -3, "noscript"),
+            ("script|kill", 2, "noscript"),
+            ("script|load", 3, "noscript"),
+        ],
+    ),
     ("blpop", -3, "write blocking", &[]),
     ("xread", -4, "readonly blocking movablekeys", &[]),
     ("command", -1, "loading stale", &[("command|docs", -2, "loading stale")]),
@@ -72,8 +84,11 @@ fn table(rows: &[Listed], is_redis_7: bool) -> Arc<CommandTable> {
     Arc::new(CommandTable::parse(reply.as_bytes()).expect("a table"))
 }
 
+const NOTHING: Allowed = Allowed { keys: false, scripts: false };
+const SCRIPTS: Allowed = Allowed { keys: false, scripts: true };
+
 fn redis_7() -> Policy {
-    Policy::new(&[table(REDIS_7, true)], false)
+    Policy::new(&[table(REDIS_7, true)], NOTHING)
 }
 
 /// The verdict on words between spaces.
@@ -104,7 +119,7 @@ fn assert_refused(verdict: Verdict, error: &str) {
 #[test]
 fn reads_pass_and_writes_do_not() {
     let policy = redis_7();
-    for read in ["get k", "GeT k", "eval_ro s 0", "role", "command", "command docs get"] {
+    for read in ["get k", "GeT k", "role", "command", "command docs get"] {
         assert_eq!(verdict(&policy, read), Verdict::Forward, "{read}");
     }
     for help in ["client help", "XGROUP Help", "cluster replicas id"] {
@@ -156,13 +171,54 @@ fn keys_passes_only_where_it_is_allowed() {
         "ERR KEYS is not served by redis-lb: it holds a server up until it has looked at every \
          key. Use SCAN, or start redis-lb with --allow-keys",
     );
-    let policy = Policy::new(&[table(REDIS_7, true)], true);
+    let policy = Policy::new(&[table(REDIS_7, true)], Allowed { keys: true, ..NOTHING });
     assert_eq!(verdict(&policy, "keys *"), Verdict::Forward);
 }
 
 #[test]
+fn scripts_and_functions_pass_only_where_they_are_allowed() {
+    let off = redis_7();
+    for name in ["EVAL_RO", "EVALSHA_RO"] {
+        assert_refused(
+            verdict(&off, format!("{name} s 0")),
+            &format!("ERR {name} is not served by redis-lb: {}", rules::SCRIPTS_OFF),
+        );
+    }
+    assert_refused(
+        verdict(&off, "fcall_ro f 0"),
+        &format!("ERR FCALL_RO is not served by redis-lb: {}", rules::FUNCTIONS_OFF),
+    );
+    assert!(rules::SCRIPTS_OFF.contains("--allow-scripts"));
+    assert!(rules::FUNCTIONS_OFF.contains("--allow-scripts"));
+    assert!(matches!(in_transaction(&off, "eval_ro s 0"), Verdict::Refuse(_)));
+    assert_refused(
+        verdict(&off, "eval_ro s"),
+        "ERR wrong number of arguments for 'eval_ro' command",
+    );
+    let on = Policy::new(&[table(REDIS_7, true)], SCRIPTS);
+    for allowed in ["eval_ro s 0", "EVALSHA_RO s 0", "fcall_ro f 0"] {
+        assert_eq!(verdict(&on, allowed), Verdict::Forward, "{allowed}");
+        assert_eq!(in_transaction(&on, allowed), Verdict::Forward, "{allowed}");
+    }
+    for policy in [off, on] {
+        assert_refused(
+            verdict(&policy, "eval s 0"),
+            "ERR EVAL is not served by redis-lb: a script may write. Use EVAL_RO",
+        );
+        assert_eq!(verdict(&policy, "script exists s"), Verdict::Forward);
+        assert!(matches!(verdict(&policy, "script kill"), Verdict::Refuse(_)));
+    }
+    // Only some servers have it: that can't be helped by a flag.
+    let both = Policy::new(&[table(REDIS_7, true), table(REDIS_6, false)], SCRIPTS);
+    assert_refused(
+        verdict(&both, "eval_ro s 0"),
+        "ERR EVAL_RO is not served by redis-lb: not every server behind it knows this command",
+    );
+}
+
+#[test]
 fn xread_passes_unless_it_blocks() {
-    for policy in [redis_7(), Policy::new(&[table(REDIS_6, false)], false)] {
+    for policy in [redis_7(), Policy::new(&[table(REDIS_6, false)], NOTHING)] {
         for reads in ["streams block 0", "count 2 streams k 0", "count block streams k 0"] {
             assert_eq!(verdict(&policy, format!("xread {reads}")), Verdict::Forward, "{reads}");
         }
@@ -179,7 +235,7 @@ fn xread_passes_unless_it_blocks() {
 
 #[test]
 fn our_own_commands_are_ours_whatever_the_backends_say() {
-    let nothing = Policy::new(&[], false);
+    let nothing = Policy::new(&[], NOTHING);
     assert!(nothing.is_empty());
     assert!(!redis_7().is_empty());
     for policy in [nothing, redis_7()] {
@@ -203,7 +259,7 @@ fn our_own_commands_are_ours_whatever_the_backends_say() {
 
 #[test]
 fn without_any_table_nothing_else_is_known() {
-    let policy = Policy::new(&[], false);
+    let policy = Policy::new(&[], NOTHING);
     for words in ["get k", "foo", "client kill", "client", "config set a b"] {
         assert!(matches!(verdict(&policy, words), Verdict::Refuse(_)), "{words}");
     }
@@ -267,13 +323,13 @@ fn a_command_must_be_a_read_on_every_backend() {
         ("role", 1, "write", &[]),
         ("config", -2, "", &[("config|get", -2, "admin")]),
     ];
-    let alone = Policy::new(&[table(module, true)], false);
+    let alone = Policy::new(&[table(module, true)], NOTHING);
     assert_eq!(verdict(&alone, "ft.search a b"), Verdict::Forward);
     assert_refused(
         verdict(&alone, "ft.search a"),
         "ERR wrong number of arguments for 'FT.SEARCH' command",
     );
-    let both = Policy::new(&[table(module, true), table(REDIS_7, true)], false);
+    let both = Policy::new(&[table(module, true), table(REDIS_7, true)], NOTHING);
     assert_refused(
         verdict(&both, "ft.search a b"),
         "ERR FT.SEARCH is not served by redis-lb: not every server behind it knows this command",
@@ -287,7 +343,7 @@ fn a_command_must_be_a_read_on_every_backend() {
 
 #[test]
 fn of_an_older_server_the_subcommands_that_read_are_known() {
-    let policy = Policy::new(&[table(REDIS_6, false)], false);
+    let policy = Policy::new(&[table(REDIS_6, false)], NOTHING);
     for read in ["memory usage k", "memory help", "xgroup help", "cluster info"] {
         assert_eq!(verdict(&policy, read), Verdict::Forward, "{read}");
     }
@@ -350,6 +406,6 @@ fn what_is_no_list_of_commands_is_no_table() {
     }
     let extreme = format!("*1\r\n*3\r\n$3\r\nget\r\n:{}\r\n*0\r\n", i64::MIN);
     let extreme = Arc::new(CommandTable::parse(extreme.as_bytes()).expect("a table"));
-    let policy = Policy::new(&[extreme, table(REDIS_7, true)], false);
+    let policy = Policy::new(&[extreme, table(REDIS_7, true)], NOTHING);
     assert!(matches!(verdict(&policy, "get k"), Verdict::Refuse(_)));
 }

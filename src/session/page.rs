@@ -10,6 +10,7 @@ use redis::Pipeline;
 use super::exchange::{Exchange, Failure, HELD_VALUE_BYTES, Look, look_at};
 use super::read::{MAX_LOOKS, Outcome};
 use crate::backend::{BackendError, read_run_id};
+use crate::cursor::MAX_SCAN_COUNT;
 use crate::failover::Attempt;
 use crate::http::target::{Cursor, PageQuery};
 use crate::http::{self, Answer, ErrorBody};
@@ -19,6 +20,7 @@ use crate::value::Kind;
 
 /// The `COUNT` of one SCAN: few enough not to keep Redis from others for long.
 const SCAN_STEP_KEYS: usize = 1000;
+const _: () = assert!(SCAN_STEP_KEYS as u64 <= MAX_SCAN_COUNT);
 
 /// A page ends when its keys together are so long, whatever its `limit`.
 const PAGE_KEY_BYTES: usize = 4 * 1024 * 1024;

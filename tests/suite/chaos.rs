@@ -322,7 +322,7 @@ fn a_script_that_keeps_a_server_busy_harms_only_who_sent_it() {
 fn spin(spins_everywhere: bool) {
     let data = Arc::new(Data::new());
     let servers = three(&data);
-    let lb = balancer(&servers, &[]);
+    let lb = balancer(&servers, &["--allow-scripts"]);
     let control = Control::start(&data);
     let crowd = Crowd::start(lb.port(), &data, &kinds(9), Habits::default(), seed());
     let mut client = RespClient::connect(lb.port());

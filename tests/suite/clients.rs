@@ -26,7 +26,7 @@ impl Site {
     fn start() -> Self {
         let servers = [(); 3].map(|()| RedisServer::start());
         servers.iter().for_each(load);
-        let balancer = Balancer::start(&servers.each_ref());
+        let balancer = Balancer::start_with(&servers.each_ref(), &["--allow-scripts"]);
         Self { servers, balancer }
     }
 

@@ -141,3 +141,21 @@ fn clients_over_the_limit_are_told_so_in_the_protocol_that_they_speak() {
     assert_eq!(held.get("/greeting").status, 200, "who is served stays served");
     redis::cmd("PING").exec(&mut held_session).expect("who is served stays served");
 }
+
+/// No client library of Redis understands an `H`.
+#[test]
+fn a_client_over_the_limit_that_has_said_nothing_is_closed_without_a_word() {
+    let (_server, lb) = start_with(&["--max-clients", "1"]);
+    let mut held = lb.client();
+    assert_eq!(held.get("/greeting").status, 200);
+    // More than may wait to be told so, all at once, and some that have said too little.
+    let crowd: Vec<TcpStream> = (0..200).map(|_| lb.connect()).collect();
+    crowd.iter().step_by(10).for_each(|mut stream| _ = stream.write_all(b"\r\nGET"));
+    for mut stream in crowd {
+        let mut answer = Vec::new();
+        // Closed before it was read, it is reset.
+        let _ = stream.read_to_end(&mut answer);
+        assert_eq!(answer.escape_ascii().to_string(), "");
+    }
+    assert_eq!(held.get("/greeting").status, 200, "who is served stays served");
+}

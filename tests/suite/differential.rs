@@ -24,7 +24,7 @@ fn a_hundred_thousand_commands_get_the_same_bytes_through_the_balancer() {
     commands::load(&mut primary.connect(), seed);
     let replica = replica_of(&primary);
     commands::settle(&mut replica.connect());
-    let balancer = Balancer::start(&[&replica]);
+    let balancer = Balancer::start_with(&[&replica], &["--allow-scripts"]);
     let (proxied, direct) = (balancer.port(), replica.port());
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..CONNECTIONS)

@@ -144,7 +144,8 @@ fn a_replica_that_lags_too_far_behind_is_not_read_from() {
 #[test]
 fn a_slow_read_on_the_only_server_is_waited_for() {
     let server = filled();
-    let lb = Balancer::start_with(&[&server], &["--backend-timeout", "100ms"]);
+    let arguments = ["--backend-timeout", "100ms", "--allow-scripts"];
+    let lb = Balancer::start_with(&[&server], &arguments);
     let mut session = RespClient::connect(lb.port());
     let spin = "local t = redis.call('TIME') local e = t[1] * 1000000 + t[2] + 800000 \
         repeat t = redis.call('TIME') until t[1] * 1000000 + t[2] > e return 7";

@@ -30,6 +30,7 @@ mod quick;
 mod resp_failover;
 mod resp_limits;
 mod rights;
+mod scripts;
 mod seed;
 mod sessions;
 mod shared;

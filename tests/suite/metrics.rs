@@ -87,7 +87,7 @@ fn http_requests_are_counted_to_the_unit_by_the_backend_that_served_them() {
 #[test]
 fn commands_are_counted_to_the_unit_whatever_becomes_of_them() {
     let servers = three_servers();
-    let lb = Balancer::start(&servers.each_ref());
+    let lb = Balancer::start_with(&servers.each_ref(), &["--allow-scripts"]);
     let commands = [
         "GET none",
         "HGETALL actor:1",

@@ -10,6 +10,7 @@ use redis::Value;
 
 use crate::support::balancer::Balancer;
 use crate::support::redis::RedisServer;
+use crate::support::resp::RespClient;
 use crate::support::wait_until;
 
 /// What lb answers or handles itself.
@@ -157,7 +158,7 @@ impl Raw {
 #[test]
 fn each_command_of_the_server_passes_or_not_as_its_flags_say() {
     let server = RedisServer::start();
-    let lb = Balancer::start(&[&server]);
+    let lb = Balancer::start_with(&[&server], &["--allow-scripts"]);
     let all = list(&server);
     let before = calls(&server);
     for command in &all {
@@ -286,4 +287,52 @@ fn http_within_a_session_closes_it() {
         assert_eq!(through.ask(&["PING"]), "+PONG\r\n");
         assert_eq!(through.ask(&[name, "x"]), "");
     }
+}
+
+#[test]
+fn a_command_is_what_its_name_means_to_the_server() {
+    // Redis goes on listing both by their old names: one a read, the other a write.
+    let server = RedisServer::start_with(&[
+        "--rename-command",
+        "EXISTS",
+        "hidden",
+        "--rename-command",
+        "DEL",
+        "EXISTS",
+    ]);
+    server.command(&["SET", "key", "value"]);
+    let lb = Balancer::start(&[&server]);
+    let mut session = RespClient::connect(lb.port());
+    let reply = session.call("EXISTS key");
+    assert!(reply.starts_with("-READONLY "), "{reply}");
+    assert_eq!(session.call("GET key"), "$5\r\nvalue\r\n");
+}
+
+#[test]
+fn a_server_that_owes_little_to_a_client_is_asked_in_parts_what_it_knows() {
+    for limit in ["normal 64kb 64kb 1", "normal 32kb 32kb 1"] {
+        let server = RedisServer::start_with(&["--client-output-buffer-limit", limit]);
+        server.command(&["SET", "key", "value"]);
+        let lb = Balancer::start(&[&server]);
+        let mut session = RespClient::connect(lb.port());
+        assert_eq!(session.call("GET key"), "$5\r\nvalue\r\n", "{limit}");
+        for (words, begin) in [
+            ("STRLEN key", ":5"),
+            ("OBJECT ENCODING key", "$6"),
+            ("MEMORY USAGE key", ":"),
+            ("XINFO HELP", "*"),
+            ("SET key x", "-READONLY"),
+            ("CLUSTER RESET", "-ERR CLUSTER RESET is not served"),
+            ("NOSUCH x", "-ERR unknown command 'NOSUCH'"),
+            ("CONFIG NOSUCH", "-ERR unknown subcommand"),
+        ] {
+            let reply = session.call(words);
+            assert!(reply.starts_with(begin), "{limit}: {words}: {reply}");
+        }
+        assert!(lb.get("/key").json() == "value");
+    }
+    let limit = "normal 16kb 16kb 1";
+    let server = RedisServer::start_with(&["--client-output-buffer-limit", limit]);
+    let lb = Balancer::start(&[&server]);
+    wait_until("it is told why", || lb.log().contains("is its client-output-buffer-limit"));
 }

@@ -244,7 +244,8 @@ fn restart_with_write_as(server: &mut RedisServer, read: &str, write: &str) {
 #[test]
 fn a_pipeline_of_commands_that_are_slow_together_is_answered() {
     let server = RedisServer::start();
-    let lb = Balancer::start_with(&[&server], &["--backend-timeout", "300ms"]);
+    let arguments = ["--backend-timeout", "300ms", "--allow-scripts"];
+    let lb = Balancer::start_with(&[&server], &arguments);
     let mut session = RespClient::connect(lb.port());
     let script = "local function now() local t = redis.call('TIME') return t[1] * 1e6 + t[2] end
         local began = now() repeat until now() > began + 20000 return 1";
@@ -255,7 +256,7 @@ fn a_pipeline_of_commands_that_are_slow_together_is_answered() {
 #[test]
 fn what_only_looks_like_a_failure_is_passed_on() {
     let server = RedisServer::start();
-    let lb = Balancer::start(&[&server]);
+    let lb = Balancer::start_with(&[&server], &["--allow-scripts"]);
     let mut session = RespClient::connect(lb.port());
     let error = "return redis.error_reply('BUSY x')";
     session.send_raw([encode(&["EVAL_RO", error, "0"]), encode(&["GET", "none"])].concat());

@@ -243,3 +243,197 @@ fn more_subscribers_than_there_may_be_are_told_so_and_reads_go_on() {
         wait_until("one has left", || late.call("SUBSCRIBE news").starts_with('*'));
     }
 }
+
+fn too_long_name(what: &str) -> Vec<u8> {
+    format!("-ERR {what} can have at most 64 KiB\r\n").into_bytes()
+}
+
+#[test]
+fn a_name_may_be_as_long_as_allowed() {
+    let server = server();
+    let lb = Balancer::start(&[&server]);
+    let mut session = RespClient::connect(lb.port());
+    let longest = "n".repeat(64 * 1024);
+    let longer = "x".repeat(64 * 1024 + 1);
+    assert_eq!(session.command(&["CLIENT", "SETNAME", &longest]), b"+OK\r\n");
+    for option in ["lib-name", "lib-ver"] {
+        assert_eq!(session.command(&["CLIENT", "SETINFO", option, &longest]), b"+OK\r\n");
+        let refusal = session.command(&["CLIENT", "SETINFO", option, &longer]);
+        assert_eq!(refusal, too_long_name(option));
+    }
+    let refusal = session.command(&["CLIENT", "SETNAME", &longer]);
+    assert_eq!(refusal, too_long_name("Client names"));
+    let refusal = session.command(&["HELLO", "2", "SETNAME", &longer]);
+    assert_eq!(refusal, too_long_name("Client names"));
+    // What it had it keeps.
+    let info = session.call("CLIENT INFO");
+    assert!(info.contains(&format!(" name={longest} ")) && !info.contains(&longer));
+    assert!(session.command(&["HELLO", "3", "SETNAME", "short"]).starts_with(b"%"));
+    assert_eq!(session.call("CLIENT GETNAME"), "$5\r\nshort\r\n");
+}
+
+#[test]
+fn long_names_take_no_memory() {
+    let server = server();
+    let lb = Balancer::start(&[&server]);
+    let before = peak_memory_mib(&lb);
+    let long = "n".repeat(4 * 1024 * 1024);
+    let mut sessions: Vec<RespClient> = Vec::new();
+    for _ in 0..40 {
+        let mut session = RespClient::connect(lb.port());
+        for command in [
+            &["CLIENT", "SETNAME", &long][..],
+            &["CLIENT", "SETINFO", "lib-name", &long],
+            &["CLIENT", "SETINFO", "lib-ver", &long],
+        ] {
+            assert!(session.command(command).starts_with(b"-"));
+        }
+        sessions.push(session);
+    }
+    // They would be 480; what the allocator keeps of what came and went is less.
+    assert!(peak_memory_mib(&lb) < before + 250, "{} MiB", peak_memory_mib(&lb));
+}
+
+#[test]
+fn config_get_takes_so_many_patterns() {
+    let server = server();
+    let lb = Balancer::start(&[&server]);
+    let mut session = RespClient::connect(lb.port());
+    let patterns = |count| [vec!["CONFIG", "GET", "save"], vec!["none"; count - 1_usize]].concat();
+    assert_eq!(session.command(&patterns(1000)), b"*2\r\n$4\r\nsave\r\n$0\r\n\r\n");
+    let refusal = "-ERR CONFIG GET takes at most 1000 patterns\r\n";
+    assert_eq!(String::from_utf8_lossy(&session.command(&patterns(1001))), refusal);
+    assert_eq!(session.call("GET a"), "$1\r\n1\r\n");
+}
+
+const TOO_MANY_WATCHED: &[u8] = b"-ERR too many watched keys for one client\r\n";
+
+#[test]
+fn a_client_may_watch_so_many_keys() {
+    let server = server();
+    let lb = Balancer::start(&[&server]);
+    let mut session = RespClient::connect(lb.port());
+    let watch = |keys: std::ops::Range<usize>| {
+        let mut command = vec!["WATCH".to_owned()];
+        command.extend(keys.map(|number| format!("key:{number}")));
+        command
+    };
+    assert_eq!(session.command(&watch(0..16_385)), TOO_MANY_WATCHED);
+    // All of one session count together; one that is watched already takes no more room.
+    assert_eq!(session.command(&watch(0..10_000)), b"+OK\r\n");
+    assert_eq!(session.command(&watch(10_000..16_384)), b"+OK\r\n");
+    assert_eq!(session.command(&watch(16_384..16_385)), TOO_MANY_WATCHED);
+    assert_eq!(session.command(&watch(7..8)), b"+OK\r\n");
+    // What was watched before still is.
+    server.command(&["SET", "key:3", "touched"]);
+    session.call("MULTI");
+    session.call("GET a");
+    assert_eq!(session.call("EXEC"), "*-1\r\n");
+    let long = "x".repeat(1024 * 1024);
+    assert_eq!(session.command(&["WATCH", &long, "y"]), TOO_MANY_WATCHED);
+    for end in ["UNWATCH", "MULTI\r\nDISCARD", "MULTI\r\nEXEC", "RESET"] {
+        assert_eq!(session.command(&["WATCH", &long]), b"+OK\r\n", "before {end}");
+        assert_eq!(session.command(&["WATCH", "y"]), TOO_MANY_WATCHED);
+        assert_eq!(session.command(&["WATCH", &long]), b"+OK\r\n");
+        end.split("\r\n").for_each(|command| _ = session.call(command));
+    }
+    assert_eq!(session.call("GET a"), "$1\r\n1\r\n");
+}
+
+/// What SCAN and its like are asked for, with a page of how many elements.
+#[test]
+fn no_scan_is_a_keys() {
+    let server = RedisServer::start();
+    for kind in ["HSET hash", "SADD set", "ZADD zset", "MSET"] {
+        let mut command: Vec<String> = kind.split(' ').map(str::to_owned).collect();
+        for number in 0..30_000 {
+            match kind {
+                "SADD set" => {}
+                "ZADD zset" => command.push(number.to_string()),
+                _ => command.push(format!("key:{number}")),
+            }
+            command.push(format!("element:{number}"));
+        }
+        server.command(&command);
+    }
+    let lb = Balancer::start(&[&server]);
+    let mut session = RespClient::connect(lb.port());
+    let mut direct = RespClient::connect(server.port());
+    for (scan, strings_each) in
+        [("SCAN", 1), ("HSCAN hash", 2), ("SSCAN set", 1), ("ZSCAN zset", 2)]
+    {
+        let (mut cursor, mut pages, mut all) = ("0".to_owned(), 0, 0);
+        while pages == 0 || cursor != "0" {
+            let page = session.call(&format!("{scan} {cursor} MATCH * COUNT 1000000000"));
+            let mut lines = page.split("\r\n").skip(2);
+            lines.next().expect("a cursor").clone_into(&mut cursor);
+            let count = lines.next().and_then(|line| line.strip_prefix('*')).expect("an array");
+            let count = count.parse::<usize>().expect("a number") / strings_each;
+            // A bucket is never divided.
+            assert!(count < 10_100, "{scan}: {count}");
+            (pages, all) = (pages + 1, all + count);
+        }
+        assert!(pages >= 3 && all >= 30_000, "{scan}: {all} in {pages}");
+        for wrong in ["x", "0", "-1", "+20000", "020000", "99999999999999999999", ""] {
+            let wrong = format!("{scan} 0 COUNT {wrong}");
+            assert_eq!(session.call(&wrong), direct.call(&wrong), "{wrong}");
+        }
+        let wrong = format!("{scan} 0 COUNT");
+        assert_eq!(session.call(&wrong), direct.call(&wrong));
+        // So no COUNT gets by there.
+        session.call("MULTI");
+        let refusal = session.call(&format!("{scan} 0 COUNT 1000000000"));
+        assert!(refusal.contains("not served inside MULTI"), "{refusal}");
+        session.call("DISCARD");
+    }
+}
+
+/// Redis compares each key with all that are watched already.
+#[test]
+fn whoever_watches_many_keys_holds_nobody_up() {
+    let server = server();
+    let lb = Balancer::start(&[&server]);
+    let mut session = RespClient::connect(lb.port());
+    let keys = (0..5120).map(|number| format!("key:{number}"));
+    session.send(&[vec!["WATCH".to_owned()], keys.collect()].concat());
+    let is_done = std::sync::atomic::AtomicBool::new(false);
+    let calls = thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            let (mut other, mut calls) = (RespClient::connect(server.port()), 0);
+            while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                assert_eq!(other.call("GET a"), "$1\r\n1\r\n");
+                calls += 1;
+            }
+            calls
+        });
+        assert_eq!(session.reply(), b"+OK\r\n");
+        is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+        other.join().expect("no panic")
+    });
+    // Between each two steps of 128 keys there is room for others.
+    assert!(calls > 20, "{calls} calls");
+    let stats = format!("{:?}", server.command(&["INFO", "commandstats"]));
+    assert!(stats.contains("cmdstat_watch:calls=40,"), "{stats}");
+}
+
+#[test]
+fn a_watch_of_which_a_part_fails_watches_nothing() {
+    let server = server();
+    server.command(&["ACL", "SETUSER", "reader", "on", ">p", "~key:*", "+@all"]);
+    let address = format!("redis://reader:p@{}", server.address());
+    let lb = Balancer::start_at(&[address], &[]);
+    let mut session = RespClient::connect(lb.port());
+    let mut watch = vec!["WATCH".to_owned()];
+    watch.extend((0..300).map(|number| format!("key:{number}")));
+    watch.push("forbidden".to_owned());
+    let refusal = String::from_utf8_lossy(&session.command(&watch)).into_owned();
+    assert!(refusal.starts_with("-NOPERM"), "{refusal}");
+    server.command(&["SET", "key:1", "touched"]);
+    for words in ["MULTI", "GET key:1", "EXEC"] {
+        session.send(&words.split(' ').collect::<Vec<_>>());
+    }
+    session.reply();
+    session.reply();
+    assert_eq!(session.reply(), b"*1\r\n$7\r\ntouched\r\n");
+    assert_eq!(session.command(&watch[..301]), b"+OK\r\n");
+}

@@ -3,11 +3,13 @@
 use crate::support::balancer::Balancer;
 use crate::support::redis::RedisServer;
 use crate::support::resp::RespClient;
+use crate::support::wait_until;
 
 const FOR_HTTP: &str = "+@read +info +ping +select ~*";
 const FOR_REDIS_CLIENTS: &str = "+command +hello +echo +time +multi +exec +watch +unwatch \
     +subscribe +psubscribe +ssubscribe +unsubscribe +punsubscribe +sunsubscribe &* \
     +eval_ro +evalsha_ro +fcall_ro";
+const FOR_ENDING_SCRIPTS: &str = "+script|kill +function|kill";
 
 /// In front of a server as a user with these rights.
 fn start(rights: &str) -> (RedisServer, Balancer) {
@@ -15,13 +17,14 @@ fn start(rights: &str) -> (RedisServer, Balancer) {
     server.command(&["SET", "a", "1"]);
     let rule = format!("ACL SETUSER reader reset on >secret {rights}");
     server.command(&rule.split_whitespace().collect::<Vec<_>>());
-    let lb = Balancer::start_at(&[format!("redis://reader:secret@{}", server.address())], &[]);
+    let address = format!("redis://reader:secret@{}", server.address());
+    let lb = Balancer::start_at(&[address], &["--allow-scripts"]);
     (server, lb)
 }
 
 #[test]
 fn the_rights_for_both_protocols_suffice_for_both() {
-    let (server, lb) = start(&format!("{FOR_HTTP} {FOR_REDIS_CLIENTS}"));
+    let (server, lb) = start(&format!("{FOR_HTTP} {FOR_REDIS_CLIENTS} {FOR_ENDING_SCRIPTS}"));
     assert_eq!(lb.get("/a").json(), "1");
     assert_eq!(lb.get("/").json()["data"]["a"], "1");
     let mut session = RespClient::connect(lb.port());
@@ -60,6 +63,20 @@ fn the_rights_for_both_protocols_suffice_for_both() {
     assert!(session.call("SUBSCRIBE b").starts_with('>'));
     assert_eq!(session.call("GET a"), "$1\r\n1\r\n");
     assert!(session.call("TIME").starts_with("*2\r\n"));
+    assert!(!lb.log().contains("|kill"), "{}", lb.log());
+}
+
+#[test]
+fn a_missing_right_to_end_scripts_is_named_at_the_start() {
+    for (rights, missing) in [
+        ("", "+script|kill +function|kill"),
+        ("+script|kill", "+function|kill"),
+        ("+function|kill", "+script|kill"),
+    ] {
+        let (_server, lb) = start(&format!("{FOR_HTTP} {FOR_REDIS_CLIENTS} {rights}"));
+        let warning = format!("has not the right {missing}, ");
+        wait_until("a warning", || lb.log().contains(&warning));
+    }
 }
 
 #[test]

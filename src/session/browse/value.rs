@@ -9,6 +9,7 @@ use super::element::Element;
 use super::listing::{self, allowed, length_command};
 use super::{Frame, HEADLINE_BYTES, begin_table, count, end_table, next_link, shortened, size};
 use crate::backend::BackendError;
+use crate::cursor::MAX_SCAN_COUNT;
 use crate::failover::Attempt;
 use crate::html::{attribute, cut, line, text};
 use crate::http::target::{Cursor, KeyQuery, PageQuery, link_to_key};
@@ -22,6 +23,7 @@ use crate::value::Kind;
 
 /// Elements on one page. A hash or set of no more is shown in one go, without a cursor.
 const PAGE_ELEMENTS: u64 = 500;
+const _: () = assert!(PAGE_ELEMENTS <= MAX_SCAN_COUNT);
 
 /// Bytes of a string on one page.
 const PAGE_BYTES: u64 = 16 * 1024;

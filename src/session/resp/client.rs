@@ -11,6 +11,9 @@ use crate::session::Client;
 /// What Redis says of arguments that it can't make sense of.
 pub const SYNTAX_ERROR: &str = "ERR syntax error";
 
+/// The longest name of a client, and the longest name or version of its library.
+const MAX_NAME_BYTES: usize = 64 * 1024;
+
 /// The same numbers are never given twice, as in Redis.
 static LAST_ID: AtomicU64 = AtomicU64::new(0);
 
@@ -44,9 +47,9 @@ pub struct ClientState {
     address: SocketAddr,
     local_address: Option<SocketAddr>,
     since: Instant,
-    name: Vec<u8>,
-    library_name: Vec<u8>,
-    library_version: Vec<u8>,
+    name: Box<[u8]>,
+    library_name: Box<[u8]>,
+    library_version: Box<[u8]>,
     pub reply_mode: ReplyMode,
 }
 
@@ -57,27 +60,37 @@ impl ClientState {
             address: client.address,
             local_address: client.socket.local_addr().ok(),
             since: Instant::now(),
-            name: Vec::new(),
-            library_name: Vec::new(),
-            library_version: Vec::new(),
+            name: Box::default(),
+            library_name: Box::default(),
+            library_version: Box::default(),
             reply_mode: ReplyMode::On,
         }
     }
 
     /// What `RESET` leaves of it.
     pub fn reset(&mut self) {
-        self.name = Vec::new();
+        self.name = Box::default();
         self.reply_mode = ReplyMode::On;
     }
 
     /// Takes a name, which may be empty for none, or says what is wrong with it.
-    pub fn set_name(&mut self, name: &[u8]) -> Result<(), &'static str> {
-        if !is_plain(name) {
-            return Err("ERR Client names cannot contain spaces, newlines or special characters.");
-        }
-        self.name = name.to_vec();
+    pub fn set_name(&mut self, name: &[u8]) -> Result<(), String> {
+        ensure_name(name, "Client names")?;
+        self.name = name.into();
         Ok(())
     }
+}
+
+/// Takes what Redis would take for a name, unless it is too long; `what` says what is named.
+fn ensure_name(name: &[u8], what: &str) -> Result<(), String> {
+    if !is_plain(name) {
+        let why = "cannot contain spaces, newlines or special characters.";
+        return Err(format!("ERR {what} {why}"));
+    }
+    if name.len() > MAX_NAME_BYTES {
+        return Err(format!("ERR {what} can have at most {} KiB", MAX_NAME_BYTES / 1024));
+    }
+    Ok(())
 }
 
 /// Whether Redis would take it for a client's name.
@@ -114,11 +127,10 @@ impl Session<'_> {
                 return self.error([b"ERR Unrecognized option '", option, b"'"].concat());
             }
         };
-        if !is_plain(value) {
-            let why = "cannot contain spaces, newlines or special characters.";
-            return self.error(format!("ERR {option} {why}"));
+        if let Err(error) = ensure_name(value, option) {
+            return self.error(error);
         }
-        *known = value.to_vec();
+        *known = value.into();
         self.ok();
     }
 

@@ -5,6 +5,7 @@ mod client;
 mod flight;
 mod info;
 mod memory;
+mod names;
 mod outlet;
 mod own;
 mod scan;
@@ -374,7 +375,7 @@ impl<'a> Session<'a> {
         // By the time that it is sent, others may be known.
         let version = self.commands_version;
         let (verdict, shape) = self.policy.judge(command);
-        match verdict {
+        match self.balancer.scripts.admit(command, verdict) {
             Verdict::Refuse(Refused { why, error }) => {
                 self.outlet.count_refusal(why);
                 self.answer(|out| write::error(out, error));

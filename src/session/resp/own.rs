@@ -22,6 +22,9 @@ const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user i
 /// A longer pattern of CONFIG GET matches nothing.
 const MAX_PATTERN_BYTES: usize = 256;
 
+/// The most patterns of one CONFIG GET.
+const MAX_PATTERNS: usize = 1000;
+
 impl Session<'_> {
     /// Handles a command of the session's own.
     pub(super) fn own(&mut self, own: Own, command: &Command) -> Result<(), Ended> {
@@ -104,6 +107,10 @@ impl Session<'_> {
     /// A short list of settings that clients ask for, which are true of the balancer.
     #[inline(never)]
     fn config_get(&mut self, command: &Command) {
+        // Behind CONFIG and GET.
+        if command.arg_count() - 2 > MAX_PATTERNS {
+            return self.error(format!("ERR CONFIG GET takes at most {MAX_PATTERNS} patterns"));
+        }
         let config = &self.balancer.config;
         let settings = [
             ("appendonly", "no".to_owned()),
@@ -242,7 +249,7 @@ fn is_known(user: &[u8]) -> bool {
 }
 
 /// A number as Redis reads it.
-fn integer(text: &[u8]) -> Option<i64> {
+pub(super) fn integer(text: &[u8]) -> Option<i64> {
     let number: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
     // No plus, no leading zeros.
     (number.to_string().as_bytes() == text).then_some(number)

@@ -4,13 +4,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::outlet::Outlet;
+use super::own::integer;
 use super::{Ended, Failure, ServedBy, Session};
 use crate::backend::{Backend, BackendError, Connection, Link, Patience};
 use crate::balancer::Balancer;
+use crate::cursor::{self, MAX_SCAN_COUNT};
 use crate::health::State;
-use crate::resp::{Command, command, reply, write};
+use crate::resp::{self, Command, command, reply, write};
 use crate::slow::{Nature, ReadInfo};
-use crate::{cursor, resp};
+
+/// [`MAX_SCAN_COUNT`] as it is sent.
+const MAX_SCAN_COUNT_TEXT: &[u8] = b"10000";
 
 const GONE: &str = "ERR invalid cursor: its server is gone or was restarted, and would miss \
     elements: start again from 0";
@@ -23,28 +27,31 @@ impl Session<'_> {
             return Ok(());
         };
         self.run_batch()?;
+        let args = with_capped_counts(command, cursor_arg);
         match cursor {
-            0 => self.scan_from_the_start(command),
-            _ => self.scan_on(command, cursor_arg, cursor),
+            0 => self.scan_from_the_start(args),
+            _ => self.scan_on(args, cursor_arg, cursor),
         }
     }
 
-    fn scan_from_the_start(&mut self, command: &Command) -> Result<(), Ended> {
+    fn scan_from_the_start(&mut self, args: Vec<&[u8]>) -> Result<(), Ended> {
         let (balancer, is_silent) = (self.balancer, self.is_silent);
+        let mut command = Vec::new();
+        command::encode(args.into_iter(), &mut command);
         let work = |connection: &mut Connection, outlet: &mut Outlet| {
             relay_scan(connection, outlet, is_silent, balancer)
         };
         let (nature, info) = (Nature::QUICK, |_| ReadInfo::default());
-        let scanned = self.on_connection(command.bytes(), None, nature, info, work);
+        let scanned = self.on_connection(&command, None, nature, info, work);
         scanned.or_else(|unanswered| self.unanswered(unanswered))
     }
 
     /// Goes on where the cursor comes from, which may be another backend than the session's.
-    fn scan_on(&mut self, command: &Command, cursor_arg: usize, cursor: u64) -> Result<(), Ended> {
+    fn scan_on(&mut self, args: Vec<&[u8]>, cursor_arg: usize, cursor: u64) -> Result<(), Ended> {
         let (position, tag) = cursor::split(cursor);
         let position = position.to_string();
         let mut there = Vec::new();
-        let args = command.args().enumerate();
+        let args = args.into_iter().enumerate();
         let args = args.map(|(at, arg)| if at == cursor_arg { position.as_bytes() } else { arg });
         command::encode(args, &mut there);
         let Some(index) = self.balancer.find_server(tag) else {
@@ -105,6 +112,32 @@ impl Session<'_> {
     }
 }
 
+/// The arguments of a SCAN, HSCAN, SSCAN or ZSCAN, in which no COUNT is over [`MAX_SCAN_COUNT`]; what
+/// is wrong with one is left to the server to say.
+///
+/// A number that stands after the word COUNT is that option's value: in no command that is right does
+/// one stand where an option's name is due, so a MATCH for `count` is not mistaken for it.
+fn with_capped_counts<'a>(command: &Command<'a>, cursor_arg: usize) -> Vec<&'a [u8]> {
+    let mut args: Vec<&[u8]> = command.args().collect();
+    // Options stand after the cursor, each before its value.
+    for at in cursor_arg + 2..args.len() {
+        // Redis compares up to a NUL.
+        let is_count = until_nul(args[at - 1]).eq_ignore_ascii_case(b"COUNT");
+        let is_too_much = || {
+            integer(args[at])
+                .is_some_and(|count| count.cast_unsigned() > MAX_SCAN_COUNT && count > 0)
+        };
+        if is_count && is_too_much() {
+            args[at] = MAX_SCAN_COUNT_TEXT;
+        }
+    }
+    args
+}
+
+fn until_nul(text: &[u8]) -> &[u8] {
+    text.split(|&byte| byte == 0).next().unwrap_or_default()
+}
+
 /// Passes the reply on, with the server's tag in its cursor.
 fn relay_scan(
     connection: &mut Connection,
@@ -138,4 +171,50 @@ fn relay_scan(
         outlet.out().truncate(start);
     }
     passed.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp::CommandParser;
+
+    fn capped(words: &str, cursor_arg: usize) -> String {
+        let mut bytes = Vec::new();
+        let words: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
+        command::encode(words.into_iter(), &mut bytes);
+        let mut parser = CommandParser::new(1024);
+        let command = parser.parse(&bytes).expect("valid").1.expect("whole");
+        String::from_utf8(with_capped_counts(&command, cursor_arg).join(&b' ')).expect("text")
+    }
+
+    #[test]
+    fn a_count_is_capped_and_nothing_else_is_touched() {
+        assert_eq!(MAX_SCAN_COUNT_TEXT, MAX_SCAN_COUNT.to_string().as_bytes());
+        for (asked, cursor_arg, sent) in [
+            ("SCAN 0 COUNT 10000", 1, "SCAN 0 COUNT 10000"),
+            ("SCAN 0 COUNT 10001", 1, "SCAN 0 COUNT 10000"),
+            ("scan 7 match a* count 1000000000", 1, "scan 7 match a* count 10000"),
+            ("SCAN 0 COUNT 9223372036854775807", 1, "SCAN 0 COUNT 10000"),
+            ("SCAN 0 COUNT 1 COUNT 20000 COUNT 30000", 1, "SCAN 0 COUNT 1 COUNT 10000 COUNT 10000"),
+            ("HSCAN k 0 NOVALUES COUNT 20000", 2, "HSCAN k 0 NOVALUES COUNT 10000"),
+            // A pattern, a type, a key that are words of the same kind.
+            ("SCAN 0 MATCH COUNT COUNT 20000", 1, "SCAN 0 MATCH COUNT COUNT 10000"),
+            ("SCAN 0 TYPE COUNT MATCH 20000", 1, "SCAN 0 TYPE COUNT MATCH 20000"),
+            ("SSCAN COUNT 20000", 2, "SSCAN COUNT 20000"),
+            ("ZSCAN COUNT 20000 COUNT 20000", 2, "ZSCAN COUNT 20000 COUNT 10000"),
+            ("SCAN 20000", 1, "SCAN 20000"),
+            // Where Redis compares up to a NUL.
+            ("SCAN 0 COUNT\0x 20000", 1, "SCAN 0 COUNT\0x 10000"),
+            // Errors that the server is to name.
+            ("SCAN 0 COUNT", 1, "SCAN 0 COUNT"),
+            ("SCAN 0 COUNT 0", 1, "SCAN 0 COUNT 0"),
+            ("SCAN 0 COUNT -20000", 1, "SCAN 0 COUNT -20000"),
+            ("SCAN 0 COUNT +20000", 1, "SCAN 0 COUNT +20000"),
+            ("SCAN 0 COUNT 020000", 1, "SCAN 0 COUNT 020000"),
+            ("SCAN 0 COUNT 2e4", 1, "SCAN 0 COUNT 2e4"),
+            ("SCAN 0 COUNT 9223372036854775808", 1, "SCAN 0 COUNT 9223372036854775808"),
+        ] {
+            assert_eq!(capped(asked, cursor_arg), sent);
+        }
+    }
 }

@@ -13,19 +13,13 @@ use rustix::io::Errno;
 
 use super::outlet::Outlet;
 use super::upstream::TOO_MANY_PINNED;
-use super::{Ended, Failure, ServedBy, Session, Unanswered, short_reply};
+use super::{Ended, Failure, ServedBy, Session, Unanswered, names, short_reply};
 use crate::backend::{Backend, BackendError, Connection};
 use crate::failover::Attempt;
 use crate::health::State;
 use crate::policy::Subscription;
 use crate::resp::{self, Command, Protocol, command, write};
 use crate::session::{IDLE_GRACE, poll_timeout};
-
-/// The most that the names of one client's channels and patterns may take together.
-const MAX_NAME_BYTES: usize = 1024 * 1024;
-
-/// The most channels and patterns that one client may have.
-const MAX_NAMES: usize = 16 * 1024;
 
 /// A subscriber may be idle for ever, but is not watched for longer at a time: so that the end of the
 /// process is noticed, and that of a backend which falls silent.
@@ -220,11 +214,7 @@ impl Session<'_> {
 
     fn has_room_for(&self, more: &[&[u8]]) -> bool {
         let there = self.subscriptions.iter().flat_map(|all| &all.names).flatten();
-        let (count, bytes) = there
-            .map(|name| name.len())
-            .chain(more.iter().map(|name| name.len()))
-            .fold((0, 0), |(count, bytes), length| (count + 1, bytes + length));
-        count <= MAX_NAMES && bytes <= MAX_NAME_BYTES
+        names::have_room(there, more.iter().copied())
     }
 
     /// Sends the command on a connection that is then the session's own, with `names` that are

@@ -1,18 +1,20 @@
 //! MULTI and EXEC: reads are gathered here and go to a backend with the EXEC, all at once, so that
 //! a client that ponders holds no connection. WATCH does hold one.
 
-use std::mem;
 use std::time::{Duration, Instant};
 
 use super::outlet::Outlet;
 use super::upstream::{TOO_MANY_PINNED, Target, Watch};
 use super::{Ended, Failure, MAX_JUDGEMENTS, ServedBy, Session, Unanswered, short_reply};
 use crate::backend::{Connection, Patience};
-use crate::failover::Failover;
 use crate::policy::{Own, Policy, Refused, Verdict};
 use crate::protocol::WireProtocol;
 use crate::resp::{Command, CommandParser, command, write};
 use crate::slow::{Class, MAX_FAST_ARGUMENTS, Nature, ReadInfo, ReadKey, shown};
+
+/// Keys that a server is asked to watch in one command: it compares each with all that the client
+/// watches already, and answers nobody else meanwhile (Redis 7.0 takes seconds for 16,384 keys).
+const WATCH_STEP_KEYS: usize = 128;
 
 /// The most that may be queued between MULTI and EXEC.
 const MAX_QUEUED_BYTES: usize = 1024 * 1024;
@@ -52,6 +54,7 @@ impl Session<'_> {
     #[inline(never)]
     pub(super) fn in_transaction(&mut self, command: &Command) -> Result<(), Ended> {
         let verdict = self.policy.judge_in_transaction(command);
+        let verdict = self.balancer.scripts.admit(command, verdict);
         if let Verdict::Refuse(refused) = &verdict {
             self.balancer.metrics.refuse(WireProtocol::Resp, refused.why);
         }
@@ -140,7 +143,7 @@ impl Session<'_> {
             }
         };
         let commands = transaction.whole();
-        let ran = match mem::take(&mut self.upstream.watch) {
+        let ran = match self.upstream.take_watch() {
             Watch::None => self.exec_anywhere(&commands, &transaction, nature),
             Watch::Held(connection, index) => {
                 // In this order: what its server knows is among what it is judged by.
@@ -251,51 +254,49 @@ impl Session<'_> {
     /// A connection of the client's own watches: at EXEC it tells whether something was touched.
     #[inline(never)]
     pub(super) fn watch(&mut self, command: &Command) -> Result<(), Ended> {
+        if !self.upstream.has_room_to_watch(command.args().skip(1)) {
+            self.error("ERR too many watched keys for one client");
+            return Ok(());
+        }
         self.run_batch()?;
-        let Self { upstream, outlet, mode, served_by, balancer, policy, .. } = self;
-        let shape = policy.shape(command);
-        let (nature, key) = match balancer.nature(command, shape) {
-            Ok(known) => known,
-            Err(why) => {
-                self.error(format!("ERR {why}"));
-                return Ok(());
-            }
-        };
-        let first = command.arg(1).unwrap_or_default();
-        let info = |is_alone| ReadInfo {
-            class: nature.class,
-            keys: key.into_iter().collect(),
-            label: shown(command.name(), first),
-            is_alone,
-        };
-        let mut failover = Failover::new(balancer, nature);
-        let client = outlet.client.peer();
-        let watched = upstream.go_on(&mut failover, client, info, |upstream, attempt| {
+        let keys: Vec<&[u8]> = command.args().skip(1).collect();
+        let steps: Vec<Vec<u8>> = keys.chunks(WATCH_STEP_KEYS).map(watch_command).collect();
+        let Self { upstream, outlet, mode, served_by, .. } = self;
+        let watched = upstream.with_failover(outlet.client.peer(), |upstream, attempt| {
             if matches!(upstream.watch, Watch::InUse(_) | Watch::Lost) {
                 // What EXEC will answer is known already.
                 return Ok(OK.to_vec());
             }
             let target = Target { attempt, mode: *mode, commands_version: None };
-            let mut connection = upstream.send(target, command.bytes())?;
-            let reply = short_reply(&mut connection)?;
-            if let Some(open) = attempt.open {
-                open.note_answer(attempt.began.elapsed());
-            }
+            let mut connection = upstream.send(target, &steps[0])?;
+            let mut reply = short_reply(&mut connection)?;
             *served_by = Some(ServedBy::attempt(attempt));
+            let watches = reply == OK;
+            for step in &steps[1..] {
+                if reply == OK {
+                    connection.send(step)?;
+                    reply = short_reply(&mut connection)?;
+                }
+            }
             match (&upstream.watch, &reply[..]) {
                 (Watch::None, OK) => {
                     if !upstream.watch_with(connection, attempt.index) {
                         return Ok(format!("-{TOO_MANY_PINNED}\r\n").into_bytes());
                     }
                 }
-                // Closed: it watches for nobody, as the watch before it is lost.
+                // Closed: it watches for nobody, as the watch before it is lost, or as some of its
+                // keys can't be watched.
                 (Watch::Lost, _) => drop(connection),
+                (Watch::None, _) if watches => drop(connection),
                 _ => upstream.release(connection),
             }
             Ok(reply)
         });
         match watched {
             Ok(reply) => {
+                if reply == OK {
+                    self.upstream.note_watched(keys.into_iter());
+                }
                 self.raw(&reply);
                 Ok(())
             }
@@ -343,6 +344,13 @@ impl Transaction {
         command::encode([&b"EXEC"[..]].into_iter(), &mut commands);
         commands
     }
+}
+
+fn watch_command(keys: &[&[u8]]) -> Vec<u8> {
+    let args: Vec<&[u8]> = [&b"WATCH"[..]].iter().chain(keys).copied().collect();
+    let mut command = Vec::new();
+    command::encode(args.into_iter(), &mut command);
+    command
 }
 
 /// Passes the reply to EXEC on, behind those to MULTI and to `count` commands, which the client has

@@ -1,10 +1,11 @@
 //! The backend's side of a session: its lease, the connection of a WATCH, and failing over.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Ended, Failure};
+use super::{Ended, Failure, names};
 use crate::access_log::Event;
 use crate::backend::{Backend, BackendError, Connection, Link, Mode};
 use crate::balance::Lease;
@@ -70,11 +71,20 @@ pub struct Upstream<'a> {
     /// Whether the lease may move, as the table knows it.
     may_move: bool,
     pub watch: Watch,
+    /// The keys that it was asked to watch.
+    watched_keys: HashSet<Vec<u8>>,
 }
 
 impl<'a> Upstream<'a> {
     pub fn new(balancer: &'a Balancer) -> Self {
-        Self { balancer, lease: None, last_used: None, may_move: false, watch: Watch::None }
+        Self {
+            balancer,
+            lease: None,
+            last_used: None,
+            may_move: false,
+            watch: Watch::None,
+            watched_keys: HashSet::new(),
+        }
     }
 
     /// The leased backend.
@@ -311,9 +321,27 @@ impl<'a> Upstream<'a> {
         }
     }
 
+    /// Whether this client may watch these keys as well.
+    pub fn has_room_to_watch<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) -> bool {
+        // Watched once more, a key takes no more room.
+        let new = keys.filter(|key| !self.watched_keys.contains(*key));
+        names::have_room(&self.watched_keys, new)
+    }
+
+    /// These keys are watched as well.
+    pub fn note_watched<'k>(&mut self, keys: impl Iterator<Item = &'k [u8]>) {
+        self.watched_keys.extend(keys.map(<[u8]>::to_vec));
+    }
+
     /// Nothing is watched any more. A connection that may still watch is of no use to others.
     pub fn forget_watch(&mut self) {
-        self.watch = Watch::None;
+        drop(self.take_watch());
+    }
+
+    /// What the watch has left; nothing is watched any more.
+    pub fn take_watch(&mut self) -> Watch {
+        self.watched_keys = HashSet::new();
+        std::mem::take(&mut self.watch)
     }
 
     /// All replies have been read: the connection goes back to where it came from.

@@ -1,0 +1,85 @@
+//! Which commands a server knows, asked in parts: each reply is short.
+//!
+//! Redis closes the connection of a client to which it owes more than `client-output-buffer-limit
+//! normal`, and the whole reply to `COMMAND` is about 90 KB (Redis 7.0; more with modules). So, since
+//! Redis 7.0, the names are asked for first (`COMMAND LIST`), then [`NAMES_AT_A_TIME`] of them at a
+//! time (`COMMAND INFO name…`). An older server knows no `COMMAND LIST` and is asked for all at once:
+//! without subcommands its reply is a third as long.
+//!
+//! Asked by name, a server also says what a name means to it: after `rename-command`, `COMMAND` goes
+//! on listing commands by their old names.
+
+use std::io;
+
+use super::error::BackendError;
+use super::is_not_allowed;
+use super::link::Link;
+use crate::policy::CommandTable;
+use crate::resp::{self, reply};
+
+/// Commands that one `COMMAND INFO` asks for. Redis 7.0 can keep the replies within a limit of 32 KB,
+/// below which it can't for a single command either.
+const NAMES_AT_A_TIME: usize = 16;
+
+/// The most commands that a server may know: Redis 7.0 has 240, and modules bring some hundreds.
+const MAX_NAMES: usize = 16 * 1024;
+
+/// Why a server may have closed a connection on which it was asked for its commands.
+const HINT: &str = "when asked which commands it knows; is its client-output-buffer-limit for normal \
+    clients below 32kb (before Redis 7.0: 64kb)?";
+
+/// The most bytes of one reply about commands.
+const MAX_REPLY_BYTES: usize = 16 * 1024 * 1024;
+
+/// Asks a server which commands it knows; `None` when its user may not ask. There must be no reply
+/// outstanding on `link`.
+///
+/// # Errors
+/// When the connection fails, or the server says something that is no list of commands.
+pub fn ask(link: &mut Link) -> Result<Option<CommandTable>, BackendError> {
+    match in_parts(link)? {
+        Some(table) => Ok(Some(table)),
+        None => at_once(link),
+    }
+}
+
+/// `None` when the server knows no `COMMAND LIST`, or does not say all that is to be known.
+fn in_parts(link: &mut Link) -> Result<Option<CommandTable>, BackendError> {
+    let list = exchange(link, redis::cmd("COMMAND").arg("LIST"))?;
+    let Some(names) = CommandTable::parse_names(&list).filter(|names| names.len() <= MAX_NAMES)
+    else {
+        return Ok(None);
+    };
+    let mut table = CommandTable::default();
+    for names in names.chunks(NAMES_AT_A_TIME) {
+        let infos = exchange(link, redis::cmd("COMMAND").arg("INFO").arg(names))?;
+        if table.add(names, &infos).is_none() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(table).filter(|table| !table.is_empty()))
+}
+
+fn at_once(link: &mut Link) -> Result<Option<CommandTable>, BackendError> {
+    let reply = exchange(link, &redis::cmd("COMMAND"))?;
+    match reply::no_error(&reply) {
+        Ok(()) => Ok(Some(CommandTable::parse(&reply).map_err(resp::Error::Protocol)?)),
+        // HTTP needs no more than a user who may read.
+        Err(resp::Error::Redis(text)) if is_not_allowed(&text) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The whole reply to one command, error replies included.
+fn exchange(link: &mut Link, command: &redis::Cmd) -> Result<Vec<u8>, BackendError> {
+    let mut reply = Vec::new();
+    let sent = link.send(&command.get_packed_command());
+    match sent.and_then(|()| link.hold(&mut reply, MAX_REPLY_BYTES)) {
+        Ok(true) => Ok(reply),
+        Ok(false) => Err(resp::Error::TooLong.into()),
+        Err(BackendError::Lost(error)) => {
+            Err(BackendError::Lost(io::Error::new(error.kind(), format!("{error} {HINT}"))))
+        }
+        Err(error) => Err(error),
+    }
+}
