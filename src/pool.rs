@@ -304,7 +304,6 @@ impl<M: Copy + Eq, C> Drop for Permit<M, C> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
 
     const LONG: Duration = Duration::from_secs(10);
     const SHORT: Duration = Duration::from_millis(1);
@@ -337,6 +336,8 @@ mod tests {
 
     #[test]
     fn there_are_never_more_than_allowed_and_those_who_wait_are_served() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+
         let pool: Arc<Pool<usize, usize>> = Pool::new(3);
         let open = AtomicUsize::new(0);
         std::thread::scope(|scope| {
