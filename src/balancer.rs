@@ -18,7 +18,7 @@ use crate::history::{BackendReading, History, Reading};
 use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::policy::scripts::Scripts;
-use crate::policy::{Allowed, Policy, Shape};
+use crate::policy::{self, Allowed, Policy, Shape};
 use crate::replays::Replays;
 use crate::resp::Command;
 use crate::slow::{Nature, Poison, Poisoned, ReadKey, SlowLane};
@@ -145,7 +145,8 @@ impl Balancer {
             return Ok((Nature::QUICK, None));
         }
         let key = self.read_key(command, shape);
-        Ok((self.nature_of(&key)?, Some(key)))
+        let nature = Nature { script: policy::script(command), ..self.nature_of(&key)? };
+        Ok((nature, Some(key)))
     }
 
     /// What a command is known by.
@@ -168,6 +169,7 @@ impl Balancer {
             class: self.slow_lane.kinds.class(key),
             is_fast: key.is_fast,
             has_one_try: poisoned.is_some(),
+            script: None,
         })
     }
 

@@ -182,7 +182,7 @@ impl<'a> Checker<'a> {
                 }
             }
             Err(error) => {
-                health.check_failed(&error, error.is_timeout());
+                health.check_failed(&error, error.is_timeout() || error.is_script());
                 if health.state() == State::Down {
                     self.backend.close_all();
                 }

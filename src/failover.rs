@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::backend::{Backend, BackendError, Patience};
 use crate::balance::State;
 use crate::balancer::Balancer;
-use crate::slow::{Class, LaneError, Nature, OpenRead, Poison, ReadInfo};
+use crate::slow::{Class, LaneError, Nature, OpenRead, Poison, ReadInfo, Script};
 
 /// With no backend up, a read fails within a second: after so long no other is tried, …
 pub const LAST_RESORT_TIME: Duration = Duration::from_millis(900);
@@ -33,6 +33,10 @@ const WAIT_STEP: Duration = Duration::from_millis(20);
 
 /// How long a slow read waits for what is under way on its backend to be answered, before it is sent.
 const MAX_QUIET_WAIT: Duration = Duration::from_millis(10);
+
+/// A server that runs a script for longer than its `busy-reply-threshold`, 5 s unless configured
+/// otherwise, answers `-BUSY` to others; and so it does to a script that waits for another.
+const BUSY_REPLY_TIME: Duration = Duration::from_millis(5500);
 
 /// One read's way through the backends.
 pub struct Failover<'a> {
@@ -221,6 +225,12 @@ impl<'a> Failover<'a> {
         Some(Attempt { index, backend, class, open, hurry, began: Instant::now() })
     }
 
+    /// The try that was made on this backend by a shared connection, while it was up.
+    pub fn made(&self, index: usize, began: Instant) -> Attempt<'a> {
+        let (backend, class) = (&self.balancer.backends[index], self.nature.class);
+        Attempt { index, backend, class, open: None, hurry: Hurry::None, began }
+    }
+
     fn hurry(&self, backend: usize) -> Option<Hurry> {
         let table = &self.balancer.table;
         let state = table.state(backend);
@@ -244,6 +254,7 @@ impl<'a> Failover<'a> {
             self.has_met_silence |= error.is_silence();
             if matches!(error, BackendError::TimedOut) && attempt.class != Class::Quick {
                 self.end = Some(End::TimedOut);
+                self.end_script(attempt);
             }
             // It was up when it was tried, which took its time: others may be again in a moment.
             self.deadline = self.deadline.max(Instant::now() + SECOND_WIND);
@@ -256,6 +267,19 @@ impl<'a> Failover<'a> {
         }
         self.failed_on = Some(attempt.index);
         self.add(attempt, Some(error));
+    }
+
+    /// A script whose time is up is ended, or it would keep its server busy for ever.
+    fn end_script(&self, attempt: Attempt) {
+        let (Some(script), Some(open)) = (self.nature.script, attempt.open) else { return };
+        // One that waits behind a stranger's is told so after that time: ours was silent for longer.
+        thread::sleep(BUSY_REPLY_TIME.saturating_sub(open.unanswered_for()));
+        let deadline = Instant::now() + self.balancer.config.check_timeout;
+        let name = attempt.backend.name();
+        match attempt.backend.kill_script(script == Script::Function, deadline) {
+            Ok(()) => log::warn!("ended a script on {name}: it ran for longer than --read-timeout"),
+            Err(error) => log::warn!("a script may still run on {name}: it was not ended: {error}"),
+        }
     }
 
     /// The connection to this backend has ended on which the read was unanswered: the backend may have

@@ -110,6 +110,11 @@ impl BackendError {
         matches!(self, Self::TimedOut | Self::Stuck | Self::Unresponsive)
     }
 
+    /// Whether a script keeps it from answering.
+    pub fn is_script(&self) -> bool {
+        matches!(self, Self::Redis(text) if text.starts_with("BUSY "))
+    }
+
     /// Whether the read itself may be why nothing was heard.
     pub fn is_silence(&self) -> bool {
         matches!(self, Self::TimedOut | Self::Stuck)

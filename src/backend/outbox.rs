@@ -51,6 +51,8 @@ pub struct Replies<W> {
     pub errors: u64,
     /// The longest reply, or what came of it, in bytes.
     pub longest: usize,
+    /// How long the slowest took to begin.
+    pub slowest: Duration,
     /// The end of the replies, which the client's socket did not take.
     pub unsent: Vec<u8>,
     /// Why the others won't be answered here.
@@ -71,7 +73,14 @@ pub enum Progress {
 
 impl<W> Default for Replies<W> {
     fn default() -> Self {
-        Self { answered: 0, errors: 0, longest: 0, unsent: Vec::new(), failure: None }
+        Self {
+            answered: 0,
+            errors: 0,
+            longest: 0,
+            slowest: Duration::ZERO,
+            unsent: Vec::new(),
+            failure: None,
+        }
     }
 }
 
@@ -156,6 +165,7 @@ impl<W> Outbox<W> {
         state.replies.answered += news.answered;
         state.replies.errors += news.errors;
         state.replies.longest = state.replies.longest.max(news.longest);
+        state.replies.slowest = state.replies.slowest.max(news.slowest);
         self.tell(&state);
         state.progress()
     }

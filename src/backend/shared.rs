@@ -469,8 +469,9 @@ impl NextReplies {
 
     /// Gives the whole ones to their client.
     fn give(&mut self, entry: &Entry, buffer: &[u8], backend: &Backend) {
-        let replies = std::mem::take(&mut self.replies);
+        let mut replies = std::mem::take(&mut self.replies);
         let time = self.time.unwrap_or_default();
+        replies.slowest = time;
         let bytes = &buffer[self.start..self.whole];
         let progress = entry.outbox.deliver(entry.ticket, bytes, &replies, || {
             // An HTTP request is counted when its answer is made.

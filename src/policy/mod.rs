@@ -14,6 +14,7 @@ use rustc_hash::FxHashMap;
 
 use crate::metrics::{Counter, Refusal};
 use crate::resp::Command;
+use crate::slow::Script;
 pub use table::CommandTable;
 use table::{Flags, Name, Row};
 
@@ -207,6 +208,12 @@ enum Action {
 /// Whether this runs a script or a function, of which nobody knows how long it takes.
 pub fn is_script(command: &Command) -> bool {
     SCRIPTS.iter().any(|name| command.name().eq_ignore_ascii_case(name))
+}
+
+/// What a command runs that is the client's own.
+pub fn script(command: &Command) -> Option<Script> {
+    let is_function = command.name().eq_ignore_ascii_case(b"fcall_ro");
+    is_script(command).then_some(if is_function { Script::Function } else { Script::Eval })
 }
 
 impl Policy {

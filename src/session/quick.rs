@@ -188,7 +188,7 @@ impl QuickReads {
         self.under_way = None;
         let failure = self.outbox.take_back().failure;
         let mut state = lock(&self.desk.state);
-        let Some(Asked { mut question, backend, .. }) = state.asked.take() else {
+        let Some(Asked { mut question, backend, sent_at, .. }) = state.asked.take() else {
             let unsent = std::mem::take(&mut state.unsent);
             return Stage::Answered { unsent, is_last: state.is_last };
         };
@@ -212,10 +212,8 @@ impl QuickReads {
                 None
             }
         };
-        if let Some(error) = failure
-            && let Some(attempt) = failover.attempt(backend, None)
-        {
-            failover.failed(attempt, error);
+        if let Some(error) = failure {
+            failover.failed(failover.made(backend, sent_at), error);
             question.lease = None;
         }
         Stage::Unanswered(question, failover)
@@ -330,9 +328,18 @@ impl Sink for Desk {
             state.asked = Some(asked);
             return Ok(0);
         };
-        let Asked { question, backend, sent_at, .. } = asked;
-        let Question { request, began, lease, .. } = *question;
+        let Asked { question, backend, sent_at, kind } = asked;
+        let Question { request, began, lease, key, .. } = *question;
         let time = sent_at.elapsed();
+        let lane = &self.balancer.slow_lane;
+        // Whoever waits for another is not slow.
+        if let Some(key) = key
+            && time >= lane.kinds.slow_after()
+            && kind != Kind::String
+            && !lane.was_occupied(backend, sent_at)
+        {
+            lane.kinds.note_answer(&key, time, true);
+        }
         self.balancer.backends[backend].metrics.answer(WireProtocol::Http, time);
         drop(lease);
         let length = answer.len();

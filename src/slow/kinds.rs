@@ -61,11 +61,23 @@ pub struct Nature {
     pub is_fast: bool,
     /// Whether its like has killed servers: then it gets one try.
     pub has_one_try: bool,
+    /// What it runs, where that is the client's own.
+    pub script: Option<Script>,
+}
+
+/// What a client lets a server run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Script {
+    /// A script, as `EVAL_RO` runs it.
+    Eval,
+    /// A function of a library, as `FCALL_RO` runs it.
+    Function,
 }
 
 impl Nature {
     /// Of what every server answers at once.
-    pub const QUICK: Self = Self { class: Class::Quick, is_fast: true, has_one_try: false };
+    pub const QUICK: Self =
+        Self { class: Class::Quick, is_fast: true, has_one_try: false, script: None };
 
     /// That of both together.
     pub fn with(self, other: Self) -> Self {
@@ -73,6 +85,7 @@ impl Nature {
             class: self.class.max(other.class),
             is_fast: self.is_fast && other.is_fast,
             has_one_try: self.has_one_try || other.has_one_try,
+            script: self.script.or(other.script),
         }
     }
 }
@@ -222,7 +235,7 @@ impl Kinds {
         }
         match self.find(read.kind) {
             Some(entry) if self.is_slow(entry) => Class::Slow,
-            Some(entry) if streak(entry) >= QUICK_ANSWERS => Class::Quick,
+            Some(entry) if streak(entry) >= QUICK_ANSWERS && !must_be_alone(entry) => Class::Quick,
             _ => Class::Unknown,
         }
     }

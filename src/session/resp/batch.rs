@@ -158,6 +158,11 @@ impl Batch {
         may_go.then_some(PlainBatch { batch: self })
     }
 
+    /// As if none of it were done.
+    pub fn restart(&mut self) {
+        self.done = Progress::default();
+    }
+
     /// The version of the backends' commands by which its commands were judged.
     pub fn version(&self) -> u64 {
         self.version
@@ -341,11 +346,6 @@ impl Batch {
         if matches!(error, BackendError::TimedOut) {
             self.shrink_window(self.steps.len());
         }
-    }
-
-    /// Whether a script is among the commands.
-    pub fn has_script(&self) -> bool {
-        self.has_script
     }
 
     fn give_answer(

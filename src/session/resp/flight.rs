@@ -3,7 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::net::SendFlags;
 
@@ -31,9 +31,24 @@ impl Sink for ClientSocket {
     }
 }
 
+/// Commands that were answered late.
+pub struct Late {
+    /// How long it took until the slowest reply began.
+    pub time: Duration,
+    /// The index of the backend.
+    pub backend: usize,
+    /// When the first was sent.
+    pub sent_at: Instant,
+    /// The commands.
+    pub batch: Batch,
+}
+
 /// The commands of one session that are under way on a shared connection.
-#[derive(Default)]
 pub struct Flight {
+    /// Replies that take so long to begin are late.
+    late_after: Duration,
+    /// The last commands that were answered late, until somebody looks at them.
+    late: Option<Box<Late>>,
     /// Made for the first.
     outbox: Option<Arc<ClientOutbox>>,
     /// That of the last: it, and its backend's index.
@@ -49,6 +64,25 @@ pub struct Flight {
 }
 
 impl Flight {
+    /// Nothing is under way. What is answered only after `late_after` is kept to be looked at.
+    pub fn new(late_after: Duration) -> Self {
+        Self {
+            late_after,
+            late: None,
+            outbox: None,
+            connection: None,
+            since: None,
+            batch: Batch::default(),
+            errors: 0,
+            own: 0,
+        }
+    }
+
+    /// The last commands that were answered late.
+    pub fn take_late(&mut self) -> Option<Late> {
+        self.late.take().map(|late| *late)
+    }
+
     /// Whether some commands may be under way.
     pub fn is_begun(&self) -> bool {
         self.since.is_some()
@@ -171,6 +205,14 @@ impl Flight {
         self.errors += replies.errors;
         if replies.longest > LONG_REPLY_BYTES {
             self.own = COMMANDS_BEHIND_A_LONG_REPLY;
+        }
+        if replies.slowest >= self.late_after
+            && let (Some((backend, _)), Some(sent_at)) = (&self.connection, self.since)
+        {
+            let mut batch = std::mem::take(&mut self.batch);
+            batch.restart();
+            let (time, backend) = (replies.slowest, *backend);
+            self.late = Some(Box::new(Late { time, backend, sent_at, batch }));
         }
         self.batch.clear();
         self.since = None;

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use self::batch::Batch;
 use self::client::ClientState;
-use self::flight::{Flight, TakenBack};
+use self::flight::{Flight, Late, TakenBack};
 use self::memory::{Budget, Share};
 use self::outlet::Outlet;
 use self::subscription::Subscriptions;
@@ -212,7 +212,7 @@ impl<'a> Session<'a> {
             upstream: Upstream::new(balancer),
             mode: FIRST_MODE,
             batch: Batch::default(),
-            flight: Flight::default(),
+            flight: Flight::new(balancer.slow_lane.kinds.slow_after()),
             transaction: None,
             subscriptions: None,
             policy,
@@ -501,6 +501,7 @@ impl<'a> Session<'a> {
     /// Sends all commands that are gathered, and all replies; those to commands that go by a shared
     /// connection follow.
     fn flush(&mut self) -> Result<(), Ended> {
+        self.note_late();
         let is_quiet = self.batch.is_empty() && self.outlet.is_empty();
         if is_quiet || self.take_off()? {
             return Ok(());
@@ -572,6 +573,7 @@ impl<'a> Session<'a> {
             },
         };
         let Some((index, shared)) = self.flight.connection().cloned() else { return Ok(()) };
+        let since = self.flight.since().unwrap_or_else(Instant::now);
         if failure.is_some() {
             self.balancer.backends[index].retire_shared(&shared);
         }
@@ -586,11 +588,9 @@ impl<'a> Session<'a> {
         if is_stale {
             failover.note_lost(index);
         }
-        if let Some(error) = failure
-            && let Some(attempt) = failover.attempt(index, None)
-        {
+        if let Some(error) = failure {
             batch.failed(&error);
-            failover.failed(attempt, error);
+            failover.failed(failover.made(index, since), error);
         }
         let batch = self.run_on(batch, Some(failover))?;
         if self.batch.is_empty() {
@@ -598,6 +598,18 @@ impl<'a> Session<'a> {
             self.batch = batch;
         }
         Ok(self.outlet.deliver()?)
+    }
+
+    /// Reads that were expected to be quick, and were late, have to prove that they are.
+    fn note_late(&mut self) {
+        let Some(Late { time, backend, sent_at, batch }) = self.flight.take_late() else { return };
+        let lane = &self.balancer.slow_lane;
+        let keys = batch.read_info(false, self.balancer, &self.policy).keys;
+        let keys: Vec<_> = keys.into_iter().filter(|key| !key.is_fast).collect();
+        // Whoever waits for another is not slow.
+        if !lane.was_occupied(backend, sent_at) {
+            keys.iter().for_each(|key| lane.kinds.note_answer(key, time, keys.len() == 1));
+        }
     }
 
     /// Why what went by a shared connection is not waited for any longer, if so.

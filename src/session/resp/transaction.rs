@@ -7,10 +7,10 @@ use super::outlet::Outlet;
 use super::upstream::{TOO_MANY_PINNED, Target, Watch};
 use super::{Ended, Failure, MAX_JUDGEMENTS, ServedBy, Session, Unanswered, short_reply};
 use crate::backend::{Connection, Patience};
-use crate::policy::{Own, Policy, Refused, Verdict};
+use crate::policy::{self, Own, Policy, Refused, Verdict};
 use crate::protocol::WireProtocol;
 use crate::resp::{Command, CommandParser, command, write};
-use crate::slow::{Class, MAX_FAST_ARGUMENTS, Nature, ReadInfo, ReadKey, shown};
+use crate::slow::{Class, MAX_FAST_ARGUMENTS, Nature, ReadInfo, ReadKey, Script, shown};
 
 /// Keys that a server is asked to watch in one command: it compares each with all that the client
 /// watches already, and answers nobody else meanwhile (Redis 7.0 takes seconds for 16,384 keys).
@@ -33,6 +33,7 @@ pub struct Transaction {
     key: Option<ReadKey>,
     /// What it asks first, for the log.
     label: String,
+    script: Option<Script>,
     /// Whether something was refused, so that EXEC will be.
     is_aborted: bool,
 }
@@ -113,6 +114,7 @@ impl Session<'_> {
             transaction.commands.extend_from_slice(command.bytes());
             transaction.count += 1;
             transaction.arguments += command.arg_count();
+            transaction.script = transaction.script.or(policy::script(command));
             transaction.key = Some(transaction.key.map_or(key, |before| before.with(key)));
             if transaction.label.is_empty() && !key.is_fast {
                 let key = command.arg(shape.key_arg(command)).unwrap_or_default();
@@ -135,7 +137,7 @@ impl Session<'_> {
             .read_key()
             .map_or(Ok(Nature::QUICK), |key| self.balancer.nature_of(&key))
         {
-            Ok(nature) => nature,
+            Ok(nature) => Nature { script: transaction.script, ..nature },
             Err(why) => {
                 self.upstream.forget_watch();
                 self.error(format!("ERR {why}"));
