@@ -153,11 +153,11 @@ impl<'a> Failover<'a> {
 
     /// Counts a try that has failed, and lets the backend know what the error says of it.
     pub fn note(attempt: Attempt, error: &BackendError) {
-        attempt.backend.metrics.errors.add_one();
+        attempt.backend.metrics.errors.add((!error.is_local()).into());
         let is_first = matches!(attempt.patience, Patience::First | Patience::Script);
         // Who waited for long, or not for long enough, knows nothing of a backend that was silent.
         if error.is_failure() && (is_first || !matches!(error, BackendError::TimedOut)) {
-            attempt.backend.health.failed(error);
+            attempt.backend.failed(error);
         }
     }
 

@@ -6,6 +6,7 @@ pub mod outbox;
 mod pipeline;
 pub mod shared;
 mod socket;
+mod unable;
 
 use std::io::{self, BufRead};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -16,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use redis::ConnectionAddr;
 
+pub use self::error::BackendError;
 pub(crate) use self::error::is_timeout;
-pub use self::error::{BackendError, check_answer, is_not_permitted};
 pub use self::link::Link;
 pub use self::shared::HELD_REPLY_BYTES;
 use self::shared::SharedConnection;
@@ -25,6 +26,8 @@ use self::shared::SharedConnection;
 use self::socket::connect_unix;
 pub use self::socket::{Patience, Waits};
 use self::socket::{Socket, connect_tcp};
+use self::unable::serves_reads;
+pub use self::unable::{Inability, Refusals, Refuser, inability, is_not_permitted, said};
 use crate::address::BackendAddress;
 use crate::guess::Guesses;
 use crate::health::{Health, Keys, Report};
@@ -67,6 +70,8 @@ pub struct Backend {
     pub metrics: BackendMetrics,
     waits: Arc<Waits>,
     max_connections: usize,
+    /// What its server refuses.
+    refuser: Arc<Refuser>,
     /// What the name in the address means: written by the resolver alone, read by each dial.
     resolved: Mutex<Result<Vec<SocketAddr>, String>>,
     /// Whether that has changed since the last check.
@@ -97,7 +102,12 @@ struct Server {
 impl Backend {
     /// A backend to which nothing is connected yet. `waits` bound each connect, the silence before
     /// and within each reply, and the wait for one of the `max_connections`.
-    pub fn new(address: BackendAddress, waits: Waits, max_connections: usize) -> Self {
+    pub fn new(
+        address: BackendAddress,
+        waits: Waits,
+        max_connections: usize,
+        refuser: Arc<Refuser>,
+    ) -> Self {
         let resolved = match address.endpoint() {
             ConnectionAddr::Tcp(host, port) => match host.parse::<IpAddr>() {
                 Ok(ip) => Ok(vec![SocketAddr::new(ip, *port)]),
@@ -111,6 +121,7 @@ impl Backend {
             metrics: BackendMetrics::default(),
             waits: Arc::new(waits),
             max_connections,
+            refuser,
             resolved: Mutex::new(resolved),
             has_moved: AtomicBool::new(false),
             pool: Pool::new(max_connections),
@@ -234,7 +245,7 @@ impl Backend {
             permit = permit.renewed();
         }
         if let Some(link) = idle {
-            let mut connection = Connection { link, mode, permit };
+            let mut connection = self.connection(link, mode, permit);
             if !may_send(&connection) {
                 connection.keep();
                 return Err(BackendError::OtherCommands);
@@ -259,7 +270,7 @@ impl Backend {
             }
             _ => self.dial(mode, patience, waited)?,
         };
-        let mut connection = Connection { link, mode, permit };
+        let mut connection = self.connection(link, mode, permit);
         if !may_send(&connection) {
             connection.keep();
             return Err(BackendError::OtherCommands);
@@ -267,6 +278,23 @@ impl Backend {
         connection.set_patience(patience, waited);
         connection.send(commands)?;
         Ok(connection)
+    }
+
+    fn connection(&self, link: Link, mode: Mode, permit: Permit<Mode, Link>) -> Connection {
+        Connection { link, mode, permit, refuser: Arc::clone(&self.refuser) }
+    }
+
+    /// A read has failed on it, as `error` says, which is a failure of the backend.
+    pub fn failed(&self, error: &BackendError) {
+        self.health.failed(error);
+        if error.is_unnoticed() {
+            self.health.distrust_checks();
+        }
+    }
+
+    /// What its server refuses that others may answer.
+    pub fn refuser(&self) -> &Refuser {
+        &self.refuser
     }
 
     fn ensure_readable(&self) -> Result<(), BackendError> {
@@ -303,7 +331,7 @@ impl Backend {
         link.send(&questions.get_packed_pipeline())?;
         let not_ready = match reply::simple(link.replies()) {
             Ok(_) => None,
-            Err(resp::Error::Redis(text)) if is_not_allowed(&text) => None,
+            Err(resp::Error::Redis(text)) if is_not_allowed(&text) || serves_reads(&text) => None,
             Err(resp::Error::Redis(text)) if has_no_data(&text) => Some(text),
             Err(error) => return Err(error.into()),
         };
@@ -534,9 +562,15 @@ pub struct Connection {
     /// What it is set up for. Whoever changes that on the connection changes it here.
     pub mode: Mode,
     permit: Permit<Mode, Link>,
+    refuser: Arc<Refuser>,
 }
 
 impl Connection {
+    /// What its server refuses that others may answer.
+    pub fn refuser(&self) -> &Refuser {
+        &self.refuser
+    }
+
     /// Keeps it for the next request of its mode. All replies on it must have been read to the end;
     /// one with more bytes than were asked for is closed.
     pub fn keep(mut self) {

@@ -15,7 +15,7 @@ use super::quick::{Question, QuickReads, Stage};
 use super::read::{self, Ask, Outcome};
 use super::{Client, Side, TICK, internal};
 use crate::access_log::{self, Event, Text};
-use crate::backend::{Backend, BackendError, is_timeout};
+use crate::backend::{Backend, BackendError, is_not_permitted, is_timeout};
 use crate::balancer::Balancer;
 use crate::failover::Failover;
 use crate::http::target::{self, Target};
@@ -394,7 +394,7 @@ fn reply_refusal<'a>(
 ) -> Ended<'a> {
     let why = match refused.status {
         405 => metrics::Refusal::Write,
-        503 | 504 => metrics::Refusal::Unanswered,
+        403 | 503 | 504 => metrics::Refusal::Unanswered,
         _ => metrics::Refusal::BadRequest,
     };
     balancer.metrics.refuse(WireProtocol::Http, why);
@@ -457,6 +457,8 @@ fn balanced<'a>(
     }
     let mut answer = Answer::new(&mut *client, request, !balancer.is_draining());
     let mut is_first = true;
+    // What all servers have said that can be asked.
+    let mut refused = None;
     loop {
         failover.forgive();
         let next = || balancer.table.lease(|backend| failover.may_try(backend));
@@ -498,8 +500,10 @@ fn balanced<'a>(
                     changes += 1;
                     continue;
                 }
+                refused = error.refusal().map(str::to_owned);
+                refused = refused.filter(|refusal| backend.refuser().refuses(refusal));
                 failover.failed(attempt, error);
-                if failover.is_over() {
+                if failover.is_over() || refused.is_some() {
                     break;
                 }
                 continue;
@@ -530,7 +534,12 @@ fn balanced<'a>(
         return ended;
     }
     client.reset_on_close(false);
-    reply_refusal(client, request, balancer, unanswered(ask, &failover))
+    let reply = match refused {
+        Some(error) if is_not_permitted(&error) => Reply::error(403, error),
+        Some(error) => Reply::error(503, error),
+        None => unanswered(ask, &failover),
+    };
+    reply_refusal(client, request, balancer, reply)
 }
 
 /// Begins the answer of a backend.

@@ -208,7 +208,10 @@ impl Batch {
                         Some(begun) => begun,
                         none => none.insert(self.begin(end, upstream, target)?),
                     };
-                    let passed = outlet.relay(connection, is_silent);
+                    let passed = match self.has_script && self.steps.len() == 1 {
+                        true => outlet.relay_from_script(connection, is_silent, &self.commands),
+                        false => outlet.relay(connection, is_silent),
+                    };
                     let passed = self.note_timeout(end, passed)?;
                     has_long |= passed == Relayed::InPieces;
                     let metrics = &target.attempt.backend.metrics;
@@ -317,7 +320,7 @@ impl Batch {
     pub fn judge_again(&mut self, policy: &Policy, outlet: &mut Outlet) {
         let mut old = std::mem::take(self);
         (self.window, self.max_window) = (old.window, old.max_window);
-        self.is_behind_long = old.is_behind_long;
+        (self.is_behind_long, self.has_script) = (old.is_behind_long, old.has_script);
         let mut parser = CommandParser::new(usize::MAX);
         for step in old.steps.drain(old.done.steps..) {
             match step {

@@ -8,6 +8,7 @@ mod memory;
 mod outlet;
 mod own;
 mod scan;
+mod script;
 mod subscription;
 mod transaction;
 mod upstream;
@@ -30,7 +31,7 @@ use super::{Client, MAX_INPUT_BYTES, TICK};
 use crate::access_log::{self, Event};
 use crate::backend::outbox::Progress;
 use crate::backend::shared::Unserved;
-use crate::backend::{BackendError, Connection, Mode, check_answer, is_timeout};
+use crate::backend::{BackendError, Connection, Mode, is_timeout};
 use crate::balancer::{Balancer, Phase};
 use crate::failover::{Attempt, Failover};
 use crate::metrics::Refusal;
@@ -645,12 +646,18 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Reads a whole reply that is not long.
+/// Reads a whole reply that is not long, to what is no script.
 fn short_reply(connection: &mut Connection) -> Result<Vec<u8>, Failure> {
+    let reply = short_reply_unchecked(connection)?;
+    connection.refuser().check_answer(&reply)?;
+    Ok(reply)
+}
+
+/// The same, also where it says that the server can't answer.
+fn short_reply_unchecked(connection: &mut Connection) -> Result<Vec<u8>, Failure> {
     let mut reply = Vec::new();
     if !connection.hold(&mut reply, MAX_SHORT_REPLY_BYTES)? {
         return Err(resp::Error::TooLong.into());
     }
-    check_answer(&reply)?;
     Ok(reply)
 }
