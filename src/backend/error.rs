@@ -107,6 +107,12 @@ impl BackendError {
         matches!(self, Self::Local(_))
     }
 
+    /// What this machine lacks, where that alone is why nobody has answered.
+    pub fn local_trouble<'a>(mut failures: impl Iterator<Item = &'a Self>) -> Option<String> {
+        let first = failures.next().filter(|failure| failure.is_local())?;
+        failures.all(Self::is_local).then(|| first.to_string())
+    }
+
     /// What the backend said, where it refused what was asked and is good for other reads.
     pub fn refusal(&self) -> Option<&str> {
         match self {
@@ -177,9 +183,7 @@ fn local_text(error: &io::Error) -> String {
         Some(Errno::MFILE) => "this machine lets lb have no more file descriptors (ulimit -n)",
         Some(Errno::NFILE) => "this machine has no free file descriptor (fs.file-max)",
         Some(Errno::NOMEM | Errno::NOBUFS) => "this machine has no memory for a connection",
-        Some(Errno::ADDRNOTAVAIL | Errno::AGAIN) => {
-            "this machine has no free port or address for a connection"
-        }
+        Some(Errno::ADDRNOTAVAIL) => "this machine has no free port or address for a connection",
         _ => "this machine can't make a connection",
     };
     #[cfg(not(unix))]

@@ -13,12 +13,13 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use redis::ConnectionAddr;
 
 pub use self::error::BackendError;
-pub(crate) use self::error::is_timeout;
+pub(crate) use self::error::{is_local, is_timeout};
 pub use self::link::Link;
 pub use self::shared::HELD_REPLY_BYTES;
 use self::shared::SharedConnection;
@@ -50,6 +51,10 @@ const MAX_SHARED: usize = 4;
 
 /// However late it is, a connect has so long.
 const MIN_CONNECT_TIME: Duration = Duration::from_millis(10);
+
+/// Where this machine can make no connection, it is tried again so often, for half of the time that a
+/// read may wait for one.
+const LOCAL_WAIT: Duration = Duration::from_millis(10);
 
 /// What a connection is set up for: connections serve whoever wants one of their mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -218,16 +223,25 @@ impl Backend {
             Patience::LastResort(deadline) => deadline.saturating_duration_since(Instant::now()),
             _ => self.waits.timeout,
         };
-        let (permit, idle) = self.pool.take(mode, max_wait).ok_or_else(none)?;
-        // It may have changed while we waited.
-        self.ensure_readable()?;
-        let waited = permit.waited();
-        let sent = self.send_on(idle, mode, permit, commands, patience, may_send);
-        sent.map_err(|error| match error {
-            // The backend had less time than it is due.
-            BackendError::TimedOut if waited > self.waits.timeout / 20 => none(),
-            error => error,
-        })
+        let began = Instant::now();
+        loop {
+            let left = max_wait.saturating_sub(began.elapsed());
+            let (permit, idle) = self.pool.take(mode, left).ok_or_else(none)?;
+            // It may have changed while we waited.
+            self.ensure_readable()?;
+            let waited = permit.waited();
+            match self.send_on(idle, mode, permit, commands, patience, &may_send) {
+                // The connection of another may be free in a moment, or what this machine lacks.
+                Err(BackendError::Local(_)) if began.elapsed() < max_wait / 2 => {
+                    thread::sleep(LOCAL_WAIT);
+                }
+                // The backend had less time than it is due.
+                Err(BackendError::TimedOut) if waited > self.waits.timeout / 20 => {
+                    return Err(none());
+                }
+                sent => return sent,
+            }
+        }
     }
 
     fn send_on(
@@ -237,7 +251,7 @@ impl Backend {
         mut permit: Permit<Mode, Link>,
         commands: &[u8],
         patience: Patience,
-        may_send: impl Fn(&Link) -> bool,
+        may_send: &impl Fn(&Link) -> bool,
     ) -> Result<Connection, BackendError> {
         let waited = permit.waited();
         let idle = idle.filter(|link| !link.is_spoilt());
@@ -516,7 +530,11 @@ impl Backend {
 }
 
 fn connect_error(error: io::Error) -> BackendError {
-    if is_timeout(&error) { BackendError::TimedOut } else { BackendError::Connect(error) }
+    match error {
+        error if is_local(&error) => BackendError::Local(error),
+        error if is_timeout(&error) => BackendError::TimedOut,
+        error => BackendError::Connect(error),
+    }
 }
 
 /// The error without the password, which a server that does not know `AUTH` repeats.

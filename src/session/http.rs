@@ -568,6 +568,11 @@ fn header_value(name: &str) -> String {
 
 /// Every backend has failed, or none is the one that the cursor belongs to.
 fn unanswered<'a>(ask: &Ask, failover: &Failover<'a>) -> Reply<'a> {
+    if let Some(local) = BackendError::local_trouble(failover.failures()) {
+        let mut reply = Reply::error(503, local);
+        reply.headers.push(("Retry-After", "1"));
+        return reply;
+    }
     let timed_out = failover.failures().any(BackendError::is_timeout);
     let (status, why) = match timed_out {
         true => (504, "no backend answered in time"),

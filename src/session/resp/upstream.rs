@@ -47,6 +47,11 @@ pub enum Unanswered {
     Ended(Ended),
 }
 
+fn all_failed(failover: &Failover) -> Unanswered {
+    let local = BackendError::local_trouble(failover.failures());
+    Unanswered::AllFailed(local.unwrap_or_else(|| failover.error()))
+}
+
 /// A session's way to the backends.
 pub struct Upstream<'a> {
     balancer: &'a Balancer,
@@ -93,7 +98,7 @@ impl<'a> Upstream<'a> {
             let Some(attempt) = index.and_then(|index| failover.attempt(index)) else {
                 match failover.wait() {
                     true => continue,
-                    false => return Err(Unanswered::AllFailed(failover.error())),
+                    false => return Err(all_failed(&failover)),
                 }
             };
             match work(self, attempt) {
@@ -105,7 +110,7 @@ impl<'a> Upstream<'a> {
                     failover.failed(attempt, error);
                     self.lose_watch();
                     if failover.is_over() {
-                        return Err(Unanswered::AllFailed(failover.error()));
+                        return Err(all_failed(&failover));
                     }
                 }
                 Err(Failure::Cut(error)) => {
