@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::access_log::AccessLog;
 use crate::address::BackendAddress;
-use crate::backend::{Backend, Waits};
+use crate::backend::{Backend, Refusals, Waits};
 use crate::balance::{ConnectionTable, State};
 use crate::config::Config;
 use crate::cursor;
@@ -78,6 +78,7 @@ impl Balancer {
     pub fn new(config: Config) -> Arc<Self> {
         let table = ConnectionTable::new(config.backends.len(), config.slow_start);
         let replays = Arc::new(Replays::new(config.max_clients));
+        let refusals = Refusals::new(Arc::clone(&table));
         let backend = |(index, address): (usize, &BackendAddress)| {
             let (fall, rise) = (config.fall, config.rise);
             let waits = Waits {
@@ -86,7 +87,8 @@ impl Balancer {
                 timeout: config.backend_timeout,
                 read_timeout: config.read_timeout,
             };
-            Arc::new(Backend::new(address.clone(), waits, config.backend_connections))
+            let refuser = refusals.of(index, address.name());
+            Arc::new(Backend::new(address.clone(), waits, config.backend_connections, refuser))
         };
         let backends: Vec<_> = config.backends.iter().enumerate().map(backend).collect();
         let healths = backends.iter().map(|backend| Arc::clone(&backend.health)).collect();

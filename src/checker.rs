@@ -23,6 +23,9 @@ const FAST_INTERVAL: Duration = Duration::from_millis(100);
 /// How often a backend's name is looked up again, so that one that moves is found.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How often the log says that this machine can't check a backend.
+const LOCAL_WARNING_INTERVAL: Duration = Duration::from_secs(60);
+
 /// How often sessions are moved.
 const LEVEL_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -69,6 +72,9 @@ fn accept_first(balancer: &Balancer, looks: &Receiver<FirstLook>) {
         let left = deadline.saturating_duration_since(Instant::now());
         match looks.recv_timeout(left) {
             Ok((index, Ok(report))) => reports.push((index, report)),
+            Ok((index, Err(error))) if error.is_local() => {
+                warn!("{} can't be checked yet: {error}", balancer.backends[index].name());
+            }
             Ok((index, Err(error))) => {
                 let backend = &balancer.backends[index];
                 warn!("{} does not answer yet: {error}", backend.name());
@@ -107,6 +113,8 @@ struct Checker<'a> {
     link: Option<Link>,
     /// When the last check began.
     last: Instant,
+    /// When the log said last that this machine could not check.
+    warned_at: Option<Instant>,
     /// Whether the connection of the check before was ended right behind it.
     ends_at_once: bool,
 }
@@ -119,6 +127,7 @@ impl<'a> Checker<'a> {
             index,
             link: None,
             last: Instant::now(),
+            warned_at: None,
             ends_at_once: false,
         }
     }
@@ -163,13 +172,13 @@ impl<'a> Checker<'a> {
         self.backend.check(&mut self.link, began + config.check_timeout, config.max_lag)
     }
 
-    fn note(&self, look: Result<Report, BackendError>, began: Instant) {
+    fn note(&mut self, look: Result<Report, BackendError>, began: Instant) {
         self.judge(look, began);
         // Whoever answers is busy no more, and whoever is down is not waited for.
         self.balancer.slow_lane.note_check();
     }
 
-    fn judge(&self, look: Result<Report, BackendError>, began: Instant) {
+    fn judge(&mut self, look: Result<Report, BackendError>, began: Instant) {
         let health = &self.backend.health;
         match look {
             Ok(report) => {
@@ -179,6 +188,13 @@ impl<'a> Checker<'a> {
                 health.judge(&report, began, reference(&census, self.index).as_ref());
                 if census.iter().all(|backend| backend.is_accepted) {
                     health.set_provisional(false);
+                }
+            }
+            // That says nothing of the backend.
+            Err(error) if error.is_local() => {
+                if self.warned_at.is_none_or(|at| at.elapsed() > LOCAL_WARNING_INTERVAL) {
+                    self.warned_at = Some(Instant::now());
+                    warn!("{} can't be checked: {error}", self.backend.name());
                 }
             }
             Err(error) => {

@@ -323,11 +323,11 @@ impl<'a> Failover<'a> {
 
     /// Counts a try that has failed, and lets the backend know what the error says of it.
     pub fn note(attempt: Attempt, error: &BackendError) {
-        attempt.backend.metrics.errors.add_one();
+        attempt.backend.metrics.errors.add((!error.is_local()).into());
         // Whoever may be slow, or did not wait for long enough, knows nothing of a backend that was silent.
         let knows = attempt.class == Class::Quick && !attempt.is_hurried();
         if error.is_failure() && (knows || !matches!(error, BackendError::TimedOut)) {
-            attempt.backend.health.failed(error);
+            attempt.backend.failed(error);
         }
     }
 

@@ -33,7 +33,7 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
 
 /// Clients over the limit that may wait to be told so; more are told at once if they have said
 /// already what they speak, which a client that is still sending may miss, and closed else.
-const TURNED_AWAY_QUEUE: usize = 64;
+pub const TURNED_AWAY_QUEUE: usize = 64;
 
 /// Clients of the admin address at a time. They do not count as clients: probes get through when
 /// there are too many of those.
@@ -84,26 +84,31 @@ pub fn inherited() -> io::Result<Option<TcpListener>> {
 
 /// Serves clients until the balancer's [`Phase`] is `Leaving`, and for the drain delay behind that;
 /// returns when all are gone or the drain timeout is over. Those of the `admin` address are served
-/// as long as the process lives.
+/// as long as the process lives, `max_admin_clients` at a time. So many clients as `turned_away` wait at
+/// most to be told that they are too many.
 pub fn serve(
     listener: TcpListener,
     admin: Option<TcpListener>,
+    max_admin_clients: usize,
+    turned_away: usize,
     balancer: &Arc<Balancer>,
 ) -> io::Result<()> {
     // Other processes may have the same socket, and this holds for all of them. That suits those
     // that accept: one that was woken for a client that another has taken must not wait for it.
     listener.set_nonblocking(true)?;
     session::set_options(&listener)?;
-    let (turned_away, queue) = sync_channel(TURNED_AWAY_QUEUE);
+    let (turned_away, queue) = sync_channel(turned_away);
     thread::Builder::new().name("full".to_owned()).spawn(move || turn_all_away(&queue))?;
     if let Some(admin) = admin {
         admin.set_nonblocking(true)?;
         session::set_options(&admin)?;
-        let mut door = Door::new(admin, Side::Admin, balancer, turned_away.clone());
+        let mut door =
+            Door::new(admin, Side::Admin, max_admin_clients, balancer, turned_away.clone());
         let accept = move || door.accept_while(|| true);
         thread::Builder::new().name("admin".to_owned()).spawn(accept)?;
     }
-    let mut door = Door::new(listener, Side::Public, balancer, turned_away);
+    let mut door =
+        Door::new(listener, Side::Public, balancer.config.max_clients, balancer, turned_away);
     let mut draining_at = None;
     door.accept_while(|| !is_time_to_drain(balancer, &mut draining_at));
     balancer.enter(Phase::Draining);
@@ -141,13 +146,10 @@ impl Door {
     fn new(
         listener: TcpListener,
         side: Side,
+        max_clients: usize,
         balancer: &Arc<Balancer>,
         turned_away: SyncSender<TcpStream>,
     ) -> Self {
-        let max_clients = match side {
-            Side::Public => balancer.config.max_clients,
-            Side::Admin => MAX_ADMIN_CLIENTS,
-        };
         let (balancer, clients, workers) = (Arc::clone(balancer), Arc::default(), Arc::default());
         Self { listener, side, max_clients, balancer, clients, workers, turned_away }
     }

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -16,13 +16,20 @@ use crate::balance::State;
 use crate::balancer::Balancer;
 use crate::check::{DATABASES_DIFFER, SAME_SERVER, databases_differ, doubled};
 use crate::config::Config;
-use crate::listener::MAX_ADMIN_CLIENTS;
+use crate::listener::{MAX_ADMIN_CLIENTS, TURNED_AWAY_QUEUE};
 use crate::logging;
 use crate::table::{Alignment, table};
 
-/// Descriptors beside those of clients and their backends: listeners, standard streams, and clients
-/// that wait to be told that they are too many.
-const OTHER_DESCRIPTORS: u64 = 128;
+/// Descriptors beside those of clients and backends: standard streams, two listeners, what signals
+/// and the system's statistics take, the client that is just being accepted, and some to spare.
+const OWN_DESCRIPTORS: usize = 16;
+
+/// Descriptors for each backend beside the connections in its pool: the one that checks, and one with
+/// which its name is looked up.
+const DESCRIPTORS_OF_A_BACKEND: usize = 2;
+
+/// With fewer connections to a backend it is not served.
+const MIN_CONNECTIONS: usize = 2;
 
 /// Threads beside those of clients and backends: the log, signals, and what levels sessions.
 const OTHER_THREADS: u64 = 16;
@@ -174,30 +181,105 @@ pub fn schedule_in_batches() {
 #[cfg(not(target_os = "linux"))]
 pub fn schedule_in_batches() {}
 
-/// Raises what limits the number of clients as far as we may, and warns when that is not enough.
-pub fn raise_limits(config: &Config) {
-    let backends = config.backends.len() as u64;
-    let max_clients = config.max_clients as u64;
-    let admin_clients = config.admin_listen.map_or(0, |_| MAX_ADMIN_CLIENTS as u64);
-    // Each client takes a descriptor, and each connection to a backend.
-    let connections = backends * config.backend_connections as u64;
-    let wanted = max_clients + admin_clients + connections + OTHER_DESCRIPTORS;
-    let limit = rlimit::increase_nofile_limit(wanted).unwrap_or(wanted);
-    if limit < wanted {
+/// How the file descriptors of this process are shared out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shares {
+    /// Clients at a time.
+    pub clients: usize,
+    /// Connections to each backend.
+    pub backend_connections: usize,
+    /// Clients of the admin address at a time.
+    pub admin_clients: usize,
+    /// Clients that wait to be told that they are too many.
+    pub turned_away: usize,
+}
+
+impl Shares {
+    /// What is configured.
+    fn wanted(config: &Config) -> Self {
+        Self {
+            clients: config.max_clients,
+            backend_connections: config.backend_connections,
+            admin_clients: config.admin_listen.map_or(0, |_| MAX_ADMIN_CLIENTS),
+            turned_away: TURNED_AWAY_QUEUE,
+        }
+    }
+
+    /// How many descriptors these take in front of so many backends.
+    fn descriptors(&self, backends: usize) -> usize {
+        let connections = backends * (self.backend_connections + DESCRIPTORS_OF_A_BACKEND);
+        self.clients + self.admin_clients + self.turned_away + connections + OWN_DESCRIPTORS
+    }
+
+    /// As much of this as `limit` descriptors suffice for: each client needs one, so that these are
+    /// fewer. Where there are so few that half of them are not enough for the pools, those are
+    /// smaller, too. `None` where not even that is possible.
+    fn within(self, limit: usize, backends: usize) -> Option<Self> {
+        if self.descriptors(backends) <= limit {
+            return Some(self);
+        }
+        let own = OWN_DESCRIPTORS + backends * DESCRIPTORS_OF_A_BACKEND;
+        let left = limit.checked_sub(own)?;
+        let turned_away = self.turned_away.min(left / 8);
+        let admin_clients = self.admin_clients.min(left / 8);
+        let left = left - turned_away - admin_clients;
+        let backend_connections = self.backend_connections.min(left / 2 / backends.max(1));
+        let clients = self.clients.min(left - backends * backend_connections);
+        let is_enough =
+            clients > 0 && backend_connections >= MIN_CONNECTIONS.min(self.backend_connections);
+        is_enough.then_some(Self { clients, backend_connections, admin_clients, turned_away })
+    }
+}
+
+/// Raises what limits the number of clients as far as we may. Where there may be too few file
+/// descriptors all the same, there are fewer clients, and a warning says so: so none that is served
+/// can take what the connections to the backends need.
+///
+/// # Errors
+/// When there are too few to serve anybody.
+pub fn raise_limits(config: &mut Config) -> io::Result<Shares> {
+    let backends = config.backends.len();
+    let wanted = Shares::wanted(config);
+    let needed = wanted.descriptors(backends);
+    let limit = rlimit::increase_nofile_limit(needed as u64).unwrap_or(needed as u64);
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let Some(shares) = wanted.within(limit, backends) else {
+        return Err(io::Error::other(format!(
+            "{limit} open files are too few for {backends} backends: raise the limit to {needed} \
+             (ulimit -n, or LimitNOFILE of systemd)"
+        )));
+    };
+    if shares.clients < wanted.clients {
+        let pools = match shares.backend_connections == wanted.backend_connections {
+            true => String::new(),
+            false => format!(
+                ", and {} connections to each backend, not --backend-connections {}",
+                shares.backend_connections, wanted.backend_connections
+            ),
+        };
         warn!(
-            "the limit of {limit} open files is too low for --max-clients {max_clients}: raise it \
-             to {wanted} (ulimit -n, or LimitNOFILE of systemd)"
+            "the limit of {limit} open files is too low for --max-clients {}: there may be {} \
+             clients{pools}; raise it to {needed} (ulimit -n, or LimitNOFILE of systemd)",
+            wanted.clients, shares.clients
         );
     }
-    let wanted = max_clients + admin_clients + backends * THREADS_OF_A_BACKEND + OTHER_THREADS;
+    config.max_clients = shares.clients;
+    config.backend_connections = shares.backend_connections;
+    warn_of_threads(shares.clients + shares.admin_clients, backends as u64, shares.clients);
+    Ok(shares)
+}
+
+/// Warns when there may be fewer threads than clients.
+fn warn_of_threads(all_clients: usize, backends: u64, max_clients: usize) {
+    let wanted = all_clients as u64 + backends * THREADS_OF_A_BACKEND + OTHER_THREADS;
     for (limit, how) in [
         (raise_thread_limit(wanted), "ulimit -u, or LimitNPROC of systemd"),
         (pids_limit(), "pids.max of the control group, or TasksMax of systemd"),
     ] {
         if let Some(limit) = limit.filter(|limit| *limit < wanted) {
             warn!(
-                "the limit of {limit} threads is too low for --max-clients {max_clients}, each of \
-                 which takes one: raise it to {wanted} ({how})"
+                "the limit of {limit} threads is too low for {max_clients} clients, each of which \
+                 takes one: raise it to {wanted} ({how})"
             );
         }
     }
@@ -262,6 +344,39 @@ fn ignored(count: &str, for_whom: Option<&str>, pid: u32) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clients_get_what_the_connections_to_backends_leave_of_the_descriptors() {
+        let wanted = |clients, backend_connections, admin_clients| Shares {
+            clients,
+            backend_connections,
+            admin_clients,
+            turned_away: 64,
+        };
+        let fits = |clients, backend_connections, admin_clients, turned_away| {
+            Some(Shares { clients, backend_connections, admin_clients, turned_away })
+        };
+        for (wanted, limit, backends, expected) in [
+            (wanted(4096, 128, 0), 4566, 3, fits(4096, 128, 0, 64)),
+            (wanted(4096, 128, 0), 4565, 3, fits(4095, 128, 0, 64)),
+            (wanted(4096, 128, 64), 4630, 3, fits(4096, 128, 64, 64)),
+            (wanted(4096, 128, 0), 1024, 3, fits(554, 128, 0, 64)),
+            (wanted(4096, 128, 64), 1024, 3, fits(490, 128, 64, 64)),
+            (wanted(4096, 128, 0), 128, 3, fits(48, 15, 0, 13)),
+            (wanted(4096, 128, 0), 64, 3, fits(19, 6, 0, 5)),
+            (wanted(4096, 1, 0), 64, 3, fits(34, 1, 0, 5)),
+            (wanted(4096, 128, 0), 64, 1, fits(21, 20, 0, 5)),
+            (wanted(4096, 128, 0), 36, 3, fits(7, 2, 0, 1)),
+            (wanted(4096, 128, 0), 34, 3, None),
+            (wanted(4096, 128, 0), 3, 3, None),
+        ] {
+            let shares = wanted.within(limit, backends);
+            assert_eq!(shares, expected, "{limit} descriptors, {backends} backends");
+            if let Some(shares) = shares {
+                assert!(shares.descriptors(backends) <= limit, "{shares:?}");
+            }
+        }
+    }
 
     #[test]
     fn the_limits_of_all_groups_around_ours_count() {

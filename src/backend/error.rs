@@ -2,8 +2,10 @@
 
 use std::io;
 
+#[cfg(unix)]
 use rustix::io::Errno;
 
+use super::unable::{Inability, inability};
 use crate::resp;
 use crate::text;
 
@@ -13,13 +15,10 @@ const MAX_ERROR_CHARS: usize = 200;
 /// How a socket tells that its backend is not silent to others; no system does.
 pub const STUCK: io::ErrorKind = io::ErrorKind::ResourceBusy;
 
-/// What a server says that has no answer, so that another should be asked: how it begins, and what
-/// is in it. (A script may end with an error that begins so.)
-const NO_ANSWERS: [(&str, &str); 3] = [
-    ("-LOADING ", " is loading the dataset in memory"),
-    ("-MASTERDOWN ", "Link with MASTER is down"),
-    ("-BUSY ", " is busy running "),
-];
+/// A socket operation that failed so did for want of something that this machine has too little of.
+#[cfg(unix)]
+const LOCAL: [Errno; 5] =
+    [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::ADDRNOTAVAIL];
 
 /// Why a backend did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +35,9 @@ pub enum BackendError {
     /// The connection broke.
     #[error("connection lost: {0}")]
     Lost(io::Error),
+    /// This machine could not do its part, which says nothing of the backend.
+    #[error("{}", local_text(.0))]
+    Local(io::Error),
     /// It sent bytes that are no Redis reply.
     #[error("{0}")]
     Protocol(String),
@@ -84,13 +86,38 @@ impl BackendError {
     pub fn is_failure(&self) -> bool {
         match self {
             Self::Changed | Self::Busy | Self::NoConnection(_) | Self::OtherCommands => false,
+            Self::Local(_) => false,
             // That is known already.
             Self::Syncing(_) => false,
             // The connection is to blame, or the read.
             Self::Stuck => false,
-            // What our user may not read, it may not read anywhere.
-            Self::Redis(text) => !is_not_permitted(text),
+            // It is good for other reads.
+            Self::Redis(text) => inability(text) != Some(Inability::Request),
             _ => true,
+        }
+    }
+
+    /// Whether the backend has failed in a way that its checks don't notice.
+    pub fn is_unnoticed(&self) -> bool {
+        matches!(self, Self::Redis(text) if inability(text) == Some(Inability::Unnoticed))
+    }
+
+    /// Whether the fault is this machine's own.
+    pub fn is_local(&self) -> bool {
+        matches!(self, Self::Local(_))
+    }
+
+    /// What this machine lacks, where that alone is why nobody has answered.
+    pub fn local_trouble<'a>(mut failures: impl Iterator<Item = &'a Self>) -> Option<String> {
+        let first = failures.next().filter(|failure| failure.is_local())?;
+        failures.all(Self::is_local).then(|| first.to_string())
+    }
+
+    /// What the backend said, where it refused what was asked and is good for other reads.
+    pub fn refusal(&self) -> Option<&str> {
+        match self {
+            Self::Redis(text) if inability(text) == Some(Inability::Request) => Some(text),
+            _ => None,
         }
     }
 
@@ -126,6 +153,7 @@ impl From<io::Error> for BackendError {
         match error.kind() {
             STUCK => Self::Stuck,
             _ if is_timeout(&error) => Self::TimedOut,
+            _ if is_local(&error) => Self::Local(error),
             _ => Self::Lost(error),
         }
     }
@@ -135,31 +163,40 @@ impl From<resp::Error> for BackendError {
     fn from(error: resp::Error) -> Self {
         match error {
             resp::Error::Io(error) => error.into(),
-            resp::Error::Redis(said) => {
-                let plain = |c: char| if text::is_hidden(c) { '?' } else { c };
-                Self::Redis(said.chars().take(MAX_ERROR_CHARS).map(plain).collect())
-            }
+            resp::Error::Redis(said) => Self::Redis(shown(&said)),
             resp::Error::Protocol(_) | resp::Error::TooLong => Self::Protocol(error.to_string()),
         }
     }
 }
 
-/// Fails when a whole reply says that its server can't answer.
-pub fn check_answer(reply: &[u8]) -> Result<(), BackendError> {
-    if !reply.starts_with(b"-") {
-        return Ok(());
-    }
-    let text = String::from_utf8_lossy(reply);
-    let says = |(begin, what): &(&str, &str)| text.starts_with(begin) && text.contains(what);
-    match NO_ANSWERS.iter().any(says) {
-        true => Ok(resp::reply::no_error(reply)?),
-        false => Ok(()),
-    }
+/// What a server has said, as it is shown.
+pub(super) fn shown(said: &str) -> String {
+    let plain = |c: char| if text::is_hidden(c) { '?' } else { c };
+    said.chars().take(MAX_ERROR_CHARS).map(plain).collect()
 }
 
-/// Whether a user's rights are why a command was refused.
-pub fn is_not_permitted(error: &str) -> bool {
-    error.starts_with("NOPERM")
+/// Whether an operation on a socket, or the beginning of a thread, failed for want of something
+/// that this machine has too little of.
+pub fn is_local(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    return Errno::from_io_error(error).is_some_and(|errno| LOCAL.contains(&errno));
+    #[cfg(not(unix))]
+    return error.kind() == io::ErrorKind::OutOfMemory;
+}
+
+/// What this machine lacks, and what helps.
+fn local_text(error: &io::Error) -> String {
+    #[cfg(unix)]
+    let what = match Errno::from_io_error(error) {
+        Some(Errno::MFILE) => "this machine lets lb have no more file descriptors (ulimit -n)",
+        Some(Errno::NFILE) => "this machine has no free file descriptor (fs.file-max)",
+        Some(Errno::NOMEM | Errno::NOBUFS) => "this machine has no memory for a connection",
+        Some(Errno::ADDRNOTAVAIL) => "this machine has no free port or address for a connection",
+        _ => "this machine can't make a connection",
+    };
+    #[cfg(not(unix))]
+    let what = "this machine can't make a connection";
+    format!("{what}: {error}")
 }
 
 /// A socket's timeout shows as either kind, by platform. That of a connection whose other end no longer

@@ -8,6 +8,7 @@ pub mod outbox;
 mod pipeline;
 pub mod shared;
 mod socket;
+mod unable;
 
 use std::io::{self, BufRead};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -19,8 +20,8 @@ use std::time::{Duration, Instant};
 
 use redis::ConnectionAddr;
 
-pub(crate) use self::error::is_timeout;
-pub use self::error::{BackendError, check_answer, is_not_permitted};
+pub use self::error::BackendError;
+pub(crate) use self::error::{is_local, is_timeout};
 pub use self::link::Link;
 pub use self::shared::HELD_REPLY_BYTES;
 use self::shared::SharedConnection;
@@ -28,6 +29,8 @@ use self::shared::SharedConnection;
 use self::socket::connect_unix;
 pub use self::socket::{Patience, Waits};
 use self::socket::{Socket, connect_tcp};
+use self::unable::serves_reads;
+pub use self::unable::{Inability, Refusals, Refuser, inability, is_not_permitted, said};
 use crate::address::BackendAddress;
 use crate::guess::Guesses;
 use crate::health::{Health, Keys, Report};
@@ -51,6 +54,10 @@ const QUIET_STEP: Duration = Duration::from_micros(500);
 /// However late it is, a connect has so long.
 const MIN_CONNECT_TIME: Duration = Duration::from_millis(10);
 
+/// Where this machine can make no connection, it is tried again so often, for half of the time that a
+/// read may wait for one.
+const LOCAL_WAIT: Duration = Duration::from_millis(10);
+
 /// What a connection is set up for: connections serve whoever wants one of their mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mode {
@@ -70,6 +77,8 @@ pub struct Backend {
     pub metrics: BackendMetrics,
     waits: Arc<Waits>,
     max_connections: usize,
+    /// What its server refuses.
+    refuser: Arc<Refuser>,
     /// What the name in the address means: written by the resolver alone, read by each dial.
     resolved: Mutex<Result<Vec<SocketAddr>, String>>,
     /// Whether that has changed since the last check.
@@ -100,7 +109,12 @@ struct Server {
 impl Backend {
     /// A backend to which nothing is connected yet. `waits` bound each connect, the silence before
     /// and within each reply, and the wait for one of the `max_connections`.
-    pub fn new(address: BackendAddress, waits: Waits, max_connections: usize) -> Self {
+    pub fn new(
+        address: BackendAddress,
+        waits: Waits,
+        max_connections: usize,
+        refuser: Arc<Refuser>,
+    ) -> Self {
         let resolved = match address.endpoint() {
             ConnectionAddr::Tcp(host, port) => match host.parse::<IpAddr>() {
                 Ok(ip) => Ok(vec![SocketAddr::new(ip, *port)]),
@@ -114,6 +128,7 @@ impl Backend {
             metrics: BackendMetrics::default(),
             waits: Arc::new(waits),
             max_connections,
+            refuser,
             resolved: Mutex::new(resolved),
             has_moved: AtomicBool::new(false),
             pool: Pool::new(max_connections),
@@ -210,16 +225,27 @@ impl Backend {
             Patience::LastResort(deadline) => deadline.saturating_duration_since(Instant::now()),
             _ => self.waits.timeout,
         };
-        let (permit, idle) = self.pool.take(mode, max_wait).ok_or_else(none)?;
-        // It may have changed while we waited.
-        self.ensure_readable()?;
-        let waited = permit.waited();
-        let sent = self.send_on(idle, mode, permit, commands, patience, may_send);
-        sent.map_err(|error| match error {
-            // The backend had less time than it is due.
-            BackendError::TimedOut if waited > self.waits.timeout / 20 => none(),
-            error => error,
-        })
+        let began = Instant::now();
+        loop {
+            let left = max_wait.saturating_sub(began.elapsed());
+            let (permit, idle) = self.pool.take(mode, left).ok_or_else(none)?;
+            // It may have changed while we waited.
+            self.ensure_readable()?;
+            let waited = permit.waited();
+            match self.send_on(idle, mode, permit, commands, patience.clone(), &may_send) {
+                // The connection of another may be free in a moment, or what this machine lacks.
+                Err(BackendError::Local(_)) if began.elapsed() < max_wait / 2 => {
+                    thread::sleep(LOCAL_WAIT);
+                }
+                // The backend had less time than it is due.
+                Err(BackendError::TimedOut)
+                    if waited > self.waits.timeout / 20 && !patience.needs_probe() =>
+                {
+                    return Err(none());
+                }
+                sent => return sent,
+            }
+        }
     }
 
     fn send_on(
@@ -229,7 +255,7 @@ impl Backend {
         mut permit: Permit<Mode, Link>,
         commands: &[u8],
         patience: Patience,
-        may_send: impl Fn(&Link) -> bool,
+        may_send: &impl Fn(&Link) -> bool,
     ) -> Result<Connection, BackendError> {
         let waited = permit.waited();
         let idle = idle.filter(|link| self.is_current(link) && !link.is_spoilt());
@@ -237,7 +263,7 @@ impl Backend {
             permit = permit.renewed();
         }
         if let Some(link) = idle {
-            let mut connection = Connection { link, mode, permit };
+            let mut connection = self.connection(link, mode, permit);
             if !may_send(&connection) {
                 connection.keep();
                 return Err(BackendError::OtherCommands);
@@ -261,7 +287,7 @@ impl Backend {
             }
             false => self.dial(mode, patience.clone(), waited)?,
         };
-        let mut connection = Connection { link, mode, permit };
+        let mut connection = self.connection(link, mode, permit);
         if !may_send(&connection) {
             connection.keep();
             return Err(BackendError::OtherCommands);
@@ -269,6 +295,23 @@ impl Backend {
         connection.set_patience(patience, waited);
         connection.send(commands)?;
         Ok(connection)
+    }
+
+    fn connection(&self, link: Link, mode: Mode, permit: Permit<Mode, Link>) -> Connection {
+        Connection { link, mode, permit, refuser: Arc::clone(&self.refuser) }
+    }
+
+    /// A read has failed on it, as `error` says, which is a failure of the backend.
+    pub fn failed(&self, error: &BackendError) {
+        self.health.failed(error);
+        if error.is_unnoticed() {
+            self.health.distrust_checks();
+        }
+    }
+
+    /// What its server refuses that others may answer.
+    pub fn refuser(&self) -> &Refuser {
+        &self.refuser
     }
 
     fn ensure_readable(&self) -> Result<(), BackendError> {
@@ -319,7 +362,7 @@ impl Backend {
         link.send(&questions.get_packed_pipeline())?;
         let not_ready = match reply::simple(link.replies()) {
             Ok(_) => None,
-            Err(resp::Error::Redis(text)) if is_not_allowed(&text) => None,
+            Err(resp::Error::Redis(text)) if is_not_allowed(&text) || serves_reads(&text) => None,
             Err(resp::Error::Redis(text)) if has_no_data(&text) => Some(text),
             Err(error) => return Err(error.into()),
         };
@@ -518,7 +561,11 @@ impl Backend {
 }
 
 fn connect_error(error: io::Error) -> BackendError {
-    if is_timeout(&error) { BackendError::TimedOut } else { BackendError::Connect(error) }
+    match error {
+        error if is_local(&error) => BackendError::Local(error),
+        error if is_timeout(&error) => BackendError::TimedOut,
+        error => BackendError::Connect(error),
+    }
 }
 
 /// The error without the password, which a server that does not know `AUTH` repeats.
@@ -564,9 +611,15 @@ pub struct Connection {
     /// What it is set up for. Whoever changes that on the connection changes it here.
     pub mode: Mode,
     permit: Permit<Mode, Link>,
+    refuser: Arc<Refuser>,
 }
 
 impl Connection {
+    /// What its server refuses that others may answer.
+    pub fn refuser(&self) -> &Refuser {
+        &self.refuser
+    }
+
     /// Keeps it for the next request of its mode. All replies on it must have been read to the end;
     /// one with more bytes than were asked for is closed.
     pub fn keep(mut self) {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::error::{BackendError, check_answer, is_timeout};
+use super::error::{BackendError, is_timeout};
 use super::outbox::{Outbox, Progress, Replies};
 use super::pipeline::Pipeline;
 use super::socket::Socket;
@@ -326,7 +326,7 @@ impl Reader {
             if self.entries.is_empty() {
                 self.shared.pipeline.take_written(&mut self.entries);
             }
-            let Some(entry) = self.entries.front() else {
+            let Some(entry) = self.entries.front_mut() else {
                 return Err(End::Surplus);
             };
             next.time.get_or_insert_with(|| now.saturating_duration_since(entry.began));
@@ -338,7 +338,15 @@ impl Reader {
                 // It had attributes.
                 return Err(self.shared.end_of_push());
             }
-            next.end_reply(&self.buffer)?;
+            if let Err(error) = next.end_reply(&self.buffer, &self.backend) {
+                if error.refusal().is_none() {
+                    return Err(End::Failed(error));
+                }
+                // That concerns nobody else: what comes for this client is dropped from here on.
+                next.give_some(entry, &self.buffer, &self.backend);
+                _ = entry.outbox.fail(entry.ticket, Unserved::Failed(error));
+                next.pass_over();
+            }
             if next.replies.answered == entry.commands {
                 next.give(entry, &self.buffer, &self.backend);
                 next.time = None;
@@ -435,21 +443,28 @@ impl NextReplies {
     }
 
     /// One more reply is whole.
-    fn end_reply(&mut self, buffer: &[u8]) -> Result<(), End> {
+    ///
+    /// # Errors
+    /// When it says that the server can't answer, which is no answer: it is still the next one then.
+    fn end_reply(&mut self, buffer: &[u8], backend: &Backend) -> Result<(), BackendError> {
         let reply = &buffer[self.whole..self.seen];
         if self.framer.kind() == Some(b'-') {
-            // What says that the server can't answer is no answer.
-            check_answer(reply).map_err(End::Failed)?;
+            backend.refuser().check_answer(reply)?;
             self.replies.errors += 1;
         }
-        self.replies.answered += 1;
         self.replies.longest = self.replies.longest.max(reply.len());
+        self.pass_over();
+        Ok(())
+    }
+
+    /// Goes on behind the reply that has just ended.
+    fn pass_over(&mut self) {
+        self.replies.answered += 1;
         self.whole = self.seen;
         if std::mem::take(&mut self.skipped) > 0 {
             self.start = self.seen;
         }
         self.framer = Framer::new();
-        Ok(())
     }
 
     /// Drops what has come of a long reply.

@@ -44,7 +44,7 @@ fn serve(mut config: Config) -> anyhow::Result<()> {
     if let Some(why) = ignored {
         warn!("{why}");
     }
-    start::raise_limits(&config);
+    let shares = start::raise_limits(&mut config).context("lb can't serve")?;
     let listener = match inherited {
         Some(listener) => {
             info!("serves the socket that was passed on, {}; not --listen", address(&listener)?);
@@ -65,7 +65,8 @@ fn serve(mut config: Config) -> anyhow::Result<()> {
     start::warn_of_backends(&balancer);
     start::warn_of_scripts(&balancer);
     history::start(&balancer);
-    listener::serve(listener, admin, &balancer)?;
+    let queue = shares.turned_away;
+    listener::serve(listener, admin, shares.admin_clients, queue, &balancer)?;
     info!("ended");
     Ok(())
 }

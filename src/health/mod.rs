@@ -29,6 +29,9 @@ const MAX_CHANGES: usize = 32;
 /// checks.
 const GROWTH_PART: u64 = 100;
 
+/// A backend that has failed in a way which its checks don't notice is `suspect` for so long.
+const DISTRUST_TIME: Duration = Duration::from_secs(5);
+
 /// A change of state that was.
 #[derive(Debug, Clone)]
 pub struct Change {
@@ -120,6 +123,8 @@ struct Record {
     last_failure: String,
     /// When a request has failed last.
     failed_at: Option<Instant>,
+    /// Until then a good check does not clear a failure.
+    distrusted_until: Option<Instant>,
     /// When the last check that was answered began.
     answered: Option<Instant>,
     /// It was accepted before all others were there to be compared with.
@@ -159,6 +164,7 @@ impl Health {
             bad: 0,
             last_failure: "not checked yet".to_owned(),
             failed_at: None,
+            distrusted_until: None,
             answered: None,
             is_provisional: false,
             changes: VecDeque::new(),
@@ -308,6 +314,11 @@ impl Health {
         }
     }
 
+    /// The live request that has failed last did so in a way which checks don't notice.
+    pub fn distrust_checks(&self) {
+        lock(&self.record).distrusted_until = Some(Instant::now() + DISTRUST_TIME);
+    }
+
     /// A check has failed; `is_silence` where the backend can be reached and says nothing.
     pub fn check_failed(&self, error: &dyn fmt::Display, is_silence: bool) {
         let mut record = lock(&self.record);
@@ -405,6 +416,7 @@ impl Health {
             State::Up => record.accepted_keys.clone_from(&report.keys),
             // A check may have been answered before the failure.
             State::Suspect if record.failed_at.is_some_and(|failed_at| began < failed_at) => {}
+            State::Suspect if record.distrusted_until.is_some_and(|until| began < until) => {}
             State::Suspect => {
                 self.accept(&mut record, report, "it answers again".to_owned(), false)
             }

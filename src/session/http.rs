@@ -15,7 +15,7 @@ use super::quick::{Question, QuickReads, Stage};
 use super::read::{self, Ask, Outcome};
 use super::{Client, Peer, Side, TICK, internal};
 use crate::access_log::{self, Event, Text};
-use crate::backend::{Backend, BackendError, is_timeout};
+use crate::backend::{Backend, BackendError, is_not_permitted, is_timeout};
 use crate::balance::Lease;
 use crate::balancer::Balancer;
 use crate::failover::Failover;
@@ -407,7 +407,7 @@ fn reply_refusal<'a>(
 ) -> Ended<'a> {
     let why = match refused.status {
         405 => metrics::Refusal::Write,
-        503 | 504 => metrics::Refusal::Unanswered,
+        403 | 503 | 504 => metrics::Refusal::Unanswered,
         _ => metrics::Refusal::BadRequest,
     };
     balancer.metrics.refuse(WireProtocol::Http, why);
@@ -476,7 +476,7 @@ fn balanced<'a>(
         failover.forgive();
         let (lease, open) = match place(&mut first_lease, &failover, question, peer, balancer) {
             Ok(place) => place,
-            Err(error) => break Some(error.to_string()),
+            Err(error) => break Some(unavailable(error.to_string())),
         };
         if lease.is_some() && std::mem::take(&mut is_first) {
             demo_delay(balancer);
@@ -516,9 +516,15 @@ fn balanced<'a>(
                     changes += 1;
                     continue;
                 }
+                let refused = error.refusal().map(str::to_owned);
+                let refused = refused.filter(|refusal| backend.refuser().refuses(refusal));
                 failover.failed(attempt, error);
+                if let Some(refusal) = refused {
+                    let status = if is_not_permitted(&refusal) { 403 } else { 503 };
+                    break Some(Reply::error(status, refusal));
+                }
                 if failover.is_over() {
-                    break failover.refusal();
+                    break failover.refusal().map(unavailable);
                 }
                 continue;
             }
@@ -548,10 +554,7 @@ fn balanced<'a>(
         return ended;
     };
     client.reset_on_close(false);
-    let reply = match refusal {
-        Some(why) => unavailable(why),
-        None => unanswered(ask, &failover),
-    };
+    let reply = refusal.unwrap_or_else(|| unanswered(ask, &failover));
     reply_refusal(client, request, balancer, reply)
 }
 
@@ -620,6 +623,11 @@ fn header_value(name: &str) -> String {
 
 /// Every backend has failed, or none is the one that the cursor belongs to.
 fn unanswered<'a>(ask: &Ask, failover: &Failover<'a>) -> Reply<'a> {
+    if let Some(local) = BackendError::local_trouble(failover.failures()) {
+        let mut reply = Reply::error(503, local);
+        reply.headers.push(("Retry-After", "1"));
+        return reply;
+    }
     let timed_out = failover.failures().any(BackendError::is_timeout);
     let (status, why) = match timed_out {
         true => (504, "no backend answered in time"),

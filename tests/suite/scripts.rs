@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis_lb::backend::{Backend, BackendError, Waits};
+use redis_lb::backend::{Backend, BackendError, Refusals, Waits};
 use redis_lb::balance::ConnectionTable;
 use redis_lb::health::Health;
 use redis_lb::replays::Replays;
@@ -85,13 +85,13 @@ fn no_client_fills_a_servers_memory_with_scripts() {
 fn backend(server: &RedisServer) -> Backend {
     let table = ConnectionTable::new(1, Duration::ZERO);
     let waits = Waits {
-        health: Health::new("it", 0, table, 3, 2),
+        health: Health::new("it", 0, Arc::clone(&table), 3, 2),
         replays: Arc::new(Replays::new(1)),
         timeout: Duration::from_secs(10),
         read_timeout: Duration::from_secs(10),
     };
     let address = server.address().parse().expect("an address");
-    Backend::new(address, waits, 2)
+    Backend::new(address, waits, 2, Refusals::new(table).of(0, "it"))
 }
 
 fn soon() -> Instant {

@@ -274,7 +274,10 @@ impl Batch {
                         connection.next_byte()?;
                         time_of_last = Some(sent_at.elapsed());
                     }
-                    let passed = outlet.relay(connection, is_silent);
+                    let passed = match self.has_script && self.steps.len() == 1 {
+                        true => outlet.relay_from_script(connection, is_silent, &self.commands),
+                        false => outlet.relay(connection, is_silent),
+                    };
                     let passed = self.note_timeout(end, passed)?;
                     has_long |= passed == Relayed::InPieces;
                     let metrics = &target.attempt.backend.metrics;
@@ -389,7 +392,7 @@ impl Batch {
     pub fn judge_again(&mut self, policy: &Policy, version: u64, outlet: &mut Outlet) {
         let mut old = std::mem::take(self);
         (self.window, self.max_window) = (old.window, old.max_window);
-        self.is_behind_long = old.is_behind_long;
+        (self.is_behind_long, self.has_script) = (old.is_behind_long, old.has_script);
         let mut parser = CommandParser::new(usize::MAX);
         for step in old.steps.drain(old.done.steps..) {
             match step {

@@ -9,6 +9,7 @@ mod names;
 mod outlet;
 mod own;
 mod scan;
+mod script;
 mod subscription;
 mod transaction;
 mod upstream;
@@ -32,7 +33,7 @@ use super::{Client, MAX_INPUT_BYTES, TICK};
 use crate::access_log::{self, Event};
 use crate::backend::outbox::Progress;
 use crate::backend::shared::Unserved;
-use crate::backend::{BackendError, Connection, Mode, check_answer, is_timeout};
+use crate::backend::{BackendError, Connection, Mode, is_timeout};
 use crate::balance::State;
 use crate::balancer::{Balancer, Phase};
 use crate::failover::{Attempt, Failover};
@@ -762,8 +763,15 @@ fn note_outage(since: &mut Option<Instant>, balancer: &Balancer) {
     }
 }
 
-/// Reads a whole reply that is not long.
+/// Reads a whole reply that is not long, to what is no script.
 fn short_reply(connection: &mut Connection) -> Result<Vec<u8>, Failure> {
+    let reply = short_reply_unchecked(connection)?;
+    connection.refuser().check_answer(&reply)?;
+    Ok(reply)
+}
+
+/// The same, also where it says that the server can't answer.
+fn short_reply_unchecked(connection: &mut Connection) -> Result<Vec<u8>, Failure> {
     let mut reply = Vec::new();
     if !connection.hold(&mut reply, MAX_SHORT_REPLY_BYTES)? {
         return Err(resp::Error::TooLong.into());
@@ -771,6 +779,5 @@ fn short_reply(connection: &mut Connection) -> Result<Vec<u8>, Failure> {
     if reply.starts_with(b">") {
         return Err(resp::Error::Protocol(UNWANTED_PUSH).into());
     }
-    check_answer(&reply)?;
     Ok(reply)
 }

@@ -8,8 +8,9 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::memory::{Budget, Share};
+use super::script::{self, Witness};
 use super::{Failure, IDLE_CAPACITY_BYTES, UNWANTED_PUSH};
-use crate::backend::{Connection, HELD_REPLY_BYTES, check_answer};
+use crate::backend::{Connection, HELD_REPLY_BYTES, inability, said};
 use crate::metrics::Refusal;
 use crate::protocol::WireProtocol;
 use crate::resp::{self, Framer};
@@ -103,27 +104,72 @@ impl<'a> Outlet<'a> {
         connection: &mut Connection,
         is_silent: bool,
     ) -> Result<Relayed, Failure> {
-        self.relay_next(connection, is_silent, false, |_| {})
+        self.relay_checked(connection, is_silent, Check::Answer, |_| {})
     }
 
-    /// Takes the next frame in, which may be a push, and shows `look` each piece of it.
-    pub fn relay_and_inspect(
+    /// Takes the next message of a subscription in, as [`relay`](Self::relay) does a reply, and shows
+    /// `look` each piece of it. What its server refuses, the client is told.
+    pub fn relay_message(
         &mut self,
         connection: &mut Connection,
         look: impl FnMut(&[u8]),
     ) -> Result<Relayed, Failure> {
-        self.relay_next(connection, false, true, look)
+        self.relay_checked(connection, false, Check::Server, look)
     }
 
-    fn relay_next(
+    /// Takes in the reply to a script, which `command` has called and with which nothing else is
+    /// under way. A script can return any error: one that says that the server can't answer is
+    /// believed when the server says so to a script that does nothing, too.
+    pub fn relay_from_script(
         &mut self,
         connection: &mut Connection,
         is_silent: bool,
-        may_be_push: bool,
+        command: &[u8],
+    ) -> Result<Relayed, Failure> {
+        let mut was_repeated = false;
+        loop {
+            let (start, errors) = (self.out.len(), self.errors);
+            let mut reply = Vec::new();
+            let passed = self.relay_checked(connection, is_silent, Check::None, |piece| {
+                let is_error = reply.first().or(piece.first()) == Some(&b'-');
+                reply.extend_from_slice(if is_error { piece } else { &[] });
+            })?;
+            let error = said(&reply).filter(|_| passed == Relayed::Error);
+            let Some(claimed) = error.and_then(|error| inability(&error)) else {
+                return Ok(passed);
+            };
+            self.out.truncate(start);
+            self.errors = errors;
+            let is_own = match script::witness(connection, command, claimed)? {
+                Witness::Confirms => {
+                    connection.refuser().check_answer(&reply)?;
+                    // All servers refuse it.
+                    true
+                }
+                // It may have been true a moment ago: asked again, only a script says so again.
+                Witness::Denies => was_repeated,
+            };
+            if is_own {
+                if !is_silent {
+                    self.out.extend_from_slice(&reply);
+                }
+                self.errors += 1;
+                return Ok(passed);
+            }
+            connection.send(command)?;
+            was_repeated = true;
+        }
+    }
+
+    fn relay_checked(
+        &mut self,
+        connection: &mut Connection,
+        is_silent: bool,
+        check: Check,
         look: impl FnMut(&[u8]),
     ) -> Result<Relayed, Failure> {
         let start = self.out.len();
-        let mut frame = ReplyInFlight { start, is_silent, may_be_push, passed: Relayed::Whole };
+        let mut frame = ReplyInFlight { start, is_silent, check, passed: Relayed::Whole };
         let passed = self.relay_frame(connection, &mut frame, look);
         if is_silent || (passed.is_err() && !frame.is_partly_sent()) {
             self.out.truncate(frame.start);
@@ -149,7 +195,8 @@ impl<'a> Outlet<'a> {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
             let used = framer.feed(available)?;
-            if framer.kind() == Some(b'>') && !frame.may_be_push {
+            // Only a subscription brings pushes.
+            if framer.kind() == Some(b'>') && frame.check != Check::Server {
                 return Err(resp::Error::Protocol(UNWANTED_PUSH).into());
             }
             look(&available[..used]);
@@ -157,7 +204,12 @@ impl<'a> Outlet<'a> {
             from.consume(used);
             if framer.is_done() {
                 if let (Some(b'-'), Relayed::Whole) = (framer.kind(), frame.passed) {
-                    check_answer(&self.out[frame.start..])?;
+                    let reply = &self.out[frame.start..];
+                    match frame.check {
+                        Check::Answer => connection.refuser().check_answer(reply)?,
+                        Check::Server => connection.refuser().check_server(reply)?,
+                        Check::None => {}
+                    }
                     frame.passed = Relayed::Error;
                     self.errors += 1;
                 }
@@ -252,9 +304,19 @@ struct ReplyInFlight {
     /// Where in what is not sent yet it begins.
     start: usize,
     is_silent: bool,
-    /// Whether the client has asked for pushes: to others one is no reply.
-    may_be_push: bool,
+    check: Check,
     passed: Relayed,
+}
+
+/// Which errors are a server's failure to answer, and no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Check {
+    /// Those of a server that can't answer anybody, or not this.
+    Answer,
+    /// Those of a server that can't answer anybody.
+    Server,
+    /// None.
+    None,
 }
 
 impl ReplyInFlight {

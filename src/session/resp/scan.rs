@@ -65,9 +65,9 @@ impl Session<'_> {
         let outcome = self.scan_at(backend, tag, &there);
         drop(lease);
         if let Err(Failure::Backend(error) | Failure::Cut(error)) = &outcome {
-            backend.metrics.errors.add_one();
+            backend.metrics.errors.add((!error.is_local()).into());
             if error.is_failure() {
-                backend.health.failed(error);
+                backend.failed(error);
             }
         }
         match outcome {

@@ -73,7 +73,7 @@ impl Subscriptions {
     /// Passes the next frame on.
     fn relay(&mut self, outlet: &mut Outlet) -> Result<Received, Failure> {
         let mut head = Vec::with_capacity(HEAD_BYTES);
-        outlet.relay_and_inspect(&mut self.connection, |piece| {
+        outlet.relay_message(&mut self.connection, |piece| {
             head.extend_from_slice(&piece[..piece.len().min(HEAD_BYTES - head.len())]);
         })?;
         outlet.deliver_if_full_beside(Some(&self.connection))?;

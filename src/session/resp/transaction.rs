@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::outlet::Outlet;
 use super::upstream::{TOO_MANY_PINNED, Target, Watch};
 use super::{Ended, Failure, MAX_JUDGEMENTS, ServedBy, Session, Unanswered, short_reply};
-use crate::backend::{Connection, Patience};
+use crate::backend::{Connection, Patience, said};
 use crate::policy::{self, Own, Policy, Refused, Verdict};
 use crate::protocol::WireProtocol;
 use crate::resp::{Command, CommandParser, command, write};
@@ -20,6 +20,7 @@ const WATCH_STEP_KEYS: usize = 128;
 const MAX_QUEUED_BYTES: usize = 1024 * 1024;
 
 const ABORTED: &str = "EXECABORT Transaction discarded because of previous errors.";
+const ABORTED_BECAUSE: &str = "EXECABORT Transaction discarded because of: ";
 const OK: &[u8] = b"+OK\r\n";
 
 /// What was sent since MULTI.
@@ -363,8 +364,16 @@ fn relay_exec(
     outlet: &mut Outlet,
     is_silent: bool,
 ) -> Result<(), Failure> {
+    let mut refused = None;
     for _ in 0..=count {
-        short_reply(connection)?;
+        let reply = short_reply(connection)?;
+        refused = refused.or(said(&reply));
     }
-    outlet.relay(connection, is_silent).map(|_| ())
+    let Some(why) = refused else { return outlet.relay(connection, is_silent).map(|_| ()) };
+    // The client has been told that it was queued: so it is to hear of it here, as Redis words it.
+    outlet.relay(connection, true)?;
+    if !is_silent {
+        write::error(outlet.out(), format!("{ABORTED_BECAUSE}{why}"));
+    }
+    Ok(())
 }

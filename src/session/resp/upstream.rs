@@ -61,6 +61,11 @@ pub enum Unanswered {
     Ended(Ended),
 }
 
+fn all_failed(failover: &Failover) -> Unanswered {
+    let local = BackendError::local_trouble(failover.failures());
+    Unanswered::AllFailed(local.unwrap_or_else(|| failover.error()))
+}
+
 /// A session's way to the backends.
 pub struct Upstream<'a> {
     balancer: &'a Balancer,
@@ -124,7 +129,7 @@ impl<'a> Upstream<'a> {
             let Some(attempt) = failover.attempt(place.backend, place.open.as_ref()) else {
                 match failover.wait() {
                     true => continue,
-                    false => return Err(Unanswered::AllFailed(failover.error())),
+                    false => return Err(all_failed(&failover)),
                 }
             };
             match work(self, attempt) {
@@ -139,7 +144,7 @@ impl<'a> Upstream<'a> {
                         return Err(Unanswered::Refused(why));
                     }
                     if failover.is_over() {
-                        return Err(Unanswered::AllFailed(failover.error()));
+                        return Err(all_failed(&failover));
                     }
                 }
                 Err(Failure::Cut(error)) => {
