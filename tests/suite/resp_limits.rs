@@ -21,11 +21,11 @@ fn who_is_idle_for_too_long_is_closed_unless_it_has_subscribed() {
     let server = server();
     let lb = Balancer::start_with(&[&server], &["--client-timeout", "1s"]);
     let [mut idle, mut subscriber] = [(); 2].map(|()| RespClient::connect(lb.port()));
-    assert_eq!(idle.call("GET a"), "$1\r\n1\r\n");
     subscriber.call("SUBSCRIBE news");
     let began = Instant::now();
+    assert_eq!(idle.call("GET a"), "$1\r\n1\r\n");
     assert!(idle.is_closed());
-    assert!((900..5000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    assert!(began.elapsed().as_millis() >= 900, "{:?}", began.elapsed());
     thread::sleep(Duration::from_millis(500));
     server.command(&["PUBLISH", "news", "x"]);
     assert_eq!(subscriber.reply(), b"*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$1\r\nx\r\n");
