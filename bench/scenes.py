@@ -22,6 +22,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 
 import machine
 import peers
@@ -43,7 +44,7 @@ SCENE_EXTRA_SECONDS = 240
 
 NUMBERS = 1_500_000
 FIELDS = 2_000_000
-MEMBERS = 700_000
+MEMBERS = 400_000
 SMALL_KEYS, USERS = 1000, 100
 MANY_KEYS = 300_000
 WATCHED_KEYS = 100_000
@@ -397,6 +398,10 @@ class Stage:
         return servers
 
     def lb(self, servers, options=()):
+        """The balancer; and a client of a Redis server to which nothing happens: what it has to wait is
+        the computer's fault."""
+        control = self.keep(Server("control", data_file("small")).wait())
+        self.control = self.load(control.port, [[(gets(), PAUSE_SECONDS)]])
         return self.keep(Lb(self.arguments.lb, servers, options))
 
     def load(self, port, groups):
@@ -411,7 +416,11 @@ class Stage:
         return sampler
 
     def afterwards(self, lb, seconds=AFTER_SECONDS):
-        """Leases, threads and files are given back."""
+        """Leases, threads and files are given back. Says also what a client without a balancer saw."""
+        control = self.control.stop()
+        self.report.say(
+            f"without lb: longest {control.longest() * 1000:.0f} ms, p99 {control.quantile(0.99) * 1000:.2f} ms"
+        )
         deadline = time.monotonic() + seconds
         leases = None
         while time.monotonic() < deadline:
@@ -1021,7 +1030,9 @@ def play(name, arguments):
     except TooLong:
         stage.report.bound(False, "the scene took too long")
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        stage.report.bound(False, f"the scene broke off: {type(error).__name__}: {error}")
+        where = traceback.extract_tb(error.__traceback__)[1:]
+        lines = " > ".join(f"{frame.name}:{frame.lineno}" for frame in where[-4:])
+        stage.report.bound(False, f"the scene broke off: {type(error).__name__}: {error} ({lines})")
     finally:
         signal.alarm(0)
         stage.end()

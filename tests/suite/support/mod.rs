@@ -11,6 +11,7 @@ pub mod relay;
 pub mod resp;
 pub mod terminal;
 pub mod verify;
+pub mod yardstick;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
