@@ -474,7 +474,7 @@ def judge_slow(stage, tries, texts, own):
     """Each slow read against its own time and that of those that were before it."""
     report = stage.report
     count = collections.Counter(one.outcome for one in tries)
-    report.say(f"own {max(own.values()):.2f} s")
+    report.say("alone " + ", ".join(f"{kind} {seconds:.2f} s" for kind, seconds in own.items()))
     late, worst = 0, (0, 0)
     for one in tries:
         if one.outcome != "ok":
@@ -525,7 +525,12 @@ def play_slow(stage, servers, clients, own, groups, **options):
     stage.report.load(result, STALL_SECONDS)
     # The first answer at the latest says how slow the kind is; until then it is unknown.
     known = max((min([one.at + one.seconds for one in tries if one.kind == kind], default=begin) for kind in own))
-    base = max(base, base_p99(stage, lb.port, groups))  # before and afterwards, as others may use the machine, too
+    # Before and afterwards, as others may use the computer, too; but not while a slow read still runs.
+    deadline = time.monotonic() + AFTER_SECONDS
+    while time.monotonic() < deadline and (lb.not_up() or not all(map(_answers, servers))):
+        time.sleep(0.1)
+    if time.monotonic() < deadline:
+        base = max(base, base_p99(stage, lb.port, groups))
     p99, bound = result.quantile(0.99, known), P99_FACTOR * base + P99_EXTRA_SECONDS
     stage.report.say(f"p99 once known {p99 * 1000:.2f} ms (base {base * 1000:.2f}, bound {bound * 1000:.2f})")
     stage.report.bound(p99 <= bound, f"p99 {p99 * 1000:.2f} ms > {bound * 1000:.2f}")
@@ -533,7 +538,7 @@ def play_slow(stage, servers, clients, own, groups, **options):
     most = sampler.most_not_up()
     stage.report.say(f"most not up {most}, two for {sampler.seconds_not_up(2):.1f} s, status failed {sampler.failed}")
     stage.report.bound(most < 2, f"{most} backends not up")
-    stage.afterwards(lb, AFTER_SECONDS + 3 * max(own.values()))
+    stage.afterwards(lb, AFTER_SECONDS + min(60, 3 * max(own.values())))
     lb.kill()
 
 
@@ -624,9 +629,14 @@ def _(stage):
         (("WATCH", *(f"many:{n}" for n in range(1, WATCHED_KEYS + 1))), True),
     ]:
         name = command[0]
-        reply, own[name] = direct.timed(*command)
         if name == "WATCH":
+            # Takes Redis half a minute: it looks for each key among all before it.
+            start = time.monotonic()
+            reply = direct.ask(*command[: WATCHED_KEYS // 10 + 1])
+            own[name] = (time.monotonic() - start) * 100
             direct.ask("UNWATCH")
+        else:
+            reply, own[name] = direct.timed(*command)
         reads.append(SlowRead(name, command, reply, in_order, may_be_refused=name == "WATCH"))
     direct.close()
     play_slow(stage, servers, [reads, reads[3:] + reads[:3]], own, others())
