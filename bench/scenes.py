@@ -477,7 +477,7 @@ def judge_slow(stage, tries, texts, own):
     report.say("alone " + ", ".join(f"{kind} {seconds:.2f} s" for kind, seconds in own.items()))
     late, worst = 0, (0, 0)
     for one in tries:
-        if one.outcome != "ok":
+        if one.outcome not in ("ok", "gave up"):
             continue
         # Others that were under way when this one was sent, and one more that a client gave up and
         # that may still have run.
@@ -490,7 +490,7 @@ def judge_slow(stage, tries, texts, own):
             if other.outcome in ("gave up", "lost") and 0 <= one.at - (other.at + other.seconds) < 2 * own[other.kind]
         ]
         bound = SLOW_FACTOR * (own[one.kind] + before + max(given_up, default=0)) + SLOW_EXTRA_SECONDS
-        late += one.seconds > bound
+        late += one.seconds > bound  # one that was given up may have had more time
         if one.seconds - bound > worst[0] - worst[1] or worst == (0, 0):
             worst = (one.seconds, bound)
     reads = collections.defaultdict(list)

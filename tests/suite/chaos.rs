@@ -82,8 +82,9 @@ impl Control {
     }
 }
 
-/// Nothing dropped, no error, nothing wrong, each client served, and no stall over `longest`.
-fn assert_right(report: &Report, longest: Duration, control: Control, lb: &Balancer) {
+/// Nothing dropped, no error, nothing wrong, each client served, and no stall over `longest`; returns
+/// whether the computer was too busy to tell.
+fn assert_right(report: &Report, longest: Duration, control: Control, lb: &Balancer) -> bool {
     let is_excused = control.excuses() && report.wrong == 0;
     let is_right = report.is_clean() && report.longest_stall() < longest;
     if !is_right || chaos_seconds(0) > Duration::ZERO {
@@ -93,6 +94,7 @@ fn assert_right(report: &Report, longest: Duration, control: Control, lb: &Balan
     }
     assert!(is_right || is_excused, "{report}");
     assert!(report.of_each.iter().all(|&right| right > 0), "{:?}", report.of_each);
+    is_excused
 }
 
 /// The same where nothing shall be noticed at all; for who asked for no long reply.
@@ -362,10 +364,10 @@ fn spin(spins_everywhere: bool) {
     assert!(stats.contains("cmdstat_eval_ro"), "it went elsewhere");
     println!("a script that spins (everywhere: {spins_everywhere}): {reply:?}; {report}");
     assert!(["$4\r\nspun\r\n", "$7\r\nno spin\r\n"].contains(&&*reply) || reply.starts_with('-'));
-    assert!(fewer_up.is_empty(), "{fewer_up:?}");
     // While two servers are busy, somebody's second try may wait for the other one.
     let longest = if spins_everywhere { Duration::from_secs(5) } else { LONGEST_STALL };
-    assert_right(&report, longest, control, &lb);
+    let is_excused = assert_right(&report, longest, control, &lb);
+    assert!(fewer_up.is_empty() || is_excused, "{fewer_up:?}");
 }
 
 /// What happens to one server.
