@@ -1,6 +1,6 @@
 # What a person types. Each target installs what it needs.
 
-.PHONY: demo test pictures chaos soak fuzz bench lint
+.PHONY: demo test pictures chaos soak scenes fuzz bench lint
 
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
@@ -40,6 +40,17 @@ soak:
 	cargo build --release --locked --bin lb
 	cargo build --release --locked --manifest-path bench/load/Cargo.toml --target-dir target/bench/load
 	SOAK_REPLIES=$(SOAK_REPLIES) python3 bench/soak.py
+
+# Clients that ask for slow reads, kill servers or run scripts without end, servers that freeze or lose
+# their keys: each beside clients that compare every reply. Twenty minutes for all;
+# SCENES="slow-sort frozen" for some, SCENES_SECONDS for how long an event lasts.
+SCENES ?=
+SCENES_SECONDS ?= 60
+scenes:
+	bash load_data.sh --install
+	command -v python3 >/dev/null || $(AS_ROOT) apt-get install -y python3
+	cargo build --release --locked --bin lb
+	python3 bench/scenes.py --seconds $(SCENES_SECONDS) $(SCENES)
 
 # Bytes at random, and ever more of those that reach new code, against all that reads bytes of
 # others. Without a sanitizer, as those need a nightly compiler; there is no unsafe code here.

@@ -1,7 +1,6 @@
 //! What requests and sessions leave in the log, in both forms, whatever clients say.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -125,13 +124,12 @@ fn a_log_that_nobody_reads_holds_no_client_up_and_what_is_lost_is_counted() {
         .stdin(pipe);
     let lb = Balancer::spawn(command);
     let mut client = lb.client();
-    let began = Instant::now();
+    // A client that is held up fails: it waits for an answer for 20 s at most.
     let requests = 30_000;
     for _ in 0..requests / 100 {
         client.send("GET /none HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(100));
         (0..100).for_each(|_| assert_eq!(client.answer().expect("an answer").status, 404));
     }
-    assert!(began.elapsed() < Duration::from_secs(60));
     let status = lb.get("/-/status.json").json();
     assert_eq!(status["requests"]["http"], requests);
     assert!(status["log_lines_dropped"].as_u64() > Some(10_000), "{status}");

@@ -3,7 +3,6 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -94,7 +93,9 @@ fn states(shown: &Value) -> Vec<&str> {
 #[test]
 fn the_status_page_follows_what_happens() {
     let mut servers = three_servers_with_actors();
-    let lb = Balancer::start_with(&servers.each_ref(), &["--slow-start", "0s"]);
+    // No check is due while this test runs: a kill that shows was noticed at once.
+    let arguments = ["--slow-start", "0s", "--check-interval", "60s"];
+    let lb = Balancer::start_with(&servers.each_ref(), &arguments);
     let mut sessions: Vec<RespClient> = (0..9).map(|_| RespClient::connect(lb.port())).collect();
     sessions.iter_mut().for_each(|session| _ = session.call("GET none"));
     let mut browser = Browser::start(&lb);
@@ -115,13 +116,10 @@ fn the_status_page_follows_what_happens() {
     });
     browser.assert_nothing_wrong();
 
-    let killed_at = Instant::now();
     servers[1].kill();
     browser.wait_until("the kill shows", |shown| {
         states(shown)[1] != "up" && shown["rows"][1]["leases"] == "0"
     });
-    let took = killed_at.elapsed();
-    assert!(took < Duration::from_secs(1), "{took:?}");
     assert_eq!(browser.shown()["overall"], "2 of 3 backends up");
     servers[1].restart();
     seed(&[&servers[1]]);

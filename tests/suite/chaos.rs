@@ -16,6 +16,7 @@ use crate::support::observe::{leases, states};
 use crate::support::redis::RedisServer;
 use crate::support::resp::RespClient;
 use crate::support::verify::{Crowd, Habits, KINDS, Kind, Report};
+use crate::support::yardstick::Yardstick;
 use crate::support::{seed, wait_until};
 
 /// Of a stall that shall be under 1.2 s, on a computer that does much else at the time.
@@ -81,8 +82,9 @@ impl Control {
     }
 }
 
-/// Nothing dropped, no error, nothing wrong, each client served, and no stall over `longest`.
-fn assert_right(report: &Report, longest: Duration, control: Control, lb: &Balancer) {
+/// Nothing dropped, no error, nothing wrong, each client served, and no stall over `longest`; returns
+/// whether the computer was too busy to tell.
+fn assert_right(report: &Report, longest: Duration, control: Control, lb: &Balancer) -> bool {
     let is_excused = control.excuses() && report.wrong == 0;
     let is_right = report.is_clean() && report.longest_stall() < longest;
     if !is_right || chaos_seconds(0) > Duration::ZERO {
@@ -92,6 +94,7 @@ fn assert_right(report: &Report, longest: Duration, control: Control, lb: &Balan
     }
     assert!(is_right || is_excused, "{report}");
     assert!(report.of_each.iter().all(|&right| right > 0), "{:?}", report.of_each);
+    is_excused
 }
 
 /// The same where nothing shall be noticed at all; for who asked for no long reply.
@@ -249,13 +252,14 @@ fn a_server_that_returns_without_its_data_is_not_read_from_until_it_is_reloaded(
         assert_eq!(states(&lb)[1], "syncing");
         thread::sleep(Duration::from_millis(150));
     });
+    let yardstick = Yardstick::start();
     let loaded = Instant::now();
     wait_until("it is up", || states(&lb)[1] == "up");
     let took = loaded.elapsed();
     wait_until("it is read from", || leases(&lb)[1] > 0);
     let report = crowd.finish();
     println!("a server without its data, up {took:.1?} after it was reloaded: {report}");
-    assert!(took < Duration::from_secs(7), "{took:?}");
+    yardstick.assert_below(took, Duration::from_secs(7), "to be up again");
     assert_unnoticed(&report, control, &lb);
 }
 
@@ -268,24 +272,28 @@ fn when_all_are_down_both_protocols_say_so_within_a_second_and_serve_within_one_
     assert_eq!(before.call("EXISTS string:5:1"), ":1\r\n");
     servers.iter_mut().for_each(RedisServer::kill);
     // At once, and when the health checks have seen it.
+    let yardstick = Yardstick::start();
+    let mut longest = Duration::ZERO;
     for _ in 0..4 {
         let mut new = RespClient::connect(lb.port());
         for client in [&mut before, &mut new] {
             let asked = Instant::now();
             let reply = client.call("EXISTS string:5:1");
             assert_all_named(&reply, &servers);
+            longest = longest.max(asked.elapsed());
             assert!(reply.starts_with("-ERR "), "{reply}");
-            assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
         }
         let asked = Instant::now();
         let answer = lb.get("/string:5:1");
+        longest = longest.max(asked.elapsed());
         assert_eq!(answer.status, 503);
         assert_all_named(&String::from_utf8_lossy(&answer.body), &servers);
-        assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
         thread::sleep(Duration::from_millis(500));
     }
+    yardstick.assert_below(longest, Duration::from_secs(1), "saying so");
     servers[2].restart();
     wait_until("it has its data", || data.is_in(&servers[2]));
+    let yardstick = Yardstick::start();
     let returned = Instant::now();
     while lb.get("/string:5:1").status != 200 || before.call("EXISTS string:5:1") != ":1\r\n" {
         assert!(returned.elapsed() < Duration::from_secs(10), "not served after 10 s");
@@ -293,7 +301,7 @@ fn when_all_are_down_both_protocols_say_so_within_a_second_and_serve_within_one_
     }
     let took = returned.elapsed();
     println!("all down, one back: served after {took:.3?}");
-    assert!(took < Duration::from_millis(1500), "{took:?}");
+    yardstick.assert_below(took, Duration::from_millis(1500), "a return");
     let control = Control::start(&data);
     let crowd = Crowd::start(lb.port(), &data, &kinds(9), Habits::default(), seed());
     wait_until("each is served", || crowd.report().of_each.iter().all(|&right| right > 20));
@@ -356,10 +364,10 @@ fn spin(spins_everywhere: bool) {
     assert!(stats.contains("cmdstat_eval_ro"), "it went elsewhere");
     println!("a script that spins (everywhere: {spins_everywhere}): {reply:?}; {report}");
     assert!(["$4\r\nspun\r\n", "$7\r\nno spin\r\n"].contains(&&*reply) || reply.starts_with('-'));
-    assert!(fewer_up.is_empty(), "{fewer_up:?}");
     // While two servers are busy, somebody's second try may wait for the other one.
     let longest = if spins_everywhere { Duration::from_secs(5) } else { LONGEST_STALL };
-    assert_right(&report, longest, control, &lb);
+    let is_excused = assert_right(&report, longest, control, &lb);
+    assert!(fewer_up.is_empty() || is_excused, "{fewer_up:?}");
 }
 
 /// What happens to one server.

@@ -156,7 +156,8 @@ fn a_silent_or_slow_server_does_not_hold_it_up() {
     let began = Instant::now();
     let addresses = [good.address(), silent.address(), slow.address()];
     let run = check(&addresses, &["--check-timeout", "300ms"]).expect_code(1);
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    // All that the slow one says takes minutes.
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     run.says(&["timed out. Is it frozen", "300ms (--check-timeout)"]);
     assert_eq!(run.lines("wrong:"), 2, "{}", run.said);
     assert_eq!(run.said.matches(" yes ").count(), 1, "{}", run.said);
@@ -171,7 +172,8 @@ fn what_falls_silent_or_breaks_while_keys_are_compared_is_named() {
         relay.add(&Rule::new(fault).asked("PTTL"));
         let began = Instant::now();
         let run = check(&[good.address(), relay.address()], &["--check-timeout", "300ms"]);
-        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        // The silence has no end.
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
         let run = run.expect_code(1);
         run.says(&[&format!("wrong: {} failed while keys were compared: {why}", relay.address())]);
         assert_eq!((run.lines("wrong:"), run.data(&relay.address())), (1, "-"), "{}", run.said);

@@ -598,8 +598,9 @@ fn read_through_faults(lb: &Balancer, random: &mut fastrand::Rng) {
 }
 
 /// Threads and descriptors of the balancer when nobody is served; without its connections to backends,
-/// some of which are kept, and the threads that read those that are shared.
-fn footprint(lb: &Balancer) -> (usize, usize) {
+/// some of which are kept, and the threads that read those that are shared. `None` when these were
+/// counted while one of them ended.
+fn footprint(lb: &Balancer) -> Option<(usize, usize)> {
     let folder = |what| std::fs::read_dir(format!("/proc/{}/{what}", lb.pid())).expect("Linux");
     let name = |task: std::io::Result<std::fs::DirEntry>| {
         // One that has ended meanwhile has no name any more.
@@ -611,16 +612,16 @@ fn footprint(lb: &Balancer) -> (usize, usize) {
     let (all, shared, descriptors) =
         (folder("task").count(), threads("replies"), folder("fd").count());
     let connections = connections(lb).iter().sum::<usize>();
-    assert!(shared <= connections, "{shared} threads for {connections} connections");
-    (all - shared, descriptors - connections)
+    let are_of_one_moment = shared <= connections && shared <= all && connections <= descriptors;
+    are_of_one_moment.then(|| (all - shared, descriptors - connections))
 }
 
 /// The footprint when nobody is served.
-fn settled_footprint(lb: &Balancer) -> (usize, usize) {
+fn settled_footprint(lb: &Balancer) -> Option<(usize, usize)> {
     let (mut last, mut same) = (footprint(lb), 0);
     wait_until("it has settled", || {
         let now = footprint(lb);
-        same = if now == last { same + 1 } else { 0 };
+        same = if now.is_some() && now == last { same + 1 } else { 0 };
         last = now;
         same == 20
     });
@@ -646,13 +647,19 @@ fn thousands_of_faults_leave_no_lease_thread_or_descriptor_behind() {
     relays[0].add(&silence.with_probability(0.02));
     let faults = || relays.iter().map(Relay::faults).sum::<usize>();
     let began = Instant::now();
+    // As many as a quiet computer has within that time, and on a busy one as many as prove something.
+    let is_over = || {
+        let least = wanted.min(200);
+        faults() >= wanted || (began.elapsed() >= limit && faults() >= least)
+    };
+    let is_stuck = || began.elapsed() >= limit * 12;
     thread::scope(|scope| {
         for number in 0..8 {
             let mut random = fastrand::Rng::with_seed(seed + number);
-            let (lb, faults) = (&lb, &faults);
+            let (lb, is_over, is_stuck) = (&lb, &is_over, &is_stuck);
             scope.spawn(move || {
                 let _shown = ShownOnPanic(seed);
-                while faults() < wanted && began.elapsed() < limit {
+                while !is_over() && !is_stuck() {
                     read_through_faults(lb, &mut random);
                 }
             });

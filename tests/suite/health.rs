@@ -84,9 +84,9 @@ fn servers_that_were_all_restarted_empty_are_believed_after_a_while_and_not_whil
     let mut session = RespClient::connect(lb.port());
     for refills in [true, false] {
         servers.iter_mut().for_each(RedisServer::kill);
+        let began = Instant::now();
         servers.iter_mut().for_each(RedisServer::restart);
         wait_for(&lb, &["syncing", "syncing"]);
-        let began = Instant::now();
         let error = session.call("GET key:1");
         assert!(
             error.starts_with("-ERR no backend could answer") && error.contains("of 50 keys"),

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::sync::Barrier;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::support::balancer::{Answer, Balancer};
 use crate::support::redis::RedisServer;
@@ -109,14 +109,14 @@ fn a_client_that_stops_reading_is_cut_off_and_holds_nobody_up() {
     let server = RedisServer::start();
     server.command(&["SET", "large", &"x".repeat(30 * MIB)]);
     server.command(&["SET", "small", "1"]);
-    let lb = Balancer::start_with(&[&server], &["--client-timeout", "2s"]);
+    let lb = Balancer::start_with(&[&server], &["--client-timeout", "5s"]);
     let mut stuck = lb.connect();
     stuck.write_all(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("lb reads");
     stuck.read_exact(&mut [0; 1]).expect("the answer begins");
-    let began = Instant::now();
     assert_eq!(lb.get("/small").json(), serde_json::json!("1"));
-    assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
-    crate::support::wait_until("it is cut off", || lb.log().contains("cut: the client"));
+    let is_cut_off = || lb.log().contains("cut: the client");
+    assert!(!is_cut_off(), "the other client did not wait for that");
+    crate::support::wait_until("it is cut off", is_cut_off);
     let mut rest = Vec::new();
     // Whether this ends in an error or not, it must end before the whole has come.
     let _ = stuck.read_to_end(&mut rest);

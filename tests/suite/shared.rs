@@ -11,6 +11,7 @@ use crate::support::redis::RedisServer;
 use crate::support::relay::{Fault, Relay, Rule};
 use crate::support::resp::{RespClient, encode};
 use crate::support::wait_until;
+use crate::support::yardstick::Yardstick;
 
 const CLIENTS: usize = 20;
 
@@ -99,6 +100,7 @@ fn long_replies_and_clients_that_do_not_read_hold_up_nobody() {
     let server = filled();
     let lb = Balancer::start(&[&server]);
     let mut lazy: Vec<RespClient> = (0..3).map(|_| RespClient::connect(lb.port())).collect();
+    let yardstick = Yardstick::start();
     let slowest = read_while(&lb, || {
         // A short read first: from then on they share a connection with the others.
         for (number, client) in lazy.iter_mut().enumerate() {
@@ -115,7 +117,7 @@ fn long_replies_and_clients_that_do_not_read_hold_up_nobody() {
             read_own(&mut client, number, 2);
         }
     });
-    assert!(slowest < Duration::from_secs(1), "one read took {slowest:?}");
+    yardstick.assert_below(slowest, Duration::from_secs(1), "one read");
     for client in &mut lazy {
         for _ in 0..20 {
             assert_eq!(client.reply().len(), "$1048576\r\n\r\n".len() + 1_048_576);

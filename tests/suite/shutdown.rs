@@ -81,7 +81,7 @@ fn requests_that_wait_behind_a_running_one_are_left_to_another_server() {
 
 #[test]
 fn from_the_signal_on_it_is_not_ready_and_serves_on_for_the_drain_delay() {
-    let (_server, mut lb) = start_with(&["--drain-delay", "1s"]);
+    let (_server, mut lb) = start_with(&["--drain-delay", "3s"]);
     let text = |answer: Answer| (answer.status, String::from_utf8_lossy(&answer.body).into_owned());
     assert_eq!(text(lb.get("/-/ready")), (200, "READY\n".to_owned()));
     assert_eq!(text(lb.get("/-/health")), (200, "OK\n".to_owned()));
@@ -94,7 +94,7 @@ fn from_the_signal_on_it_is_not_ready_and_serves_on_for_the_drain_delay() {
     assert_eq!(lb.get("/greeting").json(), "hello", "a new client");
     assert_eq!(idle.get("/greeting").header("connection"), None, "nobody is sent away yet");
     wait_until("no client is accepted", || lb.log().contains("no new clients"));
-    assert!(began.elapsed() >= Duration::from_secs(1));
+    assert!(began.elapsed() >= Duration::from_secs(3));
     assert_eq!(text(idle.get("/-/health")), (200, "OK\n".to_owned()));
     assert_eq!(lb.wait().code(), Some(0));
 }
@@ -216,11 +216,11 @@ fn who_is_not_done_in_time_is_cut_off_and_the_end_is_orderly() {
 
 #[test]
 fn without_clients_it_ends_at_once() {
-    let (_server, mut lb) = start_with(&[]);
+    let (_server, mut lb) = start_with(&["--drain-timeout", "300s"]);
     let began = Instant::now();
     lb.signal("-TERM");
     assert_eq!(lb.wait().code(), Some(0));
-    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(began.elapsed() < Duration::from_secs(60));
 }
 
 #[test]

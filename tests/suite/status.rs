@@ -1,7 +1,5 @@
 //! `/-/status.json`: what it says of backends, and how soon.
 
-use std::time::{Duration, Instant};
-
 use serde_json::Value;
 
 use crate::support::balancer::Balancer;
@@ -14,20 +12,19 @@ fn status(lb: &Balancer) -> Value {
 }
 
 #[test]
-fn a_backend_that_is_killed_shows_within_a_second_and_so_does_its_return() {
+fn a_backend_that_is_killed_shows_before_its_next_check_and_so_does_its_return() {
     let mut servers = three_servers();
-    let lb = Balancer::start(&servers.each_ref());
+    // No check is due while this test runs: what shows was noticed at once.
+    let lb = Balancer::start_with(&servers.each_ref(), &["--check-interval", "60s"]);
     let mut sessions: Vec<RespClient> = (0..6).map(|_| RespClient::connect(lb.port())).collect();
     sessions.iter_mut().for_each(|session| _ = session.call("GET none"));
     let leases = |status: &Value| status["backends"][1]["leases"].as_u64().expect("a count");
     assert_eq!(leases(&status(&lb)), 2);
-    let began = Instant::now();
     servers[1].kill();
     wait_until("it shows", || {
         let now = status(&lb);
         now["backends"][1]["state"] != "up" && leases(&now) == 0
     });
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     let change = &status(&lb)["changes"][0];
     assert_eq!(change["backend"], servers[1].address());
     assert!(change["reason"].as_str().is_some_and(|why| !why.is_empty()));
