@@ -141,6 +141,10 @@ struct Open {
 }
 
 impl Open {
+    fn has_kind(&self, key: &ReadKey) -> bool {
+        self.keys.iter().any(|own| own.kind == key.kind)
+    }
+
     /// Whether its server is to be left alone.
     fn is_busy(&self) -> bool {
         self.is_slow || self.is_overdue
@@ -282,6 +286,12 @@ impl SlowLane {
         if read.class == Class::Slow {
             let backend = if is_next { state.backend_for_slow(candidates, &serving) } else { None };
             return backend;
+        }
+        // The first of a kind shows what that is like, before there are more of it on several servers.
+        let is_new = |key: &&ReadKey| self.kinds.is_new(key);
+        let runs = |key: &ReadKey| state.servers.iter().flatten().any(|open| open.has_kind(key));
+        if serving.len() > 1 && read.keys.iter().filter(is_new).any(runs) {
+            return None;
         }
         // The next slow read waits until its server is free of others.
         let reserved = if is_next { None } else { state.last_backend };
@@ -562,5 +572,182 @@ impl Drop for OpenRead {
         if let Some(at) = at {
             self.lane.remove(&mut state, self.backend, at);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    const TIMEOUT: Duration = Duration::from_secs(1);
+
+    /// With so many backends, all up.
+    fn lane(backends: usize) -> Arc<SlowLane> {
+        lane_with(backends, Duration::from_secs(30))
+    }
+
+    fn lane_with(backends: usize, read_timeout: Duration) -> Arc<SlowLane> {
+        let table = ConnectionTable::new(backends, Duration::ZERO);
+        let health = |backend| Health::new("a", backend, Arc::clone(&table), 3, 2);
+        let healths = (0..backends).map(health).collect();
+        (0..backends).for_each(|backend| table.set_state(backend, State::Up, false));
+        Arc::new(SlowLane::new(table, healths, TIMEOUT, read_timeout))
+    }
+
+    fn read(class: Class, number: u64) -> ReadInfo {
+        let key = ReadKey { kind: number << 40 | number, exact: number, is_fast: false };
+        ReadInfo { class, keys: vec![key], label: format!("READ {number}"), is_alone: false }
+    }
+
+    fn begin(lane: &Arc<SlowLane>, class: Class, preferred: usize) -> Arc<OpenRead> {
+        let read = read(class, preferred as u64 + 1);
+        let open = lane.begin(&read, Some(preferred), |_| true, || false).expect("a backend");
+        open.note_sent();
+        open
+    }
+
+    /// A read that may not begin now.
+    fn must_wait(lane: &Arc<SlowLane>, class: Class, preferred: usize) {
+        let looks = AtomicU64::new(0);
+        let is_gone = || looks.fetch_add(1, Ordering::Relaxed) > 3;
+        let begun = lane.begin(&read(class, 9), Some(preferred), |_| true, is_gone);
+        assert_eq!(begun.map(|open| open.backend()).err(), Some(LaneError::ClientLeft));
+    }
+
+    #[test]
+    fn slow_reads_run_one_at_a_time_where_the_last_ran() {
+        let lane = lane(3);
+        let first = begin(&lane, Class::Slow, 0);
+        assert!(lane.table.is_busy(first.backend()));
+        must_wait(&lane, Class::Slow, 1);
+        let place = first.backend();
+        drop(first);
+        assert!(!lane.table.is_busy(place));
+        assert_eq!(begin(&lane, Class::Slow, 1).backend(), place);
+    }
+
+    #[test]
+    fn one_server_stays_free_of_reads_that_are_not_known_to_be_quick() {
+        let lane = lane(3);
+        let first = begin(&lane, Class::Unknown, 0);
+        let second = begin(&lane, Class::Unknown, 1);
+        assert_eq!((first.backend(), second.backend()), (0, 1));
+        let third = begin(&lane, Class::Unknown, 2);
+        assert_ne!(third.backend(), 2, "beside one of the others");
+        drop((first, third));
+        assert_eq!(begin(&lane, Class::Unknown, 2).backend(), 2);
+    }
+
+    #[test]
+    fn what_is_overdue_makes_its_server_busy_and_is_slow_from_then_on() {
+        let lane = lane(2);
+        let open = begin(&lane, Class::Unknown, 0);
+        open.note_silence(TIMEOUT / 4);
+        assert!(!lane.table.is_busy(0));
+        open.note_silence(TIMEOUT / 2);
+        assert!(lane.table.is_busy(0));
+        assert_eq!(lane.kinds.class(&read(Class::Unknown, 1).keys[0]), Class::Slow);
+        must_wait(&lane, Class::Slow, 1);
+        must_wait(&lane, Class::Unknown, 1);
+        drop(open);
+        assert!(!lane.table.is_busy(0));
+        assert_eq!(lane.snapshot().ended, 1);
+    }
+
+    #[test]
+    fn the_first_of_a_kind_runs_before_others_of_it() {
+        let lane = lane(3);
+        let open = begin(&lane, Class::Unknown, 0);
+        let again = lane.begin(&read(Class::Unknown, 1), Some(1), |_| true, || true);
+        assert_eq!(again.map(|_| ()), Err(LaneError::ClientLeft));
+        open.note_answer(TIMEOUT / 5);
+        let again = lane.begin(&read(Class::Unknown, 1), Some(1), |_| true, || true);
+        assert_eq!(again.map(|open| open.backend()), Ok(1));
+    }
+
+    #[test]
+    fn nobody_is_blamed_who_was_not_alone() {
+        let lane = lane(3);
+        let [first, second] = [1, 2].map(|number| {
+            let read = read(Class::Unknown, number);
+            let open = lane.begin(&read, Some(0), |_| true, || false).expect("a backend");
+            open.note_sent();
+            open
+        });
+        assert_eq!((first.backend(), second.backend()), (0, 0));
+        first.note_silence(TIMEOUT);
+        let key = read(Class::Unknown, 1).keys[0];
+        assert_eq!(lane.kinds.class(&key), Class::Unknown);
+        assert!(lane.kinds.is_measured_alone(&key));
+    }
+
+    #[test]
+    fn a_read_that_goes_alone_has_its_server_for_itself() {
+        let lane = lane(3);
+        let alone = ReadInfo { is_alone: true, ..read(Class::Unknown, 7) };
+        let open = lane.begin(&alone, Some(0), |_| true, || false).expect("a backend");
+        assert!(open.is_alone());
+        assert_ne!(begin(&lane, Class::Unknown, 0).backend(), 0);
+    }
+
+    #[test]
+    fn a_read_that_was_left_unanswered_keeps_its_server_busy_until_that_answers_or_is_down() {
+        let lane = lane(2);
+        let open = begin(&lane, Class::Slow, 0);
+        let backend = open.backend();
+        open.leave();
+        drop(open);
+        lane.note_check();
+        // The server is down in its own eyes, as no check has found it up: it is not waited for.
+        assert!(!lane.table.is_busy(backend));
+        assert!(begin(&lane, Class::Slow, 1).is_slow());
+    }
+
+    #[test]
+    fn what_waits_is_served_in_the_order_in_which_it_came() {
+        let lane = lane(3);
+        let first = begin(&lane, Class::Slow, 0);
+        let order = Mutex::new(Vec::new());
+        thread::scope(|scope| {
+            for number in 0..5 {
+                scope.spawn({
+                    let (lane, order) = (&lane, &order);
+                    move || {
+                        let read = read(Class::Slow, number);
+                        let open = lane.begin(&read, None, |_| true, || false).expect("its turn");
+                        lock(order).push(number);
+                        drop(open);
+                    }
+                });
+                while lane.snapshot().waiting <= number as usize {
+                    thread::yield_now();
+                }
+            }
+            drop(first);
+        });
+        assert_eq!(*lock(&order), [0, 1, 2, 3, 4]);
+        assert_eq!(lane.snapshot().waiting, 0);
+    }
+
+    #[test]
+    fn waiting_ends_with_the_read_timeout_and_no_more_than_a_bounded_number_wait() {
+        let lane = lane_with(2, Duration::from_millis(50));
+        let _first = begin(&lane, Class::Slow, 0);
+        let late = lane.begin(&read(Class::Slow, 5), None, |_| true, || false);
+        assert!(matches!(late.map(|_| ()), Err(LaneError::TimedOut(_))));
+        let waiting = |number| Waiting { number, is_slow: true };
+        lock(&lane.state).waiting.extend((0..MAX_WAITING as u64).map(waiting));
+        let full = lane.begin(&read(Class::Slow, 5), None, |_| true, || false);
+        assert_eq!(full.map(|_| ()), Err(LaneError::Full));
+    }
+
+    #[test]
+    fn a_lone_server_takes_what_there_is() {
+        let lane = lane(1);
+        let _first = begin(&lane, Class::Unknown, 0);
+        let _second = begin(&lane, Class::Unknown, 0);
+        must_wait(&lane, Class::Slow, 0);
+        assert!(lane.begin(&read(Class::Slow, 1), None, |_| false, || false).is_err());
     }
 }

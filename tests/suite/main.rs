@@ -36,6 +36,7 @@ mod seed;
 mod sessions;
 mod shared;
 mod shutdown;
+mod slow_reads;
 mod startup;
 mod status;
 mod subscriptions;

@@ -1,0 +1,242 @@
+//! Reads that keep a server busy: they are answered, and nobody else is kept from a server by them.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::support::SetOnDrop;
+use crate::support::balancer::Balancer;
+use crate::support::observe::leases;
+use crate::support::redis::RedisServer;
+use crate::support::resp::RespClient;
+use crate::support::wait_until;
+
+/// Silence of half of this is slow.
+const TIMEOUT: &[&str] = &["--backend-timeout", "200ms", "--allow-scripts"];
+
+/// A read that keeps its server busy for so many milliseconds; another of its kind with each number.
+fn busy_for(millis: u32, number: usize) -> Vec<String> {
+    let script = format!(
+        "local function now() local t = redis.call('TIME') return t[1] * 1000 + t[2] / 1000 end \
+         local finish = now() + {millis} while now() < finish do end return tonumber(ARGV[1])"
+    );
+    ["EVAL_RO", &script, "0", &number.to_string()].map(str::to_owned).to_vec()
+}
+
+fn servers() -> [RedisServer; 3] {
+    [(); 3].map(|()| {
+        let server = RedisServer::start();
+        let mut pipe = redis::pipe();
+        (0..50).for_each(|number| _ = pipe.set(format!("key:{number}"), number));
+        pipe.exec(&mut server.connect()).expect("the server takes them");
+        server
+    })
+}
+
+/// Reads that are quick, compared, by both protocols until it is over; returns how many.
+fn read_on(lb: &Balancer, is_over: &AtomicBool) -> usize {
+    let mut session = RespClient::connect(lb.port());
+    let mut reads = 0;
+    while !is_over.load(Ordering::Relaxed) {
+        let number = reads % 50;
+        let reply = session.call(&format!("GET key:{number}"));
+        let value = number.to_string();
+        assert_eq!(reply, format!("${}\r\n{value}\r\n", value.len()));
+        assert_eq!(lb.get(&format!("/key:{number}")).json(), value);
+        reads += 1;
+    }
+    reads
+}
+
+fn status(lb: &Balancer) -> serde_json::Value {
+    lb.get("/-/status.json").json()
+}
+
+/// The calls of scripts that a server has counted.
+fn scripts_of(server: &RedisServer) -> usize {
+    let info: String =
+        redis::from_redis_value(server.command(&["INFO", "commandstats"])).expect("text");
+    let line = info.lines().find_map(|line| line.strip_prefix("cmdstat_eval_ro:calls="));
+    line.and_then(|line| line.split(',').next()?.parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn slow_reads_of_three_clients_are_answered_one_after_the_other_and_take_no_server_away() {
+    let servers = servers();
+    let lb = Balancer::start_with(&servers.each_ref(), TIMEOUT);
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..3).map(|_| scope.spawn(|| read_on(&lb, &is_over))).collect();
+        let observer = scope.spawn(|| {
+            let mut most_away = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                let status = status(&lb);
+                let backends = status["backends"].as_array().expect("a list");
+                let away = backends.iter().filter(|backend| backend["state"] != "up").count();
+                most_away = most_away.max(away);
+            }
+            most_away
+        });
+        let _ends = SetOnDrop(&is_over);
+        let slow: Vec<_> = (0..3)
+            .map(|client| {
+                let lb = &lb;
+                scope.spawn(move || {
+                    let mut session = RespClient::connect(lb.port());
+                    for round in 0..3 {
+                        let number = 10 * client + round;
+                        assert_eq!(
+                            session.command(&busy_for(300, number)),
+                            format!(":{number}\r\n").as_bytes()
+                        );
+                    }
+                })
+            })
+            .collect();
+        slow.into_iter().for_each(|client| client.join().expect("each is answered"));
+        is_over.store(true, Ordering::Relaxed);
+        readers.into_iter().for_each(|reader| assert!(reader.join().expect("no error") > 0));
+        assert!(observer.join().expect("a status") < 2, "two servers were not up");
+    });
+    let calls: usize = servers.iter().map(scripts_of).sum();
+    assert_eq!(calls, 9, "none was sent twice");
+    assert_eq!(status(&lb)["slow_reads"]["ended"], 9);
+    wait_until("the log names them", || {
+        lb.log().matches("slow read answered: EVAL_RO ").count() == 9
+    });
+    wait_until("no lease is left", || leases(&lb).iter().sum::<usize>() <= 1);
+}
+
+#[test]
+fn a_slow_read_whose_client_has_left_before_its_turn_is_not_sent() {
+    let servers = servers();
+    let lb = Balancer::start_with(&servers.each_ref(), TIMEOUT);
+    // That this one is slow is known from now on.
+    let mut session = RespClient::connect(lb.port());
+    assert_eq!(session.command(&busy_for(300, 1)), b":1\r\n");
+    session.send(&busy_for(2000, 2));
+    let waits = |count| {
+        wait_until("reads wait", || status(&lb)["slow_reads"]["waiting"] == count);
+    };
+    wait_until("it runs", || status(&lb)["slow_reads"]["running"] != serde_json::json!([]));
+    let mut leaving = RespClient::connect(lb.port());
+    leaving.send(&busy_for(300, 1));
+    waits(1);
+    drop(leaving);
+    waits(0);
+    assert_eq!(session.reply(), b":2\r\n");
+    assert_eq!(servers.iter().map(scripts_of).sum::<usize>(), 2);
+}
+
+#[test]
+fn while_a_slow_read_runs_its_server_has_no_other_sessions() {
+    let servers = servers();
+    let lb = Balancer::start_with(&servers.each_ref(), TIMEOUT);
+    let mut sessions: Vec<_> = (0..9).map(|_| RespClient::connect(lb.port())).collect();
+    sessions.iter_mut().for_each(|session| assert_eq!(session.call("GET key:1"), "$1\r\n1\r\n"));
+    let mut slow = RespClient::connect(lb.port());
+    slow.send(&busy_for(3000, 1));
+    let busy = || {
+        let running = status(&lb)["slow_reads"]["running"].clone();
+        running[0]["backend"].as_str().map(str::to_owned)
+    };
+    wait_until("it is known to be slow", || busy().is_some());
+    let busy = busy().expect("it still runs");
+    for session in &mut sessions {
+        assert_eq!(session.call("GET key:1"), "$1\r\n1\r\n");
+    }
+    let at = servers.iter().position(|server| server.address() == busy).expect("one of them");
+    assert!(leases(&lb)[at] <= 1, "the slow one's own: {:?}", leases(&lb));
+    assert_eq!(slow.reply(), b":1\r\n");
+    wait_until("it is up again", || status(&lb)["backends"][at]["state"] == "up");
+}
+
+#[test]
+fn a_read_that_kills_its_server_kills_no_third_one_and_is_refused_afterwards() {
+    let mut servers = servers();
+    let lb = Balancer::start_with(&servers.each_ref(), TIMEOUT);
+    let addresses = servers.each_ref().map(RedisServer::address);
+    let killed = AtomicUsize::new(0);
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| read_on(&lb, &is_over));
+        let _ends = SetOnDrop(&is_over);
+        // Whoever runs it dies.
+        let killer = scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let running = status(&lb)["slow_reads"]["running"].clone();
+                if let Some(name) = running[0]["backend"].as_str()
+                    && let Some(at) = addresses.iter().position(|address| address == name)
+                {
+                    servers[at].kill();
+                    killed.fetch_add(1, Ordering::Relaxed);
+                    wait_until("that is noticed", || {
+                        let running = status(&lb)["slow_reads"]["running"].clone();
+                        running[0]["backend"].as_str() != Some(name)
+                    });
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let mut session = RespClient::connect(lb.port());
+        let reply = session.command(&busy_for(10_000, 1));
+        let reply = String::from_utf8_lossy(&reply).into_owned();
+        assert!(reply.starts_with("-ERR this read is not sent to another server: "), "{reply}");
+        assert_eq!(killed.load(Ordering::Relaxed), 2, "{reply}");
+        let again = session.command(&busy_for(10_000, 1));
+        let again = String::from_utf8_lossy(&again).into_owned();
+        assert!(again.starts_with("-ERR this read has killed two servers"), "{again}");
+        assert_eq!(session.call("GET key:1"), "$1\r\n1\r\n");
+        is_over.store(true, Ordering::Relaxed);
+        killer.join().expect("no panic");
+        assert!(reader.join().expect("no error for the others") > 0);
+    });
+}
+
+#[test]
+fn a_script_whose_time_is_up_is_ended() {
+    let servers = servers();
+    let arguments = [TIMEOUT, &["--read-timeout", "1s"]].concat();
+    let lb = Balancer::start_with(&servers.each_ref(), &arguments);
+    let mut session = RespClient::connect(lb.port());
+    let reply = session.command(&["EVAL_RO", "while true do end", "0"]);
+    let reply = String::from_utf8_lossy(&reply).into_owned();
+    assert!(reply.starts_with("-ERR "), "{reply}");
+    wait_until("the log says so", || lb.log().contains("ended a script on "));
+    wait_until("all are up", || {
+        let status = status(&lb);
+        let backends = status["backends"].as_array().expect("a list");
+        backends.iter().all(|backend| backend["state"] == "up")
+    });
+}
+
+#[test]
+fn with_all_servers_frozen_a_pipeline_fails_as_fast_as_one_command() {
+    let servers = servers();
+    let lb = Balancer::start_with(&servers.each_ref(), &["--check-interval", "200ms"]);
+    let mut session = RespClient::connect(lb.port());
+    assert_eq!(session.call("GET key:1"), "$1\r\n1\r\n");
+    servers.iter().for_each(RedisServer::freeze);
+    wait_until("all are down", || {
+        let status = status(&lb);
+        let backends = status["backends"].as_array().expect("a list");
+        backends.iter().all(|backend| backend["state"] == "down")
+    });
+    let began = std::time::Instant::now();
+    let one = session.call("GET key:1");
+    assert!(one.starts_with("-ERR no backend could answer"), "{one}");
+    let time_of_one = began.elapsed();
+    // Far from the one before, so that it shares nothing with it.
+    thread::sleep(Duration::from_millis(1100));
+    let began = std::time::Instant::now();
+    let mut many = RespClient::connect(lb.port());
+    let commands: Vec<u8> =
+        (0..2000).flat_map(|_| crate::support::resp::encode(&["GET", "key:1"])).collect();
+    many.send_raw(commands);
+    for _ in 0..2000 {
+        assert!(many.reply().starts_with(b"-ERR no backend could answer"));
+    }
+    let time_of_many = began.elapsed();
+    assert!(time_of_many < 3 * time_of_one, "{time_of_many:?} against {time_of_one:?}");
+    servers.iter().for_each(RedisServer::thaw);
+}
