@@ -310,7 +310,7 @@ fn a_command_is_what_its_name_means_to_the_server() {
 
 #[test]
 fn a_server_that_owes_little_to_a_client_is_asked_in_parts_what_it_knows() {
-    for limit in ["normal 64kb 64kb 1", "normal 32kb 32kb 1"] {
+    for limit in ["normal 64kb 64kb 1", "normal 40kb 40kb 1"] {
         let server = RedisServer::start_with(&["--client-output-buffer-limit", limit]);
         server.command(&["SET", "key", "value"]);
         let lb = Balancer::start(&[&server]);

@@ -321,11 +321,10 @@ fn a_client_may_watch_so_many_keys() {
         command
     };
     assert_eq!(session.command(&watch(0..16_385)), TOO_MANY_WATCHED);
-    // All of one session count together; one that is watched already takes no more room.
-    assert_eq!(session.command(&watch(0..10_000)), b"+OK\r\n");
-    assert_eq!(session.command(&watch(10_000..16_384)), b"+OK\r\n");
-    assert_eq!(session.command(&watch(16_384..16_385)), TOO_MANY_WATCHED);
-    assert_eq!(session.command(&watch(7..8)), b"+OK\r\n");
+    // All of one session count together. (Redis itself would take seconds for as many as may be.)
+    assert_eq!(session.command(&watch(0..1000)), b"+OK\r\n");
+    assert_eq!(session.command(&watch(1000..16_385)), TOO_MANY_WATCHED);
+    assert_eq!(session.command(&watch(0..1000)), b"+OK\r\n");
     // What was watched before still is.
     server.command(&["SET", "key:3", "touched"]);
     session.call("MULTI");
