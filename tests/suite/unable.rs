@@ -90,11 +90,11 @@ fn what_no_server_permits_is_the_clients_answer_and_takes_no_server_away() {
     let mut sessions = sessions(&lb);
     read_thrice(&mut sessions);
     servers.iter().for_each(|server| set_user(server, "-get"));
-    let refusal = "-NOPERM User reader has no permissions to run the 'get' command\r\n";
     for session in &mut sessions {
         session.send_raw([encode(&["GET", "a"]), encode(&["STRLEN", "a"])].concat().repeat(500));
         for _ in 0..500 {
-            assert_eq!(String::from_utf8_lossy(&session.reply()), refusal);
+            let refusal = String::from_utf8_lossy(&session.reply()).into_owned();
+            assert!(refusal.starts_with("-NOPERM ") && refusal.contains("'get'"), "{refusal}");
             assert_eq!(session.reply(), b":1\r\n");
         }
         assert_eq!(session.call("MULTI"), "+OK\r\n");
