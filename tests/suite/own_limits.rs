@@ -176,12 +176,6 @@ fn descriptors(lb: &Balancer) -> usize {
     fs::read_dir(format!("/proc/{}/fd", lb.pid())).expect("Linux").count()
 }
 
-fn limit_to(lb: &Balancer, descriptors: usize) {
-    let (pid, limit) = (lb.pid().to_string(), format!("--nofile={descriptors}:"));
-    let status = Command::new("prlimit").args(["--pid", &pid, &limit]).status().expect("prlimit");
-    assert!(status.success());
-}
-
 #[test]
 #[cfg(target_os = "linux")]
 fn a_machine_that_has_no_descriptor_left_takes_no_backend_away() {
@@ -199,7 +193,7 @@ fn a_machine_that_has_no_descriptor_left_takes_no_backend_away() {
     assert_eq!(http.get("/key:1").json(), "value:1");
     // Its listener is ready, and nothing can be opened any more: neither for clients nor for checks
     // that begin anew.
-    limit_to(&lb, 3);
+    lb.limit_descriptors(3);
     assert!(descriptors(&lb) > 3);
     for server in &servers {
         // That of the check as well: what is left are those that can't be made again.
@@ -216,7 +210,7 @@ fn a_machine_that_has_no_descriptor_left_takes_no_backend_away() {
     assert_eq!(answer.status, 503);
     assert!(error.contains(local), "{error}");
     wait_until("checks can't be made", || lb.log().contains("can't be checked: this machine"));
-    limit_to(&lb, 1000);
+    lb.limit_descriptors(1000);
     for session in &mut sessions {
         assert_eq!(session.call("STRLEN key:1"), ":7\r\n");
     }
