@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::balancer::Balancer;
 use crate::support::observe::states;
-use crate::support::redis::{RedisServer, three_servers};
+use crate::support::redis::{RedisServer, free_port, three_servers};
 use crate::support::resp::{RespClient, encode};
 use crate::support::wait_until;
 
@@ -122,7 +122,9 @@ fn what_no_server_permits_is_the_clients_answer_and_takes_no_server_away() {
 
 /// A server that is a cluster of its own.
 fn cluster_of_one() -> RedisServer {
-    let server = RedisServer::start_with(&["--cluster-enabled", "yes"]);
+    // Its bus has a port of its own, which another test's server may have else.
+    let bus = free_port().to_string();
+    let server = RedisServer::start_with(&["--cluster-enabled", "yes", "--cluster-port", &bus]);
     server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
     wait_until("the cluster is up", || {
         let info: String =
