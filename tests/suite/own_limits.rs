@@ -2,7 +2,7 @@
 //! those that would take what they need are turned away.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -74,7 +74,7 @@ fn visit_as_redis_client(lb: &Balancer, number: usize, outcome: &mut Outcome) {
                 };
                 assert!(is_right, "client {number} in round {round}: {head}");
             }
-            Err(error) if round == 0 && is_end(error.kind()) => {
+            Err(error) if round == 0 && is_turned_away(&error) => {
                 outcome.turned_away += 1;
                 return;
             }
@@ -103,8 +103,13 @@ fn encode(words: &[&str]) -> Vec<u8> {
     crate::support::resp::encode(words)
 }
 
-fn is_end(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+/// A client that is turned away before it has said anything may be told so over HTTP.
+fn is_turned_away(error: &io::Error) -> bool {
+    let is_end = matches!(
+        error.kind(),
+        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+    );
+    is_end || error.to_string().contains("503 Service Unavailable")
 }
 
 /// Many more clients than can be served come all the time.
@@ -149,7 +154,7 @@ fn with_few_file_descriptors_there_are_fewer_clients_and_those_are_served() {
             assert!(!log.contains(word), "{word} at {descriptors}: {log}");
         }
         wait_until("all have left", || {
-            RespClient::new(lb.connect()).call("INFO clients").contains("connected_clients:1\r\n")
+            RespClient::new(lb.connect()).call("INFO balancer").contains("lb_clients:1\r\n")
         });
         assert_eq!(states(&lb), ["up", "up"]);
         assert_eq!(lb.get("/key:1").json(), "value:1");
@@ -171,12 +176,6 @@ fn descriptors(lb: &Balancer) -> usize {
     fs::read_dir(format!("/proc/{}/fd", lb.pid())).expect("Linux").count()
 }
 
-fn limit_to(lb: &Balancer, descriptors: usize) {
-    let (pid, limit) = (lb.pid().to_string(), format!("--nofile={descriptors}:"));
-    let status = Command::new("prlimit").args(["--pid", &pid, &limit]).status().expect("prlimit");
-    assert!(status.success());
-}
-
 #[test]
 #[cfg(target_os = "linux")]
 fn a_machine_that_has_no_descriptor_left_takes_no_backend_away() {
@@ -194,7 +193,7 @@ fn a_machine_that_has_no_descriptor_left_takes_no_backend_away() {
     assert_eq!(http.get("/key:1").json(), "value:1");
     // Its listener is ready, and nothing can be opened any more: neither for clients nor for checks
     // that begin anew.
-    limit_to(&lb, 3);
+    lb.limit_descriptors(3);
     assert!(descriptors(&lb) > 3);
     for server in &servers {
         // That of the check as well: what is left are those that can't be made again.
@@ -211,7 +210,7 @@ fn a_machine_that_has_no_descriptor_left_takes_no_backend_away() {
     assert_eq!(answer.status, 503);
     assert!(error.contains(local), "{error}");
     wait_until("checks can't be made", || lb.log().contains("can't be checked: this machine"));
-    limit_to(&lb, 1000);
+    lb.limit_descriptors(1000);
     for session in &mut sessions {
         assert_eq!(session.call("STRLEN key:1"), ":7\r\n");
     }

@@ -2,7 +2,6 @@
 
 use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, TcpStream};
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -227,12 +226,11 @@ fn without_clients_it_ends_at_once() {
 fn out_of_descriptors_it_waits_says_so_and_serves_again_when_there_are_some() {
     let server = RedisServer::start();
     server.command(&["SET", "greeting", "hello"]);
-    let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -n 40; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_lb")]);
-    command.args(["--listen", "127.0.0.1:0", "--backend", &server.address()]);
-    let mut lb = Balancer::spawn(command);
+    let mut lb = Balancer::start(&[&server]);
     let mut first = lb.client();
     assert_eq!(first.get("/greeting").status, 200);
+    // What is too low at the start limits clients instead.
+    lb.limit_descriptors(40);
     let more: Vec<TcpStream> = (0..60).map(|_| lb.connect()).collect();
     wait_until("it backs off", || lb.log().contains("can't take a client"));
     assert_eq!(first.get("/greeting").status, 200, "who was there before is still served");
@@ -251,10 +249,8 @@ fn out_of_descriptors_it_waits_says_so_and_serves_again_when_there_are_some() {
 #[test]
 fn it_ends_while_it_is_out_of_descriptors() {
     let server = RedisServer::start();
-    let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -n 40; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_lb")]);
-    command.args(["--listen", "127.0.0.1:0", "--backend", &server.address()]);
-    let mut lb = Balancer::spawn(command);
+    let mut lb = Balancer::start(&[&server]);
+    lb.limit_descriptors(40);
     let _clients: Vec<TcpStream> = (0..60).map(|_| lb.connect()).collect();
     wait_until("it backs off", || lb.log().contains("can't take a client"));
     lb.signal("-TERM");

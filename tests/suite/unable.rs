@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::balancer::Balancer;
 use crate::support::observe::states;
-use crate::support::redis::{RedisServer, three_servers};
+use crate::support::redis::{RedisServer, free_port, three_servers};
 use crate::support::resp::{RespClient, encode};
 use crate::support::wait_until;
 
@@ -90,11 +90,11 @@ fn what_no_server_permits_is_the_clients_answer_and_takes_no_server_away() {
     let mut sessions = sessions(&lb);
     read_thrice(&mut sessions);
     servers.iter().for_each(|server| set_user(server, "-get"));
-    let refusal = "-NOPERM User reader has no permissions to run the 'get' command\r\n";
     for session in &mut sessions {
         session.send_raw([encode(&["GET", "a"]), encode(&["STRLEN", "a"])].concat().repeat(500));
         for _ in 0..500 {
-            assert_eq!(String::from_utf8_lossy(&session.reply()), refusal);
+            let refusal = String::from_utf8_lossy(&session.reply()).into_owned();
+            assert!(refusal.starts_with("-NOPERM ") && refusal.contains("'get'"), "{refusal}");
             assert_eq!(session.reply(), b":1\r\n");
         }
         assert_eq!(session.call("MULTI"), "+OK\r\n");
@@ -122,7 +122,9 @@ fn what_no_server_permits_is_the_clients_answer_and_takes_no_server_away() {
 
 /// A server that is a cluster of its own.
 fn cluster_of_one() -> RedisServer {
-    let server = RedisServer::start_with(&["--cluster-enabled", "yes"]);
+    // Its bus has a port of its own, which another test's server may have else.
+    let bus = free_port().to_string();
+    let server = RedisServer::start_with(&["--cluster-enabled", "yes", "--cluster-port", &bus]);
     server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
     wait_until("the cluster is up", || {
         let info: String =

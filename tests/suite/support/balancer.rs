@@ -117,6 +117,13 @@ impl Balancer {
         assert!(status.success(), "kill {signal} {pid}");
     }
 
+    /// From now on it may open no file descriptor with that number or a higher one.
+    pub fn limit_descriptors(&self, limit: usize) {
+        let (pid, limit) = (self.pid().to_string(), format!("--nofile={limit}:"));
+        let status = Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+        assert!(status.expect("prlimit").success());
+    }
+
     /// Waits until the process has ended.
     pub fn wait(&mut self) -> ExitStatus {
         let mut status = None;
