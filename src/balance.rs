@@ -70,6 +70,8 @@ struct Rows {
 #[derive(Debug, Clone)]
 struct Row {
     state: State,
+    /// It is leased only while no other is up: it is stale, or lacks some keys.
+    is_second_choice: bool,
     leases: usize,
     /// The clock when it was chosen last.
     last_chosen: u64,
@@ -93,10 +95,15 @@ impl Row {
     /// Equals take turns. While they are idle, it is the turn of the one chosen longest ago. Under
     /// load turns are counted: a server that is a little quicker for a while has fewer leases, is
     /// chosen more often, and would else never give that back.
-    fn rank(&self) -> (State, bool, usize, u64) {
+    fn rank(&self) -> (State, bool, bool, usize, u64) {
         let is_held_back = self.returned.is_some() && self.credit < 1.0;
         let turn = if self.leases == 0 { self.last_chosen } else { self.turns };
-        (self.state, is_held_back, self.leases, turn)
+        (self.state, self.is_second_choice, is_held_back, self.leases, turn)
+    }
+
+    /// What decides before leases do.
+    fn class(&self) -> (State, bool) {
+        (self.state, self.is_second_choice)
     }
 
     /// What it may have, compared to others; from nearly 0 to 1 during its slow start.
@@ -126,6 +133,17 @@ impl Rows {
         rows.map(|(_, row)| row.state).min().unwrap_or(State::Syncing)
     }
 
+    /// The best of those that are eligible: its state, and whether it is a second choice.
+    fn best_class(&self, eligible: impl Fn(usize) -> bool) -> (State, bool) {
+        let rows = self.rows.iter().enumerate().filter(|(backend, _)| eligible(*backend));
+        rows.map(|(_, row)| row.class()).min().unwrap_or((State::Syncing, true))
+    }
+
+    /// Whether it is a second choice, and a first one is up.
+    fn is_outranked(&self, backend: usize) -> bool {
+        self.rows[backend].is_second_choice && self.best_class(|_| true) == (State::Up, false)
+    }
+
     /// Gives backends in their slow start what another choice adds to their turn.
     fn pay_shares(&mut self, slow_start: Duration) {
         if self.rows.iter().all(|row| row.returned.is_none()) {
@@ -141,11 +159,12 @@ impl Rows {
         }
     }
 
-    /// Of each backend that is up; 0 of the others.
+    /// Of each backend that is up, and no second choice where there is a first; 0 of the others.
     fn weights(&mut self, slow_start: Duration) -> Vec<f64> {
         let now = Instant::now();
-        let weight = |row: &mut Row| match row.state {
-            State::Up => row.weight(slow_start, now),
+        let best = self.best_class(|_| true);
+        let weight = |row: &mut Row| match row.class() {
+            class @ (State::Up, _) if class == best => row.weight(slow_start, now),
             _ => 0.0,
         };
         self.rows.iter_mut().map(weight).collect()
@@ -176,13 +195,16 @@ impl Rows {
 
     /// Where a session that may move from `backend` should go, given what each is to have.
     fn better(&self, backend: usize, shares: &[f64]) -> Option<usize> {
-        let ready = self.rows.iter().enumerate().filter(|(_, row)| row.state == State::Up);
+        let ready = self.rows.iter().enumerate().filter(|(at, row)| {
+            row.state == State::Up && !self.is_outranked(*at)
+        });
         let load = |leases: usize, backend: usize| leases as f64 / shares[backend].max(FIRST_SHARE);
         let (to, row) = ready
             .filter(|(to, _)| *to != backend)
             .min_by(|a, b| load(a.1.leases, a.0).total_cmp(&load(b.1.leases, b.0)))?;
         let from = &self.rows[backend];
         let is_better = match from.state {
+            State::Up if self.is_outranked(backend) => true,
             State::Up => from.leases >= row.leases + 2 && (row.leases as f64) < shares[to].ceil(),
             // It may be good again in a moment.
             State::Suspect => false,
@@ -198,6 +220,7 @@ impl ConnectionTable {
     pub fn new(backends: usize, slow_start: Duration) -> Arc<Self> {
         let row = Row {
             state: State::Down,
+            is_second_choice: false,
             leases: 0,
             last_chosen: 0,
             turns: 0,
@@ -229,6 +252,16 @@ impl ConnectionTable {
             State::Up => None,
             _ => Some(table.outage_since.unwrap_or_else(Instant::now)),
         };
+    }
+
+    /// Whether a backend is leased only while no other is up.
+    pub fn set_second_choice(&self, backend: usize, is_second_choice: bool) {
+        lock(&self.rows).rows[backend].is_second_choice = is_second_choice;
+    }
+
+    /// Whether it is leased only while no other is up, and another is.
+    pub fn is_outranked(&self, backend: usize) -> bool {
+        lock(&self.rows).is_outranked(backend)
     }
 
     /// Leastconn: leases the eligible backend of the best state that has the fewest leases;
@@ -286,7 +319,7 @@ impl ConnectionTable {
         for place in (0..places).map(|place| (first + place) % places) {
             let Some(Seat { backend, may_move: true }) = table.seats[place] else { continue };
             let Some(to) = table.better(backend, &shares) else { continue };
-            if table.rows[backend].state == State::Up {
+            if table.rows[backend].state == State::Up && !table.is_outranked(backend) {
                 if left == 0 {
                     continue;
                 }
@@ -322,11 +355,11 @@ impl Lease {
         table.seats[self.seat].map_or(0, |seat| seat.backend)
     }
 
-    /// The same, if that backend is up.
+    /// The same, if that backend is up, and no second choice while there is a first.
     pub fn backend_if_up(&self) -> Option<usize> {
         let table = lock(&self.table.rows);
         let backend = table.seats[self.seat]?.backend;
-        (table.rows[backend].state == State::Up).then_some(backend)
+        (table.rows[backend].state == State::Up && !table.is_outranked(backend)).then_some(backend)
     }
 
     /// Whether [`ConnectionTable::level`] may move it.
@@ -342,8 +375,8 @@ impl Lease {
     pub fn settle(&self, eligible: impl Fn(usize) -> bool) -> Option<usize> {
         let mut table = lock(&self.table.rows);
         let own = table.seats[self.seat].map_or(0, |seat| seat.backend);
-        let state = table.rows[own].state;
-        if state != State::Syncing && eligible(own) && state <= table.best(&eligible) {
+        let class = table.rows[own].class();
+        if class.0 != State::Syncing && eligible(own) && class <= table.best_class(&eligible) {
             return Some(own);
         }
         table.pay_shares(self.table.slow_start);

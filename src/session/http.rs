@@ -459,14 +459,18 @@ fn balanced<'a>(
     let mut is_first = true;
     loop {
         failover.forgive();
-        let next = || balancer.table.lease(|backend| failover.may_try(backend));
+        let may_serve = |backend: usize| {
+            failover.may_try(backend) && balancer.backends[backend].serves_own()
+        };
+        let next = || balancer.table.lease(may_serve);
         let lease = first_lease.take().or_else(next);
         if lease.is_some() && std::mem::take(&mut is_first) {
             demo_delay(balancer);
         }
         let attempt = lease.as_ref().and_then(|lease| failover.attempt(lease.backend()));
         let (Some(_lease), Some(attempt)) = (lease, attempt) else {
-            match failover.wait() {
+            // One that is up, and may not be read from in this database, is not waited for.
+            match !refuses_while_up(balancer, &failover) && failover.wait() {
                 true => continue,
                 false => break,
             }
@@ -530,7 +534,14 @@ fn balanced<'a>(
         return ended;
     }
     client.reset_on_close(false);
-    reply_refusal(client, request, balancer, unanswered(ask, &failover))
+    reply_refusal(client, request, balancer, unanswered(ask, &failover, balancer))
+}
+
+/// Whether one that could still be tried is up, but must not be read from in this database.
+fn refuses_while_up(balancer: &Balancer, failover: &Failover) -> bool {
+    let backends = balancer.backends.iter().enumerate();
+    let mut left = backends.filter(|(index, _)| failover.may_try(*index));
+    left.any(|(_, backend)| backend.health.refusal_while_up(backend.own_mode().database).is_some())
 }
 
 /// Begins the answer of a backend.
@@ -558,7 +569,7 @@ fn header_value(name: &str) -> String {
 }
 
 /// Every backend has failed, or none is the one that the cursor belongs to.
-fn unanswered<'a>(ask: &Ask, failover: &Failover<'a>) -> Reply<'a> {
+fn unanswered<'a>(ask: &Ask, failover: &Failover<'a>, balancer: &'a Balancer) -> Reply<'a> {
     let timed_out = failover.failures().any(BackendError::is_timeout);
     let (status, why) = match timed_out {
         true => (504, "no backend answered in time"),
@@ -574,7 +585,11 @@ fn unanswered<'a>(ask: &Ask, failover: &Failover<'a>) -> Reply<'a> {
         }
         false => (503, "no backend could answer"),
     };
-    let troubles = failover.troubles().into_iter();
+    let refusals = balancer.backends.iter().enumerate().filter_map(|(index, backend)| {
+        let refusal = backend.health.refusal_while_up(backend.own_mode().database)?;
+        failover.may_try(index).then_some((backend.name(), refusal))
+    });
+    let troubles = failover.troubles().into_iter().chain(refusals);
     let backends = troubles.map(|(backend, error)| BackendFailure { backend, error }).collect();
     let headers = if status == 410 { Vec::new() } else { vec![("Retry-After", "1")] };
     let error = ErrorBody { backends, ..ErrorBody::new(why) };

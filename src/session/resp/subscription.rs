@@ -401,6 +401,10 @@ impl Session<'_> {
             self.resubscribe(&BackendError::Unresponsive)?;
             return Ok(false);
         }
+        if health.is_outranked() {
+            self.resubscribe(&BackendError::Stale)?;
+            return Ok(false);
+        }
         if all.connection.has_buffered() {
             return self.pass_messages().map(|()| false);
         }

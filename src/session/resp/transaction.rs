@@ -119,7 +119,7 @@ impl Session<'_> {
             Watch::None => self.exec_anywhere(&commands, &transaction),
             Watch::Held(connection, index) => {
                 let backend = &self.balancer.backends[index];
-                match backend.health.refusal() {
+                match backend.health.refusal(self.mode.database) {
                     None => self.exec_where_watched(*connection, index, &commands, &transaction),
                     Some(_) => {
                         self.exec_in_vain();

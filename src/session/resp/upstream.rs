@@ -57,11 +57,20 @@ pub struct Upstream<'a> {
     /// Whether the lease may move, as the table knows it.
     may_move: bool,
     pub watch: Watch,
+    /// The database that the session reads.
+    pub database: i64,
 }
 
 impl<'a> Upstream<'a> {
     pub fn new(balancer: &'a Balancer) -> Self {
-        Self { balancer, lease: None, last_used: None, may_move: false, watch: Watch::None }
+        Self {
+            balancer,
+            lease: None,
+            last_used: None,
+            may_move: false,
+            watch: Watch::None,
+            database: 0,
+        }
     }
 
     /// The leased backend.
@@ -91,9 +100,11 @@ impl<'a> Upstream<'a> {
             failover.forgive();
             let index = self.settle(&failover, client);
             let Some(attempt) = index.and_then(|index| failover.attempt(index)) else {
-                match failover.wait() {
+                let refusals = self.refusals(&failover);
+                // One that is up, and must not be read from in this database, is not waited for.
+                match refusals.is_empty() && failover.wait() {
                     true => continue,
-                    false => return Err(Unanswered::AllFailed(failover.error())),
+                    false => return Err(Unanswered::AllFailed(failover.error() + &refusals)),
                 }
             };
             match work(self, attempt) {
@@ -119,17 +130,34 @@ impl<'a> Upstream<'a> {
         }
     }
 
+    /// Whether the session's database may be read from this backend.
+    fn serves(&self, backend: usize) -> bool {
+        self.balancer.backends[backend].health.serves(self.database)
+    }
+
+    /// Which backends could still be tried and are up, but must not be read from in the session's
+    /// database, as the end of an error.
+    fn refusals(&self, failover: &Failover) -> String {
+        let backends = self.balancer.backends.iter().enumerate();
+        let left = backends.filter(|(index, _)| failover.may_try(*index));
+        let refusals = left.filter_map(|(_, backend)| {
+            let refusal = backend.health.refusal_while_up(self.database)?;
+            Some(format!("; {}: {refusal}", backend.name()))
+        });
+        refusals.collect()
+    }
+
     /// The index of the backend to be used now; takes a lease where there is none.
     fn settle(&mut self, failover: &Failover, client: SocketAddr) -> Option<usize> {
-        let may_try = |backend| failover.may_try(backend);
+        let may_try = |backend| failover.may_try(backend) && self.serves(backend);
         if let Some(watched) = self.watched_backend() {
             // Only there is known whether a key was touched.
-            let backend = &self.balancer.backends[watched];
-            if failover.may_try(watched) && backend.health.refusal().is_none() {
+            if may_try(watched) {
                 return Some(watched);
             }
             self.lose_watch();
         }
+        let may_try = |backend| failover.may_try(backend) && self.serves(backend);
         let now = match &self.lease {
             Some(lease) => lease.settle(may_try)?,
             None => {
@@ -153,11 +181,10 @@ impl<'a> Upstream<'a> {
     /// nothing is watched. Takes a lease where there is none.
     pub fn usual_backend(&mut self, client: SocketAddr) -> Option<usize> {
         if self.lease.is_none() {
-            self.lease = self.balancer.table.lease(|_| true);
+            self.lease = self.balancer.table.lease(|backend| self.serves(backend));
         }
         let backend = self.lease.as_ref()?.backend_if_up()?;
-        let is_usual = matches!(self.watch, Watch::None)
-            && self.balancer.backends[backend].health.refusal().is_none();
+        let is_usual = matches!(self.watch, Watch::None) && self.serves(backend);
         if is_usual {
             self.note_use(backend, client);
         }
