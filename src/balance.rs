@@ -139,9 +139,9 @@ impl Rows {
         rows.map(|(_, row)| row.class()).min().unwrap_or((State::Syncing, true))
     }
 
-    /// Whether it is a second choice, and a first one is up.
-    fn is_outranked(&self, backend: usize) -> bool {
-        self.rows[backend].is_second_choice && self.best_class(|_| true) == (State::Up, false)
+    /// Whether it is a second choice, and a first one that is eligible is up.
+    fn is_outranked(&self, backend: usize, eligible: impl Fn(usize) -> bool) -> bool {
+        self.rows[backend].is_second_choice && self.best_class(eligible) == (State::Up, false)
     }
 
     /// Gives backends in their slow start what another choice adds to their turn.
@@ -195,16 +195,18 @@ impl Rows {
 
     /// Where a session that may move from `backend` should go, given what each is to have.
     fn better(&self, backend: usize, shares: &[f64]) -> Option<usize> {
-        let ready = self.rows.iter().enumerate().filter(|(at, row)| {
-            row.state == State::Up && !self.is_outranked(*at)
-        });
+        let ready = self
+            .rows
+            .iter()
+            .enumerate()
+            .filter(|(at, row)| row.state == State::Up && !self.is_outranked(*at, |_| true));
         let load = |leases: usize, backend: usize| leases as f64 / shares[backend].max(FIRST_SHARE);
         let (to, row) = ready
             .filter(|(to, _)| *to != backend)
             .min_by(|a, b| load(a.1.leases, a.0).total_cmp(&load(b.1.leases, b.0)))?;
         let from = &self.rows[backend];
         let is_better = match from.state {
-            State::Up if self.is_outranked(backend) => true,
+            State::Up if self.is_outranked(backend, |_| true) => true,
             State::Up => from.leases >= row.leases + 2 && (row.leases as f64) < shares[to].ceil(),
             // It may be good again in a moment.
             State::Suspect => false,
@@ -259,9 +261,9 @@ impl ConnectionTable {
         lock(&self.rows).rows[backend].is_second_choice = is_second_choice;
     }
 
-    /// Whether it is leased only while no other is up, and another is.
-    pub fn is_outranked(&self, backend: usize) -> bool {
-        lock(&self.rows).is_outranked(backend)
+    /// Whether it is leased only while no other is up, and another that is eligible is.
+    pub fn is_outranked(&self, backend: usize, eligible: impl Fn(usize) -> bool) -> bool {
+        lock(&self.rows).is_outranked(backend, eligible)
     }
 
     /// Leastconn: leases the eligible backend of the best state that has the fewest leases;
@@ -319,7 +321,7 @@ impl ConnectionTable {
         for place in (0..places).map(|place| (first + place) % places) {
             let Some(Seat { backend, may_move: true }) = table.seats[place] else { continue };
             let Some(to) = table.better(backend, &shares) else { continue };
-            if table.rows[backend].state == State::Up && !table.is_outranked(backend) {
+            if table.rows[backend].state == State::Up && !table.is_outranked(backend, |_| true) {
                 if left == 0 {
                     continue;
                 }
@@ -359,7 +361,8 @@ impl Lease {
     pub fn backend_if_up(&self) -> Option<usize> {
         let table = lock(&self.table.rows);
         let backend = table.seats[self.seat]?.backend;
-        (table.rows[backend].state == State::Up && !table.is_outranked(backend)).then_some(backend)
+        (table.rows[backend].state == State::Up && !table.is_outranked(backend, |_| true))
+            .then_some(backend)
     }
 
     /// Whether [`ConnectionTable::level`] may move it.
@@ -445,6 +448,27 @@ mod tests {
         (0..50).for_each(|_| drop(table.lease(|backend| backend == 0)));
         let late = (0..50).filter_map(|_| table.lease(any)).filter(|l| l.backend() == 1).count();
         assert_eq!(late, 50);
+    }
+
+    #[test]
+    fn a_second_choice_is_leased_and_kept_only_while_there_is_no_first() {
+        let table = table(2);
+        let leases = sessions(&table, 4);
+        assert_eq!(table.counts(), [2, 2]);
+        table.set_second_choice(0, true);
+        assert!(table.is_outranked(0, any) && !table.is_outranked(1, any));
+        assert!(!table.is_outranked(0, |backend| backend == 0));
+        assert_eq!(leases.iter().filter_map(Lease::backend_if_up).collect::<Vec<_>>(), [1, 1]);
+        assert_eq!(leases[0].settle(any), Some(1));
+        assert_eq!(table.lease(any).map(|lease| lease.backend()), Some(1));
+        assert_eq!(table.level(), 1);
+        assert_eq!(table.counts(), [0, 4]);
+        table.set_state(1, State::Suspect, false);
+        assert!(!table.is_outranked(0, any), "it serves as any other");
+        assert_eq!(table.lease(any).map(|lease| lease.backend()), Some(0));
+        assert_eq!(leases[0].settle(any), Some(0));
+        table.set_state(1, State::Up, false);
+        assert_eq!(leases[0].settle(any), Some(1));
     }
 
     #[test]

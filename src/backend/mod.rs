@@ -555,7 +555,9 @@ fn ask_of_cluster(link: &mut Link, report: &mut Report) -> Result<(), BackendErr
     link.send(&redis::cmd("CLUSTER").arg("INFO").get_packed_command())?;
     match reply::bytes(link.replies(), MAX_INFO_BYTES) {
         Ok(info) => report.add_cluster_info(&String::from_utf8_lossy(&info)),
-        Err(resp::Error::Redis(text)) if is_not_allowed(&text) => report.lacks.push("+cluster|info"),
+        Err(resp::Error::Redis(text)) if is_not_allowed(&text) => {
+            report.lacks.push("+cluster|info")
+        }
         Err(error) => return Err(error.into()),
     }
     if !read_only(link)? {

@@ -23,14 +23,18 @@ use std::time::{Duration, Instant, SystemTime};
 use log::{error, info, warn};
 
 pub use self::report::{Keys, Report};
-pub use self::rule::{Databases, Known};
 use self::rule::{Cause, Facts, Identity, Seen, Standing, Unproven, Verdict};
+pub use self::rule::{Databases, Known};
 use crate::balance::ConnectionTable;
 pub use crate::balance::State;
 use crate::lock::{Mutex, lock};
 
 /// The changes that are kept of each backend.
 const MAX_CHANGES: usize = 32;
+
+/// A server whose databases are complete in part serves these when the others have got no more keys in
+/// so many checks: until then it may be being loaded.
+const STILL_CHECKS: u32 = 10;
 
 /// A difference between servers is warned about when it has lasted for so long: what clients write
 /// does not arrive everywhere at the same moment.
@@ -239,9 +243,10 @@ impl Health {
         record.known.seen.as_ref().map(|seen| seen.report.lacks.clone()).unwrap_or_default()
     }
 
-    /// Whether a backend that is up is fresher, or has more keys: then nobody should stay here.
-    pub fn is_outranked(&self) -> bool {
-        self.table.is_outranked(self.backend)
+    /// Whether one of the eligible backends is up that is fresher, or has more keys: then nobody should
+    /// stay here.
+    pub fn is_outranked(&self, eligible: impl Fn(usize) -> bool) -> bool {
+        self.table.is_outranked(self.backend, eligible)
     }
 
     /// Whether there is no other backend.
@@ -342,7 +347,9 @@ impl Health {
         let why = record.last_failure.clone();
         match record.state {
             State::Down => record.reason = why,
-            _ if record.bad >= self.settings.fall => self.change(&mut record, State::Down, why, false),
+            _ if record.bad >= self.settings.fall => {
+                self.change(&mut record, State::Down, why, false)
+            }
             State::Up => self.change(&mut record, State::Suspect, why, false),
             State::Suspect | State::Syncing => {}
         }
@@ -363,7 +370,7 @@ impl Health {
                 self.accept(&mut record, report, now, keys_in_words(report), false)
             }
             Verdict::Prove { cause, databases, .. } => {
-                let new = |(number, standing)| (number, Unproven { standing, good: 0 });
+                let new = |(number, standing)| (number, Unproven::new(standing));
                 record.known.unproven = databases.into_iter().map(new).collect();
                 match cause {
                     Some(cause) => {
@@ -585,12 +592,16 @@ impl Record {
 
     /// Since when the numbers of its keys are about those of this report.
     fn settle(&mut self, report: &Report, now: Instant) -> Instant {
-        let same_process = self.known.seen.as_ref().filter(|seen| {
-            seen.report.run_id == report.run_id && seen.report.not_ready.is_none()
-        });
+        let same_process =
+            self.known.seen.as_ref().filter(|seen| {
+                seen.report.run_id == report.run_id && seen.report.not_ready.is_none()
+            });
         let since = same_process.map(|seen| seen.keys_since);
         let is_settled = match (&self.settled_keys, &report.keys) {
-            (Some(settled), Some(keys)) => !keys.lacks(settled) && !settled.lacks(keys),
+            (Some(settled), Some(keys)) => {
+                let elapsed = since.map(|since| now.saturating_duration_since(since));
+                keys.keeps(settled, elapsed.unwrap_or_default())
+            }
             (None, None) => true,
             _ => false,
         };
@@ -622,27 +633,28 @@ impl Record {
             _ => rise,
         };
         for (number, standing) in databases {
-            let new = Unproven { standing: *standing, good: 0 };
-            let database = known.unproven.entry(*number).or_insert(new);
-            database.standing = *standing;
-            database.good = match standing {
-                Standing::Complete { .. } => database.good + 1,
-                _ => 0,
-            };
+            let new = Unproven::new(*standing);
+            known.unproven.entry(*number).or_insert(new).note(*standing);
         }
         let is_proven = |database: &Unproven| database.good >= needed;
         let may_be_read = |number: &u32| {
             known.unproven.get(number).is_none_or(|one| is_proven(one) || one.is_read())
         };
-        let is_good = |number: &u32| databases.get(number).is_none_or(|standing| standing.is_good());
+        let is_good =
+            |number: &u32| databases.get(number).is_none_or(|standing| standing.is_good());
         let can_be_read = relevant.is_empty() || relevant.iter().any(may_be_read);
+        // One that is being loaded may have all of one database before it has any of the next.
+        let is_still = |number: &u32| {
+            known.unproven.get(number).is_none_or(|database| database.still >= STILL_CHECKS)
+        };
+        let is_loaded = relevant.iter().all(|number| may_be_read(number) || is_still(number));
         match relevant.is_empty() || relevant.iter().any(is_good) {
             true if cause.is_some() => self.good += 1,
             true => {}
             false => self.good = 0,
         }
         match cause {
-            Some(_) if self.good >= needed && can_be_read => {
+            Some(_) if self.good >= needed && can_be_read && is_loaded => {
                 known.unproven.retain(|_, database| !is_proven(database));
                 Proof::Accepted
             }
@@ -651,7 +663,7 @@ impl Record {
                 known.unproven.retain(|_, database| !is_proven(database));
                 Proof::Serving
             }
-            None => Proof::Held(Cause::HasFarFewer),
+            None => Proof::Held(Cause::HasFewer),
         }
     }
 
@@ -662,9 +674,9 @@ impl Record {
         known.first_accepted.get_or_insert(now);
         if let Some(keys) = &report.keys {
             let unproven = &known.unproven;
-            known.remembered.note(keys, now, |number| {
-                unproven.contains_key(&number) || !keys.knows(number)
-            });
+            known
+                .remembered
+                .note(keys, now, |number| unproven.contains_key(&number) || !keys.knows(number));
         }
     }
 
@@ -720,7 +732,8 @@ impl Record {
     /// How far the proof has come, in words: where it lacks most.
     fn progress(&self, report: &Report) -> String {
         let databases = self.known.unproven.values();
-        let lacking = databases.filter(|database| !matches!(database.standing, Standing::Complete { .. }));
+        let lacking =
+            databases.filter(|database| !matches!(database.standing, Standing::Complete { .. }));
         let missing = |database: &&Unproven| match database.standing {
             Standing::Incomplete { has, of }
             | Standing::Growing { has, of }

@@ -20,6 +20,12 @@ const MISSING_PERCENT: u64 = 1;
 /// A database that has fewer keys than this must have all of them to count as complete.
 const MIN_KEYS_FOR_TOLERANCE: u64 = 20;
 
+/// Keys that come or go at this rate, a second, are what clients write, not a server being filled.
+const STEADY_KEYS_PER_SECOND: f64 = 200.0;
+
+/// So many may come or go at once.
+const STEADY_KEYS_AT_ONCE: u64 = 16;
+
 /// Whether `has` keys are notably fewer than `wanted`.
 pub fn lacks(has: u64, wanted: u64) -> bool {
     let tolerated = match wanted {
@@ -74,6 +80,16 @@ impl Keys {
     /// Whether some database has notably fewer keys than in `other`.
     pub fn lacks(&self, other: &Self) -> bool {
         other.counts.iter().any(|(database, &wanted)| lacks(self.count(*database), wanted))
+    }
+
+    /// Whether the counts are about those of `before`, which was so long ago: but for what clients
+    /// write in that time.
+    pub fn keeps(&self, before: &Self, elapsed: Duration) -> bool {
+        let steady = STEADY_KEYS_AT_ONCE + (elapsed.as_secs_f64() * STEADY_KEYS_PER_SECOND) as u64;
+        self.databases().chain(before.databases()).all(|database| {
+            let (now, then) = (self.count(database), before.count(database));
+            now.abs_diff(then) <= steady || !lacks(now.min(then), now.max(then))
+        })
     }
 
     /// Whether there are fewer than half as many as in `other`.
@@ -259,6 +275,17 @@ mod tests {
         assert!(!keys(&[(0, 24)]).lacks(&keys(&[(0, 25)])), "one more was written elsewhere");
         assert!(keys(&[(0, 23)]).lacks(&keys(&[(0, 25)])));
         assert!(!Keys::default().lacks(&Keys::default()));
+    }
+
+    #[test]
+    fn a_server_keeps_its_keys_while_clients_write_and_not_while_it_is_filled() {
+        let (full, second) = (keys(&[(0, 10_000)]), Duration::from_secs(1));
+        assert!(keys(&[(0, 10_100)]).keeps(&full, Duration::ZERO));
+        assert!(!keys(&[(0, 10_102)]).keeps(&full, Duration::ZERO));
+        assert!(!keys(&[(0, 10_000), (1, 17)]).keeps(&full, Duration::ZERO));
+        assert!(keys(&[(0, 67)]).keeps(&Keys::default(), second), "a SET every 15 ms");
+        assert!(!keys(&[(0, 1319)]).keeps(&Keys::default(), second), "it is filled");
+        assert!(!Keys::default().keeps(&full, second));
     }
 
     #[test]

@@ -76,8 +76,9 @@ pub enum Cause {
     LinkWasDown,
     /// It has said that its data are not there.
     WasNotReady,
-    /// It was accepted when no other was there to be compared with, and has far fewer keys.
-    HasFarFewer,
+    /// It was accepted when no other was there to be compared with, or as a last resort, and has fewer
+    /// keys than one that is up.
+    HasFewer,
     /// It was no server that can be served from.
     WasUnserved,
 }
@@ -97,7 +98,7 @@ impl fmt::Display for Cause {
             Self::FilledAnew => "it was filled anew by its primary",
             Self::LinkWasDown => "its link to its primary was down",
             Self::WasNotReady => "its data were not there",
-            Self::HasFarFewer => "it has far fewer keys than others",
+            Self::HasFewer => "it has fewer keys than others",
             Self::WasUnserved => "it could not be served from",
         })
     }
@@ -194,6 +195,16 @@ pub enum Standing {
 }
 
 impl Standing {
+    /// The keys that it has.
+    fn has(self) -> u64 {
+        match self {
+            Self::Complete { has }
+            | Self::Growing { has, .. }
+            | Self::LastResort { has, .. }
+            | Self::Incomplete { has, .. } => has,
+        }
+    }
+
     /// Whether there is anything to be read in it.
     fn has_data(self) -> bool {
         match self {
@@ -238,6 +249,22 @@ pub struct Unproven {
     pub standing: Standing,
     /// In how many checks running it was complete.
     pub good: u32,
+    /// In how many checks running it has got no more keys.
+    pub still: u32,
+}
+
+impl Unproven {
+    /// Met for the first time.
+    pub fn new(standing: Standing) -> Self {
+        Self { standing, good: 0, still: 0 }
+    }
+
+    /// The next check has found this.
+    pub fn note(&mut self, standing: Standing) {
+        self.good = if matches!(standing, Standing::Complete { .. }) { self.good + 1 } else { 0 };
+        self.still = if standing.has() > self.standing.has() { 0 } else { self.still + 1 };
+        self.standing = standing;
+    }
 }
 
 impl Known {
@@ -264,7 +291,8 @@ impl Known {
             let is_settled = now.saturating_duration_since(seen.keys_since) >= SETTLE_TIME;
             let goes_on = self.accepted.as_ref().is_some_and(|id| id.goes_on_in(&seen.report));
             let is_good = goes_on && !self.unproven.contains_key(&database);
-            self.answers && seen.report.not_ready.is_none() && (is_good || is_settled)
+            let is_ready = seen.report.not_ready.is_none() && seen.report.unserved.is_none();
+            self.answers && is_ready && (is_good || is_settled)
         });
         match believed.and_then(|seen| seen.report.keys.as_ref()) {
             Some(keys) if keys.knows(database) => keys.count(database),
@@ -351,8 +379,7 @@ pub fn judge(facts: &Facts) -> Verdict {
     if relevant.is_empty() {
         relevant = with_data;
     }
-    let databases =
-        standings.into_iter().filter(|(number, _)| in_doubt.contains(number)).collect();
+    let databases = standings.into_iter().filter(|(number, _)| in_doubt.contains(number)).collect();
     Verdict::Prove { cause, databases, relevant }
 }
 
@@ -390,7 +417,7 @@ pub fn judge_first(report: &Report, others: &[&Report], in_use: Databases) -> Ve
         relevant = all;
     }
     let is_held = relevant.iter().all(|number| databases.contains_key(number));
-    Verdict::Prove { cause: is_held.then_some(Cause::HasFarFewer), databases, relevant }
+    Verdict::Prove { cause: is_held.then_some(Cause::HasFewer), databases, relevant }
 }
 
 /// Why the whole server has to prove itself, if it has to.
@@ -459,12 +486,10 @@ impl Facts<'_> {
     /// What a complete server has while nobody serves this database. What all have agreed on for some
     /// time is the data now; what they had before is, until then, and until it is forgotten.
     fn expected(&self, database: u32, has: u64) -> u64 {
-        let stands_for =
-            |other: &Known| other.stands_for(database, self.now, self.forget_after);
+        let stands_for = |other: &Known| other.stands_for(database, self.now, self.forget_after);
         let others = self.others.iter().map(stands_for).max().unwrap_or(0);
         let is_settled = self.now.saturating_duration_since(self.keys_since) >= SETTLE_TIME;
-        let goes_on =
-            self.before.accepted.as_ref().is_some_and(|id| id.goes_on_in(self.report));
+        let goes_on = self.before.accepted.as_ref().is_some_and(|id| id.goes_on_in(self.report));
         let own = match is_settled || (goes_on && !self.before.unproven.contains_key(&database)) {
             true => has,
             false => self.before.remembered.count(database, self.now, self.forget_after),
@@ -474,7 +499,8 @@ impl Facts<'_> {
 
     /// Whether it gets notably more keys.
     fn has_grown(&self, database: u32, has: u64) -> bool {
-        let seen = self.before.seen.as_ref().filter(|seen| seen.report.run_id == self.report.run_id);
+        let seen =
+            self.before.seen.as_ref().filter(|seen| seen.report.run_id == self.report.run_id);
         let before = seen.and_then(|seen| seen.report.keys.as_ref());
         before.is_some_and(|keys| {
             let before = keys.count(database);
@@ -501,7 +527,9 @@ impl Facts<'_> {
         let is_used = |number: &u32| self.in_use.has(Databases::of(i64::from(*number)));
         let known = all.iter().filter(|number| is_used(number) && keys.knows(**number));
         known
-            .filter_map(|number| Some((number, keys.count(*number), self.served_by_others(*number)?)))
+            .filter_map(|number| {
+                Some((number, keys.count(*number), self.served_by_others(*number)?))
+            })
             .find(|(_, has, most)| lacks(*has, *most))
             .map(|(number, has, most)| {
                 format!("database {number} has {has} keys, that of another server {most}")

@@ -459,9 +459,8 @@ fn balanced<'a>(
     let mut is_first = true;
     loop {
         failover.forgive();
-        let may_serve = |backend: usize| {
-            failover.may_try(backend) && balancer.backends[backend].serves_own()
-        };
+        let may_serve =
+            |backend: usize| failover.may_try(backend) && balancer.backends[backend].serves_own();
         let next = || balancer.table.lease(may_serve);
         let lease = first_lease.take().or_else(next);
         if lease.is_some() && std::mem::take(&mut is_first) {

@@ -120,7 +120,9 @@ impl QuickReads {
         if question.usual().is_none() || !balancer.config.demo_delay.is_zero() {
             return None;
         }
-        let lease = question.lease.insert(balancer.table.lease(|backend| balancer.backends[backend].serves_own())?);
+        let lease = question
+            .lease
+            .insert(balancer.table.lease(|backend| balancer.backends[backend].serves_own())?);
         let index = lease.backend_if_up()?;
         let backend = &balancer.backends[index];
         if !backend.serves_own() {

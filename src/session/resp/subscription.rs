@@ -31,6 +31,10 @@ const MAX_NAMES: usize = 16 * 1024;
 /// process is noticed, and that of a backend which falls silent.
 const LONGEST_WAIT: Duration = IDLE_GRACE;
 
+/// A subscriber stays for so long before it moves from a stale server to a fresher one: should that have
+/// no room, it is not tried all the time.
+const MIN_STAY: Duration = Duration::from_secs(1);
+
 /// How often one command may lose its connection.
 const MAX_LOSSES: usize = 3;
 
@@ -45,6 +49,8 @@ const HEAD_BYTES: usize = 40;
 pub struct Subscriptions {
     connection: Connection,
     backend: Arc<Backend>,
+    /// When that became the connection.
+    since: Instant,
     /// Channels, patterns, shard channels.
     names: Names,
 }
@@ -261,7 +267,8 @@ impl Session<'_> {
         })?;
         outlet.out().extend_from_slice(&messages);
         Ok(subscribed.map(|(connection, backend)| {
-            self.subscriptions = Some(Subscriptions { connection, backend, names });
+            self.subscriptions =
+                Some(Subscriptions { connection, backend, since: Instant::now(), names });
         }))
     }
 
@@ -401,7 +408,8 @@ impl Session<'_> {
             self.resubscribe(&BackendError::Unresponsive)?;
             return Ok(false);
         }
-        if health.is_outranked() {
+        let serves = |index: usize| self.balancer.backends[index].health.serves(self.mode.database);
+        if all.since.elapsed() >= MIN_STAY && health.is_outranked(serves) {
             self.resubscribe(&BackendError::Stale)?;
             return Ok(false);
         }
