@@ -139,6 +139,8 @@ struct Record {
     differs_since: Option<Instant>,
     difference: Option<String>,
     was_warned: bool,
+    /// The databases that must not be read, as the log has it.
+    logged_unread: Databases,
     /// Whether it is read from though it lacks some keys.
     is_last_resort: bool,
     /// Why it is stale, if it is.
@@ -169,6 +171,7 @@ impl Health {
             differs_since: None,
             difference: None,
             was_warned: false,
+            logged_unread: Databases::NONE,
             is_last_resort: false,
             stale: None,
             changes: VecDeque::new(),
@@ -477,16 +480,13 @@ impl Health {
 
     /// Lets others know in which databases it is read from, and how gladly.
     fn note_limits(&self, record: &mut Record, report: &Report) {
-        let before = Databases::from_bits(self.unread.load(Ordering::Acquire));
         let unread = record.unread();
         self.unread.store(unread.bits(), Ordering::Release);
-        if before != unread && record.known.must_prove.is_none() {
+        if record.known.must_prove.is_none() && record.logged_unread != unread {
+            record.logged_unread = unread;
             match record.exceptions() {
-                Some(exceptions) => warn!("{}: {exceptions}", self.name),
-                None if before != Databases::ALL => {
-                    info!("{} is read from in all databases", self.name)
-                }
-                None => {}
+                Some(exceptions) => warn!("{} is {exceptions}", self.name),
+                None => info!("{} is read from in all databases", self.name),
             }
         }
         let resort = record.last_resort();

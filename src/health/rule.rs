@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::report::{Keys, Report, is_below_half, lacks};
+use super::report::{Keys, Report, STEADY_KEYS_AT_ONCE, is_below_half, lacks};
 
 /// Servers that were all restarted, and agree on nothing that was known before, are believed when the
 /// numbers of their keys have kept for this long.
@@ -476,8 +476,7 @@ impl Facts<'_> {
                 false => Standing::Incomplete { has, of },
             };
         }
-        // Where there are as many as there should be, clients may be adding more everywhere.
-        if has < of && self.has_grown(database, has) {
+        if self.is_being_filled(database, has, of) {
             return Standing::Growing { has, of };
         }
         Standing::Complete { has }
@@ -497,15 +496,18 @@ impl Facts<'_> {
         others.max(own)
     }
 
-    /// Whether it gets notably more keys.
-    fn has_grown(&self, database: u32, has: u64) -> bool {
-        let seen =
-            self.before.seen.as_ref().filter(|seen| seen.report.run_id == self.report.run_id);
-        let before = seen.and_then(|seen| seen.report.keys.as_ref());
-        before.is_some_and(|keys| {
-            let before = keys.count(database);
-            has > before + before / GROWTH_PART
-        })
+    /// Whether it gets notably more keys, and is not read from yet. Where there are as many as there
+    /// should be, clients may be adding some everywhere.
+    fn is_being_filled(&self, database: u32, has: u64, of: u64) -> bool {
+        let Known { seen, must_prove, unproven, .. } = self.before;
+        if must_prove.is_none() && !unproven.contains_key(&database) {
+            return false;
+        }
+        let seen = seen.as_ref().filter(|seen| seen.report.run_id == self.report.run_id);
+        let Some(before) = seen.and_then(|seen| seen.report.keys.as_ref()) else { return false };
+        let before = before.count(database);
+        let steady = if has >= of { STEADY_KEYS_AT_ONCE } else { 0 };
+        has > before + steady.max(before / GROWTH_PART)
     }
 
     /// Whether it was accepted while somebody was away who has since come for the first time, and has

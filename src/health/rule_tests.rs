@@ -284,11 +284,11 @@ fn each_scene_has_its_verdict() {
         (
             "a restart that is complete while clients add keys everywhere",
             Scene::new(
-                primary("a2", &[(0, 1200)]),
+                primary("a2", &[(0, 1015)]),
                 clock.back(full(), primary("a2", &[(0, 1000)]), Duration::ZERO),
                 vec![serving(full_b())],
             ),
-            "Restarted 0=complete(1200)",
+            "Restarted 0=complete(1015)",
         ),
         (
             "a restart that is still being filled",
@@ -385,10 +385,22 @@ fn each_scene_has_its_verdict() {
                 unproven(serving(primary("a2", &[(0, 1000)])), 7, 0, 1),
                 vec![
                     clock.away(primary("b", &[(0, 1000), (7, 1)]), 10 * SECOND),
-                    serving(full_c()),
+                    unproven(serving(full_c()), 7, 0, 1),
                 ],
             ),
             "some 7?=lacks(0/1)",
+        ),
+        (
+            "beside one that was never restarted, and serves it without that key",
+            Scene::new(
+                primary("a2", &[(0, 1000)]),
+                unproven(serving(primary("a2", &[(0, 1000)])), 7, 0, 1),
+                vec![
+                    clock.away(primary("b", &[(0, 1000), (7, 1)]), 10 * SECOND),
+                    serving(full_c()),
+                ],
+            ),
+            "some 7?=complete(0)",
         ),
         (
             "clients read database 7",

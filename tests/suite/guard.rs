@@ -313,7 +313,7 @@ fn keys_of_another_application_on_one_server_leave_the_others_in_service() {
     pipe.exec(&mut servers[2].connect()).expect("the server takes them");
     let lb = Balancer::start(&servers.each_ref());
     wait_for(&lb, &["up", "up", "up"]);
-    assert!(lb.log().contains("database 5 (it has 0 of 5000 keys)"), "{}", lb.log());
+    wait_until("the log says so", || lb.log().contains("database 5 (it has 0 of 5000 keys)"));
     let mut sessions = [(); 3].map(|()| RespClient::connect(lb.port()));
     sessions.iter_mut().for_each(|session| assert_eq!(session.call("GET key:1"), "$1\r\n1\r\n"));
     assert_eq!(leases(&lb), [1, 1, 1]);
@@ -458,7 +458,7 @@ fn replicas_of_a_cluster_of_one_shard_are_read_from_and_of_two_none_is() {
     assert!(error.starts_with("-ERR no backend") && error.contains("2 shards"), "{error}");
     let at_start = Balancer::start(&[&one]);
     assert_eq!(states(&at_start), ["down"]);
-    assert!(at_start.log().contains("a Redis Cluster of 2 shards"), "{}", at_start.log());
+    wait_until("the log says so", || at_start.log().contains("a Redis Cluster of 2 shards"));
     let check = Command::new(env!("CARGO_BIN_EXE_lb"))
         .args(["check", "--backend", &one.address()])
         .output()
@@ -515,7 +515,7 @@ fn a_sentinel_is_down_and_said_to_be_one() {
     let server = filled();
     let lb = Balancer::start_at(&[server.address(), format!("127.0.0.1:{port}")], &[]);
     assert_eq!(states(&lb), ["up", "down"]);
-    assert!(lb.log().contains("is a Sentinel"), "{}", lb.log());
+    wait_until("the log says so", || lb.log().contains("is a Sentinel"));
     for _ in 0..4 {
         assert_eq!(RespClient::connect(lb.port()).call("GET key:1"), "$1\r\n1\r\n");
     }
