@@ -334,8 +334,9 @@ impl Backend {
             report.keys = count.map(Keys::in_one_database);
         }
         link.set_run_id((!report.run_id.is_empty()).then(|| Arc::clone(&report.run_id)));
-        // Where it does not say which server it is, each client finds out what it knows.
-        if !report.run_id.is_empty() {
+        // Where it does not say which server it is, each client finds out what it knows. What one knows
+        // that is not served from limits nobody.
+        if !report.run_id.is_empty() && report.unserved.is_none() {
             self.meet(&mut link)?;
         }
         *kept = Some(link);

@@ -429,13 +429,13 @@ impl Health {
             Verdict::Prove { cause, databases, relevant } => {
                 match record.prove(cause, &databases, &relevant, self.settings.rise) {
                     Proof::Accepted => {
-                        let why = match record.known.unproven.values().all(|one| one.is_read()) {
-                            true => format!("it is complete; {}", keys_in_words(report)),
-                            false => format!(
-                                "it is complete but for some databases; {}",
-                                keys_in_words(report)
-                            ),
+                        let unproven = &record.known.unproven;
+                        let how = match unproven.values().any(Unproven::is_read) {
+                            _ if unproven.is_empty() => "it is complete",
+                            true => "it has most of its keys, and no server that has more is up",
+                            false => "it is complete but for some databases",
                         };
+                        let why = format!("{how}; {}", keys_in_words(report));
                         match record.known.must_prove {
                             Some(_) => self.accept(&mut record, report, now, why, true),
                             None => {

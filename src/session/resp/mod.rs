@@ -610,8 +610,15 @@ impl<'a> Session<'a> {
     /// connection that has that mode already, or one of the session's, which then gets it.
     fn change_mode(&mut self, command: &[u8], wanted: Mode) -> Result<Vec<u8>, Unanswered> {
         let Self { upstream, outlet, mode, served_by, .. } = self;
-        upstream.with_failover(outlet.client.address, false, |upstream, attempt| {
-            let mode = if attempt.backend.has_idle(wanted) { wanted } else { *mode };
+        // Nothing is read: a database that can't be read can be left.
+        let database = upstream.database.take();
+        let changed = upstream.with_failover(outlet.client.address, false, |upstream, attempt| {
+            let serves = |mode: Mode| attempt.backend.health.serves(mode.database);
+            let mode = match *mode {
+                _ if attempt.backend.has_idle(wanted) && serves(wanted) => wanted,
+                mode if serves(mode) => mode,
+                mode => Mode { database: FIRST_MODE.database, ..mode },
+            };
             let target = Target { attempt, mode, commands_version: None };
             let mut connection = upstream.send(target, command)?;
             let reply = short_reply(&mut connection)?;
@@ -621,7 +628,9 @@ impl<'a> Session<'a> {
             upstream.release(connection);
             *served_by = Some(ServedBy::attempt(attempt));
             Ok(reply)
-        })
+        });
+        upstream.database = database;
+        changed
     }
 
     /// The whole reply to one command, error replies included.

@@ -199,7 +199,7 @@ impl Session<'_> {
             Ok(reply) => {
                 if !reply.starts_with(b"-") {
                     self.mode.database = database;
-                    self.upstream.database = database;
+                    self.upstream.database = Some(database);
                 }
                 self.raw(&reply);
                 Ok(())
@@ -220,7 +220,7 @@ impl Session<'_> {
         self.upstream.forget_watch();
         self.state.reset();
         self.mode = super::FIRST_MODE;
-        self.upstream.database = self.mode.database;
+        self.upstream.database = Some(self.mode.database);
         self.answer(|out| write::simple(out, "RESET"));
         Ok(())
     }

@@ -57,8 +57,8 @@ pub struct Upstream<'a> {
     /// Whether the lease may move, as the table knows it.
     may_move: bool,
     pub watch: Watch,
-    /// The database that the session reads.
-    pub database: i64,
+    /// The database that the session reads; `None` while it asks for nothing that is in one.
+    pub database: Option<i64>,
 }
 
 impl<'a> Upstream<'a> {
@@ -69,7 +69,7 @@ impl<'a> Upstream<'a> {
             last_used: None,
             may_move: false,
             watch: Watch::None,
-            database: 0,
+            database: Some(0),
         }
     }
 
@@ -132,7 +132,8 @@ impl<'a> Upstream<'a> {
 
     /// Whether the session's database may be read from this backend.
     fn serves(&self, backend: usize) -> bool {
-        self.balancer.backends[backend].health.serves(self.database)
+        let health = &self.balancer.backends[backend].health;
+        self.database.is_none_or(|database| health.serves(database))
     }
 
     /// Which backends could still be tried and are up, but must not be read from in the session's
@@ -141,7 +142,7 @@ impl<'a> Upstream<'a> {
         let backends = self.balancer.backends.iter().enumerate();
         let left = backends.filter(|(index, _)| failover.may_try(*index));
         let refusals = left.filter_map(|(_, backend)| {
-            let refusal = backend.health.refusal_while_up(self.database)?;
+            let refusal = backend.health.refusal_while_up(self.database?)?;
             Some(format!("; {}: {refusal}", backend.name()))
         });
         refusals.collect()
