@@ -330,6 +330,36 @@ fn keys_of_another_application_on_one_server_leave_the_others_in_service() {
 }
 
 #[test]
+fn over_http_a_database_that_is_incomplete_on_one_server_is_read_from_the_others() {
+    let servers = [filled(), filled()];
+    let mut full = filled();
+    let mut pipe = redis::pipe();
+    pipe.cmd("SELECT").arg(5).set("there", "1");
+    pipe.exec(&mut full.connect()).expect("the server takes it");
+    let urls: Vec<String> = servers
+        .iter()
+        .chain([&full])
+        .map(|server| format!("redis://{}/5", server.address()))
+        .collect();
+    let lb = Balancer::start_at(&urls, &[]);
+    // Nothing of what HTTP clients read is in the others; Redis clients may read database 0 there.
+    wait_until("the one is up", || states(&lb)[2] == "up");
+    for _ in 0..6 {
+        let answer = lb.get("/there");
+        assert_eq!((answer.status, answer.served_by()), (200, full.address().as_str()));
+    }
+    for _ in 0..6 {
+        assert_eq!(RespClient::connect(lb.port()).call("GET key:1"), "$1\r\n1\r\n");
+    }
+    full.kill();
+    wait_until("it is down", || states(&lb)[2] == "down");
+    let answer = lb.get("/there");
+    assert_eq!(answer.status, 503);
+    let said = String::from_utf8_lossy(&answer.body).into_owned();
+    assert!(said.contains("it has 0 of 1 keys"), "{said}");
+}
+
+#[test]
 fn a_replica_that_its_primary_has_emptied_is_not_read_from_while_another_is_full() {
     let mut primary = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
     fill(&primary, 0..KEYS);
