@@ -5,7 +5,7 @@
 //! it back. `syncing` answers, but may lack data: nothing is ever read from it before it has proved,
 //! in `rise` checks running, that it has what the others have.
 //!
-//! What a check means is decided by [`rule::judge`]; this module applies the verdict.
+//! [`rule::judge`] decides what a check means; this module applies the verdict.
 
 mod report;
 pub mod rule;

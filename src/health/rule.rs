@@ -1,8 +1,8 @@
 //! The rule: whether a server may be read from, and in which databases.
 //!
-//! [`judge`] is a pure function of what is known: what this check has found, what was known of the
-//! server before, what is known of the others, and the time. Who applies the verdict, and counts how
-//! often in a row a server has proved itself, is [`Health`](super::Health).
+//! [`judge`] is a pure function of what is known: the result of this check, what was known of the server
+//! before, what is known of the others, and the time. [`Health`](super::Health) applies its verdict, and
+//! counts how often in a row a server has proved itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -209,14 +209,51 @@ fn keys_that_go_on_independent_servers_take_no_service_away() {
 }
 
 #[test]
-fn a_restart_with_half_of_the_keys_is_not_read_from_until_what_had_more_is_forgotten() {
+fn a_replica_that_is_restarted_after_flushall_is_soon_complete_while_clients_write() {
+    let primary = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
+    fill(&primary, 0..KEYS);
+    let port = primary.port().to_string();
+    let mut replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &port]);
+    wait_until("the replica has its keys", || keys(&replica) == KEYS as i64);
+    let lb = Balancer::start(&[&primary, &replica]);
+    wait_for(&lb, &["up", "up"]);
+    primary.command(&["FLUSHALL"]);
+    let mut crowd = Crowd::new();
+    crowd.write(&[&primary]);
+    crowd.read(&lb);
+    replica.kill();
+    wait_for(&lb, &["up", "down"]);
+    replica.restart();
+    wait_for(&lb, &["up", "up"]);
+    let errors = crowd.finish();
+    assert!(errors.is_empty(), "{errors:?}");
+}
+
+#[test]
+fn servers_that_were_all_restarted_empty_are_believed_while_clients_write() {
+    let mut servers = [filled(), filled()];
+    let lb = Balancer::start(&servers.each_ref());
+    wait_for(&lb, &["up", "up"]);
+    servers.iter_mut().for_each(RedisServer::kill);
+    wait_for(&lb, &["down", "down"]);
+    servers.iter_mut().for_each(RedisServer::restart);
+    let mut crowd = Crowd::new();
+    crowd.write(&servers.each_ref());
+    wait_for(&lb, &["syncing", "syncing"]);
+    wait_for(&lb, &["up", "up"]);
+    assert!(crowd.finish().is_empty());
+    assert_eq!(RespClient::connect(lb.port()).call("GET steady:1"), "$1\r\n1\r\n");
+}
+
+/// One of two servers is restarted with so many keys: it is not read from while the other is up, nor
+/// until that is forgotten.
+fn restart_with_fewer(left: usize) {
     let (mut full, mut other) = (filled(), filled());
     let lb = Balancer::start_with(&[&full, &other], &["--forget-after", "3s"]);
     wait_for(&lb, &["up", "up"]);
-    other.command(&["CONFIG", "SET", "save", ""]);
-    for number in KEYS / 2..KEYS {
-        other.command(&["DEL", &format!("key:{number}")]);
-    }
+    let mut pipe = redis::pipe();
+    (left..KEYS).for_each(|number| _ = pipe.del(format!("key:{number}")));
+    pipe.exec(&mut other.connect()).expect("the server takes them");
     other.save();
     other.kill();
     other.restart();
@@ -227,13 +264,24 @@ fn a_restart_with_half_of_the_keys_is_not_read_from_until_what_had_more_is_forgo
     }
     full.kill();
     wait_for(&lb, &["down", "syncing"]);
-    assert!(info(&lb).contains("it has 500 of 1000 keys"), "{}", info(&lb));
+    assert!(info(&lb).contains(&format!("it has {left} of 1000 keys")), "{}", info(&lb));
     let error = session.call("GET key:1");
     assert!(error.starts_with("-ERR no backend could answer"), "{error}");
     assert_eq!(gets(&other), 0);
     wait_for(&lb, &["down", "up"]);
-    assert_eq!(session.call("GET key:1"), "$1\r\n1\r\n");
+    let expected = if left > 0 { "$1\r\n1\r\n" } else { "$-1\r\n" };
+    assert_eq!(session.call("GET key:1"), expected);
     assert_eq!(gets(&other), 1);
+}
+
+#[test]
+fn a_restart_with_half_of_the_keys_is_not_read_from_until_what_had_more_is_forgotten() {
+    restart_with_fewer(KEYS / 2);
+}
+
+#[test]
+fn an_empty_restart_is_not_read_from_until_what_had_more_is_forgotten() {
+    restart_with_fewer(0);
 }
 
 #[test]
