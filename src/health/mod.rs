@@ -221,11 +221,14 @@ impl Health {
     }
 
     /// Whether it should be looked at more often than usual, though it is up: it may get other data
-    /// at any moment, or is to make room for one that has more.
+    /// at any moment, is about to have all of a database, or is to make room for one that has more.
     pub fn is_to_be_watched(&self) -> bool {
         let record = lock(&self.record);
-        let seen = record.known.seen.as_ref();
-        record.is_last_resort || seen.is_some_and(|seen| seen.report.is_cut_off)
+        let Known { seen, unproven, .. } = &record.known;
+        let is_getting_better = |one: &Unproven| one.good > 0 || one.still < STILL_CHECKS;
+        record.is_last_resort
+            || seen.as_ref().is_some_and(|seen| seen.report.is_cut_off)
+            || unproven.values().any(is_getting_better)
     }
 
     /// Whether it said at its last check that it is a replica.
@@ -647,7 +650,8 @@ impl Record {
         let is_still = |number: &u32| {
             known.unproven.get(number).is_none_or(|database| database.still >= STILL_CHECKS)
         };
-        let is_loaded = relevant.iter().all(|number| may_be_read(number) || is_still(number));
+        let is_loaded =
+            needed == 1 || databases.keys().all(|number| may_be_read(number) || is_still(number));
         match relevant.is_empty() || relevant.iter().any(is_good) {
             true if cause.is_some() => self.good += 1,
             true => {}

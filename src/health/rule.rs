@@ -261,8 +261,13 @@ impl Unproven {
 
     /// The next check has found this.
     pub fn note(&mut self, standing: Standing) {
-        self.good = if matches!(standing, Standing::Complete { .. }) { self.good + 1 } else { 0 };
-        self.still = if standing.has() > self.standing.has() { 0 } else { self.still + 1 };
+        self.good = if matches!(standing, Standing::Complete { .. }) {
+            self.good.saturating_add(1)
+        } else {
+            0
+        };
+        self.still =
+            if standing.has() > self.standing.has() { 0 } else { self.still.saturating_add(1) };
         self.standing = standing;
     }
 }
