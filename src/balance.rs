@@ -71,6 +71,8 @@ struct Rows {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Standing {
     Up,
+    /// It is up, and stale or not quite complete.
+    SecondChoice,
     Suspect,
     /// It serves, and runs a slow read: whoever comes now waits for the end of that.
     Busy,
@@ -85,6 +87,8 @@ struct Row {
     is_busy: bool,
     /// Whether it was silent at its last check.
     is_silent: bool,
+    /// It is leased only while no other is up: it is stale, or lacks some keys.
+    is_second_choice: bool,
     leases: usize,
     /// The clock when it was chosen last.
     last_chosen: u64,
@@ -106,6 +110,7 @@ impl Row {
     fn standing(&self) -> Standing {
         match self.state {
             State::Up | State::Suspect if self.is_busy => Standing::Busy,
+            State::Up if self.is_second_choice => Standing::SecondChoice,
             State::Up => Standing::Up,
             State::Suspect => Standing::Suspect,
             State::Down => Standing::Down,
@@ -157,6 +162,15 @@ impl Rows {
         rows.map(|(_, row)| row.standing()).min().unwrap_or(Standing::Syncing)
     }
 
+    /// Whether it is up, and no second choice while a first one is eligible.
+    fn is_ready(&self, backend: usize, eligible: impl Fn(usize) -> bool) -> bool {
+        match self.rows[backend].standing() {
+            Standing::Up => true,
+            Standing::SecondChoice => self.best_standing(eligible) != Standing::Up,
+            _ => false,
+        }
+    }
+
     /// Gives backends in their slow start what another choice adds to their turn.
     fn pay_shares(&mut self, slow_start: Duration) {
         if self.rows.iter().all(|row| row.returned.is_none()) {
@@ -172,11 +186,14 @@ impl Rows {
         }
     }
 
-    /// Of each backend that is up; 0 of the others.
+    /// Of each backend that is up, and no second choice where there is a first; 0 of the others.
     fn weights(&mut self, slow_start: Duration) -> Vec<f64> {
         let now = Instant::now();
+        let best = self.best_standing(|_| true);
         let weight = |row: &mut Row| match row.standing() {
-            Standing::Up => row.weight(slow_start, now),
+            standing @ (Standing::Up | Standing::SecondChoice) if standing == best => {
+                row.weight(slow_start, now)
+            }
             _ => 0.0,
         };
         self.rows.iter_mut().map(weight).collect()
@@ -207,16 +224,18 @@ impl Rows {
 
     /// Where a session that may move from `backend` should go, given what each is to have.
     fn better(&self, backend: usize, shares: &[f64]) -> Option<usize> {
-        let ready = self.rows.iter().enumerate().filter(|(_, row)| row.standing() == Standing::Up);
+        let ready =
+            self.rows.iter().enumerate().filter(|(backend, _)| self.is_ready(*backend, |_| true));
         let load = |leases: usize, backend: usize| leases as f64 / shares[backend].max(FIRST_SHARE);
         let (to, row) = ready
             .filter(|(to, _)| *to != backend)
             .min_by(|a, b| load(a.1.leases, a.0).total_cmp(&load(b.1.leases, b.0)))?;
         let from = &self.rows[backend];
         let is_better = match from.standing() {
-            Standing::Up => {
+            Standing::Up | Standing::SecondChoice if self.is_ready(backend, |_| true) => {
                 from.leases >= row.leases + 2 && (row.leases as f64) < shares[to].ceil()
             }
+            Standing::Up | Standing::SecondChoice => true,
             // It may be good again in a moment.
             Standing::Suspect => false,
             Standing::Busy | Standing::Down | Standing::Syncing => true,
@@ -233,6 +252,7 @@ impl ConnectionTable {
             state: State::Down,
             is_busy: false,
             is_silent: false,
+            is_second_choice: false,
             leases: 0,
             last_chosen: 0,
             turns: 0,
@@ -294,32 +314,46 @@ impl ConnectionTable {
 
     /// Whether one of the eligible backends is up and runs no slow read.
     pub fn has_free(&self, eligible: impl Fn(usize) -> bool) -> bool {
-        lock(&self.rows).best_standing(eligible) == Standing::Up
+        lock(&self.rows).best_standing(eligible) <= Standing::SecondChoice
     }
 
     /// The backends that are up, those included that a slow read of ours keeps from answering checks.
     pub fn serving(&self) -> Vec<usize> {
         let table = lock(&self.rows);
         let rows = table.rows.iter().enumerate();
-        let serves = |row: &Row| matches!(row.standing(), Standing::Up | Standing::Busy);
+        let serves = |row: &Row| {
+            matches!(row.standing(), Standing::Up | Standing::SecondChoice | Standing::Busy)
+        };
         rows.filter(|(_, row)| serves(row)).map(|(backend, _)| backend).collect()
     }
 
-    /// The eligible backends of the best state, in the order in which they would be leased; those that
+    /// The eligible backends of the best standing, in the order in which they would be leased; those that
     /// run a slow read are among them.
     pub fn candidates(&self, eligible: impl Fn(usize) -> bool) -> Vec<usize> {
         let table = lock(&self.rows);
         // One that is suspect because of a slow read will be up when that is over.
-        let state = |row: &Row| match row.standing() {
-            Standing::Busy => State::Up,
-            _ => row.state,
+        let standing = |row: &Row| match row.standing() {
+            Standing::Busy => Standing::Up,
+            standing => standing,
         };
         let mut rows: Vec<_> = table.rows.iter().enumerate().collect();
         rows.retain(|(backend, row)| row.state != State::Syncing && eligible(*backend));
-        let best = rows.iter().map(|(_, row)| state(row)).min();
-        rows.retain(|(_, row)| Some(state(row)) == best);
+        let best = rows.iter().map(|(_, row)| standing(row)).min();
+        rows.retain(|(_, row)| Some(standing(row)) == best);
         rows.sort_by_key(|(_, row)| row.rank());
         rows.into_iter().map(|(backend, _)| backend).collect()
+    }
+
+    /// Whether a backend is leased only while no other is up.
+    pub fn set_second_choice(&self, backend: usize, is_second_choice: bool) {
+        lock(&self.rows).rows[backend].is_second_choice = is_second_choice;
+    }
+
+    /// Whether it is leased only while no other is up, and another that is eligible is.
+    pub fn is_outranked(&self, backend: usize, eligible: impl Fn(usize) -> bool) -> bool {
+        let table = lock(&self.rows);
+        let row = &table.rows[backend];
+        row.is_second_choice && table.best_standing(eligible) == Standing::Up
     }
 
     /// Leastconn: leases the eligible backend of the best state that has the fewest leases;
@@ -364,7 +398,8 @@ impl ConnectionTable {
         let mut table = lock(&self.rows);
         let weights = table.weights(self.slow_start);
         let sum: f64 = weights.iter().sum();
-        let ready = table.rows.iter().filter(|row| row.standing() == Standing::Up);
+        let best = table.best_standing(|_| true);
+        let ready = table.rows.iter().filter(|row| row.standing() == best);
         let leases: usize = ready.map(|row| row.leases).sum();
         let shares: Vec<f64> = weights.iter().map(|weight| leases as f64 * weight / sum).collect();
         if sum == 0.0 || (0..shares.len()).all(|from| table.better(from, &shares).is_none()) {
@@ -377,7 +412,7 @@ impl ConnectionTable {
         for place in (0..places).map(|place| (first + place) % places) {
             let Some(Seat { backend, may_move: true }) = table.seats[place] else { continue };
             let Some(to) = table.better(backend, &shares) else { continue };
-            if table.rows[backend].standing() == Standing::Up {
+            if table.is_ready(backend, |_| true) {
                 if left == 0 {
                     continue;
                 }
@@ -413,11 +448,12 @@ impl Lease {
         table.seats[self.seat].map_or(0, |seat| seat.backend)
     }
 
-    /// The index of the leased backend, if that is up and runs no slow read.
+    /// The index of the leased backend, if that is up, runs no slow read, and is no second choice while
+    /// there is a first.
     pub fn backend_if_up(&self) -> Option<usize> {
         let table = lock(&self.table.rows);
         let backend = table.seats[self.seat]?.backend;
-        (table.rows[backend].standing() == Standing::Up).then_some(backend)
+        table.is_ready(backend, |_| true).then_some(backend)
     }
 
     /// Whether [`ConnectionTable::level`] may move it.
@@ -533,6 +569,27 @@ mod tests {
         (0..50).for_each(|_| drop(table.lease(|backend| backend == 0)));
         let late = (0..50).filter_map(|_| table.lease(any)).filter(|l| l.backend() == 1).count();
         assert_eq!(late, 50);
+    }
+
+    #[test]
+    fn a_second_choice_is_leased_and_kept_only_while_there_is_no_first() {
+        let table = table(2);
+        let leases = sessions(&table, 4);
+        assert_eq!(table.counts(), [2, 2]);
+        table.set_second_choice(0, true);
+        assert!(table.is_outranked(0, any) && !table.is_outranked(1, any));
+        assert!(!table.is_outranked(0, |backend| backend == 0));
+        assert_eq!(leases.iter().filter_map(Lease::backend_if_up).collect::<Vec<_>>(), [1, 1]);
+        assert_eq!(leases[0].settle(any), Some(1));
+        assert_eq!(table.lease(any).map(|lease| lease.backend()), Some(1));
+        assert_eq!(table.level(), 1);
+        assert_eq!(table.counts(), [0, 4]);
+        table.set_state(1, State::Suspect, false);
+        assert!(!table.is_outranked(0, any), "it serves as any other");
+        assert_eq!(table.lease(any).map(|lease| lease.backend()), Some(0));
+        assert_eq!(leases[0].settle(any), Some(0));
+        table.set_state(1, State::Up, false);
+        assert_eq!(leases[0].settle(any), Some(1));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::backend::{Backend, Refusals, Waits};
 use crate::balance::{ConnectionTable, State};
 use crate::config::Config;
 use crate::cursor;
-use crate::health::{Change, Health};
+use crate::health::{Change, Databases, DatabasesInUse, Health, Settings};
 use crate::history::{BackendReading, History, Reading};
 use crate::lock::lock;
 use crate::metrics::Metrics;
@@ -79,10 +79,19 @@ impl Balancer {
         let table = ConnectionTable::new(config.backends.len(), config.slow_start);
         let replays = Arc::new(Replays::new(config.max_clients));
         let refusals = Refusals::new(Arc::clone(&table));
+        let settings =
+            Settings { fall: config.fall, rise: config.rise, forget_after: config.forget_after };
+        let in_use = Arc::new(DatabasesInUse::default());
+        config.backends.iter().for_each(|address| in_use.note(Databases::of(address.database())));
         let backend = |(index, address): (usize, &BackendAddress)| {
-            let (fall, rise) = (config.fall, config.rise);
             let waits = Waits {
-                health: Health::new(address.name(), index, Arc::clone(&table), fall, rise),
+                health: Health::new(
+                    address.name(),
+                    index,
+                    Arc::clone(&table),
+                    settings,
+                    Arc::clone(&in_use),
+                ),
                 replays: Arc::clone(&replays),
                 timeout: config.backend_timeout,
                 read_timeout: config.read_timeout,

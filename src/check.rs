@@ -102,6 +102,7 @@ impl Findings {
         let mut is_empty = true;
         for (backend, look) in balancer.backends.iter().zip(looks) {
             let server = look.as_ref().ok().filter(|server| server.no_database.is_none());
+            let server = server.filter(|server| server.report.unserved.is_none());
             let Some(keys) = server.and_then(|server| server.report.keys.as_ref()) else { return };
             let (name, database) = (backend.name(), backend.own_mode().database);
             is_empty &= keys.total() == 0;
@@ -135,6 +136,10 @@ impl Findings {
                     continue;
                 }
             };
+            if let Some(why) = &server.report.unserved {
+                self.wrong.push(format!("{name} can't be served from: {why}. Leave it out."));
+                continue;
+            }
             if let Some(why) = &server.report.not_ready {
                 let why = logging::escaped(why);
                 self.wrong
@@ -145,6 +150,8 @@ impl Findings {
                     "{name} is a replica whose link to {primary} is down, so its data may be old. \
                      See its log: can it reach its primary, and log in there (masterauth)?"
                 ));
+            } else if let Some(why) = &server.report.stale {
+                self.wrong.push(format!("{name} may have old data: {why}."));
             }
             if let Some(why) = &server.no_database {
                 let database = backend.own_mode().database;

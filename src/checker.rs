@@ -14,7 +14,7 @@ use crate::access_log::Event;
 use crate::backend::{Backend, BackendError, Link};
 use crate::balance::State;
 use crate::balancer::Balancer;
-use crate::health::{Census, Keys, Report};
+use crate::health::{Known, Report};
 
 /// How often a backend that is not up is checked. While all is well, a check looks so often whether
 /// it is wanted.
@@ -32,8 +32,9 @@ const LEVEL_INTERVAL: Duration = Duration::from_millis(100);
 /// Checks differ by so much of the interval, so that those of several balancers don't coincide.
 const JITTER: f64 = 0.1;
 
-/// Servers that answer, but agree on nothing that was known before, have to be quiet for so long.
-const SETTLE_TIME: Duration = Duration::from_secs(5);
+/// While another backend has just gone, replicas are looked at as often as what is not up: it may be
+/// their primary, which empties them when it comes back empty.
+const ALERT_TIME: Duration = Duration::from_secs(60);
 
 /// Starts to check, and returns when it is known which backends can serve: after the check timeout
 /// at the latest.
@@ -64,7 +65,7 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
 
 type FirstLook = (usize, Result<Report, BackendError>);
 
-/// What is there at the start is accepted; only a server that has far fewer keys than others waits.
+/// What is there at the start is accepted; only databases that have far fewer keys than elsewhere wait.
 fn accept_first(balancer: &Balancer, looks: &Receiver<FirstLook>) {
     let deadline = Instant::now() + balancer.config.check_timeout;
     let mut reports = Vec::new();
@@ -83,26 +84,14 @@ fn accept_first(balancer: &Balancer, looks: &Receiver<FirstLook>) {
             Err(_) => break,
         }
     }
-    let ready = reports.iter().filter(|(_, report)| report.not_ready.is_none());
-    let fullest = fullest(ready.map(|(_, report)| report.keys.as_ref())).unwrap_or_default();
-    // Whoever comes later may have more than those that are there now.
-    let are_all_there = ready_count(&reports) == balancer.backends.len();
-    for (index, report) in reports {
-        let health = &balancer.backends[index].health;
-        match report.keys.as_ref().is_some_and(|keys| keys.is_below_half_of(&fullest)) {
-            true => health.hold_first(report, &fullest),
-            false => health.accept_first(report),
-        }
+    for (index, report) in &reports {
+        let others = reports.iter().filter(|(other, _)| other != index);
+        let others: Vec<&Report> = others.map(|(_, report)| report).collect();
+        balancer.backends[*index].health.accept_first(report, &others);
     }
-    let backends = balancer.backends.iter();
-    backends.for_each(|backend| backend.health.set_provisional(!are_all_there));
     if balancer.table.best(|_| true) != State::Up {
         warn!("no backend answers: reads fail until one does");
     }
-}
-
-fn ready_count(reports: &[(usize, Report)]) -> usize {
-    reports.iter().filter(|(_, report)| report.not_ready.is_none()).count()
 }
 
 /// Checks one backend.
@@ -182,12 +171,11 @@ impl<'a> Checker<'a> {
         let health = &self.backend.health;
         match look {
             Ok(report) => {
-                health.check_answered(&report, began);
-                let backends = self.balancer.backends.iter();
-                let census: Vec<Census> = backends.map(|backend| backend.health.census()).collect();
-                health.judge(&report, began, reference(&census, self.index).as_ref());
-                if census.iter().all(|backend| backend.is_accepted) {
-                    health.set_provisional(false);
+                let others = self.others().map(|backend| backend.health.known());
+                health.check_answered(&report, began, &others.collect::<Vec<Known>>());
+                // Down, for what it is: nobody shall go on reading from it.
+                if report.unserved.is_some() {
+                    self.backend.close_all();
                 }
             }
             // That says nothing of the backend.
@@ -206,13 +194,28 @@ impl<'a> Checker<'a> {
         }
     }
 
+    fn others(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        let others = self.balancer.backends.iter().enumerate();
+        others.filter(|(index, _)| *index != self.index).map(|(_, backend)| backend)
+    }
+
+    /// Whether it may get other data, or none, at any moment.
+    fn is_to_be_watched(&self) -> bool {
+        let health = &self.backend.health;
+        let has_just_gone = |other: &Arc<Backend>| {
+            other.health.left_up().is_some_and(|since| since.elapsed() < ALERT_TIME)
+        };
+        health.is_to_be_watched() || (health.is_replica() && self.others().any(has_just_gone))
+    }
+
     /// Waits until it is time, or there is a reason to check now: something is wrong with the
     /// backend, or it has ended our connection.
     fn wait_until(&mut self, next: Instant) {
         loop {
             let left = next.saturating_duration_since(Instant::now());
             let is_news = self.pause(left.min(FAST_INTERVAL)) && self.is_end_news();
-            let is_good = self.backend.health.state() == State::Up && !is_news;
+            let is_up = self.backend.health.state() == State::Up;
+            let is_good = is_up && !is_news && !self.is_to_be_watched();
             if left <= FAST_INTERVAL || !is_good {
                 return;
             }
@@ -253,34 +256,6 @@ fn keep_resolved(backend: &Backend) {
     }
 }
 
-/// The keys that a complete server has; `None` where nothing is known.
-fn reference(census: &[Census], index: usize) -> Option<Keys> {
-    let others = census.iter().enumerate().filter(|(other, _)| *other != index);
-    let serving = others.filter(|(_, other)| other.is_accepted);
-    let by_others = fullest(serving.map(|(_, other)| other.keys.as_ref()));
-    if by_others.is_some() {
-        return by_others;
-    }
-    // None serves. What all have agreed on is the data now …
-    let is_believed = |backend: &Census| {
-        backend.answers && (backend.is_same_process || backend.keys_since.elapsed() >= SETTLE_TIME)
-    };
-    match census.iter().all(is_believed) {
-        true => fullest(census.iter().map(|backend| backend.keys.as_ref())),
-        // … and what they had before is, until then.
-        false => fullest(census.iter().map(|backend| backend.accepted_keys.as_ref())),
-    }
-}
-
-/// The most keys of all that say how many they have.
-fn fullest<'a>(counts: impl Iterator<Item = Option<&'a Keys>>) -> Option<Keys> {
-    counts.flatten().fold(None, |fullest, keys| {
-        let mut fullest = fullest.unwrap_or_default();
-        Keys::merge(&mut fullest, keys);
-        Some(fullest)
-    })
-}
-
 /// Moves sessions away from backends that can't serve, and to those that have few.
 fn level(balancer: &Balancer) {
     loop {
@@ -289,67 +264,5 @@ fn level(balancer: &Balancer) {
         if moved > 0 {
             balancer.access_log.write(|| Event::Moved { sessions: moved });
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn keys(count: u64) -> Keys {
-        Keys::in_one_database(count)
-    }
-
-    /// It has restarted a while ago, has so many keys now, and had 1000.
-    fn restarted(count: u64, settled_for: Duration) -> Census {
-        Census {
-            is_accepted: false,
-            answers: true,
-            is_same_process: false,
-            keys: Some(keys(count)),
-            keys_since: Instant::now().checked_sub(settled_for).expect("the clock runs"),
-            accepted_keys: Some(keys(1000)),
-        }
-    }
-
-    fn serving(count: u64) -> Census {
-        Census { is_accepted: true, is_same_process: true, ..restarted(count, Duration::ZERO) }
-    }
-
-    fn down() -> Census {
-        Census { answers: false, keys: None, ..restarted(0, Duration::ZERO) }
-    }
-
-    #[test]
-    fn a_server_is_compared_with_the_fullest_that_serves() {
-        let census = [restarted(0, Duration::ZERO), serving(800), serving(900), down()];
-        assert_eq!(reference(&census, 0), Some(keys(900)));
-    }
-
-    #[test]
-    fn its_own_keys_are_no_measure_of_a_server_while_others_serve() {
-        let census = [serving(2000), serving(900)];
-        assert_eq!(reference(&census, 0), Some(keys(900)));
-    }
-
-    #[test]
-    fn where_none_serves_what_they_had_counts_until_all_have_settled() {
-        let mut census = [restarted(0, SETTLE_TIME), restarted(300, SETTLE_TIME / 2)];
-        assert_eq!(reference(&census, 0), Some(keys(1000)));
-        census[1] = restarted(300, SETTLE_TIME);
-        assert_eq!(reference(&census, 0), Some(keys(300)));
-        assert_eq!(reference(&[restarted(0, SETTLE_TIME), down()], 0), Some(keys(1000)));
-    }
-
-    #[test]
-    fn what_all_have_lost_without_a_restart_is_believed_at_once() {
-        let emptied = || Census { is_same_process: true, ..restarted(0, Duration::ZERO) };
-        assert_eq!(reference(&[emptied(), emptied()], 0), Some(keys(0)));
-    }
-
-    #[test]
-    fn where_nothing_was_ever_known_there_is_no_measure() {
-        let new = || Census { accepted_keys: None, ..restarted(5, Duration::ZERO) };
-        assert_eq!(reference(&[new(), Census { keys: None, ..new() }], 0), None);
     }
 }

@@ -41,7 +41,8 @@ Examples:
   lb check --check-timeout 5s && systemctl start redis-lb
       in a script, with servers that may be slow
 
-It writes nothing, and needs the rights +@read +info +ping +select.
+It writes nothing, and needs the rights +@read +info +ping +select; of nodes of a Cluster also
++readonly +cluster|info.
 
 Exit code: 0 if all is well, 1 if something is wrong, 2 if an option is.";
 
@@ -146,10 +147,17 @@ struct Args {
     #[arg(long, env = "LB_RISE", value_name = "NUMBER", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     rise: u32,
 
-    /// How long ago a replica may have heard from its primary; 0s: however long
+    /// A replica that has not heard from its primary for longer is read from only while no other
+    /// server is up; 0s: however long
     #[arg(help_heading = CHECKS)]
-    #[arg(long, env = "LB_MAX_LAG", value_name = "TIME", default_value = "0s", value_parser = time)]
+    #[arg(long, env = "LB_MAX_LAG", value_name = "TIME", default_value = "60s", value_parser = time)]
     max_lag: Duration,
+
+    /// How long the keys of a server that is away count: others that came back with fewer are not read
+    /// from until then, unless they have 90 % of them
+    #[arg(help_heading = CHECKS)]
+    #[arg(long, env = "LB_FORGET_AFTER", value_name = "TIME", default_value = "10m", value_parser = time)]
+    forget_after: Duration,
 
     /// How long it takes a backend that returns to get its full share again; 0s: at once
     #[arg(help_heading = BALANCING)]
@@ -239,7 +247,7 @@ struct CheckArgs {
     #[arg(long, value_name = "TIME", value_parser = timeout)]
     check_timeout: Option<Duration>,
 
-    /// How long ago a replica may have heard from its primary; 0s: however long [default: 0s, or
+    /// How long ago a replica may have heard from its primary; 0s: however long [default: 60s, or
     /// LB_MAX_LAG]
     #[arg(long, value_name = "TIME", value_parser = time)]
     max_lag: Option<Duration>,
@@ -278,8 +286,11 @@ pub struct Config {
     pub fall: u32,
     /// 1 to 100 good checks in a row until a backend is up again.
     pub rise: u32,
-    /// How long ago a replica may have heard from its primary; `None`: however long.
+    /// How long ago a replica may have heard from its primary, to be read from while others are up;
+    /// `None`: however long.
     pub max_lag: Option<Duration>,
+    /// How long the keys of a server that is away count.
+    pub forget_after: Duration,
     /// How long the share of a backend that returns grows.
     pub slow_start: Duration,
     /// Whether running sessions move to a backend with fewer leases.
@@ -367,6 +378,7 @@ impl TryFrom<Args> for Config {
             fall: args.fall,
             rise: args.rise,
             max_lag: (!args.max_lag.is_zero()).then_some(args.max_lag),
+            forget_after: args.forget_after,
             slow_start: args.slow_start,
             rebalance: !args.no_rebalance,
             backend_connections: args.backend_connections as usize,
@@ -435,7 +447,8 @@ mod tests {
         assert_eq!(config.check_interval, Duration::from_secs(2));
         assert_eq!(config.check_timeout, Duration::from_secs(1));
         assert_eq!((config.fall, config.rise), (3, 2));
-        assert_eq!(config.max_lag, None);
+        assert_eq!(config.max_lag, Some(Duration::from_secs(60)));
+        assert_eq!(config.forget_after, Duration::from_secs(10 * 60));
         assert_eq!(config.slow_start, Duration::from_secs(10));
         assert!(config.rebalance);
         assert_eq!(config.backend_connections, 128);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::backend::{Backend, BackendError, Patience};
 use crate::balance::State;
 use crate::balancer::Balancer;
-use crate::slow::{Class, LaneError, Nature, OpenRead, Poison, ReadInfo, Script};
+use crate::slow::{Begun, Class, LaneError, Nature, OpenRead, Poison, ReadInfo, Script};
 
 /// With no backend up, a read fails within a second: after so long no other is tried, …
 pub const LAST_RESORT_TIME: Duration = Duration::from_millis(900);
@@ -179,15 +179,17 @@ impl<'a> Failover<'a> {
         preferred: Option<usize>,
         may_try: impl Fn(usize) -> bool,
         is_client_gone: impl Fn() -> bool,
-    ) -> Result<Arc<OpenRead>, LaneError> {
+    ) -> Result<Begun, LaneError> {
         let is_alone = info.is_alone || self.is_alone();
         let info = ReadInfo { class: self.class(), is_alone, ..info };
         let may_try = |backend| self.may_try(backend) && may_try(backend);
-        let open = self.balancer.slow_lane.begin(&info, preferred, may_try, is_client_gone)?;
-        if open.is_slow() {
+        let begun = self.balancer.slow_lane.begin(&info, preferred, may_try, is_client_gone)?;
+        if let Begun::Open(open) = &begun
+            && open.is_slow()
+        {
             self.balancer.backends[open.backend()].await_quiet(MAX_QUIET_WAIT);
         }
-        Ok(open)
+        Ok(begun)
     }
 
     /// Whether this backend is still to be tried.

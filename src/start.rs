@@ -106,6 +106,11 @@ pub fn warn_of_backends(balancer: &Balancer) {
         warn!("{DATABASES_DIFFER}");
     }
     for backend in backends {
+        for right in backend.health.lacking_rights() {
+            warn!("{}: its user lacks the right {right}: {}", backend.name(), without_right(right));
+        }
+    }
+    for backend in backends {
         let database = backend.own_mode().database;
         if database == 0 || backend.health.state() != State::Up {
             continue;
@@ -136,6 +141,20 @@ pub fn warn_of_scripts(balancer: &Balancer) {
                 backend.name(),
                 missing.join(" "),
             );
+        }
+    }
+}
+
+/// What does not work where the user lacks a right that a check needs.
+fn without_right(right: &str) -> &'static str {
+    match right {
+        "+info" => {
+            "a restart without its data can't be told, and SCAN and listings fail where one step is \
+             not enough"
+        }
+        "+readonly" => "where it is a replica of a Cluster, it refuses reads (MOVED)",
+        _ => {
+            "a node that has only a part of its Cluster's data can't be told from one that has all"
         }
     }
 }

@@ -51,11 +51,15 @@ pub enum BackendError {
     /// It says nothing here, while it answers checks.
     #[error("silent, while it answers others")]
     Stuck,
+    /// It is a replica that has lost its primary, and a fresher server is up.
+    #[error("stale: it has lost its primary")]
+    Stale,
     /// It did not answer a PING that went before a read whose first try was met by silence.
     #[error("does not answer")]
     Unresponsive,
-    /// It may lack data: nothing is read from it.
-    #[error("syncing: {0}")]
+    /// It may lack data, or is no server that can be served from: nothing is read from it, or not in
+    /// this database. The text says which.
+    #[error("{0}")]
     Syncing(String),
     /// All connections that there may be to it are in use (`--backend-connections`).
     #[error("timed out waiting for a connection: all {0} are in use")]
@@ -85,8 +89,12 @@ impl BackendError {
     /// Whether this says something of the backend, not of what others do with it.
     pub fn is_failure(&self) -> bool {
         match self {
-            Self::Changed | Self::Busy | Self::NoConnection(_) | Self::OtherCommands => false,
-            Self::Local(_) => false,
+            Self::Changed
+            | Self::Busy
+            | Self::NoConnection(_)
+            | Self::OtherCommands
+            | Self::Stale
+            | Self::Local(_) => false,
             // That is known already.
             Self::Syncing(_) => false,
             // The connection is to blame, or the read.

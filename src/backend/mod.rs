@@ -67,6 +67,14 @@ pub struct Mode {
     pub protocol: Protocol,
 }
 
+impl Mode {
+    /// A number for each mode.
+    pub fn context(self) -> u64 {
+        let protocol = u64::from(self.protocol == Protocol::Resp3);
+        (self.database as u64) << 1 | protocol
+    }
+}
+
 /// One Redis server: where it is, what it is, and the connections to it.
 #[derive(Debug)]
 pub struct Backend {
@@ -196,6 +204,11 @@ impl Backend {
         Mode { database: self.address.database(), protocol: Protocol::Resp2 }
     }
 
+    /// Whether the database of its URL may be read from it, without a lock.
+    pub fn serves_own(&self) -> bool {
+        self.health.serves(self.address.database())
+    }
+
     /// Sends `commands` on an idle connection of that mode, or a new one, and waits for the first
     /// byte of the reply.
     ///
@@ -219,7 +232,7 @@ impl Backend {
         patience: Patience,
         may_send: impl Fn(&Link) -> bool,
     ) -> Result<Connection, BackendError> {
-        self.ensure_readable()?;
+        self.ensure_readable(mode)?;
         let none = || BackendError::NoConnection(self.max_connections);
         let max_wait = match &patience {
             Patience::LastResort(deadline) => deadline.saturating_duration_since(Instant::now()),
@@ -230,7 +243,7 @@ impl Backend {
             let left = max_wait.saturating_sub(began.elapsed());
             let (permit, idle) = self.pool.take(mode, left).ok_or_else(none)?;
             // It may have changed while we waited.
-            self.ensure_readable()?;
+            self.ensure_readable(mode)?;
             let waited = permit.waited();
             match self.send_on(idle, mode, permit, commands, patience.clone(), &may_send) {
                 // The connection of another may be free in a moment, or what this machine lacks.
@@ -314,8 +327,8 @@ impl Backend {
         &self.refuser
     }
 
-    fn ensure_readable(&self) -> Result<(), BackendError> {
-        self.health.refusal().map_or(Ok(()), |why| Err(BackendError::Syncing(why)))
+    fn ensure_readable(&self, mode: Mode) -> Result<(), BackendError> {
+        self.health.refusal(mode.database).map_or(Ok(()), |why| Err(BackendError::Syncing(why)))
     }
 
     /// Makes its server known, where that has not been met.
@@ -377,13 +390,20 @@ impl Backend {
             None => Report::default(),
         };
         report.not_ready = not_ready.or(report.not_ready);
+        if report.run_id.is_empty() {
+            report.lacks.push("+info");
+        }
+        if report.is_cluster_node {
+            ask_of_cluster(&mut link, &mut report)?;
+        }
         if report.keys.is_none() {
             let count = size.and_then(|count| u64::try_from(count).ok());
             report.keys = count.map(Keys::in_one_database);
         }
         link.set_run_id((!report.run_id.is_empty()).then(|| Arc::clone(&report.run_id)));
-        // Where it does not say which server it is, each client finds out what it knows.
-        if !report.run_id.is_empty() {
+        // Where it does not say which server it is, each client finds out what it knows. What one knows
+        // that is not served from limits nobody.
+        if !report.run_id.is_empty() && report.unserved.is_none() {
             self.meet(&mut link)?;
         }
         *kept = Some(link);
@@ -479,11 +499,14 @@ impl Backend {
             setup.cmd("SELECT").arg(mode.database);
         }
         link.send(&setup.get_packed_pipeline())?;
-        let run_id = read_run_id(link.replies())?;
+        let (run_id, is_cluster_node) = read_server_info(link.replies())?;
         self.health.admit(run_id.as_deref().unwrap_or_default()).map_err(BackendError::Syncing)?;
         link.set_run_id(run_id);
         if mode.database != 0 {
             reply::simple(link.replies())?;
+        }
+        if is_cluster_node {
+            read_only(&mut link)?;
         }
         self.meet(&mut link)?;
         if mode.protocol == Protocol::Resp3 {
@@ -587,11 +610,46 @@ fn info(from: &mut impl BufRead) -> Result<Option<String>, resp::Error> {
     }
 }
 
+/// Reads what `INFO server` says of its run id, `None` where its user may not ask, and whether it is a
+/// node of a Cluster.
+fn read_server_info(from: &mut impl BufRead) -> Result<(Option<Arc<str>>, bool), resp::Error> {
+    let info = info(from)?.unwrap_or_default();
+    let field = |name| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    Ok((field("run_id:").map(Arc::from), field("redis_mode:") == Some("cluster")))
+}
+
 /// Reads what `INFO server` says of its run id; `None` where its user may not ask.
 pub fn read_run_id(from: &mut impl BufRead) -> Result<Option<Arc<str>>, resp::Error> {
-    let info = info(from)?.unwrap_or_default();
-    let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:"));
-    Ok(run_id.map(|run_id| run_id.trim().into()))
+    read_server_info(from).map(|(run_id, _)| run_id)
+}
+
+/// Lets a node of a Cluster answer reads on this connection also where it is a replica, which else
+/// sends clients to its primary. False when its user may not ask for that: then a primary can still be
+/// read from.
+fn read_only(link: &mut Link) -> Result<bool, BackendError> {
+    link.send(&redis::cmd("READONLY").get_packed_command())?;
+    match reply::simple(link.replies()) {
+        Ok(_) => Ok(true),
+        Err(resp::Error::Redis(text)) if is_not_allowed(&text) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Asks a node of a Cluster whether it has all of the data, as far as its user may ask, and whether it
+/// lets it read from replicas.
+fn ask_of_cluster(link: &mut Link, report: &mut Report) -> Result<(), BackendError> {
+    link.send(&redis::cmd("CLUSTER").arg("INFO").get_packed_command())?;
+    match reply::bytes(link.replies(), MAX_INFO_BYTES) {
+        Ok(info) => report.add_cluster_info(&String::from_utf8_lossy(&info)),
+        Err(resp::Error::Redis(text)) if is_not_allowed(&text) => {
+            report.lacks.push("+cluster|info")
+        }
+        Err(error) => return Err(error.into()),
+    }
+    if !read_only(link)? {
+        report.lacks.push("+readonly");
+    }
+    Ok(())
 }
 
 /// Whether a server says that it has no data to read (yet).

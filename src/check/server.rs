@@ -93,7 +93,7 @@ impl Server {
             lacks_for_redis_clients: Vec::new(),
             link,
         };
-        if server.report.not_ready.is_none() {
+        if server.report.not_ready.is_none() && server.report.unserved.is_none() {
             server.try_rights(backend)?;
         }
         Ok(server)
@@ -107,6 +107,8 @@ impl Server {
             selected => _ = selected?,
         }
         self.lacks.extend(lacking(&mut self.link, &FOR_HTTP)?);
+        // "+info" is among those already.
+        self.lacks.extend(self.report.lacks.iter().copied().filter(|right| *right != "+info"));
         if backend.commands().is_none() {
             self.lacks_for_redis_clients.push("+command");
         }
@@ -119,7 +121,9 @@ impl Server {
 
     /// Whether it can be read from and says how many keys it has.
     pub fn has_counted(&self) -> bool {
-        self.report.not_ready.is_none() && self.report.keys.is_some()
+        self.report.not_ready.is_none()
+            && self.report.unserved.is_none()
+            && self.report.keys.is_some()
     }
 
     /// Whether keys can be read as HTTP clients would.

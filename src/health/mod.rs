@@ -4,20 +4,27 @@
 //! `down` has failed `fall` checks, and serves when there is nothing better; `rise` good ones bring
 //! it back. `syncing` answers, but may lack data: nothing is ever read from it before it has proved,
 //! in `rise` checks running, that it has what the others have.
+//!
+//! [`rule::judge`] decides what a check means; this module applies the verdict.
 
 mod report;
+pub mod rule;
+#[cfg(test)]
+mod rule_tests;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use log::{info, warn};
+use log::{error, info, warn};
 
 pub use self::report::{Keys, Report};
+use self::rule::{Cause, Facts, Identity, Seen, Standing, Unproven, Verdict};
+pub use self::rule::{Databases, Known};
 use crate::balance::ConnectionTable;
 pub use crate::balance::State;
 use crate::lock::{Mutex, lock};
@@ -25,9 +32,43 @@ use crate::lock::{Mutex, lock};
 /// The changes that are kept of each backend.
 const MAX_CHANGES: usize = 32;
 
-/// A server that is about complete may not grow by more than one in so many keys between two
-/// checks.
-const GROWTH_PART: u64 = 100;
+/// A server whose databases are complete in part serves these when the others have got no more keys in
+/// so many checks: until then it may be being loaded.
+const STILL_CHECKS: u32 = 10;
+
+/// A difference between servers is warned about when it has lasted for so long: what clients write
+/// does not arrive everywhere at the same moment.
+const DIFFERENCE_TIME: Duration = Duration::from_secs(10);
+
+/// The databases that clients read, as far as they are known; shared by all backends.
+#[derive(Debug, Default)]
+pub struct DatabasesInUse(AtomicU64);
+
+impl DatabasesInUse {
+    /// Notes that this one is read.
+    pub fn note(&self, databases: Databases) {
+        // Nearly always it is known: then nobody else's cache line is taken away.
+        if !self.get().has(databases) {
+            self.0.fetch_or(databases.bits(), Ordering::Relaxed);
+        }
+    }
+
+    /// All of them.
+    pub fn get(&self) -> Databases {
+        Databases::from_bits(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// When a server counts as away, back, and forgotten.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Failed checks in a row until it is down.
+    pub fall: u32,
+    /// Good checks in a row until it is up again.
+    pub rise: u32,
+    /// How long the keys that a server had count while it is away.
+    pub forget_after: Duration,
+}
 
 /// A backend that has failed in a way which its checks don't notice is `suspect` for so long.
 const DISTRUST_TIME: Duration = Duration::from_secs(5);
@@ -67,33 +108,17 @@ impl Summary {
     }
 }
 
-/// What the checks of others compare with.
-#[derive(Debug, Clone)]
-pub struct Census {
-    /// Whether what it has is what there is to be had.
-    pub is_accepted: bool,
-    /// Whether it has answered its last check, and has what it is to have by its own account.
-    pub answers: bool,
-    /// Whether it is the process that was accepted last: what it lacks, it was told to forget.
-    pub is_same_process: bool,
-    /// The keys at its last check.
-    pub keys: Option<Keys>,
-    /// Since when there are about so many.
-    pub keys_since: Instant,
-    /// The keys when it was up last.
-    pub accepted_keys: Option<Keys>,
-}
-
 /// One backend's state, and what it rests on.
 #[derive(Debug)]
 pub struct Health {
     name: String,
     backend: usize,
     table: Arc<ConnectionTable>,
-    fall: u32,
-    rise: u32,
-    /// The same as in the record, for those in a hurry.
-    must_prove: AtomicBool,
+    settings: Settings,
+    in_use: Arc<DatabasesInUse>,
+    /// The databases that must not be read, as [`Databases`] has them: a copy of what the record says,
+    /// read on every request without a lock.
+    unread: AtomicU64,
     /// Whether a slow read of ours runs on it: then it answers no checks, which says nothing.
     is_busy: AtomicBool,
     record: Mutex<Record>,
@@ -104,19 +129,9 @@ struct Record {
     state: State,
     reason: String,
     since: Instant,
-    /// The process that may be read from.
-    accepted: Option<Arc<str>>,
-    /// How many keys it had at the last check that found it up.
-    accepted_keys: Option<Keys>,
-    /// Nothing may be read before it has shown its data, and why it has to.
-    must_prove: bool,
-    cause: &'static str,
-    /// What the last check that was answered has said, and since when its keys are about
-    /// `settled_keys`.
-    seen: Option<(Report, Instant)>,
+    known: Known,
+    /// What the numbers of its keys are about, since `seen.keys_since`.
     settled_keys: Option<Keys>,
-    /// The keys that the same process had at the check before.
-    previous_keys: Option<Keys>,
     /// Checks in a row.
     good: u32,
     bad: u32,
@@ -127,18 +142,18 @@ struct Record {
     distrusted_until: Option<Instant>,
     /// When the last check that was answered began.
     answered: Option<Instant>,
-    /// It was accepted before all others were there to be compared with.
-    is_provisional: bool,
+    /// Since when others have notably more keys, and whether that was warned about.
+    differs_since: Option<Instant>,
+    difference: Option<String>,
+    was_warned: bool,
+    /// The databases that must not be read, as the log has it.
+    logged_unread: Databases,
+    /// Whether it is read from though it lacks some keys.
+    is_last_resort: bool,
+    /// Why it is stale, if it is.
+    stale: Option<String>,
     changes: VecDeque<Change>,
 }
-
-/// Why a server that was accepted has to prove itself.
-const RESTARTED: &str = "it was restarted or replaced by another server";
-const FIRST_MET: &str = "it was not there before";
-const HAS_LOST_KEYS: &str = "more than half of its keys are gone";
-const HAS_FAR_FEWER: &str = "it has far fewer keys than others";
-/// It says itself what is the matter.
-const NOT_READY: &str = "";
 
 impl Health {
     /// Of the backend with this index in `table`; it counts as down until it was checked.
@@ -146,36 +161,36 @@ impl Health {
         name: &str,
         backend: usize,
         table: Arc<ConnectionTable>,
-        fall: u32,
-        rise: u32,
+        settings: Settings,
+        in_use: Arc<DatabasesInUse>,
     ) -> Arc<Self> {
         let record = Record {
             state: State::Down,
             reason: "not checked yet".to_owned(),
             since: Instant::now(),
-            accepted: None,
-            accepted_keys: None,
-            must_prove: false,
-            cause: "",
-            seen: None,
+            known: Known::default(),
             settled_keys: None,
-            previous_keys: None,
             good: 0,
             bad: 0,
             last_failure: "not checked yet".to_owned(),
             failed_at: None,
             distrusted_until: None,
             answered: None,
-            is_provisional: false,
+            differs_since: None,
+            difference: None,
+            was_warned: false,
+            logged_unread: Databases::NONE,
+            is_last_resort: false,
+            stale: None,
             changes: VecDeque::new(),
         };
         Arc::new(Self {
             name: name.to_owned(),
             backend,
             table,
-            fall,
-            rise,
-            must_prove: AtomicBool::new(false),
+            settings,
+            in_use,
+            unread: AtomicU64::new(0),
             is_busy: AtomicBool::new(false),
             record: Mutex::new(record),
         })
@@ -200,13 +215,13 @@ impl Health {
     /// What is known of it.
     pub fn summary(&self) -> Summary {
         let record = lock(&self.record);
-        let seen = record.seen.as_ref().map(|(report, _)| report);
+        let seen = record.known.seen.as_ref().map(|seen| &seen.report);
         Summary {
             state: record.state,
             state_for: record.since.elapsed(),
             // Keys come and go while it is up.
             reason: match (record.state, seen) {
-                (State::Up, Some(report)) => keys_in_words(report),
+                (State::Up, Some(report)) => record.while_up(report),
                 _ => record.reason.clone(),
             },
             keys: seen.and_then(|report| report.keys.as_ref()).map(Keys::total),
@@ -220,22 +235,44 @@ impl Health {
         lock(&self.record).changes.iter().cloned().collect()
     }
 
-    /// What the checks of others compare with.
-    pub fn census(&self) -> Census {
+    /// What is known of it: what the checks of others compare with.
+    pub fn known(&self) -> Known {
+        lock(&self.record).known()
+    }
+
+    /// Whether it should be looked at more often than usual, though it is up: it may get other data
+    /// at any moment, is about to have all of a database, or is to make room for one that has more.
+    pub fn is_to_be_watched(&self) -> bool {
         let record = lock(&self.record);
-        let (report, keys_since) = match &record.seen {
-            Some((report, since)) => (Some(report), *since),
-            None => (None, record.since),
-        };
-        Census {
-            is_accepted: matches!(record.state, State::Up | State::Suspect),
-            answers: record.bad == 0 && report.is_some_and(|seen| seen.not_ready.is_none()),
-            is_same_process: report
-                .is_some_and(|seen| record.accepted.as_ref() == Some(&seen.run_id)),
-            keys: report.and_then(|report| report.keys.clone()),
-            keys_since,
-            accepted_keys: record.accepted_keys.clone(),
-        }
+        let Known { seen, unproven, .. } = &record.known;
+        let is_getting_better = |one: &Unproven| one.good > 0 || one.still < STILL_CHECKS;
+        record.is_last_resort
+            || seen.as_ref().is_some_and(|seen| seen.report.is_cut_off)
+            || unproven.values().any(is_getting_better)
+    }
+
+    /// Whether it said at its last check that it is a replica.
+    pub fn is_replica(&self) -> bool {
+        let record = lock(&self.record);
+        record.known.seen.as_ref().is_some_and(|seen| seen.report.is_replica)
+    }
+
+    /// When it ceased to be up, if it was and is no more.
+    pub fn left_up(&self) -> Option<Instant> {
+        let record = lock(&self.record);
+        (record.state != State::Up && record.known.accepted.is_some()).then_some(record.since)
+    }
+
+    /// The rights that its user lacked at the last check.
+    pub fn lacking_rights(&self) -> Vec<&'static str> {
+        let record = lock(&self.record);
+        record.known.seen.as_ref().map(|seen| seen.report.lacks.clone()).unwrap_or_default()
+    }
+
+    /// Whether one of the eligible backends is up that is fresher, or has more keys: then nobody should
+    /// stay here.
+    pub fn is_outranked(&self, eligible: impl Fn(usize) -> bool) -> bool {
+        self.table.is_outranked(self.backend, eligible)
     }
 
     /// Whether there is no other backend.
@@ -279,28 +316,51 @@ impl Health {
         (record.state == State::Up).then_some(record.since)
     }
 
-    /// Why nothing may be read from it, if so.
-    pub fn refusal(&self) -> Option<String> {
+    /// Whether this database may be read from it, without a lock. Notes that it is asked for.
+    pub fn serves(&self, database: i64) -> bool {
+        let database = Databases::of(database);
+        self.in_use.note(database);
         // Each connection has been admitted: this is for what came to light later.
-        if !self.must_prove.load(Ordering::Acquire) {
+        !Databases::from_bits(self.unread.load(Ordering::Acquire)).has(database)
+    }
+
+    /// Why this database must not be read from it, if so.
+    pub fn refusal(&self, database: i64) -> Option<String> {
+        if self.serves(database) {
             return None;
         }
         let record = lock(&self.record);
-        record.must_prove.then(|| record.reason.clone())
+        if record.known.must_prove.is_some() {
+            return Some(record.refusal());
+        }
+        let in_words = |(number, database): (&u32, &Unproven)| {
+            let progress = standing_in_words(database.standing);
+            format!("database {number} is incomplete: {progress}")
+        };
+        let unread = record.known.unproven.iter().filter(|(_, database)| !database.is_read());
+        let it = |number: &u32| Databases::of(i64::from(*number)) == Databases::of(database);
+        unread.filter(|(number, _)| it(number)).map(in_words).next()
+    }
+
+    /// Why this database must not be read from it, if it is up all the same.
+    pub fn refusal_while_up(&self, database: i64) -> Option<String> {
+        let refusal = self.refusal(database)?;
+        (self.state() == State::Up).then_some(refusal)
     }
 
     /// Whether a connection to this server process may be used; if not, why.
     pub fn admit(&self, run_id: &str) -> Result<(), String> {
         let mut record = lock(&self.record);
-        if !record.must_prove {
-            if record.accepted.as_deref() == Some(run_id) {
-                return Ok(());
-            }
-            let cause = if record.accepted.is_some() { RESTARTED } else { FIRST_MET };
+        if record.known.must_prove.is_none() {
+            let cause = match &record.known.accepted {
+                Some(accepted) if *accepted.run_id == *run_id => return Ok(()),
+                Some(_) => Cause::Restarted,
+                None => Cause::FirstMet,
+            };
             record.good = 0;
-            self.hold(&mut record, cause, "its keys are not counted yet");
+            self.hold(&mut record, cause, format!("{cause}; its keys are not counted yet"));
         }
-        Err(record.reason.clone())
+        Err(record.refusal())
     }
 
     /// A live request has failed on it.
@@ -332,148 +392,201 @@ impl Health {
         let why = record.last_failure.clone();
         match record.state {
             State::Down => record.reason = why,
-            _ if record.bad >= self.fall => self.change(&mut record, State::Down, why, false),
+            _ if record.bad >= self.settings.fall => {
+                self.change(&mut record, State::Down, why, false)
+            }
             State::Up => self.change(&mut record, State::Suspect, why, false),
             State::Suspect | State::Syncing => {}
         }
     }
 
-    /// The first check of all was answered: what is there is what there is to be had.
-    pub fn accept_first(&self, report: Report) {
+    /// The first check of all was answered, and `others` by other servers: what is there is what there
+    /// is to be had.
+    pub fn accept_first(&self, report: &Report, others: &[&Report]) {
+        let now = Instant::now();
         let mut record = lock(&self.record);
         record.settled_keys.clone_from(&report.keys);
-        record.seen = Some((report.clone(), Instant::now()));
-        match &report.not_ready {
-            Some(why) => self.hold(&mut record, NOT_READY, why),
-            None => self.accept(&mut record, &report, keys_in_words(&report), false),
+        record.known.seen = Some(Seen { report: report.clone(), keys_since: now });
+        record.known.judged = Some(now);
+        match rule::judge_first(report, others, self.in_use.get()) {
+            Verdict::Unserved(why) => self.refuse(&mut record, why),
+            Verdict::NotReady { why, .. } => self.hold(&mut record, Cause::WasNotReady, why),
+            Verdict::Serve { .. } => {
+                self.accept(&mut record, report, now, keys_in_words(report), false)
+            }
+            Verdict::Prove { cause, databases, .. } => {
+                let new = |(number, standing)| (number, Unproven::new(standing));
+                record.known.unproven = databases.into_iter().map(new).collect();
+                match cause {
+                    Some(cause) => {
+                        let why = format!("{cause}; {}", record.progress(report));
+                        self.hold(&mut record, cause, why);
+                    }
+                    None => self.accept(&mut record, report, now, keys_in_words(report), false),
+                }
+            }
         }
+        self.note_limits(&mut record, report);
     }
 
-    /// Whether it was accepted before all others were there to be compared with: then one that has
-    /// far more keys still puts it out.
-    pub fn set_provisional(&self, is_provisional: bool) {
-        lock(&self.record).is_provisional = is_provisional;
-    }
-
-    /// The same, but it has far fewer keys than others.
-    pub fn hold_first(&self, report: Report, fullest: &Keys) {
-        let progress = progress(&report, Some(fullest));
-        let mut record = lock(&self.record);
-        record.seen = Some((report, Instant::now()));
-        self.hold(&mut record, HAS_FAR_FEWER, &progress);
-    }
-
-    /// A check that `began` then was answered. What that means is for [`judge`](Self::judge) to say:
-    /// this is what others, and we, compare with.
-    pub fn check_answered(&self, report: &Report, began: Instant) {
+    /// A check that `began` then was answered. Decides what that means, given what is known of the
+    /// `others`.
+    pub fn check_answered(&self, report: &Report, began: Instant, others: &[Known]) {
+        let now = Instant::now();
         let mut record = lock(&self.record);
         self.table.set_silent(self.backend, false);
         record.bad = 0;
         record.answered = Some(began);
-        record.previous_keys = None;
-        let now = Instant::now();
-        let since = match record.seen.take() {
-            Some((seen, since)) if seen.run_id == report.run_id => {
-                record.previous_keys = seen.keys;
-                since
-            }
-            _ => {
-                record.good = 0;
-                record.settled_keys = None;
-                now
-            }
-        };
-        let is_settled = match (&record.settled_keys, &report.keys) {
-            (Some(settled), Some(keys)) => !keys.lacks(settled) && !settled.lacks(keys),
-            (None, None) => true,
-            _ => false,
-        };
-        if !is_settled {
-            record.settled_keys.clone_from(&report.keys);
+        let keys_since = record.settle(report, now);
+        let before = record.known();
+        let verdict = rule::judge(&Facts {
+            now,
+            report,
+            keys_since,
+            before: &before,
+            others,
+            in_use: self.in_use.get(),
+            forget_after: self.settings.forget_after,
+        });
+        if before.seen.is_some_and(|seen| seen.report.run_id != report.run_id) {
+            record.good = 0;
+            record.known.unproven.clear();
         }
-        record.seen = Some((report.clone(), if is_settled { since } else { now }));
+        record.known.seen = Some(Seen { report: report.clone(), keys_since });
+        record.known.judged = Some(now);
+        match verdict {
+            Verdict::Unserved(why) => self.refuse(&mut record, why),
+            Verdict::NotReady { why, cause } => {
+                record.good = 0;
+                record.known.unproven.clear();
+                let why = match cause {
+                    Some(cause) if cause != Cause::WasNotReady => format!("{cause}; {why}"),
+                    _ => why,
+                };
+                self.hold(&mut record, cause.unwrap_or(Cause::WasNotReady), why);
+            }
+            Verdict::Serve { warning } => {
+                record.note_difference(&self.name, warning, now);
+                self.serve(&mut record, report, began, now);
+            }
+            Verdict::Prove { cause, databases, relevant } => {
+                match record.prove(cause, &databases, &relevant, self.settings.rise) {
+                    Proof::Accepted => {
+                        let unproven = &record.known.unproven;
+                        let how = match unproven.values().any(Unproven::is_read) {
+                            _ if unproven.is_empty() => "it is complete",
+                            true => "it has most of its keys, and no server that has more is up",
+                            false => "it is complete but for some databases",
+                        };
+                        let why = format!("{how}; {}", keys_in_words(report));
+                        match record.known.must_prove {
+                            Some(_) => self.accept(&mut record, report, now, why, true),
+                            None => {
+                                record.good = 0;
+                                record.accept_identity(report, now);
+                                self.serve(&mut record, report, began, now);
+                            }
+                        }
+                    }
+                    Proof::Serving => self.serve(&mut record, report, began, now),
+                    Proof::Held(cause) => {
+                        let mut why = format!("{cause}; {}", record.progress(report));
+                        if record.good > 0 {
+                            why += &format!(" in {} of {} checks", record.good, self.settings.rise);
+                        }
+                        self.hold(&mut record, cause, why);
+                    }
+                }
+            }
+        }
+        self.note_limits(&mut record, report);
     }
 
-    /// Decides what an answered check that `began` then means. `reference` is what a complete server
-    /// has.
-    pub fn judge(&self, report: &Report, began: Instant, reference: Option<&Keys>) {
-        let mut record = lock(&self.record);
-        let previous = record.previous_keys.clone();
-        let doubt = record.doubt(report);
-        if let Some(why) = &report.not_ready {
-            record.good = 0;
-            return self.hold(&mut record, doubt.unwrap_or(NOT_READY), why);
-        }
-        let has_far_fewer = record.is_provisional
-            && report.keys.as_ref().zip(reference).is_some_and(|(k, r)| k.is_below_half_of(r));
-        if let Some(cause) = doubt.or(has_far_fewer.then_some(HAS_FAR_FEWER)) {
-            if !record.must_prove {
-                record.good = 0;
-            }
-            return self.prove(&mut record, cause, report, previous.as_ref(), reference);
-        }
+    /// It has nothing to prove, as a whole: whether it is up is a matter of whether it answers.
+    fn serve(&self, record: &mut Record, report: &Report, began: Instant, now: Instant) {
         match record.state {
-            State::Up => record.accepted_keys.clone_from(&report.keys),
+            State::Up => record.accept_identity(report, now),
             // A check may have been answered before the failure.
             State::Suspect if record.failed_at.is_some_and(|failed_at| began < failed_at) => {}
             State::Suspect if record.distrusted_until.is_some_and(|until| began < until) => {}
             State::Suspect => {
-                self.accept(&mut record, report, "it answers again".to_owned(), false)
+                self.accept(record, report, now, "it answers again".to_owned(), false)
             }
             State::Down | State::Syncing => {
                 record.good += 1;
-                if record.good >= self.rise {
+                if record.good >= self.settings.rise {
                     let why = format!("it answers again; {}", keys_in_words(report));
-                    self.accept(&mut record, report, why, true);
+                    self.accept(record, report, now, why, true);
                 }
             }
         }
     }
 
-    /// A server that has to is compared with what it should have.
-    fn prove(
-        &self,
-        record: &mut Record,
-        cause: &'static str,
-        report: &Report,
-        previous: Option<&Keys>,
-        reference: Option<&Keys>,
-    ) {
-        match is_complete(report, previous, reference) {
-            true => record.good += 1,
-            false => record.good = 0,
+    /// Lets others know in which databases it is read from, and how gladly.
+    fn note_limits(&self, record: &mut Record, report: &Report) {
+        let unread = record.unread();
+        self.unread.store(unread.bits(), Ordering::Release);
+        if record.known.must_prove.is_none() && record.logged_unread != unread {
+            record.logged_unread = unread;
+            match record.exceptions() {
+                Some(exceptions) => warn!("{} is {exceptions}", self.name),
+                None => info!("{} is read from in all databases", self.name),
+            }
         }
-        if record.good >= self.rise {
-            let why = format!("it is complete; {}", keys_in_words(report));
-            return self.accept(record, report, why, true);
+        let resort = record.last_resort();
+        if let Some((number, has, of)) = resort
+            && !record.is_last_resort
+        {
+            error!(
+                "{} is read from as a last resort: its database {number} has {has} of {of} keys, \
+                 and no server that has more is up",
+                self.name
+            );
         }
-        let mut progress = progress(report, reference);
-        if record.good > 0 {
-            progress += &format!(" in {} of {} checks", record.good, self.rise);
+        record.is_last_resort = resort.is_some();
+        if record.stale.is_some() != report.stale.is_some() {
+            match &report.stale {
+                Some(why) => warn!("{} is read from only while no other is up: {why}", self.name),
+                None => info!("{} hears from its primary again", self.name),
+            }
         }
-        self.hold(record, cause, &progress);
+        record.stale.clone_from(&report.stale);
+        self.table.set_second_choice(self.backend, record.stale.is_some() || record.is_last_resort);
     }
 
-    /// Nothing is read from it from now on.
-    fn hold(&self, record: &mut Record, cause: &'static str, progress: &str) {
-        record.must_prove = true;
-        self.must_prove.store(true, Ordering::Release);
-        record.cause = cause;
-        let reason = match cause {
-            NOT_READY => progress.to_owned(),
-            _ => format!("{cause}; {progress}"),
-        };
+    /// Nothing is read from it from now on, for this reason.
+    fn hold(&self, record: &mut Record, cause: Cause, reason: String) {
+        record.known.must_prove = Some(cause);
+        self.unread.store(Databases::ALL.bits(), Ordering::Release);
         match record.state {
             State::Syncing => record.reason = reason,
             _ => self.change(record, State::Syncing, reason, false),
         }
     }
 
-    fn accept(&self, record: &mut Record, report: &Report, why: String, slowly: bool) {
-        record.accepted = Some(Arc::clone(&report.run_id));
-        record.accepted_keys.clone_from(&report.keys);
-        record.must_prove = false;
-        self.must_prove.store(false, Ordering::Release);
+    /// It is no server that can be served from.
+    fn refuse(&self, record: &mut Record, reason: String) {
+        record.good = 0;
+        record.known.unproven.clear();
+        record.known.must_prove = Some(Cause::WasUnserved);
+        self.unread.store(Databases::ALL.bits(), Ordering::Release);
+        record.last_failure.clone_from(&reason);
+        if record.state != State::Down || record.reason != reason {
+            self.change(record, State::Down, reason, false);
+        }
+    }
+
+    fn accept(
+        &self,
+        record: &mut Record,
+        report: &Report,
+        now: Instant,
+        why: String,
+        slowly: bool,
+    ) {
+        record.known.must_prove = None;
+        record.accept_identity(report, now);
+        self.unread.store(record.unread().bits(), Ordering::Release);
         record.good = 0;
         self.change(record, State::Up, why, slowly);
     }
@@ -494,39 +607,227 @@ impl Health {
     }
 }
 
+/// What came of the comparison of a server that has to prove itself.
+enum Proof {
+    /// It has proved itself.
+    Accepted,
+    /// It has nothing to prove as a whole, and something in some databases.
+    Serving,
+    /// Nothing is read from it.
+    Held(Cause),
+}
+
+impl Unproven {
+    /// Whether it is read from all the same.
+    fn is_read(&self) -> bool {
+        matches!(self.standing, Standing::LastResort { .. })
+    }
+}
+
 impl Record {
-    /// Why a server has to prove that it has its data, if it has to.
-    fn doubt(&self, report: &Report) -> Option<&'static str> {
-        if self.must_prove {
-            return Some(self.cause);
+    /// What is known of it now.
+    fn known(&self) -> Known {
+        Known {
+            is_serving: matches!(self.state, State::Up | State::Suspect),
+            answers: self.bad == 0,
+            ..self.known.clone()
         }
-        match &self.accepted {
-            None => return Some(FIRST_MET),
-            Some(accepted) if *accepted != report.run_id => return Some(RESTARTED),
-            Some(_) => {}
+    }
+
+    /// Since when the numbers of its keys are about those of this report.
+    fn settle(&mut self, report: &Report, now: Instant) -> Instant {
+        let same_process =
+            self.known.seen.as_ref().filter(|seen| {
+                seen.report.run_id == report.run_id && seen.report.not_ready.is_none()
+            });
+        let since = same_process.map(|seen| seen.keys_since);
+        let is_settled = match (&self.settled_keys, &report.keys) {
+            (Some(settled), Some(keys)) => {
+                let elapsed = since.map(|since| now.saturating_duration_since(since));
+                keys.keeps(settled, elapsed.unwrap_or_default())
+            }
+            (None, None) => true,
+            _ => false,
+        };
+        match since.filter(|_| is_settled) {
+            Some(since) => since,
+            None => {
+                self.settled_keys.clone_from(&report.keys);
+                now
+            }
         }
-        let keys = report.keys.as_ref().zip(self.accepted_keys.as_ref());
-        let has_lost = keys.is_some_and(|(now, before)| now.is_below_half_of(before));
-        (has_lost && report.not_ready.is_none()).then_some(HAS_LOST_KEYS)
+    }
+
+    /// Counts how often in a row its databases were found good.
+    fn prove(
+        &mut self,
+        cause: Option<Cause>,
+        databases: &BTreeMap<u32, Standing>,
+        relevant: &BTreeSet<u32>,
+        rise: u32,
+    ) -> Proof {
+        let known = &mut self.known;
+        let was_held = known.must_prove.is_some();
+        if cause.is_some() && !was_held {
+            self.good = 0;
+            known.unproven.clear();
+        }
+        let needed = match cause {
+            Some(cause) if !was_held && cause.is_of_same_process() => 1,
+            _ => rise,
+        };
+        for (number, standing) in databases {
+            let new = Unproven::new(*standing);
+            known.unproven.entry(*number).or_insert(new).note(*standing);
+        }
+        let is_proven = |database: &Unproven| database.good >= needed;
+        let may_be_read = |number: &u32| {
+            known.unproven.get(number).is_none_or(|one| is_proven(one) || one.is_read())
+        };
+        let is_good =
+            |number: &u32| databases.get(number).is_none_or(|standing| standing.is_good());
+        let can_be_read = relevant.is_empty() || relevant.iter().any(may_be_read);
+        // One that is being loaded may have all of one database before it has any of the next.
+        let is_still = |number: &u32| {
+            known.unproven.get(number).is_none_or(|database| database.still >= STILL_CHECKS)
+        };
+        let is_loaded =
+            needed == 1 || databases.keys().all(|number| may_be_read(number) || is_still(number));
+        match relevant.is_empty() || relevant.iter().any(is_good) {
+            true if cause.is_some() => self.good += 1,
+            true => {}
+            false => self.good = 0,
+        }
+        match cause {
+            Some(_) if self.good >= needed && can_be_read && is_loaded => {
+                known.unproven.retain(|_, database| !is_proven(database));
+                Proof::Accepted
+            }
+            Some(cause) => Proof::Held(cause),
+            None if can_be_read => {
+                known.unproven.retain(|_, database| !is_proven(database));
+                Proof::Serving
+            }
+            None => Proof::Held(Cause::HasFewer),
+        }
+    }
+
+    /// The process that gave this report is the one that may be read from, and this is what it has.
+    fn accept_identity(&mut self, report: &Report, now: Instant) {
+        let known = &mut self.known;
+        known.accepted = Some(Identity::of(report));
+        known.first_accepted.get_or_insert(now);
+        if let Some(keys) = &report.keys {
+            let unproven = &known.unproven;
+            known
+                .remembered
+                .note(keys, now, |number| unproven.contains_key(&number) || !keys.knows(number));
+        }
+    }
+
+    /// The databases that must not be read.
+    fn unread(&self) -> Databases {
+        if self.known.must_prove.is_some() {
+            return Databases::ALL;
+        }
+        let unread = self.known.unproven.iter().filter(|(_, database)| !database.is_read());
+        let unread = unread.map(|(number, _)| Databases::of(i64::from(*number)));
+        unread.fold(Databases::NONE, Databases::with)
+    }
+
+    /// The first database that is read though it lacks some keys, with what it has of what it should
+    /// have.
+    fn last_resort(&self) -> Option<(u32, u64, u64)> {
+        let may_be_read = self.known.must_prove.is_none();
+        self.known.unproven.iter().filter(|_| may_be_read).find_map(|(number, database)| {
+            match database.standing {
+                Standing::LastResort { has, of } => Some((*number, has, of)),
+                _ => None,
+            }
+        })
+    }
+
+    /// Which databases are not read from it while it is up, and why.
+    fn exceptions(&self) -> Option<String> {
+        let unread = self.known.unproven.iter().filter(|(_, database)| !database.is_read());
+        let in_words = |(number, database): (&u32, &Unproven)| {
+            format!("database {number} ({})", standing_in_words(database.standing))
+        };
+        let unread: Vec<String> = unread.take(MAX_SHOWN_DATABASES).map(in_words).collect();
+        (!unread.is_empty())
+            .then(|| format!("not read from in some databases: {}", unread.join(", ")))
+    }
+
+    /// What there is to be said of a server that is up.
+    fn while_up(&self, report: &Report) -> String {
+        let mut text = keys_in_words(report);
+        let resort = self.last_resort().map(|(number, has, of)| {
+            format!("read from as a last resort: database {number} has {has} of {of} keys")
+        });
+        let stale =
+            self.stale.as_ref().map(|why| format!("read from only while no other is up: {why}"));
+        let more = [resort, stale, self.exceptions(), self.difference.clone()];
+        for more in more.into_iter().flatten() {
+            text += "; ";
+            text += &more;
+        }
+        text
+    }
+
+    /// How far the proof has come, in words: where it lacks most.
+    fn progress(&self, report: &Report) -> String {
+        let databases = self.known.unproven.values();
+        let lacking =
+            databases.filter(|database| !matches!(database.standing, Standing::Complete { .. }));
+        let missing = |database: &&Unproven| match database.standing {
+            Standing::Incomplete { has, of }
+            | Standing::Growing { has, of }
+            | Standing::LastResort { has, of } => of.saturating_sub(has),
+            Standing::Complete { .. } => 0,
+        };
+        match lacking.max_by_key(missing) {
+            Some(database) => standing_in_words(database.standing),
+            None => keys_in_words(report),
+        }
+    }
+
+    /// Why nothing may be read from it, for a client.
+    fn refusal(&self) -> String {
+        match self.known.must_prove {
+            Some(Cause::WasUnserved) => format!("not served: {}", self.reason),
+            _ => format!("syncing: {}", self.reason),
+        }
+    }
+
+    /// Others have notably more keys, or no more.
+    fn note_difference(&mut self, name: &str, difference: Option<String>, now: Instant) {
+        match &difference {
+            None => {
+                self.differs_since = None;
+                self.was_warned = false;
+            }
+            Some(difference) => {
+                let since = *self.differs_since.get_or_insert(now);
+                if !self.was_warned && now.saturating_duration_since(since) >= DIFFERENCE_TIME {
+                    self.was_warned = true;
+                    warn!("{name} has fewer keys than others, and is read from: {difference}");
+                }
+            }
+        }
+        self.difference = difference;
     }
 }
 
-/// Whether it has what it should have, and does not grow any more.
-fn is_complete(report: &Report, previous: Option<&Keys>, reference: Option<&Keys>) -> bool {
-    let (Some(keys), Some(reference)) = (&report.keys, reference) else { return true };
-    if keys.lacks(reference) {
-        return false;
-    }
-    let (now, before) = (keys.total(), previous.map_or(keys.total(), Keys::total));
-    // Where there are as many as there should be, clients may be adding more everywhere.
-    let may_grow = if now >= reference.total() { before / GROWTH_PART } else { 0 };
-    now <= before + may_grow
-}
+/// The most databases that are named in one reason.
+const MAX_SHOWN_DATABASES: usize = 4;
 
-fn progress(report: &Report, reference: Option<&Keys>) -> String {
-    match (&report.keys, reference) {
-        (Some(keys), Some(reference)) => format!("it has {keys} of {reference} keys"),
-        _ => keys_in_words(report),
+fn standing_in_words(standing: Standing) -> String {
+    match standing {
+        Standing::Complete { has } => format!("it has {has} keys"),
+        Standing::Growing { has, of } => format!("it has {has} of {of} keys, and gets more"),
+        Standing::LastResort { has, of } | Standing::Incomplete { has, of } => {
+            format!("it has {has} of {of} keys")
+        }
     }
 }
 

@@ -7,49 +7,100 @@ use std::time::Duration;
 
 /// How many keys each database of a server has, by its number. One without keys is not in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Keys(BTreeMap<u32, u64>);
+pub struct Keys {
+    counts: BTreeMap<u32, u64>,
+    /// Whether nothing is known of databases other than 0.
+    is_partial: bool,
+}
 
 /// So many of a hundred keys may be missing in a server that counts as complete: expired ones are
-/// not removed everywhere at the same time.
+/// not removed everywhere at the same time, and counts are read at different moments.
 const MISSING_PERCENT: u64 = 1;
 
+/// A database that has fewer keys than this must have all of them to count as complete.
+const MIN_KEYS_FOR_TOLERANCE: u64 = 20;
+
+/// Keys that come or go at this rate, a second, are what clients write, not a server being filled.
+const STEADY_KEYS_PER_SECOND: f64 = 200.0;
+
+/// So many may come or go at once.
+pub const STEADY_KEYS_AT_ONCE: u64 = 16;
+
+/// Whether `has` keys are notably fewer than `wanted`.
+pub fn lacks(has: u64, wanted: u64) -> bool {
+    let tolerated = match wanted {
+        MIN_KEYS_FOR_TOLERANCE.. => wanted.div_ceil(100 / MISSING_PERCENT),
+        _ => 0,
+    };
+    has.saturating_add(tolerated) < wanted
+}
+
+/// Whether `has` keys are fewer than half of `wanted`.
+pub fn is_below_half(has: u64, wanted: u64) -> bool {
+    has.saturating_mul(2) < wanted
+}
+
 impl Keys {
-    /// Those of a database, where no more is known.
+    /// Those of database 0, where no more is known.
     pub fn in_one_database(count: u64) -> Self {
-        Self(BTreeMap::from([(0, count)]))
+        Self { counts: BTreeMap::from([(0, count)]), is_partial: true }
+    }
+
+    /// The counts of these databases.
+    #[cfg(test)]
+    pub fn of(counts: &[(u32, u64)]) -> Self {
+        Self { counts: counts.iter().copied().collect(), is_partial: false }
     }
 
     /// Those of one database.
     pub fn in_database(&self, database: i64) -> u64 {
-        u32::try_from(database)
-            .ok()
-            .and_then(|database| self.0.get(&database))
-            .copied()
-            .unwrap_or(0)
+        u32::try_from(database).map_or(0, |database| self.count(database))
+    }
+
+    /// Those of one database, by its number.
+    pub fn count(&self, database: u32) -> u64 {
+        self.counts.get(&database).copied().unwrap_or(0)
+    }
+
+    /// Whether the count of this database is known.
+    pub fn knows(&self, database: u32) -> bool {
+        !self.is_partial || database == 0
+    }
+
+    /// The numbers of the databases that have keys.
+    pub fn databases(&self) -> impl Iterator<Item = u32> {
+        self.counts.iter().filter(|(_, count)| **count > 0).map(|(database, _)| *database)
     }
 
     /// Of all databases together.
     pub fn total(&self) -> u64 {
-        self.0.values().sum()
+        self.counts.values().sum()
     }
 
     /// Whether some database has notably fewer keys than in `other`.
     pub fn lacks(&self, other: &Self) -> bool {
-        other.0.iter().any(|(database, &wanted)| {
-            let own = self.0.get(database).copied().unwrap_or(0);
-            own.saturating_mul(100) < wanted.saturating_mul(100 - MISSING_PERCENT)
+        other.counts.iter().any(|(database, &wanted)| lacks(self.count(*database), wanted))
+    }
+
+    /// Whether the counts are about those of `before`, which was so long ago: but for what clients
+    /// write in that time.
+    pub fn keeps(&self, before: &Self, elapsed: Duration) -> bool {
+        let steady = STEADY_KEYS_AT_ONCE + (elapsed.as_secs_f64() * STEADY_KEYS_PER_SECOND) as u64;
+        self.databases().chain(before.databases()).all(|database| {
+            let (now, then) = (self.count(database), before.count(database));
+            now.abs_diff(then) <= steady || !lacks(now.min(then), now.max(then))
         })
     }
 
     /// Whether there are fewer than half as many as in `other`.
     pub fn is_below_half_of(&self, other: &Self) -> bool {
-        self.total().saturating_mul(2) < other.total()
+        is_below_half(self.total(), other.total())
     }
 
     /// The larger number for each database.
     pub fn merge(&mut self, other: &Self) {
-        for (database, &count) in &other.0 {
-            let own = self.0.entry(*database).or_default();
+        for (database, &count) in &other.counts {
+            let own = self.counts.entry(*database).or_default();
             *own = count.max(*own);
         }
     }
@@ -66,19 +117,34 @@ impl fmt::Display for Keys {
 pub struct Report {
     /// What the server process calls itself, anew each time it starts; empty where we may not ask.
     pub run_id: Arc<str>,
+    /// The history of writes that its data result from (`master_replid`); empty where unknown.
+    pub replication_id: Arc<str>,
+    /// The history that this one continues (`master_replid2`); empty or zeros where there is none.
+    pub previous_replication_id: Arc<str>,
     /// `None` where we may not ask.
     pub keys: Option<Keys>,
     /// Whether it is a replica.
     pub is_replica: bool,
+    /// Whether it is a replica whose link to its primary is down.
+    pub is_cut_off: bool,
     /// How long ago a replica has heard from its primary; `None` where it never has.
     pub lag: Option<Duration>,
+    /// Why it is read from only while no fresher server is up: it has not heard from its primary for
+    /// longer than `--max-lag`.
+    pub stale: Option<String>,
     /// Why it must not be read from, though it answers.
     pub not_ready: Option<String>,
+    /// Why it is no server that can be served from: a Sentinel, or a node that has a part of a
+    /// Cluster's data.
+    pub unserved: Option<String>,
+    /// Whether it is a node of a Redis Cluster.
+    pub is_cluster_node: bool,
+    /// The rights that its user lacks for a check.
+    pub lacks: Vec<&'static str>,
 }
 
 impl Report {
-    /// From what `INFO` says. A replica that has not heard from its primary for `max_lag` is not
-    /// ready.
+    /// From what `INFO` says. A replica that has not heard from its primary for `max_lag` is stale.
     ///
     /// The names are those of <https://redis.io/docs/latest/commands/info/>.
     pub fn from_info(info: &str, max_lag: Option<Duration>) -> Self {
@@ -90,25 +156,53 @@ impl Report {
                 None => _ = fields.insert(name, value),
             }
         }
-        report.run_id = fields.get("run_id").copied().unwrap_or_default().into();
-        report.is_replica = fields.get("role") == Some(&"slave");
         let field = |name: &str| fields.get(name).copied();
+        let id = |name: &str| Arc::from(field(name).unwrap_or_default());
+        report.run_id = id("run_id");
+        report.replication_id = id("master_replid");
+        report.previous_replication_id = id("master_replid2");
+        report.is_replica = field("role") == Some("slave");
+        report.is_cut_off = field("master_link_status") == Some("down");
+        report.is_cluster_node = field("cluster_enabled") == Some("1");
         let silent = silent_seconds(field);
         report.lag = silent.filter(|seconds| *seconds != NEVER).map(Duration::from_secs);
-        report.not_ready = not_ready(field, silent, max_lag);
-        let is_cut_off = fields.get("master_link_status") == Some(&"down");
-        if is_cut_off && report.keys.as_ref().is_some_and(|keys| keys.total() == 0) {
+        report.stale = stale(silent, max_lag);
+        report.not_ready = not_ready(field);
+        if report.is_cut_off && report.keys.as_ref().is_some_and(|keys| keys.total() == 0) {
             let why = "it is a replica without keys that has no link to its primary";
             report.not_ready.get_or_insert(why.to_owned());
         }
+        if field("redis_mode") == Some("sentinel") {
+            report.unserved = Some("it is a Sentinel, which has no data".to_owned());
+        }
         report
+    }
+
+    /// Adds what `CLUSTER INFO` says: a node that has only some of the data can't be served from.
+    pub fn add_cluster_info(&mut self, info: &str) {
+        let size = info.lines().find_map(|line| line.strip_prefix("cluster_size:"));
+        if let Some(shards @ 2..) = size.and_then(|size| size.trim().parse::<u32>().ok()) {
+            self.unserved.get_or_insert(format!(
+                "it is a node of a Redis Cluster of {shards} shards and has only some of the keys; \
+                 a Cluster of one shard could be read from"
+            ));
+        }
+    }
+
+    /// Whether its data are a continuation of what had this replication ID; true where that is not
+    /// known.
+    pub fn continues(&self, replication_id: &str) -> bool {
+        replication_id.is_empty()
+            || self.replication_id.is_empty()
+            || *self.replication_id == *replication_id
+            || *self.previous_replication_id == *replication_id
     }
 
     /// `db0:keys=1319,expires=0,avg_ttl=0`
     fn add_database(&mut self, database: u32, value: &str) {
         let count = value.split(',').find_map(|field| field.strip_prefix("keys="));
         if let (Some(keys), Some(Ok(count @ 1..))) = (&mut self.keys, count.map(str::parse)) {
-            keys.0.insert(database, count);
+            keys.counts.insert(database, count);
         }
     }
 }
@@ -130,18 +224,7 @@ fn silent_seconds<'a>(field: impl Fn(&str) -> Option<&'a str>) -> Option<u64> {
     })
 }
 
-fn not_ready<'a>(
-    field: impl Fn(&str) -> Option<&'a str>,
-    silent_seconds: Option<u64>,
-    max_lag: Option<Duration>,
-) -> Option<String> {
-    if field("loading") == Some("1") {
-        return Some("it is loading its data".to_owned());
-    }
-    let is_down = field("master_link_status") == Some("down");
-    if is_down && field("master_sync_in_progress") == Some("1") {
-        return Some("it is a replica that is getting its data from its primary".to_owned());
-    }
+fn stale(silent_seconds: Option<u64>, max_lag: Option<Duration>) -> Option<String> {
     let silent = silent_seconds?;
     let max_lag = max_lag.filter(|max_lag| silent > max_lag.as_secs())?;
     let max_lag = humantime::format_duration(max_lag);
@@ -153,12 +236,21 @@ fn not_ready<'a>(
     })
 }
 
+fn not_ready<'a>(field: impl Fn(&str) -> Option<&'a str>) -> Option<String> {
+    if field("loading") == Some("1") {
+        return Some("it is loading its data".to_owned());
+    }
+    let is_down = field("master_link_status") == Some("down");
+    (is_down && field("master_sync_in_progress") == Some("1"))
+        .then(|| "it is a replica that is getting its data from its primary".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn keys(counts: &[(u32, u64)]) -> Keys {
-        Keys(counts.iter().copied().collect())
+        Keys::of(counts)
     }
 
     #[test]
@@ -179,7 +271,21 @@ mod tests {
         assert!(!keys(&[(0, 2000), (1, 10), (2, 5)]).lacks(&full));
         assert!(keys(&[(0, 989), (1, 10)]).lacks(&full));
         assert!(keys(&[(0, 2000)]).lacks(&full), "a database is empty");
+        assert!(keys(&[(0, 1000), (1, 9)]).lacks(&full), "of a few none may be missing");
+        assert!(!keys(&[(0, 24)]).lacks(&keys(&[(0, 25)])), "one more was written elsewhere");
+        assert!(keys(&[(0, 23)]).lacks(&keys(&[(0, 25)])));
         assert!(!Keys::default().lacks(&Keys::default()));
+    }
+
+    #[test]
+    fn a_server_keeps_its_keys_while_clients_write_and_not_while_it_is_filled() {
+        let (full, second) = (keys(&[(0, 10_000)]), Duration::from_secs(1));
+        assert!(keys(&[(0, 10_100)]).keeps(&full, Duration::ZERO));
+        assert!(!keys(&[(0, 10_200)]).keeps(&full, Duration::ZERO));
+        assert!(!keys(&[(0, 10_000), (1, 17)]).keeps(&full, Duration::ZERO));
+        assert!(keys(&[(0, 67)]).keeps(&Keys::default(), second), "a SET every 15 ms");
+        assert!(!keys(&[(0, 1319)]).keeps(&Keys::default(), second), "it is filled");
+        assert!(!Keys::default().keeps(&full, second));
     }
 
     #[test]
@@ -216,11 +322,38 @@ mod tests {
             (replica(syncing), None, Some("getting its data")),
         ] {
             let report = Report::from_info(&info, max_lag);
-            match (why, &report.not_ready) {
+            // One that is stale has its data, though they may be old.
+            assert!(report.not_ready.is_none() || report.stale.is_none(), "{info}");
+            match (why, report.not_ready.as_ref().or(report.stale.as_ref())) {
                 (None, None) => {}
                 (Some(why), Some(said)) => assert!(said.contains(why), "{info}: {said}"),
                 (_, said) => panic!("{info}: {said:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_sentinel_and_a_part_of_a_cluster_are_not_served_from() {
+        let sentinel = Report::from_info("run_id:a\r\nredis_mode:sentinel\r\n", None);
+        assert!(sentinel.unserved.is_some_and(|why| why.contains("Sentinel")));
+        let node = || Report::from_info("run_id:a\r\ncluster_enabled:1\r\n", None);
+        assert!(node().is_cluster_node);
+        for (size, is_served) in [("0", true), ("1", true), ("2", false), ("3", false)] {
+            let mut node = node();
+            node.add_cluster_info(&format!("cluster_state:ok\r\ncluster_size:{size}\r\n"));
+            assert_eq!(node.unserved.is_none(), is_served, "{size}");
+        }
+    }
+
+    #[test]
+    fn a_history_that_goes_on_under_another_name_is_the_same() {
+        let report = |id: &str, previous: &str| {
+            let info = format!("master_replid:{id}\r\nmaster_replid2:{previous}\r\n");
+            Report::from_info(&info, None)
+        };
+        assert!(report("a", "0").continues("a"));
+        assert!(report("b", "a").continues("a"), "its primary was replaced by a replica");
+        assert!(!report("b", "0").continues("a"), "it was filled anew");
+        assert!(report("b", "0").continues(""));
     }
 }

@@ -8,23 +8,32 @@ struct Backend {
 /// `fall` is 3, `rise` is 2.
 fn backend() -> Backend {
     let table = ConnectionTable::new(1, Duration::ZERO);
-    Backend { health: Health::new("a:1", 0, Arc::clone(&table), 3, 2), table }
+    let settings = Settings { fall: 3, rise: 2, forget_after: Duration::from_secs(600) };
+    let in_use = Arc::new(DatabasesInUse::default());
+    in_use.note(Databases::of(0));
+    Backend { health: Health::new("a:1", 0, Arc::clone(&table), settings, in_use), table }
 }
 
 /// It has 1000 keys and is up.
 fn good_backend() -> Backend {
     let backend = backend();
-    backend.health.accept_first(report("one", 1000));
+    backend.health.accept_first(&report("one", 1000), &[]);
     backend
 }
 
 fn report(run_id: &str, keys: u64) -> Report {
-    Report {
-        run_id: run_id.into(),
-        keys: Some(Keys::in_one_database(keys)),
-        is_replica: false,
-        lag: None,
-        not_ready: None,
+    Report { run_id: run_id.into(), keys: Some(Keys::in_one_database(keys)), ..Report::default() }
+}
+
+/// Another server that serves so many keys.
+fn other(keys: u64) -> Known {
+    let report = report("other", keys);
+    Known {
+        accepted: Some(Identity::of(&report)),
+        is_serving: true,
+        answers: true,
+        seen: Some(Seen { report, keys_since: Instant::now() }),
+        ..Known::default()
     }
 }
 
@@ -35,10 +44,8 @@ impl Backend {
     }
 
     fn checked_beside(&self, report: &Report, others: Option<u64>) -> State {
-        let reference = others.map(Keys::in_one_database);
-        let began = Instant::now();
-        self.health.check_answered(report, began);
-        self.health.judge(report, began, reference.as_ref());
+        let others: Vec<Known> = others.map(other).into_iter().collect();
+        self.health.check_answered(report, Instant::now(), &others);
         self.health.state()
     }
 
@@ -57,7 +64,7 @@ impl Backend {
     }
 
     fn is_readable(&self, run_id: &str) -> bool {
-        self.health.refusal().is_none() && self.health.admit(run_id).is_ok()
+        self.health.refusal(0).is_none() && self.health.admit(run_id).is_ok()
     }
 }
 
@@ -79,8 +86,7 @@ fn a_check_that_began_before_the_failure_clears_nothing() {
     let began = Instant::now();
     std::thread::sleep(Duration::from_millis(1));
     assert_eq!(backend.failed(), State::Suspect);
-    backend.health.check_answered(&report("one", 1000), began);
-    backend.health.judge(&report("one", 1000), began, None);
+    backend.health.check_answered(&report("one", 1000), began, &[]);
     assert_eq!(backend.health.state(), State::Suspect);
 }
 
@@ -146,16 +152,122 @@ fn a_server_that_was_restarted_between_two_proofs_begins_anew() {
 }
 
 #[test]
-fn more_keys_put_nobody_out_and_half_as_many_do() {
+fn more_keys_and_fewer_put_nobody_out() {
     let backend = good_backend();
-    assert_eq!(backend.checked(&report("one", 5000)), State::Up);
-    assert_eq!(backend.checked(&report("one", 2500)), State::Up);
-    assert_eq!(backend.checked_beside(&report("one", 1249), Some(2500)), State::Syncing);
-    assert!(backend.reason().contains("more than half"), "{}", backend.reason());
+    for keys in [5000, 2500, 1, 0, 3] {
+        assert_eq!(backend.checked_beside(&report("one", keys), Some(2500)), State::Up);
+        assert!(backend.is_readable("one"), "{keys}");
+    }
+    assert!(backend.reason().contains("another server 2500"), "{}", backend.reason());
+    assert_eq!(backend.checked(&report("one", 1000)), State::Up);
+    assert!(!backend.reason().contains("another server"), "{}", backend.reason());
+}
+
+fn replica(replication_id: &str, keys: u64) -> Report {
+    Report { is_replica: true, replication_id: replication_id.into(), ..report("one", keys) }
+}
+
+#[test]
+fn a_replica_that_was_filled_anew_serves_on_if_it_is_complete_and_else_not_at_all() {
+    let backend = backend();
+    backend.health.accept_first(&replica("first", 1000), &[]);
+    assert_eq!(backend.checked(&replica("second", 1000)), State::Up);
+    assert_eq!(backend.checked(&replica("second", 400)), State::Up, "it was told to forget them");
+    assert_eq!(backend.checked(&replica("third", 0)), State::Syncing);
+    assert!(backend.reason().contains("filled anew by its primary; it has 0 of 1000 keys"));
     assert!(!backend.is_readable("one"));
-    assert_eq!(backend.checked_beside(&report("one", 1249), Some(2500)), State::Syncing);
-    assert_eq!(backend.checked(&report("one", 1249)), State::Syncing, "others have less by now");
-    assert_eq!(backend.checked(&report("one", 1249)), State::Up);
+    assert_eq!(backend.checked(&replica("third", 1000)), State::Syncing);
+    assert_eq!(backend.checked(&replica("third", 1000)), State::Syncing, "once is not enough");
+    assert_eq!(backend.checked(&replica("third", 1000)), State::Up);
+}
+
+fn in_databases(run_id: &str, counts: &[(u32, u64)]) -> Report {
+    Report { keys: Some(Keys::of(counts)), ..report(run_id, 0) }
+}
+
+#[test]
+fn one_that_is_incomplete_in_one_database_serves_the_others() {
+    let backend = backend();
+    backend.health.accept_first(&in_databases("one", &[(0, 9), (7, 9)]), &[]);
+    let full = || {
+        let report = in_databases("other", &[(0, 9), (7, 9)]);
+        Known { seen: Some(Seen { report, keys_since: Instant::now() }), ..other(0) }
+    };
+    let checked = |counts: &[(u32, u64)]| {
+        backend.health.check_answered(&in_databases("two", counts), Instant::now(), &[full()]);
+        backend.health.state()
+    };
+    assert_eq!(checked(&[(0, 9)]), State::Syncing);
+    assert!(!backend.health.serves(0));
+    // One that is being loaded may get the other database in a moment.
+    let waited = (0..STILL_CHECKS).take_while(|_| checked(&[(0, 9)]) != State::Up).count() as u32;
+    assert!(waited > 2 && waited < STILL_CHECKS, "{waited}");
+    assert!(backend.health.serves(0) && !backend.health.serves(7) && backend.health.serves(3));
+    let why = backend.health.refusal(7).expect("it is incomplete there");
+    assert_eq!(why, "database 7 is incomplete: it has 0 of 9 keys");
+    assert!(backend.reason().contains("database 7 (it has 0 of 9 keys)"), "{}", backend.reason());
+    assert_eq!(
+        checked(&[(0, 2), (7, 9)]),
+        State::Up,
+        "what it has lost in 0, it was told to forget"
+    );
+    assert!(backend.health.serves(0) && !backend.health.serves(7), "once is not enough");
+    assert_eq!(checked(&[(0, 2), (7, 9)]), State::Up);
+    assert!(backend.health.serves(7));
+}
+
+#[test]
+fn one_that_has_just_loaded_its_data_serves_all_databases_at_once() {
+    let backend = backend();
+    let full = [(0, 9), (1, 9)];
+    backend.health.accept_first(&in_databases("one", &full), &[]);
+    let checked = |report: &Report| {
+        backend.health.check_answered(report, Instant::now(), &[]);
+        backend.health.state()
+    };
+    // While it loads, it has all of one database before it has any of the next, which nobody has read.
+    let loading =
+        Report { not_ready: Some("it is loading".to_owned()), ..in_databases("two", &[(0, 9)]) };
+    assert_eq!(checked(&loading), State::Syncing);
+    while checked(&in_databases("two", &full)) != State::Up {}
+    assert!(backend.health.serves(0) && backend.health.serves(1));
+}
+
+#[test]
+fn one_that_is_being_loaded_is_not_read_from_before_that_is_over() {
+    let backend = backend();
+    backend.health.accept_first(&in_databases("one", &[(0, 9), (7, 9)]), &[]);
+    assert!(backend.health.serves(7), "it is in use from now on");
+    let report = in_databases("other", &[(0, 9), (7, 9)]);
+    let full = Known { seen: Some(Seen { report, keys_since: Instant::now() }), ..other(0) };
+    let checked = |keys| {
+        let report = in_databases("two", &[(0, 9), (7, keys)]);
+        backend.health.check_answered(&report, Instant::now(), std::slice::from_ref(&full));
+        backend.health.state()
+    };
+    for keys in 0..5 {
+        assert_eq!(checked(keys), State::Syncing);
+        assert_eq!(checked(keys), State::Syncing);
+    }
+    let more = (0..STILL_CHECKS).take_while(|_| checked(4) != State::Up).count() as u32;
+    assert!(more > STILL_CHECKS / 2 && more < STILL_CHECKS, "it gets no more: {more}");
+    assert!(backend.health.serves(0) && !backend.health.serves(7));
+}
+
+#[test]
+fn what_is_no_server_to_be_read_from_is_down_for_that_reason() {
+    let backend = backend();
+    let sentinel = Report { unserved: Some("it is a Sentinel".to_owned()), ..report("one", 0) };
+    backend.health.accept_first(&sentinel, &[]);
+    assert_eq!(backend.health.state(), State::Down);
+    assert_eq!(backend.checked(&sentinel), State::Down);
+    assert_eq!(backend.reason(), "it is a Sentinel");
+    assert_eq!(backend.health.admit("one"), Err("not served: it is a Sentinel".to_owned()));
+    assert_eq!(backend.health.state(), State::Down, "also when somebody tries");
+    assert_eq!(backend.checked(&report("two", 1000)), State::Syncing);
+    assert_eq!(backend.checked(&report("two", 1000)), State::Up);
+    assert_eq!(backend.checked(&sentinel), State::Down);
+    assert!(!backend.is_readable("one"));
 }
 
 #[test]

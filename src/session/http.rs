@@ -25,7 +25,7 @@ use crate::http::{
 };
 use crate::metrics;
 use crate::protocol::WireProtocol;
-use crate::slow::{Class, LaneError, Nature, OpenRead, ReadInfo};
+use crate::slow::{Begun, Class, LaneError, Nature, OpenRead, ReadInfo};
 
 /// How long a request's head may take from its first byte to its last.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -484,7 +484,8 @@ fn balanced<'a>(
         let index = lease.as_ref().map(Lease::backend);
         let attempt = index.and_then(|index| failover.attempt(index, open.as_ref()));
         let (Some(_lease), Some(attempt)) = (lease, attempt) else {
-            match failover.wait() {
+            // One that is up, and may not be read from in this database, is not waited for.
+            match !refuses_while_up(balancer, &failover) && failover.wait() {
                 true => continue,
                 false => break None,
             }
@@ -554,7 +555,7 @@ fn balanced<'a>(
         return ended;
     };
     client.reset_on_close(false);
-    let reply = refusal.unwrap_or_else(|| unanswered(ask, &failover));
+    let reply = refusal.unwrap_or_else(|| unanswered(ask, &failover, balancer));
     reply_refusal(client, request, balancer, reply)
 }
 
@@ -569,17 +570,21 @@ fn place(
     peer: Peer,
     balancer: &Balancer,
 ) -> Result<Place, LaneError> {
+    let serves = |backend: usize| balancer.backends[backend].serves_own();
     if failover.class() == Class::Quick {
-        let next = || balancer.table.lease(|backend| failover.may_try(backend));
+        let may_serve = |backend: usize| failover.may_try(backend) && serves(backend);
+        let next = || balancer.table.lease(may_serve);
         return Ok((first_lease.take().or_else(next), None));
     }
     let first = first_lease.take();
     let preferred = first.as_ref().map(Lease::backend);
     let keys = question.key.into_iter().collect();
     let label = question.ask.label();
-    let info = ReadInfo { class: failover.class(), keys, label, is_alone: false };
-    match failover.begin(info, preferred, |_| true, || peer.is_gone()) {
-        Ok(open) => {
+    let info = ReadInfo { class: failover.class(), keys, label, is_alone: false, context: None };
+    match failover.begin(info, preferred, serves, || peer.is_gone()) {
+        // No two requests share an answer.
+        Ok(Begun::Answered(_)) => Ok((None, None)),
+        Ok(Begun::Open(open)) => {
             let backend = open.backend();
             let another = || balancer.table.lease(|other| other == backend);
             let lease = first.filter(|_| preferred == Some(backend)).or_else(another);
@@ -595,6 +600,13 @@ fn unavailable<'a>(why: String) -> Reply<'a> {
     let mut reply = Reply::error(503, why);
     reply.headers.push(("Retry-After", "1"));
     reply
+}
+
+/// Whether one that could still be tried is up, but must not be read from in this database.
+fn refuses_while_up(balancer: &Balancer, failover: &Failover) -> bool {
+    let backends = balancer.backends.iter().enumerate();
+    let mut left = backends.filter(|(index, _)| failover.may_try(*index));
+    left.any(|(_, backend)| backend.health.refusal_while_up(backend.own_mode().database).is_some())
 }
 
 /// Begins the answer of a backend.
@@ -622,7 +634,7 @@ fn header_value(name: &str) -> String {
 }
 
 /// Every backend has failed, or none is the one that the cursor belongs to.
-fn unanswered<'a>(ask: &Ask, failover: &Failover<'a>) -> Reply<'a> {
+fn unanswered<'a>(ask: &Ask, failover: &Failover<'a>, balancer: &'a Balancer) -> Reply<'a> {
     if let Some(local) = BackendError::local_trouble(failover.failures()) {
         let mut reply = Reply::error(503, local);
         reply.headers.push(("Retry-After", "1"));
@@ -643,7 +655,11 @@ fn unanswered<'a>(ask: &Ask, failover: &Failover<'a>) -> Reply<'a> {
         }
         false => (503, "no backend could answer"),
     };
-    let troubles = failover.troubles().into_iter();
+    let refusals = balancer.backends.iter().enumerate().filter_map(|(index, backend)| {
+        let refusal = backend.health.refusal_while_up(backend.own_mode().database)?;
+        failover.may_try(index).then_some((backend.name(), refusal))
+    });
+    let troubles = failover.troubles().into_iter().chain(refusals);
     let backends = troubles.map(|(backend, error)| BackendFailure { backend, error }).collect();
     let headers = if status == 410 { Vec::new() } else { vec![("Retry-After", "1")] };
     let error = ErrorBody { backends, ..ErrorBody::new(why) };

@@ -75,7 +75,7 @@ pub fn run_id(exchange: &mut Exchange) -> Result<String, Failure> {
 /// Without it a cursor could be taken to another server.
 fn may_not_ask() -> resp::Error {
     resp::Error::Redis(
-        "NOPERM listings need INFO, which the balancer's user may not use".to_owned(),
+        "NOPERM listings need INFO: the balancer's user lacks the right +info there".to_owned(),
     )
 }
 

@@ -131,10 +131,12 @@ impl QuickReads {
         if question.usual().is_none() || !balancer.config.demo_delay.is_zero() {
             return None;
         }
-        let lease = question.lease.insert(balancer.table.lease(|_| true)?);
+        let lease = question
+            .lease
+            .insert(balancer.table.lease(|backend| balancer.backends[backend].serves_own())?);
         let index = lease.backend_if_up()?;
         let backend = &balancer.backends[index];
-        if backend.health.refusal().is_some() {
+        if !backend.serves_own() {
             return None;
         }
         let key = &question.usual()?.key;

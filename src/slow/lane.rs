@@ -42,6 +42,39 @@ pub struct ReadInfo {
     pub label: String,
     /// Whether no other read that is not quick may be unanswered on its server.
     pub is_alone: bool,
+    /// Where the reply is good for all who ask the same: what it depends on beside the read.
+    pub context: Option<u64>,
+}
+
+/// What became of a read that was to be sent.
+#[derive(Debug)]
+pub enum Begun {
+    /// It may be sent.
+    Open(Arc<OpenRead>),
+    /// The same was answered to another client, begun after this one had asked.
+    Answered(SharedAnswer),
+}
+
+/// The answer to the last slow read that others may have asked, too.
+#[derive(Debug, Clone)]
+pub struct SharedAnswer {
+    /// The read's exact bytes, as a hash.
+    exact: u64,
+    /// As in [`ReadInfo`].
+    context: u64,
+    /// When it was sent.
+    pub sent_at: Instant,
+    /// The index of the backend that has answered.
+    pub backend: usize,
+    /// Its reply.
+    pub reply: Arc<[u8]>,
+}
+
+impl SharedAnswer {
+    fn is_for(&self, read: &ReadInfo, asked_at: Instant) -> bool {
+        let [key] = &read.keys[..] else { return false };
+        read.context == Some(self.context) && key.exact == self.exact && self.sent_at >= asked_at
+    }
 }
 
 /// Why a read may not be sent.
@@ -113,6 +146,7 @@ struct LaneState {
     /// Where the last slow read ran: the next runs there, too, so that the others stay where they are.
     last_backend: Option<usize>,
     recent: VecDeque<RunningRead>,
+    last_answer: Option<SharedAnswer>,
 }
 
 #[derive(Debug)]
@@ -201,6 +235,7 @@ impl SlowLane {
                 next_number: 0,
                 last_backend: None,
                 recent: VecDeque::new(),
+                last_answer: None,
             }),
             changed: Condvar::new(),
             kinds: Kinds::new(backend_timeout),
@@ -213,7 +248,8 @@ impl SlowLane {
     }
 
     /// Waits until this read may be sent; then it counts as unanswered at the backend that is returned
-    /// with it. `preferred` is taken where possible, of those that `may_try`.
+    /// with it. `preferred` is taken where possible, of those that `may_try`. Of those that wait and ask
+    /// the same, one is sent.
     ///
     /// # Errors
     /// When it may not be sent: see [`LaneError`].
@@ -223,7 +259,7 @@ impl SlowLane {
         preferred: Option<usize>,
         may_try: impl Fn(usize) -> bool,
         is_client_gone: impl Fn() -> bool,
-    ) -> Result<Arc<OpenRead>, LaneError> {
+    ) -> Result<Begun, LaneError> {
         let began = Instant::now();
         let mut queued = Queued { lane: self, number: None };
         let mut state = lock(&self.state);
@@ -238,11 +274,27 @@ impl SlowLane {
                 let before = state.waiting.iter().take_while(|w| Some(w.number) != queued.number);
                 before.filter(|waiting| waiting.is_slow).count() == 0
             };
-            if let Some(backend) = self.place(&state, read, preferred, &candidates, is_next(&state))
-            {
-                let open = self.open(&mut state, read, backend);
+            // Another of its kind may have turned out slow meanwhile.
+            let is_slow = self.is_slow(read);
+            if is_slow && let Some(number) = queued.number {
+                let waiting = state.waiting.iter_mut().find(|waiting| waiting.number == number);
+                waiting.into_iter().for_each(|waiting| waiting.is_slow = true);
+                if let Some(answer) =
+                    state.last_answer.clone().filter(|last| last.is_for(read, began))
+                {
+                    drop(state);
+                    return Ok(Begun::Answered(answer));
+                }
+            }
+            let is_next = is_next(&state);
+            let place = match is_slow {
+                true => self.place_slow(&state, preferred, &candidates, is_next),
+                false => self.place(&state, read, preferred, &candidates, is_next),
+            };
+            if let Some(backend) = place {
+                let open = self.open(&mut state, read, backend, is_slow);
                 drop(state);
-                return Ok(open);
+                return Ok(Begun::Open(open));
             }
             if queued.number.is_none() {
                 if state.waiting.len() >= MAX_WAITING {
@@ -251,7 +303,7 @@ impl SlowLane {
                 }
                 let number = state.next_number;
                 state.next_number += 1;
-                state.waiting.push_back(Waiting { number, is_slow: read.class == Class::Slow });
+                state.waiting.push_back(Waiting { number, is_slow });
                 queued.number = Some(number);
             }
             state = wait(&self.changed, state, WAIT_STEP);
@@ -267,7 +319,29 @@ impl SlowLane {
         }
     }
 
-    /// Where this read may be sent now. `is_next` where no slow read has waited for longer.
+    fn is_slow(&self, read: &ReadInfo) -> bool {
+        let is_slow = |key: &ReadKey| self.kinds.class(key) == Class::Slow;
+        read.class == Class::Slow || read.keys.iter().any(is_slow)
+    }
+
+    /// Where a slow read may be sent now. `is_next` where none has waited for longer.
+    fn place_slow(
+        &self,
+        state: &LaneState,
+        preferred: Option<usize>,
+        candidates: &[usize],
+        is_next: bool,
+    ) -> Option<usize> {
+        let serving = self.table.serving();
+        match serving.is_empty() {
+            true => best(preferred, candidates),
+            false if is_next => state.backend_for_slow(candidates, &serving),
+            false => None,
+        }
+    }
+
+    /// Where a read of which nothing is known may be sent now. `is_next` where no slow read has waited
+    /// for longer.
     fn place(
         &self,
         state: &LaneState,
@@ -279,13 +353,7 @@ impl SlowLane {
         // One of those that serve stays free. With none, there is nothing to protect.
         let serving = self.table.serving();
         if serving.is_empty() {
-            return preferred
-                .filter(|own| candidates.contains(own))
-                .or(candidates.first().copied());
-        }
-        if read.class == Class::Slow {
-            let backend = if is_next { state.backend_for_slow(candidates, &serving) } else { None };
-            return backend;
+            return best(preferred, candidates);
         }
         // The first of a kind shows what that is like, before there are more of it on several servers.
         let is_new = |key: &&ReadKey| self.kinds.is_new(key);
@@ -311,10 +379,10 @@ impl SlowLane {
         state: &mut LaneState,
         read: &ReadInfo,
         backend: usize,
+        is_slow: bool,
     ) -> Arc<OpenRead> {
         let number = state.next_number;
         state.next_number += 1;
-        let is_slow = read.class == Class::Slow;
         let others = &mut state.servers[backend];
         others.iter_mut().for_each(|other| other.had_company = true);
         let had_company = !others.is_empty();
@@ -444,6 +512,11 @@ impl SlowLane {
     }
 }
 
+/// The preferred backend, or the one that would be leased next.
+fn best(preferred: Option<usize>, candidates: &[usize]) -> Option<usize> {
+    preferred.filter(|own| candidates.contains(own)).or(candidates.first().copied())
+}
+
 /// A place in the queue; left when it is dropped.
 struct Queued<'a> {
     lane: &'a SlowLane,
@@ -547,6 +620,23 @@ impl OpenRead {
         keys.iter().for_each(|key| self.lane.kinds.note_answer(key, time, is_alone));
     }
 
+    /// It was answered with this whole reply, which is good for those who wait and have asked the same;
+    /// `context` as in [`ReadInfo`].
+    pub fn share(&self, context: u64, reply: &[u8]) {
+        let mut state = lock(&self.lane.state);
+        // While nobody waits, nobody can have asked before it was sent.
+        if !self.is_slow || state.waiting.is_empty() {
+            return;
+        }
+        let opens = &state.servers[self.backend];
+        let Some(open) = opens.iter().find(|open| open.number == self.number) else { return };
+        let (&[key], Some(sent_at)) = (&open.keys[..], open.sent_at) else { return };
+        let (backend, reply) = (self.backend, Arc::from(reply));
+        state.last_answer =
+            Some(SharedAnswer { exact: key.exact, context, sent_at, backend, reply });
+        self.lane.changed.notify_all();
+    }
+
     /// Whether nothing else that is not quick may be sent to its backend meanwhile, not even from its own
     /// client.
     pub fn is_alone(&self) -> bool {
@@ -578,6 +668,7 @@ impl Drop for OpenRead {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::health::{DatabasesInUse, Settings};
     use std::thread;
 
     const TIMEOUT: Duration = Duration::from_secs(1);
@@ -589,7 +680,10 @@ mod tests {
 
     fn lane_with(backends: usize, read_timeout: Duration) -> Arc<SlowLane> {
         let table = ConnectionTable::new(backends, Duration::ZERO);
-        let health = |backend| Health::new("a", backend, Arc::clone(&table), 3, 2);
+        let settings = Settings { fall: 3, rise: 2, forget_after: Duration::from_secs(600) };
+        let in_use = Arc::new(DatabasesInUse::default());
+        let health =
+            |backend| Health::new("a", backend, Arc::clone(&table), settings, Arc::clone(&in_use));
         let healths = (0..backends).map(health).collect();
         (0..backends).for_each(|backend| table.set_state(backend, State::Up, false));
         Arc::new(SlowLane::new(table, healths, TIMEOUT, read_timeout))
@@ -597,12 +691,21 @@ mod tests {
 
     fn read(class: Class, number: u64) -> ReadInfo {
         let key = ReadKey { kind: number << 40 | number, exact: number, is_fast: false };
-        ReadInfo { class, keys: vec![key], label: format!("READ {number}"), is_alone: false }
+        let label = format!("READ {number}");
+        ReadInfo { class, keys: vec![key], label, is_alone: false, context: None }
+    }
+
+    fn opened(begun: Result<Begun, LaneError>) -> Result<Arc<OpenRead>, LaneError> {
+        begun.map(|begun| match begun {
+            Begun::Open(open) => open,
+            Begun::Answered(answer) => panic!("answered: {answer:?}"),
+        })
     }
 
     fn begin(lane: &Arc<SlowLane>, class: Class, preferred: usize) -> Arc<OpenRead> {
         let read = read(class, preferred as u64 + 1);
-        let open = lane.begin(&read, Some(preferred), |_| true, || false).expect("a backend");
+        let begun = lane.begin(&read, Some(preferred), |_| true, || false);
+        let open = opened(begun).expect("a backend");
         open.note_sent();
         open
     }
@@ -612,7 +715,7 @@ mod tests {
         let looks = AtomicU64::new(0);
         let is_gone = || looks.fetch_add(1, Ordering::Relaxed) > 3;
         let begun = lane.begin(&read(class, 9), Some(preferred), |_| true, is_gone);
-        assert_eq!(begun.map(|open| open.backend()).err(), Some(LaneError::ClientLeft));
+        assert_eq!(begun.map(|_| ()).err(), Some(LaneError::ClientLeft));
     }
 
     #[test]
@@ -663,7 +766,62 @@ mod tests {
         assert_eq!(again.map(|_| ()), Err(LaneError::ClientLeft));
         open.note_answer(TIMEOUT / 5);
         let again = lane.begin(&read(Class::Unknown, 1), Some(1), |_| true, || true);
-        assert_eq!(again.map(|open| open.backend()), Ok(1));
+        assert_eq!(opened(again).map(|open| open.backend()), Ok(1));
+    }
+
+    #[test]
+    fn what_waits_for_one_of_its_kind_that_turns_out_slow_is_slow_itself() {
+        let lane = lane(3);
+        let open = begin(&lane, Class::Unknown, 0);
+        thread::scope(|scope| {
+            let second = scope.spawn(|| {
+                let read = read(Class::Unknown, 1);
+                opened(lane.begin(&read, Some(1), |_| true, || false)).map(|open| open.is_slow())
+            });
+            while lane.snapshot().waiting == 0 {
+                thread::yield_now();
+            }
+            open.note_silence(TIMEOUT / 2);
+            assert!(!second.is_finished(), "the first still runs");
+            drop(open);
+            assert_eq!(second.join().expect("no panic"), Ok(true));
+        });
+    }
+
+    #[test]
+    fn of_those_that_wait_and_ask_the_same_one_is_sent() {
+        let lane = lane(3);
+        let first = begin(&lane, Class::Slow, 0);
+        let shared = |number, context| ReadInfo { context, ..read(Class::Slow, number) };
+        thread::scope(|scope| {
+            let wait = |info: ReadInfo| {
+                let lane = &lane;
+                let waiting = lane.snapshot().waiting;
+                let thread = scope.spawn(move || {
+                    let begun = lane.begin(&info, None, |_| true, || false).expect("its turn");
+                    match begun {
+                        Begun::Answered(answer) => answer.reply.to_vec(),
+                        Begun::Open(open) => {
+                            open.note_sent();
+                            open.share(info.context.unwrap_or(0), b"+reply");
+                            b"sent".to_vec()
+                        }
+                    }
+                });
+                while lane.snapshot().waiting == waiting {
+                    thread::yield_now();
+                }
+                thread
+            };
+            let same = [(); 3].map(|()| wait(shared(1, Some(0))));
+            let others = [shared(2, Some(0)), shared(1, Some(1)), shared(1, None)].map(wait);
+            drop(first);
+            let mut replies = same.map(|thread| thread.join().expect("no panic"));
+            replies.sort();
+            assert_eq!(replies, [&b"+reply"[..], b"+reply", b"sent"]);
+            let replies = others.map(|thread| thread.join().expect("no panic"));
+            assert_eq!(replies, [b"sent"; 3]);
+        });
     }
 
     #[test]
@@ -671,7 +829,8 @@ mod tests {
         let lane = lane(3);
         let [first, second] = [1, 2].map(|number| {
             let read = read(Class::Unknown, number);
-            let open = lane.begin(&read, Some(0), |_| true, || false).expect("a backend");
+            let begun = lane.begin(&read, Some(0), |_| true, || false);
+            let open = opened(begun).expect("a backend");
             open.note_sent();
             open
         });
@@ -686,7 +845,7 @@ mod tests {
     fn a_read_that_goes_alone_has_its_server_for_itself() {
         let lane = lane(3);
         let alone = ReadInfo { is_alone: true, ..read(Class::Unknown, 7) };
-        let open = lane.begin(&alone, Some(0), |_| true, || false).expect("a backend");
+        let open = opened(lane.begin(&alone, Some(0), |_| true, || false)).expect("a backend");
         assert!(open.is_alone());
         assert_ne!(begin(&lane, Class::Unknown, 0).backend(), 0);
     }
@@ -715,7 +874,8 @@ mod tests {
                     let (lane, order) = (&lane, &order);
                     move || {
                         let read = read(Class::Slow, number);
-                        let open = lane.begin(&read, None, |_| true, || false).expect("its turn");
+                        let begun = lane.begin(&read, None, |_| true, || false);
+                        let open = opened(begun).expect("its turn");
                         lock(order).push(number);
                         drop(open);
                     }
@@ -739,7 +899,7 @@ mod tests {
         let waiting = |number| Waiting { number, is_slow: true };
         lock(&lane.state).waiting.extend((0..MAX_WAITING as u64).map(waiting));
         let full = lane.begin(&read(Class::Slow, 5), None, |_| true, || false);
-        assert_eq!(full.map(|_| ()), Err(LaneError::Full));
+        assert_eq!(full.map(|_| ()).err(), Some(LaneError::Full));
     }
 
     #[test]

@@ -11,6 +11,8 @@ mod poison;
 mod wait_policy;
 
 pub use self::kinds::{Class, Kinds, MAX_FAST_ARGUMENTS, Nature, ReadKey, Script, shown};
-pub use self::lane::{LaneError, OpenRead, ReadInfo, RunningRead, SlowLane, Snapshot};
+pub use self::lane::{
+    Begun, LaneError, OpenRead, ReadInfo, RunningRead, SharedAnswer, SlowLane, Snapshot,
+};
 pub use self::poison::{Poison, Poisoned};
 pub use self::wait_policy::{Decision, Situation, TimeLimits, decide, is_suspicious};

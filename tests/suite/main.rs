@@ -17,6 +17,7 @@ mod detection;
 mod differential;
 mod failover;
 mod faults;
+mod guard;
 mod health;
 mod http;
 mod isolation;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use redis_lb::backend::{Backend, BackendError, Refusals, Waits};
 use redis_lb::balance::ConnectionTable;
-use redis_lb::health::Health;
+use redis_lb::health::{Health, Settings};
 use redis_lb::replays::Replays;
 
 use crate::support::balancer::Balancer;
@@ -84,8 +84,9 @@ fn no_client_fills_a_servers_memory_with_scripts() {
 
 fn backend(server: &RedisServer) -> Backend {
     let table = ConnectionTable::new(1, Duration::ZERO);
+    let settings = Settings { fall: 3, rise: 2, forget_after: Duration::from_secs(600) };
     let waits = Waits {
-        health: Health::new("it", 0, Arc::clone(&table), 3, 2),
+        health: Health::new("it", 0, Arc::clone(&table), settings, Arc::default()),
         replays: Arc::new(Replays::new(1)),
         timeout: Duration::from_secs(10),
         read_timeout: Duration::from_secs(10),

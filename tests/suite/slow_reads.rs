@@ -108,6 +108,48 @@ fn slow_reads_of_three_clients_are_answered_one_after_the_other_and_take_no_serv
 }
 
 #[test]
+fn clients_that_ask_the_same_slow_read_share_its_answer() {
+    let servers = servers();
+    servers.iter().for_each(|server| {
+        let elements = redis::cmd("EVAL")
+            .arg("for i = 1, 300000 do redis.call('RPUSH', 'big', i * 7919 % 300007) end")
+            .arg(0)
+            .to_owned();
+        elements.exec(&mut server.connect()).expect("a list");
+    });
+    // However fast this computer is.
+    let lb = Balancer::start_with(&servers.each_ref(), &["--backend-timeout", "20ms"]);
+    let sort = "SORT_RO big ALPHA LIMIT 0 1";
+    let mut first = RespClient::connect(lb.port());
+    let answer = first.call(sort);
+    assert_eq!(answer, "*1\r\n$1\r\n0\r\n");
+    let sorts = || {
+        let calls = |server: &RedisServer| {
+            let info: String =
+                redis::from_redis_value(server.command(&["INFO", "commandstats"])).expect("text");
+            let line = info.lines().find_map(|line| line.strip_prefix("cmdstat_sort_ro:calls="));
+            line.and_then(|line| line.split(',').next()?.parse::<usize>().ok()).unwrap_or(0)
+        };
+        servers.iter().map(calls).sum::<usize>()
+    };
+    let before = sorts();
+    thread::scope(|scope| {
+        let ask = || {
+            let mut session = RespClient::connect(lb.port());
+            assert_eq!(session.call("GET key:1"), "$1\r\n1\r\n");
+            for _ in 0..3 {
+                assert_eq!(session.call(sort), answer);
+                assert_eq!(session.call("GET key:2"), "$1\r\n2\r\n");
+            }
+        };
+        let clients: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+        clients.into_iter().for_each(|client| client.join().expect("each is answered"));
+    });
+    let sent = sorts() - before;
+    assert!(sent < 20, "{sent} of 24 were sent");
+}
+
+#[test]
 fn a_slow_read_whose_client_has_left_before_its_turn_is_not_sent() {
     let servers = servers();
     let lb = Balancer::start_with(&servers.each_ref(), TIMEOUT);

@@ -11,7 +11,7 @@ use crate::metrics::Refusal;
 use crate::policy::{self, Policy, Refused, Verdict};
 use crate::protocol::WireProtocol;
 use crate::resp::{Command, CommandParser, write};
-use crate::slow::{Class, Nature, ReadInfo, ReadKey, shown};
+use crate::slow::{Class, Nature, ReadInfo, ReadKey, SharedAnswer, shown};
 
 /// A batch ends when it has so many bytes of commands, or as many of them as the window has.
 const MAX_BYTES: usize = 64 * 1024;
@@ -128,7 +128,14 @@ impl Batch {
 
     /// What the commands that are left are known by: those that are not quick or, where all are, each.
     /// Where it has to go alone, of the first only.
-    pub fn read_info(&self, is_alone: bool, balancer: &Balancer, policy: &Policy) -> ReadInfo {
+    /// `context` is what replies depend on beside the commands.
+    pub fn read_info(
+        &self,
+        is_alone: bool,
+        context: u64,
+        balancer: &Balancer,
+        policy: &Policy,
+    ) -> ReadInfo {
         let kinds = &balancer.slow_lane.kinds;
         let (mut keys, mut labels) = (Vec::new(), Vec::new());
         let max = if is_alone { 1 } else { usize::MAX };
@@ -146,9 +153,11 @@ impl Batch {
             Some((name, key)) => format!("{} and {} more", shown(name, key), suspects.len() - 1),
             None => String::new(),
         };
+        let is_single = keys.len() == 1;
         let keys: Vec<ReadKey> = suspects.into_iter().map(|at| keys[at]).collect();
         let is_alone = is_alone || (keys.len() == 1 && kinds.is_measured_alone(&keys[0]));
-        ReadInfo { class: self.nature.class, keys, label, is_alone }
+        let context = (is_single && !self.has_script).then_some(context);
+        ReadInfo { class: self.nature.class, keys, label, is_alone, context }
     }
 
     /// As it may go by a shared connection to a server whose commands are of this version; `None` where
@@ -258,6 +267,7 @@ impl Batch {
     ) -> Result<bool, Failure> {
         let (mut has_long, mut begun) = (false, None);
         let (open, sent_at) = (target.attempt.open, Instant::now());
+        let is_single = end - self.done.steps == 1;
         let mut time_of_last = None;
         while self.done.steps < end {
             match self.steps[self.done.steps] {
@@ -274,11 +284,18 @@ impl Batch {
                         connection.next_byte()?;
                         time_of_last = Some(sent_at.elapsed());
                     }
+                    let start = outlet.out().len();
                     let passed = match self.has_script && self.steps.len() == 1 {
                         true => outlet.relay_from_script(connection, is_silent, &self.commands),
                         false => outlet.relay(connection, is_silent),
                     };
                     let passed = self.note_timeout(end, passed)?;
+                    // What a script says may be another thing each time.
+                    if let Some(open) = open.filter(|_| is_single && !is_silent && !self.has_script)
+                        && passed == Relayed::Whole
+                    {
+                        open.share(target.mode.context(), &outlet.out()[start..]);
+                    }
                     has_long |= passed == Relayed::InPieces;
                     let metrics = &target.attempt.backend.metrics;
                     metrics.answer(WireProtocol::Resp, *time);
@@ -368,6 +385,30 @@ impl Batch {
         while !self.is_done() {
             self.refuse_one(error, outlet)?;
         }
+        Ok(())
+    }
+
+    /// The first command that is left gets the reply that another client got, who has asked the same.
+    pub fn answer_one(
+        &mut self,
+        answer: &SharedAnswer,
+        balancer: &Balancer,
+        outlet: &mut Outlet,
+    ) -> Result<(), Failure> {
+        while let Step::Answer { length } = self.steps[self.done.steps] {
+            self.give_answer(length, outlet, None)?;
+            self.done.steps += 1;
+        }
+        let Step::Forward { length, is_silent } = self.steps[self.done.steps] else {
+            return Ok(());
+        };
+        if !is_silent {
+            outlet.out().extend_from_slice(&answer.reply);
+        }
+        let metrics = &balancer.backends[answer.backend].metrics;
+        metrics.answer(WireProtocol::Resp, answer.sent_at.elapsed());
+        self.done.commands += length;
+        self.done.steps += 1;
         Ok(())
     }
 

@@ -605,7 +605,7 @@ impl<'a> Session<'a> {
     fn note_late(&mut self) {
         let Some(Late { time, backend, sent_at, batch }) = self.flight.take_late() else { return };
         let lane = &self.balancer.slow_lane;
-        let keys = batch.read_info(false, self.balancer, &self.policy).keys;
+        let keys = batch.read_info(false, self.mode.context(), self.balancer, &self.policy).keys;
         let keys: Vec<_> = keys.into_iter().filter(|key| !key.is_fast).collect();
         // Whoever waits for another is not slow.
         if !lane.was_occupied(backend, sent_at) {
@@ -648,13 +648,18 @@ impl<'a> Session<'a> {
             let new = || Failover::resumed(balancer, nature).at_once(has_just_failed);
             let failover = current.get_or_insert_with(new);
             let shared = RefCell::new(&mut batch);
-            let info = |is_alone| shared.borrow().read_info(is_alone, balancer, policy);
+            let context = mode.context();
+            let info = |is_alone| shared.borrow().read_info(is_alone, context, balancer, policy);
             let ran = upstream.go_on(failover, client, info, |upstream, attempt| {
                 let mut batch = shared.borrow_mut();
                 let commands_version = Some(batch.version());
                 batch.run(upstream, Target { attempt, mode: *mode, commands_version }, outlet)
             });
             match ran {
+                Err(Unanswered::Shared(answer)) => {
+                    batch.answer_one(&answer, balancer, outlet)?;
+                    continue;
+                }
                 Err(Unanswered::Refused(why)) => {
                     *failover = failover.for_the_rest();
                     batch.refuse_one(&format!("ERR {why}"), outlet)?;
@@ -718,8 +723,15 @@ impl<'a> Session<'a> {
     /// connection that has that mode already, or one of the session's, which then gets it.
     fn change_mode(&mut self, command: &[u8], wanted: Mode) -> Result<Vec<u8>, Unanswered> {
         let Self { upstream, outlet, mode, served_by, .. } = self;
-        upstream.with_failover(outlet.client.peer(), |upstream, attempt| {
-            let mode = if attempt.backend.has_idle(wanted) { wanted } else { *mode };
+        // Nothing is read: a database that can't be read can be left.
+        let database = upstream.database.take();
+        let changed = upstream.with_failover(outlet.client.peer(), |upstream, attempt| {
+            let serves = |mode: Mode| attempt.backend.health.serves(mode.database);
+            let mode = match *mode {
+                _ if attempt.backend.has_idle(wanted) && serves(wanted) => wanted,
+                mode if serves(mode) => mode,
+                mode => Mode { database: FIRST_MODE.database, ..mode },
+            };
             let target = Target { attempt, mode, commands_version: None };
             let mut connection = upstream.send(target, command)?;
             let reply = short_reply(&mut connection)?;
@@ -729,7 +741,9 @@ impl<'a> Session<'a> {
             upstream.release(connection);
             *served_by = Some(ServedBy::attempt(attempt));
             Ok(reply)
-        })
+        });
+        upstream.database = database;
+        changed
     }
 
     /// The whole reply to one command, error replies included.
@@ -748,6 +762,7 @@ impl<'a> Session<'a> {
             Unanswered::OtherCommands => {
                 self.error(OTHER_COMMANDS);
             }
+            Unanswered::Shared(answer) => self.raw(&answer.reply),
             Unanswered::Ended(ended) => return Err(ended),
         }
         Ok(())

@@ -206,6 +206,7 @@ impl Session<'_> {
             Ok(reply) => {
                 if !reply.starts_with(b"-") {
                     self.mode.database = database;
+                    self.upstream.database = Some(database);
                 }
                 self.raw(&reply);
                 Ok(())
@@ -226,6 +227,7 @@ impl Session<'_> {
         self.upstream.forget_watch();
         self.state.reset();
         self.mode = super::FIRST_MODE;
+        self.upstream.database = Some(self.mode.database);
         self.answer(|out| write::simple(out, "RESET"));
         Ok(())
     }

@@ -19,6 +19,11 @@ const MAX_SCAN_COUNT_TEXT: &[u8] = b"10000";
 const GONE: &str = "ERR invalid cursor: its server is gone or was restarted, and would miss \
     elements: start again from 0";
 
+const NO_RIGHT: &str = "ERR SCAN can't go on: this backend's user lacks the right +info, without which \
+    a cursor can't be led back to its server (ACL SETUSER ... +info)";
+
+const TOO_LARGE: &str = "ERR SCAN can't go on: the server's cursor is too large to be passed on";
+
 impl Session<'_> {
     #[inline(never)]
     pub(super) fn scan(&mut self, command: &Command, cursor_arg: usize) -> Result<(), Ended> {
@@ -154,13 +159,19 @@ fn relay_scan(
     }
     let position = reply::bytes(from, reply::MAX_CURSOR_BYTES)?;
     let position = std::str::from_utf8(&position).ok().and_then(|text| text.parse().ok());
-    let tag = connection.run_id().and_then(|run_id| balancer.cursor_tag(run_id));
-    let cursor = match (position, tag) {
-        (Some(0), _) => Some(0),
-        (Some(position), Some(tag)) => cursor::join(position, tag),
-        _ => None,
+    let position = position.ok_or(resp::Error::Protocol("a cursor that is no number"))?;
+    let cursor = match outgoing_cursor(position, connection.run_id().map(AsRef::as_ref), balancer) {
+        Ok(cursor) => cursor,
+        // The server has done nothing wrong.
+        Err(why) => {
+            outlet.relay(connection, true)?;
+            if !is_silent {
+                write::error(outlet.out(), &why);
+            }
+            outlet.errors += 1;
+            return Ok(());
+        }
     };
-    let cursor = cursor.ok_or(resp::Error::Protocol("a cursor that can't be passed on"))?;
     let start = outlet.out().len();
     if !is_silent {
         write::array(outlet.out(), 2);
@@ -171,6 +182,20 @@ fn relay_scan(
         outlet.out().truncate(start);
     }
     passed.map(|_| ())
+}
+
+/// The cursor that a client gets for a server's; or why there is none.
+fn outgoing_cursor(
+    position: u64,
+    run_id: Option<&str>,
+    balancer: &Balancer,
+) -> Result<u64, String> {
+    if position == 0 {
+        return Ok(0);
+    }
+    let run_id = run_id.ok_or(NO_RIGHT)?;
+    let tag = balancer.cursor_tag(run_id).ok_or(GONE)?;
+    Ok(cursor::join(position, tag).ok_or(TOO_LARGE)?)
 }
 
 #[cfg(test)]

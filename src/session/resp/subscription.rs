@@ -25,6 +25,10 @@ use crate::session::{IDLE_GRACE, poll_timeout};
 /// process is noticed, and that of a backend which falls silent.
 const LONGEST_WAIT: Duration = IDLE_GRACE;
 
+/// A subscriber stays for so long before it moves from a stale server to a fresher one: should that have
+/// no room, it is not tried all the time.
+const MIN_STAY: Duration = Duration::from_secs(1);
+
 /// How often one command may lose its connection.
 const MAX_LOSSES: usize = 3;
 
@@ -39,6 +43,8 @@ const HEAD_BYTES: usize = 40;
 pub struct Subscriptions {
     connection: Connection,
     backend: Arc<Backend>,
+    /// When that became the connection.
+    since: Instant,
     /// Channels, patterns, shard channels.
     names: Names,
 }
@@ -254,7 +260,8 @@ impl Session<'_> {
         })?;
         outlet.out().extend_from_slice(&messages);
         Ok(subscribed.map(|(connection, backend)| {
-            self.subscriptions = Some(Subscriptions { connection, backend, names });
+            self.subscriptions =
+                Some(Subscriptions { connection, backend, since: Instant::now(), names });
         }))
     }
 
@@ -282,8 +289,10 @@ impl Session<'_> {
             Err(Unanswered::AllFailed(error) | Unanswered::Refused(error)) => {
                 return Err(Ended::Cut(format!("its subscriptions are lost: {error}")));
             }
-            // They are not judged by the backends' commands.
-            Err(Unanswered::OtherCommands) => return Err(Ended::Cut("try again".to_owned())),
+            // They are not judged by the backends' commands, and nobody shares them.
+            Err(Unanswered::OtherCommands | Unanswered::Shared(_)) => {
+                return Err(Ended::Cut("try again".to_owned()));
+            }
         }
         warn!(
             "{} lost its connection to {} ({error}) and has subscribed anew at {}: messages in \
@@ -392,6 +401,11 @@ impl Session<'_> {
         let health = &all.backend.health;
         if matches!(health.state(), State::Down | State::Syncing) && health.has_better() {
             self.resubscribe(&BackendError::Unresponsive)?;
+            return Ok(false);
+        }
+        let serves = |index: usize| self.balancer.backends[index].health.serves(self.mode.database);
+        if all.since.elapsed() >= MIN_STAY && health.is_outranked(serves) {
+            self.resubscribe(&BackendError::Stale)?;
             return Ok(false);
         }
         if all.connection.has_buffered() {

@@ -10,7 +10,7 @@ use crate::backend::{Connection, Patience, said};
 use crate::policy::{self, Own, Policy, Refused, Verdict};
 use crate::protocol::WireProtocol;
 use crate::resp::{Command, CommandParser, command, write};
-use crate::slow::{Class, MAX_FAST_ARGUMENTS, Nature, ReadInfo, ReadKey, Script, shown};
+use crate::slow::{Begun, Class, MAX_FAST_ARGUMENTS, Nature, ReadInfo, ReadKey, Script, shown};
 
 /// Keys that a server is asked to watch in one command: it compares each with all that the client
 /// watches already, and answers nobody else meanwhile (Redis 7.0 takes seconds for 16,384 keys).
@@ -152,7 +152,9 @@ impl Session<'_> {
                 // In this order: what its server knows is among what it is judged by.
                 self.refresh_policy();
                 let backend = &self.balancer.backends[index];
-                if backend.health.refusal().is_some() || !backend.is_current(&connection) {
+                let health = &backend.health;
+                if health.refusal(self.mode.database).is_some() || !backend.is_current(&connection)
+                {
                     self.exec_in_vain();
                     return Ok(());
                 }
@@ -215,7 +217,8 @@ impl Session<'_> {
         let open = match nature.class {
             Class::Quick => None,
             _ => match lane.begin(&info, Some(backend), is_there, || peer.is_gone()) {
-                Ok(open) => Some(open),
+                Ok(Begun::Open(open)) => Some(open),
+                Ok(Begun::Answered(_)) => None,
                 Err(error) => return Err(Unanswered::AllFailed(error.to_string())),
             },
         };
@@ -323,7 +326,7 @@ impl Transaction {
 
     fn read_info(&self, class: Class) -> ReadInfo {
         let keys = self.read_key().into_iter().collect();
-        ReadInfo { class, keys, label: self.label.clone(), is_alone: false }
+        ReadInfo { class, keys, label: self.label.clone(), is_alone: false, context: None }
     }
 
     /// Whether all of it is still allowed.

@@ -12,7 +12,7 @@ use crate::balance::Lease;
 use crate::balancer::Balancer;
 use crate::failover::{Attempt, Failover};
 use crate::session::Peer;
-use crate::slow::{Class, LaneError, Nature, OpenRead, ReadInfo};
+use crate::slow::{Begun, Class, LaneError, Nature, OpenRead, ReadInfo, SharedAnswer};
 
 /// So many clients have a connection of their own that the others are kept for reads.
 pub const TOO_MANY_PINNED: &str = "ERR too many clients watch or subscribe: try again later";
@@ -55,15 +55,18 @@ pub enum Unanswered {
     AllFailed(String),
     /// The first command that is not answered is refused, for this reason; those after it are not.
     Refused(String),
+    /// The first command that is not answered was answered to another client that has asked the same.
+    Shared(SharedAnswer),
     /// A backend knows other commands than those by which it was judged what to send.
     OtherCommands,
     /// The session is over.
     Ended(Ended),
 }
 
-fn all_failed(failover: &Failover) -> Unanswered {
+/// How all have failed; `refusals` are those of backends that were not tried.
+fn all_failed(failover: &Failover, refusals: &str) -> Unanswered {
     let local = BackendError::local_trouble(failover.failures());
-    Unanswered::AllFailed(local.unwrap_or_else(|| failover.error()))
+    Unanswered::AllFailed(local.unwrap_or_else(|| failover.error() + refusals))
 }
 
 /// A session's way to the backends.
@@ -78,6 +81,8 @@ pub struct Upstream<'a> {
     pub watch: Watch,
     /// The keys that it was asked to watch.
     watched_keys: HashSet<Vec<u8>>,
+    /// The database that the session reads; `None` while it asks for nothing that is in one.
+    pub database: Option<i64>,
 }
 
 impl<'a> Upstream<'a> {
@@ -89,6 +94,7 @@ impl<'a> Upstream<'a> {
             may_move: false,
             watch: Watch::None,
             watched_keys: HashSet::new(),
+            database: Some(0),
         }
     }
 
@@ -120,16 +126,16 @@ impl<'a> Upstream<'a> {
     ) -> Result<T, Unanswered> {
         loop {
             failover.forgive();
-            let Some(place) = self.place(failover, client, &info)? else {
-                match failover.wait() {
+            let place = self.place(failover, client, &info)?;
+            let attempt = place
+                .as_ref()
+                .and_then(|place| failover.attempt(place.backend, place.open.as_ref()));
+            let Some(attempt) = attempt else {
+                let refusals = self.refusals(failover);
+                // One that is up, and must not be read from in this database, is not waited for.
+                match refusals.is_empty() && failover.wait() {
                     true => continue,
-                    false => return Err(Unanswered::AllFailed(failover.error())),
-                }
-            };
-            let Some(attempt) = failover.attempt(place.backend, place.open.as_ref()) else {
-                match failover.wait() {
-                    true => continue,
-                    false => return Err(all_failed(&failover)),
+                    false => return Err(all_failed(failover, &refusals)),
                 }
             };
             match work(self, attempt) {
@@ -144,7 +150,7 @@ impl<'a> Upstream<'a> {
                         return Err(Unanswered::Refused(why));
                     }
                     if failover.is_over() {
-                        return Err(all_failed(&failover));
+                        return Err(all_failed(failover, ""));
                     }
                 }
                 Err(Failure::Cut(error)) => {
@@ -172,9 +178,11 @@ impl<'a> Upstream<'a> {
         }
         // Only there is known whether a key was touched.
         let watched = self.watched_backend();
-        let may_try = |backend| watched.is_none_or(|watched| watched == backend);
+        let may_try =
+            |backend| watched.is_none_or(|watched| watched == backend) && self.serves(backend);
         match failover.begin(info(failover.is_alone()), Some(own), may_try, || client.is_gone()) {
-            Ok(open) => {
+            Ok(Begun::Answered(answer)) => Err(Unanswered::Shared(answer)),
+            Ok(Begun::Open(open)) => {
                 let backend = open.backend();
                 let lease = || self.balancer.table.lease(|other| other == backend);
                 let lease = if backend == own { None } else { lease() };
@@ -188,17 +196,35 @@ impl<'a> Upstream<'a> {
         }
     }
 
+    /// Whether the session's database may be read from this backend.
+    fn serves(&self, backend: usize) -> bool {
+        let health = &self.balancer.backends[backend].health;
+        self.database.is_none_or(|database| health.serves(database))
+    }
+
+    /// Which backends could still be tried and are up, but must not be read from in the session's
+    /// database, as the end of an error.
+    fn refusals(&self, failover: &Failover) -> String {
+        let backends = self.balancer.backends.iter().enumerate();
+        let left = backends.filter(|(index, _)| failover.may_try(*index));
+        let refusals = left.filter_map(|(_, backend)| {
+            let refusal = backend.health.refusal_while_up(self.database?)?;
+            Some(format!("; {}: {refusal}", backend.name()))
+        });
+        refusals.collect()
+    }
+
     /// The index of the backend to be used now; takes a lease where there is none.
     fn settle(&mut self, failover: &Failover, client: SocketAddr) -> Option<usize> {
-        let may_try = |backend| failover.may_try(backend);
+        let may_try = |backend| failover.may_try(backend) && self.serves(backend);
         if let Some(watched) = self.watched_backend() {
             // Only there is known whether a key was touched.
-            let backend = &self.balancer.backends[watched];
-            if failover.may_try(watched) && backend.health.refusal().is_none() {
+            if may_try(watched) {
                 return Some(watched);
             }
             self.lose_watch();
         }
+        let may_try = |backend| failover.may_try(backend) && self.serves(backend);
         let now = match &self.lease {
             Some(lease) => lease.settle(may_try)?,
             None => {
@@ -222,11 +248,10 @@ impl<'a> Upstream<'a> {
     /// nothing is watched. Takes a lease where there is none.
     pub fn usual_backend(&mut self, client: SocketAddr) -> Option<usize> {
         if self.lease.is_none() {
-            self.lease = self.balancer.table.lease(|_| true);
+            self.lease = self.balancer.table.lease(|backend| self.serves(backend));
         }
         let backend = self.lease.as_ref()?.backend_if_up()?;
-        let is_usual = matches!(self.watch, Watch::None)
-            && self.balancer.backends[backend].health.refusal().is_none();
+        let is_usual = matches!(self.watch, Watch::None) && self.serves(backend);
         if is_usual {
             self.note_use(backend, client);
         }

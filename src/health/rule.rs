@@ -1,0 +1,545 @@
+//! The rule: whether a server may be read from, and in which databases.
+//!
+//! [`judge`] is a pure function of what is known: the result of this check, what was known of the server
+//! before, what is known of the others, and the time. [`Health`](super::Health) applies its verdict, and
+//! counts how often in a row a server has proved itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::report::{Keys, Report, STEADY_KEYS_AT_ONCE, is_below_half, lacks};
+
+/// Servers that were all restarted, and agree on nothing that was known before, are believed when the
+/// numbers of their keys have kept for this long.
+pub const SETTLE_TIME: Duration = Duration::from_secs(5);
+
+/// A server that has only most of its keys is read from, as a last resort, when their numbers have
+/// kept for this long.
+pub const LAST_RESORT_SETTLE_TIME: Duration = Duration::from_secs(1);
+
+/// The share of the keys that a last resort must have, in percent.
+pub const LAST_RESORT_PERCENT: u64 = 90;
+
+/// A database that is about complete may not grow by more than one in so many keys between two
+/// checks: then it is still being filled.
+const GROWTH_PART: u64 = 100;
+
+/// A set of databases in a word. Those with numbers from 63 on are one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Databases(u64);
+
+impl Databases {
+    /// None of them.
+    pub const NONE: Self = Self(0);
+
+    /// All of them.
+    pub const ALL: Self = Self(u64::MAX);
+
+    /// This one.
+    pub fn of(database: i64) -> Self {
+        Self(1 << database.clamp(0, 63))
+    }
+
+    /// With what [`bits`](Self::bits) has returned.
+    pub fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// As a number, for an atomic one.
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// Whether one of these is in it.
+    pub fn has(self, others: Self) -> bool {
+        self.0 & others.0 != 0
+    }
+
+    /// All that are in one or the other.
+    pub fn with(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+}
+
+/// Why a server has to prove that it has its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// No process of it was ever accepted.
+    FirstMet,
+    /// Another process answers than the one that was accepted.
+    Restarted,
+    /// The same process has a history that does not continue the one that was accepted.
+    FilledAnew,
+    /// It is a replica whose link was down at the last check and is up now.
+    LinkWasDown,
+    /// It has said that its data are not there.
+    WasNotReady,
+    /// It was accepted when no other was there to be compared with, or as a last resort, and has fewer
+    /// keys than one that is up.
+    HasFewer,
+    /// It was no server that can be served from.
+    WasUnserved,
+}
+
+impl Cause {
+    /// Whether one good comparison suffices: the accepted process goes on, and was not out of service.
+    pub fn is_of_same_process(self) -> bool {
+        matches!(self, Self::FilledAnew | Self::LinkWasDown)
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::FirstMet => "it was not there before",
+            Self::Restarted => "it was restarted or replaced by another server",
+            Self::FilledAnew => "it was filled anew by its primary",
+            Self::LinkWasDown => "its link to its primary was down",
+            Self::WasNotReady => "its data were not there",
+            Self::HasFewer => "it has fewer keys than others",
+            Self::WasUnserved => "it could not be served from",
+        })
+    }
+}
+
+/// The server process, and the history of its data, that may be read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Its `run_id`.
+    pub run_id: Arc<str>,
+    /// Its `master_replid`.
+    pub replication_id: Arc<str>,
+}
+
+impl Identity {
+    /// That of the server which gave this report.
+    pub fn of(report: &Report) -> Self {
+        Self {
+            run_id: Arc::clone(&report.run_id),
+            replication_id: Arc::clone(&report.replication_id),
+        }
+    }
+
+    /// Whether the report is of that process, and of data that continue these.
+    fn goes_on_in(&self, report: &Report) -> bool {
+        self.run_id == report.run_id
+            && (!report.is_replica || report.continues(&self.replication_id))
+    }
+}
+
+/// How many keys a server had in each database, and when it was last seen to serve these.
+#[derive(Debug, Clone, Default)]
+pub struct Remembered(BTreeMap<u32, (u64, Instant)>);
+
+impl Remembered {
+    /// It serves these now, but for the databases that are `left_out`.
+    pub fn note(&mut self, keys: &Keys, now: Instant, left_out: impl Fn(u32) -> bool) {
+        let known: BTreeSet<u32> = self.0.keys().copied().chain(keys.databases()).collect();
+        for number in known.into_iter().filter(|number| !left_out(*number)) {
+            match keys.count(number) {
+                0 => _ = self.0.remove(&number),
+                count => _ = self.0.insert(number, (count, now)),
+            }
+        }
+    }
+
+    /// What counts of it now.
+    fn count(&self, database: u32, now: Instant, forget_after: Duration) -> u64 {
+        match self.0.get(&database) {
+            Some((count, at)) if now.saturating_duration_since(*at) <= forget_after => *count,
+            _ => 0,
+        }
+    }
+}
+
+/// What the last check of a server that was answered has found.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// What it said.
+    pub report: Report,
+    /// Since when the numbers of its keys are about the same.
+    pub keys_since: Instant,
+}
+
+/// How a database of a server is that has to prove itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It has what it should have.
+    Complete {
+        /// Its keys.
+        has: u64,
+    },
+    /// It has about what it should have, and gets more.
+    Growing {
+        /// Its keys.
+        has: u64,
+        /// Those that it should have.
+        of: u64,
+    },
+    /// It has most of its keys, and nobody who is up has more.
+    LastResort {
+        /// Its keys.
+        has: u64,
+        /// Those that it should have.
+        of: u64,
+    },
+    /// It lacks keys.
+    Incomplete {
+        /// Its keys.
+        has: u64,
+        /// Those that it should have.
+        of: u64,
+    },
+}
+
+impl Standing {
+    /// The keys that it has.
+    fn has(self) -> u64 {
+        match self {
+            Self::Complete { has }
+            | Self::Growing { has, .. }
+            | Self::LastResort { has, .. }
+            | Self::Incomplete { has, .. } => has,
+        }
+    }
+
+    /// Whether there is anything to be read in it.
+    fn has_data(self) -> bool {
+        match self {
+            Self::Complete { has } => has > 0,
+            _ => true,
+        }
+    }
+
+    /// Whether it may be read from once that was so often enough.
+    pub fn is_good(self) -> bool {
+        matches!(self, Self::Complete { .. } | Self::LastResort { .. })
+    }
+}
+
+/// What is known of a server.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// The process that may be read from.
+    pub accepted: Option<Identity>,
+    /// When one was accepted for the first time.
+    pub first_accepted: Option<Instant>,
+    /// Whether it serves now: its state is up or suspect.
+    pub is_serving: bool,
+    /// Whether its last check was answered.
+    pub answers: bool,
+    /// Why nothing may be read from it before it has proved itself, if so.
+    pub must_prove: Option<Cause>,
+    /// The databases in which it has not proved itself.
+    pub unproven: BTreeMap<u32, Unproven>,
+    /// What it had when it served last.
+    pub remembered: Remembered,
+    /// The last check that it has answered.
+    pub seen: Option<Seen>,
+    /// When a check of it was judged last.
+    pub judged: Option<Instant>,
+}
+
+/// A database in which a server has not proved itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Unproven {
+    /// How it was at the last check.
+    pub standing: Standing,
+    /// In how many checks running it was complete.
+    pub good: u32,
+    /// In how many checks running it has got no more keys.
+    pub still: u32,
+}
+
+impl Unproven {
+    /// Met for the first time.
+    pub fn new(standing: Standing) -> Self {
+        Self { standing, good: 0, still: 0 }
+    }
+
+    /// The next check has found this.
+    pub fn note(&mut self, standing: Standing) {
+        self.good = if matches!(standing, Standing::Complete { .. }) {
+            self.good.saturating_add(1)
+        } else {
+            0
+        };
+        self.still =
+            if standing.has() > self.standing.has() { 0 } else { self.still.saturating_add(1) };
+        self.standing = standing;
+    }
+}
+
+impl Known {
+    /// Whether what it has in this database is what there is to be had: the accepted process goes on,
+    /// and has nothing to prove there.
+    fn is_proven(&self, database: u32) -> bool {
+        let goes_on = self.accepted.as_ref().zip(self.seen.as_ref());
+        self.must_prove.is_none()
+            && !self.unproven.contains_key(&database)
+            && goes_on.is_some_and(|(accepted, seen)| accepted.goes_on_in(&seen.report))
+    }
+
+    /// How many keys it serves in this database, if it is proven there.
+    fn serves(&self, database: u32) -> Option<u64> {
+        let keys = self.seen.as_ref()?.report.keys.as_ref()?;
+        (self.is_serving && self.is_proven(database) && keys.knows(database))
+            .then(|| keys.count(database))
+    }
+
+    /// How many keys of this database it stands for while nobody serves it: those that it has, where
+    /// it can be believed, else those that it had.
+    fn stands_for(&self, database: u32, now: Instant, forget_after: Duration) -> u64 {
+        let believed = self.seen.as_ref().filter(|seen| {
+            let is_settled = now.saturating_duration_since(seen.keys_since) >= SETTLE_TIME;
+            let goes_on = self.accepted.as_ref().is_some_and(|id| id.goes_on_in(&seen.report));
+            let is_good = goes_on && !self.unproven.contains_key(&database);
+            let is_ready = seen.report.not_ready.is_none() && seen.report.unserved.is_none();
+            self.answers && is_ready && (is_good || is_settled)
+        });
+        match believed.and_then(|seen| seen.report.keys.as_ref()) {
+            Some(keys) if keys.knows(database) => keys.count(database),
+            _ => self.remembered.count(database, now, forget_after),
+        }
+    }
+}
+
+/// What a verdict rests on.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// The time.
+    pub now: Instant,
+    /// What this check has found.
+    pub report: &'a Report,
+    /// Since when the numbers of its keys are about the same.
+    pub keys_since: Instant,
+    /// What was known of the server before this check.
+    pub before: &'a Known,
+    /// What is known of the other servers.
+    pub others: &'a [Known],
+    /// The databases that clients read.
+    pub in_use: Databases,
+    /// How long what is away counts.
+    pub forget_after: Duration,
+}
+
+/// What a check means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is no server that can be served from: it is down, for this reason.
+    Unserved(String),
+    /// It says itself that its data are not there.
+    NotReady {
+        /// What it says.
+        why: String,
+        /// Why it will have to prove itself, if not for this.
+        cause: Option<Cause>,
+    },
+    /// It has nothing to prove. If others have notably more keys, that is worth a warning.
+    Serve {
+        /// Where, and how many.
+        warning: Option<String>,
+    },
+    /// It has to prove itself.
+    Prove {
+        /// Why, where that concerns the whole server; `None` where it concerns these databases.
+        cause: Option<Cause>,
+        /// How these databases are.
+        databases: BTreeMap<u32, Standing>,
+        /// The databases that matter: while none of these can be read, nothing can.
+        relevant: BTreeSet<u32>,
+    },
+}
+
+/// What this check of a server means.
+pub fn judge(facts: &Facts) -> Verdict {
+    let Facts { report, before, .. } = facts;
+    if let Some(why) = &report.unserved {
+        return Verdict::Unserved(why.clone());
+    }
+    let cause = doubt(before, report);
+    if let Some(why) = &report.not_ready {
+        return Verdict::NotReady { why: why.clone(), cause };
+    }
+    let all = facts.all_databases();
+    let in_doubt: BTreeSet<u32> = match cause {
+        Some(_) => all.clone(),
+        None => {
+            let has_far_fewer = |number: &u32| facts.has_far_fewer_than_a_newcomer(*number);
+            let unproven = before.unproven.keys().copied();
+            unproven.chain(all.iter().copied().filter(has_far_fewer)).collect()
+        }
+    };
+    if cause.is_none() && in_doubt.is_empty() {
+        return Verdict::Serve { warning: facts.difference(&all) };
+    }
+    let standings: BTreeMap<u32, Standing> =
+        all.iter().map(|number| (*number, facts.standing(*number))).collect();
+    let has_data = standings.iter().filter(|(_, standing)| standing.has_data());
+    let with_data: BTreeSet<u32> = has_data.map(|(number, _)| *number).collect();
+    let is_used = |number: &u32| facts.in_use.has(Databases::of(i64::from(*number)));
+    let mut relevant: BTreeSet<u32> = with_data.iter().copied().filter(is_used).collect();
+    if relevant.is_empty() {
+        relevant = with_data;
+    }
+    let databases = standings.into_iter().filter(|(number, _)| in_doubt.contains(number)).collect();
+    Verdict::Prove { cause, databases, relevant }
+}
+
+/// What the first check of all means: what is there is what there is to be had, but for databases that
+/// have less than half of what others that are ready have.
+pub fn judge_first(report: &Report, others: &[&Report], in_use: Databases) -> Verdict {
+    if let Some(why) = &report.unserved {
+        return Verdict::Unserved(why.clone());
+    }
+    if let Some(why) = &report.not_ready {
+        return Verdict::NotReady { why: why.clone(), cause: None };
+    }
+    let Some(keys) = &report.keys else { return Verdict::Serve { warning: None } };
+    let is_ready = |other: &&&Report| other.not_ready.is_none() && other.unserved.is_none();
+    let mut fullest = Keys::default();
+    others.iter().filter(is_ready).filter_map(|other| other.keys.as_ref()).for_each(|keys| {
+        fullest.merge(keys);
+    });
+    let databases: BTreeMap<u32, Standing> = fullest
+        .databases()
+        .filter(|number| keys.knows(*number))
+        .filter(|number| is_below_half(keys.count(*number), fullest.count(*number)))
+        .map(|number| {
+            let (has, of) = (keys.count(number), fullest.count(number));
+            (number, Standing::Incomplete { has, of })
+        })
+        .collect();
+    if databases.is_empty() {
+        return Verdict::Serve { warning: None };
+    }
+    let all: BTreeSet<u32> = fullest.databases().chain(keys.databases()).collect();
+    let is_used = |number: &u32| in_use.has(Databases::of(i64::from(*number)));
+    let mut relevant: BTreeSet<u32> = all.iter().copied().filter(is_used).collect();
+    if relevant.is_empty() {
+        relevant = all;
+    }
+    let is_held = relevant.iter().all(|number| databases.contains_key(number));
+    Verdict::Prove { cause: is_held.then_some(Cause::HasFewer), databases, relevant }
+}
+
+/// Why the whole server has to prove itself, if it has to.
+///
+/// An accepted process that goes on has not: what it lacks, it was told to forget.
+fn doubt(before: &Known, report: &Report) -> Option<Cause> {
+    if let Some(cause) = before.must_prove {
+        return Some(cause);
+    }
+    let Some(accepted) = &before.accepted else { return Some(Cause::FirstMet) };
+    if accepted.run_id != report.run_id {
+        return Some(Cause::Restarted);
+    }
+    if !accepted.goes_on_in(report) {
+        return Some(Cause::FilledAnew);
+    }
+    let was_cut_off = before.seen.as_ref().is_some_and(|seen| seen.report.is_cut_off);
+    (was_cut_off && report.is_replica && !report.is_cut_off).then_some(Cause::LinkWasDown)
+}
+
+impl Facts<'_> {
+    /// All databases of which somebody has, or had, keys.
+    fn all_databases(&self) -> BTreeSet<u32> {
+        let of_known = |known: &Known| {
+            let seen = known.seen.as_ref().and_then(|seen| seen.report.keys.as_ref());
+            let seen: Vec<u32> = seen.into_iter().flat_map(Keys::databases).collect();
+            let unproven = known.unproven.keys().copied();
+            let remembered = known.remembered.0.keys().copied();
+            unproven.chain(remembered).chain(seen).collect::<Vec<u32>>()
+        };
+        let own = self.report.keys.iter().flat_map(Keys::databases);
+        let known = self.others.iter().chain([self.before]).flat_map(of_known);
+        own.chain(known).collect()
+    }
+
+    /// What the fullest of the others has that serve this database.
+    fn served_by_others(&self, database: u32) -> Option<u64> {
+        self.others.iter().filter_map(|other| other.serves(database)).max()
+    }
+
+    /// How this database is, compared to what the server should have: what others serve, or, where
+    /// nobody does, what was there not long ago.
+    fn standing(&self, database: u32) -> Standing {
+        let Some(keys) = self.report.keys.as_ref().filter(|keys| keys.knows(database)) else {
+            return Standing::Complete { has: 0 };
+        };
+        let has = keys.count(database);
+        let served = self.served_by_others(database);
+        let of = served.unwrap_or_else(|| self.expected(database, has));
+        let kept_for = self.now.saturating_duration_since(self.keys_since);
+        if lacks(has, of) {
+            let is_most =
+                has.saturating_mul(100) >= of.saturating_mul(LAST_RESORT_PERCENT) && has > 0;
+            return match served.is_none() && is_most && kept_for >= LAST_RESORT_SETTLE_TIME {
+                true => Standing::LastResort { has, of },
+                false => Standing::Incomplete { has, of },
+            };
+        }
+        if self.is_being_filled(database, has, of) {
+            return Standing::Growing { has, of };
+        }
+        Standing::Complete { has }
+    }
+
+    /// What a complete server has while nobody serves this database. What all have agreed on for some
+    /// time is the data now; what they had before is, until then, and until it is forgotten.
+    fn expected(&self, database: u32, has: u64) -> u64 {
+        let stands_for = |other: &Known| other.stands_for(database, self.now, self.forget_after);
+        let others = self.others.iter().map(stands_for).max().unwrap_or(0);
+        let is_settled = self.now.saturating_duration_since(self.keys_since) >= SETTLE_TIME;
+        let goes_on = self.before.accepted.as_ref().is_some_and(|id| id.goes_on_in(self.report));
+        let own = match is_settled || (goes_on && !self.before.unproven.contains_key(&database)) {
+            true => has,
+            false => self.before.remembered.count(database, self.now, self.forget_after),
+        };
+        others.max(own)
+    }
+
+    /// Whether it gets notably more keys, and is not read from yet. Where there are as many as there
+    /// should be, clients may be adding some everywhere.
+    fn is_being_filled(&self, database: u32, has: u64, of: u64) -> bool {
+        let Known { seen, must_prove, unproven, .. } = self.before;
+        if must_prove.is_none() && !unproven.contains_key(&database) {
+            return false;
+        }
+        let seen = seen.as_ref().filter(|seen| seen.report.run_id == self.report.run_id);
+        let Some(before) = seen.and_then(|seen| seen.report.keys.as_ref()) else { return false };
+        let before = before.count(database);
+        let steady = if has >= of { STEADY_KEYS_AT_ONCE } else { 0 };
+        has > before + steady.max(before / GROWTH_PART)
+    }
+
+    /// Whether it was accepted while somebody was away who has since come for the first time, and has
+    /// more than twice as many keys.
+    fn has_far_fewer_than_a_newcomer(&self, database: u32) -> bool {
+        let Some(keys) = self.report.keys.as_ref().filter(|keys| keys.knows(database)) else {
+            return false;
+        };
+        let Some(judged) = self.before.judged else { return false };
+        let newcomers =
+            self.others.iter().filter(|other| other.first_accepted.is_some_and(|at| at >= judged));
+        let most = newcomers.filter_map(|other| other.serves(database)).max();
+        most.is_some_and(|most| is_below_half(keys.count(database), most))
+    }
+
+    /// Where others have notably more keys, in words.
+    fn difference(&self, all: &BTreeSet<u32>) -> Option<String> {
+        let keys = self.report.keys.as_ref()?;
+        let is_used = |number: &u32| self.in_use.has(Databases::of(i64::from(*number)));
+        let known = all.iter().filter(|number| is_used(number) && keys.knows(**number));
+        known
+            .filter_map(|number| {
+                Some((number, keys.count(*number), self.served_by_others(*number)?))
+            })
+            .find(|(_, has, most)| lacks(*has, *most))
+            .map(|(number, has, most)| {
+                format!("database {number} has {has} keys, that of another server {most}")
+            })
+    }
+}
