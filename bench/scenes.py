@@ -773,6 +773,10 @@ class Pipeline(threading.Thread):
         self.end_at = time.monotonic()
 
     def close(self):
+        try:
+            self.connection.shutdown(socket.SHUT_RDWR)  # also while its thread waits for a reply
+        except OSError:
+            pass
         self.connection.close()
 
     def answered(self):
