@@ -740,14 +740,15 @@ FROZEN_SECONDS, SENT_SECONDS = 30, 6
 class Pipeline(threading.Thread):
     """One pipeline of GETs on a connection of its own: when it ended, and how many errors came."""
 
-    def __init__(self, port, length):
+    def __init__(self, port, length, has_backend=True):
         super().__init__(daemon=True)
-        self.length, self.errors, self.values, self.first = length, 0, 0, None
+        self.length, self.errors, self.values, self.text = length, 0, 0, ""
         self.lost = ""
         self.connection = socket.create_connection(("127.0.0.1", port), 5)
         self.connection.settimeout(60)
         self.stream = self.connection.makefile("rb", 1 << 20)
-        self.ask(1)  # it has a lease, and a backend
+        if has_backend:
+            self.ask(1)
 
     def ask(self, length):
         self.connection.sendall(b"".join(scene_load.encode("GET", f"key:{n % SMALL_KEYS + 1}") for n in range(length)))
@@ -755,7 +756,6 @@ class Pipeline(threading.Thread):
             line = self.stream.readline()
             if not line:
                 raise ConnectionResetError("the connection was closed")
-            self.first = self.first or time.monotonic()
             if line.startswith(b"-"):
                 self.errors += 1
                 self.text = line.decode(errors="replace").strip()
@@ -764,7 +764,7 @@ class Pipeline(threading.Thread):
                 self.stream.read(int(line[1:]) + 2)
 
     def run(self):
-        self.errors, self.values, self.first, self.text = 0, 0, None, ""
+        self.errors, self.values = 0, 0
         self.at = time.monotonic()
         try:
             self.ask(self.length)
@@ -773,6 +773,10 @@ class Pipeline(threading.Thread):
         self.end_at = time.monotonic()
 
     def close(self):
+        try:
+            self.connection.shutdown(socket.SHUT_RDWR)  # also while its thread waits for a reply
+        except OSError:
+            pass
         self.connection.close()
 
     def answered(self):
@@ -805,7 +809,7 @@ def _(stage):
         pipeline.start()
     _join([pipeline for _, pipeline in sent_now], SENT_SECONDS)
     for length in LENGTHS:  # one after the other, on new sessions
-        pipeline = _fresh_pipeline(lb.port, length)
+        pipeline = Pipeline(lb.port, length, has_backend=False)
         pipeline.start()
         pipeline.join(SENT_SECONDS)
         sent_now.append((f"new {length}", pipeline))
@@ -840,16 +844,6 @@ def _join(pipelines, seconds):
     deadline = time.monotonic() + seconds
     for pipeline in pipelines:
         pipeline.join(max(0, deadline - time.monotonic()))
-
-
-def _fresh_pipeline(port, length):
-    pipeline = Pipeline.__new__(Pipeline)
-    threading.Thread.__init__(pipeline, daemon=True)
-    pipeline.length, pipeline.lost = length, ""
-    pipeline.connection = socket.create_connection(("127.0.0.1", port), 5)
-    pipeline.connection.settimeout(60)
-    pipeline.stream = pipeline.connection.makefile("rb", 1 << 20)
-    return pipeline
 
 
 def _judge_pipeline(report, name, pipeline, since):

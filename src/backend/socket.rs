@@ -274,6 +274,8 @@ impl Read for PatientSocket {
                         return read;
                     }
                 }
+                // By a signal to our process: says nothing about the backend.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 _ => return read,
             }
         }
@@ -292,6 +294,7 @@ impl Write for PatientSocket {
                         return written;
                     }
                 }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 _ => return written,
             }
         }
