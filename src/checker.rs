@@ -214,7 +214,9 @@ impl<'a> Checker<'a> {
         loop {
             let left = next.saturating_duration_since(Instant::now());
             let is_news = self.pause(left.min(FAST_INTERVAL)) && self.is_end_news();
-            let is_up = self.backend.health.state() == State::Up;
+            let health = &self.backend.health;
+            // A server that seems to be busy may be one to which a connection is broken.
+            let is_up = health.state() == State::Up && !health.is_busy();
             let is_good = is_up && !is_news && !self.is_to_be_watched();
             if left <= FAST_INTERVAL || !is_good {
                 return;

@@ -115,6 +115,11 @@ impl Attempt<'_> {
         }
     }
 
+    /// Whether the read may be why its backend is silent: not once its reply has begun.
+    fn may_be_why(&self) -> bool {
+        self.class != Class::Quick && !self.open.is_some_and(|open| open.has_begun())
+    }
+
     fn is_hurried(&self) -> bool {
         !matches!(self.hurry, Hurry::None)
     }
@@ -254,7 +259,7 @@ impl<'a> Failover<'a> {
         // A hurried try says nothing of the read.
         if !attempt.is_hurried() {
             self.has_met_silence |= error.is_silence();
-            if matches!(error, BackendError::TimedOut) && attempt.class != Class::Quick {
+            if matches!(error, BackendError::TimedOut) && attempt.may_be_why() {
                 self.end = Some(End::TimedOut);
                 self.end_script(attempt);
             }
@@ -264,8 +269,10 @@ impl<'a> Failover<'a> {
         if matches!(error, BackendError::Lost(_)) {
             self.lost(attempt);
         }
-        if let Some(open) = attempt.open {
-            open.leave();
+        match attempt.open {
+            Some(open) if matches!(error, BackendError::Stuck) => open.acquit(),
+            Some(open) => open.leave(),
+            None => {}
         }
         self.failed_on = Some(attempt.index);
         self.add(attempt, Some(error));
@@ -327,7 +334,7 @@ impl<'a> Failover<'a> {
     pub fn note(attempt: Attempt, error: &BackendError) {
         attempt.backend.metrics.errors.add((!error.is_local()).into());
         // Whoever may be slow, or did not wait for long enough, knows nothing of a backend that was silent.
-        let knows = attempt.class == Class::Quick && !attempt.is_hurried();
+        let knows = !attempt.may_be_why() && !attempt.is_hurried();
         if error.is_failure() && (knows || !matches!(error, BackendError::TimedOut)) {
             attempt.backend.failed(error);
         }

@@ -48,6 +48,10 @@ const MAX_INFO_BYTES: u64 = 1024 * 1024;
 /// there may be; clients of other modes have their own.
 const MAX_SHARED: usize = 4;
 
+/// A connection that was idle and is lost so soon after something was sent on it had ended before. Later, the
+/// server may have died of what was sent.
+pub const STALE_TIME: Duration = Duration::from_millis(20);
+
 /// How often it is looked whether the shared connections are quiet.
 const QUIET_STEP: Duration = Duration::from_micros(500);
 
@@ -283,9 +287,11 @@ impl Backend {
             }
             connection.set_patience(patience.clone(), waited);
             let probed = if patience.needs_probe() { connection.probe() } else { Ok(()) };
+            let is_probed = patience.needs_probe() && probed.is_ok();
+            let began = Instant::now();
             match probed.and_then(|()| connection.send(commands)) {
                 Ok(()) => return Ok(connection),
-                Err(BackendError::Lost(_)) => {
+                Err(BackendError::Lost(_)) if !is_probed && began.elapsed() < STALE_TIME => {
                     // When one idle connection is broken, the others are too.
                     self.close_all();
                     permit = connection.permit.renewed();

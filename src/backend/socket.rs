@@ -119,6 +119,7 @@ impl Waits {
             is_behind_slow: health.is_busy(),
             answers_checks: self.answers_checks(silent),
             has_better: health.has_better(),
+            has_other: health.has_other(),
             is_only_server: health.is_alone(),
             are_all_frozen: health.are_all_frozen(),
         }
@@ -222,7 +223,7 @@ impl PatientSocket {
             Patience::LastResort(deadline) => {
                 let Waits { health, replays, .. } = &*self.waits;
                 let is_usual = silent < self.usual;
-                if !is_usual && self.waits.answers_checks(silent) && health.has_better() {
+                if !is_usual && self.waits.answers_checks(silent) && health.has_other() {
                     return Err(STUCK.into());
                 }
                 Instant::now() < *deadline && !(health.has_better() && replays.take())

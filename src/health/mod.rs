@@ -285,6 +285,11 @@ impl Health {
         self.table.has_free(|backend| backend != self.backend)
     }
 
+    /// Whether another backend is up, whatever it runs.
+    pub fn has_other(&self) -> bool {
+        self.table.serving().iter().any(|backend| *backend != self.backend)
+    }
+
     /// Whether a slow read runs on it.
     pub fn is_busy(&self) -> bool {
         self.is_busy.load(Ordering::Acquire)

@@ -571,7 +571,8 @@ fn place(
     balancer: &Balancer,
 ) -> Result<Place, LaneError> {
     let serves = |backend: usize| balancer.backends[backend].serves_own();
-    if failover.class() == Class::Quick {
+    // While it is held to be watched, a read is no reason to keep others away.
+    if failover.class() == Class::Quick || !balancer.config.demo_delay.is_zero() {
         let may_serve = |backend: usize| failover.may_try(backend) && serves(backend);
         let next = || balancer.table.lease(may_serve);
         return Ok((first_lease.take().or_else(next), None));

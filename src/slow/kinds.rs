@@ -287,6 +287,16 @@ impl Kinds {
         self.change(read.exact, |_| pack(0, false, now));
     }
 
+    /// What it was blamed for it has not done: a connection was broken.
+    pub fn acquit(&self, read: &ReadKey) {
+        if self.find(read.exact).is_some() {
+            self.change(read.exact, |_| pack(0, false, 0));
+        }
+        if !read.is_fast {
+            self.change(read.kind, |entry| pack(streak(entry), false, 0));
+        }
+    }
+
     /// One of several reads keeps their server silent, and nobody knows which.
     pub fn note_company(&self, read: &ReadKey) {
         if !read.is_fast {
@@ -481,6 +491,16 @@ mod tests {
         answer(&kinds, &more, 20);
         let other = key_of(&kinds, &many(2000), true);
         assert_eq!(kinds.class(&other), Class::Unknown, "far more arguments are another kind");
+    }
+
+    #[test]
+    fn a_read_that_was_blamed_for_a_broken_connection_is_as_before() {
+        let kinds = Kinds::new(TIMEOUT);
+        let read = key(&kinds, "HGETALL user:1");
+        kinds.note_slow(&read);
+        assert_eq!(kinds.class(&read), Class::Slow);
+        kinds.acquit(&read);
+        assert_eq!(kinds.class(&read), Class::Unknown);
     }
 
     #[test]

@@ -21,6 +21,12 @@ use crate::metrics::Counter;
 /// Reads that may wait for a server, in all: more are refused.
 const MAX_WAITING: usize = 256;
 
+/// A read is sent so soon after it has begun, unless its server does not answer.
+const MAX_TIME_TO_SEND: Duration = Duration::from_millis(20);
+
+/// A server that has answered a slow read is `suspect` until its next check, which takes less than this.
+const DOUBT_TIME: Duration = Duration::from_secs(1);
+
 /// How often a read that waits looks whether it is its turn, and its client still there.
 const WAIT_STEP: Duration = Duration::from_millis(10);
 
@@ -162,6 +168,7 @@ struct Open {
     label: String,
     keys: Vec<ReadKey>,
     is_slow: bool,
+    begun_at: Instant,
     /// When it was sent; `None` until then.
     sent_at: Option<Instant>,
     /// Whether it keeps its server silent for too long.
@@ -175,6 +182,11 @@ struct Open {
 }
 
 impl Open {
+    /// Whether it is sent, or about to be: not where its server does not even answer a PING.
+    fn is_under_way(&self) -> bool {
+        self.sent_at.is_some() || self.begun_at.elapsed() < MAX_TIME_TO_SEND
+    }
+
     fn has_kind(&self, key: &ReadKey) -> bool {
         self.keys.iter().any(|own| own.kind == key.kind)
     }
@@ -202,11 +214,16 @@ impl LaneState {
     }
 
     /// The server for the next slow read, if it can begin: no other runs, and one server stays free.
-    fn backend_for_slow(&self, candidates: &[usize], serving: &[usize]) -> Option<usize> {
+    /// Preferably the `last` again, if that may be used.
+    fn backend_for_slow(
+        &self,
+        last: Option<usize>,
+        candidates: &[usize],
+        serving: &[usize],
+    ) -> Option<usize> {
         if self.is_any_busy() {
             return None;
         }
-        let last = self.last_backend.filter(|last| candidates.contains(last));
         let fewest =
             || candidates.iter().copied().min_by_key(|backend| self.servers[*backend].len());
         let backend = last.or_else(fewest)?;
@@ -288,7 +305,11 @@ impl SlowLane {
             }
             let is_next = is_next(&state);
             let place = match is_slow {
-                true => self.place_slow(&state, preferred, &candidates, is_next),
+                true => {
+                    let last = state.last_backend.filter(|last| may_try(*last));
+                    let last = last.filter(|last| self.is_as_good_as_up(&state, *last));
+                    self.place_slow(&state, last, preferred, &candidates, is_next)
+                }
                 false => self.place(&state, read, preferred, &candidates, is_next),
             };
             if let Some(backend) = place {
@@ -309,7 +330,8 @@ impl SlowLane {
             state = wait(&self.changed, state, WAIT_STEP);
             // A look at the socket is a system call: not with the lock held.
             drop(state);
-            if is_client_gone() {
+            // One that has only ended its side is answered, too, where that takes no server from others.
+            if is_slow && is_client_gone() {
                 return Err(LaneError::ClientLeft);
             }
             if began.elapsed() >= self.read_timeout {
@@ -324,10 +346,26 @@ impl SlowLane {
         read.class == Class::Slow || read.keys.iter().any(is_slow)
     }
 
+    /// Whether it, or another that was sent with it, has kept a server silent.
+    fn is_suspect(&self, read: &ReadInfo) -> bool {
+        read.keys.iter().any(|key| self.kinds.is_measured_alone(key))
+    }
+
+    /// Whether a backend is up, or has just answered a slow read, and only its next check is missing.
+    fn is_as_good_as_up(&self, state: &LaneState, backend: usize) -> bool {
+        let freed_at = state.freed_at[backend];
+        match self.healths[backend].state() {
+            State::Up => true,
+            State::Suspect => freed_at.is_some_and(|freed_at| freed_at.elapsed() < DOUBT_TIME),
+            State::Down | State::Syncing => false,
+        }
+    }
+
     /// Where a slow read may be sent now. `is_next` where none has waited for longer.
     fn place_slow(
         &self,
         state: &LaneState,
+        last: Option<usize>,
         preferred: Option<usize>,
         candidates: &[usize],
         is_next: bool,
@@ -335,7 +373,7 @@ impl SlowLane {
         let serving = self.table.serving();
         match serving.is_empty() {
             true => best(preferred, candidates),
-            false if is_next => state.backend_for_slow(candidates, &serving),
+            false if is_next => state.backend_for_slow(last, candidates, &serving),
             false => None,
         }
     }
@@ -357,17 +395,24 @@ impl SlowLane {
         }
         // The first of a kind shows what that is like, before there are more of it on several servers.
         let is_new = |key: &&ReadKey| self.kinds.is_new(key);
-        let runs = |key: &ReadKey| state.servers.iter().flatten().any(|open| open.has_kind(key));
+        let opens = || state.servers.iter().flatten();
+        let runs = |key: &ReadKey| opens().any(|open| open.has_kind(key) && open.is_under_way());
         if serving.len() > 1 && read.keys.iter().filter(is_new).any(runs) {
             return None;
         }
+        // One that may have kept a server silent is not tried while another does.
+        let is_suspect = self.is_suspect(read);
+        if serving.len() > 1 && is_suspect && state.is_any_busy() {
+            return None;
+        }
+        let is_alone = read.is_alone || is_suspect;
         // The next slow read waits until its server is free of others.
         let reserved = if is_next { None } else { state.last_backend };
         let may_begin = |backend: &usize| {
             let is_reserved = serving.len() > 1 && reserved == Some(*backend);
             let others = &state.servers[*backend];
             let may_join =
-                others.is_empty() || !(read.is_alone || others.iter().any(|other| other.is_alone));
+                others.is_empty() || !(is_alone || others.iter().any(|other| other.is_alone));
             may_join && !is_reserved && state.may_begin_unknown(*backend, &serving)
         };
         let preferred = preferred.filter(|backend| candidates.contains(backend));
@@ -391,10 +436,11 @@ impl SlowLane {
             label: read.label.clone(),
             keys: read.keys.clone(),
             is_slow,
+            begun_at: Instant::now(),
             sent_at: None,
             is_overdue: false,
             had_company,
-            is_alone: read.is_alone,
+            is_alone: read.is_alone || self.is_suspect(read),
             left_at: None,
         });
         if is_slow {
@@ -643,6 +689,11 @@ impl OpenRead {
         self.lane.with_open(self, |open| open.is_alone).unwrap_or(false)
     }
 
+    /// Its server answers others: it was not why nothing came of it.
+    pub fn acquit(&self) {
+        self.keys().iter().for_each(|key| self.lane.kinds.acquit(key));
+    }
+
     /// Its client's thread gives it up, with the server perhaps still at work on it: the server counts
     /// as busy until it answers a check.
     pub fn leave(&self) {
@@ -712,10 +763,18 @@ mod tests {
 
     /// A read that may not begin now.
     fn must_wait(lane: &Arc<SlowLane>, class: Class, preferred: usize) {
-        let looks = AtomicU64::new(0);
-        let is_gone = || looks.fetch_add(1, Ordering::Relaxed) > 3;
-        let begun = lane.begin(&read(class, 9), Some(preferred), |_| true, is_gone);
-        assert_eq!(begun.map(|_| ()).err(), Some(LaneError::ClientLeft));
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let may_try = |_| !is_over.load(Ordering::Relaxed);
+            let wait =
+                move || lane.begin(&read(class, 9), Some(preferred), may_try, || false).map(|_| ());
+            let waiting = scope.spawn(wait);
+            while lane.snapshot().waiting == 0 {
+                thread::yield_now();
+            }
+            is_over.store(true, Ordering::Relaxed);
+            assert_eq!(waiting.join().expect("no panic"), Err(LaneError::NoBackend));
+        });
     }
 
     #[test]
@@ -762,11 +821,18 @@ mod tests {
     fn the_first_of_a_kind_runs_before_others_of_it() {
         let lane = lane(3);
         let open = begin(&lane, Class::Unknown, 0);
-        let again = lane.begin(&read(Class::Unknown, 1), Some(1), |_| true, || true);
-        assert_eq!(again.map(|_| ()), Err(LaneError::ClientLeft));
-        open.note_answer(TIMEOUT / 5);
-        let again = lane.begin(&read(Class::Unknown, 1), Some(1), |_| true, || true);
-        assert_eq!(opened(again).map(|open| open.backend()), Ok(1));
+        thread::scope(|scope| {
+            let again = || {
+                let read = read(Class::Unknown, 1);
+                opened(lane.begin(&read, Some(1), |_| true, || false)).map(|open| open.backend())
+            };
+            let again = scope.spawn(again);
+            while lane.snapshot().waiting == 0 {
+                thread::yield_now();
+            }
+            open.note_answer(TIMEOUT / 5);
+            assert_eq!(again.join().expect("no panic"), Ok(1));
+        });
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct Situation {
     pub answers_checks: bool,
     /// Whether another server is up and runs no slow read.
     pub has_better: bool,
+    /// Whether another server is up, whatever it runs.
+    pub has_other: bool,
     /// Whether no other server is configured.
     pub is_only_server: bool,
     /// Whether the checks have found every server silent, also those that run no slow read.
@@ -66,7 +68,7 @@ pub fn decide(now: &Situation, limits: TimeLimits) -> Decision {
     if now.silent < limits.backend.min(limits.read) {
         return Decision::Wait;
     }
-    if now.answers_checks && now.has_better {
+    if now.answers_checks && now.has_other {
         return Decision::Stuck;
     }
     if now.silent >= limits.read {
@@ -107,6 +109,7 @@ mod tests {
             is_behind_slow: false,
             answers_checks: false,
             has_better: true,
+            has_other: true,
             is_only_server: false,
             are_all_frozen: false,
         }
@@ -173,7 +176,11 @@ mod tests {
             (Situation { answers_checks: true, ..quick() }, Stuck),
             (Situation { answers_checks: true, ..unknown() }, Stuck),
             (Situation { answers_checks: true, ..slow() }, Stuck),
-            (Situation { answers_checks: true, has_better: false, ..slow() }, Wait),
+            (Situation { answers_checks: true, has_better: false, ..slow() }, Stuck),
+            (
+                Situation { answers_checks: true, has_better: false, has_other: false, ..slow() },
+                Wait,
+            ),
             // The read timeout ends every wait.
             (Situation { silent: long, has_better: false, ..quick() }, GiveUp),
             (Situation { silent: long, ..unknown() }, GiveUp),

@@ -609,8 +609,15 @@ fn footprint(lb: &Balancer) -> Option<(usize, usize)> {
     let threads = |wanted| folder("task").map(name).filter(|name| name.trim() == wanted).count();
     // A client's thread waits a while for another client.
     wait_until("the clients' threads end", || threads("client") == 0);
-    let (all, shared, descriptors) =
-        (folder("task").count(), threads("replies"), folder("fd").count());
+    let (all, shared) = (folder("task").count(), threads("replies"));
+    let target = |file: std::io::Result<std::fs::DirEntry>| {
+        std::fs::read_link(file.expect("Linux").path()).unwrap_or_default()
+    };
+    let is_pipe = |target: &std::path::PathBuf| target.to_string_lossy().starts_with("pipe:");
+    let (pipes, others): (Vec<_>, Vec<_>) = folder("fd").map(target).partition(is_pipe);
+    // Its output, and one for each shared connection that HTTP clients have waited for.
+    assert!(pipes.len() <= 2 + 2 * shared.max(12), "{} pipes", pipes.len());
+    let descriptors = others.len();
     let connections = connections(lb).iter().sum::<usize>();
     let are_of_one_moment = shared <= connections && shared <= all && connections <= descriptors;
     are_of_one_moment.then(|| (all - shared, descriptors - connections))

@@ -22,7 +22,8 @@ fn start_as_reader(servers: &[RedisServer]) -> Balancer {
         server.command(&["SET", "a", "1"]);
     }
     let address = |server: &RedisServer| format!("redis://reader:secret@{}", server.address());
-    Balancer::start_at(&servers.iter().map(address).collect::<Vec<_>>(), &[])
+    let backends = servers.iter().map(address).collect::<Vec<_>>();
+    Balancer::start_at(&backends, &["--allow-scripts"])
 }
 
 fn set_user(server: &RedisServer, rules: &str) {

@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Ended, Failure, names};
 use crate::access_log::Event;
-use crate::backend::{Backend, BackendError, Connection, Link, Mode};
+use crate::backend::{Backend, BackendError, Connection, Link, Mode, STALE_TIME};
 use crate::balance::Lease;
 use crate::balancer::Balancer;
 use crate::failover::{Attempt, Failover};
@@ -294,10 +294,13 @@ impl<'a> Upstream<'a> {
         }
         if let Some(mut connection) = self.take_watching() {
             connection.set_patience(patience.clone(), Duration::ZERO);
+            let began = Instant::now();
             match connection.send(commands) {
                 Ok(()) => return Ok(connection),
                 // Closed meanwhile, which says nothing of the backend.
-                Err(BackendError::Lost(_)) => self.watch = Watch::Lost,
+                Err(BackendError::Lost(_)) if began.elapsed() < STALE_TIME => {
+                    self.watch = Watch::Lost;
+                }
                 Err(error) => {
                     self.watch = Watch::Lost;
                     return Err(error);

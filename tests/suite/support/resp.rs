@@ -68,6 +68,15 @@ impl RespClient {
         rest
     }
 
+    /// Whether a reply begins within this time.
+    pub fn has_reply_within(&mut self, time: Duration) -> bool {
+        let usual = self.stream().read_timeout().expect("a socket");
+        self.stream().set_read_timeout(Some(time)).expect("a timeout");
+        let has_begun = self.0.fill_buf().is_ok_and(|bytes| !bytes.is_empty());
+        self.stream().set_read_timeout(usual).expect("a timeout");
+        has_begun
+    }
+
     /// Whether the server has ended the connection, or does so now; panics if bytes come instead.
     pub fn is_closed(&mut self) -> bool {
         match self.0.fill_buf() {
