@@ -173,7 +173,7 @@ impl Balancer {
         let poisoned = self.poison.of(key, Instant::now());
         if poisoned == Some(Poisoned::Itself) {
             return Err(
-                "this read has killed two servers within the last minute: it is not sent again",
+                "this read has killed servers within the last minute: it is not sent again",
             );
         }
         Ok(Nature {

@@ -117,12 +117,14 @@ struct Args {
     #[arg(long, env = "LB_CLIENT_TIMEOUT", value_name = "TIME", default_value = "330s", value_parser = timeout)]
     client_timeout: Duration,
 
-    /// How long a backend may be silent before the read is tried on another
+    /// How long a backend may be silent before a quick read is tried on another; half of it makes a read
+    /// slow
     #[arg(help_heading = BACKENDS)]
     #[arg(long, env = "LB_BACKEND_TIMEOUT", value_name = "TIME", default_value = "1s", value_parser = timeout)]
     backend_timeout: Duration,
 
-    /// How long a read waits for a silent backend in its second try, or when there is no other
+    /// How long a read waits for a silent backend that it may itself keep busy, for its turn to do so,
+    /// or when there is no other backend
     #[arg(help_heading = BACKENDS)]
     #[arg(long, env = "LB_READ_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = timeout)]
     read_timeout: Duration,

@@ -159,7 +159,7 @@ impl<'a> Failover<'a> {
 
     /// What is known of the read by now.
     pub fn class(&self) -> Class {
-        let may_be_slow = self.has_met_silence || self.may_have_killed.is_some();
+        let may_be_slow = self.has_met_silence || self.is_alone();
         if may_be_slow { self.nature.class.max(Class::Unknown) } else { self.nature.class }
     }
 
@@ -232,6 +232,33 @@ impl<'a> Failover<'a> {
         Some(Attempt { index, backend, class, open, hurry, began: Instant::now() })
     }
 
+    /// The only try, which was made where a client watches, has failed.
+    pub fn failed_alone(
+        &mut self,
+        index: usize,
+        began: Instant,
+        open: Option<&Arc<OpenRead>>,
+        error: &BackendError,
+    ) {
+        self.asked = self.balancer.backends[index].run_id();
+        let attempt = Attempt { open, ..self.made(index, began) };
+        match error {
+            BackendError::TimedOut if attempt.may_be_why() => self.end_script(attempt),
+            BackendError::Lost(_) => self.lost(attempt),
+            _ => {}
+        }
+        Self::leave(attempt, error);
+    }
+
+    /// A read that may still be worked on keeps its server busy.
+    fn leave(attempt: Attempt, error: &BackendError) {
+        match (attempt.open, error) {
+            (Some(open), BackendError::Stuck) => open.acquit(),
+            (Some(open), BackendError::TimedOut | BackendError::Lost(_)) => open.leave(),
+            _ => {}
+        }
+    }
+
     /// The try that was made on this backend by a shared connection, while it was up.
     pub fn made(&self, index: usize, began: Instant) -> Attempt<'a> {
         let (backend, class) = (&self.balancer.backends[index], self.nature.class);
@@ -269,11 +296,7 @@ impl<'a> Failover<'a> {
         if matches!(error, BackendError::Lost(_)) {
             self.lost(attempt);
         }
-        match attempt.open {
-            Some(open) if matches!(error, BackendError::Stuck) => open.acquit(),
-            Some(open) => open.leave(),
-            None => {}
-        }
+        Self::leave(attempt, &error);
         self.failed_on = Some(attempt.index);
         self.add(attempt, Some(error));
     }
@@ -281,6 +304,9 @@ impl<'a> Failover<'a> {
     /// A script whose time is up is ended, or it would keep its server busy for ever.
     fn end_script(&self, attempt: Attempt) {
         let (Some(script), Some(open)) = (self.nature.script, attempt.open) else { return };
+        if open.unanswered_for() < self.balancer.config.read_timeout {
+            return;
+        }
         // One that waits behind a stranger's is told so after that time: ours was silent for longer.
         thread::sleep(BUSY_REPLY_TIME.saturating_sub(open.unanswered_for()));
         let deadline = Instant::now() + self.balancer.config.check_timeout;
@@ -317,6 +343,10 @@ impl<'a> Failover<'a> {
         let killed = self.may_have_killed.into_iter().chain([attempt.index]);
         let killed: Vec<_> = killed.map(|index| self.balancer.backends[index].name()).collect();
         let names = killed.join(" and ");
+        log::error!(
+            "{names} died while working on {}: it is not sent to another server",
+            open.label()
+        );
         self.end = Some(End::Kills(format!("{names} died while working on it")));
     }
 

@@ -20,6 +20,9 @@ pub const STUCK: io::ErrorKind = io::ErrorKind::ResourceBusy;
 const LOCAL: [Errno; 5] =
     [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::ADDRNOTAVAIL];
 
+/// How a socket tells that its backend works on somebody else's slow read; no system does.
+pub const LEFT_BUSY: io::ErrorKind = io::ErrorKind::Unsupported;
+
 /// Why a backend did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
@@ -54,6 +57,9 @@ pub enum BackendError {
     /// It is a replica that has lost its primary, and a fresher server is up.
     #[error("stale: it has lost its primary")]
     Stale,
+    /// It works on a slow read of somebody else, and another backend is up.
+    #[error("busy with a slow read")]
+    LeftBusy,
     /// It did not answer a PING that went before a read whose first try was met by silence.
     #[error("does not answer")]
     Unresponsive,
@@ -94,6 +100,7 @@ impl BackendError {
             | Self::NoConnection(_)
             | Self::OtherCommands
             | Self::Stale
+            | Self::LeftBusy
             | Self::Local(_) => false,
             // That is known already.
             Self::Syncing(_) => false,
@@ -152,7 +159,7 @@ impl BackendError {
 
     /// Whether the read itself may be why nothing was heard.
     pub fn is_silence(&self) -> bool {
-        matches!(self, Self::TimedOut | Self::Stuck)
+        matches!(self, Self::TimedOut)
     }
 }
 
@@ -160,6 +167,7 @@ impl From<io::Error> for BackendError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             STUCK => Self::Stuck,
+            LEFT_BUSY => Self::LeftBusy,
             _ if is_timeout(&error) => Self::TimedOut,
             _ if is_local(&error) => Self::Local(error),
             _ => Self::Lost(error),

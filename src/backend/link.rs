@@ -96,11 +96,7 @@ impl Link {
             open.note_sent();
         }
         socket.write_all(commands)?;
-        self.next_byte()?;
-        if let Some(open) = self.reader.get_ref().open_read() {
-            open.note_begun();
-        }
-        Ok(())
+        self.next_byte().map(|_| ())
     }
 
     /// Its socket.

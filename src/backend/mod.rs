@@ -357,7 +357,7 @@ impl Backend {
         let patience = Patience::Until(Instant::now() + self.waits.timeout);
         match self.dial(self.own_mode(), patience, Duration::ZERO) {
             Ok(link) => link.run_id() != run_id,
-            Err(error) => !error.is_timeout(),
+            Err(error) => !error.is_timeout() && !error.is_local(),
         }
     }
 

@@ -45,6 +45,8 @@ const STACK_BYTES: usize = 256 * 1024;
 pub enum Unserved {
     /// The connection has ended, which says nothing of the backend.
     Stale,
+    /// The backend has ended the connection: it may have died of what was not answered.
+    Gone,
     /// The backend has failed.
     Failed(BackendError),
     /// The next reply is longer than [`HELD_REPLY_BYTES`]: it is for a connection of the client's
@@ -197,8 +199,10 @@ impl SharedConnection {
 
 /// Why a shared connection ends.
 enum End {
-    /// It is not needed any more, was closed by the backend, or broke between replies.
+    /// It is not needed any more, or no longer of use.
     Stale,
+    /// The backend has closed it, or it broke between replies.
+    Gone,
     /// What came is no reply or no answer, or the connection broke within one.
     Failed(BackendError),
     /// A reply came that answers no command that was written: nobody is to blame but the backend.
@@ -259,7 +263,7 @@ impl Reader {
         let end = loop {
             match self.read() {
                 Ok(true) => {}
-                Ok(false) => break End::Stale,
+                Ok(false) => break End::Gone,
                 Err(error) => break self.end_of(error),
             }
             match self.hand_out() {
@@ -311,7 +315,7 @@ impl Reader {
     fn end_of(&self, error: io::Error) -> End {
         // Between replies it is a stale connection.
         let is_within_reply = self.end > self.next.whole || self.next.skipped > 0;
-        if is_within_reply { End::Failed(error.into()) } else { End::Stale }
+        if is_within_reply { End::Failed(error.into()) } else { End::Gone }
     }
 
     /// Gives each client what has come for it; returns how many entries are done.
@@ -400,6 +404,7 @@ impl Reader {
         if let Some(entry) = self.entries.front_mut() {
             self.next.give_some(entry, &self.buffer, &self.backend);
         }
+        let is_gone = matches!(end, End::Gone | End::Failed(BackendError::Lost(_)));
         // Only the first one's reply shows that something is wrong: its session counts the failure.
         let untold = match (end, self.entries.pop_front()) {
             (End::Failed(error), Some(first)) => {
@@ -419,8 +424,9 @@ impl Reader {
             self.backend.health.failed(&error);
         }
         for Entry { outbox, ticket, .. } in self.entries {
+            let unserved = if is_gone { Unserved::Gone } else { Unserved::Stale };
             // A client that took its commands back does not care.
-            let _ = outbox.fail(ticket, Unserved::Stale);
+            let _ = outbox.fail(ticket, unserved);
         }
     }
 }

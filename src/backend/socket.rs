@@ -14,7 +14,7 @@ use std::{
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
-use super::error::{STUCK, is_timeout};
+use super::error::{LEFT_BUSY, STUCK, is_timeout};
 use crate::health::{Health, State};
 use crate::replays::Replays;
 use crate::slow::{self, Class, Decision, OpenRead, Situation, TimeLimits};
@@ -29,6 +29,11 @@ const KEEPALIVE_PROBES: u32 = 3;
 
 /// Who waits for longer than usual looks so often whether that is still worth while.
 const LONG_WAIT_STEP: Duration = Duration::from_millis(100);
+
+/// What is sent and not acknowledged for so many backend timeouts has not reached the server: several, as
+/// networks lose packets.
+#[cfg(target_os = "linux")]
+const UNREACHABLE_PARTS: u32 = 2;
 
 /// Requests that are made so shortly one after the other may be answered in any order.
 const ORDER_MARGIN: Duration = Duration::from_millis(50);
@@ -85,7 +90,8 @@ impl Waits {
     ///
     /// # Errors
     /// As [`BackendError::Stuck`](super::BackendError::Stuck), when the backend answers others
-    /// meanwhile.
+    /// meanwhile; as [`BackendError::LeftBusy`](super::BackendError::LeftBusy), when it works on a slow
+    /// read.
     pub fn may_wait(&self, silent: Duration) -> io::Result<bool> {
         if silent < self.timeout { Ok(true) } else { self.may_wait_on(Class::Quick, silent, true) }
     }
@@ -105,6 +111,7 @@ impl Waits {
         match slow::decide(&now, limits) {
             Decision::Wait => Ok(true),
             Decision::Leave { is_free } => Ok(!(is_free || replays.take())),
+            Decision::LeaveBusy => Err(LEFT_BUSY.into()),
             Decision::Stuck => Err(STUCK.into()),
             Decision::GiveUp => Ok(false),
         }
@@ -116,7 +123,7 @@ impl Waits {
             class,
             silent,
             state: health.state(),
-            is_behind_slow: health.is_busy(),
+            is_server_busy: health.is_busy(),
             answers_checks: self.answers_checks(silent),
             has_better: health.has_better(),
             has_other: health.has_other(),
@@ -390,7 +397,7 @@ pub fn connect_tcp(
     // A server that is busy has a kernel that acknowledges what we send; one that can't be reached has
     // none.
     #[cfg(target_os = "linux")]
-    options.set_tcp_user_timeout(Some(timeout))?;
+    options.set_tcp_user_timeout(Some(timeout * UNREACHABLE_PARTS))?;
     Ok(socket)
 }
 

@@ -77,7 +77,12 @@ const EXEC_ABORTED: &str = "EXECABORT Transaction discarded because of: ";
 pub fn inability(error: &str) -> Option<Inability> {
     let error = error.strip_prefix(EXEC_ABORTED).unwrap_or(error);
     let (code, _) = error.split_once(' ')?;
-    let row = TABLE.iter().find(|(of, says, _)| *of == code && error.contains(says));
+    // Where it is our own text that a server repeats, that does not come first.
+    let says_so = |says: &str, of: &str| match of {
+        "ERR" => error[code.len()..].trim_start().starts_with(says),
+        _ => error.contains(says),
+    };
+    let row = TABLE.iter().find(|(of, says, _)| *of == code && says_so(says, of));
     row.map(|(_, _, inability)| *inability)
 }
 
@@ -228,6 +233,9 @@ mod tests {
     fn the_texts_of_redis_and_valkey_are_known() {
         use Inability::{Request, Server, Unnoticed};
         for (error, expected) in [
+            ("ERR max number of clients reached", Some(Server)),
+            // What a client has said, repeated.
+            ("ERR Unknown argument max number of clients reached", None),
             ("LOADING Redis is loading the dataset in memory", Some(Server)),
             ("LOADING Valkey is loading the dataset in memory", Some(Server)),
             (

@@ -230,10 +230,9 @@ impl<'a> Exchange<'a> {
 
     /// Sends a command and waits for its reply to begin.
     fn send(&mut self, command: &[u8], turn: Option<&Turn>) -> Result<(), BackendError> {
-        let began = Instant::now();
         let sent = self.connection.send(command);
         match (&sent, self.open, turn) {
-            (Ok(()), Some(open), _) => open.note_answer(began.elapsed()),
+            (Ok(()), Some(open), _) => open.note_answer(),
             (Err(error), _, Some(turn)) if error.is_unanswered() => turn.give_up(),
             _ => {}
         }

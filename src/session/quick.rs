@@ -202,7 +202,8 @@ impl QuickReads {
         let failure = match (silence, failure) {
             (Some(silence), _) => Some(silence),
             (None, Some(Unserved::Failed(error))) => Some(error),
-            (None, Some(Unserved::Stale)) => {
+            (None, Some(Unserved::Stale)) => None,
+            (None, Some(Unserved::Gone)) => {
                 failover.note_lost(backend);
                 None
             }

@@ -27,9 +27,6 @@ const SLOW_TIME: Duration = Duration::from_secs(10 * 60);
 const BUCKETS: usize = 4096;
 const WAYS: usize = 4;
 
-/// How much of a command is hashed to know it again: longer ones that differ only after that are one.
-const MAX_HASHED_BYTES: usize = 4096;
-
 /// How much of a key the log shows.
 const MAX_SHOWN_KEY_BYTES: usize = 64;
 
@@ -151,8 +148,9 @@ pub struct Kinds {
     hashes: RandomState,
     began: Instant,
     timeout: Duration,
-    /// How many exact commands were marked slow: while it is 0 none is looked up.
-    exact: AtomicU64,
+    /// When an exact command was marked slow last, as entries have it: as long as that counts, each is
+    /// looked up.
+    exact_at: AtomicU64,
 }
 
 impl Kinds {
@@ -163,7 +161,7 @@ impl Kinds {
             hashes: RandomState::new(),
             began: Instant::now(),
             timeout,
-            exact: AtomicU64::new(0),
+            exact_at: AtomicU64::new(0),
         }
     }
 
@@ -174,9 +172,7 @@ impl Kinds {
 
     /// Whether this read needs no look at the table: most don't.
     pub fn is_surely_quick(&self, arguments: usize, is_flagged_fast: bool) -> bool {
-        is_flagged_fast
-            && arguments <= MAX_FAST_ARGUMENTS
-            && self.exact.load(Ordering::Relaxed) == 0
+        is_flagged_fast && arguments <= MAX_FAST_ARGUMENTS && !self.has_exact()
     }
 
     /// The key of a command, which the servers flag `fast` or not. `key` is the number of the argument
@@ -219,15 +215,14 @@ impl Kinds {
         let mut hasher = self.hashes.build_hasher();
         for part in parts.iter().copied().chain([last]) {
             hasher.write_usize(part.len());
-            hasher.write(&part[..part.len().min(MAX_HASHED_BYTES)]);
+            hasher.write(part);
         }
         hasher.finish()
     }
 
     /// What is known of this read.
     pub fn class(&self, read: &ReadKey) -> Class {
-        let has_exact = self.exact.load(Ordering::Relaxed) > 0;
-        if has_exact && self.find(read.exact).is_some_and(|entry| self.is_slow(entry)) {
+        if self.has_exact() && self.find(read.exact).is_some_and(|entry| self.is_slow(entry)) {
             return Class::Slow;
         }
         if read.is_fast {
@@ -258,7 +253,9 @@ impl Kinds {
             return;
         }
         match lesson(time, self.timeout, self.class(read), is_alone) {
-            Lesson::None => {}
+            Lesson::None if read.is_fast => {}
+            // It is no longer new.
+            Lesson::None => self.change(read.kind, |entry| entry),
             Lesson::Quick => self.change(read.kind, |entry| {
                 let more = (streak(entry) + 1).min(QUICK_ANSWERS);
                 // So many in a row, one at a time, and the kind is no longer slow; the exact command is.
@@ -281,9 +278,7 @@ impl Kinds {
         if !read.is_fast {
             self.change(read.kind, |_| pack(0, false, now));
         }
-        if self.find(read.exact).is_none_or(|entry| !self.is_slow(entry)) {
-            self.exact.fetch_add(1, Ordering::Relaxed);
-        }
+        self.exact_at.store(now, Ordering::Relaxed);
         self.change(read.exact, |_| pack(0, false, now));
     }
 
@@ -302,6 +297,12 @@ impl Kinds {
         if !read.is_fast {
             self.change(read.kind, |entry| pack(streak(entry), true, slow_at(entry)));
         }
+    }
+
+    /// Whether an exact command counts as slow.
+    fn has_exact(&self) -> bool {
+        let at = self.exact_at.load(Ordering::Relaxed);
+        at > 0 && self.now().saturating_sub(at) < SLOW_TIME.as_secs()
     }
 
     fn now(&self) -> u64 {

@@ -18,7 +18,7 @@ use crate::health::{Health, State};
 use crate::lock::{Condvar, Mutex, lock, wait};
 use crate::metrics::Counter;
 
-/// Reads that may wait for a server, in all: more are refused.
+/// Slow reads that may wait for a server, in all: more are refused. (Others wait for moments, one a client.)
 const MAX_WAITING: usize = 256;
 
 /// A read is sent so soon after it has begun, unless its server does not answer.
@@ -57,7 +57,7 @@ pub struct ReadInfo {
 pub enum Begun {
     /// It may be sent.
     Open(Arc<OpenRead>),
-    /// The same was answered to another client, begun after this one had asked.
+    /// Another client got the answer to this exact read, which was sent after this one had asked.
     Answered(SharedAnswer),
 }
 
@@ -90,7 +90,7 @@ pub enum LaneError {
     #[error("too many slow reads wait: try again later")]
     Full,
     /// The reads before it took too long.
-    #[error("timed out after {0:?} of waiting for slow reads that came before it")]
+    #[error("timed out after {0:?} of waiting for its turn")]
     TimedOut(Duration),
     /// The client has left.
     #[error("the client has left")]
@@ -177,6 +177,10 @@ struct Open {
     had_company: bool,
     /// Whether no other that is not quick may be sent there meanwhile.
     is_alone: bool,
+    /// Whether its own client sends nothing beside it.
+    is_one_by_one: bool,
+    /// As in [`ReadInfo`].
+    context: Option<u64>,
     /// When its client's thread gave it up, with its server still at work on it.
     left_at: Option<Instant>,
 }
@@ -208,8 +212,15 @@ impl LaneState {
 
     /// Whether a read of which nothing is known may be sent there: one server that serves has to stay
     /// free of such reads.
-    fn may_begin_unknown(&self, backend: usize, serving: &[usize]) -> bool {
-        let is_free = |other: &usize| *other != backend && self.servers[*other].is_empty();
+    fn may_begin_unknown(
+        &self,
+        backend: usize,
+        reserved: Option<usize>,
+        serving: &[usize],
+    ) -> bool {
+        let is_free = |other: &usize| {
+            *other != backend && Some(*other) != reserved && self.servers[*other].is_empty()
+        };
         serving.len() <= 1 || (!self.is_busy(backend) && serving.iter().any(is_free))
     }
 
@@ -287,12 +298,12 @@ impl SlowLane {
                 drop(state);
                 return Err(LaneError::NoBackend);
             }
-            let is_next = |state: &LaneState| {
-                let before = state.waiting.iter().take_while(|w| Some(w.number) != queued.number);
-                before.filter(|waiting| waiting.is_slow).count() == 0
-            };
             // Another of its kind may have turned out slow meanwhile.
             let is_slow = self.is_slow(read);
+            let is_next = |state: &LaneState| {
+                let before = state.waiting.iter().take_while(|w| Some(w.number) != queued.number);
+                before.filter(|waiting| waiting.is_slow || is_slow).count() == 0
+            };
             if is_slow && let Some(number) = queued.number {
                 let waiting = state.waiting.iter_mut().find(|waiting| waiting.number == number);
                 waiting.into_iter().for_each(|waiting| waiting.is_slow = true);
@@ -318,7 +329,8 @@ impl SlowLane {
                 return Ok(Begun::Open(open));
             }
             if queued.number.is_none() {
-                if state.waiting.len() >= MAX_WAITING {
+                let slow = state.waiting.iter().filter(|waiting| waiting.is_slow).count();
+                if is_slow && slow >= MAX_WAITING {
                     drop(state);
                     return Err(LaneError::Full);
                 }
@@ -413,7 +425,7 @@ impl SlowLane {
             let others = &state.servers[*backend];
             let may_join =
                 others.is_empty() || !(is_alone || others.iter().any(|other| other.is_alone));
-            may_join && !is_reserved && state.may_begin_unknown(*backend, &serving)
+            may_join && !is_reserved && state.may_begin_unknown(*backend, reserved, &serving)
         };
         let preferred = preferred.filter(|backend| candidates.contains(backend));
         preferred.into_iter().chain(candidates.iter().copied()).find(may_begin)
@@ -441,6 +453,8 @@ impl SlowLane {
             is_overdue: false,
             had_company,
             is_alone: read.is_alone || self.is_suspect(read),
+            is_one_by_one: read.is_alone,
+            context: read.context,
             left_at: None,
         });
         if is_slow {
@@ -464,7 +478,9 @@ impl SlowLane {
             state.freed_at[backend] = Some(Instant::now());
         }
         self.table.set_busy(backend, is_busy);
-        self.healths[backend].set_busy(is_busy);
+        // What was given up is no excuse for a server that stays silent.
+        let is_at_work = |open: &Open| open.is_busy() && open.left_at.is_none();
+        self.healths[backend].set_busy(state.servers[backend].iter().any(is_at_work));
     }
 
     /// Ends what was left unanswered on servers that answer again, or are gone.
@@ -525,11 +541,6 @@ impl SlowLane {
         let state = lock(&self.state);
         let freed_at = state.freed_at[backend];
         !state.servers[backend].is_empty() || freed_at.is_some_and(|freed_at| freed_at >= since)
-    }
-
-    /// Whether another read, not this one, keeps this backend busy.
-    pub fn is_busy(&self, backend: usize) -> bool {
-        self.table.is_busy(backend)
     }
 
     /// What is to be shown.
@@ -601,19 +612,9 @@ impl OpenRead {
         self.is_slow
     }
 
-    /// Whether it keeps its server busy, as far as is known.
-    pub fn keeps_busy(&self) -> bool {
-        self.is_slow || self.is_overdue.load(Ordering::Relaxed)
-    }
-
     /// Whether the reply to what was sent last has begun: its server is at work on it no more.
     pub fn has_begun(&self) -> bool {
         self.has_begun.load(Ordering::Relaxed)
-    }
-
-    /// The reply has begun.
-    pub fn note_begun(&self) {
-        self.has_begun.store(true, Ordering::Relaxed);
     }
 
     /// How long it has been unanswered.
@@ -658,17 +659,21 @@ impl OpenRead {
         lane.show(&mut lock(&lane.state), self.backend);
     }
 
-    /// Redis has answered what was sent last after `time`.
-    pub fn note_answer(&self, time: Duration) {
-        let known = self.lane.with_open(self, |open| (open.keys.clone(), open.had_company));
-        let Some((keys, had_company)) = known else { return };
+    /// Redis has just begun to answer what was sent last: all of it, as it writes replies when all is done.
+    pub fn note_answer(&self) {
+        self.has_begun.store(true, Ordering::Relaxed);
+        let known = self.lane.with_open(self, |open| {
+            let time = open.sent_at.map_or(Duration::ZERO, |sent_at| sent_at.elapsed());
+            (open.keys.clone(), open.had_company, time)
+        });
+        let Some((keys, had_company, time)) = known else { return };
         let is_alone = keys.len() == 1 && !had_company;
         keys.iter().for_each(|key| self.lane.kinds.note_answer(key, time, is_alone));
     }
 
-    /// It was answered with this whole reply, which is good for those who wait and have asked the same;
-    /// `context` as in [`ReadInfo`].
-    pub fn share(&self, context: u64, reply: &[u8]) {
+    /// It was answered with this whole reply: where it has a context, that is good for those who wait and
+    /// have asked the same.
+    pub fn share(&self, reply: &[u8]) {
         let mut state = lock(&self.lane.state);
         // While nobody waits, nobody can have asked before it was sent.
         if !self.is_slow || state.waiting.is_empty() {
@@ -676,7 +681,10 @@ impl OpenRead {
         }
         let opens = &state.servers[self.backend];
         let Some(open) = opens.iter().find(|open| open.number == self.number) else { return };
-        let (&[key], Some(sent_at)) = (&open.keys[..], open.sent_at) else { return };
+        let (&[key], Some(sent_at), Some(context)) = (&open.keys[..], open.sent_at, open.context)
+        else {
+            return;
+        };
         let (backend, reply) = (self.backend, Arc::from(reply));
         state.last_answer =
             Some(SharedAnswer { exact: key.exact, context, sent_at, backend, reply });
@@ -686,7 +694,12 @@ impl OpenRead {
     /// Whether nothing else that is not quick may be sent to its backend meanwhile, not even from its own
     /// client.
     pub fn is_alone(&self) -> bool {
-        self.lane.with_open(self, |open| open.is_alone).unwrap_or(false)
+        self.lane.with_open(self, |open| open.is_one_by_one).unwrap_or(false)
+    }
+
+    /// What it asks, for the log.
+    pub fn label(&self) -> String {
+        self.lane.with_open(self, |open| open.label.clone()).unwrap_or_default()
     }
 
     /// Its server answers others: it was not why nothing came of it.
@@ -694,14 +707,15 @@ impl OpenRead {
         self.keys().iter().for_each(|key| self.lane.kinds.acquit(key));
     }
 
-    /// Its client's thread gives it up, with the server perhaps still at work on it: the server counts
-    /// as busy until it answers a check.
+    /// Its client's thread gives it up, with the server perhaps still at work on it: it stays on the
+    /// server's list until that answers a check.
     pub fn leave(&self) {
         self.lane.with_open(self, |open| {
             if open.sent_at.is_some() {
                 open.left_at = Some(Instant::now());
             }
         });
+        self.lane.show(&mut lock(&self.lane.state), self.backend);
     }
 }
 
@@ -830,7 +844,7 @@ mod tests {
             while lane.snapshot().waiting == 0 {
                 thread::yield_now();
             }
-            open.note_answer(TIMEOUT / 5);
+            open.note_answer();
             assert_eq!(again.join().expect("no panic"), Ok(1));
         });
     }
@@ -869,7 +883,7 @@ mod tests {
                         Begun::Answered(answer) => answer.reply.to_vec(),
                         Begun::Open(open) => {
                             open.note_sent();
-                            open.share(info.context.unwrap_or(0), b"+reply");
+                            open.share(b"+reply");
                             b"sent".to_vec()
                         }
                     }

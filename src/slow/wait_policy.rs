@@ -25,7 +25,7 @@ pub struct Situation {
     /// The state of its server.
     pub state: State,
     /// Whether another read, known to be slow or overdue, runs on that server.
-    pub is_behind_slow: bool,
+    pub is_server_busy: bool,
     /// Whether the server has answered a health check that began after the read was sent.
     pub answers_checks: bool,
     /// Whether another server is up and runs no slow read.
@@ -48,6 +48,8 @@ pub enum Decision {
         /// Whether the retry budget is spared.
         is_free: bool,
     },
+    /// Its server works on a slow read of somebody else: it is sent to another, and blames nobody.
+    LeaveBusy,
     /// The connection is broken, not the server: the read is sent again on another.
     Stuck,
     /// Its time is up.
@@ -56,7 +58,7 @@ pub enum Decision {
 
 /// Whether a silence says that the server has failed: then it is `suspect`.
 pub fn is_suspicious(now: &Situation, limits: TimeLimits) -> bool {
-    now.class == Class::Quick && now.silent >= limits.backend && !now.is_behind_slow
+    now.class == Class::Quick && now.silent >= limits.backend && !now.is_server_busy
 }
 
 /// What a read does that has met silence.
@@ -75,7 +77,7 @@ pub fn decide(now: &Situation, limits: TimeLimits) -> Decision {
         return Decision::GiveUp;
     }
     match now.class {
-        Class::Unknown | Class::Slow if now.are_all_frozen => Decision::GiveUp,
+        Class::Unknown if now.are_all_frozen => Decision::GiveUp,
         Class::Unknown | Class::Slow => Decision::Wait,
         Class::Quick => decide_quick(now),
     }
@@ -85,9 +87,10 @@ fn decide_quick(now: &Situation) -> Decision {
     match (now.has_better, now.state) {
         // Leaving what is known to be silent costs nobody anything.
         (true, State::Down) => Decision::Leave { is_free: true },
-        (true, _) => Decision::Leave { is_free: now.is_behind_slow },
+        (true, _) if now.is_server_busy => Decision::LeaveBusy,
+        (true, _) => Decision::Leave { is_free: false },
         // It is busy, not dead.
-        (false, _) if now.is_behind_slow || now.is_only_server => Decision::Wait,
+        (false, _) if now.is_server_busy || now.is_only_server => Decision::Wait,
         (false, State::Down) => Decision::Leave { is_free: true },
         (false, _) => Decision::Wait,
     }
@@ -106,7 +109,7 @@ mod tests {
             class: Class::Quick,
             silent: Duration::from_millis(1001),
             state: State::Up,
-            is_behind_slow: false,
+            is_server_busy: false,
             answers_checks: false,
             has_better: true,
             has_other: true,
@@ -125,7 +128,7 @@ mod tests {
 
     #[test]
     fn each_row_of_the_rule() {
-        use Decision::{GiveUp, Leave, Stuck, Wait};
+        use Decision::{GiveUp, Leave, LeaveBusy, Stuck, Wait};
         let long = Duration::from_secs(30);
         let short = Duration::from_millis(999);
         for (at, (situation, wanted)) in [
@@ -137,7 +140,7 @@ mod tests {
             (quick(), Leave { is_free: false }),
             (Situation { state: State::Suspect, ..quick() }, Leave { is_free: false }),
             (Situation { state: State::Down, ..quick() }, Leave { is_free: true }),
-            (Situation { is_behind_slow: true, ..quick() }, Leave { is_free: true }),
+            (Situation { is_server_busy: true, ..quick() }, LeaveBusy),
             // With none, it stays until the checks say that the server is dead.
             (Situation { has_better: false, ..quick() }, Wait),
             (Situation { has_better: false, state: State::Suspect, ..quick() }, Wait),
@@ -159,7 +162,7 @@ mod tests {
                 Situation {
                     has_better: false,
                     state: State::Suspect,
-                    is_behind_slow: true,
+                    is_server_busy: true,
                     ..quick()
                 },
                 Wait,
@@ -172,6 +175,7 @@ mod tests {
             (Situation { has_better: false, state: State::Down, ..slow() }, Wait),
             // Unless all are silent, those included that run nothing slow.
             (Situation { are_all_frozen: true, has_better: false, ..unknown() }, GiveUp),
+            (Situation { are_all_frozen: true, has_better: false, ..slow() }, Wait),
             // A server that answers checks has not got the read: the connection is broken.
             (Situation { answers_checks: true, ..quick() }, Stuck),
             (Situation { answers_checks: true, ..unknown() }, Stuck),
@@ -198,7 +202,7 @@ mod tests {
         assert!(is_suspicious(&quick(), LIMITS));
         assert!(!is_suspicious(&unknown(), LIMITS));
         assert!(!is_suspicious(&slow(), LIMITS));
-        assert!(!is_suspicious(&Situation { is_behind_slow: true, ..quick() }, LIMITS));
+        assert!(!is_suspicious(&Situation { is_server_busy: true, ..quick() }, LIMITS));
         let silent = Duration::from_millis(999);
         assert!(!is_suspicious(&Situation { silent, ..quick() }, LIMITS));
     }

@@ -155,7 +155,6 @@ impl Batch {
         };
         let is_single = keys.len() == 1;
         let keys: Vec<ReadKey> = suspects.into_iter().map(|at| keys[at]).collect();
-        let is_alone = is_alone || (keys.len() == 1 && kinds.is_measured_alone(&keys[0]));
         let context = (is_single && !self.has_script).then_some(context);
         ReadInfo { class: self.nature.class, keys, label, is_alone, context }
     }
@@ -266,9 +265,11 @@ impl Batch {
         outlet: &mut Outlet,
     ) -> Result<bool, Failure> {
         let (mut has_long, mut begun) = (false, None);
-        let (open, sent_at) = (target.attempt.open, Instant::now());
+        let open = target.attempt.open;
         let is_single = end - self.done.steps == 1;
-        let mut time_of_last = None;
+        let is_forward = |step: &Step| matches!(step, Step::Forward { .. });
+        let last = self.steps[self.done.steps..end].iter().rposition(is_forward);
+        let last = last.filter(|_| end == self.steps.len()).map(|last| self.done.steps + last);
         while self.done.steps < end {
             match self.steps[self.done.steps] {
                 Step::Answer { length } => {
@@ -280,9 +281,9 @@ impl Batch {
                         Some(begun) => begun,
                         none => none.insert(self.begin(end, upstream, target)?),
                     };
-                    if open.is_some() {
+                    if let Some(open) = open.filter(|_| last == Some(self.done.steps)) {
                         connection.next_byte()?;
-                        time_of_last = Some(sent_at.elapsed());
+                        open.note_answer();
                     }
                     let start = outlet.out().len();
                     let passed = match self.has_script && self.steps.len() == 1 {
@@ -294,7 +295,7 @@ impl Batch {
                     if let Some(open) = open.filter(|_| is_single && !is_silent && !self.has_script)
                         && passed == Relayed::Whole
                     {
-                        open.share(target.mode.context(), &outlet.out()[start..]);
+                        open.share(&outlet.out()[start..]);
                     }
                     has_long |= passed == Relayed::InPieces;
                     let metrics = &target.attempt.backend.metrics;
@@ -307,9 +308,6 @@ impl Batch {
                 }
             }
             self.done.steps += 1;
-        }
-        if let (Some(open), Some(time)) = (open, time_of_last) {
-            open.note_answer(time);
         }
         if let Some((connection, _)) = begun {
             upstream.release_or_share(connection, target.attempt.backend);

@@ -580,13 +580,13 @@ impl<'a> Session<'a> {
         }
         let TakenBack { unsent, failure: unserved, mut batch } = self.flight.take_back();
         self.outlet.out().extend_from_slice(&unsent);
-        let is_stale = matches!(unserved, Some(Unserved::Stale));
+        let is_gone = matches!(unserved, Some(Unserved::Gone));
         let failure = failure.or(match unserved {
             Some(Unserved::Failed(error)) => Some(error),
             _ => None,
         });
         let mut failover = Failover::resumed(self.balancer, batch.nature());
-        if is_stale {
+        if is_gone {
             failover.note_lost(index);
         }
         if let Some(error) = failure {
@@ -678,11 +678,10 @@ impl<'a> Session<'a> {
                     outlet.deliver()?;
                 }
                 Err(Unanswered::Ended(ended)) => return Err(ended),
-                // The rest goes alone, too.
-                Ok(()) if failover.is_alone() => continue,
                 Ok(()) => {}
             }
-            current = None;
+            // The rest goes alone, too.
+            current = failover.is_alone().then(|| failover.for_the_rest());
         }
         batch.clear();
         Ok(batch)
@@ -704,10 +703,9 @@ impl<'a> Session<'a> {
         let mut failover = Failover::new(balancer, nature);
         upstream.go_on(&mut failover, client, info, |upstream, attempt| {
             let target = Target { attempt, mode: *mode, commands_version };
-            let began = Instant::now();
             let mut connection = upstream.send(target, commands)?;
             if let Some(open) = attempt.open {
-                open.note_answer(began.elapsed());
+                open.note_answer();
             }
             let mut served = ServedBy::attempt(attempt);
             let errors = outlet.errors;

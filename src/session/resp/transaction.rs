@@ -7,6 +7,7 @@ use super::outlet::Outlet;
 use super::upstream::{TOO_MANY_PINNED, Target, Watch};
 use super::{Ended, Failure, MAX_JUDGEMENTS, ServedBy, Session, Unanswered, short_reply};
 use crate::backend::{Connection, Patience, said};
+use crate::failover::Failover;
 use crate::policy::{self, Own, Policy, Refused, Verdict};
 use crate::protocol::WireProtocol;
 use crate::resp::{Command, CommandParser, command, write};
@@ -228,8 +229,13 @@ impl Session<'_> {
         let sent = connection.send(commands).map_err(Failure::Backend);
         let (time, errors) = (began.elapsed(), self.outlet.errors);
         match (&sent, &open) {
-            (Ok(()), Some(open)) => open.note_answer(time),
-            (Err(_), Some(open)) => open.leave(),
+            (Ok(()), Some(open)) => open.note_answer(),
+            (Err(Failure::Backend(error)), _) => {
+                // No other backend can be asked: its kind has one try.
+                let nature = Nature { has_one_try: true, ..nature };
+                let mut failover = Failover::resumed(self.balancer, nature);
+                failover.failed_alone(backend, began, open.as_ref(), error);
+            }
             _ => {}
         }
         let passed = sent

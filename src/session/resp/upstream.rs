@@ -114,9 +114,8 @@ impl<'a> Upstream<'a> {
         self.go_on(&mut failover, client, |_| ReadInfo::default(), work)
     }
 
-    /// Does `work`, which is the read that `info` tells of (it is told whether that goes alone), on the
-    /// session's backend or, where it is not
-    /// quick, on the one that it is allowed to; and, when that fails, on others.
+    /// Runs `work` on the session's backend, or, for a read that is not quick, where the slow lane allows
+    /// it. On failure it tries others. `info` is told whether the read goes alone.
     pub fn go_on<T>(
         &mut self,
         failover: &mut Failover,
@@ -192,7 +191,7 @@ impl<'a> Upstream<'a> {
             Err(LaneError::ClientLeft) => {
                 Err(Unanswered::Ended(Ended::Gone("left while its read waited".to_owned())))
             }
-            Err(error) => Err(Unanswered::AllFailed(error.to_string())),
+            Err(error) => Err(Unanswered::Refused(error.to_string())),
         }
     }
 
