@@ -57,7 +57,10 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| {
         list(&mut reply, rows, is_redis_7);
         Arc::new(CommandTable::parse(&reply).expect("a list of commands"))
     };
-    Policy::new(&[table(SERVER_7, true), table(SERVER_6, false)], Allowed { keys: true, scripts: false })
+    Policy::new(
+        &[table(SERVER_7, true), table(SERVER_6, false)],
+        Allowed { keys: true, scripts: false },
+    )
 });
 
 /// Writes the reply to `COMMAND`; before Redis 7 it had no subcommands.
@@ -132,9 +135,9 @@ fn judge(command: &Command) {
     }
     for verdict in [outside, inside] {
         if let Verdict::Refuse(error) = verdict {
-            assert!(!error.contains(&b'\r') && !error.contains(&b'\n'));
+            assert!(!error.error.contains(&b'\r') && !error.error.contains(&b'\n'));
             let mut reply = Vec::new();
-            write::error(&mut reply, error);
+            write::error(&mut reply, error.error);
             assert_is_one_frame(&reply);
         }
     }

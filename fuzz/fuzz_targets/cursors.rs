@@ -52,7 +52,7 @@ fn check_page(text: &str) {
 }
 
 fn page(text: &str) -> Option<PageQuery> {
-    match target::parse(text) {
+    match target::parse(text, false) {
         Ok(Target::Page(page) | Target::Key(_, Some(page))) => Some(page),
         _ => None,
     }

@@ -41,7 +41,7 @@ const ORDER_MARGIN: Duration = Duration::from_millis(50);
 /// How long a try waits for a backend that is silent.
 #[derive(Debug, Clone)]
 pub enum Patience {
-    /// A read's try on a backend that serves: as [`decide`] says.
+    /// A read's try on a backend that serves: as [`decide`](crate::slow::decide) says.
     Read {
         /// What is known of the read.
         class: Class,

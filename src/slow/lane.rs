@@ -86,7 +86,7 @@ impl SharedAnswer {
 /// Why a read may not be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LaneError {
-    /// More than [`MAX_WAITING`] wait already.
+    /// 256 slow reads wait already.
     #[error("too many slow reads wait: try again later")]
     Full,
     /// The reads before it took too long.
