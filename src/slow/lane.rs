@@ -159,6 +159,8 @@ struct LaneState {
 struct Waiting {
     number: u64,
     is_slow: bool,
+    /// Whether it needs a server on which no other read is unanswered that is not quick.
+    is_alone: bool,
 }
 
 /// A read that was begun.
@@ -300,10 +302,17 @@ impl SlowLane {
             }
             // Another of its kind may have turned out slow meanwhile.
             let is_slow = self.is_slow(read);
-            let is_next = |state: &LaneState| {
-                let before = state.waiting.iter().take_while(|w| Some(w.number) != queued.number);
-                before.filter(|waiting| waiting.is_slow || is_slow).count() == 0
+            let is_alone = read.is_alone || self.is_suspect(read);
+            // A slow read waits for all that came before, others for none but slow ones and those that need a
+            // server alone: these would else never find one.
+            let is_before = |waiting: &&Waiting| Some(waiting.number) != queued.number;
+            let has_before = |is_in_the_way: fn(&Waiting) -> bool| {
+                state.waiting.iter().take_while(is_before).any(is_in_the_way)
             };
+            let is_next = !has_before(|waiting| waiting.is_slow);
+            let must_give_way =
+                !is_alone && !state.is_any_busy() && has_before(|waiting| waiting.is_alone);
+            let is_first = !has_before(|_| true);
             if is_slow && let Some(number) = queued.number {
                 let waiting = state.waiting.iter_mut().find(|waiting| waiting.number == number);
                 waiting.into_iter().for_each(|waiting| waiting.is_slow = true);
@@ -314,13 +323,13 @@ impl SlowLane {
                     return Ok(Begun::Answered(answer));
                 }
             }
-            let is_next = is_next(&state);
             let place = match is_slow {
                 true => {
                     let last = state.last_backend.filter(|last| may_try(*last));
                     let last = last.filter(|last| self.is_as_good_as_up(&state, *last));
-                    self.place_slow(&state, last, preferred, &candidates, is_next)
+                    self.place_slow(&state, last, preferred, &candidates, is_first)
                 }
+                false if must_give_way && !self.table.serving().is_empty() => None,
                 false => self.place(&state, read, preferred, &candidates, is_next),
             };
             if let Some(backend) = place {
@@ -336,7 +345,7 @@ impl SlowLane {
                 }
                 let number = state.next_number;
                 state.next_number += 1;
-                state.waiting.push_back(Waiting { number, is_slow });
+                state.waiting.push_back(Waiting { number, is_slow, is_alone });
                 queued.number = Some(number);
             }
             state = wait(&self.changed, state, WAIT_STEP);
@@ -976,7 +985,7 @@ mod tests {
         let _first = begin(&lane, Class::Slow, 0);
         let late = lane.begin(&read(Class::Slow, 5), None, |_| true, || false);
         assert!(matches!(late.map(|_| ()), Err(LaneError::TimedOut(_))));
-        let waiting = |number| Waiting { number, is_slow: true };
+        let waiting = |number| Waiting { number, is_slow: true, is_alone: false };
         lock(&lane.state).waiting.extend((0..MAX_WAITING as u64).map(waiting));
         let full = lane.begin(&read(Class::Slow, 5), None, |_| true, || false);
         assert_eq!(full.map(|_| ()).err(), Some(LaneError::Full));
