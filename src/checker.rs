@@ -84,10 +84,11 @@ fn accept_first(balancer: &Balancer, looks: &Receiver<FirstLook>) {
             Err(_) => break,
         }
     }
+    let now = Instant::now();
     for (index, report) in &reports {
         let others = reports.iter().filter(|(other, _)| other != index);
         let others: Vec<&Report> = others.map(|(_, report)| report).collect();
-        balancer.backends[*index].health.accept_first(report, &others);
+        balancer.backends[*index].health.accept_first(report, &others, now);
     }
     if balancer.table.best(|_| true) != State::Up {
         warn!("no backend answers: reads fail until one does");

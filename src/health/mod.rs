@@ -407,8 +407,8 @@ impl Health {
 
     /// The first check of all was answered, and `others` by other servers: what is there is what there
     /// is to be had.
-    pub fn accept_first(&self, report: &Report, others: &[&Report]) {
-        let now = Instant::now();
+    /// `now` is the same for all of them: none is a newcomer to another.
+    pub fn accept_first(&self, report: &Report, others: &[&Report], now: Instant) {
         let mut record = lock(&self.record);
         record.settled_keys.clone_from(&report.keys);
         record.known.seen = Some(Seen { report: report.clone(), keys_since: now });

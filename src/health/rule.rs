@@ -523,7 +523,7 @@ impl Facts<'_> {
         };
         let Some(judged) = self.before.judged else { return false };
         let newcomers =
-            self.others.iter().filter(|other| other.first_accepted.is_some_and(|at| at >= judged));
+            self.others.iter().filter(|other| other.first_accepted.is_some_and(|at| at > judged));
         let most = newcomers.filter_map(|other| other.serves(database)).max();
         most.is_some_and(|most| is_below_half(keys.count(database), most))
     }

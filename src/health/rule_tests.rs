@@ -566,6 +566,18 @@ fn each_scene_has_its_verdict() {
             "some 0=lacks(0/1000)",
         ),
         (
+            "a full one that was accepted at the same moment, at the start",
+            Scene::new(
+                primary("a", &[]),
+                serving(primary("a", &[])),
+                vec![Known {
+                    first_accepted: serving(primary("a", &[])).judged,
+                    ..serving(full_b())
+                }],
+            ),
+            "serve, warn",
+        ),
+        (
             "a full one that was compared with it already",
             Scene::new(primary("a", &[]), serving(primary("a", &[])), vec![serving(full_b())]),
             "serve, warn",

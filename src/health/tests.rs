@@ -17,7 +17,7 @@ fn backend() -> Backend {
 /// It has 1000 keys and is up.
 fn good_backend() -> Backend {
     let backend = backend();
-    backend.health.accept_first(&report("one", 1000), &[]);
+    backend.health.accept_first(&report("one", 1000), &[], Instant::now());
     backend
 }
 
@@ -170,7 +170,7 @@ fn replica(replication_id: &str, keys: u64) -> Report {
 #[test]
 fn a_replica_that_was_filled_anew_serves_on_if_it_is_complete_and_else_not_at_all() {
     let backend = backend();
-    backend.health.accept_first(&replica("first", 1000), &[]);
+    backend.health.accept_first(&replica("first", 1000), &[], Instant::now());
     assert_eq!(backend.checked(&replica("second", 1000)), State::Up);
     assert_eq!(backend.checked(&replica("second", 400)), State::Up, "it was told to forget them");
     assert_eq!(backend.checked(&replica("third", 0)), State::Syncing);
@@ -188,7 +188,7 @@ fn in_databases(run_id: &str, counts: &[(u32, u64)]) -> Report {
 #[test]
 fn one_that_is_incomplete_in_one_database_serves_the_others() {
     let backend = backend();
-    backend.health.accept_first(&in_databases("one", &[(0, 9), (7, 9)]), &[]);
+    backend.health.accept_first(&in_databases("one", &[(0, 9), (7, 9)]), &[], Instant::now());
     let full = || {
         let report = in_databases("other", &[(0, 9), (7, 9)]);
         Known { seen: Some(Seen { report, keys_since: Instant::now() }), ..other(0) }
@@ -220,7 +220,7 @@ fn one_that_is_incomplete_in_one_database_serves_the_others() {
 fn one_that_has_just_loaded_its_data_serves_all_databases_at_once() {
     let backend = backend();
     let full = [(0, 9), (1, 9)];
-    backend.health.accept_first(&in_databases("one", &full), &[]);
+    backend.health.accept_first(&in_databases("one", &full), &[], Instant::now());
     let checked = |report: &Report| {
         backend.health.check_answered(report, Instant::now(), &[]);
         backend.health.state()
@@ -236,7 +236,7 @@ fn one_that_has_just_loaded_its_data_serves_all_databases_at_once() {
 #[test]
 fn one_that_is_being_loaded_is_not_read_from_before_that_is_over() {
     let backend = backend();
-    backend.health.accept_first(&in_databases("one", &[(0, 9), (7, 9)]), &[]);
+    backend.health.accept_first(&in_databases("one", &[(0, 9), (7, 9)]), &[], Instant::now());
     assert!(backend.health.serves(7), "it is in use from now on");
     let report = in_databases("other", &[(0, 9), (7, 9)]);
     let full = Known { seen: Some(Seen { report, keys_since: Instant::now() }), ..other(0) };
@@ -258,7 +258,7 @@ fn one_that_is_being_loaded_is_not_read_from_before_that_is_over() {
 fn what_is_no_server_to_be_read_from_is_down_for_that_reason() {
     let backend = backend();
     let sentinel = Report { unserved: Some("it is a Sentinel".to_owned()), ..report("one", 0) };
-    backend.health.accept_first(&sentinel, &[]);
+    backend.health.accept_first(&sentinel, &[], Instant::now());
     assert_eq!(backend.health.state(), State::Down);
     assert_eq!(backend.checked(&sentinel), State::Down);
     assert_eq!(backend.reason(), "it is a Sentinel");

@@ -27,6 +27,9 @@ const MAX_TIME_TO_SEND: Duration = Duration::from_millis(20);
 /// A server that has answered a slow read is `suspect` until its next check, which takes less than this.
 const DOUBT_TIME: Duration = Duration::from_secs(1);
 
+/// A short reply is there so soon after it has begun: a longer one is not shared.
+const MAX_TIME_TO_SHARE: Duration = Duration::from_millis(20);
+
 /// How often a read that waits looks whether it is its turn, and its client still there.
 const WAIT_STEP: Duration = Duration::from_millis(10);
 
@@ -173,6 +176,9 @@ struct Open {
     begun_at: Instant,
     /// When it was sent; `None` until then.
     sent_at: Option<Instant>,
+    /// How long it took until its reply began; `None` until then. From then on its server is at work on
+    /// it no more, however long its client takes to read the reply.
+    answered_after: Option<Duration>,
     /// Whether it keeps its server silent for too long.
     is_overdue: bool,
     /// Whether another was unanswered on its server meanwhile.
@@ -190,22 +196,46 @@ struct Open {
 impl Open {
     /// Whether it is sent, or about to be: not where its server does not even answer a PING.
     fn is_under_way(&self) -> bool {
-        self.sent_at.is_some() || self.begun_at.elapsed() < MAX_TIME_TO_SEND
+        let is_in_time = self.sent_at.is_some() || self.begun_at.elapsed() < MAX_TIME_TO_SEND;
+        self.is_unanswered() && is_in_time
     }
 
     fn has_kind(&self, key: &ReadKey) -> bool {
         self.keys.iter().any(|own| own.kind == key.kind)
     }
 
+    /// Whether its reply has not begun.
+    fn is_unanswered(&self) -> bool {
+        self.answered_after.is_none()
+    }
+
     /// Whether its server is to be left alone.
     fn is_busy(&self) -> bool {
-        self.is_slow || self.is_overdue
+        self.is_unanswered() && (self.is_slow || self.is_overdue)
     }
 }
 
 impl LaneState {
     fn is_busy(&self, backend: usize) -> bool {
         self.servers[backend].iter().any(Open::is_busy)
+    }
+
+    /// Whether the answer to the same read, sent after `asked_at`, is just coming in.
+    fn is_about_to_share(&self, read: &ReadInfo, asked_at: Instant) -> bool {
+        let is_same = |open: &Open| {
+            read.context.is_some() && open.context == read.context && open.keys == read.keys
+        };
+        self.servers.iter().flatten().any(|open| {
+            let (Some(sent_at), Some(time)) = (open.sent_at, open.answered_after) else {
+                return false;
+            };
+            is_same(open) && sent_at >= asked_at && (sent_at + time).elapsed() < MAX_TIME_TO_SHARE
+        })
+    }
+
+    /// How many reads are unanswered that are not quick.
+    fn unanswered(&self, backend: usize) -> usize {
+        self.servers[backend].iter().filter(|open| open.is_unanswered()).count()
     }
 
     fn is_any_busy(&self) -> bool {
@@ -221,7 +251,7 @@ impl LaneState {
         serving: &[usize],
     ) -> bool {
         let is_free = |other: &usize| {
-            *other != backend && Some(*other) != reserved && self.servers[*other].is_empty()
+            *other != backend && Some(*other) != reserved && self.unanswered(*other) == 0
         };
         serving.len() <= 1 || (!self.is_busy(backend) && serving.iter().any(is_free))
     }
@@ -237,11 +267,10 @@ impl LaneState {
         if self.is_any_busy() {
             return None;
         }
-        let fewest =
-            || candidates.iter().copied().min_by_key(|backend| self.servers[*backend].len());
+        let fewest = || candidates.iter().copied().min_by_key(|backend| self.unanswered(*backend));
         let backend = last.or_else(fewest)?;
-        let is_free = |other: &usize| *other != backend && self.servers[*other].is_empty();
-        let is_ready = self.servers[backend].is_empty();
+        let is_free = |other: &usize| *other != backend && self.unanswered(*other) == 0;
+        let is_ready = self.unanswered(backend) == 0;
         let leaves_one = serving.len() <= 1 || serving.iter().any(is_free);
         (is_ready && leaves_one).then_some(backend)
     }
@@ -332,6 +361,8 @@ impl SlowLane {
                 false if must_give_way && !self.table.serving().is_empty() => None,
                 false => self.place(&state, read, preferred, &candidates, is_next),
             };
+            // The answer to the same read, which has just begun, is good for this one.
+            let place = place.filter(|_| !state.is_about_to_share(read, began));
             if let Some(backend) = place {
                 let open = self.open(&mut state, read, backend, is_slow);
                 drop(state);
@@ -431,9 +462,11 @@ impl SlowLane {
         let reserved = if is_next { None } else { state.last_backend };
         let may_begin = |backend: &usize| {
             let is_reserved = serving.len() > 1 && reserved == Some(*backend);
-            let others = &state.servers[*backend];
-            let may_join =
-                others.is_empty() || !(is_alone || others.iter().any(|other| other.is_alone));
+            let mut others = state.servers[*backend].iter().filter(|other| other.is_unanswered());
+            let may_join = match is_alone {
+                true => others.next().is_none(),
+                false => !others.any(|other| other.is_alone),
+            };
             may_join && !is_reserved && state.may_begin_unknown(*backend, reserved, &serving)
         };
         let preferred = preferred.filter(|backend| candidates.contains(backend));
@@ -450,8 +483,10 @@ impl SlowLane {
         let number = state.next_number;
         state.next_number += 1;
         let others = &mut state.servers[backend];
-        others.iter_mut().for_each(|other| other.had_company = true);
-        let had_company = !others.is_empty();
+        let mut had_company = false;
+        for other in others.iter_mut().filter(|other| other.is_unanswered()) {
+            (other.had_company, had_company) = (true, true);
+        }
         others.push(Open {
             number,
             label: read.label.clone(),
@@ -459,6 +494,7 @@ impl SlowLane {
             is_slow,
             begun_at: Instant::now(),
             sent_at: None,
+            answered_after: None,
             is_overdue: false,
             had_company,
             is_alone: read.is_alone || self.is_suspect(read),
@@ -523,8 +559,9 @@ impl SlowLane {
 
     fn remove(&self, state: &mut LaneState, backend: usize, at: usize) {
         let open = state.servers[backend].remove(at);
-        if open.is_busy() {
-            let time = open.sent_at.map_or(Duration::ZERO, |sent_at| sent_at.elapsed());
+        if open.is_slow || open.is_overdue {
+            let until_now = || open.sent_at.map_or(Duration::ZERO, |sent_at| sent_at.elapsed());
+            let time = open.answered_after.unwrap_or_else(until_now);
             let name = self.healths[backend].name();
             let how = if open.left_at.is_some() { "left unanswered" } else { "answered" };
             info!(
@@ -549,7 +586,7 @@ impl SlowLane {
     pub fn was_occupied(&self, backend: usize, since: Instant) -> bool {
         let state = lock(&self.state);
         let freed_at = state.freed_at[backend];
-        !state.servers[backend].is_empty() || freed_at.is_some_and(|freed_at| freed_at >= since)
+        state.unanswered(backend) > 0 || freed_at.is_some_and(|freed_at| freed_at >= since)
     }
 
     /// What is to be shown.
@@ -640,10 +677,14 @@ impl OpenRead {
     /// It is being sent: its time begins.
     pub fn note_sent(&self) {
         self.has_begun.store(false, Ordering::Relaxed);
-        self.lane.with_open(self, |open| {
+        let was_answered = self.lane.with_open(self, |open| {
             open.sent_at = Some(Instant::now());
             open.left_at = None;
+            open.answered_after.take().is_some()
         });
+        if was_answered == Some(true) {
+            self.lane.show(&mut lock(&self.lane.state), self.backend);
+        }
     }
 
     /// Its server has said nothing for so long since it was sent.
@@ -670,14 +711,29 @@ impl OpenRead {
 
     /// Redis has just begun to answer what was sent last: all of it, as it writes replies when all is done.
     pub fn note_answer(&self) {
+        self.note_begun(true);
+    }
+
+    /// Redis has just begun to answer a part of it: its server is at work on it no more, until more is
+    /// sent.
+    pub fn note_part(&self) {
+        self.note_begun(false);
+    }
+
+    fn note_begun(&self, is_all: bool) {
         self.has_begun.store(true, Ordering::Relaxed);
         let known = self.lane.with_open(self, |open| {
             let time = open.sent_at.map_or(Duration::ZERO, |sent_at| sent_at.elapsed());
+            open.answered_after = Some(time);
             (open.keys.clone(), open.had_company, time)
         });
         let Some((keys, had_company, time)) = known else { return };
-        let is_alone = keys.len() == 1 && !had_company;
-        keys.iter().for_each(|key| self.lane.kinds.note_answer(key, time, is_alone));
+        if is_all {
+            let is_alone = keys.len() == 1 && !had_company;
+            keys.iter().for_each(|key| self.lane.kinds.note_answer(key, time, is_alone));
+        }
+        self.lane.show(&mut lock(&self.lane.state), self.backend);
+        self.lane.changed.notify_all();
     }
 
     /// It was answered with this whole reply: where it has a context, that is good for those who wait and
@@ -720,7 +776,7 @@ impl OpenRead {
     /// server's list until that answers a check.
     pub fn leave(&self) {
         self.lane.with_open(self, |open| {
-            if open.sent_at.is_some() {
+            if open.sent_at.is_some() && open.is_unanswered() {
                 open.left_at = Some(Instant::now());
             }
         });
@@ -950,6 +1006,17 @@ mod tests {
         // The server is down in its own eyes, as no check has found it up: it is not waited for.
         assert!(!lane.table.is_busy(backend));
         assert!(begin(&lane, Class::Slow, 1).is_slow());
+    }
+
+    #[test]
+    fn a_read_whose_reply_has_begun_keeps_nobody_waiting_however_slowly_it_is_read() {
+        let lane = lane(3);
+        let first = begin(&lane, Class::Slow, 0);
+        first.note_answer();
+        assert!(!lane.table.is_busy(first.backend()));
+        let second = begin(&lane, Class::Slow, 0);
+        assert_eq!(second.backend(), first.backend());
+        assert_eq!(lane.snapshot().running.len(), 1);
     }
 
     #[test]

@@ -16,6 +16,10 @@ use crate::slow::{Class, Nature, ReadInfo, ReadKey, SharedAnswer, shown};
 /// A batch ends when it has so many bytes of commands, or as many of them as the window has.
 const MAX_BYTES: usize = 64 * 1024;
 
+/// A server reads so much of a client at once, and does all of it before it replies (`PROTO_IOBUF_LEN` in
+/// Redis' server.h).
+pub const READ_AT_ONCE_BYTES: usize = 16 * 1024;
+
 /// The first window, in commands. Redis makes the replies to a whole batch before others get a
 /// turn, and keeps what we have not read yet: so how much is asked for at once is felt out. Each
 /// batch of short replies doubles the window, a long reply shrinks it to a single command.
@@ -268,8 +272,14 @@ impl Batch {
         let open = target.attempt.open;
         let is_single = end - self.done.steps == 1;
         let is_forward = |step: &Step| matches!(step, Step::Forward { .. });
-        let last = self.steps[self.done.steps..end].iter().rposition(is_forward);
-        let last = last.filter(|_| end == self.steps.len()).map(|last| self.done.steps + last);
+        let sent = &self.steps[self.done.steps..end];
+        let bytes: usize = sent.iter().map(Step::command_bytes).sum();
+        // What a server has read at once it has done before it writes the first reply.
+        let tells = match bytes <= READ_AT_ONCE_BYTES {
+            true => sent.iter().position(is_forward),
+            false => sent.iter().rposition(is_forward),
+        };
+        let tells = tells.map(|at| self.done.steps + at);
         while self.done.steps < end {
             match self.steps[self.done.steps] {
                 Step::Answer { length } => {
@@ -281,9 +291,12 @@ impl Batch {
                         Some(begun) => begun,
                         none => none.insert(self.begin(end, upstream, target)?),
                     };
-                    if let Some(open) = open.filter(|_| last == Some(self.done.steps)) {
+                    if let Some(open) = open.filter(|_| tells == Some(self.done.steps)) {
                         connection.next_byte()?;
-                        open.note_answer();
+                        match end == self.steps.len() {
+                            true => open.note_answer(),
+                            false => open.note_part(),
+                        }
                     }
                     let start = outlet.out().len();
                     let passed = match self.has_script && self.steps.len() == 1 {

@@ -704,7 +704,9 @@ impl<'a> Session<'a> {
         upstream.go_on(&mut failover, client, info, |upstream, attempt| {
             let target = Target { attempt, mode: *mode, commands_version };
             let mut connection = upstream.send(target, commands)?;
-            if let Some(open) = attempt.open {
+            if let Some(open) = attempt.open
+                && commands.len() <= batch::READ_AT_ONCE_BYTES
+            {
                 open.note_answer();
             }
             let mut served = ServedBy::attempt(attempt);
