@@ -12,7 +12,7 @@ use fastrand::Rng;
 
 use crate::support::balancer::Balancer;
 use crate::support::data::Data;
-use crate::support::observe::{leases, states};
+use crate::support::observe::{leases, metric, states};
 use crate::support::redis::RedisServer;
 use crate::support::resp::RespClient;
 use crate::support::verify::{Crowd, Habits, KINDS, Kind, Report};
@@ -333,6 +333,8 @@ fn spin(spins_everywhere: bool) {
     let lb = balancer(&servers, &["--allow-scripts"]);
     let control = Control::start(&data);
     let crowd = Crowd::start(lb.port(), &data, &kinds(9), Habits::default(), seed());
+    // A read of which nothing is known stays with a server that is silent: let them be known first.
+    wait_until("what they read is known", || metric(&lb, "redis_lb_requests_total") > 15_000.0);
     let mut client = RespClient::connect(lb.port());
     assert_eq!(client.call("SELECT 5"), "+OK\r\n");
     let info = client.call("INFO server");
