@@ -334,14 +334,8 @@ impl Sink for Desk {
         let Asked { question, backend, sent_at, kind } = asked;
         let Question { request, began, lease, key, .. } = *question;
         let time = sent_at.elapsed();
-        let lane = &self.balancer.slow_lane;
-        // Whoever waits for another is not slow.
-        if let Some(key) = key
-            && time >= lane.kinds.slow_after()
-            && kind != Kind::String
-            && !lane.was_occupied(backend, sent_at)
-        {
-            lane.kinds.note_answer(&key, time, true);
+        if let Some(key) = key.filter(|_| kind != Kind::String) {
+            self.balancer.slow_lane.note_late(backend, sent_at, &[key], time);
         }
         self.balancer.backends[backend].metrics.answer(WireProtocol::Http, time);
         drop(lease);

@@ -583,10 +583,18 @@ impl SlowLane {
     }
 
     /// Whether a read that is not quick is unanswered on this backend, or a slow one has been since then.
-    pub fn was_occupied(&self, backend: usize, since: Instant) -> bool {
+    fn was_occupied(&self, backend: usize, since: Instant) -> bool {
         let state = lock(&self.state);
         let freed_at = state.freed_at[backend];
         state.unanswered(backend) > 0 || freed_at.is_some_and(|freed_at| freed_at >= since)
+    }
+
+    /// Reads that were expected to be quick were sent to this backend together, and answered only after
+    /// `time`: they have to prove anew that they are. One that waited for another read is not slow.
+    pub fn note_late(&self, backend: usize, sent_at: Instant, keys: &[ReadKey], time: Duration) {
+        if time >= self.kinds.slow_after() && !self.was_occupied(backend, sent_at) {
+            keys.iter().for_each(|key| self.kinds.note_answer(key, time, keys.len() == 1));
+        }
     }
 
     /// What is to be shown.

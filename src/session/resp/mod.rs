@@ -607,10 +607,7 @@ impl<'a> Session<'a> {
         let lane = &self.balancer.slow_lane;
         let keys = batch.read_info(false, self.mode.context(), self.balancer, &self.policy).keys;
         let keys: Vec<_> = keys.into_iter().filter(|key| !key.is_fast).collect();
-        // Whoever waits for another is not slow.
-        if !lane.was_occupied(backend, sent_at) {
-            keys.iter().for_each(|key| lane.kinds.note_answer(key, time, keys.len() == 1));
-        }
+        lane.note_late(backend, sent_at, &keys, time);
     }
 
     /// Why what went by a shared connection is not waited for any longer, if so.
