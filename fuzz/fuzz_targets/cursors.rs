@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use redis_lb::cursor;
+use redis_lb::balance::cursor;
 use redis_lb::http::target::{self, PageQuery, Target};
 
 /// Cursors stay exact in a double.

@@ -12,13 +12,13 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use libfuzzer_sys::fuzz_target;
 use redis::Value;
-use redis_lb::json::{JsonWriter, RenderError, Survey, render, survey};
+use redis_lb::render::json::{JsonWriter, RenderError, Survey, render, survey};
 use redis_lb::resp::{Framer, reply};
-use redis_lb::value::Kind;
+use redis_lb::resp::value_type::ValueType;
 use serde_json::{Value as Json, json};
 
-const KINDS: [Kind; 6] =
-    [Kind::String, Kind::Hash, Kind::List, Kind::Set, Kind::Zset, Kind::Stream];
+const KINDS: [ValueType; 6] =
+    [ValueType::String, ValueType::Hash, ValueType::List, ValueType::Set, ValueType::Zset, ValueType::Stream];
 
 fuzz_target!(|data: &[u8]| {
     let [kind, size, bytes @ ..] = data else { return };
@@ -71,7 +71,7 @@ fn feed_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Option<
 }
 
 /// The JSON, unless there is a null where no value can have one; and how many bytes are left.
-fn written(kind: Kind, mut from: impl BufRead, survey: &Survey) -> (Option<Vec<u8>>, usize) {
+fn written(kind: ValueType, mut from: impl BufRead, survey: &Survey) -> (Option<Vec<u8>>, usize) {
     let mut json = Vec::new();
     let rendered = render(kind, &mut from, survey, &mut JsonWriter::new(&mut json));
     let mut left = Vec::new();
@@ -84,13 +84,13 @@ fn written(kind: Kind, mut from: impl BufRead, survey: &Survey) -> (Option<Vec<u
 }
 
 /// What the JSON of a reply should be, made in another way; `None` where we don't say here.
-fn expected(kind: Kind, reply: &[u8]) -> Option<Json> {
+fn expected(kind: ValueType, reply: &[u8]) -> Option<Json> {
     match (kind, redis::parse_redis_value(reply).ok()?) {
-        (Kind::String, value) => text_or_base64(&value),
-        (Kind::List | Kind::Set, Value::Array(values)) => {
+        (ValueType::String, value) => text_or_base64(&value),
+        (ValueType::List | ValueType::Set, Value::Array(values)) => {
             values.iter().map(text_or_base64).collect()
         }
-        (Kind::Hash, Value::Array(values)) => {
+        (ValueType::Hash, Value::Array(values)) => {
             let (pairs, _) = values.as_chunks();
             hash(pairs)
         }

@@ -11,9 +11,9 @@
 
 use std::io;
 
+use super::connection::Connection;
 use super::error::BackendError;
 use super::is_not_allowed;
-use super::link::Link;
 use crate::policy::CommandTable;
 use crate::resp::{self, reply};
 
@@ -36,7 +36,7 @@ const MAX_REPLY_BYTES: usize = 16 * 1024 * 1024;
 ///
 /// # Errors
 /// When the connection fails, or the server says something that is no list of commands.
-pub fn ask(link: &mut Link) -> Result<Option<CommandTable>, BackendError> {
+pub fn ask(link: &mut Connection) -> Result<Option<CommandTable>, BackendError> {
     match in_parts(link)? {
         Some(table) => Ok(Some(table)),
         None => at_once(link),
@@ -44,7 +44,7 @@ pub fn ask(link: &mut Link) -> Result<Option<CommandTable>, BackendError> {
 }
 
 /// `None` when the server knows no `COMMAND LIST`, or does not say all that is to be known.
-fn in_parts(link: &mut Link) -> Result<Option<CommandTable>, BackendError> {
+fn in_parts(link: &mut Connection) -> Result<Option<CommandTable>, BackendError> {
     let list = exchange(link, redis::cmd("COMMAND").arg("LIST"))?;
     let Some(mut names) = CommandTable::parse_names(&list).filter(|names| names.len() <= MAX_NAMES)
     else {
@@ -62,7 +62,7 @@ fn in_parts(link: &mut Link) -> Result<Option<CommandTable>, BackendError> {
     Ok(Some(table).filter(|table| !table.is_empty()))
 }
 
-fn at_once(link: &mut Link) -> Result<Option<CommandTable>, BackendError> {
+fn at_once(link: &mut Connection) -> Result<Option<CommandTable>, BackendError> {
     let reply = exchange(link, &redis::cmd("COMMAND"))?;
     match reply::no_error(&reply) {
         Ok(()) => Ok(Some(CommandTable::parse(&reply).map_err(resp::Error::Protocol)?)),
@@ -73,7 +73,7 @@ fn at_once(link: &mut Link) -> Result<Option<CommandTable>, BackendError> {
 }
 
 /// The whole reply to one command, error replies included.
-fn exchange(link: &mut Link, command: &redis::Cmd) -> Result<Vec<u8>, BackendError> {
+fn exchange(link: &mut Connection, command: &redis::Cmd) -> Result<Vec<u8>, BackendError> {
     let mut reply = Vec::new();
     let sent = link.send(&command.get_packed_command());
     match sent.and_then(|()| link.hold(&mut reply, MAX_REPLY_BYTES)) {

@@ -48,7 +48,7 @@ pub enum BackendError {
     #[error("answered: {0}")]
     Redis(String),
     /// Others are reading large values from it, and their turns took longer than
-    /// [`TURN_WAIT`](crate::large::TURN_WAIT).
+    /// [`TURN_WAIT`](crate::backend::large_values::TURN_WAIT).
     #[error("timed out behind other large values")]
     Busy,
     /// It says nothing here, while it answers checks.

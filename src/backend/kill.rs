@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::socket::Patience;
+use super::socket::WaitPolicy;
 use super::{Backend, BackendError};
 use crate::resp::{self, reply};
 
@@ -29,7 +29,7 @@ impl Backend {
     /// kind that runs, `UNKILLABLE` when that has written. Otherwise why the server was not reached
     /// in time.
     pub fn kill_script(&self, is_function: bool, deadline: Instant) -> Result<(), BackendError> {
-        let mut link = self.open(Patience::Until(deadline), Duration::ZERO)?;
+        let mut link = self.open(WaitPolicy::Until(deadline), Duration::ZERO)?;
         link.send(&redis::cmd("PING").get_packed_command())?;
         match reply::simple(link.replies()) {
             Err(resp::Error::Redis(text)) if text.starts_with(BUSY) => {}
@@ -52,7 +52,7 @@ impl Backend {
         &self,
         deadline: Instant,
     ) -> Result<Vec<&'static str>, BackendError> {
-        let mut link = self.open(Patience::Until(deadline), Duration::ZERO)?;
+        let mut link = self.open(WaitPolicy::Until(deadline), Duration::ZERO)?;
         link.send(&redis::cmd("MULTI").get_packed_command())?;
         // Outside of it the next commands would be executed.
         reply::simple(link.replies())?;

@@ -1,13 +1,16 @@
 //! One Redis server behind us: its address, what is known of it, and one exchange with it.
 
 mod commands;
+mod connection;
 mod error;
 mod kill;
-mod link;
-pub mod outbox;
+pub mod large_values;
 mod pipeline;
+pub mod pool;
+pub mod reply_router;
 pub mod shared;
 mod socket;
+pub mod type_hints;
 mod unable;
 
 use std::io::{self, BufRead};
@@ -20,26 +23,26 @@ use std::time::{Duration, Instant};
 
 use redis::ConnectionAddr;
 
+pub use self::connection::Connection;
 pub use self::error::BackendError;
 pub(crate) use self::error::{is_local, is_timeout};
-pub use self::link::Link;
+use self::large_values::LargeValueQueue;
+use self::pool::{Permit, Pool};
 pub use self::shared::HELD_REPLY_BYTES;
 use self::shared::SharedConnection;
 #[cfg(unix)]
 use self::socket::connect_unix;
-pub use self::socket::{Patience, Waits};
 use self::socket::{Socket, connect_tcp};
+pub use self::socket::{Timeouts, WaitPolicy};
+use self::type_hints::TypeHints;
 use self::unable::serves_reads;
 pub use self::unable::{Inability, Refusals, Refuser, inability, is_not_permitted, said};
-use crate::address::BackendAddress;
-use crate::guess::Guesses;
+use crate::config::address::BackendAddress;
 use crate::health::{Health, Keys, Report};
-use crate::large::LargeReads;
-use crate::lock::{Mutex, lock};
 use crate::metrics::BackendMetrics;
 use crate::policy::CommandTable;
-use crate::pool::{self, Permit, Pool};
 use crate::resp::{self, Protocol, reply};
+use crate::sync::{Mutex, lock};
 
 /// The most that `INFO` may say.
 const MAX_INFO_BYTES: u64 = 1024 * 1024;
@@ -87,7 +90,7 @@ pub struct Backend {
     pub health: Arc<Health>,
     /// What it has done.
     pub metrics: BackendMetrics,
-    waits: Arc<Waits>,
+    timeouts: Arc<Timeouts>,
     max_connections: usize,
     /// What its server refuses.
     refuser: Arc<Refuser>,
@@ -95,23 +98,23 @@ pub struct Backend {
     resolved: Mutex<Result<Vec<SocketAddr>, String>>,
     /// Whether that has changed since the last check.
     has_moved: AtomicBool,
-    pool: Arc<Pool<Mode, Link>>,
+    pool: Arc<Pool<Mode, Connection>>,
     /// Connections that many clients send on, one for each mode.
     shared: Mutex<Vec<Arc<SharedConnection>>>,
-    server: Mutex<Server>,
+    server: Mutex<ServerInfo>,
     /// Counts the changes of what [`commands`](Self::commands) returns.
     commands_version: AtomicU64,
     /// What types its values probably have.
-    pub guesses: Guesses,
+    pub type_hints: TypeHints,
     /// Whose turn it is to read a large value over HTTP.
-    pub large_reads: LargeReads,
+    pub large_reads: LargeValueQueue,
     /// Whose turn it is among the Redis clients whose last reply was long.
-    pub long_replies: LargeReads,
+    pub long_replies: LargeValueQueue,
 }
 
 /// The process that answers at a backend's address, as far as its newest connection tells.
 #[derive(Debug, Clone, Default)]
-struct Server {
+struct ServerInfo {
     /// What it calls itself, anew each time it starts; `None` while unknown.
     run_id: Option<Arc<str>>,
     /// What its `COMMAND` says; `None` while unknown, or when its user may not ask.
@@ -123,7 +126,7 @@ impl Backend {
     /// and within each reply, and the wait for one of the `max_connections`.
     pub fn new(
         address: BackendAddress,
-        waits: Waits,
+        timeouts: Timeouts,
         max_connections: usize,
         refuser: Arc<Refuser>,
     ) -> Self {
@@ -136,9 +139,9 @@ impl Backend {
         };
         Self {
             address,
-            health: Arc::clone(&waits.health),
+            health: Arc::clone(&timeouts.health),
             metrics: BackendMetrics::default(),
-            waits: Arc::new(waits),
+            timeouts: Arc::new(timeouts),
             max_connections,
             refuser,
             resolved: Mutex::new(resolved),
@@ -147,9 +150,9 @@ impl Backend {
             shared: Mutex::default(),
             server: Mutex::default(),
             commands_version: AtomicU64::new(0),
-            guesses: Guesses::default(),
-            large_reads: LargeReads::default(),
-            long_replies: LargeReads::default(),
+            type_hints: TypeHints::default(),
+            large_reads: LargeValueQueue::default(),
+            long_replies: LargeValueQueue::default(),
         }
     }
 
@@ -222,9 +225,9 @@ impl Backend {
         &self,
         mode: Mode,
         commands: &[u8],
-        patience: Patience,
-    ) -> Result<Connection, BackendError> {
-        self.request_if(mode, commands, patience, |_| true)
+        wait_policy: WaitPolicy,
+    ) -> Result<PooledConnection, BackendError> {
+        self.request_if(mode, commands, wait_policy, |_| true)
     }
 
     /// The same, but sends only if, with the connection there, `may_send`: another server, with
@@ -233,14 +236,14 @@ impl Backend {
         &self,
         mode: Mode,
         commands: &[u8],
-        patience: Patience,
-        may_send: impl Fn(&Link) -> bool,
-    ) -> Result<Connection, BackendError> {
+        wait_policy: WaitPolicy,
+        may_send: impl Fn(&Connection) -> bool,
+    ) -> Result<PooledConnection, BackendError> {
         self.ensure_readable(mode)?;
         let none = || BackendError::NoConnection(self.max_connections);
-        let max_wait = match &patience {
-            Patience::LastResort(deadline) => deadline.saturating_duration_since(Instant::now()),
-            _ => self.waits.timeout,
+        let max_wait = match &wait_policy {
+            WaitPolicy::LastResort(deadline) => deadline.saturating_duration_since(Instant::now()),
+            _ => self.timeouts.timeout,
         };
         let began = Instant::now();
         loop {
@@ -249,14 +252,14 @@ impl Backend {
             // It may have changed while we waited.
             self.ensure_readable(mode)?;
             let waited = permit.waited();
-            match self.send_on(idle, mode, permit, commands, patience.clone(), &may_send) {
+            match self.send_on(idle, mode, permit, commands, wait_policy.clone(), &may_send) {
                 // The connection of another may be free in a moment, or what this machine lacks.
                 Err(BackendError::Local(_)) if began.elapsed() < max_wait / 2 => {
                     thread::sleep(LOCAL_WAIT);
                 }
                 // The backend had less time than it is due.
                 Err(BackendError::TimedOut)
-                    if waited > self.waits.timeout / 20 && !patience.needs_probe() =>
+                    if waited > self.timeouts.timeout / 20 && !wait_policy.needs_probe() =>
                 {
                     return Err(none());
                 }
@@ -267,13 +270,13 @@ impl Backend {
 
     fn send_on(
         &self,
-        idle: Option<Link>,
+        idle: Option<Connection>,
         mode: Mode,
-        mut permit: Permit<Mode, Link>,
+        mut permit: Permit<Mode, Connection>,
         commands: &[u8],
-        patience: Patience,
-        may_send: &impl Fn(&Link) -> bool,
-    ) -> Result<Connection, BackendError> {
+        wait_policy: WaitPolicy,
+        may_send: &impl Fn(&Connection) -> bool,
+    ) -> Result<PooledConnection, BackendError> {
         let waited = permit.waited();
         let idle = idle.filter(|link| self.is_current(link) && !link.is_spoilt());
         if idle.is_none() {
@@ -285,9 +288,9 @@ impl Backend {
                 connection.keep();
                 return Err(BackendError::OtherCommands);
             }
-            connection.set_patience(patience.clone(), waited);
-            let probed = if patience.needs_probe() { connection.probe() } else { Ok(()) };
-            let is_probed = patience.needs_probe() && probed.is_ok();
+            connection.set_wait_policy(wait_policy.clone(), waited);
+            let probed = if wait_policy.needs_probe() { connection.probe() } else { Ok(()) };
+            let is_probed = wait_policy.needs_probe() && probed.is_ok();
             let began = Instant::now();
             match probed.and_then(|()| connection.send(commands)) {
                 Ok(()) => return Ok(connection),
@@ -299,25 +302,30 @@ impl Backend {
                 Err(error) => return Err(error),
             }
         }
-        let link = match patience.needs_probe() {
+        let link = match wait_policy.needs_probe() {
             // Whoever makes a connection finds out whether the backend answers.
             true => {
-                self.dial(mode, self.probing_patience(), waited).map_err(BackendError::of_probe)?
+                self.dial(mode, self.probing_policy(), waited).map_err(BackendError::of_probe)?
             }
-            false => self.dial(mode, patience.clone(), waited)?,
+            false => self.dial(mode, wait_policy.clone(), waited)?,
         };
         let mut connection = self.connection(link, mode, permit);
         if !may_send(&connection) {
             connection.keep();
             return Err(BackendError::OtherCommands);
         }
-        connection.set_patience(patience, waited);
+        connection.set_wait_policy(wait_policy, waited);
         connection.send(commands)?;
         Ok(connection)
     }
 
-    fn connection(&self, link: Link, mode: Mode, permit: Permit<Mode, Link>) -> Connection {
-        Connection { link, mode, permit, refuser: Arc::clone(&self.refuser) }
+    fn connection(
+        &self,
+        link: Connection,
+        mode: Mode,
+        permit: Permit<Mode, Connection>,
+    ) -> PooledConnection {
+        PooledConnection { link, mode, permit, refuser: Arc::clone(&self.refuser) }
     }
 
     /// A read has failed on it, as `error` says, which is a failure of the backend.
@@ -340,22 +348,22 @@ impl Backend {
     /// Makes its server known, where that has not been met.
     pub fn introduce(&self) -> Result<(), BackendError> {
         let ping = redis::cmd("PING").get_packed_command();
-        let patience = Patience::Until(Instant::now() + self.waits.timeout);
-        let mut connection = self.request(self.own_mode(), &ping, patience)?;
+        let wait_policy = WaitPolicy::Until(Instant::now() + self.timeouts.timeout);
+        let mut connection = self.request(self.own_mode(), &ping, wait_policy)?;
         reply::simple(connection.replies())?;
         connection.keep();
         Ok(())
     }
 
     /// That of something which shows whether it answers at all.
-    pub fn probing_patience(&self) -> Patience {
-        Patience::Probe(Instant::now() + self.waits.timeout)
+    pub fn probing_policy(&self) -> WaitPolicy {
+        WaitPolicy::Probe(Instant::now() + self.timeouts.timeout)
     }
 
     /// Whether the process that had this run id is gone. That it does not answer says nothing.
     pub fn has_died(&self, run_id: Option<&Arc<str>>) -> bool {
-        let patience = Patience::Until(Instant::now() + self.waits.timeout);
-        match self.dial(self.own_mode(), patience, Duration::ZERO) {
+        let wait_policy = WaitPolicy::Until(Instant::now() + self.timeouts.timeout);
+        match self.dial(self.own_mode(), wait_policy, Duration::ZERO) {
             Ok(link) => link.run_id() != run_id,
             Err(error) => !error.is_timeout() && !error.is_local(),
         }
@@ -365,17 +373,17 @@ impl Backend {
     /// replica is to have heard from its primary within `max_lag`.
     pub fn check(
         &self,
-        kept: &mut Option<Link>,
+        kept: &mut Option<Connection>,
         deadline: Instant,
         max_lag: Option<Duration>,
     ) -> Result<Report, BackendError> {
         let has_moved = self.has_moved.swap(false, Ordering::AcqRel);
-        let patience = Patience::Until(deadline);
+        let wait_policy = WaitPolicy::Until(deadline);
         let mut link = match kept.take().filter(|_| !has_moved) {
             Some(link) => link,
-            None => self.open(patience.clone(), Duration::ZERO)?,
+            None => self.open(wait_policy.clone(), Duration::ZERO)?,
         };
-        link.set_patience(patience, Duration::ZERO);
+        link.set_wait_policy(wait_policy, Duration::ZERO);
         let mut questions = redis::Pipeline::new();
         questions.cmd("PING").cmd("INFO").cmd("DBSIZE");
         link.send(&questions.get_packed_pipeline())?;
@@ -436,7 +444,7 @@ impl Backend {
 
     /// Whether the server that this leads to knows the commands that the backend is known for: what
     /// was judged by [`commands`](Self::commands) may be sent on it.
-    pub fn is_current(&self, link: &Link) -> bool {
+    pub fn is_current(&self, link: &Connection) -> bool {
         link.commands_version() == self.commands_version()
     }
 
@@ -447,7 +455,7 @@ impl Backend {
 
     /// Keeps a connection, all replies on which have been read to the end: for all, where there is
     /// no shared one of its mode yet, else for the next request.
-    pub fn keep_or_share(self: &Arc<Self>, mut connection: Connection) {
+    pub fn keep_or_share(self: &Arc<Self>, mut connection: PooledConnection) {
         connection.rest();
         let mut shared = lock(&self.shared);
         let is_wanted = shared.len() < (self.max_connections / 8).min(MAX_SHARED)
@@ -470,7 +478,7 @@ impl Backend {
         retired.retire();
     }
 
-    /// Waits until nothing is under way on its shared connections, for at most `max_wait`: what is sent
+    /// Timeouts until nothing is under way on its shared connections, for at most `max_wait`: what is sent
     /// afterwards keeps nobody waiting who came before.
     pub fn await_quiet(&self, max_wait: Duration) {
         let began = Instant::now();
@@ -486,8 +494,8 @@ impl Backend {
     }
 
     /// How long it is waited for.
-    pub fn waits(&self) -> &Waits {
-        &self.waits
+    pub fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
     }
 
     /// The connections to it.
@@ -497,8 +505,13 @@ impl Backend {
 
     /// Makes a connection and sets it up. Finds out which server it leads to: one that no check has
     /// accepted is not used, and of one that is new it asks which commands that knows.
-    fn dial(&self, mode: Mode, patience: Patience, waited: Duration) -> Result<Link, BackendError> {
-        let mut link = self.open(patience, waited)?;
+    fn dial(
+        &self,
+        mode: Mode,
+        wait_policy: WaitPolicy,
+        waited: Duration,
+    ) -> Result<Connection, BackendError> {
+        let mut link = self.open(wait_policy, waited)?;
         let mut setup = redis::Pipeline::new();
         setup.cmd("INFO").arg("server");
         if mode.database != 0 {
@@ -525,16 +538,18 @@ impl Backend {
     }
 
     /// Makes a connection and logs in.
-    fn open(&self, patience: Patience, waited: Duration) -> Result<Link, BackendError> {
-        let wait = match &patience {
-            Patience::Until(deadline)
-            | Patience::Probe(deadline)
-            | Patience::LastResort(deadline) => deadline.saturating_duration_since(Instant::now()),
-            _ => self.waits.timeout.saturating_sub(waited),
+    fn open(&self, wait_policy: WaitPolicy, waited: Duration) -> Result<Connection, BackendError> {
+        let wait = match &wait_policy {
+            WaitPolicy::Until(deadline)
+            | WaitPolicy::Probe(deadline)
+            | WaitPolicy::LastResort(deadline) => {
+                deadline.saturating_duration_since(Instant::now())
+            }
+            _ => self.timeouts.timeout.saturating_sub(waited),
         };
-        let wait = wait.clamp(MIN_CONNECT_TIME, self.waits.timeout.max(MIN_CONNECT_TIME));
-        let mut link = Link::new(self.connect(wait)?, &self.waits, patience.clone());
-        link.set_patience(patience, waited);
+        let wait = wait.clamp(MIN_CONNECT_TIME, self.timeouts.timeout.max(MIN_CONNECT_TIME));
+        let mut link = Connection::new(self.connect(wait)?, &self.timeouts, wait_policy.clone());
+        link.set_wait_policy(wait_policy, waited);
         if let Some(password) = self.address.password() {
             let mut auth = redis::cmd("AUTH");
             auth.arg(self.address.username()).arg(password);
@@ -545,7 +560,7 @@ impl Backend {
     }
 
     /// Asks a server that was not there before what commands it knows.
-    fn meet(&self, link: &mut Link) -> Result<(), BackendError> {
+    fn meet(&self, link: &mut Connection) -> Result<(), BackendError> {
         let server = lock(&self.server);
         if link.run_id().is_some() && link.run_id() == server.run_id.as_ref() {
             link.set_commands_version(self.commands_version());
@@ -571,7 +586,7 @@ impl Backend {
     }
 
     fn connect(&self, wait: Duration) -> Result<Socket, BackendError> {
-        let timeout = self.waits.timeout;
+        let timeout = self.timeouts.timeout;
         #[cfg(unix)]
         if let ConnectionAddr::Unix(path) = self.address.endpoint() {
             return connect_unix(path, wait, timeout).map(Socket::Unix).map_err(connect_error);
@@ -632,7 +647,7 @@ pub fn read_run_id(from: &mut impl BufRead) -> Result<Option<Arc<str>>, resp::Er
 /// Lets a node of a Cluster answer reads on this connection also where it is a replica, which else
 /// sends clients to its primary. False when its user may not ask for that: then a primary can still be
 /// read from.
-fn read_only(link: &mut Link) -> Result<bool, BackendError> {
+fn read_only(link: &mut Connection) -> Result<bool, BackendError> {
     link.send(&redis::cmd("READONLY").get_packed_command())?;
     match reply::simple(link.replies()) {
         Ok(_) => Ok(true),
@@ -643,7 +658,7 @@ fn read_only(link: &mut Link) -> Result<bool, BackendError> {
 
 /// Asks a node of a Cluster whether it has all of the data, as far as its user may ask, and whether it
 /// lets it read from replicas.
-fn ask_of_cluster(link: &mut Link, report: &mut Report) -> Result<(), BackendError> {
+fn ask_of_cluster(link: &mut Connection, report: &mut Report) -> Result<(), BackendError> {
     link.send(&redis::cmd("CLUSTER").arg("INFO").get_packed_command())?;
     match reply::bytes(link.replies(), MAX_INFO_BYTES) {
         Ok(info) => report.add_cluster_info(&String::from_utf8_lossy(&info)),
@@ -670,15 +685,15 @@ fn is_not_allowed(error: &str) -> bool {
 
 /// A connection to a backend, in use by one client.
 #[derive(Debug)]
-pub struct Connection {
-    link: Link,
+pub struct PooledConnection {
+    link: Connection,
     /// What it is set up for. Whoever changes that on the connection changes it here.
     pub mode: Mode,
-    permit: Permit<Mode, Link>,
+    permit: Permit<Mode, Connection>,
     refuser: Arc<Refuser>,
 }
 
-impl Connection {
+impl PooledConnection {
     /// What its server refuses that others may answer.
     pub fn refuser(&self) -> &Refuser {
         &self.refuser
@@ -705,21 +720,21 @@ impl Connection {
 
     /// Makes it one client's own for as long as it likes; false when too many are.
     pub fn pin(&mut self) -> bool {
-        self.set_patience(Patience::QUICK, Duration::ZERO);
+        self.set_wait_policy(WaitPolicy::QUICK, Duration::ZERO);
         self.permit.pin()
     }
 }
 
-impl Deref for Connection {
-    type Target = Link;
+impl Deref for PooledConnection {
+    type Target = Connection;
 
-    fn deref(&self) -> &Link {
+    fn deref(&self) -> &Connection {
         &self.link
     }
 }
 
-impl DerefMut for Connection {
-    fn deref_mut(&mut self) -> &mut Link {
+impl DerefMut for PooledConnection {
+    fn deref_mut(&mut self) -> &mut Connection {
         &mut self.link
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io;
 
-use crate::lock::{Mutex, lock};
+use crate::sync::{Mutex, lock};
 
 /// So many bytes may wait to be written. Redis takes in what is written at once: only one that is
 /// stopped lets them become so many.
@@ -24,11 +24,11 @@ const KEPT_CAPACITY_BYTES: usize = 64 * 1024;
 /// there are some, a reply is to come.
 #[derive(Debug)]
 pub struct Pipeline<E> {
-    state: Mutex<State<E>>,
+    state: Mutex<PipelineState<E>>,
 }
 
 #[derive(Debug)]
-struct State<E> {
+struct PipelineState<E> {
     /// Those that the reader has not taken yet, …
     entries: VecDeque<E>,
     /// … and so many of them have their bytes in `unwritten`.
@@ -41,7 +41,7 @@ struct State<E> {
     is_closed: bool,
 }
 
-impl<E> State<E> {
+impl<E> PipelineState<E> {
     fn is_idle(&self) -> bool {
         self.on_wire == 0 && self.entries.is_empty()
     }
@@ -51,7 +51,7 @@ impl<E> Pipeline<E> {
     /// With nothing under way.
     pub fn new() -> Self {
         Self {
-            state: Mutex::new(State {
+            state: Mutex::new(PipelineState {
                 entries: VecDeque::new(),
                 unwritten_entries: 0,
                 unwritten: Vec::new(),

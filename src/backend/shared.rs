@@ -2,7 +2,7 @@
 //! and gives them to the clients.
 //!
 //! It is for the usual case alone: short reads whose replies are short. Where anything else turns up,
-//! clients take back what is not answered (see [`Outbox`]) and ask on connections of their own.
+//! clients take back what is not answered (see [`ReplyRouter`]) and ask on connections of their own.
 
 use std::collections::VecDeque;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
@@ -12,13 +12,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::error::{BackendError, is_timeout};
-use super::outbox::{Outbox, Progress, Replies};
 use super::pipeline::Pipeline;
+use super::reply_router::{Progress, Replies, ReplyRouter};
 use super::socket::Socket;
-use super::{Backend, Connection, Mode, Waits};
-use crate::lock::{Mutex, lock};
-use crate::protocol::WireProtocol;
+use super::{Backend, Mode, PooledConnection, Timeouts};
+use crate::net::protocol::WireProtocol;
 use crate::resp::{Framer, Protocol};
+use crate::sync::{Mutex, lock};
 
 /// A reply up to this length is held until it is whole, so that another backend can still give it: a
 /// string of 64 KiB with what RESP puts around it.
@@ -54,16 +54,16 @@ pub enum Unserved {
     Long,
 }
 
-/// What a client's thread and its outbox say of each other.
-pub type ClientOutbox = Outbox<Unserved>;
+/// What a client's thread and its router say of each other.
+pub type ClientReplyRouter = ReplyRouter<Unserved>;
 
 /// Commands of one client that were sent with each other.
 pub struct Entry {
     /// Where their replies go.
-    pub outbox: Arc<ClientOutbox>,
+    pub router: Arc<ClientReplyRouter>,
     /// What the client speaks.
     pub protocol: WireProtocol,
-    /// As the outbox gave it out.
+    /// As the router gave it out.
     pub ticket: u64,
     /// How many there are.
     pub commands: usize,
@@ -118,7 +118,7 @@ impl SharedConnection {
     ///
     /// # Errors
     /// When there can be no thread for it.
-    pub fn start(backend: &Arc<Backend>, connection: Connection) -> io::Result<Arc<Self>> {
+    pub fn start(backend: &Arc<Backend>, connection: PooledConnection) -> io::Result<Arc<Self>> {
         let socket = connection.socket();
         socket.set_read_timeout(IDLE_STEP)?;
         let (alarm, bell) = Alarm::new();
@@ -158,7 +158,7 @@ impl SharedConnection {
     }
 
     /// Sends a client's commands; false when that is not possible here (any more). Commands that
-    /// were sent and are not answered get their outbox told so.
+    /// were sent and are not answered get their router told so.
     pub fn send(&self, entry: Entry, commands: &[u8]) -> bool {
         match self.pipeline.push(entry, commands, |bytes| (&*self.socket).write_all(bytes)) {
             Ok(is_sent) => is_sent,
@@ -171,8 +171,8 @@ impl SharedConnection {
     }
 
     /// Why what was sent at `since` is not waited for any longer, if so.
-    pub fn silence(&self, since: Instant, waits: &Waits) -> Option<BackendError> {
-        match waits.may_wait(self.heard_at().max(since).elapsed()) {
+    pub fn silence(&self, since: Instant, timeouts: &Timeouts) -> Option<BackendError> {
+        match timeouts.may_wait(self.heard_at().max(since).elapsed()) {
             Ok(true) => None,
             Ok(false) => Some(BackendError::TimedOut),
             Err(error) => Some(error.into()),
@@ -225,7 +225,7 @@ struct Reader {
     backend: Arc<Backend>,
     shared: Arc<SharedConnection>,
     /// Holds its place in the pool.
-    _connection: Connection,
+    _connection: PooledConnection,
     /// Those to whom the next replies go.
     entries: VecDeque<Entry>,
     /// What was read and not given to a client, …
@@ -297,12 +297,12 @@ impl Reader {
                 }
                 Err(error) if is_timeout(&error) => {
                     let silent = self.shared.heard_at().elapsed();
-                    let patience = match self.shared.pipeline.is_idle() {
+                    let wait_policy = match self.shared.pipeline.is_idle() {
                         true => MAX_IDLE_TIME,
                         // Nobody waits for so long.
-                        false => self.backend.waits().longest(),
+                        false => self.backend.timeouts().longest(),
                     };
-                    if silent > patience {
+                    if silent > wait_policy {
                         return Ok(false);
                     }
                 }
@@ -348,7 +348,7 @@ impl Reader {
                 }
                 // That concerns nobody else: what comes for this client is dropped from here on.
                 next.give_some(entry, &self.buffer, &self.backend);
-                _ = entry.outbox.fail(entry.ticket, Unserved::Failed(error));
+                _ = entry.router.fail(entry.ticket, Unserved::Failed(error));
                 next.pass_over();
             }
             if next.replies.answered == entry.commands {
@@ -381,7 +381,7 @@ impl Reader {
         {
             if next.skipped == 0 {
                 // A client that took its commands back does not care.
-                let _ = entry.outbox.fail(entry.ticket, Unserved::Long);
+                let _ = entry.router.fail(entry.ticket, Unserved::Long);
                 next.is_alarming |= entry.protocol == WireProtocol::Http;
             }
             next.skip()?;
@@ -408,7 +408,7 @@ impl Reader {
         // Only the first one's reply shows that something is wrong: its session counts the failure.
         let untold = match (end, self.entries.pop_front()) {
             (End::Failed(error), Some(first)) => {
-                match first.outbox.fail(first.ticket, Unserved::Failed(error)) {
+                match first.router.fail(first.ticket, Unserved::Failed(error)) {
                     Err(Unserved::Failed(error)) => Some(error),
                     _ => None,
                 }
@@ -423,10 +423,10 @@ impl Reader {
             self.backend.metrics.errors.add_one();
             self.backend.health.failed(&error);
         }
-        for Entry { outbox, ticket, .. } in self.entries {
+        for Entry { router, ticket, .. } in self.entries {
             let unserved = if is_gone { Unserved::Gone } else { Unserved::Stale };
             // A client that took its commands back does not care.
-            let _ = outbox.fail(ticket, unserved);
+            let _ = router.fail(ticket, unserved);
         }
     }
 }
@@ -494,7 +494,7 @@ impl NextReplies {
         let time = self.time.unwrap_or_default();
         replies.slowest = time;
         let bytes = &buffer[self.start..self.whole];
-        let progress = entry.outbox.deliver(entry.ticket, bytes, &replies, || {
+        let progress = entry.router.deliver(entry.ticket, bytes, &replies, || {
             // An HTTP request is counted when its answer is made.
             if entry.protocol == WireProtocol::Resp {
                 backend.metrics.answer_many(WireProtocol::Resp, time, replies.answered);

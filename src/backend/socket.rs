@@ -15,9 +15,9 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
 use super::error::{LEFT_BUSY, STUCK, is_timeout};
-use crate::health::{Health, State};
-use crate::replays::Replays;
-use crate::slow::{self, Class, Decision, OpenRead, Situation, TimeLimits};
+use crate::balance::retry_budget::RetryBudget;
+use crate::balance::slow::{self, Class, Decision, OpenRead, Situation, TimeLimits};
+use crate::health::{BackendState, Health};
 
 /// The kernel probes a connection that was silent for so long, …
 const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
@@ -40,8 +40,8 @@ const ORDER_MARGIN: Duration = Duration::from_millis(50);
 
 /// How long a try waits for a backend that is silent.
 #[derive(Debug, Clone)]
-pub enum Patience {
-    /// A read's try on a backend that serves: as [`decide`](crate::slow::decide) says.
+pub enum WaitPolicy {
+    /// A read's try on a backend that serves: as [`decide`](crate::balance::slow::decide) says.
     Read {
         /// What is known of the read.
         class: Class,
@@ -56,7 +56,7 @@ pub enum Patience {
     Until(Instant),
 }
 
-impl Patience {
+impl WaitPolicy {
     /// That of a read which is answered at once.
     pub const QUICK: Self = Self::Read { class: Class::Quick, open: None };
 
@@ -69,18 +69,18 @@ impl Patience {
 
 /// What the waits for one backend need to know.
 #[derive(Debug)]
-pub struct Waits {
+pub struct Timeouts {
     /// The backend's state.
     pub health: Arc<Health>,
     /// How many reads may be sent again.
-    pub replays: Arc<Replays>,
+    pub retry_budget: Arc<RetryBudget>,
     /// How long it may usually be silent.
     pub timeout: Duration,
     /// How long it may be silent when there is no other.
     pub read_timeout: Duration,
 }
 
-impl Waits {
+impl Timeouts {
     /// Nobody waits for longer than this.
     pub fn longest(&self) -> Duration {
         self.timeout.max(self.read_timeout) * 2
@@ -99,7 +99,7 @@ impl Waits {
     /// A read has met silence, for longer than is usual. `is_due` where the backend had the time that
     /// it is due.
     fn may_wait_on(&self, class: Class, silent: Duration, is_due: bool) -> io::Result<bool> {
-        let Self { health, replays, timeout, read_timeout } = self;
+        let Self { health, retry_budget, timeout, read_timeout } = self;
         let limits = TimeLimits { backend: *timeout, read: *read_timeout };
         let mut now = self.situation(class, silent);
         if is_due && slow::is_suspicious(&now, limits) {
@@ -110,7 +110,7 @@ impl Waits {
         now.silent = now.silent.max(*timeout);
         match slow::decide(&now, limits) {
             Decision::Wait => Ok(true),
-            Decision::Leave { is_free } => Ok(!(is_free || replays.take())),
+            Decision::Leave { is_free } => Ok(!(is_free || retry_budget.withdraw())),
             Decision::LeaveBusy => Err(LEFT_BUSY.into()),
             Decision::Stuck => Err(STUCK.into()),
             Decision::GiveUp => Ok(false),
@@ -140,12 +140,12 @@ impl Waits {
     }
 }
 
-/// A socket that waits as long as its user's patience lasts.
+/// A socket that waits as long as its user's wait_policy lasts.
 #[derive(Debug)]
 pub struct PatientSocket {
     socket: Arc<Socket>,
-    waits: Arc<Waits>,
-    patience: Patience,
+    timeouts: Arc<Timeouts>,
+    wait_policy: WaitPolicy,
     /// A silence up to here says nothing.
     usual: Duration,
     /// The socket's own timeout.
@@ -154,14 +154,14 @@ pub struct PatientSocket {
 
 impl PatientSocket {
     /// A silence of the backend timeout ends each wait, until that is changed.
-    pub fn new(socket: Socket, waits: Arc<Waits>, patience: Patience) -> Self {
-        let usual = waits.timeout;
-        Self { socket: Arc::new(socket), waits, patience, usual, step: usual }
+    pub fn new(socket: Socket, timeouts: Arc<Timeouts>, wait_policy: WaitPolicy) -> Self {
+        let usual = timeouts.timeout;
+        Self { socket: Arc::new(socket), timeouts, wait_policy, usual, step: usual }
     }
 
     /// From now on it waits like this.
-    pub fn set_patience(&mut self, patience: Patience) {
-        self.patience = patience;
+    pub fn set_wait_policy(&mut self, wait_policy: WaitPolicy) {
+        self.wait_policy = wait_policy;
     }
 
     /// The socket itself, for those who wait in their own way.
@@ -170,14 +170,14 @@ impl PatientSocket {
     }
 
     /// How it waits.
-    pub fn patience(&self) -> Patience {
-        self.patience.clone()
+    pub fn wait_policy(&self) -> WaitPolicy {
+        self.wait_policy.clone()
     }
 
     /// The read that is unanswered here, where it is not quick.
     pub fn open_read(&self) -> Option<&OpenRead> {
-        match &self.patience {
-            Patience::Read { open, .. } => open.as_deref(),
+        match &self.wait_policy {
+            WaitPolicy::Read { open, .. } => open.as_deref(),
             _ => None,
         }
     }
@@ -191,18 +191,18 @@ impl PatientSocket {
 
     /// How long a backend may usually be silent.
     pub fn usual_timeout(&self) -> Duration {
-        self.waits.timeout
+        self.timeouts.timeout
     }
 
     /// A request goes out for which a silence up to `usual` says nothing.
     pub fn expect_silence(&mut self, usual: Duration) -> io::Result<()> {
         self.usual = usual;
-        let step = match &self.patience {
-            Patience::Until(deadline) => left(*deadline),
-            Patience::Probe(_) | Patience::LastResort(_) => usual.min(LONG_WAIT_STEP),
+        let step = match &self.wait_policy {
+            WaitPolicy::Until(deadline) => left(*deadline),
+            WaitPolicy::Probe(_) | WaitPolicy::LastResort(_) => usual.min(LONG_WAIT_STEP),
             // That it is overdue is to be noticed in time.
-            Patience::Read { open: Some(_), .. } => usual.min(LONG_WAIT_STEP),
-            Patience::Read { .. } => usual,
+            WaitPolicy::Read { open: Some(_), .. } => usual.min(LONG_WAIT_STEP),
+            WaitPolicy::Read { .. } => usual,
         };
         self.set_step(step)
     }
@@ -222,20 +222,20 @@ impl PatientSocket {
     /// When the backend answers others meanwhile: the connection is broken, or the read is a slow one
     /// of a kind that holds up nobody else.
     fn may_wait(&mut self, silent: Duration) -> io::Result<bool> {
-        let may_wait = match &self.patience {
-            Patience::Until(deadline) => Instant::now() < *deadline,
-            Patience::Probe(deadline) => {
-                Instant::now() < *deadline && self.waits.health.state() == State::Up
+        let may_wait = match &self.wait_policy {
+            WaitPolicy::Until(deadline) => Instant::now() < *deadline,
+            WaitPolicy::Probe(deadline) => {
+                Instant::now() < *deadline && self.timeouts.health.state() == BackendState::Up
             }
-            Patience::LastResort(deadline) => {
-                let Waits { health, replays, .. } = &*self.waits;
+            WaitPolicy::LastResort(deadline) => {
+                let Timeouts { health, retry_budget, .. } = &*self.timeouts;
                 let is_usual = silent < self.usual;
-                if !is_usual && self.waits.answers_checks(silent) && health.has_other() {
+                if !is_usual && self.timeouts.answers_checks(silent) && health.has_other() {
                     return Err(STUCK.into());
                 }
-                Instant::now() < *deadline && !(health.has_better() && replays.take())
+                Instant::now() < *deadline && !(health.has_better() && retry_budget.withdraw())
             }
-            Patience::Read { class, open } => {
+            WaitPolicy::Read { class, open } => {
                 if let Some(open) = open {
                     open.note_silence(silent);
                 }
@@ -243,17 +243,17 @@ impl PatientSocket {
                 let has_begun = open.as_ref().is_some_and(|open| open.has_begun());
                 let class = if has_begun { Class::Quick } else { *class };
                 // A connection that was waited for left the backend less time than it is due.
-                let is_due = self.usual >= self.waits.timeout;
-                silent < self.usual || self.waits.may_wait_on(class, silent, is_due)?
+                let is_due = self.usual >= self.timeouts.timeout;
+                silent < self.usual || self.timeouts.may_wait_on(class, silent, is_due)?
             }
         };
         if may_wait {
-            self.set_step(match &self.patience {
-                Patience::Until(deadline) => left(*deadline),
-                Patience::Probe(deadline) | Patience::LastResort(deadline) => {
+            self.set_step(match &self.wait_policy {
+                WaitPolicy::Until(deadline) => left(*deadline),
+                WaitPolicy::Probe(deadline) | WaitPolicy::LastResort(deadline) => {
                     left(*deadline).min(LONG_WAIT_STEP)
                 }
-                Patience::Read { .. } => LONG_WAIT_STEP,
+                WaitPolicy::Read { .. } => LONG_WAIT_STEP,
             })?;
         }
         Ok(may_wait)
@@ -267,7 +267,7 @@ fn left(deadline: Instant) -> Duration {
 
 impl Read for PatientSocket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if let Patience::Until(deadline) = self.patience
+        if let WaitPolicy::Until(deadline) = self.wait_policy
             && Instant::now() >= deadline
         {
             return Err(io::ErrorKind::TimedOut.into());
@@ -297,7 +297,7 @@ impl Write for PatientSocket {
             let written = (&*self.socket).write(bytes);
             match &written {
                 Err(error) if is_timeout(error) => {
-                    silent += self.waits.timeout;
+                    silent += self.timeouts.timeout;
                     if !self.may_wait(silent)? {
                         return written;
                     }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use log::warn;
 
 use super::error::{BackendError, shown};
-use crate::balance::{ConnectionTable, State};
-use crate::lock::{Mutex, lock};
+use crate::balance::{BackendState, ConnectionTable};
+use crate::sync::{Mutex, lock};
 
 /// A refusal counts as a server's for so long after the server has said it.
 const REFUSAL_TIME: Duration = Duration::from_secs(10);
@@ -46,7 +46,7 @@ const TABLE: [(&str, &str, Inability); 14] = [
     // server.c: createSharedObjects, processCommand.
     ("LOADING", " is loading the dataset in memory", Inability::Server),
     // server.c: createSharedObjects, processCommand; script.c: scriptPrepareForRun.
-    ("MASTERDOWN", "Link with MASTER is down", Inability::Server),
+    ("MASTERDOWN", "Connection with MASTER is down", Inability::Server),
     // server.c: createSharedObjects (slowevalerr, slowscripterr, slowmoduleerr), processCommand.
     ("BUSY", " is busy running ", Inability::Server),
     // server.c: createSharedObjects, processCommand; networking.c: helloCommand.
@@ -100,19 +100,19 @@ pub fn serves_reads(error: &str) -> bool {
 #[derive(Debug)]
 pub struct Refusals {
     table: Arc<ConnectionTable>,
-    said: Mutex<Vec<Refusal>>,
+    said: Mutex<Vec<RefusedCommand>>,
 }
 
 /// One refusal, and when each server has said it last.
 #[derive(Debug)]
-struct Refusal {
+struct RefusedCommand {
     text: String,
     at: Vec<Option<Instant>>,
     /// When the log said so last, for each server.
     warned: Vec<Option<Instant>>,
 }
 
-impl Refusal {
+impl RefusedCommand {
     fn last(&self) -> Option<Instant> {
         self.at.iter().flatten().max().copied()
     }
@@ -141,7 +141,7 @@ impl Refusals {
                 said.swap_remove(oldest);
             }
             let none = || vec![None; backends];
-            said.push(Refusal { text: text.to_owned(), at: none(), warned: none() });
+            said.push(RefusedCommand { text: text.to_owned(), at: none(), warned: none() });
             said.len() - 1
         });
         let is_recent = |at: &Option<Instant>, time| {
@@ -156,7 +156,7 @@ impl Refusals {
         }
         let recent: Vec<bool> = refusal.at.iter().map(|at| is_recent(at, REFUSAL_TIME)).collect();
         drop(said);
-        let can_be_asked = |other: usize| self.table.state(other) <= State::Suspect;
+        let can_be_asked = |other: usize| self.table.state(other) <= BackendState::Suspect;
         let by_all = (0..backends).all(|other| recent[other] || !can_be_asked(other));
         (by_all, warns)
     }
@@ -239,11 +239,11 @@ mod tests {
             ("LOADING Redis is loading the dataset in memory", Some(Server)),
             ("LOADING Valkey is loading the dataset in memory", Some(Server)),
             (
-                "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+                "MASTERDOWN Connection with MASTER is down and replica-serve-stale-data is set to 'no'.",
                 Some(Server),
             ),
             (
-                "MASTERDOWN Link with MASTER is down, replica-serve-stale-data is set to 'no' and \
+                "MASTERDOWN Connection with MASTER is down, replica-serve-stale-data is set to 'no' and \
                  'allow-stale' flag is not set on the script.",
                 Some(Server),
             ),
@@ -296,7 +296,7 @@ mod tests {
     /// Three servers that are up, and what they refuse.
     fn three() -> (Arc<ConnectionTable>, Arc<Refusals>) {
         let table = ConnectionTable::new(3, Duration::ZERO);
-        (0..3).for_each(|backend| table.set_state(backend, State::Up, false));
+        (0..3).for_each(|backend| table.set_state(backend, BackendState::Up, false));
         let refusals = Refusals::new(Arc::clone(&table));
         (table, refusals)
     }
@@ -313,8 +313,8 @@ mod tests {
         assert!(refusals.note(0, NOPERM, now + REFUSAL_TIME / 2).0);
         assert!(!refusals.note(0, NOPERM, now + REFUSAL_TIME).0, "the others may permit it now");
         // A server that can't be asked has no say.
-        table.set_state(1, State::Down, false);
-        table.set_state(2, State::Syncing, false);
+        table.set_state(1, BackendState::Down, false);
+        table.set_state(2, BackendState::Syncing, false);
         assert!(refusals.note(0, NOPERM, now + REFUSAL_TIME).0);
     }
 

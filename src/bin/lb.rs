@@ -9,9 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use log::{info, warn};
-use redis_lb::balancer::{Balancer, Phase};
+use redis_lb::balance::{Balancer, Phase};
 use redis_lb::config::Config;
-use redis_lb::{check, checker, history, listener, logging, start};
+use redis_lb::health::checker;
+use redis_lb::observe::history;
+use redis_lb::server::{listener, start};
+use redis_lb::{doctor, logging};
 
 fn main() -> ExitCode {
     let config = Config::from_command_line();
@@ -27,7 +30,7 @@ fn main() -> ExitCode {
 
 /// Fails where something is wrong with the backends.
 fn check(config: Config) -> anyhow::Result<ExitCode> {
-    let findings = check::check(config);
+    let findings = doctor::check(config);
     std::io::stdout()
         .write_all(findings.text().as_bytes())
         .context("what was found can't be printed")?;

@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
-use redis_lb::address::{self, DEFAULT_BACKENDS};
-use redis_lb::cli;
-use redis_lb::dataset::Dataset;
-use redis_lb::seed::{Settings, seed, table};
+use redis_lb::config::address::{self, DEFAULT_BACKENDS};
+use redis_lb::config::cli;
+use redis_lb::load::dataset::Dataset;
+use redis_lb::load::seed::{SeedSettings, seed, table};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -62,7 +62,7 @@ fn main() -> anyhow::Result<ExitCode> {
         }
     };
     say(format_args!("{}: {} rows, all well-formed", cli.file.display(), dataset.rows()));
-    let settings = Settings { prefix: cli.prefix, batch_rows: cli.batch.into() };
+    let settings = SeedSettings { prefix: cli.prefix, batch_rows: cli.batch.into() };
     let reports = seed(&dataset, &backends, &settings);
     for report in &reports {
         if let Some(failure) = &report.failure {

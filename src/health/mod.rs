@@ -7,6 +7,7 @@
 //!
 //! [`rule::judge`] decides what a check means; this module applies the verdict.
 
+pub mod checker;
 mod report;
 pub mod rule;
 #[cfg(test)]
@@ -25,9 +26,9 @@ use log::{error, info, warn};
 pub use self::report::{Keys, Report};
 use self::rule::{Cause, Facts, Identity, Seen, Standing, Unproven, Verdict};
 pub use self::rule::{Databases, Known};
+pub use crate::balance::BackendState;
 use crate::balance::ConnectionTable;
-pub use crate::balance::State;
-use crate::lock::{Mutex, lock};
+use crate::sync::{Mutex, lock};
 
 /// The changes that are kept of each backend.
 const MAX_CHANGES: usize = 32;
@@ -61,7 +62,7 @@ impl DatabasesInUse {
 
 /// When a server counts as away, back, and forgotten.
 #[derive(Debug, Clone, Copy)]
-pub struct Settings {
+pub struct HealthSettings {
     /// Failed checks in a row until it is down.
     pub fall: u32,
     /// Good checks in a row until it is up again.
@@ -79,7 +80,7 @@ pub struct Change {
     /// When it came about.
     pub at: SystemTime,
     /// What the state has been since.
-    pub state: State,
+    pub state: BackendState,
     /// Why, in words.
     pub reason: String,
 }
@@ -88,7 +89,7 @@ pub struct Change {
 #[derive(Debug, Clone)]
 pub struct Summary {
     /// How it is.
-    pub state: State,
+    pub state: BackendState,
     /// For how long.
     pub state_for: Duration,
     /// Why; what it still lacks, while it is syncing.
@@ -114,7 +115,7 @@ pub struct Health {
     name: String,
     backend: usize,
     table: Arc<ConnectionTable>,
-    settings: Settings,
+    settings: HealthSettings,
     in_use: Arc<DatabasesInUse>,
     /// The databases that must not be read, as [`Databases`] has them: a copy of what the record says,
     /// read on every request without a lock.
@@ -126,7 +127,7 @@ pub struct Health {
 
 #[derive(Debug)]
 struct Record {
-    state: State,
+    state: BackendState,
     reason: String,
     since: Instant,
     known: Known,
@@ -161,11 +162,11 @@ impl Health {
         name: &str,
         backend: usize,
         table: Arc<ConnectionTable>,
-        settings: Settings,
+        settings: HealthSettings,
         in_use: Arc<DatabasesInUse>,
     ) -> Arc<Self> {
         let record = Record {
-            state: State::Down,
+            state: BackendState::Down,
             reason: "not checked yet".to_owned(),
             since: Instant::now(),
             known: Known::default(),
@@ -208,7 +209,7 @@ impl Health {
     }
 
     /// How it is.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> BackendState {
         lock(&self.record).state
     }
 
@@ -221,7 +222,7 @@ impl Health {
             state_for: record.since.elapsed(),
             // Keys come and go while it is up.
             reason: match (record.state, seen) {
-                (State::Up, Some(report)) => record.while_up(report),
+                (BackendState::Up, Some(report)) => record.while_up(report),
                 _ => record.reason.clone(),
             },
             keys: seen.and_then(|report| report.keys.as_ref()).map(Keys::total),
@@ -260,7 +261,8 @@ impl Health {
     /// When it ceased to be up, if it was and is no more.
     pub fn left_up(&self) -> Option<Instant> {
         let record = lock(&self.record);
-        (record.state != State::Up && record.known.accepted.is_some()).then_some(record.since)
+        (record.state != BackendState::Up && record.known.accepted.is_some())
+            .then_some(record.since)
     }
 
     /// The rights that its user lacked at the last check.
@@ -304,9 +306,9 @@ impl Health {
     pub fn trouble(&self) -> Option<String> {
         let record = lock(&self.record);
         match record.state {
-            State::Up => None,
-            State::Syncing => Some(format!("syncing: {}", record.reason)),
-            State::Suspect | State::Down => Some(record.last_failure.clone()),
+            BackendState::Up => None,
+            BackendState::Syncing => Some(format!("syncing: {}", record.reason)),
+            BackendState::Suspect | BackendState::Down => Some(record.last_failure.clone()),
         }
     }
 
@@ -318,7 +320,7 @@ impl Health {
     /// Since when it is up, if it is.
     pub fn up_since(&self) -> Option<Instant> {
         let record = lock(&self.record);
-        (record.state == State::Up).then_some(record.since)
+        (record.state == BackendState::Up).then_some(record.since)
     }
 
     /// Whether this database may be read from it, without a lock. Notes that it is asked for.
@@ -350,7 +352,7 @@ impl Health {
     /// Why this database must not be read from it, if it is up all the same.
     pub fn refusal_while_up(&self, database: i64) -> Option<String> {
         let refusal = self.refusal(database)?;
-        (self.state() == State::Up).then_some(refusal)
+        (self.state() == BackendState::Up).then_some(refusal)
     }
 
     /// Whether a connection to this server process may be used; if not, why.
@@ -373,9 +375,9 @@ impl Health {
         let mut record = lock(&self.record);
         record.last_failure = error.to_string();
         record.failed_at = Some(Instant::now());
-        if record.state == State::Up {
+        if record.state == BackendState::Up {
             let why = record.last_failure.clone();
-            self.change(&mut record, State::Suspect, why, false);
+            self.change(&mut record, BackendState::Suspect, why, false);
         }
     }
 
@@ -396,12 +398,12 @@ impl Health {
         }
         let why = record.last_failure.clone();
         match record.state {
-            State::Down => record.reason = why,
+            BackendState::Down => record.reason = why,
             _ if record.bad >= self.settings.fall => {
-                self.change(&mut record, State::Down, why, false)
+                self.change(&mut record, BackendState::Down, why, false)
             }
-            State::Up => self.change(&mut record, State::Suspect, why, false),
-            State::Suspect | State::Syncing => {}
+            BackendState::Up => self.change(&mut record, BackendState::Suspect, why, false),
+            BackendState::Suspect | BackendState::Syncing => {}
         }
     }
 
@@ -510,14 +512,16 @@ impl Health {
     /// It has nothing to prove, as a whole: whether it is up is a matter of whether it answers.
     fn serve(&self, record: &mut Record, report: &Report, began: Instant, now: Instant) {
         match record.state {
-            State::Up => record.accept_identity(report, now),
+            BackendState::Up => record.accept_identity(report, now),
             // A check may have been answered before the failure.
-            State::Suspect if record.failed_at.is_some_and(|failed_at| began < failed_at) => {}
-            State::Suspect if record.distrusted_until.is_some_and(|until| began < until) => {}
-            State::Suspect => {
+            BackendState::Suspect
+                if record.failed_at.is_some_and(|failed_at| began < failed_at) => {}
+            BackendState::Suspect if record.distrusted_until.is_some_and(|until| began < until) => {
+            }
+            BackendState::Suspect => {
                 self.accept(record, report, now, "it answers again".to_owned(), false)
             }
-            State::Down | State::Syncing => {
+            BackendState::Down | BackendState::Syncing => {
                 record.good += 1;
                 if record.good >= self.settings.rise {
                     let why = format!("it answers again; {}", keys_in_words(report));
@@ -564,8 +568,8 @@ impl Health {
         record.known.must_prove = Some(cause);
         self.unread.store(Databases::ALL.bits(), Ordering::Release);
         match record.state {
-            State::Syncing => record.reason = reason,
-            _ => self.change(record, State::Syncing, reason, false),
+            BackendState::Syncing => record.reason = reason,
+            _ => self.change(record, BackendState::Syncing, reason, false),
         }
     }
 
@@ -576,8 +580,8 @@ impl Health {
         record.known.must_prove = Some(Cause::WasUnserved);
         self.unread.store(Databases::ALL.bits(), Ordering::Release);
         record.last_failure.clone_from(&reason);
-        if record.state != State::Down || record.reason != reason {
-            self.change(record, State::Down, reason, false);
+        if record.state != BackendState::Down || record.reason != reason {
+            self.change(record, BackendState::Down, reason, false);
         }
     }
 
@@ -593,12 +597,12 @@ impl Health {
         record.accept_identity(report, now);
         self.unread.store(record.unread().bits(), Ordering::Release);
         record.good = 0;
-        self.change(record, State::Up, why, slowly);
+        self.change(record, BackendState::Up, why, slowly);
     }
 
-    fn change(&self, record: &mut Record, state: State, reason: String, slowly: bool) {
+    fn change(&self, record: &mut Record, state: BackendState, reason: String, slowly: bool) {
         match state {
-            State::Up => info!("{} is up: {reason}", self.name),
+            BackendState::Up => info!("{} is up: {reason}", self.name),
             _ => warn!("{} is {state}: {reason}", self.name),
         }
         record.state = state;
@@ -633,7 +637,7 @@ impl Record {
     /// What is known of it now.
     fn known(&self) -> Known {
         Known {
-            is_serving: matches!(self.state, State::Up | State::Suspect),
+            is_serving: matches!(self.state, BackendState::Up | BackendState::Suspect),
             answers: self.bad == 0,
             ..self.known.clone()
         }

@@ -8,7 +8,7 @@ struct Backend {
 /// `fall` is 3, `rise` is 2.
 fn backend() -> Backend {
     let table = ConnectionTable::new(1, Duration::ZERO);
-    let settings = Settings { fall: 3, rise: 2, forget_after: Duration::from_secs(600) };
+    let settings = HealthSettings { fall: 3, rise: 2, forget_after: Duration::from_secs(600) };
     let in_use = Arc::new(DatabasesInUse::default());
     in_use.note(Databases::of(0));
     Backend { health: Health::new("a:1", 0, Arc::clone(&table), settings, in_use), table }
@@ -39,22 +39,22 @@ fn other(keys: u64) -> Known {
 
 impl Backend {
     /// A check finds this, while others have 1000 keys.
-    fn checked(&self, report: &Report) -> State {
+    fn checked(&self, report: &Report) -> BackendState {
         self.checked_beside(report, Some(1000))
     }
 
-    fn checked_beside(&self, report: &Report, others: Option<u64>) -> State {
+    fn checked_beside(&self, report: &Report, others: Option<u64>) -> BackendState {
         let others: Vec<Known> = others.map(other).into_iter().collect();
         self.health.check_answered(report, Instant::now(), &others);
         self.health.state()
     }
 
-    fn failed(&self) -> State {
+    fn failed(&self) -> BackendState {
         self.health.failed(&"connection lost");
         self.health.state()
     }
 
-    fn check_failed(&self) -> State {
+    fn check_failed(&self) -> BackendState {
         self.health.check_failed(&"timed out", true);
         self.health.state()
     }
@@ -71,13 +71,13 @@ impl Backend {
 #[test]
 fn one_failure_makes_it_suspect_and_one_good_check_clears_it() {
     let backend = good_backend();
-    assert_eq!(backend.failed(), State::Suspect);
-    assert_eq!(backend.table.state(0), State::Suspect);
+    assert_eq!(backend.failed(), BackendState::Suspect);
+    assert_eq!(backend.table.state(0), BackendState::Suspect);
     assert_eq!(backend.reason(), "connection lost");
     assert!(backend.is_readable("one"), "as a last resort");
-    assert_eq!(backend.checked(&report("one", 1000)), State::Up);
-    assert_eq!(backend.check_failed(), State::Suspect);
-    assert_eq!(backend.checked(&report("one", 1000)), State::Up);
+    assert_eq!(backend.checked(&report("one", 1000)), BackendState::Up);
+    assert_eq!(backend.check_failed(), BackendState::Suspect);
+    assert_eq!(backend.checked(&report("one", 1000)), BackendState::Up);
 }
 
 #[test]
@@ -85,24 +85,24 @@ fn a_check_that_began_before_the_failure_clears_nothing() {
     let backend = good_backend();
     let began = Instant::now();
     std::thread::sleep(Duration::from_millis(1));
-    assert_eq!(backend.failed(), State::Suspect);
+    assert_eq!(backend.failed(), BackendState::Suspect);
     backend.health.check_answered(&report("one", 1000), began, &[]);
-    assert_eq!(backend.health.state(), State::Suspect);
+    assert_eq!(backend.health.state(), BackendState::Suspect);
 }
 
 #[test]
 fn failed_checks_in_a_row_bring_it_down_and_good_ones_back() {
     let backend = good_backend();
-    assert_eq!(backend.failed(), State::Suspect);
-    assert_eq!(backend.check_failed(), State::Suspect);
-    assert_eq!(backend.check_failed(), State::Suspect);
-    assert_eq!(backend.check_failed(), State::Down);
-    assert_eq!(backend.table.state(0), State::Down);
-    assert_eq!(backend.failed(), State::Down);
-    assert_eq!(backend.checked(&report("one", 1000)), State::Down);
-    assert_eq!(backend.check_failed(), State::Down, "begins anew");
-    assert_eq!(backend.checked(&report("one", 1000)), State::Down);
-    assert_eq!(backend.checked(&report("one", 1000)), State::Up);
+    assert_eq!(backend.failed(), BackendState::Suspect);
+    assert_eq!(backend.check_failed(), BackendState::Suspect);
+    assert_eq!(backend.check_failed(), BackendState::Suspect);
+    assert_eq!(backend.check_failed(), BackendState::Down);
+    assert_eq!(backend.table.state(0), BackendState::Down);
+    assert_eq!(backend.failed(), BackendState::Down);
+    assert_eq!(backend.checked(&report("one", 1000)), BackendState::Down);
+    assert_eq!(backend.check_failed(), BackendState::Down, "begins anew");
+    assert_eq!(backend.checked(&report("one", 1000)), BackendState::Down);
+    assert_eq!(backend.checked(&report("one", 1000)), BackendState::Up);
 }
 
 #[test]
@@ -111,17 +111,17 @@ fn a_server_that_no_check_has_accepted_is_not_read_from() {
     assert!(backend.is_readable("one"));
     let error = backend.health.admit("two").expect_err("not accepted");
     assert!(error.contains("restarted"), "{error}");
-    assert_eq!(backend.health.state(), State::Syncing);
-    assert_eq!(backend.table.state(0), State::Syncing);
+    assert_eq!(backend.health.state(), BackendState::Syncing);
+    assert_eq!(backend.table.state(0), BackendState::Syncing);
     assert!(!backend.is_readable("one"), "whoever comes");
-    assert_eq!(backend.checked(&report("two", 0)), State::Syncing);
+    assert_eq!(backend.checked(&report("two", 0)), BackendState::Syncing);
     assert!(backend.reason().contains("0 of 1000 keys"), "{}", backend.reason());
-    assert_eq!(backend.checked(&report("two", 500)), State::Syncing);
-    assert_eq!(backend.checked(&report("two", 989)), State::Syncing);
-    assert_eq!(backend.checked(&report("two", 999)), State::Syncing, "it still grows");
-    assert_eq!(backend.checked(&report("two", 999)), State::Syncing, "once is not enough");
+    assert_eq!(backend.checked(&report("two", 500)), BackendState::Syncing);
+    assert_eq!(backend.checked(&report("two", 989)), BackendState::Syncing);
+    assert_eq!(backend.checked(&report("two", 999)), BackendState::Syncing, "it still grows");
+    assert_eq!(backend.checked(&report("two", 999)), BackendState::Syncing, "once is not enough");
     assert!(!backend.is_readable("two"));
-    assert_eq!(backend.checked(&report("two", 999)), State::Up);
+    assert_eq!(backend.checked(&report("two", 999)), BackendState::Up);
     assert!(backend.is_readable("two"));
     assert!(!backend.is_readable("one"), "it is gone");
 }
@@ -129,37 +129,37 @@ fn a_server_that_no_check_has_accepted_is_not_read_from() {
 #[test]
 fn it_stays_unread_when_it_fails_before_it_has_its_data() {
     let backend = good_backend();
-    assert_eq!(backend.checked(&report("two", 10)), State::Syncing);
+    assert_eq!(backend.checked(&report("two", 10)), BackendState::Syncing);
     for _ in 0..3 {
         backend.check_failed();
     }
-    assert_eq!(backend.health.state(), State::Down);
+    assert_eq!(backend.health.state(), BackendState::Down);
     assert!(!backend.is_readable("two"), "not even as a last resort");
-    assert_eq!(backend.checked(&report("two", 10)), State::Syncing);
-    assert_eq!(backend.checked(&report("two", 1000)), State::Syncing);
-    assert_eq!(backend.checked(&report("two", 1000)), State::Syncing);
-    assert_eq!(backend.checked(&report("two", 1000)), State::Up);
+    assert_eq!(backend.checked(&report("two", 10)), BackendState::Syncing);
+    assert_eq!(backend.checked(&report("two", 1000)), BackendState::Syncing);
+    assert_eq!(backend.checked(&report("two", 1000)), BackendState::Syncing);
+    assert_eq!(backend.checked(&report("two", 1000)), BackendState::Up);
 }
 
 #[test]
 fn a_server_that_was_restarted_between_two_proofs_begins_anew() {
     let backend = good_backend();
-    assert_eq!(backend.checked(&report("two", 1000)), State::Syncing);
-    assert_eq!(backend.checked(&report("three", 0)), State::Syncing);
-    assert_eq!(backend.checked(&report("three", 1000)), State::Syncing);
-    assert_eq!(backend.checked(&report("three", 1000)), State::Syncing);
-    assert_eq!(backend.checked(&report("three", 1000)), State::Up);
+    assert_eq!(backend.checked(&report("two", 1000)), BackendState::Syncing);
+    assert_eq!(backend.checked(&report("three", 0)), BackendState::Syncing);
+    assert_eq!(backend.checked(&report("three", 1000)), BackendState::Syncing);
+    assert_eq!(backend.checked(&report("three", 1000)), BackendState::Syncing);
+    assert_eq!(backend.checked(&report("three", 1000)), BackendState::Up);
 }
 
 #[test]
 fn more_keys_and_fewer_put_nobody_out() {
     let backend = good_backend();
     for keys in [5000, 2500, 1, 0, 3] {
-        assert_eq!(backend.checked_beside(&report("one", keys), Some(2500)), State::Up);
+        assert_eq!(backend.checked_beside(&report("one", keys), Some(2500)), BackendState::Up);
         assert!(backend.is_readable("one"), "{keys}");
     }
     assert!(backend.reason().contains("another server 2500"), "{}", backend.reason());
-    assert_eq!(backend.checked(&report("one", 1000)), State::Up);
+    assert_eq!(backend.checked(&report("one", 1000)), BackendState::Up);
     assert!(!backend.reason().contains("another server"), "{}", backend.reason());
 }
 
@@ -171,14 +171,22 @@ fn replica(replication_id: &str, keys: u64) -> Report {
 fn a_replica_that_was_filled_anew_serves_on_if_it_is_complete_and_else_not_at_all() {
     let backend = backend();
     backend.health.accept_first(&replica("first", 1000), &[], Instant::now());
-    assert_eq!(backend.checked(&replica("second", 1000)), State::Up);
-    assert_eq!(backend.checked(&replica("second", 400)), State::Up, "it was told to forget them");
-    assert_eq!(backend.checked(&replica("third", 0)), State::Syncing);
+    assert_eq!(backend.checked(&replica("second", 1000)), BackendState::Up);
+    assert_eq!(
+        backend.checked(&replica("second", 400)),
+        BackendState::Up,
+        "it was told to forget them"
+    );
+    assert_eq!(backend.checked(&replica("third", 0)), BackendState::Syncing);
     assert!(backend.reason().contains("filled anew by its primary; it has 0 of 1000 keys"));
     assert!(!backend.is_readable("one"));
-    assert_eq!(backend.checked(&replica("third", 1000)), State::Syncing);
-    assert_eq!(backend.checked(&replica("third", 1000)), State::Syncing, "once is not enough");
-    assert_eq!(backend.checked(&replica("third", 1000)), State::Up);
+    assert_eq!(backend.checked(&replica("third", 1000)), BackendState::Syncing);
+    assert_eq!(
+        backend.checked(&replica("third", 1000)),
+        BackendState::Syncing,
+        "once is not enough"
+    );
+    assert_eq!(backend.checked(&replica("third", 1000)), BackendState::Up);
 }
 
 fn in_databases(run_id: &str, counts: &[(u32, u64)]) -> Report {
@@ -197,10 +205,11 @@ fn one_that_is_incomplete_in_one_database_serves_the_others() {
         backend.health.check_answered(&in_databases("two", counts), Instant::now(), &[full()]);
         backend.health.state()
     };
-    assert_eq!(checked(&[(0, 9)]), State::Syncing);
+    assert_eq!(checked(&[(0, 9)]), BackendState::Syncing);
     assert!(!backend.health.serves(0));
     // One that is being loaded may get the other database in a moment.
-    let waited = (0..STILL_CHECKS).take_while(|_| checked(&[(0, 9)]) != State::Up).count() as u32;
+    let waited =
+        (0..STILL_CHECKS).take_while(|_| checked(&[(0, 9)]) != BackendState::Up).count() as u32;
     assert!(waited > 2 && waited < STILL_CHECKS, "{waited}");
     assert!(backend.health.serves(0) && !backend.health.serves(7) && backend.health.serves(3));
     let why = backend.health.refusal(7).expect("it is incomplete there");
@@ -208,11 +217,11 @@ fn one_that_is_incomplete_in_one_database_serves_the_others() {
     assert!(backend.reason().contains("database 7 (it has 0 of 9 keys)"), "{}", backend.reason());
     assert_eq!(
         checked(&[(0, 2), (7, 9)]),
-        State::Up,
+        BackendState::Up,
         "what it has lost in 0, it was told to forget"
     );
     assert!(backend.health.serves(0) && !backend.health.serves(7), "once is not enough");
-    assert_eq!(checked(&[(0, 2), (7, 9)]), State::Up);
+    assert_eq!(checked(&[(0, 2), (7, 9)]), BackendState::Up);
     assert!(backend.health.serves(7));
 }
 
@@ -228,8 +237,8 @@ fn one_that_has_just_loaded_its_data_serves_all_databases_at_once() {
     // While it loads, it has all of one database before it has any of the next, which nobody has read.
     let loading =
         Report { not_ready: Some("it is loading".to_owned()), ..in_databases("two", &[(0, 9)]) };
-    assert_eq!(checked(&loading), State::Syncing);
-    while checked(&in_databases("two", &full)) != State::Up {}
+    assert_eq!(checked(&loading), BackendState::Syncing);
+    while checked(&in_databases("two", &full)) != BackendState::Up {}
     assert!(backend.health.serves(0) && backend.health.serves(1));
 }
 
@@ -246,10 +255,10 @@ fn one_that_is_being_loaded_is_not_read_from_before_that_is_over() {
         backend.health.state()
     };
     for keys in 0..5 {
-        assert_eq!(checked(keys), State::Syncing);
-        assert_eq!(checked(keys), State::Syncing);
+        assert_eq!(checked(keys), BackendState::Syncing);
+        assert_eq!(checked(keys), BackendState::Syncing);
     }
-    let more = (0..STILL_CHECKS).take_while(|_| checked(4) != State::Up).count() as u32;
+    let more = (0..STILL_CHECKS).take_while(|_| checked(4) != BackendState::Up).count() as u32;
     assert!(more > STILL_CHECKS / 2 && more < STILL_CHECKS, "it gets no more: {more}");
     assert!(backend.health.serves(0) && !backend.health.serves(7));
 }
@@ -259,41 +268,41 @@ fn what_is_no_server_to_be_read_from_is_down_for_that_reason() {
     let backend = backend();
     let sentinel = Report { unserved: Some("it is a Sentinel".to_owned()), ..report("one", 0) };
     backend.health.accept_first(&sentinel, &[], Instant::now());
-    assert_eq!(backend.health.state(), State::Down);
-    assert_eq!(backend.checked(&sentinel), State::Down);
+    assert_eq!(backend.health.state(), BackendState::Down);
+    assert_eq!(backend.checked(&sentinel), BackendState::Down);
     assert_eq!(backend.reason(), "it is a Sentinel");
     assert_eq!(backend.health.admit("one"), Err("not served: it is a Sentinel".to_owned()));
-    assert_eq!(backend.health.state(), State::Down, "also when somebody tries");
-    assert_eq!(backend.checked(&report("two", 1000)), State::Syncing);
-    assert_eq!(backend.checked(&report("two", 1000)), State::Up);
-    assert_eq!(backend.checked(&sentinel), State::Down);
+    assert_eq!(backend.health.state(), BackendState::Down, "also when somebody tries");
+    assert_eq!(backend.checked(&report("two", 1000)), BackendState::Syncing);
+    assert_eq!(backend.checked(&report("two", 1000)), BackendState::Up);
+    assert_eq!(backend.checked(&sentinel), BackendState::Down);
     assert!(!backend.is_readable("one"));
 }
 
 #[test]
 fn where_clients_add_keys_all_the_time_a_full_server_is_complete() {
     let backend = good_backend();
-    assert_eq!(backend.checked(&report("two", 1000)), State::Syncing);
-    assert_eq!(backend.checked(&report("two", 1009)), State::Up);
+    assert_eq!(backend.checked(&report("two", 1000)), BackendState::Syncing);
+    assert_eq!(backend.checked(&report("two", 1009)), BackendState::Up);
 }
 
 #[test]
 fn a_server_that_is_loading_is_not_read_from() {
     let backend = good_backend();
     let loading = Report { not_ready: Some("it is loading".to_owned()), ..report("one", 0) };
-    assert_eq!(backend.checked(&loading), State::Syncing);
+    assert_eq!(backend.checked(&loading), BackendState::Syncing);
     assert_eq!(backend.reason(), "it is loading");
-    assert_eq!(backend.checked(&report("one", 1000)), State::Syncing);
-    assert_eq!(backend.checked(&report("one", 1000)), State::Syncing);
-    assert_eq!(backend.checked(&report("one", 1000)), State::Up);
+    assert_eq!(backend.checked(&report("one", 1000)), BackendState::Syncing);
+    assert_eq!(backend.checked(&report("one", 1000)), BackendState::Syncing);
+    assert_eq!(backend.checked(&report("one", 1000)), BackendState::Up);
 }
 
 #[test]
 fn where_nothing_is_known_the_first_that_answers_is_good() {
     let backend = backend();
-    assert_eq!(backend.check_failed(), State::Down);
-    assert_eq!(backend.checked_beside(&report("one", 7), None), State::Syncing);
-    assert_eq!(backend.checked_beside(&report("one", 7), None), State::Up);
+    assert_eq!(backend.check_failed(), BackendState::Down);
+    assert_eq!(backend.checked_beside(&report("one", 7), None), BackendState::Syncing);
+    assert_eq!(backend.checked_beside(&report("one", 7), None), BackendState::Up);
 }
 
 #[test]
@@ -306,6 +315,6 @@ fn each_change_is_kept_up_to_a_limit() {
     }
     let changes = backend.health.changes();
     assert_eq!(changes.len(), MAX_CHANGES);
-    assert_eq!(changes[MAX_CHANGES - 1].state, State::Up);
-    assert_eq!(changes[MAX_CHANGES - 2].state, State::Suspect);
+    assert_eq!(changes[MAX_CHANGES - 1].state, BackendState::Up);
+    assert_eq!(changes[MAX_CHANGES - 2].state, BackendState::Suspect);
 }

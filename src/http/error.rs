@@ -2,7 +2,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use crate::json::TextOrBase64;
+use crate::render::json::TextOrBase64;
 
 /// The body of every error: what is wrong, and where it helps, with what.
 #[derive(Debug, Default, Serialize)]

@@ -38,7 +38,7 @@ pub enum Format {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Target {
     /// What is below `/-/`.
-    Internal(Internal),
+    Admin(AdminTarget),
     /// `/favicon.ico`
     Favicon,
     /// A key's value. When there is a listing (the path ends in `:`, and no field or raw bytes are
@@ -50,7 +50,7 @@ pub enum Target {
 
 /// What is below `/-/`, where the balancer speaks of itself.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Internal {
+pub enum AdminTarget {
     /// `/-/`
     Page,
     /// `/-/status.json`
@@ -206,7 +206,7 @@ pub fn is_internal(target: &str) -> bool {
 pub fn parse(target: &str, html: bool) -> Result<Target, String> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     if let Some(path) = path.strip_prefix("/-/") {
-        return internal(path, query).map(Target::Internal);
+        return internal(path, query).map(Target::Admin);
     }
     if path == "/favicon.ico" {
         return Ok(Target::Favicon);
@@ -233,19 +233,19 @@ pub fn parse(target: &str, html: bool) -> Result<Target, String> {
 }
 
 /// Probes may carry whatever parameters they like.
-fn internal(path: &str, query: &str) -> Result<Internal, String> {
+fn internal(path: &str, query: &str) -> Result<AdminTarget, String> {
     Ok(match path {
-        "" => Internal::Page,
+        "" => AdminTarget::Page,
         "status.json" => {
             let mut query = Query::parse(query)?;
             let since = query.number("since", 0..=u64::MAX)?.unwrap_or(0);
-            Internal::Status { since }
+            AdminTarget::Status { since }
         }
-        "metrics" => Internal::Metrics,
-        "ping" => Internal::Ping,
-        "health" => Internal::Health,
-        "ready" => Internal::Ready,
-        _ => Internal::Unknown,
+        "metrics" => AdminTarget::Metrics,
+        "ping" => AdminTarget::Ping,
+        "health" => AdminTarget::Health,
+        "ready" => AdminTarget::Ready,
+        _ => AdminTarget::Unknown,
     })
 }
 
@@ -431,17 +431,17 @@ mod tests {
     #[test]
     fn what_is_ours_is_told_apart() {
         let internal = |target| match parse(target, false) {
-            Ok(Target::Internal(internal)) => internal,
+            Ok(Target::Admin(internal)) => internal,
             other => panic!("{target}: {other:?}"),
         };
-        assert_eq!(internal("/-/"), Internal::Page);
-        assert_eq!(internal("/-/status.json"), Internal::Status { since: 0 });
-        assert_eq!(internal("/-/status.json?since=7"), Internal::Status { since: 7 });
-        assert_eq!(internal("/-/metrics"), Internal::Metrics);
-        assert_eq!(internal("/-/ping"), Internal::Ping);
-        assert_eq!(internal("/-/health"), Internal::Health);
-        assert_eq!(internal("/-/ready?from=a"), Internal::Ready);
-        assert_eq!(internal("/-/else"), Internal::Unknown);
+        assert_eq!(internal("/-/"), AdminTarget::Page);
+        assert_eq!(internal("/-/status.json"), AdminTarget::Status { since: 0 });
+        assert_eq!(internal("/-/status.json?since=7"), AdminTarget::Status { since: 7 });
+        assert_eq!(internal("/-/metrics"), AdminTarget::Metrics);
+        assert_eq!(internal("/-/ping"), AdminTarget::Ping);
+        assert_eq!(internal("/-/health"), AdminTarget::Health);
+        assert_eq!(internal("/-/ready?from=a"), AdminTarget::Ready);
+        assert_eq!(internal("/-/else"), AdminTarget::Unknown);
         assert_eq!(parse("/favicon.ico?v=1", false), Ok(Target::Favicon));
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 pub use self::histogram::{Histogram, Times};
-use crate::protocol::WireProtocol;
+use crate::net::protocol::WireProtocol;
 
 /// Counts up from the start of the process, for any number of threads.
 #[derive(Debug, Default)]
@@ -88,7 +88,7 @@ pub struct BackendMetrics {
     /// Tries that failed: it could not be reached, was silent, or could not answer.
     pub errors: Counter,
     /// Those of them that were made again on another backend.
-    pub replays: Counter,
+    pub retries: Counter,
     /// Replies to Redis clients that are errors.
     pub error_replies: Counter,
 }

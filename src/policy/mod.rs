@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use crate::balance::slow::Script;
 use crate::metrics::{Counter, Refusal};
 use crate::resp::Command;
-use crate::slow::Script;
 pub use table::CommandTable;
 use table::{Flags, Name, Row};
 
@@ -36,7 +36,7 @@ pub enum Verdict {
     /// It goes to a backend as it is.
     Forward,
     /// The session handles it.
-    Own(Own),
+    Local(LocalCommand),
     /// It is answered with an error.
     Refuse(Refused),
     /// It is HTTP (`POST` or `Host:`): the connection is closed, as Redis does, since a browser
@@ -61,7 +61,7 @@ impl Refused {
 
 /// Commands that the session itself answers or handles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Own {
+pub enum LocalCommand {
     /// PING
     Ping,
     /// ECHO
@@ -201,7 +201,7 @@ enum Action {
     Forward,
     /// XREAD: forwarded if it has no BLOCK.
     ForwardUnlessBlock,
-    Own(Own),
+    Local(LocalCommand),
     Refuse(Refused),
 }
 
@@ -222,8 +222,8 @@ impl Policy {
     pub fn new(tables: &[Arc<CommandTable>], allowed: Allowed) -> Self {
         let maps: Vec<_> = tables.iter().map(|table| &table.commands).collect();
         let mut commands = Merge { tables: tables.len(), allowed }.entries("", &maps);
-        for &(path, arity, own) in rules::OWN {
-            add_own(&mut commands, path, arity, own);
+        for &(path, arity, own) in rules::LOCAL {
+            add_local(&mut commands, path, arity, own);
         }
         Self { commands, is_empty: tables.is_empty(), unknown: Arc::default() }
     }
@@ -293,12 +293,12 @@ impl Policy {
                 Verdict::Refuse(not_served("XREAD with BLOCK", rules::NO_BLOCK))
             }
             Action::ForwardUnlessBlock => Verdict::Forward,
-            Action::Own(own) => Verdict::Own(*own),
+            Action::Local(own) => Verdict::Local(*own),
             Action::Refuse(refused) => Verdict::Refuse(refused.clone()),
         }
     }
 
-    /// The same between MULTI and EXEC. `Forward` is to be queued by the backend, `Own` (MULTI,
+    /// The same between MULTI and EXEC. `Forward` is to be queued by the backend, `LocalCommand` (MULTI,
     /// EXEC, DISCARD, WATCH, RESET, QUIT) acts at once, and `Refuse` makes EXEC fail.
     pub fn verdict_in_transaction(&self, command: &Command) -> Verdict {
         Self::in_transaction(command, self.verdict(command))
@@ -310,17 +310,17 @@ impl Policy {
     }
 
     fn in_transaction(command: &Command, verdict: Verdict) -> Verdict {
-        use Own::{Discard, Echo, Exec, Multi, Ping, Quit, Reset, Time, Unwatch, Watch};
+        use LocalCommand::{Discard, Echo, Exec, Multi, Ping, Quit, Reset, Time, Unwatch, Watch};
         let is_about_session = || {
             let is = |name: &[u8]| command.name().eq_ignore_ascii_case(name);
             is(b"client") || is(b"command") || is(b"config")
         };
         match verdict {
-            Verdict::Own(Ping | Echo | Time | Unwatch) => Verdict::Forward,
-            Verdict::Own(own @ (Multi | Exec | Discard | Watch | Reset | Quit)) => {
-                Verdict::Own(own)
+            Verdict::Local(Ping | Echo | Time | Unwatch) => Verdict::Forward,
+            Verdict::Local(own @ (Multi | Exec | Discard | Watch | Reset | Quit)) => {
+                Verdict::Local(own)
             }
-            Verdict::Own(_) => not_in_transaction(command),
+            Verdict::Local(_) => not_in_transaction(command),
             Verdict::Forward if is_about_session() => not_in_transaction(command),
             other => other,
         }
@@ -363,7 +363,7 @@ impl Entry {
     fn arity_error(&self) -> Vec<u8> {
         // EXEC is the one command that Redis words otherwise, and that ends its transaction.
         let code: &[u8] = match self.action {
-            Action::Own(Own::Exec) => b"EXECABORT Transaction discarded because of:",
+            Action::Local(LocalCommand::Exec) => b"EXECABORT Transaction discarded because of:",
             _ => b"ERR",
         };
         [code, b" wrong number of arguments for '", &*self.full_name, b"' command"].concat()
@@ -446,7 +446,7 @@ fn loosest(one: i64, other: i64) -> i64 {
     if one == other { one } else { -one.saturating_abs().min(other.saturating_abs()) }
 }
 
-fn add_own(commands: &mut FxHashMap<Name, Entry>, path: &str, arity: i64, own: Own) {
+fn add_local(commands: &mut FxHashMap<Name, Entry>, path: &str, arity: i64, own: LocalCommand) {
     let entry = |path: &str, arity, action| Entry {
         full_name: path.replace(' ', "|").into_bytes().into(),
         arity,
@@ -456,7 +456,7 @@ fn add_own(commands: &mut FxHashMap<Name, Entry>, path: &str, arity: i64, own: O
         unlisted: None,
         count: Arc::default(),
     };
-    let own = entry(path, arity, Action::Own(own));
+    let own = entry(path, arity, Action::Local(own));
     match path.split_once(' ') {
         None => commands.insert(path.as_bytes().into(), own),
         Some((container, name)) => commands

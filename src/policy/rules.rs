@@ -3,7 +3,7 @@
 //!
 //! Names are in lower case, as Redis lists them; a space stands before a subcommand.
 
-use super::{Own, Subscription};
+use super::{LocalCommand, Subscription};
 
 /// What a write is told, in Redis's own words: clients know this error.
 pub const READONLY: &str = "READONLY You can't write against a read only replica.";
@@ -43,42 +43,42 @@ pub const FUNCTIONS_OFF: &str = "a function that only reads can still keep a ser
 
 /// The commands that the session handles, with their arities as of Redis 7.2: a backend may be
 /// older, or may have renamed them.
-pub const OWN: &[(&str, i64, Own)] = &[
-    ("auth", -2, Own::Auth),
-    ("client getname", 2, Own::ClientGetName),
-    ("client id", 2, Own::ClientId),
-    ("client info", 2, Own::ClientInfo),
-    ("client no-evict", 3, Own::ClientOk),
-    ("client no-touch", 3, Own::ClientOk),
-    ("client reply", 3, Own::ClientReply),
-    ("client setinfo", 4, Own::ClientSetInfo),
-    ("client setname", 3, Own::ClientSetName),
-    ("config get", -3, Own::ConfigGet),
-    ("discard", 1, Own::Discard),
-    ("echo", 2, Own::Echo),
-    ("exec", 1, Own::Exec),
-    ("hello", -1, Own::Hello),
-    ("hscan", -3, Own::Scan { cursor_arg: 2 }),
-    ("info", -1, Own::Info),
-    ("multi", 1, Own::Multi),
-    ("ping", -1, Own::Ping),
-    ("psubscribe", -2, Own::Subscribe(Subscription::Pattern)),
-    ("punsubscribe", -1, Own::Unsubscribe(Subscription::Pattern)),
-    ("quit", -1, Own::Quit),
-    ("readonly", 1, Own::ClusterMode),
-    ("readwrite", 1, Own::ClusterMode),
-    ("reset", 1, Own::Reset),
-    ("scan", -2, Own::Scan { cursor_arg: 1 }),
-    ("select", 2, Own::Select),
-    ("sscan", -3, Own::Scan { cursor_arg: 2 }),
-    ("ssubscribe", -2, Own::Subscribe(Subscription::Shard)),
-    ("subscribe", -2, Own::Subscribe(Subscription::Channel)),
-    ("sunsubscribe", -1, Own::Unsubscribe(Subscription::Shard)),
-    ("time", 1, Own::Time),
-    ("unsubscribe", -1, Own::Unsubscribe(Subscription::Channel)),
-    ("unwatch", 1, Own::Unwatch),
-    ("watch", -2, Own::Watch),
-    ("zscan", -3, Own::Scan { cursor_arg: 2 }),
+pub const LOCAL: &[(&str, i64, LocalCommand)] = &[
+    ("auth", -2, LocalCommand::Auth),
+    ("client getname", 2, LocalCommand::ClientGetName),
+    ("client id", 2, LocalCommand::ClientId),
+    ("client info", 2, LocalCommand::ClientInfo),
+    ("client no-evict", 3, LocalCommand::ClientOk),
+    ("client no-touch", 3, LocalCommand::ClientOk),
+    ("client reply", 3, LocalCommand::ClientReply),
+    ("client setinfo", 4, LocalCommand::ClientSetInfo),
+    ("client setname", 3, LocalCommand::ClientSetName),
+    ("config get", -3, LocalCommand::ConfigGet),
+    ("discard", 1, LocalCommand::Discard),
+    ("echo", 2, LocalCommand::Echo),
+    ("exec", 1, LocalCommand::Exec),
+    ("hello", -1, LocalCommand::Hello),
+    ("hscan", -3, LocalCommand::Scan { cursor_arg: 2 }),
+    ("info", -1, LocalCommand::Info),
+    ("multi", 1, LocalCommand::Multi),
+    ("ping", -1, LocalCommand::Ping),
+    ("psubscribe", -2, LocalCommand::Subscribe(Subscription::Pattern)),
+    ("punsubscribe", -1, LocalCommand::Unsubscribe(Subscription::Pattern)),
+    ("quit", -1, LocalCommand::Quit),
+    ("readonly", 1, LocalCommand::ClusterMode),
+    ("readwrite", 1, LocalCommand::ClusterMode),
+    ("reset", 1, LocalCommand::Reset),
+    ("scan", -2, LocalCommand::Scan { cursor_arg: 1 }),
+    ("select", 2, LocalCommand::Select),
+    ("sscan", -3, LocalCommand::Scan { cursor_arg: 2 }),
+    ("ssubscribe", -2, LocalCommand::Subscribe(Subscription::Shard)),
+    ("subscribe", -2, LocalCommand::Subscribe(Subscription::Channel)),
+    ("sunsubscribe", -1, LocalCommand::Unsubscribe(Subscription::Shard)),
+    ("time", 1, LocalCommand::Time),
+    ("unsubscribe", -1, LocalCommand::Unsubscribe(Subscription::Channel)),
+    ("unwatch", 1, LocalCommand::Unwatch),
+    ("watch", -2, LocalCommand::Watch),
+    ("zscan", -3, LocalCommand::Scan { cursor_arg: 2 }),
 ];
 
 /// Commands that only read although they may lack the flag `readonly`. Each container's `HELP`

@@ -8,9 +8,9 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 
 use super::{Refused, Verdict};
-use crate::lock::lock;
 use crate::metrics::Refusal;
 use crate::resp::Command;
+use crate::sync::lock;
 
 /// The longest source of a script.
 pub const MAX_SCRIPT_BYTES: usize = 64 * 1024;

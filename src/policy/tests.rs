@@ -240,15 +240,15 @@ fn our_own_commands_are_ours_whatever_the_backends_say() {
     assert!(!redis_7().is_empty());
     for policy in [nothing, redis_7()] {
         for (words, own) in [
-            ("PING", Own::Ping),
-            ("client SETINFO lib-name x", Own::ClientSetInfo),
-            ("CLIENT no-touch on", Own::ClientOk),
-            ("config get save", Own::ConfigGet),
-            ("scan 0", Own::Scan { cursor_arg: 1 }),
-            ("hscan k 0", Own::Scan { cursor_arg: 2 }),
-            ("psubscribe a*", Own::Subscribe(Subscription::Pattern)),
+            ("PING", LocalCommand::Ping),
+            ("client SETINFO lib-name x", LocalCommand::ClientSetInfo),
+            ("CLIENT no-touch on", LocalCommand::ClientOk),
+            ("config get save", LocalCommand::ConfigGet),
+            ("scan 0", LocalCommand::Scan { cursor_arg: 1 }),
+            ("hscan k 0", LocalCommand::Scan { cursor_arg: 2 }),
+            ("psubscribe a*", LocalCommand::Subscribe(Subscription::Pattern)),
         ] {
-            assert_eq!(verdict(&policy, words), Verdict::Own(own), "{words}");
+            assert_eq!(verdict(&policy, words), Verdict::Local(own), "{words}");
         }
         let error = "ERR wrong number of arguments for 'client|setinfo' command";
         assert_refused(verdict(&policy, "client setinfo x"), error);
@@ -365,8 +365,12 @@ fn in_a_transaction_few_commands_act_at_once() {
     for queued in ["get k", "ping", "echo a", "time", "unwatch"] {
         assert_eq!(in_transaction(&policy, queued), Verdict::Forward, "{queued}");
     }
-    for (words, own) in [("multi", Own::Multi), ("EXEC", Own::Exec), ("watch k", Own::Watch)] {
-        assert_eq!(in_transaction(&policy, words), Verdict::Own(own));
+    for (words, own) in [
+        ("multi", LocalCommand::Multi),
+        ("EXEC", LocalCommand::Exec),
+        ("watch k", LocalCommand::Watch),
+    ] {
+        assert_eq!(in_transaction(&policy, words), Verdict::Local(own));
     }
     for (words, name) in [
         ("select 3", "SELECT"),

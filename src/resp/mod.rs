@@ -10,6 +10,7 @@ mod arrival;
 pub mod command;
 mod framer;
 pub mod reply;
+pub mod value_type;
 pub mod write;
 
 pub use command::{Command, CommandParser, ProtocolError};

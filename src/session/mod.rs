@@ -1,13 +1,7 @@
 //! One client's conversation, on a thread of its own.
 
-mod browse;
-mod exchange;
 mod http;
-mod internal;
-mod page;
-mod quick;
-mod read;
-mod resp;
+mod redis;
 
 use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -23,9 +17,9 @@ use socket2::SockRef;
 
 use crate::backend::Backend;
 use crate::backend::shared::Alarm;
-use crate::balancer::{Balancer, Phase};
+use crate::balance::{Balancer, Phase};
 use crate::metrics::Presence;
-use crate::protocol::WireProtocol;
+use crate::net::protocol::WireProtocol;
 
 /// A client that takes less than this of an answer, on average, is cut off once it has had the
 /// client timeout: it holds a thread, a lease, and a reply in a backend's memory.
@@ -67,7 +61,7 @@ const MAX_INPUT_BYTES: usize = 64 * 1024;
 
 /// Which of our addresses a client has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub enum Endpoint {
     /// Where data is read.
     Public,
     /// Where only what is about the balancer is served, over HTTP.
@@ -105,11 +99,11 @@ impl ClientSocket {
 pub fn serve(
     socket: &Arc<ClientSocket>,
     address: SocketAddr,
-    side: Side,
+    endpoint: Endpoint,
     balancer: &Arc<Balancer>,
 ) -> io::Result<()> {
-    let mut presence = (side == Side::Public).then(|| Presence::new(&balancer.metrics));
-    let mut client = Client::new(socket, address, side, balancer)?;
+    let mut presence = (endpoint == Endpoint::Public).then(|| Presence::new(&balancer.metrics));
+    let mut client = Client::new(socket, address, endpoint, balancer)?;
     let mut begun = Vec::new();
     if !matches!(client.read_more(&mut begun), Ok(1..)) {
         return Ok(());
@@ -128,11 +122,11 @@ pub fn serve(
     }
     match protocol {
         WireProtocol::Http => http::converse(client, begun, since, balancer),
-        WireProtocol::Resp if side == Side::Admin => {
+        WireProtocol::Resp if endpoint == Endpoint::Admin => {
             client.write_all(ONLY_HTTP)?;
             client.linger();
         }
-        WireProtocol::Resp => resp::converse(client, begun, since, balancer),
+        WireProtocol::Resp => redis::converse(client, begun, since, balancer),
     }
     Ok(())
 }
@@ -147,7 +141,7 @@ pub fn set_options<'s>(socket: impl Into<SockRef<'s>>) -> io::Result<()> {
     socket.set_keepalive(true)
 }
 
-/// Waits a moment, a part of `max_stall`, until the client's socket takes more.
+/// Timeouts a moment, a part of `max_stall`, until the client's socket takes more.
 fn wait_for_room(socket: &TcpStream, max_stall: Duration) -> io::Result<()> {
     let mut polled = [PollFd::new(socket, PollFlags::OUT)];
     match poll(&mut polled, Some(&poll_timeout(stall_step(max_stall)))) {
@@ -168,13 +162,13 @@ fn poll_timeout(time: Duration) -> Timespec {
 
 /// Who asks, and whether it still does.
 #[derive(Clone, Copy)]
-struct Peer<'a> {
+struct ClientHandle<'a> {
     address: SocketAddr,
     socket: &'a TcpStream,
 }
 
-impl Peer<'_> {
-    /// Whether the client has left, or has at least ended its side.
+impl ClientHandle<'_> {
+    /// Whether the client has left, or has at least ended its endpoint.
     fn is_gone(self) -> bool {
         #[cfg(target_os = "linux")]
         let end = PollFlags::RDHUP;
@@ -194,7 +188,7 @@ struct Client<'a> {
     socket: &'a TcpStream,
     is_idle: &'a AtomicBool,
     address: SocketAddr,
-    side: Side,
+    endpoint: Endpoint,
     idle_timeout: Duration,
     /// Whether nothing was read from it yet.
     is_new: bool,
@@ -215,13 +209,13 @@ impl<'a> Client<'a> {
     fn new(
         client: &'a Arc<ClientSocket>,
         address: SocketAddr,
-        side: Side,
+        endpoint: Endpoint,
         balancer: &'a Balancer,
     ) -> io::Result<Self> {
         let ClientSocket { stream: socket, is_idle } = &**client;
-        let timeout = match side {
-            Side::Public => balancer.config.client_timeout,
-            Side::Admin => balancer.config.client_timeout.min(ADMIN_TIMEOUT),
+        let timeout = match endpoint {
+            Endpoint::Public => balancer.config.client_timeout,
+            Endpoint::Admin => balancer.config.client_timeout.min(ADMIN_TIMEOUT),
         };
         // On Linux it has what the listener has.
         if cfg!(not(target_os = "linux")) {
@@ -233,7 +227,7 @@ impl<'a> Client<'a> {
             socket,
             is_idle,
             address,
-            side,
+            endpoint,
             idle_timeout: timeout,
             is_new: true,
             read_timeout: None,
@@ -246,8 +240,8 @@ impl<'a> Client<'a> {
     }
 
     /// Who asks.
-    fn peer(&self) -> Peer<'a> {
-        Peer { address: self.address, socket: self.socket }
+    fn handle(&self) -> ClientHandle<'a> {
+        ClientHandle { address: self.address, socket: self.socket }
     }
 
     /// From now on the bytes of another answer are counted.

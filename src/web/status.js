@@ -547,7 +547,7 @@ function buildRow(backend, index) {
     cell("curve", field("p99", "figure"), spark("p99_ms", index)),
     cell("", field("p50"), " · ", field("p99_9")),
     cell("", field("errors")),
-    cell("", field("replays")),
+    cell("", field("retries")),
     cell("", field("error_replies")),
     cell("", field("lag")),
     cell("", field("keys")),
@@ -577,7 +577,7 @@ function showRow(row, backend) {
   show("share", percent(backend.share, 1));
   const { http, resp, per_second } = backend.requests;
   show("per_second", compact(per_second), `${exact(http)} http, ${exact(resp)} redis in all`);
-  for (const name of ["leases", "errors", "replays", "error_replies", "keys"]) figure(name, backend[name]);
+  for (const name of ["leases", "errors", "retries", "error_replies", "keys"]) figure(name, backend[name]);
   show("lag", backend.lag_seconds === null ? "–" : `${exact(backend.lag_seconds)} s`);
   for (const name of ["p50", "p99", "p99_9"]) show(name, milliseconds(backend.latency_ms?.[name]));
   const { open, idle, waiting, max } = backend.connections;

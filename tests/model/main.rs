@@ -2,26 +2,26 @@
 //! lease of the connection table or a connection of a pool; nor lose, double or exchange what clients
 //! send on a shared connection and get from there, whatever comes. The modules are compiled here with loom's Mutex in place of std's.
 
-#[path = "../../src/balance.rs"]
+#[path = "../../src/balance/table.rs"]
 #[expect(dead_code, reason = "what the models do not use")]
-mod balance;
+mod table;
 
-#[path = "../../src/backend/outbox.rs"]
+#[path = "../../src/backend/reply_router.rs"]
 #[expect(dead_code, reason = "what the models do not use")]
-mod outbox;
+mod reply_router;
 
 #[path = "../../src/backend/pipeline.rs"]
 #[expect(dead_code, reason = "what the models do not use")]
 mod pipeline;
 
-#[path = "../../src/pool.rs"]
+#[path = "../../src/backend/pool.rs"]
 #[expect(dead_code, reason = "what the models do not use")]
 mod pool;
 
 mod pooled;
 mod shared;
 
-mod lock {
+mod sync {
     pub use loom::sync::{Condvar, Mutex, MutexGuard};
 
     pub fn wait<'a, T>(
@@ -40,8 +40,8 @@ mod lock {
 use std::sync::Arc;
 use std::time::Duration;
 
-use balance::{ConnectionTable, Lease, State};
 use loom::thread;
+use table::{BackendState, ConnectionTable, Lease};
 
 fn main() {
     let models: [(&str, fn()); 15] = [
@@ -78,7 +78,7 @@ fn main() {
 
 fn table() -> Arc<ConnectionTable> {
     let table = ConnectionTable::new(2, Duration::ZERO);
-    (0..2).for_each(|backend| table.set_state(backend, State::Up, false));
+    (0..2).for_each(|backend| table.set_state(backend, BackendState::Up, false));
     table
 }
 
@@ -120,9 +120,9 @@ fn moved_while_given_back() {
     let table = table();
     let kept = lease(&table);
     let leased = lease(&table);
-    table.set_state(leased.backend(), State::Down, false);
+    table.set_state(leased.backend(), BackendState::Down, false);
     let giver = on_thread(&table, move |_| drop(leased));
-    let mover = on_thread(&table, |table| _ = table.level());
+    let mover = on_thread(&table, |table| _ = table.rebalance());
     [giver, mover].into_iter().for_each(|thread| thread.join().expect("no panic"));
     check(&table, &[&kept]);
     let next = lease(&table);
@@ -133,12 +133,12 @@ fn settled_while_moved() {
     let table = table();
     let leased = Arc::new(lease(&table));
     let failing = leased.backend();
-    table.set_state(failing, State::Down, false);
+    table.set_state(failing, BackendState::Down, false);
     let settler = on_thread(&table, {
         let leased = Arc::clone(&leased);
-        move |_| assert_eq!(leased.settle(|_| true), Some(1 - failing))
+        move |_| assert_eq!(leased.reselect(|_| true), Some(1 - failing))
     });
-    let mover = on_thread(&table, |table| _ = table.level());
+    let mover = on_thread(&table, |table| _ = table.rebalance());
     [settler, mover].into_iter().for_each(|thread| thread.join().expect("no panic"));
     assert_eq!(leased.backend(), 1 - failing);
     check(&table, &[&*leased]);
@@ -148,11 +148,11 @@ fn pinned_while_moved() {
     let table = table();
     let leased = Arc::new(lease(&table));
     let own = leased.backend();
-    table.set_state(own, State::Down, false);
-    let mover = on_thread(&table, |table| _ = table.level());
+    table.set_state(own, BackendState::Down, false);
+    let mover = on_thread(&table, |table| _ = table.rebalance());
     leased.pin(own);
     mover.join().expect("no panic");
-    table.level();
+    table.rebalance();
     assert_eq!(leased.backend(), own);
     check(&table, &[&*leased]);
 }
@@ -166,9 +166,9 @@ fn failed_while_leased() {
         assert!(table.counts()[second.backend()] > 0);
     });
     let checker = on_thread(&table, |table| {
-        table.set_state(0, State::Syncing, false);
-        table.level();
-        table.set_state(0, State::Up, false);
+        table.set_state(0, BackendState::Syncing, false);
+        table.rebalance();
+        table.set_state(0, BackendState::Up, false);
     });
     [leaser, checker].into_iter().for_each(|thread| thread.join().expect("no panic"));
     check(&table, &[]);

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use loom::thread;
 
-use crate::lock::{Mutex, lock};
-use crate::outbox::{Outbox, Progress, Replies, Sink};
 use crate::pipeline::Pipeline;
+use crate::reply_router::{Progress, Replies, ReplyRouter, Sink};
+use crate::sync::{Mutex, lock};
 
 /// What has been written, to a backend or a client.
 struct Wire(Mutex<Vec<u8>>);
@@ -170,16 +170,16 @@ fn one_reply() -> Replies<()> {
 
 pub fn taken_back_while_answered() {
     let client = Wire::new();
-    let outbox = Arc::new(Outbox::new(Arc::clone(&client) as Arc<dyn Sink>));
-    let (ticket, _) = outbox.expect(2).expect("nothing was sent before");
+    let router = Arc::new(ReplyRouter::new(Arc::clone(&client) as Arc<dyn Sink>));
+    let (ticket, _) = router.expect(2).expect("nothing was sent before");
     let reader = {
-        let outbox = Arc::clone(&outbox);
+        let router = Arc::clone(&router);
         thread::spawn(move || {
-            outbox.deliver(ticket, b"a", &one_reply(), || {});
-            outbox.deliver(ticket, b"b", &one_reply(), || {});
+            router.deliver(ticket, b"a", &one_reply(), || {});
+            router.deliver(ticket, b"b", &one_reply(), || {});
         })
     };
-    let answered = outbox.take_back().answered;
+    let answered = router.take_back().answered;
     // The client's own thread goes on where the other has stopped.
     client.write(&b"ab"[answered..]).expect("a wire");
     reader.join().expect("no panic");
@@ -188,27 +188,27 @@ pub fn taken_back_while_answered() {
 
 pub fn awaited() {
     let client = Wire::new();
-    let outbox = Arc::new(Outbox::new(Arc::clone(&client) as Arc<dyn Sink>));
-    let (ticket, _) = outbox.expect(1).expect("nothing was sent before");
+    let router = Arc::new(ReplyRouter::new(Arc::clone(&client) as Arc<dyn Sink>));
+    let (ticket, _) = router.expect(1).expect("nothing was sent before");
     let reader = {
-        let outbox = Arc::clone(&outbox);
-        thread::spawn(move || outbox.deliver(ticket, b"a", &one_reply(), || {}))
+        let router = Arc::clone(&router);
+        thread::spawn(move || router.deliver(ticket, b"a", &one_reply(), || {}))
     };
-    assert_eq!(outbox.wait(Duration::from_secs(1)), Progress::Done);
+    assert_eq!(router.wait(Duration::from_secs(1)), Progress::Done);
     assert_eq!(*lock(&client.0), b"a");
     reader.join().expect("no panic");
 }
 
 pub fn awaited_in_vain() {
     let client = Wire::new();
-    let outbox = Arc::new(Outbox::new(Arc::clone(&client) as Arc<dyn Sink>));
-    let (ticket, _) = outbox.expect(1).expect("nothing was sent before");
+    let router = Arc::new(ReplyRouter::new(Arc::clone(&client) as Arc<dyn Sink>));
+    let (ticket, _) = router.expect(1).expect("nothing was sent before");
     let reader = {
-        let outbox = Arc::clone(&outbox);
-        thread::spawn(move || outbox.fail(ticket, ()).expect("somebody waits"))
+        let router = Arc::clone(&router);
+        thread::spawn(move || router.fail(ticket, ()).expect("somebody waits"))
     };
-    assert_eq!(outbox.wait(Duration::from_secs(1)), Progress::Stopped);
+    assert_eq!(router.wait(Duration::from_secs(1)), Progress::Stopped);
     reader.join().expect("no panic");
-    assert!(outbox.take_back().failure.is_some());
-    assert!(outbox.fail(ticket, ()).is_err(), "it was taken back");
+    assert!(router.take_back().failure.is_some());
+    assert!(router.fail(ticket, ()).is_err(), "it was taken back");
 }

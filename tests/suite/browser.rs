@@ -45,12 +45,12 @@ impl Browser {
         self.step("shown", "")
     }
 
-    /// Waits until the status page shows what `is_so`.
+    /// Timeouts until the status page shows what `is_so`.
     fn wait_until(&mut self, what: &str, is_so: impl Fn(&Value) -> bool) {
         wait_until(what, || is_so(&self.shown()));
     }
 
-    /// Waits until the status page is drawn.
+    /// Timeouts until the status page is drawn.
     fn open_status(&mut self) {
         self.step("open", "/-/");
         self.wait_until("it is drawn", |shown| shown["updates"].as_u64() > Some(0));

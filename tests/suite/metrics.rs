@@ -152,7 +152,7 @@ fn commands_are_counted_to_the_unit_whatever_becomes_of_them() {
 }
 
 #[test]
-fn a_read_that_is_replayed_is_counted_once_where_it_was_answered() {
+fn a_read_that_is_retried_is_counted_once_where_it_was_answered() {
     let servers = three_servers();
     let lb = Balancer::start_with(&servers.each_ref(), &["--check-interval", "60s"]);
     let mut client = RespClient::connect(lb.port());
@@ -168,7 +168,7 @@ fn a_read_that_is_replayed_is_counted_once_where_it_was_answered() {
     let of = |what: &str| {
         scrape.get(&format!("redis_lb_backend_{what}_total{{backend=\"{}\"}}", first.address()))
     };
-    assert_eq!((of("errors"), of("replays")), (1.0, 1.0));
+    assert_eq!((of("errors"), of("retries")), (1.0, 1.0));
     assert_eq!(scrape.all_requests("resp", &servers), 2.0);
     assert_eq!(scrape.requests("resp", &first.address()), 1.0);
     first.thaw();

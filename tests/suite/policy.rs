@@ -14,7 +14,7 @@ use crate::support::resp::RespClient;
 use crate::support::wait_until;
 
 /// What lb answers or handles itself.
-const OWN: &str = "auth client|getname client|id client|info client|no-evict client|no-touch \
+const LOCAL: &str = "auth client|getname client|id client|info client|no-evict client|no-touch \
     client|reply client|setinfo client|setname config|get discard echo exec hello hscan info multi \
     ping psubscribe punsubscribe quit readonly readwrite reset scan select sscan ssubscribe \
     subscribe sunsubscribe time unsubscribe unwatch watch zscan";
@@ -42,7 +42,7 @@ struct Listed {
 #[derive(Debug, PartialEq)]
 enum Expected {
     Forwarded,
-    Own,
+    LocalCommand,
     Write,
     Refused,
     /// A container with a subcommand that does not exist.
@@ -60,8 +60,8 @@ impl Listed {
 
     fn expected(&self) -> Expected {
         let is_read = self.has("readonly") && !self.has("blocking") && self.name != "keys";
-        if self.is_in(OWN) {
-            Expected::Own
+        if self.is_in(LOCAL) {
+            Expected::LocalCommand
         } else if self.is_container && self.name != "command" {
             Expected::Unknown
         } else if self.has("write") {
@@ -170,7 +170,7 @@ fn each_command_of_the_server_passes_or_not_as_its_flags_say() {
             || reply.contains("unknown")
             || reply.contains("wrong number");
         let is_right = match command.expected() {
-            Expected::Forwarded | Expected::Own => !reply.is_empty() && !is_refused,
+            Expected::Forwarded | Expected::LocalCommand => !reply.is_empty() && !is_refused,
             Expected::Write => reply == READONLY,
             Expected::Refused => {
                 reply.starts_with(&format!("-ERR {shown} is not served by redis-lb: "))
@@ -187,7 +187,7 @@ fn each_command_of_the_server_passes_or_not_as_its_flags_say() {
             [&before, &after].map(|calls| calls.get(&command.name).copied().unwrap_or(0));
         match command.expected() {
             Expected::Forwarded => assert!(after > before, "{} was not asked for", command.name),
-            Expected::Own => {}
+            Expected::LocalCommand => {}
             _ => assert_eq!(after, before, "{} has reached the server", command.name),
         }
     }

@@ -221,7 +221,7 @@ fn clients_that_leave_at_once_leave_nothing_behind() {
 }
 
 #[test]
-fn who_guessed_wrong_reads_again_at_once_and_pays_for_replays_once() {
+fn who_guessed_wrong_reads_again_at_once_and_pays_for_retries_once() {
     const READS: usize = 25;
     let server = filled();
     let lb = Balancer::start(&[&server]);
@@ -235,7 +235,7 @@ fn who_guessed_wrong_reads_again_at_once_and_pays_for_replays_once() {
     warm_up(&lb, [&server], "a:1");
     for is_long in [false, true] {
         let mut client = lb.client();
-        let budget = metric(&lb, "redis_lb_replay_budget");
+        let budget = metric(&lb, "redis_lb_retry_budget");
         let mut fastest = Duration::MAX;
         for number in (0..2 * READS).filter(|number| (number % 2 == 1) == is_long) {
             for key in ["a", "b"] {
@@ -250,7 +250,7 @@ fn who_guessed_wrong_reads_again_at_once_and_pays_for_replays_once() {
         }
         // A thread that looks up every 20 ms would need half of that on average.
         assert!(fastest < Duration::from_millis(10), "{fastest:?}");
-        let paid = metric(&lb, "redis_lb_replay_budget") - budget;
+        let paid = metric(&lb, "redis_lb_retry_budget") - budget;
         assert!(paid <= (2 * READS) as f64 / 5.0 + 1.0, "{paid} for {READS} pairs of reads");
     }
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis_lb::backend::{Backend, BackendError, Refusals, Waits};
+use redis_lb::backend::{Backend, BackendError, Refusals, Timeouts};
 use redis_lb::balance::ConnectionTable;
-use redis_lb::health::{Health, Settings};
-use redis_lb::replays::Replays;
+use redis_lb::balance::retry_budget::RetryBudget;
+use redis_lb::health::{Health, HealthSettings};
 
 use crate::support::balancer::Balancer;
 use crate::support::redis::RedisServer;
@@ -84,10 +84,10 @@ fn no_client_fills_a_servers_memory_with_scripts() {
 
 fn backend(server: &RedisServer) -> Backend {
     let table = ConnectionTable::new(1, Duration::ZERO);
-    let settings = Settings { fall: 3, rise: 2, forget_after: Duration::from_secs(600) };
-    let waits = Waits {
+    let settings = HealthSettings { fall: 3, rise: 2, forget_after: Duration::from_secs(600) };
+    let waits = Timeouts {
         health: Health::new("it", 0, Arc::clone(&table), settings, Arc::default()),
-        replays: Arc::new(Replays::new(1)),
+        retry_budget: Arc::new(RetryBudget::new(1)),
         timeout: Duration::from_secs(10),
         read_timeout: Duration::from_secs(10),
     };

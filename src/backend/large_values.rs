@@ -1,0 +1,155 @@
+//! Large values, one at a time from each backend.
+//!
+//! Redis answers nobody while it makes a reply of many megabytes, and makes all that were asked for
+//! before it sends any: a few at once look like a dead server to everyone. In turns, the silence
+//! stays short.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::render::json::Survey;
+use crate::sync::lock;
+
+/// How long a client waits for its turn.
+pub const TURN_WAIT: Duration = Duration::from_secs(120);
+
+/// The queue for the large values of one backend.
+#[derive(Debug, Default)]
+pub struct LargeValueQueue {
+    state: Mutex<QueueState>,
+    over: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct QueueState {
+    taken: bool,
+    last: Option<Surveyed>,
+    /// When the backend was last silent for longer than a large value takes.
+    silent_at: Option<Instant>,
+}
+
+impl QueueState {
+    fn is_silent_since(&self, asked: Instant) -> bool {
+        self.silent_at.is_some_and(|at| at >= asked)
+    }
+}
+
+/// What the first pass over a value found.
+#[derive(Debug)]
+struct Surveyed {
+    command: Vec<u8>,
+    began: Instant,
+    survey: Arc<Survey>,
+}
+
+impl LargeValueQueue {
+    /// Timeouts until it is our turn to send `command`; `None` when that takes too long, or the backend
+    /// turns out silent meanwhile: what one waited for in vain, the next need not.
+    pub fn turn<'a>(&'a self, command: &'a [u8]) -> Option<Turn<'a>> {
+        let asked = Instant::now();
+        let (mut state, wait) = self
+            .over
+            .wait_timeout_while(lock(&self.state), TURN_WAIT, |state| {
+                state.taken && !state.is_silent_since(asked)
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        if wait.timed_out() || state.is_silent_since(asked) {
+            return None;
+        }
+        state.taken = true;
+        Some(Turn { reads: self, command, asked })
+    }
+}
+
+/// One client's turn; over when it is dropped.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    reads: &'a LargeValueQueue,
+    command: &'a [u8],
+    asked: Instant,
+}
+
+impl Turn<'_> {
+    /// A survey of the same reply that began while we waited: it is as good as our own.
+    pub fn survey(&self) -> Option<Arc<Survey>> {
+        let state = lock(&self.reads.state);
+        let last = state.last.as_ref()?;
+        (last.command == self.command && last.began >= self.asked).then(|| last.survey.clone())
+    }
+
+    /// The backend did not answer in the time that the value may take: nobody else shall wait.
+    pub fn give_up(&self) {
+        lock(&self.reads.state).silent_at = Some(Instant::now());
+        self.reads.over.notify_all();
+    }
+
+    /// Leaves our survey, begun at `began`, to those who wait.
+    pub fn share(&self, began: Instant, survey: &Arc<Survey>) {
+        let survey = Arc::clone(survey);
+        lock(&self.reads.state).last =
+            Some(Surveyed { command: self.command.to_vec(), began, survey });
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        lock(&self.reads.state).taken = false;
+        self.reads.over.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp::value_type::ValueType;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[test]
+    fn nobody_gets_a_turn_while_another_has_it() {
+        let reads = LargeValueQueue::default();
+        let first = reads.turn(b"a").expect("nobody else is here");
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let _turn = reads.turn(b"a").expect("the others are soon over");
+                    assert!(is_over.load(Ordering::SeqCst));
+                });
+            }
+            is_over.store(true, Ordering::SeqCst);
+            drop(first);
+        });
+        assert!(!lock(&reads.state).taken);
+    }
+
+    #[test]
+    fn when_the_backend_is_silent_those_who_wait_are_told_at_once() {
+        let reads = LargeValueQueue::default();
+        let first = reads.turn(b"a").expect("nobody else is here");
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| reads.turn(b"a").is_none());
+            while !second.is_finished() {
+                // Again and again, as it may not have asked yet the first time.
+                first.give_up();
+                std::thread::yield_now();
+            }
+            assert!(second.join().expect("no panic"));
+        });
+        drop(first);
+        assert!(reads.turn(b"a").is_some(), "later it may be better");
+    }
+
+    #[test]
+    fn a_survey_serves_those_who_asked_before_it_began() {
+        let reads = LargeValueQueue::default();
+        let turn_of = |command, asked| Turn { reads: &reads, command, asked };
+        let survey = crate::render::json::survey(ValueType::String, &mut &b"$1\r\na\r\n"[..])
+            .expect("a reply");
+        let before = Instant::now();
+        let began = before + Duration::from_millis(1);
+        turn_of(b"a", before).share(began, &Arc::new(survey));
+        assert!(turn_of(b"a", before).survey().is_some());
+        assert!(turn_of(b"b", before).survey().is_none(), "another value");
+        assert!(turn_of(b"a", began + Duration::from_millis(1)).survey().is_none(), "too old");
+    }
+}

@@ -1,0 +1,397 @@
+//! The connections to one backend: how many there may be, which are idle, and who waits for one.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::sync::{Condvar, Mutex, MutexGuard, lock, wait};
+
+/// How long an idle connection is kept; what is used now and then stays.
+const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
+
+/// The share of a pool that may be clients' own, for a subscription or a WATCH: the rest serves reads.
+const MAX_PINNED_PERCENT: usize = 75;
+
+/// A bounded set of connections `C`, each set up for one mode `M`.
+#[derive(Debug)]
+pub struct Pool<M, C> {
+    max_open: usize,
+    state: Mutex<PoolState<M, C>>,
+}
+
+/// How many connections a pool has.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Counts {
+    /// Open, or about to be.
+    pub open: usize,
+    /// Those of them that nobody uses.
+    pub idle: usize,
+    /// Those who wait for one.
+    pub waiting: usize,
+    /// How many there may be.
+    pub max: usize,
+}
+
+#[derive(Debug)]
+struct PoolState<M, C> {
+    /// Last in, first out, so that those in use stay warm and the rest can go.
+    idle: Vec<Idle<M, C>>,
+    /// Permits that are out, whether their connection is made already or not.
+    in_use: usize,
+    /// Those of them that are one client's for as long as it likes.
+    pinned: usize,
+    /// Counts how often all connections turned out to lead nowhere, or to the wrong server.
+    generation: u64,
+    /// First come, first served.
+    waiting: VecDeque<Arc<Waiter<M, C>>>,
+}
+
+#[derive(Debug)]
+struct Idle<M, C> {
+    mode: M,
+    connection: C,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct Waiter<M, C> {
+    mode: M,
+    grant: Mutex<Option<Grant<C>>>,
+    granted: Condvar,
+}
+
+#[derive(Debug)]
+enum Grant<C> {
+    Idle(C),
+    /// The right to make a connection.
+    Dial,
+}
+
+/// The right to one connection: given back when it is dropped.
+#[derive(Debug)]
+pub struct Permit<M: Copy + Eq, C> {
+    /// `None` once it is given back.
+    pool: Option<Arc<Pool<M, C>>>,
+    is_pinned: bool,
+    /// The pool's when it was given out.
+    generation: u64,
+    /// How long it took to get it.
+    waited: Duration,
+}
+
+impl<M: Copy + Eq, C> Pool<M, C> {
+    /// An empty pool for at most `max_open` connections.
+    pub fn new(max_open: usize) -> Arc<Self> {
+        let state = PoolState {
+            idle: Vec::new(),
+            in_use: 0,
+            pinned: 0,
+            generation: 0,
+            waiting: VecDeque::new(),
+        };
+        Arc::new(Self { max_open, state: Mutex::new(state) })
+    }
+
+    /// Takes an idle connection of this mode or, where there is none, the right to make one; waits
+    /// for `wait_policy` where there are too many already. `None` when that was in vain.
+    pub fn take(
+        self: &Arc<Self>,
+        mode: M,
+        wait_policy: Duration,
+    ) -> Option<(Permit<M, C>, Option<C>)> {
+        let mut state = lock(&self.state);
+        let generation = state.generation;
+        let (grant, waited) = match state.take(mode, self.max_open) {
+            Some(grant) => {
+                drop(state);
+                (grant, Duration::ZERO)
+            }
+            None => {
+                let began = Instant::now();
+                (self.wait(state, mode, wait_policy)?, began.elapsed())
+            }
+        };
+        let permit = Permit { pool: Some(Arc::clone(self)), is_pinned: false, generation, waited };
+        Some(match grant {
+            Grant::Idle(connection) => (permit, Some(connection)),
+            Grant::Dial => (permit, None),
+        })
+    }
+
+    fn wait(
+        &self,
+        mut state: MutexGuard<PoolState<M, C>>,
+        mode: M,
+        wait_policy: Duration,
+    ) -> Option<Grant<C>> {
+        let waiter = Arc::new(Waiter { mode, grant: Mutex::new(None), granted: Condvar::new() });
+        state.waiting.push_back(Arc::clone(&waiter));
+        drop(state);
+        let began = Instant::now();
+        let mut granted = lock(&waiter.grant);
+        loop {
+            if let Some(grant) = granted.take() {
+                return Some(grant);
+            }
+            let left = wait_policy.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            granted = wait(&waiter.granted, granted, left);
+        }
+        drop(granted);
+        // Whoever gives does so with the state locked: after this nobody will.
+        lock(&self.state).waiting.retain(|other| !Arc::ptr_eq(other, &waiter));
+        lock(&waiter.grant).take()
+    }
+
+    /// Closes all connections: those that are idle now, the others when they are given back.
+    pub fn close_all(&self) {
+        let mut state = lock(&self.state);
+        state.generation += 1;
+        let idle = std::mem::take(&mut state.idle);
+        drop(state);
+        drop(idle);
+    }
+
+    /// Whether somebody waits for a connection.
+    pub fn is_wanted(&self) -> bool {
+        !lock(&self.state).waiting.is_empty()
+    }
+
+    /// Whether there is an idle connection of this mode.
+    pub fn has_idle(&self, mode: M) -> bool {
+        lock(&self.state).idle.iter().any(|idle| idle.mode == mode)
+    }
+
+    /// How many connections there are.
+    pub fn counts(&self) -> Counts {
+        let state = lock(&self.state);
+        Counts {
+            open: state.in_use + state.idle.len(),
+            idle: state.idle.len(),
+            waiting: state.waiting.len(),
+            max: self.max_open,
+        }
+    }
+}
+
+impl<M: Copy + Eq, C> PoolState<M, C> {
+    fn take(&mut self, mode: M, max_open: usize) -> Option<Grant<C>> {
+        if !self.waiting.is_empty() {
+            return None;
+        }
+        let grant = match self.idle.iter().rposition(|idle| idle.mode == mode) {
+            Some(at) => Grant::Idle(self.idle.remove(at).connection),
+            None if self.in_use + self.idle.len() < max_open => Grant::Dial,
+            // The one that was idle for longest makes room.
+            None if !self.idle.is_empty() => {
+                self.idle.remove(0);
+                Grant::Dial
+            }
+            None => return None,
+        };
+        self.in_use += 1;
+        Some(grant)
+    }
+
+    fn take_expired(&mut self) -> Vec<Idle<M, C>> {
+        // The oldest are at the bottom.
+        let expired = self.idle.partition_point(|idle| idle.since.elapsed() > MAX_IDLE_TIME);
+        self.idle.drain(..expired).collect()
+    }
+
+    fn unpin(&mut self, is_pinned: &mut bool) {
+        if std::mem::take(is_pinned) {
+            self.pinned -= 1;
+        }
+    }
+}
+
+impl<M, C> Waiter<M, C> {
+    fn give(&self, grant: Grant<C>) {
+        *lock(&self.grant) = Some(grant);
+        self.granted.notify_one();
+    }
+}
+
+impl<M: Copy + Eq, C> Permit<M, C> {
+    /// Makes the connection one client's own for as long as it likes; false when too many are.
+    pub fn pin(&mut self) -> bool {
+        let Some(pool) = &self.pool else { return false };
+        let mut state = lock(&pool.state);
+        if !self.is_pinned {
+            if state.pinned >= pool.max_open * MAX_PINNED_PERCENT / 100 {
+                return false;
+            }
+            state.pinned += 1;
+            self.is_pinned = true;
+        }
+        true
+    }
+
+    /// How many connections there may be.
+    pub fn max_open(&self) -> usize {
+        self.pool.as_ref().map_or(0, |pool| pool.max_open)
+    }
+
+    /// How long it took to get it.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// Whether its connection is none of those that were to be closed since.
+    pub fn is_current(&self) -> bool {
+        self.pool.as_ref().is_some_and(|pool| lock(&pool.state).generation == self.generation)
+    }
+
+    /// For a connection that is made now, in place of one that was closed.
+    pub fn renewed(mut self) -> Self {
+        if let Some(pool) = &self.pool {
+            self.generation = lock(&pool.state).generation;
+        }
+        self
+    }
+
+    /// Whether somebody waits for a connection.
+    pub fn is_wanted(&self) -> bool {
+        self.pool.as_ref().is_some_and(|pool| pool.is_wanted())
+    }
+
+    /// Gives the connection back for the next who wants one of this mode.
+    pub fn give_back(mut self, mode: M, connection: C) {
+        let Some(pool) = &self.pool else { return };
+        let mut state = lock(&pool.state);
+        let is_wanted = state.waiting.front().is_none_or(|waiter| waiter.mode == mode);
+        if state.generation != self.generation || !is_wanted {
+            // The connection is closed, and the right to make another given back.
+            drop(state);
+            return;
+        }
+        state.unpin(&mut self.is_pinned);
+        let expired = match state.waiting.pop_front() {
+            Some(waiter) => {
+                waiter.give(Grant::Idle(connection));
+                Vec::new()
+            }
+            None => {
+                state.in_use -= 1;
+                state.idle.push(Idle { mode, connection, since: Instant::now() });
+                state.take_expired()
+            }
+        };
+        drop(state);
+        drop(expired);
+        // The right went with the connection.
+        self.pool = None;
+    }
+}
+
+impl<M: Copy + Eq, C> Drop for Permit<M, C> {
+    fn drop(&mut self) {
+        let Some(pool) = self.pool.take() else { return };
+        let mut state = lock(&pool.state);
+        state.unpin(&mut self.is_pinned);
+        match state.waiting.pop_front() {
+            Some(waiter) => waiter.give(Grant::Dial),
+            None => state.in_use -= 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(10);
+    const SHORT: Duration = Duration::from_millis(1);
+
+    type TestPool = Arc<Pool<u8, &'static str>>;
+
+    #[test]
+    fn an_idle_connection_serves_its_own_mode_only() {
+        let pool: TestPool = Pool::new(2);
+        let (permit, connection) = pool.take(0, SHORT).expect("room");
+        assert_eq!(connection, None);
+        permit.give_back(0, "zero");
+        let (one, connection) = pool.take(1, SHORT).expect("room");
+        assert_eq!(connection, None, "that of another mode is of no use");
+        let (zero, connection) = pool.take(0, SHORT).expect("idle");
+        assert_eq!(connection, Some("zero"));
+        assert_eq!(pool.counts().open, 2);
+        drop((zero, one));
+        assert_eq!(pool.counts().open, 0);
+    }
+
+    #[test]
+    fn an_idle_connection_of_another_mode_makes_room() {
+        let pool: TestPool = Pool::new(1);
+        let (permit, _) = pool.take(0, SHORT).expect("room");
+        permit.give_back(0, "zero");
+        let (_permit, connection) = pool.take(1, SHORT).expect("room is made");
+        assert_eq!((connection, pool.counts().open), (None, 1));
+    }
+
+    #[test]
+    fn there_are_never_more_than_allowed_and_those_who_wait_are_served() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+
+        let pool: Arc<Pool<usize, usize>> = Pool::new(3);
+        let open = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for mode in 0..16 {
+                let (pool, open) = (&pool, &open);
+                scope.spawn(move || {
+                    for round in 0..200 {
+                        let (permit, idle) = pool.take(mode % 2, LONG).expect("in time");
+                        assert!(idle.is_none_or(|idle| idle == mode % 2), "of another mode");
+                        assert!(open.fetch_add(1, Ordering::SeqCst) < 3);
+                        std::thread::yield_now();
+                        open.fetch_sub(1, Ordering::SeqCst);
+                        match round % 3 {
+                            0 => drop(permit),
+                            _ => permit.give_back(mode % 2, mode % 2),
+                        }
+                    }
+                });
+            }
+        });
+        assert!(pool.counts().open <= 3);
+        assert_eq!(lock(&pool.state).in_use, 0);
+    }
+
+    #[test]
+    fn who_waits_in_vain_leaves_nothing_behind() {
+        let pool: TestPool = Pool::new(1);
+        let (permit, _) = pool.take(0, SHORT).expect("room");
+        assert!(pool.take(0, SHORT).is_none());
+        drop(permit);
+        assert!(pool.take(0, SHORT).is_some());
+        assert_eq!(pool.counts().open, 0);
+    }
+
+    #[test]
+    fn what_is_out_when_all_are_closed_does_not_come_back() {
+        let pool: TestPool = Pool::new(2);
+        let (permit, _) = pool.take(0, SHORT).expect("room");
+        pool.close_all();
+        permit.give_back(0, "old");
+        let (permit, connection) = pool.take(0, SHORT).expect("room");
+        assert_eq!(connection, None);
+        permit.give_back(0, "new");
+        assert_eq!(pool.take(0, SHORT).expect("room").1, Some("new"));
+    }
+
+    #[test]
+    fn pinned_connections_leave_room_for_reads() {
+        let pool: TestPool = Pool::new(4);
+        let mut permits: Vec<_> =
+            (0..4).filter_map(|_| pool.take(0, SHORT)).map(|(permit, _)| permit).collect();
+        let pinned: Vec<bool> = permits.iter_mut().map(Permit::pin).collect();
+        assert_eq!(pinned, [true, true, true, false]);
+        drop(permits);
+        assert_eq!(lock(&pool.state).pinned, 0);
+    }
+}

@@ -1,0 +1,115 @@
+//! What type a key's value probably has: that of the last value read whose key began alike. A good
+//! guess saves a read one of its two round trips.
+
+use std::hash::Hasher;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustc_hash::FxHasher;
+
+use crate::resp::value_type::ValueType;
+
+/// So many prefixes are remembered; others take their places.
+const SLOTS: usize = 256;
+
+/// Where a value was long, or a guess wrong, so many short values have to follow until there is a guess
+/// again: a read by such a guess is made twice.
+const SHORT_BEHIND_A_LONG: u64 = 1000;
+
+const KIND_BITS: u32 = 8;
+const WAIT_BITS: u32 = 16;
+const KINDS: [ValueType; 6] = [
+    ValueType::String,
+    ValueType::Hash,
+    ValueType::List,
+    ValueType::Set,
+    ValueType::Zset,
+    ValueType::Stream,
+];
+
+/// The types of one server's values, by the beginnings of their keys, up to the last `:`.
+#[derive(Debug)]
+pub struct TypeHints {
+    /// Each holds, from its low bits on: a type's number and 1, how many short values have to come
+    /// first, and the rest of the prefix's hash.
+    slots: [AtomicU64; SLOTS],
+}
+
+impl Default for TypeHints {
+    fn default() -> Self {
+        Self { slots: [const { AtomicU64::new(0) }; SLOTS] }
+    }
+}
+
+impl TypeHints {
+    /// What type this key's value probably has, if that is known and the value is probably short.
+    pub fn of(&self, key: &[u8]) -> Option<ValueType> {
+        let (slot, tag) = self.slot(key);
+        let held = slot.load(Ordering::Relaxed);
+        let is_it = held >> (KIND_BITS + WAIT_BITS) == tag && wait(held) == 0;
+        KINDS.get((held as u8).checked_sub(1).filter(|_| is_it)? as usize).copied()
+    }
+
+    /// A guess for this key's like was wrong, or the value long.
+    pub fn distrust(&self, key: &[u8]) {
+        if let Some(kind) = self.of(key) {
+            self.note(key, kind, true);
+        }
+    }
+
+    /// This key's value has this type.
+    pub fn note(&self, key: &[u8], kind: ValueType, is_long: bool) {
+        let (slot, tag) = self.slot(key);
+        let held = slot.load(Ordering::Relaxed);
+        let is_known = held >> (KIND_BITS + WAIT_BITS) == tag;
+        let wait = match is_long {
+            true => SHORT_BEHIND_A_LONG,
+            false if is_known => wait(held).saturating_sub(1),
+            false => 0,
+        };
+        let number = KINDS.iter().position(|known| *known == kind).map_or(0, |at| at as u64 + 1);
+        let new = (tag << WAIT_BITS | wait) << KIND_BITS | number;
+        if new != held {
+            slot.store(new, Ordering::Relaxed);
+        }
+    }
+
+    fn slot(&self, key: &[u8]) -> (&AtomicU64, u64) {
+        let prefix = key.iter().rposition(|&byte| byte == b':').map_or(&[][..], |at| &key[..at]);
+        let mut hasher = FxHasher::default();
+        hasher.write(prefix);
+        let hash = hasher.finish();
+        let tag = hash >> (KIND_BITS + WAIT_BITS);
+        (&self.slots[hash as usize % SLOTS], tag)
+    }
+}
+
+fn wait(held: u64) -> u64 {
+    held >> KIND_BITS & ((1 << WAIT_BITS) - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_begin_alike_are_of_one_type() {
+        let type_hints = TypeHints::default();
+        assert_eq!(type_hints.of(b"actor:1"), None);
+        type_hints.note(b"actor:1", ValueType::Hash, false);
+        assert_eq!(type_hints.of(b"actor:2"), Some(ValueType::Hash));
+        assert_eq!(type_hints.of(b"film:1"), None);
+        type_hints.note(b"actor:3", ValueType::Set, false);
+        assert_eq!(type_hints.of(b"actor:2"), Some(ValueType::Set));
+    }
+
+    #[test]
+    fn behind_a_long_value_there_is_no_guess_for_long() {
+        let type_hints = TypeHints::default();
+        type_hints.note(b"a:1", ValueType::List, true);
+        for _ in 0..SHORT_BEHIND_A_LONG {
+            assert_eq!(type_hints.of(b"a:2"), None);
+            type_hints.note(b"a:2", ValueType::List, false);
+        }
+        assert_eq!(type_hints.of(b"a:2"), Some(ValueType::List));
+    }
+}

@@ -1,0 +1,532 @@
+//! Which reads are quick, slow, or not known yet: learned from how long their like took.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::policy;
+use crate::resp::Command;
+
+/// A command that the servers flag `fast` takes a short time for each argument: with more of them than
+/// this it has to prove itself.
+pub const MAX_FAST_ARGUMENTS: usize = 64;
+
+/// Answers in a row, each quicker than [`QUICK_PART`] of the backend timeout, that make a kind quick.
+const QUICK_ANSWERS: u64 = 20;
+
+/// An answer is quick in less than one in so many of the backend timeout.
+const QUICK_PART: u32 = 10;
+
+/// A read that keeps a server silent for one in so many of the backend timeout is slow.
+const SLOW_PART: u32 = 2;
+
+/// How long a kind, or one exact command, counts as slow.
+const SLOW_TIME: Duration = Duration::from_secs(10 * 60);
+
+/// Kinds that are remembered: so many buckets of [`WAYS`] each, 128 KiB in all.
+const BUCKETS: usize = 4096;
+const WAYS: usize = 4;
+
+/// How much of a key the log shows.
+const MAX_SHOWN_KEY_BYTES: usize = 64;
+
+/// Layout of an entry, from the low bits on: the quick answers in a row, whether it has to be measured
+/// alone, when it was slow (seconds after the start, plus 1; 0 for never), and a part of the hash.
+const STREAK_BITS: u32 = 5;
+const ALONE_BITS: u32 = 1;
+const SLOW_AT_BITS: u32 = 30;
+const TAG_BITS: u32 = 64 - STREAK_BITS - ALONE_BITS - SLOW_AT_BITS;
+
+/// What is known of how long a read takes.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// It is answered at once: silence says something of the server.
+    #[default]
+    Quick,
+    /// Nothing is known: it may be why a server is silent.
+    Unknown,
+    /// It, or its like, has kept a server silent within the last ten minutes.
+    Slow,
+}
+
+/// What is to be known of a read before it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadTraits {
+    /// What is known of how long it takes.
+    pub class: Class,
+    /// Whether the servers flag all of it `fast`: no server dies of such a read.
+    pub is_fast: bool,
+    /// Whether its like has killed servers: then it gets one try.
+    pub has_one_try: bool,
+    /// What it runs, where that is the client's own.
+    pub script: Option<Script>,
+}
+
+/// What a client lets a server run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Script {
+    /// A script, as `EVAL_RO` runs it.
+    Eval,
+    /// A function of a library, as `FCALL_RO` runs it.
+    Function,
+}
+
+impl ReadTraits {
+    /// Of what every server answers at once.
+    pub const QUICK: Self =
+        Self { class: Class::Quick, is_fast: true, has_one_try: false, script: None };
+
+    /// That of both together.
+    pub fn with(self, other: Self) -> Self {
+        Self {
+            class: self.class.max(other.class),
+            is_fast: self.is_fast && other.is_fast,
+            has_one_try: self.has_one_try || other.has_one_try,
+            script: self.script.or(other.script),
+        }
+    }
+}
+
+/// What a read is known by. Cheap to copy: hashes, no bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadKey {
+    /// Of its like: command, beginning of the key, magnitude of the number of arguments.
+    pub kind: u64,
+    /// Of its exact bytes.
+    pub exact: u64,
+    /// Whether the servers flag it `fast`, and it has few arguments.
+    pub is_fast: bool,
+}
+
+impl ReadKey {
+    /// The key of several reads that are answered as one.
+    pub fn with(self, other: Self) -> Self {
+        let join = |a: u64, b: u64| a.rotate_left(5) ^ b;
+        Self {
+            kind: join(self.kind, other.kind),
+            exact: join(self.exact, other.exact),
+            is_fast: self.is_fast && other.is_fast,
+        }
+    }
+}
+
+/// What the answer to a read says of its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Observation {
+    /// One more quick answer.
+    Quick,
+    /// Nothing: something else may have been why it took so long.
+    None,
+    /// Nothing for certain, as there were others: next time it is measured alone.
+    MeasureAlone,
+    /// It is not quick any more.
+    Late,
+    /// It is slow.
+    Slow,
+}
+
+/// What an answer after `time` says, where a server may usually be silent for `timeout`. `is_alone`
+/// where no other read that is not quick was unanswered on that server meanwhile.
+fn lesson(time: Duration, timeout: Duration, class: Class, is_alone: bool) -> Observation {
+    let is_slow = time >= timeout / SLOW_PART;
+    match (is_alone, class) {
+        _ if time < timeout / QUICK_PART => Observation::Quick,
+        (false, _) if is_slow => Observation::MeasureAlone,
+        (false, _) => Observation::None,
+        // The server may have been silent for another reason: once is no proof.
+        (true, Class::Quick) => Observation::Late,
+        (true, _) if is_slow => Observation::Slow,
+        (true, _) => Observation::Late,
+    }
+}
+
+/// What has been learned of each kind of read, and of exact commands that were slow. Bounded: what is
+/// forgotten is unknown again.
+#[derive(Debug)]
+pub struct Kinds {
+    entries: Box<[AtomicU64]>,
+    hashes: RandomState,
+    began: Instant,
+    timeout: Duration,
+    /// When an exact command was marked slow last, as entries have it: as long as that counts, each is
+    /// looked up.
+    exact_at: AtomicU64,
+}
+
+impl Kinds {
+    /// Nothing is known. A server may usually be silent for `timeout`.
+    pub fn new(timeout: Duration) -> Self {
+        Self {
+            entries: (0..BUCKETS * WAYS).map(|_| AtomicU64::new(0)).collect(),
+            hashes: RandomState::new(),
+            began: Instant::now(),
+            timeout,
+            exact_at: AtomicU64::new(0),
+        }
+    }
+
+    /// How long a read that is not quick may keep its server silent until it counts as slow.
+    pub fn slow_after(&self) -> Duration {
+        self.timeout / SLOW_PART
+    }
+
+    /// Whether this read needs no look at the table: most don't.
+    pub fn is_surely_quick(&self, arguments: usize, is_flagged_fast: bool) -> bool {
+        is_flagged_fast && arguments <= MAX_FAST_ARGUMENTS && !self.has_exact()
+    }
+
+    /// The key of a command, which the servers flag `fast` or not. `key` is the number of the argument
+    /// that names its kind: its first key, or the script.
+    pub fn key(&self, command: &Command, key: usize, is_flagged_fast: bool) -> ReadKey {
+        let arguments = command.arg_count();
+        let name = command.name();
+        let key = command.arg(key).unwrap_or_default();
+        // Scripts that begin alike may do anything.
+        let beginning = if policy::is_script(command) { key } else { beginning(key) };
+        ReadKey {
+            kind: self.kind(name, beginning, arguments),
+            exact: self.hash(&[b"exact"], command.bytes()),
+            is_fast: is_flagged_fast && arguments <= MAX_FAST_ARGUMENTS,
+        }
+    }
+
+    /// The key of something that is read over HTTP: `what` is asked of this key.
+    pub fn http_key(&self, what: &str, key: &[u8], rest: &[u8]) -> ReadKey {
+        ReadKey {
+            kind: self.kind(what.as_bytes(), beginning(key), 0),
+            exact: self.hash(&[what.as_bytes(), key], rest),
+            is_fast: false,
+        }
+    }
+
+    fn kind(&self, name: &[u8], beginning: &[u8], arguments: usize) -> u64 {
+        let mut lower = [0; 32];
+        let name = &name[..name.len().min(lower.len())];
+        lower[..name.len()].copy_from_slice(name);
+        lower.make_ascii_lowercase();
+        let magnitude = match arguments {
+            ..=MAX_FAST_ARGUMENTS => 0,
+            many => many.ilog2() as u8,
+        };
+        self.hash(&[&lower[..name.len()], &[magnitude]], beginning)
+    }
+
+    fn hash(&self, parts: &[&[u8]], last: &[u8]) -> u64 {
+        let mut hasher = self.hashes.build_hasher();
+        for part in parts.iter().copied().chain([last]) {
+            hasher.write_usize(part.len());
+            hasher.write(part);
+        }
+        hasher.finish()
+    }
+
+    /// What is known of this read.
+    pub fn class(&self, read: &ReadKey) -> Class {
+        if self.has_exact() && self.find(read.exact).is_some_and(|entry| self.is_slow(entry)) {
+            return Class::Slow;
+        }
+        if read.is_fast {
+            return Class::Quick;
+        }
+        match self.find(read.kind) {
+            Some(entry) if self.is_slow(entry) => Class::Slow,
+            Some(entry) if streak(entry) >= QUICK_ANSWERS && !must_be_alone(entry) => Class::Quick,
+            _ => Class::Unknown,
+        }
+    }
+
+    /// Whether nothing of its kind has been answered yet.
+    pub fn is_new(&self, read: &ReadKey) -> bool {
+        !read.is_fast && self.find(read.kind).is_none()
+    }
+
+    /// Whether it is to be sent with no other read that is not quick beside it, as it could not be told
+    /// which of them was slow.
+    pub fn is_measured_alone(&self, read: &ReadKey) -> bool {
+        !read.is_fast && self.find(read.kind).is_some_and(must_be_alone)
+    }
+
+    /// It was answered after `time`. `is_alone` where it was the only read on its server meanwhile that
+    /// is not quick.
+    pub fn note_answer(&self, read: &ReadKey, time: Duration, is_alone: bool) {
+        if read.is_fast && time < self.slow_after() {
+            return;
+        }
+        match lesson(time, self.timeout, self.class(read), is_alone) {
+            Observation::None if read.is_fast => {}
+            // It is no longer new.
+            Observation::None => self.change(read.kind, |entry| entry),
+            Observation::Quick => self.change(read.kind, |entry| {
+                let more = (streak(entry) + 1).min(QUICK_ANSWERS);
+                // So many in a row, one at a time, and the kind is no longer slow; the exact command is.
+                let slow_at = if more == QUICK_ANSWERS { 0 } else { slow_at(entry) };
+                pack(more, false, slow_at)
+            }),
+            Observation::MeasureAlone if read.is_fast => {}
+            Observation::MeasureAlone => {
+                self.change(read.kind, |entry| pack(streak(entry), true, slow_at(entry)));
+            }
+            Observation::Late if read.is_fast => {}
+            Observation::Late => self.change(read.kind, |entry| pack(0, false, slow_at(entry))),
+            Observation::Slow => self.note_slow(read),
+        }
+    }
+
+    /// It keeps, or has kept, its server silent for too long, and nothing else can be why.
+    pub fn note_slow(&self, read: &ReadKey) {
+        let now = self.now();
+        if !read.is_fast {
+            self.change(read.kind, |_| pack(0, false, now));
+        }
+        self.exact_at.store(now, Ordering::Relaxed);
+        self.change(read.exact, |_| pack(0, false, now));
+    }
+
+    /// What it was blamed for it has not done: a connection was broken.
+    pub fn clear_blame(&self, read: &ReadKey) {
+        if self.find(read.exact).is_some() {
+            self.change(read.exact, |_| pack(0, false, 0));
+        }
+        if !read.is_fast {
+            self.change(read.kind, |entry| pack(streak(entry), false, 0));
+        }
+    }
+
+    /// One of several reads keeps their server silent, and nobody knows which.
+    pub fn note_shared_server(&self, read: &ReadKey) {
+        if !read.is_fast {
+            self.change(read.kind, |entry| pack(streak(entry), true, slow_at(entry)));
+        }
+    }
+
+    /// Whether an exact command counts as slow.
+    fn has_exact(&self) -> bool {
+        let at = self.exact_at.load(Ordering::Relaxed);
+        at > 0 && self.now().saturating_sub(at) < SLOW_TIME.as_secs()
+    }
+
+    fn now(&self) -> u64 {
+        self.began.elapsed().as_secs() + 1
+    }
+
+    fn is_slow(&self, entry: u64) -> bool {
+        let at = slow_at(entry);
+        at > 0 && self.now().saturating_sub(at) < SLOW_TIME.as_secs()
+    }
+
+    fn bucket(&self, hash: u64) -> &[AtomicU64] {
+        let bucket = hash as usize % BUCKETS;
+        &self.entries[bucket * WAYS..][..WAYS]
+    }
+
+    fn find(&self, hash: u64) -> Option<u64> {
+        let entries = self.bucket(hash).iter().map(|entry| entry.load(Ordering::Relaxed));
+        entries.filter(|&entry| entry != 0).find(|&entry| tag(entry) == tag(hash))
+    }
+
+    /// Changes what is held of a hash. A race with another change loses one of the two, no more.
+    fn change(&self, hash: u64, change: impl Fn(u64) -> u64) {
+        let bucket = self.bucket(hash);
+        let held = |place: &AtomicU64| place.load(Ordering::Relaxed);
+        let is_it = |entry: u64| entry != 0 && tag(entry) == tag(hash);
+        let place = bucket.iter().find(|place| is_it(held(place)));
+        // What is known best stays: a stranger's kinds, each seen once, take each other's places.
+        let least = || bucket.iter().min_by_key(|place| self.worth(held(place)));
+        let Some(place) = place.or_else(least) else { return };
+        let old = held(place);
+        let known = if is_it(old) { old } else { 0 };
+        let changed = change(known) | (tag(hash) << (64 - TAG_BITS));
+        if changed != old {
+            place.store(changed, Ordering::Relaxed);
+        }
+    }
+
+    fn worth(&self, entry: u64) -> u64 {
+        match entry {
+            0 => 0,
+            slow if self.is_slow(slow) => QUICK_ANSWERS + 1,
+            other => 1 + streak(other),
+        }
+    }
+}
+
+/// What the keys of one kind have in common: all up to the last `:`, or, without one, all but the digits
+/// at the end.
+fn beginning(key: &[u8]) -> &[u8] {
+    match key.iter().rposition(|&byte| byte == b':') {
+        Some(at) => &key[..=at],
+        None => {
+            let digits = key.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+            if digits < key.len() { &key[..key.len() - digits] } else { key }
+        }
+    }
+}
+
+/// What the log and the pages show of a read: its command, and where its key begins.
+pub fn shown(name: &[u8], key: &[u8]) -> String {
+    let name = String::from_utf8_lossy(&name[..name.len().min(MAX_SHOWN_KEY_BYTES)]);
+    let text = String::from_utf8_lossy(&key[..key.len().min(MAX_SHOWN_KEY_BYTES)]).into_owned();
+    format!("{} {}", name.to_ascii_uppercase(), crate::logging::escaped(&text))
+}
+
+fn tag(hash: u64) -> u64 {
+    hash >> (64 - TAG_BITS)
+}
+
+fn streak(entry: u64) -> u64 {
+    entry & ((1 << STREAK_BITS) - 1)
+}
+
+fn must_be_alone(entry: u64) -> bool {
+    entry >> STREAK_BITS & 1 == 1
+}
+
+fn slow_at(entry: u64) -> u64 {
+    entry >> (STREAK_BITS + ALONE_BITS) & ((1 << SLOW_AT_BITS) - 1)
+}
+
+fn pack(streak: u64, is_alone: bool, slow_at: u64) -> u64 {
+    let slow_at = slow_at.min((1 << SLOW_AT_BITS) - 1);
+    streak | u64::from(is_alone) << STREAK_BITS | slow_at << (STREAK_BITS + ALONE_BITS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp::CommandParser;
+
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    const SHORT: Duration = Duration::from_millis(1);
+    const LONG: Duration = Duration::from_millis(600);
+
+    /// The key of a command whose first key is argument 1, not flagged `fast`.
+    fn key(kinds: &Kinds, words: &str) -> ReadKey {
+        key_of(kinds, words, false)
+    }
+
+    fn key_of(kinds: &Kinds, words: &str, is_fast: bool) -> ReadKey {
+        let line = format!("{words}\r\n");
+        let mut parser = CommandParser::new(usize::MAX);
+        let (_, command) = parser.parse(line.as_bytes()).expect("a command");
+        kinds.key(&command.expect("a whole one"), 1, is_fast)
+    }
+
+    fn answer(kinds: &Kinds, read: &ReadKey, times: usize) {
+        (0..times).for_each(|_| kinds.note_answer(read, SHORT, true));
+    }
+
+    #[test]
+    fn each_row_of_what_an_answer_says() {
+        use Class::{Quick, Slow, Unknown};
+        let ms = Duration::from_millis;
+        for (time, class, is_alone, wanted) in [
+            (ms(99), Unknown, true, Observation::Quick),
+            (ms(99), Slow, false, Observation::Quick),
+            (ms(100), Unknown, true, Observation::Late),
+            (ms(499), Unknown, true, Observation::Late),
+            (ms(500), Unknown, true, Observation::Slow),
+            (ms(500), Slow, true, Observation::Slow),
+            (ms(500), Quick, true, Observation::Late),
+            (ms(499), Unknown, false, Observation::None),
+            (ms(500), Unknown, false, Observation::MeasureAlone),
+            (ms(500), Quick, false, Observation::MeasureAlone),
+        ] {
+            let learned = lesson(time, TIMEOUT, class, is_alone);
+            assert_eq!(learned, wanted, "{time:?}, {class:?}, alone: {is_alone}");
+        }
+    }
+
+    #[test]
+    fn twenty_quick_answers_make_a_kind_quick_and_a_late_one_unknown() {
+        let kinds = Kinds::new(TIMEOUT);
+        let read = key(&kinds, "HGETALL user:1");
+        assert_eq!(kinds.class(&read), Class::Unknown);
+        answer(&kinds, &read, 19);
+        assert_eq!(kinds.class(&read), Class::Unknown);
+        answer(&kinds, &read, 1);
+        assert_eq!(kinds.class(&key(&kinds, "hgetall user:2")), Class::Quick, "its like is, too");
+        assert_eq!(kinds.class(&key(&kinds, "HGETALL film:1")), Class::Unknown);
+        assert_eq!(kinds.class(&key(&kinds, "HKEYS user:1")), Class::Unknown);
+        kinds.note_answer(&read, LONG, true);
+        assert_eq!(kinds.class(&read), Class::Unknown, "once is no proof");
+    }
+
+    #[test]
+    fn a_slow_read_makes_its_kind_slow_until_twenty_of_that_were_quick_and_itself_for_longer() {
+        let kinds = Kinds::new(TIMEOUT);
+        let read = key(&kinds, "SORT_RO big ALPHA LIMIT 0 1");
+        kinds.note_answer(&read, LONG, true);
+        assert_eq!(kinds.class(&read), Class::Slow);
+        let like = key(&kinds, "SORT_RO big ALPHA LIMIT 0 2");
+        assert_eq!(kinds.class(&like), Class::Slow);
+        answer(&kinds, &like, 20);
+        assert_eq!(kinds.class(&like), Class::Quick);
+        assert_eq!(kinds.class(&read), Class::Slow);
+    }
+
+    #[test]
+    fn of_several_that_were_slow_together_each_is_measured_alone() {
+        let kinds = Kinds::new(TIMEOUT);
+        let read = key(&kinds, "LRANGE list:1 0 -1");
+        answer(&kinds, &read, 20);
+        kinds.note_answer(&read, LONG, false);
+        assert!(kinds.is_measured_alone(&read));
+        assert_eq!(kinds.class(&read), Class::Unknown);
+        answer(&kinds, &read, 1);
+        assert!(!kinds.is_measured_alone(&read));
+        assert_eq!(kinds.class(&read), Class::Quick);
+    }
+
+    #[test]
+    fn what_servers_flag_fast_is_quick_unless_it_was_slow_itself_or_has_many_arguments() {
+        let kinds = Kinds::new(TIMEOUT);
+        let get = key_of(&kinds, "GET key:1", true);
+        assert_eq!(kinds.class(&get), Class::Quick);
+        kinds.note_slow(&get);
+        assert_eq!(kinds.class(&get), Class::Slow);
+        assert_eq!(kinds.class(&key_of(&kinds, "GET key:2", true)), Class::Quick);
+        let many = |count| format!("MGET{}", " key:1".repeat(count));
+        assert_eq!(kinds.class(&key_of(&kinds, &many(63), true)), Class::Quick);
+        let more = key_of(&kinds, &many(64), true);
+        assert_eq!(kinds.class(&more), Class::Unknown);
+        answer(&kinds, &more, 20);
+        let other = key_of(&kinds, &many(2000), true);
+        assert_eq!(kinds.class(&other), Class::Unknown, "far more arguments are another kind");
+    }
+
+    #[test]
+    fn a_read_that_was_blamed_for_a_broken_connection_is_as_before() {
+        let kinds = Kinds::new(TIMEOUT);
+        let read = key(&kinds, "HGETALL user:1");
+        kinds.note_slow(&read);
+        assert_eq!(kinds.class(&read), Class::Slow);
+        kinds.clear_blame(&read);
+        assert_eq!(kinds.class(&read), Class::Unknown);
+    }
+
+    #[test]
+    fn kinds_are_told_by_what_their_keys_begin_with() {
+        for (key, wanted) in [
+            ("user:17:name", "user:17:"),
+            ("user:17", "user:"),
+            ("user17", "user"),
+            ("17", "17"),
+            ("", ""),
+        ] {
+            assert_eq!(beginning(key.as_bytes()), wanted.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_flood_of_kinds_leaves_most_of_those_that_are_known() {
+        let kinds = Kinds::new(TIMEOUT);
+        let known: Vec<_> =
+            (0..200).map(|number| key(&kinds, &format!("HGETALL known:{number}:a"))).collect();
+        known.iter().for_each(|read| answer(&kinds, read, 20));
+        for number in 0..100_000 {
+            answer(&kinds, &key(&kinds, &format!("HGETALL flood:{number}:a")), 1);
+        }
+        let left = known.iter().filter(|read| kinds.class(read) == Class::Quick).count();
+        assert!(left > 190, "{left} of 200");
+    }
+}

@@ -1,0 +1,139 @@
+use std::time::Duration;
+
+use redis::{Client, Connection, ConnectionLike, ErrorKind, InfoDict, RedisError, Value};
+
+use super::seed::SeedError;
+use crate::config::address::BackendAddress;
+
+/// How long a backend may take to accept the connection, and then for each of the few answers until
+/// its role is known.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a backend may take to receive or send anything at all.
+const IO_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A connection to one backend.
+pub struct SeedServer {
+    connection: Connection,
+}
+
+/// What a backend says about its replication.
+pub struct Replication {
+    pub is_replica: bool,
+    /// The replication id; a primary and its replicas have the same.
+    pub id: String,
+    /// How much of the replication stream was sent (primary) or applied (replica), in bytes.
+    pub offset: u64,
+    /// Whether the replica is connected to its primary and has a complete copy.
+    pub link_up: bool,
+    /// How much of the first copy the replica has received, in bytes.
+    pub copied_bytes: u64,
+    /// `HOST:PORT` of the primary; empty for a primary.
+    pub primary: String,
+}
+
+impl SeedServer {
+    /// Connects, logs in and learns the backend's role.
+    pub fn connect(address: &BackendAddress) -> Result<(Self, Replication), SeedError> {
+        let failed = |error| SeedError::Connect(reason(&error, CONNECT_TIMEOUT));
+        let info = address.connection_info();
+        // Each command of the login has the time limit for itself, so none that is not needed.
+        let login = info.redis_settings().clone().set_skip_set_lib_name();
+        let connection = Client::open(info.set_redis_settings(login))
+            .and_then(|client| client.get_connection_with_timeout(CONNECT_TIMEOUT))
+            .map_err(failed)?;
+        connection.set_write_timeout(Some(IO_TIMEOUT))?;
+        connection.set_read_timeout(Some(CONNECT_TIMEOUT))?;
+        let mut server = Self { connection };
+        let reply = server.ask_replication().map_err(failed)?;
+        server.connection.set_read_timeout(Some(IO_TIMEOUT))?;
+        Ok((server, Replication::parse(reply)?))
+    }
+
+    /// What the backend says about its replication now.
+    pub fn replication(&mut self) -> Result<Replication, SeedError> {
+        Replication::parse(self.ask_replication()?)
+    }
+
+    fn ask_replication(&mut self) -> Result<Value, RedisError> {
+        self.connection.req_command(redis::cmd("INFO").arg("replication"))?.extract_error()
+    }
+
+    /// Sends all commands without waiting for a reply.
+    pub fn send(&mut self, commands: &[u8]) -> Result<(), SeedError> {
+        Ok(self.connection.send_packed_command(commands)?)
+    }
+
+    /// The reply to one command. Not `Pipeline::query`: that would wait for each reply of a batch
+    /// anew when the backend has stopped answering.
+    pub fn receive(&mut self) -> Result<Value, SeedError> {
+        Ok(self.connection.recv_response()?.extract_error()?)
+    }
+
+    /// The replies to one `DEL` and `rows` times `HSET` with `fields` fields, in a transaction.
+    pub fn receive_transaction(&mut self, rows: usize, fields: usize) -> Result<(), SeedError> {
+        let commands = rows + 1;
+        for _multi_and_queued in 0..1 + commands {
+            self.receive()?;
+        }
+        let created = Value::Int(fields as i64);
+        match self.receive()? {
+            Value::Array(replies)
+                if replies.len() == commands
+                    && replies[1..].iter().all(|reply| *reply == created) =>
+            {
+                Ok(())
+            }
+            _ => Err(SeedError::Reply { command: "HSET" }),
+        }
+    }
+}
+
+impl Replication {
+    fn parse(reply: Value) -> Result<Self, SeedError> {
+        let unexpected = || SeedError::Reply { command: "INFO replication" };
+        let info: InfoDict = redis::from_redis_value(reply).map_err(|_| unexpected())?;
+        let role: String = info.get("role").ok_or_else(unexpected)?;
+        let is_replica = role == "slave";
+        let text = |name: &str| info.get::<String>(name).unwrap_or_default();
+        let number = |name: &str| info.get::<u64>(name).unwrap_or(0);
+        Ok(Self {
+            is_replica,
+            id: text("master_replid"),
+            offset: number(if is_replica { "slave_repl_offset" } else { "master_repl_offset" }),
+            link_up: text("master_link_status") == "up",
+            copied_bytes: number("master_sync_read_bytes"),
+            primary: match is_replica {
+                true => format!("{}:{}", text("master_host"), text("master_port")),
+                false => String::new(),
+            },
+        })
+    }
+}
+
+impl From<RedisError> for SeedError {
+    fn from(error: RedisError) -> Self {
+        Self::Redis(reason(&error, IO_TIMEOUT))
+    }
+}
+
+/// The reason as Redis or the system gives it, without the `redis` crate's error classes.
+fn reason(error: &RedisError, timeout: Duration) -> String {
+    if error.is_timeout() {
+        return format!("no answer within {} s", timeout.as_secs());
+    }
+    if error.is_connection_dropped() && !error.is_connection_refusal() {
+        return "the connection was closed by the server".into();
+    }
+    if error.kind() == ErrorKind::AuthenticationFailed {
+        // The crate keeps no more of the server's answer than that.
+        return "the login was refused; check the user and the password in its URL, and that the \
+                server takes more clients"
+            .into();
+    }
+    match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        (None, Some(detail)) => detail.to_owned(),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,70 @@
+use crate::load::dataset::Row;
+use crate::resp::{command, write};
+
+/// The commands that replace the keys of a batch of rows, as they are sent. The same memory is used
+/// for one batch after the other.
+pub struct Transaction {
+    /// What the keys begin with.
+    prefix: String,
+    /// Each field's name as an argument.
+    names: Vec<Vec<u8>>,
+    rows: usize,
+    /// The arguments of `DEL`.
+    keys: Vec<u8>,
+    hsets: Vec<u8>,
+    key: Vec<u8>,
+    commands: Vec<u8>,
+}
+
+impl Transaction {
+    /// Of no rows yet, for keys with this `prefix` and hashes with these `fields`.
+    pub fn new<'a>(prefix: &str, fields: impl Iterator<Item = &'a str>) -> Self {
+        let encode = |name: &str| {
+            let mut argument = Vec::new();
+            write::bulk(&mut argument, name.as_bytes());
+            argument
+        };
+        Self {
+            prefix: prefix.to_owned(),
+            names: fields.map(encode).collect(),
+            rows: 0,
+            keys: Vec::new(),
+            hsets: Vec::new(),
+            key: Vec::new(),
+            commands: Vec::new(),
+        }
+    }
+
+    /// How many fields each row has.
+    pub fn fields(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Replaces the key of `row`, too, whatever it holds.
+    pub fn add(&mut self, row: &Row) {
+        self.rows += 1;
+        row.write_key(&self.prefix, &mut self.key);
+        write::bulk(&mut self.keys, &self.key);
+        write::array(&mut self.hsets, 2 + 2 * self.names.len());
+        write::bulk(&mut self.hsets, b"HSET");
+        write::bulk(&mut self.hsets, &self.key);
+        for (name, value) in self.names.iter().zip(row.values()) {
+            self.hsets.extend_from_slice(name);
+            write::bulk(&mut self.hsets, value);
+        }
+    }
+
+    /// All commands; then there are no rows any more.
+    pub fn take(&mut self) -> &[u8] {
+        let out = &mut self.commands;
+        out.clear();
+        command::encode([&b"MULTI"[..]].into_iter(), out);
+        write::array(out, 1 + self.rows);
+        write::bulk(out, b"DEL");
+        out.append(&mut self.keys);
+        out.append(&mut self.hsets);
+        command::encode([&b"EXEC"[..]].into_iter(), out);
+        self.rows = 0;
+        out
+    }
+}

@@ -1,0 +1,3 @@
+//! Sockets: which protocol a client speaks.
+
+pub mod protocol;

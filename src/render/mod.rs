@@ -1,0 +1,4 @@
+//! Replies as JSON and as HTML.
+
+pub mod html;
+pub mod json;

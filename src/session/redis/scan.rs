@@ -1,0 +1,250 @@
+//! SCAN, HSCAN, SSCAN and ZSCAN: cursors that carry their backend.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::local_commands::integer;
+use super::reply_writer::ReplyWriter;
+use super::{ForwardError, ServedBy, Session, SessionEnd};
+use crate::backend::{Backend, BackendError, Connection, PooledConnection, WaitPolicy};
+use crate::balance::Balancer;
+use crate::balance::cursor::{self, MAX_SCAN_COUNT};
+use crate::balance::slow::{ReadInfo, ReadTraits};
+use crate::health::BackendState;
+use crate::resp::{self, Command, command, reply, write};
+
+/// [`MAX_SCAN_COUNT`] as it is sent.
+const MAX_SCAN_COUNT_TEXT: &[u8] = b"10000";
+
+const GONE: &str = "ERR invalid cursor: its server is gone or was restarted, and would miss \
+    elements: start again from 0";
+
+const NO_RIGHT: &str = "ERR SCAN can't go on: this backend's user lacks the right +info, without which \
+    a cursor can't be led back to its server (ACL SETUSER ... +info)";
+
+const TOO_LARGE: &str = "ERR SCAN can't go on: the server's cursor is too large to be passed on";
+
+impl Session<'_> {
+    #[inline(never)]
+    pub(super) fn scan(&mut self, command: &Command, cursor_arg: usize) -> Result<(), SessionEnd> {
+        let Some(cursor) = command.arg(cursor_arg).and_then(cursor::parse) else {
+            self.error("ERR invalid cursor");
+            return Ok(());
+        };
+        self.run_batch()?;
+        let args = with_capped_counts(command, cursor_arg);
+        match cursor {
+            0 => self.scan_from_the_start(args),
+            _ => self.scan_on(args, cursor_arg, cursor),
+        }
+    }
+
+    fn scan_from_the_start(&mut self, args: Vec<&[u8]>) -> Result<(), SessionEnd> {
+        let (balancer, is_silent) = (self.balancer, self.is_silent);
+        let mut command = Vec::new();
+        command::encode(args.into_iter(), &mut command);
+        let work = |connection: &mut PooledConnection, writer: &mut ReplyWriter| {
+            relay_scan(connection, writer, is_silent, balancer)
+        };
+        let (traits, info) = (ReadTraits::QUICK, |_| ReadInfo::default());
+        let scanned = self.on_connection(&command, None, traits, info, work);
+        scanned.or_else(|unanswered| self.unanswered(unanswered))
+    }
+
+    /// Goes on where the cursor comes from, which may be another backend than the session's.
+    fn scan_on(
+        &mut self,
+        args: Vec<&[u8]>,
+        cursor_arg: usize,
+        cursor: u64,
+    ) -> Result<(), SessionEnd> {
+        let (position, tag) = cursor::split(cursor);
+        let position = position.to_string();
+        let mut there = Vec::new();
+        let args = args.into_iter().enumerate();
+        let args = args.map(|(at, arg)| if at == cursor_arg { position.as_bytes() } else { arg });
+        command::encode(args, &mut there);
+        let Some(index) = self.balancer.find_server(tag) else {
+            self.error(GONE);
+            return Ok(());
+        };
+        let backend = &self.balancer.backends[index];
+        let is_elsewhere = self.upstream.backend().is_none_or(|own| !Arc::ptr_eq(own, backend));
+        let lease = is_elsewhere.then(|| self.balancer.table.lease(|backend| backend == index));
+        let errors = self.writer.errors;
+        let outcome = self.scan_at(backend, tag, &there);
+        drop(lease);
+        if let Err(ForwardError::Backend(error) | ForwardError::Cut(error)) = &outcome {
+            backend.metrics.errors.add((!error.is_local()).into());
+            if error.is_failure() {
+                backend.failed(error);
+            }
+        }
+        match outcome {
+            Ok(time) => {
+                let is_error = self.writer.errors > errors;
+                self.served_by = Some(ServedBy { backend: index, time, is_error });
+            }
+            Err(ForwardError::Backend(BackendError::OtherCommands | BackendError::Syncing(_))) => {
+                self.error(GONE);
+            }
+            Err(ForwardError::Backend(error)) => {
+                let name = backend.name();
+                self.error(format!("ERR the cursor's server, {name}, can't go on: {error}"));
+            }
+            Err(failure) => return Err(failure.into()),
+        }
+        Ok(())
+    }
+
+    /// Returns how long it took until the reply began.
+    fn scan_at(
+        &mut self,
+        backend: &Backend,
+        tag: u16,
+        command: &[u8],
+    ) -> Result<Duration, ForwardError> {
+        let began = Instant::now();
+        let balancer = self.balancer;
+        // A new connection may have found another server at this address.
+        let is_its_server = |link: &Connection| {
+            link.run_id().is_some_and(|run_id| balancer.cursor_tag(run_id) == Some(tag))
+        };
+        let wait_policy = match backend.health.state() {
+            BackendState::Up => WaitPolicy::QUICK,
+            _ => WaitPolicy::Until(Instant::now() + balancer.config.backend_timeout),
+        };
+        let mut connection = backend.request_if(self.mode, command, wait_policy, is_its_server)?;
+        let time = began.elapsed();
+        relay_scan(&mut connection, &mut self.writer, self.is_silent, balancer)?;
+        connection.keep();
+        Ok(time)
+    }
+}
+
+/// The arguments of a SCAN, HSCAN, SSCAN or ZSCAN, in which no COUNT is over [`MAX_SCAN_COUNT`]; what
+/// is wrong with one is left to the server to say.
+///
+/// A number that stands after the word COUNT is that option's value: in no command that is right does
+/// one stand where an option's name is due, so a MATCH for `count` is not mistaken for it.
+fn with_capped_counts<'a>(command: &Command<'a>, cursor_arg: usize) -> Vec<&'a [u8]> {
+    let mut args: Vec<&[u8]> = command.args().collect();
+    // Options stand after the cursor, each before its value.
+    for at in cursor_arg + 2..args.len() {
+        // Redis compares up to a NUL.
+        let is_count = until_nul(args[at - 1]).eq_ignore_ascii_case(b"COUNT");
+        let is_too_much = || {
+            integer(args[at])
+                .is_some_and(|count| count.cast_unsigned() > MAX_SCAN_COUNT && count > 0)
+        };
+        if is_count && is_too_much() {
+            args[at] = MAX_SCAN_COUNT_TEXT;
+        }
+    }
+    args
+}
+
+fn until_nul(text: &[u8]) -> &[u8] {
+    text.split(|&byte| byte == 0).next().unwrap_or_default()
+}
+
+/// Passes the reply on, with the server's tag in its cursor.
+fn relay_scan(
+    connection: &mut PooledConnection,
+    writer: &mut ReplyWriter,
+    is_silent: bool,
+    balancer: &Balancer,
+) -> Result<(), ForwardError> {
+    if connection.next_byte()? == b'-' {
+        return writer.relay(connection, is_silent).map(|_| ());
+    }
+    let from = connection.replies();
+    if reply::array(from)? != 2 {
+        return Err(resp::Error::Protocol("a SCAN that is none").into());
+    }
+    let position = reply::bytes(from, reply::MAX_CURSOR_BYTES)?;
+    let position = std::str::from_utf8(&position).ok().and_then(|text| text.parse().ok());
+    let position = position.ok_or(resp::Error::Protocol("a cursor that is no number"))?;
+    let cursor = match outgoing_cursor(position, connection.run_id().map(AsRef::as_ref), balancer) {
+        Ok(cursor) => cursor,
+        // The server has done nothing wrong.
+        Err(why) => {
+            writer.relay(connection, true)?;
+            if !is_silent {
+                write::error(writer.out(), &why);
+            }
+            writer.errors += 1;
+            return Ok(());
+        }
+    };
+    let start = writer.out().len();
+    if !is_silent {
+        write::array(writer.out(), 2);
+        write::bulk(writer.out(), cursor.to_string().as_bytes());
+    }
+    let passed = writer.relay(connection, is_silent);
+    if let Err(ForwardError::Backend(_)) = passed {
+        writer.out().truncate(start);
+    }
+    passed.map(|_| ())
+}
+
+/// The cursor that a client gets for a server's; or why there is none.
+fn outgoing_cursor(
+    position: u64,
+    run_id: Option<&str>,
+    balancer: &Balancer,
+) -> Result<u64, String> {
+    if position == 0 {
+        return Ok(0);
+    }
+    let run_id = run_id.ok_or(NO_RIGHT)?;
+    let tag = balancer.cursor_tag(run_id).ok_or(GONE)?;
+    Ok(cursor::join(position, tag).ok_or(TOO_LARGE)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp::CommandParser;
+
+    fn capped(words: &str, cursor_arg: usize) -> String {
+        let mut bytes = Vec::new();
+        let words: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
+        command::encode(words.into_iter(), &mut bytes);
+        let mut parser = CommandParser::new(1024);
+        let command = parser.parse(&bytes).expect("valid").1.expect("whole");
+        String::from_utf8(with_capped_counts(&command, cursor_arg).join(&b' ')).expect("text")
+    }
+
+    #[test]
+    fn a_count_is_capped_and_nothing_else_is_touched() {
+        assert_eq!(MAX_SCAN_COUNT_TEXT, MAX_SCAN_COUNT.to_string().as_bytes());
+        for (asked, cursor_arg, sent) in [
+            ("SCAN 0 COUNT 10000", 1, "SCAN 0 COUNT 10000"),
+            ("SCAN 0 COUNT 10001", 1, "SCAN 0 COUNT 10000"),
+            ("scan 7 match a* count 1000000000", 1, "scan 7 match a* count 10000"),
+            ("SCAN 0 COUNT 9223372036854775807", 1, "SCAN 0 COUNT 10000"),
+            ("SCAN 0 COUNT 1 COUNT 20000 COUNT 30000", 1, "SCAN 0 COUNT 1 COUNT 10000 COUNT 10000"),
+            ("HSCAN k 0 NOVALUES COUNT 20000", 2, "HSCAN k 0 NOVALUES COUNT 10000"),
+            // A pattern, a type, a key that are words of the same kind.
+            ("SCAN 0 MATCH COUNT COUNT 20000", 1, "SCAN 0 MATCH COUNT COUNT 10000"),
+            ("SCAN 0 TYPE COUNT MATCH 20000", 1, "SCAN 0 TYPE COUNT MATCH 20000"),
+            ("SSCAN COUNT 20000", 2, "SSCAN COUNT 20000"),
+            ("ZSCAN COUNT 20000 COUNT 20000", 2, "ZSCAN COUNT 20000 COUNT 10000"),
+            ("SCAN 20000", 1, "SCAN 20000"),
+            // Where Redis compares up to a NUL.
+            ("SCAN 0 COUNT\0x 20000", 1, "SCAN 0 COUNT\0x 10000"),
+            // Errors that the server is to name.
+            ("SCAN 0 COUNT", 1, "SCAN 0 COUNT"),
+            ("SCAN 0 COUNT 0", 1, "SCAN 0 COUNT 0"),
+            ("SCAN 0 COUNT -20000", 1, "SCAN 0 COUNT -20000"),
+            ("SCAN 0 COUNT +20000", 1, "SCAN 0 COUNT +20000"),
+            ("SCAN 0 COUNT 020000", 1, "SCAN 0 COUNT 020000"),
+            ("SCAN 0 COUNT 2e4", 1, "SCAN 0 COUNT 2e4"),
+            ("SCAN 0 COUNT 9223372036854775808", 1, "SCAN 0 COUNT 9223372036854775808"),
+        ] {
+            assert_eq!(capped(asked, cursor_arg), sent);
+        }
+    }
+}

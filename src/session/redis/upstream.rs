@@ -1,0 +1,401 @@
+//! The backend's side of a session: its lease, the connection of a WATCH, and failing over.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{ForwardError, SessionEnd, names};
+use crate::backend::{Backend, BackendError, Connection, Mode, PooledConnection, STALE_TIME};
+use crate::balance::Balancer;
+use crate::balance::Lease;
+use crate::balance::failover::{Attempt, Failover};
+use crate::balance::slow::{Begun, Class, LaneError, OpenRead, ReadInfo, ReadTraits, SharedAnswer};
+use crate::logging::access_log::Event;
+use crate::session::ClientHandle;
+
+/// So many clients have a connection of their own that the others are kept for reads.
+pub const TOO_MANY_PINNED: &str = "ERR too many clients watch or subscribe: try again later";
+
+/// What a WATCH has left.
+#[derive(Default)]
+pub enum Watch {
+    #[default]
+    None,
+    /// The connection that watches, and the index of its backend.
+    Held(Box<PooledConnection>, usize),
+    /// It watches, and is in use at the moment.
+    InUse(usize),
+    /// Its backend failed: nobody knows whether a key was touched.
+    Lost,
+}
+
+/// Where commands are sent.
+#[derive(Clone, Copy)]
+pub struct SendTarget<'a> {
+    pub attempt: Attempt<'a>,
+    pub mode: Mode,
+    /// The version of the backends' commands by which they were judged: they are not sent to a server
+    /// with others. `None` for those that are not judged by these.
+    pub commands_version: Option<u64>,
+}
+
+/// Where a try is made.
+struct Place {
+    backend: usize,
+    /// That the read is unanswered there, where it is not quick.
+    open: Option<Arc<OpenRead>>,
+    /// Counts it, where that is not the session's own backend.
+    _lease: Option<Lease>,
+}
+
+/// Why nothing came of what was to be done on a backend.
+pub enum Unanswered {
+    /// Each backend has failed; this says how.
+    AllFailed(String),
+    /// The first command that is not answered is refused, for this reason; those after it are not.
+    Refused(String),
+    /// The first command that is not answered was answered to another client that has asked the same.
+    Shared(SharedAnswer),
+    /// A backend knows other commands than those by which it was judged what to send.
+    OtherCommands,
+    /// The session is over.
+    SessionEnd(SessionEnd),
+}
+
+/// How all have failed; `refusals` are those of backends that were not tried.
+fn all_failed(failover: &Failover, refusals: &str) -> Unanswered {
+    let local = BackendError::local_trouble(failover.failures());
+    Unanswered::AllFailed(local.unwrap_or_else(|| failover.error() + refusals))
+}
+
+/// A session's way to the backends.
+pub struct Upstream<'a> {
+    balancer: &'a Balancer,
+    /// Taken when a backend is needed first, and kept.
+    lease: Option<Lease>,
+    /// The backend that was used last: the lease may be another's by now.
+    last_used: Option<usize>,
+    /// Whether the lease may move, as the table knows it.
+    may_move: bool,
+    pub watch: Watch,
+    /// The keys that it was asked to watch.
+    watched_keys: HashSet<Vec<u8>>,
+    /// The database that the session reads; `None` while it asks for nothing that is in one.
+    pub database: Option<i64>,
+}
+
+impl<'a> Upstream<'a> {
+    pub fn new(balancer: &'a Balancer) -> Self {
+        Self {
+            balancer,
+            lease: None,
+            last_used: None,
+            may_move: false,
+            watch: Watch::None,
+            watched_keys: HashSet::new(),
+            database: Some(0),
+        }
+    }
+
+    /// The leased backend.
+    pub fn backend(&self) -> Option<&'a Arc<Backend>> {
+        self.lease.as_ref().map(|lease| &self.balancer.backends[lease.backend()])
+    }
+
+    /// Does `work` on the session's backend and, when that fails, on others. What every server answers
+    /// at once.
+    pub fn with_failover<T>(
+        &mut self,
+        client: ClientHandle,
+        work: impl FnMut(&mut Self, Attempt) -> Result<T, ForwardError>,
+    ) -> Result<T, Unanswered> {
+        let mut failover = Failover::new(self.balancer, ReadTraits::QUICK);
+        self.go_on(&mut failover, client, |_| ReadInfo::default(), work)
+    }
+
+    /// Runs `work` on the session's backend, or, for a read that is not quick, where the slow lane allows
+    /// it. On failure it tries others. `info` is told whether the read goes alone.
+    pub fn go_on<T>(
+        &mut self,
+        failover: &mut Failover,
+        client: ClientHandle,
+        info: impl Fn(bool) -> ReadInfo,
+        mut work: impl FnMut(&mut Self, Attempt) -> Result<T, ForwardError>,
+    ) -> Result<T, Unanswered> {
+        loop {
+            failover.forgive();
+            let place = self.place(failover, client, &info)?;
+            let attempt = place
+                .as_ref()
+                .and_then(|place| failover.attempt(place.backend, place.open.as_ref()));
+            let Some(attempt) = attempt else {
+                let refusals = self.refusals(failover);
+                // One that is up, and must not be read from in this database, is not waited for.
+                match refusals.is_empty() && failover.wait() {
+                    true => continue,
+                    false => return Err(all_failed(failover, &refusals)),
+                }
+            };
+            match work(self, attempt) {
+                Ok(done) => return Ok(done),
+                Err(ForwardError::Backend(BackendError::OtherCommands)) => {
+                    return Err(Unanswered::OtherCommands);
+                }
+                Err(ForwardError::Backend(error)) => {
+                    failover.failed(attempt, error);
+                    self.lose_watch();
+                    if let Some(why) = failover.refusal() {
+                        return Err(Unanswered::Refused(why));
+                    }
+                    if failover.is_over() {
+                        return Err(all_failed(failover, ""));
+                    }
+                }
+                Err(ForwardError::Cut(error)) => {
+                    Failover::note(attempt, &error);
+                    let name = attempt.backend.name();
+                    let why = format!("{name} failed within a reply: {error}");
+                    return Err(Unanswered::SessionEnd(SessionEnd::Cut(why)));
+                }
+                Err(failure @ ForwardError::Client(_)) => {
+                    return Err(Unanswered::SessionEnd(failure.into()));
+                }
+            }
+        }
+    }
+
+    /// Where the next try is made; `None` where no backend is left.
+    fn place(
+        &mut self,
+        failover: &Failover,
+        client: ClientHandle,
+        info: impl Fn(bool) -> ReadInfo,
+    ) -> Result<Option<Place>, Unanswered> {
+        let own = self.reselect(failover, client.address);
+        let Some(own) = own else { return Ok(None) };
+        if failover.class() == Class::Quick {
+            return Ok(Some(Place { backend: own, open: None, _lease: None }));
+        }
+        // Only there is known whether a key was touched.
+        let watched = self.watched_backend();
+        let may_try =
+            |backend| watched.is_none_or(|watched| watched == backend) && self.serves(backend);
+        match failover.begin(info(failover.is_alone()), Some(own), may_try, || client.is_gone()) {
+            Ok(Begun::Answered(answer)) => Err(Unanswered::Shared(answer)),
+            Ok(Begun::Open(open)) => {
+                let backend = open.backend();
+                let lease = || self.balancer.table.lease(|other| other == backend);
+                let lease = if backend == own { None } else { lease() };
+                Ok(Some(Place { backend, open: Some(open), _lease: lease }))
+            }
+            Err(LaneError::NoBackend) => Ok(None),
+            Err(LaneError::ClientLeft) => Err(Unanswered::SessionEnd(SessionEnd::Gone(
+                "left while its read waited".to_owned(),
+            ))),
+            Err(error) => Err(Unanswered::Refused(error.to_string())),
+        }
+    }
+
+    /// Whether the session's database may be read from this backend.
+    fn serves(&self, backend: usize) -> bool {
+        let health = &self.balancer.backends[backend].health;
+        self.database.is_none_or(|database| health.serves(database))
+    }
+
+    /// Which backends could still be tried and are up, but must not be read from in the session's
+    /// database, as the end of an error.
+    fn refusals(&self, failover: &Failover) -> String {
+        let backends = self.balancer.backends.iter().enumerate();
+        let left = backends.filter(|(index, _)| failover.may_try(*index));
+        let refusals = left.filter_map(|(_, backend)| {
+            let refusal = backend.health.refusal_while_up(self.database?)?;
+            Some(format!("; {}: {refusal}", backend.name()))
+        });
+        refusals.collect()
+    }
+
+    /// The index of the backend to be used now; takes a lease where there is none.
+    fn reselect(&mut self, failover: &Failover, client: SocketAddr) -> Option<usize> {
+        let may_try = |backend| failover.may_try(backend) && self.serves(backend);
+        if let Some(watched) = self.watched_backend() {
+            // Only there is known whether a key was touched.
+            if may_try(watched) {
+                return Some(watched);
+            }
+            self.lose_watch();
+        }
+        let may_try = |backend| failover.may_try(backend) && self.serves(backend);
+        let now = match &self.lease {
+            Some(lease) => lease.reselect(may_try)?,
+            None => {
+                let lease = self.balancer.table.lease(may_try)?;
+                self.lease.insert(lease).backend()
+            }
+        };
+        self.note_use(now, client);
+        Some(now)
+    }
+
+    fn note_use(&mut self, backend: usize, client: SocketAddr) {
+        if self.last_used.replace(backend) != Some(backend) {
+            let name = self.balancer.backends[backend].name();
+            let event = || Event::Reads { client, backend: name.to_owned() };
+            self.balancer.access_log.write(event);
+        }
+    }
+
+    /// The index of the session's backend where nothing is to be known but that: it is up, and
+    /// nothing is watched. Takes a lease where there is none.
+    pub fn usual_backend(&mut self, client: SocketAddr) -> Option<usize> {
+        if self.lease.is_none() {
+            self.lease = self.balancer.table.lease(|backend| self.serves(backend));
+        }
+        let backend = self.lease.as_ref()?.backend_if_up()?;
+        let is_usual = matches!(self.watch, Watch::None) && self.serves(backend);
+        if is_usual {
+            self.note_use(backend, client);
+        }
+        is_usual.then_some(backend)
+    }
+
+    /// Whether the session's lease may go to another backend while nothing is asked: not while it
+    /// watches, or `is_subscriber`.
+    pub fn update_may_move(&mut self, is_subscriber: bool) {
+        let is_watching = matches!(self.watch, Watch::Held(..));
+        let may_move = self.balancer.config.rebalance && !is_watching && !is_subscriber;
+        if let Some(lease) = &self.lease
+            && self.may_move != may_move
+        {
+            lease.set_may_move(may_move);
+            self.may_move = may_move;
+        }
+    }
+
+    /// Sends `commands` and waits for the reply to begin: on the connection that watches, or one
+    /// from the pool.
+    pub fn send(
+        &mut self,
+        target: SendTarget,
+        commands: &[u8],
+    ) -> Result<PooledConnection, BackendError> {
+        let Attempt { backend, .. } = target.attempt;
+        let wait_policy = target.attempt.wait_policy();
+        let now = || self.balancer.commands_version();
+        let is_judged = |link: &Connection| {
+            target.commands_version.is_none_or(|version| {
+                // In this order: the link's server is among those that are known.
+                backend.is_current(link) && version == now()
+            })
+        };
+        if let Watch::Held(watching, _) = &self.watch
+            && !is_judged(watching)
+        {
+            if backend.is_current(watching) {
+                return Err(BackendError::OtherCommands);
+            }
+            // Another server is there by now.
+            self.watch = Watch::Lost;
+        }
+        if let Some(mut connection) = self.take_watching() {
+            connection.set_wait_policy(wait_policy.clone(), Duration::ZERO);
+            let began = Instant::now();
+            match connection.send(commands) {
+                Ok(()) => return Ok(connection),
+                // Closed meanwhile, which says nothing of the backend.
+                Err(BackendError::Lost(_)) if began.elapsed() < STALE_TIME => {
+                    self.watch = Watch::Lost;
+                }
+                Err(error) => {
+                    self.watch = Watch::Lost;
+                    return Err(error);
+                }
+            }
+        }
+        backend.request_if(target.mode, commands, wait_policy, is_judged)
+    }
+
+    /// The index of the backend that watches.
+    fn watched_backend(&self) -> Option<usize> {
+        match self.watch {
+            Watch::Held(_, backend) => Some(backend),
+            _ => None,
+        }
+    }
+
+    /// Takes the connection that watches.
+    fn take_watching(&mut self) -> Option<PooledConnection> {
+        let backend = self.watched_backend()?;
+        match std::mem::replace(&mut self.watch, Watch::InUse(backend)) {
+            Watch::Held(connection, _) => Some(*connection),
+            _ => None,
+        }
+    }
+
+    /// Keeps the connection, to this backend, that watches; false, and it is closed, when too many
+    /// clients do so.
+    pub fn watch_with(&mut self, mut connection: PooledConnection, backend: usize) -> bool {
+        let is_pinned = connection.pin();
+        if is_pinned {
+            self.pin_lease(backend);
+            self.watch = Watch::Held(Box::new(connection), backend);
+        }
+        is_pinned
+    }
+
+    /// The session has a connection of its own to this backend: its lease is there, and stays there
+    /// until [`update_may_move`](Self::update_may_move) says otherwise.
+    pub fn pin_lease(&mut self, backend: usize) {
+        if let Some(lease) = &self.lease {
+            lease.pin(backend);
+            self.may_move = false;
+        }
+    }
+
+    /// With its connection goes what is known of the watched keys.
+    fn lose_watch(&mut self) {
+        if !matches!(self.watch, Watch::None) {
+            self.watch = Watch::Lost;
+        }
+    }
+
+    /// Whether this client may watch these keys as well.
+    pub fn has_room_to_watch<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) -> bool {
+        // Watched once more, a key takes no more room.
+        let new = keys.filter(|key| !self.watched_keys.contains(*key));
+        names::have_room(&self.watched_keys, new)
+    }
+
+    /// These keys are watched as well.
+    pub fn note_watched<'k>(&mut self, keys: impl Iterator<Item = &'k [u8]>) {
+        self.watched_keys.extend(keys.map(<[u8]>::to_vec));
+    }
+
+    /// Nothing is watched any more. A connection that may still watch is of no use to others.
+    pub fn forget_watch(&mut self) {
+        drop(self.take_watch());
+    }
+
+    /// What the watch has left; nothing is watched any more.
+    pub fn take_watch(&mut self) -> Watch {
+        self.watched_keys = HashSet::new();
+        std::mem::take(&mut self.watch)
+    }
+
+    /// All replies have been read: the connection goes back to where it came from.
+    pub fn release(&mut self, mut connection: PooledConnection) {
+        connection.rest();
+        match self.watch {
+            Watch::InUse(backend) => self.watch = Watch::Held(Box::new(connection), backend),
+            _ => connection.keep(),
+        }
+    }
+
+    /// The same; where it came from the pool, others may send on it, too, from now on.
+    pub fn release_or_share(&mut self, connection: PooledConnection, backend: &Arc<Backend>) {
+        match self.watch {
+            Watch::InUse(_) => self.release(connection),
+            _ => backend.keep_or_share(connection),
+        }
+    }
+}

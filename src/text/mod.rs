@@ -1,0 +1,13 @@
+//! Text of others, which is shown to people.
+
+pub mod table;
+
+/// Whether a character would not be seen, or change what is seen around it. The joiners of scripts
+/// and emoji are no such ones.
+pub fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}'
+            | '\u{2800}' | '\u{3164}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
