@@ -27,7 +27,7 @@ pub struct ErrorBody<'a> {
 #[derive(Debug, Serialize)]
 pub struct BackendFailure<'a> {
     /// Its name: never a password.
-    pub backend: &'a str,
+    pub backend: Cow<'a, str>,
     /// Why it did not answer.
     pub error: String,
 }
