@@ -76,7 +76,7 @@ bench:
 	python3 bench/bench.py
 
 # Compares two builds of lb in one run, to find regressions: make compare BEFORE=/tmp/lb-before. AFTER is the
-# current tree by default. A round takes half a minute.
+# current tree by default. A round takes 20 seconds.
 BEFORE ?= $(error BEFORE must name the lb program to compare with)
 AFTER ?= target/release/lb
 ROUNDS ?= 5

@@ -45,9 +45,7 @@ def measure(names, seconds):
     shutil.rmtree(RUN / "run", ignore_errors=True)
     servers = peers.start_servers()
     for name in names:
-        idle = machine.idle_share()
-        if idle < 0.9:
-            say(f"{name}: other programs use {1 - idle:.0%} of this machine, so the figures are not reliable")
+        idle = machine.idle_share(name)
         start = time.monotonic()
         try:
             results[name] = PARTS[name].run(servers, seconds, say)

@@ -93,7 +93,7 @@ def table(rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--before", required=True, type=pathlib.Path, help="the lb program to compare with")
-    parser.add_argument("--after", default=peers.LB, type=pathlib.Path, help="the lb program to judge (default: %(default)s)")
+    parser.add_argument("--after", default=peers.LB, type=pathlib.Path, help="the lb to judge (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds, each with both programs (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=3, help="duration of a measurement (default: %(default)s)")
     arguments = parser.parse_args()
@@ -105,6 +105,7 @@ def main():
         servers = peers.start_servers()
         for turn in range(arguments.rounds):
             machine.say(f"round {turn + 1} of {arguments.rounds}")
+            machine.idle_share("compare")
             order = ["before", "after"] if turn % 2 == 0 else ["after", "before"]
             rounds.append(play_round(programs, servers, order, arguments.seconds))
     finally:

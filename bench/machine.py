@@ -172,11 +172,14 @@ def kernel_stacks_kib():
 # --- the machine itself ----------------------------------------------------------
 
 
-def idle_share():
-    """Idle share of all cores, measured for two seconds."""
+def idle_share(part):
+    """Idle share of all cores, measured for two seconds. Warns if other programs are busy."""
     before, start = _idle_ticks(), time.monotonic()
     time.sleep(2)
-    return (_idle_ticks() - before) / TICKS / CORES / (time.monotonic() - start)
+    idle = (_idle_ticks() - before) / TICKS / CORES / (time.monotonic() - start)
+    if idle < 0.9:
+        say(f"{part}: other programs use {1 - idle:.0%} of this machine, so the figures are not reliable")
+    return idle
 
 
 def _idle_ticks():

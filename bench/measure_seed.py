@@ -2,7 +2,6 @@
 
 import csv
 import re
-import subprocess
 import threading
 import time
 

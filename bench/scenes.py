@@ -18,7 +18,6 @@ import traceback
 
 import machine
 import peers
-from scenes import deletions, failures, hostile, slow  # noqa: F401 (each adds its scenes)
 from scenes.slow_load import READ_TIMEOUT_SECONDS
 from scenes.stage import FOLDER, SCENES, Stage
 

@@ -27,7 +27,8 @@ def soak():
         load.wait()
     if lb.process.poll() is not None:
         sys.exit(f"soak: redis-lb has ended with code {lb.process.returncode}")
-    print(f"redis-lb used {lb.cpu_seconds():.1f} s of CPU and {machine.resident_kib(lb.process.pid) // 1024} MiB of memory")
+    memory = machine.resident_kib(lb.process.pid) // 1024
+    print(f"redis-lb used {lb.cpu_seconds():.1f} s of CPU and {memory} MiB of memory")
     return code
 
 

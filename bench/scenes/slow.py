@@ -90,7 +90,8 @@ def play_slow(stage, servers, clients, alone, groups, **options):
 
 def play_peer(stage, servers, clients, groups):
     """The same load through another proxy, for comparison and without bounds."""
-    peer = peers.start(stage.arguments.peer, [peers.Target("direct", server.port, server.process) for server in servers])
+    targets = [peers.Target("direct", server.port, server.process) for server in servers]
+    peer = peers.start(stage.arguments.peer, targets)
     load = stage.keep(Load(peer.port, groups))
     slow = stage.keep(SlowLoad(peer.port, clients))
     time.sleep(stage.seconds)

@@ -240,7 +240,8 @@ class Stage:
         while (leases := self._leases()) != 0 and time.monotonic() < deadline:
             time.sleep(0.1)
         threads, files = self.lb.resources()
-        self.report.add(f"left: leases {leases}, threads {self.lb.threads}→{threads}, files {self.lb.files}→{files}")
+        counts = f"threads {self.lb.threads}→{threads}, files {self.lb.files}→{files}"
+        self.report.add(f"left: leases {leases}, {counts}")
         self.report.require(leases == 0, f"{leases} leases left after {seconds} s")
         self.report.require(self.lb.process.poll() is None, "lb has ended")
 
