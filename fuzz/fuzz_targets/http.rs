@@ -6,6 +6,8 @@
 
 #![no_main]
 
+use std::time::SystemTime;
+
 use libfuzzer_sys::fuzz_target;
 use redis_lb::http::target::{self, Format, KeyQuery, Target};
 use redis_lb::http::{
@@ -66,7 +68,7 @@ fn path(query: &KeyQuery) -> String {
 
 fn check_answer(request: &Request) {
     let mut out = Vec::new();
-    let mut answer = ResponseWriter::new(&mut out, request, true);
+    let mut answer = ResponseWriter::new(&mut out, request, true, || SystemTime::UNIX_EPOCH);
     answer.json(&ErrorBody::new(request.target.as_str())).expect("a Vec takes all");
     answer.finish(Some((7, request.if_none_match.as_deref()))).expect("a Vec takes all");
     assert!(!answer.keeps_alive() || (request.keep_alive && !request.has_body));

@@ -12,7 +12,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use log::Level;
 
@@ -155,7 +155,7 @@ fn refuse(client: &mut Client, refusal: &Refusal, balancer: &Balancer) {
         balancer.metrics.answered_here.http.add_one();
         balancer.metrics.refuse(WireProtocol::Http, metrics::Refusal::BadRequest);
     }
-    let mut answer = ResponseWriter::to_no_request(&mut *client);
+    let mut answer = ResponseWriter::to_no_request(&mut *client, SystemTime::now);
     answer.status(status);
     let sent = answer.json(&ErrorBody::new(refusal.to_string())).and_then(|()| answer.finish(None));
     if sent.is_ok() {
@@ -245,9 +245,7 @@ fn answer_ourselves<'a>(
             give(client, request, balancer, answer, Level::Debug)
         }
         Ok(_) => reply(client, request, balancer, LocalResponse::empty(204)),
-        Err(refused)
-            if client.endpoint == Endpoint::Admin || target::is_internal(&request.target) =>
-        {
+        Err(refused) if client.endpoint == Endpoint::Admin || target::is_admin(&request.target) => {
             give(client, request, balancer, refused, Level::Debug)
         }
         Err(refused) => reply_refusal(client, request, balancer, refused),
@@ -439,7 +437,8 @@ fn give<'a>(
     level: Level,
 ) -> Ended {
     let is_page = client.endpoint == Endpoint::Public && wants_html(request);
-    let answer = ResponseWriter::new(&mut *client, request, !balancer.is_draining());
+    let answer =
+        ResponseWriter::new(&mut *client, request, !balancer.is_draining(), SystemTime::now);
     let status = reply.status;
     let frame = is_page.then(|| frame(balancer));
     let keep_alive = send(answer, reply, frame).unwrap_or(false);
@@ -491,7 +490,8 @@ fn balanced(
     }
     let mut first_lease = question.lease.take();
     let Question { request, ask, .. } = &*question;
-    let mut answer = ResponseWriter::new(&mut *client, request, !balancer.is_draining());
+    let mut answer =
+        ResponseWriter::new(&mut *client, request, !balancer.is_draining(), SystemTime::now);
     let mut is_first = true;
     let refusal = loop {
         failover.forgive();

@@ -4,7 +4,7 @@
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use rustix::io::Errno;
 use rustix::net::SendFlags;
@@ -297,7 +297,8 @@ impl HttpReplySink {
         let value = reply;
         // A guess of the wrong type is an error.
         let survey = survey(*kind, &mut reply).ok()?;
-        let mut answer = ResponseWriter::new(out, request, !self.balancer.is_draining());
+        let mut answer =
+            ResponseWriter::new(out, request, !self.balancer.is_draining(), SystemTime::now);
         begin(&mut answer, backend);
         let mut validators = None;
         if !survey.is_empty {
