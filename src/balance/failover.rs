@@ -13,9 +13,8 @@ use std::time::{Duration, Instant};
 use crate::backend::{Backend, BackendError, WaitPolicy};
 use crate::balance::BackendState;
 use crate::balance::Balancer;
-use crate::balance::slow::{
-    Begun, Class, LaneError, OpenRead, Poison, ReadInfo, ReadTraits, Script,
-};
+use crate::balance::slow::{Begun, Class, LaneError, OpenRead, Poison, ReadInfo, ReadTraits};
+use crate::policy::Script;
 
 /// With no backend up, a read fails within a second: after so long no other is tried, …
 pub const LAST_RESORT_TIME: Duration = Duration::from_millis(900);

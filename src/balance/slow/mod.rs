@@ -10,7 +10,7 @@ mod lane;
 mod poison;
 mod wait_policy;
 
-pub use self::kinds::{Class, Kinds, MAX_FAST_ARGUMENTS, ReadKey, ReadTraits, Script, shown};
+pub use self::kinds::{Class, Kinds, MAX_FAST_ARGUMENTS, ReadKey, ReadTraits, shown};
 pub use self::lane::{
     Begun, LaneError, OpenRead, ReadInfo, RunningRead, SharedAnswer, SlowLane, Snapshot,
 };

@@ -9,10 +9,10 @@ use super::{ForwardError, MAX_JUDGEMENTS, ServedBy, Session, SessionEnd, Unanswe
 use crate::backend::{PooledConnection, WaitPolicy, said};
 use crate::balance::failover::Failover;
 use crate::balance::slow::{
-    Begun, Class, MAX_FAST_ARGUMENTS, ReadInfo, ReadKey, ReadTraits, Script, shown,
+    Begun, Class, MAX_FAST_ARGUMENTS, ReadInfo, ReadKey, ReadTraits, shown,
 };
 use crate::net::protocol::WireProtocol;
-use crate::policy::{self, LocalCommand, Policy, Refused, Verdict};
+use crate::policy::{self, LocalCommand, Policy, Refused, Script, Verdict};
 use crate::resp::{Command, CommandParser, command, write};
 
 /// Keys that a server is asked to watch in one command: it compares each with all that the client
