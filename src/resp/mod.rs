@@ -3,17 +3,19 @@
 //! [`CommandParser`] finds a client's commands. [`Framer`] finds where a reply ends without looking
 //! at what it says; the functions of [`reply`] read one (RESP2) piece by piece. None of them ever
 //! holds a reply as a tree of values or allocates by a length that came over the wire. [`mod@write`]
-//! has the replies of our own.
+//! writes the replies of our own, [`command()`] makes commands of our own.
 
 #[cfg(test)]
 mod arrival;
 pub mod command;
+mod encode;
 mod framer;
 pub mod reply;
 pub mod value_type;
 pub mod write;
 
 pub use command::{Command, CommandParser, ProtocolError};
+pub use encode::{CommandBuilder, command};
 pub use framer::Framer;
 
 /// The longest line (status, error, integer, or the length of what follows) in a reply.

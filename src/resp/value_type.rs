@@ -2,10 +2,7 @@
 
 use redis::Cmd;
 
-use crate::resp::write;
-
-/// A command that reads a value is at most so much longer than the key, mostly.
-const ROOM_BESIDE_KEY: usize = 80;
+use super::{CommandBuilder, command};
 
 /// A type of value that is served, as the `TYPE` command names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,21 +35,21 @@ impl ValueType {
         })
     }
 
-    /// The command that reads the whole value.
+    /// Returns the command that reads the whole value.
+    pub fn read_command(self, key: &[u8]) -> CommandBuilder {
+        let (name, rest) = self.command();
+        command(name).arg(key).args(rest)
+    }
+
+    /// As [`read_command`](Self::read_command), for a pipeline of the `redis` crate.
     pub fn read(self, key: &[u8]) -> Cmd {
         let (name, rest) = self.command();
         redis::cmd(name).arg(key).arg(rest).to_owned()
     }
 
-    /// The same as it is sent.
+    /// As [`read_command`](Self::read_command), encoded.
     pub fn packed_read(self, key: &[u8]) -> Vec<u8> {
-        let (name, rest) = self.command();
-        let mut command = Vec::with_capacity(key.len() + ROOM_BESIDE_KEY);
-        write::array(&mut command, 2 + rest.len());
-        write::bulk(&mut command, name.as_bytes());
-        write::bulk(&mut command, key);
-        rest.iter().for_each(|argument| write::bulk(&mut command, argument.as_bytes()));
-        command
+        self.read_command(key).into_bytes()
     }
 
     /// The name of that command, and what stands behind the key.
