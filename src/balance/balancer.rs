@@ -108,8 +108,11 @@ impl Balancer {
             SlowLane::new(Arc::clone(&table), healths, config.backend_timeout, config.read_timeout);
         let history = History::new(config.backends.len());
         let policy = Mutex::new((0, Arc::new(Policy::new(&[], allowed(&config)))));
-        let names = config.backends.iter().map(|address| address.name().to_owned()).collect();
-        let access_log = AccessLog::new(Arc::clone(&table), names, config.quiet);
+        let names: Vec<Arc<str>> =
+            config.backends.iter().map(|address| Arc::from(address.name())).collect();
+        let counted = Arc::clone(&table);
+        let count_leases = move || names.iter().cloned().zip(counted.counts()).collect();
+        let access_log = AccessLog::new(count_leases, config.quiet);
         Arc::new(Self {
             config,
             backends,
