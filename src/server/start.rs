@@ -15,8 +15,10 @@ use crate::backend::{Backend, BackendError};
 use crate::balance::BackendState;
 use crate::balance::Balancer;
 use crate::config::Config;
-use crate::doctor::{DATABASES_DIFFER, SAME_SERVER, databases_differ, doubled};
 use crate::logging;
+use crate::observe::misconfiguration::{
+    DATABASES_DIFFER, SAME_SERVER, databases_differ, duplicates,
+};
 use crate::server::listener::{MAX_ADMIN_CLIENTS, TURNED_AWAY_QUEUE};
 use crate::text::table::{Alignment, table};
 
@@ -99,7 +101,7 @@ fn from_here(listen: SocketAddr) -> SocketAddr {
 pub fn warn_of_backends(balancer: &Balancer) {
     let backends = &balancer.backends;
     let run_ids: Vec<_> = backends.iter().map(|backend| backend.run_id()).collect();
-    for (one, other) in doubled(&run_ids) {
+    for (one, other) in duplicates(&run_ids) {
         warn!("{} and {} {SAME_SERVER}", backends[one].name(), backends[other].name());
     }
     if databases_differ(backends) {
