@@ -106,7 +106,7 @@ fn stale_data(server: &ServerStatus) -> Option<String> {
         let why = logging::escaped(why);
         return Some(format!("is not ready: {why}. Nothing is read from it yet."));
     }
-    if server.is_cut_off {
+    if server.report.is_cut_off {
         let primary = server.primary.as_deref().unwrap_or("its primary");
         return Some(format!(
             "is a replica whose link to {primary} is down, so its data may be old. See its log: can \

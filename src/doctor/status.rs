@@ -49,8 +49,6 @@ pub struct ServerStatus {
     pub version: String,
     /// `HOST:PORT` of its primary; `None` if it is one, or does not say.
     pub primary: Option<String>,
-    /// Whether it is a replica that has lost its primary.
-    pub is_cut_off: bool,
     /// How long a PING takes.
     pub latency: Duration,
     /// The number of keys in each database, and how many of these expire.
@@ -83,7 +81,6 @@ impl ServerStatus {
         let mut server = Self {
             version: shown_field(&info, "redis_version").unwrap_or_default(),
             primary: primary(&info),
-            is_cut_off: field(&info, "master_link_status") == Some("down"),
             databases: info.lines().filter_map(database).collect(),
             latency,
             report,
@@ -141,7 +138,7 @@ impl ServerStatus {
             _ if self.report.run_id.is_empty() => "-".to_owned(),
             None => "primary".to_owned(),
             Some(primary) => {
-                let link = if self.is_cut_off { "down" } else { "up" };
+                let link = if self.report.is_cut_off { "down" } else { "up" };
                 format!("replica of {primary}, link {link}")
             }
         }
