@@ -1,11 +1,13 @@
 //! Compares the data of the servers.
 
+use std::sync::Arc;
+
 use super::sample::{self, Comparison, Content, Database, Fingerprint, SampledKey, fingerprint};
 use super::status::{ServerStatus, shown};
 use super::{Findings, StatusResult};
-use crate::backend::BackendError;
-use crate::balance::Balancer;
-use crate::health::Keys;
+use crate::backend::{BackendError, Keys};
+use crate::config::Config;
+use crate::health::Member;
 use crate::observe::misconfiguration::databases_differ;
 
 /// The difference of a key that a server lacks.
@@ -30,12 +32,13 @@ impl Findings {
     /// differs; `None` if that is not known.
     pub(super) fn compare(
         &mut self,
-        balancer: &Balancer,
+        config: &Config,
+        backends: &[Arc<Member>],
         statuses: &mut [StatusResult],
         duplicates: &[(usize, usize)],
     ) -> Vec<Option<bool>> {
         let mut differ = vec![None; statuses.len()];
-        let mut servers = comparable(balancer, statuses, duplicates);
+        let mut servers = comparable(backends, statuses, duplicates);
         if servers.len() < 2 {
             return differ;
         }
@@ -47,11 +50,11 @@ impl Findings {
         if servers.len() < 2 {
             return differ;
         }
-        let databases = match databases_differ(&balancer.backends) {
+        let databases = match databases_differ(&config.backends) {
             true => vec![Database::OfUrl],
             false => databases_with_keys(&servers),
         };
-        let comparison = sample::compare(&mut servers, &databases, balancer.config.check_timeout);
+        let comparison = sample::compare(&mut servers, &databases, config.check_timeout);
         let odd = self.report_comparison(&servers, &comparison);
         for (server, is_odd) in servers.iter().zip(odd) {
             if is_odd || server.failure.is_none() {
@@ -147,11 +150,11 @@ impl Findings {
 
 /// The servers that can be read from and say how many keys they have.
 fn comparable<'a>(
-    balancer: &'a Balancer,
+    backends: &'a [Arc<Member>],
     statuses: &'a mut [StatusResult],
     duplicates: &[(usize, usize)],
 ) -> Vec<ComparedServer<'a>> {
-    let backends = balancer.backends.iter().zip(statuses).enumerate();
+    let backends = backends.iter().zip(statuses).enumerate();
     let servers = backends.filter_map(|(index, (backend, status))| {
         let status = status.as_mut().ok().filter(|status| status.has_counted())?;
         let is_duplicate = duplicates.iter().any(|(_, again)| *again == index);

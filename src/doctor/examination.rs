@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::status::ServerStatus;
 use super::{Findings, StatusResult};
 use crate::backend::{Backend, BackendError};
-use crate::balance::Balancer;
+use crate::config::Config;
+use crate::health::Member;
 use crate::logging;
 use crate::observe::misconfiguration::{
     DATABASES_DIFFER, SAME_SERVER, databases_differ, duplicates,
@@ -14,13 +15,18 @@ use crate::observe::misconfiguration::{
 
 impl Findings {
     /// Finds the problems of each server, the others apart.
-    pub(super) fn examine_each(&mut self, balancer: &Balancer, statuses: &[StatusResult]) {
-        for (backend, status) in balancer.backends.iter().zip(statuses) {
+    pub(super) fn examine_each(
+        &mut self,
+        config: &Config,
+        backends: &[Arc<Member>],
+        statuses: &[StatusResult],
+    ) {
+        for (backend, status) in backends.iter().zip(statuses) {
             let name = backend.name();
             match status {
                 Ok(server) => self.examine(backend, server),
                 Err(error) => {
-                    let advice = advice(error, balancer.config.check_timeout);
+                    let advice = advice(error, config.check_timeout);
                     let error = error.to_string();
                     let error = error.trim_end_matches('.');
                     self.problems.push(format!("{name} cannot be read from: {error}. {advice}"));
@@ -57,9 +63,14 @@ impl Findings {
     }
 
     /// Finds databases without keys: HTTP clients read the one that is in the URL.
-    pub(super) fn examine_databases(&mut self, balancer: &Balancer, statuses: &[StatusResult]) {
+    pub(super) fn examine_databases(
+        &mut self,
+        config: &Config,
+        backends: &[Arc<Member>],
+        statuses: &[StatusResult],
+    ) {
         let mut is_empty = true;
-        for (backend, status) in balancer.backends.iter().zip(statuses) {
+        for (backend, status) in backends.iter().zip(statuses) {
             let server = status.as_ref().ok().filter(|server| server.no_database.is_none());
             let server = server.filter(|server| server.report.unserved.is_none());
             let Some(keys) = server.and_then(|server| server.report.keys.as_ref()) else { return };
@@ -75,7 +86,7 @@ impl Findings {
         if is_empty {
             self.problems.push("there are no keys at all. Load them first.".to_owned());
         }
-        if databases_differ(&balancer.backends) {
+        if databases_differ(&config.backends) {
             self.notes.push(DATABASES_DIFFER.to_owned());
         }
     }
@@ -83,7 +94,7 @@ impl Findings {
     /// Finds addresses of the same server; returns the indices of each pair.
     pub(super) fn examine_duplicates(
         &mut self,
-        balancer: &Balancer,
+        backends: &[Arc<Member>],
         statuses: &[StatusResult],
     ) -> Vec<(usize, usize)> {
         let run_id = |status: &StatusResult| {
@@ -93,7 +104,7 @@ impl Findings {
         let run_ids: Vec<_> = statuses.iter().map(run_id).collect();
         let duplicates = duplicates(&run_ids);
         for &(first, again) in &duplicates {
-            let (first, again) = (balancer.backends[first].name(), balancer.backends[again].name());
+            let (first, again) = (backends[first].name(), backends[again].name());
             self.problems.push(format!("{first} and {again} {SAME_SERVER}"));
         }
         duplicates

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use console::Style;
 
 use super::StatusResult;
-use crate::health::Keys;
+use crate::backend::Keys;
 use crate::text::table::{Alignment, table};
 
 /// Columns of the table that a server fills which has answered.

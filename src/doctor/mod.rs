@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use crate::backend::BackendError;
 use crate::balance::Balancer;
 use crate::config::Config;
+use crate::health::Member;
 pub use findings::Findings;
 use status::ServerStatus;
 
@@ -30,37 +31,39 @@ pub fn check(config: Config) -> Findings {
     // A connection attempt may take that long, too.
     let config = Config { backend_timeout: config.check_timeout, ..config };
     let balancer = Balancer::new(config);
-    let mut statuses = ask_all(&balancer);
+    let config = &balancer.config;
+    balancer.add_all(&config.backends);
+    let backends: Vec<Arc<Member>> = balancer.backends().iter().cloned().collect();
+    let mut statuses = ask_all(config, &backends);
     let mut findings = Findings::default();
-    findings.examine_each(&balancer, &statuses);
-    findings.examine_databases(&balancer, &statuses);
-    let duplicates = findings.examine_duplicates(&balancer, &statuses);
-    let mut differ = findings.compare(&balancer, &mut statuses, &duplicates);
+    findings.examine_each(config, &backends, &statuses);
+    findings.examine_databases(config, &backends, &statuses);
+    let duplicates = findings.examine_duplicates(&backends, &statuses);
+    let mut differ = findings.compare(config, &backends, &mut statuses, &duplicates);
     for (first, again) in duplicates {
         differ[again] = differ[first];
     }
-    for ((backend, status), differs) in balancer.backends.iter().zip(&statuses).zip(differ) {
+    for ((backend, status), differs) in backends.iter().zip(&statuses).zip(differ) {
         findings.add_row(backend.name(), status, differs);
     }
     findings
 }
 
-fn ask_all(balancer: &Arc<Balancer>) -> Vec<StatusResult> {
-    let deadline = Instant::now() + balancer.config.check_timeout;
+fn ask_all(config: &Config, backends: &[Arc<Member>]) -> Vec<StatusResult> {
+    let deadline = Instant::now() + config.check_timeout;
+    let max_lag = config.max_lag;
     let (sender, receiver) = channel();
-    for index in 0..balancer.backends.len() {
-        let (balancer, sender) = (Arc::clone(balancer), sender.clone());
+    for (index, backend) in backends.iter().enumerate() {
+        let (backend, sender) = (Arc::clone(backend.backend()), sender.clone());
         // No scoped threads: a resolver may take longer than we want to wait. If no thread can be
         // started, the backend counts as silent.
         let _ = thread::Builder::new().name("check".to_owned()).spawn(move || {
-            let backend = &balancer.backends[index];
-            let status = ServerStatus::ask(backend, deadline, balancer.config.max_lag);
-            let _ = sender.send((index, status));
+            let _ = sender.send((index, ServerStatus::ask(&backend, deadline, max_lag)));
         });
     }
     drop(sender);
     let mut statuses: Vec<StatusResult> =
-        balancer.backends.iter().map(|_| Err(BackendError::TimedOut)).collect();
+        backends.iter().map(|_| Err(BackendError::TimedOut)).collect();
     let time_left = || (deadline + GRACE).saturating_duration_since(Instant::now());
     while let Ok((index, status)) = receiver.recv_timeout(time_left()) {
         statuses[index] = status;

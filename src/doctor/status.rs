@@ -5,8 +5,7 @@ use std::io::BufRead;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, BackendError, Connection, WaitPolicy, is_not_permitted};
-use crate::health::Report;
+use crate::backend::{Backend, BackendError, Connection, Report, WaitPolicy, is_not_permitted};
 use crate::resp::{self, CommandBuilder, command, reply};
 use crate::text::is_hidden;
 

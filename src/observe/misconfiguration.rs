@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::Backend;
+use crate::config::address::BackendAddress;
 
 /// Warning about two addresses of one server.
 pub const SAME_SERVER: &str = "are the same server: its reads are not spread, and when it fails, \
@@ -13,10 +13,8 @@ pub const DATABASES_DIFFER: &str = "the URLs name different databases, so HTTP c
     different one on each server.";
 
 /// Whether the URLs name different databases.
-pub fn databases_differ(backends: &[Arc<Backend>]) -> bool {
-    let mut databases = backends.iter().map(|backend| backend.own_mode().database);
-    let first = databases.next();
-    databases.any(|database| Some(database) != first)
+pub fn databases_differ(backends: &[BackendAddress]) -> bool {
+    backends.iter().any(|backend| backend.database() != backends[0].database())
 }
 
 /// Finds servers that are in the list twice, by their `run_id`. Returns the indices of their first

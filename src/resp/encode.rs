@@ -8,6 +8,14 @@ use super::write;
 /// a second allocation.
 const USUAL_COMMAND_BYTES: usize = 128;
 
+/// Writes a command with these arguments, the first of which is its name.
+pub fn encode<'a>(args: impl ExactSizeIterator<Item = &'a [u8]>, into: &mut Vec<u8>) {
+    write::array(into, args.len());
+    for arg in args {
+        write::bulk(into, arg);
+    }
+}
+
 /// Begins a command of our own with its name.
 ///
 /// ```

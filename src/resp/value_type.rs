@@ -1,10 +1,10 @@
-//! The types of Redis values, and the command that reads each whole.
+//! The types of Redis values, and the command that reads a value of each.
 
 use redis::Cmd;
 
 use super::{CommandBuilder, command};
 
-/// A type of value that is served, as the `TYPE` command names it.
+/// A type of value that we serve, as the `TYPE` command names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ValueType {
     /// `string`
@@ -22,7 +22,7 @@ pub enum ValueType {
 }
 
 impl ValueType {
-    /// Reads the answer of `TYPE`; `None` for a type of a module's own, and for `none`.
+    /// Parses the reply of `TYPE`; `None` for a module's type and for `none`.
     pub fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "string" => Self::String,
@@ -52,7 +52,7 @@ impl ValueType {
         self.read_command(key).into_bytes()
     }
 
-    /// The name of that command, and what stands behind the key.
+    /// Returns the name of that command, and its arguments after the key.
     fn command(self) -> (&'static str, &'static [&'static str]) {
         match self {
             Self::String => ("GET", &[]),
