@@ -30,9 +30,6 @@ use self::large_values::LargeValueQueue;
 use self::pool::{Permit, Pool};
 pub use self::shared::HELD_REPLY_BYTES;
 use self::shared::SharedConnection;
-#[cfg(unix)]
-use self::socket::connect_unix;
-use self::socket::{Socket, connect_tcp};
 pub use self::socket::{Timeouts, WaitPolicy};
 use self::type_hints::TypeHints;
 use self::unable::serves_reads;
@@ -40,6 +37,7 @@ pub use self::unable::{Inability, Refusals, Refuser, inability, is_not_permitted
 use crate::config::address::BackendAddress;
 use crate::health::{Health, Keys, Report};
 use crate::metrics::BackendMetrics;
+use crate::net::backend_stream::BackendStream;
 use crate::policy::CommandTable;
 use crate::resp::{self, Protocol, reply};
 use crate::sync::{Mutex, lock};
@@ -585,18 +583,17 @@ impl Backend {
         Ok(())
     }
 
-    fn connect(&self, wait: Duration) -> Result<Socket, BackendError> {
+    fn connect(&self, wait: Duration) -> Result<BackendStream, BackendError> {
         let timeout = self.timeouts.timeout;
-        #[cfg(unix)]
         if let ConnectionAddr::Unix(path) = self.address.endpoint() {
-            return connect_unix(path, wait, timeout).map(Socket::Unix).map_err(connect_error);
+            return BackendStream::connect_unix(path, wait, timeout).map_err(connect_error);
         }
         let addresses = lock(&self.resolved).clone().map_err(BackendError::Unresolved)?;
         let mut last = BackendError::Unresolved("no address".to_owned());
         for address in &addresses {
             // One that swallows packets must not use up the time of the next.
-            match connect_tcp(*address, wait / addresses.len() as u32, timeout) {
-                Ok(socket) => return Ok(Socket::Tcp(socket)),
+            match BackendStream::connect(*address, wait / addresses.len() as u32, timeout) {
+                Ok(stream) => return Ok(stream),
                 Err(error) => last = connect_error(error),
             }
         }

@@ -13,7 +13,7 @@ use redis_lb::balance::{Balancer, Phase};
 use redis_lb::config::Config;
 use redis_lb::health::checker;
 use redis_lb::observe::history;
-use redis_lb::server::{listener, start};
+use redis_lb::server::{acceptor, listener, start};
 use redis_lb::{doctor, logging};
 
 fn main() -> ExitCode {
@@ -69,7 +69,7 @@ fn serve(mut config: Config) -> anyhow::Result<()> {
     start::warn_of_scripts(&balancer);
     history::start(&balancer);
     let queue = shares.turned_away;
-    listener::serve(listener, admin, shares.admin_clients, queue, &balancer)?;
+    acceptor::serve(listener, admin, shares.admin_clients, queue, &balancer)?;
     info!("ended");
     Ok(())
 }

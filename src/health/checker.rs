@@ -7,8 +7,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use log::warn;
-#[cfg(unix)]
-use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::backend::{Backend, BackendError, Connection};
 use crate::balance::BackendState;
@@ -241,9 +239,7 @@ impl<'a> Checker<'a> {
             thread::sleep(time);
             return false;
         };
-        let mut polled = [PollFd::new(link, PollFlags::IN)];
-        let timeout = rustix::time::Timespec::try_from(time).ok();
-        let has_ended = matches!(poll(&mut polled, timeout.as_ref()), Ok(1..));
+        let has_ended = link.stream().wait_for_input(time);
         match has_ended {
             true => self.link = None,
             false => self.ends_at_once = false,

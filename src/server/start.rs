@@ -17,7 +17,8 @@ use crate::balance::Balancer;
 use crate::config::Config;
 use crate::doctor::{DATABASES_DIFFER, SAME_SERVER, databases_differ, doubled};
 use crate::logging;
-use crate::server::listener::{MAX_ADMIN_CLIENTS, TURNED_AWAY_QUEUE};
+use crate::server::acceptor::MAX_ADMIN_CLIENTS;
+use crate::server::turn_away::TURNED_AWAY_QUEUE;
 use crate::text::table::{Alignment, table};
 
 /// Descriptors beside those of clients and backends: standard streams, two listeners, what signals

@@ -12,7 +12,7 @@ use crate::balance::Lease;
 use crate::balance::failover::{Attempt, Failover};
 use crate::balance::slow::{Begun, Class, LaneError, OpenRead, ReadInfo, ReadTraits, SharedAnswer};
 use crate::logging::access_log::Event;
-use crate::session::ClientHandle;
+use crate::session::client::ClientHandle;
 
 /// So many clients have a connection of their own that the others are kept for reads.
 pub const TOO_MANY_PINNED: &str = "ERR too many clients watch or subscribe: try again later";
