@@ -18,6 +18,15 @@ pub struct BackendAddress {
     name: String,
 }
 
+/// Equal addresses lead to the same database of the same server, as the same user.
+impl PartialEq for BackendAddress {
+    fn eq(&self, other: &Self) -> bool {
+        self.endpoint() == other.endpoint()
+            && self.database() == other.database()
+            && (self.username(), self.password()) == (other.username(), other.password())
+    }
+}
+
 /// Why a text is no backend address. The text itself is not repeated: it may hold a password.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0}; write HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB or redis+unix:///PATH")]

@@ -1,39 +1,41 @@
+//! The body of error responses.
+
 use std::borrow::Cow;
 
 use serde::Serialize;
 
 use crate::render::json::TextOrBase64;
 
-/// The body of every error: what is wrong, and where it helps, with what.
+/// The body of every error response, as JSON.
 #[derive(Debug, Default, Serialize)]
 pub struct ErrorBody<'a> {
     /// What is wrong and what to do.
-    pub error: Cow<'a, str>,
-    /// The key that was asked for.
+    pub(crate) error: Cow<'a, str>,
+    /// The requested key.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub key: Option<TextOrBase64<'a>>,
-    /// The field that was asked for.
+    pub(crate) key: Option<TextOrBase64<'a>>,
+    /// The requested field.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub field: Option<TextOrBase64<'a>>,
+    pub(crate) field: Option<TextOrBase64<'a>>,
     /// The value's type, as `TYPE` names it.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
-    pub kind: Option<&'a str>,
+    pub(crate) kind: Option<&'a str>,
     /// The backends that were tried.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub backends: Vec<BackendFailure<'a>>,
+    pub(crate) backends: Vec<BackendFailure<'a>>,
 }
 
 /// How one backend failed.
 #[derive(Debug, Serialize)]
-pub struct BackendFailure<'a> {
-    /// Its name: never a password.
-    pub backend: &'a str,
-    /// Why it did not answer.
-    pub error: String,
+pub(crate) struct BackendFailure<'a> {
+    /// Name of the backend: never with a password.
+    pub(crate) backend: Cow<'a, str>,
+    /// Reason why it did not answer.
+    pub(crate) error: String,
 }
 
 impl<'a> ErrorBody<'a> {
-    /// An error that one sentence explains.
+    /// Creates an error that one sentence explains.
     pub fn new(error: impl Into<Cow<'a, str>>) -> Self {
         Self { error: error.into(), ..Self::default() }
     }

@@ -1,13 +1,16 @@
-//! HTTP/1.1, 1.0 and 0.9 as bytes and messages; knows nothing of sockets.
+//! HTTP/1.1, 1.0 and 0.9 as bytes and messages, without sockets.
 
 mod error;
+mod headers;
+mod host;
 mod request;
 mod response;
 pub mod target;
 
-pub use error::{BackendFailure, ErrorBody};
-pub use request::{
-    MAX_HEADER_BYTES, MAX_HEADERS, MAX_REQUEST_LINE_BYTES, Method, Request, RequestError, Version,
-    host_name, is_local_host, parse,
-};
-pub use response::{HTML, JSON, ResponseWriter};
+pub(crate) use error::BackendFailure;
+pub use error::ErrorBody;
+pub use host::{host_name, is_local_host};
+pub(crate) use request::MAX_REQUEST_LINE_BYTES;
+pub use request::{Method, Request, RequestError, Version, parse};
+pub use response::ResponseWriter;
+pub(crate) use response::{HTML, JSON};

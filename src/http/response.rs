@@ -1,4 +1,4 @@
-//! One answer: held whole while it is short, streamed when it is not.
+//! Writes a response: held whole while it is short, streamed once it is long.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -9,20 +9,20 @@ use serde::Serialize;
 
 use super::{Method, Request, Version};
 
-/// A body up to this length is held: it gets a `Content-Length` and an `ETag`, and until it is
-/// written the read can still be tried on another backend.
-pub const HELD_BODY_BYTES: usize = 64 * 1024;
+/// Longest body that is held. A held body gets a `Content-Length` and an `ETag`, and until it is sent
+/// the read can be tried on another backend.
+const HELD_BODY_BYTES: usize = 64 * 1024;
 
 /// The `Content-Type` of JSON.
-pub const JSON: &str = "application/json; charset=utf-8";
+pub(crate) const JSON: &str = "application/json; charset=utf-8";
 
 /// The `Content-Type` of HTML.
-pub const HTML: &str = "text/html; charset=utf-8";
+pub(crate) const HTML: &str = "text/html; charset=utf-8";
 
-/// What a longer body is sent in.
+/// Size of the chunks in which a longer body is sent.
 const CHUNK_BYTES: usize = 16 * 1024;
 
-/// Room that is made for headers, for the head, and for a short body.
+/// Initial room for headers, for the head, and for a short body.
 const USUAL_HEADERS: usize = 8;
 const USUAL_BYTES: usize = 512;
 
@@ -30,15 +30,16 @@ const USUAL_BYTES: usize = 512;
 enum ResponseState {
     /// Nothing has been sent.
     Held,
-    /// Head and some of the body have been sent.
+    /// The head and some of the body have been sent.
     Streaming,
-    /// To HEAD: the head has been sent, and no body follows.
+    /// The head has been sent, and no more of the body will be.
     Done,
 }
 
-/// The answer to one request; its body is what is written to it.
+/// Writes the response to one request. The bytes that are written to it become the body.
 pub struct ResponseWriter<W: Write> {
     out: W,
+    clock: fn() -> SystemTime,
     version: Version,
     head_only: bool,
     keep_alive: bool,
@@ -49,26 +50,24 @@ pub struct ResponseWriter<W: Write> {
 }
 
 impl<W: Write> ResponseWriter<W> {
-    /// An answer to `request`, 200 until said otherwise. `keep_alive` says whether we want to go on
-    /// with the connection; the request may not.
-    pub fn new(out: W, request: &Request, keep_alive: bool) -> Self {
+    /// Begins a response to `request`, with status 200. `keep_alive` says whether we want to keep the
+    /// connection; the request may not allow it. `clock` tells the time for the `Date` header.
+    pub fn new(out: W, request: &Request, keep_alive: bool, clock: fn() -> SystemTime) -> Self {
         let keep_alive = keep_alive && request.keep_alive && !request.has_body;
-        Self::with(out, request.version, request.method == Method::Head, keep_alive)
+        let head_only = request.method == Method::Head;
+        Self { version: request.version, head_only, keep_alive, ..Self::to_no_request(out, clock) }
     }
 
-    /// An answer to what could not be read as a request; the connection closes behind it.
-    pub fn to_no_request(out: W) -> Self {
-        Self::with(out, Version::Http11, false, false)
-    }
-
-    fn with(out: W, version: Version, head_only: bool, keep_alive: bool) -> Self {
+    /// Begins a response to bytes that are no request; the connection closes after it.
+    pub(crate) fn to_no_request(out: W, clock: fn() -> SystemTime) -> Self {
         let mut headers = Vec::with_capacity(USUAL_HEADERS);
         headers.push(("X-Content-Type-Options", "nosniff".into()));
         Self {
             out,
-            version,
-            head_only,
-            keep_alive,
+            clock,
+            version: Version::Http11,
+            head_only: false,
+            keep_alive: false,
             status: 200,
             headers,
             body: Vec::with_capacity(USUAL_BYTES),
@@ -76,7 +75,7 @@ impl<W: Write> ResponseWriter<W> {
         }
     }
 
-    /// What it is written to.
+    /// Returns the writer that gets the response.
     pub fn writer(&mut self) -> &mut W {
         &mut self.out
     }
@@ -91,36 +90,36 @@ impl<W: Write> ResponseWriter<W> {
         self.headers.push((name, value.into()));
     }
 
-    /// Forgets status, body and all headers but those that every answer has, for another try.
-    /// Only while nothing has been [sent](Self::is_sent).
+    /// Drops status, body and all headers but those that every response has, for another attempt.
+    /// Only allowed while nothing has been [sent](Self::is_sent).
     pub fn restart(&mut self) {
         self.status = 200;
         self.headers.truncate(1);
         self.body.clear();
     }
 
-    /// The connection ends behind this answer, and the client is told so if its head is still held.
+    /// Closes the connection after this response. The client is told if the head has not been sent.
     pub fn close(&mut self) {
         self.keep_alive = false;
     }
 
-    /// Whether the client has been given a byte.
+    /// Whether a byte has been sent to the client.
     pub fn is_sent(&self) -> bool {
         self.state != ResponseState::Held
     }
 
-    /// Whether an answer to HEAD turned out long and was sent: writing more body is an error, and
-    /// a success all the same.
+    /// Whether the response is complete. That makes writing more of the body an error, which is no
+    /// failure when a `HEAD` asks for a long body.
     pub fn is_done(&self) -> bool {
         self.state == ResponseState::Done
     }
 
-    /// Whether the connection can carry another request behind this answer.
+    /// Whether the connection can carry another request after this response.
     pub fn keeps_alive(&self) -> bool {
         self.keep_alive
     }
 
-    /// The status as it was or will be sent.
+    /// Returns the status as it was or will be sent.
     pub fn sent_status(&self) -> u16 {
         self.status
     }
@@ -132,8 +131,8 @@ impl<W: Write> ResponseWriter<W> {
         self.write_all(b"\n")
     }
 
-    /// Sends what is still to be sent. `validators` are the digest of the value and the request's
-    /// `If-None-Match`: they make an ETag, and 304 of a body that the client has.
+    /// Sends the rest. `validators` are the digest of the value and the request's `If-None-Match`: a
+    /// held body gets an ETag, and becomes a 304 if the client has it.
     pub fn finish(&mut self, validators: Option<(u64, Option<&str>)>) -> io::Result<()> {
         match self.state {
             ResponseState::Held => self.finish_held(validators)?,
@@ -168,7 +167,7 @@ impl<W: Write> ResponseWriter<W> {
         self.out.write_all(&message)
     }
 
-    /// How much of the body is gathered before some of it is sent.
+    /// Returns the number of bytes that are gathered before some are sent.
     fn room(&self) -> usize {
         if self.state == ResponseState::Held { HELD_BODY_BYTES } else { CHUNK_BYTES }
     }
@@ -203,7 +202,7 @@ impl<W: Write> ResponseWriter<W> {
         Ok(())
     }
 
-    /// Status line and headers; nothing for HTTP/0.9, which has none.
+    /// Returns the status line and the headers; nothing for HTTP/0.9, which has none.
     fn head(&self, etag: Option<&str>, length: Option<usize>) -> Vec<u8> {
         if self.version == Version::Http09 {
             return Vec::new();
@@ -220,7 +219,7 @@ impl<W: Write> ResponseWriter<W> {
         etag: Option<&str>,
         length: Option<usize>,
     ) -> io::Result<()> {
-        let date = HttpDate::from(SystemTime::now());
+        let date = HttpDate::from((self.clock)());
         write!(head, "HTTP/1.1 {} {}\r\nDate: {date}\r\n", self.status, reason(self.status))?;
         for (name, value) in &self.headers {
             for part in [name, ": ", value, "\r\n"] {
@@ -245,11 +244,11 @@ impl<W: Write> ResponseWriter<W> {
 
 impl<W: Write> Write for ResponseWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // All of them: a writer in between (base64's) takes a partial write for the end.
+        // Takes all bytes, because a writer in between (base64's) takes a partial write for the end.
         let mut left = bytes;
         while !left.is_empty() {
             if self.state == ResponseState::Done {
-                return Err(io::Error::other("the answer is complete"));
+                return Err(io::Error::other("the response is complete"));
             }
             if self.body.len() >= self.room() {
                 match self.state {
@@ -290,8 +289,8 @@ fn reason(status: u16) -> &'static str {
         414 => "URI Too Long",
         415 => "Unsupported Media Type",
         421 => "Misdirected Request",
-        500 => "AdminTarget Server Error",
         431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
         _ => "",
@@ -299,101 +298,5 @@ fn reason(status: u16) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::http::parse;
-
-    fn answered(request: &str, body: &[u8], etag: Option<(u64, Option<&str>)>) -> (String, bool) {
-        let (request, _) = parse(request.as_bytes()).expect("valid").expect("complete");
-        let mut out = Vec::new();
-        let mut answer = ResponseWriter::new(&mut out, &request, true);
-        let keeps_alive = match answer.write_all(body) {
-            Ok(()) => {
-                answer.finish(etag).expect("a Vec takes all");
-                answer.keeps_alive()
-            }
-            Err(_) => answer.is_done() && answer.keeps_alive(),
-        };
-        (String::from_utf8(out).expect("text"), keeps_alive)
-    }
-
-    #[test]
-    fn a_short_body_has_its_length_and_etag() {
-        let (text, keeps_alive) =
-            answered("GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"hello", Some((0xab, None)));
-        assert!(text.starts_with("HTTP/1.1 200 OK\r\nDate: "), "{text}");
-        assert!(text.contains("\r\nContent-Length: 5\r\n"), "{text}");
-        assert!(text.contains("\r\nETag: W/\"00000000000000ab-5\"\r\n"), "{text}");
-        assert!(text.ends_with("\r\n\r\nhello"), "{text}");
-        assert!(keeps_alive);
-    }
-
-    #[test]
-    fn a_body_that_the_client_has_is_not_sent_again() {
-        for tags in ["*", "\"x\", W/\"00000000000000ab-5\"", "\"00000000000000ab-5\""] {
-            let (text, _) =
-                answered("GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"hello", Some((0xab, Some(tags))));
-            assert!(text.starts_with("HTTP/1.1 304 Not Modified\r\n"), "{text}");
-            assert!(!text.contains("Content-Length") && text.ends_with("\r\n\r\n"), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_long_body_is_chunked_and_its_pieces_give_the_whole() {
-        for length in [HELD_BODY_BYTES + 1, HELD_BODY_BYTES + CHUNK_BYTES, 1_000_000] {
-            for written_at_once in [1, 7, CHUNK_BYTES, length] {
-                check_chunks(&b"0123456789abcdef".repeat(length / 16 + 1), written_at_once);
-            }
-        }
-    }
-
-    fn check_chunks(body: &[u8], written_at_once: usize) {
-        let (request, _) = parse(b"GET / HTTP/1.0\r\n\r\n").expect("valid").expect("complete");
-        let mut out = Vec::new();
-        let mut answer =
-            ResponseWriter::new(&mut out, &Request { version: Version::Http11, ..request }, true);
-        for piece in body.chunks(written_at_once) {
-            answer.write_all(piece).expect("a Vec takes all");
-        }
-        answer.finish(None).expect("a Vec takes all");
-        let text = String::from_utf8(out).expect("text");
-        let (head, mut rest) = text.split_once("\r\n\r\n").expect("a head");
-        assert!(head.contains("Transfer-Encoding: chunked") && !head.contains("Content-Length"));
-        let mut joined = String::new();
-        loop {
-            let (size, tail) = rest.split_once("\r\n").expect("a chunk's size");
-            let size = usize::from_str_radix(size, 16).expect("hexadecimal");
-            joined.push_str(&tail[..size]);
-            assert_eq!(&tail[size..size + 2], "\r\n");
-            rest = &tail[size + 2..];
-            if size == 0 {
-                break;
-            }
-        }
-        assert!(rest.is_empty() && joined.as_bytes() == body);
-    }
-
-    #[test]
-    fn older_versions_get_what_they_understand() {
-        let body = b"x".repeat(HELD_BODY_BYTES + 1);
-        let (text, keeps_alive) =
-            answered("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", &body, None);
-        assert!(text.contains("Connection: close\r\n\r\nxxx") && !text.contains("chunked"));
-        assert!(!keeps_alive);
-        let (text, keeps_alive) =
-            answered("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", b"hi", None);
-        assert!(text.contains("Connection: keep-alive\r\n") && keeps_alive);
-        assert_eq!(answered("GET /\r\n", b"hi", None), ("hi".to_owned(), false));
-        assert_eq!(answered("GET /\r\n", &body, None).0.as_bytes(), body);
-    }
-
-    #[test]
-    fn head_is_told_the_same_without_the_body() {
-        let head = "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n";
-        let (text, keeps_alive) = answered(head, b"hello", None);
-        assert!(text.contains("Content-Length: 5\r\n") && text.ends_with("\r\n\r\n"));
-        assert!(keeps_alive);
-        let (text, keeps_alive) = answered(head, &b"x".repeat(HELD_BODY_BYTES + 1), None);
-        assert!(text.contains("chunked\r\n") && text.ends_with("\r\n\r\n") && keeps_alive);
-    }
-}
+#[path = "response_tests.rs"]
+mod tests;

@@ -1,4 +1,4 @@
-//! HTML for people: how bytes that anybody may have written stand in a page without being markup.
+//! HTML for people: escapes bytes that anybody may have written, so that they are never markup.
 
 use std::fmt::{self, Display, Formatter, Write};
 use std::io;
@@ -9,39 +9,39 @@ use sha2::{Digest, Sha256};
 
 use crate::text::is_hidden;
 
-/// What of a page's title is shown, in bytes: it may hold a key.
+/// Longest title of a page, which may contain a key.
 const MAX_TITLE_BYTES: usize = 200;
 
-/// Where bytes stand in a page.
+/// The place of bytes in a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// In an element that keeps line feeds and tabs as they are.
+    /// In an element that keeps line feeds and tabs.
     Text,
-    /// In one line of an element.
+    /// On one line of an element.
     Line,
-    /// Where no element can stand: in an attribute's quotes, or a title.
+    /// In an attribute's quotes or a title, where no element can stand.
     Attribute,
 }
 
-/// Bytes as they stand in a page. What is no UTF-8, and what would be invisible or turn the text
-/// around it, is shown as an escape in `<i>`, which a page's style sets apart.
+/// Bytes as they are shown in a page. Bytes that are not UTF-8, and characters that are invisible or
+/// turn the text around, are shown as escapes in `<i>`, which a page's style sets apart.
 #[derive(Debug, Clone, Copy)]
 pub struct Escaped<'a> {
     bytes: &'a [u8],
     place: Place,
 }
 
-/// Within an element that keeps line feeds and tabs.
+/// Escapes bytes for an element that keeps line feeds and tabs.
 pub fn text(bytes: &(impl AsRef<[u8]> + ?Sized)) -> Escaped<'_> {
     Escaped { bytes: bytes.as_ref(), place: Place::Text }
 }
 
-/// Within an element, on one line: line feeds and tabs are shown as escapes, too.
+/// Escapes bytes for one line of an element: line feeds and tabs are shown as escapes, too.
 pub fn line(bytes: &(impl AsRef<[u8]> + ?Sized)) -> Escaped<'_> {
     Escaped { bytes: bytes.as_ref(), place: Place::Line }
 }
 
-/// Within an attribute's quotes, of either kind, or a title.
+/// Escapes bytes for an attribute's quotes (of either kind) or a title.
 pub fn attribute(bytes: &(impl AsRef<[u8]> + ?Sized)) -> Escaped<'_> {
     Escaped { bytes: bytes.as_ref(), place: Place::Attribute }
 }
@@ -88,24 +88,21 @@ impl Escaped<'_> {
     }
 }
 
-/// The beginning of `bytes`, at most `max` of them, and of a character either all or nothing.
+/// Returns at most the first `max` bytes, without a part of a character at the end.
 pub fn cut(bytes: &[u8], max: usize) -> &[u8] {
     if bytes.len() <= max {
         return bytes;
     }
     let cut = &bytes[..max];
     match std::str::from_utf8(cut) {
-        // The end of a character is missing, no more.
+        // Only the end of a character is missing.
         Err(error) if error.error_len().is_none() => &cut[..error.valid_up_to()],
         _ => cut,
     }
 }
 
-/// The beginning of a document, up to the end of its head. `style` is inline: what
-/// [`content_security_policy`] allows.
-///
-/// # Errors
-/// When `out` can't be written.
+/// Writes the beginning of a document, up to the end of its head. The inline `style` is the one that
+/// [`content_security_policy`] must allow.
 pub fn begin_document(out: &mut impl io::Write, title: &[u8], style: &str) -> io::Result<()> {
     let dots = if title.len() > MAX_TITLE_BYTES { "…" } else { "" };
     write!(
@@ -118,8 +115,8 @@ pub fn begin_document(out: &mut impl io::Write, title: &[u8], style: &str) -> io
     )
 }
 
-/// The `Content-Security-Policy` of a page with this inline style and, perhaps, this inline script:
-/// nothing else runs or is loaded. A script may ask the page's own server for data.
+/// Returns the `Content-Security-Policy` of a page with this inline style and perhaps this inline
+/// script. Nothing else runs or is loaded. A script may ask the page's own server for data.
 pub fn content_security_policy(style: &str, script: Option<&str>) -> String {
     let hash = |text: &str| format!("'sha256-{}'", BASE64_STANDARD.encode(Sha256::digest(text)));
     let script = match script {
@@ -177,7 +174,7 @@ mod tests {
         assert!(policy.contains(&format!("script-src {of_nothing}; connect-src 'self'; ")));
     }
 
-    /// Undoes what escaping did to text that is UTF-8.
+    /// Reverses the escapes in text that is UTF-8.
     fn unescaped(shown: &str) -> String {
         let shown = shown.replace("<i>", "").replace("</i>", "");
         [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#39;", "'"), ("&amp;", "&")]

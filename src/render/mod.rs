@@ -1,4 +1,4 @@
 //! Replies as JSON and as HTML.
 
-pub mod html;
+pub(crate) mod html;
 pub mod json;

@@ -1,4 +1,4 @@
-//! How bytes can arrive, for tests: in pieces, and damaged.
+//! Bytes that arrive in pieces or damaged, for property tests.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -17,7 +17,7 @@ pub fn pieces<'a>(bytes: &'a [u8], cuts: &[Index]) -> Vec<&'a [u8]> {
     ends.windows(2).map(|ends| &bytes[ends[0]..ends[1]]).collect()
 }
 
-/// At a place, so many bytes are lost, and others come instead.
+/// Replaces some bytes at one place by others.
 #[derive(Debug, Clone)]
 pub struct Damage {
     place: Index,
@@ -25,7 +25,7 @@ pub struct Damage {
     instead: Vec<u8>,
 }
 
-/// Up to three damages, one at least, with what `instead` makes.
+/// One to three damages; `instead` makes the bytes that are put in.
 pub fn damages(instead: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<Damage>> {
     let lost = prop_oneof![8 => 0..4_usize, 1 => Just(usize::MAX)];
     let damage = (any::<Index>(), lost, instead);

@@ -1,42 +1,47 @@
-//! The Redis protocol (RESP2 and RESP3) as bytes and frames; knows nothing of sockets.
+//! The Redis protocol (RESP2 and RESP3) as bytes and frames, without sockets.
 //!
-//! [`CommandParser`] finds a client's commands. [`Framer`] finds where a reply ends without looking
-//! at what it says; the functions of [`reply`] read one (RESP2) piece by piece. None of them ever
-//! holds a reply as a tree of values or allocates by a length that came over the wire. [`mod@write`]
-//! has the replies of our own.
+//! [`CommandParser`] finds a client's commands. [`Framer`] finds the end of a reply without decoding
+//! it; the functions of [`reply`] read one (RESP2) piece by piece. None of them holds a reply as a
+//! tree of values, or allocates by a length that came over the wire. [`mod@write`] writes our own
+//! replies, and [`command()`] builds our own commands.
 
 #[cfg(test)]
 mod arrival;
 pub mod command;
+mod encode;
 mod framer;
+mod inline;
+mod parser;
 pub mod reply;
 pub mod value_type;
 pub mod write;
 
-pub use command::{Command, CommandParser, ProtocolError};
+pub use command::{Command, ProtocolError};
+pub use encode::{CommandBuilder, command};
 pub use framer::Framer;
+pub use parser::CommandParser;
 
-/// The longest line (status, error, integer, or the length of what follows) in a reply.
-pub const MAX_LINE_BYTES: usize = 64 * 1024;
+/// Longest line of a reply: a status, an error, an integer or a length.
+const MAX_LINE_BYTES: usize = 64 * 1024;
 
-/// The most elements that one array of a reply may announce: Redis's own limit for a collection.
-pub const MAX_ARRAY_LENGTH: u64 = u32::MAX as u64;
+/// Most elements that one array of a reply may announce: Redis's own limit for a collection.
+pub(crate) const MAX_ARRAY_LENGTH: u64 = u32::MAX as u64;
 
-/// The longest bulk string that a reply may announce: what Redis can be configured to allow.
-pub const MAX_BULK_BYTES: u64 = i64::MAX as u64;
+/// Longest bulk string that a reply may announce: the most that Redis can be configured to allow.
+const MAX_BULK_BYTES: u64 = i64::MAX as u64;
 
-/// The version of the protocol that a client speaks: what `HELLO` sets. It changes replies alone,
+/// The version of the protocol that a client speaks, as `HELLO` sets it. It changes replies only,
 /// never commands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Protocol {
-    /// Spoken until a client asks for more.
+    /// The version that every connection begins with.
     Resp2,
     /// Adds maps, sets, doubles, pushes and more.
     Resp3,
 }
 
 impl Protocol {
-    /// The number that `HELLO` has for it.
+    /// Returns its number in `HELLO`.
     pub fn version(self) -> u8 {
         match self {
             Self::Resp2 => 2,
@@ -45,36 +50,36 @@ impl Protocol {
     }
 }
 
-/// Why a reply could not be read.
+/// Error while a reply is read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The connection failed, timed out, or ended within the reply.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// The bytes are no reply, or not the kind of reply that the command has.
+    /// The bytes are no reply, or another kind of reply than the command has.
     #[error("sent something that is no Redis reply: {0}")]
     Protocol(&'static str),
-    /// A string is longer than it may be here.
+    /// A string is longer than the caller allows.
     #[error("sent a string longer than expected")]
     TooLong,
-    /// The reply is an error; its text, as Redis wrote it.
+    /// The reply is an error, with the text that Redis wrote.
     #[error("{0}")]
     Redis(String),
 }
 
-/// Reads the decimal number of a length or integer line.
+/// Parses the decimal number of a length or integer line.
 fn parse_integer(digits: &[u8]) -> Result<i64, Error> {
-    // Redis writes no sign but a minus, and no zeros in front.
+    // Redis writes no plus and no leading zeros.
     let is_plain = match digits {
         [b'0'] => true,
         [b'-', rest @ ..] => !rest.starts_with(b"0"),
         _ => !digits.starts_with(b"0") && !digits.starts_with(b"+"),
     };
     let number = if is_plain { decimal(digits) } else { None };
-    number.ok_or(Error::Protocol("a number that is none"))
+    number.ok_or(Error::Protocol("an invalid number"))
 }
 
-/// A decimal number of 64 bits, with a minus or without a sign; there may be zeros in front.
+/// Parses a decimal number of 64 bits, with a minus or no sign; leading zeros are allowed.
 fn decimal(text: &[u8]) -> Option<i64> {
     let (is_negative, digits) = match text {
         [b'-', digits @ ..] => (true, digits),
@@ -83,7 +88,7 @@ fn decimal(text: &[u8]) -> Option<i64> {
     if digits.is_empty() {
         return None;
     }
-    // Below zero there is one number more.
+    // There is one more negative number than there are positive ones.
     let negated = digits.iter().try_fold(0_i64, |number, &byte| {
         let digit = byte.wrapping_sub(b'0');
         (digit <= 9).then(|| number.checked_mul(10)?.checked_sub(digit.into()))?
@@ -91,7 +96,7 @@ fn decimal(text: &[u8]) -> Option<i64> {
     if is_negative { Some(negated) } else { negated.checked_neg() }
 }
 
-/// Reads the length behind a `$` or `*`: `None` for the null of RESP2 (-1).
+/// Parses the length after a `$` or `*`: `None` for the null of RESP2 (-1).
 fn parse_length(digits: &[u8], max: u64) -> Result<Option<u64>, Error> {
     match parse_integer(digits)? {
         -1 => Ok(None),

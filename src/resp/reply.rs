@@ -1,24 +1,24 @@
-//! Reads a reply piece by piece, from memory or from a connection: anything that is `BufRead`.
+//! Reads a reply (RESP2) piece by piece from any `BufRead`.
 
 use std::io::{self, BufRead, Read};
 
 use super::{Error, MAX_ARRAY_LENGTH, MAX_BULK_BYTES, MAX_LINE_BYTES, parse_integer, parse_length};
 
-/// A cursor has at most so many digits.
-pub const MAX_CURSOR_BYTES: u64 = 20;
+/// Most digits of a cursor.
+pub(crate) const MAX_CURSOR_BYTES: u64 = 20;
 
-/// The first line of a frame. An error reply is not a header but an [`Error::Redis`].
+/// The first line of a frame. An error reply is no header but an [`Error::Redis`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Header {
-    /// `+`: a status, without its CRLF.
+    /// `+`: a status, without CRLF.
     Simple(String),
-    /// `:`
+    /// `:`: an integer.
     Integer(i64),
-    /// `$`: this many bytes follow, then CRLF.
+    /// `$`: a string of this many bytes follows, then CRLF.
     Bulk(u64),
-    /// `*`: this many frames follow.
+    /// `*`: an array of this many frames follows.
     Array(u64),
-    /// `$-1` or `*-1`: there is no value.
+    /// `$-1` or `*-1`: no value.
     Null,
 }
 
@@ -49,7 +49,7 @@ fn header_in_pieces(from: &mut impl BufRead) -> Result<Header, Error> {
     line(&bytes)
 }
 
-/// Reads a header from its line, which may be one that is too long.
+/// Parses a header from its line, which may have been cut off at the limit.
 fn line(line: &[u8]) -> Result<Header, Error> {
     let Some(text) = line.strip_suffix(b"\r\n") else {
         return Err(Error::Protocol("a line too long or without CRLF"));
@@ -68,7 +68,7 @@ fn line(line: &[u8]) -> Result<Header, Error> {
     }
 }
 
-/// The error that a whole reply is, if it is one.
+/// Returns the error if a whole reply is one.
 pub fn no_error(mut reply: &[u8]) -> Result<(), Error> {
     match reply.first() {
         Some(b'-') => header(&mut reply).map(|_| ()),
@@ -76,19 +76,19 @@ pub fn no_error(mut reply: &[u8]) -> Result<(), Error> {
     }
 }
 
-/// What a whole reply says that is a bulk string or, in RESP3, a verbatim string.
+/// Returns the text of a whole reply that is a bulk string or, in RESP3, a verbatim string.
 pub fn string(reply: &[u8]) -> Option<&[u8]> {
     let begin = reply.iter().position(|&byte| byte == b'\n')? + 1;
     let text = reply[begin..].strip_suffix(b"\r\n")?;
     match reply.first()? {
         b'$' => Some(text),
-        // Behind three letters for the format, and a colon.
+        // Three letters for the format and a colon come first.
         b'=' => text.get(4..),
         _ => None,
     }
 }
 
-/// Reads a status, such as the answer of `TYPE`.
+/// Reads a status, such as the reply of `TYPE`.
 pub fn simple(from: &mut impl BufRead) -> Result<String, Error> {
     match header(from)? {
         Header::Simple(text) => Ok(text),
@@ -114,7 +114,7 @@ pub fn array(from: &mut impl BufRead) -> Result<u64, Error> {
     }
 }
 
-/// Reads what a SCAN's reply begins with: its cursor. The array of what was found follows.
+/// Reads the beginning of a SCAN's reply: its cursor. The array of what was found follows.
 pub fn scan_cursor(from: &mut impl BufRead) -> Result<u64, Error> {
     if array(from)? != 2 {
         return Err(Error::Protocol("a SCAN of two parts was expected"));
@@ -141,7 +141,7 @@ pub fn bytes(from: &mut impl BufRead, max: u64) -> Result<Vec<u8>, Error> {
     rest(from, length)
 }
 
-/// Reads the `length` bytes behind a bulk string's header into memory as they arrive.
+/// Reads the `length` bytes after a bulk string's header into memory as they arrive.
 pub fn rest(from: &mut impl BufRead, length: u64) -> Result<Vec<u8>, Error> {
     let mut value = Vec::new();
     payload(from, length, |piece| {
@@ -151,7 +151,7 @@ pub fn rest(from: &mut impl BufRead, length: u64) -> Result<Vec<u8>, Error> {
     Ok(value)
 }
 
-/// Hands the `length` bytes behind a bulk string's header to `each`, as they arrive, and takes the
+/// Passes the `length` bytes after a bulk string's header to `each` as they arrive, and takes the
 /// CRLF that ends them.
 pub fn payload<E: From<Error>>(
     from: &mut impl BufRead,
@@ -177,7 +177,7 @@ pub fn payload<E: From<Error>>(
     Ok(())
 }
 
-/// The connection ended within a reply.
+/// Returns the error for a connection that ended within a reply.
 fn closed() -> Error {
     Error::Io(io::ErrorKind::UnexpectedEof.into())
 }

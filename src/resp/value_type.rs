@@ -1,13 +1,10 @@
-//! The types of Redis values, and the command that reads each whole.
+//! The types of Redis values, and the command that reads a value of each.
 
 use redis::Cmd;
 
-use crate::resp::write;
+use super::{CommandBuilder, command};
 
-/// A command that reads a value is at most so much longer than the key, mostly.
-const ROOM_BESIDE_KEY: usize = 80;
-
-/// A type of value that is served, as the `TYPE` command names it.
+/// A type of value that we serve, as the `TYPE` command names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ValueType {
     /// `string`
@@ -25,7 +22,7 @@ pub enum ValueType {
 }
 
 impl ValueType {
-    /// Reads the answer of `TYPE`; `None` for a type of a module's own, and for `none`.
+    /// Parses the reply of `TYPE`; `None` for a module's type and for `none`.
     pub fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "string" => Self::String,
@@ -38,24 +35,24 @@ impl ValueType {
         })
     }
 
-    /// The command that reads the whole value.
+    /// Returns the command that reads the whole value.
+    pub fn read_command(self, key: &[u8]) -> CommandBuilder {
+        let (name, rest) = self.command();
+        command(name).arg(key).args(rest)
+    }
+
+    /// As [`read_command`](Self::read_command), for a pipeline of the `redis` crate.
     pub fn read(self, key: &[u8]) -> Cmd {
         let (name, rest) = self.command();
         redis::cmd(name).arg(key).arg(rest).to_owned()
     }
 
-    /// The same as it is sent.
+    /// As [`read_command`](Self::read_command), encoded.
     pub fn packed_read(self, key: &[u8]) -> Vec<u8> {
-        let (name, rest) = self.command();
-        let mut command = Vec::with_capacity(key.len() + ROOM_BESIDE_KEY);
-        write::array(&mut command, 2 + rest.len());
-        write::bulk(&mut command, name.as_bytes());
-        write::bulk(&mut command, key);
-        rest.iter().for_each(|argument| write::bulk(&mut command, argument.as_bytes()));
-        command
+        self.read_command(key).into_bytes()
     }
 
-    /// The name of that command, and what stands behind the key.
+    /// Returns the name of that command, and its arguments after the key.
     fn command(self) -> (&'static str, &'static [&'static str]) {
         match self {
             Self::String => ("GET", &[]),

@@ -1,20 +1,20 @@
-//! Writes replies of our own, for a client of either version of the protocol.
+//! Writes our own replies, for a client of either version of the protocol.
 //!
-//! Frames that only RESP3 has are written as what Redis sends in their stead to a RESP2 client.
+//! A RESP2 client gets what Redis sends it in place of the frames that only RESP3 has.
 
 use std::io::Write;
 
 use super::Protocol;
 
-/// A status: `+text`. The text must hold no CR or LF.
+/// Writes a status: `+text`. The text must contain no CR or LF.
 pub fn simple(out: &mut Vec<u8>, text: &str) {
     out.push(b'+');
     out.extend_from_slice(text.as_bytes());
     out.extend_from_slice(b"\r\n");
 }
 
-/// An error: `-text`, where the text begins with its code (`ERR …`). As in Redis, a CR or LF in the
-/// text becomes a space, so that a client's bytes can be quoted in it.
+/// Writes an error: `-text`. The text begins with its code (`ERR …`). As in Redis, a CR or LF in it
+/// becomes a space, so that it can quote a client's bytes.
 pub fn error(out: &mut Vec<u8>, text: impl AsRef<[u8]>) {
     out.push(b'-');
     out.extend(text.as_ref().iter().map(|&byte| match byte {
@@ -24,72 +24,68 @@ pub fn error(out: &mut Vec<u8>, text: impl AsRef<[u8]>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// An integer.
+/// Writes an integer.
 pub fn integer(out: &mut Vec<u8>, number: i64) {
     number_line(out, ':', number);
 }
 
-/// A bulk string: any bytes.
+/// Writes a bulk string: any bytes.
 pub fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
-    length_line(out, '$', bytes.len());
+    number_line(out, '$', bytes.len());
     out.extend_from_slice(bytes);
     out.extend_from_slice(b"\r\n");
 }
 
-/// No value, where a string could be.
-pub fn null(out: &mut Vec<u8>, protocol: Protocol) {
+/// Writes that there is no value, where a string could be.
+pub(crate) fn null(out: &mut Vec<u8>, protocol: Protocol) {
     out.extend_from_slice(match protocol {
         Protocol::Resp2 => b"$-1\r\n",
         Protocol::Resp3 => b"_\r\n",
     });
 }
 
-/// No value, where an array could be.
-pub fn null_array(out: &mut Vec<u8>, protocol: Protocol) {
+/// Writes that there is no value, where an array could be.
+pub(crate) fn null_array(out: &mut Vec<u8>, protocol: Protocol) {
     out.extend_from_slice(match protocol {
         Protocol::Resp2 => b"*-1\r\n",
         Protocol::Resp3 => b"_\r\n",
     });
 }
 
-/// The header of an array; its `length` frames are to follow.
+/// Writes the header of an array; its `length` frames must follow.
 pub fn array(out: &mut Vec<u8>, length: usize) {
-    length_line(out, '*', length);
+    number_line(out, '*', length);
 }
 
-/// The header of a map; its keys and values, `2 * pairs` frames, are to follow in turn.
-pub fn map(out: &mut Vec<u8>, pairs: usize, protocol: Protocol) {
+/// Writes the header of a map; its keys and values, `2 * pairs` frames, must follow in turn.
+pub(crate) fn map(out: &mut Vec<u8>, pairs: usize, protocol: Protocol) {
     match protocol {
-        Protocol::Resp2 => length_line(out, '*', 2 * pairs),
-        Protocol::Resp3 => length_line(out, '%', pairs),
+        Protocol::Resp2 => number_line(out, '*', 2 * pairs),
+        Protocol::Resp3 => number_line(out, '%', pairs),
     }
 }
 
-/// The header of a message that answers no command; its `length` frames are to follow.
-pub fn push(out: &mut Vec<u8>, length: usize, protocol: Protocol) {
+/// Writes the header of a push, which answers no command; its `length` frames must follow.
+pub(crate) fn push(out: &mut Vec<u8>, length: usize, protocol: Protocol) {
     match protocol {
-        Protocol::Resp2 => length_line(out, '*', length),
-        Protocol::Resp3 => length_line(out, '>', length),
+        Protocol::Resp2 => number_line(out, '*', length),
+        Protocol::Resp3 => number_line(out, '>', length),
     }
 }
 
-/// Text to be shown to people, as `INFO` has it: a bulk string, in RESP3 a verbatim string.
-pub fn text(out: &mut Vec<u8>, bytes: &[u8], protocol: Protocol) {
+/// Writes text for people, such as `INFO`'s: a bulk string, in RESP3 a verbatim string.
+pub(crate) fn text(out: &mut Vec<u8>, bytes: &[u8], protocol: Protocol) {
     match protocol {
         Protocol::Resp2 => bulk(out, bytes),
         Protocol::Resp3 => {
-            // The format is part of the length.
+            // The length includes the format.
             let format = b"txt:";
-            length_line(out, '=', format.len() + bytes.len());
+            number_line(out, '=', format.len() + bytes.len());
             out.extend_from_slice(format);
             out.extend_from_slice(bytes);
             out.extend_from_slice(b"\r\n");
         }
     }
-}
-
-fn length_line(out: &mut Vec<u8>, kind: char, length: usize) {
-    number_line(out, kind, length);
 }
 
 fn number_line(out: &mut Vec<u8>, kind: char, number: impl std::fmt::Display) {

@@ -1,10 +1,10 @@
-//! Text of others, which is shown to people.
+//! Text that is shown to people.
 
-pub mod table;
+pub(crate) mod table;
 
-/// Whether a character would not be seen, or change what is seen around it. The joiners of scripts
-/// and emoji are no such ones.
-pub fn is_hidden(c: char) -> bool {
+/// Whether a character is invisible or changes how the text around it looks. The joiners of scripts
+/// and emoji don't count.
+pub(crate) fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}'

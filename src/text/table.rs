@@ -2,11 +2,11 @@
 
 pub use console::Alignment;
 
-/// What stands between two columns.
+/// Space between two columns.
 const GAP: &str = "  ";
 
-/// Each row below its head, all columns as wide as what they show. A row's cells may be coloured,
-/// and are as many as the head's.
+/// Returns the head and the rows as lines, each column as wide as its widest cell. A row has as many
+/// cells as the head; cells may be coloured.
 pub fn table(head: &[(&str, Alignment)], rows: &[Vec<String>]) -> String {
     let names: Vec<String> = head.iter().map(|(name, _)| (*name).to_owned()).collect();
     let lines = || std::iter::once(&names).chain(rows);

@@ -259,7 +259,7 @@ impl<'a> ReplyWriter<'a> {
         Ok(())
     }
 
-    /// Timeouts a moment for the client's socket to take more, and takes in what the client sends.
+    /// Waits a moment for the client's socket to take more, and takes in what the client sends.
     fn wait_for_room(&mut self) -> io::Result<()> {
         let (stream, step) = (self.client.stream(), stall_step(self.max_stall));
         if self.is_half_closed || !self.backlog.has_room() {

@@ -1,4 +1,4 @@
-//! What holds for the framer whatever a server sends, and however it arrives.
+//! Properties of the framer that hold whatever a server sends, and however it arrives.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -8,18 +8,18 @@ use super::*;
 use crate::resp::Protocol;
 use crate::resp::arrival::{cuts, damaged, damages, pieces};
 
-/// Of each property; the default, 256, takes no time.
+/// Cases of each property; the default, 256, takes no time.
 const CASES: u32 = 2000;
 
-/// What a server's bytes came to.
+/// Result of framing a server's bytes.
 #[derive(Debug, PartialEq)]
 struct Found {
     kind: Option<u8>,
-    /// Where the reply ends; `None` if it goes on behind all bytes. Or why it is none.
+    /// End of the reply, `None` if it is not complete; or why it is no reply.
     end: Result<Option<usize>, String>,
 }
 
-/// Feeds pieces until the reply ends. Checks of each step what must hold of all.
+/// Feeds pieces until the reply ends, and checks what must hold after each step.
 fn feed_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Found {
     let mut framer = Framer::new();
     let mut given = 0;
@@ -27,7 +27,7 @@ fn feed_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Found {
     for piece in pieces {
         let fed = framer.feed(piece);
         given += piece.len();
-        // An unfinished line is all that is held, whatever lengths are announced.
+        // Only an unfinished line is held, whatever lengths are announced.
         let held = framer.line.capacity();
         assert!(held <= 2 * given.clamp(8, MAX_LINE_BYTES), "{held} bytes are held for {given}");
         match fed {
@@ -43,7 +43,7 @@ fn feed_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Found {
     Found { kind: framer.kind(), end: Ok(None) }
 }
 
-/// A reply of up to some dozens of frames, as that version of the protocol has them.
+/// A reply of up to some dozens of frames of that version of the protocol.
 fn reply(protocol: Protocol) -> BoxedStrategy<Vec<u8>> {
     let string = match protocol {
         Protocol::Resp2 => line(LINES_2).boxed(),
@@ -63,9 +63,9 @@ fn reply(protocol: Protocol) -> BoxedStrategy<Vec<u8>> {
     .boxed()
 }
 
-/// Frames of one line; of RESP2, …
+/// Frames of one line in RESP2.
 const LINES_2: &[&str] = &["+OK", "+", "-ERR no", ":42", ":-9223372036854775808", "$-1", "*-1"];
-/// … and of RESP3.
+/// Frames of one line in RESP3.
 const LINES_3: &[&str] =
     &["+OK", "-ERR no", ":0", "_", ",-1.5e300", ",inf", "#t", "(349289032840923"];
 
@@ -158,13 +158,13 @@ proptest! {
     fn a_reply_ends_where_it_ends_however_it_is_split(
         attributes in vec(pairs("|", reply(Protocol::Resp3)), 0..2),
         reply in any_reply(),
-        behind in soup(2),
+        after in soup(2),
         cuts in cuts(),
     ) {
         // The generator may have put attributes of its own before the reply.
         prop_assume!(reply[0] != b'|');
         let whole = [attributes.concat(), reply.clone()].concat();
-        let stream = [&whole[..], &behind].concat();
+        let stream = [&whole[..], &after].concat();
         let found = Found { kind: Some(reply[0]), end: Ok(Some(whole.len())) };
         prop_assert_eq!(feed_pieces(stream.chunks(1)), found);
         prop_assert_eq!(feed_pieces(pieces(&stream, &cuts)), feed_pieces([&stream[..]]));

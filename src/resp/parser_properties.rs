@@ -1,4 +1,4 @@
-//! What holds for the command parser whatever a client sends, and however it arrives.
+//! Properties of the command parser that hold whatever a client sends, and however it arrives.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -6,24 +6,25 @@ use proptest::sample::select;
 
 use super::*;
 use crate::resp::arrival::{cuts, damaged, damages, pieces};
+use crate::resp::command::encode;
 
-/// Of each property; the default, 256, takes no time.
+/// Cases of each property; the default, 256, takes no time.
 const CASES: u32 = 2000;
 
 /// Long enough for an argument to be refused for its length in these tests.
 const MAX_ARGUMENT: usize = 200;
 
-/// What a client's bytes came to.
+/// Result of parsing a client's bytes.
 #[derive(Debug, PartialEq)]
 struct Found {
     /// Each command's arguments.
     commands: Vec<Vec<Vec<u8>>>,
-    /// How many bytes at the end are a command that has only begun; or why there is none.
+    /// Number of bytes at the end that begin a command; or why the bytes are no command.
     end: Result<usize, ProtocolError>,
 }
 
-/// Parses as a session does: what is not used stays in front of what arrives next. Checks of each
-/// step what must hold of all.
+/// Parses as a session does: unused bytes stay in front of those that arrive next. Checks what must
+/// hold after each step.
 fn parse_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Found {
     let mut parser = CommandParser::new(MAX_ARGUMENT);
     let mut input = Vec::new();
@@ -51,7 +52,7 @@ fn parse_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Found {
     Found { commands, end: Ok(input.len()) }
 }
 
-/// The arguments of a command, whose bytes have to be the canonical form of just these.
+/// Returns the arguments of a command after checking that its bytes are their canonical form.
 fn checked_args(command: Command) -> Vec<Vec<u8>> {
     let args: Vec<Vec<u8>> = command.args().map(<[u8]>::to_vec).collect();
     assert!(!args.is_empty());
@@ -59,9 +60,9 @@ fn checked_args(command: Command) -> Vec<Vec<u8>> {
     args
 }
 
-/// Memory follows from the bytes that came, never from a length that they announce. An argument
-/// takes two of them at least, and eight bytes in the list; its canonical form is seven bytes. A
-/// Vec may have room for twice that.
+/// Checks that memory follows from the bytes that arrived, never from a length that they announce.
+/// An argument takes at least two of them, and eight bytes in the list; its canonical form is seven
+/// bytes. A Vec may have room for twice that.
 fn assert_holds_little(parser: &CommandParser, given: usize) {
     let held = parser.args.capacity() * size_of::<Span>() + parser.encoded.capacity();
     assert!(held <= 1024 + 16 * given, "{held} bytes are held for {given}");
@@ -123,10 +124,10 @@ fn soup(pieces: usize) -> impl Strategy<Value = Vec<u8>> {
     vec(piece, 0..=pieces).prop_map(|pieces| pieces.concat())
 }
 
-/// Where a line begins that may get too long.
+/// Beginnings of lines that may get too long.
 const LINE_STARTS: [&[u8]; 6] = [b"", b"PING ", b"\"", b"*", b"*1\r\n", b"*1\r\n$"];
 
-/// What Redis passes over in silence.
+/// Bytes that Redis ignores.
 const NOTHING: [&[u8]; 5] = [b"*0\r\n", b"*-1\r\n", b"\r\n", b"\n", b" \t\x0b\r\n"];
 
 /// A client's bytes, and the arguments of the command in them, if there is one.
@@ -145,21 +146,21 @@ fn sent() -> impl Strategy<Value = Sent> {
     ]
 }
 
-/// With other bytes where Redis looks for none in particular.
+/// Puts other bytes where Redis does not look at them.
 fn sloppy(args: &[Vec<u8>], skipped: [u8; 4]) -> Vec<u8> {
-    let [behind_count, behind_length, rest @ ..] = skipped;
+    let [after_count, after_length, rest @ ..] = skipped;
     let mut bytes = format!("*{}\r", args.len()).into_bytes();
-    bytes.push(behind_count);
+    bytes.push(after_count);
     for arg in args {
         bytes.extend_from_slice(format!("${}\r", arg.len()).as_bytes());
-        bytes.push(behind_length);
+        bytes.push(after_length);
         bytes.extend_from_slice(arg);
         bytes.extend_from_slice(&rest);
     }
     bytes
 }
 
-/// In quotes on one line; every byte escaped, or those only that need it.
+/// Puts the arguments in quotes on one line, with every byte escaped or only those that need it.
 fn inline(args: &[Vec<u8>], escape_all: bool) -> Vec<u8> {
     let quote = |byte: &u8| match byte {
         b'"' | b'\\' => vec![b'\\', *byte],

@@ -1,0 +1,180 @@
+use super::query::DEFAULT_PAGE_KEYS;
+use super::*;
+
+fn key(name: &[u8]) -> Target {
+    Target::Key(query(name, None, Format::Json), None)
+}
+
+fn query(key: &[u8], field: Option<&[u8]>, format: Format) -> KeyQuery {
+    let field = field.map(<[u8]>::to_vec);
+    KeyQuery { key: key.to_vec(), field, format, from: None, cursor: None }
+}
+
+fn page(target: &str) -> PageQuery {
+    match parse(target, false) {
+        Ok(Target::Page(page) | Target::Key(_, Some(page))) => page,
+        other => panic!("{target}: {other:?}"),
+    }
+}
+
+#[test]
+fn any_bytes_can_be_a_key() {
+    assert_eq!(parse("/actor:1", false), Ok(key(b"actor:1")));
+    assert_eq!(parse("/a/b//c", false), Ok(key(b"a/b//c")));
+    assert_eq!(parse("//a", false), Ok(key(b"/a")));
+    assert_eq!(parse("/a%2Fb%3f%25%00%ff%0A", false), Ok(key(b"a/b?%\0\xff\n")));
+    assert_eq!(parse("/a+b", false), Ok(key(b"a+b")));
+    assert_eq!(parse("/?key=a+b%2B", false), Ok(key(b"a b+")));
+    assert_eq!(parse("/?key=", false), Ok(key(b"")));
+    assert_eq!(parse("/ключ", false), Ok(key("ключ".as_bytes())));
+    assert_eq!(parse("/-", false), Ok(key(b"-")));
+    assert_eq!(parse("/%2D/ping", false), Ok(key(b"-/ping")));
+    assert_eq!(parse("/%66avicon.ico", false), Ok(key(b"favicon.ico")));
+}
+
+#[test]
+fn what_is_ours_is_told_apart() {
+    let admin = |target| match parse(target, false) {
+        Ok(Target::Admin(target)) => target,
+        other => panic!("{target}: {other:?}"),
+    };
+    assert_eq!(admin("/-/"), AdminTarget::Page);
+    assert_eq!(admin("/-/status.json"), AdminTarget::Status { since: 0 });
+    assert_eq!(admin("/-/status.json?since=7"), AdminTarget::Status { since: 7 });
+    assert_eq!(admin("/-/metrics"), AdminTarget::Metrics);
+    assert_eq!(admin("/-/ping"), AdminTarget::Ping);
+    assert_eq!(admin("/-/health"), AdminTarget::Health);
+    assert_eq!(admin("/-/ready?from=a"), AdminTarget::Ready);
+    assert_eq!(admin("/-/else"), AdminTarget::Unknown);
+    assert_eq!(parse("/favicon.ico?v=1", false), Ok(Target::Favicon));
+}
+
+#[test]
+fn a_field_and_a_format_can_be_asked_for() {
+    let field = query(b"a", Some(b"b c"), Format::Raw);
+    assert_eq!(parse("/a?field=b%20c&format=raw", false), Ok(Target::Key(field, None)));
+    assert_eq!(parse("/a?format=json", false), Ok(key(b"a")));
+}
+
+#[test]
+fn listings_match_behind_an_escaped_prefix() {
+    assert_eq!(page("/").pattern, None);
+    assert_eq!(page("/?match=a*").pattern.as_deref(), Some(&b"a*"[..]));
+    assert_eq!(page("/a*[:").pattern.as_deref(), Some(&b"a\\*\\[:*"[..]));
+    assert_eq!(page("/a:?match=?").pattern.as_deref(), Some(&b"a:?"[..]));
+    assert_eq!((page("/").limit, page("/?limit=5").limit), (DEFAULT_PAGE_KEYS, 5));
+}
+
+#[test]
+fn a_part_of_a_value_is_never_a_listing() {
+    for target in ["/a:?field=b", "/a:?format=raw"] {
+        assert!(matches!(parse(target, false), Ok(Target::Key(_, None))), "{target}");
+    }
+    assert!(parse("/a:?field=b&limit=5", false).expect_err("no listing").contains("\"limit\""));
+}
+
+#[test]
+fn a_cursor_survives_its_trip_through_a_url() {
+    let cursor = Cursor { run_id: "f00".repeat(13), position: u64::MAX };
+    assert_eq!(page(&format!("/?cursor={}", cursor.to_text())).cursor, Some(cursor));
+}
+
+#[test]
+fn a_link_leads_back_to_the_same_listing() {
+    let query = PageQuery {
+        prefix: b"-/a b:".to_vec(),
+        pattern: None,
+        matching: Some(b"x*&\xff".to_vec()),
+        search: None,
+        limit: 5,
+        cursor: None,
+        format: Format::Json,
+        is_format_named: true,
+    };
+    let cursor = Cursor { run_id: "abc".to_owned(), position: 7 };
+    let link = query.link(&cursor);
+    assert_eq!(link, "/%2D%2Fa%20b:?match=x%2A%26%FF&format=json&limit=5&cursor=abc-7");
+    let parsed = page(&link);
+    assert_eq!((parsed.prefix, parsed.matching), (query.prefix, query.matching));
+    assert_eq!((parsed.limit, parsed.cursor), (5, Some(cursor)));
+}
+
+#[test]
+fn what_makes_no_sense_is_named() {
+    for (target, why) in [
+        ("/%", "%25"),
+        ("/%4", "%25"),
+        ("/%zz", "%25"),
+        ("/?limit=0", "limit"),
+        ("/-/status.json?since=-1", "since"),
+        ("/?limit=x", "limit"),
+        ("/?limit=100001", "limit"),
+        ("/?cursor=5", "cursor"),
+        ("/?cursor=-5", "cursor"),
+        ("/a?format=xml", "format"),
+        ("/?format=raw", "format"),
+        ("/a?feild=b", "\"feild\""),
+        ("/a?match=b", "\"match\""),
+        ("/a?field=b&field=c", "twice"),
+    ] {
+        let error = parse(target, false).expect_err(target);
+        assert!(error.contains(why), "{target}: {error}");
+    }
+}
+
+#[test]
+fn what_format_says_goes_before_what_the_client_accepts() {
+    for (target, accepts, html) in [
+        ("/", true, true),
+        ("/", false, false),
+        ("/a?format=json", true, false),
+        ("/a?format=raw", true, false),
+        ("/a?x=1&format=html", false, true),
+        ("/%", true, true),
+    ] {
+        assert_eq!(wants_html(target, accepts), html, "{target}");
+    }
+    assert_eq!(
+        parse("/a?format=html", true),
+        Ok(Target::Key(query(b"a", None, Format::Html), None))
+    );
+    assert!(parse("/?limit=10001", true).is_err() && parse("/?limit=10000", true).is_ok());
+    assert!(parse("/a?from=1", false).is_err() && parse("/a?from=1", true).is_ok());
+}
+
+#[test]
+fn a_search_is_a_prefix_unless_it_has_wildcards() {
+    for (target, pattern) in [
+        ("/?search=a", &b"a*"[..]),
+        ("/?search=a-b%5C", b"a\\-b\\\\*"),
+        ("/?search=*a", b"*a"),
+        ("/?search=", b"*"),
+        ("/p:?search=a", b"p:a*"),
+        ("/p:?search=[a]", b"p:[a]"),
+    ] {
+        assert_eq!(page(target).pattern.as_deref(), Some(pattern), "{target}");
+    }
+    assert!(parse("/?search=a&match=b", false).is_err());
+}
+
+#[test]
+fn any_key_has_a_link_that_leads_to_it() {
+    let keys: [&[u8]; 10] = [
+        b"a",
+        b"",
+        b".",
+        b"..",
+        b"favicon.ico",
+        b"a:",
+        b"-/ping",
+        b"//h/",
+        b"\0\xff?#&+ %",
+        b"<\"'>",
+    ];
+    for key in keys {
+        let target = parse(&link_to_key(key, &[]), true);
+        assert_eq!(target, Ok(Target::Key(query(key, None, Format::Html), None)));
+        let target = parse(&link_to_key(key, &[("field", b"&="), ("format", b"raw")]), true);
+        assert_eq!(target, Ok(Target::Key(query(key, Some(b"&="), Format::Raw), None)));
+    }
+}

@@ -1,0 +1,218 @@
+//! The second pass over a reply: it is written as JSON.
+
+use std::io::{BufRead, Write};
+
+use base64::prelude::BASE64_STANDARD;
+
+use super::utf8::Utf8;
+use super::{JsonWriter, RenderError, SHORT_STRING_BYTES, Survey, pairs, stream_entry};
+use crate::resp::reply;
+use crate::resp::value_type::ValueType;
+
+/// Writes the reply to a `kind`'s [`read_command`](ValueType::read_command) as JSON.
+pub fn render<W: Write>(
+    kind: ValueType,
+    from: &mut impl BufRead,
+    survey: &Survey,
+    out: &mut JsonWriter<W>,
+) -> Result<(), RenderError> {
+    let may_be_empty = survey.is_empty;
+    let long_is_text = survey.long_is_text.iter();
+    let mut value = Value { from, out, may_be_empty, long_is_text, string: Vec::new() };
+    match kind {
+        ValueType::String => value.string(),
+        ValueType::Hash if survey.names_are_text => value.hash_as_object(),
+        ValueType::Hash => value.hash_as_array(),
+        ValueType::List | ValueType::Set => value.strings(),
+        ValueType::Zset => value.members(),
+        ValueType::Stream => value.entries(),
+    }
+}
+
+struct Value<'a, R, W> {
+    from: &'a mut R,
+    out: &'a mut JsonWriter<W>,
+    may_be_empty: bool,
+    long_is_text: std::slice::Iter<'a, bool>,
+    /// Reused for each short string.
+    string: Vec<u8>,
+}
+
+impl<R: BufRead, W: Write> Value<'_, R, W> {
+    /// Reads the number of elements. A value that is suddenly empty was most likely deleted.
+    fn length(&mut self) -> Result<u64, RenderError> {
+        match reply::array(self.from)? {
+            0 if !self.may_be_empty => Err(RenderError::Changed),
+            length => Ok(length),
+        }
+    }
+
+    fn hash_as_object(&mut self) -> Result<(), RenderError> {
+        let length = self.length()?;
+        self.out.begin_object()?;
+        for _ in 0..pairs(length)? {
+            self.out.begin_key()?;
+            if !self.string_or_base64(false)? {
+                return Err(RenderError::Changed);
+            }
+            self.out.end_key()?;
+            self.string()?;
+            self.out.end_value()?;
+        }
+        Ok(self.out.end_object()?)
+    }
+
+    fn hash_as_array(&mut self) -> Result<(), RenderError> {
+        let length = self.length()?;
+        let mut names_are_text = true;
+        self.out.begin_array()?;
+        for _ in 0..pairs(length)? {
+            self.out.begin_item()?;
+            self.out.begin_object()?;
+            self.out.key("field")?;
+            names_are_text &= self.string_or_base64(true)?;
+            self.out.end_value()?;
+            self.out.key("value")?;
+            self.string()?;
+            self.out.end_value()?;
+            self.out.end_object()?;
+            self.out.end_item()?;
+        }
+        if names_are_text {
+            return Err(RenderError::Changed);
+        }
+        Ok(self.out.end_array()?)
+    }
+
+    /// Writes an array of strings, one for each of the reply.
+    fn strings(&mut self) -> Result<(), RenderError> {
+        let length = self.length()?;
+        self.out.begin_array()?;
+        for _ in 0..length {
+            self.out.begin_item()?;
+            self.string()?;
+            self.out.end_item()?;
+        }
+        Ok(self.out.end_array()?)
+    }
+
+    fn members(&mut self) -> Result<(), RenderError> {
+        let length = self.length()?;
+        self.out.begin_array()?;
+        for _ in 0..pairs(length)? {
+            self.out.begin_item()?;
+            self.out.begin_object()?;
+            self.out.key("member")?;
+            self.string()?;
+            self.out.end_value()?;
+            self.out.key("score")?;
+            let score = reply::bytes(self.from, SHORT_STRING_BYTES)?;
+            self.out.number_or_text(&score)?;
+            self.out.end_value()?;
+            self.out.end_object()?;
+            self.out.end_item()?;
+        }
+        Ok(self.out.end_array()?)
+    }
+
+    fn entries(&mut self) -> Result<(), RenderError> {
+        let length = self.length()?;
+        self.out.begin_array()?;
+        for _ in 0..length {
+            stream_entry(self.from)?;
+            self.out.begin_item()?;
+            self.out.begin_object()?;
+            self.out.key("id")?;
+            self.string()?;
+            self.out.end_value()?;
+            self.out.key("fields")?;
+            self.field_pairs()?;
+            self.out.end_value()?;
+            self.out.end_object()?;
+            self.out.end_item()?;
+        }
+        Ok(self.out.end_array()?)
+    }
+
+    fn field_pairs(&mut self) -> Result<(), RenderError> {
+        let length = reply::array(self.from)?;
+        self.out.begin_array()?;
+        for _ in 0..pairs(length)? {
+            self.out.begin_item()?;
+            self.out.begin_array()?;
+            for _ in 0..2 {
+                self.out.begin_item()?;
+                self.string()?;
+                self.out.end_item()?;
+            }
+            self.out.end_array()?;
+            self.out.end_item()?;
+        }
+        Ok(self.out.end_array()?)
+    }
+
+    fn string(&mut self) -> Result<(), RenderError> {
+        self.string_or_base64(true).map(|_is_text| ())
+    }
+
+    /// Writes one string and returns whether it is UTF-8. A string that is not is written as base64
+    /// where that is allowed, else not at all.
+    fn string_or_base64(&mut self, base64_allowed: bool) -> Result<bool, RenderError> {
+        let length = reply::bulk(self.from)?.ok_or(RenderError::Changed)?;
+        if length > SHORT_STRING_BYTES {
+            return match self.long_is_text.next() {
+                Some(true) => self.long_text(length).map(|()| true),
+                Some(false) if base64_allowed => self.long_base64(length).map(|()| false),
+                _ => Err(RenderError::Changed),
+            };
+        }
+        let Self { from, out, string, .. } = self;
+        string.clear();
+        reply::payload(*from, length, |piece| {
+            string.extend_from_slice(piece);
+            Ok::<_, RenderError>(())
+        })?;
+        let text = std::str::from_utf8(string);
+        match text {
+            Ok(text) => out.text(text)?,
+            Err(_) if base64_allowed => out.base64(string)?,
+            Err(_) => {}
+        }
+        Ok(text.is_ok())
+    }
+
+    fn long_text(&mut self, length: u64) -> Result<(), RenderError> {
+        let Self { from, out, .. } = self;
+        let mut text = Utf8::default();
+        out.begin_text()?;
+        reply::payload(*from, length, |piece| {
+            text.push(piece, |fragment| out.text_fragment(fragment))
+        })?;
+        if !text.is_whole() {
+            return Err(RenderError::Changed);
+        }
+        Ok(out.end_text()?)
+    }
+
+    fn long_base64(&mut self, length: u64) -> Result<(), RenderError> {
+        let Self { from, out, .. } = self;
+        let mut text = Utf8::default();
+        let mut is_text = true;
+        out.begin_object()?;
+        out.key("base64")?;
+        out.begin_text()?;
+        let mut encoder = base64::write::EncoderWriter::new(&mut out.out, &BASE64_STANDARD);
+        reply::payload(*from, length, |piece| {
+            is_text = is_text && text.push(piece, |_| Ok(())).is_ok();
+            encoder.write_all(piece).map_err(RenderError::Sink)
+        })?;
+        encoder.finish()?;
+        drop(encoder);
+        if is_text && text.is_whole() {
+            return Err(RenderError::Changed);
+        }
+        out.end_text()?;
+        out.end_value()?;
+        Ok(out.end_object()?)
+    }
+}

@@ -1,0 +1,105 @@
+//! The first pass over a reply: what must be known before it is written.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::BufRead;
+
+use super::utf8::Utf8;
+use super::{SHORT_STRING_BYTES, pairs, stream_entry};
+use crate::resp::value_type::ValueType;
+use crate::resp::{self, reply};
+
+/// Facts about a value that must be known before it is written.
+#[derive(Debug)]
+pub struct Survey {
+    pub(super) names_are_text: bool,
+    /// Whether each string longer than [`SHORT_STRING_BYTES`], in order, is UTF-8.
+    pub(super) long_is_text: Vec<bool>,
+    /// Digest of the value, equal for equal values. The order of sets and hashes does not count,
+    /// because it differs between servers.
+    pub(crate) digest: u64,
+    /// Whether the reply was a null or had no elements. Only a stream can be empty: an empty reply of
+    /// another type means that the key does not exist.
+    pub(crate) is_empty: bool,
+}
+
+/// Reads the reply to a `kind`'s [`read_command`](ValueType::read_command) to its end.
+pub fn survey(kind: ValueType, from: &mut impl BufRead) -> Result<Survey, resp::Error> {
+    let mut survey =
+        Survey { names_are_text: true, long_is_text: Vec::new(), digest: 0, is_empty: false };
+    let mut hasher = DefaultHasher::new();
+    match kind {
+        ValueType::String => survey.is_empty = !survey.string(from, &mut hasher, false)?,
+        ValueType::Hash | ValueType::Set => {
+            let length = reply::array(from)?;
+            let entries = if kind == ValueType::Hash { pairs(length)? } else { length };
+            let mut sum = 0_u64;
+            for _ in 0..entries {
+                let mut entry = DefaultHasher::new();
+                survey.string(from, &mut entry, kind == ValueType::Hash)?;
+                if kind == ValueType::Hash {
+                    survey.string(from, &mut entry, false)?;
+                }
+                sum = sum.wrapping_add(entry.finish());
+            }
+            (length, sum).hash(&mut hasher);
+            survey.is_empty = length == 0;
+        }
+        ValueType::List | ValueType::Zset => {
+            let length = reply::array(from)?;
+            if kind == ValueType::Zset {
+                pairs(length)?;
+            }
+            for _ in 0..length {
+                survey.string(from, &mut hasher, false)?;
+            }
+            survey.is_empty = length == 0;
+        }
+        ValueType::Stream => {
+            let length = reply::array(from)?;
+            for _ in 0..length {
+                stream_entry(from)?;
+                survey.string(from, &mut hasher, false)?;
+                for _ in 0..pairs(reply::array(from)?)? {
+                    survey.string(from, &mut hasher, false)?;
+                    survey.string(from, &mut hasher, false)?;
+                }
+                hasher.write_u8(0);
+            }
+            survey.is_empty = length == 0;
+        }
+    }
+    (kind as u8).hash(&mut hasher);
+    survey.digest = hasher.finish();
+    Ok(survey)
+}
+
+impl Survey {
+    /// Reads one string; returns false when it is null.
+    fn string(
+        &mut self,
+        from: &mut impl BufRead,
+        hasher: &mut DefaultHasher,
+        is_name: bool,
+    ) -> Result<bool, resp::Error> {
+        let Some(length) = reply::bulk(from)? else { return Ok(false) };
+        let is_long = length > SHORT_STRING_BYTES;
+        let mut text = Utf8::default();
+        let mut is_text = true;
+        length.hash(hasher);
+        reply::payload(from, length, |piece| {
+            hasher.write(piece);
+            if (is_name || is_long) && is_text {
+                is_text = text.push(piece, |_| Ok(())).is_ok();
+            }
+            Ok::<_, resp::Error>(())
+        })?;
+        is_text &= text.is_whole();
+        if is_name {
+            self.names_are_text &= is_text;
+        }
+        if is_long {
+            self.long_is_text.push(is_text);
+        }
+        Ok(true)
+    }
+}
