@@ -14,9 +14,11 @@ use rlimit::Resource;
 use crate::backend::BackendError;
 use crate::balance::Balancer;
 use crate::config::Config;
-use crate::doctor::{DATABASES_DIFFER, SAME_SERVER, databases_differ, doubled};
 use crate::health::{BackendState, Member};
 use crate::logging;
+use crate::observe::misconfiguration::{
+    DATABASES_DIFFER, SAME_SERVER, databases_differ, duplicates,
+};
 use crate::server::acceptor::MAX_ADMIN_CLIENTS;
 use crate::server::turn_away::TURNED_AWAY_QUEUE;
 use crate::text::table::{Alignment, table};
@@ -100,10 +102,10 @@ fn from_here(listen: SocketAddr) -> SocketAddr {
 pub fn warn_of_backends(balancer: &Balancer) {
     let backends: Vec<_> = balancer.backends().iter().cloned().collect();
     let run_ids: Vec<_> = backends.iter().map(|backend| backend.run_id()).collect();
-    for (one, other) in doubled(&run_ids) {
+    for (one, other) in duplicates(&run_ids) {
         warn!("{} and {} {SAME_SERVER}", backends[one].name(), backends[other].name());
     }
-    if databases_differ(&backends) {
+    if databases_differ(&balancer.config.backends) {
         warn!("{DATABASES_DIFFER}");
     }
     for backend in &backends {

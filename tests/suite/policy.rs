@@ -272,8 +272,7 @@ fn keys_passes_when_it_is_turned_on() {
 fn what_only_some_servers_know_is_refused() {
     let servers = [RedisServer::start(), RedisServer::start_with(&["--rename-command", "LCS", ""])];
     let lb = Balancer::start(&servers.each_ref());
-    let refusal =
-        "-ERR LCS is not served by redis-lb: not every server behind it knows this command\r\n";
+    let refusal = "-ERR LCS is not served by redis-lb: not every backend knows this command\r\n";
     // Until the second server has been met, the first alone counts.
     wait_until("both servers are known", || Raw::through(&lb).ask(&["LCS", "a", "b"]) == refusal);
 }
