@@ -10,7 +10,8 @@ use log::{debug, info, warn};
 use rustix::event::{PollFd, PollFlags};
 
 use super::drain::{Clients, drain};
-use super::listener::BACKLOG;
+use super::limits::Shares;
+use super::listener::{BACKLOG, Listeners};
 use super::turn_away::TurnAway;
 use super::workers::Workers;
 use crate::balance::{Balancer, Phase};
@@ -29,31 +30,26 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
 /// there are too many of those.
 pub const MAX_ADMIN_CLIENTS: usize = 64;
 
-/// Serves clients until the balancer's [`Phase`] is `Leaving`, and for the drain delay after that;
-/// returns when all are gone or the drain timeout is over. Those of the `admin` address are served
-/// as long as the process lives, `max_admin_clients` at a time. So many clients as `turned_away` wait at
-/// most to be told that they are too many.
+/// Serves clients until the balancer's [`Phase`] is `Leaving`, and for the drain delay after that.
+///
+/// Returns when all clients are gone, or the drain timeout is over. Those of the admin address are served
+/// as long as the process lives.
 ///
 /// # Errors
 /// When there can be no thread, or the system refuses an option.
-pub fn serve(
-    listener: TcpListener,
-    admin: Option<TcpListener>,
-    max_admin_clients: usize,
-    turned_away: usize,
-    balancer: &Arc<Balancer>,
-) -> io::Result<()> {
-    ClientStream::prepare(&listener)?;
-    let turn_away = TurnAway::start(turned_away)?;
+pub fn serve(listeners: Listeners, shares: Shares, balancer: &Arc<Balancer>) -> io::Result<()> {
+    let Listeners { public, admin, .. } = listeners;
+    ClientStream::prepare(&public)?;
+    let turn_away = TurnAway::start(shares.turned_away)?;
     if let Some(admin) = admin {
         ClientStream::prepare(&admin)?;
-        let acceptor =
-            Acceptor::new(admin, Endpoint::Admin, max_admin_clients, balancer, turn_away.clone());
+        let max = shares.admin_clients;
+        let acceptor = Acceptor::new(admin, Endpoint::Admin, max, balancer, turn_away.clone());
         let accept = move || acceptor.accept_while(|| true);
         thread::Builder::new().name("admin".to_owned()).spawn(accept)?;
     }
-    let max_clients = balancer.config.max_clients;
-    let acceptor = Acceptor::new(listener, Endpoint::Public, max_clients, balancer, turn_away);
+    let max = shares.clients;
+    let acceptor = Acceptor::new(public, Endpoint::Public, max, balancer, turn_away);
     let mut draining_at = None;
     acceptor.accept_while(|| !is_time_to_drain(balancer, &mut draining_at));
     balancer.enter(Phase::Draining);
