@@ -1,6 +1,6 @@
 //! The documents agree with the program: flags, metrics, links, paths.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,17 +16,16 @@ const UPDATE: &str = "UPDATE_DOCS";
 /// Folders whose paths the documents may name.
 const FOLDERS: [&str; 7] = ["src/", "tests/", "docs/", "bench/", "fuzz/", "contrib/", ".ci/"];
 
+/// From `-h`, which has the one sentence of each flag that fits into a table.
 #[test]
-fn the_tables_of_flags_say_what_help_says() {
+fn the_tables_of_flags_are_those_of_help() {
     let path = root().join("docs/CONFIGURATION.md");
     let documented = read(&path);
     let (lb, seed) = (env!("CARGO_BIN_EXE_lb"), env!("CARGO_BIN_EXE_seed"));
     let mut updated = documented.clone();
-    for (name, program, arguments) in [
-        ("lb", lb, &["-h"][..]),
-        ("lb check", lb, &["check", "-h"]),
-        ("seed", seed, &["-h"]),
-    ] {
+    for (name, program, arguments) in
+        [("lb", lb, &["-h"][..]), ("lb check", lb, &["check", "-h"]), ("seed", seed, &["-h"])]
+    {
         let tables = tables(flags(&help(program, arguments)));
         updated = with_section(&updated, &format!("flags of {name}"), &tables);
     }
@@ -34,25 +33,31 @@ fn the_tables_of_flags_say_what_help_says() {
         fs::write(path, updated).expect("the tables are written");
     } else {
         let how = "run: UPDATE_DOCS=1 cargo test --locked --test suite -- documents";
-        assert!(documented == updated, "docs/CONFIGURATION.md and --help differ; {how}");
+        assert!(documented == updated, "docs/CONFIGURATION.md and -h differ; {how}");
     }
 }
 
 #[test]
-fn every_metric_is_documented() {
+fn every_metric_is_documented_and_no_other() {
     let servers = three_servers();
     let lb = Balancer::start(&servers.each_ref());
     let text = String::from_utf8(lb.get("/-/metrics").body).expect("text");
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-    let there: Vec<&str> = types.filter_map(|line| line.split(' ').next()).collect();
-    assert!(there.len() > 20, "{text}");
-    let documented = read(&root().join("docs/MONITORING.md"));
-    for name in there {
-        let is_documented = ["", "_total", "_info"]
-            .iter()
-            .any(|suffix| documented.contains(&format!("`{name}{suffix}`")));
-        assert!(is_documented, "{name} is not in docs/MONITORING.md");
-    }
+    let there: BTreeSet<String> = types
+        .filter_map(|line| line.split_once(' '))
+        .map(|(name, kind)| match kind {
+            "counter" => format!("{name}_total"),
+            "info" => format!("{name}_info"),
+            _ => name.to_owned(),
+        })
+        .collect();
+    let document = read(&root().join("docs/MONITORING.md"));
+    let (_, section) = document.split_once("\n## Metrics\n").expect("its section");
+    let section = section.split("\n## ").next().expect("some text");
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    let cells = rows.filter_map(|line| line.split('|').nth(1));
+    let documented = cells.flat_map(quoted).map(str::to_owned).collect();
+    assert_eq!(there, documented, "docs/MONITORING.md, on the right, differs from /-/metrics");
 }
 
 #[test]
@@ -81,7 +86,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// What a program prints, whatever is in the environment of the tests.
+/// The output of a program, whatever is in the environment of the tests.
 fn help(program: &str, arguments: &[&str]) -> String {
     let mut command = Command::new(program);
     command.args(arguments).env_clear().stdin(Stdio::null()).stderr(Stdio::null());
@@ -195,10 +200,14 @@ fn links(text: &str) -> Vec<String> {
     all.concat().into_iter().filter(|link| !link.contains("://")).collect()
 }
 
+/// The texts between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
 /// The paths below the project's folders that a document names between backticks.
 fn paths(text: &str) -> Vec<String> {
-    let quoted = text.split('`').skip(1).step_by(2);
-    let paths = quoted.filter(|quoted| FOLDERS.iter().any(|folder| quoted.starts_with(folder)));
+    let paths = quoted(text).filter(|path| FOLDERS.iter().any(|folder| path.starts_with(folder)));
     paths.filter(|path| !path.contains(['*', ' ', '…'])).map(str::to_owned).collect()
 }
 
