@@ -16,6 +16,7 @@ mod demo;
 mod detection;
 mod differential;
 mod discovery;
+mod documents;
 mod failover;
 mod faults;
 mod guard;
