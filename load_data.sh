@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 #
 # Starts the three Redis servers that redis-lb reads from and fills them with
-# the rows of actors.csv. Safe to run again: what already runs is kept.
+# the rows of actors.csv. Safe to run again: servers that run already are kept.
 #
-# Works with bash 3.2, the version that macOS has.
+# Works with bash 3.2, the version of macOS.
 
 set -euo pipefail
 
@@ -11,9 +11,9 @@ HOST=127.0.0.1
 PRIMARY=1111
 PORTS="1111 2222 3333"
 REVERSED="3333 2222 1111"
-START_SECONDS=10 # how long a server may take until it answers
-LINK_SECONDS=30  # how long a replica may take to copy its primary
-STOP_SECONDS=5   # how long a server may take to end by itself
+START_SECONDS=10 # for a server to answer after its start
+LINK_SECONDS=30  # for a replica to copy its primary
+STOP_SECONDS=5   # for a server to end after SIGTERM
 
 CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 STATE="$PWD/.redis"
@@ -26,16 +26,16 @@ Usage: bash load_data.sh [--replicas] [-- SEED_ARGUMENT...]
        bash load_data.sh --help
 
 Starts Redis on 127.0.0.1, ports 1111, 2222 and 3333, and loads actors.csv.
-Redis is installed first (apt or Homebrew) if this computer lacks it.
+Installs Redis first (apt or Homebrew) if this computer does not have it.
 
-  --replicas  make 2222 and 3333 replicas of 1111;
-              without it all three are independent
-  --stop      end the servers that this script started
-  --install   install Redis if this computer lacks it, and start nothing
+  --replicas  make 2222 and 3333 replicas of 1111
+              (default: all three are independent)
+  --stop      stop the servers that this script started
+  --install   only install Redis, if this computer does not have it
   --help      show this text
 
-What follows -- is handed to the loader unchanged.
-Logs and pid files are kept in the folder .redis/, one subfolder per port.
+The loader gets the arguments after -- unchanged.
+Logs and pid files are in the folder .redis/, one subfolder for each port.
 TEXT
 }
 
@@ -55,29 +55,28 @@ have() { command -v "$1" >/dev/null 2>&1; }
 pid_file() { printf '%s' "$STATE/$1/redis.pid"; }
 log_file() { printf '%s' "$STATE/$1/redis.log"; }
 
-# --- looking at a server -----------------------------------------------------
+# --- the state of a server ---------------------------------------------------
 
-# Prints the pid of our server on port $1; fails if it does not run. A pid file
-# alone proves nothing: the server may have been killed, and its number given
-# to another process since.
+# Prints the pid of our server on port $1; fails if it does not run. The pid file
+# alone proves nothing: the server may have been killed and its pid reused.
 our_pid() {
     local pid='' args file
     file=$(pid_file "$1")
     [ -r "$file" ] || return 1
-    read -r pid <"$file" || true # read also fails when the line end is missing
+    read -r pid <"$file" || true # read fails if the line has no end
     case $pid in
         '' | *[!0-9]*) return 1 ;;
     esac
     args=$(process_title "$pid" 2>/dev/null) || return 1
-    # The second form is what is shown until Redis has set its own title. The
-    # spaces keep port 1111 from matching 11110.
+    # The second form is the title until Redis has set its own. The spaces keep
+    # port 1111 from matching 11110.
     case "/$args " in
         */redis-server\ "$HOST:$1 "* | */redis-server\ "--port $1 "*) printf '%s' "$pid" ;;
         *) return 1 ;;
     esac
 }
 
-# Small Linux images lack ps, macOS lacks /proc.
+# Small Linux images have no ps, macOS has no /proc.
 process_title() {
     if [ -d /proc/self ]; then
         tr '\0' ' ' <"/proc/$1/cmdline"
@@ -88,13 +87,12 @@ process_title() {
 
 is_ours() { our_pid "$1" >/dev/null; }
 
-# The subshell closes the connection again, and hides bash's own message when
-# it is refused.
+# The subshell closes the connection, and hides bash's message if it is refused.
 port_is_open() {
     (exec 3<>"/dev/tcp/$HOST/$1") 2>/dev/null
 }
 
-# Not redis-cli, which would wait for ever on a frozen server.
+# Uses no redis-cli, which would wait without end for a frozen server.
 answers_ping() {
     (
         exec 3<>"/dev/tcp/$HOST/$1" || exit 1
@@ -104,15 +102,14 @@ answers_ping() {
     ) 2>/dev/null
 }
 
-# --- what has to be there first ----------------------------------------------
+# --- requirements ------------------------------------------------------------
 
 require_cargo() {
-    have cargo || die "cargo is needed to build the loader and was not found." \
+    have cargo || die "cargo, which builds the loader, was not found." \
         "Install Rust (https://rustup.rs), open a new terminal and run this again."
 }
 
-# Looks at every port before anything is started, so that a refusal leaves the
-# computer as it was.
+# Checks all ports before any server starts, so that a failure changes nothing.
 require_ports() {
     local port refused=no
     for port in $PORTS; do
@@ -122,13 +119,13 @@ require_ports() {
         refused=yes
         complain "port $port is in use by a program that this script did not start."
         if answers_ping "$port"; then
-            complain "  It is a Redis server. If you can spare it: redis-cli -p $port shutdown nosave"
+            complain "  It is a Redis server. To stop it: redis-cli -p $port shutdown nosave"
         else
-            complain "  To see which program it is: lsof -nP -iTCP:$port -sTCP:LISTEN"
+            complain "  To find the program: lsof -nP -iTCP:$port -sTCP:LISTEN"
         fi
     done
     if [ "$refused" = yes ]; then
-        die "nothing was started. Free the port, then run this again."
+        die "no server was started. Free the port, then run this again."
     fi
 }
 
@@ -146,7 +143,7 @@ require_redis() {
         say "Redis is not installed; installing it: brew install redis"
         brew install redis || die "the installation failed; see the messages above."
     else
-        die "Redis is not installed. Type this, then run this again: $(install_hint)"
+        die "Redis is not installed. Install it, then run this again: $(install_hint)"
     fi
     hash -r
     has_redis || die "Redis was installed, but redis-server or redis-cli is not in PATH."
@@ -162,7 +159,7 @@ install_hint() {
     elif have apk; then
         printf 'sudo apk add redis'
     else
-        printf 'brew install redis (or what your system uses to install software)'
+        printf 'brew install redis (or use the package manager of your system)'
     fi
 }
 
@@ -183,10 +180,10 @@ install_with_apt() {
         service_is_new=no
     fi
     if [ "$(id -u)" -ne 0 ] && ! have sudo; then
-        die "Redis is not installed. Type this as root, then run this again: apt-get install $package"
+        die "Redis is not installed. Install it as root, then run this again: apt-get install $package"
     fi
     say "Redis is not installed; installing it: apt-get update, apt-get install -y $package"
-    # One unreachable source fails the update, though the package may be known.
+    # One unreachable source fails the update, but the package may be known already.
     as_root apt-get update || complain "apt-get update failed; trying to install anyway."
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y "$package" ||
         die "the installation failed; see the messages above."
@@ -204,8 +201,8 @@ redis_service_exists() {
     systemd_runs && systemctl cat redis-server.service >/dev/null 2>&1
 }
 
-# The package starts a server of its own on port 6379, now and at every boot.
-# Nobody asked for that one. Called only if there was no such service before.
+# The package starts a server on port 6379, now and at every boot, which is not
+# needed here. Called only if that service did not exist before.
 stop_packaged_service() {
     if systemd_runs; then
         as_root systemctl disable --now redis-server.service >/dev/null 2>&1 || true
@@ -225,11 +222,11 @@ start_server() {
         return
     fi
     mkdir -p "$STATE/$port"
-    # A replica writes its primary's data to dump.rdb, which a new server would
-    # load: old rows would come back.
+    # A replica saves its primary's data to dump.rdb. A new server would load that
+    # file, and old rows would return.
     rm -f "$(pid_file "$port")" "$STATE/$port/dump.rdb"
-    # --port comes first: our_pid looks for it there. Without the last option a
-    # new replica would wait some seconds for others to join it.
+    # our_pid expects --port first. Without the last option a new replica would
+    # wait some seconds for other replicas.
     redis-server --port "$port" --bind "$HOST" --daemonize yes \
         --save '' --appendonly no \
         --dir "$STATE/$port" \
@@ -241,14 +238,13 @@ start_server() {
     say "$HOST:$port started"
 }
 
-# is_ours as well: if another program took the port in the meantime, an answer
-# would be that program's.
+# Checks is_ours too, because another program may have taken the port meanwhile.
 wait_for_answer() {
     local deadline=$((SECONDS + START_SECONDS))
     until is_ours "$1" && answers_ping "$1"; do
         if [ "$SECONDS" -ge "$deadline" ]; then
             die "$HOST:$1 does not answer after $START_SECONDS seconds; see $(log_file "$1")." \
-                "To end it: bash load_data.sh --stop"
+                "To stop it: bash load_data.sh --stop"
         fi
         sleep 0.1
     done
@@ -256,7 +252,7 @@ wait_for_answer() {
 
 # --- roles ---------------------------------------------------------------------
 
-# Prints "master", or "slave HOST PORT" (these are Redis's own words).
+# Prints "master" or "slave HOST PORT", the terms of Redis.
 role_of() {
     redis-cli -h "$HOST" -p "$1" role | awk '
         NR == 1 { role = $0 }
@@ -270,7 +266,7 @@ set_role() {
     if [ "$(role_of "$1")" = "$2" ]; then
         return
     fi
-    # redis-cli exits with 0 on an error reply too, so the reply is what counts.
+    # redis-cli exits with 0 even after an error reply, so the reply decides.
     reply=$(redis-cli -h "$HOST" -p "$1" replicaof "$3" "$4")
     case $reply in
         OK*) ;;
@@ -283,19 +279,18 @@ set_role() {
     fi
 }
 
-# Without this the loader could be done before the replica has begun to copy.
+# Without this the loader could finish before the replica starts to copy.
 wait_for_link() {
     local deadline=$((SECONDS + LINK_SECONDS))
     until redis-cli -h "$HOST" -p "$1" info replication | grep '^master_link_status:up' >/dev/null; do
         if [ "$SECONDS" -ge "$deadline" ]; then
-            die "$HOST:$1 is not in step with $HOST:$PRIMARY after $LINK_SECONDS seconds; see $(log_file "$1")"
+            die "$HOST:$1 has no link to its primary $HOST:$PRIMARY after $LINK_SECONDS seconds; see $(log_file "$1")"
         fi
         sleep 0.1
     done
 }
 
-# Set on every run, because servers may be left over from a run with the other
-# choice.
+# Sets roles on every run, because servers may still have those of another run.
 set_roles() {
     local port
     for port in $PORTS; do
@@ -320,12 +315,12 @@ wait_until_gone() {
     done
 }
 
-# Sends signal $2 to our server on port $1. The pid is looked up and verified
-# anew each time, as the server may have ended meanwhile.
+# Sends signal $2 to our server on port $1. Verifies the pid each time, because the
+# server may have ended meanwhile.
 signal_server() {
     local pid
     pid=$(our_pid "$1") || return 0
-    kill -s "$2" "$pid" || true # what matters is whether the server then ends
+    kill -s "$2" "$pid" || true # the caller checks whether the server ends
 }
 
 stop_server() {
@@ -333,7 +328,7 @@ stop_server() {
     if is_ours "$port"; then
         signal_server "$port" TERM
         if ! wait_until_gone "$port"; then
-            signal_server "$port" KILL # the only signal that ends a frozen process
+            signal_server "$port" KILL # a frozen process ends only by this signal
             how="stopped by force"
             wait_until_gone "$port" || return 1
         fi
@@ -344,7 +339,7 @@ stop_server() {
     rm -f "$(pid_file "$port")"
 }
 
-# Replicas first: a primary that ends waits for replicas that lag behind.
+# Stops replicas first, because a primary waits for slow replicas before it ends.
 stop_servers() {
     local port status=0
     for port in $REVERSED; do
@@ -379,7 +374,7 @@ main() {
 
     if [ -n "$only" ]; then
         if [ "$replicas" = yes ] || [ "$#" -gt 0 ]; then
-            bad_usage "$only cannot be combined with anything else"
+            bad_usage "$only cannot be combined with other arguments"
         fi
         case $only in
             --stop) stop_servers ;;
@@ -398,7 +393,7 @@ main() {
     set_roles "$replicas"
 
     say "loading actors.csv"
-    [ -e target/release/seed ] || say "(first the program is compiled, which takes a minute or two)"
+    [ -e target/release/seed ] || say "(compiling it first, which takes a minute or two)"
     exec cargo run --quiet --release --locked --bin seed -- "$@"
 }
 

@@ -1,4 +1,4 @@
-"""Measures redis-lb beside other proxies on this machine and writes docs/BENCHMARKS.md. See `make bench`."""
+"""Measures redis-lb and other proxies on this machine and writes docs/BENCHMARKS.md. See `make bench`."""
 
 import datetime
 import json
@@ -18,7 +18,7 @@ import measure_seed
 import measure_start
 import peers
 import report
-from machine import HOME, RUN
+from machine import HOME, RUN, say
 
 PARTS = {
     "resp": measure_resp,
@@ -32,15 +32,11 @@ PARTS = {
 RESULTS = RUN / "results.json"
 
 
-def say(text):
-    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
-
-
 def wanted_parts():
     names = [name for name in os.environ.get("BENCH_ONLY", "").split(",") if name] or list(PARTS)
     unknown = [name for name in names if name not in PARTS]
     if unknown:
-        sys.exit(f"BENCH_ONLY: there is no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+        sys.exit(f"BENCH_ONLY: unknown part {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
     return names
 
 
@@ -49,14 +45,12 @@ def measure(names, seconds):
     shutil.rmtree(RUN / "run", ignore_errors=True)
     servers = peers.start_servers()
     for name in names:
-        idle = machine.idle_share()
-        if idle < 0.9:
-            say(f"{name}: other programs take {1 - idle:.0%} of this machine, so the figures are not to be trusted")
+        idle = machine.idle_share(name)
         start = time.monotonic()
         try:
             results[name] = PARTS[name].run(servers, seconds, say)
         except (OSError, RuntimeError) as error:
-            results.pop(name, None)  # an older result would hide it
+            results.pop(name, None)  # an older result would hide the failure
             say(f"{name}: failed: {error}")
             continue
         finally:

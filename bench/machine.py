@@ -1,13 +1,16 @@
-"""This machine: its processes, what they take, and what it is."""
+"""This machine: its processes, their use of CPU and memory, and its description."""
 
+import ctypes
 import json
 import os
 import pathlib
 import platform
 import random
 import resource
+import signal
 import socket
 import subprocess
+import sys
 import time
 
 HOME = pathlib.Path(__file__).resolve().parent.parent
@@ -20,15 +23,19 @@ START_SECONDS = 15
 _running = []
 
 
+def say(text):
+    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
+
+
 def raise_file_limit():
-    """As far as is allowed, for all that is started from here; returns the limit."""
+    """Raises the limit of open files to the hard limit, also for child processes; returns it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
 
 
 def free_port():
-    """Below the ports that the kernel gives to clients, of which there will be thousands."""
+    """A free port below the range from which the kernel assigns ports to clients."""
     for _ in range(100):
         port = random.randrange(20000, 32000)
         with socket.socket() as trial:
@@ -40,13 +47,19 @@ def free_port():
     raise RuntimeError("no free port")
 
 
+def _die_with_parent():
+    """Makes a child process end with us, even if we are killed (Linux: PR_SET_PDEATHSIG)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 def start(name, command, **options):
-    """Starts a program in a folder of its own, where its log is; it ends with us at the latest."""
+    """Starts a program in a folder of its own, which holds its log; the program ends no later than we do."""
     folder = RUN / "run" / name
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "log", "w") as log:
         options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "cwd": folder, **options}
-        process = subprocess.Popen([str(word) for word in command], **options)
+        process = subprocess.Popen([str(word) for word in command], preexec_fn=_die_with_parent, **options)
     _running.append(process)
     return process
 
@@ -58,8 +71,13 @@ def stop(process):
     try:
         process.wait(10)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        pass
+    kill(process)
+
+
+def kill(process):
+    process.kill()
+    process.wait()
     if process.stdout:
         process.stdout.close()
     if process in _running:
@@ -73,7 +91,7 @@ def stop_all(but=()):
 
 
 def run(command, seconds, **options):
-    """Runs a program to its end, `seconds` at most; returns what it printed."""
+    """Runs a program for `seconds` at most and returns its standard output."""
     command = [str(word) for word in command]
     try:
         done = subprocess.run(
@@ -87,12 +105,12 @@ def run(command, seconds, **options):
 
 
 def load(*arguments, seconds):
-    """Runs our own load program, which prints JSON."""
+    """Runs the load generator (bench/load) and returns the JSON that it prints."""
     return json.loads(run([LOAD, *arguments], seconds))
 
 
 def holding_load(*arguments):
-    """Starts our own load program and waits for "ready"; it ends when it is stopped."""
+    """Starts the load generator and waits for its "ready"; `stop` ends it."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     process = start("load-" + arguments[0], [LOAD, *arguments], text=True, **pipes)
     if process.stdout.readline() != "ready\n":
@@ -101,33 +119,34 @@ def holding_load(*arguments):
     return process
 
 
-def wait_until(question):
-    deadline = time.monotonic() + START_SECONDS
+def wait_until(question, process=None, seconds=START_SECONDS):
+    """Repeats the question until it raises nothing, the process has ended, or the time is over."""
+    deadline = time.monotonic() + seconds
     while True:
         try:
             return question()
         except (OSError, RuntimeError):
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or (process and process.poll() is not None):
                 raise
         time.sleep(0.05)
 
 
-# --- what processes take ---------------------------------------------------------
+# --- what processes use ----------------------------------------------------------
 
 
 def _stat(pid):
-    """Fields of /proc/PID/stat behind the name, which may contain anything; the first is 3 in proc(5)."""
+    """Fields of /proc/PID/stat after the name, which may contain spaces; the first is field 3 in proc(5)."""
     return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def tree(pid):
-    """The process and all below it: nginx works in children."""
+    """The process and its descendants, because nginx works in child processes."""
     parents = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
                 parents[int(entry)] = int(_stat(entry)[1])
-            except OSError:  # it has ended meanwhile
+            except OSError:  # it has just ended
                 pass
     found = [pid]
     for one in found:
@@ -136,7 +155,7 @@ def tree(pid):
 
 
 def cpu_seconds(pid):
-    """User and system time, of all threads, also those that have ended."""
+    """User and system time of all threads, including those that have ended."""
     return sum(int(time) for one in tree(pid) for time in _stat(one)[11:13]) / TICKS
 
 
@@ -150,14 +169,17 @@ def kernel_stacks_kib():
     return next(int(line.split()[1]) for line in lines if line.startswith("KernelStack:"))
 
 
-# --- what the machine is ---------------------------------------------------------
+# --- the machine itself ----------------------------------------------------------
 
 
-def idle_share():
-    """How much of the cores nobody takes at this moment."""
+def idle_share(part):
+    """Idle share of all cores, measured for two seconds. Warns if other programs are busy."""
     before, start = _idle_ticks(), time.monotonic()
     time.sleep(2)
-    return (_idle_ticks() - before) / TICKS / CORES / (time.monotonic() - start)
+    idle = (_idle_ticks() - before) / TICKS / CORES / (time.monotonic() - start)
+    if idle < 0.9:
+        say(f"{part}: other programs use {1 - idle:.0%} of this machine, so the figures are not reliable")
+    return idle
 
 
 def _idle_ticks():
@@ -174,7 +196,7 @@ def describe():
         "memory": f"{gib:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
         "system": release.get("PRETTY_NAME", "").strip('"'),
-        "open files": f"{resource.getrlimit(resource.RLIMIT_NOFILE)[1]} a process at most",
+        "open files": f"at most {resource.getrlimit(resource.RLIMIT_NOFILE)[1]} a process",
     }
 
 

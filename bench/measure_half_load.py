@@ -1,4 +1,4 @@
-"""Latency of requests that come at fixed times, half as many as HAProxy can answer."""
+"""Latency of open-loop requests, at half the rate that HAProxy reaches."""
 
 import statistics
 
@@ -14,9 +14,9 @@ def run(servers, seconds, say):
     failures = {}
     targets = peers.start_each(peers.RESP, servers, failures)
     by_name = {target.name: target for target in targets}
-    # Without HAProxy there is no such figure; half of ours is as good for the others.
+    # Without HAProxy the rate is half of what redis-lb reaches.
     measured = by_name.get("haproxy") or by_name["redis-lb"]
-    say(f"half load: how much {measured.name} can answer")
+    say(f"half load: throughput of {measured.name}")
     rates = [measure_resp.measure(measured, peers.HASH, CONNECTIONS, 1, 100_000)["rate"] for _ in range(3)]
     rate = round(statistics.median(rates) / 2)
     results = {target.name: [] for target in targets}

@@ -1,4 +1,4 @@
-"""Throughput, latency and CPU over HTTP, with wrk, beside Webdis."""
+"""Throughput, latency and CPU of redis-lb and Webdis over HTTP, with wrk."""
 
 import re
 import urllib.request
@@ -20,7 +20,7 @@ def run(servers, seconds, say):
     for target in targets:
         with urllib.request.urlopen(url(target), timeout=10) as answer:
             if b"Ellingworth" not in answer.read():
-                failures[target.name] = "it does not answer with the actor"
+                failures[target.name] = "the response does not contain the actor"
     for turn in range(ROUNDS):
         for name, options in CASES.items():
             say(f"HTTP, round {turn + 1} of {ROUNDS}: {name}")

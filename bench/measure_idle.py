@@ -1,4 +1,4 @@
-"""What 10,000 clients take that have read once and stay, and what one that reads among them feels."""
+"""Memory of 10,000 idle clients, and the latency of an active client among them."""
 
 import time
 

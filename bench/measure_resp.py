@@ -5,8 +5,8 @@ import csv
 import machine
 import peers
 
-# A full matrix but for one case: 500 clients x 16 x 64 KiB are 500 MiB of replies under way, which
-# would measure memory.
+# All combinations but one: 500 clients x 16 x 64 KiB are 500 MiB of outstanding replies, which would measure
+# memory.
 CASES = [
     (command, connections, pipeline)
     for command in (peers.HASH, peers.SHORT, peers.LONG)
@@ -15,7 +15,7 @@ CASES = [
     if (command, connections, pipeline) != (peers.LONG, 500, 16)
 ]
 ROUNDS = 5
-MOST_REQUESTS = 3_000_000
+MAX_REQUESTS = 3_000_000
 
 
 def run(servers, seconds, say):
@@ -33,7 +33,7 @@ def run(servers, seconds, say):
                 runs = case["targets"].setdefault(target.name, [])
                 try:
                     rate = runs[-1]["rate"] if runs else pilot(target, command, connections, pipeline)
-                    requests = int(min(MOST_REQUESTS, max(rate * seconds * share, connections * pipeline * 4)))
+                    requests = int(min(MAX_REQUESTS, max(rate * seconds * share, connections * pipeline * 4)))
                     runs.append(measure(target, command, connections, pipeline, requests))
                 except RuntimeError as error:
                     failures[target.name] = f"{case['command']}, {connections} x {pipeline}: {error}"
@@ -42,7 +42,7 @@ def run(servers, seconds, say):
 
 
 def pilot(target, command, connections, pipeline):
-    """A short run to learn about how fast it is."""
+    """The rate of a short run, which serves as warm-up and sets the length of the next run."""
     requests = max(2000, 3 * connections * pipeline)
     return measure(target, command, connections, pipeline, requests)["rate"]
 

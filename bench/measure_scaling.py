@@ -1,8 +1,9 @@
-"""Throughput over 1, 2 and 3 backends that answer one read at a time, a millisecond each."""
+"""Throughput over 1, 2 and 3 backends, each of which answers one read a millisecond."""
 
 import machine
 import measure_resp
 import peers
+import redis_client
 
 CONNECTIONS = 60
 DELAY_MICROSECONDS = 1000
@@ -19,7 +20,7 @@ def run(servers, seconds, say):
         say(f"slow backends, round {turn + 1} of {ROUNDS}")
         for backends, runs in results.items():
             target = peers.start_lb(ports[: int(backends)])
-            machine.wait_until(lambda: peers.redis_client.ask(target.port, *peers.SHORT))
+            machine.wait_until(lambda: redis_client.ask(target.port, *peers.SHORT))
             requests = int(seconds * 900 * int(backends))
             runs.append(measure_resp.measure(target, peers.SHORT, CONNECTIONS, 1, requests))
             machine.stop(target.process)

@@ -1,8 +1,7 @@
-"""A million rows into one Redis: seed, and redis-cli --pipe."""
+"""Loading a million rows into one Redis server, with seed and with redis-cli --pipe."""
 
 import csv
 import re
-import subprocess
 import threading
 import time
 
@@ -18,7 +17,7 @@ ROUNDS = 3
 def run(_servers, _seconds, say):
     table, commands = RUN / "million.csv", RUN / "million.resp"
     if not commands.exists():
-        say("seed: making a million rows")
+        say("seed: generating a million rows")
         make_rows(table, commands)
     server = peers.start_redis("redis-seed")
     results = {"seed": [], "redis-cli --pipe": []}
@@ -33,7 +32,7 @@ def run(_servers, _seconds, say):
 
 
 def make_rows(table, commands):
-    """The actors again and again, with other ids."""
+    """Repeats the rows of actors.csv with new ids, as CSV and as commands."""
     with open(HOME / "actors.csv", newline="") as file:
         head, *actors = list(csv.reader(file))
     with open(table, "w", newline="") as rows, open(str(commands) + ".new", "wb") as resp:
@@ -43,8 +42,7 @@ def make_rows(table, commands):
             values = actors[number % len(actors)][1:]
             writer.writerow([number, *values])
             words = ["HSET", f"actor:{number}"] + [word for pair in zip(head[1:], values) for word in pair]
-            encoded = [word.encode() for word in words]
-            resp.write(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded))
+            resp.write(redis_client.encode(*words))
     (RUN / "million.resp.new").rename(commands)
 
 
@@ -66,26 +64,26 @@ def pipe(port, commands):
 
 
 def seed(port, table):
-    """seed's own times if it names them; else the time from the first key to the last, as Redis sees it."""
-    watch = Watch(port)
+    """The times that seed prints. Where it prints none for writing: from the first key to the last in Redis."""
+    watcher = KeyCountWatcher(port)
     start = time.monotonic()
     text = machine.run([peers.SEED, table, "--backend", f"127.0.0.1:{port}"], 180)
     total = time.monotonic() - start
     head, line = [re.split(r"\s{2,}", line.strip()) for line in text.strip().splitlines()[:2]]
     named = dict(zip(head, line))
     written = next((named[name] for name in named if name.startswith("writ")), None)
-    return {"write": float(written.split()[0]) if written else watch.seconds(), "total": total}
+    return {"write": float(written.split()[0]) if written else watcher.seconds(), "total": total}
 
 
-class Watch:
-    """Sees the number of keys grow."""
+class KeyCountWatcher:
+    """Records when the server has its first key and its last one."""
 
     def __init__(self, port):
         self.port, self.first, self.last = port, None, None
-        self.thread = threading.Thread(target=self.look, daemon=True)
+        self.thread = threading.Thread(target=self.watch, daemon=True)
         self.thread.start()
 
-    def look(self):
+    def watch(self):
         deadline = time.monotonic() + 180
         while time.monotonic() < deadline and self.last is None:
             keys = redis_client.number(self.port, "DBSIZE")

@@ -1,4 +1,4 @@
-"""From the start of lb to its first answer to a GET."""
+"""Time from the start of lb to its first response to a GET."""
 
 import socket
 import time
@@ -11,7 +11,7 @@ REQUEST = b"GET /actor:1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\
 
 
 def run(servers, _seconds, say):
-    say(f"start to first answer, {RUNS} times")
+    say(f"start to first response, {RUNS} times")
     return {"milliseconds": [measure(servers) for _ in range(RUNS)], "failures": {}}
 
 

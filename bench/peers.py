@@ -1,6 +1,7 @@
-"""Starts Redis, redis-lb and what is measured beside it."""
+"""Starts Redis, redis-lb and the other proxies."""
 
 import re
+import socket
 import string
 
 import machine
@@ -10,14 +11,14 @@ from machine import CORES, HOME, RUN
 LB = HOME / "target/release/lb"
 SEED = HOME / "target/release/seed"
 MAX_CLIENTS = 12000
-# HAProxy has two open files for each client, and refuses a limit that the files don't suffice for.
+# HAProxy needs two open files for each client, and refuses to start with too few.
 MAX_HAPROXY_CLIENTS = min(MAX_CLIENTS, machine.raise_file_limit() // 2 - 50)
 
 HASH = ("HGETALL", "actor:327")
 SHORT = ("GET", "string:64")
 LONG = ("GET", "string:65536")
 
-# In the order of tables. "direct" is one of the Redis servers, without anything in between.
+# Targets in the order of the tables. "direct" is one of the Redis servers, without a proxy.
 RESP = ["direct", "redis-lb", "haproxy", "nginx", "nutcracker", "envoy"]
 HTTP = ["redis-lb", "webdis"]
 
@@ -39,7 +40,7 @@ def start_redis(name):
 
 
 def start_servers():
-    """Three that hold the same: the actors, a short string and a long one."""
+    """Three servers with the same data: the actors, a short string and a long one."""
     servers = [start_redis(f"redis{number}") for number in (1, 2, 3)]
     backends = [word for server in servers for word in ("--backend", f"127.0.0.1:{server.port}")]
     machine.run([SEED, HOME / "actors.csv", *backends], 60)
@@ -49,12 +50,12 @@ def start_servers():
     return servers
 
 
-def start_lb(backends, port=None):
+def start_lb(backends, port=None, program=LB, folder="redis-lb"):
     port = port or machine.free_port()
-    command = [LB, "--quiet", "--listen", f"127.0.0.1:{port}", "--max-clients", MAX_CLIENTS]
+    command = [program, "--quiet", "--listen", f"127.0.0.1:{port}", "--max-clients", MAX_CLIENTS]
     for backend in backends:
         command += ["--backend", f"127.0.0.1:{backend}"]
-    return Target("redis-lb", port, machine.start("redis-lb", command))
+    return Target("redis-lb", port, machine.start(folder, command))
 
 
 def _start_peer(name, backends):
@@ -87,19 +88,19 @@ def _command(name, file):
 def _envoy():
     found = sorted((RUN / "venv").glob("lib/python*/site-packages/envoy/_bin/envoy"))
     if not found:
-        raise FileNotFoundError("it could not be installed")
+        raise FileNotFoundError("not installed")
     return found[0]
 
 
 def start(name, servers):
-    """A target that is proved to answer as Redis does."""
+    """Starts a target and checks that it answers as Redis does."""
     ports = [server.port for server in servers]
     if name == "direct":
         return servers[0]
     target = start_lb(ports) if name == "redis-lb" else _start_peer(name, ports)
     try:
         if name == "webdis":
-            machine.wait_until(lambda: redis_client.socket.create_connection(("127.0.0.1", target.port)).close())
+            machine.wait_until(lambda: socket.create_connection(("127.0.0.1", target.port)).close())
         else:
             _compare(target.port, ports[0])
     except (OSError, RuntimeError) as error:
@@ -113,11 +114,11 @@ def _compare(port, reference):
     machine.wait_until(lambda: redis_client.ask(port, *SHORT))
     for command in (HASH, SHORT, LONG):
         if redis_client.ask(port, *command) != redis_client.ask(reference, *command):
-            raise RuntimeError(f"another answer than Redis's to {' '.join(command)}")
+            raise RuntimeError(f"its reply to {' '.join(command)} differs from that of Redis")
 
 
 def start_each(names, servers, failures):
-    """Those that can be started; the others and why go to `failures`."""
+    """The targets that start; `failures` gets the reason for each that does not."""
     targets = []
     for name in names:
         try:
@@ -128,7 +129,7 @@ def start_each(names, servers, failures):
 
 
 def without(targets, failures):
-    """One that has failed may do so again and again, each time after a long wait."""
+    """The targets that have not failed; another failure could take another long wait."""
     return [target for target in targets if target.name not in failures]
 
 
@@ -143,7 +144,7 @@ def versions():
     try:
         found["redis-lb"] += ", commit " + machine.run(["git", "-C", HOME, "rev-parse", "--short", "HEAD"], 10).strip()
     except (OSError, RuntimeError):
-        pass  # not a clone
+        pass  # not a Git repository
     packages = ["redis-server", "haproxy", "nginx", "nutcracker", "webdis", "wrk"]
     found.update({package: machine.package_version(package) for package in packages})
     try:

@@ -19,8 +19,8 @@ LEFT, BAR, GAP, WIDTH, TOP = 110, 14, 26, 760, 68
 
 
 def bars(title, names, groups, digits, line=None):
-    """`groups`: pairs of a label and a value for each name, None where there is none. They have one scale
-    if there is a line across all of them, else each its own. The first name is ours."""
+    """A bar chart. `groups`: pairs of a label and one value (or None) for each name; the first name is ours.
+    With a `line` across all groups they have one scale, else each group has its own."""
     longest = max((value or 0 for _, values in groups for value in values), default=0)
     body, y = [], TOP
     for label, values in groups:

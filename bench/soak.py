@@ -1,4 +1,4 @@
-"""Many clients, each reply compared, through redis-lb and three Redis servers. See `make soak`."""
+"""Runs the soak test through redis-lb and three Redis servers. See `make soak`."""
 
 import os
 import signal
@@ -26,8 +26,9 @@ def soak():
         load.kill()
         load.wait()
     if lb.process.poll() is not None:
-        sys.exit(f"soak: redis-lb has ended, with {lb.process.returncode}")
-    print(f"redis-lb took {lb.cpu_seconds():.1f} s of CPU and has {machine.resident_kib(lb.process.pid) // 1024} MiB")
+        sys.exit(f"soak: redis-lb has ended with code {lb.process.returncode}")
+    memory = machine.resident_kib(lb.process.pid) // 1024
+    print(f"redis-lb used {lb.cpu_seconds():.1f} s of CPU and {memory} MiB of memory")
     return code
 
 

@@ -1,7 +1,8 @@
-//! A client's bytes: the first says in pieces of how many the others arrive.
+//! Fuzzes the parser of a Redis client's commands and the policy. The first byte of the input sets the
+//! size of the pieces in which the other bytes arrive.
 //!
-//! The commands are the same however they arrive; what goes on to a backend is read there as here;
-//! and nothing goes on that is not listed as a read.
+//! The pieces must not change the commands, a backend must read each forwarded command as we do, and
+//! only commands listed as reads may be forwarded.
 
 #![no_main]
 
@@ -45,10 +46,10 @@ const SERVER_6: &[Listed] = &[
     Listed("config", -2, &["admin"], &[]),
 ];
 
-/// Which of these may pass, where both servers know them and KEYS is allowed.
+/// Commands that may pass: both servers know them, and KEYS is allowed.
 const READS: [&[u8]; 5] = [b"get", b"keys", b"role", b"xread", b"memory"];
 
-/// What goes on only inside of MULTI, as a session answers it itself outside.
+/// Commands that are forwarded only inside MULTI; outside it the session answers them.
 const IN_TRANSACTION: [&[u8]; 4] = [b"ping", b"echo", b"time", b"unwatch"];
 
 static POLICY: LazyLock<Policy> = LazyLock::new(|| {
@@ -63,7 +64,7 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| {
     )
 });
 
-/// Writes the reply to `COMMAND`; before Redis 7 it had no subcommands.
+/// Writes the reply to `COMMAND`, which has no subcommands before Redis 7.
 fn list(out: &mut Vec<u8>, rows: &[Listed], is_redis_7: bool) {
     write::array(out, rows.len());
     for Listed(name, arity, flags, subcommands) in rows {
@@ -93,7 +94,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// All commands; and how many bytes are left behind them, or why they are none.
+/// Returns all commands, then the number of bytes after the last one or the error.
 fn parse_pieces<'a>(
     pieces: impl IntoIterator<Item = &'a [u8]>,
     look: impl Fn(&Command),
@@ -128,7 +129,7 @@ fn judge(command: &Command) {
     let outside = POLICY.verdict(command);
     let inside = POLICY.verdict_in_transaction(command);
     if outside == Verdict::Forward {
-        assert!(is_one_of(command, &READS), "{command:?} went on");
+        assert!(is_one_of(command, &READS), "{command:?} was forwarded");
     }
     if inside == Verdict::Forward {
         assert!(is_one_of(command, &READS) || is_one_of(command, &IN_TRANSACTION));
@@ -143,7 +144,7 @@ fn judge(command: &Command) {
     }
 }
 
-/// The bytes that go on are one array of the arguments for another parser too, and end there.
+/// Checks that another parser reads the forwarded bytes as one array of the arguments.
 fn assert_means_the_same_elsewhere(command: &Command) {
     let args = command.args().map(|arg| Value::BulkString(arg.to_vec())).collect();
     let read = redis::parse_redis_value(command.bytes()).expect("an array");

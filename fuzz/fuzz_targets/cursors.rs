@@ -1,8 +1,8 @@
-//! The text of a cursor, for Redis clients or in a URL, and the run ids of servers: the lines of the
-//! input.
+//! Fuzzes cursors, links of pages and the tags of servers. Each line of the input is a cursor, a URL
+//! and the run id of a server.
 //!
-//! A cursor comes back as it went, a link leads to the page that it was made for, and each server
-//! has a tag of its own, in whatever order they are named.
+//! A cursor must survive a round trip, a link must lead to the page that it was made for, and each
+//! server must have a tag of its own that does not depend on the order of servers.
 
 #![no_main]
 
@@ -13,10 +13,9 @@ use libfuzzer_sys::fuzz_target;
 use redis_lb::balance::cursor;
 use redis_lb::http::target::{self, PageQuery, Target};
 
-/// Cursors stay exact in a double.
+/// Larger integers are not exact in a double.
 const MAX_CURSOR: u64 = 1 << 53;
 
-/// More servers than anybody has.
 const MAX_SERVERS: usize = 64;
 
 fuzz_target!(|data: &[u8]| {
@@ -39,7 +38,7 @@ fn check_cursor(text: &[u8]) {
         Some(joined) => assert!(joined == number && joined < MAX_CURSOR),
         None => assert!(number >= MAX_CURSOR),
     }
-    // The same number, as one that a server gave.
+    // Here the number is the position that a server returned.
     if let Some(joined) = cursor::join(number, tag).filter(|_| number != 0) {
         assert_eq!(cursor::split(joined), (number, tag));
     }
@@ -58,7 +57,7 @@ fn page(text: &str) -> Option<PageQuery> {
     }
 }
 
-/// Each line is a run id, an empty one that of a server that did not say its own.
+/// Checks tags. Each line is a run id; an empty line stands for a server with an unknown one.
 fn check_tags(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let ids = text.lines().take(MAX_SERVERS).map(|id| (!id.is_empty()).then(|| Arc::from(id)));
@@ -67,7 +66,7 @@ fn check_tags(data: &[u8]) {
     assert!(ids.iter().map(Option::is_some).eq(tags.iter().map(Option::is_some)));
     let known: Vec<u16> = tags.iter().copied().flatten().collect();
     assert_eq!(known.iter().collect::<BTreeSet<_>>().len(), known.len(), "two have the same tag");
-    // A server that is named twice has two tags, the lower for whoever comes first.
+    // A server listed twice has two tags, whose order is that of the list.
     if known.len() == ids.iter().flatten().collect::<BTreeSet<_>>().len() {
         ids.reverse();
         assert!(cursor::tags(&ids).into_iter().rev().eq(tags));

@@ -1,7 +1,8 @@
-//! An HTTP client's bytes: the first says in pieces of how many the others arrive.
+//! Fuzzes the parser of HTTP requests. The first byte of the input sets the size of the pieces in which
+//! the other bytes arrive.
 //!
-//! A request is the same however it arrives; what is sound in it can be passed on into an answer;
-//! and the key that it names can be asked for by a path of our own making.
+//! The pieces must not change the request, its valid parts must be usable in a response, and a path
+//! that we build from its key must parse to that key.
 
 #![no_main]
 
@@ -10,7 +11,7 @@ use std::time::SystemTime;
 use libfuzzer_sys::fuzz_target;
 use redis_lb::http::target::{self, Format, KeyQuery, Target};
 use redis_lb::http::{
-    ResponseWriter, ErrorBody, Method, Request, Version, host_name, is_local_host, parse,
+    ErrorBody, Method, Request, ResponseWriter, Version, host_name, is_local_host, parse,
 };
 
 fuzz_target!(|data: &[u8]| {
@@ -20,11 +21,11 @@ fuzz_target!(|data: &[u8]| {
     let ends = (size..bytes.len()).step_by(size).chain([bytes.len()]);
     let in_pieces = ends.map(|end| parse(&bytes[..end])).find(|parsed| !matches!(parsed, Ok(None)));
     match in_pieces {
-        // Nothing may follow where no version does: if it came at once, it is an error at once.
+        // Without a version nothing may follow, so the whole input may be an error.
         Some(Ok(Some((request, _)))) if request.version == Version::Http09 => {
             assert!(whole.is_err() || whole == Ok(Some((request, bytes.len()))));
         }
-        // What is wrong first depends on how much has come; that something is does not.
+        // The pieces may change which error is found first, but not that there is one.
         Some(Err(_)) => assert!(whole.is_err(), "{whole:?}"),
         Some(Ok(parsed)) => assert_eq!(whole, Ok(parsed)),
         None => assert_eq!(whole, Ok(None)),
@@ -54,7 +55,7 @@ fn check_request(request: &Request) {
     }
 }
 
-/// Asks for the same in a path where all is encoded.
+/// Builds a path for the query, with every byte percent-encoded.
 fn path(query: &KeyQuery) -> String {
     let encoded =
         |bytes: &[u8]| bytes.iter().map(|byte| format!("%{byte:02x}")).collect::<String>();

@@ -1,8 +1,8 @@
-//! A server's bytes: the first says which type of value was asked for, the second in pieces of how
-//! many the others arrive.
+//! Fuzzes the parsers of replies. The first byte of the input sets the type of the value, the second the
+//! size of the pieces in which the other bytes arrive.
 //!
-//! A reply ends in the same place however it arrives, and for everyone who reads it; its JSON is
-//! valid and says what the reply said.
+//! All parsers must find the same end of a reply, the pieces must not change it, and the JSON made from
+//! a reply must be valid and have its content.
 
 #![no_main]
 
@@ -13,12 +13,18 @@ use base64::prelude::BASE64_STANDARD;
 use libfuzzer_sys::fuzz_target;
 use redis::Value;
 use redis_lb::render::json::{JsonWriter, RenderError, Survey, render, survey};
-use redis_lb::resp::{Framer, reply};
 use redis_lb::resp::value_type::ValueType;
+use redis_lb::resp::{Framer, reply};
 use serde_json::{Value as Json, json};
 
-const KINDS: [ValueType; 6] =
-    [ValueType::String, ValueType::Hash, ValueType::List, ValueType::Set, ValueType::Zset, ValueType::Stream];
+const KINDS: [ValueType; 6] = [
+    ValueType::String,
+    ValueType::Hash,
+    ValueType::List,
+    ValueType::Set,
+    ValueType::Zset,
+    ValueType::Stream,
+];
 
 fuzz_target!(|data: &[u8]| {
     let [kind, size, bytes @ ..] = data else { return };
@@ -53,7 +59,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// Where the reply ends, if it does; or why it is none.
+/// Returns the end of the reply, `None` if it is incomplete, or an error.
 fn feed_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Option<usize>, String> {
     let mut framer = Framer::new();
     let mut consumed = 0;
@@ -70,7 +76,7 @@ fn feed_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Option<
     Ok(None)
 }
 
-/// The JSON, unless there is a null where no value can have one; and how many bytes are left.
+/// Returns the JSON, or `None` for a null that the type can't have, and the number of bytes left.
 fn written(kind: ValueType, mut from: impl BufRead, survey: &Survey) -> (Option<Vec<u8>>, usize) {
     let mut json = Vec::new();
     let rendered = render(kind, &mut from, survey, &mut JsonWriter::new(&mut json));
@@ -83,7 +89,7 @@ fn written(kind: ValueType, mut from: impl BufRead, survey: &Survey) -> (Option<
     }
 }
 
-/// What the JSON of a reply should be, made in another way; `None` where we don't say here.
+/// Builds the expected JSON in another way; `None` for types that are not covered here.
 fn expected(kind: ValueType, reply: &[u8]) -> Option<Json> {
     match (kind, redis::parse_redis_value(reply).ok()?) {
         (ValueType::String, value) => text_or_base64(&value),

@@ -11,9 +11,9 @@
 
 use std::io;
 
+use super::check::is_not_allowed;
 use super::connection::Connection;
 use super::error::BackendError;
-use super::is_not_allowed;
 use crate::policy::CommandTable;
 use crate::resp::{self, reply};
 

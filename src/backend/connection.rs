@@ -121,7 +121,7 @@ impl Connection {
         &mut self.reader
     }
 
-    /// Timeouts for the first byte of the next frame, and leaves it there.
+    /// Waits for the first byte of the next frame, and leaves it there.
     pub fn next_byte(&mut self) -> Result<u8, BackendError> {
         let next = self.reader.fill_buf()?.first().copied();
         next.ok_or_else(|| BackendError::Lost(io::ErrorKind::UnexpectedEof.into()))

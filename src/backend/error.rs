@@ -186,7 +186,7 @@ impl From<resp::Error> for BackendError {
 }
 
 /// What a server has said, as it is shown.
-pub(super) fn shown(said: &str) -> String {
+pub(crate) fn shown(said: &str) -> String {
     let plain = |c: char| if text::is_hidden(c) { '?' } else { c };
     said.chars().take(MAX_ERROR_CHARS).map(plain).collect()
 }

@@ -4,31 +4,38 @@
 //! before it sends any: a few at once look like a dead server to everyone. In turns, the silence
 //! stays short.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::render::json::Survey;
-use crate::sync::lock;
+use crate::sync::{Condvar, Mutex, lock};
 
 /// How long a client waits for its turn.
 pub const TURN_WAIT: Duration = Duration::from_secs(120);
 
-/// The queue for the large values of one backend.
-#[derive(Debug, Default)]
-pub struct LargeValueQueue {
-    state: Mutex<QueueState>,
+/// Queue for the large values of one backend. `S` is what the first pass over a value finds: those who wait
+/// for the same value share it.
+#[derive(Debug)]
+pub struct LargeValueQueue<S> {
+    state: Mutex<QueueState<S>>,
     over: Condvar,
 }
 
-#[derive(Debug, Default)]
-struct QueueState {
+#[derive(Debug)]
+struct QueueState<S> {
     taken: bool,
-    last: Option<Surveyed>,
+    last: Option<Surveyed<S>>,
     /// When the backend was last silent for longer than a large value takes.
     silent_at: Option<Instant>,
 }
 
-impl QueueState {
+impl<S> Default for LargeValueQueue<S> {
+    fn default() -> Self {
+        let state = QueueState { taken: false, last: None, silent_at: None };
+        Self { state: Mutex::new(state), over: Condvar::new() }
+    }
+}
+
+impl<S> QueueState<S> {
     fn is_silent_since(&self, asked: Instant) -> bool {
         self.silent_at.is_some_and(|at| at >= asked)
     }
@@ -36,16 +43,16 @@ impl QueueState {
 
 /// What the first pass over a value found.
 #[derive(Debug)]
-struct Surveyed {
+struct Surveyed<S> {
     command: Vec<u8>,
     began: Instant,
-    survey: Arc<Survey>,
+    survey: Arc<S>,
 }
 
-impl LargeValueQueue {
-    /// Timeouts until it is our turn to send `command`; `None` when that takes too long, or the backend
+impl<S> LargeValueQueue<S> {
+    /// Waits until it is our turn to send `command`; `None` when that takes too long, or the backend
     /// turns out silent meanwhile: what one waited for in vain, the next need not.
-    pub fn turn<'a>(&'a self, command: &'a [u8]) -> Option<Turn<'a>> {
+    pub fn turn<'a>(&'a self, command: &'a [u8]) -> Option<Turn<'a, S>> {
         let asked = Instant::now();
         let (mut state, wait) = self
             .over
@@ -63,18 +70,18 @@ impl LargeValueQueue {
 
 /// One client's turn; over when it is dropped.
 #[derive(Debug)]
-pub struct Turn<'a> {
-    reads: &'a LargeValueQueue,
+pub struct Turn<'a, S> {
+    reads: &'a LargeValueQueue<S>,
     command: &'a [u8],
     asked: Instant,
 }
 
-impl Turn<'_> {
+impl<S> Turn<'_, S> {
     /// A survey of the same reply that began while we waited: it is as good as our own.
-    pub fn survey(&self) -> Option<Arc<Survey>> {
+    pub fn survey(&self) -> Option<Arc<S>> {
         let state = lock(&self.reads.state);
         let last = state.last.as_ref()?;
-        (last.command == self.command && last.began >= self.asked).then(|| last.survey.clone())
+        (last.command == self.command && last.began >= self.asked).then(|| Arc::clone(&last.survey))
     }
 
     /// The backend did not answer in the time that the value may take: nobody else shall wait.
@@ -84,14 +91,14 @@ impl Turn<'_> {
     }
 
     /// Leaves our survey, begun at `began`, to those who wait.
-    pub fn share(&self, began: Instant, survey: &Arc<Survey>) {
+    pub fn share(&self, began: Instant, survey: &Arc<S>) {
         let survey = Arc::clone(survey);
         lock(&self.reads.state).last =
             Some(Surveyed { command: self.command.to_vec(), began, survey });
     }
 }
 
-impl Drop for Turn<'_> {
+impl<S> Drop for Turn<'_, S> {
     fn drop(&mut self) {
         lock(&self.reads.state).taken = false;
         self.reads.over.notify_one();
@@ -101,12 +108,11 @@ impl Drop for Turn<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resp::value_type::ValueType;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
     fn nobody_gets_a_turn_while_another_has_it() {
-        let reads = LargeValueQueue::default();
+        let reads = LargeValueQueue::<()>::default();
         let first = reads.turn(b"a").expect("nobody else is here");
         let is_over = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -124,7 +130,7 @@ mod tests {
 
     #[test]
     fn when_the_backend_is_silent_those_who_wait_are_told_at_once() {
-        let reads = LargeValueQueue::default();
+        let reads = LargeValueQueue::<()>::default();
         let first = reads.turn(b"a").expect("nobody else is here");
         std::thread::scope(|scope| {
             let second = scope.spawn(|| reads.turn(b"a").is_none());
@@ -143,8 +149,7 @@ mod tests {
     fn a_survey_serves_those_who_asked_before_it_began() {
         let reads = LargeValueQueue::default();
         let turn_of = |command, asked| Turn { reads: &reads, command, asked };
-        let survey = crate::render::json::survey(ValueType::String, &mut &b"$1\r\na\r\n"[..])
-            .expect("a reply");
+        let survey = 7;
         let before = Instant::now();
         let began = before + Duration::from_millis(1);
         turn_of(b"a", before).share(began, &Arc::new(survey));

@@ -421,7 +421,7 @@ impl Reader {
         };
         if let Some(error) = untold {
             self.backend.metrics.errors.add_one();
-            self.backend.health.failed(&error);
+            self.backend.failed(&error);
         }
         for Entry { router, ticket, .. } in self.entries {
             let unserved = if is_gone { Unserved::Gone } else { Unserved::Stale };

@@ -14,10 +14,8 @@ use std::{
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
-use super::error::{LEFT_BUSY, STUCK, is_timeout};
-use crate::balance::retry_budget::RetryBudget;
-use crate::balance::slow::{self, Class, Decision, OpenRead, Situation, TimeLimits};
-use crate::health::{BackendState, Health};
+use super::error::is_timeout;
+use super::supervisor::{Class, PendingRead, Supervisor};
 
 /// The kernel probes a connection that was silent for so long, …
 const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
@@ -35,9 +33,6 @@ const LONG_WAIT_STEP: Duration = Duration::from_millis(100);
 #[cfg(target_os = "linux")]
 const UNREACHABLE_PARTS: u32 = 2;
 
-/// Requests that are made so shortly one after the other may be answered in any order.
-const ORDER_MARGIN: Duration = Duration::from_millis(50);
-
 /// How long a try waits for a backend that is silent.
 #[derive(Debug, Clone)]
 pub enum WaitPolicy {
@@ -46,7 +41,7 @@ pub enum WaitPolicy {
         /// What is known of the read.
         class: Class,
         /// That it is unanswered there, for one that is not quick.
-        open: Option<Arc<OpenRead>>,
+        open: Option<Arc<dyn PendingRead>>,
     },
     /// Until then, as long as nobody finds the backend to have failed.
     Probe(Instant),
@@ -67,21 +62,19 @@ impl WaitPolicy {
     }
 }
 
-/// What the waits for one backend need to know.
-#[derive(Debug)]
+/// How long one backend is waited for, and who decides when that is over.
+#[derive(Debug, Clone)]
 pub struct Timeouts {
-    /// The backend's state.
-    pub health: Arc<Health>,
-    /// How many reads may be sent again.
-    pub retry_budget: Arc<RetryBudget>,
-    /// How long it may usually be silent.
+    /// The judge of the backend.
+    pub supervisor: Arc<dyn Supervisor>,
+    /// `--backend-timeout`: how long a backend may usually be silent.
     pub timeout: Duration,
-    /// How long it may be silent when there is no other.
+    /// `--read-timeout`: how long it may be silent when there is no other.
     pub read_timeout: Duration,
 }
 
 impl Timeouts {
-    /// Nobody waits for longer than this.
+    /// Bound on every wait for a reply.
     pub fn longest(&self) -> Duration {
         self.timeout.max(self.read_timeout) * 2
     }
@@ -89,54 +82,12 @@ impl Timeouts {
     /// Whether a quick read that was met by silence for so long is to wait on.
     ///
     /// # Errors
-    /// As [`BackendError::Stuck`](super::BackendError::Stuck), when the backend answers others
-    /// meanwhile; as [`BackendError::LeftBusy`](super::BackendError::LeftBusy), when it works on a slow
-    /// read.
+    /// As [`Supervisor::may_wait`].
     pub fn may_wait(&self, silent: Duration) -> io::Result<bool> {
-        if silent < self.timeout { Ok(true) } else { self.may_wait_on(Class::Quick, silent, true) }
-    }
-
-    /// A read has met silence, for longer than is usual. `is_due` where the backend had the time that
-    /// it is due.
-    fn may_wait_on(&self, class: Class, silent: Duration, is_due: bool) -> io::Result<bool> {
-        let Self { health, retry_budget, timeout, read_timeout } = self;
-        let limits = TimeLimits { backend: *timeout, read: *read_timeout };
-        let mut now = self.situation(class, silent);
-        if is_due && slow::is_suspicious(&now, limits) {
-            health.failed(&"timed out");
-            now.state = health.state();
+        if silent < self.timeout {
+            return Ok(true);
         }
-        // Where it was due less, it has had all of that.
-        now.silent = now.silent.max(*timeout);
-        match slow::decide(&now, limits) {
-            Decision::Wait => Ok(true),
-            Decision::Leave { is_free } => Ok(!(is_free || retry_budget.withdraw())),
-            Decision::LeaveBusy => Err(LEFT_BUSY.into()),
-            Decision::Stuck => Err(STUCK.into()),
-            Decision::GiveUp => Ok(false),
-        }
-    }
-
-    fn situation(&self, class: Class, silent: Duration) -> Situation {
-        let health = &self.health;
-        Situation {
-            class,
-            silent,
-            state: health.state(),
-            is_server_busy: health.is_busy(),
-            answers_checks: self.answers_checks(silent),
-            has_better: health.has_better(),
-            has_other: health.has_other(),
-            is_only_server: health.is_alone(),
-            are_all_frozen: health.are_all_frozen(),
-        }
-    }
-
-    /// Redis works on one thing at a time: had our request arrived, its reply would be here when a
-    /// later check is answered.
-    fn answers_checks(&self, silent: Duration) -> bool {
-        let later = Instant::now().checked_sub(silent).map(|began| began + ORDER_MARGIN);
-        later.is_some_and(|later| self.health.has_answered_since(later))
+        self.supervisor.may_wait(Class::Quick, silent, true)
     }
 }
 
@@ -175,7 +126,7 @@ impl PatientSocket {
     }
 
     /// The read that is unanswered here, where it is not quick.
-    pub fn open_read(&self) -> Option<&OpenRead> {
+    pub fn open_read(&self) -> Option<&dyn PendingRead> {
         match &self.wait_policy {
             WaitPolicy::Read { open, .. } => open.as_deref(),
             _ => None,
@@ -222,18 +173,14 @@ impl PatientSocket {
     /// When the backend answers others meanwhile: the connection is broken, or the read is a slow one
     /// of a kind that holds up nobody else.
     fn may_wait(&mut self, silent: Duration) -> io::Result<bool> {
+        let supervisor = &self.timeouts.supervisor;
         let may_wait = match &self.wait_policy {
             WaitPolicy::Until(deadline) => Instant::now() < *deadline,
-            WaitPolicy::Probe(deadline) => {
-                Instant::now() < *deadline && self.timeouts.health.state() == BackendState::Up
-            }
+            WaitPolicy::Probe(deadline) => Instant::now() < *deadline && supervisor.is_up(),
             WaitPolicy::LastResort(deadline) => {
-                let Timeouts { health, retry_budget, .. } = &*self.timeouts;
-                let is_usual = silent < self.usual;
-                if !is_usual && self.timeouts.answers_checks(silent) && health.has_other() {
-                    return Err(STUCK.into());
-                }
-                Instant::now() < *deadline && !(health.has_better() && retry_budget.withdraw())
+                let is_unusual = silent >= self.usual;
+                let may_wait = supervisor.may_wait_as_last_resort(silent, is_unusual)?;
+                may_wait && Instant::now() < *deadline
             }
             WaitPolicy::Read { class, open } => {
                 if let Some(open) = open {
@@ -244,7 +191,7 @@ impl PatientSocket {
                 let class = if has_begun { Class::Quick } else { *class };
                 // A connection that was waited for left the backend less time than it is due.
                 let is_due = self.usual >= self.timeouts.timeout;
-                silent < self.usual || self.timeouts.may_wait_on(class, silent, is_due)?
+                silent < self.usual || supervisor.may_wait(class, silent, is_due)?
             }
         };
         if may_wait {

@@ -2,24 +2,9 @@
 //! protocols.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use log::warn;
 
 use super::error::{BackendError, shown};
-use crate::balance::{BackendState, ConnectionTable};
-use crate::sync::{Mutex, lock};
-
-/// A refusal counts as a server's for so long after the server has said it.
-const REFUSAL_TIME: Duration = Duration::from_secs(10);
-
-/// A warning of one refusal is repeated after so long, …
-const WARNING_INTERVAL: Duration = Duration::from_secs(60);
-/// … and a server is the subject of one warning in so long, whatever it refuses.
-const WARNING_GAP: Duration = Duration::from_secs(1);
-
-/// So many refusals of different words are remembered; a new one takes the place of the oldest.
-const MAX_REFUSALS: usize = 64;
+use super::supervisor::Supervisor;
 
 /// What an error reply says of the server that sent it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +31,7 @@ const TABLE: [(&str, &str, Inability); 14] = [
     // server.c: createSharedObjects, processCommand.
     ("LOADING", " is loading the dataset in memory", Inability::Server),
     // server.c: createSharedObjects, processCommand; script.c: scriptPrepareForRun.
-    ("MASTERDOWN", "Connection with MASTER is down", Inability::Server),
+    ("MASTERDOWN", "Link with MASTER is down", Inability::Server),
     // server.c: createSharedObjects (slowevalerr, slowscripterr, slowmoduleerr), processCommand.
     ("BUSY", " is busy running ", Inability::Server),
     // server.c: createSharedObjects, processCommand; networking.c: helloCommand.
@@ -96,81 +81,15 @@ pub fn serves_reads(error: &str) -> bool {
     error.starts_with("MISCONF ")
 }
 
-/// What all servers have refused lately.
-#[derive(Debug)]
-pub struct Refusals {
-    table: Arc<ConnectionTable>,
-    said: Mutex<Vec<RefusedCommand>>,
-}
-
-/// One refusal, and when each server has said it last.
-#[derive(Debug)]
-struct RefusedCommand {
-    text: String,
-    at: Vec<Option<Instant>>,
-    /// When the log said so last, for each server.
-    warned: Vec<Option<Instant>>,
-}
-
-impl RefusedCommand {
-    fn last(&self) -> Option<Instant> {
-        self.at.iter().flatten().max().copied()
-    }
-}
-
-impl Refusals {
-    /// Of the servers in this table.
-    pub fn new(table: Arc<ConnectionTable>) -> Arc<Self> {
-        Arc::new(Self { table, said: Mutex::default() })
-    }
-
-    /// The part that one server has in it.
-    pub fn of(self: &Arc<Self>, backend: usize, name: &str) -> Arc<Refuser> {
-        Arc::new(Refuser { backend, name: name.to_owned(), all: Arc::clone(self) })
-    }
-
-    /// One server has refused; whether all that can be asked have done so lately, and whether the
-    /// log should say so.
-    fn note(&self, backend: usize, text: &str, now: Instant) -> (bool, bool) {
-        let mut said = lock(&self.said);
-        let backends = self.table.backend_count();
-        let index = said.iter().position(|refusal| refusal.text == text).unwrap_or_else(|| {
-            if said.len() == MAX_REFUSALS
-                && let Some(oldest) = (0..said.len()).min_by_key(|&at| said[at].last())
-            {
-                said.swap_remove(oldest);
-            }
-            let none = || vec![None; backends];
-            said.push(RefusedCommand { text: text.to_owned(), at: none(), warned: none() });
-            said.len() - 1
-        });
-        let is_recent = |at: &Option<Instant>, time| {
-            at.is_some_and(|at| now.saturating_duration_since(at) < time)
-        };
-        let may_warn = said.iter().all(|other| !is_recent(&other.warned[backend], WARNING_GAP));
-        let refusal = &mut said[index];
-        refusal.at[backend] = Some(now);
-        let warns = may_warn && !is_recent(&refusal.warned[backend], WARNING_INTERVAL);
-        if warns {
-            refusal.warned[backend] = Some(now);
-        }
-        let recent: Vec<bool> = refusal.at.iter().map(|at| is_recent(at, REFUSAL_TIME)).collect();
-        drop(said);
-        let can_be_asked = |other: usize| self.table.state(other) <= BackendState::Suspect;
-        let by_all = (0..backends).all(|other| recent[other] || !can_be_asked(other));
-        (by_all, warns)
-    }
-}
-
-/// One server, as far as it refuses what others may answer.
-#[derive(Debug)]
-pub struct Refuser {
-    backend: usize,
-    name: String,
-    all: Arc<Refusals>,
-}
+/// Judge of one server's replies: which of them are no answer, so that another server is asked.
+#[derive(Debug, Clone)]
+pub struct Refuser(Arc<dyn Supervisor>);
 
 impl Refuser {
+    /// Refuser that asks this supervisor what all servers refuse.
+    pub fn new(supervisor: Arc<dyn Supervisor>) -> Self {
+        Self(supervisor)
+    }
     /// Fails when a whole reply of this server is no answer, so that another should be asked.
     ///
     /// # Errors
@@ -202,18 +121,9 @@ impl Refuser {
         }
     }
 
-    /// The server has refused what was asked; whether all that can be asked do.
+    /// Whether all servers that can be asked refuse, as this one has just done.
     pub fn refuses(&self, error: &str) -> bool {
-        let (by_all, warns) = self.all.note(self.backend, error, Instant::now());
-        if warns {
-            let what = match is_not_permitted(error) {
-                true => "does not permit the user that it is read as what a client asked",
-                false => "can't answer what a client asked",
-            };
-            let others = if by_all { "and so do all others" } else { "others are asked" };
-            warn!("{} {what}, {others}: {error}", self.name);
-        }
-        by_all
+        self.0.refuses(error)
     }
 }
 
@@ -239,11 +149,11 @@ mod tests {
             ("LOADING Redis is loading the dataset in memory", Some(Server)),
             ("LOADING Valkey is loading the dataset in memory", Some(Server)),
             (
-                "MASTERDOWN Connection with MASTER is down and replica-serve-stale-data is set to 'no'.",
+                "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
                 Some(Server),
             ),
             (
-                "MASTERDOWN Connection with MASTER is down, replica-serve-stale-data is set to 'no' and \
+                "MASTERDOWN Link with MASTER is down, replica-serve-stale-data is set to 'no' and \
                  'allow-stale' flag is not set on the script.",
                 Some(Server),
             ),
@@ -291,52 +201,5 @@ mod tests {
         ] {
             assert_eq!(inability(error), expected, "{error}");
         }
-    }
-
-    /// Three servers that are up, and what they refuse.
-    fn three() -> (Arc<ConnectionTable>, Arc<Refusals>) {
-        let table = ConnectionTable::new(3, Duration::ZERO);
-        (0..3).for_each(|backend| table.set_state(backend, BackendState::Up, false));
-        let refusals = Refusals::new(Arc::clone(&table));
-        (table, refusals)
-    }
-
-    #[test]
-    fn what_all_servers_refuse_within_a_while_is_an_answer() {
-        let (table, refusals) = three();
-        let now = Instant::now();
-        assert!(!refusals.note(0, NOPERM, now).0);
-        assert!(!refusals.note(0, NOPERM, now).0, "one server twice is not two");
-        assert!(!refusals.note(1, NOPERM, now).0);
-        assert!(!refusals.note(2, "NOPERM other words", now).0);
-        assert!(refusals.note(2, NOPERM, now).0);
-        assert!(refusals.note(0, NOPERM, now + REFUSAL_TIME / 2).0);
-        assert!(!refusals.note(0, NOPERM, now + REFUSAL_TIME).0, "the others may permit it now");
-        // A server that can't be asked has no say.
-        table.set_state(1, BackendState::Down, false);
-        table.set_state(2, BackendState::Syncing, false);
-        assert!(refusals.note(0, NOPERM, now + REFUSAL_TIME).0);
-    }
-
-    #[test]
-    fn a_refusal_is_warned_of_once_a_minute_and_a_server_once_a_second() {
-        let (_, refusals) = three();
-        let now = Instant::now();
-        let warns = |backend, text: &str, at| refusals.note(backend, text, now + at).1;
-        assert!(warns(0, NOPERM, Duration::ZERO));
-        assert!(warns(1, NOPERM, Duration::ZERO), "each server is named");
-        assert!(!warns(0, "NOPERM other words", WARNING_GAP / 2));
-        assert!(warns(0, "NOPERM other words", WARNING_GAP));
-        assert!(!warns(0, NOPERM, WARNING_INTERVAL / 2));
-        assert!(warns(0, NOPERM, WARNING_INTERVAL));
-    }
-
-    #[test]
-    fn few_refusals_are_remembered() {
-        let (_, refusals) = three();
-        for number in 0..10 * MAX_REFUSALS {
-            refusals.note(0, &format!("NOPERM {number}"), Instant::now());
-        }
-        assert_eq!(lock(&refusals.said).len(), MAX_REFUSALS);
     }
 }

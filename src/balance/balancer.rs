@@ -1,27 +1,35 @@
 //! What all clients share.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::backend::{Backend, Refusals, Timeouts};
-use crate::balance::cursor;
-use crate::balance::retry_budget::RetryBudget;
-use crate::balance::slow::{Poison, Poisoned, ReadKey, ReadTraits, SlowLane};
-use crate::balance::{BackendState, ConnectionTable};
+use arc_swap::Guard;
+
+use super::cursor;
+use super::history::{BackendReading, History, Reading};
+use super::refusals::Refusals;
+use super::registry::{Backends, Registry};
+use super::retry_budget::RetryBudget;
+use super::slow::{Poison, Poisoned, ReadKey, ReadTraits, SlowLane, TimeLimits};
+use super::supervision::{Supervision, TableRow};
+use super::table::ConnectionTable;
+use crate::backend::{Backend, BackendId, Timeouts};
 use crate::config::Config;
 use crate::config::address::BackendAddress;
-use crate::health::{Change, Databases, DatabasesInUse, Health, HealthSettings};
+use crate::health::checker::{CheckSettings, Peers};
+use crate::health::{
+    BackendState, Change, Databases, DatabasesInUse, Health, HealthSettings, Member,
+};
 use crate::logging::access_log::AccessLog;
 use crate::metrics::Metrics;
-use crate::observe::history::{BackendReading, History, Reading};
 use crate::policy::scripts::Scripts;
 use crate::policy::{self, Allowed, Policy, Shape};
 use crate::resp::Command;
-use crate::sync::lock;
+use crate::sync::{Mutex, lock};
 
 /// How far the end of the process has come; what holds in one phase holds in those behind it.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -44,8 +52,7 @@ pub enum Phase {
 pub struct Balancer {
     /// The checked configuration.
     pub config: Config,
-    /// The backends, in the order of the configuration.
-    pub backends: Vec<Arc<Backend>>,
+    registry: Arc<Registry>,
     /// How many leases each of them has.
     pub table: Arc<ConnectionTable>,
     /// How many reads may be sent again.
@@ -65,6 +72,9 @@ pub struct Balancer {
     policy: Mutex<(u64, Arc<Policy>)>,
     /// The scripts that clients have sent.
     pub scripts: Scripts,
+    refusals: Arc<Refusals>,
+    /// The databases that clients read.
+    in_use: Arc<DatabasesInUse>,
     /// What requests and sessions leave in the log.
     pub access_log: AccessLog,
 }
@@ -74,45 +84,37 @@ fn allowed(config: &Config) -> Allowed {
 }
 
 impl Balancer {
-    /// Nothing is connected yet.
+    /// Balancer without backends.
     pub fn new(config: Config) -> Arc<Self> {
-        let table = ConnectionTable::new(config.backends.len(), config.slow_start);
+        let now = Instant::now();
+        let table = ConnectionTable::new(config.slow_start, now);
         let retry_budget = Arc::new(RetryBudget::new(config.max_clients));
-        let refusals = Refusals::new(Arc::clone(&table));
-        let settings = HealthSettings {
-            fall: config.fall,
-            rise: config.rise,
-            forget_after: config.forget_after,
-        };
-        let in_use = Arc::new(DatabasesInUse::default());
-        config.backends.iter().for_each(|address| in_use.note(Databases::of(address.database())));
-        let backend = |(index, address): (usize, &BackendAddress)| {
-            let timeouts = Timeouts {
-                health: Health::new(
-                    address.name(),
-                    index,
-                    Arc::clone(&table),
-                    settings,
-                    Arc::clone(&in_use),
-                ),
-                retry_budget: Arc::clone(&retry_budget),
-                timeout: config.backend_timeout,
-                read_timeout: config.read_timeout,
-            };
-            let refuser = refusals.of(index, address.name());
-            Arc::new(Backend::new(address.clone(), timeouts, config.backend_connections, refuser))
-        };
-        let backends: Vec<_> = config.backends.iter().enumerate().map(backend).collect();
-        let healths = backends.iter().map(|backend| Arc::clone(&backend.health)).collect();
-        let slow_lane =
-            SlowLane::new(Arc::clone(&table), healths, config.backend_timeout, config.read_timeout);
-        let history = History::new(config.backends.len());
+        let registry = Arc::new(Registry::default());
+        let slow_lane = SlowLane::new(
+            Arc::clone(&table),
+            Arc::clone(&registry),
+            config.backend_timeout,
+            config.read_timeout,
+        );
+        let history = History::default();
         let policy = Mutex::new((0, Arc::new(Policy::new(&[], allowed(&config)))));
-        let names = config.backends.iter().map(|address| address.name().to_owned()).collect();
-        let access_log = AccessLog::new(Arc::clone(&table), names, config.quiet);
+        let leases = {
+            let (registry, table) = (Arc::clone(&registry), Arc::clone(&table));
+            move || {
+                let backends = registry.snapshot();
+                let leases = |backend: &Arc<Member>| {
+                    (backend.health.shared_name(), table.leases(backend.id))
+                };
+                backends.iter().map(leases).collect()
+            }
+        };
+        let access_log = AccessLog::new(Box::new(leases), config.quiet);
+        let refusals = Refusals::new(Arc::clone(&table));
         Arc::new(Self {
             config,
-            backends,
+            registry,
+            refusals,
+            in_use: Arc::default(),
             table,
             retry_budget,
             slow_lane: Arc::new(slow_lane),
@@ -127,9 +129,79 @@ impl Balancer {
         })
     }
 
+    /// Adds these backends, which count as down until they are checked.
+    pub fn add_all(&self, addresses: &[BackendAddress]) {
+        let now = Instant::now();
+        addresses.iter().for_each(|address| _ = self.add(address, now));
+    }
+
+    /// Adds a backend, which counts as down until it is checked.
+    pub fn add(&self, address: &BackendAddress, now: Instant) -> Arc<Member> {
+        self.in_use.note(Databases::of(address.database()));
+        self.registry.add(|id| self.member(id, address, now))
+    }
+
+    fn member(&self, id: BackendId, address: &BackendAddress, now: Instant) -> Member {
+        let config = &self.config;
+        self.table.add(id);
+        let row = TableRow { table: Arc::clone(&self.table), id };
+        let settings = HealthSettings {
+            fall: config.fall,
+            rise: config.rise,
+            forget_after: config.forget_after,
+        };
+        let in_use = Arc::clone(&self.in_use);
+        let health = Health::new(address.name(), Box::new(row), settings, in_use, now);
+        let supervisor = Arc::new(Supervision {
+            id,
+            health: Arc::clone(&health),
+            table: Arc::clone(&self.table),
+            retry_budget: Arc::clone(&self.retry_budget),
+            refusals: Arc::clone(&self.refusals),
+            limits: TimeLimits { backend: config.backend_timeout, read: config.read_timeout },
+        });
+        let timeouts = Timeouts {
+            supervisor,
+            timeout: config.backend_timeout,
+            read_timeout: config.read_timeout,
+        };
+        let backend = Backend::new(id, address.clone(), timeouts, config.backend_connections);
+        Member::new(Arc::new(backend), health)
+    }
+
+    /// Removes a backend: it gets no more reads, its sessions move to others between two commands, and its
+    /// connections are closed as they become free.
+    pub fn remove(&self, id: BackendId, now: Instant) {
+        let Some(member) = self.registry.remove(id) else { return };
+        self.table.remove(id, now);
+        member.health.remove(now);
+        member.close_all();
+    }
+
+    /// Forgets the backends that were removed and are not used any more.
+    pub fn forget_drained(&self) {
+        self.registry.forget(|id| self.table.knows(id));
+    }
+
+    /// How backends are checked.
+    pub fn check_settings(&self) -> CheckSettings {
+        let Config { check_interval, check_timeout, max_lag, .. } = self.config;
+        CheckSettings { interval: check_interval, timeout: check_timeout, max_lag }
+    }
+
+    /// The backends as they are now.
+    pub fn backends(&self) -> Guard<Arc<Backends>> {
+        self.registry.snapshot()
+    }
+
+    /// The backend with this identity; one that was removed is found as long as a session uses it.
+    pub fn backend(&self, id: BackendId) -> Option<Arc<Member>> {
+        self.registry.get(id)
+    }
+
     /// Changes whenever a backend turns out to know other commands than before.
     pub fn commands_version(&self) -> u64 {
-        self.backends.iter().map(|backend| backend.commands_version()).sum()
+        self.backends().commands_version()
     }
 
     /// What the backends' commands allow together, and their version that it was made of.
@@ -138,7 +210,7 @@ impl Balancer {
         let version = self.commands_version();
         if policy.0 != version {
             let tables: Vec<_> =
-                self.backends.iter().filter_map(|backend| backend.commands()).collect();
+                self.backends().iter().filter_map(|backend| backend.commands()).collect();
             let mut new = Policy::new(&tables, allowed(&self.config));
             new.share_counts(&policy.1);
             *policy = (version, Arc::new(new));
@@ -189,26 +261,27 @@ impl Balancer {
 
     /// The tag of this server in the cursors that clients get.
     pub fn cursor_tag(&self, run_id: &str) -> Option<u16> {
-        let run_ids = self.run_ids();
+        let run_ids = run_ids(&self.backends());
         let index = run_ids.iter().position(|known| known.as_deref() == Some(run_id))?;
         cursor::tags(&run_ids)[index]
     }
 
-    /// The index of the backend whose server has this tag. Those that have never answered are asked
-    /// when it is none of the others.
-    pub fn find_server(&self, tag: u16) -> Option<usize> {
-        let find = || cursor::tags(&self.run_ids()).iter().position(|known| *known == Some(tag));
-        find().or_else(|| {
-            for backend in self.backends.iter().filter(|backend| backend.run_id().is_none()) {
+    /// The backend whose server has this tag. Those that have never answered are asked when it is none of
+    /// the others.
+    pub fn find_server(&self, tag: u16) -> Option<Arc<Member>> {
+        let backends = self.backends();
+        let find = || {
+            let tags = cursor::tags(&run_ids(&backends));
+            tags.into_iter().zip(backends.iter()).find(|(known, _)| *known == Some(tag))
+        };
+        let found = find().or_else(|| {
+            for backend in backends.iter().filter(|backend| backend.run_id().is_none()) {
                 // If it can't say, it is not the one.
-                let _ = backend.introduce();
+                _ = backend.introduce();
             }
             find()
-        })
-    }
-
-    fn run_ids(&self) -> Vec<Option<Arc<str>>> {
-        self.backends.iter().map(|backend| backend.run_id()).collect()
+        });
+        found.map(|(_, backend)| Arc::clone(backend))
     }
 
     /// The end of the process has come so far. There is no way back.
@@ -237,30 +310,44 @@ impl Balancer {
         !self.has_reached(Phase::Leaving) && self.table.best(|_| true) <= BackendState::Suspect
     }
 
-    /// What is counted now.
-    pub fn reading(&self) -> Reading {
-        let backends = self.backends.iter().zip(self.table.counts());
-        let backends = backends.map(|(backend, leases)| BackendReading {
+    /// What is counted now of these backends.
+    pub fn reading(&self, backends: &Backends) -> Reading {
+        let reading = |backend: &Arc<Member>| BackendReading {
+            id: backend.id,
             state: backend.health.state(),
-            leases,
+            leases: self.table.leases(backend.id),
             errors: backend.metrics.errors.get(),
             times: backend.metrics.times(),
-        });
+        };
         let here = &self.metrics.answered_here;
-        Reading { answered_here: here.http.get() + here.resp.get(), backends: backends.collect() }
+        let answered_here = here.http.get() + here.resp.get();
+        Reading { answered_here, backends: backends.iter().map(reading).collect() }
     }
 
-    /// The last changes of the backends' states, with their names, the newest first; `max` at most.
-    pub fn changes(&self, max: usize) -> Vec<(&str, Change)> {
-        let backends = self.backends.iter();
-        let mut changes: Vec<_> = backends
-            .flat_map(|backend| {
-                let of_one = backend.health.changes();
-                of_one.into_iter().map(|change| (backend.name(), change))
-            })
-            .collect();
+    /// The last changes of the backends' states, the newest first; `max` at most.
+    pub fn changes(&self, max: usize) -> Vec<(Arc<Member>, Change)> {
+        let of_one = |backend: &Arc<Member>| {
+            let backend = Arc::clone(backend);
+            backend.health.changes().into_iter().map(move |change| (Arc::clone(&backend), change))
+        };
+        let mut changes: Vec<_> = self.backends().iter().flat_map(of_one).collect();
         changes.sort_by_key(|(_, change)| Reverse(change.at));
         changes.truncate(max);
         changes
     }
+}
+
+impl Peers for Balancer {
+    fn members(&self) -> Vec<Arc<Member>> {
+        self.backends().iter().cloned().collect()
+    }
+
+    fn checked(&self) {
+        // A server that answers is busy no more, and one that is down is not waited for.
+        self.slow_lane.note_check();
+    }
+}
+
+fn run_ids(backends: &Backends) -> Vec<Option<Arc<str>>> {
+    backends.iter().map(|backend| backend.run_id()).collect()
 }

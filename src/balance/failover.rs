@@ -10,12 +10,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, BackendError, WaitPolicy};
-use crate::balance::BackendState;
-use crate::balance::Balancer;
-use crate::balance::slow::{
-    Begun, Class, LaneError, OpenRead, Poison, ReadInfo, ReadTraits, Script,
-};
+use super::Balancer;
+use super::slow::{Begun, LaneError, OpenRead, Poison, ReadInfo, ReadTraits, Script};
+use crate::backend::{BackendError, BackendId, Class, PendingRead, WaitPolicy};
+use crate::health::{BackendState, Member};
 
 /// With no backend up, a read fails within a second: after so long no other is tried, …
 pub const LAST_RESORT_TIME: Duration = Duration::from_millis(900);
@@ -51,15 +49,15 @@ pub struct Failover<'a> {
     /// The process that was asked last, where it may die of the read.
     asked: Option<Arc<str>>,
     /// The backend that may have died of it.
-    may_have_killed: Option<usize>,
+    may_have_killed: Option<Arc<Member>>,
     /// Why no other backend is to be tried, if so.
     end: Option<End>,
     /// What was tried, and is not to be tried again.
     tried: Vec<Tried>,
     /// How many tries there were.
     tries: usize,
-    /// The index of the backend on which the last try has failed, until there is another.
-    failed_on: Option<usize>,
+    /// The backend on which the last try has failed, until there is another.
+    failed_on: Option<Arc<Member>>,
 }
 
 /// Why a read goes to no other backend.
@@ -73,7 +71,7 @@ enum End {
 
 /// A backend that was tried.
 struct Tried {
-    backend: usize,
+    backend: BackendId,
     /// When the try began: one that a check has found good since may be tried again.
     began: Instant,
     /// `None` for one that had nothing to say.
@@ -81,21 +79,18 @@ struct Tried {
 }
 
 /// A try on one backend.
-#[derive(Clone, Copy)]
-pub struct Attempt<'a> {
-    /// The index of the backend.
-    pub index: usize,
+#[derive(Clone)]
+pub struct Attempt {
     /// The backend.
-    pub backend: &'a Arc<Backend>,
+    pub backend: Arc<Member>,
     /// What is known of the read by now.
     pub class: Class,
     /// That it is unanswered there, for a read that is not quick.
-    pub open: Option<&'a Arc<OpenRead>>,
+    pub open: Option<Arc<OpenRead>>,
     hurry: Hurry,
-    /// When it begins.
+    /// When it began.
     pub began: Instant,
 }
-
 /// How long a try on a backend that is not up may take.
 #[derive(Clone, Copy)]
 enum Hurry {
@@ -107,11 +102,14 @@ enum Hurry {
     Until(Instant),
 }
 
-impl Attempt<'_> {
+impl Attempt {
     /// How long it is waited for.
     pub fn wait_policy(&self) -> WaitPolicy {
         match self.hurry {
-            Hurry::None => WaitPolicy::Read { class: self.class, open: self.open.cloned() },
+            Hurry::None => {
+                let open = self.open.clone().map(|open| open as Arc<dyn PendingRead>);
+                WaitPolicy::Read { class: self.class, open }
+            }
             Hurry::LastResort(deadline) => WaitPolicy::LastResort(deadline),
             Hurry::Until(deadline) => WaitPolicy::Until(deadline),
         }
@@ -119,7 +117,7 @@ impl Attempt<'_> {
 
     /// Whether the read may be why its backend is silent: not once its reply has begun.
     fn may_be_why(&self) -> bool {
-        self.class != Class::Quick && !self.open.is_some_and(|open| open.has_begun())
+        self.class != Class::Quick && !self.open.as_ref().is_some_and(|open| open.has_begun())
     }
 
     fn is_hurried(&self) -> bool {
@@ -172,19 +170,19 @@ impl<'a> Failover<'a> {
 
     /// For what was sent with the read, and shares the suspicion.
     pub fn for_the_rest(&self) -> Self {
-        let may_have_killed = self.may_have_killed;
+        let may_have_killed = self.may_have_killed.clone();
         Self { may_have_killed, ..Self::resumed(self.balancer, self.traits) }
     }
 
-    /// Timeouts until a read that is not quick may be sent, and where.
+    /// Waits until a read that is not quick may be sent, and where.
     ///
     /// # Errors
     /// As [`SlowLane::begin`](crate::balance::slow::SlowLane::begin).
     pub fn begin(
         &self,
         info: ReadInfo,
-        preferred: Option<usize>,
-        may_try: impl Fn(usize) -> bool,
+        preferred: Option<BackendId>,
+        may_try: impl Fn(BackendId) -> bool,
         is_client_gone: impl Fn() -> bool,
     ) -> Result<Begun, LaneError> {
         let is_alone = info.is_alone || self.is_alone();
@@ -193,57 +191,44 @@ impl<'a> Failover<'a> {
         let begun = self.balancer.slow_lane.begin(&info, preferred, may_try, is_client_gone)?;
         if let Begun::Open(open) = &begun
             && open.is_slow()
+            && let Some(backend) = self.balancer.backend(open.backend())
         {
-            self.balancer.backends[open.backend()].await_quiet(MAX_QUIET_WAIT);
+            backend.await_quiet(MAX_QUIET_WAIT);
         }
         Ok(begun)
     }
 
     /// Whether this backend is still to be tried.
-    pub fn may_try(&self, backend: usize) -> bool {
+    pub fn may_try(&self, backend: BackendId) -> bool {
         !self.tried.iter().any(|tried| tried.backend == backend)
     }
 
     /// Forgets the failures of backends that a check has found good since.
     pub fn forgive(&mut self) {
-        let backends = &self.balancer.backends;
+        let backends = self.balancer.backends();
         if self.tries < MAX_TRIES * backends.len() {
-            let up_since = |tried: &Tried| backends[tried.backend].health.up_since();
+            let up_since = |tried: &Tried| backends.get(tried.backend)?.health.up_since();
             self.tried.retain(|tried| up_since(tried).is_none_or(|since| since <= tried.began));
         }
     }
 
     /// The next try, on this backend; `None` when there is no time left for it.
-    pub fn attempt<'o>(
-        &mut self,
-        index: usize,
-        open: Option<&'o Arc<OpenRead>>,
-    ) -> Option<Attempt<'o>>
-    where
-        'a: 'o,
-    {
-        let hurry = self.hurry(index)?;
-        let backends = &self.balancer.backends;
+    pub fn attempt(&mut self, backend: BackendId, open: Option<Arc<OpenRead>>) -> Option<Attempt> {
+        let began = Instant::now();
+        let hurry = self.hurry(backend, began)?;
+        let backend = self.balancer.backend(backend)?;
         if let Some(failed) = self.failed_on.take() {
-            backends[failed].metrics.retries.add_one();
+            failed.metrics.retries.add_one();
         }
-        let (backend, class) = (&backends[index], self.class());
         if !self.traits.is_fast {
             self.asked = backend.run_id();
         }
-        Some(Attempt { index, backend, class, open, hurry, began: Instant::now() })
+        Some(Attempt { backend, class: self.class(), open, hurry, began })
     }
 
-    /// The only try, which was made where a client watches, has failed.
-    pub fn failed_alone(
-        &mut self,
-        index: usize,
-        began: Instant,
-        open: Option<&Arc<OpenRead>>,
-        error: &BackendError,
-    ) {
-        self.asked = self.balancer.backends[index].run_id();
-        let attempt = Attempt { open, ..self.made(index, began) };
+    /// Takes note that the only try has failed, which was made where a client watches.
+    pub fn failed_alone(&mut self, attempt: &Attempt, error: &BackendError) {
+        self.asked = attempt.backend.run_id();
         match error {
             BackendError::TimedOut if attempt.may_be_why() => self.end_script(attempt),
             BackendError::Lost(_) => self.lost(attempt),
@@ -253,21 +238,25 @@ impl<'a> Failover<'a> {
     }
 
     /// A read that may still be worked on keeps its server busy.
-    fn leave(attempt: Attempt, error: &BackendError) {
-        match (attempt.open, error) {
+    fn leave(attempt: &Attempt, error: &BackendError) {
+        match (&attempt.open, error) {
             (Some(open), BackendError::Stuck) => open.clear_blame(),
             (Some(open), BackendError::TimedOut | BackendError::Lost(_)) => open.leave(),
             _ => {}
         }
     }
 
-    /// The try that was made on this backend by a shared connection, while it was up.
-    pub fn made(&self, index: usize, began: Instant) -> Attempt<'a> {
-        let (backend, class) = (&self.balancer.backends[index], self.traits.class);
-        Attempt { index, backend, class, open: None, hurry: Hurry::None, began }
+    /// The try that was made on this backend at `began`, while it was up.
+    pub fn made(
+        &self,
+        backend: Arc<Member>,
+        began: Instant,
+        open: Option<Arc<OpenRead>>,
+    ) -> Attempt {
+        Attempt { backend, class: self.traits.class, open, hurry: Hurry::None, began }
     }
 
-    fn hurry(&self, backend: usize) -> Option<Hurry> {
+    fn hurry(&self, backend: BackendId, now: Instant) -> Option<Hurry> {
         let table = &self.balancer.table;
         let state = table.state(backend);
         // A server that runs a slow read will answer: that is no outage.
@@ -275,16 +264,17 @@ impl<'a> Failover<'a> {
             return Some(Hurry::None);
         }
         let deadline = self.deadline;
-        let is_only_one = self.tried.len() + 1 >= self.balancer.backends.len();
-        (Instant::now() < deadline).then_some(match is_only_one {
+        let is_only_one = self.tried.len() + 1 >= self.balancer.backends().len();
+        (now < deadline).then_some(match is_only_one {
             true => Hurry::Until(deadline),
             false => Hurry::LastResort(deadline),
         })
     }
 
     /// A try has failed, before the client got a byte of the answer.
-    pub fn failed(&mut self, attempt: Attempt, error: BackendError) {
+    pub fn failed(&mut self, attempt: &Attempt, error: BackendError) {
         Self::note(attempt, &error);
+        let now = Instant::now();
         // A hurried try says nothing of the read.
         if !attempt.is_hurried() {
             self.has_met_silence |= error.is_silence();
@@ -293,19 +283,19 @@ impl<'a> Failover<'a> {
                 self.end_script(attempt);
             }
             // It was up when it was tried, which took its time: others may be again in a moment.
-            self.deadline = self.deadline.max(Instant::now() + SECOND_WIND);
+            self.deadline = self.deadline.max(now + SECOND_WIND);
         }
         if matches!(error, BackendError::Lost(_)) {
             self.lost(attempt);
         }
         Self::leave(attempt, &error);
-        self.failed_on = Some(attempt.index);
+        self.failed_on = Some(Arc::clone(&attempt.backend));
         self.add(attempt, Some(error));
     }
 
     /// A script whose time is up is ended, or it would keep its server busy for ever.
-    fn end_script(&self, attempt: Attempt) {
-        let (Some(script), Some(open)) = (self.traits.script, attempt.open) else { return };
+    fn end_script(&self, attempt: &Attempt) {
+        let (Some(script), Some(open)) = (self.traits.script, &attempt.open) else { return };
         if open.unanswered_for() < self.balancer.config.read_timeout {
             return;
         }
@@ -321,20 +311,20 @@ impl<'a> Failover<'a> {
 
     /// The connection to this backend has ended on which the read was unanswered: the backend may have
     /// died of it.
-    pub fn note_lost(&mut self, backend: usize) {
+    pub fn note_lost(&mut self, backend: &Arc<Member>) {
         if !self.traits.is_fast {
-            self.may_have_killed.get_or_insert(backend);
+            self.may_have_killed.get_or_insert_with(|| Arc::clone(backend));
         }
     }
 
     /// A connection was lost on which the read was unanswered: its server may have died of it.
-    fn lost(&mut self, attempt: Attempt) {
+    fn lost(&mut self, attempt: &Attempt) {
         if self.traits.is_fast {
             return;
         }
         let is_suspect = self.may_have_killed.is_some() || self.traits.has_one_try;
-        let (true, Some(open)) = (is_suspect, attempt.open) else {
-            return self.note_lost(attempt.index);
+        let (true, Some(open)) = (is_suspect, &attempt.open) else {
+            return self.note_lost(&attempt.backend);
         };
         if !Poison::is_long_enough(open.unanswered_for())
             || !attempt.backend.has_died(self.asked.as_ref())
@@ -342,8 +332,8 @@ impl<'a> Failover<'a> {
             return;
         }
         open.keys().into_iter().for_each(|key| self.balancer.poison.note(key, Instant::now()));
-        let killed = self.may_have_killed.into_iter().chain([attempt.index]);
-        let killed: Vec<_> = killed.map(|index| self.balancer.backends[index].name()).collect();
+        let killed = self.may_have_killed.iter().chain([&attempt.backend]);
+        let killed: Vec<_> = killed.map(|backend| backend.name()).collect();
         let names = killed.join(" and ");
         log::error!(
             "{names} died while working on {}: it is not sent to another server",
@@ -353,17 +343,17 @@ impl<'a> Failover<'a> {
     }
 
     /// A backend has turned out not to be the one that can answer.
-    pub fn pass_over(&mut self, attempt: Attempt) {
+    pub fn pass_over(&mut self, attempt: &Attempt) {
         self.add(attempt, None);
     }
 
-    fn add(&mut self, attempt: Attempt, failure: Option<BackendError>) {
+    fn add(&mut self, attempt: &Attempt, failure: Option<BackendError>) {
         self.tries += 1;
-        self.tried.push(Tried { backend: attempt.index, began: attempt.began, failure });
+        self.tried.push(Tried { backend: attempt.backend.id, began: attempt.began, failure });
     }
 
     /// Counts a try that has failed, and lets the backend know what the error says of it.
-    pub fn note(attempt: Attempt, error: &BackendError) {
+    pub fn note(attempt: &Attempt, error: &BackendError) {
         attempt.backend.metrics.errors.add((!error.is_local()).into());
         // Whoever may be slow, or did not wait for long enough, knows nothing of a backend that was silent.
         let knows = !attempt.may_be_why() && !attempt.is_hurried();
@@ -389,15 +379,16 @@ impl<'a> Failover<'a> {
 
     /// With all tried, waits a moment for a backend to come up; true when one has.
     pub fn wait(&mut self) -> bool {
-        let (table, backends) = (&self.balancer.table, &self.balancer.backends);
+        let table = &self.balancer.table;
         loop {
             self.forgive();
+            let (now, backends) = (Instant::now(), self.balancer.backends());
             if table.best(|backend| self.may_try(backend)) == BackendState::Up {
                 return true;
             }
-            let is_hopeful = table.outage().is_none_or(|outage| outage < MAX_OUTAGE)
+            let is_hopeful = table.outage(now).is_none_or(|outage| outage < MAX_OUTAGE)
                 && backends.iter().any(|backend| backend.health.up_since().is_none());
-            let left = self.deadline.saturating_duration_since(Instant::now());
+            let left = self.deadline.saturating_duration_since(now);
             if !is_hopeful || left <= TIME_TO_TRY {
                 return false;
             }
@@ -405,17 +396,16 @@ impl<'a> Failover<'a> {
         }
     }
 
-    /// What is wrong with each backend that was of no help, by name.
-    pub fn troubles(&self) -> Vec<(&'a str, String)> {
-        let backends = self.balancer.backends.iter().enumerate();
-        let trouble = |(index, backend): (usize, &'a Arc<Backend>)| {
-            let trouble = match self.tried.iter().find(|tried| tried.backend == index) {
+    /// What is wrong with each backend that was of no help.
+    pub fn troubles(&self) -> Vec<(Arc<Member>, String)> {
+        let trouble = |backend: &Arc<Member>| {
+            let trouble = match self.tried.iter().find(|tried| tried.backend == backend.id) {
                 Some(tried) => tried.failure.as_ref().map(BackendError::to_string),
                 None => backend.health.trouble(),
             };
-            trouble.map(|trouble| (backend.name(), trouble))
+            trouble.map(|trouble| (Arc::clone(backend), trouble))
         };
-        backends.filter_map(trouble).collect()
+        self.balancer.backends().iter().filter_map(trouble).collect()
     }
 
     /// Whether a backend was tried at all.
@@ -431,9 +421,10 @@ impl<'a> Failover<'a> {
     /// What is wrong with each backend, in a sentence.
     pub fn error(&self) -> String {
         let mut text = "no backend could answer".to_owned();
-        for (at, (name, trouble)) in self.troubles().into_iter().enumerate() {
+        for (at, (backend, trouble)) in self.troubles().into_iter().enumerate() {
             // Writing to a String can't fail.
-            let _ = write!(text, "{}{name}: {trouble}", if at == 0 { ": " } else { "; " });
+            let _ =
+                write!(text, "{}{}: {trouble}", if at == 0 { ": " } else { "; " }, backend.name());
         }
         text
     }

@@ -3,9 +3,16 @@
 mod balancer;
 pub mod cursor;
 pub mod failover;
+pub mod history;
+mod rebalance;
+mod refusals;
+mod registry;
 pub mod retry_budget;
 pub mod slow;
+mod supervision;
 mod table;
 
 pub use self::balancer::{Balancer, Phase};
-pub use self::table::{BackendState, ConnectionTable, Lease};
+pub use self::rebalance::start as start_rebalancing;
+pub use self::registry::Backends;
+pub use self::table::{ConnectionTable, Lease};

@@ -1,53 +1,25 @@
 //! The connection table: how many leases each backend has, which backend is next, and which
 //! sessions move to another.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use crate::backend::BackendId;
+use crate::health::BackendState;
+use crate::sync::{Mutex, MutexGuard, lock};
 
-use crate::sync::{Mutex, lock};
-
-/// How many turns a backend may have to catch up on: one that was away for a long time wins ties
-/// for a moment when it returns, not for as long as it was away.
-const MAX_TURNS_BEHIND: u64 = 1000;
+/// Turns that a backend may have to catch up on: one that was away for a long time wins ties for a moment
+/// when it returns, not for as long as it was away.
+const MAX_TURNS_TO_CATCH_UP: u64 = 1000;
 
 /// One [`rebalance`](ConnectionTable::rebalance) moves at most one in so many leases between backends that
 /// are up, so that none is stormed.
 const MOVED_PART: usize = 50;
 
-/// The least share of a backend that is let in slowly, when it has just returned.
+/// The least share of a backend in its slow start, when it has just returned.
 const FIRST_SHARE: f64 = 0.01;
 
-/// How a backend is, in the order in which they are leased.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BackendState {
-    /// It serves.
-    Up,
-    /// It has just failed: leased when none is up.
-    Suspect,
-    /// It has failed several checks, or was never reached: leased when there is nothing better.
-    Down,
-    /// It answers, but may lack data: never leased.
-    Syncing,
-}
-
-impl fmt::Display for BackendState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Up => "up",
-            Self::Suspect => "suspect",
-            Self::Down => "down",
-            Self::Syncing => "syncing",
-        })
-    }
-}
-
 /// Backend → number of leases, behind one Mutex that is held for arithmetic only.
-///
-/// Backends are known by their index, in the order of the command line.
 #[derive(Debug)]
 pub struct ConnectionTable {
     rows: Mutex<Rows>,
@@ -56,6 +28,7 @@ pub struct ConnectionTable {
 
 #[derive(Debug)]
 struct Rows {
+    /// One for each backend, in the order in which they were added.
     rows: Vec<Row>,
     /// The leases, each at its place for as long as it lives.
     slots: Vec<Option<Slot>>,
@@ -67,32 +40,36 @@ struct Rows {
     outage_since: Option<Instant>,
 }
 
-/// In which order backends are leased: the first is best.
+/// The order in which backends are leased: the first is best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Standing {
     Up,
     /// It is up, and stale or not quite complete.
     SecondChoice,
     Suspect,
-    /// It serves, and runs a slow read: whoever comes now waits for the end of that.
+    /// It serves, and runs a slow read: a read that comes now waits for the end of that.
     Busy,
     Down,
-    Syncing,
+    /// It is never leased: it may lack data, or was removed.
+    Never,
 }
 
 #[derive(Debug, Clone)]
 struct Row {
+    id: BackendId,
     state: BackendState,
+    /// Whether it was removed: it goes when its last lease does.
+    is_draining: bool,
     /// Whether a slow read runs on it.
     is_busy: bool,
     /// Whether it was silent at its last check.
     is_silent: bool,
-    /// It is leased only while no other is up: it is stale, or lacks some keys.
+    /// Whether it is leased only while no other is up: it is stale, or lacks some keys.
     is_second_choice: bool,
     leases: usize,
     /// The clock when it was chosen last.
     last_chosen: u64,
-    /// How often it was chosen, but never more than [`MAX_TURNS_BEHIND`] behind the others.
+    /// How often it was chosen, but never more than [`MAX_TURNS_TO_CATCH_UP`] less than the others.
     turns: u64,
     /// When its slow start began, until that is over.
     returned: Option<Instant>,
@@ -102,23 +79,44 @@ struct Row {
 
 #[derive(Debug, Clone, Copy)]
 struct Slot {
-    backend: usize,
+    backend: BackendId,
     may_move: bool,
 }
 
 impl Row {
+    fn new(id: BackendId) -> Self {
+        Self {
+            id,
+            state: BackendState::Down,
+            is_draining: false,
+            is_busy: false,
+            is_silent: false,
+            is_second_choice: false,
+            leases: 0,
+            last_chosen: 0,
+            turns: 0,
+            returned: None,
+            credit: 0.0,
+        }
+    }
+
     fn standing(&self) -> Standing {
         match self.state {
+            _ if self.is_draining => Standing::Never,
             BackendState::Up | BackendState::Suspect if self.is_busy => Standing::Busy,
             BackendState::Up if self.is_second_choice => Standing::SecondChoice,
             BackendState::Up => Standing::Up,
             BackendState::Suspect => Standing::Suspect,
             BackendState::Down => Standing::Down,
-            BackendState::Syncing => Standing::Syncing,
+            BackendState::Syncing => Standing::Never,
         }
     }
 
-    /// Of those with the same standing, the row that comes first is next.
+    fn may_be_leased(&self) -> bool {
+        self.standing() != Standing::Never
+    }
+
+    /// Order among rows: the first is next.
     ///
     /// Equals take turns. While they are idle, it is the turn of the one chosen longest ago. Under
     /// load turns are counted: a server that is a little quicker for a while has fewer leases, is
@@ -129,7 +127,7 @@ impl Row {
         (self.standing(), is_held_back, self.leases, turn)
     }
 
-    /// What it may have, compared to others; from nearly 0 to 1 during its slow start.
+    /// Its part compared to others': from nearly 0 to 1 during its slow start.
     fn weight(&mut self, slow_start: Duration, now: Instant) -> f64 {
         let Some(returned) = self.returned else { return 1.0 };
         let time = now.saturating_duration_since(returned);
@@ -142,41 +140,49 @@ impl Row {
 }
 
 impl Rows {
-    /// The one to be leased next.
-    fn next(&self, eligible: impl Fn(usize) -> bool) -> Option<usize> {
-        let rows = self.rows.iter().enumerate();
-        rows.filter(|(backend, row)| row.state != BackendState::Syncing && eligible(*backend))
-            .min_by_key(|(_, row)| row.rank())
-            .map(|(backend, _)| backend)
+    fn row(&self, id: BackendId) -> Option<&Row> {
+        self.rows.iter().find(|row| row.id == id)
+    }
+
+    fn row_mut(&mut self, id: BackendId) -> Option<&mut Row> {
+        self.rows.iter_mut().find(|row| row.id == id)
+    }
+
+    fn eligible(&self, eligible: impl Fn(BackendId) -> bool) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(move |row| !row.is_draining && eligible(row.id))
+    }
+
+    /// The backend to be leased next.
+    fn next(&self, eligible: impl Fn(BackendId) -> bool) -> Option<BackendId> {
+        let rows = self.eligible(eligible).filter(|row| row.may_be_leased());
+        rows.min_by_key(|row| row.rank()).map(|row| row.id)
     }
 
     /// The best state among those that are eligible.
-    fn best(&self, eligible: impl Fn(usize) -> bool) -> BackendState {
-        let rows = self.rows.iter().enumerate().filter(|(backend, _)| eligible(*backend));
-        rows.map(|(_, row)| row.state).min().unwrap_or(BackendState::Syncing)
+    fn best(&self, eligible: impl Fn(BackendId) -> bool) -> BackendState {
+        self.eligible(eligible).map(|row| row.state).min().unwrap_or(BackendState::Syncing)
     }
 
     /// The best standing among those that are eligible.
-    fn best_standing(&self, eligible: impl Fn(usize) -> bool) -> Standing {
-        let rows = self.rows.iter().enumerate().filter(|(backend, _)| eligible(*backend));
-        rows.map(|(_, row)| row.standing()).min().unwrap_or(Standing::Syncing)
+    fn best_standing(&self, eligible: impl Fn(BackendId) -> bool) -> Standing {
+        self.eligible(eligible).map(Row::standing).min().unwrap_or(Standing::Never)
     }
 
-    /// Whether it is up, and no second choice while a first one is eligible.
-    fn is_ready(&self, backend: usize, eligible: impl Fn(usize) -> bool) -> bool {
-        match self.rows[backend].standing() {
+    /// Whether it is up, and no second choice while there is a first one.
+    fn is_ready(&self, row: &Row) -> bool {
+        match row.standing() {
             Standing::Up => true,
-            Standing::SecondChoice => self.best_standing(eligible) != Standing::Up,
+            Standing::SecondChoice => self.best_standing(|_| true) != Standing::Up,
             _ => false,
         }
     }
 
     /// Gives backends in their slow start what another choice adds to their turn.
-    fn pay_shares(&mut self, slow_start: Duration) {
+    fn add_credit(&mut self, slow_start: Duration, now: Instant) {
         if self.rows.iter().all(|row| row.returned.is_none()) {
             return;
         }
-        let weights = self.weights(slow_start);
+        let weights = self.weights(slow_start, now);
         let sum: f64 = weights.iter().sum();
         if sum == 0.0 {
             return;
@@ -186,9 +192,8 @@ impl Rows {
         }
     }
 
-    /// Of each backend that is up, and no second choice where there is a first; 0 of the others.
-    fn weights(&mut self, slow_start: Duration) -> Vec<f64> {
-        let now = Instant::now();
+    /// The weight of each backend that is up, and no second choice where there is a first; 0 of the others.
+    fn weights(&mut self, slow_start: Duration, now: Instant) -> Vec<f64> {
         let best = self.best_standing(|_| true);
         let weight = |row: &mut Row| match row.standing() {
             standing @ (Standing::Up | Standing::SecondChoice) if standing == best => {
@@ -199,17 +204,18 @@ impl Rows {
         self.rows.iter_mut().map(weight).collect()
     }
 
-    fn choose(&mut self, backend: usize) {
+    fn choose(&mut self, id: BackendId) {
         self.clock += 1;
+        let clock = self.clock;
         let most_turns = self.rows.iter().map(|row| row.turns).max().unwrap_or(0);
-        let row = &mut self.rows[backend];
+        let Some(row) = self.row_mut(id) else { return };
         row.leases += 1;
-        row.last_chosen = self.clock;
-        row.turns = (row.turns + 1).max(most_turns.saturating_sub(MAX_TURNS_BEHIND));
+        row.last_chosen = clock;
+        row.turns = (row.turns + 1).max(most_turns.saturating_sub(MAX_TURNS_TO_CATCH_UP));
         row.credit = 0.0;
     }
 
-    fn sit(&mut self, slot: Slot) -> usize {
+    fn take_slot(&mut self, slot: Slot) -> usize {
         match self.free.pop() {
             Some(place) => {
                 self.slots[place] = Some(slot);
@@ -222,187 +228,254 @@ impl Rows {
         }
     }
 
-    /// Where a session that may move from `backend` should go, given what each is to have.
-    fn better(&self, backend: usize, shares: &[f64]) -> Option<usize> {
-        let ready =
-            self.rows.iter().enumerate().filter(|(backend, _)| self.is_ready(*backend, |_| true));
-        let load = |leases: usize, backend: usize| leases as f64 / shares[backend].max(FIRST_SHARE);
-        let (to, row) = ready
-            .filter(|(to, _)| *to != backend)
-            .min_by(|a, b| load(a.1.leases, a.0).total_cmp(&load(b.1.leases, b.0)))?;
-        let from = &self.rows[backend];
+    fn move_slot(&mut self, place: usize, to: BackendId) {
+        let Some(slot) = &mut self.slots[place] else { return };
+        let from = std::mem::replace(&mut slot.backend, to);
+        self.give_back(from);
+        self.choose(to);
+    }
+
+    /// One lease of this backend is over.
+    fn give_back(&mut self, id: BackendId) {
+        let Some(at) = self.rows.iter().position(|row| row.id == id) else { return };
+        self.rows[at].leases -= 1;
+        self.forget_if_drained(at);
+    }
+
+    fn forget_if_drained(&mut self, at: usize) {
+        if self.rows[at].is_draining && self.rows[at].leases == 0 {
+            self.rows.remove(at);
+        }
+    }
+
+    fn note_outage(&mut self, now: Instant) {
+        self.outage_since = match self.best(|_| true) {
+            BackendState::Up => None,
+            _ => Some(self.outage_since.unwrap_or(now)),
+        };
+    }
+
+    /// Where a session that may move from `backend` should go, given the leases that each backend should
+    /// have.
+    fn better(&self, backend: BackendId, shares: &[(BackendId, f64)]) -> Option<BackendId> {
+        let share = |row: &Row| {
+            let share = shares.iter().find(|(of, _)| *of == row.id);
+            share.map_or(0.0, |(_, share)| *share)
+        };
+        let load = |row: &Row| row.leases as f64 / share(row).max(FIRST_SHARE);
+        let ready = self.rows.iter().filter(|row| row.id != backend && self.is_ready(row));
+        let to = ready.min_by(|a, b| load(a).total_cmp(&load(b)))?;
+        let from = self.row(backend)?;
         let is_better = match from.standing() {
-            Standing::Up | Standing::SecondChoice if self.is_ready(backend, |_| true) => {
-                from.leases >= row.leases + 2 && (row.leases as f64) < shares[to].ceil()
+            Standing::Up | Standing::SecondChoice if self.is_ready(from) => {
+                from.leases >= to.leases + 2 && (to.leases as f64) < share(to).ceil()
             }
             Standing::Up | Standing::SecondChoice => true,
             // It may be good again in a moment.
             Standing::Suspect => false,
-            Standing::Busy | Standing::Down | Standing::Syncing => true,
+            Standing::Busy | Standing::Down | Standing::Never => true,
         };
-        is_better.then_some(to)
+        is_better.then_some(to.id)
     }
 }
 
 impl ConnectionTable {
-    /// A table of `backends` rows without leases, none of them known to be good. One that is made
-    /// up slowly has its full share after `slow_start`.
-    pub fn new(backends: usize, slow_start: Duration) -> Arc<Self> {
-        let row = Row {
-            state: BackendState::Down,
-            is_busy: false,
-            is_silent: false,
-            is_second_choice: false,
-            leases: 0,
-            last_chosen: 0,
-            turns: 0,
-            returned: None,
-            credit: 0.0,
-        };
+    /// Table without backends. One that is made up slowly has its full share after `slow_start`.
+    pub fn new(slow_start: Duration, now: Instant) -> Arc<Self> {
         let rows = Rows {
-            rows: vec![row; backends],
+            rows: Vec::new(),
             slots: Vec::new(),
             free: Vec::new(),
             clock: 0,
-            outage_since: Some(Instant::now()),
+            outage_since: Some(now),
         };
         Arc::new(Self { rows: Mutex::new(rows), slow_start })
     }
 
-    /// What may be asked of this backend from now on. One that comes up `slowly` begins its slow
-    /// start.
-    pub fn set_state(&self, backend: usize, state: BackendState, slowly: bool) {
-        let mut table = lock(&self.rows);
-        let row = &mut table.rows[backend];
+    fn rows(&self) -> MutexGuard<'_, Rows> {
+        lock(&self.rows)
+    }
+
+    fn change<T>(&self, id: BackendId, change: impl FnOnce(&mut Row) -> T) -> Option<T> {
+        self.rows().row_mut(id).map(change)
+    }
+
+    fn with<T>(&self, id: BackendId, look: impl FnOnce(&Row) -> T) -> Option<T> {
+        self.rows().row(id).map(look)
+    }
+
+    /// Adds a backend without leases, which is not known to be good.
+    pub fn add(&self, id: BackendId) {
+        self.rows().rows.push(Row::new(id));
+    }
+
+    /// Removes a backend: it is never leased again, its leases move to others where they may, and it is
+    /// forgotten with the last of them.
+    pub fn remove(&self, id: BackendId, now: Instant) {
+        let mut table = self.rows();
+        let Some(at) = table.rows.iter().position(|row| row.id == id) else { return };
+        table.rows[at].is_draining = true;
+        table.forget_if_drained(at);
+        table.note_outage(now);
+    }
+
+    /// Whether a backend is in the table: one that was removed is until its last lease is over.
+    pub fn knows(&self, id: BackendId) -> bool {
+        self.rows().row(id).is_some()
+    }
+
+    /// Sets the state of a backend. One that comes up `slowly` begins its slow start.
+    pub fn set_state(&self, id: BackendId, state: BackendState, slowly: bool, now: Instant) {
+        let is_slow = slowly && !self.slow_start.is_zero();
+        let mut table = self.rows();
+        let Some(row) = table.row_mut(id) else { return };
         let was_suspect = std::mem::replace(&mut row.state, state) == BackendState::Suspect;
         // A moment's doubt neither begins nor ends a slow start.
         if state != BackendState::Suspect && !(was_suspect && state == BackendState::Up) {
-            row.returned = (slowly && !self.slow_start.is_zero()).then(Instant::now);
+            row.returned = is_slow.then_some(now);
             row.credit = 0.0;
         }
-        table.outage_since = match table.best(|_| true) {
-            BackendState::Up => None,
-            _ => Some(table.outage_since.unwrap_or_else(Instant::now)),
-        };
+        table.note_outage(now);
     }
 
-    /// Whether a slow read runs on this backend from now on: then others go elsewhere.
-    pub fn set_busy(&self, backend: usize, is_busy: bool) {
-        lock(&self.rows).rows[backend].is_busy = is_busy;
+    /// Sets whether a slow read runs on a backend: while one does, others go elsewhere.
+    pub fn set_busy(&self, id: BackendId, is_busy: bool) {
+        self.change(id, |row| row.is_busy = is_busy);
     }
 
-    /// Whether a slow read runs on this backend.
-    pub fn is_busy(&self, backend: usize) -> bool {
-        lock(&self.rows).rows[backend].is_busy
+    /// Whether a slow read runs on a backend.
+    pub fn is_busy(&self, id: BackendId) -> bool {
+        self.with(id, |row| row.is_busy).unwrap_or(false)
     }
 
-    /// Whether this backend was silent at its last check, though it can be reached.
-    pub fn set_silent(&self, backend: usize, is_silent: bool) {
-        lock(&self.rows).rows[backend].is_silent = is_silent;
+    /// Sets whether a backend was silent at its last check, though it can be reached.
+    pub fn set_silent(&self, id: BackendId, is_silent: bool) {
+        self.change(id, |row| row.is_silent = is_silent);
     }
 
-    /// Whether all of several backends are silent, one that runs no slow read among them: no read can be
+    /// Sets whether a backend is leased only while no other is up.
+    pub fn set_second_choice(&self, id: BackendId, is_second_choice: bool) {
+        self.change(id, |row| row.is_second_choice = is_second_choice);
+    }
+
+    /// Whether all of several backends are silent, and one of them runs no slow read: then no read can be
     /// why.
     pub fn are_all_frozen(&self) -> bool {
-        let table = lock(&self.rows);
+        let table = self.rows();
+        let rows = || table.eligible(|_| true);
         let is_down = |row: &Row| row.standing() == Standing::Down && row.is_silent;
-        let may_be_frozen = |row: &Row| row.is_busy || is_down(row);
-        table.rows.len() > 1
-            && table.rows.iter().all(may_be_frozen)
-            && table.rows.iter().any(|row| is_down(row) && !row.is_busy)
+        rows().count() > 1
+            && rows().all(|row| row.is_busy || is_down(row))
+            && rows().any(|row| is_down(row) && !row.is_busy)
     }
 
     /// Whether one of the eligible backends is up and runs no slow read.
-    pub fn has_free(&self, eligible: impl Fn(usize) -> bool) -> bool {
-        lock(&self.rows).best_standing(eligible) <= Standing::SecondChoice
+    pub fn has_free(&self, eligible: impl Fn(BackendId) -> bool) -> bool {
+        self.rows().best_standing(eligible) <= Standing::SecondChoice
+    }
+
+    /// Whether another backend than this is up and runs no slow read: one to which a read can go.
+    pub fn has_better(&self, id: BackendId) -> bool {
+        self.has_free(|other| other != id)
+    }
+
+    /// Whether another backend than this is up, whatever it runs.
+    pub fn has_other(&self, id: BackendId) -> bool {
+        self.serving().iter().any(|other| *other != id)
+    }
+
+    /// The backends that may be asked: those that are up or suspect.
+    pub fn askable(&self) -> Vec<BackendId> {
+        let table = self.rows();
+        let rows = table.eligible(|_| true).filter(|row| row.state <= BackendState::Suspect);
+        rows.map(|row| row.id).collect()
     }
 
     /// The backends that are up, those included that a slow read of ours keeps from answering checks.
-    pub fn serving(&self) -> Vec<usize> {
-        let table = lock(&self.rows);
-        let rows = table.rows.iter().enumerate();
-        let serves = |row: &Row| {
+    pub fn serving(&self) -> Vec<BackendId> {
+        let serves = |row: &&Row| {
             matches!(row.standing(), Standing::Up | Standing::SecondChoice | Standing::Busy)
         };
-        rows.filter(|(_, row)| serves(row)).map(|(backend, _)| backend).collect()
+        self.rows().rows.iter().filter(serves).map(|row| row.id).collect()
     }
 
-    /// The eligible backends of the best standing, in the order in which they would be leased; those that
+    /// The eligible backends of the best standing, in the order in which they would be leased. Those that
     /// run a slow read are among them.
-    pub fn candidates(&self, eligible: impl Fn(usize) -> bool) -> Vec<usize> {
-        let table = lock(&self.rows);
+    pub fn candidates(&self, eligible: impl Fn(BackendId) -> bool) -> Vec<BackendId> {
+        let table = self.rows();
         // One that is suspect because of a slow read will be up when that is over.
         let standing = |row: &Row| match row.standing() {
             Standing::Busy => Standing::Up,
             standing => standing,
         };
-        let mut rows: Vec<_> = table.rows.iter().enumerate().collect();
-        rows.retain(|(backend, row)| row.state != BackendState::Syncing && eligible(*backend));
-        let best = rows.iter().map(|(_, row)| standing(row)).min();
-        rows.retain(|(_, row)| Some(standing(row)) == best);
-        rows.sort_by_key(|(_, row)| row.rank());
-        rows.into_iter().map(|(backend, _)| backend).collect()
+        let mut rows: Vec<_> = table.eligible(eligible).filter(|row| row.may_be_leased()).collect();
+        let best = rows.iter().map(|row| standing(row)).min();
+        rows.retain(|row| Some(standing(row)) == best);
+        rows.sort_by_key(|row| row.rank());
+        rows.into_iter().map(|row| row.id).collect()
     }
 
-    /// Whether a backend is leased only while no other is up.
-    pub fn set_second_choice(&self, backend: usize, is_second_choice: bool) {
-        lock(&self.rows).rows[backend].is_second_choice = is_second_choice;
+    /// Whether a backend is leased only while no other is up, and another that is eligible is.
+    pub fn is_outranked(&self, id: BackendId, eligible: impl Fn(BackendId) -> bool) -> bool {
+        let table = self.rows();
+        let is_second_choice = table.row(id).is_some_and(|row| row.is_second_choice);
+        is_second_choice && table.best_standing(eligible) == Standing::Up
     }
 
-    /// Whether it is leased only while no other is up, and another that is eligible is.
-    pub fn is_outranked(&self, backend: usize, eligible: impl Fn(usize) -> bool) -> bool {
-        let table = lock(&self.rows);
-        let row = &table.rows[backend];
-        row.is_second_choice && table.best_standing(eligible) == Standing::Up
-    }
-
-    /// Leastconn: leases the eligible backend of the best state that has the fewest leases;
+    /// Leastconn: leases the eligible backend of the best standing that has the fewest leases;
     /// equals take turns. `None` when no backend is eligible.
-    pub fn lease(self: &Arc<Self>, eligible: impl Fn(usize) -> bool) -> Option<Lease> {
-        let mut table = lock(&self.rows);
-        table.pay_shares(self.slow_start);
+    pub fn lease(
+        self: &Arc<Self>,
+        now: Instant,
+        eligible: impl Fn(BackendId) -> bool,
+    ) -> Option<Lease> {
+        let mut table = self.rows();
+        table.add_credit(self.slow_start, now);
         let backend = table.next(eligible)?;
         table.choose(backend);
-        let slot = table.sit(Slot { backend, may_move: false });
+        let slot = table.take_slot(Slot { backend, may_move: false });
         Some(Lease { table: Arc::clone(self), slot })
     }
 
     /// How many backends there are.
     pub fn backend_count(&self) -> usize {
-        lock(&self.rows).rows.len()
+        self.rows().eligible(|_| true).count()
     }
 
-    /// The number of leases of each backend, by index.
-    pub fn counts(&self) -> Vec<usize> {
-        lock(&self.rows).rows.iter().map(|row| row.leases).collect()
+    /// The number of leases of a backend.
+    pub fn leases(&self, id: BackendId) -> usize {
+        self.with(id, |row| row.leases).unwrap_or(0)
     }
 
-    /// What may be asked of a backend now.
-    pub fn state(&self, backend: usize) -> BackendState {
-        lock(&self.rows).rows[backend].state
+    /// The state of a backend; `Down` of one that was removed.
+    pub fn state(&self, id: BackendId) -> BackendState {
+        let state = |row: &Row| if row.is_draining { BackendState::Down } else { row.state };
+        self.with(id, state).unwrap_or(BackendState::Down)
     }
 
     /// The best state among the backends that are eligible.
-    pub fn best(&self, eligible: impl Fn(usize) -> bool) -> BackendState {
-        lock(&self.rows).best(eligible)
+    pub fn best(&self, eligible: impl Fn(BackendId) -> bool) -> BackendState {
+        self.rows().best(eligible)
     }
 
     /// For how long no backend has been up; `None` while one is.
-    pub fn outage(&self) -> Option<Duration> {
-        lock(&self.rows).outage_since.map(|since| since.elapsed())
+    pub fn outage(&self, now: Instant) -> Option<Duration> {
+        self.rows().outage_since.map(|since| now.saturating_duration_since(since))
     }
 
     /// Moves leases that may move: away from backends that can't serve, and a few at a time from
     /// one that is up to another that has at least two fewer. Returns how many.
-    pub fn rebalance(&self) -> usize {
-        let mut table = lock(&self.rows);
-        let weights = table.weights(self.slow_start);
+    pub fn rebalance(&self, now: Instant) -> usize {
+        let mut table = self.rows();
+        let weights = table.weights(self.slow_start, now);
         let sum: f64 = weights.iter().sum();
         let best = table.best_standing(|_| true);
         let ready = table.rows.iter().filter(|row| row.standing() == best);
         let leases: usize = ready.map(|row| row.leases).sum();
-        let shares: Vec<f64> = weights.iter().map(|weight| leases as f64 * weight / sum).collect();
-        if sum == 0.0 || (0..shares.len()).all(|from| table.better(from, &shares).is_none()) {
+        let ids = table.rows.iter().map(|row| row.id);
+        let shares: Vec<_> =
+            ids.zip(&weights).map(|(id, weight)| (id, leases as f64 * weight / sum)).collect();
+        if sum == 0.0 || shares.iter().all(|(from, _)| table.better(*from, &shares).is_none()) {
             return 0;
         }
         let places = table.slots.len();
@@ -412,25 +485,16 @@ impl ConnectionTable {
         for place in (0..places).map(|place| (first + place) % places) {
             let Some(Slot { backend, may_move: true }) = table.slots[place] else { continue };
             let Some(to) = table.better(backend, &shares) else { continue };
-            if table.is_ready(backend, |_| true) {
+            if table.row(backend).is_some_and(|row| table.is_ready(row)) {
                 if left == 0 {
                     continue;
                 }
                 left -= 1;
             }
-            table.move_seat(place, to);
+            table.move_slot(place, to);
             moved += 1;
         }
         moved
-    }
-}
-
-impl Rows {
-    fn move_seat(&mut self, place: usize, to: usize) {
-        let Some(slot) = &mut self.slots[place] else { return };
-        let from = std::mem::replace(&mut slot.backend, to);
-        self.rows[from].leases -= 1;
-        self.choose(to);
     }
 }
 
@@ -442,311 +506,71 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// The index of the leased backend. That of a lease that may move may be another each time.
-    pub fn backend(&self) -> usize {
-        let table = lock(&self.table.rows);
-        table.slots[self.slot].map_or(0, |slot| slot.backend)
+    /// The leased backend. That of a lease that may move may be another each time.
+    pub fn backend(&self) -> Option<BackendId> {
+        self.table.rows().slots[self.slot].map(|slot| slot.backend)
     }
 
-    /// The index of the leased backend, if that is up, runs no slow read, and is no second choice while
-    /// there is a first.
-    pub fn backend_if_up(&self) -> Option<usize> {
-        let table = lock(&self.table.rows);
+    /// The leased backend, if that is up, runs no slow read, and is no second choice while there is a
+    /// first.
+    pub fn backend_if_up(&self) -> Option<BackendId> {
+        let table = self.table.rows();
         let backend = table.slots[self.slot]?.backend;
-        table.is_ready(backend, |_| true).then_some(backend)
+        table.is_ready(table.row(backend)?).then_some(backend)
     }
 
-    /// Whether [`ConnectionTable::rebalance`] may move it.
+    /// Sets whether [`ConnectionTable::rebalance`] may move it.
     pub fn set_may_move(&self, may_move: bool) {
-        let mut table = lock(&self.table.rows);
-        if let Some(slot) = &mut table.slots[self.slot] {
+        if let Some(slot) = &mut self.table.rows().slots[self.slot] {
             slot.may_move = may_move;
         }
     }
 
-    /// The lease is this backend's from now on, and does not move by itself: a connection to it is in
-    /// its session's hands. It may have been moved since that was made.
-    pub fn pin(&self, backend: usize) {
-        let mut table = lock(&self.table.rows);
+    /// Makes it this backend's lease, which does not move by itself: a connection to that is in its
+    /// session's hands. It may have been moved since that was made.
+    pub fn pin(&self, backend: BackendId) {
+        let mut table = self.table.rows();
+        let is_known = table.row(backend).is_some();
         let Some(slot) = &mut table.slots[self.slot] else { return };
         slot.may_move = false;
-        if slot.backend != backend {
-            table.move_seat(self.slot, backend);
+        if slot.backend != backend && is_known {
+            table.move_slot(self.slot, backend);
         }
     }
 
     /// The backend to be used now, of those that are eligible: the lease's own, or one that it
-    /// moves to, where that has a better state. `None` when no backend is eligible.
-    pub fn reselect(&self, eligible: impl Fn(usize) -> bool) -> Option<usize> {
-        let mut table = lock(&self.table.rows);
-        let own = table.slots[self.slot].map_or(0, |slot| slot.backend);
-        let standing = table.rows[own].standing();
-        if standing != Standing::Syncing
+    /// moves to, where that has a better standing. `None` when no backend is eligible.
+    pub fn reselect(
+        &self,
+        now: Instant,
+        eligible: impl Fn(BackendId) -> bool,
+    ) -> Option<BackendId> {
+        let mut table = self.table.rows();
+        let own = table.slots[self.slot]?.backend;
+        let standing = table.row(own).map_or(Standing::Never, Row::standing);
+        if standing != Standing::Never
             && eligible(own)
             && standing <= table.best_standing(&eligible)
         {
             return Some(own);
         }
-        table.pay_shares(self.table.slow_start);
+        table.add_credit(self.table.slow_start, now);
         let backend = table.next(eligible)?;
-        table.move_seat(self.slot, backend);
+        table.move_slot(self.slot, backend);
         Some(backend)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let mut table = lock(&self.table.rows);
+        let mut table = self.table.rows();
         if let Some(slot) = table.slots[self.slot].take() {
-            table.rows[slot.backend].leases -= 1;
             table.free.push(self.slot);
+            table.give_back(slot.backend);
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SLOW_START: Duration = Duration::from_millis(200);
-
-    fn any(_: usize) -> bool {
-        true
-    }
-
-    /// With all backends up.
-    fn table(backends: usize) -> Arc<ConnectionTable> {
-        let table = ConnectionTable::new(backends, SLOW_START);
-        (0..backends).for_each(|backend| table.set_state(backend, BackendState::Up, false));
-        table
-    }
-
-    fn sessions(table: &Arc<ConnectionTable>, count: usize) -> Vec<Lease> {
-        let leases: Vec<Lease> = (0..count).filter_map(|_| table.lease(any)).collect();
-        leases.iter().for_each(|lease| lease.set_may_move(true));
-        leases
-    }
-
-    #[test]
-    fn a_pinned_lease_stays_where_its_connection_is() {
-        let table = table(2);
-        let lease = table.lease(any).expect("all are up");
-        lease.set_may_move(true);
-        let own = lease.backend();
-        // Moved between the choice of the backend and the moment when there is a connection.
-        table.set_state(own, BackendState::Down, false);
-        assert_eq!((table.rebalance(), lease.backend()), (1, 1 - own));
-        lease.pin(own);
-        assert_eq!(table.rebalance(), 0);
-        assert_eq!((lease.backend(), table.counts()[own]), (own, 1));
-        lease.set_may_move(true);
-        assert_eq!(table.rebalance(), 1);
-    }
-
-    #[test]
-    fn equals_take_turns_even_when_each_lease_is_over_before_the_next() {
-        let table = table(3);
-        let chosen: Vec<usize> =
-            (0..7).map(|_| table.lease(any).expect("a backend").backend()).collect();
-        assert_eq!(chosen, [0, 1, 2, 0, 1, 2, 0]);
-        assert_eq!(table.counts(), [0, 0, 0]);
-    }
-
-    #[test]
-    fn the_backend_with_the_fewest_leases_is_next() {
-        let table = table(3);
-        let mut leases: Vec<Lease> = (0..7).filter_map(|_| table.lease(any)).collect();
-        assert_eq!(table.counts(), [3, 2, 2]);
-        leases.retain(|lease| lease.backend() != 1);
-        assert_eq!(table.counts(), [3, 0, 2]);
-        assert_eq!(table.lease(any).map(|lease| lease.backend()), Some(1));
-    }
-
-    #[test]
-    fn under_load_equals_catch_up_on_the_turns_that_they_missed() {
-        let table = table(2);
-        let _load = (table.lease(any), table.lease(any));
-        (0..50).for_each(|_| drop(table.lease(|backend| backend == 0)));
-        let late = (0..50).filter_map(|_| table.lease(any)).filter(|l| l.backend() == 1).count();
-        assert_eq!(late, 50);
-    }
-
-    #[test]
-    fn a_second_choice_is_leased_and_kept_only_while_there_is_no_first() {
-        let table = table(2);
-        let leases = sessions(&table, 4);
-        assert_eq!(table.counts(), [2, 2]);
-        table.set_second_choice(0, true);
-        assert!(table.is_outranked(0, any) && !table.is_outranked(1, any));
-        assert!(!table.is_outranked(0, |backend| backend == 0));
-        assert_eq!(leases.iter().filter_map(Lease::backend_if_up).collect::<Vec<_>>(), [1, 1]);
-        assert_eq!(leases[0].reselect(any), Some(1));
-        assert_eq!(table.lease(any).map(|lease| lease.backend()), Some(1));
-        assert_eq!(table.rebalance(), 1);
-        assert_eq!(table.counts(), [0, 4]);
-        table.set_state(1, BackendState::Suspect, false);
-        assert!(!table.is_outranked(0, any), "it serves as any other");
-        assert_eq!(table.lease(any).map(|lease| lease.backend()), Some(0));
-        assert_eq!(leases[0].reselect(any), Some(0));
-        table.set_state(1, BackendState::Up, false);
-        assert_eq!(leases[0].reselect(any), Some(1));
-    }
-
-    #[test]
-    fn a_backend_that_was_away_catches_up_on_few_turns_only() {
-        let table = table(2);
-        let _load = (table.lease(any), table.lease(any));
-        (0..100_000).for_each(|_| drop(table.lease(|backend| backend == 0)));
-        let late = (0..10_000).filter_map(|_| table.lease(any)).filter(|l| l.backend() == 1);
-        let late = late.count();
-        assert!((5_000..=5_500).contains(&late), "{late} of 10000");
-    }
-
-    #[test]
-    fn idle_equals_go_round_strictly_whatever_was_before() {
-        let table = table(3);
-        (0..50).for_each(|_| drop(table.lease(|backend| backend == 0)));
-        let chosen: Vec<usize> =
-            (0..6).filter_map(|_| table.lease(any)).map(|lease| lease.backend()).collect();
-        assert_eq!(chosen, [1, 2, 0, 1, 2, 0]);
-    }
-
-    #[test]
-    fn only_eligible_backends_are_leased() {
-        let table = table(2);
-        assert_eq!(table.lease(|backend| backend == 1).map(|lease| lease.backend()), Some(1));
-        assert!(table.lease(|_| false).is_none());
-    }
-
-    #[test]
-    fn a_panic_gives_the_lease_back_and_leaves_the_table_usable() {
-        let table = table(1);
-        let lease = table.lease(any).expect("a backend");
-        let thread = std::thread::spawn(move || {
-            let _lease = lease;
-            panic!("a client's thread fails (this message is part of the test)");
-        });
-        assert!(thread.join().is_err());
-        assert_eq!(table.counts(), [0]);
-        assert!(table.lease(any).is_some());
-    }
-
-    #[test]
-    fn many_threads_leave_no_count_behind() {
-        let table = table(3);
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| (0..1000).for_each(|_| drop(table.lease(any))));
-            }
-        });
-        assert_eq!(table.counts(), [0, 0, 0]);
-    }
-
-    #[test]
-    fn a_backend_that_failed_is_leased_when_there_is_none_better_and_one_without_data_never() {
-        let table = table(3);
-        let next = |table: &Arc<ConnectionTable>| table.lease(any).map(|lease| lease.backend());
-        table.set_state(0, BackendState::Down, false);
-        table.set_state(1, BackendState::Suspect, false);
-        assert_eq!((next(&table), next(&table)), (Some(2), Some(2)));
-        table.set_state(2, BackendState::Syncing, false);
-        assert_eq!((next(&table), next(&table)), (Some(1), Some(1)));
-        assert!(table.outage().is_some());
-        table.set_state(1, BackendState::Syncing, false);
-        assert_eq!(next(&table), Some(0));
-        table.set_state(0, BackendState::Syncing, false);
-        assert_eq!(next(&table), None);
-        table.set_state(2, BackendState::Up, false);
-        assert_eq!(next(&table), Some(2));
-        assert!(table.outage().is_none());
-    }
-
-    #[test]
-    fn a_backend_that_returns_gets_its_share_little_by_little() {
-        let table = table(3);
-        let load = sessions(&table, 300);
-        table.set_state(1, BackendState::Down, false);
-        drop(load);
-        let began = Instant::now();
-        table.set_state(1, BackendState::Up, true);
-        let (mut chosen, mut count) = (0, 0);
-        while began.elapsed() < SLOW_START / 4 {
-            count += 1;
-            chosen += table.lease(any).is_some_and(|lease| lease.backend() == 1) as usize;
-        }
-        assert!(chosen > 0 && chosen < count / 6, "{chosen} of {count} in the first quarter");
-        std::thread::sleep(SLOW_START);
-        let chosen = (0..300).filter_map(|_| table.lease(any)).filter(|l| l.backend() == 1).count();
-        assert_eq!(chosen, 100, "behind the slow start");
-    }
-
-    #[test]
-    fn sessions_move_to_a_backend_with_two_fewer_until_all_are_level() {
-        let table = table(3);
-        table.set_state(2, BackendState::Down, false);
-        let leases = sessions(&table, 100);
-        assert_eq!(table.counts(), [50, 50, 0]);
-        assert_eq!(table.rebalance(), 0, "nothing to gain");
-        table.set_state(2, BackendState::Up, false);
-        assert_eq!(table.rebalance(), 2, "a few at a time");
-        while table.rebalance() > 0 {}
-        let counts = table.counts();
-        assert_eq!(counts.iter().sum::<usize>(), 100);
-        assert!(counts.iter().all(|count| (33..=35).contains(count)), "{counts:?}");
-        drop(leases);
-        assert_eq!(table.counts(), [0, 0, 0]);
-    }
-
-    #[test]
-    fn sessions_leave_a_backend_that_is_down_at_once_but_for_those_that_may_not_move() {
-        let table = table(2);
-        let leases = sessions(&table, 20);
-        leases[0].set_may_move(false);
-        let backend = leases[0].backend();
-        table.set_state(backend, BackendState::Suspect, false);
-        assert_eq!(table.rebalance(), 0, "it may be good again in a moment");
-        table.set_state(backend, BackendState::Down, false);
-        assert_eq!(table.rebalance(), 9);
-        assert_eq!(table.counts()[backend], 1);
-        assert_eq!(leases[0].backend(), backend);
-    }
-
-    #[test]
-    fn while_a_slow_read_runs_others_go_elsewhere_and_sessions_move_at_once() {
-        let table = table(3);
-        let leases = sessions(&table, 30);
-        table.set_busy(1, true);
-        assert!(leases.iter().any(|lease| lease.backend() == 1 && lease.backend_if_up().is_none()));
-        assert_eq!(table.rebalance(), 10);
-        assert_eq!(table.counts(), [15, 0, 15]);
-        assert_eq!(table.candidates(any), [0, 2, 1], "it counts as up, and comes last");
-        table.set_state(1, BackendState::Suspect, false);
-        assert_eq!(table.candidates(any), [0, 2, 1], "it fails checks because of the read");
-        (0..6).for_each(|_| assert_ne!(table.lease(any).map(|lease| lease.backend()), Some(1)));
-        table.set_state(0, BackendState::Down, false);
-        table.set_state(2, BackendState::Down, false);
-        assert_eq!(table.lease(any).map(|lease| lease.backend()), Some(1), "it still serves");
-        assert!(!table.has_free(any));
-        table.set_busy(1, false);
-        table.set_state(1, BackendState::Up, false);
-        assert!(table.has_free(any));
-    }
-
-    #[test]
-    fn a_session_settles_where_it_is_unless_another_is_better() {
-        let table = table(2);
-        let lease = table.lease(any).expect("a backend");
-        let own = lease.backend();
-        let other = 1 - own;
-        let _others: Vec<_> = (0..5).map(|_| table.lease(|backend| backend == own)).collect();
-        assert_eq!(lease.reselect(any), Some(own));
-        assert_eq!(lease.reselect(|backend| backend == other), Some(other));
-        table.set_state(other, BackendState::Suspect, false);
-        assert_eq!(lease.reselect(any), Some(own));
-        table.set_state(own, BackendState::Down, false);
-        assert_eq!(lease.reselect(any), Some(other), "suspect is better than down");
-        assert_eq!(lease.reselect(|_| false), None);
-        drop(lease);
-        assert_eq!(table.counts()[other], 0);
-    }
-}
+#[path = "table_tests.rs"]
+mod tests;

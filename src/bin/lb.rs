@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use log::{info, warn};
-use redis_lb::balance::{Balancer, Phase};
+use redis_lb::balance::{Balancer, Phase, start_rebalancing};
 use redis_lb::config::Config;
-use redis_lb::health::checker;
-use redis_lb::observe::history;
+use redis_lb::discovery::{self, StaticList};
+use redis_lb::observe::sampler;
 use redis_lb::server::{listener, start};
 use redis_lb::{doctor, logging};
 
@@ -62,12 +62,13 @@ fn serve(mut config: Config) -> anyhow::Result<()> {
     config.admin_listen = admin.as_ref().map(address).transpose()?;
     let balancer = Balancer::new(config);
     end_on_signals(Arc::clone(&balancer))?;
-    checker::start(&balancer);
+    discovery::start(&balancer, &StaticList(&balancer.config.backends));
+    start_rebalancing(&balancer);
     start::introduce(&balancer, was_passed_on);
     start::warn_of_addresses(&balancer.config);
     start::warn_of_backends(&balancer);
     start::warn_of_scripts(&balancer);
-    history::start(&balancer);
+    sampler::start(&balancer);
     let queue = shares.turned_away;
     listener::serve(listener, admin, shares.admin_clients, queue, &balancer)?;
     info!("ended");

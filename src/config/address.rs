@@ -18,6 +18,15 @@ pub struct BackendAddress {
     name: String,
 }
 
+/// Equal addresses lead to the same database of the same server, as the same user.
+impl PartialEq for BackendAddress {
+    fn eq(&self, other: &Self) -> bool {
+        self.endpoint() == other.endpoint()
+            && self.database() == other.database()
+            && (self.username(), self.password()) == (other.username(), other.password())
+    }
+}
+
 /// Error for a text that is no backend address. It does not repeat the text, which may contain a
 /// password.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

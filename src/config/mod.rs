@@ -4,6 +4,7 @@ pub mod address;
 mod args;
 pub mod cli;
 
+use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
@@ -85,10 +86,18 @@ impl Config {
     /// Reads the command line and the environment. Ends the process if these ask for help or the
     /// version, or with exit code 2 if they are wrong.
     pub fn from_command_line() -> Self {
-        let args = Args::read(std::env::args_os()).unwrap_or_else(|error| cli::exit_with(&error));
-        Self::try_from(args).unwrap_or_else(|error| {
-            cli::exit_with(&Args::command().error(ErrorKind::ValueValidation, error))
-        })
+        Self::from_arguments(std::env::args_os()).unwrap_or_else(|error| cli::exit_with(&error))
+    }
+
+    /// Reads these arguments, of which the first is the program's name, and the environment.
+    ///
+    /// # Errors
+    /// One of them is wrong, or asks for help or the version.
+    pub fn from_arguments(
+        arguments: impl IntoIterator<Item: Into<OsString> + Clone>,
+    ) -> Result<Self, clap::Error> {
+        let invalid = |error| Args::command().error(ErrorKind::ValueValidation, error);
+        Self::try_from(Args::read(arguments)?).map_err(invalid)
     }
 }
 

@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use console::Style;
 
-use crate::backend::{Backend, BackendError};
+use crate::backend::{BackendError, Keys};
 use crate::balance::Balancer;
 use crate::config::Config;
-use crate::health::Keys;
+use crate::health::Member;
+use crate::health::checker::Peers;
 use crate::logging;
 use crate::text::table::{Alignment, table};
 use sample::{Compared, Content, Database, Essence, Outcome, Place, essence};
@@ -43,6 +44,7 @@ pub fn check(config: Config) -> Findings {
     // A connect has all of it, too.
     let config = Config { backend_timeout: config.check_timeout, ..config };
     let balancer = Balancer::new(config);
+    balancer.add_all(&balancer.config.backends);
     let mut looks = look_at_all(&balancer);
     let mut findings =
         Findings { rows: Vec::new(), wrong: Vec::new(), notes: Vec::new(), compared: None };
@@ -54,7 +56,7 @@ pub fn check(config: Config) -> Findings {
         differ[other] = differ[first];
     }
     findings.rows = balancer
-        .backends
+        .backends()
         .iter()
         .zip(&looks)
         .zip(differ)
@@ -72,19 +74,18 @@ type Look = Result<ServerProfile, BackendError>;
 fn look_at_all(balancer: &Arc<Balancer>) -> Vec<Look> {
     let deadline = Instant::now() + balancer.config.check_timeout;
     let (to_us, looks) = channel();
-    for index in 0..balancer.backends.len() {
-        let (balancer, to_us) = (Arc::clone(balancer), to_us.clone());
+    let backends = balancer.backends();
+    for (index, backend) in backends.iter().enumerate() {
+        let (backend, to_us) = (Arc::clone(backend), to_us.clone());
+        let max_lag = balancer.config.max_lag;
         // Not in a scope: a resolver may take longer than we want to wait. Where there is no thread
         // to be had, the backend counts as silent.
         let _ = thread::Builder::new().name("check".to_owned()).spawn(move || {
-            let backend = &balancer.backends[index];
-            let _ = to_us
-                .send((index, ServerProfile::look(backend, deadline, balancer.config.max_lag)));
+            _ = to_us.send((index, ServerProfile::look(backend.backend(), deadline, max_lag)));
         });
     }
     drop(to_us);
-    let mut found: Vec<Look> =
-        balancer.backends.iter().map(|_| Err(BackendError::TimedOut)).collect();
+    let mut found: Vec<Look> = backends.iter().map(|_| Err(BackendError::TimedOut)).collect();
     let left = || (deadline + GRACE).saturating_duration_since(Instant::now());
     while let Ok((index, look)) = looks.recv_timeout(left()) {
         found[index] = look;
@@ -101,7 +102,7 @@ impl Findings {
     /// What HTTP clients would look for in vain: they read the database that is in the URL.
     fn emptiness(&mut self, balancer: &Balancer, looks: &[Look]) {
         let mut is_empty = true;
-        for (backend, look) in balancer.backends.iter().zip(looks) {
+        for (backend, look) in balancer.backends().iter().zip(looks) {
             let server = look.as_ref().ok().filter(|server| server.no_database.is_none());
             let server = server.filter(|server| server.report.unserved.is_none());
             let Some(keys) = server.and_then(|server| server.report.keys.as_ref()) else { return };
@@ -117,7 +118,7 @@ impl Findings {
         if is_empty {
             self.wrong.push("there are no keys at all. Load them first.".to_owned());
         }
-        if databases_differ(&balancer.backends) {
+        if databases_differ(&balancer.members()) {
             self.notes.push(DATABASES_DIFFER.to_owned());
         }
     }
@@ -125,7 +126,7 @@ impl Findings {
     /// What is wrong with each server, the others apart.
     fn each_alone(&mut self, balancer: &Balancer, looks: &[Look]) {
         let timeout = humantime::format_duration(balancer.config.check_timeout);
-        for (backend, look) in balancer.backends.iter().zip(looks) {
+        for (backend, look) in balancer.backends().iter().zip(looks) {
             let name = backend.name();
             let server = match look {
                 Ok(server) => server,
@@ -185,8 +186,9 @@ impl Findings {
         };
         let run_ids: Vec<_> = looks.iter().map(run_id).collect();
         let doubled = doubled(&run_ids);
+        let backends = balancer.members();
         for &(one, other) in &doubled {
-            let (one, other) = (balancer.backends[one].name(), balancer.backends[other].name());
+            let (one, other) = (backends[one].name(), backends[other].name());
             self.wrong.push(format!("{one} and {other} {SAME_SERVER}"));
         }
         doubled
@@ -201,11 +203,12 @@ impl Findings {
         doubled: &[(usize, usize)],
     ) -> Vec<Option<bool>> {
         let mut differ = vec![None; looks.len()];
+        let backends = balancer.members();
         let databases: Vec<i64> =
-            balancer.backends.iter().map(|backend| backend.own_mode().database).collect();
+            backends.iter().map(|backend| backend.own_mode().database).collect();
         let mut compared = Vec::new();
         for (index, look) in looks.iter_mut().enumerate() {
-            let name = balancer.backends[index].name();
+            let name = backends[index].name();
             let is_again = doubled.iter().any(|(_, other)| *other == index);
             if let Ok(server) = look
                 && server.has_counted()
@@ -349,7 +352,7 @@ impl Findings {
 }
 
 /// Whether the URLs name different databases.
-pub fn databases_differ(backends: &[Arc<Backend>]) -> bool {
+pub fn databases_differ(backends: &[Arc<Member>]) -> bool {
     let databases = backends.iter().map(|backend| backend.own_mode().database);
     databases.collect::<HashSet<_>>().len() > 1
 }
@@ -464,7 +467,7 @@ fn bad() -> Style {
 }
 
 /// One line of the table.
-fn row(backend: &Backend, look: &Look, differs: Option<bool>) -> Vec<String> {
+fn row(backend: &Member, look: &Look, differs: Option<bool>) -> Vec<String> {
     let unknown = || "-".to_owned();
     let name = backend.name().to_owned();
     let Ok(server) = look else {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use redis::Cmd;
 
+use crate::backend::Report;
 use crate::backend::{Backend, BackendError, Connection, WaitPolicy, is_not_permitted};
-use crate::health::Report;
 use crate::resp::{self, reply};
 use crate::text::is_hidden;
 

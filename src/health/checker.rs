@@ -1,5 +1,4 @@
-//! Checks the backends, each in a thread of its own and over a connection of its own, and moves
-//! sessions to those that have few.
+//! Checks the backends, each in a thread of its own and over a connection of its own.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -10,11 +9,8 @@ use log::warn;
 #[cfg(unix)]
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::backend::{Backend, BackendError, Connection};
-use crate::balance::BackendState;
-use crate::balance::Balancer;
-use crate::health::{Known, Report};
-use crate::logging::access_log::Event;
+use super::{BackendState, Known, Member};
+use crate::backend::{BackendError, BackendId, Connection, Report};
 
 /// How often a backend that is not up is checked. While all is well, a check looks so often whether
 /// it is wanted.
@@ -26,9 +22,6 @@ const RESOLVE_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the log says that this machine can't check a backend.
 const LOCAL_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How often sessions are moved.
-const REBALANCE_INTERVAL: Duration = Duration::from_millis(100);
-
 /// Checks differ by so much of the interval, so that those of several balancers don't coincide.
 const JITTER: f64 = 0.1;
 
@@ -36,25 +29,51 @@ const JITTER: f64 = 0.1;
 /// their primary, which empties them when it comes back empty.
 const ALERT_TIME: Duration = Duration::from_secs(60);
 
-/// Starts to check, and returns when it is known which backends can serve: after the check timeout
-/// at the latest.
-pub fn start(balancer: &Arc<Balancer>) {
+/// How backends are checked.
+#[derive(Debug, Clone, Copy)]
+pub struct CheckSettings {
+    /// Time from one check to the next, while all is well.
+    pub interval: Duration,
+    /// Deadline for the answers to one check.
+    pub timeout: Duration,
+    /// How long before a check a replica must have heard from its primary; `None` for no bound.
+    pub max_lag: Option<Duration>,
+}
+
+/// All backends, as the checker of one needs them.
+pub trait Peers: Send + Sync {
+    /// The backends that are balanced now.
+    fn members(&self) -> Vec<Arc<Member>>;
+
+    /// Takes note that a backend was checked.
+    fn checked(&self);
+}
+
+/// Starts to check all backends, each in a thread of its own. Returns when it is known which of them can
+/// serve: after the check timeout at the latest.
+pub fn start(settings: CheckSettings, peers: &Arc<dyn Peers>) {
     let (to_us, looks) = channel();
     // Each waits for these to go before it goes on.
     let mut starts = Vec::new();
-    for index in 0..balancer.backends.len() {
-        let (balancer, to_us) = (Arc::clone(balancer), to_us.clone());
+    let members = peers.members();
+    for (member, place) in members.iter().zip(1..) {
         let (start, started) = channel();
         starts.push(start);
-        spawn("check", move || Checker::new(&balancer, index).run(&to_us, &started));
+        let first = FirstRound { place, of: members.len() as u32, looks: to_us.clone(), started };
+        let checker = Checker::new(Arc::clone(member), settings, Arc::clone(peers));
+        spawn("check", move || checker.run_from_the_start(&first));
     }
     drop(to_us);
-    accept_first(balancer, &looks);
-    drop(starts);
-    if balancer.config.rebalance {
-        let balancer = Arc::clone(balancer);
-        spawn("rebalance", move || rebalance(&balancer));
-    }
+    accept_first(&members, &looks, settings.timeout);
+}
+
+/// Starts to check a backend that has joined the others.
+pub fn watch(member: Arc<Member>, settings: CheckSettings, peers: Arc<dyn Peers>) {
+    let checker = Checker::new(member, settings, peers);
+    spawn("check", move || {
+        checker.resolve();
+        checker.run(Instant::now());
+    });
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
@@ -63,159 +82,181 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
     }
 }
 
-type FirstLook = (usize, Result<Report, BackendError>);
+type FirstLook = (BackendId, Result<Report, BackendError>);
 
-/// What is there at the start is accepted; only databases that have far fewer keys than elsewhere wait.
-fn accept_first(balancer: &Balancer, looks: &Receiver<FirstLook>) {
-    let deadline = Instant::now() + balancer.config.check_timeout;
+/// The round of checks that all backends begin with together.
+struct FirstRound {
+    /// The backend's place among the others, from 1.
+    place: u32,
+    of: u32,
+    looks: Sender<FirstLook>,
+    /// Ends when all first looks have been considered; nothing is ever sent on it.
+    started: Receiver<()>,
+}
+
+/// Accepts what is there at the start; only databases that have far fewer keys than elsewhere wait.
+fn accept_first(members: &[Arc<Member>], looks: &Receiver<FirstLook>, timeout: Duration) {
+    let deadline = Instant::now() + timeout;
+    let member = |id| members.iter().find(|member| member.id == id);
     let mut reports = Vec::new();
-    for _ in &balancer.backends {
+    for _ in members {
         let left = deadline.saturating_duration_since(Instant::now());
-        match looks.recv_timeout(left) {
-            Ok((index, Ok(report))) => reports.push((index, report)),
-            Ok((index, Err(error))) if error.is_local() => {
-                warn!("{} can't be checked yet: {error}", balancer.backends[index].name());
+        let Ok((id, look)) = looks.recv_timeout(left) else { break };
+        let Some(member) = member(id) else { continue };
+        match look {
+            Ok(report) => reports.push((member, report)),
+            Err(error) if error.is_local() => {
+                warn!("{} can't be checked yet: {error}", member.name());
             }
-            Ok((index, Err(error))) => {
-                let backend = &balancer.backends[index];
-                warn!("{} does not answer yet: {error}", backend.name());
-                backend.health.check_failed(&error, error.is_timeout());
+            Err(error) => {
+                warn!("{} does not answer yet: {error}", member.name());
+                member.health.check_failed(&error, error.is_timeout(), Instant::now());
             }
-            Err(_) => break,
         }
     }
     let now = Instant::now();
-    for (index, report) in &reports {
-        let others = reports.iter().filter(|(other, _)| other != index);
+    for (member, report) in &reports {
+        let others = reports.iter().filter(|(other, _)| other.id != member.id);
         let others: Vec<&Report> = others.map(|(_, report)| report).collect();
-        balancer.backends[*index].health.accept_first(report, &others, now);
+        member.health.accept_first(report, &others, now);
     }
-    if balancer.table.best(|_| true) != BackendState::Up {
+    if members.iter().all(|member| member.health.state() != BackendState::Up) {
         warn!("no backend answers: reads fail until one does");
     }
 }
 
 /// Checks one backend.
-struct Checker<'a> {
-    balancer: &'a Balancer,
-    backend: &'a Arc<Backend>,
-    index: usize,
-    link: Option<Connection>,
+struct Checker {
+    member: Arc<Member>,
+    settings: CheckSettings,
+    peers: Arc<dyn Peers>,
+    connection: Option<Connection>,
     /// When the last check began.
     last: Instant,
     /// When the log said last that this machine could not check.
     warned_at: Option<Instant>,
-    /// Whether the connection of the check before was ended right behind it.
+    /// Whether the connection of the check before was ended right after it.
     ends_at_once: bool,
 }
 
-impl<'a> Checker<'a> {
-    fn new(balancer: &'a Balancer, index: usize) -> Self {
+impl Checker {
+    fn new(member: Arc<Member>, settings: CheckSettings, peers: Arc<dyn Peers>) -> Self {
         Self {
-            balancer,
-            backend: &balancer.backends[index],
-            index,
-            link: None,
+            member,
+            settings,
+            peers,
+            connection: None,
             last: Instant::now(),
             warned_at: None,
             ends_at_once: false,
         }
     }
 
-    fn run(mut self, first: &Sender<FirstLook>, start: &Receiver<()>) {
-        self.backend.resolve();
-        if self.backend.has_name() {
-            let backend = Arc::clone(self.backend);
-            spawn("resolve", move || keep_resolved(&backend));
+    /// Looks the backend's name up, now and from time to time.
+    fn resolve(&self) {
+        self.member.resolve();
+        if self.member.has_name() {
+            let member = Arc::clone(&self.member);
+            spawn("resolve", move || keep_resolved(&member));
         }
+    }
+
+    fn run_from_the_start(mut self, first: &FirstRound) {
+        self.resolve();
         let began = Instant::now();
         let look = self.look(began);
-        if let Err(late) = first.send((self.index, look)) {
+        if let Err(late) = first.looks.send((self.member.id, look)) {
             let (_, look) = late.0;
             self.note(look, began);
         }
-        // Nothing ever comes: this ends when all first looks have been considered.
-        let _ = start.recv();
+        _ = first.started.recv();
         // Each begins at another moment.
-        let backends = self.balancer.backends.len() as u32;
-        let mut next = Instant::now() + self.interval() * (self.index as u32 + 1) / backends;
+        let offset = self.settings.interval * first.place / first.of;
+        self.run(Instant::now() + offset);
+    }
+
+    /// Checks at `next`, and from then on until the backend is removed.
+    fn run(mut self, mut next: Instant) {
         loop {
             self.wait_until(next);
+            if self.member.health.is_removed() {
+                return;
+            }
             let began = Instant::now();
             let look = self.look(began);
             self.note(look, began);
-            next = Instant::now() + self.interval().mul_f64(1.0 + JITTER * (fastrand::f64() - 0.5));
+            let jitter = 1.0 + JITTER * (fastrand::f64() - 0.5);
+            next = Instant::now() + self.settings.interval.mul_f64(jitter);
         }
-    }
-
-    fn interval(&self) -> Duration {
-        self.balancer.config.check_interval
     }
 
     fn look(&mut self, began: Instant) -> Result<Report, BackendError> {
-        let config = &self.balancer.config;
+        let CheckSettings { timeout, max_lag, .. } = self.settings;
         self.last = began;
-        // Another server may be behind the address by now: it is that which is to be looked at.
-        if self.backend.health.state() != BackendState::Up {
-            self.link = None;
+        // Another server may be at the address by now: it is that which is to be looked at.
+        if self.member.health.state() != BackendState::Up {
+            self.connection = None;
         }
-        self.backend.check(&mut self.link, began + config.check_timeout, config.max_lag)
+        self.member.check(&mut self.connection, began + timeout, max_lag)
     }
 
     fn note(&mut self, look: Result<Report, BackendError>, began: Instant) {
         self.judge(look, began);
-        // Whoever answers is busy no more, and whoever is down is not waited for.
-        self.balancer.slow_lane.note_check();
+        self.peers.checked();
     }
 
     fn judge(&mut self, look: Result<Report, BackendError>, began: Instant) {
-        let health = &self.backend.health;
+        let health = &self.member.health;
         match look {
             Ok(report) => {
-                let others = self.others().map(|backend| backend.health.known());
-                health.check_answered(&report, began, &others.collect::<Vec<Known>>());
-                // Down, for what it is: nobody shall go on reading from it.
+                let others: Vec<Known> =
+                    self.others().iter().map(|other| other.health.known()).collect();
+                health.check_answered(&report, began, Instant::now(), &others);
+                // It is down for what it is: nobody shall go on reading from it.
                 if report.unserved.is_some() {
-                    self.backend.close_all();
+                    self.member.close_all();
                 }
             }
             // That says nothing of the backend.
             Err(error) if error.is_local() => {
                 if self.warned_at.is_none_or(|at| at.elapsed() > LOCAL_WARNING_INTERVAL) {
                     self.warned_at = Some(Instant::now());
-                    warn!("{} can't be checked: {error}", self.backend.name());
+                    warn!("{} can't be checked: {error}", self.member.name());
                 }
             }
             Err(error) => {
-                health.check_failed(&error, error.is_timeout() || error.is_script());
+                let is_silence = error.is_timeout() || error.is_script();
+                health.check_failed(&error, is_silence, Instant::now());
                 if health.state() == BackendState::Down {
-                    self.backend.close_all();
+                    self.member.close_all();
                 }
             }
         }
     }
 
-    fn others(&self) -> impl Iterator<Item = &Arc<Backend>> {
-        let others = self.balancer.backends.iter().enumerate();
-        others.filter(|(index, _)| *index != self.index).map(|(_, backend)| backend)
+    fn others(&self) -> Vec<Arc<Member>> {
+        let mut members = self.peers.members();
+        members.retain(|other| other.id != self.member.id);
+        members
     }
 
     /// Whether it may get other data, or none, at any moment.
     fn is_to_be_watched(&self) -> bool {
-        let health = &self.backend.health;
-        let has_just_gone = |other: &Arc<Backend>| {
+        let health = &self.member.health;
+        let has_just_gone = |other: &Arc<Member>| {
             other.health.left_up().is_some_and(|since| since.elapsed() < ALERT_TIME)
         };
-        health.is_to_be_watched() || (health.is_replica() && self.others().any(has_just_gone))
+        health.is_to_be_watched()
+            || (health.is_replica() && self.others().iter().any(has_just_gone))
     }
 
-    /// Timeouts until it is time, or there is a reason to check now: something is wrong with the
+    /// Waits until it is time, or there is a reason to check now: something is wrong with the
     /// backend, or it has ended our connection.
     fn wait_until(&mut self, next: Instant) {
         loop {
             let left = next.saturating_duration_since(Instant::now());
             let is_news = self.pause(left.min(FAST_INTERVAL)) && self.is_end_news();
-            let health = &self.backend.health;
+            let health = &self.member.health;
             // A server that seems to be busy may be one to which a connection is broken.
             let is_up = health.state() == BackendState::Up && !health.is_busy();
             let is_good = is_up && !is_news && !self.is_to_be_watched();
@@ -226,7 +267,7 @@ impl<'a> Checker<'a> {
     }
 
     /// Whether it says something that our connection was ended: not if that happens to each of them
-    /// right behind its check.
+    /// right after its check.
     fn is_end_news(&mut self) -> bool {
         let is_at_once = self.last.elapsed() < FAST_INTERVAL;
         if is_at_once {
@@ -237,35 +278,24 @@ impl<'a> Checker<'a> {
 
     /// Lets some time pass; true when the backend has ended our connection meanwhile.
     fn pause(&mut self, time: Duration) -> bool {
-        let Some(link) = &self.link else {
+        let Some(connection) = &self.connection else {
             thread::sleep(time);
             return false;
         };
-        let mut polled = [PollFd::new(link, PollFlags::IN)];
+        let mut polled = [PollFd::new(connection, PollFlags::IN)];
         let timeout = rustix::time::Timespec::try_from(time).ok();
         let has_ended = matches!(poll(&mut polled, timeout.as_ref()), Ok(1..));
         match has_ended {
-            true => self.link = None,
+            true => self.connection = None,
             false => self.ends_at_once = false,
         }
         has_ended
     }
 }
 
-fn keep_resolved(backend: &Backend) {
-    loop {
+fn keep_resolved(member: &Member) {
+    while !member.health.is_removed() {
         thread::sleep(RESOLVE_INTERVAL);
-        backend.resolve();
-    }
-}
-
-/// Moves sessions away from backends that can't serve, and to those that have few.
-fn rebalance(balancer: &Balancer) {
-    loop {
-        thread::sleep(REBALANCE_INTERVAL);
-        let moved = balancer.table.rebalance();
-        if moved > 0 {
-            balancer.access_log.write(|| Event::Moved { sessions: moved });
-        }
+        member.resolve();
     }
 }

@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::report::{Keys, Report, STEADY_KEYS_AT_ONCE, is_below_half, lacks};
+use crate::backend::{Keys, Report, STEADY_KEYS_AT_ONCE, is_below_half, lacks};
 
 /// Servers that were all restarted, and agree on nothing that was known before, are believed when the
 /// numbers of their keys have kept for this long.

@@ -6,7 +6,7 @@ use super::rule::{
     Cause, Databases, Facts, Identity, Known, Remembered, Seen, Standing, Unproven, Verdict, judge,
     judge_first,
 };
-use super::{Keys, Report};
+use crate::backend::{Keys, Report};
 use std::time::{Duration, Instant};
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -1,17 +1,42 @@
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::record::{MAX_CHANGES, STILL_CHECKS};
+use super::rule::{Identity, Seen};
 use super::*;
+use crate::backend::{Keys, Report};
+use crate::sync::{Mutex, lock};
 
 struct Backend {
     health: Arc<Health>,
-    table: Arc<ConnectionTable>,
+    told: Arc<Told>,
+}
+
+/// What the listener was told last.
+#[derive(Debug, Default)]
+struct Told(Mutex<Option<BackendState>>);
+
+#[derive(Debug)]
+struct Listener(Arc<Told>);
+
+impl StateListener for Listener {
+    fn set_state(&self, state: BackendState, _: bool, _: Instant) {
+        *lock(&self.0.0) = Some(state);
+    }
+
+    fn set_second_choice(&self, _: bool) {}
+
+    fn set_silent(&self, _: bool) {}
 }
 
 /// `fall` is 3, `rise` is 2.
 fn backend() -> Backend {
-    let table = ConnectionTable::new(1, Duration::ZERO);
     let settings = HealthSettings { fall: 3, rise: 2, forget_after: Duration::from_secs(600) };
     let in_use = Arc::new(DatabasesInUse::default());
     in_use.note(Databases::of(0));
-    Backend { health: Health::new("a:1", 0, Arc::clone(&table), settings, in_use), table }
+    let told = Arc::new(Told::default());
+    let listener = Box::new(Listener(Arc::clone(&told)));
+    Backend { health: Health::new("a:1", listener, settings, in_use, Instant::now()), told }
 }
 
 /// It has 1000 keys and is up.
@@ -38,6 +63,10 @@ fn other(keys: u64) -> Known {
 }
 
 impl Backend {
+    fn told(&self) -> Option<BackendState> {
+        *lock(&self.told.0)
+    }
+
     /// A check finds this, while others have 1000 keys.
     fn checked(&self, report: &Report) -> BackendState {
         self.checked_beside(report, Some(1000))
@@ -45,26 +74,27 @@ impl Backend {
 
     fn checked_beside(&self, report: &Report, others: Option<u64>) -> BackendState {
         let others: Vec<Known> = others.map(other).into_iter().collect();
-        self.health.check_answered(report, Instant::now(), &others);
+        let now = Instant::now();
+        self.health.check_answered(report, now, now, &others);
         self.health.state()
     }
 
     fn failed(&self) -> BackendState {
-        self.health.failed(&"connection lost");
+        self.health.failed(&"connection lost", Instant::now());
         self.health.state()
     }
 
     fn check_failed(&self) -> BackendState {
-        self.health.check_failed(&"timed out", true);
+        self.health.check_failed(&"timed out", true, Instant::now());
         self.health.state()
     }
 
     fn reason(&self) -> String {
-        self.health.summary().reason
+        self.health.summary(Instant::now()).reason
     }
 
     fn is_readable(&self, run_id: &str) -> bool {
-        self.health.refusal(0).is_none() && self.health.admit(run_id).is_ok()
+        self.health.refusal(0).is_none() && self.health.admit(run_id, Instant::now()).is_ok()
     }
 }
 
@@ -72,7 +102,7 @@ impl Backend {
 fn one_failure_makes_it_suspect_and_one_good_check_clears_it() {
     let backend = good_backend();
     assert_eq!(backend.failed(), BackendState::Suspect);
-    assert_eq!(backend.table.state(0), BackendState::Suspect);
+    assert_eq!(backend.told(), Some(BackendState::Suspect));
     assert_eq!(backend.reason(), "connection lost");
     assert!(backend.is_readable("one"), "as a last resort");
     assert_eq!(backend.checked(&report("one", 1000)), BackendState::Up);
@@ -84,9 +114,9 @@ fn one_failure_makes_it_suspect_and_one_good_check_clears_it() {
 fn a_check_that_began_before_the_failure_clears_nothing() {
     let backend = good_backend();
     let began = Instant::now();
-    std::thread::sleep(Duration::from_millis(1));
-    assert_eq!(backend.failed(), BackendState::Suspect);
-    backend.health.check_answered(&report("one", 1000), began, &[]);
+    let now = began + Duration::from_millis(1);
+    backend.health.failed(&"connection lost", now);
+    backend.health.check_answered(&report("one", 1000), began, now, &[]);
     assert_eq!(backend.health.state(), BackendState::Suspect);
 }
 
@@ -97,7 +127,7 @@ fn failed_checks_in_a_row_bring_it_down_and_good_ones_back() {
     assert_eq!(backend.check_failed(), BackendState::Suspect);
     assert_eq!(backend.check_failed(), BackendState::Suspect);
     assert_eq!(backend.check_failed(), BackendState::Down);
-    assert_eq!(backend.table.state(0), BackendState::Down);
+    assert_eq!(backend.told(), Some(BackendState::Down));
     assert_eq!(backend.failed(), BackendState::Down);
     assert_eq!(backend.checked(&report("one", 1000)), BackendState::Down);
     assert_eq!(backend.check_failed(), BackendState::Down, "begins anew");
@@ -109,10 +139,10 @@ fn failed_checks_in_a_row_bring_it_down_and_good_ones_back() {
 fn a_server_that_no_check_has_accepted_is_not_read_from() {
     let backend = good_backend();
     assert!(backend.is_readable("one"));
-    let error = backend.health.admit("two").expect_err("not accepted");
+    let error = backend.health.admit("two", Instant::now()).expect_err("not accepted");
     assert!(error.contains("restarted"), "{error}");
     assert_eq!(backend.health.state(), BackendState::Syncing);
-    assert_eq!(backend.table.state(0), BackendState::Syncing);
+    assert_eq!(backend.told(), Some(BackendState::Syncing));
     assert!(!backend.is_readable("one"), "whoever comes");
     assert_eq!(backend.checked(&report("two", 0)), BackendState::Syncing);
     assert!(backend.reason().contains("0 of 1000 keys"), "{}", backend.reason());
@@ -202,7 +232,8 @@ fn one_that_is_incomplete_in_one_database_serves_the_others() {
         Known { seen: Some(Seen { report, keys_since: Instant::now() }), ..other(0) }
     };
     let checked = |counts: &[(u32, u64)]| {
-        backend.health.check_answered(&in_databases("two", counts), Instant::now(), &[full()]);
+        let now = Instant::now();
+        backend.health.check_answered(&in_databases("two", counts), now, now, &[full()]);
         backend.health.state()
     };
     assert_eq!(checked(&[(0, 9)]), BackendState::Syncing);
@@ -231,7 +262,8 @@ fn one_that_has_just_loaded_its_data_serves_all_databases_at_once() {
     let full = [(0, 9), (1, 9)];
     backend.health.accept_first(&in_databases("one", &full), &[], Instant::now());
     let checked = |report: &Report| {
-        backend.health.check_answered(report, Instant::now(), &[]);
+        let now = Instant::now();
+        backend.health.check_answered(report, now, now, &[]);
         backend.health.state()
     };
     // While it loads, it has all of one database before it has any of the next, which nobody has read.
@@ -251,7 +283,8 @@ fn one_that_is_being_loaded_is_not_read_from_before_that_is_over() {
     let full = Known { seen: Some(Seen { report, keys_since: Instant::now() }), ..other(0) };
     let checked = |keys| {
         let report = in_databases("two", &[(0, 9), (7, keys)]);
-        backend.health.check_answered(&report, Instant::now(), std::slice::from_ref(&full));
+        let now = Instant::now();
+        backend.health.check_answered(&report, now, now, std::slice::from_ref(&full));
         backend.health.state()
     };
     for keys in 0..5 {
@@ -271,7 +304,10 @@ fn what_is_no_server_to_be_read_from_is_down_for_that_reason() {
     assert_eq!(backend.health.state(), BackendState::Down);
     assert_eq!(backend.checked(&sentinel), BackendState::Down);
     assert_eq!(backend.reason(), "it is a Sentinel");
-    assert_eq!(backend.health.admit("one"), Err("not served: it is a Sentinel".to_owned()));
+    assert_eq!(
+        backend.health.admit("one", Instant::now()),
+        Err("not served: it is a Sentinel".to_owned())
+    );
     assert_eq!(backend.health.state(), BackendState::Down, "also when somebody tries");
     assert_eq!(backend.checked(&report("two", 1000)), BackendState::Syncing);
     assert_eq!(backend.checked(&report("two", 1000)), BackendState::Up);

@@ -29,7 +29,7 @@ pub struct ErrorBody<'a> {
 #[derive(Debug, Serialize)]
 pub(crate) struct BackendFailure<'a> {
     /// Name of the backend: never with a password.
-    pub(crate) backend: &'a str,
+    pub(crate) backend: Cow<'a, str>,
     /// Reason why it did not answer.
     pub(crate) error: String,
 }

@@ -10,17 +10,17 @@ use log::Level;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use crate::balance::ConnectionTable;
 use crate::logging;
 
 /// What of a request's method and target goes into the log, in characters.
 const LOGGED_CHARS: usize = 256;
 
+/// Counts the leases of each backend, by name.
+pub type LeaseCounter = Box<dyn Fn() -> Vec<(Arc<str>, usize)> + Send + Sync>;
+
 /// Writes entries, unless nobody wants them.
-#[derive(Debug)]
 pub struct AccessLog {
-    table: Arc<ConnectionTable>,
-    names: Arc<[String]>,
+    leases: LeaseCounter,
     is_quiet: bool,
 }
 
@@ -114,15 +114,18 @@ pub struct Text(String);
 
 /// How many leases each backend has.
 #[derive(Debug)]
-struct Leases {
-    names: Arc<[String]>,
-    counts: Vec<usize>,
+struct Leases(Vec<(Arc<str>, usize)>);
+
+impl fmt::Debug for AccessLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessLog").field("is_quiet", &self.is_quiet).finish_non_exhaustive()
+    }
 }
 
 impl AccessLog {
-    /// Of the backends with these names, in the order of the table. A quiet one writes nothing.
-    pub fn new(table: Arc<ConnectionTable>, names: Arc<[String]>, is_quiet: bool) -> Self {
-        Self { table, names, is_quiet }
+    /// Access log that shows these leases with each entry. A quiet one writes nothing.
+    pub fn new(leases: LeaseCounter, is_quiet: bool) -> Self {
+        Self { leases, is_quiet }
     }
 
     /// Writes what `make` makes, if anybody wants it.
@@ -137,7 +140,7 @@ impl AccessLog {
         }
         let event = make();
         logging::write_entry(level, || {
-            let leases = Leases { names: Arc::clone(&self.names), counts: self.table.counts() };
+            let leases = Leases((self.leases)());
             Entry { event, leases }
         });
     }
@@ -165,9 +168,9 @@ impl fmt::Display for Text {
 
 impl Serialize for Leases {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.counts.len()))?;
-        for (name, count) in self.names.iter().zip(&self.counts) {
-            map.serialize_entry(name, count)?;
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (name, count) in &self.0 {
+            map.serialize_entry(&**name, count)?;
         }
         map.end()
     }
@@ -176,8 +179,7 @@ impl Serialize for Leases {
 impl fmt::Display for Leases {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("leases")?;
-        let mut leases = self.names.iter().zip(&self.counts);
-        leases.try_for_each(|(name, count)| write!(f, " {name}={count}"))
+        self.0.iter().try_for_each(|(name, count)| write!(f, " {name}={count}"))
     }
 }
 

@@ -4,7 +4,9 @@
 //! command line, commands those that backends know.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet, text};
@@ -12,10 +14,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::backend::pool;
-use crate::balance::BackendState;
 use crate::balance::Balancer;
 use crate::balance::slow;
-use crate::health::Summary;
+use crate::health::BackendState;
+use crate::health::{Member, Summary};
 use crate::logging;
 use crate::metrics::{Refusal, Times};
 use crate::net::protocol::WireProtocol;
@@ -114,18 +116,18 @@ impl Snapshot {
 }
 
 fn backends(balancer: &Balancer) -> Vec<BackendSnapshot> {
-    let backends = balancer.backends.iter().zip(balancer.table.counts());
-    let snapshot = backends.map(|(backend, leases)| BackendSnapshot {
+    let now = Instant::now();
+    let snapshot = |backend: &Arc<Member>| BackendSnapshot {
         name: backend.name().to_owned(),
-        health: backend.health.summary(),
-        leases,
+        health: backend.health.summary(now),
+        leases: balancer.table.leases(backend.id),
         answered: PROTOCOLS.map(|(p, name)| (name, backend.metrics.answered.of(p).times())),
         errors: backend.metrics.errors.get(),
         error_replies: backend.metrics.error_replies.get(),
         retries: backend.metrics.retries.get(),
         connections: backend.connections(),
-    });
-    snapshot.collect()
+    };
+    balancer.backends().iter().map(snapshot).collect()
 }
 
 /// Writes whole families of metrics.

@@ -1,21 +1,21 @@
 //! All that the status page shows, as it is now. `docs/STATUS.md` describes each field.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
-use crate::backend::Backend;
 use crate::backend::pool;
-use crate::balance::BackendState;
+use crate::balance::history::{self, Recent, RecentOfBackend, Sample};
 use crate::balance::slow;
 use crate::balance::{Balancer, Phase};
-use crate::health::Change;
+use crate::health::BackendState;
+use crate::health::{Change, Member};
 use crate::logging;
 use crate::metrics::{ByProtocol, Counter, Refusal, Times};
 use crate::net::protocol::WireProtocol;
-use crate::observe::history::{self, Recent, RecentOfBackend, Sample};
 use crate::observe::process::Usage;
 
 /// Changes of state that are shown.
@@ -26,7 +26,7 @@ const MAX_COMMANDS: usize = 20;
 
 /// The document at `/-/status.json`.
 #[derive(Debug, Serialize)]
-pub struct Status<'a> {
+pub struct Status {
     version: &'static str,
     at: String,
     listen: String,
@@ -40,11 +40,11 @@ pub struct Status<'a> {
     cut_answers: u64,
     log_lines_dropped: u64,
     process: Usage,
-    backends: Vec<BackendStatus<'a>>,
+    backends: Vec<BackendStatus>,
     history: HistoryStatus,
-    changes: Vec<ChangeStatus<'a>>,
+    changes: Vec<ChangeStatus>,
     commands: Vec<CommandStatus>,
-    slow_reads: SlowReads<'a>,
+    slow_reads: SlowReads,
 }
 
 #[derive(Debug, Serialize)]
@@ -79,8 +79,8 @@ struct Refused {
 }
 
 #[derive(Debug, Serialize)]
-struct BackendStatus<'a> {
-    name: &'a str,
+struct BackendStatus {
+    name: String,
     role: Option<&'static str>,
     state: BackendState,
     reason: String,
@@ -122,9 +122,9 @@ struct BackendHistory {
 }
 
 #[derive(Debug, Serialize)]
-struct ChangeStatus<'a> {
+struct ChangeStatus {
     at: String,
-    backend: &'a str,
+    backend: String,
     state: BackendState,
     reason: String,
 }
@@ -136,28 +136,30 @@ struct CommandStatus {
 }
 
 #[derive(Debug, Serialize)]
-struct SlowReads<'a> {
+struct SlowReads {
     ended: u64,
     busy_seconds: f64,
     waiting: usize,
-    running: Vec<SlowReadStatus<'a>>,
-    recent: Vec<SlowReadStatus<'a>>,
+    running: Vec<SlowReadStatus>,
+    recent: Vec<SlowReadStatus>,
 }
 
 #[derive(Debug, Serialize)]
-struct SlowReadStatus<'a> {
+struct SlowReadStatus {
     read: String,
-    backend: &'a str,
+    backend: String,
     seconds: f64,
 }
 
-impl<'a> SlowReads<'a> {
-    fn of(balancer: &'a Balancer) -> Self {
+impl SlowReads {
+    fn of(balancer: &Balancer) -> Self {
         let slow::Snapshot { ended, busy_time, waiting, running, recent } =
             balancer.slow_lane.snapshot();
+        let backends = balancer.backends();
+        let name = |id| backends.get(id).map_or("", |backend| backend.name()).to_owned();
         let status = |read: slow::RunningRead| SlowReadStatus {
             read: read.label,
-            backend: balancer.backends[read.backend].name(),
+            backend: name(read.backend),
             seconds: millis(read.time) / 1000.0,
         };
         Self {
@@ -170,18 +172,19 @@ impl<'a> SlowReads<'a> {
     }
 }
 
-impl<'a> Status<'a> {
+impl Status {
     /// As it is now, with the samples of the history behind number `since`.
-    pub fn of(balancer: &'a Balancer, since: u64) -> Self {
+    pub fn of(balancer: &Balancer, since: u64) -> Self {
         let metrics = &balancer.metrics;
-        let recent = balancer.history.recent(&balancer.reading(), since);
+        let members = balancer.backends();
+        let recent = balancer.history.recent(&balancer.reading(&members), since);
         let clients = [&metrics.new_clients, &metrics.clients.http, &metrics.clients.resp];
         let [new, http, resp] = clients.map(|count| count.load(Ordering::Relaxed));
-        let leases = balancer.table.counts();
-        let backends = balancer.backends.iter().zip(leases).zip(&recent.backends);
-        let backends: Vec<_> = backends
-            .map(|((backend, leases), recent)| BackendStatus::of(backend, leases, recent))
-            .collect();
+        let now = Instant::now();
+        let status = |(member, recent): (&Arc<Member>, &RecentOfBackend)| {
+            BackendStatus::of(member, balancer.table.leases(member.id), recent, now)
+        };
+        let backends: Vec<_> = members.iter().zip(&recent.backends).map(status).collect();
         let answered = |here: &Counter, of: fn(&Requests) -> u64| {
             here.get() + backends.iter().map(|backend| of(&backend.requests)).sum::<u64>()
         };
@@ -236,13 +239,13 @@ impl Refused {
     }
 }
 
-impl<'a> BackendStatus<'a> {
-    fn of(backend: &'a Backend, leases: usize, recent: &RecentOfBackend) -> Self {
-        let health = backend.health.summary();
+impl BackendStatus {
+    fn of(backend: &Member, leases: usize, recent: &RecentOfBackend, now: Instant) -> Self {
+        let health = backend.health.summary(now);
         let answered = &backend.metrics.answered;
         let since = SystemTime::now().checked_sub(health.state_for);
         Self {
-            name: backend.name(),
+            name: backend.name().to_owned(),
             role: health.role(),
             state: health.state,
             reason: health.reason,
@@ -296,13 +299,14 @@ impl BackendHistory {
     }
 }
 
-fn changes(balancer: &Balancer) -> Vec<ChangeStatus<'_>> {
+fn changes(balancer: &Balancer) -> Vec<ChangeStatus> {
     let changes = balancer.changes(MAX_CHANGES).into_iter();
-    changes.map(|(backend, change)| ChangeStatus::of(backend, change)).collect()
+    changes.map(|(backend, change)| ChangeStatus::of(&backend, change)).collect()
 }
 
-impl<'a> ChangeStatus<'a> {
-    fn of(backend: &'a str, change: Change) -> Self {
+impl ChangeStatus {
+    fn of(backend: &Member, change: Change) -> Self {
+        let backend = backend.name().to_owned();
         Self { at: shown(change.at), backend, state: change.state, reason: change.reason }
     }
 }

@@ -11,11 +11,11 @@ use console::Style;
 use log::warn;
 use rlimit::Resource;
 
-use crate::backend::{Backend, BackendError};
-use crate::balance::BackendState;
+use crate::backend::BackendError;
 use crate::balance::Balancer;
 use crate::config::Config;
 use crate::doctor::{DATABASES_DIFFER, SAME_SERVER, databases_differ, doubled};
+use crate::health::{BackendState, Member};
 use crate::logging;
 use crate::server::listener::{MAX_ADMIN_CLIENTS, TURNED_AWAY_QUEUE};
 use crate::text::table::{Alignment, table};
@@ -45,15 +45,15 @@ pub fn introduce(balancer: &Balancer, was_passed_on: bool) {
         text += "  on the socket that was passed on to it; not on --listen\n";
     }
     let head = [("reads from", Alignment::Left), ("state", Alignment::Left), ("", Alignment::Left)];
-    let rows: Vec<Vec<String>> = balancer.backends.iter().map(|backend| row(backend)).collect();
+    let rows: Vec<Vec<String>> = balancer.backends().iter().map(|backend| row(backend)).collect();
     table(&head, &rows).lines().for_each(|line| text += &format!("  {line}\n"));
     text += &to_try(address, balancer.config.status_address());
     // Nobody may be reading: that is no reason not to serve.
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
-fn row(backend: &Backend) -> Vec<String> {
-    let summary = backend.health.summary();
+fn row(backend: &Member) -> Vec<String> {
+    let summary = backend.health.summary(Instant::now());
     let style = match summary.state {
         BackendState::Up => Style::new().green(),
         BackendState::Suspect | BackendState::Syncing => Style::new().yellow(),
@@ -97,20 +97,20 @@ fn from_here(listen: SocketAddr) -> SocketAddr {
 /// Warns of what is wrong with the backends, as far as it is known; that of those that don't answer
 /// the first checks have said.
 pub fn warn_of_backends(balancer: &Balancer) {
-    let backends = &balancer.backends;
+    let backends: Vec<_> = balancer.backends().iter().cloned().collect();
     let run_ids: Vec<_> = backends.iter().map(|backend| backend.run_id()).collect();
     for (one, other) in doubled(&run_ids) {
         warn!("{} and {} {SAME_SERVER}", backends[one].name(), backends[other].name());
     }
-    if databases_differ(backends) {
+    if databases_differ(&backends) {
         warn!("{DATABASES_DIFFER}");
     }
-    for backend in backends {
+    for backend in &backends {
         for right in backend.health.lacking_rights() {
             warn!("{}: its user lacks the right {right}: {}", backend.name(), without_right(right));
         }
     }
-    for backend in backends {
+    for backend in &backends {
         let database = backend.own_mode().database;
         if database == 0 || backend.health.state() != BackendState::Up {
             continue;
@@ -131,7 +131,8 @@ pub fn warn_of_scripts(balancer: &Balancer) {
     if !balancer.config.allow_scripts {
         return;
     }
-    for backend in balancer.backends.iter().filter(|b| b.health.state() == BackendState::Up) {
+    let backends = balancer.backends();
+    for backend in backends.iter().filter(|b| b.health.state() == BackendState::Up) {
         let deadline = Instant::now() + balancer.config.check_timeout;
         let missing = backend.missing_kill_rights(deadline);
         if !missing.is_empty() {

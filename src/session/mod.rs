@@ -141,7 +141,7 @@ pub fn set_options<'s>(socket: impl Into<SockRef<'s>>) -> io::Result<()> {
     socket.set_keepalive(true)
 }
 
-/// Timeouts a moment, a part of `max_stall`, until the client's socket takes more.
+/// Waits a moment, a part of `max_stall`, until the client's socket takes more.
 fn wait_for_room(socket: &TcpStream, max_stall: Duration) -> io::Result<()> {
     let mut polled = [PollFd::new(socket, PollFlags::OUT)];
     match poll(&mut polled, Some(&poll_timeout(stall_step(max_stall)))) {

@@ -1,7 +1,7 @@
-// Looks at the balancer's pages in headless Chromium, as a person would.
+// Opens the balancer's pages in headless Chromium, as a person would.
 //
 // Usage: node browser.js URL
-// Then a line on standard input asks for each step; its answer is a line of JSON on standard output.
+// Each line of standard input is a step, as JSON; its result is a line of JSON on standard output.
 
 'use strict';
 
@@ -10,17 +10,17 @@ const { launch } = require('./chromium.js');
 
 const origin = process.argv[2];
 
-/** How long Chromium may take to start, for each step, and to end. */
+/** Time limit for the start of Chromium, for each step, and for its end. */
 const STEP_MS = 30_000;
 
-/** What should not have happened on any page: requests elsewhere, errors, dialogs. */
+/** Events that no page may cause: requests to other hosts, errors, dialogs. */
 const wrong = [];
 
-/** Of all pages, also of those that a page would open. */
+/** Records the events of all pages, including those that a page opens. */
 function watch(context) {
   context.on('request', (request) => {
     const url = request.url();
-    if (!url.startsWith(`${origin}/`) && !url.startsWith('data:')) wrong.push(`asked for ${url}`);
+    if (!url.startsWith(`${origin}/`) && !url.startsWith('data:')) wrong.push(`requested ${url}`);
   });
   context.on('console', (message) => {
     if (['error', 'warning'].includes(message.type())) wrong.push(`console: ${message.text()}`);
@@ -32,7 +32,7 @@ function watch(context) {
   });
 }
 
-/** What the status page shows of each backend, and how often it has been drawn anew. */
+/** The backends as the status page shows them, and how often the page has updated itself. */
 const shown = (page) => page.evaluate(() => {
   const text = (row, field) => row.querySelector(`[data-field="${field}"]`)?.textContent.trim();
   const rows = [...document.querySelectorAll('tr[data-backend]')].map((row) => ({
@@ -51,7 +51,7 @@ const shown = (page) => page.evaluate(() => {
   };
 });
 
-/** The keys of a listing, from page to page until there is no next one. */
+/** The keys of a listing, from its first page to its last. */
 async function browse(page, first) {
   const keys = [];
   let pages = 0;
@@ -73,7 +73,7 @@ function fail(error) {
 }
 
 async function within(what, work) {
-  const tooLong = setTimeout(() => fail(new Error(`${what} takes over ${STEP_MS} ms`)), STEP_MS);
+  const tooLong = setTimeout(() => fail(new Error(`${what} takes more than ${STEP_MS} ms`)), STEP_MS);
   try {
     return await work();
   } finally {
@@ -109,8 +109,8 @@ async function main() {
   const lines = readline.createInterface({ input: process.stdin });
   for await (const line of lines) {
     const [step, argument] = JSON.parse(line);
-    const answer = await within(line, () => steps[step](argument));
-    console.log(JSON.stringify(answer ?? null));
+    const result = await within(line, () => steps[step](argument));
+    console.log(JSON.stringify(result ?? null));
   }
   await within('its end', () => browser.close());
 }

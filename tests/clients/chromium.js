@@ -1,4 +1,4 @@
-// Starts Debian's Chromium, or the program that CHROMIUM names: headless, and asking nobody for anything.
+// Starts Debian's Chromium, or the program that CHROMIUM names, headless and without requests of its own.
 
 'use strict';
 
@@ -9,7 +9,7 @@ const QUIET = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-ru
   '--disable-background-networking', '--disable-component-update', '--disable-sync'];
 
 function launch() {
-  // The driver wants a path.
+  // The driver needs a path, not a name.
   const find = ['-c', 'command -v "$0"', process.env.CHROMIUM || 'chromium'];
   const executablePath = execFileSync('sh', find, { encoding: 'utf8' }).trim();
   return chromium.launch({ executablePath, args: QUIET });

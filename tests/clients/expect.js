@@ -2,7 +2,7 @@
 
 const { isDeepStrictEqual, inspect } = require('node:util');
 
-/** What the programs were told: PORT BACKEND_PORT[,BACKEND_PORT...] PROTOCOL. */
+/** Arguments of the programs: PORT BACKEND_PORT[,BACKEND_PORT...] PROTOCOL. */
 const [port, backends, protocol] = [
   Number(process.argv[2]),
   process.argv[3].split(',').map(Number),
@@ -15,7 +15,7 @@ function expect(what, found, wanted) {
   }
 }
 
-/** The error has to begin with this code. */
+/** Requires an error that begins with this code. */
 async function expectError(what, code, promise) {
   let found;
   try {
@@ -29,7 +29,7 @@ async function expectError(what, code, promise) {
   throw new Error(`${what}: ${inspect(found)} instead of ${code}`);
 }
 
-/** The libraries give objects without a prototype. */
+/** Converts the libraries' objects, which have no prototype, to plain ones. */
 function plain(value) {
   if (Array.isArray(value)) {
     return value.map(plain);
@@ -38,12 +38,12 @@ function plain(value) {
   return isObject ? Object.fromEntries(Object.entries(value).map(([k, v]) => [k, plain(v)])) : value;
 }
 
-/** m0 to m999, or with another letter. */
-function names(begin) {
-  return Array.from({ length: 1000 }, (_, number) => begin + number).sort();
+/** The names PREFIX0 to PREFIX999, sorted. */
+function names(prefix) {
+  return Array.from({ length: 1000 }, (_, number) => prefix + number).sort();
 }
 
-/** Runs the program; it may take this long. */
+/** Runs the program, with a time limit. */
 function run(name, program) {
   const tooLong = setTimeout(() => fail(new Error('no end in 30 seconds')), 30_000);
   function fail(error) {

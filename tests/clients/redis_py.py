@@ -1,8 +1,8 @@
-"""Reads through the balancer with redis-py, as a program does that knows nothing of balancers.
+"""Reads through the balancer with redis-py, as a program does that knows only Redis.
 
 Usage: redis_py.py PORT BACKEND_PORT[,BACKEND_PORT...] PROTOCOL
 
-The data is what tests/suite/clients.rs loads. Messages are published at the backends themselves.
+tests/suite/clients.rs loads the data. Messages are published directly at the backends.
 """
 
 import sys
@@ -28,7 +28,7 @@ def expect_error(what, error, action):
 
 def every_type(client):
     expect("GET", client.get("greeting"), "hello")
-    expect("GET of nothing", client.get("nothing"), None)
+    expect("GET of an unknown key", client.get("nothing"), None)
     expect("MGET", client.mget("greeting", "nothing", "number"), ["hello", None, "42"])
     expect("HGETALL", client.hgetall("hash"), {"name": "Ada", "role": "engineer"})
     expect("HMGET", client.hmget("hash", "name", "none"), ["Ada", None])
@@ -78,11 +78,11 @@ def transactions(client):
     expect("MULTI", client.pipeline().get("greeting").scard("set").execute(), ["hello", 3])
     with client.pipeline() as pipe:
         pipe.watch("greeting")
-        expect("GET behind WATCH", pipe.get("greeting"), "hello")
+        expect("GET after WATCH", pipe.get("greeting"), "hello")
         pipe.multi()
         pipe.get("greeting")
         pipe.hget("hash", "name")
-        expect("EXEC behind WATCH", pipe.execute(), ["hello", "Ada"])
+        expect("EXEC after WATCH", pipe.execute(), ["hello", "Ada"])
     found = client.transaction(lambda pipe: (pipe.multi(), pipe.llen("list")), "list")
     expect("transaction()", found, [3])
 
@@ -103,7 +103,7 @@ def refused(client):
     expect_error("DEL", redis.exceptions.ReadOnlyError, lambda: client.delete("greeting"))
     pipe = client.pipeline().get("greeting").set("greeting", "bye")
     expect_error("SET in a transaction", redis.exceptions.ReadOnlyError, pipe.execute)
-    expect("what they changed", client.get("greeting"), "hello")
+    expect("the value after refused writes", client.get("greeting"), "hello")
 
 
 def walks(client):
@@ -143,7 +143,7 @@ def messages(client, backends):
     expect("a message", next_message(), ("message", None, "news", "second"))
     expect("a message by pattern", next_message(), ("pmessage", "ne?s", "news", "second"))
     pubsub.ping()
-    # Its form in RESP3 is of redis-py's own making.
+    # In RESP3 the form of this message is an invention of redis-py.
     expect("PING", next_message() is not None, True)
     pubsub.unsubscribe("news")
     expect("UNSUBSCRIBE", next_message(), ("unsubscribe", None, "news", 1))
@@ -152,7 +152,7 @@ def messages(client, backends):
     pubsub.punsubscribe()
     expect("PUNSUBSCRIBE", next_message(), ("punsubscribe", None, "ne?s", 0))
     pubsub.close()
-    expect("a read behind it", client.get("greeting"), "hello")
+    expect("a read after that", client.get("greeting"), "hello")
 
 
 def many_threads(port, protocol):

@@ -1,4 +1,4 @@
-"""What redis-cli does at a terminal only: completion and hints from COMMAND DOCS, and --stat.
+"""Features that redis-cli has only at a terminal: completion and hints from COMMAND DOCS, and --stat.
 
 Usage: terminal.py PORT
 """
@@ -20,14 +20,14 @@ class Terminal:
     def __init__(self, *arguments):
         pid, self.file = pty.fork()
         if pid == 0:
-            # Rows and columns: without a size redis-cli would ask for it.
+            # Rows and columns, for which redis-cli would otherwise ask the terminal.
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
             os.environ.update(TERM="xterm", HOME="/nonexistent")
             os.execvp("redis-cli", ["redis-cli", *arguments])
         self.shown = ""
 
     def wait_for(self, what, pattern):
-        """Waits until that is shown, and forgets all up to there."""
+        """Waits until the output matches, and discards it up to the end of the match."""
         deadline = time.monotonic() + TIMEOUT
         while not (found := re.search(pattern, self.shown)):
             if not select.select([self.file], [], [], max(0, deadline - time.monotonic()))[0]:
@@ -42,7 +42,7 @@ class Terminal:
         os.write(self.file, text.encode())
 
     def close(self):
-        # redis-cli is told to hang up.
+        # redis-cli gets SIGHUP.
         os.close(self.file)
         os.wait()
 
@@ -52,7 +52,7 @@ def main():
     terminal = Terminal("-p", port)
 
     def enter(text, prompt=rf"127\.0\.0\.1:{port}(\[3\])?> "):
-        # What is typed before the prompt is thrown away.
+        # redis-cli discards input before its prompt.
         terminal.wait_for("prompt", prompt)
         terminal.type(text)
 

@@ -6,6 +6,21 @@
 #[expect(dead_code, reason = "what the models do not use")]
 mod table;
 
+#[path = "../../src/backend/id.rs"]
+mod id;
+
+#[path = "../../src/health/state.rs"]
+#[expect(dead_code, reason = "what the models do not use")]
+mod state;
+
+mod backend {
+    pub use crate::id::BackendId;
+}
+
+mod health {
+    pub use crate::state::BackendState;
+}
+
 #[path = "../../src/backend/reply_router.rs"]
 #[expect(dead_code, reason = "what the models do not use")]
 mod reply_router;
@@ -38,18 +53,24 @@ mod sync {
 }
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use backend::BackendId;
+use health::BackendState;
 use loom::thread;
-use table::{BackendState, ConnectionTable, Lease};
+use table::{ConnectionTable, Lease};
 
 fn main() {
-    let models: [(&str, fn()); 15] = [
+    let models: [(&str, fn()); 16] = [
         ("leases that are taken and given back leave no count", taken_and_given_back),
         ("a lease that is moved while it is given back is counted once", moved_while_given_back),
         ("a session that settles while it is moved has one lease", settled_while_moved),
         ("a lease that is pinned while it is moved is where it was pinned", pinned_while_moved),
         ("a backend that fails while it is leased keeps its count", failed_while_leased),
+        (
+            "a backend that is removed while it is leased goes with its last lease",
+            removed_while_leased,
+        ),
         ("bytes go out in the order of their entries, and all of them", shared::sent_in_order),
         (
             "what is pushed while a connection closes is refused or told",
@@ -76,14 +97,32 @@ fn main() {
     }
 }
 
+const IDS: [BackendId; 2] = [BackendId::new(0), BackendId::new(1)];
+
+fn other(id: BackendId) -> BackendId {
+    if id == IDS[0] { IDS[1] } else { IDS[0] }
+}
+
+fn backend(lease: &Lease) -> BackendId {
+    lease.backend().expect("a lease has a backend")
+}
+
+fn set_state(table: &ConnectionTable, id: BackendId, state: BackendState) {
+    table.set_state(id, state, false, Instant::now());
+}
+
 fn table() -> Arc<ConnectionTable> {
-    let table = ConnectionTable::new(2, Duration::ZERO);
-    (0..2).for_each(|backend| table.set_state(backend, BackendState::Up, false));
+    let now = Instant::now();
+    let table = ConnectionTable::new(Duration::ZERO, now);
+    for id in IDS {
+        table.add(id);
+        table.set_state(id, BackendState::Up, false, now);
+    }
     table
 }
 
 fn lease(table: &Arc<ConnectionTable>) -> Lease {
-    let lease = table.lease(|_| true).expect("no backend is out");
+    let lease = table.lease(Instant::now(), |_| true).expect("no backend is out");
     lease.set_may_move(true);
     lease
 }
@@ -98,9 +137,10 @@ fn on_thread(
 
 /// The counts are those of the leases that live.
 fn check(table: &ConnectionTable, alive: &[&Lease]) {
-    let mut counts = vec![0; 2];
-    alive.iter().for_each(|lease| counts[lease.backend()] += 1);
-    assert_eq!(table.counts(), counts);
+    for id in IDS {
+        let count = alive.iter().filter(|lease| backend(lease) == id).count();
+        assert_eq!(table.leases(id), count);
+    }
 }
 
 fn taken_and_given_back() {
@@ -109,7 +149,7 @@ fn taken_and_given_back() {
     let threads = [(); 2].map(|()| {
         on_thread(&table, |table| {
             let lease = lease(table);
-            assert!(table.counts()[lease.backend()] > 0);
+            assert!(table.leases(backend(&lease)) > 0);
         })
     });
     threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
@@ -120,9 +160,9 @@ fn moved_while_given_back() {
     let table = table();
     let kept = lease(&table);
     let leased = lease(&table);
-    table.set_state(leased.backend(), BackendState::Down, false);
+    set_state(&table, backend(&leased), BackendState::Down);
     let giver = on_thread(&table, move |_| drop(leased));
-    let mover = on_thread(&table, |table| _ = table.rebalance());
+    let mover = on_thread(&table, |table| _ = table.rebalance(Instant::now()));
     [giver, mover].into_iter().for_each(|thread| thread.join().expect("no panic"));
     check(&table, &[&kept]);
     let next = lease(&table);
@@ -132,28 +172,28 @@ fn moved_while_given_back() {
 fn settled_while_moved() {
     let table = table();
     let leased = Arc::new(lease(&table));
-    let failing = leased.backend();
-    table.set_state(failing, BackendState::Down, false);
+    let failing = backend(&leased);
+    set_state(&table, failing, BackendState::Down);
     let settler = on_thread(&table, {
         let leased = Arc::clone(&leased);
-        move |_| assert_eq!(leased.reselect(|_| true), Some(1 - failing))
+        move |_| assert_eq!(leased.reselect(Instant::now(), |_| true), Some(other(failing)))
     });
-    let mover = on_thread(&table, |table| _ = table.rebalance());
+    let mover = on_thread(&table, |table| _ = table.rebalance(Instant::now()));
     [settler, mover].into_iter().for_each(|thread| thread.join().expect("no panic"));
-    assert_eq!(leased.backend(), 1 - failing);
+    assert_eq!(backend(&leased), other(failing));
     check(&table, &[&*leased]);
 }
 
 fn pinned_while_moved() {
     let table = table();
     let leased = Arc::new(lease(&table));
-    let own = leased.backend();
-    table.set_state(own, BackendState::Down, false);
-    let mover = on_thread(&table, |table| _ = table.rebalance());
+    let own = backend(&leased);
+    set_state(&table, own, BackendState::Down);
+    let mover = on_thread(&table, |table| _ = table.rebalance(Instant::now()));
     leased.pin(own);
     mover.join().expect("no panic");
-    table.rebalance();
-    assert_eq!(leased.backend(), own);
+    table.rebalance(Instant::now());
+    assert_eq!(backend(&leased), own);
     check(&table, &[&*leased]);
 }
 
@@ -163,13 +203,26 @@ fn failed_while_leased() {
         let first = lease(table);
         let second = lease(table);
         drop(first);
-        assert!(table.counts()[second.backend()] > 0);
+        assert!(table.leases(backend(&second)) > 0);
     });
     let checker = on_thread(&table, |table| {
-        table.set_state(0, BackendState::Syncing, false);
-        table.rebalance();
-        table.set_state(0, BackendState::Up, false);
+        set_state(table, IDS[0], BackendState::Syncing);
+        table.rebalance(Instant::now());
+        set_state(table, IDS[0], BackendState::Up);
     });
     [leaser, checker].into_iter().for_each(|thread| thread.join().expect("no panic"));
     check(&table, &[]);
+}
+
+fn removed_while_leased() {
+    let table = table();
+    let kept = lease(&table);
+    let removed = backend(&kept);
+    let remover = on_thread(&table, move |table| table.remove(removed, Instant::now()));
+    let mover = on_thread(&table, |table| _ = table.rebalance(Instant::now()));
+    [remover, mover].into_iter().for_each(|thread| thread.join().expect("no panic"));
+    assert_eq!(table.leases(removed) + table.leases(other(removed)), 1);
+    drop(kept);
+    assert!(!table.knows(removed), "it goes with its last lease");
+    assert_eq!(table.leases(other(removed)), 0);
 }

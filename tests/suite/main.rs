@@ -15,6 +15,7 @@ mod data_browser;
 mod demo;
 mod detection;
 mod differential;
+mod discovery;
 mod failover;
 mod faults;
 mod guard;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis_lb::backend::{Backend, BackendError, Refusals, Timeouts};
-use redis_lb::balance::ConnectionTable;
-use redis_lb::balance::retry_budget::RetryBudget;
-use redis_lb::health::{Health, HealthSettings};
+use redis_lb::backend::BackendError;
+use redis_lb::balance;
+use redis_lb::config::Config;
+use redis_lb::health::Member;
 
 use crate::support::balancer::Balancer;
 use crate::support::redis::RedisServer;
@@ -82,17 +82,12 @@ fn no_client_fills_a_servers_memory_with_scripts() {
     assert_eq!(cached(&server), 500);
 }
 
-fn backend(server: &RedisServer) -> Backend {
-    let table = ConnectionTable::new(1, Duration::ZERO);
-    let settings = HealthSettings { fall: 3, rise: 2, forget_after: Duration::from_secs(600) };
-    let waits = Timeouts {
-        health: Health::new("it", 0, Arc::clone(&table), settings, Arc::default()),
-        retry_budget: Arc::new(RetryBudget::new(1)),
-        timeout: Duration::from_secs(10),
-        read_timeout: Duration::from_secs(10),
-    };
-    let address = server.address().parse().expect("an address");
-    Backend::new(address, waits, 2, Refusals::new(table).of(0, "it"))
+fn backend(server: &RedisServer) -> Arc<Member> {
+    let address = server.address();
+    let args = ["lb", "--backend-timeout=10s", "--read-timeout=10s", "--backend", &address];
+    let balancer = balance::Balancer::new(Config::from_arguments(args).expect("a configuration"));
+    balancer.add_all(&balancer.config.backends);
+    balancer.backends().iter().next().cloned().expect("one backend")
 }
 
 fn soon() -> Instant {

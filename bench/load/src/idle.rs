@@ -1,4 +1,4 @@
-//! Clients that have read once and stay.
+//! Idle clients: each reads once and keeps its connection open.
 
 use std::error::Error;
 use std::io::{BufReader, Write};

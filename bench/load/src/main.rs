@@ -1,5 +1,5 @@
-//! The load that `make bench` can't get from a package: requests at fixed times, many idle clients,
-//! and slow backends; and that of `make soak`. All on 127.0.0.1.
+//! Load generator for `make bench` and `make soak`: open-loop requests, idle clients, slow backends
+//! and verified random sessions, all on 127.0.0.1.
 
 mod idle;
 mod open;
@@ -12,20 +12,23 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 load open PORT REFERENCE_PORT CONNECTIONS RATE SECONDS COMMAND...
-    sends the command RATE times a second over CONNECTIONS, whether replies come or not, and compares
-    each with what the Redis on REFERENCE_PORT says; prints latencies as JSON
+    open loop: sends COMMAND at RATE requests a second over CONNECTIONS connections without waiting
+    for replies, compares each reply with that of the Redis server on REFERENCE_PORT, and prints
+    latencies in milliseconds as JSON
 load idle PORT REFERENCE_PORT CLIENTS COMMAND...
-    connects CLIENTS, each of which sends a PING and the command; prints \"ready\", and holds them
-    until its input ends
+    connects CLIENTS clients, each of which sends PING and COMMAND, prints \"ready\", and keeps the
+    connections open until standard input ends
 load relay PORT REDIS_PORT MICROSECONDS
-    a Redis that takes so long for each GET or HGETALL, one after the other; until its input ends
+    slow backend: passes commands on to the Redis server on REDIS_PORT, but answers one GET or
+    HGETALL at a time and delays each by MICROSECONDS, until standard input ends
 load soak --lb 127.0.0.1:PORT --backend 127.0.0.1:PORT... [--clients N] [--replies N] [--seconds N]
-    fills the backends; then clients (500) send the balancer random pipelines, compare every byte of
-    the replies and leave at random, until so many replies (100,000,000) were right or so much time
-    (3600) is over; fails if a reply was wrong or a session was dropped";
+    fills the backends, then lets clients (default 500) send random pipelines to the balancer, compare
+    every byte of the replies and disconnect at random, until enough replies (default 100,000,000)
+    are verified or the time (default 3600) is over; fails if a reply was wrong or a session was
+    dropped";
 
 fn main() -> ExitCode {
-    // The kernel may wake us 50 µs late otherwise. Threads inherit it.
+    // By default the kernel may wake a thread 50 µs late. New threads inherit this setting.
     let _ = std::fs::write("/proc/self/timerslack_ns", "1");
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();

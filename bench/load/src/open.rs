@@ -1,5 +1,7 @@
-//! Requests at fixed times, whether replies come or not: so a server that stalls is measured by all
-//! that would have asked meanwhile, not by the one that waits.
+//! Open-loop load: requests are sent at fixed times, whether or not earlier replies have arrived.
+//!
+//! Latency counts from the time at which a request was due, so a stall of the server counts for every
+//! request that it delays (no coordinated omission).
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -7,12 +9,17 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use hdrhistogram::Histogram;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::wire;
 
-/// How long replies are waited for after the last request.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for replies after the last request.
+const LAST_REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Latencies are counted in nanoseconds, up to ten minutes.
+const MAX_NANOSECONDS: u64 = 600_000_000_000;
+const SIGNIFICANT_DIGITS: u8 = 3;
 
 pub struct Plan {
     pub port: u16,
@@ -26,28 +33,28 @@ pub struct Plan {
 struct Connection {
     socket: TcpStream,
     unsent: VecDeque<u8>,
-    /// When each request that has no reply yet was to be sent.
+    /// Due time of each request that has no reply yet.
     due: VecDeque<Instant>,
-    /// How much of the reply to the first of them has come.
+    /// Bytes received so far of the reply to the first of them.
     matched: usize,
 }
 
-/// Returns latencies in milliseconds as a JSON object.
+/// Runs the plan and returns latencies in milliseconds as a JSON object.
 pub fn run(plan: &Plan) -> Result<String, Box<dyn Error>> {
     if plan.connections == 0 || !(1.0..=1e7).contains(&(plan.rate * plan.seconds)) {
-        return Err("there must be a connection, and from 1 to 10,000,000 requests".into());
+        return Err("CONNECTIONS must be positive, RATE × SECONDS from 1 to 10,000,000".into());
     }
     let total = (plan.rate * plan.seconds) as usize;
     let mut connections = (0..plan.connections)
         .map(|_| Connection::open(plan.port))
         .collect::<Result<Vec<_>, _>>()?;
-    let mut latencies = Vec::with_capacity(total);
-    let mut delays = Vec::with_capacity(total);
+    let mut latencies = Histogram::new_with_bounds(1, MAX_NANOSECONDS, SIGNIFICANT_DIGITS)?;
+    let mut delays = latencies.clone();
     let start = Instant::now();
     let at = |number: usize| start + Duration::from_secs_f64(number as f64 / plan.rate);
-    let deadline = at(total) + PATIENCE;
+    let deadline = at(total) + LAST_REPLY_TIMEOUT;
     let mut sent = 0;
-    while latencies.len() < total {
+    while latencies.len() < total as u64 {
         let now = Instant::now();
         if now > deadline {
             break;
@@ -55,7 +62,7 @@ pub fn run(plan: &Plan) -> Result<String, Box<dyn Error>> {
         while sent < total && at(sent) <= now {
             let connection = &mut connections[sent % plan.connections];
             connection.send(&plan.request, at(sent))?;
-            delays.push(at(sent).elapsed());
+            record(&mut delays, at(sent).elapsed());
             sent += 1;
         }
         let wake = if sent < total { at(sent) } else { deadline };
@@ -65,11 +72,9 @@ pub fn run(plan: &Plan) -> Result<String, Box<dyn Error>> {
             connection.receive(&plan.expected, &mut latencies)?;
         }
     }
-    let unanswered = total - latencies.len();
-    // Who had no reply has waited until now at least.
-    latencies.extend(connections.iter().flat_map(|c| c.due.iter().map(Instant::elapsed)));
-    latencies.sort_unstable();
-    delays.sort_unstable();
+    let unanswered = total as u64 - latencies.len();
+    // An unanswered request has waited at least until now.
+    connections.iter().flat_map(|c| &c.due).for_each(|due| record(&mut latencies, due.elapsed()));
     Ok(format!(
         "{{\"requests\": {total}, \"unanswered\": {unanswered}, \"p50\": {:.4}, \"p99\": {:.4}, \
          \"p99.9\": {:.4}, \"max\": {:.4}, \"sent_late_p99\": {:.4}}}",
@@ -81,13 +86,15 @@ pub fn run(plan: &Plan) -> Result<String, Box<dyn Error>> {
     ))
 }
 
-/// The value of which `part` of all are not greater.
-fn milliseconds(sorted: &[Duration], part: f64) -> f64 {
-    let rank = (part * sorted.len() as f64).ceil() as usize;
-    sorted.get(rank.saturating_sub(1)).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
+fn record(histogram: &mut Histogram<u64>, time: Duration) {
+    histogram.saturating_record(time.as_nanos() as u64);
 }
 
-/// Waits until `wake` for connections that can be read from or, if there is need, written to.
+fn milliseconds(histogram: &Histogram<u64>, quantile: f64) -> f64 {
+    histogram.value_at_quantile(quantile) as f64 / 1e6
+}
+
+/// Waits until `wake` for connections that can be read from or, where bytes are unsent, written to.
 fn ready(connections: &[Connection], wake: Instant) -> Result<Vec<usize>, Box<dyn Error>> {
     let mut sockets: Vec<PollFd> = connections
         .iter()
@@ -130,7 +137,7 @@ impl Connection {
     fn receive(
         &mut self,
         expected: &[u8],
-        latencies: &mut Vec<Duration>,
+        latencies: &mut Histogram<u64>,
     ) -> Result<(), Box<dyn Error>> {
         let mut bytes = [0; 64 * 1024];
         let mut rest = match self.socket.read(&mut bytes) {
@@ -141,16 +148,16 @@ impl Connection {
         };
         while !rest.is_empty() {
             let wanted = &expected[self.matched..];
-            let (piece, behind) = rest.split_at(wanted.len().min(rest.len()));
+            let (piece, remainder) = rest.split_at(wanted.len().min(rest.len()));
             if piece != &wanted[..piece.len()] {
-                return Err("a reply is not what Redis says".into());
+                return Err("a reply differs from that of Redis".into());
             }
-            rest = behind;
+            rest = remainder;
             self.matched += piece.len();
             if self.matched == expected.len() {
                 self.matched = 0;
-                let due = self.due.pop_front().ok_or("a reply that was not asked for")?;
-                latencies.push(due.elapsed());
+                let due = self.due.pop_front().ok_or("received a reply without a request")?;
+                record(latencies, due.elapsed());
             }
         }
         Ok(())

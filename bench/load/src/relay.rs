@@ -1,4 +1,4 @@
-//! A backend that is the limit: each read takes a fixed time, and there is only one at a time.
+//! Slow backend: a relay to Redis that answers one read at a time, each after a fixed delay.
 
 use std::error::Error;
 use std::io::{self, BufReader, Write};
@@ -16,7 +16,7 @@ pub fn run(port: u16, redis: u16, microseconds: u64) -> Result<(), Box<dyn Error
     thread::spawn(move || {
         for client in listener.incoming().flatten() {
             let turn = Arc::clone(&turn);
-            // Its end is the client's.
+            // An error ends this connection only.
             thread::spawn(move || serve(client, redis, delay, &turn));
         }
     });
@@ -44,7 +44,7 @@ fn serve(mut client: TcpStream, redis: u16, delay: Duration, turn: &Mutex<()>) -
     }
 }
 
-/// Checks of health are answered at once, so that the backend counts as good.
+/// Whether to delay the command. Health checks are not delayed, so that the backend stays up.
 fn is_read(command: &[u8]) -> bool {
     let name = command.split(|byte| *byte == b'\n').nth(2).unwrap_or_default().trim_ascii();
     name.eq_ignore_ascii_case(b"GET") || name.eq_ignore_ascii_case(b"HGETALL")

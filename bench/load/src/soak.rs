@@ -1,5 +1,5 @@
-//! Clients that send random pipelines, or HTTP requests, leave at random, and compare every byte of
-//! every reply.
+//! Soak test: clients send random pipelines or HTTP requests, compare every byte of every reply, and
+//! disconnect at random.
 
 mod batch;
 mod client;
@@ -14,16 +14,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use client::{Client, Failure, Leave};
-use data::{Question, Table};
+use data::{HttpItem, Table};
 
 const STACK_BYTES: usize = 128 * 1024;
-const STEP: Duration = Duration::from_millis(100);
-const PROGRESS_STEP: Duration = Duration::from_secs(10);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// So many failures end a run: it has shown what it could.
-const MOST_FAILURES: u64 = 1000;
+/// The run ends early after this many failures.
+const MAX_FAILURES: u64 = 1000;
 
-/// So many failures are shown.
+/// How many failures are printed.
 const SHOWN_FAILURES: usize = 5;
 
 pub struct Plan {
@@ -51,32 +51,33 @@ impl Plan {
                 "--clients" => plan.clients = value.parse()?,
                 "--replies" => plan.replies = value.parse()?,
                 "--seconds" => plan.time = Duration::from_secs(value.parse()?),
-                _ => return Err(format!("soak: there is no flag {flag}").into()),
+                _ => return Err(format!("soak: unknown flag {flag}").into()),
             }
         }
         if plan.lb == 0 || plan.backends.is_empty() || plan.clients == 0 || !rest.is_empty() {
-            return Err("soak: --lb, a --backend, and clients are needed, each with a value".into());
+            return Err("soak: --lb, --backend and at least one client are required".into());
         }
         Ok(plan)
     }
 }
 
 fn port(address: &str) -> Result<u16, Box<dyn Error>> {
-    let port = address.strip_prefix("127.0.0.1:").ok_or("soak: addresses are 127.0.0.1:PORT")?;
+    let port =
+        address.strip_prefix("127.0.0.1:").ok_or("soak: an address must be 127.0.0.1:PORT")?;
     Ok(port.parse()?)
 }
 
-/// What all clients share.
+/// State shared by all clients.
 struct Soak {
     lb: u16,
     tables: Vec<Table>,
-    questions: Vec<Question>,
+    http_items: Vec<HttpItem>,
     is_over: AtomicBool,
     verified: AtomicU64,
     connections: AtomicU64,
-    /// By [`Leave`].
+    /// Sessions ended by the client, by [`Leave`].
     left: [AtomicU64; Leave::ALL.len()],
-    /// By [`Failure::kind`].
+    /// Failures by [`Failure::kind`].
     failed: [AtomicU64; Failure::KINDS.len()],
     first_failures: Mutex<Vec<String>>,
 }
@@ -94,16 +95,16 @@ impl Soak {
         self.failed.iter().map(get).sum()
     }
 
-    /// Prints progress, and returns when the plan is fulfilled or has failed.
+    /// Prints progress until the plan is fulfilled or has failed.
     fn watch(&self, plan: &Plan, began: Instant) {
         let (mut shown_at, mut shown) = (began, 0);
         while began.elapsed() < plan.time
             && get(&self.verified) < plan.replies
-            && self.failures() < MOST_FAILURES
+            && self.failures() < MAX_FAILURES
         {
-            thread::sleep(STEP);
+            thread::sleep(CHECK_INTERVAL);
             let since = shown_at.elapsed();
-            if since >= PROGRESS_STEP {
+            if since >= PROGRESS_INTERVAL {
                 let verified = get(&self.verified);
                 println!(
                     "{:5.0} s: {} replies, {}/s; {} connections, {} failures",
@@ -140,7 +141,7 @@ impl Soak {
     }
 }
 
-/// Fills the backends, then asks the balancer until enough replies are verified or time is over.
+/// Fills the backends, then runs clients until enough replies are verified or the time is over.
 pub fn run(plan: &Plan) -> Result<(), Box<dyn Error>> {
     for backend in &plan.backends {
         data::fill(*backend).map_err(|error| format!("127.0.0.1:{backend}: {error}"))?;
@@ -148,7 +149,7 @@ pub fn run(plan: &Plan) -> Result<(), Box<dyn Error>> {
     let soak = Soak {
         lb: plan.lb,
         tables: data::tables(),
-        questions: data::questions(),
+        http_items: data::http_items(),
         is_over: AtomicBool::new(false),
         verified: AtomicU64::new(0),
         connections: AtomicU64::new(0),
@@ -162,7 +163,7 @@ pub fn run(plan: &Plan) -> Result<(), Box<dyn Error>> {
             let client = Client::new(&soak, number, Random::new());
             let thread = thread::Builder::new().stack_size(STACK_BYTES);
             if let Err(error) = thread.spawn_scoped(scope, || client.run()) {
-                // Those that run already must end, or the scope would not.
+                // The scope waits for the clients that already run.
                 soak.is_over.store(true, Ordering::Relaxed);
                 return Err(error);
             }
@@ -173,7 +174,7 @@ pub fn run(plan: &Plan) -> Result<(), Box<dyn Error>> {
     })?;
     soak.report(plan, began.elapsed());
     if soak.failures() > 0 {
-        return Err("soak: there were failures".into());
+        return Err("soak: some replies or sessions failed".into());
     }
     if get(&soak.verified) == 0 {
         return Err("soak: nothing was verified".into());
@@ -193,7 +194,7 @@ fn rate(count: u64, time: Duration) -> u64 {
     (count as f64 / time.as_secs_f64()) as u64
 }
 
-/// 1234567 as 1,234,567.
+/// Formats 1234567 as 1,234,567.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -206,16 +207,16 @@ fn grouped(number: u64) -> String {
     text
 }
 
-/// Xorshift: random enough, and nothing beside the rest.
+/// Xorshift generator: random enough for a test, and cheap beside the I/O.
 struct Random(u64);
 
 impl Random {
     fn new() -> Random {
-        // Hashers have random keys.
+        // A seed without another dependency: `RandomState` has random keys.
         Random(RandomState::new().hash_one(0) | 1)
     }
 
-    /// Less than `limit`, which is not 0.
+    /// Returns a number below `limit`, which must not be 0.
     fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

@@ -1,4 +1,4 @@
-//! As much of the Redis protocol as is needed to tell where commands and replies end.
+//! Just enough of the Redis protocol to write commands and to find where a command or reply ends.
 
 use std::io::{self, BufRead, BufReader, Error, ErrorKind, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -27,7 +27,7 @@ pub fn command(words: &[&str]) -> Vec<u8> {
     bytes
 }
 
-/// What the server on `port` replies, as bytes; an error reply is an error.
+/// Sends one command to the server on `port` and returns the reply's bytes; an error reply is an `Err`.
 pub fn ask(port: u16, words: &[&str]) -> io::Result<Vec<u8>> {
     let mut socket = connect_with_timeout(port)?;
     socket.write_all(&command(words))?;
@@ -39,7 +39,7 @@ pub fn ask(port: u16, words: &[&str]) -> io::Result<Vec<u8>> {
     Ok(reply)
 }
 
-/// Appends one command or reply to `bytes`.
+/// Reads one command or reply and appends its bytes to `bytes`.
 pub fn read_value(from: &mut impl BufRead, bytes: &mut Vec<u8>) -> io::Result<()> {
     let mut values = 1_u64;
     while values > 0 {
@@ -55,7 +55,7 @@ pub fn read_value(from: &mut impl BufRead, bytes: &mut Vec<u8>) -> io::Result<()
         };
         match kind {
             b'$' | b'=' | b'!' => {
-                // -1 is null, behind which there is nothing.
+                // -1 means null: no bytes follow.
                 if let Ok(length) = usize::try_from(count()?) {
                     let body = bytes.len();
                     bytes.resize(body + length + 2, 0);

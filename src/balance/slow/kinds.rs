@@ -4,6 +4,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::backend::Class;
 use crate::policy;
 use crate::resp::Command;
 
@@ -36,18 +37,6 @@ const STREAK_BITS: u32 = 5;
 const ALONE_BITS: u32 = 1;
 const SLOW_AT_BITS: u32 = 30;
 const TAG_BITS: u32 = 64 - STREAK_BITS - ALONE_BITS - SLOW_AT_BITS;
-
-/// What is known of how long a read takes.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Class {
-    /// It is answered at once: silence says something of the server.
-    #[default]
-    Quick,
-    /// Nothing is known: it may be why a server is silent.
-    Unknown,
-    /// It, or its like, has kept a server silent within the last ten minutes.
-    Slow,
-}
 
 /// What is to be known of a read before it is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,12 +7,13 @@
 
 mod kinds;
 mod lane;
+mod lane_state;
+mod open_read;
 mod poison;
 mod wait_policy;
 
-pub use self::kinds::{Class, Kinds, MAX_FAST_ARGUMENTS, ReadKey, ReadTraits, Script, shown};
-pub use self::lane::{
-    Begun, LaneError, OpenRead, ReadInfo, RunningRead, SharedAnswer, SlowLane, Snapshot,
-};
+pub use self::kinds::{Kinds, MAX_FAST_ARGUMENTS, ReadKey, ReadTraits, Script, shown};
+pub use self::lane::{Begun, LaneError, ReadInfo, RunningRead, SharedAnswer, SlowLane, Snapshot};
+pub use self::open_read::OpenRead;
 pub use self::poison::{Poison, Poisoned};
 pub use self::wait_policy::{Decision, Situation, TimeLimits, decide, is_suspicious};

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::Class;
-use crate::balance::BackendState;
+use crate::backend::Class;
+use crate::health::BackendState;
 
 /// The two times of the configuration that the rule knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

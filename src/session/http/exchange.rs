@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use redis::Pipeline;
 
 use crate::backend::large_values::Turn;
-use crate::backend::{Backend, BackendError, PooledConnection};
+use crate::backend::{BackendError, PooledConnection};
 use crate::balance::failover::Attempt;
 use crate::balance::slow::OpenRead;
+use crate::health::Member;
 use crate::render::json::{JsonWriter, RenderError, Survey, render, survey};
 use crate::resp::value_type::ValueType;
 use crate::resp::{self, reply};
@@ -92,7 +93,7 @@ impl KeyInfo {
 /// A connection for the time of one read. Unless it is [ended](Self::end), it is closed: a
 /// connection on which a reply was not read to its end is of no use to the next.
 pub struct Exchange<'a> {
-    backend: &'a Arc<Backend>,
+    backend: &'a Arc<Member>,
     /// That the read is unanswered, where it is not quick.
     open: Option<&'a Arc<OpenRead>>,
     /// For commands and replies beyond those that have a method here.
@@ -102,8 +103,8 @@ pub struct Exchange<'a> {
 impl<'a> Exchange<'a> {
     /// Sends the first commands, which every server answers at once: so they show whether this one
     /// answers, before a read is sent that may keep it busy.
-    pub fn begin(attempt: Attempt<'a>, commands: &[u8]) -> Result<Self, BackendError> {
-        let Attempt { backend, open, .. } = attempt;
+    pub fn begin(attempt: &'a Attempt, commands: &[u8]) -> Result<Self, BackendError> {
+        let (backend, open) = (&attempt.backend, attempt.open.as_ref());
         let wait_policy = attempt.wait_policy();
         let needs_probe = wait_policy.needs_probe();
         let first = match needs_probe {
@@ -119,7 +120,7 @@ impl<'a> Exchange<'a> {
 
     /// All replies have been read to their end: the connection is for others.
     pub fn end(self) {
-        self.backend.keep_or_share(self.connection);
+        self.backend.backend().keep_or_share(self.connection);
     }
 
     /// Reads what one key's [`describe`] brought.
@@ -217,8 +218,8 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Timeouts for our turn, where the value is large.
-    fn turn<'c>(&self, command: &'c [u8], bytes: u64) -> Result<Option<Turn<'c>>, BackendError>
+    /// Waits for our turn, where the value is large.
+    fn turn<'c>(&self, command: &'c [u8], bytes: u64) -> Result<Option<ValueTurn<'c>>, BackendError>
     where
         'a: 'c,
     {
@@ -229,7 +230,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Sends a command and waits for its reply to begin.
-    fn send(&mut self, command: &[u8], turn: Option<&Turn>) -> Result<(), BackendError> {
+    fn send(&mut self, command: &[u8], turn: Option<&ValueTurn>) -> Result<(), BackendError> {
         let sent = self.connection.send(command);
         match (&sent, self.open, turn) {
             (Ok(()), Some(open), _) => open.note_answer(),
@@ -239,6 +240,9 @@ impl<'a> Exchange<'a> {
         sent
     }
 }
+
+/// A turn at a large value.
+type ValueTurn<'a> = Turn<'a, Survey>;
 
 /// A value that can be written: its reply has begun, or is held.
 pub struct Ready {
@@ -255,5 +259,5 @@ pub struct Found<'c> {
     /// The whole reply, where it is short.
     held: Option<Vec<u8>>,
     /// Ours until the backend has made the reply.
-    turn: Option<Turn<'c>>,
+    turn: Option<ValueTurn<'c>>,
 }

@@ -20,11 +20,12 @@ use self::browse::Frame;
 use self::exchange::ReadError;
 use self::quick::{Question, QuickReads, Stage};
 use self::read::{Ask, Outcome};
-use crate::backend::{Backend, BackendError, is_not_permitted, is_timeout};
+use crate::backend::{Backend, BackendError, Class, is_not_permitted, is_timeout};
 use crate::balance::Balancer;
 use crate::balance::Lease;
 use crate::balance::failover::Failover;
-use crate::balance::slow::{Begun, Class, LaneError, OpenRead, ReadInfo, ReadTraits};
+use crate::balance::slow::{Begun, LaneError, OpenRead, ReadInfo, ReadTraits};
+use crate::health::Member;
 use crate::http::target::{self, Target};
 use crate::http::{
     self, BackendFailure, ErrorBody, Method, Request, RequestError, ResponseWriter, Version,
@@ -108,7 +109,7 @@ enum Refusal {
     TooSlow,
 }
 
-/// Timeouts for the next whole head; `None` when the client is gone, or idle for too long.
+/// Waits for the next whole head; `None` when the client is gone, or idle for too long.
 fn next_request(
     client: &mut Client,
     buffer: &mut Vec<u8>,
@@ -163,10 +164,10 @@ fn refuse(client: &mut Client, refusal: &Refusal, balancer: &Balancer) {
 }
 
 /// How one request ended, for the log.
-pub struct Ended<'a> {
+pub struct Ended {
     status: u16,
     /// The backend that answered.
-    backend: Option<&'a str>,
+    backend: Option<Arc<str>>,
     /// Whether the connection goes on behind it.
     pub keep_alive: bool,
     /// How much the line in the log matters.
@@ -175,12 +176,12 @@ pub struct Ended<'a> {
     pub cut: Option<String>,
 }
 
-impl<'a> Ended<'a> {
+impl Ended {
     /// With an answer that a backend gave.
-    pub fn by<W: Write>(backend: &'a Backend, answer: &ResponseWriter<W>) -> Self {
+    pub fn by<W: Write>(backend: &Member, answer: &ResponseWriter<W>) -> Self {
         Self {
             status: answer.sent_status(),
-            backend: Some(backend.name()),
+            backend: Some(backend.health.shared_name()),
             keep_alive: answer.keeps_alive(),
             level: Level::Info,
             cut: None,
@@ -236,7 +237,7 @@ fn answer_ourselves<'a>(
     request: &Request,
     target: Result<Target, LocalResponse>,
     balancer: &Balancer,
-) -> Ended<'a> {
+) -> Ended {
     match target {
         Ok(Target::Admin(internal)) => {
             let answer = admin::reply(&internal, balancer, client.endpoint);
@@ -293,7 +294,7 @@ pub fn log(
             method: Text::cut(&request.method_name),
             target: Text::cut(&request.target),
             status: ended.status,
-            backend: ended.backend.map(str::to_owned),
+            backend: ended.backend.as_deref().map(str::to_owned),
             ms: began.elapsed().as_micros() as f64 / 1000.0,
             bytes,
             cut: ended.cut.clone(),
@@ -407,7 +408,7 @@ fn reply<'a>(
     request: &Request,
     balancer: &Balancer,
     reply: LocalResponse,
-) -> Ended<'a> {
+) -> Ended {
     balancer.metrics.answered_here.http.add_one();
     give(client, request, balancer, reply, Level::Info)
 }
@@ -418,7 +419,7 @@ fn reply_refusal<'a>(
     request: &Request,
     balancer: &Balancer,
     refused: LocalResponse,
-) -> Ended<'a> {
+) -> Ended {
     let why = match refused.status {
         405 => metrics::Refusal::Write,
         403 | 503 | 504 => metrics::Refusal::Unanswered,
@@ -434,7 +435,7 @@ fn give<'a>(
     balancer: &Balancer,
     reply: LocalResponse,
     level: Level,
-) -> Ended<'a> {
+) -> Ended {
     let is_page = client.endpoint == Endpoint::Public && wants_html(request);
     let answer =
         ResponseWriter::new(&mut *client, request, !balancer.is_draining(), SystemTime::now);
@@ -475,12 +476,12 @@ fn send<W: Write>(
 
 /// Reads from the backend that has the fewest leases, and from others when it fails, as long as the
 /// client has not been given a byte.
-fn balanced<'a>(
+fn balanced(
     client: &mut Client,
     question: &mut Question,
-    mut failover: Failover<'a>,
-    balancer: &'a Balancer,
-) -> Ended<'a> {
+    mut failover: Failover,
+    balancer: &Balancer,
+) -> Ended {
     let peer = client.handle();
     let mut changes = 0;
     let ends_with_connection = question.request.version != Version::Http11;
@@ -501,8 +502,8 @@ fn balanced<'a>(
         if lease.is_some() && std::mem::take(&mut is_first) {
             demo_delay(balancer);
         }
-        let index = lease.as_ref().map(Lease::backend);
-        let attempt = index.and_then(|index| failover.attempt(index, open.as_ref()));
+        let backend = lease.as_ref().and_then(Lease::backend);
+        let attempt = backend.and_then(|backend| failover.attempt(backend, open));
         let (Some(_lease), Some(attempt)) = (lease, attempt) else {
             // One that is up, and may not be read from in this database, is not waited for.
             match !refuses_while_up(balancer, &failover) && failover.wait() {
@@ -510,10 +511,11 @@ fn balanced<'a>(
                 false => break None,
             }
         };
-        let backend = &balancer.backends[attempt.index];
+        let backend = &attempt.backend;
         begin(&mut answer, backend);
-        answer.writer().held = Some((Arc::clone(backend), balancer.config.backend_timeout / 2));
-        let outcome = read::answer(attempt, ask, frame(balancer), &mut answer);
+        answer.writer().held =
+            Some((Arc::clone(backend.backend()), balancer.config.backend_timeout / 2));
+        let outcome = read::answer(&attempt, ask, frame(balancer), &mut answer);
         answer.writer().held = None;
         // Who has been told that the connection goes on may have sent the next request already.
         if balancer.is_draining() && !answer.is_sent() {
@@ -527,7 +529,7 @@ fn balanced<'a>(
         }
         let written = match outcome {
             Ok(Outcome::Elsewhere) => {
-                failover.pass_over(attempt);
+                failover.pass_over(&attempt);
                 answer.restart();
                 continue;
             }
@@ -539,7 +541,7 @@ fn balanced<'a>(
                 }
                 let refused = error.refusal().map(str::to_owned);
                 let refused = refused.filter(|refusal| backend.refuser().refuses(refusal));
-                failover.failed(attempt, error);
+                failover.failed(&attempt, error);
                 if let Some(refusal) = refused {
                     let status = if is_not_permitted(&refusal) { 403 } else { 503 };
                     break Some(LocalResponse::error(status, refusal));
@@ -557,7 +559,7 @@ fn balanced<'a>(
             }
             Err(failure) => {
                 if let ReadError::Backend(error) = &failure {
-                    Failover::note(attempt, error);
+                    Failover::note(&attempt, error);
                     if !is_answered {
                         balancer.metrics.cut.http.add_one();
                     }
@@ -592,15 +594,16 @@ fn place(
     peer: ClientHandle,
     balancer: &Balancer,
 ) -> Result<Place, LaneError> {
-    let serves = |backend: usize| balancer.backends[backend].serves_own();
+    let backends = balancer.backends();
+    let serves = |backend| backends.get(backend).is_some_and(|backend| backend.serves_own());
     // While it is held to be watched, a read is no reason to keep others away.
     if failover.class() == Class::Quick || !balancer.config.demo_delay.is_zero() {
-        let may_serve = |backend: usize| failover.may_try(backend) && serves(backend);
-        let next = || balancer.table.lease(may_serve);
+        let may_serve = |backend| failover.may_try(backend) && serves(backend);
+        let next = || balancer.table.lease(Instant::now(), may_serve);
         return Ok((first_lease.take().or_else(next), None));
     }
     let first = first_lease.take();
-    let preferred = first.as_ref().map(Lease::backend);
+    let preferred = first.as_ref().and_then(Lease::backend);
     let keys = question.key.into_iter().collect();
     let label = question.ask.label();
     let info = ReadInfo { class: failover.class(), keys, label, is_alone: false, context: None };
@@ -609,7 +612,7 @@ fn place(
         Ok(Begun::Answered(_)) => Ok((None, None)),
         Ok(Begun::Open(open)) => {
             let backend = open.backend();
-            let another = || balancer.table.lease(|other| other == backend);
+            let another = || balancer.table.lease(Instant::now(), |other| other == backend);
             let lease = first.filter(|_| preferred == Some(backend)).or_else(another);
             Ok((lease, Some(open)))
         }
@@ -627,9 +630,9 @@ fn unavailable<'a>(why: String) -> LocalResponse<'a> {
 
 /// Whether one that could still be tried is up, but must not be read from in this database.
 fn refuses_while_up(balancer: &Balancer, failover: &Failover) -> bool {
-    let backends = balancer.backends.iter().enumerate();
-    let mut left = backends.filter(|(index, _)| failover.may_try(*index));
-    left.any(|(_, backend)| backend.health.refusal_while_up(backend.own_mode().database).is_some())
+    let backends = balancer.backends();
+    let mut left = backends.iter().filter(|backend| failover.may_try(backend.id));
+    left.any(|backend| backend.health.refusal_while_up(backend.own_mode().database).is_some())
 }
 
 /// Begins the answer of a backend.
@@ -657,7 +660,7 @@ fn header_value(name: &str) -> String {
 }
 
 /// Every backend has failed, or none is the one that the cursor belongs to.
-fn unanswered<'a>(ask: &Ask, failover: &Failover<'a>, balancer: &'a Balancer) -> LocalResponse<'a> {
+fn unanswered(ask: &Ask, failover: &Failover, balancer: &Balancer) -> LocalResponse<'static> {
     if let Some(local) = BackendError::local_trouble(failover.failures()) {
         let mut reply = LocalResponse::error(503, local);
         reply.headers.push(("Retry-After", "1"));
@@ -678,12 +681,17 @@ fn unanswered<'a>(ask: &Ask, failover: &Failover<'a>, balancer: &'a Balancer) ->
         }
         false => (503, "no backend could answer"),
     };
-    let refusals = balancer.backends.iter().enumerate().filter_map(|(index, backend)| {
+    let backends = balancer.backends();
+    let refusals = backends.iter().filter_map(|backend| {
         let refusal = backend.health.refusal_while_up(backend.own_mode().database)?;
-        failover.may_try(index).then_some((backend.name(), refusal))
+        failover.may_try(backend.id).then(|| (Arc::clone(backend), refusal))
     });
     let troubles = failover.troubles().into_iter().chain(refusals);
-    let backends = troubles.map(|(backend, error)| BackendFailure { backend, error }).collect();
+    let backends = troubles.map(|(backend, error)| BackendFailure {
+        backend: backend.name().to_owned().into(),
+        error,
+    });
+    let backends = backends.collect();
     let headers = if status == 410 { Vec::new() } else { vec![("Retry-After", "1")] };
     let error = ErrorBody { backends, ..ErrorBody::new(why) };
     LocalResponse { status, headers, body: Body::Error(Box::new(error)) }

@@ -36,7 +36,7 @@ pub const BATCH_KEYS: usize = 128;
 
 /// Answers with a page.
 pub fn page<W: Write>(
-    attempt: Attempt,
+    attempt: &Attempt,
     query: &PageQuery,
     answer: &mut ResponseWriter<W>,
 ) -> Result<Outcome, ReadError> {

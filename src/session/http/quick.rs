@@ -13,11 +13,12 @@ use super::read::{self, Ask};
 use super::{Ended, begin, log};
 use crate::backend::reply_router::{Progress, Sink};
 use crate::backend::shared::{Alarm, ClientReplyRouter, Entry, SharedConnection, Unserved};
-use crate::backend::{Backend, BackendError};
+use crate::backend::{BackendError, Class};
 use crate::balance::Balancer;
 use crate::balance::Lease;
 use crate::balance::failover::Failover;
-use crate::balance::slow::{Class, ReadKey, ReadTraits};
+use crate::balance::slow::{ReadKey, ReadTraits};
+use crate::health::Member;
 use crate::http::target::{Format, KeyQuery};
 use crate::http::{self, Request, ResponseWriter, Version};
 use crate::net::protocol::WireProtocol;
@@ -66,8 +67,8 @@ impl Question {
 pub struct QuickReads {
     sink: Arc<HttpReplySink>,
     router: Arc<ClientReplyRouter>,
-    /// The connection on which one is under way, and its backend's index.
-    under_way: Option<(Arc<SharedConnection>, usize)>,
+    /// The connection on which one is under way, and its backend.
+    under_way: Option<(Arc<SharedConnection>, Arc<Member>)>,
     /// The last connection that was used, and what rings when a read there has to be seen to.
     alarm: Option<(Weak<SharedConnection>, Arc<Alarm>)>,
 }
@@ -109,7 +110,8 @@ impl QuickReads {
             self.alarm = Some((Arc::downgrade(&shared), shared.alarm()));
         }
         let sent_at = Instant::now();
-        lock(&self.sink.state).asked = Some(Asked { question, backend, kind, sent_at });
+        lock(&self.sink.state).asked =
+            Some(Asked { question, backend: Arc::clone(&backend), kind, sent_at });
         let entry = Entry {
             router: Arc::clone(&self.router),
             protocol: WireProtocol::Http,
@@ -131,11 +133,10 @@ impl QuickReads {
         if question.usual().is_none() || !balancer.config.demo_delay.is_zero() {
             return None;
         }
-        let lease = question
-            .lease
-            .insert(balancer.table.lease(|backend| balancer.backends[backend].serves_own())?);
-        let index = lease.backend_if_up()?;
-        let backend = &balancer.backends[index];
+        let backends = balancer.backends();
+        let serves = |backend| backends.get(backend).is_some_and(|backend| backend.serves_own());
+        let lease = question.lease.insert(balancer.table.lease(Instant::now(), serves)?);
+        let backend = backends.get(lease.backend_if_up()?)?;
         if !backend.serves_own() {
             return None;
         }
@@ -149,7 +150,7 @@ impl QuickReads {
         }
         let shared = backend.shared(backend.own_mode())?;
         let command = kind.packed_read(key);
-        Some(Plan { backend: index, kind, shared, command })
+        Some(Plan { backend: Arc::clone(backend), kind, shared, command })
     }
 
     /// Rings when what is under way may have to be seen to; `None` while nothing was asked.
@@ -169,7 +170,6 @@ impl QuickReads {
     /// How far it has come. Where that `is_awaited`, waits a moment for it to be over.
     pub fn stage<'a>(&mut self, is_awaited: bool, balancer: &'a Balancer) -> Stage<'a> {
         let Some((shared, backend)) = &self.under_way else { return Stage::None };
-        let backend = &balancer.backends[*backend];
         let progress = match is_awaited {
             true => self.router.wait(TICK),
             false => self.router.progress(),
@@ -204,19 +204,19 @@ impl QuickReads {
             (None, Some(Unserved::Failed(error))) => Some(error),
             (None, Some(Unserved::Stale)) => None,
             (None, Some(Unserved::Gone)) => {
-                failover.note_lost(backend);
+                failover.note_lost(&backend);
                 None
             }
             // The guess was wrong, or the value is long.
             (None, Some(Unserved::Long) | None) => {
                 if let Some(query) = question.usual() {
-                    balancer.backends[backend].type_hints.distrust(&query.key);
+                    backend.type_hints.distrust(&query.key);
                 }
                 None
             }
         };
         if let Some(error) = failure {
-            failover.failed(failover.made(backend, sent_at), error);
+            failover.failed(&failover.made(backend, sent_at, None), error);
             question.lease = None;
         }
         Stage::Unanswered(question, failover)
@@ -233,7 +233,7 @@ impl Drop for QuickReads {
 
 /// How a question is asked.
 struct Plan {
-    backend: usize,
+    backend: Arc<Member>,
     /// What type the value has, probably.
     kind: ValueType,
     shared: Arc<SharedConnection>,
@@ -261,8 +261,8 @@ struct SinkState {
 /// A question that is under way.
 struct Asked {
     question: Box<Question>,
-    /// The index of the backend that was asked, …
-    backend: usize,
+    /// The backend that was asked, …
+    backend: Arc<Member>,
     /// … and for what type of value.
     kind: ValueType,
     sent_at: Instant,
@@ -270,7 +270,7 @@ struct Asked {
 
 impl HttpReplySink {
     /// Why the answer is not waited for any longer, if so.
-    fn silence(&self, shared: &SharedConnection, backend: &Backend) -> Option<BackendError> {
+    fn silence(&self, shared: &SharedConnection, backend: &Member) -> Option<BackendError> {
         let sent_at = lock(&self.state).asked.as_ref()?.sent_at;
         shared.silence(sent_at, backend.timeouts())
     }
@@ -291,13 +291,12 @@ impl HttpReplySink {
     }
 
     /// Writes the whole answer to `out`; `None` where that needs more than this reply.
-    fn answer(&self, asked: &Asked, mut reply: &[u8], out: &mut Vec<u8>) -> Option<Ended<'_>> {
+    fn answer(&self, asked: &Asked, mut reply: &[u8], out: &mut Vec<u8>) -> Option<Ended> {
         let Asked { question, backend, kind, .. } = asked;
         let Question { request, .. } = &**question;
         let value = reply;
         // A guess of the wrong type is an error.
         let survey = survey(*kind, &mut reply).ok()?;
-        let backend = &self.balancer.backends[*backend];
         let mut answer =
             ResponseWriter::new(out, request, !self.balancer.is_draining(), SystemTime::now);
         begin(&mut answer, backend);
@@ -336,9 +335,9 @@ impl Sink for HttpReplySink {
         let Question { request, began, lease, key, .. } = *question;
         let time = sent_at.elapsed();
         if let Some(key) = key.filter(|_| kind != ValueType::String) {
-            self.balancer.slow_lane.note_late(backend, sent_at, &[key], time);
+            self.balancer.slow_lane.note_late(backend.id, sent_at, &[key], time);
         }
-        self.balancer.backends[backend].metrics.answer(WireProtocol::Http, time);
+        backend.metrics.answer(WireProtocol::Http, time);
         drop(lease);
         let length = answer.len();
         let sent = self.send(&answer, !ended.keep_alive).unwrap_or_else(|error| {

@@ -78,7 +78,7 @@ pub enum Outcome {
 
 /// Asks a backend and writes what it says to `answer`.
 pub fn answer<W: Write>(
-    attempt: Attempt,
+    attempt: &Attempt,
     ask: &Ask,
     frame: browse::Frame,
     answer: &mut ResponseWriter<W>,
@@ -96,7 +96,7 @@ pub fn answer<W: Write>(
 }
 
 fn key<W: Write>(
-    attempt: Attempt,
+    attempt: &Attempt,
     query: &KeyQuery,
     listing: Option<&PageQuery>,
     answer: &mut ResponseWriter<W>,

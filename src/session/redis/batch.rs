@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use super::reply_writer::{Relayed, ReplyWriter};
 use super::upstream::{SendTarget, Upstream};
 use super::{ForwardError, IDLE_CAPACITY_BYTES};
-use crate::backend::{BackendError, PooledConnection};
+use crate::backend::{BackendError, Class, PooledConnection};
 use crate::balance::Balancer;
-use crate::balance::slow::{Class, ReadInfo, ReadKey, ReadTraits, SharedAnswer, shown};
+use crate::balance::slow::{ReadInfo, ReadKey, ReadTraits, SharedAnswer, shown};
 use crate::metrics::Refusal;
 use crate::net::protocol::WireProtocol;
 use crate::policy::{self, Policy, Refused, Verdict};
@@ -246,7 +246,7 @@ impl Batch {
         let (mut has_long, mut has_begun) = (false, false);
         while self.done.steps < self.steps.len() {
             // All of it, unless the window has shrunk since it was gathered.
-            let is_alone = target.attempt.open.is_some_and(|open| open.is_alone());
+            let is_alone = target.attempt.open.as_ref().is_some_and(|open| open.is_alone());
             if is_alone && has_begun {
                 return Ok(());
             }
@@ -275,7 +275,7 @@ impl Batch {
         writer: &mut ReplyWriter,
     ) -> Result<bool, ForwardError> {
         let (mut has_long, mut begun) = (false, None);
-        let open = target.attempt.open;
+        let open = target.attempt.open.as_ref();
         let is_single = end - self.done.steps == 1;
         let is_forward = |step: &Step| matches!(step, Step::Forward { .. });
         let sent = &self.steps[self.done.steps..end];
@@ -329,7 +329,7 @@ impl Batch {
             self.done.steps += 1;
         }
         if let Some((connection, _)) = begun {
-            upstream.release_or_share(connection, target.attempt.backend);
+            upstream.release_or_share(connection, target.attempt.backend.backend());
         }
         Ok(has_long)
     }
@@ -430,8 +430,9 @@ impl Batch {
         if !is_silent {
             writer.out().extend_from_slice(&answer.reply);
         }
-        let metrics = &balancer.backends[answer.backend].metrics;
-        metrics.answer(WireProtocol::Resp, answer.sent_at.elapsed());
+        if let Some(backend) = balancer.backend(answer.backend) {
+            backend.metrics.answer(WireProtocol::Resp, answer.sent_at.elapsed());
+        }
         self.done.commands += length;
         self.done.steps += 1;
         Ok(())

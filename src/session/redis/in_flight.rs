@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use rustix::net::SendFlags;
 
 use super::batch::{Batch, PlainBatch};
-use crate::backend::Mode;
 use crate::backend::reply_router::{Progress, Replies, Sink};
 use crate::backend::shared::{ClientReplyRouter, Entry, SharedConnection, Unserved};
+use crate::backend::{BackendId, Mode};
+use crate::health::Member;
 use crate::net::protocol::WireProtocol;
 use crate::session::{ClientSocket, TICK};
 
@@ -35,8 +36,8 @@ impl Sink for ClientSocket {
 pub struct Late {
     /// How long it took until the slowest reply began.
     pub time: Duration,
-    /// The index of the backend.
-    pub backend: usize,
+    /// The backend.
+    pub backend: Arc<Member>,
     /// When the first was sent.
     pub sent_at: Instant,
     /// The commands.
@@ -51,8 +52,8 @@ pub struct InFlight {
     late: Option<Box<Late>>,
     /// Made for the first.
     router: Option<Arc<ClientReplyRouter>>,
-    /// That of the last: it, and its backend's index.
-    connection: Option<(usize, Arc<SharedConnection>)>,
+    /// The connection of the last, and its backend.
+    connection: Option<(Arc<Member>, Arc<SharedConnection>)>,
     /// When the first of those that are under way was sent; `None` while none is, for sure.
     since: Option<Instant>,
     /// What was sent and may have to be sent again.
@@ -88,8 +89,8 @@ impl InFlight {
         self.since.is_some()
     }
 
-    /// The backend's index and the connection on which they are.
-    pub fn connection(&self) -> Option<&(usize, Arc<SharedConnection>)> {
+    /// The backend and the connection on which they are.
+    pub fn connection(&self) -> Option<&(Arc<Member>, Arc<SharedConnection>)> {
         self.connection.as_ref()
     }
 
@@ -106,11 +107,11 @@ impl InFlight {
 
     /// Whether a batch can be sent after those that are under way, to this backend. Those that are
     /// under way with each other were judged by the same commands.
-    pub fn has_room(&self, batch: &Batch, backend: usize, mode: Mode) -> bool {
+    pub fn has_room(&self, batch: &Batch, backend: BackendId, mode: Mode) -> bool {
         let is_same = self
             .connection
             .as_ref()
-            .is_some_and(|(index, shared)| *index == backend && shared.mode == mode);
+            .is_some_and(|(its, shared)| its.id == backend && shared.mode == mode);
         let is_judged_alike = self.batch.is_empty() || self.batch.version() == batch.version();
         let commands = self.batch.len() + batch.len();
         is_same
@@ -128,7 +129,7 @@ impl InFlight {
     }
 
     /// The next commands go there; none may be under way elsewhere.
-    pub fn set_connection(&mut self, backend: usize, shared: Arc<SharedConnection>) {
+    pub fn set_connection(&mut self, backend: Arc<Member>, shared: Arc<SharedConnection>) {
         self.connection = Some((backend, shared));
     }
 
@@ -211,7 +212,7 @@ impl InFlight {
         {
             let mut batch = std::mem::take(&mut self.batch);
             batch.restart();
-            let (time, backend) = (replies.slowest, *backend);
+            let (time, backend) = (replies.slowest, Arc::clone(backend));
             self.late = Some(Box::new(Late { time, backend, sent_at, batch }));
         }
         self.batch.clear();

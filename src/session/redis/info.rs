@@ -3,6 +3,8 @@
 use std::fmt::Write;
 
 use super::{Session, SessionEnd};
+use std::time::Instant;
+
 use crate::balance::Balancer;
 use crate::resp::{Command, command, reply, write};
 
@@ -66,11 +68,10 @@ fn section(balancer: &Balancer) -> String {
     line("version", &env!("CARGO_PKG_VERSION"));
     line("uptime_in_seconds", &balancer.began.elapsed().as_secs());
     line("clients", &balancer.metrics.all_clients());
-    line("backends", &balancer.backends.len());
-    for (index, (backend, leases)) in
-        balancer.backends.iter().zip(balancer.table.counts()).enumerate()
-    {
-        let health = backend.health.summary();
+    let (backends, now) = (balancer.backends(), Instant::now());
+    line("backends", &backends.len());
+    for (index, backend) in backends.iter().enumerate() {
+        let (health, leases) = (backend.health.summary(now), balancer.table.leases(backend.id));
         let role = health.role().unwrap_or("primary");
         let value = format!(
             "address={},state={},role={role},leases={leases},connections={},keys={},since={},reason={}",
@@ -92,15 +93,16 @@ fn section(balancer: &Balancer) -> String {
         let value = format!(
             "read={},address={},seconds={:.3},running={}",
             plain(&read.label),
-            balancer.backends[read.backend].name(),
+            backends.get(read.backend).map_or("", |backend| backend.name()),
             read.time.as_secs_f64(),
             u8::from(index < slow.running.len()),
         );
         line(&format!("slow_read{index}"), &value);
     }
-    for (index, (name, change)) in balancer.changes(MAX_CHANGES).iter().enumerate() {
+    for (index, (backend, change)) in balancer.changes(MAX_CHANGES).iter().enumerate() {
         let at = humantime::format_rfc3339_seconds(change.at);
         let reason = plain(&change.reason);
+        let name = backend.name();
         let value = format!("at={at},address={name},state={},reason={reason}", change.state);
         line(&format!("change{index}"), &value);
     }

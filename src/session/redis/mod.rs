@@ -31,11 +31,11 @@ use self::transaction::Transaction;
 use self::upstream::{SendTarget, Unanswered, Upstream};
 use crate::backend::reply_router::Progress;
 use crate::backend::shared::Unserved;
-use crate::backend::{BackendError, Mode, PooledConnection, is_timeout};
-use crate::balance::BackendState;
+use crate::backend::{BackendError, Class, Mode, PooledConnection, is_timeout};
 use crate::balance::failover::{Attempt, Failover};
-use crate::balance::slow::{Class, ReadInfo, ReadTraits};
+use crate::balance::slow::{ReadInfo, ReadTraits};
 use crate::balance::{Balancer, Phase};
+use crate::health::{BackendState, Member};
 use crate::logging::access_log::{self, Event};
 use crate::metrics::Refusal;
 use crate::net::protocol::WireProtocol;
@@ -155,10 +155,10 @@ impl From<ForwardError> for SessionEnd {
 }
 
 /// A backend's part in a command of the session's own.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct ServedBy {
-    /// The backend's index.
-    backend: usize,
+    /// The backend.
+    backend: Arc<Member>,
     /// How long it took until its reply began.
     time: Duration,
     /// Whether the reply is an error.
@@ -167,8 +167,12 @@ struct ServedBy {
 
 impl ServedBy {
     /// In the try that is made now, whose reply has just begun.
-    fn attempt(attempt: Attempt) -> Self {
-        Self { backend: attempt.index, time: attempt.began.elapsed(), is_error: false }
+    fn attempt(attempt: &Attempt) -> Self {
+        Self {
+            backend: Arc::clone(&attempt.backend),
+            time: attempt.began.elapsed(),
+            is_error: false,
+        }
     }
 }
 
@@ -273,7 +277,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Timeouts for more of the client's bytes.
+    /// Waits for more of the client's bytes.
     fn read(&mut self, input: &mut Vec<u8>, begun: Option<Instant>) -> Result<(), SessionEnd> {
         if self.balancer.has_reached(Phase::Closing) {
             self.wait_in_flight()?;
@@ -430,7 +434,7 @@ impl<'a> Session<'a> {
     fn count_answer(&mut self) {
         match self.served_by.take() {
             Some(ServedBy { backend, time, is_error }) => {
-                let metrics = &self.balancer.backends[backend].metrics;
+                let metrics = &backend.metrics;
                 metrics.answer(WireProtocol::Resp, time);
                 metrics.error_replies.add(is_error.into());
             }
@@ -517,21 +521,21 @@ impl<'a> Session<'a> {
     /// of the session's own.
     fn send_shared(&mut self) -> Result<bool, SessionEnd> {
         let Some(mut backend) = self.usual_backend() else { return Ok(false) };
-        if !self.in_flight.has_room(&self.batch, backend, self.mode) {
+        if !self.in_flight.has_room(&self.batch, backend.id, self.mode) {
             if self.in_flight.is_begun() {
                 self.wait_in_flight()?;
                 // That may have failed over and met other commands: nothing is as it was.
                 let Some(now) = self.usual_backend() else { return Ok(false) };
                 backend = now;
             }
-            let shared = self.balancer.backends[backend].shared(self.mode);
+            let shared = backend.shared(self.mode);
             let Some(shared) = shared else { return Ok(false) };
-            self.in_flight.set_connection(backend, shared);
+            self.in_flight.set_connection(Arc::clone(&backend), shared);
         }
         // With the connection at hand: it leads to the server whose commands these are.
         let Self { balancer, writer, in_flight, batch, .. } = self;
         let commands_version = in_flight.connection().map(|(_, shared)| shared.commands_version());
-        if commands_version != Some(balancer.backends[backend].commands_version()) {
+        if commands_version != Some(backend.commands_version()) {
             in_flight.forget_connection();
             return Ok(false);
         }
@@ -544,7 +548,7 @@ impl<'a> Session<'a> {
     }
 
     /// The backend to which what is gathered may go by a shared connection.
-    fn usual_backend(&mut self) -> Option<usize> {
+    fn usual_backend(&mut self) -> Option<Arc<Member>> {
         let Self { writer, upstream, in_flight, batch, subscriptions, .. } = self;
         let is_usual = writer.is_empty() && subscriptions.is_none() && in_flight.is_wanted(batch);
         if is_usual { upstream.usual_backend(writer.client.address) } else { None }
@@ -555,7 +559,7 @@ impl<'a> Session<'a> {
         self.in_flight.is_begun() && self.in_flight.progress() != Progress::Done
     }
 
-    /// Timeouts until the client has all replies to what went by a shared connection.
+    /// Waits until the client has all replies to what went by a shared connection.
     #[inline(never)]
     fn wait_in_flight(&mut self) -> Result<(), SessionEnd> {
         while self.in_flight.is_begun() && self.in_flight.wait() != Progress::Done {
@@ -575,10 +579,10 @@ impl<'a> Session<'a> {
                 silence => silence,
             },
         };
-        let Some((index, shared)) = self.in_flight.connection().cloned() else { return Ok(()) };
+        let Some((backend, shared)) = self.in_flight.connection().cloned() else { return Ok(()) };
         let since = self.in_flight.since().unwrap_or_else(Instant::now);
         if failure.is_some() {
-            self.balancer.backends[index].retire_shared(&shared);
+            backend.retire_shared(&shared);
         }
         let TakenBack { unsent, failure: unserved, mut batch } = self.in_flight.take_back();
         self.writer.out().extend_from_slice(&unsent);
@@ -589,11 +593,11 @@ impl<'a> Session<'a> {
         });
         let mut failover = Failover::resumed(self.balancer, batch.traits());
         if is_gone {
-            failover.note_lost(index);
+            failover.note_lost(&backend);
         }
         if let Some(error) = failure {
             batch.failed(&error);
-            failover.failed(failover.made(index, since), error);
+            failover.failed(&failover.made(backend, since, None), error);
         }
         let batch = self.run_on(batch, Some(failover))?;
         if self.batch.is_empty() {
@@ -611,13 +615,13 @@ impl<'a> Session<'a> {
         let lane = &self.balancer.slow_lane;
         let keys = batch.read_info(false, self.mode.context(), self.balancer, &self.policy).keys;
         let keys: Vec<_> = keys.into_iter().filter(|key| !key.is_fast).collect();
-        lane.note_late(backend, sent_at, &keys, time);
+        lane.note_late(backend.id, sent_at, &keys, time);
     }
 
     /// Why what went by a shared connection is not waited for any longer, if so.
     fn flight_silence(&self) -> Option<BackendError> {
-        let (index, shared) = self.in_flight.connection()?;
-        shared.silence(self.in_flight.since()?, self.balancer.backends[*index].timeouts())
+        let (backend, shared) = self.in_flight.connection()?;
+        shared.silence(self.in_flight.since()?, backend.timeouts())
     }
 
     /// Sends the commands that are gathered, and gathers their replies.
@@ -705,7 +709,7 @@ impl<'a> Session<'a> {
         upstream.go_on(&mut failover, client, info, |upstream, attempt| {
             let target = SendTarget { attempt, mode: *mode, commands_version };
             let mut connection = upstream.send(target, commands)?;
-            if let Some(open) = attempt.open
+            if let Some(open) = &attempt.open
                 && commands.len() <= batch::READ_AT_ONCE_BYTES
             {
                 open.note_answer();

@@ -265,7 +265,7 @@ impl<'a> ReplyWriter<'a> {
         Ok(())
     }
 
-    /// Timeouts a moment for the client's socket to take more, and takes in what the client sends.
+    /// Waits a moment for the client's socket to take more, and takes in what the client sends.
     fn wait_for_room(&mut self) -> io::Result<()> {
         let mut events = PollFlags::OUT;
         if !self.is_half_closed && self.backlog.has_room() {

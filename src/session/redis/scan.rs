@@ -1,16 +1,15 @@
 //! SCAN, HSCAN, SSCAN and ZSCAN: cursors that carry their backend.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::local_commands::integer;
 use super::reply_writer::ReplyWriter;
 use super::{ForwardError, ServedBy, Session, SessionEnd};
-use crate::backend::{Backend, BackendError, Connection, PooledConnection, WaitPolicy};
+use crate::backend::{BackendError, Connection, PooledConnection, WaitPolicy};
 use crate::balance::Balancer;
 use crate::balance::cursor::{self, MAX_SCAN_COUNT};
 use crate::balance::slow::{ReadInfo, ReadTraits};
-use crate::health::BackendState;
+use crate::health::{BackendState, Member};
 use crate::resp::{self, Command, command, reply, write};
 
 /// [`MAX_SCAN_COUNT`] as it is sent.
@@ -64,15 +63,15 @@ impl Session<'_> {
         let args = args.into_iter().enumerate();
         let args = args.map(|(at, arg)| if at == cursor_arg { position.as_bytes() } else { arg });
         command::encode(args, &mut there);
-        let Some(index) = self.balancer.find_server(tag) else {
+        let Some(backend) = self.balancer.find_server(tag) else {
             self.error(GONE);
             return Ok(());
         };
-        let backend = &self.balancer.backends[index];
-        let is_elsewhere = self.upstream.backend().is_none_or(|own| !Arc::ptr_eq(own, backend));
-        let lease = is_elsewhere.then(|| self.balancer.table.lease(|backend| backend == index));
+        let is_elsewhere = self.upstream.backend().is_none_or(|own| own.id != backend.id);
+        let lease = is_elsewhere
+            .then(|| self.balancer.table.lease(Instant::now(), |other| other == backend.id));
         let errors = self.writer.errors;
-        let outcome = self.scan_at(backend, tag, &there);
+        let outcome = self.scan_at(&backend, tag, &there);
         drop(lease);
         if let Err(ForwardError::Backend(error) | ForwardError::Cut(error)) = &outcome {
             backend.metrics.errors.add((!error.is_local()).into());
@@ -83,7 +82,7 @@ impl Session<'_> {
         match outcome {
             Ok(time) => {
                 let is_error = self.writer.errors > errors;
-                self.served_by = Some(ServedBy { backend: index, time, is_error });
+                self.served_by = Some(ServedBy { backend, time, is_error });
             }
             Err(ForwardError::Backend(BackendError::OtherCommands | BackendError::Syncing(_))) => {
                 self.error(GONE);
@@ -100,7 +99,7 @@ impl Session<'_> {
     /// Returns how long it took until the reply began.
     fn scan_at(
         &mut self,
-        backend: &Backend,
+        backend: &Member,
         tag: u16,
         command: &[u8],
     ) -> Result<Duration, ForwardError> {

@@ -14,9 +14,8 @@ use rustix::io::Errno;
 use super::reply_writer::ReplyWriter;
 use super::upstream::TOO_MANY_PINNED;
 use super::{ForwardError, ServedBy, Session, SessionEnd, Unanswered, names, short_reply};
-use crate::backend::{Backend, BackendError, PooledConnection};
-use crate::balance::failover::Attempt;
-use crate::health::BackendState;
+use crate::backend::{BackendError, PooledConnection};
+use crate::health::{BackendState, Member};
 use crate::policy::Subscription;
 use crate::resp::{self, Command, Protocol, command, write};
 use crate::session::{IDLE_GRACE, poll_timeout};
@@ -42,7 +41,7 @@ const HEAD_BYTES: usize = 40;
 /// What a client has subscribed to.
 pub struct Subscriptions {
     connection: PooledConnection,
-    backend: Arc<Backend>,
+    backend: Arc<Member>,
     /// When that became the connection.
     since: Instant,
     /// Channels, patterns, shard channels.
@@ -239,7 +238,7 @@ impl Session<'_> {
         let Self { upstream, writer, mode, served_by, .. } = self;
         let mut messages = Vec::new();
         let subscribed = upstream.with_failover(writer.client.handle(), |upstream, attempt| {
-            let Attempt { backend, .. } = attempt;
+            let backend = &attempt.backend;
             let mut connection = backend.request(*mode, command, attempt.wait_policy())?;
             messages.clear();
             *served_by = Some(ServedBy::attempt(attempt));
@@ -254,7 +253,7 @@ impl Session<'_> {
             }
             Ok(match connection.pin() {
                 true => {
-                    upstream.pin_lease(attempt.index);
+                    upstream.pin_lease(backend.id);
                     Ok((connection, Arc::clone(backend)))
                 }
                 // Where others lose theirs, too, there may be room at another backend.
@@ -395,22 +394,27 @@ impl Session<'_> {
         }
     }
 
-    /// Timeouts for the client's bytes and, where it has subscribed, passes messages on meanwhile.
+    /// Waits for the client's bytes and, where it has subscribed, passes messages on meanwhile.
     /// True when there may be bytes.
     pub(super) fn wait_with_subscriptions(
         &mut self,
         deadline: Option<Instant>,
     ) -> Result<bool, SessionEnd> {
-        let Self { subscriptions: Some(all), writer, .. } = self else { return Ok(true) };
+        let Self { balancer, subscriptions: Some(all), writer, mode, .. } = self else {
+            return Ok(true);
+        };
         let health = &all.backend.health;
         if matches!(health.state(), BackendState::Down | BackendState::Syncing)
-            && health.has_better()
+            && balancer.table.has_better(all.backend.id)
         {
             self.resubscribe(&BackendError::Unresponsive)?;
             return Ok(false);
         }
-        let serves = |index: usize| self.balancer.backends[index].health.serves(self.mode.database);
-        if all.since.elapsed() >= MIN_STAY && health.is_outranked(serves) {
+        let backends = balancer.backends();
+        let serves = |backend| {
+            backends.get(backend).is_some_and(|backend| backend.health.serves(mode.database))
+        };
+        if all.since.elapsed() >= MIN_STAY && balancer.table.is_outranked(all.backend.id, serves) {
             self.resubscribe(&BackendError::Stale)?;
             return Ok(false);
         }

@@ -1,16 +1,18 @@
 //! MULTI and EXEC: reads are gathered here and go to a backend with the EXEC, all at once, so that
 //! a client that ponders holds no connection. WATCH does hold one.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::reply_writer::ReplyWriter;
 use super::upstream::{SendTarget, TOO_MANY_PINNED, Watch};
 use super::{ForwardError, MAX_JUDGEMENTS, ServedBy, Session, SessionEnd, Unanswered, short_reply};
-use crate::backend::{PooledConnection, WaitPolicy, said};
+use crate::backend::{Class, PooledConnection, said};
 use crate::balance::failover::Failover;
 use crate::balance::slow::{
-    Begun, Class, MAX_FAST_ARGUMENTS, ReadInfo, ReadKey, ReadTraits, Script, shown,
+    Begun, MAX_FAST_ARGUMENTS, ReadInfo, ReadKey, ReadTraits, Script, shown,
 };
+use crate::health::Member;
 use crate::net::protocol::WireProtocol;
 use crate::policy::{self, LocalCommand, Policy, Refused, Verdict};
 use crate::resp::{Command, CommandParser, command, write};
@@ -157,21 +159,21 @@ impl Session<'_> {
         let commands = transaction.whole();
         let ran = match self.upstream.take_watch() {
             Watch::None => self.exec_anywhere(&commands, &transaction, traits),
-            Watch::Held(connection, index) => {
+            Watch::Held(connection, backend) => {
                 // In this order: what its server knows is among what it is judged by.
                 self.refresh_policy();
-                let backend = &self.balancer.backends[index];
-                let health = &backend.health;
-                if health.refusal(self.mode.database).is_some() || !backend.is_current(&connection)
-                {
+                let Some(backend) = self.balancer.backend(backend).filter(|backend| {
+                    let refusal = backend.health.refusal(self.mode.database);
+                    refusal.is_none() && backend.is_current(&connection)
+                }) else {
                     self.exec_in_vain();
                     return Ok(());
-                }
+                };
                 if !transaction.may_pass(&self.policy) {
                     self.error(ABORTED);
                     return Ok(());
                 }
-                self.exec_where_watched(*connection, index, &commands, &transaction, traits)
+                self.exec_where_watched(*connection, backend, &commands, &transaction, traits)
             }
             Watch::InUse(_) | Watch::Lost => {
                 self.exec_in_vain();
@@ -214,35 +216,35 @@ impl Session<'_> {
     fn exec_where_watched(
         &mut self,
         mut connection: PooledConnection,
-        backend: usize,
+        backend: Arc<Member>,
         commands: &[u8],
         transaction: &Transaction,
         traits: ReadTraits,
     ) -> Result<(), Unanswered> {
         let info = transaction.read_info(traits.class);
         let peer = self.writer.client.handle();
-        let is_there = |other| other == backend;
+        let is_there = |other| other == backend.id;
         let lane = &self.balancer.slow_lane;
         let open = match traits.class {
             Class::Quick => None,
-            _ => match lane.begin(&info, Some(backend), is_there, || peer.is_gone()) {
+            _ => match lane.begin(&info, Some(backend.id), is_there, || peer.is_gone()) {
                 Ok(Begun::Open(open)) => Some(open),
                 Ok(Begun::Answered(_)) => None,
                 Err(error) => return Err(Unanswered::AllFailed(error.to_string())),
             },
         };
         let (count, began) = (transaction.count, Instant::now());
-        let wait_policy = WaitPolicy::Read { class: traits.class, open: open.clone() };
-        connection.set_wait_policy(wait_policy, Duration::ZERO);
+        // No other backend can be asked: its kind has one try.
+        let mut failover =
+            Failover::resumed(self.balancer, ReadTraits { has_one_try: true, ..traits });
+        let attempt = failover.made(Arc::clone(&backend), began, open.clone());
+        connection.set_wait_policy(attempt.wait_policy(), Duration::ZERO);
         let sent = connection.send(commands).map_err(ForwardError::Backend);
         let (time, errors) = (began.elapsed(), self.writer.errors);
         match (&sent, &open) {
             (Ok(()), Some(open)) => open.note_answer(),
             (Err(ForwardError::Backend(error)), _) => {
-                // No other backend can be asked: its kind has one try.
-                let traits = ReadTraits { has_one_try: true, ..traits };
-                let mut failover = Failover::resumed(self.balancer, traits);
-                failover.failed_alone(backend, began, open.as_ref(), error);
+                failover.failed_alone(&attempt, error);
             }
             _ => {}
         }
@@ -257,7 +259,7 @@ impl Session<'_> {
                 Ok(())
             }
             Err(ForwardError::Backend(_)) => {
-                self.balancer.backends[backend].metrics.errors.add_one();
+                attempt.backend.metrics.errors.add_one();
                 self.exec_in_vain();
                 Ok(())
             }
@@ -300,7 +302,7 @@ impl Session<'_> {
             }
             match (&upstream.watch, &reply[..]) {
                 (Watch::None, OK) => {
-                    if !upstream.watch_with(connection, attempt.index) {
+                    if !upstream.watch_with(connection, attempt.backend.id) {
                         return Ok(format!("-{TOO_MANY_PINNED}\r\n").into_bytes());
                     }
                 }

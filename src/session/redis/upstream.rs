@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{ForwardError, SessionEnd, names};
-use crate::backend::{Backend, BackendError, Connection, Mode, PooledConnection, STALE_TIME};
-use crate::balance::Balancer;
-use crate::balance::Lease;
+use crate::backend::{
+    Backend, BackendError, BackendId, Class, Connection, Mode, PooledConnection, STALE_TIME,
+};
 use crate::balance::failover::{Attempt, Failover};
-use crate::balance::slow::{Begun, Class, LaneError, OpenRead, ReadInfo, ReadTraits, SharedAnswer};
+use crate::balance::slow::{Begun, LaneError, OpenRead, ReadInfo, ReadTraits, SharedAnswer};
+use crate::balance::{Backends, Balancer, Lease};
+use crate::health::Member;
 use crate::logging::access_log::Event;
 use crate::session::ClientHandle;
 
@@ -22,10 +24,10 @@ pub const TOO_MANY_PINNED: &str = "ERR too many clients watch or subscribe: try 
 pub enum Watch {
     #[default]
     None,
-    /// The connection that watches, and the index of its backend.
-    Held(Box<PooledConnection>, usize),
+    /// The connection that watches, and its backend.
+    Held(Box<PooledConnection>, BackendId),
     /// It watches, and is in use at the moment.
-    InUse(usize),
+    InUse(BackendId),
     /// Its backend failed: nobody knows whether a key was touched.
     Lost,
 }
@@ -33,7 +35,7 @@ pub enum Watch {
 /// Where commands are sent.
 #[derive(Clone, Copy)]
 pub struct SendTarget<'a> {
-    pub attempt: Attempt<'a>,
+    pub attempt: &'a Attempt,
     pub mode: Mode,
     /// The version of the backends' commands by which they were judged: they are not sent to a server
     /// with others. `None` for those that are not judged by these.
@@ -42,7 +44,7 @@ pub struct SendTarget<'a> {
 
 /// Where a try is made.
 struct Place {
-    backend: usize,
+    backend: BackendId,
     /// That the read is unanswered there, where it is not quick.
     open: Option<Arc<OpenRead>>,
     /// Counts it, where that is not the session's own backend.
@@ -75,7 +77,7 @@ pub struct Upstream<'a> {
     /// Taken when a backend is needed first, and kept.
     lease: Option<Lease>,
     /// The backend that was used last: the lease may be another's by now.
-    last_used: Option<usize>,
+    last_used: Option<BackendId>,
     /// Whether the lease may move, as the table knows it.
     may_move: bool,
     pub watch: Watch,
@@ -99,8 +101,8 @@ impl<'a> Upstream<'a> {
     }
 
     /// The leased backend.
-    pub fn backend(&self) -> Option<&'a Arc<Backend>> {
-        self.lease.as_ref().map(|lease| &self.balancer.backends[lease.backend()])
+    pub fn backend(&self) -> Option<Arc<Member>> {
+        self.balancer.backend(self.lease.as_ref()?.backend()?)
     }
 
     /// Does `work` on the session's backend and, when that fails, on others. What every server answers
@@ -108,7 +110,7 @@ impl<'a> Upstream<'a> {
     pub fn with_failover<T>(
         &mut self,
         client: ClientHandle,
-        work: impl FnMut(&mut Self, Attempt) -> Result<T, ForwardError>,
+        work: impl FnMut(&mut Self, &Attempt) -> Result<T, ForwardError>,
     ) -> Result<T, Unanswered> {
         let mut failover = Failover::new(self.balancer, ReadTraits::QUICK);
         self.go_on(&mut failover, client, |_| ReadInfo::default(), work)
@@ -121,14 +123,12 @@ impl<'a> Upstream<'a> {
         failover: &mut Failover,
         client: ClientHandle,
         info: impl Fn(bool) -> ReadInfo,
-        mut work: impl FnMut(&mut Self, Attempt) -> Result<T, ForwardError>,
+        mut work: impl FnMut(&mut Self, &Attempt) -> Result<T, ForwardError>,
     ) -> Result<T, Unanswered> {
         loop {
             failover.forgive();
             let place = self.place(failover, client, &info)?;
-            let attempt = place
-                .as_ref()
-                .and_then(|place| failover.attempt(place.backend, place.open.as_ref()));
+            let attempt = place.as_ref().and_then(|p| failover.attempt(p.backend, p.open.clone()));
             let Some(attempt) = attempt else {
                 let refusals = self.refusals(failover);
                 // One that is up, and must not be read from in this database, is not waited for.
@@ -137,13 +137,13 @@ impl<'a> Upstream<'a> {
                     false => return Err(all_failed(failover, &refusals)),
                 }
             };
-            match work(self, attempt) {
+            match work(self, &attempt) {
                 Ok(done) => return Ok(done),
                 Err(ForwardError::Backend(BackendError::OtherCommands)) => {
                     return Err(Unanswered::OtherCommands);
                 }
                 Err(ForwardError::Backend(error)) => {
-                    failover.failed(attempt, error);
+                    failover.failed(&attempt, error);
                     self.lose_watch();
                     if let Some(why) = failover.refusal() {
                         return Err(Unanswered::Refused(why));
@@ -153,7 +153,7 @@ impl<'a> Upstream<'a> {
                     }
                 }
                 Err(ForwardError::Cut(error)) => {
-                    Failover::note(attempt, &error);
+                    Failover::note(&attempt, &error);
                     let name = attempt.backend.name();
                     let why = format!("{name} failed within a reply: {error}");
                     return Err(Unanswered::SessionEnd(SessionEnd::Cut(why)));
@@ -179,13 +179,15 @@ impl<'a> Upstream<'a> {
         }
         // Only there is known whether a key was touched.
         let watched = self.watched_backend();
-        let may_try =
-            |backend| watched.is_none_or(|watched| watched == backend) && self.serves(backend);
+        let backends = self.balancer.backends();
+        let may_try = |backend| {
+            watched.is_none_or(|watched| watched == backend) && self.serves(&backends, backend)
+        };
         match failover.begin(info(failover.is_alone()), Some(own), may_try, || client.is_gone()) {
             Ok(Begun::Answered(answer)) => Err(Unanswered::Shared(answer)),
             Ok(Begun::Open(open)) => {
                 let backend = open.backend();
-                let lease = || self.balancer.table.lease(|other| other == backend);
+                let lease = || self.balancer.table.lease(Instant::now(), |other| other == backend);
                 let lease = if backend == own { None } else { lease() };
                 Ok(Some(Place { backend, open: Some(open), _lease: lease }))
             }
@@ -198,17 +200,18 @@ impl<'a> Upstream<'a> {
     }
 
     /// Whether the session's database may be read from this backend.
-    fn serves(&self, backend: usize) -> bool {
-        let health = &self.balancer.backends[backend].health;
-        self.database.is_none_or(|database| health.serves(database))
+    fn serves(&self, backends: &Backends, backend: BackendId) -> bool {
+        self.database.is_none_or(|database| {
+            backends.get(backend).is_some_and(|backend| backend.health.serves(database))
+        })
     }
 
     /// Which backends could still be tried and are up, but must not be read from in the session's
     /// database, as the end of an error.
     fn refusals(&self, failover: &Failover) -> String {
-        let backends = self.balancer.backends.iter().enumerate();
-        let left = backends.filter(|(index, _)| failover.may_try(*index));
-        let refusals = left.filter_map(|(_, backend)| {
+        let backends = self.balancer.backends();
+        let left = backends.iter().filter(|backend| failover.may_try(backend.id));
+        let refusals = left.filter_map(|backend| {
             let refusal = backend.health.refusal_while_up(self.database?)?;
             Some(format!("; {}: {refusal}", backend.name()))
         });
@@ -216,47 +219,50 @@ impl<'a> Upstream<'a> {
     }
 
     /// The index of the backend to be used now; takes a lease where there is none.
-    fn reselect(&mut self, failover: &Failover, client: SocketAddr) -> Option<usize> {
-        let may_try = |backend| failover.may_try(backend) && self.serves(backend);
+    fn reselect(&mut self, failover: &Failover, client: SocketAddr) -> Option<BackendId> {
+        let backends = self.balancer.backends();
         if let Some(watched) = self.watched_backend() {
             // Only there is known whether a key was touched.
-            if may_try(watched) {
+            if failover.may_try(watched) && self.serves(&backends, watched) {
                 return Some(watched);
             }
             self.lose_watch();
         }
-        let may_try = |backend| failover.may_try(backend) && self.serves(backend);
-        let now = match &self.lease {
-            Some(lease) => lease.reselect(may_try)?,
+        let now = Instant::now();
+        let may_try = |backend| failover.may_try(backend) && self.serves(&backends, backend);
+        let backend = match &self.lease {
+            Some(lease) => lease.reselect(now, may_try)?,
             None => {
-                let lease = self.balancer.table.lease(may_try)?;
-                self.lease.insert(lease).backend()
+                let lease = self.balancer.table.lease(now, may_try)?;
+                self.lease.insert(lease).backend()?
             }
         };
-        self.note_use(now, client);
-        Some(now)
+        self.note_use(backend, client);
+        Some(backend)
     }
 
-    fn note_use(&mut self, backend: usize, client: SocketAddr) {
+    fn note_use(&mut self, backend: BackendId, client: SocketAddr) {
         if self.last_used.replace(backend) != Some(backend) {
-            let name = self.balancer.backends[backend].name();
-            let event = || Event::Reads { client, backend: name.to_owned() };
-            self.balancer.access_log.write(event);
+            let name = |backend: Arc<Member>| backend.name().to_owned();
+            let backend = self.balancer.backend(backend).map_or_else(String::new, name);
+            self.balancer.access_log.write(|| Event::Reads { client, backend });
         }
     }
 
-    /// The index of the session's backend where nothing is to be known but that: it is up, and
-    /// nothing is watched. Takes a lease where there is none.
-    pub fn usual_backend(&mut self, client: SocketAddr) -> Option<usize> {
+    /// The session's backend where nothing is to be known but that: it is up, and nothing is watched.
+    /// Takes a lease where there is none.
+    pub fn usual_backend(&mut self, client: SocketAddr) -> Option<Arc<Member>> {
+        let backends = self.balancer.backends();
         if self.lease.is_none() {
-            self.lease = self.balancer.table.lease(|backend| self.serves(backend));
+            let serves = |backend| self.serves(&backends, backend);
+            self.lease = self.balancer.table.lease(Instant::now(), serves);
         }
         let backend = self.lease.as_ref()?.backend_if_up()?;
-        let is_usual = matches!(self.watch, Watch::None) && self.serves(backend);
-        if is_usual {
-            self.note_use(backend, client);
+        if !matches!(self.watch, Watch::None) || !self.serves(&backends, backend) {
+            return None;
         }
-        is_usual.then_some(backend)
+        self.note_use(backend, client);
+        backends.get(backend).cloned()
     }
 
     /// Whether the session's lease may go to another backend while nothing is asked: not while it
@@ -279,7 +285,7 @@ impl<'a> Upstream<'a> {
         target: SendTarget,
         commands: &[u8],
     ) -> Result<PooledConnection, BackendError> {
-        let Attempt { backend, .. } = target.attempt;
+        let backend = &target.attempt.backend;
         let wait_policy = target.attempt.wait_policy();
         let now = || self.balancer.commands_version();
         let is_judged = |link: &Connection| {
@@ -315,8 +321,8 @@ impl<'a> Upstream<'a> {
         backend.request_if(target.mode, commands, wait_policy, is_judged)
     }
 
-    /// The index of the backend that watches.
-    fn watched_backend(&self) -> Option<usize> {
+    /// The backend that watches.
+    fn watched_backend(&self) -> Option<BackendId> {
         match self.watch {
             Watch::Held(_, backend) => Some(backend),
             _ => None,
@@ -334,7 +340,7 @@ impl<'a> Upstream<'a> {
 
     /// Keeps the connection, to this backend, that watches; false, and it is closed, when too many
     /// clients do so.
-    pub fn watch_with(&mut self, mut connection: PooledConnection, backend: usize) -> bool {
+    pub fn watch_with(&mut self, mut connection: PooledConnection, backend: BackendId) -> bool {
         let is_pinned = connection.pin();
         if is_pinned {
             self.pin_lease(backend);
@@ -345,7 +351,7 @@ impl<'a> Upstream<'a> {
 
     /// The session has a connection of its own to this backend: its lease is there, and stays there
     /// until [`update_may_move`](Self::update_may_move) says otherwise.
-    pub fn pin_lease(&mut self, backend: usize) {
+    pub fn pin_lease(&mut self, backend: BackendId) {
         if let Some(lease) = &self.lease {
             lease.pin(backend);
             self.may_move = false;

@@ -1,4 +1,4 @@
-//! A random pipeline, with the replies that must come.
+//! A random pipeline and the replies that it must get.
 
 use std::ops::Range;
 
@@ -6,31 +6,32 @@ use super::Random;
 use super::data::{self, Item, Table, bulk};
 use crate::wire;
 
-/// Commands in a pipeline, at most.
-const MOST_COMMANDS: usize = 32;
+const MAX_COMMANDS: usize = 32;
 
 #[derive(Default)]
 pub struct Batch<'a> {
-    /// All commands, to be sent at once.
+    /// Bytes of all commands.
     pub requests: Vec<u8>,
-    /// Where each command is in `requests`.
+    /// Range of each command in `requests`.
     places: Vec<Range<usize>>,
     replies: Vec<Reply<'a>>,
-    /// Replies that were not known beforehand.
-    own: Vec<u8>,
+    /// Bytes of the replies that depend on the session.
+    session_replies: Vec<u8>,
 }
 
 enum Reply<'a> {
-    Known(&'a [u8]),
-    Own(Range<usize>),
+    /// The reply from the table.
+    Fixed(&'a [u8]),
+    /// Range in [`Batch::session_replies`].
+    Session(Range<usize>),
 }
 
-/// What a session's replies depend on.
+/// State of a session that its replies depend on.
 pub struct Session {
     pub client: usize,
     pub database: usize,
     pub is_resp3: bool,
-    /// How many tokens this client has sent: no two are the same.
+    /// Tokens sent by this client so far; makes each token unique.
     pub tokens: u64,
 }
 
@@ -39,20 +40,20 @@ impl<'a> Batch<'a> {
         self.requests.clear();
         self.places.clear();
         self.replies.clear();
-        self.own.clear();
-        for _ in 0..1 + random.below(MOST_COMMANDS) {
+        self.session_replies.clear();
+        for _ in 0..1 + random.below(MAX_COMMANDS) {
             let table = &tables[data::table_index(session.database, session.is_resp3)];
             match random.below(1000) {
                 0 => {
                     session.database = random.below(data::DATABASES);
-                    self.push_own(&["SELECT", &session.database.to_string()], "+OK\r\n");
+                    self.push_for_session(&["SELECT", &session.database.to_string()], "+OK\r\n");
                 }
                 1 => self.push(random.pick(&table.long)),
                 2..30 => self.push(random.pick(&table.odd)),
                 30..60 => {
                     session.tokens += 1;
                     let token = format!("token {} of client {}", session.tokens, session.client);
-                    self.push_own(&["ECHO", &token], &bulk(&token));
+                    self.push_for_session(&["ECHO", &token], &bulk(&token));
                 }
                 _ => {
                     let items: &Vec<Item> = random.pick(&table.usual);
@@ -64,14 +65,14 @@ impl<'a> Batch<'a> {
 
     fn push(&mut self, item: &'a Item) {
         self.push_request(&item.request);
-        self.replies.push(Reply::Known(&item.reply));
+        self.replies.push(Reply::Fixed(&item.reply));
     }
 
-    fn push_own(&mut self, words: &[&str], reply: &str) {
+    fn push_for_session(&mut self, words: &[&str], reply: &str) {
         self.push_request(&wire::command(words));
-        let start = self.own.len();
-        self.own.extend(reply.as_bytes());
-        self.replies.push(Reply::Own(start..self.own.len()));
+        let start = self.session_replies.len();
+        self.session_replies.extend(reply.as_bytes());
+        self.replies.push(Reply::Session(start..self.session_replies.len()));
     }
 
     fn push_request(&mut self, request: &[u8]) {
@@ -90,12 +91,12 @@ impl<'a> Batch<'a> {
 
     pub fn reply(&self, index: usize) -> &[u8] {
         match &self.replies[index] {
-            Reply::Known(bytes) => bytes,
-            Reply::Own(place) => &self.own[place.clone()],
+            Reply::Fixed(bytes) => bytes,
+            Reply::Session(place) => &self.session_replies[place.clone()],
         }
     }
 
-    /// A length at which the last command is cut in two.
+    /// Returns a length of `requests` that cuts the last command in two.
     pub fn cut(&self, random: &mut Random) -> usize {
         let last = self.places.last().cloned().unwrap_or_default();
         last.start + 1 + random.below(last.len() - 1)

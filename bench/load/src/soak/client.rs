@@ -1,4 +1,4 @@
-//! One client: it asks, compares, and leaves in the worst moment.
+//! One client of the soak test: sends, compares, and disconnects at the worst moments.
 
 use std::fmt;
 use std::io::{BufReader, ErrorKind, Read, Write};
@@ -15,22 +15,22 @@ use crate::wire;
 const BUFFER_BYTES: usize = 32 * 1024;
 
 /// Longer than the balancer may take for a read.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Between a failure and the next connection.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Pause between a failure and the next connection.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
-/// One in so many sessions speaks HTTP.
-const SESSIONS_AN_HTTP: usize = 4;
+/// One of this many sessions speaks HTTP.
+const SESSIONS_PER_HTTP: usize = 4;
 
-/// One in so many pipelines is the session's last.
-const PIPELINES: usize = 100;
+/// Average number of pipelines or requests in a session.
+const PIPELINES_PER_SESSION: usize = 100;
 
-/// How much is shown of what is wrong, and of what is before it.
+/// How many bytes of a wrong reply are printed, and how many before the first wrong one.
 const SHOWN_BYTES: usize = 120;
 const SHOWN_BEFORE: usize = 20;
 
-/// The ways in which a client ends a session.
+/// How a client ends a session.
 #[derive(Clone, Copy)]
 pub enum Leave {
     Idle,
@@ -54,26 +54,26 @@ impl fmt::Display for Leave {
     }
 }
 
-/// What must not happen.
+/// An outcome that fails the soak test.
 pub enum Failure {
     Wrong(String),
-    /// The balancer has ended a session, for which there was no cause.
+    /// The balancer closed a session without cause.
     Dropped(std::io::Error),
-    Unconnected(std::io::Error),
-    Silent,
+    ConnectFailed(std::io::Error),
+    TimedOut,
 }
 
 impl Failure {
     pub const KINDS: [&str; 4] =
-        ["wrong", "dropped by the balancer", "failed to connect", "without a reply in time"];
+        ["wrong reply", "dropped by the balancer", "failed to connect", "timed out"];
 
     /// An index into [`Self::KINDS`].
     pub fn kind(&self) -> usize {
         match self {
             Failure::Wrong(_) => 0,
             Failure::Dropped(_) => 1,
-            Failure::Unconnected(_) => 2,
-            Failure::Silent => 3,
+            Failure::ConnectFailed(_) => 2,
+            Failure::TimedOut => 3,
         }
     }
 }
@@ -81,7 +81,7 @@ impl Failure {
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Failure {
         match error.kind() {
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => Failure::Silent,
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => Failure::TimedOut,
             _ => Failure::Dropped(error),
         }
     }
@@ -92,8 +92,8 @@ impl fmt::Display for Failure {
         f.write_str(Failure::KINDS[self.kind()])?;
         match self {
             Failure::Wrong(what) => write!(f, ": {what}"),
-            Failure::Dropped(error) | Failure::Unconnected(error) => write!(f, ": {error}"),
-            Failure::Silent => Ok(()),
+            Failure::Dropped(error) | Failure::ConnectFailed(error) => write!(f, ": {error}"),
+            Failure::TimedOut => Ok(()),
         }
     }
 }
@@ -119,9 +119,9 @@ impl<'a> Client<'a> {
 
     pub fn run(mut self) {
         while !self.is_over() {
-            if let Err(failure) = self.converse() {
+            if let Err(failure) = self.run_session() {
                 self.soak.note(self.session.client, &failure);
-                thread::sleep(PAUSE);
+                thread::sleep(RECONNECT_PAUSE);
             }
         }
     }
@@ -130,46 +130,46 @@ impl<'a> Client<'a> {
         self.soak.is_over.load(Ordering::Relaxed)
     }
 
-    /// One session.
-    fn converse(&mut self) -> Result<(), Failure> {
-        if self.random.below(SESSIONS_AN_HTTP) == 0 {
-            return self.converse_over_http();
+    /// Runs one session.
+    fn run_session(&mut self) -> Result<(), Failure> {
+        if self.random.below(SESSIONS_PER_HTTP) == 0 {
+            return self.run_http_session();
         }
         let socket = self.connect()?;
         while !self.is_over() {
             self.batch.refill(&self.soak.tables, &mut self.session, &mut self.random);
-            if self.random.below(PIPELINES) == 0 {
+            if self.random.below(PIPELINES_PER_SESSION) == 0 {
                 return self.leave(&socket);
             }
             self.send(&socket)?;
             self.receive(&socket, self.batch.len())?;
             if self.inbox.start < self.inbox.end {
                 let more = shown(&self.inbox.bytes[self.inbox.start..self.inbox.end], 0);
-                return Err(Failure::Wrong(format!("more than was asked for: {more}")));
+                return Err(Failure::Wrong(format!("more bytes than expected: {more}")));
             }
         }
         Ok(())
     }
 
-    fn converse_over_http(&mut self) -> Result<(), Failure> {
+    fn run_http_session(&mut self) -> Result<(), Failure> {
         let mut http = Http::new(self.dial()?);
         while !self.is_over() {
-            let question = self.random.pick(&self.soak.questions);
-            if self.random.below(PIPELINES) == 0 {
+            let item = self.random.pick(&self.soak.http_items);
+            if self.random.below(PIPELINES_PER_SESSION) == 0 {
                 let way = *self.random.pick(&Leave::ALL);
-                let socket = http.leave(way, question, &mut self.random)?;
+                let socket = http.leave(way, item, &mut self.random)?;
                 return self.end(socket, way);
             }
-            http.ask(question)?;
+            http.ask(item)?;
             add(&self.soak.verified, 1);
         }
         Ok(())
     }
 
     fn dial(&self) -> Result<TcpStream, Failure> {
-        let socket = wire::connect(self.soak.lb).map_err(Failure::Unconnected)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.set_write_timeout(Some(PATIENCE))?;
+        let socket = wire::connect(self.soak.lb).map_err(Failure::ConnectFailed)?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
+        socket.set_write_timeout(Some(TIMEOUT))?;
         add(&self.soak.connections, 1);
         Ok(socket)
     }
@@ -180,18 +180,18 @@ impl<'a> Client<'a> {
         self.session.database = 0;
         self.session.is_resp3 = self.random.below(4) == 0;
         if self.session.is_resp3 {
-            // The only reply that is not known: it has the session's number in it.
+            // This reply can't be compared: it contains the id of the connection.
             socket.write_all(&wire::command(&["HELLO", "3"]))?;
             let mut reply = Vec::new();
             wire::read_value(&mut BufReader::new(&socket), &mut reply)?;
             if !reply.starts_with(b"%") {
-                return Err(Failure::Wrong(format!("to HELLO 3: {}", shown(&reply, 0))));
+                return Err(Failure::Wrong(format!("reply to HELLO 3: {}", shown(&reply, 0))));
             }
         }
         Ok(socket)
     }
 
-    /// In one write, but now and then in two, between which a command is cut.
+    /// Sends the batch in one write, or sometimes in two with the last command cut between them.
     fn send(&mut self, mut socket: &TcpStream) -> Result<(), Failure> {
         let cut = if self.random.below(16) == 0 { self.batch.cut(&mut self.random) } else { 0 };
         let (first, second) = self.batch.requests.split_at(cut);
@@ -207,7 +207,7 @@ impl<'a> Client<'a> {
                 add(&self.soak.verified, index as u64);
                 if let Failure::Wrong(what) = &mut failure {
                     let request = shown(self.batch.request(index), 0);
-                    *what = format!("to {request}, number {index} of its pipeline: {what}");
+                    *what = format!("reply to {request}, number {index} of its pipeline: {what}");
                 }
                 return Err(failure);
             }
@@ -244,7 +244,7 @@ impl<'a> Client<'a> {
     }
 }
 
-/// What has come and is not compared yet.
+/// Bytes that have arrived and are not compared yet.
 struct Inbox {
     bytes: Vec<u8>,
     start: usize,
@@ -261,16 +261,17 @@ impl Inbox {
                     return Err(Failure::Dropped(ErrorKind::UnexpectedEof.into()));
                 }
             }
-            let come = &self.bytes[self.start..self.end];
+            let received = &self.bytes[self.start..self.end];
             let wanted = &reply[done..];
-            let length = come.len().min(wanted.len());
-            if come[..length] != wanted[..length] {
-                let equal = come.iter().zip(wanted).take_while(|(one, other)| one == other).count();
+            let length = received.len().min(wanted.len());
+            if received[..length] != wanted[..length] {
+                let equal =
+                    received.iter().zip(wanted).take_while(|(one, other)| one == other).count();
                 return Err(Failure::Wrong(format!(
-                    "from byte {} on it differs; expected {}, got {}",
+                    "differs from byte {}; expected {}, got {}",
                     done + equal,
                     shown(wanted, equal),
-                    shown(come, equal),
+                    shown(received, equal),
                 )));
             }
             self.start += length;
@@ -280,7 +281,7 @@ impl Inbox {
     }
 }
 
-/// Some bytes around `place`, escaped.
+/// Formats some bytes around `place`, escaped.
 pub fn shown(bytes: &[u8], place: usize) -> String {
     let bytes = &bytes[place.saturating_sub(SHOWN_BEFORE)..];
     format!("\"{}\"", bytes[..bytes.len().min(SHOWN_BYTES)].escape_ascii())

@@ -1,7 +1,7 @@
-//! What the servers hold, and what they therefore reply.
+//! The soak test's data, and the reply to each command that reads it.
 //!
-//! Each value begins with its key and its database, and says both and where it is again and again: a
-//! reply that is another's, or shifted, can't pass for the right one.
+//! Each value repeats its key, its database and the position in the value, so a reply that belongs to
+//! another command, or is shifted, can't pass for the right one.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use std::io::{BufReader, Write as _};
 
 use crate::wire;
 
-/// Databases from 0 on that are filled.
+/// Number of databases that are filled, from 0.
 pub const DATABASES: usize = 2;
 
 const STRINGS: usize = 1000;
@@ -18,7 +18,7 @@ const MGETS: usize = 500;
 const LONG_LENGTHS: [usize; 6] = [20, 20, 64, 64, 200, 200];
 const WRONG_TYPE: &str = "-WRONGTYPE Operation against a key holding the wrong kind of value\r\n";
 
-/// A command and the reply to it.
+/// A command and its reply.
 pub struct Item {
     pub request: Vec<u8>,
     pub reply: Vec<u8>,
@@ -30,55 +30,55 @@ impl Item {
     }
 }
 
-/// What may be asked in one database by one version of the protocol.
+/// Commands for one database and one version of the protocol.
 pub struct Table {
-    /// By command.
+    /// Frequent commands, one list for each command name.
     pub usual: [Vec<Item>; 6],
     pub long: Vec<Item>,
-    /// Unknown keys, wrong types, and what concerns no key.
+    /// Commands with unknown keys, wrong types or no key.
     pub odd: Vec<Item>,
 }
 
-/// A request over HTTP and the answer to it.
-pub struct Question {
+/// An HTTP request and its response.
+pub struct HttpItem {
     pub request: Vec<u8>,
     pub status: u16,
     pub body: Vec<u8>,
 }
 
-impl Question {
-    fn new(key: &str, status: u16, body: String) -> Question {
+impl HttpItem {
+    fn new(key: &str, status: u16, body: String) -> HttpItem {
         let request = format!("GET /{key} HTTP/1.1\r\nHost: localhost\r\n\r\n").into_bytes();
-        Question { request, status, body: body.into_bytes() }
+        HttpItem { request, status, body: body.into_bytes() }
     }
 }
 
-/// What may be asked over HTTP, which has the first database.
-pub fn questions() -> Vec<Question> {
+/// Requests over HTTP, which reads database 0.
+pub fn http_items() -> Vec<HttpItem> {
     let strings = (0..STRINGS).map(|number| {
         let (key, value) = string(0, number);
-        Question::new(&key, 200, format!("\"{value}\"\n"))
+        HttpItem::new(&key, 200, format!("\"{value}\"\n"))
     });
-    // Several times, as there are fewer of them.
+    // Repeated, so that hashes are as frequent as strings.
     let hashes = (0..STRINGS).map(|number| {
         let (key, fields) = hash(0, number % HASHES);
         let (fields, _) = fields.as_chunks::<2>();
         let lines = fields.iter().map(|[name, value]| format!("  \"{name}\": \"{value}\""));
         let lines = lines.collect::<Vec<_>>().join(",\n");
-        Question::new(&key, 200, format!("{{\n{lines}\n}}\n"))
+        HttpItem::new(&key, 200, format!("{{\n{lines}\n}}\n"))
     });
     let unknown = (0..MGETS).map(|number| {
-        // Half of them begin as the strings do.
+        // Half of them share the strings' prefix, from which the balancer guesses the type.
         let key = if number % 2 == 0 { format!("soak:no{number}") } else { unknown(number) };
         let body = format!("{{\n  \"error\": \"no such key\",\n  \"key\": \"{key}\"\n}}\n");
-        Question::new(&key, 404, body)
+        HttpItem::new(&key, 404, body)
     });
     let (key, value) = long_string(0, 0);
-    let long = Question::new(&key, 200, format!("\"{value}\"\n"));
+    let long = HttpItem::new(&key, 200, format!("\"{value}\"\n"));
     strings.chain(hashes).chain(unknown).chain([long]).collect()
 }
 
-/// For each database the tables of RESP2 and RESP3; see [`table_index`].
+/// Returns the tables of all databases in RESP2 and RESP3, in the order of [`table_index`].
 pub fn tables() -> Vec<Table> {
     (0..DATABASES).flat_map(|database| [false, true].map(|is_3| table(database, is_3))).collect()
 }
@@ -125,7 +125,7 @@ fn table(database: usize, is_resp3: bool) -> Table {
     Table { usual, long: long.collect(), odd }
 }
 
-/// Up to eight keys; every third time one of them is unknown.
+/// An MGET of up to eight keys, of which one is unknown in every third.
 fn mget(database: usize, number: usize, null: &str) -> Item {
     let count = 1 + number % 8;
     let mut keys = Vec::new();
@@ -144,7 +144,7 @@ fn mget(database: usize, number: usize, null: &str) -> Item {
     Item::new(&words, reply)
 }
 
-/// Writes all into the Redis on `port`, beside what else it holds.
+/// Writes the data into the Redis server on `port`; other keys stay.
 pub fn fill(port: u16) -> Result<(), Box<dyn Error>> {
     let mut socket = wire::connect_with_timeout(port)?;
     let mut replies = BufReader::new(socket.try_clone()?);
@@ -174,8 +174,8 @@ pub fn fill(port: u16) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A key and its value: behind the key and the database from 1 to 2047 bytes, short ones as often as
-/// long ones.
+/// Returns a key and its value. After its prefix the value has 1 to 2047 bytes, with all orders of
+/// magnitude equally frequent.
 fn string(database: usize, number: usize) -> (String, String) {
     let scale = 1 << (number % 11);
     with_value(database, format!("soak:{number}"), scale + number * 7919 % scale)
@@ -185,7 +185,8 @@ fn long_string(database: usize, number: usize) -> (String, String) {
     with_value(database, format!("soak:long:{number}"), LONG_LENGTHS[number] * 1024)
 }
 
-/// A key, and names and values by turns: few and short enough that Redis keeps their order.
+/// Returns a key, and its fields and values alternately. They are few and short, so Redis keeps their
+/// order.
 fn hash(database: usize, number: usize) -> (String, Vec<String>) {
     let key = format!("soak:hash:{number}");
     let field = |index| [format!("field:{index}"), format!("{key}:{database}:{index}")];
@@ -201,7 +202,7 @@ fn with_value(database: usize, key: String, length: usize) -> (String, String) {
     let mut value = format!("{key}:{database}:");
     let end = value.len() + length;
     while value.len() < end {
-        // Can't fail.
+        // Writing into a `String` can't fail.
         let _ = write!(value, "{} of {key}:{database}, ", value.len());
     }
     value.truncate(end);

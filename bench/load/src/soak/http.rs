@@ -1,15 +1,14 @@
-//! A session over HTTP: one request after the other, each answer's status and body compared.
+//! An HTTP session of the soak test: sequential requests, with status and body compared.
 
 use std::io::{BufRead, BufReader, Error, Read, Write};
 use std::net::TcpStream;
 
 use super::Random;
 use super::client::{Failure, Leave, shown};
-use super::data::Question;
+use super::data::HttpItem;
 
 const MAX_HEAD_BYTES: u64 = 8 * 1024;
 
-/// A connection, with what has come and is not compared yet.
 pub struct Http {
     stream: BufReader<TcpStream>,
     body: Vec<u8>,
@@ -20,10 +19,11 @@ impl Http {
         Http { stream: BufReader::new(socket), body: Vec::new() }
     }
 
-    pub fn ask(&mut self, question: &Question) -> Result<(), Failure> {
-        self.stream.get_mut().write_all(&question.request)?;
-        let wrong =
-            |what: String| Failure::Wrong(format!("to {}: {what}", shown(&question.request, 0)));
+    pub fn ask(&mut self, item: &HttpItem) -> Result<(), Failure> {
+        self.stream.get_mut().write_all(&item.request)?;
+        let wrong = |what: String| {
+            Failure::Wrong(format!("response to {}: {what}", shown(&item.request, 0)))
+        };
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             let read = (&mut self.stream).take(MAX_HEAD_BYTES).read_line(&mut head)?;
@@ -31,39 +31,42 @@ impl Http {
                 return Err(Error::from(std::io::ErrorKind::UnexpectedEof).into());
             }
         }
-        if !head.starts_with(&format!("HTTP/1.1 {} ", question.status)) {
+        if !head.starts_with(&format!("HTTP/1.1 {} ", item.status)) {
             return Err(wrong(format!("got {}", shown(head.as_bytes(), 0))));
         }
         let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
-        if length != Some(&question.body.len().to_string()) {
-            return Err(wrong(format!("a length of {length:?}, not {}", question.body.len())));
+        if length != Some(&item.body.len().to_string()) {
+            return Err(wrong(format!(
+                "got Content-Length {length:?} instead of {}",
+                item.body.len()
+            )));
         }
-        self.body.resize(question.body.len(), 0);
+        self.body.resize(item.body.len(), 0);
         self.stream.read_exact(&mut self.body)?;
-        if self.body != question.body {
+        if self.body != item.body {
             let equal = |(one, other): &(&u8, &u8)| one == other;
-            let place = self.body.iter().zip(&question.body).take_while(equal).count();
+            let place = self.body.iter().zip(&item.body).take_while(equal).count();
             return Err(wrong(format!("got {}", shown(&self.body, place))));
         }
         match self.stream.buffer() {
             [] => Ok(()),
-            more => Err(wrong(format!("more than was asked for: {}", shown(more, 0)))),
+            surplus => Err(wrong(format!("more bytes than expected: {}", shown(surplus, 0)))),
         }
     }
 
-    /// Sends what a client sends that leaves in this way; then the connection may be closed.
+    /// Sends what a client sends before it leaves in this way. The caller then drops the connection.
     pub fn leave(
         &mut self,
         way: Leave,
-        question: &Question,
+        item: &HttpItem,
         random: &mut Random,
     ) -> Result<&TcpStream, Failure> {
         let length = match way {
             Leave::Idle => 0,
-            Leave::HalfSent => 1 + random.below(question.request.len() - 1),
-            Leave::Unread | Leave::Reset => question.request.len(),
+            Leave::HalfSent => 1 + random.below(item.request.len() - 1),
+            Leave::Unread | Leave::Reset => item.request.len(),
         };
-        self.stream.get_mut().write_all(&question.request[..length])?;
+        self.stream.get_mut().write_all(&item.request[..length])?;
         Ok(self.stream.get_ref())
     }
 }

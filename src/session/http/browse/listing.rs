@@ -37,7 +37,7 @@ const MAX_READ_BYTES: u64 = 16 * 1024;
 
 /// Answers with a page of keys.
 pub fn listing<W: Write>(
-    attempt: Attempt,
+    attempt: &Attempt,
     query: &PageQuery,
     frame: Frame,
     answer: &mut ResponseWriter<W>,

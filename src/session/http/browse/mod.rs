@@ -88,7 +88,7 @@ pub fn error<W: Write>(
     if !error.backends.is_empty() {
         begin_table(answer, "Backends", &["backend", "what is wrong"])?;
         for failure in &error.backends {
-            let (backend, why) = (line(failure.backend), line(&failure.error));
+            let (backend, why) = (line(&*failure.backend), line(&failure.error));
             writeln!(answer, "<tr><th scope=\"row\">{backend}</th><td>{why}</td></tr>")?;
         }
         end_table(answer)?;

@@ -36,7 +36,7 @@ const DUMP_LINE_BYTES: usize = 16;
 
 /// Answers with a key's page, a field's, or, when there is no such key, perhaps a listing.
 pub fn key<W: Write>(
-    attempt: Attempt,
+    attempt: &Attempt,
     query: &KeyQuery,
     listing: Option<&PageQuery>,
     frame: Frame,

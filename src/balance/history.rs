@@ -1,14 +1,10 @@
 //! The last five minutes, a sample a second: what the status page draws.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use log::warn;
-
-use crate::balance::BackendState;
-use crate::balance::Balancer;
+use crate::backend::BackendId;
+use crate::health::BackendState;
 use crate::metrics::Times;
 use crate::sync::{Mutex, lock};
 
@@ -38,6 +34,8 @@ pub struct Reading {
 /// What is counted of one backend at one moment.
 #[derive(Debug, Clone)]
 pub struct BackendReading {
+    /// The backend.
+    pub id: BackendId,
     /// How it is.
     pub state: BackendState,
     /// Its leases at that moment.
@@ -64,10 +62,10 @@ pub struct Sample {
 }
 
 /// The last samples. All backends' have the same numbers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct History(Mutex<Ring>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Ring {
     last: Option<Reading>,
     /// The number of the newest sample; 0 before there is one.
@@ -76,8 +74,9 @@ struct Ring {
     backends: Vec<BackendRing>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct BackendRing {
+    id: BackendId,
     samples: VecDeque<Sample>,
     /// Of the last minute, the oldest first.
     times: VecDeque<Times>,
@@ -108,13 +107,6 @@ pub struct RecentOfBackend {
 }
 
 impl History {
-    /// Of so many backends, without samples.
-    pub fn new(backends: usize) -> Self {
-        let backends = (0..backends).map(|_| BackendRing::default()).collect();
-        let ring = Ring { last: None, number: 0, answered_here: VecDeque::new(), backends };
-        Self(Mutex::new(ring))
-    }
-
     /// Adds a sample: what has changed since the reading before.
     pub fn add(&self, reading: Reading) {
         let mut ring = lock(&self.0);
@@ -129,18 +121,8 @@ impl History {
         let ring = lock(&self.0);
         let wanted = usize::try_from(ring.number.saturating_sub(since)).unwrap_or(usize::MAX);
         let shared: u64 = ring.backends.iter().map(BackendRing::requests_of_share).sum();
-        let backends = ring.backends.iter().zip(&reading.backends);
-        let backends: Vec<_> = backends
-            .map(|(backend, reading)| RecentOfBackend {
-                per_second: per_second(backend.samples.iter().map(|sample| sample.requests)),
-                share: (shared > 0).then(|| backend.requests_of_share() as f64 / shared as f64),
-                times: match backend.times.front() {
-                    Some(earlier) => reading.times.since(earlier),
-                    None => reading.times.clone(),
-                },
-                samples: last(&backend.samples, wanted).copied().collect(),
-            })
-            .collect();
+        let recent = |reading: &BackendReading| ring.recent(reading, wanted, shared);
+        let backends: Vec<_> = reading.backends.iter().map(recent).collect();
         let by_backends: f64 = backends.iter().map(|backend| backend.per_second).sum();
         let here = per_second(ring.answered_here.iter().copied());
         Recent { number: ring.number, per_second: by_backends + here, backends }
@@ -151,8 +133,9 @@ impl Ring {
     fn add(&mut self, last: &Reading, now: &Reading) {
         self.number += 1;
         push(&mut self.answered_here, now.answered_here - last.answered_here, RATE_SAMPLES);
-        let readings = last.backends.iter().zip(&now.backends);
-        for (backend, (last, now)) in self.backends.iter_mut().zip(readings) {
+        self.backends.retain(|ring| now.backends.iter().any(|reading| reading.id == ring.id));
+        for now in &now.backends {
+            let last = last.backends.iter().find(|last| last.id == now.id).unwrap_or(now);
             let times = now.times.since(&last.times);
             let sample = Sample {
                 state: now.state,
@@ -161,16 +144,47 @@ impl Ring {
                 errors: now.errors.saturating_sub(last.errors),
                 p99: times.percentile(0.99),
             };
-            push(&mut backend.samples, sample, MAX_SAMPLES);
-            if self.number % TIMES_STEP == 1 {
+            let keeps_times = self.number % TIMES_STEP == 1;
+            let ring = self.of(now.id);
+            push(&mut ring.samples, sample, MAX_SAMPLES);
+            if keeps_times {
                 let kept = SHARE_SAMPLES / TIMES_STEP as usize;
-                push(&mut backend.times, last.times.clone(), kept);
+                push(&mut ring.times, last.times.clone(), kept);
             }
+        }
+    }
+
+    fn of(&mut self, id: BackendId) -> &mut BackendRing {
+        let at = self.backends.iter().position(|ring| ring.id == id).unwrap_or_else(|| {
+            self.backends.push(BackendRing {
+                id,
+                samples: VecDeque::new(),
+                times: VecDeque::new(),
+            });
+            self.backends.len() - 1
+        });
+        &mut self.backends[at]
+    }
+
+    fn recent(&self, now: &BackendReading, wanted: usize, shared: u64) -> RecentOfBackend {
+        let ring = self.backends.iter().find(|ring| ring.id == now.id);
+        let samples = || ring.into_iter().flat_map(|ring| &ring.samples);
+        let earlier = ring.and_then(|ring| ring.times.front());
+        let share = ring.map_or(0, BackendRing::requests_of_share) as f64 / shared as f64;
+        RecentOfBackend {
+            per_second: ring.map_or(0.0, BackendRing::per_second),
+            share: (shared > 0).then_some(share),
+            times: earlier.map_or_else(|| now.times.clone(), |earlier| now.times.since(earlier)),
+            samples: samples().skip(samples().count().saturating_sub(wanted)).copied().collect(),
         }
     }
 }
 
 impl BackendRing {
+    fn per_second(&self) -> f64 {
+        per_second(self.samples.iter().map(|sample| sample.requests))
+    }
+
     fn requests_of_share(&self) -> u64 {
         last(&self.samples, SHARE_SAMPLES).map(|sample| sample.requests).sum()
     }
@@ -196,22 +210,6 @@ fn per_second(counts: impl DoubleEndedIterator<Item = u64>) -> f64 {
     }
 }
 
-/// Starts to take samples.
-pub fn start(balancer: &Arc<Balancer>) {
-    let balancer = Arc::clone(balancer);
-    let sample = move || {
-        let mut next = Instant::now();
-        loop {
-            balancer.history.add(balancer.reading());
-            next = (next + INTERVAL).max(Instant::now());
-            thread::sleep(next.saturating_duration_since(Instant::now()));
-        }
-    };
-    if let Err(error) = thread::Builder::new().name("history".to_owned()).spawn(sample) {
-        warn!("no thread for the history that the status page draws: {error}");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,13 +217,14 @@ mod tests {
 
     /// What is read once the backends have answered so often, and `here` was answered without them.
     fn reading(histograms: &[Histogram], here: u64) -> Reading {
-        let backend = |histogram: &Histogram| BackendReading {
+        let backend = |(number, histogram): (u32, &Histogram)| BackendReading {
+            id: BackendId::new(number),
             state: BackendState::Up,
             leases: 7,
             errors: 0,
             times: histogram.times(),
         };
-        Reading { answered_here: here, backends: histograms.iter().map(backend).collect() }
+        Reading { answered_here: here, backends: (0..).zip(histograms).map(backend).collect() }
     }
 
     fn answer(histogram: &Histogram, count: u64, millis: u64) {
@@ -235,7 +234,7 @@ mod tests {
     #[test]
     fn a_sample_is_what_has_changed_and_the_newest_five_make_the_rate() {
         let histograms = [Histogram::default(), Histogram::default()];
-        let history = History::new(2);
+        let history = History::default();
         answer(&histograms[0], 1000, 1);
         for second in 0..10 {
             history.add(reading(&histograms, second * 2));
@@ -254,7 +253,7 @@ mod tests {
     #[test]
     fn only_what_is_new_is_given_and_no_more_than_five_minutes() {
         let histograms = [Histogram::default()];
-        let history = History::new(1);
+        let history = History::default();
         (0..=400).for_each(|_| history.add(reading(&histograms, 0)));
         let samples =
             |since| history.recent(&reading(&histograms, 0), since).backends[0].samples.len();
@@ -264,7 +263,7 @@ mod tests {
     #[test]
     fn latencies_are_those_of_the_last_minute() {
         let histograms = [Histogram::default()];
-        let history = History::new(1);
+        let history = History::default();
         history.add(reading(&histograms, 0));
         answer(&histograms[0], 100, 900);
         let p99 = || {
@@ -280,7 +279,7 @@ mod tests {
 
     #[test]
     fn the_share_of_nothing_is_not_known() {
-        let history = History::new(1);
+        let history = History::default();
         assert_eq!(history.recent(&reading(&[Histogram::default()], 0), 0).backends[0].share, None);
     }
 }

@@ -1,0 +1,128 @@
+//! What a backend's connections are told of it: from its health, and from how the others are.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::refusals::Refusals;
+use super::retry_budget::RetryBudget;
+use super::slow::{self, Decision, Situation, TimeLimits};
+use super::table::ConnectionTable;
+use crate::backend::{BackendError, BackendId, Class, LEFT_BUSY, STUCK, Supervisor};
+use crate::health::{BackendState, Health, StateListener};
+
+/// A read and a check that begin within this time of each other may be answered in any order.
+const ORDER_MARGIN: Duration = Duration::from_millis(50);
+
+/// Judge of one backend.
+#[derive(Debug)]
+pub struct Supervision {
+    /// The backend's identity.
+    pub id: BackendId,
+    /// Its health.
+    pub health: Arc<Health>,
+    /// The states and leases of all.
+    pub table: Arc<ConnectionTable>,
+    /// How many reads may be sent again.
+    pub retry_budget: Arc<RetryBudget>,
+    /// What all have refused lately.
+    pub refusals: Arc<Refusals>,
+    /// How long reads wait.
+    pub limits: TimeLimits,
+}
+
+impl Supervision {
+    fn situation(&self, class: Class, silent: Duration) -> Situation {
+        Situation {
+            class,
+            silent,
+            state: self.health.state(),
+            is_server_busy: self.health.is_busy(),
+            answers_checks: self.answers_checks(silent),
+            has_better: self.table.has_better(self.id),
+            has_other: self.table.has_other(self.id),
+            is_only_server: self.table.backend_count() == 1,
+            are_all_frozen: self.table.are_all_frozen(),
+        }
+    }
+
+    /// Whether the backend has answered a check that began after the read was sent. Redis works on one thing
+    /// at a time: had the read arrived, its reply would be here.
+    fn answers_checks(&self, silent: Duration) -> bool {
+        let later = Instant::now().checked_sub(silent).map(|began| began + ORDER_MARGIN);
+        later.is_some_and(|later| self.health.has_answered_since(later))
+    }
+}
+
+impl Supervisor for Supervision {
+    fn admit(&self, run_id: &str) -> Result<(), String> {
+        self.health.admit(run_id, Instant::now())
+    }
+
+    fn refusal(&self, database: i64) -> Option<String> {
+        self.health.refusal(database)
+    }
+
+    fn is_up(&self) -> bool {
+        self.health.state() == BackendState::Up
+    }
+
+    fn failed(&self, error: &BackendError) {
+        let now = Instant::now();
+        self.health.failed(error, now);
+        if error.is_unnoticed() {
+            self.health.distrust_checks(now);
+        }
+    }
+
+    fn may_wait(&self, class: Class, silent: Duration, is_due: bool) -> io::Result<bool> {
+        let mut now = self.situation(class, silent);
+        if is_due && slow::is_suspicious(&now, self.limits) {
+            self.health.failed(&"timed out", Instant::now());
+            now.state = self.health.state();
+        }
+        // Where it was due less, it has had all of that.
+        now.silent = now.silent.max(self.limits.backend);
+        match slow::decide(&now, self.limits) {
+            Decision::Wait => Ok(true),
+            Decision::Leave { is_free } => Ok(!(is_free || self.retry_budget.withdraw())),
+            Decision::LeaveBusy => Err(LEFT_BUSY.into()),
+            Decision::Stuck => Err(STUCK.into()),
+            Decision::GiveUp => Ok(false),
+        }
+    }
+
+    fn may_wait_as_last_resort(&self, silent: Duration, is_unusual: bool) -> io::Result<bool> {
+        if is_unusual && self.answers_checks(silent) && self.table.has_other(self.id) {
+            return Err(STUCK.into());
+        }
+        Ok(!(self.table.has_better(self.id) && self.retry_budget.withdraw()))
+    }
+
+    fn refuses(&self, error: &str) -> bool {
+        self.refusals.refuses(self.id, self.health.name(), error, Instant::now())
+    }
+}
+
+/// The row of one backend in the connection table.
+#[derive(Debug)]
+pub struct TableRow {
+    /// The table.
+    pub table: Arc<ConnectionTable>,
+    /// The backend.
+    pub id: BackendId,
+}
+
+impl StateListener for TableRow {
+    fn set_state(&self, state: BackendState, slowly: bool, now: Instant) {
+        self.table.set_state(self.id, state, slowly, now);
+    }
+
+    fn set_second_choice(&self, is_second_choice: bool) {
+        self.table.set_second_choice(self.id, is_second_choice);
+    }
+
+    fn set_silent(&self, is_silent: bool) {
+        self.table.set_silent(self.id, is_silent);
+    }
+}

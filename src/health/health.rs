@@ -1,0 +1,527 @@
+//! The state of one backend: told by its checks and by reads, asked by all.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use log::{error, info, warn};
+
+use super::BackendState;
+use super::in_use::DatabasesInUse;
+use super::record::{MAX_CHANGES, Proof, Record, STILL_CHECKS, keys_in_words, standing_in_words};
+use super::rule::{self, Cause, Databases, Facts, Known, Seen, Unproven, Verdict};
+use super::state::StateListener;
+use super::summary::{Change, Summary};
+use crate::backend::{Keys, Report};
+use crate::sync::{Mutex, lock};
+
+/// A backend that has failed in a way which its checks don't notice is `suspect` for so long.
+const DISTRUST_TIME: Duration = Duration::from_secs(5);
+
+/// When a server counts as away, back, and forgotten.
+#[derive(Debug, Clone, Copy)]
+pub struct HealthSettings {
+    /// Failed checks in a row until it is down.
+    pub fall: u32,
+    /// Good checks in a row until it is up again.
+    pub rise: u32,
+    /// How long the keys that a server had count while it is away.
+    pub forget_after: Duration,
+}
+
+/// One backend's state, and what it rests on.
+#[derive(Debug)]
+pub struct Health {
+    name: Arc<str>,
+    listener: Box<dyn StateListener>,
+    settings: HealthSettings,
+    in_use: Arc<DatabasesInUse>,
+    /// The databases that must not be read, as [`Databases`] has them: a copy of what the record says,
+    /// read on every request without a lock.
+    unread: AtomicU64,
+    /// Whether a slow read of ours runs on it: then it answers no checks, which says nothing.
+    is_busy: AtomicBool,
+    record: Mutex<Record>,
+}
+
+impl Health {
+    /// Of the backend with this index in `table`; it counts as down until it was checked.
+    pub fn new(
+        name: &str,
+        listener: Box<dyn StateListener>,
+        settings: HealthSettings,
+        in_use: Arc<DatabasesInUse>,
+        now: Instant,
+    ) -> Arc<Self> {
+        let record = Record {
+            state: BackendState::Down,
+            reason: "not checked yet".to_owned(),
+            since: now,
+            known: Known::default(),
+            settled_keys: None,
+            good: 0,
+            bad: 0,
+            last_failure: "not checked yet".to_owned(),
+            failed_at: None,
+            distrusted_until: None,
+            answered: None,
+            differs_since: None,
+            difference: None,
+            was_warned: false,
+            logged_unread: Databases::NONE,
+            is_last_resort: false,
+            stale: None,
+            is_removed: false,
+            changes: VecDeque::new(),
+        };
+        Arc::new(Self {
+            name: name.into(),
+            listener,
+            settings,
+            in_use,
+            unread: AtomicU64::new(0),
+            is_busy: AtomicBool::new(false),
+            record: Mutex::new(record),
+        })
+    }
+
+    /// The backend's name, for those who keep it.
+    pub fn shared_name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
+    }
+
+    /// The backend's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether a slow read of ours runs on it from now on: while one does, silence makes it `suspect`
+    /// at most.
+    pub fn set_busy(&self, is_busy: bool) {
+        self.is_busy.store(is_busy, Ordering::Release);
+    }
+
+    /// How it is.
+    pub fn state(&self) -> BackendState {
+        lock(&self.record).state
+    }
+
+    /// What is known of it.
+    pub fn summary(&self, now: Instant) -> Summary {
+        let record = lock(&self.record);
+        let seen = record.known.seen.as_ref().map(|seen| &seen.report);
+        Summary {
+            state: record.state,
+            state_for: now.saturating_duration_since(record.since),
+            // Keys come and go while it is up.
+            reason: match (record.state, seen) {
+                (BackendState::Up, Some(report)) => record.while_up(report),
+                _ => record.reason.clone(),
+            },
+            keys: seen.and_then(|report| report.keys.as_ref()).map(Keys::total),
+            is_replica: seen.map(|report| report.is_replica),
+            lag: seen.and_then(|report| report.lag),
+        }
+    }
+
+    /// The last changes, the newest last.
+    pub fn changes(&self) -> Vec<Change> {
+        lock(&self.record).changes.iter().cloned().collect()
+    }
+
+    /// What is known of it: what the checks of others compare with.
+    pub fn known(&self) -> Known {
+        lock(&self.record).known()
+    }
+
+    /// Whether it should be looked at more often than usual, though it is up: it may get other data
+    /// at any moment, is about to have all of a database, or is to make room for one that has more.
+    pub fn is_to_be_watched(&self) -> bool {
+        let record = lock(&self.record);
+        let Known { seen, unproven, .. } = &record.known;
+        let is_getting_better = |one: &Unproven| one.good > 0 || one.still < STILL_CHECKS;
+        record.is_last_resort
+            || seen.as_ref().is_some_and(|seen| seen.report.is_cut_off)
+            || unproven.values().any(is_getting_better)
+    }
+
+    /// Whether it said at its last check that it is a replica.
+    pub fn is_replica(&self) -> bool {
+        let record = lock(&self.record);
+        record.known.seen.as_ref().is_some_and(|seen| seen.report.is_replica)
+    }
+
+    /// When it ceased to be up, if it was and is no more.
+    pub fn left_up(&self) -> Option<Instant> {
+        let record = lock(&self.record);
+        (record.state != BackendState::Up && record.known.accepted.is_some())
+            .then_some(record.since)
+    }
+
+    /// The rights that its user lacked at the last check.
+    pub fn lacking_rights(&self) -> Vec<&'static str> {
+        let record = lock(&self.record);
+        record.known.seen.as_ref().map(|seen| seen.report.lacks.clone()).unwrap_or_default()
+    }
+
+    /// Whether a slow read runs on it.
+    pub fn is_busy(&self) -> bool {
+        self.is_busy.load(Ordering::Acquire)
+    }
+
+    /// What is wrong with it, if anything is.
+    pub fn trouble(&self) -> Option<String> {
+        let record = lock(&self.record);
+        match record.state {
+            BackendState::Up => None,
+            BackendState::Syncing => Some(format!("syncing: {}", record.reason)),
+            BackendState::Suspect | BackendState::Down => Some(record.last_failure.clone()),
+        }
+    }
+
+    /// Whether it has answered a check that began after that.
+    pub fn has_answered_since(&self, then: Instant) -> bool {
+        lock(&self.record).answered.is_some_and(|began| began >= then)
+    }
+
+    /// Since when it is up, if it is.
+    pub fn up_since(&self) -> Option<Instant> {
+        let record = lock(&self.record);
+        (record.state == BackendState::Up).then_some(record.since)
+    }
+
+    /// Whether this database may be read from it, without a lock. Notes that it is asked for.
+    pub fn serves(&self, database: i64) -> bool {
+        let database = Databases::of(database);
+        self.in_use.note(database);
+        // Each connection has been admitted: this is for what came to light later.
+        !Databases::from_bits(self.unread.load(Ordering::Acquire)).has(database)
+    }
+
+    /// Why this database must not be read from it, if so.
+    pub fn refusal(&self, database: i64) -> Option<String> {
+        if self.serves(database) {
+            return None;
+        }
+        let record = lock(&self.record);
+        if record.known.must_prove.is_some() {
+            return Some(record.refusal());
+        }
+        let in_words = |(number, database): (&u32, &Unproven)| {
+            let progress = standing_in_words(database.standing);
+            format!("database {number} is incomplete: {progress}")
+        };
+        let unread = record.known.unproven.iter().filter(|(_, database)| !database.is_read());
+        let it = |number: &u32| Databases::of(i64::from(*number)) == Databases::of(database);
+        unread.filter(|(number, _)| it(number)).map(in_words).next()
+    }
+
+    /// Why this database must not be read from it, if it is up all the same.
+    pub fn refusal_while_up(&self, database: i64) -> Option<String> {
+        let refusal = self.refusal(database)?;
+        (self.state() == BackendState::Up).then_some(refusal)
+    }
+
+    /// Whether a connection to this server process may be used; if not, why.
+    pub fn admit(&self, run_id: &str, now: Instant) -> Result<(), String> {
+        let mut record = lock(&self.record);
+        if record.known.must_prove.is_none() {
+            let cause = match &record.known.accepted {
+                Some(accepted) if *accepted.run_id == *run_id => return Ok(()),
+                Some(_) => Cause::Restarted,
+                None => Cause::FirstMet,
+            };
+            record.good = 0;
+            self.hold(&mut record, cause, format!("{cause}; its keys are not counted yet"), now);
+        }
+        Err(record.refusal())
+    }
+
+    /// A live request has failed on it.
+    pub fn failed(&self, error: &dyn fmt::Display, now: Instant) {
+        let mut record = lock(&self.record);
+        if record.is_removed {
+            return;
+        }
+        record.last_failure = error.to_string();
+        record.failed_at = Some(now);
+        if record.state == BackendState::Up {
+            let why = record.last_failure.clone();
+            self.change(&mut record, BackendState::Suspect, why, false, now);
+        }
+    }
+
+    /// The live request that has failed last did so in a way which checks don't notice.
+    pub fn distrust_checks(&self, now: Instant) {
+        lock(&self.record).distrusted_until = Some(now + DISTRUST_TIME);
+    }
+
+    /// A check has failed; `is_silence` where the backend can be reached and says nothing.
+    pub fn check_failed(&self, error: &dyn fmt::Display, is_silence: bool, now: Instant) {
+        let mut record = lock(&self.record);
+        if record.is_removed {
+            return;
+        }
+        self.listener.set_silent(is_silence);
+        record.last_failure = error.to_string();
+        record.good = 0;
+        // A server that is busy with a read of ours answers when that is over.
+        if !(is_silence && self.is_busy()) {
+            record.bad = record.bad.saturating_add(1);
+        }
+        let why = record.last_failure.clone();
+        match record.state {
+            BackendState::Down => record.reason = why,
+            _ if record.bad >= self.settings.fall => {
+                self.change(&mut record, BackendState::Down, why, false, now)
+            }
+            BackendState::Up => self.change(&mut record, BackendState::Suspect, why, false, now),
+            BackendState::Suspect | BackendState::Syncing => {}
+        }
+    }
+
+    /// The first check of all was answered, and `others` by other servers: what is there is what there
+    /// is to be had.
+    /// `now` is the same for all of them: none is a newcomer to another.
+    pub fn accept_first(&self, report: &Report, others: &[&Report], now: Instant) {
+        let mut record = lock(&self.record);
+        record.settled_keys.clone_from(&report.keys);
+        record.known.seen = Some(Seen { report: report.clone(), keys_since: now });
+        record.known.judged = Some(now);
+        match rule::judge_first(report, others, self.in_use.get()) {
+            Verdict::Unserved(why) => self.refuse(&mut record, why, now),
+            Verdict::NotReady { why, .. } => self.hold(&mut record, Cause::WasNotReady, why, now),
+            Verdict::Serve { .. } => {
+                self.accept(&mut record, report, now, keys_in_words(report), false)
+            }
+            Verdict::Prove { cause, databases, .. } => {
+                let new = |(number, standing)| (number, Unproven::new(standing));
+                record.known.unproven = databases.into_iter().map(new).collect();
+                match cause {
+                    Some(cause) => {
+                        let why = format!("{cause}; {}", record.progress(report));
+                        self.hold(&mut record, cause, why, now);
+                    }
+                    None => self.accept(&mut record, report, now, keys_in_words(report), false),
+                }
+            }
+        }
+        self.note_limits(&mut record, report);
+    }
+
+    /// Takes note of a check that `began` then and was answered `now`, and decides what that means, given
+    /// what is known of the `others`.
+    pub fn check_answered(&self, report: &Report, began: Instant, now: Instant, others: &[Known]) {
+        let mut record = lock(&self.record);
+        if record.is_removed {
+            return;
+        }
+        self.listener.set_silent(false);
+        record.bad = 0;
+        record.answered = Some(began);
+        match self.judge(&mut record, report, now, others) {
+            Verdict::Unserved(why) => self.refuse(&mut record, why, now),
+            Verdict::NotReady { why, cause } => {
+                record.good = 0;
+                record.known.unproven.clear();
+                let why = match cause {
+                    Some(cause) if cause != Cause::WasNotReady => format!("{cause}; {why}"),
+                    _ => why,
+                };
+                self.hold(&mut record, cause.unwrap_or(Cause::WasNotReady), why, now);
+            }
+            Verdict::Serve { warning } => {
+                record.note_difference(&self.name, warning, now);
+                self.serve(&mut record, report, began, now);
+            }
+            Verdict::Prove { cause, databases, relevant } => {
+                match record.prove(cause, &databases, &relevant, self.settings.rise) {
+                    Proof::Accepted => self.accept_proven(&mut record, report, began, now),
+                    Proof::Serving => self.serve(&mut record, report, began, now),
+                    Proof::Held(cause) => {
+                        let mut why = format!("{cause}; {}", record.progress(report));
+                        if record.good > 0 {
+                            why += &format!(" in {} of {} checks", record.good, self.settings.rise);
+                        }
+                        self.hold(&mut record, cause, why, now);
+                    }
+                }
+            }
+        }
+        self.note_limits(&mut record, report);
+    }
+
+    /// Judges a report, and notes it as the last one.
+    fn judge(
+        &self,
+        record: &mut Record,
+        report: &Report,
+        now: Instant,
+        others: &[Known],
+    ) -> Verdict {
+        let keys_since = record.settle(report, now);
+        let before = record.known();
+        let verdict = rule::judge(&Facts {
+            now,
+            report,
+            keys_since,
+            before: &before,
+            others,
+            in_use: self.in_use.get(),
+            forget_after: self.settings.forget_after,
+        });
+        if before.seen.is_some_and(|seen| seen.report.run_id != report.run_id) {
+            record.good = 0;
+            record.known.unproven.clear();
+        }
+        record.known.seen = Some(Seen { report: report.clone(), keys_since });
+        record.known.judged = Some(now);
+        verdict
+    }
+
+    /// Accepts a server that has proved itself.
+    fn accept_proven(&self, record: &mut Record, report: &Report, began: Instant, now: Instant) {
+        if record.known.must_prove.is_none() {
+            record.good = 0;
+            record.accept_identity(report, now);
+            return self.serve(record, report, began, now);
+        }
+        let unproven = &record.known.unproven;
+        let how = match unproven.values().any(Unproven::is_read) {
+            _ if unproven.is_empty() => "it is complete",
+            true => "it has most of its keys, and no server that has more is up",
+            false => "it is complete but for some databases",
+        };
+        let why = format!("{how}; {}", keys_in_words(report));
+        self.accept(record, report, now, why, true);
+    }
+
+    /// Whether it was removed.
+    pub fn is_removed(&self) -> bool {
+        lock(&self.record).is_removed
+    }
+
+    /// Takes the backend out for good: it was removed from those that are balanced.
+    pub fn remove(&self, now: Instant) {
+        let mut record = lock(&self.record);
+        record.is_removed = true;
+        record.last_failure = "removed".to_owned();
+        self.unread.store(Databases::ALL.bits(), Ordering::Release);
+        self.change(&mut record, BackendState::Down, "it was removed".to_owned(), false, now);
+    }
+
+    /// It has nothing to prove, as a whole: whether it is up is a matter of whether it answers.
+    fn serve(&self, record: &mut Record, report: &Report, began: Instant, now: Instant) {
+        match record.state {
+            BackendState::Up => record.accept_identity(report, now),
+            // A check may have been answered before the failure.
+            BackendState::Suspect
+                if record.failed_at.is_some_and(|failed_at| began < failed_at) => {}
+            BackendState::Suspect if record.distrusted_until.is_some_and(|until| began < until) => {
+            }
+            BackendState::Suspect => {
+                self.accept(record, report, now, "it answers again".to_owned(), false)
+            }
+            BackendState::Down | BackendState::Syncing => {
+                record.good += 1;
+                if record.good >= self.settings.rise {
+                    let why = format!("it answers again; {}", keys_in_words(report));
+                    self.accept(record, report, now, why, true);
+                }
+            }
+        }
+    }
+
+    /// Lets others know in which databases it is read from, and how gladly.
+    fn note_limits(&self, record: &mut Record, report: &Report) {
+        let unread = record.unread();
+        self.unread.store(unread.bits(), Ordering::Release);
+        if record.known.must_prove.is_none() && record.logged_unread != unread {
+            record.logged_unread = unread;
+            match record.exceptions() {
+                Some(exceptions) => warn!("{} is {exceptions}", self.name),
+                None => info!("{} is read from in all databases", self.name),
+            }
+        }
+        let resort = record.last_resort();
+        if let Some((number, has, of)) = resort
+            && !record.is_last_resort
+        {
+            error!(
+                "{} is read from as a last resort: its database {number} has {has} of {of} keys, \
+                 and no server that has more is up",
+                self.name
+            );
+        }
+        record.is_last_resort = resort.is_some();
+        if record.stale.is_some() != report.stale.is_some() {
+            match &report.stale {
+                Some(why) => warn!("{} is read from only while no other is up: {why}", self.name),
+                None => info!("{} hears from its primary again", self.name),
+            }
+        }
+        record.stale.clone_from(&report.stale);
+        self.listener.set_second_choice(record.stale.is_some() || record.is_last_resort);
+    }
+
+    /// Nothing is read from it from now on, for this reason.
+    fn hold(&self, record: &mut Record, cause: Cause, reason: String, now: Instant) {
+        record.known.must_prove = Some(cause);
+        self.unread.store(Databases::ALL.bits(), Ordering::Release);
+        match record.state {
+            BackendState::Syncing => record.reason = reason,
+            _ => self.change(record, BackendState::Syncing, reason, false, now),
+        }
+    }
+
+    /// It is no server that can be served from.
+    fn refuse(&self, record: &mut Record, reason: String, now: Instant) {
+        record.good = 0;
+        record.known.unproven.clear();
+        record.known.must_prove = Some(Cause::WasUnserved);
+        self.unread.store(Databases::ALL.bits(), Ordering::Release);
+        record.last_failure.clone_from(&reason);
+        if record.state != BackendState::Down || record.reason != reason {
+            self.change(record, BackendState::Down, reason, false, now);
+        }
+    }
+
+    fn accept(
+        &self,
+        record: &mut Record,
+        report: &Report,
+        now: Instant,
+        why: String,
+        slowly: bool,
+    ) {
+        record.known.must_prove = None;
+        record.accept_identity(report, now);
+        self.unread.store(record.unread().bits(), Ordering::Release);
+        record.good = 0;
+        self.change(record, BackendState::Up, why, slowly, now);
+    }
+
+    fn change(
+        &self,
+        record: &mut Record,
+        state: BackendState,
+        reason: String,
+        slowly: bool,
+        now: Instant,
+    ) {
+        match state {
+            BackendState::Up => info!("{} is up: {reason}", self.name),
+            _ => warn!("{} is {state}: {reason}", self.name),
+        }
+        record.state = state;
+        record.reason.clone_from(&reason);
+        record.since = now;
+        if record.changes.len() == MAX_CHANGES {
+            record.changes.pop_front();
+        }
+        record.changes.push_back(Change { at: SystemTime::now(), state, reason });
+        self.listener.set_state(state, slowly, now);
+    }
+}

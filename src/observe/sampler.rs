@@ -1,0 +1,26 @@
+//! The thread that takes the samples of the history.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use log::warn;
+
+use crate::balance::Balancer;
+use crate::balance::history::INTERVAL;
+
+/// Starts to take samples, one a second.
+pub fn start(balancer: &Arc<Balancer>) {
+    let balancer = Arc::clone(balancer);
+    let sample = move || {
+        let mut next = Instant::now();
+        loop {
+            balancer.history.add(balancer.reading(&balancer.backends()));
+            next = (next + INTERVAL).max(Instant::now());
+            thread::sleep(next.saturating_duration_since(Instant::now()));
+        }
+    };
+    if let Err(error) = thread::Builder::new().name("history".to_owned()).spawn(sample) {
+        warn!("no thread for the history that the status page draws: {error}");
+    }
+}
