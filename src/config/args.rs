@@ -24,7 +24,7 @@ Examples:
   lb --demo-delay 3s
       each HTTP read takes 3 seconds longer, so that you can watch the balancing
   lb check
-      checks that the servers can be read from and hold the same data; serves nothing
+      checks whether the servers can be read from and hold the same data; serves nothing
 
 Try: curl http://127.0.0.1:1310/actor:1
      redis-cli -p 1310 hgetall actor:1";
@@ -227,10 +227,10 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Checks that the servers can be read from and hold the same data; serves nothing.
+    /// Checks whether the servers can be read from and hold the same data; serves nothing.
     ///
-    /// It asks all servers for their state at the same time. It counts their keys, and compares some
-    /// keys that it chooses at random: their types and, where they are not large, their values.
+    /// Asks all servers at the same time. Counts their keys, and compares some keys chosen at random:
+    /// their types and, unless they are large, their values.
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
 }
@@ -242,8 +242,8 @@ pub(super) struct CheckArgs {
     #[arg(long = "backend", value_name = "URL", value_delimiter = ',')]
     pub(super) backends: Vec<String>,
 
-    /// How long each server may take to report its state, and again to answer for the keys that are
-    /// compared [default: 1s, or LB_CHECK_TIMEOUT]
+    /// How long each server may take to answer, and then for each step of the comparison [default:
+    /// 1s, or LB_CHECK_TIMEOUT]
     #[arg(long, value_name = "TIME", value_parser = timeout)]
     pub(super) check_timeout: Option<Duration>,
 
