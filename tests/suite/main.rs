@@ -33,6 +33,7 @@ mod quick;
 mod resp_failover;
 mod resp_limits;
 mod rights;
+mod rooms;
 mod scripts;
 mod seed;
 mod sessions;
