@@ -17,7 +17,7 @@ pub mod health;
 pub mod http;
 pub mod load;
 pub mod logging;
-pub mod metrics;
+mod metrics;
 pub mod net;
 pub mod observe;
 pub mod policy;

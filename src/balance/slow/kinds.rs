@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::backend::Class;
-use crate::policy;
+use crate::policy::{self, Script};
 use crate::resp::Command;
 
 /// A command that the servers flag `fast` takes a short time for each argument: with more of them than
@@ -49,15 +49,6 @@ pub struct ReadTraits {
     pub has_one_try: bool,
     /// What it runs, where that is the client's own.
     pub script: Option<Script>,
-}
-
-/// What a client lets a server run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Script {
-    /// A script, as `EVAL_RO` runs it.
-    Eval,
-    /// A function of a library, as `FCALL_RO` runs it.
-    Function,
 }
 
 impl ReadTraits {
