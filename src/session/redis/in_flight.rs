@@ -5,8 +5,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::net::SendFlags;
-
 use super::batch::{Batch, PlainBatch};
 use crate::backend::reply_router::{Progress, Replies, Sink};
 use crate::backend::shared::{ClientReplyRouter, Entry, SharedConnection, Unserved};
@@ -28,7 +26,7 @@ const COMMANDS_BEHIND_A_LONG_REPLY: usize = 1024;
 
 impl Sink for ClientSocket {
     fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(rustix::net::send(&self.stream, bytes, SendFlags::DONTWAIT)?)
+        self.stream.send_now(bytes)
     }
 }
 
