@@ -2,30 +2,17 @@
 
 use std::sync::Arc;
 
-use super::sample::{self, Comparison, Content, Database, Fingerprint, SampledKey, fingerprint};
-use super::status::{ServerStatus, shown};
-use super::{Findings, StatusResult};
-use crate::backend::{BackendError, Keys};
+use super::content::{Content, Fingerprint, fingerprint};
+use super::findings::Findings;
+use super::sample::{self, ComparedServer, Comparison, Database, SampledKey};
+use super::status::{StatusResult, shown};
+use crate::backend::Keys;
 use crate::config::Config;
 use crate::health::Member;
 use crate::observe::misconfiguration::databases_differ;
 
 /// The difference of a key that a server lacks.
 const MISSING: &str = "missing there";
-
-/// A server whose data are compared.
-pub(super) struct ComparedServer<'a> {
-    /// Its index in the list of backends.
-    pub index: usize,
-    pub name: &'a str,
-    pub status: &'a mut ServerStatus,
-    /// The number of the database in its URL.
-    pub url_database: i64,
-    /// Whether it has notably fewer keys than others.
-    pub is_short: bool,
-    /// The failure after which it was asked no more.
-    pub failure: Option<BackendError>,
-}
 
 impl Findings {
     /// Compares the servers that can be read from, each once. Returns for each backend whether it
@@ -216,7 +203,7 @@ fn differences<'a>(
     differences.collect()
 }
 
-/// What most servers have that don't lack keys; `None` if no content has a majority.
+/// The content on most of the servers that don't lack keys; `None` if no content has a majority.
 fn majority(servers: &[ComparedServer], row: &[Option<Content>]) -> Option<Fingerprint> {
     let voters = servers.iter().zip(row).filter(|(server, _)| !server.is_short);
     let votes: Vec<_> =

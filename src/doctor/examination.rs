@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::status::ServerStatus;
-use super::{Findings, StatusResult};
+use super::findings::Findings;
+use super::status::{ServerStatus, StatusResult};
 use crate::backend::{Backend, BackendError};
 use crate::config::Config;
 use crate::health::Member;

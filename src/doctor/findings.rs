@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use console::Style;
 
-use super::StatusResult;
+use super::status::StatusResult;
 use crate::backend::Keys;
 use crate::text::table::{Alignment, table};
 

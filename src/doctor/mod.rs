@@ -2,6 +2,7 @@
 //! serves nothing.
 
 mod comparison;
+mod content;
 mod examination;
 mod findings;
 mod sample;
@@ -17,13 +18,10 @@ use crate::balance::Balancer;
 use crate::config::Config;
 use crate::health::Member;
 pub use findings::Findings;
-use status::ServerStatus;
+use status::{ServerStatus, StatusResult};
 
 /// How long after its deadline a server's status is still taken.
 const GRACE: Duration = Duration::from_millis(50);
-
-/// The status of a backend, or why there is none.
-type StatusResult = Result<ServerStatus, BackendError>;
 
 /// Asks all backends for their status at the same time, then compares those that can be read from.
 /// Each step may take the check timeout.

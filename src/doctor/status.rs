@@ -39,6 +39,9 @@ const FOR_HTTP: [(&str, &[&str]); 11] = [
 /// Commands that are sent for Redis clients. `COMMAND` was sent before, and `HELLO` needs no right.
 const FOR_REDIS_CLIENTS: [(&str, &[&str]); 2] = [("+echo", &["ECHO", ""]), ("+time", &["TIME"])];
 
+/// The status of a backend, or why there is none.
+pub type StatusResult = Result<ServerStatus, BackendError>;
+
 /// The status of a server that has answered.
 #[derive(Debug)]
 pub struct ServerStatus {

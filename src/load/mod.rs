@@ -7,6 +7,7 @@ mod error;
 mod progress;
 mod records;
 mod replica;
+mod report;
 mod seed;
 mod task;
 mod transaction;
@@ -15,7 +16,9 @@ use std::time::Duration;
 
 pub use self::dataset::Dataset;
 pub use self::error::{DatasetError, LineProblem, SeedError};
-pub use self::seed::{SeedReport, SeedSettings, seed, table};
+pub use self::report::{SeedReport, table};
+pub use self::seed::seed;
+pub use self::task::SeedSettings;
 
 /// The longest row, in bytes of the file. A longer one most likely has an open quote, and would be
 /// collected in memory up to the end of the file.

@@ -9,13 +9,22 @@ use super::dataset::{Dataset, Row};
 use super::error::SeedError;
 use super::progress::BackendProgress;
 use super::replica::{Primaries, wait_for_replica};
-use super::seed::{SeedReport, SeedSettings};
+use super::report::SeedReport;
 use super::transaction::Transaction;
 use crate::config::address::BackendAddress;
 use crate::resp::command;
 
 /// Batches whose replies may be outstanding while the next one is prepared. They are not kept.
 const BATCHES_AHEAD: usize = 4;
+
+/// How rows become keys.
+#[derive(Debug, Clone)]
+pub struct SeedSettings {
+    /// A row gets the key `PREFIX:ID`.
+    pub prefix: String,
+    /// The most rows written in one transaction; at least 1.
+    pub batch_rows: usize,
+}
 
 /// One backend that is being loaded.
 pub(super) struct Task<'a> {

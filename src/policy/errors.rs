@@ -1,6 +1,7 @@
 //! The texts of errors, where possible in Redis's own bytes.
 
-use super::{Refused, rules};
+use super::rules;
+use super::verdict::Refused;
 use crate::metrics::Refusal;
 use crate::resp::Command;
 
@@ -43,7 +44,7 @@ pub(super) fn no_table() -> Refused {
     Refused::new(Refusal::Unanswered, rules::NO_TABLE)
 }
 
-/// What C's `%.*s` prints: at most `max` bytes, up to a NUL.
+/// Cuts text as C's `%.*s` does: at most `max` bytes, up to a NUL.
 pub(super) fn c_string(bytes: &[u8], max: usize) -> &[u8] {
     let bytes = &bytes[..bytes.len().min(max)];
     bytes.iter().position(|&byte| byte == 0).map_or(bytes, |end| &bytes[..end])

@@ -5,10 +5,22 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::command_rule::{Action, CommandRule, Rules};
 use super::errors::{no_table, not_served};
+use super::rules;
+use super::shape::Shape;
 use super::table::{CommandInfo, Flags, Name};
-use super::{Action, Allowed, CommandRule, LocalCommand, Refused, Rules, Shape, rules};
+use super::verdict::{LocalCommand, Refused};
 use crate::metrics::Refusal;
+
+/// Commands that pass only where the configuration says so.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Allowed {
+    /// KEYS (`--allow-keys`).
+    pub keys: bool,
+    /// Scripts and functions that only read (`--allow-scripts`).
+    pub scripts: bool,
+}
 
 /// Merges command tables.
 pub(super) struct Merge {

@@ -3,10 +3,12 @@
 //! [`Policy`] decides by what the backends' `COMMAND` says, and by the exceptions in [`rules`]. It
 //! takes commands as values, and knows no sockets.
 
+mod command_rule;
 mod errors;
 mod merge;
 mod rules;
 pub(crate) mod scripts;
+mod shape;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -14,112 +16,27 @@ mod verdict;
 
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
-
+use self::command_rule::{Action, CommandRule, Rules, add_counts, look_up, share_counts};
 use self::errors::{c_string, no_table, not_in_transaction, not_served};
+pub use self::merge::Allowed;
 use self::merge::{Merge, add_local};
+pub use self::shape::{Script, Shape};
+pub(crate) use self::shape::{is_script, script};
 pub use self::table::CommandTable;
-use self::table::Name;
 pub use self::verdict::{LocalCommand, Refused, Subscription, Verdict};
 use crate::metrics::{Counter, Refusal};
 use crate::resp::Command;
 
-/// Longer names are unknown. No command of Redis or of its known modules has half as much.
-const MAX_NAME_BYTES: usize = 64;
-
 /// Commands that do not exist are counted by this name.
 const UNKNOWN: &str = "(unknown)";
 
-/// Commands that run a script or a function which only reads.
-const SCRIPTS: [&[u8]; 3] = [b"eval_ro", b"evalsha_ro", b"fcall_ro"];
-
-/// Commands that pass only where the configuration says so.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Allowed {
-    /// KEYS (`--allow-keys`).
-    pub keys: bool,
-    /// Scripts and functions that only read (`--allow-scripts`).
-    pub scripts: bool,
-}
-
-/// What all ready backends together allow.
+/// The rules for all commands, from the tables of all ready backends.
 #[derive(Debug)]
 pub struct Policy {
     commands: Rules,
     is_empty: bool,
     /// How many commands were asked for that do not exist.
     unknown: Arc<Counter>,
-}
-
-/// The rules by the names of commands, or of one command's subcommands.
-type Rules = FxHashMap<Name, CommandRule>;
-
-/// One command or subcommand, as all backends together see it.
-#[derive(Debug)]
-struct CommandRule {
-    /// As in errors: `get`, `config|get`.
-    full_name: Box<[u8]>,
-    /// The number of arguments with the name; negative where there may be more.
-    arity: i64,
-    shape: Shape,
-    action: Action,
-    subcommands: Rules,
-    /// The error for subcommands that are not listed; `None`: that they are unknown.
-    unlisted: Option<Refused>,
-    /// How often clients asked for it.
-    count: Arc<Counter>,
-}
-
-#[derive(Debug)]
-enum Action {
-    Forward,
-    /// For XREAD: forwarded if it has no BLOCK.
-    ForwardUnlessBlock,
-    Local(LocalCommand),
-    Refuse(Refused),
-}
-
-/// How a command works, as far as the backends say.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Shape {
-    /// Whether each of them flags it `fast`.
-    pub is_fast: bool,
-    /// The number of the argument that is its first key; 0 where that depends.
-    first_key: u8,
-}
-
-impl Shape {
-    /// The number of the argument that tells a command from others of its name: its first key, or
-    /// the script that it runs.
-    pub(crate) fn key_arg(self, command: &Command) -> usize {
-        let is_number = |arg: &[u8]| arg.iter().all(u8::is_ascii_digit);
-        match self.first_key {
-            // Some begin with the number of their keys.
-            0 if !is_script(command) && command.arg(1).is_some_and(is_number) => 2,
-            0 => 1,
-            first_key => usize::from(first_key),
-        }
-    }
-}
-
-/// What a client lets a server run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Script {
-    /// A script, by `EVAL_RO` or `EVALSHA_RO`.
-    Eval,
-    /// A function of a library, by `FCALL_RO`.
-    Function,
-}
-
-/// Whether this runs a script or a function: nobody knows how long that takes.
-pub(crate) fn is_script(command: &Command) -> bool {
-    SCRIPTS.iter().any(|name| command.name().eq_ignore_ascii_case(name))
-}
-
-/// The kind of script that a command runs, if it runs one.
-pub(crate) fn script(command: &Command) -> Option<Script> {
-    let is_function = command.name().eq_ignore_ascii_case(b"fcall_ro");
-    is_script(command).then_some(if is_function { Script::Function } else { Script::Eval })
 }
 
 impl Policy {
@@ -255,47 +172,6 @@ fn in_transaction(command: &Command, verdict: Verdict) -> Verdict {
         Verdict::Forward if is_about_session() => Verdict::Refuse(not_in_transaction(command)),
         other => other,
     }
-}
-
-impl CommandRule {
-    fn takes(&self, arg_count: usize) -> bool {
-        let count = i64::try_from(arg_count).unwrap_or(i64::MAX);
-        if self.arity < 0 { count >= self.arity.saturating_neg() } else { count == self.arity }
-    }
-
-    fn arity_error(&self) -> Vec<u8> {
-        // Redis words this one otherwise: EXEC ends its transaction even so.
-        let code: &[u8] = match self.action {
-            Action::Local(LocalCommand::Exec) => b"EXECABORT Transaction discarded because of:",
-            _ => b"ERR",
-        };
-        [code, b" wrong number of arguments for '", &*self.full_name, b"' command"].concat()
-    }
-}
-
-fn share_counts(rules: &mut Rules, older: &Rules) {
-    for (name, rule) in rules {
-        if let Some(older) = older.get(name) {
-            rule.count = Arc::clone(&older.count);
-            share_counts(&mut rule.subcommands, &older.subcommands);
-        }
-    }
-}
-
-fn add_counts(rules: &Rules, counts: &mut Vec<(String, u64)>) {
-    for rule in rules.values() {
-        counts.push((String::from_utf8_lossy(&rule.full_name).into_owned(), rule.count.get()));
-        add_counts(&rule.subcommands, counts);
-    }
-}
-
-/// Finds a name in capitals or not, without allocating.
-fn look_up<'a>(rules: &'a Rules, name: &[u8]) -> Option<&'a CommandRule> {
-    let mut buffer = [0; MAX_NAME_BYTES];
-    let lower = buffer.get_mut(..name.len())?;
-    lower.copy_from_slice(name);
-    lower.make_ascii_lowercase();
-    rules.get(&*lower)
 }
 
 /// Whether a web browser sent this: Redis's check against cross-protocol scripting.

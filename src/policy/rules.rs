@@ -3,7 +3,7 @@
 //!
 //! Names are in lower case, as Redis lists them, with a space before a subcommand.
 
-use super::{LocalCommand, Subscription};
+use super::verdict::{LocalCommand, Subscription};
 
 /// Error for a write, in Redis's own words: clients know it.
 pub(super) const READONLY: &str = "READONLY You can't write against a read only replica.";

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::sync::Mutex;
 
-use super::{Refused, Verdict};
+use super::verdict::{Refused, Verdict};
 use crate::metrics::Refusal;
 use crate::resp::Command;
 use crate::sync::lock;

@@ -1,8 +1,8 @@
-//! What may become of a command.
+//! The decision about a command.
 
 use crate::metrics::Refusal;
 
-/// What becomes of a command.
+/// The decision about a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// It goes to a backend as it is.
@@ -71,7 +71,7 @@ pub enum LocalCommand {
     Unsubscribe(Subscription),
 }
 
-/// What a client subscribes to.
+/// The kind of a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subscription {
     /// One channel, by its name.
