@@ -137,3 +137,45 @@ impl Write for &BackendStream {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(1);
+    const LONG: Duration = Duration::from_secs(10);
+
+    /// What holds whatever carries the bytes.
+    fn try_out(stream: &BackendStream, mut server: impl Read + Write) {
+        assert!(!stream.has_input() && !stream.wait_for_input(SHORT));
+        stream.set_read_timeout(SHORT).expect("a timeout");
+        let mut buffer = [0; 4];
+        assert!((&*stream).read(&mut buffer).is_err(), "nothing has come");
+        (&*stream).write_all(b"ping").expect("room");
+        server.read_exact(&mut buffer).expect("bytes");
+        server.write_all(&buffer).expect("room");
+        assert!(stream.wait_for_input(LONG) && stream.has_input());
+        assert_eq!((&*stream).read(&mut buffer).expect("bytes"), 4);
+        assert_eq!(&buffer, b"ping");
+        stream.shutdown();
+        assert_eq!(server.read(&mut buffer).expect("the end"), 0);
+        assert!(stream.wait_for_input(LONG) && stream.has_input(), "the end");
+    }
+
+    #[test]
+    fn bytes_go_both_ways_over_tcp_and_over_a_path() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let stream = BackendStream::connect(address, LONG, LONG).expect("a connection");
+        try_out(&stream, listener.accept().expect("a connection").0);
+
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("redis.sock");
+        let listener = UnixListener::bind(&path).expect("a socket");
+        let stream = BackendStream::connect_unix(&path, LONG, LONG).expect("a connection");
+        try_out(&stream, listener.accept().expect("a connection").0);
+    }
+}

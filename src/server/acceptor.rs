@@ -26,10 +26,6 @@ const LONGEST_WAIT: Duration = Duration::from_millis(100);
 const SHORTEST_BACK_OFF: Duration = Duration::from_millis(5);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
 
-/// Clients of the admin address at a time. They do not count as clients: probes get through when
-/// there are too many of those.
-pub const MAX_ADMIN_CLIENTS: usize = 64;
-
 /// Serves clients until the balancer's [`Phase`] is `Leaving`, and for the drain delay after that.
 ///
 /// Returns when all clients are gone, or the drain timeout is over. Those of the admin address are served

@@ -37,8 +37,6 @@ pub fn introduce(balancer: &Balancer, was_passed_on: bool) {
     }
     for backend in backends.iter().filter(|backend| backend.health.state() == BackendState::Up) {
         warn_of_database(backend);
-    }
-    for backend in backends.iter().filter(|backend| backend.health.state() == BackendState::Up) {
         warn_of_scripts(backend, &balancer.config);
     }
 }

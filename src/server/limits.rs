@@ -7,8 +7,6 @@ use std::path::{Path, PathBuf};
 use log::warn;
 use rlimit::Resource;
 
-use super::acceptor::MAX_ADMIN_CLIENTS;
-use super::turn_away::TURNED_AWAY_QUEUE;
 use crate::config::Config;
 
 /// Descriptors besides those of clients and backends: standard streams, two listeners, what signals
@@ -27,6 +25,13 @@ const OTHER_THREADS: u64 = 16;
 
 /// Threads for each backend: one checks it, one looks its name up.
 const THREADS_OF_A_BACKEND: u64 = 2;
+
+/// Clients of the admin address at a time. They do not count as clients: probes get through when
+/// there are too many of those.
+const MAX_ADMIN_CLIENTS: usize = 64;
+
+/// Clients over the limit that may wait to be told so.
+const TURNED_AWAY_QUEUE: usize = 64;
 
 /// How the file descriptors of this process are shared out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

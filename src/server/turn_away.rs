@@ -8,10 +8,6 @@ use std::time::{Duration, Instant};
 use crate::net::client_stream::ClientStream;
 use crate::net::protocol::WireProtocol;
 
-/// Clients over the limit that may wait to be told so. More are told at once if they have said already
-/// what they speak, which a client that is still sending may miss; else they are closed.
-pub const TURNED_AWAY_QUEUE: usize = 64;
-
 /// Longest time for one client over the limit to say what it speaks, and to be told so.
 const TURN_AWAY_TIME: Duration = Duration::from_millis(20);
 
@@ -32,7 +28,7 @@ const RESP_FULL: &[u8] = b"-ERR max number of clients reached\r\n";
 pub(super) struct TurnAway(SyncSender<ClientStream>);
 
 impl TurnAway {
-    /// Starts the thread, before which at most `queue` clients wait.
+    /// Starts the thread, for which at most `queue` clients wait.
     ///
     /// # Errors
     /// When there can be no thread.
@@ -43,7 +39,10 @@ impl TurnAway {
         Ok(Self(turned_away))
     }
 
-    /// Leaves a client to the thread. When too many wait there, tells it without waiting for anything.
+    /// Leaves a client to the thread.
+    ///
+    /// When too many wait there, the client is told at once if it has said already what it speaks, which
+    /// one that is still sending may miss; else it is closed.
     pub fn turn_away(&self, client: ClientStream) {
         if let Err(TrySendError::Full(client)) = self.0.try_send(client) {
             tell_full(&client, |received| client.read_now(received));

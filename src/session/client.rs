@@ -38,6 +38,16 @@ const PIECE_BYTES: usize = 512;
 /// Room for the read after one that has filled [`PIECE_BYTES`]: more is likely to have come.
 const LARGE_PIECE_BYTES: usize = 4096;
 
+/// How often a session's thread looks up while reads of its client are in flight on a shared connection.
+///
+/// The thread that reads the shared connection gives the replies to the client itself: to wake the
+/// session's thread for each would cost two more switches between threads. Meanwhile the session's
+/// thread waits for the client's next bytes. So nothing wakes it when the backend falls silent, when
+/// the connection breaks, or when the client's socket takes only a part of a reply. That is why it
+/// reads with this timeout, looks after each whether there is something to do, and reads again. (An
+/// HTTP session, whose client sends nothing before it has its answer, also waits for an alarm.)
+pub(super) const TICK: Duration = Duration::from_millis(20);
+
 /// The address of ours that a client has connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Endpoint {

@@ -21,16 +21,6 @@ const ONLY_HTTP: &[u8] = b"-ERR this address serves HTTP alone, below /-/\r\n";
 /// Deadline for receiving enough bytes to detect the protocol, from the first byte on.
 const DETECTION_TIME: Duration = Duration::from_secs(10);
 
-/// How often a session's thread looks up while reads of its client are in flight on a shared connection.
-///
-/// The thread that reads the shared connection gives the replies to the client itself: to wake the
-/// session's thread for each would cost two more switches between threads. Meanwhile the session's
-/// thread waits for the client's next bytes. So nothing wakes it when the backend falls silent, when
-/// the connection breaks, or when the client's socket takes only a part of a reply. That is why it
-/// reads with this timeout, looks after each whether there is something to do, and reads again. (An
-/// HTTP session, whose client sends nothing before it has its answer, also waits for an alarm.)
-const TICK: Duration = Duration::from_millis(20);
-
 /// Talks to one client until either side ends the conversation.
 pub fn serve(
     socket: &Arc<ClientSocket>,

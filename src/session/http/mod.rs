@@ -33,8 +33,7 @@ use crate::http::{
 use crate::logging::access_log::{self, Event, Text};
 use crate::metrics;
 use crate::net::protocol::WireProtocol;
-use crate::session::TICK;
-use crate::session::client::{Client, ClientHandle, Endpoint};
+use crate::session::client::{Client, ClientHandle, Endpoint, TICK};
 
 /// How long a request's head may take from its first byte to its last.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);

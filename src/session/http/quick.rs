@@ -21,7 +21,7 @@ use crate::http::{self, Request, ResponseWriter, Version};
 use crate::net::protocol::WireProtocol;
 use crate::render::json::{JsonWriter, render, survey};
 use crate::resp::value_type::ValueType;
-use crate::session::{ClientSocket, TICK};
+use crate::session::client::{ClientSocket, TICK};
 use crate::sync::{Mutex, lock};
 
 /// Room for what stands before an answer's body.

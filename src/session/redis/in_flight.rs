@@ -11,7 +11,7 @@ use crate::backend::shared::{ClientReplyRouter, Entry, SharedConnection, Unserve
 use crate::backend::{BackendId, Mode};
 use crate::health::Member;
 use crate::net::protocol::WireProtocol;
-use crate::session::{ClientSocket, TICK};
+use crate::session::client::{ClientSocket, TICK};
 
 /// Commands that are under way with each other are at most so many, …
 const MAX_COMMANDS: usize = 1024;

@@ -41,8 +41,7 @@ use crate::metrics::Refusal;
 use crate::net::protocol::WireProtocol;
 use crate::policy::{self, Policy, Refused, Shape, Verdict};
 use crate::resp::{self, Command, CommandParser, Protocol, write};
-use crate::session::TICK;
-use crate::session::client::Client;
+use crate::session::client::{Client, TICK};
 
 /// How much of what a client has sent is taken in at a time.
 const MAX_INPUT_BYTES: usize = 64 * 1024;

@@ -14,7 +14,7 @@ use crate::backend::{BackendError, PooledConnection};
 use crate::health::{BackendState, Member};
 use crate::policy::Subscription;
 use crate::resp::{self, Command, Protocol, command, write};
-use crate::session::IDLE_GRACE;
+use crate::session::client::IDLE_GRACE;
 
 /// A subscriber may be idle for ever, but is not watched for longer at a time: so that the end of the
 /// process is noticed, and that of a backend which falls silent.
