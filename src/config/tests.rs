@@ -2,8 +2,8 @@ use super::address::DEFAULT_BACKENDS;
 use super::*;
 
 fn config(args: &[&str]) -> Result<Config, String> {
-    let args = Args::read([&["lb"], args].concat()).map_err(|e| e.to_string())?;
-    Config::try_from(args)
+    let flags = Flags::read([&["lb"], args].concat()).map_err(|e| e.to_string())?;
+    Config::try_from(flags)
 }
 
 #[test]
@@ -19,12 +19,12 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!(config.check_interval, Duration::from_secs(2));
     assert_eq!(config.check_timeout, Duration::from_secs(1));
     assert_eq!((config.fall, config.rise), (3, 2));
-    assert_eq!(config.max_lag, Some(Duration::from_secs(60)));
+    assert_eq!(config.max_lag(), Some(Duration::from_secs(60)));
     assert_eq!(config.forget_after, Duration::from_secs(10 * 60));
     assert_eq!(config.slow_start, Duration::from_secs(10));
-    assert!(config.rebalance);
+    assert!(!config.no_rebalance);
     assert_eq!(config.backend_connections, 128);
-    assert_eq!(config.max_argument_bytes, 16 * 1024 * 1024);
+    assert_eq!(config.max_argument_bytes(), 16 * 1024 * 1024);
     assert!(!config.allow_keys && !config.allow_scripts);
     assert_eq!(config.drain_delay, Duration::ZERO);
     assert_eq!(config.drain_timeout, Duration::from_secs(30));

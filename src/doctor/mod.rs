@@ -25,9 +25,9 @@ const GRACE: Duration = Duration::from_millis(50);
 
 /// Asks all backends for their status at the same time, then compares those that can be read from.
 /// Each step may take the check timeout.
-pub fn check(config: Config) -> Findings {
+pub fn check(mut config: Config) -> Findings {
     // A connection attempt may take that long, too.
-    let config = Config { backend_timeout: config.check_timeout, ..config };
+    config.backend_timeout = config.check_timeout;
     let balancer = Balancer::new(config);
     let config = &balancer.config;
     balancer.add_all(&config.backends);
@@ -49,7 +49,7 @@ pub fn check(config: Config) -> Findings {
 
 fn ask_all(config: &Config, backends: &[Arc<Member>]) -> Vec<StatusResult> {
     let deadline = Instant::now() + config.check_timeout;
-    let max_lag = config.max_lag;
+    let max_lag = config.max_lag();
     let (sender, receiver) = channel();
     for (index, backend) in backends.iter().enumerate() {
         let (backend, sender) = (Arc::clone(backend.backend()), sender.clone());

@@ -236,7 +236,7 @@ impl<'a> Session<'a> {
 
     #[inline(never)]
     fn run(&mut self, mut input: Vec<u8>, since: Instant) -> Result<Infallible, SessionEnd> {
-        let mut parser = CommandParser::new(self.balancer.config.max_argument_bytes);
+        let mut parser = CommandParser::new(self.balancer.config.max_argument_bytes());
         let mut begun = Some(since);
         let mut unfinished = Share::of(&UNFINISHED);
         loop {

@@ -1,9 +1,10 @@
-//! The flags of `lb` as `clap` sees them.
+//! The flags of `lb` and their environment variables, as `clap` sees them.
 
 use std::ffi::OsString;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use clap::builder::BoolishValueParser;
+use clap::builder::{BoolishValueParser, RangedU64ValueParser};
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -55,7 +56,7 @@ const WATCHING: &str = "Watching";
 #[derive(Debug, Parser)]
 #[command(name = "lb", version, about, max_term_width = 100, disable_help_subcommand = true)]
 #[command(after_help = "Examples, and more about some flags: lb --help", after_long_help = EXAMPLES)]
-pub(super) struct Args {
+pub struct Flags {
     #[command(subcommand)]
     pub(super) command: Option<Command>,
 
@@ -86,17 +87,17 @@ pub(super) struct Args {
     /// Turns off the status page and its JSON where clients connect
     #[arg(help_heading = WATCHING)]
     #[arg(long, env = "LB_NO_STATUS", value_parser = BoolishValueParser::new())]
-    pub(super) no_status: bool,
+    pub no_status: bool,
 
     /// Format of the log
     #[arg(help_heading = WATCHING)]
     #[arg(long, env = "LB_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = Format::Human)]
-    pub(super) log_format: Format,
+    pub log_format: Format,
 
     /// Logs no lines for requests and sessions
     #[arg(help_heading = WATCHING)]
     #[arg(long, env = "LB_QUIET", value_parser = BoolishValueParser::new())]
-    pub(super) quiet: bool,
+    pub quiet: bool,
 
     /// Most clients at a time; further ones get an error and are closed
     #[arg(help_heading = CLIENTS)]
@@ -105,68 +106,68 @@ pub(super) struct Args {
         env = "LB_MAX_CLIENTS",
         value_name = "NUMBER",
         default_value_t = 4096,
-        value_parser = clap::value_parser!(u32).range(1..=100_000)
+        value_parser = count(1..=100_000)
     )]
-    pub(super) max_clients: u32,
+    pub max_clients: usize,
 
     /// How long a client may be idle, or not read its reply
     #[arg(help_heading = CLIENTS)]
     #[arg(long, env = "LB_CLIENT_TIMEOUT", value_name = "TIME", default_value = "330s", value_parser = timeout)]
-    pub(super) client_timeout: Duration,
+    pub client_timeout: Duration,
 
     /// How long a backend may be silent before a quick read is retried on another; a read that takes
     /// half of it counts as slow
     #[arg(help_heading = BACKENDS)]
     #[arg(long, env = "LB_BACKEND_TIMEOUT", value_name = "TIME", default_value = "1s", value_parser = timeout)]
-    pub(super) backend_timeout: Duration,
+    pub backend_timeout: Duration,
 
     /// How long a read waits for a silent backend if the read itself may keep it busy or no other is
     /// left, and how long a slow read waits for its turn
     #[arg(help_heading = BACKENDS)]
     #[arg(long, env = "LB_READ_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = timeout)]
-    pub(super) read_timeout: Duration,
+    pub read_timeout: Duration,
 
     /// Time between two checks of a backend while all is well
     #[arg(help_heading = CHECKS)]
     #[arg(long, env = "LB_CHECK_INTERVAL", value_name = "TIME", default_value = "2s", value_parser = timeout)]
-    pub(super) check_interval: Duration,
+    pub check_interval: Duration,
 
     /// How long a backend may take to answer a check
     #[arg(help_heading = CHECKS)]
     #[arg(long, env = "LB_CHECK_TIMEOUT", value_name = "TIME", default_value = "1s", value_parser = timeout)]
-    pub(super) check_timeout: Duration,
+    pub check_timeout: Duration,
 
     /// Failed checks in a row until a backend is down
     #[arg(help_heading = CHECKS)]
     #[arg(long, env = "LB_FALL", value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub(super) fall: u32,
+    pub fall: u32,
 
     /// Good checks in a row until a backend that was out of service is up again
     #[arg(help_heading = CHECKS)]
     #[arg(long, env = "LB_RISE", value_name = "NUMBER", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub(super) rise: u32,
+    pub rise: u32,
 
     /// A replica that has not heard from its primary for this long is read from only while no other
     /// server is up; 0s means no limit
     #[arg(help_heading = CHECKS)]
     #[arg(long, env = "LB_MAX_LAG", value_name = "TIME", default_value = "60s", value_parser = time)]
-    pub(super) max_lag: Duration,
+    pub max_lag: Duration,
 
     /// How long the keys of a server that is out of service count: until then, servers that come back
     /// are read from only if they have at least 90 % of them
     #[arg(help_heading = CHECKS)]
     #[arg(long, env = "LB_FORGET_AFTER", value_name = "TIME", default_value = "10m", value_parser = time)]
-    pub(super) forget_after: Duration,
+    pub forget_after: Duration,
 
     /// Time in which the share of a backend that returns grows to its full size; 0s means at once
     #[arg(help_heading = BALANCING)]
     #[arg(long, env = "LB_SLOW_START", value_name = "TIME", default_value = "10s", value_parser = time)]
-    pub(super) slow_start: Duration,
+    pub slow_start: Duration,
 
     /// Never moves a Redis client to another backend while its own serves, even if the load gets uneven
     #[arg(help_heading = BALANCING)]
     #[arg(long, env = "LB_NO_REBALANCE", value_parser = BoolishValueParser::new())]
-    pub(super) no_rebalance: bool,
+    pub no_rebalance: bool,
 
     /// Most connections to each backend at a time; a client that needs another waits for one
     #[arg(help_heading = BACKENDS)]
@@ -175,9 +176,9 @@ pub(super) struct Args {
         env = "LB_BACKEND_CONNECTIONS",
         value_name = "NUMBER",
         default_value_t = 128,
-        value_parser = clap::value_parser!(u32).range(2..=100_000)
+        value_parser = count(2..=100_000)
     )]
-    pub(super) backend_connections: u32,
+    pub backend_connections: usize,
 
     /// Longest argument of a Redis command, in MiB
     #[arg(help_heading = CLIENTS)]
@@ -188,35 +189,35 @@ pub(super) struct Args {
         default_value_t = 16,
         value_parser = clap::value_parser!(u32).range(1..=512)
     )]
-    pub(super) max_argument_mib: u32,
+    pub max_argument_mib: u32,
 
     /// Allows KEYS, which keeps a Redis server busy while it looks at every key
     #[arg(help_heading = CLIENTS)]
     #[arg(long, env = "LB_ALLOW_KEYS", value_parser = BoolishValueParser::new())]
-    pub(super) allow_keys: bool,
+    pub allow_keys: bool,
 
     /// Allows scripts and functions that only read (EVAL_RO, EVALSHA_RO, FCALL_RO), which can keep a
     /// Redis server busy, fill its memory and administer it
     #[arg(help_heading = CLIENTS)]
     #[arg(long, env = "LB_ALLOW_SCRIPTS", value_parser = BoolishValueParser::new())]
-    pub(super) allow_scripts: bool,
+    pub allow_scripts: bool,
 
     /// How long after SIGINT or SIGTERM clients are still accepted while /-/ready answers 503, so that a
     /// load balancer in front can notice
     #[arg(help_heading = END)]
     #[arg(long, env = "LB_DRAIN_DELAY", value_name = "TIME", default_value = "0s", value_parser = time)]
-    pub(super) drain_delay: Duration,
+    pub drain_delay: Duration,
 
     /// How long running requests may take to finish after --drain-delay
     #[arg(help_heading = END)]
     #[arg(long, env = "LB_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = time)]
-    pub(super) drain_timeout: Duration,
+    pub drain_timeout: Duration,
 
     /// Delays each HTTP read by this time while it counts as a client of its backend, so that you can
     /// watch the balancing
     #[arg(help_heading = BALANCING)]
     #[arg(long, env = "LB_DEMO_DELAY", value_name = "TIME", default_value = "0s", value_parser = time)]
-    pub(super) demo_delay: Duration,
+    pub demo_delay: Duration,
 
     /// While listening on loopback, also serves requests whose Host is NAME; repeat it for each name, or
     /// separate them by commas
@@ -253,7 +254,7 @@ pub(super) struct CheckArgs {
     pub(super) max_lag: Option<Duration>,
 }
 
-impl Args {
+impl Flags {
     /// Parses the command line and the environment. Flags after `check` override flags before it, but
     /// backends are added together.
     pub(super) fn read(
@@ -271,6 +272,11 @@ impl Args {
         args.max_lag = check.max_lag.unwrap_or(args.max_lag);
         Ok(args)
     }
+}
+
+/// Parser of a number in this range.
+fn count(range: RangeInclusive<u64>) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(range)
 }
 
 /// Parses a time, which may be zero.
