@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::error::BackendError;
 use super::socket::{PatientSocket, Timeouts, WaitPolicy};
 use crate::net::backend_stream::BackendStream;
-use crate::resp::{Framer, reply};
+use crate::resp::{Framer, command, reply};
 
 /// A connection is kept for so long without being looked at before it is used again.
 const UNWATCHED_TIME: Duration = Duration::from_millis(1);
@@ -77,7 +77,7 @@ impl Connection {
     pub fn probe(&mut self) -> Result<(), BackendError> {
         let wait_policy = self.reader.get_ref().wait_policy();
         self.set_wait_policy(WaitPolicy::Probe(Instant::now() + self.timeout), Duration::ZERO);
-        let sent = self.send(&redis::cmd("PING").get_packed_command());
+        let sent = self.send(&command("PING").into_bytes());
         let answered = sent.and_then(|()| Ok(reply::simple(&mut self.reader)?));
         self.set_wait_policy(wait_policy, Duration::ZERO);
         match answered {

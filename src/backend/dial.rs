@@ -14,7 +14,7 @@ use super::{
 };
 use crate::net::backend_stream::BackendStream;
 use crate::policy::CommandTable;
-use crate::resp::{self, Protocol, reply};
+use crate::resp::{self, Protocol, command, reply};
 use crate::sync::lock;
 
 /// However late it is, a connect has so long.
@@ -32,7 +32,7 @@ pub struct ServerInfo {
 impl Backend {
     /// Makes its server known, where that has not been met.
     pub fn introduce(&self) -> Result<(), BackendError> {
-        let ping = redis::cmd("PING").get_packed_command();
+        let ping = command("PING").into_bytes();
         let wait_policy = WaitPolicy::Until(Instant::now() + self.timeouts.timeout);
         let mut connection = self.request(self.own_mode(), &ping, wait_policy)?;
         reply::simple(connection.replies())?;
@@ -58,12 +58,11 @@ impl Backend {
         waited: Duration,
     ) -> Result<Connection, BackendError> {
         let mut link = self.open(wait_policy, waited)?;
-        let mut setup = redis::Pipeline::new();
-        setup.cmd("INFO").arg("server");
+        let mut setup = command("INFO").arg("server").into_bytes();
         if mode.database != 0 {
-            setup.cmd("SELECT").arg(mode.database);
+            command("SELECT").number(mode.database).append_to(&mut setup);
         }
-        link.send(&setup.get_packed_pipeline())?;
+        link.send(&setup)?;
         let (run_id, is_cluster_node) = read_server_info(link.replies())?;
         let admitted = self.timeouts.supervisor.admit(run_id.as_deref().unwrap_or_default());
         admitted.map_err(BackendError::Syncing)?;
@@ -76,7 +75,7 @@ impl Backend {
         }
         self.meet(&mut link)?;
         if mode.protocol == Protocol::Resp3 {
-            link.send(&redis::cmd("HELLO").arg(3).get_packed_command())?;
+            link.send(&command("HELLO").number(3).into_bytes())?;
             let mut greeting = Vec::new();
             link.hold(&mut greeting, MAX_INFO_BYTES as usize)?;
             reply::no_error(&greeting)?;
@@ -102,9 +101,8 @@ impl Backend {
         let mut link = Connection::new(self.connect(wait)?, &self.timeouts, wait_policy.clone());
         link.set_wait_policy(wait_policy, waited);
         if let Some(password) = self.address.password() {
-            let mut auth = redis::cmd("AUTH");
-            auth.arg(self.address.username()).arg(password);
-            link.send(&auth.get_packed_command())?;
+            let auth = command("AUTH").args(self.address.username()).arg(password);
+            link.send(&auth.into_bytes())?;
             reply::simple(link.replies()).map_err(|error| without(error, password))?;
         }
         Ok(link)

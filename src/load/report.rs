@@ -8,7 +8,7 @@ use crate::text::table::{self, Alignment};
 /// The result of loading one backend.
 #[derive(Debug)]
 pub struct SeedReport {
-    /// [`BackendAddress::name`]
+    /// `HOST:PORT`, or the path of a Unix socket.
     pub backend: String,
     /// `primary` or `replica`; `-` if the backend did not say.
     pub role: &'static str,

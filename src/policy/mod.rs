@@ -1,6 +1,6 @@
 //! Which commands clients may send.
 //!
-//! [`Policy`] decides by what the backends' `COMMAND` says, and by the exceptions in [`rules`]. It
+//! [`Policy`] decides by what the backends' `COMMAND` says, and by the exceptions in `rules`. It
 //! takes commands as values, and knows no sockets.
 
 mod command_rule;

@@ -77,11 +77,10 @@ impl Scripts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resp::{CommandParser, command};
+    use crate::resp::{CommandBuilder, CommandParser};
 
     fn admit(scripts: &Scripts, args: &[&[u8]]) -> Result<(), String> {
-        let mut bytes = Vec::new();
-        command::encode(args.iter().copied(), &mut bytes);
+        let bytes = args.iter().collect::<CommandBuilder>().into_bytes();
         let mut parser = CommandParser::new(usize::MAX);
         let command = parser.parse(&bytes).expect("valid").1.expect("whole");
         match scripts.admit(&command, Verdict::Forward) {

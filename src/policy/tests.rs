@@ -1,5 +1,5 @@
 use super::*;
-use crate::resp::{CommandParser, command};
+use crate::resp::{CommandBuilder, CommandParser};
 
 type Listed<'a> = (&'a str, i64, &'a str, &'a [(&'a str, i64, &'a str)]);
 
@@ -101,9 +101,8 @@ fn in_transaction(policy: &Policy, words: &str) -> Verdict {
 }
 
 fn with_command(words: &[u8], decide: impl Fn(&Command) -> Verdict) -> Verdict {
-    let args: Vec<&[u8]> = words.split(|&byte| byte == b' ').collect();
-    let mut bytes = Vec::new();
-    command::encode(args.into_iter(), &mut bytes);
+    let command: CommandBuilder = words.split(|&byte| byte == b' ').collect();
+    let bytes = command.into_bytes();
     let mut parser = CommandParser::new(1024);
     decide(&parser.parse(&bytes).expect("valid").1.expect("a whole command"))
 }
