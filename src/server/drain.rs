@@ -1,4 +1,16 @@
 //! The clients that are being served, and how they are seen off at the end.
+//!
+//! A signal only sets the [`Phase`]. The listening socket may be shared with other processes, so it is
+//! never shut down: the acceptor looks at the phase every 100 ms.
+//!
+//! - `Leaving`: the balancer says that it is not ready, and goes on with everything for the drain delay.
+//! - `Draining`: the clients that wait in the kernel's queue are accepted, then the listening socket is
+//!   closed. Each HTTP response says that it is the last on its connection.
+//! - `Closing`, [`IDLE_GRACE`] later: a Redis session ends once it has answered what had arrived.
+//!
+//! After another [`IDLE_GRACE`] the reading side of each idle client's socket is shut down, which wakes its
+//! thread. This is done to idle clients alone: the kernel resets a connection that gets more bytes after
+//! that, and replies that are still on their way would be lost.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,9 +23,6 @@ use crate::session::{ClientSocket, IDLE_GRACE};
 use crate::sync::{Condvar, Mutex, lock, wait};
 
 /// Waits for the clients to be done, then cuts off those that are not.
-///
-/// Requests that come now are answered, and told that they are the last. After [`IDLE_GRACE`] each
-/// session ends at its next boundary; after another, clients that ask for nothing are not waited for.
 pub(super) fn drain(clients: &Clients, balancer: &Balancer) {
     let timeout = balancer.config.drain_timeout;
     let waiting = clients.len();
