@@ -1,10 +1,11 @@
 //! What is counted: clients, requests, refusals, failures, and how long backends took.
 
+mod completion;
 mod histogram;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
 
+pub use self::completion::{Completion, Outcome};
 pub use self::histogram::{Histogram, Times};
 use crate::net::protocol::WireProtocol;
 
@@ -116,11 +117,6 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Counts a request that is not answered with what it asked for.
-    pub fn refuse(&self, protocol: WireProtocol, why: Refusal) {
-        self.refused.of(protocol)[why as usize].add_one();
-    }
-
     /// How many there were.
     pub fn refused(&self, protocol: WireProtocol, why: Refusal) -> u64 {
         self.refused.of(protocol)[why as usize].get()
@@ -134,16 +130,6 @@ impl Metrics {
 }
 
 impl BackendMetrics {
-    /// Counts a request that it has answered.
-    pub fn answer(&self, protocol: WireProtocol, time: Duration) {
-        self.answer_many(protocol, time, 1);
-    }
-
-    /// Counts requests that it has answered at once.
-    pub fn answer_many(&self, protocol: WireProtocol, time: Duration, requests: usize) {
-        self.answered.of(protocol).add(time, requests as u64);
-    }
-
     /// The times of both protocols.
     pub fn times(&self) -> Times {
         self.answered.http.times().with(&self.answered.resp.times())

@@ -237,7 +237,7 @@ impl Session<'_> {
     #[inline(never)]
     fn quit(&mut self) -> SessionEnd {
         self.ok();
-        self.count_answer();
+        self.complete(b"QUIT");
         self.flush().err().unwrap_or_else(|| SessionEnd::Gone("quit".to_owned()))
     }
 }

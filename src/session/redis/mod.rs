@@ -25,7 +25,7 @@ use self::batch::Batch;
 use self::client::ClientState;
 use self::in_flight::{InFlight, Late, TakenBack};
 use self::memory::{Budget, Share};
-use self::reply_writer::ReplyWriter;
+use self::reply_writer::{Given, ReplyWriter};
 use self::subscription::Subscriptions;
 use self::transaction::Transaction;
 use self::upstream::{SendTarget, Unanswered, Upstream};
@@ -37,8 +37,7 @@ use crate::balance::slow::{ReadInfo, ReadTraits};
 use crate::balance::{Balancer, Phase};
 use crate::health::{BackendState, Member};
 use crate::logging::access_log::{self, Event};
-use crate::metrics::Refusal;
-use crate::net::protocol::WireProtocol;
+use crate::metrics::{Outcome, Refusal};
 use crate::policy::{self, Policy, Refused, Shape, Verdict};
 use crate::resp::{self, Command, CommandParser, Protocol, write};
 use crate::session::{Client, MAX_INPUT_BYTES, TICK};
@@ -122,13 +121,13 @@ fn end(session: Box<Session>, ended: &SessionEnd, since: Instant, balancer: &Bal
     let backend = upstream.backend().map(|backend| backend.name().to_owned());
     drop((upstream, subscriptions));
     if let SessionEnd::Cut(_) = ended {
-        balancer.metrics.cut.resp.add_one();
+        writer.complete(b"", None, 0, Outcome::Cut);
     }
     balancer.access_log.write(|| {
         Event::Session(access_log::Session {
             client: writer.client.address,
             commands,
-            errors: writer.errors + in_flight.errors,
+            errors: writer.given.errors + in_flight.errors,
             backend,
             seconds: since.elapsed().as_secs_f64(),
             ended: ended.to_string(),
@@ -161,17 +160,31 @@ struct ServedBy {
     backend: Arc<Member>,
     /// How long it took until its reply began.
     time: Duration,
-    /// Whether the reply is an error.
-    is_error: bool,
 }
 
 impl ServedBy {
     /// In the try that is made now, whose reply has just begun.
     fn attempt(attempt: &Attempt) -> Self {
-        Self {
-            backend: Arc::clone(&attempt.backend),
-            time: attempt.began.elapsed(),
-            is_error: false,
+        Self { backend: Arc::clone(&attempt.backend), time: attempt.began.elapsed() }
+    }
+}
+
+/// How a command of the session's own ends.
+#[derive(Debug, Default)]
+struct LocalReply {
+    /// The backend that has answered it, if one has.
+    served_by: Option<ServedBy>,
+    /// Length of the reply.
+    bytes: u64,
+    outcome: Outcome,
+}
+
+impl LocalReply {
+    /// Takes note of what was relayed of a backend's reply.
+    fn relayed(&mut self, before: Given, after: Given) {
+        self.bytes += after.bytes - before.bytes;
+        if after.errors > before.errors {
+            self.outcome = Outcome::ErrorReply;
         }
     }
 }
@@ -197,8 +210,8 @@ struct Session<'a> {
     commands: u64,
     /// Whether the client wants no reply to the command at hand.
     is_silent: bool,
-    /// Who has answered the command at hand, if it is one of the session's own.
-    served_by: Option<ServedBy>,
+    /// How the command at hand ends, if it is one of the session's own.
+    local_reply: LocalReply,
     /// Whether all has been read that will be, as the process ends.
     has_read_the_last: bool,
     /// When commands have first failed because no backend was up.
@@ -225,7 +238,7 @@ impl<'a> Session<'a> {
             asked_at: None,
             commands: 0,
             is_silent: false,
-            served_by: None,
+            local_reply: LocalReply::default(),
             has_read_the_last: false,
             outage_since: None,
         })
@@ -349,7 +362,7 @@ impl<'a> Session<'a> {
         if !self.state.reply_mode.next() {
             write(self.writer.out());
         }
-        self.writer.count_refusal(Refusal::BadRequest);
+        self.writer.count_refusal(b"", Refusal::BadRequest);
         match self.writer.deliver() {
             Ok(()) => SessionEnd::Refused(why),
             Err(error) => error.into(),
@@ -360,11 +373,11 @@ impl<'a> Session<'a> {
     fn command(&mut self, command: &Command) -> Result<(), SessionEnd> {
         self.commands += 1;
         self.is_silent = self.state.reply_mode.next();
-        self.served_by = None;
+        self.local_reply = LocalReply::default();
         self.refresh_policy();
         if !self.ask_for_commands(command)? {
             self.abort();
-            self.count_answer();
+            self.complete(command.name());
             return Ok(());
         }
         match self.transaction.is_some() {
@@ -384,20 +397,14 @@ impl<'a> Session<'a> {
         let (verdict, shape) = self.policy.judge(command);
         match self.balancer.scripts.admit(command, verdict) {
             Verdict::Refuse(Refused { why, error }) => {
-                self.writer.count_refusal(why);
-                self.answer(|out| write::error(out, error));
+                self.refuse_command(why, error);
             }
-            Verdict::Local(own) => {
-                self.own(own, command)?;
-                self.count_answer();
-            }
-            Verdict::Forward if self.is_subscriber() => {
-                self.not_for_subscribers(command);
-                self.count_answer();
-            }
+            Verdict::Local(own) => self.own(own, command)?,
+            Verdict::Forward if self.is_subscriber() => self.not_for_subscribers(command),
             Verdict::Forward => return self.forward(command, version, shape),
             Verdict::Close => return Err(self.close()),
         }
+        self.complete(command.name());
         Ok(())
     }
 
@@ -407,8 +414,8 @@ impl<'a> Session<'a> {
         let (traits, key) = match self.balancer.traits(command, shape) {
             Ok(known) => known,
             Err(why) => {
-                self.writer.count_refusal(Refusal::Unanswered);
-                self.answer(|out| write::error(out, format!("ERR {why}")));
+                self.refuse_command(Refusal::Unanswered, format!("ERR {why}"));
+                self.complete(command.name());
                 return Ok(());
             }
         };
@@ -430,22 +437,17 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Counts a command that was answered, if not by the batch.
-    fn count_answer(&mut self) {
-        match self.served_by.take() {
-            Some(ServedBy { backend, time, is_error }) => {
-                let metrics = &backend.metrics;
-                metrics.answer(WireProtocol::Resp, time);
-                metrics.error_replies.add(is_error.into());
-            }
-            None => self.balancer.metrics.answered_here.resp.add_one(),
-        }
+    /// Counts a command that is over, if not by the batch.
+    fn complete(&mut self, name: &[u8]) {
+        let LocalReply { served_by, bytes, outcome } = std::mem::take(&mut self.local_reply);
+        let answered_by = served_by.as_ref().map(|by| (by.backend.backend().as_ref(), by.time));
+        self.writer.complete(name, answered_by, bytes, outcome);
     }
 
     /// Ends a session whose client was made to send HTTP, as Redis does.
     fn close(&mut self) -> SessionEnd {
         let why = "POST or Host: is no Redis command";
-        self.balancer.metrics.refuse(WireProtocol::Resp, Refusal::BadRequest);
+        self.writer.complete(b"", None, 0, Outcome::Closed(Refusal::BadRequest));
         self.flush().err().unwrap_or_else(|| SessionEnd::Refused(why.to_owned()))
     }
 
@@ -479,26 +481,38 @@ impl<'a> Session<'a> {
         if self.is_silent {
             return;
         }
+        let mut bytes = 0;
+        let write = |out: &mut Vec<u8>| {
+            let before = out.len();
+            write(out);
+            bytes = out.len() - before;
+        };
         match self.batch.is_empty() && !self.is_in_flight() {
             true => write(self.writer.out()),
             false => self.batch.answer(write),
         }
+        self.local_reply.bytes += bytes as u64;
     }
 
     /// A backend's reply, or what was made of it.
     fn raw(&mut self, reply: &[u8]) {
         if reply.starts_with(b"-") {
-            self.writer.errors += 1;
-            if let Some(served) = &mut self.served_by {
-                served.is_error = true;
-            }
+            self.writer.given.errors += 1;
+            self.local_reply.outcome = Outcome::ErrorReply;
         }
         self.answer(|out| out.extend_from_slice(reply));
     }
 
     fn error(&mut self, text: impl AsRef<[u8]>) {
-        self.writer.errors += 1;
+        self.writer.given.errors += 1;
+        self.local_reply.outcome = Outcome::ErrorReply;
         self.answer(|out| write::error(out, text));
+    }
+
+    /// Answers the command at hand with an error in place of what it asks for.
+    fn refuse_command(&mut self, why: Refusal, text: impl AsRef<[u8]>) {
+        self.error(text);
+        self.local_reply.outcome = Outcome::Refused(why);
     }
 
     fn ok(&mut self) {
@@ -540,7 +554,7 @@ impl<'a> Session<'a> {
             return Ok(false);
         }
         let Some(batch) = batch.as_plain(balancer.commands_version()) else { return Ok(false) };
-        let is_sent = in_flight.send(batch, writer.client.handle);
+        let is_sent = in_flight.send(batch, writer.client.handle, writer.client.address);
         if is_sent {
             balancer.retry_budget.deposit();
         }
@@ -703,7 +717,7 @@ impl<'a> Session<'a> {
         info: impl Fn(bool) -> ReadInfo,
         mut work: impl FnMut(&mut PooledConnection, &mut ReplyWriter) -> Result<T, ForwardError>,
     ) -> Result<T, Unanswered> {
-        let Self { upstream, writer, mode, served_by, balancer, .. } = self;
+        let Self { upstream, writer, mode, local_reply, balancer, .. } = self;
         let client = writer.client.handle();
         let mut failover = Failover::new(balancer, traits);
         upstream.go_on(&mut failover, client, info, |upstream, attempt| {
@@ -714,12 +728,11 @@ impl<'a> Session<'a> {
             {
                 open.note_answer();
             }
-            let mut served = ServedBy::attempt(attempt);
-            let errors = writer.errors;
+            let (served_by, given) = (ServedBy::attempt(attempt), writer.given);
             let done = work(&mut connection, writer)?;
-            served.is_error = writer.errors > errors;
+            local_reply.relayed(given, writer.given);
             upstream.release(connection);
-            *served_by = Some(served);
+            local_reply.served_by = Some(served_by);
             Ok(done)
         })
     }
@@ -727,7 +740,7 @@ impl<'a> Session<'a> {
     /// Sends a command that changes the mode of its connection to `wanted` when it succeeds: on a
     /// connection that has that mode already, or one of the session's, which then gets it.
     fn change_mode(&mut self, command: &[u8], wanted: Mode) -> Result<Vec<u8>, Unanswered> {
-        let Self { upstream, writer, mode, served_by, .. } = self;
+        let Self { upstream, writer, mode, local_reply, .. } = self;
         // Nothing is read: a database that can't be read can be left.
         let database = upstream.database.take();
         let changed = upstream.with_failover(writer.client.handle(), |upstream, attempt| {
@@ -744,7 +757,7 @@ impl<'a> Session<'a> {
                 connection.mode = wanted;
             }
             upstream.release(connection);
-            *served_by = Some(ServedBy::attempt(attempt));
+            local_reply.served_by = Some(ServedBy::attempt(attempt));
             Ok(reply)
         });
         upstream.database = database;
@@ -761,8 +774,7 @@ impl<'a> Session<'a> {
     fn unanswered(&mut self, unanswered: Unanswered) -> Result<(), SessionEnd> {
         match unanswered {
             Unanswered::AllFailed(error) | Unanswered::Refused(error) => {
-                self.balancer.metrics.refuse(WireProtocol::Resp, Refusal::Unanswered);
-                self.error(format!("ERR {error}"));
+                self.refuse_command(Refusal::Unanswered, format!("ERR {error}"));
             }
             Unanswered::OtherCommands => {
                 self.error(OTHER_COMMANDS);
@@ -781,6 +793,12 @@ fn note_outage(since: &mut Option<Instant>, balancer: &Balancer) {
     } else if since.is_none_or(|since| since.elapsed() >= SHARED_OUTAGE_TIME) {
         *since = Some(Instant::now());
     }
+}
+
+/// The first word of an array in the canonical form: after its length and that of the word.
+fn first_word(array: &[u8]) -> &[u8] {
+    let word = array.split(|&byte| byte == b'\n').nth(2).unwrap_or_default();
+    word.strip_suffix(b"\r").unwrap_or(word)
 }
 
 /// Reads a whole reply that is not long, to what is no script.

@@ -10,8 +10,8 @@ use rustix::net::{RecvFlags, SendFlags};
 use super::memory::{Budget, Share};
 use super::script::{self, Witness};
 use super::{ForwardError, IDLE_CAPACITY_BYTES, UNWANTED_PUSH};
-use crate::backend::{HELD_REPLY_BYTES, PooledConnection, inability, said};
-use crate::metrics::Refusal;
+use crate::backend::{Backend, HELD_REPLY_BYTES, PooledConnection, inability, said};
+use crate::metrics::{Completion, Outcome, Refusal};
 use crate::net::protocol::WireProtocol;
 use crate::resp::{self, Framer};
 use crate::session::{Client, poll_timeout, stall_step};
@@ -30,14 +30,23 @@ const BACKLOG_STEP_BYTES: usize = 64 * 1024;
 
 const NOT_READING: &str = "does not read its replies";
 
+/// Replies that a client was given.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Given {
+    /// How many were errors.
+    pub errors: u64,
+    /// Length of those that count for a command of their own.
+    pub bytes: u64,
+}
+
 /// The replies on their way to a client.
 pub struct ReplyWriter<'a> {
     pub client: Client<'a>,
     /// A client that takes longer over [`GATHERED_BYTES`] is cut off if others wait for a connection
     /// to the backend whose reply it does not take.
     max_stall: Duration,
-    /// How many replies were errors.
-    pub errors: u64,
+    /// What the client was given so far.
+    pub given: Given,
     /// What was not sent yet: whole replies, and behind them perhaps the beginning of one.
     out: Vec<u8>,
     backlog: Backlog,
@@ -50,19 +59,39 @@ impl<'a> ReplyWriter<'a> {
         Self {
             client,
             max_stall,
-            errors: 0,
+            given: Given::default(),
             out: Vec::new(),
             backlog: Backlog::new(),
             is_half_closed: false,
         }
     }
 
+    /// Counts a command that is over. A backend that answered it comes with the time until its reply
+    /// began.
+    pub fn complete(
+        &self,
+        what: &[u8],
+        answered_by: Option<(&Backend, Duration)>,
+        bytes: u64,
+        outcome: Outcome,
+    ) {
+        let (backend, time) = answered_by.unzip();
+        self.client.balancer.metrics.complete(&Completion {
+            client: self.client.address,
+            protocol: WireProtocol::Resp,
+            what,
+            backend: backend.map(|backend| &backend.metrics),
+            count: 1,
+            bytes,
+            time: time.unwrap_or_default(),
+            outcome,
+        });
+    }
+
     /// Counts a command that gets an error of ours.
-    pub fn count_refusal(&mut self, why: Refusal) {
-        self.errors += 1;
-        let metrics = &self.client.balancer.metrics;
-        metrics.answered_here.resp.add_one();
-        metrics.refuse(WireProtocol::Resp, why);
+    pub fn count_refusal(&mut self, what: &[u8], why: Refusal) {
+        self.given.errors += 1;
+        self.complete(what, None, 0, Outcome::Refused(why));
     }
 
     /// Whether there is nothing to send.
@@ -128,7 +157,7 @@ impl<'a> ReplyWriter<'a> {
     ) -> Result<Relayed, ForwardError> {
         let mut was_repeated = false;
         loop {
-            let (start, errors) = (self.out.len(), self.errors);
+            let (start, given) = (self.out.len(), self.given);
             let mut reply = Vec::new();
             let passed = self.relay_checked(connection, is_silent, Check::None, |piece| {
                 let is_error = reply.first().or(piece.first()) == Some(&b'-');
@@ -139,7 +168,7 @@ impl<'a> ReplyWriter<'a> {
                 return Ok(passed);
             };
             self.out.truncate(start);
-            self.errors = errors;
+            self.given = given;
             let is_own = match script::witness(connection, command, claimed)? {
                 Witness::Confirms => {
                     connection.refuser().check_answer(&reply)?;
@@ -153,7 +182,7 @@ impl<'a> ReplyWriter<'a> {
                 if !is_silent {
                     self.out.extend_from_slice(&reply);
                 }
-                self.errors += 1;
+                self.given.errors += 1;
                 return Ok(passed);
             }
             connection.send(command)?;
@@ -202,6 +231,7 @@ impl<'a> ReplyWriter<'a> {
             look(&available[..used]);
             self.out.extend_from_slice(&available[..used]);
             from.consume(used);
+            self.given.bytes += used as u64;
             if framer.is_done() {
                 if let (Some(b'-'), Relayed::Whole) = (framer.kind(), frame.passed) {
                     let reply = &self.out[frame.start..];
@@ -211,7 +241,7 @@ impl<'a> ReplyWriter<'a> {
                         Check::None => {}
                     }
                     frame.passed = Relayed::Error;
-                    self.errors += 1;
+                    self.given.errors += 1;
                 }
                 return Ok(());
             }

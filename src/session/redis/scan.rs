@@ -70,7 +70,7 @@ impl Session<'_> {
         let is_elsewhere = self.upstream.backend().is_none_or(|own| own.id != backend.id);
         let lease = is_elsewhere
             .then(|| self.balancer.table.lease(Instant::now(), |other| other == backend.id));
-        let errors = self.writer.errors;
+        let given = self.writer.given;
         let outcome = self.scan_at(&backend, tag, &there);
         drop(lease);
         if let Err(ForwardError::Backend(error) | ForwardError::Cut(error)) = &outcome {
@@ -81,8 +81,8 @@ impl Session<'_> {
         }
         match outcome {
             Ok(time) => {
-                let is_error = self.writer.errors > errors;
-                self.served_by = Some(ServedBy { backend, time, is_error });
+                self.local_reply.relayed(given, self.writer.given);
+                self.local_reply.served_by = Some(ServedBy { backend, time });
             }
             Err(ForwardError::Backend(BackendError::OtherCommands | BackendError::Syncing(_))) => {
                 self.error(GONE);
@@ -172,7 +172,7 @@ fn relay_scan(
             if !is_silent {
                 write::error(writer.out(), &why);
             }
-            writer.errors += 1;
+            writer.given.errors += 1;
             return Ok(());
         }
     };

@@ -13,7 +13,9 @@ use rustix::io::Errno;
 
 use super::reply_writer::ReplyWriter;
 use super::upstream::TOO_MANY_PINNED;
-use super::{ForwardError, ServedBy, Session, SessionEnd, Unanswered, names, short_reply};
+use super::{
+    ForwardError, ServedBy, Session, SessionEnd, Unanswered, first_word, names, short_reply,
+};
 use crate::backend::{BackendError, PooledConnection};
 use crate::health::{BackendState, Member};
 use crate::policy::Subscription;
@@ -117,9 +119,7 @@ impl Received {
         if head.first() == Some(&b'-') {
             return Self::Error;
         }
-        // The length of the array, the length of the word, the word.
-        let what = head.split(|&byte| byte == b'\n').nth(2).unwrap_or_default();
-        Self::Push(what.strip_suffix(b"\r").unwrap_or(what).to_vec())
+        Self::Push(first_word(head).to_vec())
     }
 }
 
@@ -235,13 +235,13 @@ impl Session<'_> {
         names: Names,
         confirmations: usize,
     ) -> Result<Result<(), Vec<u8>>, Unanswered> {
-        let Self { upstream, writer, mode, served_by, .. } = self;
+        let Self { upstream, writer, mode, local_reply, .. } = self;
         let mut messages = Vec::new();
         let subscribed = upstream.with_failover(writer.client.handle(), |upstream, attempt| {
             let backend = &attempt.backend;
             let mut connection = backend.request(*mode, command, attempt.wait_policy())?;
             messages.clear();
-            *served_by = Some(ServedBy::attempt(attempt));
+            local_reply.served_by = Some(ServedBy::attempt(attempt));
             if connection.next_byte()? == b'-' {
                 let error = short_reply(&mut connection)?;
                 connection.keep();

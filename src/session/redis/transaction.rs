@@ -13,7 +13,6 @@ use crate::balance::slow::{
     Begun, MAX_FAST_ARGUMENTS, ReadInfo, ReadKey, ReadTraits, Script, shown,
 };
 use crate::health::Member;
-use crate::net::protocol::WireProtocol;
 use crate::policy::{self, LocalCommand, Policy, Refused, Verdict};
 use crate::resp::{Command, CommandParser, command, write};
 
@@ -62,11 +61,8 @@ impl Session<'_> {
     pub(super) fn in_transaction(&mut self, command: &Command) -> Result<(), SessionEnd> {
         let verdict = self.policy.judge_in_transaction(command);
         let verdict = self.balancer.scripts.admit(command, verdict);
-        if let Verdict::Refuse(refused) = &verdict {
-            self.balancer.metrics.refuse(WireProtocol::Resp, refused.why);
-        }
         self.obey_in_transaction(verdict, command)?;
-        self.count_answer();
+        self.complete(command.name());
         Ok(())
     }
 
@@ -87,13 +83,13 @@ impl Session<'_> {
             }
             Verdict::Local(LocalCommand::Exec) => return self.exec(),
             Verdict::Local(own) => return self.own(own, command),
-            Verdict::Refuse(Refused { error, .. }) => {
+            Verdict::Refuse(Refused { why, error }) => {
                 match error.starts_with(b"EXECABORT") {
                     // An EXEC that is wrong itself.
                     true => self.discard(),
                     false => self.abort(),
                 }
-                self.error(error);
+                self.refuse_command(why, error);
             }
             Verdict::Close => return Err(self.close()),
         }
@@ -240,7 +236,7 @@ impl Session<'_> {
         let attempt = failover.made(Arc::clone(&backend), began, open.clone());
         connection.set_wait_policy(attempt.wait_policy(), Duration::ZERO);
         let sent = connection.send(commands).map_err(ForwardError::Backend);
-        let (time, errors) = (began.elapsed(), self.writer.errors);
+        let (time, given) = (began.elapsed(), self.writer.given);
         match (&sent, &open) {
             (Ok(()), Some(open)) => open.note_answer(),
             (Err(ForwardError::Backend(error)), _) => {
@@ -252,8 +248,8 @@ impl Session<'_> {
             .and_then(|()| relay_exec(&mut connection, count, &mut self.writer, self.is_silent));
         match passed {
             Ok(()) => {
-                let is_error = self.writer.errors > errors;
-                self.served_by = Some(ServedBy { backend, time, is_error });
+                self.local_reply.relayed(given, self.writer.given);
+                self.local_reply.served_by = Some(ServedBy { backend, time });
                 // The EXEC has ended the watch: the connection is as good as any.
                 connection.keep();
                 Ok(())
@@ -283,7 +279,7 @@ impl Session<'_> {
         self.run_batch()?;
         let keys: Vec<&[u8]> = command.args().skip(1).collect();
         let steps: Vec<Vec<u8>> = keys.chunks(WATCH_STEP_KEYS).map(watch_command).collect();
-        let Self { upstream, writer, mode, served_by, .. } = self;
+        let Self { upstream, writer, mode, local_reply, .. } = self;
         let watched = upstream.with_failover(writer.client.handle(), |upstream, attempt| {
             if matches!(upstream.watch, Watch::InUse(_) | Watch::Lost) {
                 // What EXEC will answer is known already.
@@ -292,7 +288,7 @@ impl Session<'_> {
             let target = SendTarget { attempt, mode: *mode, commands_version: None };
             let mut connection = upstream.send(target, &steps[0])?;
             let mut reply = short_reply(&mut connection)?;
-            *served_by = Some(ServedBy::attempt(attempt));
+            local_reply.served_by = Some(ServedBy::attempt(attempt));
             let watches = reply == OK;
             for step in &steps[1..] {
                 if reply == OK {
