@@ -9,12 +9,10 @@ use redis::ConnectionAddr;
 
 use super::check::{read_only, read_server_info};
 use super::connection::Connection;
-#[cfg(unix)]
-use super::socket::connect_unix;
-use super::socket::{Socket, connect_tcp};
 use super::{
     Backend, BackendError, MAX_INFO_BYTES, Mode, WaitPolicy, commands, is_local, is_timeout,
 };
+use crate::net::backend_stream::BackendStream;
 use crate::policy::CommandTable;
 use crate::resp::{self, Protocol, reply};
 use crate::sync::lock;
@@ -138,18 +136,17 @@ impl Backend {
         Ok(())
     }
 
-    fn connect(&self, wait: Duration) -> Result<Socket, BackendError> {
+    fn connect(&self, wait: Duration) -> Result<BackendStream, BackendError> {
         let timeout = self.timeouts.timeout;
-        #[cfg(unix)]
         if let ConnectionAddr::Unix(path) = self.address.endpoint() {
-            return connect_unix(path, wait, timeout).map(Socket::Unix).map_err(connect_error);
+            return BackendStream::connect_unix(path, wait, timeout).map_err(connect_error);
         }
         let addresses = lock(&self.resolved).clone().map_err(BackendError::Unresolved)?;
         let mut last = BackendError::Unresolved("no address".to_owned());
         for address in &addresses {
             // One that swallows packets must not use up the time of the next.
-            match connect_tcp(*address, wait / addresses.len() as u32, timeout) {
-                Ok(socket) => return Ok(Socket::Tcp(socket)),
+            match BackendStream::connect(*address, wait / addresses.len() as u32, timeout) {
+                Ok(stream) => return Ok(stream),
                 Err(error) => last = connect_error(error),
             }
         }

@@ -108,7 +108,7 @@ impl Balancer {
                 backends.iter().map(leases).collect()
             }
         };
-        let access_log = AccessLog::new(Box::new(leases), config.quiet);
+        let access_log = AccessLog::new(leases, config.quiet);
         let refusals = Refusals::new(Arc::clone(&table));
         Arc::new(Self {
             config,

@@ -30,7 +30,7 @@ Examples:
   lb --demo-delay 3s
       each HTTP read takes 3 seconds more, so that the balancing can be watched
   lb check
-      says whether the servers can be read from and hold the same data, and serves nothing
+      checks whether the servers can be read from and hold the same data; serves nothing
 
 Try: curl http://127.0.0.1:1310/actor:1
      redis-cli -p 1310 hgetall actor:1";
@@ -232,23 +232,23 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Says whether the servers can be read from and hold the same data, and serves nothing.
+    /// Checks whether the servers can be read from and hold the same data; serves nothing.
     ///
-    /// Each is asked how it is, all at the same time. Their keys are counted, and some keys are
-    /// chosen at random and compared: their types and, where they are not large, their values.
+    /// Asks all servers at the same time. Counts their keys, and compares some keys chosen at random:
+    /// their types and, unless they are large, their values.
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
 }
 
 #[derive(Debug, clap::Args)]
 struct CheckArgs {
-    /// A Redis server, once for each, or separated by commas; without any: those that `lb` would
-    /// read from
+    /// A Redis server; once for each, or separated by commas. Without any: the servers that `lb`
+    /// would read from
     #[arg(long = "backend", value_name = "URL", value_delimiter = ',')]
     backends: Vec<String>,
 
-    /// How long each server has to say how it is, and then for what is compared [default: 1s, or
-    /// LB_CHECK_TIMEOUT]
+    /// How long each server may take to answer, and then for each step of the comparison [default:
+    /// 1s, or LB_CHECK_TIMEOUT]
     #[arg(long, value_name = "TIME", value_parser = timeout)]
     check_timeout: Option<Duration>,
 

@@ -33,7 +33,7 @@ use crate::http::{
 use crate::logging::access_log::{self, Event, Text};
 use crate::metrics::{self, BackendMetrics, Completion};
 use crate::net::protocol::WireProtocol;
-use crate::session::{Client, ClientHandle, Endpoint, TICK};
+use crate::session::client::{Client, ClientHandle, Endpoint, TICK};
 
 /// How long a request's head may take from its first byte to its last.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,7 +46,7 @@ const MAX_CHANGES: usize = 30;
 #[inline(never)]
 pub fn converse(mut client: Client, mut buffer: Vec<u8>, since: Instant, balancer: &Arc<Balancer>) {
     let mut since = Some(since);
-    let mut quick = QuickReads::new(client.handle, client.address, balancer);
+    let mut quick = QuickReads::new(client.socket, client.address, balancer);
     while see_to_answer(&mut client, &mut quick, &mut buffer, balancer) {
         let (request, length) = match next_request(&mut client, &mut buffer, since.take()) {
             Ok(Some(next)) => next,
@@ -506,7 +506,7 @@ fn balanced(
     let mut changes = 0;
     let ends_with_connection = question.request.version != Version::Http11;
     if ends_with_connection {
-        client.reset_on_close(true);
+        client.stream().reset_on_close(true);
     }
     let mut first_lease = question.lease.take();
     let Question { request, ask, .. } = &*question;
@@ -597,11 +597,11 @@ fn balanced(
             ..Ended::by(backend, &answer)
         };
         if ended.cut.is_none() && ends_with_connection {
-            client.reset_on_close(false);
+            client.stream().reset_on_close(false);
         }
         return ended;
     };
-    client.reset_on_close(false);
+    client.stream().reset_on_close(false);
     let reply = refusal.unwrap_or_else(|| unanswered(ask, &failover, balancer));
     reply_refusal(client, request, balancer, reply)
 }

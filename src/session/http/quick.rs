@@ -2,12 +2,9 @@
 //! connection, whose thread answers the client, while this session waits for the next request.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
-
-use rustix::io::Errno;
-use rustix::net::SendFlags;
 
 use super::read::{self, Ask};
 use super::{Ended, begin, log};
@@ -25,14 +22,8 @@ use crate::metrics::{Completion, Outcome};
 use crate::net::protocol::WireProtocol;
 use crate::render::json::{JsonWriter, render, survey};
 use crate::resp::value_type::ValueType;
-use crate::session::{ClientSocket, TICK};
+use crate::session::client::{ClientSocket, TICK};
 use crate::sync::{Mutex, lock};
-
-/// For what the end of our side follows: both go in one packet, where the system can do that.
-#[cfg(target_os = "linux")]
-const WITH_END: SendFlags = SendFlags::MORE;
-#[cfg(not(target_os = "linux"))]
-const WITH_END: SendFlags = SendFlags::empty();
 
 /// Room for what stands before an answer's body.
 const HEAD_BYTES: usize = 512;
@@ -280,16 +271,8 @@ impl HttpReplySink {
     /// Gives the client what it takes at once, and ends our side behind what `is_last`: some clients
     /// wait for that. Returns how many bytes it took.
     fn send(&self, answer: &[u8], is_last: bool) -> io::Result<usize> {
-        let flags = SendFlags::DONTWAIT | if is_last { WITH_END } else { SendFlags::empty() };
-        let sent = match rustix::net::send(&self.client.stream, answer, flags) {
-            Err(Errno::AGAIN) => 0,
-            sent => sent?,
-        };
-        if is_last && sent == answer.len() {
-            // One that is gone needs none.
-            let _ = self.client.stream.shutdown(Shutdown::Write);
-        }
-        Ok(sent)
+        let stream = &self.client.stream;
+        if is_last { stream.send_last(answer) } else { stream.send_now(answer) }
     }
 
     /// Writes the whole answer to `out`; `None` where that needs more than this reply.

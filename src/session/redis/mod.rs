@@ -40,7 +40,10 @@ use crate::logging::access_log::{self, Event};
 use crate::metrics::{Outcome, Refusal};
 use crate::policy::{self, Policy, Refused, Shape, Verdict};
 use crate::resp::{self, Command, CommandParser, Protocol, write};
-use crate::session::{Client, MAX_INPUT_BYTES, TICK};
+use crate::session::client::{Client, TICK};
+
+/// How much of what a client has sent is taken in at a time.
+const MAX_INPUT_BYTES: usize = 64 * 1024;
 
 /// How long a command may take from its first byte to its last, …
 const COMMAND_TIME: Duration = Duration::from_secs(10);
@@ -339,7 +342,7 @@ impl<'a> Session<'a> {
     fn read_the_last(&mut self, input: &mut Vec<u8>) -> Result<(), SessionEnd> {
         if !mem::replace(&mut self.has_read_the_last, true) {
             let client = &mut self.writer.client;
-            let length = rustix::io::ioctl_fionread(client.socket).unwrap_or(0) as usize;
+            let length = client.stream().arrived_bytes();
             if length > 0 {
                 client.read_what_is_there(input, length);
                 return Ok(());
@@ -554,7 +557,7 @@ impl<'a> Session<'a> {
             return Ok(false);
         }
         let Some(batch) = batch.as_plain(balancer.commands_version()) else { return Ok(false) };
-        let is_sent = in_flight.send(batch, writer.client.handle, writer.client.address);
+        let is_sent = in_flight.send(batch, writer.client.socket, writer.client.address);
         if is_sent {
             balancer.retry_budget.deposit();
         }

@@ -14,7 +14,7 @@ use crate::balance::slow::{Begun, LaneError, OpenRead, ReadInfo, ReadTraits, Sha
 use crate::balance::{Backends, Balancer, Lease};
 use crate::health::Member;
 use crate::logging::access_log::Event;
-use crate::session::ClientHandle;
+use crate::session::client::ClientHandle;
 
 /// So many clients have a connection of their own that the others are kept for reads.
 pub const TOO_MANY_PINNED: &str = "ERR too many clients watch or subscribe: try again later";
