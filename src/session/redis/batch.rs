@@ -2,9 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use super::errors::ForwardError;
+use super::memory::IDLE_CAPACITY_BYTES;
+use super::replies::first_word;
 use super::reply_writer::{Relayed, ReplyWriter};
 use super::upstream::{SendTarget, Upstream};
-use super::{ForwardError, IDLE_CAPACITY_BYTES, first_word};
+
 use crate::backend::{BackendError, Class, PooledConnection};
 use crate::balance::Balancer;
 use crate::balance::slow::{ReadInfo, ReadKey, ReadTraits, SharedAnswer, shown};

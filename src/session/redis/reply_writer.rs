@@ -3,27 +3,19 @@
 use std::io::{self, BufRead};
 use std::time::{Duration, Instant};
 
-use super::memory::{Budget, Share};
+use super::backlog::Backlog;
+use super::errors::ForwardError;
+use super::memory::IDLE_CAPACITY_BYTES;
+use super::replies::UNWANTED_PUSH;
 use super::script::{self, Witness};
-use super::{ForwardError, IDLE_CAPACITY_BYTES, UNWANTED_PUSH};
 use crate::backend::{Backend, HELD_REPLY_BYTES, PooledConnection, inability, said};
 use crate::metrics::{Completion, Outcome, Refusal};
-use crate::net::client_stream::ClientStream;
 use crate::net::protocol::WireProtocol;
 use crate::resp::{self, Framer};
 use crate::session::client::{Client, stall_step};
 
 /// Whole replies are sent once there are so many bytes of them, or nothing else is to be done.
 const GATHERED_BYTES: usize = 64 * 1024;
-
-/// A client that sends a long pipeline before it reads a reply would wait for us while we wait for
-/// it: so its commands are taken in while it takes no replies, up to so many bytes of one client, …
-const MAX_BACKLOG_BYTES: usize = 16 * 1024 * 1024;
-/// … and so many of all clients together. Beyond, it has to read first.
-static BACKLOGS: Budget = Budget::new(48 * 1024 * 1024);
-
-/// How much of it is read at a time.
-const BACKLOG_STEP_BYTES: usize = 64 * 1024;
 
 const NOT_READING: &str = "does not read its replies";
 
@@ -303,7 +295,7 @@ impl<'a> ReplyWriter<'a> {
 
     /// Whether something was taken in while the client took no replies.
     pub fn has_backlog(&self) -> bool {
-        !self.backlog.bytes.is_empty()
+        !self.backlog.is_empty()
     }
 
     /// What the client sent while it took no replies is moved behind what is left in `input`;
@@ -354,41 +346,4 @@ pub enum Relayed {
     Error,
     /// It was too long for that.
     InPieces,
-}
-
-/// Bytes of a client that wait for it to take its replies.
-struct Backlog {
-    bytes: Vec<u8>,
-    /// These bytes, and those that were moved last.
-    share: Share,
-}
-
-impl Backlog {
-    fn new() -> Self {
-        Self { bytes: Vec::new(), share: Share::of(&BACKLOGS) }
-    }
-
-    fn has_room(&self) -> bool {
-        self.share.bytes() < MAX_BACKLOG_BYTES && BACKLOGS.has_room()
-    }
-
-    /// Returns whether the client has ended its endpoint.
-    fn fill_from(&mut self, client: &ClientStream) -> io::Result<bool> {
-        self.bytes.reserve(BACKLOG_STEP_BYTES);
-        match client.read_now(&mut self.bytes) {
-            Ok(more) => {
-                self.share.set(self.share.bytes() + more);
-                Ok(more == 0)
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn move_to(&mut self, input: &mut Vec<u8>) -> bool {
-        let bytes = std::mem::take(&mut self.bytes);
-        self.share.set(bytes.len());
-        input.extend_from_slice(&bytes);
-        !bytes.is_empty()
-    }
 }

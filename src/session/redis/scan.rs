@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use super::errors::{ForwardError, SessionEnd};
 use super::local_commands::integer;
+use super::local_reply::ServedBy;
 use super::reply_writer::ReplyWriter;
-use super::{ForwardError, ServedBy, Session, SessionEnd};
+use super::session::Session;
 use crate::backend::{BackendError, Connection, PooledConnection, WaitPolicy};
 use crate::balance::Balancer;
 use crate::balance::cursor::{self, MAX_SCAN_COUNT};
