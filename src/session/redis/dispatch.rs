@@ -1,4 +1,4 @@
-//! What becomes of one command: it is answered here, refused, or gathered to be forwarded.
+//! One command is judged: it is answered here, refused, or gathered to be forwarded.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::metrics::{Outcome, Refusal};
 use crate::policy::{Refused, Verdict};
 use crate::resp::{self, Command, write};
 
-/// How often a client's commands make us ask for a backend that has never answered.
+/// Shortest time between two questions to backends none of which has ever answered.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Session<'_> {
@@ -36,14 +36,11 @@ impl Session<'_> {
     }
 
     fn outside_transaction(&mut self, command: &Command) -> Result<(), SessionEnd> {
-        // By the time that it is sent, others may be known.
         let version = self.commands_version;
         let (verdict, shape) = self.policy.judge(command);
         match self.balancer.scripts.admit(command, verdict) {
-            Verdict::Refuse(Refused { why, error }) => {
-                self.refuse_command(why, error);
-            }
-            Verdict::Local(own) => self.own(own, command)?,
+            Verdict::Refuse(Refused { why, error }) => self.refuse_command(why, error),
+            Verdict::Local(local) => self.answer_locally(local, command)?,
             Verdict::Forward if self.is_subscriber() => self.not_for_subscribers(command),
             Verdict::Forward => return self.forward(command, version, shape),
             Verdict::Close => return Err(self.close()),
@@ -52,21 +49,21 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Counts a command that is over, if not by the batch.
+    /// Counts a command that the session has answered itself; the batch counts its own.
     pub(super) fn complete(&mut self, name: &[u8]) {
         let LocalReply { served_by, bytes, outcome } = std::mem::take(&mut self.local_reply);
         let answered_by = served_by.as_ref().map(|by| (by.backend.backend().as_ref(), by.time));
         self.writer.complete(name, answered_by, bytes, outcome);
     }
 
-    /// Ends a session whose client was made to send HTTP, as Redis does.
+    /// Ends the session of a client that sends HTTP, as Redis does: a web page may have made it do so.
     pub(super) fn close(&mut self) -> SessionEnd {
         let why = "POST or Host: is no Redis command";
         self.writer.complete(b"", None, 0, Outcome::Closed(Refusal::BadRequest));
         self.flush().err().unwrap_or_else(|| SessionEnd::Refused(why.to_owned()))
     }
 
-    /// Takes note of what the backends say of their commands.
+    /// Takes over what the backends say of their commands, where that has changed.
     pub(super) fn refresh_policy(&mut self) {
         if self.commands_version != self.balancer.commands_version() {
             (self.commands_version, self.policy) = self.balancer.policy();
@@ -74,8 +71,8 @@ impl Session<'_> {
         }
     }
 
-    /// While no backend has said anything of its commands, one is asked as soon as that matters,
-    /// now and then. False when the client has been told that none can be reached.
+    /// Asks a backend for its commands, where none has said so yet and that matters. Returns false when the
+    /// client has been told that none can be reached.
     fn ask_for_commands(&mut self, command: &Command) -> Result<bool, SessionEnd> {
         let is_known =
             !self.policy.is_empty() || !matches!(self.policy.verdict(command), Verdict::Refuse(_));
@@ -91,7 +88,7 @@ impl Session<'_> {
         Ok(true)
     }
 
-    /// Writes an answer of our own, in its place among the replies.
+    /// Writes a reply of our own, in its place among the others.
     pub(super) fn answer(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         if self.is_silent {
             return;
@@ -109,8 +106,8 @@ impl Session<'_> {
         self.local_reply.bytes += bytes as u64;
     }
 
-    /// A backend's reply, or what was made of it.
-    pub(super) fn raw(&mut self, reply: &[u8]) {
+    /// Answers with a backend's reply, or with what was made of it.
+    pub(super) fn answer_raw(&mut self, reply: &[u8]) {
         if reply.starts_with(b"-") {
             self.writer.given.errors += 1;
             self.local_reply.outcome = Outcome::ErrorReply;
@@ -143,7 +140,7 @@ impl Session<'_> {
             Unanswered::OtherCommands => {
                 self.error(OTHER_COMMANDS);
             }
-            Unanswered::Shared(answer) => self.raw(&answer.reply),
+            Unanswered::Shared(answer) => self.answer_raw(&answer.reply),
             Unanswered::SessionEnd(ended) => return Err(ended),
         }
         Ok(())

@@ -1,18 +1,19 @@
-//! Why commands are not answered, and how sessions end.
+//! Errors that end a try, a command or a session.
 
 use std::io;
 
 use crate::backend::BackendError;
 use crate::balance::slow::SharedAnswer;
 
+/// Error reply to commands whose verdicts were out of date each time that they were to be sent.
 pub const OTHER_COMMANDS: &str = "ERR the backends' commands have changed: try again";
 
-/// Why something was not done on a backend.
+/// Error of a try on one backend.
 #[derive(Debug)]
 pub enum ForwardError {
     /// The backend failed before a byte of the reply was given to the client.
     Backend(BackendError),
-    /// It failed behind that.
+    /// The backend failed after that.
     Cut(BackendError),
     /// The client failed.
     Client(io::Error),
@@ -24,13 +25,13 @@ impl<E: Into<BackendError>> From<E> for ForwardError {
     }
 }
 
-/// How a session ends.
+/// Reason for which a session ends.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionEnd {
     /// The client left, was idle for too long, or asked to end.
     #[error("{0}")]
     Gone(String),
-    /// What it sent is no command: it was told so.
+    /// The client sent bytes that are no command, and was told so.
     #[error("refused: {0}")]
     Refused(String),
     /// A reply broke off.
@@ -53,9 +54,9 @@ impl From<ForwardError> for SessionEnd {
     }
 }
 
-/// Why nothing came of what was to be done on a backend.
+/// Error of a command after all tries.
 pub enum Unanswered {
-    /// Each backend has failed; this says how.
+    /// Each backend has failed, as this says.
     AllFailed(String),
     /// The first command that is not answered is refused, for this reason; those after it are not.
     Refused(String),

@@ -60,7 +60,7 @@ impl Session<'_> {
                 self.ok();
             }
             Verdict::Local(LocalCommand::Exec) => return self.exec(),
-            Verdict::Local(own) => return self.own(own, command),
+            Verdict::Local(local) => return self.answer_locally(local, command),
             Verdict::Refuse(Refused { why, error }) => {
                 match error.starts_with(b"EXECABORT") {
                     // An EXEC that is wrong itself.

@@ -1,4 +1,4 @@
-//! Commands that are forwarded on connections of the session's own: gathered, run, failed over.
+//! Commands that are sent on connections of the session's own: gathered, run, and failed over.
 
 use std::cell::RefCell;
 use std::mem;
@@ -20,17 +20,22 @@ use crate::metrics::Refusal;
 use crate::policy::{self, Shape};
 use crate::resp::Command;
 
-/// With no backend up, a command waits for one to come up. Those that come so soon after one that did so
-/// in vain fail at once: so a pipeline fails as fast as one command, whatever its length.
+/// Time after a failed command within which others fail at once, while no backend is up. The first waits
+/// for one to come up; so a pipeline fails as fast as one command, whatever its length.
 const SHARED_OUTAGE_TIME: Duration = Duration::from_secs(1);
 
-/// Commands are judged again so often, at most, when the backends' commands change before they are
-/// sent.
+/// How often commands are judged again, at most, before they are sent.
+///
+/// What may pass follows from the backends' own lists of commands, and each verdict is remembered with
+/// the version of those lists that it was made of. Between the verdict and the send, a backend may be
+/// replaced by a server that knows other commands: there, what was a read may write. So commands are only
+/// sent to a server whose list is of their version. Where it is not, the lists are taken over and the
+/// commands judged again: what may not pass any more gets an error, and the rest is sent. Backends that
+/// are replaced all the time would make that endless.
 pub const MAX_JUDGEMENTS: usize = 16;
 
 impl<'a> Session<'a> {
-    /// Gathers a command that goes to a backend; sends it with nothing beside it where it would keep
-    /// others waiting.
+    /// Gathers a command that goes to a backend. One that has to go alone is sent at once.
     pub(super) fn forward(
         &mut self,
         command: &Command,
@@ -46,25 +51,22 @@ impl<'a> Session<'a> {
             }
         };
         let kinds = &self.balancer.slow_lane.kinds;
-        let is_alone = traits.class == Class::Slow
-            || traits.has_one_try
-            || key.is_some_and(|key| kinds.is_measured_alone(&key));
-        if policy::is_script(command) {
+        let is_script = policy::is_script(command);
+        let is_measured_alone = key.is_some_and(|key| kinds.is_measured_alone(&key));
+        let goes_alone = goes_alone(traits, is_script, is_measured_alone);
+        if goes_alone {
             self.run_batch()?;
-            self.batch.forward_script(command, version, self.is_silent, traits);
-            return self.run_batch();
         }
-        if is_alone {
-            self.run_batch()?;
-            self.batch.forward(command, version, self.is_silent, traits);
-            return self.run_batch();
+        let (batch, is_silent) = (&mut self.batch, self.is_silent);
+        match is_script {
+            true => batch.forward_script(command, version, is_silent, traits),
+            false => batch.forward(command, version, is_silent, traits),
         }
-        self.batch.forward(command, version, self.is_silent, traits);
-        Ok(())
+        if goes_alone { self.run_batch() } else { Ok(()) }
     }
 
-    /// Sends all commands that are gathered, and all replies; those to commands that go by a shared
-    /// connection follow.
+    /// Sends all commands that are gathered, and gives the client their replies. Those to commands on a
+    /// shared connection follow later.
     pub(super) fn flush(&mut self) -> Result<(), SessionEnd> {
         self.note_late();
         let is_quiet = self.batch.is_empty() && self.writer.is_empty();
@@ -88,7 +90,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Does what is left of a batch, on the session's backend or another; returns it, empty.
+    /// Runs what is left of a batch, on the session's backend or others. Returns the batch, empty.
     pub(super) fn run_on(
         &mut self,
         mut batch: Batch,
@@ -136,7 +138,7 @@ impl<'a> Session<'a> {
                 Err(Unanswered::SessionEnd(ended)) => return Err(ended),
                 Ok(()) => {}
             }
-            // The rest goes alone, too.
+            // What was sent with a read that may kill servers is suspected as well.
             current = failover.is_alone().then(|| failover.for_the_rest());
         }
         batch.clear();
@@ -205,18 +207,48 @@ impl<'a> Session<'a> {
         changed
     }
 
-    /// The whole reply to one command, error replies included.
+    /// Returns the whole reply to one command, which may be an error.
     pub(super) fn short_exchange(&mut self, command: &[u8]) -> Result<Vec<u8>, Unanswered> {
         let work = |connection: &mut PooledConnection, _: &mut ReplyWriter| short_reply(connection);
         self.on_connection(command, None, ReadTraits::QUICK, |_| ReadInfo::default(), work)
     }
 }
 
-/// Commands have failed: those that come next share what is left of their time, if no backend is up.
+/// Whether a command is a batch of its own. A slow read would keep those beside it waiting. One whose like
+/// was slow in company has to show which of them it was. Of one that may kill its server, or whose error
+/// only another command can explain, it has to be known that nothing else was under way.
+fn goes_alone(traits: ReadTraits, is_script: bool, is_measured_alone: bool) -> bool {
+    traits.class == Class::Slow || traits.has_one_try || is_script || is_measured_alone
+}
+
+/// Notes that commands have failed: while no backend is up, the next ones share what is left of their time.
 fn note_outage(since: &mut Option<Instant>, balancer: &Balancer) {
     if balancer.table.best(|_| true) == BackendState::Up {
         *since = None;
     } else if since.is_none_or(|since| since.elapsed() >= SHARED_OUTAGE_TIME) {
         *since = Some(Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_goes_alone_for_any_one_reason() {
+        let quick = ReadTraits::QUICK;
+        let unknown = ReadTraits { class: Class::Unknown, ..quick };
+        let slow = ReadTraits { class: Class::Slow, ..quick };
+        let one_try = ReadTraits { has_one_try: true, ..quick };
+        for (traits, is_script, is_measured_alone, expected) in [
+            (quick, false, false, false),
+            (unknown, false, false, false),
+            (slow, false, false, true),
+            (one_try, false, false, true),
+            (quick, true, false, true),
+            (unknown, false, true, true),
+        ] {
+            assert_eq!(goes_alone(traits, is_script, is_measured_alone), expected, "{traits:?}");
+        }
     }
 }

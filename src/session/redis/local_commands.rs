@@ -9,7 +9,7 @@ use super::errors::SessionEnd;
 use super::session::{FIRST_MODE, Session};
 use crate::backend::Mode;
 use crate::policy::LocalCommand;
-use crate::resp::{Command, Protocol, command, write};
+use crate::resp::{self, Command, Protocol, write};
 
 /// What a Redis without cluster says to READONLY and READWRITE.
 const NO_CLUSTER: &str = "ERR This instance has cluster support disabled";
@@ -28,12 +28,16 @@ const MAX_PATTERNS: usize = 1000;
 
 impl Session<'_> {
     /// Handles a command of the session's own.
-    pub(super) fn own(&mut self, own: LocalCommand, command: &Command) -> Result<(), SessionEnd> {
-        if self.is_subscriber() && !is_for_subscribers(own) {
+    pub(super) fn answer_locally(
+        &mut self,
+        local: LocalCommand,
+        command: &Command,
+    ) -> Result<(), SessionEnd> {
+        if self.is_subscriber() && !is_for_subscribers(local) {
             self.not_for_subscribers(command);
             return Ok(());
         }
-        match own {
+        match local {
             LocalCommand::Ping => self.ping(command),
             LocalCommand::Echo => {
                 self.answer(|out| write::bulk(out, command.arg(1).unwrap_or_default()))
@@ -154,16 +158,14 @@ impl Session<'_> {
             }
         };
         self.run_batch()?;
-        let mut hello = Vec::new();
-        let version = protocol.version().to_string();
-        command::encode([b"HELLO", version.as_bytes()].into_iter(), &mut hello);
+        let hello = resp::command("HELLO").number(protocol.version()).into_bytes();
         match self.change_mode(&hello, Mode { protocol, ..self.mode }) {
-            Ok(greeting) if greeting.starts_with(b"-") => self.raw(&greeting),
+            Ok(greeting) if greeting.starts_with(b"-") => self.answer_raw(&greeting),
             Ok(greeting) => {
                 self.mode.protocol = protocol;
                 self.greet_subscription(&hello)?;
                 let greeting = with_id(&greeting, self.state.id);
-                self.raw(&greeting);
+                self.answer_raw(&greeting);
             }
             Err(unanswered) => return self.unanswered(unanswered),
         }
@@ -211,7 +213,7 @@ impl Session<'_> {
                     self.mode.database = database;
                     self.upstream.database = Some(database);
                 }
-                self.raw(&reply);
+                self.answer_raw(&reply);
                 Ok(())
             }
             Err(unanswered) => self.unanswered(unanswered),
@@ -244,9 +246,9 @@ impl Session<'_> {
 }
 
 /// What a subscriber may do that has not asked for RESP3.
-fn is_for_subscribers(own: LocalCommand) -> bool {
+fn is_for_subscribers(local: LocalCommand) -> bool {
     matches!(
-        own,
+        local,
         LocalCommand::Ping
             | LocalCommand::Subscribe(_)
             | LocalCommand::Unsubscribe(_)

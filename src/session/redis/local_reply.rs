@@ -1,4 +1,4 @@
-//! What is counted of the command at hand when its session answers it.
+//! Record of the command that a session is answering itself, from which its completion is made.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,34 +8,35 @@ use crate::balance::failover::Attempt;
 use crate::health::Member;
 use crate::metrics::Outcome;
 
-/// A backend's part in a command of the session's own.
+/// Backend that has answered a command of the session's own.
 #[derive(Debug)]
 pub struct ServedBy {
     /// The backend.
     pub backend: Arc<Member>,
-    /// How long it took until its reply began.
+    /// Time until its reply began.
     pub time: Duration,
 }
 
 impl ServedBy {
-    /// In the try that is made now, whose reply has just begun.
+    /// The backend of this try, whose reply has just begun.
     pub fn attempt(attempt: &Attempt) -> Self {
         Self { backend: Arc::clone(&attempt.backend), time: attempt.began.elapsed() }
     }
 }
 
-/// How a command of the session's own ends.
+/// End of a command that the session answers itself.
 #[derive(Debug, Default)]
 pub struct LocalReply {
     /// The backend that has answered it, if one has.
     pub served_by: Option<ServedBy>,
     /// Length of the reply.
     pub bytes: u64,
+    /// How it ended.
     pub outcome: Outcome,
 }
 
 impl LocalReply {
-    /// Takes note of what was relayed of a backend's reply.
+    /// Adds what was relayed of a backend's reply between two moments.
     pub fn relayed(&mut self, before: Given, after: Given) {
         self.bytes += after.bytes - before.bytes;
         if after.errors > before.errors {

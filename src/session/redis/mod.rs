@@ -19,6 +19,8 @@ mod reply_writer;
 mod scan;
 mod script;
 mod session;
+#[cfg(test)]
+mod session_tests;
 mod shared_reads;
 mod subscribe;
 mod subscription;

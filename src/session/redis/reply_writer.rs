@@ -220,7 +220,7 @@ impl<'a> ReplyWriter<'a> {
             look(&available[..used]);
             self.out.extend_from_slice(&available[..used]);
             from.consume(used);
-            self.given.bytes += used as u64;
+            self.given.bytes += if frame.is_silent { 0 } else { used as u64 };
             if framer.is_done() {
                 if let (Some(b'-'), Relayed::Whole) = (framer.kind(), frame.passed) {
                     let reply = &self.out[frame.start..];

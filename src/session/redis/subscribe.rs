@@ -124,7 +124,7 @@ impl Session<'_> {
         }
         match self.subscribe_anywhere(command, Names::default(), 0) {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => self.raw(&error),
+            Ok(Err(error)) => self.answer_raw(&error),
             Err(unanswered) => self.unanswered(unanswered)?,
         }
         Ok(Ok(()))

@@ -11,7 +11,7 @@ use super::reply_writer::ReplyWriter;
 use crate::backend::PooledConnection;
 use crate::health::Member;
 use crate::policy::Subscription;
-use crate::resp::{self, command};
+use crate::resp;
 
 /// The most that comes on a new connection while it takes the place of another: confirmations, and
 /// messages between them.
@@ -128,10 +128,7 @@ pub fn skip_confirmations(
 }
 
 pub fn encode(name: &[u8], names: &[&[u8]]) -> Vec<u8> {
-    let mut command = Vec::new();
-    let args: Vec<&[u8]> = [name].iter().chain(names).copied().collect();
-    command::encode(args.into_iter(), &mut command);
-    command
+    resp::command(name).args(names).into_bytes()
 }
 
 pub const SUBSCRIBE: [&[u8]; 3] = [b"SUBSCRIBE", b"PSUBSCRIBE", b"SSUBSCRIBE"];

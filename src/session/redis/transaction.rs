@@ -4,7 +4,7 @@
 use crate::backend::Class;
 use crate::balance::slow::{MAX_FAST_ARGUMENTS, ReadInfo, ReadKey, shown};
 use crate::policy::{self, Policy, Script, Shape, Verdict};
-use crate::resp::{Command, CommandParser, command};
+use crate::resp::{self, Command, CommandParser};
 
 /// The most that may be queued between MULTI and EXEC.
 const MAX_QUEUED_BYTES: usize = 1024 * 1024;
@@ -81,9 +81,9 @@ impl Transaction {
     /// All of it, as a backend gets it.
     pub fn whole(&self) -> Vec<u8> {
         let mut commands = Vec::new();
-        command::encode([&b"MULTI"[..]].into_iter(), &mut commands);
+        resp::command("MULTI").append_to(&mut commands);
         commands.extend_from_slice(&self.commands);
-        command::encode([&b"EXEC"[..]].into_iter(), &mut commands);
+        resp::command("EXEC").append_to(&mut commands);
         commands
     }
 }

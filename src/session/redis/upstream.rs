@@ -275,10 +275,10 @@ impl<'a> Upstream<'a> {
         let backend = &target.attempt.backend;
         let wait_policy = target.attempt.wait_policy();
         let now = || self.balancer.commands_version();
-        let is_judged = |link: &Connection| {
+        let is_judged = |connection: &Connection| {
             target.commands_version.is_none_or(|version| {
-                // In this order: the link's server is among those that are known.
-                backend.is_current(link) && version == now()
+                // In this order: the connection's server is among those that are known.
+                backend.is_current(connection) && version == now()
             })
         };
         if let Watch::Held(watching, _) = &self.watch

@@ -5,7 +5,7 @@ use super::local_reply::ServedBy;
 use super::replies::short_reply;
 use super::session::Session;
 use super::upstream::{SendTarget, TOO_MANY_PINNED, Watch};
-use crate::resp::{Command, command};
+use crate::resp::{self, Command};
 
 /// Keys that a server is asked to watch in one command: it compares each with all that the client
 /// watches already, and answers nobody else meanwhile (Redis 7.0 takes seconds for 16,384 keys).
@@ -23,7 +23,10 @@ impl Session<'_> {
         }
         self.run_batch()?;
         let keys: Vec<&[u8]> = command.args().skip(1).collect();
-        let steps: Vec<Vec<u8>> = keys.chunks(WATCH_STEP_KEYS).map(watch_command).collect();
+        let steps: Vec<Vec<u8>> = keys
+            .chunks(WATCH_STEP_KEYS)
+            .map(|keys| resp::command("WATCH").args(keys).into_bytes())
+            .collect();
         let Self { upstream, writer, mode, local_reply, .. } = self;
         let watched = upstream.with_failover(writer.client.handle(), |upstream, attempt| {
             if matches!(upstream.watch, Watch::InUse(_) | Watch::Lost) {
@@ -60,7 +63,7 @@ impl Session<'_> {
                 if reply == OK {
                     self.upstream.note_watched(keys.into_iter());
                 }
-                self.raw(&reply);
+                self.answer_raw(&reply);
                 Ok(())
             }
             Err(unanswered) => self.unanswered(unanswered),
@@ -72,11 +75,4 @@ impl Session<'_> {
         self.upstream.forget_watch();
         self.ok();
     }
-}
-
-fn watch_command(keys: &[&[u8]]) -> Vec<u8> {
-    let args: Vec<&[u8]> = [&b"WATCH"[..]].iter().chain(keys).copied().collect();
-    let mut command = Vec::new();
-    command::encode(args.into_iter(), &mut command);
-    command
 }
