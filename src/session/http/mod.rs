@@ -31,7 +31,7 @@ use crate::http::{
     self, BackendFailure, ErrorBody, Method, Request, RequestError, ResponseWriter, Version,
 };
 use crate::logging::access_log::{self, Event, Text};
-use crate::metrics;
+use crate::metrics::{self, BackendMetrics, Completion};
 use crate::net::protocol::WireProtocol;
 use crate::session::client::{Client, ClientHandle, Endpoint, TICK};
 
@@ -151,9 +151,9 @@ fn refuse(client: &mut Client, refusal: &Refusal, balancer: &Balancer) {
         status,
         reason: refusal.to_string(),
     });
+    client.begin_answer();
     if client.endpoint == Endpoint::Public {
-        balancer.metrics.answered_here.http.add_one();
-        balancer.metrics.refuse(WireProtocol::Http, metrics::Refusal::BadRequest);
+        complete(client, b"", None, metrics::Outcome::Refused(metrics::Refusal::BadRequest));
     }
     let mut answer = ResponseWriter::to_no_request(&mut *client, SystemTime::now);
     answer.status(status);
@@ -409,8 +409,28 @@ fn reply<'a>(
     balancer: &Balancer,
     reply: LocalResponse,
 ) -> Ended {
-    balancer.metrics.answered_here.http.add_one();
+    complete(client, request.target.as_bytes(), None, metrics::Outcome::Answered);
     give(client, request, balancer, reply, Level::Info)
+}
+
+/// Counts a request that is over. A backend that answered it comes with the time until its reply began.
+fn complete(
+    client: &Client,
+    target: &[u8],
+    answered_by: Option<(&BackendMetrics, Duration)>,
+    outcome: metrics::Outcome,
+) {
+    let (backend, time) = answered_by.unzip();
+    client.balancer.metrics.complete(&Completion {
+        client: client.address,
+        protocol: WireProtocol::Http,
+        what: target,
+        backend,
+        count: 1,
+        bytes: client.answer_bytes,
+        time: time.unwrap_or_default(),
+        outcome,
+    });
 }
 
 /// The same, where that is not what was asked for.
@@ -425,8 +445,8 @@ fn reply_refusal<'a>(
         403 | 503 | 504 => metrics::Refusal::Unanswered,
         _ => metrics::Refusal::BadRequest,
     };
-    balancer.metrics.refuse(WireProtocol::Http, why);
-    reply(client, request, balancer, refused)
+    complete(client, request.target.as_bytes(), None, metrics::Outcome::Refused(why));
+    give(client, request, balancer, refused, Level::Info)
 }
 
 fn give<'a>(
@@ -525,7 +545,9 @@ fn balanced(
         if is_answered {
             let until = answer.writer().answer_began().unwrap_or_else(Instant::now);
             let time = until.saturating_duration_since(attempt.began);
-            backend.metrics.answer(WireProtocol::Http, time);
+            let answered_by = Some((&backend.metrics, time));
+            let target = request.target.as_bytes();
+            complete(answer.writer(), target, answered_by, metrics::Outcome::Answered);
         }
         let written = match outcome {
             Ok(Outcome::Elsewhere) => {
@@ -561,7 +583,8 @@ fn balanced(
                 if let ReadError::Backend(error) = &failure {
                     Failover::note(&attempt, error);
                     if !is_answered {
-                        balancer.metrics.cut.http.add_one();
+                        let target = request.target.as_bytes();
+                        complete(answer.writer(), target, None, metrics::Outcome::Cut);
                     }
                 }
                 // The head of a long answer is all that HEAD asked for.

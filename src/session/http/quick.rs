@@ -18,6 +18,7 @@ use crate::balance::slow::{ReadKey, ReadTraits};
 use crate::health::Member;
 use crate::http::target::{Format, KeyQuery};
 use crate::http::{self, Request, ResponseWriter, Version};
+use crate::metrics::{Completion, Outcome};
 use crate::net::protocol::WireProtocol;
 use crate::render::json::{JsonWriter, render, survey};
 use crate::resp::value_type::ValueType;
@@ -105,6 +106,7 @@ impl QuickReads {
             Some(Asked { question, backend: Arc::clone(&backend), kind, sent_at });
         let entry = Entry {
             router: Arc::clone(&self.router),
+            client: self.sink.address,
             protocol: WireProtocol::Http,
             ticket,
             commands: 1,
@@ -320,9 +322,18 @@ impl Sink for HttpReplySink {
         if let Some(key) = key.filter(|_| kind != ValueType::String) {
             self.balancer.slow_lane.note_late(backend.id, sent_at, &[key], time);
         }
-        backend.metrics.answer(WireProtocol::Http, time);
-        drop(lease);
         let length = answer.len();
+        self.balancer.metrics.complete(&Completion {
+            client: self.address,
+            protocol: WireProtocol::Http,
+            what: request.target.as_bytes(),
+            backend: Some(&backend.metrics),
+            count: 1,
+            bytes: length as u64,
+            time,
+            outcome: Outcome::Answered,
+        });
+        drop(lease);
         let sent = self.send(&answer, !ended.keep_alive).unwrap_or_else(|error| {
             ended.cut = Some(error.to_string());
             length

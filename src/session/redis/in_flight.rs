@@ -1,7 +1,18 @@
-//! The usual way of a client's commands: sent on a shared connection, whose thread gives the replies
-//! to the client, while this session waits for the next commands.
+//! Commands in flight on a shared connection.
+//!
+//! This is the usual way of short reads. The session appends them to a shared connection and goes on to
+//! wait for its client's next bytes; the thread that reads the connection gives the replies to the client.
+//!
+//! Each command is answered once, though two threads could do it. The session's [`ReplyRouter`] gives each
+//! batch a ticket, and a reply reaches the client only under the router's lock and with the ticket of that
+//! moment. When the session has to send the commands elsewhere (the backend is silent, the connection broke,
+//! a reply is long), it takes them back: under the same lock it learns how many are answered, and the ticket
+//! changes. From then on the rest is the session's alone, and a reply that still comes for it goes nowhere.
+//!
+//! [`ReplyRouter`]: crate::backend::reply_router::ReplyRouter
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,16 +24,17 @@ use crate::health::Member;
 use crate::net::protocol::WireProtocol;
 use crate::session::client::{ClientSocket, TICK};
 
-/// Commands that are under way with each other are at most so many, …
+/// Number of commands that one session may have in flight.
 const MAX_COMMANDS: usize = 1024;
-/// … and of so many bytes.
+
+/// Length of the commands that one session may have in flight.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// A longer reply may be more than the client's socket takes at once: the session's next commands
-/// go on connections of its own, …
+/// A longer reply may be more than the client's socket takes at once.
 const LONG_REPLY_BYTES: usize = 16 * 1024;
-/// … so many of them.
-const COMMANDS_BEHIND_A_LONG_REPLY: usize = 1024;
+
+/// Number of commands after a long reply that go on connections of the session's own.
+const COMMANDS_AFTER_LONG_REPLY: usize = 1024;
 
 impl Sink for ClientSocket {
     fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
@@ -32,7 +44,7 @@ impl Sink for ClientSocket {
 
 /// Commands that were answered late.
 pub struct Late {
-    /// How long it took until the slowest reply began.
+    /// Time until the slowest reply began.
     pub time: Duration,
     /// The backend.
     pub backend: Arc<Member>,
@@ -42,28 +54,29 @@ pub struct Late {
     pub batch: Batch,
 }
 
-/// The commands of one session that are under way on a shared connection.
+/// The commands of one session that are in flight on a shared connection.
 pub struct InFlight {
     /// Replies that take so long to begin are late.
     late_after: Duration,
-    /// The last commands that were answered late, until somebody looks at them.
+    /// The last commands that were answered late, until the session looks at them.
     late: Option<Box<Late>>,
-    /// Made for the first.
+    /// Router of the replies, made for the first commands.
     router: Option<Arc<ClientReplyRouter>>,
     /// The connection of the last, and its backend.
     connection: Option<(Arc<Member>, Arc<SharedConnection>)>,
-    /// When the first of those that are under way was sent; `None` while none is, for sure.
+    /// When the first command in flight was sent; `None` while certainly none is.
     since: Option<Instant>,
-    /// What was sent and may have to be sent again.
+    /// Commands that were sent and may have to be sent again.
     batch: Batch,
     /// Errors among the replies that have been given to the client.
     pub errors: u64,
-    /// So many commands are better off on a connection of the session's own.
-    own: usize,
+    /// Number of the next commands that go on connections of the session's own.
+    elsewhere: usize,
 }
 
 impl InFlight {
-    /// Nothing is under way. What is answered only after `late_after` is kept to be looked at.
+    /// Makes one with nothing in flight. Commands that take `late_after` to be answered are kept for
+    /// [`take_late`](Self::take_late).
     pub fn new(late_after: Duration) -> Self {
         Self {
             late_after,
@@ -73,7 +86,7 @@ impl InFlight {
             since: None,
             batch: Batch::default(),
             errors: 0,
-            own: 0,
+            elsewhere: 0,
         }
     }
 
@@ -82,29 +95,29 @@ impl InFlight {
         self.late.take().map(|late| *late)
     }
 
-    /// Whether some commands may be under way.
+    /// Whether some commands may be in flight.
     pub fn is_begun(&self) -> bool {
         self.since.is_some()
     }
 
-    /// The backend and the connection on which they are.
+    /// The backend and the connection of the last commands.
     pub fn connection(&self) -> Option<&(Arc<Member>, Arc<SharedConnection>)> {
         self.connection.as_ref()
     }
 
-    /// Since when they are under way.
+    /// When the first command in flight was sent.
     pub fn since(&self) -> Option<Instant> {
         self.since
     }
 
     /// Whether the session's next commands should go on a shared connection.
     pub fn is_wanted(&mut self, batch: &Batch) -> bool {
-        self.own = self.own.saturating_sub(batch.len());
-        self.own == 0 && batch.is_plain() && batch.bytes() <= MAX_BYTES
+        self.elsewhere = self.elsewhere.saturating_sub(batch.len());
+        self.elsewhere == 0 && batch.is_plain() && batch.bytes() <= MAX_BYTES
     }
 
-    /// Whether a batch can be sent after those that are under way, to this backend. Those that are
-    /// under way with each other were judged by the same commands.
+    /// Whether a batch can be sent after what is in flight, to this backend. All that is in flight
+    /// together was judged by one version of the backends' commands.
     pub fn has_room(&self, batch: &Batch, backend: BackendId, mode: Mode) -> bool {
         let is_same = self
             .connection
@@ -118,22 +131,26 @@ impl InFlight {
             && self.batch.bytes() + batch.bytes() <= MAX_BYTES
     }
 
-    /// The next commands go by another connection. Those that are under way on this one are answered
-    /// there.
+    /// Forgets the connection, unless commands are in flight on it.
     pub fn forget_connection(&mut self) {
         if !self.is_begun() {
             self.connection = None;
         }
     }
 
-    /// The next commands go there; none may be under way elsewhere.
+    /// Chooses the connection of the next commands. None may be in flight on another.
     pub fn set_connection(&mut self, backend: Arc<Member>, shared: Arc<SharedConnection>) {
         self.connection = Some((backend, shared));
     }
 
-    /// Sends a batch after those that are under way, and takes it over; false, and it is as it was,
-    /// when that is not possible here.
-    pub fn send(&mut self, batch: PlainBatch, client: &Arc<ClientSocket>) -> bool {
+    /// Sends a batch after what is in flight, and takes it over. Where that is not possible, the batch
+    /// stays as it is, and the result is false.
+    pub fn send(
+        &mut self,
+        batch: PlainBatch,
+        client: &Arc<ClientSocket>,
+        address: SocketAddr,
+    ) -> bool {
         let Some((_, shared)) = &self.connection else { return false };
         let sink = || Arc::new(ClientReplyRouter::new(Arc::clone(client) as Arc<dyn Sink>));
         let router = Arc::clone(self.router.get_or_insert_with(sink));
@@ -141,6 +158,7 @@ impl InFlight {
         let began = Instant::now();
         let entry = Entry {
             router: Arc::clone(&router),
+            client: address,
             protocol: WireProtocol::Resp,
             ticket,
             commands: batch.len(),
@@ -157,19 +175,19 @@ impl InFlight {
             self.since.get_or_insert(began);
             batch.move_to(&mut self.batch);
         } else if self.since.is_none() {
-            // It is of no use any more: the next batch goes by another.
+            // The connection has ended: the next batch goes by another.
             self.connection = None;
         }
         is_sent
     }
 
-    /// How far they have come.
+    /// Progress of what is in flight.
     pub fn progress(&mut self) -> Progress {
         let progress = self.router.as_ref().map_or(Progress::Done, |router| router.progress());
         self.note(progress)
     }
 
-    /// The same, once that has changed or a moment is over.
+    /// Progress of what is in flight, once it has changed or a tick is over.
     pub fn wait(&mut self) -> Progress {
         let progress = self.router.as_ref().map_or(Progress::Done, |router| router.wait(TICK));
         self.note(progress)
@@ -182,14 +200,13 @@ impl InFlight {
         progress
     }
 
-    /// Takes back what is not answered: commands to be sent elsewhere, behind what the client is
-    /// still to be given.
+    /// Takes back what is not answered, to be sent elsewhere.
     pub fn take_back(&mut self) -> TakenBack {
         let Some(router) = &self.router else { return TakenBack::default() };
         let mut replies = router.take_back();
         let (unsent, failure) = (std::mem::take(&mut replies.unsent), replies.failure.take());
         if matches!(failure, Some(Unserved::Long)) {
-            self.own = COMMANDS_BEHIND_A_LONG_REPLY;
+            self.elsewhere = COMMANDS_AFTER_LONG_REPLY;
         }
         self.batch.skip(replies.answered);
         let mut batch = Batch::default();
@@ -203,7 +220,7 @@ impl InFlight {
     fn finish(&mut self, replies: Replies<Unserved>) {
         self.errors += replies.errors;
         if replies.longest > LONG_REPLY_BYTES {
-            self.own = COMMANDS_BEHIND_A_LONG_REPLY;
+            self.elsewhere = COMMANDS_AFTER_LONG_REPLY;
         }
         if replies.slowest >= self.late_after
             && let (Some((backend, _)), Some(sent_at)) = (&self.connection, self.since)
@@ -218,14 +235,14 @@ impl InFlight {
     }
 }
 
-/// What was under way and is not answered.
+/// Commands that were in flight and are not answered.
 #[derive(Default)]
 pub struct TakenBack {
-    /// The end of the replies that came, which the client has not got.
+    /// End of the replies that came, which the client's socket did not take: it is to be sent first.
     pub unsent: Vec<u8>,
-    /// Why the rest is not answered; `None` where the client's thread wanted it back.
+    /// Reason of the connection for which the rest is not answered; `None` where the session gave up.
     pub failure: Option<Unserved>,
-    /// The rest.
+    /// The rest of the commands.
     pub batch: Batch,
 }
 
@@ -236,3 +253,7 @@ impl Drop for InFlight {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "in_flight_tests.rs"]
+mod tests;

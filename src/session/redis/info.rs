@@ -1,12 +1,12 @@
 //! INFO: a backend's answer, with a section about the balancer.
 
 use std::fmt::Write;
-
-use super::{Session, SessionEnd};
 use std::time::Instant;
 
+use super::errors::SessionEnd;
+use super::session::Session;
 use crate::balance::Balancer;
-use crate::resp::{Command, command, reply, write};
+use crate::resp::{self, Command, reply, write};
 
 /// The name of our section.
 const SECTION: &[u8] = b"balancer";
@@ -25,21 +25,15 @@ impl Session<'_> {
         let sections: Vec<&[u8]> = command.args().skip(1).collect();
         let shows_ours = sections.is_empty()
             || sections.iter().any(|section| is_ours(section) || is_whole(section));
-        let theirs: Vec<&[u8]> = command
-            .args()
-            .take(1)
-            .chain(sections.iter().copied().filter(|s| !is_ours(s)))
-            .collect();
+        let theirs: Vec<_> = sections.iter().filter(|section| !is_ours(section)).collect();
         let mut text = Vec::new();
-        if sections.is_empty() || theirs.len() > 1 {
+        if sections.is_empty() || !theirs.is_empty() {
             self.run_batch()?;
-            let mut info = Vec::new();
-            command::encode(theirs.into_iter(), &mut info);
-            match self.short_exchange(&info) {
+            match self.short_exchange(&resp::command("INFO").args(theirs).into_bytes()) {
                 Ok(reply) => match reply::string(&reply) {
                     Some(theirs) => text.extend_from_slice(theirs),
                     None => {
-                        self.raw(&reply);
+                        self.answer_raw(&reply);
                         return Ok(());
                     }
                 },

@@ -5,10 +5,11 @@ use std::time::SystemTime;
 use wildmatch::WildMatch;
 
 use super::client::{ReplyMode, SYNTAX_ERROR};
-use super::{Session, SessionEnd};
+use super::errors::SessionEnd;
+use super::session::{FIRST_MODE, Session};
 use crate::backend::Mode;
 use crate::policy::LocalCommand;
-use crate::resp::{Command, Protocol, command, write};
+use crate::resp::{self, Command, Protocol, write};
 
 /// What a Redis without cluster says to READONLY and READWRITE.
 const NO_CLUSTER: &str = "ERR This instance has cluster support disabled";
@@ -27,12 +28,16 @@ const MAX_PATTERNS: usize = 1000;
 
 impl Session<'_> {
     /// Handles a command of the session's own.
-    pub(super) fn own(&mut self, own: LocalCommand, command: &Command) -> Result<(), SessionEnd> {
-        if self.is_subscriber() && !is_for_subscribers(own) {
+    pub(super) fn answer_locally(
+        &mut self,
+        local: LocalCommand,
+        command: &Command,
+    ) -> Result<(), SessionEnd> {
+        if self.is_subscriber() && !is_for_subscribers(local) {
             self.not_for_subscribers(command);
             return Ok(());
         }
-        match own {
+        match local {
             LocalCommand::Ping => self.ping(command),
             LocalCommand::Echo => {
                 self.answer(|out| write::bulk(out, command.arg(1).unwrap_or_default()))
@@ -153,16 +158,14 @@ impl Session<'_> {
             }
         };
         self.run_batch()?;
-        let mut hello = Vec::new();
-        let version = protocol.version().to_string();
-        command::encode([b"HELLO", version.as_bytes()].into_iter(), &mut hello);
+        let hello = resp::command("HELLO").number(protocol.version()).into_bytes();
         match self.change_mode(&hello, Mode { protocol, ..self.mode }) {
-            Ok(greeting) if greeting.starts_with(b"-") => self.raw(&greeting),
+            Ok(greeting) if greeting.starts_with(b"-") => self.answer_raw(&greeting),
             Ok(greeting) => {
                 self.mode.protocol = protocol;
                 self.greet_subscription(&hello)?;
                 let greeting = with_id(&greeting, self.state.id);
-                self.raw(&greeting);
+                self.answer_raw(&greeting);
             }
             Err(unanswered) => return self.unanswered(unanswered),
         }
@@ -210,7 +213,7 @@ impl Session<'_> {
                     self.mode.database = database;
                     self.upstream.database = Some(database);
                 }
-                self.raw(&reply);
+                self.answer_raw(&reply);
                 Ok(())
             }
             Err(unanswered) => self.unanswered(unanswered),
@@ -228,7 +231,7 @@ impl Session<'_> {
         self.subscriptions = None;
         self.upstream.forget_watch();
         self.state.reset();
-        self.mode = super::FIRST_MODE;
+        self.mode = FIRST_MODE;
         self.upstream.database = Some(self.mode.database);
         self.answer(|out| write::simple(out, "RESET"));
         Ok(())
@@ -237,15 +240,15 @@ impl Session<'_> {
     #[inline(never)]
     fn quit(&mut self) -> SessionEnd {
         self.ok();
-        self.count_answer();
+        self.complete(b"QUIT");
         self.flush().err().unwrap_or_else(|| SessionEnd::Gone("quit".to_owned()))
     }
 }
 
 /// What a subscriber may do that has not asked for RESP3.
-fn is_for_subscribers(own: LocalCommand) -> bool {
+fn is_for_subscribers(local: LocalCommand) -> bool {
     matches!(
-        own,
+        local,
         LocalCommand::Ping
             | LocalCommand::Subscribe(_)
             | LocalCommand::Unsubscribe(_)

@@ -2,15 +2,17 @@
 
 use std::time::{Duration, Instant};
 
+use super::errors::{ForwardError, SessionEnd};
 use super::local_commands::integer;
+use super::local_reply::ServedBy;
 use super::reply_writer::ReplyWriter;
-use super::{ForwardError, ServedBy, Session, SessionEnd};
+use super::session::Session;
 use crate::backend::{BackendError, Connection, PooledConnection, WaitPolicy};
 use crate::balance::Balancer;
 use crate::balance::cursor::{self, MAX_SCAN_COUNT};
 use crate::balance::slow::{ReadInfo, ReadTraits};
 use crate::health::{BackendState, Member};
-use crate::resp::{self, Command, command, reply, write};
+use crate::resp::{self, Command, reply, write};
 
 /// [`MAX_SCAN_COUNT`] as it is sent.
 const MAX_SCAN_COUNT_TEXT: &[u8] = b"10000";
@@ -40,8 +42,7 @@ impl Session<'_> {
 
     fn scan_from_the_start(&mut self, args: Vec<&[u8]>) -> Result<(), SessionEnd> {
         let (balancer, is_silent) = (self.balancer, self.is_silent);
-        let mut command = Vec::new();
-        command::encode(args.into_iter(), &mut command);
+        let command = encode(args);
         let work = |connection: &mut PooledConnection, writer: &mut ReplyWriter| {
             relay_scan(connection, writer, is_silent, balancer)
         };
@@ -59,10 +60,9 @@ impl Session<'_> {
     ) -> Result<(), SessionEnd> {
         let (position, tag) = cursor::split(cursor);
         let position = position.to_string();
-        let mut there = Vec::new();
-        let args = args.into_iter().enumerate();
-        let args = args.map(|(at, arg)| if at == cursor_arg { position.as_bytes() } else { arg });
-        command::encode(args, &mut there);
+        let mut args: Vec<&[u8]> = args;
+        args[cursor_arg] = position.as_bytes();
+        let there = encode(args);
         let Some(backend) = self.balancer.find_server(tag) else {
             self.error(GONE);
             return Ok(());
@@ -70,7 +70,7 @@ impl Session<'_> {
         let is_elsewhere = self.upstream.backend().is_none_or(|own| own.id != backend.id);
         let lease = is_elsewhere
             .then(|| self.balancer.table.lease(Instant::now(), |other| other == backend.id));
-        let errors = self.writer.errors;
+        let given = self.writer.given;
         let outcome = self.scan_at(&backend, tag, &there);
         drop(lease);
         if let Err(ForwardError::Backend(error) | ForwardError::Cut(error)) = &outcome {
@@ -81,8 +81,8 @@ impl Session<'_> {
         }
         match outcome {
             Ok(time) => {
-                let is_error = self.writer.errors > errors;
-                self.served_by = Some(ServedBy { backend, time, is_error });
+                self.local_reply.relayed(given, self.writer.given);
+                self.local_reply.served_by = Some(ServedBy { backend, time });
             }
             Err(ForwardError::Backend(BackendError::OtherCommands | BackendError::Syncing(_))) => {
                 self.error(GONE);
@@ -106,8 +106,8 @@ impl Session<'_> {
         let began = Instant::now();
         let balancer = self.balancer;
         // A new connection may have found another server at this address.
-        let is_its_server = |link: &Connection| {
-            link.run_id().is_some_and(|run_id| balancer.cursor_tag(run_id) == Some(tag))
+        let is_its_server = |connection: &Connection| {
+            connection.run_id().is_some_and(|run_id| balancer.cursor_tag(run_id) == Some(tag))
         };
         let wait_policy = match backend.health.state() {
             BackendState::Up => WaitPolicy::QUICK,
@@ -143,6 +143,11 @@ fn with_capped_counts<'a>(command: &Command<'a>, cursor_arg: usize) -> Vec<&'a [
     args
 }
 
+fn encode(args: Vec<&[u8]>) -> Vec<u8> {
+    let (name, args) = args.split_first().map_or((&b""[..], &[][..]), |(name, args)| (*name, args));
+    resp::command(name).args(args).into_bytes()
+}
+
 fn until_nul(text: &[u8]) -> &[u8] {
     text.split(|&byte| byte == 0).next().unwrap_or_default()
 }
@@ -172,7 +177,7 @@ fn relay_scan(
             if !is_silent {
                 write::error(writer.out(), &why);
             }
-            writer.errors += 1;
+            writer.given.errors += 1;
             return Ok(());
         }
     };
@@ -208,9 +213,7 @@ mod tests {
     use crate::resp::CommandParser;
 
     fn capped(words: &str, cursor_arg: usize) -> String {
-        let mut bytes = Vec::new();
-        let words: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
-        command::encode(words.into_iter(), &mut bytes);
+        let bytes = encode(words.split(' ').map(str::as_bytes).collect());
         let mut parser = CommandParser::new(1024);
         let command = parser.parse(&bytes).expect("valid").1.expect("whole");
         String::from_utf8(with_capped_counts(&command, cursor_arg).join(&b' ')).expect("text")

@@ -1,8 +1,9 @@
 //! Whether an error in reply to a script is the server's or one that the script has made up.
 
-use super::{ForwardError, short_reply_unchecked};
+use super::errors::ForwardError;
+use super::replies::short_reply_unchecked;
 use crate::backend::{Inability, PooledConnection, inability, said};
-use crate::resp::{CommandParser, command};
+use crate::resp::{self, CommandParser};
 
 /// What stands in the place of a script that does nothing, by the command that calls it: a source, a
 /// digest that no script has, a name that no function can have.
@@ -53,10 +54,10 @@ fn questions(called: &[u8]) -> Vec<u8> {
         let count = called.arg(2).unwrap_or(b"0");
         let number = std::str::from_utf8(count).ok().and_then(|count| count.parse().ok());
         let keys = called.args().skip(3).take(number.unwrap_or(0));
-        let args: Vec<&[u8]> = [called.name(), nothing, count].into_iter().chain(keys).collect();
-        command::encode(args.into_iter(), &mut questions);
+        let probe = resp::command(called.name()).arg(nothing).arg(count).args(keys);
+        probe.append_to(&mut questions);
     }
-    command::encode([&b"PING"[..]].into_iter(), &mut questions);
+    resp::command("PING").append_to(&mut questions);
     questions
 }
 
@@ -66,12 +67,7 @@ mod tests {
 
     #[test]
     fn a_script_that_does_nothing_has_the_keys_of_the_one_in_question() {
-        let encoded = |words: &[&str]| {
-            let mut bytes = Vec::new();
-            let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
-            command::encode(words.into_iter(), &mut bytes);
-            bytes
-        };
+        let encoded = |words: &[&str]| resp::command(words[0]).args(&words[1..]).into_bytes();
         for (called, expected) in [
             (
                 &["EVAL_RO", "return redis.error_reply('BUSY x')", "2", "a", "b", "c"][..],
