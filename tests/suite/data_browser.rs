@@ -385,7 +385,7 @@ fn what_goes_wrong_is_a_page_too() {
         assert_eq!(answer.status, code, "{path}");
         assert!(html.contains(says) && html.contains("href=\"/\""), "{path}: {html}");
     }
-    assert!(ok(&lb, "/l?from=99").contains("It ends before this page"));
+    assert!(ok(&lb, "/l?from=99").contains("The value ends before this page"));
     let answer = lb.request("POST", "/", &[HTML]);
     assert_eq!((answer.status, answer.header("allow")), (405, Some("GET, HEAD")));
 }
