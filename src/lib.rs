@@ -1,7 +1,7 @@
 //! One address in front of several Redis servers that hold the same data.
 //!
 //! The rooms, from the top to the bottom; each imports only from those below it: [`server`] accepts
-//! clients and gives each a thread; [`session`] talks to one client in its protocol; [`observe`] shows
+//! clients and gives each a thread; `session` talks to one client in its protocol; [`observe`] shows
 //! what happens; [`discovery`] says which
 //! backends there are; [`balance`] chooses the backend of each read and retries elsewhere; [`health`] knows
 //! which backends may be read from; [`backend`] is one Redis server and the connections to it; [`policy`]
@@ -17,13 +17,13 @@ pub mod health;
 pub mod http;
 pub mod load;
 pub mod logging;
-pub mod metrics;
-pub mod net;
+mod metrics;
+mod net;
 pub mod observe;
 pub mod policy;
 pub mod render;
 pub mod resp;
 pub mod server;
-pub mod session;
-pub mod sync;
-pub mod text;
+mod session;
+mod sync;
+mod text;

@@ -1,4 +1,4 @@
-//! Locking that a panic elsewhere does not spoil.
+//! The locks of the program. All of them are taken here, also those that a panic has poisoned.
 
 use std::sync::PoisonError;
 pub use std::sync::{Condvar, Mutex, MutexGuard};
@@ -10,7 +10,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits for a notification, for at most `time`; one may come without a reason.
+/// Waits for a notification, for `time` at most. It may return without one.
 pub fn wait<'a, T>(
     condvar: &Condvar,
     guard: MutexGuard<'a, T>,

@@ -33,7 +33,7 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(Some((request, length))) = whole {
         assert!(bytes[..length].ends_with(b"\n"));
         check_request(&request);
-        check_answer(&request);
+        check_response(&request);
     }
 });
 
@@ -66,11 +66,11 @@ fn path(query: &KeyQuery) -> String {
     path + if query.format == Format::Raw { "&format=raw" } else { "" }
 }
 
-fn check_answer(request: &Request) {
+fn check_response(request: &Request) {
     let mut out = Vec::new();
-    let mut answer = ResponseWriter::new(&mut out, request, true, || SystemTime::UNIX_EPOCH);
-    answer.json(&ErrorBody::new(request.target.as_str())).expect("a Vec takes all");
-    answer.finish(Some((7, request.if_none_match.as_deref()))).expect("a Vec takes all");
-    assert!(!answer.keeps_alive() || (request.keep_alive && !request.has_body));
+    let mut response = ResponseWriter::new(&mut out, request, true, || SystemTime::UNIX_EPOCH);
+    response.json(&ErrorBody::new(request.target.as_str())).expect("a Vec takes all");
+    response.finish(Some((7, request.if_none_match.as_deref()))).expect("a Vec takes all");
+    assert!(!response.keeps_alive() || (request.keep_alive && !request.has_body));
     assert_eq!(out.starts_with(b"HTTP/1.1 "), request.version != Version::Http09);
 }

@@ -9,7 +9,7 @@ use super::connection::Connection;
 use super::report::{Keys, Report};
 use super::unable::{is_not_permitted, serves_reads};
 use super::{Backend, BackendError, MAX_INFO_BYTES, WaitPolicy};
-use crate::resp::{self, reply};
+use crate::resp::{self, command, reply};
 
 impl Backend {
     /// Asks it how it is, on the connection that was `kept` for that. It has until `deadline`; a
@@ -27,9 +27,7 @@ impl Backend {
             None => self.open(wait_policy.clone(), Duration::ZERO)?,
         };
         link.set_wait_policy(wait_policy, Duration::ZERO);
-        let mut questions = redis::Pipeline::new();
-        questions.cmd("PING").cmd("INFO").cmd("DBSIZE");
-        link.send(&questions.get_packed_pipeline())?;
+        link.send(&["PING", "INFO", "DBSIZE"].map(|name| command(name).into_bytes()).concat())?;
         let not_ready = match reply::simple(link.replies()) {
             Ok(_) => None,
             Err(resp::Error::Redis(text)) if is_not_allowed(&text) || serves_reads(&text) => None,
@@ -96,7 +94,7 @@ pub fn read_run_id(from: &mut impl BufRead) -> Result<Option<Arc<str>>, resp::Er
 /// sends clients to its primary. False when its user may not ask for that: then a primary can still be
 /// read from.
 pub(super) fn read_only(link: &mut Connection) -> Result<bool, BackendError> {
-    link.send(&redis::cmd("READONLY").get_packed_command())?;
+    link.send(&command("READONLY").into_bytes())?;
     match reply::simple(link.replies()) {
         Ok(_) => Ok(true),
         Err(resp::Error::Redis(text)) if is_not_allowed(&text) => Ok(false),
@@ -107,7 +105,7 @@ pub(super) fn read_only(link: &mut Connection) -> Result<bool, BackendError> {
 /// Asks a node of a Cluster whether it has all of the data, as far as its user may ask, and whether it
 /// lets it read from replicas.
 fn ask_of_cluster(link: &mut Connection, report: &mut Report) -> Result<(), BackendError> {
-    link.send(&redis::cmd("CLUSTER").arg("INFO").get_packed_command())?;
+    link.send(&command("CLUSTER").arg("INFO").into_bytes())?;
     match reply::bytes(link.replies(), MAX_INFO_BYTES) {
         Ok(info) => report.add_cluster_info(&String::from_utf8_lossy(&info)),
         Err(resp::Error::Redis(text)) if is_not_allowed(&text) => {

@@ -15,7 +15,7 @@ use super::check::is_not_allowed;
 use super::connection::Connection;
 use super::error::BackendError;
 use crate::policy::CommandTable;
-use crate::resp::{self, reply};
+use crate::resp::{self, CommandBuilder, command, reply};
 
 /// Commands that one `COMMAND INFO` asks for: in the order of their names, Redis 7.0 owes at most 34 KB
 /// at a time (with what its buffers take), and 30 KB if it is asked for each alone.
@@ -45,7 +45,7 @@ pub fn ask(link: &mut Connection) -> Result<Option<CommandTable>, BackendError> 
 
 /// `None` when the server knows no `COMMAND LIST`, or does not say all that is to be known.
 fn in_parts(link: &mut Connection) -> Result<Option<CommandTable>, BackendError> {
-    let list = exchange(link, redis::cmd("COMMAND").arg("LIST"))?;
+    let list = exchange(link, command("COMMAND").arg("LIST"))?;
     let Some(mut names) = CommandTable::parse_names(&list).filter(|names| names.len() <= MAX_NAMES)
     else {
         return Ok(None);
@@ -54,7 +54,7 @@ fn in_parts(link: &mut Connection) -> Result<Option<CommandTable>, BackendError>
     names.sort_unstable();
     let mut table = CommandTable::default();
     for names in names.chunks(NAMES_AT_A_TIME) {
-        let infos = exchange(link, redis::cmd("COMMAND").arg("INFO").arg(names))?;
+        let infos = exchange(link, command("COMMAND").arg("INFO").args(names))?;
         if table.add(names, &infos).is_none() {
             return Ok(None);
         }
@@ -63,7 +63,7 @@ fn in_parts(link: &mut Connection) -> Result<Option<CommandTable>, BackendError>
 }
 
 fn at_once(link: &mut Connection) -> Result<Option<CommandTable>, BackendError> {
-    let reply = exchange(link, &redis::cmd("COMMAND"))?;
+    let reply = exchange(link, command("COMMAND"))?;
     match reply::no_error(&reply) {
         Ok(()) => Ok(Some(CommandTable::parse(&reply).map_err(resp::Error::Protocol)?)),
         // HTTP needs no more than a user who may read.
@@ -73,9 +73,9 @@ fn at_once(link: &mut Connection) -> Result<Option<CommandTable>, BackendError> 
 }
 
 /// The whole reply to one command, error replies included.
-fn exchange(link: &mut Connection, command: &redis::Cmd) -> Result<Vec<u8>, BackendError> {
+fn exchange(link: &mut Connection, command: CommandBuilder) -> Result<Vec<u8>, BackendError> {
     let mut reply = Vec::new();
-    let sent = link.send(&command.get_packed_command());
+    let sent = link.send(&command.into_bytes());
     match sent.and_then(|()| link.hold(&mut reply, MAX_REPLY_BYTES)) {
         Ok(true) => Ok(reply),
         Ok(false) => Err(resp::Error::TooLong.into()),

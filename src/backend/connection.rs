@@ -1,14 +1,13 @@
 //! A connection to a backend, and what is sent and read on it.
 
 use std::io::{self, BufRead, BufReader, Write};
-#[cfg(unix)]
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::error::BackendError;
-use super::socket::{PatientSocket, Socket, Timeouts, WaitPolicy};
-use crate::resp::{Framer, reply};
+use super::socket::{PatientSocket, Timeouts, WaitPolicy};
+use crate::net::backend_stream::BackendStream;
+use crate::resp::{Framer, command, reply};
 
 /// A connection is kept for so long without being looked at before it is used again.
 const UNWATCHED_TIME: Duration = Duration::from_millis(1);
@@ -33,9 +32,9 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Over this socket; nothing is set up yet.
-    pub fn new(socket: Socket, timeouts: &Arc<Timeouts>, wait_policy: WaitPolicy) -> Self {
-        let socket = PatientSocket::new(socket, Arc::clone(timeouts), wait_policy);
+    /// Over this stream; nothing is set up yet.
+    pub fn new(stream: BackendStream, timeouts: &Arc<Timeouts>, wait_policy: WaitPolicy) -> Self {
+        let socket = PatientSocket::new(stream, Arc::clone(timeouts), wait_policy);
         let reader = BufReader::with_capacity(READ_BUFFER_BYTES, socket);
         Self {
             reader,
@@ -78,7 +77,7 @@ impl Connection {
     pub fn probe(&mut self) -> Result<(), BackendError> {
         let wait_policy = self.reader.get_ref().wait_policy();
         self.set_wait_policy(WaitPolicy::Probe(Instant::now() + self.timeout), Duration::ZERO);
-        let sent = self.send(&redis::cmd("PING").get_packed_command());
+        let sent = self.send(&command("PING").into_bytes());
         let answered = sent.and_then(|()| Ok(reply::simple(&mut self.reader)?));
         self.set_wait_policy(wait_policy, Duration::ZERO);
         match answered {
@@ -99,9 +98,9 @@ impl Connection {
         self.next_byte().map(|_| ())
     }
 
-    /// Its socket.
-    pub fn socket(&self) -> Arc<Socket> {
-        self.reader.get_ref().shared()
+    /// Its stream, for those who wait in their own way.
+    pub fn stream(&self) -> &Arc<BackendStream> {
+        self.reader.get_ref().stream()
     }
 
     /// It is kept for another request: the one before has been answered.
@@ -113,7 +112,7 @@ impl Connection {
     /// Whether it has ended, or brought what nobody asked for, while it was kept. One that is used
     /// all the time is not looked at: that costs a system call.
     pub fn is_spoilt(&self) -> bool {
-        self.kept_at.elapsed() > UNWATCHED_TIME && self.reader.get_ref().has_something()
+        self.kept_at.elapsed() > UNWATCHED_TIME && self.stream().has_input()
     }
 
     /// The replies, as they arrive.
@@ -149,12 +148,5 @@ impl Connection {
             self.reader.consume(used);
         }
         Ok(true)
-    }
-}
-
-#[cfg(unix)]
-impl AsFd for Connection {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.reader.get_ref().as_fd()
     }
 }

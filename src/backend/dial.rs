@@ -9,14 +9,12 @@ use redis::ConnectionAddr;
 
 use super::check::{read_only, read_server_info};
 use super::connection::Connection;
-#[cfg(unix)]
-use super::socket::connect_unix;
-use super::socket::{Socket, connect_tcp};
 use super::{
     Backend, BackendError, MAX_INFO_BYTES, Mode, WaitPolicy, commands, is_local, is_timeout,
 };
+use crate::net::backend_stream::BackendStream;
 use crate::policy::CommandTable;
-use crate::resp::{self, Protocol, reply};
+use crate::resp::{self, Protocol, command, reply};
 use crate::sync::lock;
 
 /// However late it is, a connect has so long.
@@ -34,7 +32,7 @@ pub struct ServerInfo {
 impl Backend {
     /// Makes its server known, where that has not been met.
     pub fn introduce(&self) -> Result<(), BackendError> {
-        let ping = redis::cmd("PING").get_packed_command();
+        let ping = command("PING").into_bytes();
         let wait_policy = WaitPolicy::Until(Instant::now() + self.timeouts.timeout);
         let mut connection = self.request(self.own_mode(), &ping, wait_policy)?;
         reply::simple(connection.replies())?;
@@ -60,12 +58,11 @@ impl Backend {
         waited: Duration,
     ) -> Result<Connection, BackendError> {
         let mut link = self.open(wait_policy, waited)?;
-        let mut setup = redis::Pipeline::new();
-        setup.cmd("INFO").arg("server");
+        let mut setup = command("INFO").arg("server").into_bytes();
         if mode.database != 0 {
-            setup.cmd("SELECT").arg(mode.database);
+            command("SELECT").number(mode.database).append_to(&mut setup);
         }
-        link.send(&setup.get_packed_pipeline())?;
+        link.send(&setup)?;
         let (run_id, is_cluster_node) = read_server_info(link.replies())?;
         let admitted = self.timeouts.supervisor.admit(run_id.as_deref().unwrap_or_default());
         admitted.map_err(BackendError::Syncing)?;
@@ -78,7 +75,7 @@ impl Backend {
         }
         self.meet(&mut link)?;
         if mode.protocol == Protocol::Resp3 {
-            link.send(&redis::cmd("HELLO").arg(3).get_packed_command())?;
+            link.send(&command("HELLO").number(3).into_bytes())?;
             let mut greeting = Vec::new();
             link.hold(&mut greeting, MAX_INFO_BYTES as usize)?;
             reply::no_error(&greeting)?;
@@ -104,9 +101,8 @@ impl Backend {
         let mut link = Connection::new(self.connect(wait)?, &self.timeouts, wait_policy.clone());
         link.set_wait_policy(wait_policy, waited);
         if let Some(password) = self.address.password() {
-            let mut auth = redis::cmd("AUTH");
-            auth.arg(self.address.username()).arg(password);
-            link.send(&auth.get_packed_command())?;
+            let auth = command("AUTH").args(self.address.username()).arg(password);
+            link.send(&auth.into_bytes())?;
             reply::simple(link.replies()).map_err(|error| without(error, password))?;
         }
         Ok(link)
@@ -138,18 +134,17 @@ impl Backend {
         Ok(())
     }
 
-    fn connect(&self, wait: Duration) -> Result<Socket, BackendError> {
+    fn connect(&self, wait: Duration) -> Result<BackendStream, BackendError> {
         let timeout = self.timeouts.timeout;
-        #[cfg(unix)]
         if let ConnectionAddr::Unix(path) = self.address.endpoint() {
-            return connect_unix(path, wait, timeout).map(Socket::Unix).map_err(connect_error);
+            return BackendStream::connect_unix(path, wait, timeout).map_err(connect_error);
         }
         let addresses = lock(&self.resolved).clone().map_err(BackendError::Unresolved)?;
         let mut last = BackendError::Unresolved("no address".to_owned());
         for address in &addresses {
             // One that swallows packets must not use up the time of the next.
-            match connect_tcp(*address, wait / addresses.len() as u32, timeout) {
-                Ok(socket) => return Ok(Socket::Tcp(socket)),
+            match BackendStream::connect(*address, wait / addresses.len() as u32, timeout) {
+                Ok(stream) => return Ok(stream),
                 Err(error) => last = connect_error(error),
             }
         }

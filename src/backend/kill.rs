@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::socket::WaitPolicy;
 use super::{Backend, BackendError};
-use crate::resp::{self, reply};
+use crate::resp::{self, command, reply};
 
 /// What a server answers that can't be asked for anything else before a script ends: it says so
 /// once that has run for its `busy-reply-threshold` (5 s unless configured otherwise).
@@ -30,13 +30,13 @@ impl Backend {
     /// in time.
     pub fn kill_script(&self, is_function: bool, deadline: Instant) -> Result<(), BackendError> {
         let mut link = self.open(WaitPolicy::Until(deadline), Duration::ZERO)?;
-        link.send(&redis::cmd("PING").get_packed_command())?;
+        link.send(&command("PING").into_bytes())?;
         match reply::simple(link.replies()) {
             Err(resp::Error::Redis(text)) if text.starts_with(BUSY) => {}
             Ok(_) => return Err(BackendError::Redis(NOT_BUSY.to_owned())),
             Err(error) => return Err(error.into()),
         }
-        link.send(&kill_command(is_function).get_packed_command())?;
+        link.send(&kill_command(is_function))?;
         Ok(reply::simple(link.replies()).map(|_| ())?)
     }
 
@@ -53,12 +53,12 @@ impl Backend {
         deadline: Instant,
     ) -> Result<Vec<&'static str>, BackendError> {
         let mut link = self.open(WaitPolicy::Until(deadline), Duration::ZERO)?;
-        link.send(&redis::cmd("MULTI").get_packed_command())?;
+        link.send(&command("MULTI").into_bytes())?;
         // Outside of it the next commands would be executed.
         reply::simple(link.replies())?;
         let mut missing = Vec::new();
         for (is_function, right) in [(false, "+script|kill"), (true, "+function|kill")] {
-            link.send(&kill_command(is_function).get_packed_command())?;
+            link.send(&kill_command(is_function))?;
             match reply::simple(link.replies()) {
                 Err(resp::Error::Redis(text)) if super::is_not_permitted(&text) => {
                     missing.push(right);
@@ -72,8 +72,6 @@ impl Backend {
     }
 }
 
-fn kill_command(is_function: bool) -> redis::Cmd {
-    let mut command = redis::cmd(if is_function { "FUNCTION" } else { "SCRIPT" });
-    command.arg("KILL");
-    command
+fn kill_command(is_function: bool) -> Vec<u8> {
+    command(if is_function { "FUNCTION" } else { "SCRIPT" }).arg("KILL").into_bytes()
 }

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use super::error::{BackendError, is_timeout};
 use super::pipeline::Pipeline;
 use super::reply_router::{Progress, Replies, ReplyRouter};
-use super::socket::Socket;
 use super::{Backend, Mode, PooledConnection, Timeouts};
+use crate::net::backend_stream::BackendStream;
 use crate::net::protocol::WireProtocol;
 use crate::resp::{Framer, Protocol};
 use crate::sync::{Mutex, lock};
@@ -97,7 +97,7 @@ pub struct SharedConnection {
     pub mode: Mode,
     /// The version of its backend's commands that its server knows.
     commands_version: u64,
-    socket: Arc<Socket>,
+    stream: Arc<BackendStream>,
     pipeline: Pipeline<Entry>,
     /// What rings next.
     alarm: Mutex<Arc<Alarm>>,
@@ -119,14 +119,14 @@ impl SharedConnection {
     /// # Errors
     /// When there can be no thread for it.
     pub fn start(backend: &Arc<Backend>, connection: PooledConnection) -> io::Result<Arc<Self>> {
-        let socket = connection.socket();
-        socket.set_read_timeout(IDLE_STEP)?;
+        let stream = Arc::clone(connection.stream());
+        stream.set_read_timeout(IDLE_STEP)?;
         let (alarm, bell) = Alarm::new();
         let shared = Arc::new(Self {
             alarm: Mutex::new(alarm),
             mode: connection.mode,
             commands_version: connection.commands_version(),
-            socket,
+            stream,
             pipeline: Pipeline::new(),
             since: Instant::now(),
             heard_at: AtomicU64::new(0),
@@ -160,11 +160,11 @@ impl SharedConnection {
     /// Sends a client's commands; false when that is not possible here (any more). Commands that
     /// were sent and are not answered get their router told so.
     pub fn send(&self, entry: Entry, commands: &[u8]) -> bool {
-        match self.pipeline.push(entry, commands, |bytes| (&*self.socket).write_all(bytes)) {
+        match self.pipeline.push(entry, commands, |bytes| (&*self.stream).write_all(bytes)) {
             Ok(is_sent) => is_sent,
             Err(_) => {
                 // The reader finds the end, and tells all.
-                self.socket.shutdown();
+                self.stream.shutdown();
                 true
             }
         }
@@ -192,7 +192,7 @@ impl SharedConnection {
     /// Takes no more commands, and ends when all are answered.
     pub(super) fn retire(&self) {
         if self.pipeline.close() {
-            self.socket.shutdown();
+            self.stream.shutdown();
         }
     }
 }
@@ -268,7 +268,7 @@ impl Reader {
             }
             match self.hand_out() {
                 Ok(answered) => {
-                    let write = |bytes: &[u8]| (&*self.shared.socket).write_all(bytes);
+                    let write = |bytes: &[u8]| (&*self.shared.stream).write_all(bytes);
                     match self.shared.pipeline.answered(answered, write) {
                         Ok(false) => {}
                         Ok(true) => break End::Stale,
@@ -287,7 +287,7 @@ impl Reader {
     /// When the connection has ended.
     fn read(&mut self) -> io::Result<bool> {
         loop {
-            match (&*self.shared.socket).read(&mut self.buffer[self.end..]) {
+            match (&*self.shared.stream).read(&mut self.buffer[self.end..]) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(length) => {
                     let time = self.shared.since.elapsed();
@@ -400,7 +400,7 @@ impl Reader {
     fn finish(mut self, end: End) {
         self.shared.pipeline.close_and_take(&mut self.entries);
         self.backend.forget_shared(&self.shared);
-        self.shared.socket.shutdown();
+        self.shared.stream.shutdown();
         if let Some(entry) = self.entries.front_mut() {
             self.next.give_some(entry, &self.buffer, &self.backend);
         }

@@ -1,37 +1,15 @@
 //! The socket to a backend, and how long it is waited for.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-#[cfg(unix)]
-use std::{
-    os::fd::{AsFd, BorrowedFd},
-    os::unix::net::UnixStream,
-    path::Path,
-};
-
-use rustix::io::Errno;
-use rustix::net::RecvFlags;
 
 use super::error::is_timeout;
 use super::supervisor::{Class, PendingRead, Supervisor};
-
-/// The kernel probes a connection that was silent for so long, …
-const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
-/// … so often, …
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// … and gives it up after so many probes without an answer.
-#[cfg(unix)]
-const KEEPALIVE_PROBES: u32 = 3;
+use crate::net::backend_stream::BackendStream;
 
 /// Who waits for longer than usual looks so often whether that is still worth while.
 const LONG_WAIT_STEP: Duration = Duration::from_millis(100);
-
-/// What is sent and not acknowledged for so many backend timeouts has not reached the server: several, as
-/// networks lose packets.
-#[cfg(target_os = "linux")]
-const UNREACHABLE_PARTS: u32 = 2;
 
 /// How long a try waits for a backend that is silent.
 #[derive(Debug, Clone)]
@@ -94,7 +72,7 @@ impl Timeouts {
 /// A socket that waits as long as its user's wait_policy lasts.
 #[derive(Debug)]
 pub struct PatientSocket {
-    socket: Arc<Socket>,
+    stream: Arc<BackendStream>,
     timeouts: Arc<Timeouts>,
     wait_policy: WaitPolicy,
     /// A silence up to here says nothing.
@@ -105,9 +83,9 @@ pub struct PatientSocket {
 
 impl PatientSocket {
     /// A silence of the backend timeout ends each wait, until that is changed.
-    pub fn new(socket: Socket, timeouts: Arc<Timeouts>, wait_policy: WaitPolicy) -> Self {
+    pub fn new(stream: BackendStream, timeouts: Arc<Timeouts>, wait_policy: WaitPolicy) -> Self {
         let usual = timeouts.timeout;
-        Self { socket: Arc::new(socket), timeouts, wait_policy, usual, step: usual }
+        Self { stream: Arc::new(stream), timeouts, wait_policy, usual, step: usual }
     }
 
     /// From now on it waits like this.
@@ -115,9 +93,9 @@ impl PatientSocket {
         self.wait_policy = wait_policy;
     }
 
-    /// The socket itself, for those who wait in their own way.
-    pub fn shared(&self) -> Arc<Socket> {
-        Arc::clone(&self.socket)
+    /// The stream itself, for those who wait in their own way.
+    pub fn stream(&self) -> &Arc<BackendStream> {
+        &self.stream
     }
 
     /// How it waits.
@@ -131,13 +109,6 @@ impl PatientSocket {
             WaitPolicy::Read { open, .. } => open.as_deref(),
             _ => None,
         }
-    }
-
-    /// Whether bytes, or the end, have come.
-    pub fn has_something(&self) -> bool {
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        let peeked = rustix::net::recv(self.as_fd(), &mut [0; 1], flags);
-        !matches!(peeked, Err(Errno::AGAIN))
     }
 
     /// How long a backend may usually be silent.
@@ -161,7 +132,7 @@ impl PatientSocket {
     fn set_step(&mut self, step: Duration) -> io::Result<()> {
         // A system call, which most requests can do without.
         if self.step != step {
-            self.socket.set_read_timeout(step)?;
+            self.stream.set_read_timeout(step)?;
             self.step = step;
         }
         Ok(())
@@ -221,7 +192,7 @@ impl Read for PatientSocket {
         }
         let mut silent = Duration::ZERO;
         loop {
-            let read = (&*self.socket).read(buffer);
+            let read = (&*self.stream).read(buffer);
             match &read {
                 Err(error) if is_timeout(error) => {
                     silent += self.step;
@@ -241,7 +212,7 @@ impl Write for PatientSocket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut silent = Duration::ZERO;
         loop {
-            let written = (&*self.socket).write(bytes);
+            let written = (&*self.stream).write(bytes);
             match &written {
                 Err(error) if is_timeout(error) => {
                     silent += self.timeouts.timeout;
@@ -258,103 +229,4 @@ impl Write for PatientSocket {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-#[cfg(unix)]
-impl AsFd for PatientSocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match &*self.socket {
-            Socket::Tcp(socket) => socket.as_fd(),
-            Socket::Unix(socket) => socket.as_fd(),
-        }
-    }
-}
-
-/// Either kind of socket.
-#[derive(Debug)]
-pub enum Socket {
-    /// To an address.
-    Tcp(TcpStream),
-    /// To a path.
-    #[cfg(unix)]
-    Unix(UnixStream),
-}
-
-impl Socket {
-    /// How long a read waits.
-    pub fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
-        match self {
-            Self::Tcp(socket) => socket.set_read_timeout(Some(timeout)),
-            #[cfg(unix)]
-            Self::Unix(socket) => socket.set_read_timeout(Some(timeout)),
-        }
-    }
-
-    /// Ends the connection for all who use it.
-    pub fn shutdown(&self) {
-        // One that has ended already needs no end.
-        let _ = match self {
-            Self::Tcp(socket) => socket.shutdown(Shutdown::Both),
-            #[cfg(unix)]
-            Self::Unix(socket) => socket.shutdown(Shutdown::Both),
-        };
-    }
-}
-
-impl Read for &Socket {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Socket::Tcp(socket) => (&*socket).read(buffer),
-            #[cfg(unix)]
-            Socket::Unix(socket) => (&*socket).read(buffer),
-        }
-    }
-}
-
-impl Write for &Socket {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Socket::Tcp(socket) => (&*socket).write(bytes),
-            #[cfg(unix)]
-            Socket::Unix(socket) => (&*socket).write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Connects within `wait`; each later operation may take `timeout`.
-pub fn connect_tcp(
-    address: SocketAddr,
-    wait: Duration,
-    timeout: Duration,
-) -> io::Result<TcpStream> {
-    let socket = TcpStream::connect_timeout(&address, wait)?;
-    socket.set_read_timeout(Some(timeout))?;
-    socket.set_write_timeout(Some(timeout))?;
-    socket.set_nodelay(true)?;
-    let keepalive =
-        socket2::TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL);
-    #[cfg(unix)]
-    let keepalive = keepalive.with_retries(KEEPALIVE_PROBES);
-    let options = socket2::SockRef::from(&socket);
-    options.set_tcp_keepalive(&keepalive)?;
-    // A server that is busy has a kernel that acknowledges what we send; one that can't be reached has
-    // none.
-    #[cfg(target_os = "linux")]
-    options.set_tcp_user_timeout(Some(timeout * UNREACHABLE_PARTS))?;
-    Ok(socket)
-}
-
-/// The same for a path.
-#[cfg(unix)]
-pub fn connect_unix(path: &Path, wait: Duration, timeout: Duration) -> io::Result<UnixStream> {
-    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
-    // std's connect has no timeout, and waits while the server's backlog is full.
-    socket.connect_timeout(&socket2::SockAddr::unix(path)?, wait)?;
-    socket.set_read_timeout(Some(timeout))?;
-    socket.set_write_timeout(Some(timeout))?;
-    Ok(socket.into())
 }

@@ -108,7 +108,7 @@ impl Balancer {
                 backends.iter().map(leases).collect()
             }
         };
-        let access_log = AccessLog::new(Box::new(leases), config.quiet);
+        let access_log = AccessLog::new(leases, config.quiet);
         let refusals = Refusals::new(Arc::clone(&table));
         Arc::new(Self {
             config,
@@ -185,8 +185,12 @@ impl Balancer {
 
     /// How backends are checked.
     pub fn check_settings(&self) -> CheckSettings {
-        let Config { check_interval, check_timeout, max_lag, .. } = self.config;
-        CheckSettings { interval: check_interval, timeout: check_timeout, max_lag }
+        let config = &self.config;
+        CheckSettings {
+            interval: config.check_interval,
+            timeout: config.check_timeout,
+            max_lag: config.max_lag(),
+        }
     }
 
     /// The backends as they are now.

@@ -11,9 +11,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Balancer;
-use super::slow::{Begun, LaneError, OpenRead, Poison, ReadInfo, ReadTraits, Script};
+use super::slow::{Begun, LaneError, OpenRead, Poison, ReadInfo, ReadTraits};
 use crate::backend::{BackendError, BackendId, Class, PendingRead, WaitPolicy};
 use crate::health::{BackendState, Member};
+use crate::policy::Script;
 
 /// With no backend up, a read fails within a second: after so long no other is tried, …
 pub const LAST_RESORT_TIME: Duration = Duration::from_millis(900);

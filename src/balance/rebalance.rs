@@ -19,7 +19,7 @@ pub fn start(balancer: &Arc<Balancer>) {
         loop {
             thread::sleep(INTERVAL);
             balancer.forget_drained();
-            if balancer.config.rebalance {
+            if !balancer.config.no_rebalance {
                 rebalance(&balancer);
             }
         }

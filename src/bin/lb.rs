@@ -2,18 +2,18 @@
 //! `lb --help`.
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
-use log::{info, warn};
+use log::info;
 use redis_lb::balance::{Balancer, Phase, start_rebalancing};
 use redis_lb::config::Config;
 use redis_lb::discovery::{self, StaticList};
 use redis_lb::observe::sampler;
-use redis_lb::server::{listener, start};
+use redis_lb::server::listener::{Listeners, PassedOn};
+use redis_lb::server::{acceptor, banner, limits, scheduling};
 use redis_lb::{doctor, logging};
 
 fn main() -> ExitCode {
@@ -38,52 +38,22 @@ fn check(config: Config) -> anyhow::Result<ExitCode> {
 }
 
 fn serve(mut config: Config) -> anyhow::Result<()> {
-    let ignored = start::ignored_sockets();
-    let inherited = listener::inherited()
-        .context("LISTEN_FDS: the socket that was passed on can't be served")?;
-    let was_passed_on = inherited.is_some();
-    start::schedule_in_batches();
+    // Both before there is another thread: one changes the environment, one is inherited by threads.
+    let passed_on =
+        PassedOn::take().context("LISTEN_FDS: the socket that was passed on can't be served")?;
+    scheduling::schedule_in_batches();
     let _logging = logging::start(config.log_format).context("the log can't be started")?;
-    if let Some(why) = ignored {
-        warn!("{why}");
-    }
-    let shares = start::raise_limits(&mut config).context("lb can't serve")?;
-    let listener = match inherited {
-        Some(listener) => {
-            info!("serves the socket that was passed on, {}; not --listen", address(&listener)?);
-            listener
-        }
-        None => listener::bind(config.listen).with_context(|| {
-            format!("can't listen on {}; choose another with --listen", config.listen)
-        })?,
-    };
-    config.listen = address(&listener)?;
-    let admin = config.admin_listen.map(bind_admin).transpose()?;
-    config.admin_listen = admin.as_ref().map(address).transpose()?;
+    let shares = limits::raise(&mut config).context("lb can't serve")?;
+    let listeners = Listeners::open(&mut config, passed_on)?;
     let balancer = Balancer::new(config);
     end_on_signals(Arc::clone(&balancer))?;
     discovery::start(&balancer, &StaticList(&balancer.config.backends));
     start_rebalancing(&balancer);
-    start::introduce(&balancer, was_passed_on);
-    start::warn_of_addresses(&balancer.config);
-    start::warn_of_backends(&balancer);
-    start::warn_of_scripts(&balancer);
+    banner::introduce(&balancer, listeners.was_passed_on);
     sampler::start(&balancer);
-    let queue = shares.turned_away;
-    listener::serve(listener, admin, shares.admin_clients, queue, &balancer)?;
+    acceptor::serve(listeners, shares, &balancer)?;
     info!("ended");
     Ok(())
-}
-
-fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    listener::bind(address)
-        .with_context(|| format!("can't listen on {address}; choose another with --admin-listen"))
-}
-
-/// Where clients connect; an IPv4 address in its plain form, as it tells whether that is loopback.
-fn address(listener: &TcpListener) -> std::io::Result<SocketAddr> {
-    let address = listener.local_addr()?;
-    Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
 /// The first signal lets running requests finish, the second ends the process at once.

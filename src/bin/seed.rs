@@ -9,8 +9,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use redis_lb::config::address::{self, DEFAULT_BACKENDS};
 use redis_lb::config::cli;
-use redis_lb::load::dataset::Dataset;
-use redis_lb::load::seed::{SeedSettings, seed, table};
+use redis_lb::load::{Dataset, SeedSettings, seed, table};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,9 +18,9 @@ Examples:
   seed films.csv --prefix film --id number
       each row as the hash film:NUMBER, whose fields are the other columns
   seed --backend 10.0.0.5:6379 --backend redis://:PASSWORD@10.0.0.6:6379/2
-      into other servers, one of which wants a password
+      the same into other servers, one of which wants a password
 
-Exit code: 0 if every backend holds exactly what is in the file, 1 if one does
+Exit code: 0 if every backend holds exactly the rows of the file, 1 if one does
 not, 2 if the file or an option is wrong; then nothing was written.";
 
 /// Loads a CSV file into several Redis servers, each row as the hash PREFIX:ID, and reads
@@ -29,7 +28,7 @@ not, 2 if the file or an option is wrong; then nothing was written.";
 #[derive(Parser)]
 #[command(name = "seed", version, after_help = EXAMPLES)]
 struct Cli {
-    /// The file; its first line names the columns
+    /// The CSV file; its first line names the columns
     #[arg(default_value = "actors.csv")]
     file: PathBuf,
     /// HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB or redis+unix:///PATH; give it once for each
@@ -37,7 +36,7 @@ struct Cli {
     #[arg(long = "backend", value_name = "URL", env = "LB_BACKENDS", hide_env_values = true)]
     #[arg(value_delimiter = ',', default_values = DEFAULT_BACKENDS)]
     backends: Vec<String>,
-    /// What the keys begin with
+    /// The beginning of all keys
     #[arg(long, default_value = "actor")]
     prefix: String,
     /// The column that holds the ids
@@ -51,7 +50,7 @@ struct Cli {
 
 fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::try_parse().unwrap_or_else(|error| cli::exit_with(&error));
-    // Not parsed by clap, which would repeat a wrong value and with it a password.
+    // clap would repeat a wrong value in its error, and with it a password.
     let backends = address::parse_list(&cli.backends)
         .unwrap_or_else(|error| Cli::command().error(ErrorKind::ValueValidation, error).exit());
     let dataset = match Dataset::check(&cli.file, &cli.id) {
@@ -74,7 +73,7 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Prints to stderr; nobody reading that is no reason to stop.
+/// Prints to stderr, and goes on if that is closed.
 fn say(line: std::fmt::Arguments) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -1,5 +1,5 @@
-//! Where a backend is and how to log in: `host:port`, `redis://user:password@host:port/db` or
-//! `redis+unix:///path?db=N`. The same forms serve `lb` and `seed`.
+//! Addresses of backends: `host:port`, `redis://user:password@host:port/db` or
+//! `redis+unix:///path?db=N`, for `lb` and `seed`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -27,23 +27,25 @@ impl PartialEq for BackendAddress {
     }
 }
 
-/// Why a text is no backend address. The text itself is not repeated: it may hold a password.
+/// Error for a text that is no backend address. It does not repeat the text, which may contain a
+/// password.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0}; write HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB or redis+unix:///PATH")]
 pub struct AddressError(String);
 
-/// Why a list of texts is no list of backends. No text is repeated: it may hold a password.
+/// Error for texts that are no list of backends. It repeats none of them, because they may contain
+/// passwords.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ListError {
-    /// One of the texts, counted from 1, is no address.
+    /// The text with this number, counted from 1, is no address.
     #[error("backend number {0} of the list: {1}")]
     Address(usize, AddressError),
-    /// Two texts mean the same server.
+    /// Two texts name one server.
     #[error("backend {0} is in the list twice; name each one once")]
     Twice(String),
 }
 
-/// Every backend of a list, such as the values of `--backend`.
+/// Parses a list of backends, such as the values of `--backend`.
 ///
 /// # Errors
 ///
@@ -62,32 +64,33 @@ pub fn parse_list(texts: &[String]) -> Result<Vec<BackendAddress>, ListError> {
 }
 
 impl BackendAddress {
-    /// `HOST:PORT`, or the path of a Unix socket: what logs, headers and tables call the backend.
+    /// Returns the backend's name in logs, headers and tables: `HOST:PORT`, or the path of a Unix
+    /// socket.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Host and port, or socket path.
+    /// Returns host and port, or the path of the socket.
     pub fn endpoint(&self) -> &ConnectionAddr {
         self.info.addr()
     }
 
-    /// The database that is read (and, by `seed`, written). 0 where the address names none.
+    /// Returns the database that is read (and, by `seed`, written): 0 if the address names none.
     pub fn database(&self) -> i64 {
         self.info.redis_settings().db()
     }
 
-    /// The `AUTH` user, where one is given.
+    /// Returns the user for `AUTH`, if the address names one.
     pub fn username(&self) -> Option<&str> {
         self.info.redis_settings().username()
     }
 
-    /// The `AUTH` password, where one is given.
+    /// Returns the password for `AUTH`, if the address names one.
     pub fn password(&self) -> Option<&str> {
         self.info.redis_settings().password()
     }
 
-    /// All of it, as the `redis` crate's client wants it.
+    /// Returns the whole address for a client of the `redis` crate.
     pub fn connection_info(&self) -> ConnectionInfo {
         self.info.clone()
     }
@@ -133,13 +136,13 @@ impl FromStr for BackendAddress {
     }
 }
 
-/// Whether `text` ends in `:PORT`, behind a host, so that a bare word is not taken for one.
+/// Whether `text` is a host and `:PORT`, so that a bare word is not taken for an address.
 fn has_port(text: &str) -> bool {
     text.rsplit_once(':')
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
 }
 
-/// The `redis` crate's reason without its error class, which tells a user nothing.
+/// Returns the `redis` crate's reason without its error class, which tells a user nothing.
 fn plain(error: &redis::RedisError) -> String {
     let text = error.to_string();
     match text.rsplit_once("- ") {

@@ -1,8 +1,9 @@
-//! What both command lines share.
+//! Errors of both command lines.
 
 use std::io::Write;
 
-/// `text` without the user and password of any URL in it: for errors that repeat what was typed.
+/// Returns `text` without the user and password of any URL in it, for errors that repeat what was
+/// typed.
 pub fn redact(text: &str) -> String {
     let mut redacted = String::new();
     let mut rest = text;
@@ -10,7 +11,7 @@ pub fn redact(text: &str) -> String {
         let (before, url) = rest.split_at(at + 3);
         let end = url.find([' ', '\'', '"', '\n']).unwrap_or(url.len());
         redacted += before;
-        // The last @: one in a password may not have been encoded.
+        // The last @, because one in a password may not be encoded.
         let login = url[..end].rfind('@').unwrap_or(0);
         redacted += if login > 0 { "…" } else { "" };
         rest = &url[login..];
@@ -18,13 +19,13 @@ pub fn redact(text: &str) -> String {
     redacted + rest
 }
 
-/// Ends the process as `clap` would, with help or an error, but shows no password that was typed
-/// in the wrong place.
+/// Ends the process with help or an error, as `clap` would, but shows no password that was typed in
+/// the wrong place.
 pub fn exit_with(error: &clap::Error) -> ! {
     if !error.use_stderr() {
         error.exit();
     }
-    // Nobody may be reading.
+    // Standard error may be closed.
     let _ = write!(std::io::stderr(), "{}", redact(&error.to_string()));
     std::process::exit(error.exit_code());
 }

@@ -1,152 +1,143 @@
 //! Some keys, chosen at random, compared on all servers.
 
 use std::collections::BTreeSet;
-use std::io::BufRead;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use redis::Pipeline;
-
-use super::server::{ServerProfile, short};
+use super::content::{Content, Row, differs, is_by_type, is_comparable, is_expiring};
+use super::status::{ServerStatus, short};
 use crate::backend::{BackendError, Connection, WaitPolicy};
 use crate::render::json;
 use crate::resp::value_type::ValueType;
-use crate::resp::{self, reply};
+use crate::resp::{self, command, reply};
 
-/// How many keys each server is asked for, of all its databases together.
+/// Keys that each server chooses, of all its databases together.
 const KEYS_PER_SERVER: usize = 40;
 
-/// How many keys are compared at most, however many servers there are.
+/// The most keys that are compared, however many servers there are.
 const MAX_KEYS: usize = 400;
 
-/// How many databases are looked into.
+/// The most databases of which keys are compared.
 const MAX_DATABASES: usize = 16;
 
-/// A longer name of a key is not compared.
+/// Keys with longer names are not compared.
 const MAX_KEY_BYTES: u64 = 4096;
 
-/// Of a value that takes more memory only the type is compared.
+/// Of values that take more memory only the type is compared.
 const MAX_VALUE_BYTES: u64 = 64 * 1024;
 
-/// The same for what is behind so many bytes of values.
+/// The most bytes of values that are read from a server; of further values only the type is compared.
 const MAX_SAMPLE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// What differs is read again, as it may be being written, or on its way to a replica: so often, …
+/// How often keys that differ are read again: they may be being written, or be on their way to a
+/// replica.
 const SECOND_LOOKS: usize = 4;
 
-/// … and so much later.
+/// Pause before each time that they are read again.
 const SECOND_LOOK_AFTER: Duration = Duration::from_millis(100);
 
-/// A database: the same number on all servers, or on each the one in its URL.
+/// A database: the same number on all servers, or on each server the one in its URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Database {
     Numbered(i64),
     OfUrl,
 }
 
-/// A key, and where it is.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    pub database: Database,
-    pub key: Vec<u8>,
-}
-
-/// What a server has at a place.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Content {
-    /// As `TYPE` says; `none` where there is no such key.
-    pub kind: String,
-    /// Whether it will be gone by itself.
-    pub expires: bool,
-    /// Of the value, where it was read.
-    pub digest: Option<u64>,
-}
-
-impl Content {
-    pub fn is_missing(&self) -> bool {
-        self.kind == "none"
-    }
-}
-
-/// One server whose data is compared.
-pub struct Compared<'a> {
-    /// Its place among the backends.
+/// A server whose data are compared.
+pub(super) struct ComparedServer<'a> {
+    /// Its index in the list of backends.
     pub index: usize,
     pub name: &'a str,
-    pub server: &'a mut ServerProfile,
+    pub status: &'a mut ServerStatus,
     /// The number of the database in its URL.
-    pub of_url: i64,
+    pub url_database: i64,
     /// Whether it has notably fewer keys than others.
     pub is_short: bool,
-    /// Why nothing more is known of its data.
+    /// The failure after which it was asked no more.
     pub failure: Option<BackendError>,
 }
 
-/// What has come out.
-#[derive(Debug, Default)]
-pub struct Outcome {
-    /// How many keys were compared, and of how many of them only the type.
-    pub compared: usize,
-    pub by_type: usize,
-    /// How many were on some servers only, and expire.
-    pub expiring: usize,
-    /// How many were changed again and again meanwhile.
-    pub changing: usize,
-    /// What each server has at a place where they differ.
-    pub differing: Vec<(Place, Vec<Option<Content>>)>,
+/// A key that is compared.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SampledKey {
+    pub database: Database,
+    pub name: Vec<u8>,
 }
 
-/// What each server has at one place; `None` where it could not say.
-type Row = Vec<Option<Content>>;
+/// The result of comparing keys.
+#[derive(Debug, Default)]
+pub struct Comparison {
+    /// How many keys were compared.
+    pub compared: usize,
+    /// Keys of which only the type was compared.
+    pub by_type: usize,
+    /// Keys that only some servers have, and that expire.
+    pub expiring: usize,
+    /// Keys that changed each time that they were read.
+    pub changing: usize,
+    /// Keys that differ, with their content on each server.
+    pub differing: Vec<(SampledKey, Row)>,
+}
 
-/// Chooses keys on each of the servers and compares them on all. Each has `time` to answer each of
-/// a few rounds.
-pub fn compare(servers: &mut [Compared], databases: &[Database], time: Duration) -> Outcome {
-    let chosen = at_once(servers, |server| choose(server, databases, Instant::now() + time));
-    let places: BTreeSet<Place> = chosen.into_iter().flatten().flatten().collect();
-    // Not the first ones, which would be those of one database.
-    let mut places: Vec<Place> = places.into_iter().collect();
-    fastrand::shuffle(&mut places);
-    places.truncate(MAX_KEYS);
-    places.sort();
-    let rows = read_all(servers, &places, time);
-    let mut open: Vec<(Place, Row)> = places.into_iter().zip(rows).collect();
+/// Chooses keys on each of the servers and compares them on all. Each server has `time` for each of a
+/// few rounds.
+pub fn compare(
+    servers: &mut [ComparedServer],
+    databases: &[Database],
+    time: Duration,
+) -> Comparison {
+    let keys = choose_keys(servers, databases, time);
+    let rows = read_all(servers, &keys, time);
+    let mut open: Vec<(SampledKey, Row)> = keys.into_iter().zip(rows).collect();
     open.retain(|(_, row)| is_comparable(row));
-    let mut outcome = Outcome { compared: open.len(), ..Outcome::default() };
-    outcome.by_type = open.iter().filter(|(_, row)| is_by_type(row)).count();
+    let by_type = open.iter().filter(|(_, row)| is_by_type(row)).count();
+    let mut comparison = Comparison { compared: open.len(), by_type, ..Comparison::default() };
     open.retain(|(_, row)| differs(row));
     for _ in 0..SECOND_LOOKS {
         if open.is_empty() {
             break;
         }
         thread::sleep(SECOND_LOOK_AFTER);
-        let places: Vec<Place> = open.iter().map(|(place, _)| place.clone()).collect();
-        let again = read_all(servers, &places, time);
-        let before = std::mem::take(&mut open);
-        for ((place, row), now) in before.into_iter().zip(again) {
-            match () {
-                () if !is_comparable(&now) => outcome.compared -= 1,
-                () if !differs(&now) => {}
-                () if now == row => outcome.differing.push((place, now)),
-                () => open.push((place, now)),
-            }
-        }
+        open = comparison.look_again(servers, open, time);
     }
-    outcome.changing = open.len();
-    let all = outcome.differing.len();
-    outcome.differing.retain(|(_, row)| !is_expiring(row));
-    outcome.expiring = all - outcome.differing.len();
-    outcome
+    comparison.changing = open.len();
+    let all = comparison.differing.len();
+    comparison.differing.retain(|(_, row)| !is_expiring(row));
+    comparison.expiring = all - comparison.differing.len();
+    comparison
 }
 
-/// Asks all servers that still answer, at the same time.
+impl Comparison {
+    /// Reads keys again that differed. Returns those that changed meanwhile and still differ.
+    fn look_again(
+        &mut self,
+        servers: &mut [ComparedServer],
+        open: Vec<(SampledKey, Row)>,
+        time: Duration,
+    ) -> Vec<(SampledKey, Row)> {
+        let (keys, before): (Vec<SampledKey>, Vec<Row>) = open.into_iter().unzip();
+        let now = read_all(servers, &keys, time);
+        let mut changed = Vec::new();
+        for ((key, before), now) in keys.into_iter().zip(before).zip(now) {
+            match () {
+                () if !is_comparable(&now) => self.compared -= 1,
+                () if !differs(&now) => {}
+                () if now == before => self.differing.push((key, now)),
+                () => changed.push((key, now)),
+            }
+        }
+        changed
+    }
+}
+
+/// Asks all servers that have not failed, at the same time.
 fn at_once<T: Send>(
-    servers: &mut [Compared],
-    ask: impl Fn(&mut Compared) -> Result<T, BackendError> + Sync,
+    servers: &mut [ComparedServer],
+    ask: impl Fn(&mut ComparedServer) -> Result<T, BackendError> + Sync,
 ) -> Vec<Option<T>> {
-    let ask = |one: &mut Compared| match one.failure {
+    let ask = |server: &mut ComparedServer| match server.failure {
         Some(_) => None,
-        None => ask(one).map_err(|error| one.failure = Some(error)).ok(),
+        None => ask(server).map_err(|error| server.failure = Some(error)).ok(),
     };
     thread::scope(|scope| {
         let asking: Vec<_> = servers.iter_mut().map(|server| scope.spawn(|| ask(server))).collect();
@@ -154,134 +145,100 @@ fn at_once<T: Send>(
     })
 }
 
-/// One row for each place.
-fn read_all(servers: &mut [Compared], places: &[Place], time: Duration) -> Vec<Row> {
-    let columns = at_once(servers, |server| read(server, places, Instant::now() + time));
-    (0..places.len())
-        .map(|place| {
-            let content =
-                |column: &Option<Vec<Content>>| Some(column.as_ref()?.get(place)?.clone());
+/// Chooses random keys of all servers, sorted.
+fn choose_keys(
+    servers: &mut [ComparedServer],
+    databases: &[Database],
+    time: Duration,
+) -> Vec<SampledKey> {
+    let chosen = at_once(servers, |server| choose(server, databases, Instant::now() + time));
+    let keys: BTreeSet<SampledKey> = chosen.into_iter().flatten().flatten().collect();
+    let mut keys: Vec<SampledKey> = keys.into_iter().collect();
+    // The first ones would be those of one database.
+    fastrand::shuffle(&mut keys);
+    keys.truncate(MAX_KEYS);
+    keys.sort();
+    keys
+}
+
+/// Reads the keys from all servers; returns a row for each key.
+fn read_all(servers: &mut [ComparedServer], keys: &[SampledKey], time: Duration) -> Vec<Row> {
+    let columns = at_once(servers, |server| read(server, keys, Instant::now() + time));
+    (0..keys.len())
+        .map(|key| {
+            let content = |column: &Option<Vec<Content>>| Some(column.as_ref()?.get(key)?.clone());
             columns.iter().map(content).collect()
         })
         .collect()
 }
 
-/// Whether two servers or more have said what they have.
-fn is_comparable(row: &[Option<Content>]) -> bool {
-    row.iter().flatten().count() >= 2
-}
-
-/// Whether only types are known on some server; then only these are compared.
-fn is_by_type(row: &[Option<Content>]) -> bool {
-    row.iter().flatten().any(|content| !content.is_missing() && content.digest.is_none())
-}
-
-/// A type, and a value's digest.
-pub type Essence = (String, Option<u64>);
-
-/// What two servers must have alike.
-pub fn essence(content: &Content, row: &[Option<Content>]) -> Essence {
-    (content.kind.clone(), content.digest.filter(|_| !is_by_type(row)))
-}
-
-fn differs(row: &[Option<Content>]) -> bool {
-    let mut known = row.iter().flatten().map(|content| essence(content, row));
-    let first = known.next();
-    known.any(|content| Some(content) != first)
-}
-
-/// Whether it is what happens where servers remove the same key at different times.
-fn is_expiring(row: &[Option<Content>]) -> bool {
-    let there: Row = row
-        .iter()
-        .filter(|content| content.as_ref().is_some_and(|c| !c.is_missing()))
-        .cloned()
-        .collect();
-    there.iter().flatten().all(|content| content.expires) && !differs(&there)
-}
-
-impl Compared<'_> {
+impl ComparedServer<'_> {
     fn number(&self, database: Database) -> i64 {
         match database {
             Database::Numbered(number) => number,
-            Database::OfUrl => self.of_url,
+            Database::OfUrl => self.url_database,
         }
     }
 
-    fn link(&mut self, deadline: Instant) -> &mut Connection {
-        let link = &mut self.server.link;
-        link.set_wait_policy(WaitPolicy::Until(deadline), Duration::ZERO);
-        link
+    /// Sends commands, if there are any, whose replies have to come until `deadline`.
+    fn send(
+        &mut self,
+        commands: &[u8],
+        deadline: Instant,
+    ) -> Result<&mut Connection, BackendError> {
+        let connection = &mut self.status.connection;
+        connection.set_wait_policy(WaitPolicy::Until(deadline), Duration::ZERO);
+        if !commands.is_empty() {
+            connection.send(commands)?;
+        }
+        Ok(connection)
     }
 }
 
-/// Keys at random.
+/// Chooses random keys of one server.
 fn choose(
-    server: &mut Compared,
+    server: &mut ComparedServer,
     databases: &[Database],
     deadline: Instant,
-) -> Result<Vec<Place>, BackendError> {
+) -> Result<Vec<SampledKey>, BackendError> {
     let databases = &databases[..databases.len().min(MAX_DATABASES)];
-    let mut places = Vec::new();
+    let mut keys = Vec::new();
     for &database in databases {
-        let mut questions = Pipeline::new();
-        questions.cmd("SELECT").arg(server.number(database));
+        let mut questions = Vec::new();
+        command("SELECT").number(server.number(database)).append_to(&mut questions);
         let count = (KEYS_PER_SERVER / databases.len()).max(1);
-        (0..count).for_each(|_| _ = questions.cmd("RANDOMKEY"));
-        let link = server.link(deadline);
-        link.send(&questions.get_packed_pipeline())?;
-        reply::simple(link.replies())?;
+        (0..count).for_each(|_| command("RANDOMKEY").append_to(&mut questions));
+        let connection = server.send(&questions, deadline)?;
+        reply::simple(connection.replies())?;
         for _ in 0..count {
-            let key = short(link.replies(), MAX_KEY_BYTES)?;
-            places.extend(key.map(|key| Place { database, key }));
+            let name = short(connection.replies(), MAX_KEY_BYTES)?;
+            keys.extend(name.map(|name| SampledKey { database, name }));
         }
     }
-    Ok(places)
+    Ok(keys)
 }
 
-/// What a server has at these places, in their order.
+/// Reads these keys from one server, in their order.
 fn read(
-    server: &mut Compared,
-    places: &[Place],
+    server: &mut ComparedServer,
+    keys: &[SampledKey],
     deadline: Instant,
 ) -> Result<Vec<Content>, BackendError> {
-    let mut questions = Questions::new();
-    for place in places {
-        let pipeline = questions.at(server, place);
-        pipeline.cmd("TYPE").arg(&place.key);
-        pipeline.cmd("MEMORY").arg("USAGE").arg(&place.key);
-        pipeline.cmd("PTTL").arg(&place.key);
-    }
-    let link = server.link(deadline);
-    let selects = questions.send(link)?;
-    let mut contents = Vec::new();
-    let mut wanted: Vec<Option<ValueType>> = Vec::new();
-    let mut left = MAX_SAMPLE_BYTES;
-    for selects in selects {
-        selected(link.replies(), selects)?;
-        let kind = reply::simple(link.replies())?;
-        let bytes = reply::integer(link.replies())?.unwrap_or(0).unsigned_abs();
-        let expires = reply::integer(link.replies())?.is_some_and(|time| time >= 0);
-        let fits = bytes <= MAX_VALUE_BYTES.min(left);
-        let readable = ValueType::from_name(&kind).filter(|_| fits);
-        left -= readable.map_or(0, |_| bytes);
-        wanted.push(readable);
-        contents.push(Content { kind, expires, digest: None });
-    }
-    let mut questions = Questions::new();
-    for (place, kind) in places.iter().zip(&wanted) {
-        if let Some(kind) = kind {
-            questions.at(server, place).add_command(kind.read(&place.key));
+    let (mut contents, types) = read_types(server, keys, deadline)?;
+    let mut questions = Vec::new();
+    for (key, value_type) in keys.iter().zip(&types) {
+        if let Some(value_type) = value_type {
+            command("SELECT").number(server.number(key.database)).append_to(&mut questions);
+            value_type.read_command(&key.name).append_to(&mut questions);
         }
     }
-    let link = server.link(deadline);
-    let mut selects = questions.send(link)?.into_iter();
-    for (content, kind) in contents.iter_mut().zip(wanted) {
-        let Some(kind) = kind else { continue };
-        selected(link.replies(), selects.next().unwrap_or(false))?;
-        content.digest = match json::survey(kind, link.replies()) {
+    let replies = server.send(&questions, deadline)?.replies();
+    for (content, value_type) in contents.iter_mut().zip(types) {
+        let Some(value_type) = value_type else { continue };
+        reply::simple(replies)?;
+        content.digest = match json::survey(value_type, replies) {
             Ok(survey) => Some(survey.digest),
-            // Another has taken its place since: it is looked at again if that makes a difference.
+            // A value of another type has replaced it. If it differs it is read again.
             Err(resp::Error::Redis(error)) if error.starts_with("WRONGTYPE") => None,
             Err(error) => return Err(error.into()),
         };
@@ -289,70 +246,33 @@ fn read(
     Ok(contents)
 }
 
-/// Commands about keys, with a SELECT where another database comes.
-struct Questions {
-    pipeline: Pipeline,
-    database: Option<Database>,
-    /// For each place whether there is a SELECT before it.
-    selects: Vec<bool>,
-}
-
-impl Questions {
-    fn new() -> Self {
-        Self { pipeline: Pipeline::new(), database: None, selects: Vec::new() }
+/// Reads the types of these keys. Returns their contents without digests, and the types of those whose
+/// values are to be read.
+fn read_types(
+    server: &mut ComparedServer,
+    keys: &[SampledKey],
+    deadline: Instant,
+) -> Result<(Vec<Content>, Vec<Option<ValueType>>), BackendError> {
+    let mut questions = Vec::new();
+    for key in keys {
+        command("SELECT").number(server.number(key.database)).append_to(&mut questions);
+        command("TYPE").arg(&key.name).append_to(&mut questions);
+        command("MEMORY").arg("USAGE").arg(&key.name).append_to(&mut questions);
+        command("PTTL").arg(&key.name).append_to(&mut questions);
     }
-
-    fn at(&mut self, server: &Compared, place: &Place) -> &mut Pipeline {
-        let selects = self.database != Some(place.database);
-        if selects {
-            self.pipeline.cmd("SELECT").arg(server.number(place.database));
-            self.database = Some(place.database);
-        }
-        self.selects.push(selects);
-        &mut self.pipeline
+    let replies = server.send(&questions, deadline)?.replies();
+    let (mut contents, mut types) = (Vec::new(), Vec::new());
+    let mut bytes_left = MAX_SAMPLE_BYTES;
+    for _ in keys {
+        reply::simple(replies)?;
+        let kind = reply::simple(replies)?;
+        let bytes = reply::integer(replies)?.unwrap_or(0).unsigned_abs();
+        let expires = reply::integer(replies)?.is_some_and(|time| time >= 0);
+        let fits = bytes <= MAX_VALUE_BYTES.min(bytes_left);
+        let readable = ValueType::from_name(&kind).filter(|_| fits);
+        bytes_left -= readable.map_or(0, |_| bytes);
+        types.push(readable);
+        contents.push(Content { kind, expires, digest: None });
     }
-
-    /// Returns for each place whether the reply to a SELECT comes before it.
-    fn send(self, link: &mut Connection) -> Result<Vec<bool>, BackendError> {
-        if !self.selects.is_empty() {
-            link.send(&self.pipeline.get_packed_pipeline())?;
-        }
-        Ok(self.selects)
-    }
-}
-
-fn selected(from: &mut impl BufRead, is_expected: bool) -> Result<(), resp::Error> {
-    if is_expected {
-        reply::simple(from)?;
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn content(kind: &str, expires: bool, digest: Option<u64>) -> Option<Content> {
-        Some(Content { kind: kind.to_owned(), expires, digest })
-    }
-
-    #[test]
-    fn values_that_could_not_be_read_everywhere_are_compared_by_type() {
-        let large = content("hash", false, None);
-        assert!(!differs(&[large.clone(), content("hash", false, Some(1)), None]));
-        assert!(differs(&[large.clone(), content("string", false, Some(1))]));
-        assert!(differs(&[large, content("none", false, None)]));
-        assert!(differs(&[content("hash", false, Some(1)), content("hash", false, Some(2))]));
-        assert!(!differs(&[content("hash", true, Some(1)), content("hash", false, Some(1))]));
-        assert!(!differs(&[None, None]));
-    }
-
-    #[test]
-    fn only_what_is_gone_in_some_place_and_will_be_in_all_has_expired() {
-        let there = || content("string", true, Some(1));
-        let gone = || content("none", false, None);
-        assert!(is_expiring(&[there(), gone(), there(), None]));
-        assert!(!is_expiring(&[there(), gone(), content("string", true, Some(2))]));
-        assert!(!is_expiring(&[content("string", false, Some(1)), gone()]));
-    }
+    Ok((contents, types))
 }

@@ -6,8 +6,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use log::warn;
-#[cfg(unix)]
-use rustix::event::{PollFd, PollFlags, poll};
 
 use super::{BackendState, Known, Member};
 use crate::backend::{BackendError, BackendId, Connection, Report};
@@ -282,9 +280,7 @@ impl Checker {
             thread::sleep(time);
             return false;
         };
-        let mut polled = [PollFd::new(connection, PollFlags::IN)];
-        let timeout = rustix::time::Timespec::try_from(time).ok();
-        let has_ended = matches!(poll(&mut polled, timeout.as_ref()), Ok(1..));
+        let has_ended = connection.stream().wait_for_input(time);
         match has_ended {
             true => self.connection = None,
             false => self.ends_at_once = false,

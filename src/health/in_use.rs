@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::rule::Databases;
+use super::known::Databases;
 
 /// The databases that clients read, as far as they are known; shared by all backends.
 #[derive(Debug, Default)]

@@ -10,7 +10,9 @@
 pub mod checker;
 mod health;
 mod in_use;
+mod known;
 mod member;
+mod questions;
 mod record;
 pub mod rule;
 #[cfg(test)]
@@ -22,7 +24,7 @@ mod tests;
 
 pub use self::health::{Health, HealthSettings};
 pub use self::in_use::DatabasesInUse;
+pub use self::known::{Databases, Known};
 pub use self::member::Member;
-pub use self::rule::{Databases, Known};
 pub use self::state::{BackendState, StateListener};
 pub use self::summary::{Change, Summary};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use log::warn;
 
 use super::BackendState;
-use super::rule::{Cause, Databases, Identity, Known, Standing, Unproven};
+use super::known::{Cause, Databases, Identity, Known, Standing, Unproven};
 use super::summary::Change;
 use crate::backend::{Keys, Report};
 

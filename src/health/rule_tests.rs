@@ -2,10 +2,8 @@
 
 use std::fmt::Write;
 
-use super::rule::{
-    Cause, Databases, Facts, Identity, Known, Remembered, Seen, Standing, Unproven, Verdict, judge,
-    judge_first,
-};
+use super::known::{Cause, Databases, Identity, Known, Remembered, Seen, Standing, Unproven};
+use super::rule::{Facts, Verdict, judge, judge_first};
 use crate::backend::{Keys, Report};
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::known::{Identity, Seen};
 use super::record::{MAX_CHANGES, STILL_CHECKS};
-use super::rule::{Identity, Seen};
 use super::*;
 use crate::backend::{Keys, Report};
 use crate::sync::{Mutex, lock};

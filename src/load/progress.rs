@@ -1,3 +1,5 @@
+//! Shows how far each backend is.
+
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -6,45 +8,50 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, P
 /// The least time between two lines about one backend where there is no terminal to draw on.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// No colours, so there is nothing that `NO_COLOR` would have to switch off.
+/// Without colours, so that `NO_COLOR` has nothing to switch off.
 const TEMPLATE: &str = "{prefix} {msg:9} [{bar:20}] {pos}/{len} {rate} {eta} left";
 
-/// One bar per backend on a terminal, plain lines elsewhere; always on stderr.
-pub struct Bars {
+/// One bar for each backend on a terminal, plain lines elsewhere; always on stderr.
+pub(super) struct Bars {
     bars: MultiProgress,
     rows: u64,
     name_width: usize,
-    plain: bool,
+    is_plain: bool,
 }
 
-/// What is shown of one backend.
-pub struct RowProgress {
+/// Shows the progress of one backend.
+pub(super) struct BackendProgress {
     bar: ProgressBar,
     name: String,
-    plain: bool,
+    is_plain: bool,
     next_line: Instant,
 }
 
 impl Bars {
-    /// `rows` is how many rows each backend gets, `name_width` how long the longest name is.
+    /// `rows` is the number of rows that each backend gets, `name_width` the length of the longest name.
     pub fn new(rows: u64, name_width: usize) -> Self {
-        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-        let plain = dumb || !std::io::stderr().is_terminal();
+        let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        let is_plain = is_dumb || !std::io::stderr().is_terminal();
         let target =
-            if plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        Self { bars: MultiProgress::with_draw_target(target), rows, name_width, plain }
+            if is_plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        Self { bars: MultiProgress::with_draw_target(target), rows, name_width, is_plain }
     }
 
-    pub fn add(&self, name: &str) -> RowProgress {
+    pub fn add(&self, name: &str) -> BackendProgress {
         let bar = self.bars.add(ProgressBar::new(self.rows));
         bar.set_style(style());
         bar.set_prefix(format!("{name:width$}", width = self.name_width));
-        RowProgress { bar, name: name.to_owned(), plain: self.plain, next_line: Instant::now() }
+        BackendProgress {
+            bar,
+            name: name.to_owned(),
+            is_plain: self.is_plain,
+            next_line: Instant::now(),
+        }
     }
 }
 
-impl RowProgress {
-    /// A new step begins, from the first row on.
+impl BackendProgress {
+    /// Begins a step, from the first row on.
     pub fn start(&mut self, step: &'static str) {
         self.bar.reset();
         self.bar.set_message(step);
@@ -53,7 +60,7 @@ impl RowProgress {
 
     pub fn advance(&mut self, rows: u64) {
         self.bar.inc(rows);
-        if self.plain && Instant::now() >= self.next_line {
+        if self.is_plain && Instant::now() >= self.next_line {
             let (done, all) = (self.bar.position(), self.bar.length().unwrap_or(0));
             self.line(&format!("{} {done} of {all} rows", self.bar.message()));
         }
@@ -70,8 +77,8 @@ impl RowProgress {
     }
 
     fn line(&mut self, text: &str) {
-        if self.plain {
-            // Nothing better can be done about a closed stderr than to go on without it.
+        if self.is_plain {
+            // If stderr is closed we go on without it.
             let _ = writeln!(std::io::stderr(), "{}: {text}", self.name);
             self.next_line = Instant::now() + LINE_INTERVAL;
         }
@@ -83,7 +90,7 @@ fn style() -> ProgressStyle {
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("=> ")
         .with_key("rate", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-            // A failure to write would be indicatif's own.
+            // Only indicatif itself could fail to write here.
             let _ = write!(out, "{:.0}/s", state.per_sec());
         })
 }

@@ -1,10 +1,12 @@
-use crate::load::dataset::Row;
+//! The transaction that writes a batch of rows.
+
+use super::dataset::Row;
 use crate::resp::{command, write};
 
-/// The commands that replace the keys of a batch of rows, as they are sent. The same memory is used
-/// for one batch after the other.
-pub struct Transaction {
-    /// What the keys begin with.
+/// The commands that replace the keys of a batch of rows, as they are sent. One after the other, all
+/// batches use its memory.
+pub(super) struct Transaction {
+    /// The beginning of all keys.
     prefix: String,
     /// Each field's name as an argument.
     names: Vec<Vec<u8>>,
@@ -17,7 +19,7 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// Of no rows yet, for keys with this `prefix` and hashes with these `fields`.
+    /// Has no rows yet; its keys get this `prefix`, its hashes these `fields`.
     pub fn new<'a>(prefix: &str, fields: impl Iterator<Item = &'a str>) -> Self {
         let encode = |name: &str| {
             let mut argument = Vec::new();
@@ -35,12 +37,12 @@ impl Transaction {
         }
     }
 
-    /// How many fields each row has.
+    /// The number of fields that each row has.
     pub fn fields(&self) -> usize {
         self.names.len()
     }
 
-    /// Replaces the key of `row`, too, whatever it holds.
+    /// Adds a row, whose key is replaced whatever it holds.
     pub fn add(&mut self, row: &Row) {
         self.rows += 1;
         row.write_key(&self.prefix, &mut self.key);
@@ -54,16 +56,16 @@ impl Transaction {
         }
     }
 
-    /// All commands; then there are no rows any more.
+    /// Returns all commands, and removes the rows.
     pub fn take(&mut self) -> &[u8] {
         let out = &mut self.commands;
         out.clear();
-        command::encode([&b"MULTI"[..]].into_iter(), out);
+        command("MULTI").append_to(out);
         write::array(out, 1 + self.rows);
         write::bulk(out, b"DEL");
         out.append(&mut self.keys);
         out.append(&mut self.hsets);
-        command::encode([&b"EXEC"[..]].into_iter(), out);
+        command("EXEC").append_to(out);
         self.rows = 0;
         out
     }

@@ -1,18 +1,19 @@
-//! How long something took, many times: counted in buckets, by any number of threads at once.
+//! Durations counted in buckets, by any number of threads at once.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// An octave of times has so many buckets: a bucket is at most a sixteenth wide of what is in it.
+/// Buckets in each octave (from a power of two to the next): a bucket is at most a sixteenth as wide
+/// as the times in it.
 const BUCKETS_IN_OCTAVE: usize = 1 << OCTAVE_BITS;
 const OCTAVE_BITS: usize = 4;
 
-/// Up to 2^26 µs, which is 67 s; what took longer is in one more bucket.
+/// Buckets reach up to 2^26 µs, which is 67 s; one more holds all longer times.
 const MAX_BITS: usize = 26;
 
 const BUCKETS: usize = (MAX_BITS - OCTAVE_BITS + 1) * BUCKETS_IN_OCTAVE + 1;
 
-/// Times in microseconds, counted.
+/// Counts durations, in microseconds.
 #[derive(Debug)]
 pub struct Histogram {
     buckets: [AtomicU64; BUCKETS],
@@ -26,45 +27,45 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// Counts so many that took so long.
+    /// Counts `count` events that took this time.
     pub fn add(&self, time: Duration, count: u64) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.buckets[bucket(micros)].fetch_add(count, Ordering::Relaxed);
         self.sum_micros.fetch_add(micros.saturating_mul(count), Ordering::Relaxed);
     }
 
-    /// All that was counted so far.
+    /// A copy of all that was counted so far.
     pub fn times(&self) -> Times {
         let counts = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
         Times { counts, sum_micros: self.sum_micros.load(Ordering::Relaxed) }
     }
 
-    /// How many were counted so far.
+    /// How many events were counted so far.
     pub fn count(&self) -> u64 {
         self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).sum()
     }
 }
 
-/// What a [`Histogram`] had counted at some moment, or between two.
+/// A copy of a [`Histogram`] at some moment, or the difference between two.
 #[derive(Debug, Clone, Default)]
 pub struct Times {
-    /// By bucket; those behind the end are empty.
+    /// By bucket; buckets after the end are empty.
     counts: Vec<u64>,
     sum_micros: u64,
 }
 
 impl Times {
-    /// How many.
+    /// How many events there are.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// All together.
+    /// The sum of all times.
     pub fn sum(&self) -> Duration {
         Duration::from_micros(self.sum_micros)
     }
 
-    /// These and those of another histogram.
+    /// Adds the times of another histogram.
     pub fn with(mut self, other: &Self) -> Self {
         self.counts.resize(self.counts.len().max(other.counts.len()), 0);
         self.counts.iter_mut().zip(&other.counts).for_each(|(own, other)| *own += other);
@@ -72,7 +73,7 @@ impl Times {
         self
     }
 
-    /// What was counted since `earlier`, a moment of the same histogram.
+    /// Subtracts `earlier`, a copy of the same histogram.
     pub fn since(&self, earlier: &Self) -> Self {
         let before = earlier.counts.iter().chain(std::iter::repeat(&0));
         let counts = self.counts.iter().zip(before).map(|(now, then)| now.saturating_sub(*then));
@@ -80,8 +81,8 @@ impl Times {
         Self { counts: counts.collect(), sum_micros }
     }
 
-    /// The time within which this share of all, from 0 to 1, was over, give or take 3 %; `None`
-    /// where there are none.
+    /// The time within which this share of all events, from 0 to 1, was over, give or take 3 %; `None`
+    /// if there are no events.
     pub fn percentile(&self, share: f64) -> Option<Duration> {
         let count = self.count();
         let rank = ((count as f64 * share).ceil() as u64).clamp(1, count.max(1));
@@ -93,8 +94,8 @@ impl Times {
         Some(Duration::from_micros((lower_bound(bucket) + lower_bound(bucket + 1)) / 2))
     }
 
-    /// How many took less than each power of two of microseconds, from 2^`first` on, and not less
-    /// than the one before; those that took longer than all of these are in none.
+    /// Counts events by powers of two of microseconds, from 2^`first` on: each entry has the events
+    /// below its bound that are in no entry before. Events above the last bound are in none.
     pub fn by_octave(&self, first: usize) -> Vec<(Duration, u64)> {
         let octaves = first..=MAX_BITS;
         let mut rest = self.counts.iter().enumerate().peekable();
@@ -111,14 +112,14 @@ impl Times {
     }
 }
 
-/// The bucket of this time.
+/// The bucket that counts this time.
 fn bucket(micros: u64) -> usize {
     let octave = (u64::BITS - micros.leading_zeros()).saturating_sub(OCTAVE_BITS as u32 + 1);
     let within = (micros >> octave) as usize;
     (octave as usize * BUCKETS_IN_OCTAVE + within).min(BUCKETS - 1)
 }
 
-/// The least time in this bucket.
+/// The shortest time that this bucket counts.
 fn lower_bound(bucket: usize) -> u64 {
     let octave = (bucket / BUCKETS_IN_OCTAVE).saturating_sub(1);
     ((bucket - octave * BUCKETS_IN_OCTAVE) as u64) << octave

@@ -1,4 +1,4 @@
-//! What is counted: clients, requests, refusals, failures, and how long backends took.
+//! Counters of clients, requests, refusals and failures, and histograms of how long backends took.
 
 mod histogram;
 
@@ -8,38 +8,36 @@ use std::time::Duration;
 pub use self::histogram::{Histogram, Times};
 use crate::net::protocol::WireProtocol;
 
-/// Counts up from the start of the process, for any number of threads.
+/// A number that only grows; any number of threads may count at once.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// One more.
+    /// Counts one more.
     pub fn add_one(&self) {
         self.add(1);
     }
 
-    /// So many more.
+    /// Counts so many more.
     pub fn add(&self, count: u64) {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// How many there were.
+    /// The count since the start of the process.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// One of something for each protocol.
+/// One value for each protocol.
 #[derive(Debug, Default)]
 pub struct ByProtocol<T> {
-    /// HTTP's.
     pub http: T,
-    /// The Redis protocol's.
     pub resp: T,
 }
 
 impl<T> ByProtocol<T> {
-    /// That of one protocol.
+    /// The value of one protocol.
     pub fn of(&self, protocol: WireProtocol) -> &T {
         match protocol {
             WireProtocol::Http => &self.http,
@@ -48,27 +46,26 @@ impl<T> ByProtocol<T> {
     }
 }
 
-/// Why a request was not answered with what it asked for.
+/// Reason why a request did not get what it asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// It would write.
     Write,
     /// It is malformed.
     BadRequest,
-    /// It is a command that does not exist.
+    /// The command does not exist.
     UnknownCommand,
-    /// It is a command that we keep from readers.
+    /// The command exists and is not served.
     NotServed,
     /// No backend could answer.
     Unanswered,
 }
 
 impl Refusal {
-    /// All of them.
     pub const ALL: [Self; 5] =
         [Self::Write, Self::BadRequest, Self::UnknownCommand, Self::NotServed, Self::Unanswered];
 
-    /// As a label has it.
+    /// The value of the label `reason`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Write => "write",
@@ -80,53 +77,53 @@ impl Refusal {
     }
 }
 
-/// What one backend has done.
+/// Metrics of one backend.
 #[derive(Debug, Default)]
 pub struct BackendMetrics {
-    /// The requests that it has answered, and how long it took until the reply began.
+    /// Requests that it has answered, by how long it took until the reply began.
     pub answered: ByProtocol<Histogram>,
-    /// Tries that failed: it could not be reached, was silent, or could not answer.
+    /// Attempts that failed: it could not be reached, was silent, or could not answer.
     pub errors: Counter,
-    /// Those of them that were made again on another backend.
+    /// Failed attempts that were made again on another backend.
     pub retries: Counter,
-    /// Replies to Redis clients that are errors.
+    /// Error replies to Redis clients.
     pub error_replies: Counter,
 }
 
-/// What all clients together have done, beside what backends did for them.
+/// Metrics of all clients together, but for the work of backends.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    /// Clients that are connected and have not said yet what they speak.
+    /// Connected clients whose protocol is not known yet.
     pub new_clients: AtomicUsize,
-    /// Clients that are connected.
+    /// Connected clients whose protocol is known.
     pub clients: ByProtocol<AtomicUsize>,
-    /// Clients that ever said what they speak.
+    /// Clients whose protocol became known, since the start.
     pub connections: ByProtocol<Counter>,
-    /// Clients that were told that there are too many.
+    /// Clients that were refused because there are too many.
     pub turned_away: Counter,
     /// Requests that were answered without a backend.
     pub answered_here: ByProtocol<Counter>,
-    /// Answers that broke off because of a backend.
+    /// Answers that a failing backend cut off.
     pub cut: ByProtocol<Counter>,
-    /// What HTTP clients asked for: keys.
+    /// HTTP requests for keys.
     pub http_keys: Counter,
-    /// Listings.
+    /// HTTP requests for listings.
     pub http_listings: Counter,
     refused: ByProtocol<[Counter; Refusal::ALL.len()]>,
 }
 
 impl Metrics {
-    /// Counts a request that is not answered with what it asked for.
+    /// Counts a request that does not get what it asked for.
     pub fn refuse(&self, protocol: WireProtocol, why: Refusal) {
         self.refused.of(protocol)[why as usize].add_one();
     }
 
-    /// How many there were.
+    /// How many requests were refused for this reason.
     pub fn refused(&self, protocol: WireProtocol, why: Refusal) -> u64 {
         self.refused.of(protocol)[why as usize].get()
     }
 
-    /// The clients that are connected.
+    /// How many clients are connected.
     pub fn all_clients(&self) -> usize {
         let ByProtocol { http, resp } = &self.clients;
         [&self.new_clients, http, resp].iter().map(|count| count.load(Ordering::Relaxed)).sum()
@@ -134,37 +131,38 @@ impl Metrics {
 }
 
 impl BackendMetrics {
-    /// Counts a request that it has answered.
+    /// Counts a request that the backend has answered.
     pub fn answer(&self, protocol: WireProtocol, time: Duration) {
         self.answer_many(protocol, time, 1);
     }
 
-    /// Counts requests that it has answered at once.
+    /// Counts requests that the backend has answered at the same moment.
     pub fn answer_many(&self, protocol: WireProtocol, time: Duration, requests: usize) {
         self.answered.of(protocol).add(time, requests as u64);
     }
 
-    /// The times of both protocols.
+    /// The times of requests of both protocols.
     pub fn times(&self) -> Times {
         self.answered.http.times().with(&self.answered.resp.times())
     }
 }
 
-/// Counts a client as long as it lives.
+/// Counts a client as connected until it is dropped.
 #[derive(Debug)]
 pub struct Presence<'a> {
     metrics: &'a Metrics,
+    /// The gauge in which the client is counted now.
     counted: &'a AtomicUsize,
 }
 
 impl<'a> Presence<'a> {
-    /// Of a client that has just come.
+    /// Counts a client that has just come.
     pub fn new(metrics: &'a Metrics) -> Self {
         metrics.new_clients.fetch_add(1, Ordering::Relaxed);
         Self { metrics, counted: &metrics.new_clients }
     }
 
-    /// It has said what it speaks.
+    /// Counts the client with those of its protocol, which is now known.
     pub fn speaks(&mut self, protocol: WireProtocol) {
         self.metrics.connections.of(protocol).add_one();
         let now = self.metrics.clients.of(protocol);

@@ -1,9 +1,9 @@
-//! What a client speaks, told by its first bytes.
+//! Detects which protocol a client speaks, by its first bytes.
 
-/// Bytes that suffice to tell the protocol.
+/// Number of bytes that always tell the protocol.
 const DETECTION_BYTES: usize = 16;
 
-/// What a client speaks.
+/// The protocol that a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WireProtocol {
     /// HTTP, of any version.
@@ -13,13 +13,14 @@ pub enum WireProtocol {
 }
 
 impl WireProtocol {
-    /// What the first bytes of a connection tell: an upper-case method, a space, then `/`, `*` or
-    /// `http` is HTTP; anything else is Redis. `None` while both are possible.
-    pub fn detect(begun: &[u8]) -> Option<Self> {
-        let begun = &begun[..begun.len().min(DETECTION_BYTES)];
-        // Both protocols pass over empty lines.
-        let blank = begun.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-        let text = &begun[blank..];
+    /// Detects the protocol by the first bytes that a client has sent; `None` while both are possible.
+    ///
+    /// HTTP begins with a method in upper case, a space, then `/`, `*` or `http`. Anything else is Redis.
+    pub fn detect(received: &[u8]) -> Option<Self> {
+        let received = &received[..received.len().min(DETECTION_BYTES)];
+        // Both protocols skip empty lines.
+        let blank = received.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        let text = &received[blank..];
         let method = text.iter().take_while(|byte| byte.is_ascii_uppercase() || **byte == b'-');
         let method = method.count();
         let is_http = match text[method..].split_first() {
@@ -34,7 +35,7 @@ impl WireProtocol {
         };
         match is_http {
             Some(true) => Some(Self::Http),
-            None if begun.len() < DETECTION_BYTES => None,
+            None if received.len() < DETECTION_BYTES => None,
             _ => Some(Self::Resp),
         }
     }
@@ -45,7 +46,7 @@ mod tests {
     use super::*;
     use WireProtocol::{Http, Resp};
 
-    /// How many first bytes it takes, and what they tell; more of them must not tell otherwise.
+    /// How many first bytes it takes, and the protocol; more of them must not change it.
     fn decision(bytes: &[u8]) -> (usize, Option<WireProtocol>) {
         let told: Vec<_> =
             (0..=bytes.len()).map(|end| WireProtocol::detect(&bytes[..end])).collect();

@@ -1,5 +1,8 @@
-//! What is seen from outside: the status page's figures, Prometheus' text, the history behind both.
+//! Shows what happens: the status page's data, the metrics for Prometheus, the samples of the history.
 
+mod backend_status;
+mod families;
+pub mod misconfiguration;
 pub mod process;
 pub mod prometheus;
 pub mod sampler;

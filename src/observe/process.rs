@@ -1,25 +1,25 @@
-//! What the process takes of the machine.
+//! The resources that the process uses.
 
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-/// What the process takes of the machine; `None` for what the system does not say.
+/// The resources that the process uses; `None` if the system does not tell.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Usage {
-    /// Its threads.
+    /// The number of its threads.
     pub threads: Option<u64>,
-    /// Memory that it has in RAM.
+    /// Its memory in RAM.
     pub resident_bytes: Option<u64>,
     /// Processor time of all its threads since the start.
     pub cpu_seconds: f64,
 }
 
 impl Usage {
-    /// As it is now.
+    /// Asks the system.
     pub fn now() -> Self {
-        // As in proc(5); other systems have no such file.
+        // See proc(5); only Linux has this file.
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name))?;

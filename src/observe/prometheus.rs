@@ -1,7 +1,7 @@
-//! What is counted, for Prometheus: the text at `/-/metrics`, in the OpenMetrics form.
+//! The metrics for Prometheus: the text at `/-/metrics`, in the OpenMetrics form.
 //!
-//! No label comes from a client: protocols, reasons and states are ours, backends are those of the
-//! command line, commands those that backends know.
+//! No label holds text of a client: protocols, reasons and states are ours, backends come from the
+//! configuration, and commands are those that backends know.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet, text};
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::families::Families;
+use super::process::Usage;
 use crate::backend::pool;
 use crate::balance::Balancer;
 use crate::balance::slow;
@@ -21,15 +23,14 @@ use crate::health::{Member, Summary};
 use crate::logging;
 use crate::metrics::{Refusal, Times};
 use crate::net::protocol::WireProtocol;
-use crate::observe::process::Usage;
 
-/// The `Content-Type` of the text.
+/// `Content-Type` of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What stands for the backend of requests that needed none.
+/// Label for the backend of requests that the balancer answers itself.
 const NO_BACKEND: &str = "none";
 
-/// The first bucket of latencies ends at 2^6 µs.
+/// The first bucket of latencies ends at 2 to the power of this, in µs.
 const FIRST_OCTAVE: usize = 6;
 
 const PROTOCOLS: [(WireProtocol, &str); 2] =
@@ -38,10 +39,7 @@ const PROTOCOLS: [(WireProtocol, &str); 2] =
 const STATES: [BackendState; 4] =
     [BackendState::Up, BackendState::Suspect, BackendState::Down, BackendState::Syncing];
 
-/// All metrics as they are now.
-///
-/// # Errors
-/// None that is known of: the encoder's own.
+/// Encodes all metrics as they are now. Fails only if the encoder does.
 pub fn text(balancer: &Balancer) -> Result<String, fmt::Error> {
     let snapshot = Snapshot::of(balancer);
     let mut registry = Registry::with_prefix("redis_lb");
@@ -55,7 +53,7 @@ pub fn text(balancer: &Balancer) -> Result<String, fmt::Error> {
     Ok(text)
 }
 
-/// What all metrics are made of.
+/// The values of all metrics at one moment.
 #[derive(Debug)]
 struct Snapshot {
     ready: bool,
@@ -130,44 +128,6 @@ fn backends(balancer: &Balancer) -> Vec<BackendSnapshot> {
     balancer.backends().iter().map(snapshot).collect()
 }
 
-/// Writes whole families of metrics.
-struct Families<'a>(DescriptorEncoder<'a>);
-
-impl Families<'_> {
-    fn counters<L: EncodeLabelSet>(
-        &mut self,
-        name: &str,
-        help: &str,
-        rows: impl IntoIterator<Item = (L, u64)>,
-    ) -> fmt::Result {
-        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
-        rows.into_iter().try_for_each(|(labels, count)| {
-            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)
-        })
-    }
-
-    fn counter(&mut self, name: &str, help: &str, count: u64) -> fmt::Result {
-        self.counters(name, help, [(NO_LABELS, count)])
-    }
-
-    fn gauges<L: EncodeLabelSet>(
-        &mut self,
-        name: &str,
-        help: &str,
-        rows: impl IntoIterator<Item = (L, f64)>,
-    ) -> fmt::Result {
-        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        rows.into_iter()
-            .try_for_each(|(labels, value)| family.encode_family(&labels)?.encode_gauge(&value))
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
-        self.gauges(name, help, [(NO_LABELS, value)])
-    }
-}
-
-const NO_LABELS: [(&str, &str); 0] = [];
-
 impl Collector for Snapshot {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut to = Families(encoder);
@@ -183,10 +143,11 @@ impl Collector for Snapshot {
 impl Snapshot {
     fn encode_balancer(&self, to: &mut Families) -> fmt::Result {
         let version = [("version", env!("CARGO_PKG_VERSION"))];
-        let mut info = to.0.encode_descriptor("build", "What runs", None, MetricType::Info)?;
+        let help = "The version that runs";
+        let mut info = to.0.encode_descriptor("build", help, None, MetricType::Info)?;
         info.encode_info(&version)?;
-        to.gauge("uptime_seconds", "Since the start of the process", self.uptime_seconds)?;
-        to.gauge("ready", "1 when new clients should come, as at /-/ready", self.ready.into())?;
+        to.gauge("uptime_seconds", "Time since the start of the process", self.uptime_seconds)?;
+        to.gauge("ready", "1 if /-/ready says READY, else 0", self.ready.into())?;
         let help = "Lines that the log could not take in time";
         to.counter("log_lines_dropped", help, logging::dropped_lines())
     }
@@ -194,11 +155,12 @@ impl Snapshot {
     fn encode_clients(&self, to: &mut Families) -> fmt::Result {
         let of = |(name, count): &(&'static str, u64)| ([("protocol", *name)], *count);
         let clients = self.clients.map(|(name, count)| ([("protocol", name)], count as f64));
-        to.gauges("clients", "Clients now, by what they speak; new: nothing yet", clients)?;
-        to.gauge("max_clients", "Clients that there may be", self.max_clients as f64)?;
-        let help = "Clients that ever came, by what they speak";
+        let help = "Connected clients, by protocol; new: it is not known yet";
+        to.gauges("clients", help, clients)?;
+        to.gauge("max_clients", "The limit of clients", self.max_clients as f64)?;
+        let help = "Clients that have connected since the start, by protocol";
         to.counters("connections", help, self.connections.iter().map(of))?;
-        let help = "Clients that were told that there are too many";
+        let help = "Clients that were refused because there are too many";
         to.counter("turned_away_clients", help, self.turned_away)
     }
 
@@ -210,8 +172,8 @@ impl Snapshot {
             let answered = backend.answered.iter();
             answered.map(|(protocol, times)| (labels(*protocol, &backend.name), times.count()))
         });
-        let help = "HTTP requests and Redis commands that were answered, by the backend that did; \
-                    none: by the balancer itself. What is below /-/ is not counted";
+        let help = "HTTP requests and Redis commands that were answered, by the backend; none: by the \
+                    balancer itself. Requests below /-/ do not count";
         to.counters("requests", help, by_backends.chain(here))?;
         let refused = self.refused.iter();
         let refused = refused
@@ -219,10 +181,10 @@ impl Snapshot {
         let help = "Requests that were not answered with what they asked for";
         to.counters("refusals", help, refused)?;
         let cut = self.cut.iter().map(|(protocol, count)| ([("protocol", *protocol)], *count));
-        to.counters("cut_answers", "Answers that a failing backend broke off", cut)?;
+        to.counters("cut_answers", "Answers that broke off because a backend failed", cut)?;
         let commands = self.commands.iter();
         let commands = commands.map(|(name, count)| ([("command", name.as_str())], *count));
-        to.counters("commands", "Redis commands that clients sent, by name", commands)
+        to.counters("commands", "Redis commands that clients sent", commands)
     }
 
     fn encode_backends(&self, to: &mut Families) -> fmt::Result {
@@ -233,9 +195,9 @@ impl Snapshot {
                 (labels, f64::from(backend.health.state == state))
             })
         });
-        to.gauges("backend_state", "1 for the state that the backend is in", states)?;
+        to.gauges("backend_state", "1 for the state that the backend is in, else 0", states)?;
         let leases = self.gauges_of(|backend| Some(backend.leases as f64));
-        to.gauges("backend_leases", "Leases now", leases)?;
+        to.gauges("backend_leases", "Current leases", leases)?;
         let keys = self.gauges_of(|backend| backend.health.keys.map(|keys| keys as f64));
         to.gauges("backend_keys", "Keys at the last check", keys)?;
         let lag = self.gauges_of(|backend| backend.health.lag.map(|lag| lag.as_secs_f64()));
@@ -245,7 +207,7 @@ impl Snapshot {
         to.counters("backend_errors", help, self.counters_of(|backend| backend.errors))?;
         let help = "Tries that failed and were made again on another backend";
         to.counters("backend_retries", help, self.counters_of(|backend| backend.retries))?;
-        let help = "Replies to Redis clients that are errors";
+        let help = "Replies to Redis clients that are errors, such as WRONGTYPE";
         to.counters(
             "backend_error_replies",
             help,
@@ -254,8 +216,8 @@ impl Snapshot {
     }
 
     fn encode_durations(&self, to: &mut Families) -> fmt::Result {
-        let help = "From the choice of the backend until its reply began (over HTTP: until ours did); \
-                    commands that were sent together share that of the first";
+        let help = "From the choice of the backend until its reply began, over HTTP until ours began; \
+                    commands that were sent together share the time of the first";
         let (name, unit) = ("request_duration", Some(&Unit::Seconds));
         let mut family = to.0.encode_descriptor(name, help, unit, MetricType::Histogram)?;
         for backend in &self.backends {
@@ -278,14 +240,8 @@ impl Snapshot {
         let slow::Snapshot { ended, busy_time, waiting, running, .. } = &self.slow_reads;
         to.counter("slow_reads", "Reads that kept a backend busy and have ended", *ended)?;
         let help = "How long these kept their backends busy";
-        let mut seconds = to.0.encode_descriptor(
-            "slow_reads_busy",
-            help,
-            Some(&Unit::Seconds),
-            MetricType::Counter,
-        )?;
-        seconds.encode_counter::<NoLabelSet, _, f64>(&busy_time.as_secs_f64(), None)?;
-        to.gauge("slow_reads_running", "Reads that keep a backend busy", running.len() as f64)?;
+        to.seconds("slow_reads_busy", help, busy_time.as_secs_f64())?;
+        to.gauge("slow_reads_running", "Reads that keep a backend busy now", running.len() as f64)?;
         let help = "Reads that wait for a backend that may be kept busy";
         to.gauge("slow_reads_waiting", help, *waiting as f64)
     }
@@ -301,8 +257,8 @@ impl Snapshot {
         let waiting = self.gauges_of(|backend| Some(backend.connections.waiting as f64));
         to.gauges("backend_connection_waiters", "Clients that wait for a connection", waiting)?;
         let max = self.gauges_of(|backend| Some(backend.connections.max as f64));
-        to.gauges("backend_max_connections", "Connections that there may be", max)?;
-        let help = "Reads that may be sent again because of a silent backend";
+        to.gauges("backend_max_connections", "The limit of connections", max)?;
+        let help = "Reads that may still be sent again because a backend is silent";
         to.gauge("retry_budget", help, self.retry_budget as f64)
     }
 
@@ -320,23 +276,5 @@ impl Snapshot {
         value: impl Fn(&BackendSnapshot) -> u64,
     ) -> impl Iterator<Item = ([(&'static str, &str); 1], u64)> {
         self.backends.iter().map(move |backend| ([("backend", &*backend.name)], value(backend)))
-    }
-}
-
-/// Under the names that every process has in Prometheus.
-impl Collector for Usage {
-    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
-        let mut to = Families(encoder);
-        let help = "Processor time";
-        let mut cpu =
-            to.0.encode_descriptor("process_cpu", help, Some(&Unit::Seconds), MetricType::Counter)?;
-        cpu.encode_counter::<NoLabelSet, _, f64>(&self.cpu_seconds, None)?;
-        if let Some(bytes) = self.resident_bytes {
-            to.gauge("process_resident_memory_bytes", "Memory in RAM", bytes as f64)?;
-        }
-        if let Some(threads) = self.threads {
-            to.gauge("process_threads", "Threads", threads as f64)?;
-        }
-        Ok(())
     }
 }

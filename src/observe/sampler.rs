@@ -1,4 +1,4 @@
-//! The thread that takes the samples of the history.
+//! Takes the samples of the history, in a thread of its own.
 
 use std::sync::Arc;
 use std::thread;
@@ -9,7 +9,7 @@ use log::warn;
 use crate::balance::Balancer;
 use crate::balance::history::INTERVAL;
 
-/// Starts to take samples, one a second.
+/// Starts to take a sample each second.
 pub fn start(balancer: &Arc<Balancer>) {
     let balancer = Arc::clone(balancer);
     let sample = move || {
@@ -21,6 +21,6 @@ pub fn start(balancer: &Arc<Balancer>) {
         }
     };
     if let Err(error) = thread::Builder::new().name("history".to_owned()).spawn(sample) {
-        warn!("no thread for the history that the status page draws: {error}");
+        warn!("the status page has no history, because its thread can't be started: {error}");
     }
 }

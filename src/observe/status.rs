@@ -1,27 +1,25 @@
-//! All that the status page shows, as it is now. `docs/STATUS.md` describes each field.
+//! The data of the status page. `docs/MONITORING.md` describes each field.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
 
-use crate::backend::pool;
-use crate::balance::history::{self, Recent, RecentOfBackend, Sample};
-use crate::balance::slow;
+use super::backend_status::{BackendStatus, HistoryStatus, Requests, SlowReads, rounded, shown};
+use super::process::Usage;
+use crate::balance::history::RecentOfBackend;
 use crate::balance::{Balancer, Phase};
-use crate::health::BackendState;
-use crate::health::{Change, Member};
+use crate::health::{BackendState, Change, Member};
 use crate::logging;
-use crate::metrics::{ByProtocol, Counter, Refusal, Times};
+use crate::metrics::{ByProtocol, Counter, Refusal};
 use crate::net::protocol::WireProtocol;
-use crate::observe::process::Usage;
 
-/// Changes of state that are shown.
+/// The most changes of state that are shown.
 const MAX_CHANGES: usize = 32;
 
-/// Commands that are shown, the busiest.
+/// The most commands that are shown: the most frequent ones.
 const MAX_COMMANDS: usize = 20;
 
 /// The document at `/-/status.json`.
@@ -62,13 +60,6 @@ struct Counts {
 }
 
 #[derive(Debug, Serialize)]
-struct Requests {
-    http: u64,
-    resp: u64,
-    per_second: f64,
-}
-
-#[derive(Debug, Serialize)]
 struct Refused {
     writes: u64,
     bad_requests: u64,
@@ -76,49 +67,6 @@ struct Refused {
     not_served: u64,
     unanswered: u64,
     too_many_clients: u64,
-}
-
-#[derive(Debug, Serialize)]
-struct BackendStatus {
-    name: String,
-    role: Option<&'static str>,
-    state: BackendState,
-    reason: String,
-    since: String,
-    state_seconds: f64,
-    leases: usize,
-    share: Option<f64>,
-    requests: Requests,
-    errors: u64,
-    error_replies: u64,
-    retries: u64,
-    lag_seconds: Option<f64>,
-    keys: Option<u64>,
-    latency_ms: Latency,
-    connections: pool::Counts,
-}
-
-#[derive(Debug, Serialize)]
-struct Latency {
-    p50: Option<f64>,
-    p99: Option<f64>,
-    p99_9: Option<f64>,
-}
-
-#[derive(Debug, Serialize)]
-struct HistoryStatus {
-    interval_seconds: u64,
-    last: u64,
-    backends: Vec<BackendHistory>,
-}
-
-#[derive(Debug, Serialize)]
-struct BackendHistory {
-    leases: Vec<usize>,
-    requests: Vec<u64>,
-    errors: Vec<u64>,
-    p99_ms: Vec<Option<f64>>,
-    state: Vec<BackendState>,
 }
 
 #[derive(Debug, Serialize)]
@@ -135,45 +83,8 @@ struct CommandStatus {
     count: u64,
 }
 
-#[derive(Debug, Serialize)]
-struct SlowReads {
-    ended: u64,
-    busy_seconds: f64,
-    waiting: usize,
-    running: Vec<SlowReadStatus>,
-    recent: Vec<SlowReadStatus>,
-}
-
-#[derive(Debug, Serialize)]
-struct SlowReadStatus {
-    read: String,
-    backend: String,
-    seconds: f64,
-}
-
-impl SlowReads {
-    fn of(balancer: &Balancer) -> Self {
-        let slow::Snapshot { ended, busy_time, waiting, running, recent } =
-            balancer.slow_lane.snapshot();
-        let backends = balancer.backends();
-        let name = |id| backends.get(id).map_or("", |backend| backend.name()).to_owned();
-        let status = |read: slow::RunningRead| SlowReadStatus {
-            read: read.label,
-            backend: name(read.backend),
-            seconds: millis(read.time) / 1000.0,
-        };
-        Self {
-            ended,
-            busy_seconds: millis(busy_time) / 1000.0,
-            waiting,
-            running: running.into_iter().map(status).collect(),
-            recent: recent.into_iter().map(status).collect(),
-        }
-    }
-}
-
 impl Status {
-    /// As it is now, with the samples of the history behind number `since`.
+    /// The present status, with the samples of the history after number `since`.
     pub fn of(balancer: &Balancer, since: u64) -> Self {
         let metrics = &balancer.metrics;
         let members = balancer.backends();
@@ -239,66 +150,6 @@ impl Refused {
     }
 }
 
-impl BackendStatus {
-    fn of(backend: &Member, leases: usize, recent: &RecentOfBackend, now: Instant) -> Self {
-        let health = backend.health.summary(now);
-        let answered = &backend.metrics.answered;
-        let since = SystemTime::now().checked_sub(health.state_for);
-        Self {
-            name: backend.name().to_owned(),
-            role: health.role(),
-            state: health.state,
-            reason: health.reason,
-            since: shown(since.unwrap_or(SystemTime::UNIX_EPOCH)),
-            state_seconds: rounded(health.state_for.as_secs_f64()),
-            leases,
-            share: recent.share,
-            requests: Requests {
-                http: answered.http.count(),
-                resp: answered.resp.count(),
-                per_second: rounded(recent.per_second),
-            },
-            errors: backend.metrics.errors.get(),
-            error_replies: backend.metrics.error_replies.get(),
-            retries: backend.metrics.retries.get(),
-            lag_seconds: health.lag.map(|lag| lag.as_secs_f64()),
-            keys: health.keys,
-            latency_ms: Latency::of(&recent.times),
-            connections: backend.connections(),
-        }
-    }
-}
-
-impl Latency {
-    fn of(times: &Times) -> Self {
-        let percentile = |share| times.percentile(share).map(millis);
-        Self { p50: percentile(0.5), p99: percentile(0.99), p99_9: percentile(0.999) }
-    }
-}
-
-impl HistoryStatus {
-    fn of(recent: &Recent) -> Self {
-        let backends = recent.backends.iter().map(|backend| BackendHistory::of(&backend.samples));
-        Self {
-            interval_seconds: history::INTERVAL.as_secs(),
-            last: recent.number,
-            backends: backends.collect(),
-        }
-    }
-}
-
-impl BackendHistory {
-    fn of(samples: &[Sample]) -> Self {
-        Self {
-            leases: samples.iter().map(|sample| sample.leases).collect(),
-            requests: samples.iter().map(|sample| sample.requests).collect(),
-            errors: samples.iter().map(|sample| sample.errors).collect(),
-            p99_ms: samples.iter().map(|sample| sample.p99.map(millis)).collect(),
-            state: samples.iter().map(|sample| sample.state).collect(),
-        }
-    }
-}
-
 fn changes(balancer: &Balancer) -> Vec<ChangeStatus> {
     let changes = balancer.changes(MAX_CHANGES).into_iter();
     changes.map(|(backend, change)| ChangeStatus::of(&backend, change)).collect()
@@ -321,7 +172,7 @@ fn commands(balancer: &Balancer) -> Vec<CommandStatus> {
     commands
 }
 
-/// How often each command was asked for, and what stands for commands over HTTP.
+/// How often each command was sent, and each kind of HTTP request.
 fn counted_commands(balancer: &Balancer) -> Vec<(String, u64)> {
     let mut counts = balancer.policy().1.counts();
     let metrics = &balancer.metrics;
@@ -332,18 +183,4 @@ fn counted_commands(balancer: &Balancer) -> Vec<(String, u64)> {
         }
     }
     counts
-}
-
-fn shown(time: SystemTime) -> String {
-    humantime::format_rfc3339_millis(time).to_string()
-}
-
-/// To a tenth.
-fn rounded(number: f64) -> f64 {
-    (number * 10.0).round() / 10.0
-}
-
-/// Milliseconds, to a thousandth.
-fn millis(time: Duration) -> f64 {
-    time.as_micros() as f64 / 1000.0
 }

@@ -1,49 +1,48 @@
-//! What the flags of `COMMAND` do not say: which commands a session answers itself, which pass
-//! although they are not flagged `readonly`, and why the others do not.
+//! Exceptions to the flags of `COMMAND`: commands that a session answers itself, commands that pass
+//! although they lack the flag `readonly`, and the reasons why others do not pass.
 //!
-//! Names are in lower case, as Redis lists them; a space stands before a subcommand.
+//! Names are in lower case, as Redis lists them, with a space before a subcommand.
 
-use super::{LocalCommand, Subscription};
+use super::verdict::{LocalCommand, Subscription};
 
-/// What a write is told, in Redis's own words: clients know this error.
-pub const READONLY: &str = "READONLY You can't write against a read only replica.";
+/// Error for a write, in Redis's own words: clients know it.
+pub(super) const READONLY: &str = "READONLY You can't write against a read only replica.";
 
-/// What all but our own commands are told while no backend has said what it knows.
-pub const NO_TABLE: &str = "ERR redis-lb does not know which commands are reads: no server behind \
-    it has answered COMMAND (does it run, and may the user of redis-lb ask?)";
+/// Error for all but our own commands while no backend has answered `COMMAND`.
+pub(super) const NO_TABLE: &str = "ERR redis-lb does not know yet which commands are reads: no backend has \
+    answered COMMAND (does one run, and may the user of redis-lb send COMMAND there?)";
 
-/// Why a command that only some backends know is refused.
-pub const NOT_EVERYWHERE: &str = "not every server behind it knows this command";
+/// Reason for a command that only some backends know.
+pub(super) const NOT_EVERYWHERE: &str = "not every backend knows this command";
 
-/// Why a command is refused that is flagged `admin`.
-pub const ADMIN: &str = "it administers one server. Ask that server itself";
+/// Reason for a command with the flag `admin`.
+pub(super) const ADMIN: &str = "it administers one server. Ask that server itself";
 
-/// Why a command is refused that is flagged `blocking`.
-pub const BLOCKING: &str = "it may wait for as long as it likes";
+/// Reason for a command with the flag `blocking`.
+pub(super) const BLOCKING: &str = "it may wait without end";
 
-/// Why a command is refused of which no more is known.
-pub const NO_READ: &str = "the servers behind it do not call it a read";
+/// Reason for a command of which nothing else is known.
+pub(super) const NO_READ: &str = "the backends do not call it a read";
 
-/// Why XREAD is refused when it has BLOCK.
-pub const NO_BLOCK: &str = "poll with XREAD without BLOCK";
+/// Reason for XREAD with BLOCK.
+pub(super) const NO_BLOCK: &str = "poll with XREAD without BLOCK";
 
-/// Why KEYS is refused unless it is allowed.
-pub const KEYS_OFF: &str = "it holds a server up until it has looked at every key. \
+/// Reason for KEYS where it is not allowed.
+pub(super) const KEYS_OFF: &str = "it keeps a server busy until it has looked at every key. \
     Use SCAN, or start redis-lb with --allow-keys";
 
-/// Why scripts are refused unless they are allowed.
-pub const SCRIPTS_OFF: &str = "a script that only reads can still keep a server busy for ever, \
-    fill its memory, and administer it. Start redis-lb with --allow-scripts where all clients are \
-    trusted with that";
+/// Reason for scripts where they are not allowed.
+pub(super) const SCRIPTS_OFF: &str = "a script that only reads can still keep a server busy for ever, \
+    fill its memory, and administer it. Start redis-lb with --allow-scripts if you trust all clients \
+    with that";
 
-/// Why functions are refused unless they are allowed.
-pub const FUNCTIONS_OFF: &str = "a function that only reads can still keep a server busy for \
-    ever, and administer it. Start redis-lb with --allow-scripts where all clients are trusted with \
-    that";
+/// Reason for functions where they are not allowed.
+pub(super) const FUNCTIONS_OFF: &str = "a function that only reads can still keep a server busy for \
+    ever, and administer it. Start redis-lb with --allow-scripts if you trust all clients with that";
 
-/// The commands that the session handles, with their arities as of Redis 7.2: a backend may be
-/// older, or may have renamed them.
-pub const LOCAL: &[(&str, i64, LocalCommand)] = &[
+/// Commands that the session handles, with their arities as of Redis 7.2: a backend may be older, or
+/// may have renamed them.
+pub(super) const LOCAL: &[(&str, i64, LocalCommand)] = &[
     ("auth", -2, LocalCommand::Auth),
     ("client getname", 2, LocalCommand::ClientGetName),
     ("client id", 2, LocalCommand::ClientId),
@@ -81,8 +80,8 @@ pub const LOCAL: &[(&str, i64, LocalCommand)] = &[
     ("zscan", -3, LocalCommand::Scan { cursor_arg: 2 }),
 ];
 
-/// Commands that only read although they may lack the flag `readonly`. Each container's `HELP`
-/// belongs here too. Of CLUSTER, all that is not named could change the node.
+/// Commands that only read although they may lack the flag `readonly`; so does each container's
+/// `HELP`. The subcommands of CLUSTER that are not listed could change the node.
 const READS: &[&str] = &[
     "cluster count-failure-reports",
     "cluster countkeysinslot",
@@ -128,14 +127,14 @@ const READS: &[&str] = &[
     "xinfo stream",
 ];
 
-/// The containers of Redis 6, whose `COMMAND` does not list their subcommands.
+/// Containers of Redis 6, whose `COMMAND` does not list their subcommands.
 const CONTAINERS: &[&str] = &[
     "acl", "client", "cluster", "command", "config", "latency", "memory", "module", "object",
     "pubsub", "script", "slowlog", "xgroup", "xinfo",
 ];
 
-/// Why a command is refused that is no write. One of a container stands for all its subcommands
-/// that are not named.
+/// Reasons for refusing commands that are no writes. That of a container holds for all its
+/// subcommands that are not listed.
 const REASONS: &[(&str, &str)] = &[
     ("acl", "it is about the users of one server"),
     ("asking", "it belongs to redirections within a cluster, which redis-lb does not follow"),
@@ -147,7 +146,7 @@ const REASONS: &[(&str, &str)] = &[
     ("client tracking", "a server can't tell which client has cached what"),
     ("client trackinginfo", "a server can't tell which client has cached what"),
     ("cluster", "it may change one node of a cluster"),
-    ("config", "it changes one server, or what that counts"),
+    ("config", "it changes one server, or resets its counters"),
     ("debug", "it may stop or change a server"),
     ("eval", "a script may write. Use EVAL_RO"),
     ("evalsha", "a script may write. Use EVALSHA_RO"),
@@ -174,14 +173,14 @@ const REASONS: &[(&str, &str)] = &[
     ("waitaof", "nothing is written through it, so there is nothing to wait for"),
 ];
 
-/// Whether this command passes whatever its flags are, as long as it is no write.
-pub fn is_read(path: &str) -> bool {
+/// Whether this command passes without the flag `readonly`, as long as it is no write.
+pub(super) fn is_read(path: &str) -> bool {
     READS.contains(&path) || path.ends_with(" help")
 }
 
-/// The subcommands of a container that pass: what can be known of a server that lists none.
-/// `None` for what is no container.
-pub fn subcommands(container: &str) -> Option<Vec<&'static str>> {
+/// The subcommands of a container that only read, for a server that lists none. `None` if this is no
+/// container.
+pub(super) fn subcommands(container: &str) -> Option<Vec<&'static str>> {
     let reads = || READS.iter().filter_map(|read| read.split_once(' '));
     CONTAINERS.contains(&container).then(|| {
         let of_this = reads().filter(|(of, _)| *of == container).map(|(_, name)| name);
@@ -189,8 +188,8 @@ pub fn subcommands(container: &str) -> Option<Vec<&'static str>> {
     })
 }
 
-/// Why a command is refused, if it is one that we know and refuse everywhere.
-pub fn reason(path: &str) -> Option<&'static str> {
+/// The reason to refuse a command whatever its flags are; `None` where those decide.
+pub(super) fn reason(path: &str) -> Option<&'static str> {
     if is_read(path) {
         return None;
     }

@@ -1,27 +1,27 @@
-//! The scripts that clients may have run: how long each may be, and how many different ones.
+//! Limits for the scripts that clients send: how long each may be, and how many different ones.
 //!
-//! A server keeps the source of every script that it was sent (before Redis 7.4 until it ends),
-//! beside its data and within its `maxmemory`: without a bound a reader fills that, and a server that
-//! evicts keys then loses all of them.
+//! A server keeps the source of every script that it got (before Redis 7.4 until it ends), beside its
+//! data and within its `maxmemory`. Without a limit a reader could fill that, and a server that evicts
+//! keys would then lose all of them.
 
 use std::collections::HashSet;
 use std::sync::Mutex;
 
-use super::{Refused, Verdict};
+use super::verdict::{Refused, Verdict};
 use crate::metrics::Refusal;
 use crate::resp::Command;
 use crate::sync::lock;
 
 /// The longest source of a script.
-pub const MAX_SCRIPT_BYTES: usize = 64 * 1024;
+const MAX_SCRIPT_BYTES: usize = 64 * 1024;
 
 /// The most different scripts since the start of the process.
-pub const MAX_SCRIPTS: usize = 500;
+const MAX_SCRIPTS: usize = 500;
 
-/// The most that their sources may take together.
-pub const MAX_ALL_SCRIPTS_BYTES: usize = 1024 * 1024;
+/// The most bytes of their sources together.
+const MAX_ALL_SCRIPTS_BYTES: usize = 1024 * 1024;
 
-/// All scripts that clients have sent since the start of the process. None is ever forgotten: the
+/// All scripts that clients have sent since the start of the process. None is forgotten, because the
 /// servers keep them, too.
 #[derive(Debug, Default)]
 pub struct Scripts {
@@ -36,9 +36,8 @@ struct Known {
 }
 
 impl Scripts {
-    /// What becomes of a command that has just come, given the policy's `verdict`: a new script is
-    /// taken note of, and refused when it is too long, or one too many. `EVALSHA_RO` and `FCALL_RO`
-    /// only name what a server has already.
+    /// Remembers a new script that the policy lets pass, or refuses it when it is too long or one too
+    /// many. `EVALSHA_RO` and `FCALL_RO` only name what a server has already.
     pub fn admit(&self, command: &Command, verdict: Verdict) -> Verdict {
         if verdict != Verdict::Forward || !command.is(0, b"eval_ro") {
             return verdict;
@@ -65,7 +64,7 @@ impl Scripts {
         {
             return Err(format!(
                 "ERR too many different scripts: at most {MAX_SCRIPTS}, and {} KiB in all, are served \
-                 by redis-lb from its start to its end. Give what varies as KEYS and ARGV",
+                 by redis-lb from its start to its end. Send the parts that vary as KEYS and ARGV",
                 MAX_ALL_SCRIPTS_BYTES / 1024
             ));
         }
@@ -78,11 +77,10 @@ impl Scripts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resp::{CommandParser, command};
+    use crate::resp::{CommandBuilder, CommandParser};
 
     fn admit(scripts: &Scripts, args: &[&[u8]]) -> Result<(), String> {
-        let mut bytes = Vec::new();
-        command::encode(args.iter().copied(), &mut bytes);
+        let bytes = args.iter().collect::<CommandBuilder>().into_bytes();
         let mut parser = CommandParser::new(usize::MAX);
         let command = parser.parse(&bytes).expect("valid").1.expect("whole");
         match scripts.admit(&command, Verdict::Forward) {

@@ -1,9 +1,9 @@
 use super::*;
-use crate::resp::{CommandParser, command};
+use crate::resp::{CommandBuilder, CommandParser};
 
 type Listed<'a> = (&'a str, i64, &'a str, &'a [(&'a str, i64, &'a str)]);
 
-/// What a Redis 7 lists, in part.
+/// A part of what a Redis 7 lists.
 const REDIS_7: &[Listed] = &[
     ("get", 2, "readonly fast", &[]),
     ("set", -3, "write denyoom", &[]),
@@ -47,7 +47,7 @@ const REDIS_7: &[Listed] = &[
     ("xgroup", -2, "", &[("xgroup|create", -5, "write denyoom"), ("xgroup|help", 2, "")]),
 ];
 
-/// The same of a Redis 6.
+/// A part of what a Redis 6 lists.
 const REDIS_6: &[Listed] = &[
     ("get", 2, "readonly fast", &[]),
     ("xread", -4, "readonly movablekeys", &[]),
@@ -101,9 +101,8 @@ fn in_transaction(policy: &Policy, words: &str) -> Verdict {
 }
 
 fn with_command(words: &[u8], decide: impl Fn(&Command) -> Verdict) -> Verdict {
-    let args: Vec<&[u8]> = words.split(|&byte| byte == b' ').collect();
-    let mut bytes = Vec::new();
-    command::encode(args.into_iter(), &mut bytes);
+    let command: CommandBuilder = words.split(|&byte| byte == b' ').collect();
+    let bytes = command.into_bytes();
     let mut parser = CommandParser::new(1024);
     decide(&parser.parse(&bytes).expect("valid").1.expect("a whole command"))
 }
@@ -143,7 +142,7 @@ fn what_is_neither_is_refused_with_its_reason() {
         ),
         (
             "config set a b",
-            "CONFIG SET is not served by redis-lb: it changes one server, or what that counts",
+            "CONFIG SET is not served by redis-lb: it changes one server, or resets its counters",
         ),
         (
             "cluster reset",
@@ -168,7 +167,7 @@ fn what_is_neither_is_refused_with_its_reason() {
 fn keys_passes_only_where_it_is_allowed() {
     assert_refused(
         verdict(&redis_7(), "keys *"),
-        "ERR KEYS is not served by redis-lb: it holds a server up until it has looked at every \
+        "ERR KEYS is not served by redis-lb: it keeps a server busy until it has looked at every \
          key. Use SCAN, or start redis-lb with --allow-keys",
     );
     let policy = Policy::new(&[table(REDIS_7, true)], Allowed { keys: true, ..NOTHING });
@@ -212,7 +211,7 @@ fn scripts_and_functions_pass_only_where_they_are_allowed() {
     let both = Policy::new(&[table(REDIS_7, true), table(REDIS_6, false)], SCRIPTS);
     assert_refused(
         verdict(&both, "eval_ro s 0"),
-        "ERR EVAL_RO is not served by redis-lb: not every server behind it knows this command",
+        "ERR EVAL_RO is not served by redis-lb: not every backend knows this command",
     );
 }
 
@@ -239,7 +238,7 @@ fn our_own_commands_are_ours_whatever_the_backends_say() {
     assert!(nothing.is_empty());
     assert!(!redis_7().is_empty());
     for policy in [nothing, redis_7()] {
-        for (words, own) in [
+        for (words, local) in [
             ("PING", LocalCommand::Ping),
             ("client SETINFO lib-name x", LocalCommand::ClientSetInfo),
             ("CLIENT no-touch on", LocalCommand::ClientOk),
@@ -248,7 +247,7 @@ fn our_own_commands_are_ours_whatever_the_backends_say() {
             ("hscan k 0", LocalCommand::Scan { cursor_arg: 2 }),
             ("psubscribe a*", LocalCommand::Subscribe(Subscription::Pattern)),
         ] {
-            assert_eq!(verdict(&policy, words), Verdict::Local(own), "{words}");
+            assert_eq!(verdict(&policy, words), Verdict::Local(local), "{words}");
         }
         let error = "ERR wrong number of arguments for 'client|setinfo' command";
         assert_refused(verdict(&policy, "client setinfo x"), error);
@@ -332,7 +331,7 @@ fn a_command_must_be_a_read_on_every_backend() {
     let both = Policy::new(&[table(module, true), table(REDIS_7, true)], NOTHING);
     assert_refused(
         verdict(&both, "ft.search a b"),
-        "ERR FT.SEARCH is not served by redis-lb: not every server behind it knows this command",
+        "ERR FT.SEARCH is not served by redis-lb: not every backend knows this command",
     );
     assert_eq!(verdict(&both, "get a b"), Verdict::Forward, "the looser arity, for it to judge");
     assert_refused(verdict(&both, "role"), rules::READONLY);
@@ -365,12 +364,12 @@ fn in_a_transaction_few_commands_act_at_once() {
     for queued in ["get k", "ping", "echo a", "time", "unwatch"] {
         assert_eq!(in_transaction(&policy, queued), Verdict::Forward, "{queued}");
     }
-    for (words, own) in [
+    for (words, local) in [
         ("multi", LocalCommand::Multi),
         ("EXEC", LocalCommand::Exec),
         ("watch k", LocalCommand::Watch),
     ] {
-        assert_eq!(in_transaction(&policy, words), Verdict::Local(own));
+        assert_eq!(in_transaction(&policy, words), Verdict::Local(local));
     }
     for (words, name) in [
         ("select 3", "SELECT"),
@@ -382,7 +381,7 @@ fn in_a_transaction_few_commands_act_at_once() {
         ("readonly", "READONLY"),
     ] {
         let error = format!(
-            "ERR {name} is not served inside MULTI by redis-lb: send it before MULTI or behind EXEC"
+            "ERR {name} is not served inside MULTI by redis-lb: send it before MULTI or after EXEC"
         );
         assert_refused(in_transaction(&policy, words), &error);
     }

@@ -7,7 +7,7 @@ use super::write;
 /// the next command begins. `Display` is what Redis writes after `-ERR `.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
-    /// An inline command has no end of line within [`MAX_INLINE_BYTES`](super::parser::MAX_INLINE_BYTES).
+    /// An inline command has no end of line within `MAX_INLINE_BYTES`.
     #[error("Protocol error: too big inline request")]
     TooBigInline,
     /// An inline command has a quote that is not closed, or that is closed within a word.
@@ -16,7 +16,7 @@ pub enum ProtocolError {
     /// The line with the number of arguments has no end within the same limit.
     #[error("Protocol error: too big mbulk count string")]
     TooBigCountLine,
-    /// The number of arguments is no number, or over [`MAX_ARGUMENTS`](super::parser::MAX_ARGUMENTS).
+    /// The number of arguments is no number, or over `MAX_ARGUMENTS`.
     #[error("Protocol error: invalid multibulk length")]
     InvalidCount,
     /// The line with an argument's length has no end within the same limit.

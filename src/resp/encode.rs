@@ -30,11 +30,11 @@ pub fn encode<'a>(args: impl ExactSizeIterator<Item = &'a [u8]>, into: &mut Vec<
 /// command("PTTL").arg("key").append_to(&mut commands);
 /// ```
 pub fn command(name: impl AsRef<[u8]>) -> CommandBuilder {
-    let builder = CommandBuilder { count: 0, args: Vec::with_capacity(USUAL_COMMAND_BYTES) };
-    builder.arg(name)
+    CommandBuilder::from_iter([name])
 }
 
-/// A command of our own to which arguments are added. [`command`] makes one.
+/// A command of our own to which arguments are added. [`command`] makes one of its name, `collect` of
+/// all its arguments, of which the first is the name.
 #[derive(Debug)]
 #[must_use]
 pub struct CommandBuilder {
@@ -72,6 +72,12 @@ impl CommandBuilder {
         let mut bytes = Vec::with_capacity(self.args.len() + "*10\r\n".len());
         self.append_to(&mut bytes);
         bytes
+    }
+}
+
+impl<A: AsRef<[u8]>> FromIterator<A> for CommandBuilder {
+    fn from_iter<I: IntoIterator<Item = A>>(args: I) -> Self {
+        Self { count: 0, args: Vec::with_capacity(USUAL_COMMAND_BYTES) }.args(args)
     }
 }
 

@@ -67,7 +67,7 @@ enum Step {
 
 impl CommandParser {
     /// Creates a parser for one client, whose arguments may have up to `max_argument_bytes` each (at
-    /// most [`MAX_ARGUMENT_BYTES`]). Inline commands have their own limit, [`MAX_INLINE_BYTES`].
+    /// most `MAX_ARGUMENT_BYTES`). Inline commands have their own limit, `MAX_INLINE_BYTES`.
     pub fn new(max_argument_bytes: usize) -> Self {
         let max_argument_bytes = max_argument_bytes.min(MAX_ARGUMENT_BYTES);
         Self {

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
+use crate::resp::CommandBuilder;
 use crate::resp::arrival::{cuts, damaged, damages, pieces};
-use crate::resp::command::encode;
 
 /// Cases of each property; the default, 256, takes no time.
 const CASES: u32 = 2000;
@@ -69,9 +69,7 @@ fn assert_holds_little(parser: &CommandParser, given: usize) {
 }
 
 fn canonical(args: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    encode(args.iter().map(Vec::as_slice), &mut bytes);
-    bytes
+    args.iter().collect::<CommandBuilder>().into_bytes()
 }
 
 /// An argument: any bytes, or what looks like the protocol itself.

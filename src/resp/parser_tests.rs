@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::resp::command::encode;
+use crate::resp::CommandBuilder;
 
 const MAX_ARGUMENT: usize = 16 * 1024 * 1024;
 
@@ -96,8 +96,7 @@ impl Client {
             let (length, command) = self.parser.parse(&self.input[used..])?;
             used += length;
             let Some(command) = command else { break };
-            let mut encoded = Vec::new();
-            encode(command.args(), &mut encoded);
+            let encoded = command.args().collect::<CommandBuilder>().into_bytes();
             assert_eq!(command.bytes(), encoded);
             self.commands.push(encoded);
         }

@@ -1,5 +1,7 @@
-//! The threads that serve clients. One that is done waits a moment for the next client: a thread's
-//! beginning and end cost more than a short connection.
+//! The threads that serve clients.
+//!
+//! A thread whose client has left waits a moment for the next: to begin and to end a thread costs more
+//! than a short connection.
 
 use std::io;
 use std::sync::Arc;
@@ -11,40 +13,40 @@ use crate::sync::{Condvar, Mutex, lock, wait};
 /// A client's stack. Only pages that are touched take memory.
 const STACK_BYTES: usize = 256 * 1024;
 
-/// Threads that wait for a client, at most.
+/// Number of threads that wait for a client, at most.
 const MAX_IDLE: usize = 64;
 
-/// How long one waits.
+/// How long a thread waits for a client.
 const IDLE_TIME: Duration = Duration::from_millis(50);
 
 /// What a thread is to do.
-pub type Job = Box<dyn FnOnce() + Send>;
+pub(super) type Job = Box<dyn FnOnce() + Send>;
 
-/// The threads that wait for something to do.
+/// Threads, begun as they are needed.
 #[derive(Default)]
-pub struct Workers {
-    /// Who came last is the first to go: its memory is still in the caches, and those who are not
-    /// needed get to end.
-    idle: Mutex<Vec<Arc<IdleWorkers>>>,
+pub(super) struct Workers {
+    /// The threads that wait. The last to come is the first to go: its memory is still in the caches,
+    /// and threads that are not needed get to end.
+    idle: Mutex<Vec<Arc<IdleWorker>>>,
 }
 
-/// Where one thread waits.
+/// A thread that waits for its next job.
 #[derive(Default)]
-struct IdleWorkers {
+struct IdleWorker {
     job: Mutex<Option<Job>>,
     given: Condvar,
 }
 
 impl Workers {
-    /// Does it on a thread that waits, or on a new one.
+    /// Runs `job` on a thread that waits, or on a new one.
     ///
     /// # Errors
-    /// When there is no thread for it; it is dropped then.
+    /// When there can be no thread for it; the job is dropped then.
     pub fn run(self: &Arc<Self>, job: Job) -> io::Result<()> {
         let idle = lock(&self.idle).pop();
-        if let Some(desk) = idle {
-            *lock(&desk.job) = Some(job);
-            desk.given.notify_one();
+        if let Some(worker) = idle {
+            *lock(&worker.job) = Some(job);
+            worker.given.notify_one();
             return Ok(());
         }
         let workers = Arc::clone(self);
@@ -54,40 +56,40 @@ impl Workers {
 
     fn work(&self, first: Job) {
         first();
-        let desk = Arc::default();
-        while let Some(job) = self.next(&desk) {
+        let worker = Arc::default();
+        while let Some(job) = self.next(&worker) {
             job();
         }
     }
 
-    /// Waits for the next job; `None` when there is none for a while, or enough others wait.
-    fn next(&self, desk: &Arc<IdleWorkers>) -> Option<Job> {
+    /// Waits for the next job; `None` when there is none for a while, or enough threads wait.
+    fn next(&self, worker: &Arc<IdleWorker>) -> Option<Job> {
         {
             let mut idle = lock(&self.idle);
             if idle.len() >= MAX_IDLE {
                 return None;
             }
-            idle.push(Arc::clone(desk));
+            idle.push(Arc::clone(worker));
         }
         let deadline = Instant::now() + IDLE_TIME;
-        let mut job = lock(&desk.job);
+        let mut job = lock(&worker.job);
         loop {
             if let Some(job) = job.take() {
                 return Some(job);
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() && self.leave(desk) {
+            if left.is_zero() && self.leave(worker) {
                 return None;
             }
-            // Whoever has taken us from the list is about to give us something.
-            job = wait(&desk.given, job, left.max(Duration::from_millis(1)));
+            // A thread that has taken us from the list is about to give us a job.
+            job = wait(&worker.given, job, left.max(Duration::from_millis(1)));
         }
     }
 
-    /// False when somebody has taken us from the list already.
-    fn leave(&self, desk: &Arc<IdleWorkers>) -> bool {
+    /// Leaves the list; false when another thread has taken us from it already.
+    fn leave(&self, worker: &Arc<IdleWorker>) -> bool {
         let mut idle = lock(&self.idle);
-        let place = idle.iter().position(|other| Arc::ptr_eq(other, desk));
+        let place = idle.iter().position(|other| Arc::ptr_eq(other, worker));
         place.map(|place| idle.remove(place)).is_some()
     }
 }

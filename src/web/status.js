@@ -1,21 +1,21 @@
 "use strict";
 
-// Draws status.json, twice a second. What comes from outside (names, reasons, commands) only ever
-// becomes text: textContent and attributes, never markup.
+// Draws status.json twice a second. Names, reasons and commands come from outside: they only ever become
+// text (textContent and attributes), never markup.
 
 const POLL_MS = 500;
 const HIDDEN_POLL_MS = 5000;
 const TIMEOUT_MS = 3000;
-const WINDOW = 300; // seconds shown
-const RATE_MS = 900; // what the live point of the request chart is measured over, at least
+const WINDOW = 300; // seconds that are shown
+const RATE_MS = 900; // shortest time over which the live point of the request chart is measured
 const CPU_MS = 5000;
-const RECENT_MS = 60000; // how long counters are remembered, to say what is new
+const RECENT_MS = 60000; // how long counters are kept, to show what is new
 const COLOURS = 8;
-const WEAVES = 4; // colours come back with another weave
+const WEAVES = 4; // colours repeat with another weave
 const TIP_ROWS = 10;
 const SERIES = ["leases", "requests", "errors", "p99_ms", "state"];
 
-const past = { last: null, backends: [] }; // the history: a ring of WINDOW samples of each backend
+const past = { last: null, backends: [] }; // the history: the last WINDOW samples of each backend
 let now = null; // the newest status
 let recent = []; // counters of the last minute, oldest first
 let answeredAt = null; // when lb last answered
@@ -39,7 +39,7 @@ function fill(element, attributes, children) {
   return element;
 }
 
-/** Sets text and tooltip, if they differ: what stays the same costs nothing. */
+/** Sets text and tooltip if they differ, so that the browser lays out only what has changed. */
 function put(element, text, title) {
   if (element.textContent !== text) element.textContent = text;
   if (title !== undefined) attribute(element, "title", title);
@@ -76,7 +76,7 @@ function badge(state) {
 const colour = (index) => `c${index % COLOURS}`;
 const weave = (index) => Math.floor(index / COLOURS) % WEAVES;
 
-/** A shape in a backend's colour, and its weave on it where colours come back. */
+/** Draws a shape in a backend's colour, with a weave if the colour repeats. */
 function coloured(index, tag, attributes = {}) {
   const shapes = [draw(tag, { ...attributes, class: colour(index) })];
   if (weave(index) > 0) shapes.push(draw(tag, { ...attributes, fill: `url(#weave-${weave(index)})` }));
@@ -127,7 +127,7 @@ const sum = (values) => values.reduce((total, value) => total + value, 0);
 const last = (values) => values[values.length - 1];
 const answered = (requests) => requests.http + requests.resp;
 
-// ---- Asking
+// ---- Polling
 
 async function ask() {
   const since = past.last === null ? "" : `?since=${past.last}`;
@@ -140,7 +140,7 @@ async function ask() {
   return ask();
 }
 
-/** Whether lb has been started anew, so that its numbers have nothing to do with those before. */
+/** Whether lb has been restarted, so that its counters began anew. */
 function isAnother(status) {
   if (now === null) return false;
   const began = (of) => Date.parse(of.at) / 1000 - of.uptime_seconds;
@@ -153,7 +153,7 @@ function forget() {
   recent = [];
 }
 
-/** Adds the samples that are new; begins anew when some between are missing. */
+/** Adds the new samples; starts over if some are missing in between. */
 function remember({ last: newest, backends }) {
   if (newest === null) return;
   const first = newest - (backends[0]?.leases.length ?? 0) + 1;
@@ -173,13 +173,13 @@ function count({ refused, process, backends }) {
   recent.push({ at, refused, cpu: process.cpu_seconds, requests });
 }
 
-/** The newest counters that are at least so old. */
+/** Returns the newest counters that are at least this old. */
 function before(age) {
   const newest = last(recent);
   return recent.findLast((entry) => newest.at - entry.at >= age);
 }
 
-/** Requests a second of each backend, right now. */
+/** Returns each backend's current requests a second. */
 function liveRates(status) {
   const older = before(RATE_MS);
   if (!older) return status.backends.map((b) => b.requests.per_second);
@@ -255,7 +255,7 @@ function showTiles(status) {
   const { clients, requests, refused, process } = status;
   const all = answered(requests);
   const connected = clients.http + clients.resp + clients.new;
-  const inAll = all === 0 ? "nothing answered yet" : `${compact(all)} in all`;
+  const inAll = all === 0 ? "none answered yet" : `${compact(all)} in total`;
   showTile("requests_per_second", compact(requests.per_second), inAll, exact(requests.per_second));
   const [http, resp, fresh] = [clients.http, clients.resp, clients.new].map(compact);
   const kinds = `${http} http · ${resp} redis · ${fresh} new`;
@@ -272,7 +272,7 @@ function showTiles(status) {
   drawSpark(byId("total").firstChild, sums, Math.max(1, ...sums), []);
 }
 
-/** A count of refusals, which stands out for a minute after it rose. */
+/** Shows a count of refusals, highlighted for a minute after it rose. */
 function showRefusals(tile, name, note) {
   const total = now.refused[name];
   const fresh = total - recent[0].refused[name];
@@ -291,7 +291,7 @@ function spark(kind, index = null) {
   return draw("svg", { ...box, class: className, "data-spark": kind }, draw("g", { class: "spans" }), ...paths);
 }
 
-/** Draws values, newest at the right, with gaps where they are null, and the spans of `states` behind. */
+/** Draws values, the newest at the right, with gaps where they are null; the spans of `states` are the background. */
 function drawSpark(svg, values, top, states) {
   const offset = WINDOW - values.length;
   const pieces = [];
@@ -308,7 +308,7 @@ function drawSpark(svg, values, top, states) {
   drawSpans(svg, states, (state) => state !== "up");
 }
 
-/** One rectangle for each time in one state. */
+/** Draws one rectangle for each span of one state. */
 function drawSpans(svg, states, isShown) {
   const offset = WINDOW - states.length;
   const spans = [];
@@ -321,7 +321,7 @@ function drawSpans(svg, states, isShown) {
   svg.querySelector(".spans").replaceChildren(...rects);
 }
 
-/** A tick for each second with errors. */
+/** Draws a tick for each second with errors. */
 function drawFaults(svg, errors) {
   const offset = WINDOW - errors.length + 0.5;
   const ticks = errors.map((number, k) => (number > 0 ? `M${offset + k} 0v7` : ""));
@@ -371,7 +371,7 @@ class Chart {
     this.svg.replaceChildren(this.grid, layers, this.axis, this.marks, this.cross, this.empty);
   }
 
-  /** Where a moment is that lies so many seconds back. */
+  /** Returns the x position of the moment this many seconds ago. */
   x(ago) {
     return this.width - RIGHT - (ago / WINDOW) * (this.width - RIGHT - LEFT);
   }
@@ -426,7 +426,7 @@ class Chart {
     this.grid.replaceChildren(...parts);
   }
 
-  /** A tick on the time axis for each change of state. */
+  /** Draws a tick on the time axis for each change of state. */
   drawMarks() {
     const ago = (change) => (Date.parse(now.at) - Date.parse(change.at)) / 1000;
     const recent = now.changes.filter((change) => ago(change) <= WINDOW);
@@ -472,7 +472,7 @@ class Chart {
   }
 }
 
-/** The values of the backends so many seconds ago, topmost layer first; none where nothing is known. */
+/** Returns the backends' values this many seconds ago, topmost layer first; none if they are unknown. */
 function valuesAt(name, ago, live) {
   const at = (backend, index) => (ago === 0 ? live[index] : backend[name][backend[name].length - ago]);
   const values = past.backends.map((backend, index) => ({ index, value: at(backend, index) }));
@@ -483,14 +483,14 @@ function tipRow(mark, name, value) {
   return make("p", {}, mark, make("span", {}, name), make("b", {}, compact(value)));
 }
 
-/** Each series on top of those before it. */
+/** Stacks each series on those before it. */
 function stack(series) {
   const length = Math.max(0, ...series.map((values) => values.length));
   const floor = new Array(length).fill(0);
   return series.map((values) => values.map((value, k) => (floor[k] += value ?? 0)));
 }
 
-/** The smallest of 1, 2, 5, 10, 20, … that is not less. */
+/** Returns the smallest of 1, 2, 5, 10, 20, … that is not less. */
 function niceStep(least) {
   const power = 10 ** Math.floor(Math.log10(Math.max(1, least)));
   return power * [1, 2, 5, 10].find((step) => step * power >= least);
@@ -529,7 +529,7 @@ function showBalance(backends) {
     put(find(item, "detail"), backend.state === "up" ? load : backend.state);
   });
   const shares = backends.map((b) => `${b.name} ${percent(b.share)}`).join(", ");
-  const label = x === 0 ? "Nothing has been asked in the last minute." : `Share of the requests: ${shares}.`;
+  const label = x === 0 ? "No requests in the last minute." : `Share of the requests: ${shares}.`;
   attribute(byId("share"), "aria-label", label);
 }
 
@@ -576,7 +576,7 @@ function showRow(row, backend) {
   show("reason", backend.reason ?? "", backend.reason ?? "");
   show("share", percent(backend.share, 1));
   const { http, resp, per_second } = backend.requests;
-  show("per_second", compact(per_second), `${exact(http)} http, ${exact(resp)} redis in all`);
+  show("per_second", compact(per_second), `${exact(http)} http, ${exact(resp)} redis in total`);
   for (const name of ["leases", "errors", "retries", "error_replies", "keys"]) figure(name, backend[name]);
   show("lag", backend.lag_seconds === null ? "–" : `${exact(backend.lag_seconds)} s`);
   for (const name of ["p50", "p99", "p99_9"]) show(name, milliseconds(backend.latency_ms?.[name]));
@@ -600,7 +600,7 @@ function showCurves() {
 
 // ---- Lists
 
-/** Replaces a list when what it shows has changed. */
+/** Replaces a list if its entries have changed. */
 function showList(id, entries, item, empty) {
   const key = JSON.stringify(entries);
   const list = byId(id);
@@ -625,7 +625,7 @@ function showCommands(commands) {
     const count = make("span", { title: exact(command.count) }, compact(command.count));
     return make("li", { "data-command": command.name }, name, bar, count);
   };
-  showList("commands", commands, item, "Nothing has been asked yet.");
+  showList("commands", commands, item, "No requests yet.");
 }
 
 function slowItem({ read, backend, seconds, running }) {
@@ -637,7 +637,7 @@ function slowItem({ read, backend, seconds, running }) {
 }
 
 function showSlowReads({ ended, busy_seconds, waiting, running, recent }) {
-  const busy = ended > 0 ? `, ${duration(busy_seconds)} in all` : "";
+  const busy = ended > 0 ? `, ${duration(busy_seconds)} in total` : "";
   put(byId("slow-note"), `${running.length} running, ${waiting} waiting, ${ended} ended${busy}`);
   const entries = [...running.map((read) => ({ ...read, running: true })), ...recent];
   showList("slow", entries, slowItem, "None yet.");
@@ -655,7 +655,7 @@ function showCounts({ connections, refused, cut_answers, log_lines_dropped }) {
 
 // ---- All together
 
-/** Says aloud what has changed of the backends' states, and nothing else. */
+/** Announces changes of the backends' states to screen readers, and nothing else. */
 function announce(old, status) {
   const changed = status.backends.filter((b, index) => old && old.backends[index].state !== b.state);
   const said = changed.map((b) => `${b.name} is ${b.state}: ${b.reason}.`);
@@ -699,7 +699,7 @@ function found() {
   byId("lost").hidden = true;
 }
 
-/** lb does not answer: what was last known stays, greyed. */
+/** Shows that lb does not answer: the last known numbers stay, greyed. */
 function lost(error) {
   const reasons = { TimeoutError: "it is silent", TypeError: "it can't be reached" };
   const why = reasons[error.name] ?? error.message;
@@ -720,7 +720,7 @@ async function update() {
   show(status);
 }
 
-/** Until the next poll is due, or the page is looked at again. */
+/** Waits until the next poll is due, or the page becomes visible again. */
 function pause() {
   return new Promise((resolve) => {
     setTimeout(resolve, document.hidden ? HIDDEN_POLL_MS : POLL_MS);
@@ -731,7 +731,7 @@ function pause() {
 async function run() {
   byId("total").append(spark("total"));
   charts = [
-    new Chart(byId("leases-chart"), "leases", "Connections held by clients"),
+    new Chart(byId("leases-chart"), "leases", "Connections of clients"),
     new Chart(byId("requests-chart"), "requests", "Requests a second"),
   ];
   for (;;) {

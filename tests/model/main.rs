@@ -2,6 +2,12 @@
 //! lease of the connection table or a connection of a pool; nor lose, double or exchange what clients
 //! send on a shared connection and get from there, whatever comes. The modules are compiled here with loom's Mutex in place of std's.
 
+#[path = "../../src/balance/lease.rs"]
+mod lease;
+
+#[path = "../../src/balance/rows.rs"]
+mod rows;
+
 #[path = "../../src/balance/table.rs"]
 #[expect(dead_code, reason = "what the models do not use")]
 mod table;
@@ -57,8 +63,9 @@ use std::time::{Duration, Instant};
 
 use backend::BackendId;
 use health::BackendState;
+use lease::Lease;
 use loom::thread;
-use table::{ConnectionTable, Lease};
+use table::ConnectionTable;
 
 fn main() {
     let models: [(&str, fn()); 16] = [

@@ -1,4 +1,4 @@
-//! What requests and sessions leave in the log, in both forms, whatever clients say.
+//! The lines of requests and sessions in the log, in both forms, whatever clients send.
 
 use std::process::Command;
 
@@ -9,7 +9,7 @@ use crate::support::redis::RedisServer;
 use crate::support::resp::RespClient;
 use crate::support::wait_until;
 
-/// Keys that would end a line, forge another, paint, or turn the text round.
+/// Keys that would end a line, forge another, colour the terminal, or reverse the text.
 const HOSTILE: [&str; 5] =
     ["/%0a[forged]", "/a\u{202e}b\u{2028}c", "/\"}\\%22%7d", "/\u{9b}2J%1b[2J", "/ключ"];
 

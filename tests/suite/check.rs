@@ -1,4 +1,4 @@
-//! `lb check`: what it says of the servers, and with which exit code.
+//! `lb check`: its text about the servers, and its exit code.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ struct Run {
     said: String,
 }
 
-/// `lb check` on these addresses.
+/// Runs `lb check` on these addresses.
 fn check<S: AsRef<str>>(backends: &[S], arguments: &[&str]) -> Run {
     let backends = backends.iter().flat_map(|url| ["--backend", url.as_ref()]);
     let all: Vec<&str> =
@@ -37,7 +37,7 @@ impl Run {
         self
     }
 
-    /// All of these are said.
+    /// Expects all of these texts.
     #[track_caller]
     fn says(&self, texts: &[&str]) {
         for text in texts {
@@ -45,7 +45,7 @@ impl Run {
         }
     }
 
-    /// How many lines begin so.
+    /// Counts the lines that begin so.
     fn lines(&self, begin: &str) -> usize {
         self.said.lines().filter(|line| line.starts_with(begin)).count()
     }
@@ -58,8 +58,8 @@ impl Run {
     }
 }
 
-/// A server with a hundred strings, and a value of each other type whose elements came in an order of
-/// its own.
+/// Starts a server with a hundred strings, and a value of each other type; `order` shifts the order in
+/// which elements are added.
 fn server(order: usize) -> RedisServer {
     let server = RedisServer::start();
     fill(&server, order);
@@ -156,7 +156,7 @@ fn a_silent_or_slow_server_does_not_hold_it_up() {
     let began = Instant::now();
     let addresses = [good.address(), silent.address(), slow.address()];
     let run = check(&addresses, &["--check-timeout", "300ms"]).expect_code(1);
-    // All that the slow one says takes minutes.
+    // All replies of the slow one would take minutes.
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     run.says(&["timed out. Is it frozen", "300ms (--check-timeout)"]);
     assert_eq!(run.lines("wrong:"), 2, "{}", run.said);
@@ -168,11 +168,11 @@ fn what_falls_silent_or_breaks_while_keys_are_compared_is_named() {
     let (good, behind) = (server(0), server(1));
     for (fault, why) in [(Fault::Silence, "timed out"), (Fault::Reset, "connection lost")] {
         let relay = Relay::start(&behind);
-        // Not the one by which it finds out whether it may.
+        // PTTL is sent only when keys are compared.
         relay.add(&Rule::new(fault).asked("PTTL"));
         let began = Instant::now();
         let run = check(&[good.address(), relay.address()], &["--check-timeout", "300ms"]);
-        // The silence has no end.
+        // The silence never ends.
         assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
         let run = run.expect_code(1);
         run.says(&[&format!("wrong: {} failed while keys were compared: {why}", relay.address())]);
@@ -224,7 +224,7 @@ fn a_server_with_fewer_keys_is_found_and_not_the_complete_one_blamed() {
     assert_eq!(run.lines("wrong:"), 1, "{}", run.said);
     fill(&short, 3);
     check(&[&complete.address(), &short.address()], &[]).expect_code(0);
-    // As many in all, but not in each database.
+    // The totals are equal, but not those of each database.
     redis::pipe()
         .cmd("SELECT")
         .arg(3)
@@ -270,7 +270,7 @@ fn keys_that_expire_or_are_being_written_are_no_difference() {
         let is_there =
             |server: &RedisServer| server.command(&["EXISTS", "counter"]) == redis::Value::Int(1);
         wait_until("it is written", || servers.iter().all(is_there));
-        // The one may be where the other is; a number then counts as equal.
+        // If both happen to have the same number, they count as equal.
         check(&addresses, &[]).expect_code(0).says(&["1 sampled key"]);
     });
 }

@@ -2,7 +2,6 @@
 //! of its list of backends.
 
 use std::collections::HashSet;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -13,7 +12,8 @@ use redis_lb::config::address::BackendAddress;
 use redis_lb::discovery::{self, ServiceDiscovery};
 use redis_lb::health::BackendState;
 use redis_lb::health::checker::Peers;
-use redis_lb::server::listener;
+use redis_lb::server::listener::{Listeners, PassedOn};
+use redis_lb::server::{acceptor, limits};
 
 use crate::support::data::Data;
 use crate::support::redis::RedisServer;
@@ -40,16 +40,23 @@ struct Local {
 
 impl Local {
     fn start(servers: &[&RedisServer]) -> Self {
-        let args = ["lb", "--quiet", "--check-interval=200ms", "--drain-timeout=2s"];
-        let config = Config::from_arguments(args).expect("a configuration");
+        let args = [
+            "lb",
+            "--listen=127.0.0.1:0",
+            "--quiet",
+            "--check-interval=200ms",
+            "--drain-timeout=2s",
+        ];
+        let mut config = Config::from_arguments(args).expect("a configuration");
+        let shares = limits::raise(&mut config).expect("descriptors");
+        let listeners = Listeners::open(&mut config, PassedOn::default()).expect("a port");
+        let port = config.listen.port();
         let balancer = Balancer::new(config);
         let source = Listed(Mutex::new(addresses(servers)));
         discovery::start(&balancer, &source);
         start_rebalancing(&balancer);
-        let socket = listener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a port");
-        let port = socket.local_addr().expect("an address").port();
         let served = Arc::clone(&balancer);
-        let serve = move || listener::serve(socket, None, 1, 1, &served).expect("it serves");
+        let serve = move || acceptor::serve(listeners, shares, &served).expect("it serves");
         Self { balancer, source, port, thread: Some(thread::spawn(serve)) }
     }
 

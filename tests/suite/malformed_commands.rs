@@ -6,7 +6,7 @@
 //! the balancer presents itself. Each stream ends with a command whose reply shows that the
 //! connection still is in step, and then the client closes its side: so nobody waits.
 //!
-//! Left out is what README.md says is otherwise: HTTP, lines over 64 KiB, more than 1,048,576
+//! Left out are the differences that docs/REDIS.md names: HTTP, lines over 64 KiB, more than 1,048,576
 //! arguments. The longest argument is set to that of Redis.
 
 use std::io::{ErrorKind, Read, Write};

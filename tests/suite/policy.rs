@@ -1,5 +1,5 @@
-//! Which commands pass: for each command that the real server lists, what lb answers and whether
-//! the server has seen it.
+//! Which commands pass: for each command that a real server lists, the answer of lb, and whether the
+//! server got it.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -13,13 +13,13 @@ use crate::support::redis::RedisServer;
 use crate::support::resp::RespClient;
 use crate::support::wait_until;
 
-/// What lb answers or handles itself.
+/// Commands that lb answers or handles itself.
 const LOCAL: &str = "auth client|getname client|id client|info client|no-evict client|no-touch \
     client|reply client|setinfo client|setname config|get discard echo exec hello hscan info multi \
     ping psubscribe punsubscribe quit readonly readwrite reset scan select sscan ssubscribe \
     subscribe sunsubscribe time unsubscribe unwatch watch zscan";
 
-/// What passes although it is not flagged `readonly`, or is flagged `blocking`.
+/// Commands that pass although they lack the flag `readonly` or have the flag `blocking`.
 const EXCEPTIONS: &str = "cluster|count-failure-reports cluster|countkeysinslot \
     cluster|getkeysinslot cluster|info cluster|keyslot cluster|links cluster|myid \
     cluster|myshardid cluster|nodes cluster|replicas cluster|shards cluster|slaves \
@@ -272,9 +272,8 @@ fn keys_passes_when_it_is_turned_on() {
 fn what_only_some_servers_know_is_refused() {
     let servers = [RedisServer::start(), RedisServer::start_with(&["--rename-command", "LCS", ""])];
     let lb = Balancer::start(&servers.each_ref());
-    let refusal =
-        "-ERR LCS is not served by redis-lb: not every server behind it knows this command\r\n";
-    // Until the second server has been met, the first alone counts.
+    let refusal = "-ERR LCS is not served by redis-lb: not every backend knows this command\r\n";
+    // As long as the second server is not known, only the first counts.
     wait_until("both servers are known", || Raw::through(&lb).ask(&["LCS", "a", "b"]) == refusal);
 }
 
@@ -291,7 +290,7 @@ fn http_within_a_session_closes_it() {
 
 #[test]
 fn a_command_is_what_its_name_means_to_the_server() {
-    // Redis goes on listing both by their old names: one a read, the other a write.
+    // Redis still lists both by their old names: one as a read, the other as a write.
     let server = RedisServer::start_with(&[
         "--rename-command",
         "EXISTS",

@@ -1,4 +1,4 @@
-//! Redis users for the balancer, with no more rights than the README says.
+//! Redis users for the balancer, with no more rights than docs/SECURITY.md says.
 
 use crate::support::balancer::Balancer;
 use crate::support::redis::RedisServer;

@@ -56,7 +56,7 @@ fn no_client_fills_a_servers_memory_with_scripts() {
     let reply = String::from_utf8_lossy(&reply).into_owned();
     assert!(reply.starts_with("-ERR ") && reply.contains("at most 64 KiB"), "{reply}");
     assert_eq!(cached(&server), 0);
-    // Whether sent alone or queued, whoever sends them.
+    // They count whether sent alone or queued, and whichever client sends them.
     for number in 0..250 {
         let reply = session.command(&["EVAL_RO", &script(number, 1000), "0"]);
         assert_eq!(reply, format!(":{number}\r\n").as_bytes());
@@ -144,8 +144,8 @@ fn nothing_is_ended_where_no_script_keeps_the_server_busy() {
     assert!(backend(&server).missing_kill_rights(soon()).is_empty());
 }
 
-/// One that has run for less than `busy-reply-threshold` may be a stranger's: the server does not
-/// answer, and no kill is left behind in its queue.
+/// A script that has run for less than `busy-reply-threshold` may be a stranger's: the server does not
+/// answer, and no kill stays in its queue.
 #[test]
 fn a_script_is_not_ended_before_its_server_says_that_it_is_busy() {
     let server = RedisServer::start();

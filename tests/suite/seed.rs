@@ -1,4 +1,4 @@
-//! What `seed` promises: the same data everywhere, or a clear word about where and why not.
+//! `seed`: all servers get the same data, or a clear error says which did not and why.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
@@ -73,8 +73,8 @@ impl Run {
         self
     }
 
-    /// The table's line about `backend`, as words: the role is number 1, the keys number 2, and
-    /// whether they were verified, behind two times with their units, number 7.
+    /// The words of the table's line about `backend`: the role is number 1, the keys number 2, and,
+    /// after two times with their units, whether they were verified number 7.
     fn row(&self, backend: &str) -> Vec<&str> {
         let mut lines = self.stdout.lines().map(|line| line.split_whitespace().collect());
         lines.find(|words: &Vec<&str>| words[0] == backend).expect("a line of the table")
@@ -183,7 +183,7 @@ fn no_row_is_lost_where_one_batch_ends_and_the_next_begins() {
         assert_eq!(keys(&server), rows as u64);
     }
     server.command(&["FLUSHALL"]);
-    // More than fits into one batch by its size, though not by its number of rows.
+    // One batch has room for all of these rows, but not for all of their bytes.
     Csv::with_rows(12, 1 << 20).load(&[&server.address()], &["--batch", "10000"]).expect_code(0);
     assert_eq!(keys(&server), 12);
 }
@@ -287,7 +287,7 @@ fn a_dead_backend_is_named_and_the_others_are_complete() {
 #[test]
 fn a_backend_that_dies_while_loading_is_named() {
     let mut server = RedisServer::start();
-    // Frozen, so that it certainly is in the middle of it.
+    // Frozen, so that it dies while it is being loaded.
     server.freeze();
     let csv = Csv::with_rows(1000, 10);
     let mut running = Running::start(csv.command(&["--backend", &server.address()]));

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use log::info;
 
 use super::kinds::{Kinds, ReadKey};
-use super::lane_state::{LaneState, Open, Waiting};
+use super::lane_state::{LaneState, Open};
 use super::open_read::OpenRead;
 use crate::backend::{BackendId, Class};
 use crate::balance::ConnectionTable;
@@ -20,9 +20,6 @@ use crate::balance::registry::Registry;
 use crate::health::BackendState;
 use crate::metrics::Counter;
 use crate::sync::{Condvar, Mutex, lock, wait};
-
-/// Slow reads that may wait for a server, in all: more are refused. (Others wait for moments, one a client.)
-const MAX_WAITING: usize = 256;
 
 /// A server that has answered a slow read is `suspect` until its next check, which takes less than this.
 const DOUBT_TIME: Duration = Duration::from_secs(1);
@@ -77,7 +74,7 @@ pub struct SharedAnswer {
 }
 
 impl SharedAnswer {
-    fn is_for(&self, read: &ReadInfo, asked_at: Instant) -> bool {
+    pub(super) fn is_for(&self, read: &ReadInfo, asked_at: Instant) -> bool {
         let [key] = &read.keys[..] else { return false };
         read.context == Some(self.context) && key.exact == self.exact && self.sent_at >= asked_at
     }
@@ -175,68 +172,40 @@ impl SlowLane {
         is_client_gone: impl Fn() -> bool,
     ) -> Result<Begun, LaneError> {
         let began = Instant::now();
+        // Leaves the queue when it is dropped, which takes the lock: after the guard below.
         let mut queued = Queued { lane: self, number: None };
         let mut state = lock(&self.state);
         loop {
             self.sweep(&mut state);
-            let candidates = self.table.candidates(&may_try);
-            if candidates.is_empty() {
-                drop(state);
+            let choice = Choice {
+                preferred,
+                last: state.last_backend.filter(|last| may_try(*last)),
+                candidates: self.table.candidates(&may_try),
+            };
+            if choice.candidates.is_empty() {
                 return Err(LaneError::NoBackend);
             }
             // Another of its kind may have turned out slow meanwhile.
             let is_slow = self.is_slow(read);
-            let is_alone = read.is_alone || self.is_suspect(read);
-            // A slow read waits for all that came before, others for none but slow ones and those that need a
-            // server alone: these would else never find one.
-            let is_before = |waiting: &&Waiting| Some(waiting.number) != queued.number;
-            let has_before = |is_in_the_way: fn(&Waiting) -> bool| {
-                state.waiting.iter().take_while(is_before).any(is_in_the_way)
-            };
-            let is_next = !has_before(|waiting| waiting.is_slow);
-            let must_give_way =
-                !is_alone && !state.is_any_busy() && has_before(|waiting| waiting.is_alone);
-            let is_first = !has_before(|_| true);
-            if is_slow && let Some(number) = queued.number {
-                let waiting = state.waiting.iter_mut().find(|waiting| waiting.number == number);
-                waiting.into_iter().for_each(|waiting| waiting.is_slow = true);
-                if let Some(answer) =
-                    state.last_answer.clone().filter(|last| last.is_for(read, began))
-                {
-                    drop(state);
+            if is_slow && let Some(waiting) = queued.number.and_then(|number| state.waiting(number))
+            {
+                waiting.is_slow = true;
+                if let Some(answer) = state.answer_to(read, began) {
                     return Ok(Begun::Answered(answer));
                 }
             }
-            let place = match is_slow {
-                true => {
-                    let last = state.last_backend.filter(|last| may_try(*last));
-                    let last = last.filter(|last| self.is_as_good_as_up(&state, *last));
-                    self.place_slow(&state, last, preferred, &candidates, is_first)
-                }
-                false if must_give_way && !self.table.serving().is_empty() => None,
-                false => self.place(&state, read, preferred, &candidates, is_next),
-            };
-            // The answer to the same read, which has just begun, is good for this one.
-            let place = place.filter(|_| !state.is_about_to_share(read, began));
-            if let Some(backend) = place {
-                let open = self.open(&mut state, read, backend, is_slow);
-                drop(state);
-                return Ok(Begun::Open(open));
+            if let Some(backend) = self.place(&state, read, is_slow, queued.number, &choice)
+                // The answer to the same read, which has just begun, is good for this one.
+                && !state.is_about_to_share(read, began)
+            {
+                return Ok(Begun::Open(self.open(&mut state, read, backend, is_slow)));
             }
             if queued.number.is_none() {
-                let slow = state.waiting.iter().filter(|waiting| waiting.is_slow).count();
-                if is_slow && slow >= MAX_WAITING {
-                    drop(state);
-                    return Err(LaneError::Full);
-                }
-                let number = state.next_number;
-                state.next_number += 1;
-                state.waiting.push_back(Waiting { number, is_slow, is_alone });
-                queued.number = Some(number);
+                let is_alone = read.is_alone || self.is_suspect(read);
+                queued.number = Some(state.queue(is_slow, is_alone)?);
             }
-            state = wait(&self.changed, state, WAIT_STEP);
-            // A look at the socket is a system call: not with the lock held.
-            drop(state);
+            // A look at the client's socket is a system call: not with the lock held.
+            drop(wait(&self.changed, state, WAIT_STEP));
             // One that has only ended its side is answered, too, where that takes no server from others.
             if is_slow && is_client_gone() {
                 return Err(LaneError::ClientLeft);
@@ -270,64 +239,77 @@ impl SlowLane {
         }
     }
 
-    /// Where a slow read may be sent now. `is_next` where none has waited for longer.
-    fn place_slow(
+    /// Where a read may be sent now, if it may: `number` is its own in the queue.
+    ///
+    /// A slow read waits for all that came before. Others wait for slow ones, and for those that need a
+    /// server alone, which would else never find one.
+    fn place(
         &self,
         state: &LaneState,
-        last: Option<BackendId>,
-        preferred: Option<BackendId>,
-        candidates: &[BackendId],
-        is_next: bool,
+        read: &ReadInfo,
+        is_slow: bool,
+        number: Option<u64>,
+        choice: &Choice,
     ) -> Option<BackendId> {
+        let Choice { preferred, last, candidates } = choice;
+        let preferred = preferred.filter(|backend| candidates.contains(backend));
         let serving = self.table.serving();
-        match serving.is_empty() {
-            true => best(preferred, candidates),
-            false if is_next => state.backend_for_slow(last, candidates, &serving),
-            false => None,
+        // With none that serves there is nothing to keep free.
+        if serving.is_empty() {
+            return preferred.or(candidates.first().copied());
         }
+        if is_slow {
+            let last = last.filter(|last| self.is_as_good_as_up(state, *last));
+            return match state.has_before(number, |_| true) {
+                true => None,
+                false => state.backend_for_slow(last, candidates, &serving),
+            };
+        }
+        let is_alone = read.is_alone || self.is_suspect(read);
+        let must_give_way = !is_alone
+            && !state.is_any_busy()
+            && state.has_before(number, |waiting| waiting.is_alone);
+        if must_give_way {
+            return None;
+        }
+        let is_next = !state.has_before(number, |waiting| waiting.is_slow);
+        self.place_unknown(state, read, preferred, candidates, &serving, is_next)
     }
 
     /// Where a read of which nothing is known may be sent now. `is_next` where no slow read has waited
     /// for longer.
-    fn place(
+    fn place_unknown(
         &self,
         state: &LaneState,
         read: &ReadInfo,
         preferred: Option<BackendId>,
         candidates: &[BackendId],
+        serving: &[BackendId],
         is_next: bool,
     ) -> Option<BackendId> {
-        // One of those that serve stays free. With none, there is nothing to protect.
-        let serving = self.table.serving();
-        if serving.is_empty() {
-            return best(preferred, candidates);
-        }
+        let has_others = serving.len() > 1;
         // The first of a kind shows what that is like, before there are more of it on several servers.
         let is_new = |key: &&ReadKey| self.kinds.is_new(key);
-        let runs = |key: &ReadKey| {
-            state.opens.iter().any(|open| open.has_kind(key) && open.is_under_way())
-        };
-        if serving.len() > 1 && read.keys.iter().filter(is_new).any(runs) {
+        if has_others && read.keys.iter().filter(is_new).any(|key| state.runs(key)) {
             return None;
         }
         // One that may have kept a server silent is not tried while another does.
         let is_suspect = self.is_suspect(read);
-        if serving.len() > 1 && is_suspect && state.is_any_busy() {
+        if has_others && is_suspect && state.is_any_busy() {
             return None;
         }
         let is_alone = read.is_alone || is_suspect;
         // The next slow read waits until its server is free of others.
         let reserved = if is_next { None } else { state.last_backend };
         let may_begin = |backend: &BackendId| {
-            let is_reserved = serving.len() > 1 && reserved == Some(*backend);
+            let is_reserved = has_others && reserved == Some(*backend);
             let mut others = state.on(*backend).filter(|other| other.is_unanswered());
             let may_join = match is_alone {
                 true => others.next().is_none(),
                 false => !others.any(|other| other.is_alone),
             };
-            may_join && !is_reserved && state.may_begin_unknown(*backend, reserved, &serving)
+            may_join && !is_reserved && state.may_begin_unknown(*backend, reserved, serving)
         };
-        let preferred = preferred.filter(|backend| candidates.contains(backend));
         preferred.into_iter().chain(candidates.iter().copied()).find(may_begin)
     }
 
@@ -338,8 +320,7 @@ impl SlowLane {
         backend: BackendId,
         is_slow: bool,
     ) -> Arc<OpenRead> {
-        let number = state.next_number;
-        state.next_number += 1;
+        let number = state.next_number();
         let mut had_company = false;
         let is_there = |other: &&mut Open| other.backend == backend && other.is_unanswered();
         for other in state.opens.iter_mut().filter(is_there) {
@@ -491,9 +472,14 @@ impl SlowLane {
     }
 }
 
-/// The preferred backend, or the one that would be leased next.
-fn best(preferred: Option<BackendId>, candidates: &[BackendId]) -> Option<BackendId> {
-    preferred.filter(|own| candidates.contains(own)).or(candidates.first().copied())
+/// The backends that a read may be sent to.
+struct Choice {
+    /// The one to be taken where possible.
+    preferred: Option<BackendId>,
+    /// The one on which the last slow read ran, if this read may be sent there.
+    last: Option<BackendId>,
+    /// Those of the best standing, in the order in which they would be leased.
+    candidates: Vec<BackendId>,
 }
 
 /// A place in the queue; left when it is dropped.

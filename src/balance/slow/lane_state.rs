@@ -5,8 +5,11 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::kinds::ReadKey;
-use super::lane::{ReadInfo, RunningRead, SharedAnswer};
+use super::lane::{LaneError, ReadInfo, RunningRead, SharedAnswer};
 use crate::backend::BackendId;
+
+/// Slow reads that may wait for a server, in all: more are refused. (Others wait for moments, one a client.)
+pub const MAX_WAITING: usize = 256;
 
 /// A read is sent so soon after it has begun, unless its server does not answer.
 const MAX_TIME_TO_SEND: Duration = Duration::from_millis(20);
@@ -88,6 +91,42 @@ impl Open {
 }
 
 impl LaneState {
+    /// Adds a read to those that wait; returns its number.
+    pub fn queue(&mut self, is_slow: bool, is_alone: bool) -> Result<u64, LaneError> {
+        if is_slow && self.waiting.iter().filter(|waiting| waiting.is_slow).count() >= MAX_WAITING {
+            return Err(LaneError::Full);
+        }
+        let number = self.next_number();
+        self.waiting.push_back(Waiting { number, is_slow, is_alone });
+        Ok(number)
+    }
+
+    pub fn next_number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    /// The read that waits under this number.
+    pub fn waiting(&mut self, number: u64) -> Option<&mut Waiting> {
+        self.waiting.iter_mut().find(|waiting| waiting.number == number)
+    }
+
+    /// Whether such a read has waited for longer than the one with this number.
+    pub fn has_before(&self, number: Option<u64>, is_such: impl Fn(&Waiting) -> bool) -> bool {
+        let before = self.waiting.iter().take_while(|waiting| Some(waiting.number) != number);
+        before.into_iter().any(is_such)
+    }
+
+    /// The answer to the same read, if that was sent after `asked_at`.
+    pub fn answer_to(&self, read: &ReadInfo, asked_at: Instant) -> Option<SharedAnswer> {
+        self.last_answer.clone().filter(|last| last.is_for(read, asked_at))
+    }
+
+    /// Whether a read of this kind is under way.
+    pub fn runs(&self, key: &ReadKey) -> bool {
+        self.opens.iter().any(|open| open.has_kind(key) && open.is_under_way())
+    }
+
     /// The reads on one backend.
     pub fn on(&self, backend: BackendId) -> impl Iterator<Item = &Open> {
         self.opens.iter().filter(move |open| open.backend == backend)

@@ -1,6 +1,7 @@
 use super::*;
 use crate::backend::PendingRead;
 use crate::balance::Balancer;
+use crate::balance::slow::lane_state::{MAX_WAITING, Waiting};
 use crate::config::Config;
 use std::sync::atomic::AtomicBool;
 use std::thread;

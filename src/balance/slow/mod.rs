@@ -12,7 +12,7 @@ mod open_read;
 mod poison;
 mod wait_policy;
 
-pub use self::kinds::{Kinds, MAX_FAST_ARGUMENTS, ReadKey, ReadTraits, Script, shown};
+pub use self::kinds::{Kinds, MAX_FAST_ARGUMENTS, ReadKey, ReadTraits, shown};
 pub use self::lane::{Begun, LaneError, ReadInfo, RunningRead, SharedAnswer, SlowLane, Snapshot};
 pub use self::open_read::OpenRead;
 pub use self::poison::{Poison, Poisoned};

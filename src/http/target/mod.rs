@@ -115,7 +115,7 @@ pub(crate) fn is_admin(target: &str) -> bool {
     target.starts_with("/-/")
 }
 
-/// Parses the path and query of a request; `html` is the result of [`wants_html`].
+/// Parses the path and query of a request; `html` is the result of `wants_html`.
 ///
 /// # Errors
 /// Says what is wrong, for a status 400.

@@ -57,7 +57,7 @@ fn a_field_and_a_format_can_be_asked_for() {
 }
 
 #[test]
-fn listings_match_behind_an_escaped_prefix() {
+fn listings_match_after_an_escaped_prefix() {
     assert_eq!(page("/").pattern, None);
     assert_eq!(page("/?match=a*").pattern.as_deref(), Some(&b"a*"[..]));
     assert_eq!(page("/a*[:").pattern.as_deref(), Some(&b"a\\*\\[:*"[..]));

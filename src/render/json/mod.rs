@@ -2,8 +2,8 @@
 //!
 //! Two facts about a value must be known before its first byte of JSON is written: whether all
 //! names of a hash are UTF-8 (else it becomes an array), and whether a long string is (else it
-//! becomes base64). So there are two passes over a reply. [`survey`] reads it once to learn these
-//! facts; [`render`] writes it. A short reply is held in memory for both passes. For a long one the
+//! becomes base64). So there are two passes over a reply. [`survey()`] reads it once to learn these
+//! facts; [`render()`] writes it. A short reply is held in memory for both passes. For a long one the
 //! command is sent twice, and `render` fails when the second reply contradicts the survey.
 
 mod render;

@@ -9,27 +9,29 @@ use super::{JsonWriter, RenderError, SHORT_STRING_BYTES, Survey, pairs, stream_e
 use crate::resp::reply;
 use crate::resp::value_type::ValueType;
 
+type Rendered = Result<(), RenderError>;
+
 /// Writes the reply to a `kind`'s [`read_command`](ValueType::read_command) as JSON.
 pub fn render<W: Write>(
     kind: ValueType,
     from: &mut impl BufRead,
     survey: &Survey,
     out: &mut JsonWriter<W>,
-) -> Result<(), RenderError> {
+) -> Rendered {
     let may_be_empty = survey.is_empty;
     let long_is_text = survey.long_is_text.iter();
-    let mut value = Value { from, out, may_be_empty, long_is_text, string: Vec::new() };
+    let mut renderer = Renderer { from, out, may_be_empty, long_is_text, string: Vec::new() };
     match kind {
-        ValueType::String => value.string(),
-        ValueType::Hash if survey.names_are_text => value.hash_as_object(),
-        ValueType::Hash => value.hash_as_array(),
-        ValueType::List | ValueType::Set => value.strings(),
-        ValueType::Zset => value.members(),
-        ValueType::Stream => value.entries(),
+        ValueType::String => renderer.string(),
+        ValueType::Hash if survey.names_are_text => renderer.hash_as_object(),
+        ValueType::Hash => renderer.hash_as_array(),
+        ValueType::List | ValueType::Set => renderer.strings(),
+        ValueType::Zset => renderer.members(),
+        ValueType::Stream => renderer.entries(),
     }
 }
 
-struct Value<'a, R, W> {
+struct Renderer<'a, R, W> {
     from: &'a mut R,
     out: &'a mut JsonWriter<W>,
     may_be_empty: bool,
@@ -38,7 +40,7 @@ struct Value<'a, R, W> {
     string: Vec<u8>,
 }
 
-impl<R: BufRead, W: Write> Value<'_, R, W> {
+impl<R: BufRead, W: Write> Renderer<'_, R, W> {
     /// Reads the number of elements. A value that is suddenly empty was most likely deleted.
     fn length(&mut self) -> Result<u64, RenderError> {
         match reply::array(self.from)? {
@@ -47,7 +49,7 @@ impl<R: BufRead, W: Write> Value<'_, R, W> {
         }
     }
 
-    fn hash_as_object(&mut self) -> Result<(), RenderError> {
+    fn hash_as_object(&mut self) -> Rendered {
         let length = self.length()?;
         self.out.begin_object()?;
         for _ in 0..pairs(length)? {
@@ -62,96 +64,89 @@ impl<R: BufRead, W: Write> Value<'_, R, W> {
         Ok(self.out.end_object()?)
     }
 
-    fn hash_as_array(&mut self) -> Result<(), RenderError> {
-        let length = self.length()?;
+    fn hash_as_array(&mut self) -> Rendered {
+        let count = pairs(self.length()?)?;
         let mut names_are_text = true;
-        self.out.begin_array()?;
-        for _ in 0..pairs(length)? {
-            self.out.begin_item()?;
-            self.out.begin_object()?;
-            self.out.key("field")?;
-            names_are_text &= self.string_or_base64(true)?;
-            self.out.end_value()?;
-            self.out.key("value")?;
-            self.string()?;
-            self.out.end_value()?;
-            self.out.end_object()?;
-            self.out.end_item()?;
-        }
+        self.items(count, |it| {
+            it.object(|it| {
+                it.member("field", |it| {
+                    names_are_text &= it.string_or_base64(true)?;
+                    Ok(())
+                })?;
+                it.member("value", Self::string)
+            })
+        })?;
         if names_are_text {
             return Err(RenderError::Changed);
         }
         Ok(self.out.end_array()?)
     }
 
-    /// Writes an array of strings, one for each of the reply.
-    fn strings(&mut self) -> Result<(), RenderError> {
+    fn strings(&mut self) -> Rendered {
         let length = self.length()?;
-        self.out.begin_array()?;
-        for _ in 0..length {
-            self.out.begin_item()?;
-            self.string()?;
-            self.out.end_item()?;
-        }
-        Ok(self.out.end_array()?)
+        self.array(length, Self::string)
     }
 
-    fn members(&mut self) -> Result<(), RenderError> {
+    fn members(&mut self) -> Rendered {
+        let count = pairs(self.length()?)?;
+        self.array(count, |it| {
+            it.object(|it| {
+                it.member("member", Self::string)?;
+                it.member("score", Self::score)
+            })
+        })
+    }
+
+    fn score(&mut self) -> Rendered {
+        let score = reply::bytes(self.from, SHORT_STRING_BYTES)?;
+        Ok(self.out.number_or_text(&score)?)
+    }
+
+    fn entries(&mut self) -> Rendered {
         let length = self.length()?;
-        self.out.begin_array()?;
-        for _ in 0..pairs(length)? {
-            self.out.begin_item()?;
-            self.out.begin_object()?;
-            self.out.key("member")?;
-            self.string()?;
-            self.out.end_value()?;
-            self.out.key("score")?;
-            let score = reply::bytes(self.from, SHORT_STRING_BYTES)?;
-            self.out.number_or_text(&score)?;
-            self.out.end_value()?;
-            self.out.end_object()?;
-            self.out.end_item()?;
-        }
+        self.array(length, |it| {
+            stream_entry(it.from)?;
+            it.object(|it| {
+                it.member("id", Self::string)?;
+                it.member("fields", Self::field_pairs)
+            })
+        })
+    }
+
+    fn field_pairs(&mut self) -> Rendered {
+        let count = pairs(reply::array(self.from)?)?;
+        self.array(count, |it| it.array(2, Self::string))
+    }
+
+    fn array(&mut self, count: u64, item: impl FnMut(&mut Self) -> Rendered) -> Rendered {
+        self.items(count, item)?;
         Ok(self.out.end_array()?)
     }
 
-    fn entries(&mut self) -> Result<(), RenderError> {
-        let length = self.length()?;
+    /// Writes an array without its end.
+    fn items(&mut self, count: u64, mut item: impl FnMut(&mut Self) -> Rendered) -> Rendered {
         self.out.begin_array()?;
-        for _ in 0..length {
-            stream_entry(self.from)?;
+        for _ in 0..count {
             self.out.begin_item()?;
-            self.out.begin_object()?;
-            self.out.key("id")?;
-            self.string()?;
-            self.out.end_value()?;
-            self.out.key("fields")?;
-            self.field_pairs()?;
-            self.out.end_value()?;
-            self.out.end_object()?;
+            item(self)?;
             self.out.end_item()?;
         }
-        Ok(self.out.end_array()?)
+        Ok(())
     }
 
-    fn field_pairs(&mut self) -> Result<(), RenderError> {
-        let length = reply::array(self.from)?;
-        self.out.begin_array()?;
-        for _ in 0..pairs(length)? {
-            self.out.begin_item()?;
-            self.out.begin_array()?;
-            for _ in 0..2 {
-                self.out.begin_item()?;
-                self.string()?;
-                self.out.end_item()?;
-            }
-            self.out.end_array()?;
-            self.out.end_item()?;
-        }
-        Ok(self.out.end_array()?)
+    fn object(&mut self, members: impl FnOnce(&mut Self) -> Rendered) -> Rendered {
+        self.out.begin_object()?;
+        members(self)?;
+        Ok(self.out.end_object()?)
     }
 
-    fn string(&mut self) -> Result<(), RenderError> {
+    fn member(&mut self, name: &str, value: impl FnOnce(&mut Self) -> Rendered) -> Rendered {
+        self.out.key(name)?;
+        value(self)?;
+        Ok(self.out.end_value()?)
+    }
+
+    fn string(&mut self) -> Rendered {
         self.string_or_base64(true).map(|_is_text| ())
     }
 
@@ -181,7 +176,7 @@ impl<R: BufRead, W: Write> Value<'_, R, W> {
         Ok(text.is_ok())
     }
 
-    fn long_text(&mut self, length: u64) -> Result<(), RenderError> {
+    fn long_text(&mut self, length: u64) -> Rendered {
         let Self { from, out, .. } = self;
         let mut text = Utf8::default();
         out.begin_text()?;
@@ -194,7 +189,7 @@ impl<R: BufRead, W: Write> Value<'_, R, W> {
         Ok(out.end_text()?)
     }
 
-    fn long_base64(&mut self, length: u64) -> Result<(), RenderError> {
+    fn long_base64(&mut self, length: u64) -> Rendered {
         let Self { from, out, .. } = self;
         let mut text = Utf8::default();
         let mut is_text = true;

@@ -10,7 +10,7 @@ use crate::http::target::AdminTarget;
 use crate::observe::prometheus;
 use crate::observe::status::Status;
 use crate::render::html;
-use crate::session::Endpoint;
+use crate::session::client::Endpoint;
 
 const STYLE: &str =
     concat!(include_str!("../../web/base.css"), include_str!("../../web/status.css"));

@@ -23,7 +23,7 @@ use crate::balance::{Balancer, Lease};
 use crate::http::{ResponseWriter, Version};
 use crate::logging::access_log::Event;
 use crate::net::protocol::WireProtocol;
-use crate::session::{Client, ClientHandle};
+use crate::session::client::{Client, ClientHandle};
 
 /// How often a read starts again because the value changed while it was read.
 const MAX_CHANGES: usize = 30;
@@ -38,7 +38,7 @@ pub(super) fn send_balanced(
     // The end of the connection ends the body then: if it is cut, that must look like an error.
     let ends_with_connection = read.request.version != Version::Http11;
     if ends_with_connection {
-        client.reset_on_close(true);
+        client.stream().reset_on_close(true);
     }
     let keep_alive = !balancer.is_draining();
     let balanced = BalancedRead {
@@ -53,7 +53,7 @@ pub(super) fn send_balanced(
     };
     let sent = balanced.run();
     if ends_with_connection && sent.as_ref().map_or(true, |sent| sent.cut.is_none()) {
-        client.reset_on_close(false);
+        client.stream().reset_on_close(false);
     }
     sent.unwrap_or_else(|refusal| refusal.send_refusal(client, &read.request))
 }

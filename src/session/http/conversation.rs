@@ -23,7 +23,7 @@ use crate::http::{self, ErrorBody, Request, RequestError, ResponseWriter};
 use crate::logging::access_log::Event;
 use crate::metrics;
 use crate::net::protocol::WireProtocol;
-use crate::session::{Client, Endpoint, TICK};
+use crate::session::client::{Client, Endpoint, TICK};
 
 /// Longest time from the first to the last byte of a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,7 +38,7 @@ pub(crate) fn converse(
     balancer: &Arc<Balancer>,
 ) {
     let mut since = Some(since);
-    let mut shared_reads = SharedReads::new(client.handle, client.address, balancer);
+    let mut shared_reads = SharedReads::new(client.socket, client.address, balancer);
     while wait_for_shared_read(&mut client, &mut shared_reads, &mut buffer) {
         let (request, length) = match next_request(&mut client, &mut buffer, since.take()) {
             Ok(Some(next)) => next,

@@ -11,7 +11,7 @@ use super::sent_response::SentResponse;
 use crate::http::{self, ErrorBody, Request, ResponseWriter, target};
 use crate::metrics;
 use crate::net::protocol::WireProtocol;
-use crate::session::{Client, Endpoint};
+use crate::session::client::{Client, Endpoint};
 
 /// A response that we make without a backend.
 pub(super) struct LocalResponse<'a> {

@@ -1,12 +1,9 @@
 //! Writes the response to a read on a shared connection, on that connection's thread.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
-
-use rustix::io::Errno;
-use rustix::net::SendFlags;
 
 use super::read::HttpRead;
 use super::sent_response::{SentResponse, add_backend_headers};
@@ -20,14 +17,8 @@ use crate::http::{self, ResponseWriter};
 use crate::net::protocol::WireProtocol;
 use crate::render::json::{JsonWriter, render, survey};
 use crate::resp::value_type::ValueType;
-use crate::session::ClientSocket;
+use crate::session::client::ClientSocket;
 use crate::sync::{Mutex, lock};
-
-/// With the last bytes, the end of our side goes in one packet, where the system can do that.
-#[cfg(target_os = "linux")]
-const WITH_END: SendFlags = SendFlags::MORE;
-#[cfg(not(target_os = "linux"))]
-const WITH_END: SendFlags = SendFlags::empty();
 
 /// Room for a response's head.
 const HEAD_BYTES: usize = 512;
@@ -92,16 +83,8 @@ impl ResponseSink {
     /// Sends what the client's socket takes at once; returns how many bytes that is. Ends our side
     /// after the last response, because some clients wait for that.
     fn send_at_once(&self, response: &[u8], is_last: bool) -> io::Result<usize> {
-        let flags = SendFlags::DONTWAIT | if is_last { WITH_END } else { SendFlags::empty() };
-        let sent = match rustix::net::send(&self.client.stream, response, flags) {
-            Err(Errno::AGAIN) => 0,
-            sent => sent?,
-        };
-        if is_last && sent == response.len() {
-            // If this fails, the client has left.
-            let _ = self.client.stream.shutdown(Shutdown::Write);
-        }
-        Ok(sent)
+        let stream = &self.client.stream;
+        if is_last { stream.send_last(response) } else { stream.send_now(response) }
     }
 
     /// Writes the whole response to `out`; `None` if this reply is not enough for that.

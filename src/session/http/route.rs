@@ -4,7 +4,7 @@ use super::local_response::LocalResponse;
 use crate::config::Config;
 use crate::http::target::{self, Target};
 use crate::http::{self, Method, Request};
-use crate::session::Endpoint;
+use crate::session::client::Endpoint;
 
 /// Returns what the request asks for, or the response that refuses it.
 pub(super) fn route(

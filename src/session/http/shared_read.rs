@@ -19,7 +19,7 @@ use crate::balance::slow::ReadTraits;
 use crate::health::Member;
 use crate::net::protocol::WireProtocol;
 use crate::resp::value_type::ValueType;
-use crate::session::{ClientSocket, TICK};
+use crate::session::client::{ClientSocket, TICK};
 
 /// One client's reads on shared connections, one at a time.
 pub(super) struct SharedReads {

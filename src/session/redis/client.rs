@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::Session;
 use crate::resp::{Command, write};
-use crate::session::Client;
+use crate::session::client::Client;
 
 /// What Redis says of arguments that it can't make sense of.
 pub const SYNTAX_ERROR: &str = "ERR syntax error";
@@ -58,7 +58,7 @@ impl ClientState {
         Self {
             id: LAST_ID.fetch_add(1, Ordering::Relaxed) + 1,
             address: client.address,
-            local_address: client.socket.local_addr().ok(),
+            local_address: client.stream().local_address(),
             since: Instant::now(),
             name: Box::default(),
             library_name: Box::default(),

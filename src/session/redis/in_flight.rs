@@ -5,15 +5,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::net::SendFlags;
-
 use super::batch::{Batch, PlainBatch};
 use crate::backend::reply_router::{Progress, Replies, Sink};
 use crate::backend::shared::{ClientReplyRouter, Entry, SharedConnection, Unserved};
 use crate::backend::{BackendId, Mode};
 use crate::health::Member;
 use crate::net::protocol::WireProtocol;
-use crate::session::{ClientSocket, TICK};
+use crate::session::client::{ClientSocket, TICK};
 
 /// Commands that are under way with each other are at most so many, …
 const MAX_COMMANDS: usize = 1024;
@@ -28,7 +26,7 @@ const COMMANDS_BEHIND_A_LONG_REPLY: usize = 1024;
 
 impl Sink for ClientSocket {
     fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(rustix::net::send(&self.stream, bytes, SendFlags::DONTWAIT)?)
+        self.stream.send_now(bytes)
     }
 }
 

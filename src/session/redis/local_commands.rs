@@ -120,7 +120,7 @@ impl Session<'_> {
             ("maxclients", config.max_clients.to_string()),
             ("maxmemory", "0".to_owned()),
             ("maxmemory-policy", "noeviction".to_owned()),
-            ("proto-max-bulk-len", config.max_argument_bytes.to_string()),
+            ("proto-max-bulk-len", config.max_argument_bytes().to_string()),
             ("save", String::new()),
             ("timeout", config.client_timeout.as_secs().to_string()),
         ];

@@ -41,7 +41,10 @@ use crate::metrics::Refusal;
 use crate::net::protocol::WireProtocol;
 use crate::policy::{self, Policy, Refused, Shape, Verdict};
 use crate::resp::{self, Command, CommandParser, Protocol, write};
-use crate::session::{Client, MAX_INPUT_BYTES, TICK};
+use crate::session::client::{Client, TICK};
+
+/// How much of what a client has sent is taken in at a time.
+const MAX_INPUT_BYTES: usize = 64 * 1024;
 
 /// How long a command may take from its first byte to its last, …
 const COMMAND_TIME: Duration = Duration::from_secs(10);
@@ -233,7 +236,7 @@ impl<'a> Session<'a> {
 
     #[inline(never)]
     fn run(&mut self, mut input: Vec<u8>, since: Instant) -> Result<Infallible, SessionEnd> {
-        let mut parser = CommandParser::new(self.balancer.config.max_argument_bytes);
+        let mut parser = CommandParser::new(self.balancer.config.max_argument_bytes());
         let mut begun = Some(since);
         let mut unfinished = Share::of(&UNFINISHED);
         loop {
@@ -326,7 +329,7 @@ impl<'a> Session<'a> {
     fn read_the_last(&mut self, input: &mut Vec<u8>) -> Result<(), SessionEnd> {
         if !mem::replace(&mut self.has_read_the_last, true) {
             let client = &mut self.writer.client;
-            let length = rustix::io::ioctl_fionread(client.socket).unwrap_or(0) as usize;
+            let length = client.stream().arrived_bytes();
             if length > 0 {
                 client.read_what_is_there(input, length);
                 return Ok(());
@@ -540,7 +543,7 @@ impl<'a> Session<'a> {
             return Ok(false);
         }
         let Some(batch) = batch.as_plain(balancer.commands_version()) else { return Ok(false) };
-        let is_sent = in_flight.send(batch, writer.client.handle);
+        let is_sent = in_flight.send(batch, writer.client.socket);
         if is_sent {
             balancer.retry_budget.deposit();
         }

@@ -3,18 +3,15 @@
 use std::io::{self, BufRead};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
-
 use super::memory::{Budget, Share};
 use super::script::{self, Witness};
 use super::{ForwardError, IDLE_CAPACITY_BYTES, UNWANTED_PUSH};
 use crate::backend::{HELD_REPLY_BYTES, PooledConnection, inability, said};
 use crate::metrics::Refusal;
+use crate::net::client_stream::ClientStream;
 use crate::net::protocol::WireProtocol;
 use crate::resp::{self, Framer};
-use crate::session::{Client, poll_timeout, stall_step};
+use crate::session::client::{Client, stall_step};
 
 /// Whole replies are sent once there are so many bytes of them, or nothing else is to be done.
 const GATHERED_BYTES: usize = 64 * 1024;
@@ -246,18 +243,15 @@ impl<'a> ReplyWriter<'a> {
         let mut sent = 0;
         let mut since: Option<Instant> = None;
         while sent < self.out.len() {
-            match rustix::net::send(self.client.socket, &self.out[sent..], SendFlags::DONTWAIT) {
-                Ok(length) => sent += length,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    let stalled = since.get_or_insert_with(Instant::now).elapsed();
-                    let is_over = stalled >= self.client.idle_timeout;
-                    if is_over || (stalled >= self.max_stall && !may_stall()) {
-                        return Err(io::Error::new(io::ErrorKind::TimedOut, NOT_READING));
-                    }
-                    self.wait_for_room()?;
+            let length = self.client.stream().send_now(&self.out[sent..])?;
+            sent += length;
+            if length == 0 {
+                let stalled = since.get_or_insert_with(Instant::now).elapsed();
+                let is_over = stalled >= self.client.idle_timeout;
+                if is_over || (stalled >= self.max_stall && !may_stall()) {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, NOT_READING));
                 }
-                Err(error) => return Err(error.into()),
+                self.wait_for_room()?;
             }
         }
         self.out.clear();
@@ -267,17 +261,12 @@ impl<'a> ReplyWriter<'a> {
 
     /// Waits a moment for the client's socket to take more, and takes in what the client sends.
     fn wait_for_room(&mut self) -> io::Result<()> {
-        let mut events = PollFlags::OUT;
-        if !self.is_half_closed && self.backlog.has_room() {
-            events |= PollFlags::IN;
+        let (stream, step) = (self.client.stream(), stall_step(self.max_stall));
+        if self.is_half_closed || !self.backlog.has_room() {
+            return stream.wait_for_room(step);
         }
-        let mut polled = [PollFd::new(self.client.socket, events)];
-        match poll(&mut polled, Some(&poll_timeout(stall_step(self.max_stall)))) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        if events.contains(PollFlags::IN) && polled[0].revents().contains(PollFlags::IN) {
-            self.is_half_closed = self.backlog.fill_from(&self.client)?;
+        if stream.wait_for_room_or_input(step)? {
+            self.is_half_closed = self.backlog.fill_from(stream)?;
         }
         Ok(())
     }
@@ -354,18 +343,15 @@ impl Backlog {
     }
 
     /// Returns whether the client has ended its endpoint.
-    fn fill_from(&mut self, client: &Client) -> io::Result<bool> {
-        let length = self.bytes.len();
-        self.bytes.resize(length + BACKLOG_STEP_BYTES, 0);
-        let read = rustix::net::recv(client.socket, &mut self.bytes[length..], RecvFlags::DONTWAIT);
-        let read = read.map(|(read, _)| read);
-        let more = read.unwrap_or(0);
-        self.bytes.truncate(length + more);
-        self.share.set(self.share.bytes() + more);
-        match read {
-            Ok(0) => Ok(true),
-            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(false),
-            Err(error) => Err(error.into()),
+    fn fill_from(&mut self, client: &ClientStream) -> io::Result<bool> {
+        self.bytes.reserve(BACKLOG_STEP_BYTES);
+        match client.read_now(&mut self.bytes) {
+            Ok(more) => {
+                self.share.set(self.share.bytes() + more);
+                Ok(more == 0)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
         }
     }
 

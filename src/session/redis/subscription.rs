@@ -2,14 +2,10 @@
 //! When it is lost, another takes its place: messages in between may be lost, as in Redis itself.
 
 use std::collections::HashSet;
-use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::warn;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
 
 use super::reply_writer::ReplyWriter;
 use super::upstream::TOO_MANY_PINNED;
@@ -18,7 +14,7 @@ use crate::backend::{BackendError, PooledConnection};
 use crate::health::{BackendState, Member};
 use crate::policy::Subscription;
 use crate::resp::{self, Command, Protocol, command, write};
-use crate::session::{IDLE_GRACE, poll_timeout};
+use crate::session::client::IDLE_GRACE;
 
 /// A subscriber may be idle for ever, but is not watched for longer at a time: so that the end of the
 /// process is noticed, and that of a backend which falls silent.
@@ -423,25 +419,17 @@ impl Session<'_> {
         }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let left = left.unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT);
-        let socket = writer.client.socket;
-        let mut polled = [
-            PollFd::new(&socket, PollFlags::IN),
-            PollFd::from_borrowed_fd(all.connection.as_fd(), PollFlags::IN),
-        ];
-        let ready = match poll(&mut polled, Some(&poll_timeout(left))) {
-            Ok(ready) => ready,
-            Err(Errno::INTR) => return Ok(false),
-            Err(error) => return Err(SessionEnd::Gone(io::Error::from(error).to_string())),
-        };
-        let (from_client, from_backend) =
-            (!polled[0].revents().is_empty(), !polled[1].revents().is_empty());
+        let client = writer.client.stream();
+        let (from_client, from_backend) = client
+            .wait_for_input_or_backend(all.connection.stream(), left)
+            .map_err(|error| SessionEnd::Gone(error.to_string()))?;
         if from_backend {
             self.pass_messages()?;
             // While the client did not take them, what it sent may have been taken in.
             return Ok(from_client && !self.writer.has_backlog());
         }
         // A command that is not complete in time is told so where the client is read.
-        Ok(from_client || (ready == 0 && deadline.is_some_and(|at| at <= Instant::now())))
+        Ok(from_client || deadline.is_some_and(|at| at <= Instant::now()))
     }
 
     #[inline(never)]

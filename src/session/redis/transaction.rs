@@ -9,12 +9,10 @@ use super::upstream::{SendTarget, TOO_MANY_PINNED, Watch};
 use super::{ForwardError, MAX_JUDGEMENTS, ServedBy, Session, SessionEnd, Unanswered, short_reply};
 use crate::backend::{Class, PooledConnection, said};
 use crate::balance::failover::Failover;
-use crate::balance::slow::{
-    Begun, MAX_FAST_ARGUMENTS, ReadInfo, ReadKey, ReadTraits, Script, shown,
-};
+use crate::balance::slow::{Begun, MAX_FAST_ARGUMENTS, ReadInfo, ReadKey, ReadTraits, shown};
 use crate::health::Member;
 use crate::net::protocol::WireProtocol;
-use crate::policy::{self, LocalCommand, Policy, Refused, Verdict};
+use crate::policy::{self, LocalCommand, Policy, Refused, Script, Verdict};
 use crate::resp::{Command, CommandParser, command, write};
 
 /// Keys that a server is asked to watch in one command: it compares each with all that the client

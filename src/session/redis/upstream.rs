@@ -14,7 +14,7 @@ use crate::balance::slow::{Begun, LaneError, OpenRead, ReadInfo, ReadTraits, Sha
 use crate::balance::{Backends, Balancer, Lease};
 use crate::health::Member;
 use crate::logging::access_log::Event;
-use crate::session::ClientHandle;
+use crate::session::client::ClientHandle;
 
 /// So many clients have a connection of their own that the others are kept for reads.
 pub const TOO_MANY_PINNED: &str = "ERR too many clients watch or subscribe: try again later";
@@ -269,7 +269,7 @@ impl<'a> Upstream<'a> {
     /// watches, or `is_subscriber`.
     pub fn update_may_move(&mut self, is_subscriber: bool) {
         let is_watching = matches!(self.watch, Watch::Held(..));
-        let may_move = self.balancer.config.rebalance && !is_watching && !is_subscriber;
+        let may_move = !self.balancer.config.no_rebalance && !is_watching && !is_subscriber;
         if let Some(lease) = &self.lease
             && self.may_move != may_move
         {

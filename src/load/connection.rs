@@ -1,28 +1,30 @@
+//! A connection of `seed` to one backend.
+
 use std::time::Duration;
 
 use redis::{Client, Connection, ConnectionLike, ErrorKind, InfoDict, RedisError, Value};
 
-use super::seed::SeedError;
+use super::error::SeedError;
 use crate::config::address::BackendAddress;
 
-/// How long a backend may take to accept the connection, and then for each of the few answers until
-/// its role is known.
+/// How long a backend may take to accept the connection, and then for each reply until its role is
+/// known.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a backend may take to receive or send anything at all.
 const IO_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A connection to one backend.
-pub struct SeedServer {
-    connection: Connection,
+pub(super) struct SeedConnection {
+    inner: Connection,
 }
 
-/// What a backend says about its replication.
-pub struct Replication {
+/// The replication section of a backend's `INFO`.
+pub(super) struct Replication {
     pub is_replica: bool,
-    /// The replication id; a primary and its replicas have the same.
+    /// The replication id, which a primary shares with its replicas.
     pub id: String,
-    /// How much of the replication stream was sent (primary) or applied (replica), in bytes.
+    /// How much of the replication stream was written (primary) or applied (replica), in bytes.
     pub offset: u64,
     /// Whether the replica is connected to its primary and has a complete copy.
     pub link_up: bool,
@@ -32,48 +34,49 @@ pub struct Replication {
     pub primary: String,
 }
 
-impl SeedServer {
-    /// Connects, logs in and learns the backend's role.
+impl SeedConnection {
+    /// Connects, logs in, and asks for the backend's role.
     pub fn connect(address: &BackendAddress) -> Result<(Self, Replication), SeedError> {
         let failed = |error| SeedError::Connect(reason(&error, CONNECT_TIMEOUT));
         let info = address.connection_info();
-        // Each command of the login has the time limit for itself, so none that is not needed.
+        // Each command of the login has a time limit of its own, so we send only those that we need.
         let login = info.redis_settings().clone().set_skip_set_lib_name();
         let connection = Client::open(info.set_redis_settings(login))
             .and_then(|client| client.get_connection_with_timeout(CONNECT_TIMEOUT))
             .map_err(failed)?;
         connection.set_write_timeout(Some(IO_TIMEOUT))?;
         connection.set_read_timeout(Some(CONNECT_TIMEOUT))?;
-        let mut server = Self { connection };
-        let reply = server.ask_replication().map_err(failed)?;
-        server.connection.set_read_timeout(Some(IO_TIMEOUT))?;
-        Ok((server, Replication::parse(reply)?))
+        let mut connection = Self { inner: connection };
+        let reply = connection.ask_replication().map_err(failed)?;
+        connection.inner.set_read_timeout(Some(IO_TIMEOUT))?;
+        Ok((connection, Replication::parse(reply)?))
     }
 
-    /// What the backend says about its replication now.
+    /// Asks for the present state of replication.
     pub fn replication(&mut self) -> Result<Replication, SeedError> {
         Replication::parse(self.ask_replication()?)
     }
 
     fn ask_replication(&mut self) -> Result<Value, RedisError> {
-        self.connection.req_command(redis::cmd("INFO").arg("replication"))?.extract_error()
+        self.inner.req_command(redis::cmd("INFO").arg("replication"))?.extract_error()
     }
 
     /// Sends all commands without waiting for a reply.
     pub fn send(&mut self, commands: &[u8]) -> Result<(), SeedError> {
-        Ok(self.connection.send_packed_command(commands)?)
+        Ok(self.inner.send_packed_command(commands)?)
     }
 
-    /// The reply to one command. Not `Pipeline::query`: that would wait for each reply of a batch
-    /// anew when the backend has stopped answering.
+    /// Reads the reply to one command. (`Pipeline::query` would wait for each reply of a batch anew when
+    /// the backend has stopped answering.)
     pub fn receive(&mut self) -> Result<Value, SeedError> {
-        Ok(self.connection.recv_response()?.extract_error()?)
+        Ok(self.inner.recv_response()?.extract_error()?)
     }
 
-    /// The replies to one `DEL` and `rows` times `HSET` with `fields` fields, in a transaction.
+    /// Reads the replies to a transaction of one `DEL` and `rows` times `HSET` with `fields` fields.
     pub fn receive_transaction(&mut self, rows: usize, fields: usize) -> Result<(), SeedError> {
         let commands = rows + 1;
-        for _multi_and_queued in 0..1 + commands {
+        // To MULTI, and to each command that is queued.
+        for _ in 0..1 + commands {
             self.receive()?;
         }
         let created = Value::Int(fields as i64);
@@ -117,16 +120,16 @@ impl From<RedisError> for SeedError {
     }
 }
 
-/// The reason as Redis or the system gives it, without the `redis` crate's error classes.
+/// The reason in the words of Redis or the system, without the `redis` crate's error classes.
 fn reason(error: &RedisError, timeout: Duration) -> String {
     if error.is_timeout() {
-        return format!("no answer within {} s", timeout.as_secs());
+        return format!("no reply within {} s", timeout.as_secs());
     }
     if error.is_connection_dropped() && !error.is_connection_refusal() {
         return "the connection was closed by the server".into();
     }
     if error.kind() == ErrorKind::AuthenticationFailed {
-        // The crate keeps no more of the server's answer than that.
+        // The crate keeps only this of the server's reply.
         return "the login was refused; check the user and the password in its URL, and that the \
                 server takes more clients"
             .into();

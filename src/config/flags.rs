@@ -1,0 +1,297 @@
+//! The flags of `lb` and their environment variables, as `clap` sees them.
+
+use std::ffi::OsString;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use clap::builder::{BoolishValueParser, RangedU64ValueParser};
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use super::address::DEFAULT_BACKENDS;
+use crate::logging::Format;
+
+/// Longest time that a flag may have.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
+const EXAMPLES: &str = "\
+Examples:
+  lb
+      three Redis servers on ports 1111, 2222 and 3333; clients on http://127.0.0.1:1310/
+  lb --backend 10.0.0.1:6379 --backend redis://reader:secret@10.0.0.2:6379/2
+      two servers, the second with a login and database 2
+  LB_BACKENDS=redis-a:6379,redis-b:6379 lb --listen 0.0.0.0:1310
+      the backends from the environment; listens on every network interface
+  lb --demo-delay 3s
+      each HTTP read takes 3 seconds longer, so that you can watch the balancing
+  lb check
+      checks whether the servers can be read from and hold the same data; serves nothing
+
+Try: curl http://127.0.0.1:1310/actor:1
+     redis-cli -p 1310 hgetall actor:1";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  lb check
+      the servers that `lb` would read from: those in LB_BACKENDS, or ports 1111, 2222 and 3333
+  lb check --backend 10.0.0.1:6379 --backend redis://reader:secret@10.0.0.2:6379
+      these two
+  lb check --check-timeout 5s && systemctl start redis-lb
+      in a script, for servers that may be slow
+
+It writes nothing. Its user needs the rights +@read +info +ping +select, and on nodes of a
+Cluster also +readonly +cluster|info.
+
+Exit code: 0 if all is well, 1 if something is wrong, 2 if a flag is wrong.";
+
+/// Headings of the flags in `--help`.
+const CLIENTS: &str = "Clients";
+const BACKENDS: &str = "Backends";
+const CHECKS: &str = "Health checks";
+const BALANCING: &str = "Balancing";
+const END: &str = "The end";
+const WATCHING: &str = "Watching";
+
+/// Serves reads over HTTP and the Redis protocol, each from the Redis server with the fewest clients.
+#[derive(Debug, Parser)]
+#[command(name = "lb", version, about, max_term_width = 100, disable_help_subcommand = true)]
+#[command(after_help = "Examples, and more about some flags: lb --help", after_long_help = EXAMPLES)]
+pub struct Flags {
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+
+    /// Address where clients connect; port 0 takes any free port
+    #[arg(help_heading = CLIENTS)]
+    #[arg(long, env = "LB_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:1310")]
+    pub(super) listen: String,
+
+    /// A Redis server: HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB or redis+unix:///PATH; repeat it
+    /// for each server, or separate them by commas
+    #[arg(help_heading = BACKENDS)]
+    #[arg(
+        long = "backend",
+        env = "LB_BACKENDS",
+        hide_env_values = true,
+        value_name = "URL",
+        value_delimiter = ',',
+        default_values = DEFAULT_BACKENDS
+    )]
+    pub(super) backends: Vec<String>,
+
+    /// Serves the paths below /-/ (status page, metrics, probes) at this address instead of where
+    /// clients connect
+    #[arg(help_heading = WATCHING)]
+    #[arg(long, env = "LB_ADMIN_LISTEN", value_name = "ADDRESS:PORT")]
+    pub(super) admin_listen: Option<String>,
+
+    /// Turns off the status page and its JSON where clients connect
+    #[arg(help_heading = WATCHING)]
+    #[arg(long, env = "LB_NO_STATUS", value_parser = BoolishValueParser::new())]
+    pub no_status: bool,
+
+    /// Format of the log
+    #[arg(help_heading = WATCHING)]
+    #[arg(long, env = "LB_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = Format::Human)]
+    pub log_format: Format,
+
+    /// Logs no lines for requests and sessions
+    #[arg(help_heading = WATCHING)]
+    #[arg(long, env = "LB_QUIET", value_parser = BoolishValueParser::new())]
+    pub quiet: bool,
+
+    /// Most clients at a time; further ones get an error and are closed
+    #[arg(help_heading = CLIENTS)]
+    #[arg(
+        long,
+        env = "LB_MAX_CLIENTS",
+        value_name = "NUMBER",
+        default_value_t = 4096,
+        value_parser = count(1..=100_000)
+    )]
+    pub max_clients: usize,
+
+    /// How long a client may be idle, or not read its reply
+    #[arg(help_heading = CLIENTS)]
+    #[arg(long, env = "LB_CLIENT_TIMEOUT", value_name = "TIME", default_value = "330s", value_parser = timeout)]
+    pub client_timeout: Duration,
+
+    /// How long a backend may be silent before a quick read is retried on another; a read that takes
+    /// half of it counts as slow
+    #[arg(help_heading = BACKENDS)]
+    #[arg(long, env = "LB_BACKEND_TIMEOUT", value_name = "TIME", default_value = "1s", value_parser = timeout)]
+    pub backend_timeout: Duration,
+
+    /// How long a read waits for a silent backend if the read itself may keep it busy or no other is
+    /// left, and how long a slow read waits for its turn
+    #[arg(help_heading = BACKENDS)]
+    #[arg(long, env = "LB_READ_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = timeout)]
+    pub read_timeout: Duration,
+
+    /// Time between two checks of a backend while all is well
+    #[arg(help_heading = CHECKS)]
+    #[arg(long, env = "LB_CHECK_INTERVAL", value_name = "TIME", default_value = "2s", value_parser = timeout)]
+    pub check_interval: Duration,
+
+    /// How long a backend may take to answer a check
+    #[arg(help_heading = CHECKS)]
+    #[arg(long, env = "LB_CHECK_TIMEOUT", value_name = "TIME", default_value = "1s", value_parser = timeout)]
+    pub check_timeout: Duration,
+
+    /// Failed checks in a row until a backend is down
+    #[arg(help_heading = CHECKS)]
+    #[arg(long, env = "LB_FALL", value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub fall: u32,
+
+    /// Good checks in a row until a backend that was out of service is up again
+    #[arg(help_heading = CHECKS)]
+    #[arg(long, env = "LB_RISE", value_name = "NUMBER", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rise: u32,
+
+    /// A replica that has not heard from its primary for this long is read from only while no other
+    /// server is up; 0s means no limit
+    #[arg(help_heading = CHECKS)]
+    #[arg(long, env = "LB_MAX_LAG", value_name = "TIME", default_value = "60s", value_parser = time)]
+    pub max_lag: Duration,
+
+    /// How long the keys of a server that is out of service count: until then, servers that come back
+    /// are read from only if they have at least 90 % of them
+    #[arg(help_heading = CHECKS)]
+    #[arg(long, env = "LB_FORGET_AFTER", value_name = "TIME", default_value = "10m", value_parser = time)]
+    pub forget_after: Duration,
+
+    /// Time in which the share of a backend that returns grows to its full size; 0s means at once
+    #[arg(help_heading = BALANCING)]
+    #[arg(long, env = "LB_SLOW_START", value_name = "TIME", default_value = "10s", value_parser = time)]
+    pub slow_start: Duration,
+
+    /// Never moves a Redis client to another backend while its own serves, even if the load gets uneven
+    #[arg(help_heading = BALANCING)]
+    #[arg(long, env = "LB_NO_REBALANCE", value_parser = BoolishValueParser::new())]
+    pub no_rebalance: bool,
+
+    /// Most connections to each backend at a time; a client that needs another waits for one
+    #[arg(help_heading = BACKENDS)]
+    #[arg(
+        long,
+        env = "LB_BACKEND_CONNECTIONS",
+        value_name = "NUMBER",
+        default_value_t = 128,
+        value_parser = count(2..=100_000)
+    )]
+    pub backend_connections: usize,
+
+    /// Longest argument of a Redis command, in MiB
+    #[arg(help_heading = CLIENTS)]
+    #[arg(
+        long,
+        env = "LB_MAX_ARGUMENT_MIB",
+        value_name = "MIB",
+        default_value_t = 16,
+        value_parser = clap::value_parser!(u32).range(1..=512)
+    )]
+    pub max_argument_mib: u32,
+
+    /// Allows KEYS, which keeps a Redis server busy while it looks at every key
+    #[arg(help_heading = CLIENTS)]
+    #[arg(long, env = "LB_ALLOW_KEYS", value_parser = BoolishValueParser::new())]
+    pub allow_keys: bool,
+
+    /// Allows scripts and functions that only read (EVAL_RO, EVALSHA_RO, FCALL_RO), which can keep a
+    /// Redis server busy, fill its memory and administer it
+    #[arg(help_heading = CLIENTS)]
+    #[arg(long, env = "LB_ALLOW_SCRIPTS", value_parser = BoolishValueParser::new())]
+    pub allow_scripts: bool,
+
+    /// How long after SIGINT or SIGTERM clients are still accepted while /-/ready answers 503, so that a
+    /// load balancer in front can notice
+    #[arg(help_heading = END)]
+    #[arg(long, env = "LB_DRAIN_DELAY", value_name = "TIME", default_value = "0s", value_parser = time)]
+    pub drain_delay: Duration,
+
+    /// How long running requests may take to finish after --drain-delay
+    #[arg(help_heading = END)]
+    #[arg(long, env = "LB_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = time)]
+    pub drain_timeout: Duration,
+
+    /// Delays each HTTP read by this time while it counts as a client of its backend, so that you can
+    /// watch the balancing
+    #[arg(help_heading = BALANCING)]
+    #[arg(long, env = "LB_DEMO_DELAY", value_name = "TIME", default_value = "0s", value_parser = time)]
+    pub demo_delay: Duration,
+
+    /// While listening on loopback, also serves requests whose Host is NAME; repeat it for each name, or
+    /// separate them by commas
+    #[arg(help_heading = CLIENTS)]
+    #[arg(long = "allow-host", env = "LB_ALLOW_HOSTS", value_name = "NAME", value_delimiter = ',')]
+    pub(super) allow_hosts: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Checks whether the servers can be read from and hold the same data; serves nothing.
+    ///
+    /// Asks all servers at the same time. Counts their keys, and compares some keys chosen at random:
+    /// their types and, unless they are large, their values.
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(CheckArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CheckArgs {
+    /// A Redis server; repeat it for each server, or separate them by commas [default: those that `lb`
+    /// would read from]
+    #[arg(long = "backend", value_name = "URL", value_delimiter = ',')]
+    pub(super) backends: Vec<String>,
+
+    /// How long each server may take to answer, and then for each step of the comparison [default:
+    /// 1s, or LB_CHECK_TIMEOUT]
+    #[arg(long, value_name = "TIME", value_parser = timeout)]
+    pub(super) check_timeout: Option<Duration>,
+
+    /// How long ago a replica may have heard from its primary; 0s means no limit [default: 60s, or
+    /// LB_MAX_LAG]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(super) max_lag: Option<Duration>,
+}
+
+impl Flags {
+    /// Parses the command line and the environment. Flags after `check` override flags before it, but
+    /// backends are added together.
+    pub(super) fn read(
+        arguments: impl IntoIterator<Item: Into<OsString> + Clone>,
+    ) -> Result<Self, clap::Error> {
+        let matches = Self::command().try_get_matches_from(arguments)?;
+        let mut args = Self::from_arg_matches(&matches)?;
+        let Some(Command::Check(check)) = &mut args.command else { return Ok(args) };
+        let are_typed = matches.value_source("backends") == Some(ValueSource::CommandLine);
+        if !are_typed && !check.backends.is_empty() {
+            args.backends.clear();
+        }
+        args.backends.append(&mut check.backends);
+        args.check_timeout = check.check_timeout.unwrap_or(args.check_timeout);
+        args.max_lag = check.max_lag.unwrap_or(args.max_lag);
+        Ok(args)
+    }
+}
+
+/// Parser of a number in this range.
+fn count(range: RangeInclusive<u64>) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(range)
+}
+
+/// Parses a time, which may be zero.
+fn time(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time <= MAX_TIMEOUT => Ok(time),
+        Ok(_) => Err("at most 24h".to_owned()),
+        Err(_) => Err("write a number with its unit, such as 500ms, 30s or 5m".to_owned()),
+    }
+}
+
+/// Parses a time that a socket takes for a timeout.
+fn timeout(text: &str) -> Result<Duration, String> {
+    match time(text)? {
+        short if short < Duration::from_millis(1) => Err("at least 1ms".to_owned()),
+        time => Ok(time),
+    }
+}

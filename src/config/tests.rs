@@ -1,0 +1,73 @@
+use super::address::DEFAULT_BACKENDS;
+use super::*;
+
+fn config(args: &[&str]) -> Result<Config, String> {
+    let flags = Flags::read([&["lb"], args].concat()).map_err(|e| e.to_string())?;
+    Config::try_from(flags)
+}
+
+#[test]
+fn the_defaults_are_the_documented_ones() {
+    let config = config(&[]).expect("valid");
+    assert_eq!(config.listen.to_string(), "127.0.0.1:1310");
+    let names: Vec<&str> = config.backends.iter().map(BackendAddress::name).collect();
+    assert_eq!(names, DEFAULT_BACKENDS);
+    assert_eq!(config.max_clients, 4096);
+    assert_eq!(config.client_timeout, Duration::from_secs(330));
+    assert_eq!(config.backend_timeout, Duration::from_secs(1));
+    assert_eq!(config.read_timeout, Duration::from_secs(30));
+    assert_eq!(config.check_interval, Duration::from_secs(2));
+    assert_eq!(config.check_timeout, Duration::from_secs(1));
+    assert_eq!((config.fall, config.rise), (3, 2));
+    assert_eq!(config.max_lag(), Some(Duration::from_secs(60)));
+    assert_eq!(config.forget_after, Duration::from_secs(10 * 60));
+    assert_eq!(config.slow_start, Duration::from_secs(10));
+    assert!(!config.no_rebalance);
+    assert_eq!(config.backend_connections, 128);
+    assert_eq!(config.max_argument_bytes(), 16 * 1024 * 1024);
+    assert!(!config.allow_keys && !config.allow_scripts);
+    assert_eq!(config.drain_delay, Duration::ZERO);
+    assert_eq!(config.drain_timeout, Duration::from_secs(30));
+    assert_eq!(config.demo_delay, Duration::ZERO);
+}
+
+#[test]
+fn the_flags_of_a_check_count_before_and_after_its_name() {
+    let parsed = |args: &[&str]| {
+        let config = config(args).expect("valid");
+        let names: Vec<_> = config.backends.iter().map(|b| b.name().to_owned()).collect();
+        (config.checks_only, names.join(" "), config.check_timeout.as_secs())
+    };
+    let expected = |names: &str, seconds| (true, names.to_owned(), seconds);
+    assert_eq!(parsed(&["check"]), expected(&DEFAULT_BACKENDS.join(" "), 1));
+    assert_eq!(parsed(&["check", "--backend", "a:1,b:2"]), expected("a:1 b:2", 1));
+    assert_eq!(parsed(&["--backend", "a:1", "--check-timeout", "3s", "check"]), expected("a:1", 3));
+    let both = ["--backend", "a:1", "check", "--backend", "b:2", "--check-timeout", "2s"];
+    assert_eq!(parsed(&both), expected("a:1 b:2", 2));
+    assert!(!parsed(&[]).0);
+}
+
+#[test]
+fn wrong_values_are_refused_with_what_to_do() {
+    for (args, why) in [
+        (["--listen", "1310"], "ADDRESS:PORT"),
+        (["--listen", "127.0.0.1"], "ADDRESS:PORT"),
+        (["--backend", "localhost"], "HOST:PORT"),
+        (["--backend", "a:1,b:2,a:1"], "a:1 is in the list twice"),
+        (["--max-clients", "0"], "1..=100000"),
+        (["--client-timeout", "0s"], "at least 1ms"),
+        (["--client-timeout", "5"], "such as 500ms"),
+        (["--backend-timeout", "25h"], "at most 24h"),
+        (["--demo-delay", "soon"], "--demo-delay"),
+        (["--read-timeout", "900ms"], "--backend-timeout"),
+    ] {
+        let error = config(&args).expect_err(args[1]);
+        assert!(error.contains(why), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn a_password_in_a_wrong_backend_is_not_repeated() {
+    let error = config(&["--backend", "redis://u:hunter2@h:99999"]).expect_err("port");
+    assert!(!error.contains("hunter2"), "{error}");
+}

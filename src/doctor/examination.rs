@@ -1,0 +1,156 @@
+//! Problems that each server has by itself, and mistakes in their list.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::findings::Findings;
+use super::status::{ServerStatus, StatusResult};
+use crate::backend::{Backend, BackendError};
+use crate::config::Config;
+use crate::health::Member;
+use crate::logging;
+use crate::observe::misconfiguration::{
+    DATABASES_DIFFER, SAME_SERVER, databases_differ, duplicates,
+};
+
+impl Findings {
+    /// Finds the problems of each server, the others apart.
+    pub(super) fn examine_each(
+        &mut self,
+        config: &Config,
+        backends: &[Arc<Member>],
+        statuses: &[StatusResult],
+    ) {
+        for (backend, status) in backends.iter().zip(statuses) {
+            let name = backend.name();
+            match status {
+                Ok(server) => self.examine(backend, server),
+                Err(error) => {
+                    let advice = advice(error, config.check_timeout);
+                    let error = error.to_string();
+                    let error = error.trim_end_matches('.');
+                    self.problems.push(format!("{name} cannot be read from: {error}. {advice}"));
+                }
+            }
+        }
+    }
+
+    fn examine(&mut self, backend: &Backend, server: &ServerStatus) {
+        let name = backend.name();
+        if let Some(why) = &server.report.unserved {
+            self.problems.push(format!("{name} can't be served from: {why}. Leave it out."));
+            return;
+        }
+        self.problems.extend(stale_data(server).map(|problem| format!("{name} {problem}")));
+        if let Some(why) = &server.no_database {
+            let database = backend.own_mode().database;
+            self.problems.push(format!(
+                "{name} has no database {database} ({why}). Name another one in its URL."
+            ));
+        }
+        if !server.lacks.is_empty() {
+            let lacks = server.lacks.join(" ");
+            self.problems.push(format!(
+                "{name} lets its user do too little: lb needs {lacks} there (ACL SETUSER)."
+            ));
+        }
+        if !server.lacks_for_redis_clients.is_empty() {
+            let lacks = server.lacks_for_redis_clients.join(" ");
+            self.notes.push(format!(
+                "{name}: HTTP clients can be served, Redis clients need {lacks} too."
+            ));
+        }
+    }
+
+    /// Finds databases without keys: HTTP clients read the one that is in the URL.
+    pub(super) fn examine_databases(
+        &mut self,
+        config: &Config,
+        backends: &[Arc<Member>],
+        statuses: &[StatusResult],
+    ) {
+        let mut is_empty = true;
+        for (backend, status) in backends.iter().zip(statuses) {
+            let server = status.as_ref().ok().filter(|server| server.no_database.is_none());
+            let server = server.filter(|server| server.report.unserved.is_none());
+            let Some(keys) = server.and_then(|server| server.report.keys.as_ref()) else { return };
+            let (name, database) = (backend.name(), backend.own_mode().database);
+            is_empty &= keys.total() == 0;
+            if keys.total() > 0 && keys.in_database(database) == 0 {
+                self.problems.push(format!(
+                    "{name} has no keys in database {database}, where HTTP clients read. Name \
+                     another one in its URL."
+                ));
+            }
+        }
+        if is_empty {
+            self.problems.push("there are no keys at all. Load them first.".to_owned());
+        }
+        if databases_differ(&config.backends) {
+            self.notes.push(DATABASES_DIFFER.to_owned());
+        }
+    }
+
+    /// Finds addresses of the same server; returns the indices of each pair.
+    pub(super) fn examine_duplicates(
+        &mut self,
+        backends: &[Arc<Member>],
+        statuses: &[StatusResult],
+    ) -> Vec<(usize, usize)> {
+        let run_id = |status: &StatusResult| {
+            let run_id = &status.as_ref().ok()?.report.run_id;
+            (!run_id.is_empty()).then(|| Arc::clone(run_id))
+        };
+        let run_ids: Vec<_> = statuses.iter().map(run_id).collect();
+        let duplicates = duplicates(&run_ids);
+        for &(first, again) in &duplicates {
+            let (first, again) = (backends[first].name(), backends[again].name());
+            self.problems.push(format!("{first} and {again} {SAME_SERVER}"));
+        }
+        duplicates
+    }
+}
+
+/// Says why a server's data are missing or old, if they are.
+fn stale_data(server: &ServerStatus) -> Option<String> {
+    if let Some(why) = &server.report.not_ready {
+        let why = logging::escaped(why);
+        return Some(format!("is not ready: {why}. Nothing is read from it yet."));
+    }
+    if server.report.is_cut_off {
+        let primary = server.primary.as_deref().unwrap_or("its primary");
+        return Some(format!(
+            "is a replica whose link to {primary} is down, so its data may be old. See its log: can \
+             it reach its primary, and log in there (masterauth)?"
+        ));
+    }
+    let why = server.report.stale.as_ref()?;
+    Some(format!("may have old data: {why}."))
+}
+
+/// Says what to do about a server that can't be read from.
+fn advice(error: &BackendError, timeout: Duration) -> String {
+    let advice = match error {
+        BackendError::Unresolved(_) => "Is the name right?",
+        BackendError::Connect(_) => "Does Redis run there, and is the address right?",
+        BackendError::Protocol(_) => "Is that a Redis server?",
+        BackendError::Redis(why) if why.starts_with("NOAUTH") => {
+            "It wants a password: write redis://:PASSWORD@HOST:PORT."
+        }
+        BackendError::Redis(why) if why.starts_with("WRONGPASS") => {
+            "Check the user and the password in its URL."
+        }
+        BackendError::Redis(why) if why.contains("AUTH") => {
+            "It has no password: leave it out of the URL."
+        }
+        error if error.is_timeout() => {
+            let timeout = humantime::format_duration(timeout);
+            return format!(
+                "Is it frozen or overloaded, or is there a firewall? It had {timeout} \
+                 (--check-timeout)."
+            );
+        }
+        _ => "See its log.",
+    };
+    advice.to_owned()
+}

@@ -1,0 +1,194 @@
+//! Fills and verifies one backend.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::compare::compare;
+use super::connection::{Replication, SeedConnection};
+use super::dataset::{Dataset, Row};
+use super::error::SeedError;
+use super::progress::BackendProgress;
+use super::replica::{Primaries, wait_for_replica};
+use super::report::SeedReport;
+use super::transaction::Transaction;
+use crate::config::address::BackendAddress;
+use crate::resp::command;
+
+/// Batches whose replies may be outstanding while the next one is prepared. They are not kept.
+const BATCHES_AHEAD: usize = 4;
+
+/// How rows become keys.
+#[derive(Debug, Clone)]
+pub struct SeedSettings {
+    /// A row gets the key `PREFIX:ID`.
+    pub prefix: String,
+    /// The most rows written in one transaction; at least 1.
+    pub batch_rows: usize,
+}
+
+/// One backend that is being loaded.
+pub(super) struct Task<'a> {
+    address: &'a BackendAddress,
+    dataset: &'a Dataset,
+    settings: &'a SeedSettings,
+    pub progress: BackendProgress,
+    /// As the backend told it last.
+    replication: Option<Replication>,
+    keys: u64,
+    pub load_time: Duration,
+    pub verify_time: Duration,
+    /// The part of the verification that was spent waiting for replication.
+    pub waited: Duration,
+    pub failure: Option<SeedError>,
+}
+
+impl<'a> Task<'a> {
+    pub fn new(
+        address: &'a BackendAddress,
+        dataset: &'a Dataset,
+        settings: &'a SeedSettings,
+        progress: BackendProgress,
+    ) -> Self {
+        Self {
+            address,
+            dataset,
+            settings,
+            progress,
+            replication: None,
+            keys: 0,
+            load_time: Duration::ZERO,
+            verify_time: Duration::ZERO,
+            waited: Duration::ZERO,
+            failure: None,
+        }
+    }
+
+    /// Writes all rows, unless the backend is a replica, which gets them from its primary.
+    pub fn fill(&mut self) -> Result<(), SeedError> {
+        let (mut connection, replication) = SeedConnection::connect(self.address)?;
+        let is_replica = replication.is_replica;
+        self.replication = Some(replication);
+        if is_replica {
+            self.progress.start("waiting");
+            return Ok(());
+        }
+        self.write(&mut connection)?;
+        self.replication = Some(connection.replication()?);
+        Ok(())
+    }
+
+    /// Prepares and sends batches while the backend executes those before.
+    fn write(&mut self, connection: &mut SeedConnection) -> Result<(), SeedError> {
+        self.progress.start("loading");
+        let mut transaction = Transaction::new(&self.settings.prefix, self.dataset.fields());
+        let fields = transaction.fields();
+        let mut batches = self.dataset.batches(self.settings.batch_rows)?;
+        // The number of rows of each batch whose replies are outstanding.
+        let mut sent = VecDeque::new();
+        loop {
+            let rows = batches.next_batch(|row| transaction.add(row))?;
+            if rows > 0 {
+                connection.send(transaction.take())?;
+                sent.push_back(rows);
+            }
+            if rows == 0 || sent.len() > BATCHES_AHEAD {
+                let Some(rows) = sent.pop_front() else {
+                    return Ok(());
+                };
+                connection.receive_transaction(rows, fields)?;
+                self.advance(rows);
+            }
+        }
+    }
+
+    /// For a primary, its replication id and how far it has been written; `None` in its place if it
+    /// failed.
+    pub fn filled_primary(&self) -> Option<(String, Option<u64>)> {
+        let replication =
+            self.replication.as_ref().filter(|replication| !replication.is_replica)?;
+        Some((replication.id.clone(), self.failure.is_none().then_some(replication.offset)))
+    }
+
+    /// Reads all rows back and compares them with the file.
+    pub fn verify(&mut self, primaries: &Primaries) -> Result<(), SeedError> {
+        let (mut connection, replication) = SeedConnection::connect(self.address)?;
+        let mut foreign_primary = None;
+        if replication.is_replica {
+            let started = Instant::now();
+            let caught_up = wait_for_replica(&mut connection, primaries);
+            self.waited = started.elapsed();
+            let replication = caught_up?;
+            foreign_primary =
+                (!primaries.contains_key(&replication.id)).then_some(replication.primary);
+        }
+        match (self.compare_all(&mut connection), foreign_primary) {
+            (Err(SeedError::Mismatch { key, difference }), Some(primary)) => {
+                Err(SeedError::ForeignPrimary { key, difference, primary })
+            }
+            (result, _) => result,
+        }?;
+        self.progress.done();
+        Ok(())
+    }
+
+    /// Asks for one batch while it compares the one before, whose rows it keeps until then.
+    fn compare_all(&mut self, connection: &mut SeedConnection) -> Result<(), SeedError> {
+        self.progress.start("verifying");
+        self.keys = 0;
+        let fields = self.dataset.fields().enumerate();
+        let fields: HashMap<&[u8], usize> = fields.map(|(i, name)| (name.as_bytes(), i)).collect();
+        let mut batches = self.dataset.batches(self.settings.batch_rows)?;
+        let mut asked = Vec::new();
+        let mut questions = Vec::new();
+        loop {
+            let mut rows = Vec::new();
+            questions.clear();
+            batches.next_batch(|row| {
+                command("HGETALL").arg(self.key(row)).append_to(&mut questions);
+                rows.push(row.clone());
+            })?;
+            if !rows.is_empty() {
+                connection.send(&questions)?;
+            }
+            for row in &asked {
+                let found = connection.receive()?;
+                compare(&found, row, &fields).map_err(|difference| SeedError::Mismatch {
+                    key: String::from_utf8_lossy(&self.key(row)).into_owned(),
+                    difference,
+                })?;
+            }
+            self.advance(asked.len());
+            if rows.is_empty() {
+                return Ok(());
+            }
+            asked = rows;
+        }
+    }
+
+    fn key(&self, row: &Row) -> Vec<u8> {
+        let mut key = Vec::new();
+        row.write_key(&self.settings.prefix, &mut key);
+        key
+    }
+
+    fn advance(&mut self, keys: usize) {
+        self.keys += keys as u64;
+        self.progress.advance(keys as u64);
+    }
+
+    pub fn report(self) -> SeedReport {
+        let role = match &self.replication {
+            Some(replication) if replication.is_replica => "replica",
+            Some(_) => "primary",
+            None => "-",
+        };
+        SeedReport {
+            backend: self.address.name().to_owned(),
+            role,
+            keys: self.keys,
+            load_time: self.load_time,
+            verify_time: self.verify_time,
+            failure: self.failure,
+        }
+    }
+}

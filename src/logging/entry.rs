@@ -1,0 +1,181 @@
+//! Entries of the log about requests and sessions, as text and as JSON.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use super::escape::escaped;
+
+/// How much of a request's method and target is logged, in characters.
+const LOGGED_CHARS: usize = 256;
+
+/// One line of the log.
+#[derive(Debug, Serialize)]
+pub struct Entry {
+    #[serde(flatten)]
+    pub event: Event,
+    pub leases: Leases,
+}
+
+/// Something that happened to a request, a session, or several sessions.
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Event {
+    /// An HTTP request was answered.
+    Request(HttpRequest),
+    /// Bytes that are no HTTP request were refused.
+    Refused { client: SocketAddr, status: u16, reason: String },
+    /// `--demo-delay` holds a read.
+    Held { seconds: f64 },
+    /// A Redis client got its first backend, or another one.
+    Reads { client: SocketAddr, backend: String },
+    /// A Redis client's session has ended.
+    Session(Session),
+    /// Sessions were moved to other backends.
+    Moved { sessions: usize },
+}
+
+/// An HTTP request, and how it was answered.
+#[derive(Debug, Serialize)]
+pub struct HttpRequest {
+    pub client: SocketAddr,
+    pub method: Text,
+    /// Path and query.
+    pub target: Text,
+    pub status: u16,
+    /// The backend that has answered.
+    pub backend: Option<String>,
+    /// How long it took, in milliseconds.
+    pub ms: f64,
+    /// Bytes that were sent, with the head.
+    pub bytes: u64,
+    /// The failure that cut the answer off after its first byte.
+    pub cut: Option<String>,
+}
+
+/// A Redis client's session.
+#[derive(Debug, Serialize)]
+pub struct Session {
+    pub client: SocketAddr,
+    pub commands: u64,
+    /// Replies that were errors.
+    pub errors: u64,
+    /// The last backend that it had.
+    pub backend: Option<String>,
+    pub seconds: f64,
+    /// Why it ended.
+    pub ended: String,
+}
+
+/// Text of a client, cut to a length.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct Text(String);
+
+/// How many leases each backend has, by name.
+#[derive(Debug)]
+pub struct Leases(pub Vec<(Arc<str>, usize)>);
+
+impl Text {
+    /// Cuts text of any length.
+    pub fn cut(text: &str) -> Self {
+        match text.char_indices().nth(LOGGED_CHARS) {
+            Some((end, _)) => Self(format!("{}…", &text[..end])),
+            None => Self(text.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A space is escaped as well: it ends a field.
+        self.0.chars().try_for_each(|c| match c {
+            ' ' => f.write_str("\\u{20}"),
+            c => write!(f, "{}", c.escape_debug()),
+        })
+    }
+}
+
+impl Serialize for Leases {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, count)| (name.as_ref(), count)))
+    }
+}
+
+impl fmt::Display for Leases {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("leases")?;
+        self.0.iter().try_for_each(|(name, count)| write!(f, " {name}={count}"))
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.event, self.leases)?;
+        // A reason is a sentence, so it comes last.
+        match &self.event {
+            Event::Request(HttpRequest { cut: Some(why), .. }) => {
+                write!(f, " cut: {}", escaped(why))
+            }
+            Event::Refused { reason, .. } => write!(f, " {}", escaped(reason)),
+            Event::Session(session) => write!(f, " {}", escaped(&session.ended)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Request(request) => request.fmt(f),
+            Self::Refused { client, status, .. } => write!(f, "{client} refused {status}"),
+            Self::Held { seconds } => {
+                let time = humantime::format_duration(Duration::from_secs_f64(*seconds));
+                write!(f, "held for {time}")
+            }
+            Self::Reads { client, backend } => write!(f, "{client} reads from {backend}"),
+            Self::Session(session) => session.fmt(f),
+            Self::Moved { sessions } => write!(f, "moved {}", counted(*sessions as u64, "session")),
+        }
+    }
+}
+
+impl fmt::Display for HttpRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { client, method, target, status, backend, ms, .. } = self;
+        let backend = backend.as_deref().unwrap_or("-");
+        write!(f, "{client} {method} {target} {status} {backend} {ms:.3}ms")
+    }
+}
+
+impl fmt::Display for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let backend = self.backend.as_deref().unwrap_or("-");
+        let commands = counted(self.commands, "command");
+        let errors = counted(self.errors, "error");
+        let (client, seconds) = (self.client, self.seconds);
+        write!(f, "{client} session {backend} {commands} {errors} {seconds:.3}s")
+    }
+}
+
+fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_of_a_client_is_one_short_field() {
+        let shown = |text: &str| Text::cut(text).to_string();
+        assert_eq!(shown("/actor:1?field=a%20b"), "/actor:1?field=a%20b");
+        assert_eq!(shown("/a b\n\x1b[2J\u{202e}"), "/a\\u{20}b\\n\\u{1b}[2J\\u{202e}");
+        assert_eq!(shown("/ключ"), "/ключ");
+        let long = shown(&"é".repeat(LOGGED_CHARS + 1));
+        assert_eq!(long, format!("{}…", "é".repeat(LOGGED_CHARS)));
+    }
+}

@@ -1,0 +1,361 @@
+//! A client's connection: how bytes get from it and to it, with timeouts.
+
+use std::io::{self, PipeReader, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::buffer::spare_capacity;
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use socket2::SockRef;
+
+use super::backend_stream::BackendStream;
+use super::poll;
+
+/// Flags of a `send` that the end of our side follows: both go in one packet, where the system can do
+/// that.
+#[cfg(target_os = "linux")]
+const BEFORE_END: SendFlags = SendFlags::MORE;
+#[cfg(not(target_os = "linux"))]
+const BEFORE_END: SendFlags = SendFlags::empty();
+
+/// The event by which `poll` reports that the other end sends no more.
+#[cfg(target_os = "linux")]
+const PEER_END: PollFlags = PollFlags::RDHUP;
+#[cfg(not(target_os = "linux"))]
+const PEER_END: PollFlags = PollFlags::HUP;
+
+/// A connection that a client has made to us.
+///
+/// Any thread may write, end it, or ask how it is, while one thread reads. What is sent from several
+/// threads is in the order of their calls: they agree on that among themselves.
+#[derive(Debug)]
+pub struct ClientStream {
+    transport: Transport,
+    read_timeout: LastTimeout,
+    write_timeout: LastTimeout,
+}
+
+/// What carries a client's bytes.
+#[derive(Debug)]
+enum Transport {
+    /// TCP, blocking.
+    Plain(TcpStream),
+}
+
+/// The timeout that a socket has, remembered: to set it again would cost a system call.
+#[derive(Debug, Default)]
+struct LastTimeout(AtomicU64);
+
+impl LastTimeout {
+    /// Calls `set` when the socket has another timeout.
+    fn change(
+        &self,
+        timeout: Duration,
+        set: impl FnOnce(Option<Duration>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let nanoseconds = timeout.as_nanos() as u64;
+        if self.0.load(Ordering::Relaxed) != nanoseconds {
+            set(Some(timeout))?;
+            self.0.store(nanoseconds, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+impl ClientStream {
+    /// Prepares a listening socket for [`accept`](Self::accept), which does not wait then.
+    ///
+    /// # Errors
+    /// When the system refuses an option.
+    pub(crate) fn prepare(listener: &TcpListener) -> io::Result<()> {
+        // Other processes may have the same socket, and this holds for all of them. That suits those
+        // that accept: one that was woken for a client that another has taken must not wait for it.
+        listener.set_nonblocking(true)?;
+        // On Linux each accepted socket inherits the options.
+        set_options(SockRef::from(listener))
+    }
+
+    /// Accepts the next client, and says where it comes from.
+    ///
+    /// # Errors
+    /// As `accept` fails: with `WouldBlock` when nobody waits.
+    pub(crate) fn accept(listener: &TcpListener) -> io::Result<(Self, SocketAddr)> {
+        let (socket, address) = listener.accept()?;
+        if cfg!(not(target_os = "linux")) {
+            socket.set_nonblocking(false)?;
+            // Fails where the client has left already, which the first read will find.
+            let _ = set_options(SockRef::from(&socket));
+        }
+        let (read_timeout, write_timeout) = Default::default();
+        Ok((Self { transport: Transport::Plain(socket), read_timeout, write_timeout }, address))
+    }
+
+    fn socket(&self) -> &TcpStream {
+        match &self.transport {
+            Transport::Plain(socket) => socket,
+        }
+    }
+
+    /// The address of ours that the client has connected to.
+    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
+        self.socket().local_addr().ok()
+    }
+
+    /// Reads into the spare capacity of `buffer` what comes within `timeout`; 0 at the end.
+    pub(crate) fn read(&self, buffer: &mut Vec<u8>, timeout: Duration) -> io::Result<usize> {
+        match &self.transport {
+            Transport::Plain(socket) => {
+                self.read_timeout.change(timeout, |timeout| socket.set_read_timeout(timeout))?;
+                loop {
+                    match recv(socket, spare_capacity(buffer), RecvFlags::empty()) {
+                        Err(Errno::INTR) => {}
+                        read => return Ok(read?.1),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads into the spare capacity of `buffer` what has arrived; 0 at the end.
+    ///
+    /// # Errors
+    /// With `WouldBlock` when nothing has arrived.
+    pub(crate) fn read_now(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        match &self.transport {
+            Transport::Plain(socket) => {
+                Ok(recv(socket, spare_capacity(buffer), RecvFlags::DONTWAIT)?.1)
+            }
+        }
+    }
+
+    /// How many bytes have arrived and are not read.
+    pub(crate) fn arrived_bytes(&self) -> usize {
+        match &self.transport {
+            Transport::Plain(socket) => {
+                rustix::io::ioctl_fionread(socket).map_or(0, |length| length as usize)
+            }
+        }
+    }
+
+    /// Writes some of `bytes`, once the client takes any, which may take it `timeout`.
+    pub(crate) fn write(&self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
+        match &self.transport {
+            Transport::Plain(socket) => {
+                self.write_timeout.change(timeout, |timeout| socket.set_write_timeout(timeout))?;
+                (&*socket).write(bytes)
+            }
+        }
+    }
+
+    /// Sends what the client takes without waiting; returns how many bytes that is.
+    pub(crate) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.send(bytes, SendFlags::empty())
+    }
+
+    /// Sends like [`send_now`](Self::send_now), and ends our side when the client has taken all.
+    pub(crate) fn send_last(&self, bytes: &[u8]) -> io::Result<usize> {
+        let sent = self.send(bytes, BEFORE_END)?;
+        if sent == bytes.len() {
+            // A client that is gone needs no end.
+            let _ = self.end_output();
+        }
+        Ok(sent)
+    }
+
+    fn send(&self, bytes: &[u8], flags: SendFlags) -> io::Result<usize> {
+        match &self.transport {
+            Transport::Plain(socket) => match send(socket, bytes, SendFlags::DONTWAIT | flags) {
+                Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+                sent => Ok(sent?),
+            },
+        }
+    }
+
+    /// Waits for `timeout` at most until the client takes more.
+    pub(crate) fn wait_for_room(&self, timeout: Duration) -> io::Result<()> {
+        self.wait(PollFlags::OUT, timeout).map(|_| ())
+    }
+
+    /// Waits for `timeout` at most until the client takes more, or sends; says whether it has sent.
+    pub(crate) fn wait_for_room_or_input(&self, timeout: Duration) -> io::Result<bool> {
+        let ready = self.wait(PollFlags::OUT | PollFlags::IN, timeout)?;
+        Ok(ready.contains(PollFlags::IN))
+    }
+
+    fn wait(&self, events: PollFlags, timeout: Duration) -> io::Result<PollFlags> {
+        let mut polled = [PollFd::new(self.socket(), events)];
+        poll(&mut polled, timeout)?;
+        Ok(polled[0].revents())
+    }
+
+    /// Waits for `timeout` at most until the client sends, or the alarm rings; says whether there is
+    /// something to be read from the client.
+    pub(crate) fn wait_for_input_or_alarm(
+        &self,
+        alarm: &PipeReader,
+        timeout: Duration,
+    ) -> io::Result<bool> {
+        let alarm = PollFd::new(alarm, PollFlags::IN);
+        Ok(self.wait_beside(alarm, timeout)?.0)
+    }
+
+    /// Waits for `timeout` at most until the client or the backend sends; says which of them has
+    /// something to be read.
+    pub(crate) fn wait_for_input_or_backend(
+        &self,
+        backend: &BackendStream,
+        timeout: Duration,
+    ) -> io::Result<(bool, bool)> {
+        self.wait_beside(backend.input(), timeout)
+    }
+
+    fn wait_beside(&self, other: PollFd, timeout: Duration) -> io::Result<(bool, bool)> {
+        let mut polled = [PollFd::new(self.socket(), PollFlags::IN), other];
+        poll(&mut polled, timeout)?;
+        Ok((!polled[0].revents().is_empty(), !polled[1].revents().is_empty()))
+    }
+
+    /// Whether the client has left, or at least sends no more.
+    pub(crate) fn is_gone(&self) -> bool {
+        let ready = self.wait(PEER_END, Duration::ZERO);
+        ready.is_ok_and(|ready| ready.intersects(PEER_END | PollFlags::HUP | PollFlags::ERR))
+    }
+
+    /// Whether the client takes the end of the connection, whatever brings it about, for an error.
+    pub(crate) fn reset_on_close(&self, reset: bool) {
+        // If it can't be set, the client is gone already.
+        let _ = SockRef::from(self.socket()).set_linger(reset.then_some(Duration::ZERO));
+    }
+
+    /// Ends the reading side, which wakes the thread that reads. What has arrived is still read.
+    pub(crate) fn end_input(&self) {
+        // A client that is gone already needs no end.
+        let _ = self.socket().shutdown(Shutdown::Read);
+    }
+
+    /// Ends our side: the client reads what was sent, then the end.
+    pub(crate) fn end_output(&self) -> io::Result<()> {
+        match &self.transport {
+            Transport::Plain(socket) => socket.shutdown(Shutdown::Write),
+        }
+    }
+
+    /// Ends the connection at once, for all threads that use it.
+    pub(crate) fn shutdown(&self) {
+        // A client that is gone already needs no end.
+        let _ = self.socket().shutdown(Shutdown::Both);
+    }
+}
+
+/// Sets what holds for each client's socket.
+fn set_options(socket: SockRef) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_keepalive(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::thread;
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(1);
+    const LONG: Duration = Duration::from_secs(10);
+
+    /// All that is on its way between two sockets has arrived by then.
+    const STALL: Duration = Duration::from_millis(100);
+
+    /// A client, and our end of its connection.
+    fn connected() -> (TcpStream, ClientStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        ClientStream::prepare(&listener).expect("options");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("accepted");
+        poll(&mut [PollFd::new(&listener, PollFlags::IN)], LONG).expect("a wait");
+        let (stream, address) = ClientStream::accept(&listener).expect("a client");
+        assert_eq!(Some(address), client.local_addr().ok());
+        assert_eq!(stream.local_address(), client.peer_addr().ok());
+        let error = ClientStream::accept(&listener).expect_err("no other client");
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        (client, stream)
+    }
+
+    fn is_timeout(read: io::Result<usize>) -> bool {
+        matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    #[test]
+    fn what_has_arrived_is_read_and_nothing_is_waited_for_too_long() {
+        let (mut client, stream) = connected();
+        let mut buffer = Vec::with_capacity(4);
+        assert!(is_timeout(stream.read_now(&mut buffer)));
+        assert!(is_timeout(stream.read(&mut buffer, SHORT)));
+        assert_eq!(stream.arrived_bytes(), 0);
+        client.write_all(b"123456").expect("room");
+        assert!(stream.wait_for_room_or_input(LONG).expect("a wait"));
+        assert_eq!(stream.arrived_bytes(), 6);
+        assert_eq!(stream.read(&mut buffer, LONG).expect("bytes"), 4);
+        buffer.clear();
+        assert_eq!(stream.read_now(&mut buffer).expect("bytes"), 2);
+        assert_eq!(buffer, b"56");
+        assert!(!stream.is_gone());
+        client.shutdown(Shutdown::Write).expect("an end");
+        assert_eq!(stream.read(&mut buffer, LONG).expect("the end"), 0);
+        assert!(stream.is_gone());
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_is_sent_what_fits() {
+        let (mut client, stream) = connected();
+        let piece = [b'x'; 1 << 16];
+        let mut sent = 0;
+        loop {
+            match stream.write(&piece, STALL) {
+                Ok(length) => sent += length,
+                full => {
+                    assert!(is_timeout(full));
+                    // What arrives meanwhile may make some room.
+                    match stream.send_now(&piece).expect("a client") {
+                        0 => break,
+                        length => sent += length,
+                    }
+                }
+            }
+        }
+        stream.wait_for_room(SHORT).expect("a wait");
+        assert!(!stream.wait_for_room_or_input(SHORT).expect("a wait"));
+        let reader = thread::spawn(move || {
+            let mut all = Vec::new();
+            client.read_to_end(&mut all).map(|_| all.len())
+        });
+        while stream.send_last(b"end").expect("a client") == 0 {
+            stream.wait_for_room(LONG).expect("a wait");
+        }
+        assert_eq!(reader.join().expect("no panic").expect("an orderly end"), sent + 3);
+    }
+
+    #[test]
+    fn a_wait_ends_with_input_or_with_what_else_is_waited_for() {
+        let (mut client, stream) = connected();
+        let (alarm, bell) = io::pipe().expect("a pipe");
+        assert!(!stream.wait_for_input_or_alarm(&alarm, SHORT).expect("a wait"));
+        drop(bell);
+        assert!(!stream.wait_for_input_or_alarm(&alarm, LONG).expect("a wait"));
+        client.write_all(b"1").expect("room");
+        stream.wait_for_room_or_input(LONG).expect("a wait");
+        assert!(stream.wait_for_input_or_alarm(&alarm, LONG).expect("a wait"));
+    }
+
+    #[test]
+    fn the_wait_of_a_thread_that_reads_is_ended() {
+        let (_client, stream) = connected();
+        thread::scope(|scope| {
+            let read = scope.spawn(|| stream.read(&mut Vec::with_capacity(1), LONG));
+            stream.end_input();
+            assert_eq!(read.join().expect("no panic").expect("the end"), 0);
+        });
+    }
+}

@@ -1,0 +1,173 @@
+//! Parts of the status about backends: their figures, their history, and slow reads.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::Serialize;
+
+use crate::backend::pool;
+use crate::balance::Balancer;
+use crate::balance::history::{self, Recent, RecentOfBackend, Sample};
+use crate::balance::slow;
+use crate::health::{BackendState, Member};
+use crate::metrics::Times;
+
+#[derive(Debug, Serialize)]
+pub(super) struct Requests {
+    pub http: u64,
+    pub resp: u64,
+    pub per_second: f64,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct BackendStatus {
+    name: String,
+    role: Option<&'static str>,
+    state: BackendState,
+    reason: String,
+    since: String,
+    state_seconds: f64,
+    leases: usize,
+    share: Option<f64>,
+    pub requests: Requests,
+    errors: u64,
+    error_replies: u64,
+    retries: u64,
+    lag_seconds: Option<f64>,
+    keys: Option<u64>,
+    latency_ms: Latency,
+    connections: pool::Counts,
+}
+
+#[derive(Debug, Serialize)]
+struct Latency {
+    p50: Option<f64>,
+    p99: Option<f64>,
+    p99_9: Option<f64>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct HistoryStatus {
+    interval_seconds: u64,
+    last: u64,
+    backends: Vec<BackendHistory>,
+}
+
+#[derive(Debug, Serialize)]
+struct BackendHistory {
+    leases: Vec<usize>,
+    requests: Vec<u64>,
+    errors: Vec<u64>,
+    p99_ms: Vec<Option<f64>>,
+    state: Vec<BackendState>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct SlowReads {
+    ended: u64,
+    busy_seconds: f64,
+    waiting: usize,
+    running: Vec<SlowReadStatus>,
+    recent: Vec<SlowReadStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct SlowReadStatus {
+    read: String,
+    backend: String,
+    seconds: f64,
+}
+
+impl BackendStatus {
+    pub fn of(backend: &Member, leases: usize, recent: &RecentOfBackend, now: Instant) -> Self {
+        let health = backend.health.summary(now);
+        let answered = &backend.metrics.answered;
+        let since = SystemTime::now().checked_sub(health.state_for);
+        Self {
+            name: backend.name().to_owned(),
+            role: health.role(),
+            state: health.state,
+            reason: health.reason,
+            since: shown(since.unwrap_or(SystemTime::UNIX_EPOCH)),
+            state_seconds: rounded(health.state_for.as_secs_f64()),
+            leases,
+            share: recent.share,
+            requests: Requests {
+                http: answered.http.count(),
+                resp: answered.resp.count(),
+                per_second: rounded(recent.per_second),
+            },
+            errors: backend.metrics.errors.get(),
+            error_replies: backend.metrics.error_replies.get(),
+            retries: backend.metrics.retries.get(),
+            lag_seconds: health.lag.map(|lag| lag.as_secs_f64()),
+            keys: health.keys,
+            latency_ms: Latency::of(&recent.times),
+            connections: backend.connections(),
+        }
+    }
+}
+
+impl Latency {
+    fn of(times: &Times) -> Self {
+        let percentile = |share| times.percentile(share).map(millis);
+        Self { p50: percentile(0.5), p99: percentile(0.99), p99_9: percentile(0.999) }
+    }
+}
+
+impl HistoryStatus {
+    pub fn of(recent: &Recent) -> Self {
+        let backends = recent.backends.iter().map(|backend| BackendHistory::of(&backend.samples));
+        Self {
+            interval_seconds: history::INTERVAL.as_secs(),
+            last: recent.number,
+            backends: backends.collect(),
+        }
+    }
+}
+
+impl BackendHistory {
+    fn of(samples: &[Sample]) -> Self {
+        Self {
+            leases: samples.iter().map(|sample| sample.leases).collect(),
+            requests: samples.iter().map(|sample| sample.requests).collect(),
+            errors: samples.iter().map(|sample| sample.errors).collect(),
+            p99_ms: samples.iter().map(|sample| sample.p99.map(millis)).collect(),
+            state: samples.iter().map(|sample| sample.state).collect(),
+        }
+    }
+}
+
+impl SlowReads {
+    pub fn of(balancer: &Balancer) -> Self {
+        let slow::Snapshot { ended, busy_time, waiting, running, recent } =
+            balancer.slow_lane.snapshot();
+        let backends = balancer.backends();
+        let name = |id| backends.get(id).map_or("", |backend| backend.name()).to_owned();
+        let status = |read: slow::RunningRead| SlowReadStatus {
+            read: read.label,
+            backend: name(read.backend),
+            seconds: millis(read.time) / 1000.0,
+        };
+        Self {
+            ended,
+            busy_seconds: millis(busy_time) / 1000.0,
+            waiting,
+            running: running.into_iter().map(status).collect(),
+            recent: recent.into_iter().map(status).collect(),
+        }
+    }
+}
+
+pub(super) fn shown(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+/// Rounds to a tenth.
+pub(super) fn rounded(number: f64) -> f64 {
+    (number * 10.0).round() / 10.0
+}
+
+/// Converts to milliseconds, rounded to a thousandth.
+fn millis(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1000.0
+}

@@ -1,0 +1,82 @@
+//! The rule for each command, as all backends together see it.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::shape::Shape;
+use super::table::Name;
+use super::verdict::{LocalCommand, Refused};
+use crate::metrics::Counter;
+
+/// Longer names are unknown. No command of Redis or of its known modules has half as much.
+const MAX_NAME_BYTES: usize = 64;
+
+/// The rules by the names of commands, or of one command's subcommands.
+pub(super) type Rules = FxHashMap<Name, CommandRule>;
+
+/// One command or subcommand, as all backends together see it.
+#[derive(Debug)]
+pub(super) struct CommandRule {
+    /// As in errors: `get`, `config|get`.
+    pub full_name: Box<[u8]>,
+    /// The number of arguments with the name; negative where there may be more.
+    pub arity: i64,
+    pub shape: Shape,
+    pub action: Action,
+    pub subcommands: Rules,
+    /// The error for subcommands that are not listed; `None`: that they are unknown.
+    pub unlisted: Option<Refused>,
+    /// How often clients asked for it.
+    pub count: Arc<Counter>,
+}
+
+#[derive(Debug)]
+pub(super) enum Action {
+    Forward,
+    /// For XREAD: forwarded if it has no BLOCK.
+    ForwardUnlessBlock,
+    Local(LocalCommand),
+    Refuse(Refused),
+}
+
+impl CommandRule {
+    pub fn takes(&self, arg_count: usize) -> bool {
+        let count = i64::try_from(arg_count).unwrap_or(i64::MAX);
+        if self.arity < 0 { count >= self.arity.saturating_neg() } else { count == self.arity }
+    }
+
+    pub fn arity_error(&self) -> Vec<u8> {
+        // Redis words this one otherwise: EXEC ends its transaction even so.
+        let code: &[u8] = match self.action {
+            Action::Local(LocalCommand::Exec) => b"EXECABORT Transaction discarded because of:",
+            _ => b"ERR",
+        };
+        [code, b" wrong number of arguments for '", &*self.full_name, b"' command"].concat()
+    }
+}
+
+pub(super) fn share_counts(rules: &mut Rules, older: &Rules) {
+    for (name, rule) in rules {
+        if let Some(older) = older.get(name) {
+            rule.count = Arc::clone(&older.count);
+            share_counts(&mut rule.subcommands, &older.subcommands);
+        }
+    }
+}
+
+pub(super) fn add_counts(rules: &Rules, counts: &mut Vec<(String, u64)>) {
+    for rule in rules.values() {
+        counts.push((String::from_utf8_lossy(&rule.full_name).into_owned(), rule.count.get()));
+        add_counts(&rule.subcommands, counts);
+    }
+}
+
+/// Finds a name in capitals or not, without allocating.
+pub(super) fn look_up<'a>(rules: &'a Rules, name: &[u8]) -> Option<&'a CommandRule> {
+    let mut buffer = [0; MAX_NAME_BYTES];
+    let lower = buffer.get_mut(..name.len())?;
+    lower.copy_from_slice(name);
+    lower.make_ascii_lowercase();
+    rules.get(&*lower)
+}

@@ -1,0 +1,49 @@
+//! How a command works, beside whether it may pass.
+
+use crate::resp::Command;
+
+/// Commands that run a script or a function which only reads.
+const SCRIPTS: [&[u8]; 3] = [b"eval_ro", b"evalsha_ro", b"fcall_ro"];
+
+/// How a command works, as far as the backends say.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Whether each of them flags it `fast`.
+    pub is_fast: bool,
+    /// The number of the argument that is its first key; 0 where that depends.
+    pub(super) first_key: u8,
+}
+
+impl Shape {
+    /// The number of the argument that tells a command from others of its name: its first key, or
+    /// the script that it runs.
+    pub(crate) fn key_arg(self, command: &Command) -> usize {
+        let is_number = |arg: &[u8]| arg.iter().all(u8::is_ascii_digit);
+        match self.first_key {
+            // Some begin with the number of their keys.
+            0 if !is_script(command) && command.arg(1).is_some_and(is_number) => 2,
+            0 => 1,
+            first_key => usize::from(first_key),
+        }
+    }
+}
+
+/// The kind of code that a command runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Script {
+    /// A script, by `EVAL_RO` or `EVALSHA_RO`.
+    Eval,
+    /// A function of a library, by `FCALL_RO`.
+    Function,
+}
+
+/// Whether this runs a script or a function: nobody knows how long that takes.
+pub(crate) fn is_script(command: &Command) -> bool {
+    SCRIPTS.iter().any(|name| command.name().eq_ignore_ascii_case(name))
+}
+
+/// The kind of script that a command runs, if it runs one.
+pub(crate) fn script(command: &Command) -> Option<Script> {
+    let is_function = command.name().eq_ignore_ascii_case(b"fcall_ro");
+    is_script(command).then_some(if is_function { Script::Function } else { Script::Eval })
+}

@@ -1,0 +1,178 @@
+//! What `lb` says when it starts: what it serves and from where, and what will cause trouble.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Instant;
+
+use console::Style;
+use log::warn;
+
+use crate::backend::BackendError;
+use crate::balance::Balancer;
+use crate::config::Config;
+use crate::health::{BackendState, Member};
+use crate::logging;
+use crate::observe::misconfiguration::{
+    DATABASES_DIFFER, SAME_SERVER, databases_differ, duplicates,
+};
+use crate::text::table::{Alignment, table};
+
+/// Prints what is served, from where, and what to try, and warns of what will cause trouble. The address
+/// is in the first line.
+pub fn introduce(balancer: &Balancer, was_passed_on: bool) {
+    let mut text = serves(&balancer.config, was_passed_on);
+    let head = [("reads from", Alignment::Left), ("state", Alignment::Left), ("", Alignment::Left)];
+    let rows: Vec<_> = balancer.backends().iter().map(|backend| row(backend)).collect();
+    table(&head, &rows).lines().for_each(|line| text += &format!("  {line}\n"));
+    text += &to_try(balancer.config.listen, balancer.config.status_address());
+    // That nobody reads it is no reason not to serve.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    warn_of_addresses(&balancer.config);
+    warn_of_list(balancer);
+    let backends = balancer.backends();
+    for backend in backends.iter() {
+        for right in backend.health.lacking_rights() {
+            warn!("{}: its user lacks the right {right}: {}", backend.name(), without_right(right));
+        }
+    }
+    for backend in backends.iter().filter(|backend| backend.health.state() == BackendState::Up) {
+        warn_of_database(backend);
+        warn_of_scripts(backend, &balancer.config);
+    }
+}
+
+fn serves(config: &Config, was_passed_on: bool) -> String {
+    let (version, address) = (env!("CARGO_PKG_VERSION"), config.listen);
+    let text = format!("redis-lb {version} listens on http://{address}/\n");
+    match was_passed_on {
+        true => text + "  on the socket that was passed on to it; not on --listen\n",
+        false => text,
+    }
+}
+
+fn row(backend: &Member) -> Vec<String> {
+    let summary = backend.health.summary(Instant::now());
+    let style = match summary.state {
+        BackendState::Up => Style::new().green(),
+        BackendState::Suspect | BackendState::Syncing => Style::new().yellow(),
+        BackendState::Down => Style::new().red(),
+    };
+    let role = summary.role().unwrap_or("primary");
+    let what = match (summary.state, summary.keys) {
+        (BackendState::Up, Some(keys)) => format!("{role}, {keys} keys"),
+        (BackendState::Up, None) => "does not say how many keys it has".to_owned(),
+        _ => logging::escaped(&summary.reason),
+    };
+    vec![backend.name().to_owned(), style.apply_to(summary.state).to_string(), what]
+}
+
+/// Commands that can be typed on this machine.
+fn to_try(listen: SocketAddr, status: Option<SocketAddr>) -> String {
+    let address = from_here(listen);
+    let host = match address.ip() == IpAddr::from(Ipv4Addr::LOCALHOST) {
+        true => String::new(),
+        false => format!("-h {} ", address.ip()),
+    };
+    let watch = status.map(|status| format!(", and http://{}/-/ to watch it", from_here(status)));
+    let watch = watch.unwrap_or_default();
+    format!(
+        "  try http://{address}/ in a browser{watch}\n      \
+         curl 'http://{address}/?limit=10'\n      redis-cli {host}-p {} randomkey\n",
+        address.port()
+    )
+}
+
+/// The address by which this machine reaches what listens there.
+fn from_here(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+/// Warns of mistakes in the list of backends.
+fn warn_of_list(balancer: &Balancer) {
+    let backends = balancer.backends();
+    let (names, run_ids): (Vec<_>, Vec<_>) =
+        backends.iter().map(|backend| (backend.name(), backend.run_id())).unzip();
+    for (one, other) in duplicates(&run_ids) {
+        warn!("{} and {} {SAME_SERVER}", names[one], names[other]);
+    }
+    if databases_differ(&balancer.config.backends) {
+        warn!("{DATABASES_DIFFER}");
+    }
+}
+
+/// Warns where the database of a URL can't be read.
+fn warn_of_database(backend: &Member) {
+    let database = backend.own_mode().database;
+    if database == 0 {
+        return;
+    }
+    // Any other failure says nothing about the database.
+    if let Err(BackendError::Redis(why)) = backend.introduce() {
+        let name = backend.name();
+        warn!(
+            "database {database} of {name} can't be read, so HTTP reads fail there: {why}; \
+             name another in its URL"
+        );
+    }
+}
+
+/// Warns where a script that runs for too long can't be ended.
+fn warn_of_scripts(backend: &Member, config: &Config) {
+    if !config.allow_scripts {
+        return;
+    }
+    let missing = backend.missing_kill_rights(Instant::now() + config.check_timeout);
+    if !missing.is_empty() {
+        warn!(
+            "the user of redis-lb at {} has not the right {}, so nothing there ends a script \
+             that runs for too long: give it that right, or leave --allow-scripts out",
+            backend.name(),
+            missing.join(" "),
+        );
+    }
+}
+
+/// What does not work where the user lacks a right that a check needs.
+fn without_right(right: &str) -> &'static str {
+    match right {
+        "+info" => {
+            "a restart without its data can't be told, and SCAN and listings fail where one step is \
+             not enough"
+        }
+        "+readonly" => "where it is a replica of a Cluster, it refuses reads (MOVED)",
+        _ => {
+            "a node that has only a part of its Cluster's data can't be told from one that has all"
+        }
+    }
+}
+
+/// Warns when other machines can connect.
+fn warn_of_addresses(config: &Config) {
+    for address in [Some(config.listen), config.admin_listen].into_iter().flatten() {
+        if !address.ip().is_loopback() {
+            warn!("{address} can be reached from other machines, and there are no passwords yet");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_tried_can_be_typed_on_this_machine() {
+        let tried = |address: &str| {
+            let address = address.parse().expect("an address");
+            to_try(address, Some(address))
+        };
+        assert!(tried("127.0.0.1:1310").contains("redis-cli -p 1310 "));
+        assert!(tried("0.0.0.0:1310").contains("http://127.0.0.1:1310/-/"));
+        assert!(tried("[::]:1310").contains("http://[::1]:1310/"));
+        assert!(tried("10.0.0.1:1310").contains("redis-cli -h 10.0.0.1 -p 1310 "));
+    }
+}

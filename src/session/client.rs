@@ -1,0 +1,319 @@
+//! A client's connection as its session uses it: how long the client may be idle, how slowly it may
+//! read, and how the connection ends.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::backend::Backend;
+use crate::backend::shared::Alarm;
+use crate::balance::{Balancer, Phase};
+use crate::net::client_stream::ClientStream;
+
+/// A client that takes fewer bytes a second of an answer than this, on average, is cut off once the
+/// client timeout is over: it holds a thread, a lease, and a reply in a backend's memory.
+const MIN_BYTES_A_SECOND: f64 = 1024.0;
+
+/// At the end of the process, how long idle connections stay open, twice: first for clients that are
+/// about to ask for something, then for sessions to end of themselves.
+pub const IDLE_GRACE: Duration = Duration::from_millis(500);
+
+/// Longest time for which a connection lingers.
+const LINGER_TIME: Duration = Duration::from_secs(1);
+
+/// Number of bytes that are read from a lingering connection, at most.
+const LINGER_BYTES: usize = 256 * 1024;
+
+/// Shortest time between two looks at a client that takes nothing.
+const MIN_STALL_STEP: Duration = Duration::from_millis(10);
+
+/// How long a client of the admin address may be idle, or not read: others wait for its place.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Room for a read at first: an idle client holds no more.
+const PIECE_BYTES: usize = 512;
+
+/// Room for the read after one that has filled [`PIECE_BYTES`]: more is likely to have come.
+const LARGE_PIECE_BYTES: usize = 4096;
+
+/// How often a session's thread looks up while reads of its client are in flight on a shared connection.
+///
+/// The thread that reads the shared connection gives the replies to the client itself: to wake the
+/// session's thread for each would cost two more switches between threads. Meanwhile the session's
+/// thread waits for the client's next bytes. So nothing wakes it when the backend falls silent, when
+/// the connection breaks, or when the client's socket takes only a part of a reply. That is why it
+/// reads with this timeout, looks after each whether there is something to do, and reads again. (An
+/// HTTP session, whose client sends nothing before it has its answer, also waits for an alarm.)
+pub(super) const TICK: Duration = Duration::from_millis(20);
+
+/// The address of ours that a client has connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endpoint {
+    /// Data is read here.
+    Public,
+    /// Only what is about the balancer is served here, over HTTP.
+    Admin,
+}
+
+/// The part of a client that other threads use: they answer it, or end its wait.
+#[derive(Debug)]
+pub struct ClientSocket {
+    /// The connection.
+    pub stream: ClientStream,
+    /// Whether the session waits for the client's next request, and owes it nothing.
+    is_idle: AtomicBool,
+}
+
+impl ClientSocket {
+    /// Of a client that has just come.
+    pub fn new(stream: ClientStream) -> Self {
+        Self { stream, is_idle: AtomicBool::new(false) }
+    }
+
+    /// Ends the wait for a client that asks for nothing. What it has sent already is still read.
+    pub fn end_if_idle(&self) {
+        if self.is_idle.load(Ordering::SeqCst) {
+            self.stream.end_input();
+        }
+    }
+}
+
+/// Time between two looks at a client that takes nothing.
+pub(super) fn stall_step(max_stall: Duration) -> Duration {
+    (max_stall / 4).max(MIN_STALL_STEP)
+}
+
+/// A client's address, and whether it is still there.
+#[derive(Clone, Copy)]
+pub(super) struct ClientHandle<'a> {
+    pub address: SocketAddr,
+    stream: &'a ClientStream,
+}
+
+impl ClientHandle<'_> {
+    /// Whether the client has left, or at least sends no more.
+    pub fn is_gone(self) -> bool {
+        self.stream.is_gone()
+    }
+}
+
+/// A client's connection, with its timeouts.
+pub(super) struct Client<'a> {
+    pub balancer: &'a Balancer,
+    pub socket: &'a Arc<ClientSocket>,
+    pub address: SocketAddr,
+    pub endpoint: Endpoint,
+    pub idle_timeout: Duration,
+    /// Whether nothing was read from it yet.
+    is_new: bool,
+    /// Room for the next read.
+    piece: usize,
+    /// When the first bytes of the answer were written, or it was begun if none are.
+    answer_began: Instant,
+    /// How many bytes of the answer are written.
+    pub answer_bytes: u64,
+    /// The backend whose connection is held while the answer is written, and how long the client may
+    /// take nothing once others wait for that.
+    pub held: Option<(Arc<Backend>, Duration)>,
+}
+
+impl<'a> Client<'a> {
+    pub fn new(
+        socket: &'a Arc<ClientSocket>,
+        address: SocketAddr,
+        endpoint: Endpoint,
+        balancer: &'a Balancer,
+    ) -> Self {
+        let idle_timeout = match endpoint {
+            Endpoint::Public => balancer.config.client_timeout,
+            Endpoint::Admin => balancer.config.client_timeout.min(ADMIN_TIMEOUT),
+        };
+        Self {
+            balancer,
+            socket,
+            address,
+            endpoint,
+            idle_timeout,
+            is_new: true,
+            piece: PIECE_BYTES,
+            answer_began: Instant::now(),
+            answer_bytes: 0,
+            held: None,
+        }
+    }
+
+    pub fn stream(&self) -> &'a ClientStream {
+        &self.socket.stream
+    }
+
+    pub fn handle(&self) -> ClientHandle<'a> {
+        ClientHandle { address: self.address, stream: self.stream() }
+    }
+
+    /// Begins to count the bytes of another answer.
+    pub fn begin_answer(&mut self) {
+        self.answer_began = Instant::now();
+        self.answer_bytes = 0;
+    }
+
+    /// When the first bytes of the answer were written; `None` while there are none.
+    pub fn answer_began(&self) -> Option<Instant> {
+        (self.answer_bytes > 0).then_some(self.answer_began)
+    }
+
+    /// Reads the client's next request, for which it may be idle; 0 at the end.
+    pub fn read_more(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        // In this order: either the phase shows here, or this in `end_if_idle`.
+        self.socket.is_idle.store(true, Ordering::SeqCst);
+        let timeout = match self.balancer.has_reached(Phase::Closing) {
+            true => self.idle_timeout.min(IDLE_GRACE),
+            false => self.idle_timeout,
+        };
+        let read = self.read_within(timeout, buffer);
+        self.socket.is_idle.store(false, Ordering::SeqCst);
+        read
+    }
+
+    /// Reads what comes until `deadline`; 0 at the end.
+    pub fn read_until(&mut self, deadline: Instant, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.read_within(left.max(Duration::from_millis(1)), buffer)
+    }
+
+    /// Reads what comes within `timeout`, unless the alarm rings before; 0 at the end.
+    pub fn read_beside(
+        &mut self,
+        alarm: Option<&Alarm>,
+        timeout: Duration,
+        buffer: &mut Vec<u8>,
+    ) -> io::Result<usize> {
+        if let Some(alarm) = alarm.and_then(Alarm::pipe)
+            && !self.stream().wait_for_input_or_alarm(alarm, timeout)?
+        {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.read_within(timeout, buffer)
+    }
+
+    /// Reads what comes within `timeout`; 0 at the end.
+    pub fn read_within(&mut self, timeout: Duration, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        // Not by way of the stack, whose pages would be the thread's from then on.
+        buffer.reserve(self.piece);
+        let stream = self.stream();
+        // A new client's first request has mostly come already.
+        let length = match std::mem::take(&mut self.is_new) {
+            true => stream.read_now(buffer).or_else(|_| stream.read(buffer, timeout))?,
+            false => stream.read(buffer, timeout)?,
+        };
+        self.piece = if length < PIECE_BYTES { PIECE_BYTES } else { LARGE_PIECE_BYTES };
+        Ok(length)
+    }
+
+    /// Reads about `max` bytes, of those that have arrived.
+    pub fn read_what_is_there(&mut self, buffer: &mut Vec<u8>, max: usize) {
+        buffer.reserve(max);
+        // The next read will tell what is wrong, or that there is nothing.
+        let _ = self.stream().read_now(buffer);
+    }
+
+    /// Ends our side, and reads on for a moment.
+    ///
+    /// The kernel resets a connection that is closed with unread bytes, and the client's kernel then
+    /// throws away the answer that the client has not read yet. So after an answer that does not wait
+    /// for the end of the request (an error amid a long body, say), we announce that we send no more,
+    /// and throw away what the client still sends, until it closes as well. A client that goes on for
+    /// too long, or with too much, is reset after all.
+    pub fn linger(&mut self) {
+        if self.stream().end_output().is_err() {
+            return;
+        }
+        let deadline = Instant::now() + LINGER_TIME;
+        let (mut total, mut scrap) = (0, Vec::new());
+        while let Ok(length @ 1..) = self.read_until(deadline, &mut scrap) {
+            total += length;
+            scrap.clear();
+            // At the end of the process what the client sends is no fault of its own.
+            if total > LINGER_BYTES && !self.balancer.has_reached(Phase::Closing) {
+                break;
+            }
+        }
+    }
+
+    /// Writes some of `bytes`, and waits for that as long as the client may not read.
+    fn write_some(&self, bytes: &[u8]) -> io::Result<usize> {
+        let stream = self.stream();
+        let Some((backend, max_stall)) = &self.held else {
+            return stream.write(bytes, self.idle_timeout);
+        };
+        let began = Instant::now();
+        loop {
+            let sent = stream.send_now(bytes)?;
+            if sent > 0 || bytes.is_empty() {
+                return Ok(sent);
+            }
+            let stalled = began.elapsed();
+            let is_over = stalled >= self.idle_timeout;
+            if is_over || (stalled >= *max_stall && backend.is_wanted()) {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "does not read"));
+            }
+            stream.wait_for_room(stall_step(*max_stall))?;
+        }
+    }
+}
+
+impl Write for Client<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // The first bytes may have taken a backend long, which is not the client's fault.
+        if self.answer_bytes > 0
+            && is_too_slow(self.answer_bytes, self.answer_began.elapsed(), self.idle_timeout)
+        {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "reads too slowly"));
+        }
+        let written = self.write_some(bytes)?;
+        if self.answer_bytes == 0 {
+            self.answer_began = Instant::now();
+        }
+        self.answer_bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether a client that has taken so many bytes in `time` is cut off.
+fn is_too_slow(bytes: u64, time: Duration, idle_timeout: Duration) -> bool {
+    time > idle_timeout && (bytes as f64) < time.as_secs_f64() * MIN_BYTES_A_SECOND
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_too_slow_once_its_timeout_is_over_and_it_has_taken_little() {
+        let timeout = Duration::from_secs(10);
+        for (bytes, seconds, expected) in [
+            (1, 10, false),
+            (1, 11, true),
+            (11 * 1024 - 1, 11, true),
+            (11 * 1024, 11, false),
+            (1 << 40, 1_000_000, false),
+        ] {
+            let time = Duration::from_secs(seconds);
+            assert_eq!(is_too_slow(bytes, time, timeout), expected, "{bytes} in {time:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_is_looked_at_four_times_but_not_all_the_time() {
+        assert_eq!(stall_step(Duration::from_secs(1)), Duration::from_millis(250));
+        assert_eq!(stall_step(Duration::ZERO), MIN_STALL_STEP);
+    }
+}
