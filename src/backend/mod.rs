@@ -47,7 +47,7 @@ pub use self::supervisor::{Class, PendingRead, Supervisor};
 use self::type_hints::TypeHints;
 pub use self::unable::{Inability, Refuser, inability, is_not_permitted, said};
 use crate::config::address::BackendAddress;
-use crate::metrics::BackendMetrics;
+use crate::metrics::{BackendMetrics, Metrics};
 use crate::policy::CommandTable;
 use crate::render::json::Survey;
 use crate::resp::Protocol;
@@ -89,6 +89,8 @@ pub struct Backend {
     address: BackendAddress,
     /// What it has done.
     pub metrics: BackendMetrics,
+    /// Counters of the whole process, which count what its shared connections answer.
+    all_metrics: Arc<Metrics>,
     timeouts: Arc<Timeouts>,
     max_connections: usize,
     refuser: Refuser,
@@ -118,6 +120,7 @@ impl Backend {
         address: BackendAddress,
         timeouts: Timeouts,
         max_connections: usize,
+        all_metrics: Arc<Metrics>,
     ) -> Self {
         let resolved = match address.endpoint() {
             ConnectionAddr::Tcp(host, port) => match host.parse::<IpAddr>() {
@@ -130,6 +133,7 @@ impl Backend {
             id,
             address,
             metrics: BackendMetrics::default(),
+            all_metrics,
             refuser: Refuser::new(Arc::clone(&timeouts.supervisor)),
             timeouts: Arc::new(timeouts),
             max_connections,

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -15,6 +16,7 @@ use super::error::{BackendError, is_timeout};
 use super::pipeline::Pipeline;
 use super::reply_router::{Progress, Replies, ReplyRouter};
 use super::{Backend, Mode, PooledConnection, Timeouts};
+use crate::metrics::{Completion, Outcome};
 use crate::net::backend_stream::BackendStream;
 use crate::net::protocol::WireProtocol;
 use crate::resp::{Framer, Protocol};
@@ -61,6 +63,8 @@ pub type ClientReplyRouter = ReplyRouter<Unserved>;
 pub struct Entry {
     /// Where their replies go.
     pub router: Arc<ClientReplyRouter>,
+    /// Address of the client.
+    pub client: SocketAddr,
     /// What the client speaks.
     pub protocol: WireProtocol,
     /// As the router gave it out.
@@ -442,6 +446,27 @@ impl SharedConnection {
     }
 }
 
+/// Counts replies to one client.
+fn count_answers(entry: &Entry, replies: &Replies<Unserved>, bytes: usize, backend: &Backend) {
+    let answered = Completion {
+        client: entry.client,
+        protocol: entry.protocol,
+        what: b"",
+        backend: Some(&backend.metrics),
+        count: replies.answered as u64 - replies.errors,
+        bytes: bytes as u64,
+        time: replies.slowest,
+        outcome: Outcome::Answered,
+    };
+    if answered.count > 0 {
+        backend.all_metrics.complete(&answered);
+    }
+    if replies.errors > 0 {
+        let (count, outcome) = (replies.errors, Outcome::ErrorReply);
+        backend.all_metrics.complete(&Completion { count, bytes: 0, outcome, ..answered });
+    }
+}
+
 impl NextReplies {
     /// Whether the next byte begins a frame.
     fn is_between_replies(&self) -> bool {
@@ -491,14 +516,12 @@ impl NextReplies {
     /// Gives the whole ones to their client.
     fn give(&mut self, entry: &Entry, buffer: &[u8], backend: &Backend) {
         let mut replies = std::mem::take(&mut self.replies);
-        let time = self.time.unwrap_or_default();
-        replies.slowest = time;
+        replies.slowest = self.time.unwrap_or_default();
         let bytes = &buffer[self.start..self.whole];
         let progress = entry.router.deliver(entry.ticket, bytes, &replies, || {
             // An HTTP request is counted when its answer is made.
             if entry.protocol == WireProtocol::Resp {
-                backend.metrics.answer_many(WireProtocol::Resp, time, replies.answered);
-                backend.metrics.error_replies.add(replies.errors);
+                count_answers(entry, &replies, bytes.len(), backend);
             }
         });
         // Redis clients' threads look up now and then: they need no other call to wait for commands.

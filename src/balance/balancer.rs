@@ -62,7 +62,7 @@ pub struct Balancer {
     /// Reads that have killed backends.
     pub poison: Poison,
     /// What all clients have done.
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     /// The last minutes.
     pub history: History,
     /// When it began to serve.
@@ -119,7 +119,7 @@ impl Balancer {
             retry_budget,
             slow_lane: Arc::new(slow_lane),
             poison: Poison::default(),
-            metrics: Metrics::default(),
+            metrics: Arc::default(),
             history,
             began: Instant::now(),
             phase: AtomicU8::new(Phase::Serving as u8),
@@ -165,7 +165,8 @@ impl Balancer {
             timeout: config.backend_timeout,
             read_timeout: config.read_timeout,
         };
-        let backend = Backend::new(id, address.clone(), timeouts, config.backend_connections);
+        let (address, metrics) = (address.clone(), Arc::clone(&self.metrics));
+        let backend = Backend::new(id, address, timeouts, config.backend_connections, metrics);
         Member::new(Arc::new(backend), health)
     }
 

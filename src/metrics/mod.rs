@@ -1,10 +1,11 @@
 //! Counters of clients, requests, refusals and failures, and histograms of how long backends took.
 
+mod completion;
 mod histogram;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
 
+pub use self::completion::{Completion, Outcome};
 pub use self::histogram::{Histogram, Times};
 use crate::net::protocol::WireProtocol;
 
@@ -113,11 +114,6 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Counts a request that does not get what it asked for.
-    pub fn refuse(&self, protocol: WireProtocol, why: Refusal) {
-        self.refused.of(protocol)[why as usize].add_one();
-    }
-
     /// How many requests were refused for this reason.
     pub fn refused(&self, protocol: WireProtocol, why: Refusal) -> u64 {
         self.refused.of(protocol)[why as usize].get()
@@ -131,16 +127,6 @@ impl Metrics {
 }
 
 impl BackendMetrics {
-    /// Counts a request that the backend has answered.
-    pub fn answer(&self, protocol: WireProtocol, time: Duration) {
-        self.answer_many(protocol, time, 1);
-    }
-
-    /// Counts requests that the backend has answered at the same moment.
-    pub fn answer_many(&self, protocol: WireProtocol, time: Duration, requests: usize) {
-        self.answered.of(protocol).add(time, requests as u64);
-    }
-
     /// The times of requests of both protocols.
     pub fn times(&self) -> Times {
         self.answered.http.times().with(&self.answered.resp.times())

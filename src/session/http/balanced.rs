@@ -8,21 +8,21 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::browse::Frame;
 use super::failed_read::no_backend_answered;
 use super::local_response::LocalResponse;
 use super::outcome::{ReadError, ReadOutcome};
 use super::read::HttpRead;
-use super::sent_response::{SentResponse, add_backend_headers};
+use super::sent_response::{SentResponse, add_backend_headers, complete};
 use crate::backend::{BackendError, Class, is_not_permitted};
 use crate::balance::failover::{Attempt, Failover};
 use crate::balance::slow::{Begun, LaneError, OpenRead, ReadInfo};
 use crate::balance::{Balancer, Lease};
 use crate::http::{ResponseWriter, Version};
 use crate::logging::access_log::Event;
-use crate::net::protocol::WireProtocol;
+use crate::metrics::{BackendMetrics, Outcome};
 use crate::session::client::{Client, ClientHandle};
 
 /// How often a read starts again because the value changed while it was read.
@@ -165,7 +165,7 @@ impl BalancedRead<'_, '_, '_> {
         if matches!(result, Ok(ReadOutcome::Written(_))) || response.is_done() {
             let until = response.writer().answer_began().unwrap_or_else(Instant::now);
             let time = until.saturating_duration_since(attempt.began);
-            attempt.backend.metrics.answer(WireProtocol::Http, time);
+            self.complete(Some((&attempt.backend.metrics, time)), Outcome::Answered);
         }
         result
     }
@@ -196,29 +196,35 @@ impl BalancedRead<'_, '_, '_> {
 
     /// Sends the end of the response, unless it has to be cut.
     fn finish(mut self, attempt: &Attempt, digest: Result<Option<u64>, ReadError>) -> SentResponse {
-        let response = &mut self.response;
         let finished = match digest {
             Ok(digest) => {
                 let if_none_match = self.read.request.if_none_match.as_deref();
                 let validators = digest.map(|digest| (digest, if_none_match));
-                response.finish(validators).map_err(ReadError::Client)
+                self.response.finish(validators).map_err(ReadError::Client)
             }
             Err(error) => {
-                let is_complete = response.is_done();
+                let is_complete = self.response.is_done();
                 if let ReadError::Backend(error) = &error {
                     Failover::note(attempt, error);
                     if !is_complete {
-                        self.balancer.metrics.cut.http.add_one();
+                        self.complete(None, Outcome::Cut);
                     }
                 }
                 if is_complete { Ok(()) } else { Err(error) }
             }
         };
         SentResponse {
-            keep_alive: finished.is_ok() && response.keeps_alive(),
+            keep_alive: finished.is_ok() && self.response.keeps_alive(),
             cut: finished.err().map(|error| error.to_string()),
-            ..SentResponse::from_backend(&attempt.backend, response)
+            ..SentResponse::from_backend(&attempt.backend, &self.response)
         }
+    }
+
+    fn complete(&mut self, answered_by: Option<(&BackendMetrics, Duration)>, outcome: Outcome) {
+        let client = self.response.writer();
+        let (address, bytes) = (client.address, client.answer_bytes);
+        let target = self.read.request.target.as_bytes();
+        complete(&self.balancer.metrics, address, target, answered_by, bytes, outcome);
     }
 
     /// Whether a backend that was not tried is up, but must not be read from in this database.

@@ -12,7 +12,7 @@ use super::local_response::LocalResponse;
 use super::read::{HttpRead, ReadQuery};
 use super::response_sink::UnsentEnd;
 use super::route::route;
-use super::sent_response::SentResponse;
+use super::sent_response::{SentResponse, complete};
 use super::shared_read::{ReadProgress, SharedReads};
 use crate::backend::is_timeout;
 use crate::balance::Balancer;
@@ -21,8 +21,7 @@ use crate::balance::slow::ReadTraits;
 use crate::http::target::{self, Target};
 use crate::http::{self, ErrorBody, Request, RequestError, ResponseWriter};
 use crate::logging::access_log::Event;
-use crate::metrics;
-use crate::net::protocol::WireProtocol;
+use crate::metrics::{Outcome, Refusal};
 use crate::session::client::{Client, Endpoint, TICK};
 
 /// Longest time from the first to the last byte of a request's head.
@@ -146,8 +145,8 @@ fn refuse_bytes(client: &mut Client, error: &HeadError) {
     let reason = error.to_string();
     balancer.access_log.write(|| Event::Refused { client: address, status, reason });
     if client.endpoint == Endpoint::Public {
-        balancer.metrics.answered_here.http.add_one();
-        balancer.metrics.refuse(WireProtocol::Http, metrics::Refusal::BadRequest);
+        let outcome = Outcome::Refused(Refusal::BadRequest);
+        complete(&balancer.metrics, address, b"", None, 0, outcome);
     }
     let mut response = ResponseWriter::to_no_request(&mut *client, SystemTime::now);
     response.status(status);

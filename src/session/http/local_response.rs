@@ -7,10 +7,9 @@ use std::time::SystemTime;
 use log::Level;
 
 use super::browse::{self, Frame};
-use super::sent_response::SentResponse;
+use super::sent_response::{SentResponse, complete};
 use crate::http::{self, ErrorBody, Request, ResponseWriter, target};
-use crate::metrics;
-use crate::net::protocol::WireProtocol;
+use crate::metrics::{Outcome, Refusal};
 use crate::session::client::{Client, Endpoint};
 
 /// A response that we make without a backend.
@@ -80,19 +79,28 @@ impl<'a> LocalResponse<'a> {
 
     /// Sends the response to a request for data, and counts it.
     pub fn send_for_data(self, client: &mut Client, request: &Request) -> SentResponse {
-        client.balancer.metrics.answered_here.http.add_one();
-        self.send(client, request, Level::Info)
+        self.send_counted(client, request, Outcome::Answered)
     }
 
     /// Sends the response to a request for data that is refused, and counts it.
     pub fn send_refusal(self, client: &mut Client, request: &Request) -> SentResponse {
         let reason = match self.status {
-            405 => metrics::Refusal::Write,
-            403 | 503 | 504 => metrics::Refusal::Unanswered,
-            _ => metrics::Refusal::BadRequest,
+            405 => Refusal::Write,
+            403 | 503 | 504 => Refusal::Unanswered,
+            _ => Refusal::BadRequest,
         };
-        client.balancer.metrics.refuse(WireProtocol::Http, reason);
-        self.send_for_data(client, request)
+        self.send_counted(client, request, Outcome::Refused(reason))
+    }
+
+    fn send_counted(
+        self,
+        client: &mut Client,
+        request: &Request,
+        outcome: Outcome,
+    ) -> SentResponse {
+        let (metrics, target) = (&client.balancer.metrics, request.target.as_bytes());
+        complete(metrics, client.address, target, None, client.answer_bytes, outcome);
+        self.send(client, request, Level::Info)
     }
 
     pub fn send(self, client: &mut Client, request: &Request, level: Level) -> SentResponse {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::read::HttpRead;
-use super::sent_response::{SentResponse, add_backend_headers};
+use super::sent_response::{SentResponse, add_backend_headers, complete};
 use super::value::write_not_found;
 use crate::backend::BackendError;
 use crate::backend::reply_router::Sink;
@@ -14,7 +14,7 @@ use crate::backend::shared::SharedConnection;
 use crate::balance::Balancer;
 use crate::health::Member;
 use crate::http::{self, ResponseWriter};
-use crate::net::protocol::WireProtocol;
+use crate::metrics::Outcome;
 use crate::render::json::{JsonWriter, render, survey};
 use crate::resp::value_type::ValueType;
 use crate::session::client::ClientSocket;
@@ -35,7 +35,7 @@ pub(super) struct SentRead {
 /// Turns the reply to one client's read into the response, and sends it.
 pub(super) struct ResponseSink {
     client: Arc<ClientSocket>,
-    address: SocketAddr,
+    pub address: SocketAddr,
     balancer: Arc<Balancer>,
     state: Mutex<SinkState>,
 }
@@ -138,9 +138,11 @@ impl Sink for ResponseSink {
         if let Some(key) = key.filter(|_| value_type != ValueType::String) {
             self.balancer.slow_lane.note_late(backend.id, sent_at, &[key], time);
         }
-        backend.metrics.answer(WireProtocol::Http, time);
-        drop(lease);
         let (length, is_last) = (bytes.len(), !response.keep_alive);
+        let (metrics, target) = (&self.balancer.metrics, request.target.as_bytes());
+        let answered_by = Some((&backend.metrics, time));
+        complete(metrics, self.address, target, answered_by, length as u64, Outcome::Answered);
+        drop(lease);
         let sent = self.send_at_once(&bytes, is_last).unwrap_or_else(|error| {
             response.cut = Some(error.to_string());
             length

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use log::Level;
 
@@ -12,6 +12,8 @@ use crate::balance::Balancer;
 use crate::health::Member;
 use crate::http::{Request, ResponseWriter};
 use crate::logging::access_log::{Event, HttpRequest, Text};
+use crate::metrics::{BackendMetrics, Completion, Metrics, Outcome};
+use crate::net::protocol::WireProtocol;
 
 /// A response that was sent, for the log.
 pub(super) struct SentResponse {
@@ -60,6 +62,29 @@ impl SentResponse {
             })
         });
     }
+}
+
+/// Counts a request that is over. If a backend has answered it, `answered_by` is that and the time
+/// until its reply began.
+pub(super) fn complete(
+    metrics: &Metrics,
+    client: SocketAddr,
+    target: &[u8],
+    answered_by: Option<(&BackendMetrics, Duration)>,
+    bytes: u64,
+    outcome: Outcome,
+) {
+    let (backend, time) = answered_by.unzip();
+    metrics.complete(&Completion {
+        client,
+        protocol: WireProtocol::Http,
+        what: target,
+        backend,
+        count: 1,
+        bytes,
+        time: time.unwrap_or_default(),
+        outcome,
+    });
 }
 
 /// Adds the headers of every response from a backend.

@@ -75,6 +75,7 @@ impl SharedReads {
         self.sink.expect(SentRead { read, backend: Arc::clone(&backend), value_type, sent_at });
         let entry = Entry {
             router: Arc::clone(&self.router),
+            client: self.sink.address,
             protocol: WireProtocol::Http,
             ticket,
             commands: 1,

@@ -2,14 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use super::errors::ForwardError;
+use super::memory::IDLE_CAPACITY_BYTES;
+use super::replies::first_word;
 use super::reply_writer::{Relayed, ReplyWriter};
 use super::upstream::{SendTarget, Upstream};
-use super::{ForwardError, IDLE_CAPACITY_BYTES};
+
 use crate::backend::{BackendError, Class, PooledConnection};
 use crate::balance::Balancer;
 use crate::balance::slow::{ReadInfo, ReadKey, ReadTraits, SharedAnswer, shown};
-use crate::metrics::Refusal;
-use crate::net::protocol::WireProtocol;
+use crate::metrics::{Outcome, Refusal};
 use crate::policy::{self, Policy, Refused, Verdict};
 use crate::resp::{Command, CommandParser, write};
 
@@ -304,7 +306,7 @@ impl Batch {
                             false => open.note_part(),
                         }
                     }
-                    let start = writer.out().len();
+                    let (start, bytes) = (writer.out().len(), writer.given.bytes);
                     let passed = match self.has_script && self.steps.len() == 1 {
                         true => writer.relay_from_script(connection, is_silent, &self.commands),
                         false => writer.relay(connection, is_silent),
@@ -317,11 +319,13 @@ impl Batch {
                         open.share(&writer.out()[start..]);
                     }
                     has_long |= passed == Relayed::InPieces;
-                    let metrics = &target.attempt.backend.metrics;
-                    metrics.answer(WireProtocol::Resp, *time);
-                    if passed == Relayed::Error {
-                        metrics.error_replies.add_one();
-                    }
+                    let outcome = match passed {
+                        Relayed::Error => Outcome::ErrorReply,
+                        Relayed::Whole | Relayed::InPieces => Outcome::Answered,
+                    };
+                    let answered_by = Some((target.attempt.backend.backend().as_ref(), *time));
+                    let bytes = writer.given.bytes - bytes;
+                    writer.complete(self.next_name(), answered_by, bytes, outcome);
                     writer.deliver_if_full_beside(Some(connection))?;
                     self.done.commands += length;
                 }
@@ -373,6 +377,11 @@ impl Batch {
             self.shrink_window(end);
         }
         done
+    }
+
+    /// The name of the first command that is not done.
+    fn next_name(&self) -> &[u8] {
+        first_word(&self.commands[self.done.commands..])
     }
 
     /// The steps that are not done, up to `end`, were sent and timed out.
@@ -431,7 +440,9 @@ impl Batch {
             writer.out().extend_from_slice(&answer.reply);
         }
         if let Some(backend) = balancer.backend(answer.backend) {
-            backend.metrics.answer(WireProtocol::Resp, answer.sent_at.elapsed());
+            let answered_by = Some((backend.backend().as_ref(), answer.sent_at.elapsed()));
+            let bytes = answer.reply.len() as u64;
+            writer.complete(self.next_name(), answered_by, bytes, Outcome::Answered);
         }
         self.done.commands += length;
         self.done.steps += 1;
@@ -446,7 +457,7 @@ impl Batch {
     ) -> Result<(), ForwardError> {
         match self.steps[self.done.steps] {
             Step::Forward { is_silent, length } => {
-                writer.count_refusal(Refusal::Unanswered);
+                writer.count_refusal(self.next_name(), Refusal::Unanswered);
                 if !is_silent {
                     write::error(writer.out(), error);
                 }
@@ -484,12 +495,12 @@ impl Batch {
                             continue;
                         }
                         Verdict::Refuse(Refused { why, error }) => {
-                            writer.count_refusal(why);
+                            writer.count_refusal(command.name(), why);
                             error
                         }
                         // Now it is one of our own, which has to come anew.
                         _ => {
-                            writer.count_refusal(Refusal::Unanswered);
+                            writer.count_refusal(command.name(), Refusal::Unanswered);
                             b"ERR try again".to_vec()
                         }
                     };

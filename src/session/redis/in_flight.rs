@@ -2,6 +2,7 @@
 //! to the client, while this session waits for the next commands.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -133,7 +134,12 @@ impl InFlight {
 
     /// Sends a batch after those that are under way, and takes it over; false, and it is as it was,
     /// when that is not possible here.
-    pub fn send(&mut self, batch: PlainBatch, client: &Arc<ClientSocket>) -> bool {
+    pub fn send(
+        &mut self,
+        batch: PlainBatch,
+        client: &Arc<ClientSocket>,
+        address: SocketAddr,
+    ) -> bool {
         let Some((_, shared)) = &self.connection else { return false };
         let sink = || Arc::new(ClientReplyRouter::new(Arc::clone(client) as Arc<dyn Sink>));
         let router = Arc::clone(self.router.get_or_insert_with(sink));
@@ -141,6 +147,7 @@ impl InFlight {
         let began = Instant::now();
         let entry = Entry {
             router: Arc::clone(&router),
+            client: address,
             protocol: WireProtocol::Resp,
             ticket,
             commands: batch.len(),

@@ -1,10 +1,10 @@
 //! INFO: a backend's answer, with a section about the balancer.
 
 use std::fmt::Write;
-
-use super::{Session, SessionEnd};
 use std::time::Instant;
 
+use super::errors::SessionEnd;
+use super::session::Session;
 use crate::balance::Balancer;
 use crate::resp::{Command, command, reply, write};
 

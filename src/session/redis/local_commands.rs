@@ -5,7 +5,8 @@ use std::time::SystemTime;
 use wildmatch::WildMatch;
 
 use super::client::{ReplyMode, SYNTAX_ERROR};
-use super::{Session, SessionEnd};
+use super::errors::SessionEnd;
+use super::session::{FIRST_MODE, Session};
 use crate::backend::Mode;
 use crate::policy::LocalCommand;
 use crate::resp::{Command, Protocol, command, write};
@@ -228,7 +229,7 @@ impl Session<'_> {
         self.subscriptions = None;
         self.upstream.forget_watch();
         self.state.reset();
-        self.mode = super::FIRST_MODE;
+        self.mode = FIRST_MODE;
         self.upstream.database = Some(self.mode.database);
         self.answer(|out| write::simple(out, "RESET"));
         Ok(())
@@ -237,7 +238,7 @@ impl Session<'_> {
     #[inline(never)]
     fn quit(&mut self) -> SessionEnd {
         self.ok();
-        self.count_answer();
+        self.complete(b"QUIT");
         self.flush().err().unwrap_or_else(|| SessionEnd::Gone("quit".to_owned()))
     }
 }

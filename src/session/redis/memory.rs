@@ -2,6 +2,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+/// What each buffer of a client keeps of its memory while it is idle.
+pub const IDLE_CAPACITY_BYTES: usize = 1024;
+
 /// A bound for all clients together.
 pub struct Budget {
     max_bytes: usize,

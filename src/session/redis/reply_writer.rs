@@ -3,12 +3,13 @@
 use std::io::{self, BufRead};
 use std::time::{Duration, Instant};
 
-use super::memory::{Budget, Share};
+use super::backlog::Backlog;
+use super::errors::ForwardError;
+use super::memory::IDLE_CAPACITY_BYTES;
+use super::replies::UNWANTED_PUSH;
 use super::script::{self, Witness};
-use super::{ForwardError, IDLE_CAPACITY_BYTES, UNWANTED_PUSH};
-use crate::backend::{HELD_REPLY_BYTES, PooledConnection, inability, said};
-use crate::metrics::Refusal;
-use crate::net::client_stream::ClientStream;
+use crate::backend::{Backend, HELD_REPLY_BYTES, PooledConnection, inability, said};
+use crate::metrics::{Completion, Outcome, Refusal};
 use crate::net::protocol::WireProtocol;
 use crate::resp::{self, Framer};
 use crate::session::client::{Client, stall_step};
@@ -16,16 +17,16 @@ use crate::session::client::{Client, stall_step};
 /// Whole replies are sent once there are so many bytes of them, or nothing else is to be done.
 const GATHERED_BYTES: usize = 64 * 1024;
 
-/// A client that sends a long pipeline before it reads a reply would wait for us while we wait for
-/// it: so its commands are taken in while it takes no replies, up to so many bytes of one client, …
-const MAX_BACKLOG_BYTES: usize = 16 * 1024 * 1024;
-/// … and so many of all clients together. Beyond, it has to read first.
-static BACKLOGS: Budget = Budget::new(48 * 1024 * 1024);
-
-/// How much of it is read at a time.
-const BACKLOG_STEP_BYTES: usize = 64 * 1024;
-
 const NOT_READING: &str = "does not read its replies";
+
+/// Replies that a client was given.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Given {
+    /// How many were errors.
+    pub errors: u64,
+    /// Length of those that count for a command of their own.
+    pub bytes: u64,
+}
 
 /// The replies on their way to a client.
 pub struct ReplyWriter<'a> {
@@ -33,8 +34,8 @@ pub struct ReplyWriter<'a> {
     /// A client that takes longer over [`GATHERED_BYTES`] is cut off if others wait for a connection
     /// to the backend whose reply it does not take.
     max_stall: Duration,
-    /// How many replies were errors.
-    pub errors: u64,
+    /// What the client was given so far.
+    pub given: Given,
     /// What was not sent yet: whole replies, and behind them perhaps the beginning of one.
     out: Vec<u8>,
     backlog: Backlog,
@@ -47,19 +48,39 @@ impl<'a> ReplyWriter<'a> {
         Self {
             client,
             max_stall,
-            errors: 0,
+            given: Given::default(),
             out: Vec::new(),
             backlog: Backlog::new(),
             is_half_closed: false,
         }
     }
 
+    /// Counts a command that is over. A backend that answered it comes with the time until its reply
+    /// began.
+    pub fn complete(
+        &self,
+        what: &[u8],
+        answered_by: Option<(&Backend, Duration)>,
+        bytes: u64,
+        outcome: Outcome,
+    ) {
+        let (backend, time) = answered_by.unzip();
+        self.client.balancer.metrics.complete(&Completion {
+            client: self.client.address,
+            protocol: WireProtocol::Resp,
+            what,
+            backend: backend.map(|backend| &backend.metrics),
+            count: 1,
+            bytes,
+            time: time.unwrap_or_default(),
+            outcome,
+        });
+    }
+
     /// Counts a command that gets an error of ours.
-    pub fn count_refusal(&mut self, why: Refusal) {
-        self.errors += 1;
-        let metrics = &self.client.balancer.metrics;
-        metrics.answered_here.resp.add_one();
-        metrics.refuse(WireProtocol::Resp, why);
+    pub fn count_refusal(&mut self, what: &[u8], why: Refusal) {
+        self.given.errors += 1;
+        self.complete(what, None, 0, Outcome::Refused(why));
     }
 
     /// Whether there is nothing to send.
@@ -125,7 +146,7 @@ impl<'a> ReplyWriter<'a> {
     ) -> Result<Relayed, ForwardError> {
         let mut was_repeated = false;
         loop {
-            let (start, errors) = (self.out.len(), self.errors);
+            let (start, given) = (self.out.len(), self.given);
             let mut reply = Vec::new();
             let passed = self.relay_checked(connection, is_silent, Check::None, |piece| {
                 let is_error = reply.first().or(piece.first()) == Some(&b'-');
@@ -136,7 +157,7 @@ impl<'a> ReplyWriter<'a> {
                 return Ok(passed);
             };
             self.out.truncate(start);
-            self.errors = errors;
+            self.given = given;
             let is_own = match script::witness(connection, command, claimed)? {
                 Witness::Confirms => {
                     connection.refuser().check_answer(&reply)?;
@@ -150,7 +171,7 @@ impl<'a> ReplyWriter<'a> {
                 if !is_silent {
                     self.out.extend_from_slice(&reply);
                 }
-                self.errors += 1;
+                self.given.errors += 1;
                 return Ok(passed);
             }
             connection.send(command)?;
@@ -199,6 +220,7 @@ impl<'a> ReplyWriter<'a> {
             look(&available[..used]);
             self.out.extend_from_slice(&available[..used]);
             from.consume(used);
+            self.given.bytes += used as u64;
             if framer.is_done() {
                 if let (Some(b'-'), Relayed::Whole) = (framer.kind(), frame.passed) {
                     let reply = &self.out[frame.start..];
@@ -208,7 +230,7 @@ impl<'a> ReplyWriter<'a> {
                         Check::None => {}
                     }
                     frame.passed = Relayed::Error;
-                    self.errors += 1;
+                    self.given.errors += 1;
                 }
                 return Ok(());
             }
@@ -273,7 +295,7 @@ impl<'a> ReplyWriter<'a> {
 
     /// Whether something was taken in while the client took no replies.
     pub fn has_backlog(&self) -> bool {
-        !self.backlog.bytes.is_empty()
+        !self.backlog.is_empty()
     }
 
     /// What the client sent while it took no replies is moved behind what is left in `input`;
@@ -324,41 +346,4 @@ pub enum Relayed {
     Error,
     /// It was too long for that.
     InPieces,
-}
-
-/// Bytes of a client that wait for it to take its replies.
-struct Backlog {
-    bytes: Vec<u8>,
-    /// These bytes, and those that were moved last.
-    share: Share,
-}
-
-impl Backlog {
-    fn new() -> Self {
-        Self { bytes: Vec::new(), share: Share::of(&BACKLOGS) }
-    }
-
-    fn has_room(&self) -> bool {
-        self.share.bytes() < MAX_BACKLOG_BYTES && BACKLOGS.has_room()
-    }
-
-    /// Returns whether the client has ended its endpoint.
-    fn fill_from(&mut self, client: &ClientStream) -> io::Result<bool> {
-        self.bytes.reserve(BACKLOG_STEP_BYTES);
-        match client.read_now(&mut self.bytes) {
-            Ok(more) => {
-                self.share.set(self.share.bytes() + more);
-                Ok(more == 0)
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn move_to(&mut self, input: &mut Vec<u8>) -> bool {
-        let bytes = std::mem::take(&mut self.bytes);
-        self.share.set(bytes.len());
-        input.extend_from_slice(&bytes);
-        !bytes.is_empty()
-    }
 }

@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use super::errors::{ForwardError, SessionEnd};
 use super::local_commands::integer;
+use super::local_reply::ServedBy;
 use super::reply_writer::ReplyWriter;
-use super::{ForwardError, ServedBy, Session, SessionEnd};
+use super::session::Session;
 use crate::backend::{BackendError, Connection, PooledConnection, WaitPolicy};
 use crate::balance::Balancer;
 use crate::balance::cursor::{self, MAX_SCAN_COUNT};
@@ -70,7 +72,7 @@ impl Session<'_> {
         let is_elsewhere = self.upstream.backend().is_none_or(|own| own.id != backend.id);
         let lease = is_elsewhere
             .then(|| self.balancer.table.lease(Instant::now(), |other| other == backend.id));
-        let errors = self.writer.errors;
+        let given = self.writer.given;
         let outcome = self.scan_at(&backend, tag, &there);
         drop(lease);
         if let Err(ForwardError::Backend(error) | ForwardError::Cut(error)) = &outcome {
@@ -81,8 +83,8 @@ impl Session<'_> {
         }
         match outcome {
             Ok(time) => {
-                let is_error = self.writer.errors > errors;
-                self.served_by = Some(ServedBy { backend, time, is_error });
+                self.local_reply.relayed(given, self.writer.given);
+                self.local_reply.served_by = Some(ServedBy { backend, time });
             }
             Err(ForwardError::Backend(BackendError::OtherCommands | BackendError::Syncing(_))) => {
                 self.error(GONE);
@@ -172,7 +174,7 @@ fn relay_scan(
             if !is_silent {
                 write::error(writer.out(), &why);
             }
-            writer.errors += 1;
+            writer.given.errors += 1;
             return Ok(());
         }
     };

@@ -1,6 +1,7 @@
 //! Whether an error in reply to a script is the server's or one that the script has made up.
 
-use super::{ForwardError, short_reply_unchecked};
+use super::errors::ForwardError;
+use super::replies::short_reply_unchecked;
 use crate::backend::{Inability, PooledConnection, inability, said};
 use crate::resp::{CommandParser, command};
 

@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{ForwardError, SessionEnd, names};
+use super::errors::{ForwardError, SessionEnd, Unanswered};
+use super::names;
 use crate::backend::{
     Backend, BackendError, BackendId, Class, Connection, Mode, PooledConnection, STALE_TIME,
 };
 use crate::balance::failover::{Attempt, Failover};
-use crate::balance::slow::{Begun, LaneError, OpenRead, ReadInfo, ReadTraits, SharedAnswer};
+use crate::balance::slow::{Begun, LaneError, OpenRead, ReadInfo, ReadTraits};
 use crate::balance::{Backends, Balancer, Lease};
 use crate::health::Member;
 use crate::logging::access_log::Event;
@@ -49,20 +50,6 @@ struct Place {
     open: Option<Arc<OpenRead>>,
     /// Counts it, where that is not the session's own backend.
     _lease: Option<Lease>,
-}
-
-/// Why nothing came of what was to be done on a backend.
-pub enum Unanswered {
-    /// Each backend has failed; this says how.
-    AllFailed(String),
-    /// The first command that is not answered is refused, for this reason; those after it are not.
-    Refused(String),
-    /// The first command that is not answered was answered to another client that has asked the same.
-    Shared(SharedAnswer),
-    /// A backend knows other commands than those by which it was judged what to send.
-    OtherCommands,
-    /// The session is over.
-    SessionEnd(SessionEnd),
 }
 
 /// How all have failed; `refusals` are those of backends that were not tried.
