@@ -47,11 +47,6 @@ impl ValueType {
         redis::cmd(name).arg(key).arg(rest).to_owned()
     }
 
-    /// As [`read_command`](Self::read_command), encoded.
-    pub fn packed_read(self, key: &[u8]) -> Vec<u8> {
-        self.read_command(key).into_bytes()
-    }
-
     /// Returns the name of that command, and its arguments after the key.
     fn command(self) -> (&'static str, &'static [&'static str]) {
         match self {

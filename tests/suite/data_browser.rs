@@ -289,7 +289,7 @@ fn strings_that_are_no_text_are_shown_byte_by_byte() {
     server.command(&[b"SET".as_slice(), b"binary", &bytes]);
     let mut found = Vec::new();
     for html in walk(&lb, "/binary") {
-        assert!(html.contains("no UTF-8 text"));
+        assert!(html.contains("not UTF-8 text"));
         let dump = between(&html, "tabindex=\"0\">\n", "</pre>").concat();
         for line in dump.lines() {
             let position = usize::from_str_radix(&line[..8], 16).expect("a position");
@@ -385,7 +385,7 @@ fn what_goes_wrong_is_a_page_too() {
         assert_eq!(answer.status, code, "{path}");
         assert!(html.contains(says) && html.contains("href=\"/\""), "{path}: {html}");
     }
-    assert!(ok(&lb, "/l?from=99").contains("It ends before this page"));
+    assert!(ok(&lb, "/l?from=99").contains("The value ends before this page"));
     let answer = lb.request("POST", "/", &[HTML]);
     assert_eq!((answer.status, answer.header("allow")), (405, Some("GET, HEAD")));
 }

@@ -1,8 +1,9 @@
-//! What is served below `/-/`: about the balancer, not about data.
+//! The paths below `/-/`, which show the balancer's own state.
 
+use std::fmt::Display;
 use std::sync::LazyLock;
 
-use super::LocalResponse;
+use super::local_response::LocalResponse;
 use crate::balance::Balancer;
 use crate::http;
 use crate::http::target::AdminTarget;
@@ -15,7 +16,7 @@ const STYLE: &str =
     concat!(include_str!("../../web/base.css"), include_str!("../../web/status.css"));
 const SCRIPT: &str = include_str!("../../web/status.js");
 
-/// The status page: one document, so that it needs nothing from elsewhere.
+/// The status page, in one document: it loads nothing else.
 static PAGE: LazyLock<String> = LazyLock::new(|| {
     include_str!("../../web/status.html").replacen("/* style */", STYLE, 1).replacen(
         "/* script */",
@@ -24,17 +25,17 @@ static PAGE: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The same without what leads to the data, which is not at the admin address.
+/// The status page at the admin address, where no data is: without the link to the data.
 static ADMIN_PAGE: LazyLock<String> = LazyLock::new(|| PAGE.replacen(DATA_LINK, "", 1));
 
 const DATA_LINK: &str = "<a class=\"button\" href=\"/\">Browse the data</a>";
 
-/// Lets the page's own style and script in, and what it asks us for; nothing else.
+/// Allows the page's own style and script, and its requests to us; nothing else.
 static POLICY: LazyLock<String> =
     LazyLock::new(|| html::content_security_policy(STYLE, Some(SCRIPT)));
 
-/// The answer to a request that came in on this endpoint.
-pub fn reply(
+/// Returns the response to a request that came in on this endpoint.
+pub(super) fn respond(
     target: &AdminTarget,
     balancer: &Balancer,
     endpoint: Endpoint,
@@ -42,7 +43,10 @@ pub fn reply(
     let config = &balancer.config;
     if endpoint == Endpoint::Public {
         if config.admin_listen.is_some() {
-            return LocalResponse::error(404, "what is below /-/ has an address of its own here");
+            return LocalResponse::error(
+                404,
+                "/-/ is served at another address here (--admin-listen)",
+            );
         }
         if config.no_status && matches!(target, AdminTarget::Page | AdminTarget::Status { .. }) {
             return LocalResponse::error(404, "the status page is turned off here (--no-status)");
@@ -53,33 +57,30 @@ pub fn reply(
             let page = if endpoint == Endpoint::Admin { &ADMIN_PAGE } else { &PAGE };
             LocalResponse::page(page.as_bytes(), &POLICY)
         }
-        AdminTarget::Status { since } => status(balancer, *since),
-        AdminTarget::Metrics => metrics(balancer),
+        AdminTarget::Status { since } => {
+            let json = serde_json::to_string(&Status::of(balancer, *since));
+            document(http::JSON, json.map(|json| json + "\n"))
+        }
+        AdminTarget::Metrics => document(prometheus::CONTENT_TYPE, prometheus::text(balancer)),
         AdminTarget::Ping => LocalResponse::text(200, "PONG\n"),
         AdminTarget::Health => LocalResponse::text(200, "OK\n"),
         AdminTarget::Ready if balancer.is_ready() => LocalResponse::text(200, "READY\n"),
         AdminTarget::Ready => LocalResponse::text(503, "NOT READY\n"),
         AdminTarget::Unknown => {
-            let why = "nothing is here; /-/ has the status page, and a key that begins with -/ is \
-                       reached as /%2D/…";
+            let why = "nothing is here; the status page is at /-/, and a key that begins with -/ is at \
+                       /%2D/…";
             LocalResponse::error(404, why)
         }
     }
 }
 
-fn status(balancer: &Balancer, since: u64) -> LocalResponse<'static> {
-    match serde_json::to_vec(&Status::of(balancer, since)) {
-        Ok(mut json) => {
-            json.push(b'\n');
-            LocalResponse::bytes(http::JSON, json)
-        }
-        Err(error) => LocalResponse::error(500, error.to_string()),
-    }
-}
-
-fn metrics(balancer: &Balancer) -> LocalResponse<'static> {
-    match prometheus::text(balancer) {
-        Ok(text) => LocalResponse::bytes(prometheus::CONTENT_TYPE, text.into_bytes()),
+/// A document that is made now.
+fn document(
+    content_type: &'static str,
+    made: Result<String, impl Display>,
+) -> LocalResponse<'static> {
+    match made {
+        Ok(text) => LocalResponse::document(content_type, text.into_bytes()),
         Err(error) => LocalResponse::error(500, error.to_string()),
     }
 }

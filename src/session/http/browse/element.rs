@@ -1,4 +1,4 @@
-//! Strings within a reply, of which only the beginning is kept.
+//! Strings in a reply of which only the beginning is kept.
 
 use std::io::BufRead;
 
@@ -8,26 +8,25 @@ use crate::resp::{self, MAX_ARRAY_LENGTH};
 
 /// The beginning of a string.
 #[derive(Debug, Default)]
-pub struct Element {
-    /// At most as much as was asked for.
+pub(super) struct Element {
     pub bytes: Vec<u8>,
-    /// How long the whole is.
+    /// Length of the whole string.
     pub length: u64,
 }
 
 impl Element {
-    /// Whether there is more of it than is here.
+    /// Whether only a part of the string is kept.
     pub fn is_cut(&self) -> bool {
         self.length > self.bytes.len() as u64
     }
 
-    /// Reads a string to its end and keeps up to `max` bytes; `None` for null.
+    /// Reads a string to its end, and keeps up to `max` bytes; `None` for null.
     pub fn read(from: &mut impl BufRead, max: usize) -> Result<Option<Self>, resp::Error> {
         let Some(length) = reply::bulk(from)? else { return Ok(None) };
         Self::rest(from, length, max).map(Some)
     }
 
-    /// The same, where a null is no reply.
+    /// As [`read`](Self::read), but null is an error.
     pub fn expect(from: &mut impl BufRead, max: usize) -> Result<Self, resp::Error> {
         Self::read(from, max)?.ok_or(resp::Error::Protocol("a bulk string was expected"))
     }
@@ -35,7 +34,7 @@ impl Element {
     fn rest(from: &mut impl BufRead, length: u64, max: usize) -> Result<Self, resp::Error> {
         let mut bytes = Vec::new();
         reply::payload(from, length, |piece| {
-            // One more byte than is kept shows whether a character is cut.
+            // One byte more than is kept shows whether a character is cut.
             let room = (max + 1).saturating_sub(bytes.len());
             bytes.extend_from_slice(&piece[..piece.len().min(room)]);
             Ok::<_, resp::Error>(())
@@ -45,9 +44,9 @@ impl Element {
     }
 }
 
-/// Reads a reply of any shape to its end: the first `keep` of its strings, up to `max` bytes of
-/// each, and how many there are.
-pub fn strings(
+/// Reads a reply of any shape to its end. Returns the first `keep` of its strings, up to `max` bytes
+/// of each, and the number of all.
+pub(super) fn strings(
     from: &mut impl BufRead,
     keep: usize,
     max: usize,

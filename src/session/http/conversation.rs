@@ -1,0 +1,237 @@
+//! The requests of one client, one after the other.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use log::Level;
+
+use super::admin;
+use super::balanced::send_balanced;
+use super::local_response::LocalResponse;
+use super::read::{HttpRead, ReadQuery};
+use super::response_sink::UnsentEnd;
+use super::route::route;
+use super::sent_response::{SentResponse, complete};
+use super::shared_read::{ReadProgress, SharedReads};
+use crate::backend::is_timeout;
+use crate::balance::Balancer;
+use crate::balance::failover::Failover;
+use crate::balance::slow::ReadTraits;
+use crate::http::target::{self, Target};
+use crate::http::{self, ErrorBody, Request, RequestError, ResponseWriter};
+use crate::logging::access_log::Event;
+use crate::metrics::{Outcome, Refusal};
+use crate::session::client::{Client, Endpoint, TICK};
+
+/// Longest time from the first to the last byte of a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Responds to requests until the client or we end the connection. `buffer` holds what the client
+/// has sent so far; its first byte came at `since`.
+#[inline(never)]
+pub(crate) fn converse(
+    mut client: Client,
+    mut buffer: Vec<u8>,
+    since: Instant,
+    balancer: &Arc<Balancer>,
+) {
+    let mut since = Some(since);
+    let mut shared_reads = SharedReads::new(client.socket, client.address, balancer);
+    while wait_for_shared_read(&mut client, &mut shared_reads, &mut buffer) {
+        let (request, length) = match next_request(&mut client, &mut buffer, since.take()) {
+            Ok(Some(next)) => next,
+            Ok(None) => return,
+            Err(error) => return refuse_bytes(&mut client, &error),
+        };
+        buffer.drain(..length);
+        // An empty line after a request does not begin another.
+        let has_more = !(buffer.is_empty() || buffer == b"\r\n");
+        if !has_more {
+            // An idle client holds no buffer.
+            buffer = Vec::new();
+        }
+        // A read on a shared connection leaves this thread free to wait for the next request. If
+        // that has come already, nothing is gained.
+        let shared_reads = if has_more { None } else { Some(&mut shared_reads) };
+        if !respond(&mut client, request, shared_reads) {
+            return;
+        }
+    }
+}
+
+/// Waits for the read that is under way on a shared connection, if there is one, or for the next
+/// request, whichever comes first. Returns whether the conversation goes on.
+fn wait_for_shared_read(
+    client: &mut Client,
+    shared_reads: &mut SharedReads,
+    buffer: &mut Vec<u8>,
+) -> bool {
+    let (mut has_more, mut is_gone) = (false, false);
+    loop {
+        match shared_reads.progress(has_more, client.balancer) {
+            ReadProgress::Idle => return true,
+            ReadProgress::UnderWay if has_more => {}
+            ReadProgress::UnderWay => {
+                match client.read_beside(shared_reads.alarm(), TICK, buffer) {
+                    Err(error) if is_timeout(&error) => shared_reads.renew_alarm(),
+                    // The read of a client that has left is still answered, and logged.
+                    read => (has_more, is_gone) = (true, !matches!(read, Ok(1..))),
+                }
+            }
+            ReadProgress::Responded(UnsentEnd { bytes, is_last }) => {
+                let is_sent = client.write_all(&bytes).is_ok();
+                if is_sent && is_last && !is_gone {
+                    client.linger();
+                }
+                return is_sent && !is_last;
+            }
+            ReadProgress::Unanswered(read, failover) => {
+                client.begin_answer();
+                return respond_balanced(client, read, failover);
+            }
+        }
+    }
+}
+
+/// Why there is no next request.
+#[derive(Debug, thiserror::Error)]
+enum HeadError {
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error("the request's head took longer than {} seconds", HEAD_TIMEOUT.as_secs())]
+    TooSlow,
+}
+
+/// Waits for the next whole head; `None` if the client leaves, or is idle for too long.
+fn next_request(
+    client: &mut Client,
+    buffer: &mut Vec<u8>,
+    since: Option<Instant>,
+) -> Result<Option<(Request, usize)>, HeadError> {
+    if buffer.is_empty() && !matches!(client.read_more(buffer), Ok(1..)) {
+        return Ok(None);
+    }
+    let deadline = since.unwrap_or_else(Instant::now) + HEAD_TIMEOUT;
+    let mut seen = 0;
+    loop {
+        // A head ends with a line, so bytes without a line end can't complete one. But the first
+        // bytes may show that no head will come.
+        let may_decide = seen == 0
+            || buffer[seen..].contains(&b'\n')
+            || buffer.len() > http::MAX_REQUEST_LINE_BYTES;
+        if may_decide && let Some(next) = http::parse(buffer)? {
+            return Ok(Some(next));
+        }
+        seen = buffer.len();
+        match client.read_until(deadline, buffer) {
+            Ok(1..) => {}
+            Err(error) if Instant::now() >= deadline || is_timeout(&error) => {
+                return Err(HeadError::TooSlow);
+            }
+            Ok(_) | Err(_) => return Ok(None),
+        }
+    }
+}
+
+/// Responds to bytes that are no request. The connection ends.
+fn refuse_bytes(client: &mut Client, error: &HeadError) {
+    let balancer = client.balancer;
+    let status = match error {
+        HeadError::Request(error) => error.status(),
+        HeadError::TooSlow => 408,
+    };
+    let address = client.address;
+    let reason = error.to_string();
+    balancer.access_log.write(|| Event::Refused { client: address, status, reason });
+    if client.endpoint == Endpoint::Public {
+        let outcome = Outcome::Refused(Refusal::BadRequest);
+        complete(&balancer.metrics, address, b"", None, 0, outcome);
+    }
+    let mut response = ResponseWriter::to_no_request(&mut *client, SystemTime::now);
+    response.status(status);
+    let body = ErrorBody::new(error.to_string());
+    if response.json(&body).and_then(|()| response.finish(None)).is_ok() {
+        client.linger();
+    }
+}
+
+/// Responds to one request, or has that done on a shared connection. Returns whether the conversation
+/// goes on.
+fn respond(client: &mut Client, request: Request, shared_reads: Option<&mut SharedReads>) -> bool {
+    let balancer = client.balancer;
+    client.begin_answer();
+    let began = Instant::now();
+    let query = match route(&request, &balancer.config, client.endpoint) {
+        Ok(Target::Key(key, listing)) => {
+            balancer.metrics.http_keys.add_one();
+            ReadQuery::Key(key, listing)
+        }
+        Ok(Target::Page(page)) => {
+            balancer.metrics.http_listings.add_one();
+            ReadQuery::Page(page)
+        }
+        other => {
+            let sent = respond_locally(client, &request, other);
+            return end_request(client, &request, began, &sent);
+        }
+    };
+    let key = query.read_key(&balancer.slow_lane.kinds);
+    let traits = match key.map_or(Ok(ReadTraits::QUICK), |key| balancer.traits_of(&key)) {
+        Ok(traits) => traits,
+        Err(why) => {
+            let sent = LocalResponse::error(503, why).send_refusal(client, &request);
+            return end_request(client, &request, began, &sent);
+        }
+    };
+    let read = Box::new(HttpRead { request, query, began, lease: None, key, traits });
+    let unsent = match shared_reads {
+        Some(shared_reads) => shared_reads.send(read),
+        None => Some(read),
+    };
+    unsent.is_none_or(|read| {
+        let failover = Failover::new(balancer, read.traits);
+        respond_balanced(client, read, failover)
+    })
+}
+
+/// Responds to a request that needs no backend.
+fn respond_locally(
+    client: &mut Client,
+    request: &Request,
+    target: Result<Target, LocalResponse>,
+) -> SentResponse {
+    match target {
+        Ok(Target::Admin(target)) => {
+            let response = admin::respond(&target, client.balancer, client.endpoint);
+            // The status page asks every half second. That and probes would drown the rest.
+            response.send(client, request, Level::Debug)
+        }
+        Ok(_) => LocalResponse::empty(204).send_for_data(client, request),
+        Err(refusal) if client.endpoint == Endpoint::Admin || target::is_admin(&request.target) => {
+            refusal.send(client, request, Level::Debug)
+        }
+        Err(refusal) => refusal.send_refusal(client, request),
+    }
+}
+
+/// Responds to a read by way of the pool. Returns whether the conversation goes on.
+fn respond_balanced(client: &mut Client, mut read: Box<HttpRead>, failover: Failover) -> bool {
+    let sent = send_balanced(client, &mut read, failover);
+    end_request(client, &read.request, read.began, &sent)
+}
+
+/// Logs a request. Returns whether the conversation goes on.
+fn end_request(
+    client: &mut Client,
+    request: &Request,
+    began: Instant,
+    sent: &SentResponse,
+) -> bool {
+    sent.log(client.balancer, client.address, request, began, client.answer_bytes);
+    // A response that was cut must not end like a whole one.
+    if !sent.keep_alive && sent.cut.is_none() {
+        client.linger();
+    }
+    sent.keep_alive
+}

@@ -1,0 +1,190 @@
+//! The keys of one page: SCAN until there are enough, in natural order.
+
+use std::cmp::Ordering;
+use std::time::{Duration, Instant};
+
+use super::exchange::Exchange;
+use super::outcome::ReadError;
+use crate::backend::read_run_id;
+use crate::balance::cursor::MAX_SCAN_COUNT;
+use crate::http::target::{Cursor, PageQuery};
+use crate::resp::{self, command, reply};
+
+/// Keys whose values are asked for together.
+pub(super) const BATCH_KEYS: usize = 128;
+
+/// Highest `COUNT` of one SCAN: few enough not to keep Redis from others for long.
+const MAX_STEP_KEYS: usize = 1000;
+const _: () = assert!(MAX_STEP_KEYS as u64 <= MAX_SCAN_COUNT);
+
+/// A page ends once its keys together are this long, whatever its `limit`.
+const PAGE_KEY_BYTES: usize = 4 * 1024 * 1024;
+
+/// Longest keys of one SCAN together. They are held in memory, so more are refused.
+const MAX_STEP_BYTES: usize = 64 * 1024 * 1024;
+
+/// A page ends after this time: its keys are rare in a large database.
+const PAGE_SCAN_TIME: Duration = Duration::from_secs(10);
+
+/// The keys of one page.
+pub(super) struct PageKeys {
+    /// In natural order.
+    pub keys: Vec<Vec<u8>>,
+    /// The link to the next page, if there is one.
+    pub next: Option<String>,
+}
+
+/// Why there are no keys for a page.
+pub(super) enum ScanError {
+    /// The cursor belongs to another backend.
+    OtherBackend,
+    /// They are longer than [`MAX_STEP_BYTES`].
+    TooLong,
+    Read(ReadError),
+}
+
+impl ScanError {
+    /// Told to the client whose page would hold too much.
+    pub const TOO_LONG: &str = "the keys are too long for one page: lower limit";
+}
+
+impl<E: Into<ReadError>> From<E> for ScanError {
+    fn from(error: E) -> Self {
+        Self::Read(error.into())
+    }
+}
+
+/// Reads the reply to `INFO server`: which server process answers.
+pub(super) fn read_server_run_id(exchange: &mut Exchange) -> Result<String, ReadError> {
+    let run_id = read_run_id(exchange.connection.replies())?;
+    // A cursor without it could be taken to another server.
+    let not_allowed =
+        "NOPERM listings need INFO: the balancer's user lacks the right +info there".to_owned();
+    Ok(run_id.ok_or(resp::Error::Redis(not_allowed))?.to_string())
+}
+
+/// Reads the keys of one page from the server with this run id.
+pub(super) fn read_page_keys(
+    exchange: &mut Exchange,
+    query: &PageQuery,
+    run_id: String,
+) -> Result<PageKeys, ScanError> {
+    if query.cursor.as_ref().is_some_and(|cursor| cursor.run_id != run_id) {
+        return Err(ScanError::OtherBackend);
+    }
+    let began = Instant::now();
+    let (mut keys, mut bytes) = (Vec::new(), 0);
+    let mut position = query.cursor.as_ref().map_or(0, |cursor| cursor.position);
+    let mut scanned = 0;
+    loop {
+        let step = next_step(query.limit - keys.len(), scanned, keys.len());
+        scanned += step;
+        let mut scan = command("SCAN").number(position);
+        if let Some(pattern) = &query.pattern {
+            scan = scan.arg("MATCH").arg(pattern);
+        }
+        exchange.connection.send(&scan.arg("COUNT").number(step).into_bytes())?;
+        position = read_scan(exchange, &mut keys, &mut bytes)?;
+        if position == 0
+            || keys.len() >= query.limit
+            || bytes >= PAGE_KEY_BYTES
+            || began.elapsed() >= PAGE_SCAN_TIME
+        {
+            break;
+        }
+    }
+    keys.sort_unstable_by(|a, b| natural_order(a, b));
+    keys.dedup();
+    let next = (position != 0).then(|| query.link(&Cursor { run_id, position }));
+    Ok(PageKeys { keys, next })
+}
+
+/// Returns the `COUNT` that should bring the `wanted` keys, if `found` of those `scanned` did match.
+/// A fixed one would take very many exchanges for a small page of rare keys.
+fn next_step(wanted: usize, scanned: usize, found: usize) -> usize {
+    let expected = wanted.saturating_mul(scanned.max(1)) / found.max(1);
+    expected.clamp(1, MAX_STEP_KEYS)
+}
+
+/// Reads the reply to SCAN; returns the position of the next one.
+fn read_scan(
+    exchange: &mut Exchange,
+    keys: &mut Vec<Vec<u8>>,
+    bytes: &mut usize,
+) -> Result<u64, ScanError> {
+    let from = exchange.connection.replies();
+    let position = reply::scan_cursor(from)?;
+    let most = *bytes + MAX_STEP_BYTES;
+    for _ in 0..reply::array(from)? {
+        let key = match reply::bytes(from, most.saturating_sub(*bytes) as u64) {
+            Err(resp::Error::TooLong) => return Err(ScanError::TooLong),
+            key => key?,
+        };
+        *bytes += key.len() + size_of::<Vec<u8>>();
+        keys.push(key);
+    }
+    Ok(position)
+}
+
+/// Compares runs of digits as numbers and all else byte by byte: `actor:2` comes before `actor:10`.
+fn natural_order(a: &[u8], b: &[u8]) -> Ordering {
+    let (mut left, mut right) = (a, b);
+    while let (Some(&x), Some(&y)) = (left.first(), right.first()) {
+        let order = if x.is_ascii_digit() && y.is_ascii_digit() {
+            let (number_x, number_y) = (take_number(&mut left), take_number(&mut right));
+            number_x.len().cmp(&number_y.len()).then_with(|| number_x.cmp(number_y))
+        } else {
+            (left, right) = (&left[1..], &right[1..]);
+            x.cmp(&y)
+        };
+        if order.is_ne() {
+            return order;
+        }
+    }
+    // They may differ in zeros before a number. Any order will do if it is always the same.
+    left.len().cmp(&right.len()).then_with(|| a.cmp(b))
+}
+
+/// Takes the digits at the beginning of `text`; returns them without leading zeros.
+fn take_number<'a>(text: &mut &'a [u8]) -> &'a [u8] {
+    let end = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, rest) = text.split_at(end);
+    *text = rest;
+    &digits[digits.iter().position(|&digit| digit != b'0').unwrap_or(digits.len())..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_within_keys_are_in_the_order_of_numbers() {
+        let sorted = ["", "a", "a1", "a01", "a1b", "a2", "a10", "a10b2", "a10b10", "b", "é"];
+        for (i, a) in sorted.iter().enumerate() {
+            for (j, b) in sorted.iter().enumerate() {
+                // "a1" and "a01" are the same number: their order is that of their bytes.
+                let expected = match (*a, *b) {
+                    ("a1", "a01") => Ordering::Greater,
+                    ("a01", "a1") => Ordering::Less,
+                    _ => i.cmp(&j),
+                };
+                assert_eq!(natural_order(a.as_bytes(), b.as_bytes()), expected, "{a} {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn rare_keys_are_searched_in_longer_steps() {
+        for (wanted, scanned, found, expected) in [
+            (10, 0, 0, 10),
+            (100_000, 0, 0, MAX_STEP_KEYS),
+            (10, 10, 0, 100),
+            (10, 110, 0, MAX_STEP_KEYS),
+            (5, 100, 50, 10),
+            (1, 1000, 1001, 1),
+            (usize::MAX, usize::MAX, 0, MAX_STEP_KEYS),
+        ] {
+            assert_eq!(next_step(wanted, scanned, found), expected);
+        }
+    }
+}
