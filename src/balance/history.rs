@@ -1,4 +1,4 @@
-//! The last five minutes, a sample a second: what the status page draws.
+//! The last five minutes, one sample a second, as the status page draws them.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,18 +11,19 @@ use crate::sync::{Mutex, lock};
 /// The time between two samples.
 pub const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The samples that are kept: five minutes.
+/// Samples that are kept: five minutes.
 const MAX_SAMPLES: usize = 300;
 
-/// A rate is that of the last 5 samples.
+/// Samples from which rates are made.
 const RATE_SAMPLES: usize = 5;
 
-/// Shares and latencies are those of the last minute, in samples; …
+/// Samples from which shares and latencies are made: one minute.
 const SHARE_SAMPLES: usize = 60;
-/// … for latencies all times are kept of one sample in so many.
+
+/// Samples between two copies of a histogram, which latencies are made from.
 const TIMES_STEP: u64 = 5;
 
-/// What is counted at one moment, from the start of the process.
+/// All counts since the start of the process, at one moment.
 #[derive(Debug, Clone)]
 pub struct Reading {
     /// Requests that were answered without a backend.
@@ -31,37 +32,37 @@ pub struct Reading {
     pub backends: Vec<BackendReading>,
 }
 
-/// What is counted of one backend at one moment.
+/// Counts of one backend at one moment.
 #[derive(Debug, Clone)]
 pub struct BackendReading {
     /// The backend.
     pub id: BackendId,
-    /// How it is.
+    /// Its state.
     pub state: BackendState,
-    /// Its leases at that moment.
+    /// The number of its leases.
     pub leases: usize,
     /// Tries that failed.
     pub errors: u64,
-    /// How long its answers took.
+    /// How long its replies took to begin.
     pub times: Times,
 }
 
 /// One backend in one second.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
-    /// How it was at the end.
+    /// Its state at the end.
     pub state: BackendState,
-    /// Its leases at the end.
+    /// The number of its leases at the end.
     pub leases: usize,
     /// Requests that it answered.
     pub requests: u64,
     /// Tries that failed.
     pub errors: u64,
-    /// The time within which 99 % of the replies began; `None` where there were none.
+    /// Time within which 99 % of the replies began; `None` if there were none.
     pub p99: Option<Duration>,
 }
 
-/// The last samples. All backends' have the same numbers.
+/// The last samples of all backends, which are numbered alike.
 #[derive(Debug, Default)]
 pub struct History(Mutex<Ring>);
 
@@ -78,29 +79,29 @@ struct Ring {
 struct BackendRing {
     id: BackendId,
     samples: VecDeque<Sample>,
-    /// Of the last minute, the oldest first.
+    /// Copies of its histogram from the last minute, the oldest first.
     times: VecDeque<Times>,
 }
 
-/// What there is to be shown of the last seconds.
+/// The last seconds, as they are shown.
 #[derive(Debug)]
 pub struct Recent {
     /// The number of the newest sample; the first is 1.
     pub number: u64,
-    /// Requests a second, with and without a backend.
+    /// Requests a second, those included that no backend answered.
     pub per_second: f64,
     /// For each backend.
     pub backends: Vec<RecentOfBackend>,
 }
 
-/// The same of one backend.
+/// The last seconds of one backend.
 #[derive(Debug)]
 pub struct RecentOfBackend {
     /// Requests a second.
     pub per_second: f64,
-    /// Of what all backends have answered in the last minute; `None` where that is nothing.
+    /// Its part of all backends' replies in the last minute; `None` if there were none.
     pub share: Option<f64>,
-    /// How long the replies of the last minute took to begin.
+    /// How long replies took to begin in the last minute.
     pub times: Times,
     /// The samples that were asked for, the oldest first.
     pub samples: Vec<Sample>,
@@ -116,7 +117,7 @@ impl History {
         ring.last = Some(reading);
     }
 
-    /// What is known at the moment of a new reading, with the samples behind number `since`.
+    /// The last seconds before a new reading, with the samples after number `since`.
     pub fn recent(&self, reading: &Reading, since: u64) -> Recent {
         let ring = lock(&self.0);
         let wanted = usize::try_from(ring.number.saturating_sub(since)).unwrap_or(usize::MAX);

@@ -11,11 +11,11 @@ mod registry;
 pub mod retry_budget;
 mod rows;
 pub mod slow;
-mod supervision;
+mod supervisor;
 mod table;
 
 pub use self::balancer::{Balancer, Phase};
 pub use self::lease::Lease;
-pub use self::rebalance::start as start_rebalancing;
+pub use self::rebalance::start_rebalancing;
 pub use self::registry::Backends;
 pub use self::table::ConnectionTable;

@@ -24,16 +24,18 @@ impl ServiceDiscovery for StaticList<'_> {
     }
 }
 
-/// Begins with the backends that `source` says, checks them, and returns when it is known which of them can
-/// serve: after the check timeout at the latest.
+/// Adds the first list of backends and checks them. Returns when it is known which of them can serve, after
+/// the check timeout at the latest.
 pub fn start(balancer: &Arc<Balancer>, source: &impl ServiceDiscovery) {
     balancer.add_all(&source.discover());
     checker::start(balancer.check_settings(), &peers(balancer));
 }
 
-/// Takes over the backends that `source` says now. Those that are new get reads once they have proved that
-/// they have the data. Those that are not on the list any more get none; their sessions move to others
-/// between two commands. A backend with another URL than before is another backend.
+/// Takes over the backends that `source` lists now.
+///
+/// New backends get reads once they have proved that they have the data. Backends that are not listed any
+/// more get no reads, and their sessions move to others between two commands. A backend whose URL has changed
+/// is another backend.
 pub fn update(balancer: &Arc<Balancer>, source: &impl ServiceDiscovery) {
     let now = Instant::now();
     let mut wanted = source.discover();
@@ -55,4 +57,65 @@ pub fn update(balancer: &Arc<Balancer>, source: &impl ServiceDiscovery) {
 
 fn peers(balancer: &Arc<Balancer>) -> Arc<dyn Peers> {
     Arc::clone(balancer) as _
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::BackendId;
+    use crate::config::Config;
+    use crate::config::address::parse_list;
+
+    /// Ports where nobody listens: the checks fail.
+    const LISTED: [&str; 2] = ["127.0.0.1:1", "127.0.0.1:2"];
+
+    fn addresses(urls: &[&str]) -> Vec<BackendAddress> {
+        let urls: Vec<_> = urls.iter().map(|url| (*url).to_owned()).collect();
+        parse_list(&urls).expect("addresses")
+    }
+
+    fn balancer() -> Arc<Balancer> {
+        let balancer = Balancer::new(Config::from_arguments(["lb"]).expect("a configuration"));
+        balancer.add_all(&addresses(&LISTED));
+        balancer
+    }
+
+    /// The identities after a new list.
+    fn updated(balancer: &Arc<Balancer>, urls: &[&str]) -> Vec<BackendId> {
+        update(balancer, &StaticList(&addresses(urls)));
+        ids(balancer)
+    }
+
+    fn ids(balancer: &Balancer) -> Vec<BackendId> {
+        balancer.backends().iter().map(|member| member.id).collect()
+    }
+
+    #[test]
+    fn backends_that_stay_keep_their_identity_whatever_their_order() {
+        let balancer = balancer();
+        let before = ids(&balancer);
+        assert_eq!(updated(&balancer, &LISTED), before);
+        assert_eq!(updated(&balancer, &[LISTED[1], LISTED[0]]), before);
+    }
+
+    #[test]
+    fn new_ones_are_added_and_those_that_are_not_listed_removed() {
+        let balancer = balancer();
+        let before = ids(&balancer);
+        let after = updated(&balancer, &[LISTED[1], "127.0.0.1:3"]);
+        assert_eq!(after.len(), 2);
+        assert_eq!(after[0], before[1]);
+        assert!(!before.contains(&after[1]));
+        assert!(updated(&balancer, &[]).is_empty());
+    }
+
+    #[test]
+    fn a_backend_whose_url_has_changed_is_another_one() {
+        let balancer = balancer();
+        let before = ids(&balancer);
+        let after = updated(&balancer, &["redis://127.0.0.1:1/3", LISTED[1]]);
+        assert_eq!(after[0], before[1]);
+        assert!(!before.contains(&after[1]));
+        assert_eq!(balancer.backends()[1].address().database(), 3);
+    }
 }

@@ -24,7 +24,7 @@ use crate::backend::{Backend, BackendError, Class, is_not_permitted, is_timeout}
 use crate::balance::Balancer;
 use crate::balance::Lease;
 use crate::balance::failover::Failover;
-use crate::balance::slow::{Begun, LaneError, OpenRead, ReadInfo, ReadTraits};
+use crate::balance::slow::{LaneError, LaneOutcome, OpenRead, ReadInfo, ReadProfile};
 use crate::health::Member;
 use crate::http::target::{self, Target};
 use crate::http::{
@@ -214,20 +214,20 @@ fn answer(
         }
     };
     let key = wanted.read_key(&balancer.slow_lane.kinds);
-    let traits = match key.map_or(Ok(ReadTraits::QUICK), |key| balancer.traits_of(&key)) {
-        Ok(traits) => traits,
+    let profile = match key.map_or(Ok(ReadProfile::QUICK), |key| balancer.profile_of(&key)) {
+        Ok(profile) => profile,
         Err(why) => {
             let ended = reply_refusal(client, &request, balancer, LocalResponse::error(503, why));
             return end(client, &request, began, &ended, balancer);
         }
     };
-    let question = Box::new(Question { request, ask: wanted, began, lease: None, key, traits });
+    let question = Box::new(Question { request, ask: wanted, began, lease: None, key, profile });
     let left = match quick {
         Some(quick) => quick.ask(question),
         None => Some(question),
     };
     left.is_none_or(|question| {
-        let failover = Failover::new(balancer, question.traits);
+        let failover = Failover::new(balancer, question.profile, Instant::now());
         ask(client, question, failover, balancer)
     })
 }
@@ -504,7 +504,7 @@ fn balanced(
             demo_delay(balancer);
         }
         let backend = lease.as_ref().and_then(Lease::backend);
-        let attempt = backend.and_then(|backend| failover.attempt(backend, open));
+        let attempt = backend.and_then(|backend| failover.attempt(backend, open, Instant::now()));
         let (Some(_lease), Some(attempt)) = (lease, attempt) else {
             // One that is up, and may not be read from in this database, is not waited for.
             match !refuses_while_up(balancer, &failover) && failover.wait() {
@@ -542,7 +542,7 @@ fn balanced(
                 }
                 let refused = error.refusal().map(str::to_owned);
                 let refused = refused.filter(|refusal| backend.refuser().refuses(refusal));
-                failover.failed(&attempt, error);
+                failover.failed(&attempt, error, Instant::now());
                 if let Some(refusal) = refused {
                     let status = if is_not_permitted(&refusal) { 403 } else { 503 };
                     break Some(LocalResponse::error(status, refusal));
@@ -560,7 +560,7 @@ fn balanced(
             }
             Err(failure) => {
                 if let ReadError::Backend(error) = &failure {
-                    Failover::note(&attempt, error);
+                    Failover::count_failure(&attempt, error);
                     if !is_answered {
                         balancer.metrics.cut.http.add_one();
                     }
@@ -610,8 +610,8 @@ fn place(
     let info = ReadInfo { class: failover.class(), keys, label, is_alone: false, context: None };
     match failover.begin(info, preferred, serves, || peer.is_gone()) {
         // No two requests share an answer.
-        Ok(Begun::Answered(_)) => Ok((None, None)),
-        Ok(Begun::Open(open)) => {
+        Ok(LaneOutcome::Answered(_)) => Ok((None, None)),
+        Ok(LaneOutcome::Open(open)) => {
             let backend = open.backend();
             let another = || balancer.table.lease(Instant::now(), |other| other == backend);
             let lease = first.filter(|_| preferred == Some(backend)).or_else(another);

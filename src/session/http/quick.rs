@@ -14,7 +14,7 @@ use crate::backend::{BackendError, Class};
 use crate::balance::Balancer;
 use crate::balance::Lease;
 use crate::balance::failover::Failover;
-use crate::balance::slow::{ReadKey, ReadTraits};
+use crate::balance::slow::{ReadKey, ReadProfile};
 use crate::health::Member;
 use crate::http::target::{Format, KeyQuery};
 use crate::http::{self, Request, ResponseWriter, Version};
@@ -40,7 +40,7 @@ pub struct Question {
     /// What it is known by, unless every server answers it at once.
     pub key: Option<ReadKey>,
     /// What is known of how long it takes.
-    pub traits: ReadTraits,
+    pub profile: ReadProfile,
 }
 
 impl Question {
@@ -134,9 +134,9 @@ impl QuickReads {
         let key = &question.usual()?.key;
         let kind = backend.type_hints.of(key)?;
         // Redis reads a string at once.
-        let is_quick = question.traits.class == Class::Quick
-            || (kind == ValueType::String && question.traits.class == Class::Unknown);
-        if !is_quick || question.traits.has_one_try {
+        let is_quick = question.profile.class == Class::Quick
+            || (kind == ValueType::String && question.profile.class == Class::Unknown);
+        if !is_quick || question.profile.has_one_try {
             return None;
         }
         let shared = backend.shared(backend.own_mode())?;
@@ -188,14 +188,15 @@ impl QuickReads {
         drop(state);
         // What went by a shared connection was expected to be quick.
         let has_failed = silence.is_some() || failure.is_some();
-        let class = if has_failed { Class::Quick } else { question.traits.class };
-        let mut failover = Failover::resumed(balancer, ReadTraits { class, ..question.traits });
+        let class = if has_failed { Class::Quick } else { question.profile.class };
+        let mut failover =
+            Failover::resumed(balancer, ReadProfile { class, ..question.profile }, Instant::now());
         let failure = match (silence, failure) {
             (Some(silence), _) => Some(silence),
             (None, Some(Unserved::Failed(error))) => Some(error),
             (None, Some(Unserved::Stale)) => None,
             (None, Some(Unserved::Gone)) => {
-                failover.note_lost(&backend);
+                failover.connection_lost(&backend);
                 None
             }
             // The guess was wrong, or the value is long.
@@ -207,7 +208,7 @@ impl QuickReads {
             }
         };
         if let Some(error) = failure {
-            failover.failed(&failover.made(backend, sent_at, None), error);
+            failover.failed(&failover.past_attempt(backend, sent_at, None), error, Instant::now());
             question.lease = None;
         }
         Stage::Unanswered(question, failover)
@@ -318,7 +319,7 @@ impl Sink for HttpReplySink {
         let Question { request, began, lease, key, .. } = *question;
         let time = sent_at.elapsed();
         if let Some(key) = key.filter(|_| kind != ValueType::String) {
-            self.balancer.slow_lane.note_late(backend.id, sent_at, &[key], time);
+            self.balancer.slow_lane.record_late(backend.id, sent_at, &[key], time);
         }
         backend.metrics.answer(WireProtocol::Http, time);
         drop(lease);

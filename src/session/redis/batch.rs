@@ -7,7 +7,7 @@ use super::upstream::{SendTarget, Upstream};
 use super::{ForwardError, IDLE_CAPACITY_BYTES};
 use crate::backend::{BackendError, Class, PooledConnection};
 use crate::balance::Balancer;
-use crate::balance::slow::{ReadInfo, ReadKey, ReadTraits, SharedAnswer, shown};
+use crate::balance::slow::{ReadInfo, ReadKey, ReadProfile, SharedAnswer, shown};
 use crate::metrics::Refusal;
 use crate::net::protocol::WireProtocol;
 use crate::policy::{self, Policy, Refused, Verdict};
@@ -65,7 +65,7 @@ pub struct Batch {
     /// Whether a script is among the commands.
     has_script: bool,
     /// What is known of how long the commands take.
-    traits: ReadTraits,
+    profile: ReadProfile,
     /// Whether there is anything but replies that the client gets as they come.
     has_other: bool,
     /// The version of the backends' commands by which all of its commands were judged.
@@ -91,7 +91,7 @@ impl Default for Batch {
             max_window: MAX_WINDOW,
             is_behind_long: false,
             has_script: false,
-            traits: ReadTraits::QUICK,
+            profile: ReadProfile::QUICK,
             has_other: false,
             version: 0,
             steps: Vec::new(),
@@ -120,14 +120,14 @@ impl Batch {
     /// Whether it is one of short reads, as far as can be known, whose replies go to the client one
     /// after the other.
     pub fn is_plain(&self) -> bool {
-        let is_quick = self.traits.class == Class::Quick && !self.traits.has_one_try;
+        let is_quick = self.profile.class == Class::Quick && !self.profile.has_one_try;
         let is_usual = !self.has_other && !self.has_script && !self.is_behind_long;
         !self.is_empty() && is_quick && is_usual
     }
 
     /// What is known of how long the commands take.
-    pub fn traits(&self) -> ReadTraits {
-        self.traits
+    pub fn profile(&self) -> ReadProfile {
+        self.profile
     }
 
     /// What the commands that are left are known by: those that are not quick or, where all are, each.
@@ -160,7 +160,7 @@ impl Batch {
         let is_single = keys.len() == 1;
         let keys: Vec<ReadKey> = suspects.into_iter().map(|at| keys[at]).collect();
         let context = (is_single && !self.has_script).then_some(context);
-        ReadInfo { class: self.traits.class, keys, label, is_alone, context }
+        ReadInfo { class: self.profile.class, keys, label, is_alone, context }
     }
 
     /// As it may go by a shared connection to a server whose commands are of this version; `None` where
@@ -204,14 +204,14 @@ impl Batch {
         command: &Command,
         version: u64,
         is_silent: bool,
-        traits: ReadTraits,
+        profile: ReadProfile,
     ) {
         let bytes = command.bytes();
         self.version = match self.commands.is_empty() || self.version == version {
             true => version,
             false => MIXED_VERSIONS,
         };
-        self.traits = self.traits.with(traits);
+        self.profile = self.profile.with(profile);
         self.has_other |= is_silent;
         self.commands.extend_from_slice(bytes);
         self.steps.push(Step::Forward { length: bytes.len(), is_silent });
@@ -222,10 +222,10 @@ impl Batch {
         command: &Command,
         version: u64,
         is_silent: bool,
-        traits: ReadTraits,
+        profile: ReadProfile,
     ) {
         self.has_script = true;
-        self.forward(command, version, is_silent, traits);
+        self.forward(command, version, is_silent, profile);
     }
 
     pub fn answer(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
@@ -300,8 +300,8 @@ impl Batch {
                     if let Some(open) = open.filter(|_| tells == Some(self.done.steps)) {
                         connection.next_byte()?;
                         match end == self.steps.len() {
-                            true => open.note_answer(),
-                            false => open.note_part(),
+                            true => open.reply_began(),
+                            false => open.partial_reply_began(),
                         }
                     }
                     let start = writer.out().len();
@@ -480,7 +480,7 @@ impl Batch {
                     let error = match policy.verdict(&command) {
                         Verdict::Forward => {
                             self.has_script |= policy::is_script(&command);
-                            self.forward(&command, version, is_silent, old.traits);
+                            self.forward(&command, version, is_silent, old.profile);
                             continue;
                         }
                         Verdict::Refuse(Refused { why, error }) => {
@@ -507,7 +507,7 @@ impl Batch {
         self.answers.clear();
         self.done = BatchProgress::default();
         (self.has_script, self.has_other) = (false, false);
-        self.traits = ReadTraits::QUICK;
+        self.profile = ReadProfile::QUICK;
         self.steps.shrink_to(IDLE_CAPACITY_BYTES / size_of::<Step>());
         self.commands.shrink_to(IDLE_CAPACITY_BYTES);
         self.answers.shrink_to(IDLE_CAPACITY_BYTES);
@@ -572,7 +572,7 @@ mod tests {
         let mut parser = CommandParser::new(usize::MAX);
         let bytes = b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
         let (_, command) = parser.parse(bytes).expect("a command");
-        batch.forward(&command.expect("a whole one"), version, false, ReadTraits::QUICK);
+        batch.forward(&command.expect("a whole one"), version, false, ReadProfile::QUICK);
     }
 
     #[test]

@@ -33,7 +33,7 @@ use crate::backend::reply_router::Progress;
 use crate::backend::shared::Unserved;
 use crate::backend::{BackendError, Class, Mode, PooledConnection, is_timeout};
 use crate::balance::failover::{Attempt, Failover};
-use crate::balance::slow::{ReadInfo, ReadTraits};
+use crate::balance::slow::{ReadInfo, ReadProfile};
 use crate::balance::{Balancer, Phase};
 use crate::health::{BackendState, Member};
 use crate::logging::access_log::{self, Event};
@@ -408,7 +408,7 @@ impl<'a> Session<'a> {
     /// Gathers a command that goes to a backend; sends it with nothing beside it where it would keep
     /// others waiting.
     fn forward(&mut self, command: &Command, version: u64, shape: Shape) -> Result<(), SessionEnd> {
-        let (traits, key) = match self.balancer.traits(command, shape) {
+        let (profile, key) = match self.balancer.profile(command, shape) {
             Ok(known) => known,
             Err(why) => {
                 self.writer.count_refusal(Refusal::Unanswered);
@@ -417,20 +417,20 @@ impl<'a> Session<'a> {
             }
         };
         let kinds = &self.balancer.slow_lane.kinds;
-        let is_alone = traits.class == Class::Slow
-            || traits.has_one_try
+        let is_alone = profile.class == Class::Slow
+            || profile.has_one_try
             || key.is_some_and(|key| kinds.is_measured_alone(&key));
         if policy::is_script(command) {
             self.run_batch()?;
-            self.batch.forward_script(command, version, self.is_silent, traits);
+            self.batch.forward_script(command, version, self.is_silent, profile);
             return self.run_batch();
         }
         if is_alone {
             self.run_batch()?;
-            self.batch.forward(command, version, self.is_silent, traits);
+            self.batch.forward(command, version, self.is_silent, profile);
             return self.run_batch();
         }
-        self.batch.forward(command, version, self.is_silent, traits);
+        self.batch.forward(command, version, self.is_silent, profile);
         Ok(())
     }
 
@@ -512,7 +512,7 @@ impl<'a> Session<'a> {
     /// Sends all commands that are gathered, and all replies; those to commands that go by a shared
     /// connection follow.
     fn flush(&mut self) -> Result<(), SessionEnd> {
-        self.note_late();
+        self.record_late();
         let is_quiet = self.batch.is_empty() && self.writer.is_empty();
         if is_quiet || self.send_shared()? {
             return Ok(());
@@ -595,13 +595,13 @@ impl<'a> Session<'a> {
             Some(Unserved::Failed(error)) => Some(error),
             _ => None,
         });
-        let mut failover = Failover::resumed(self.balancer, batch.traits());
+        let mut failover = Failover::resumed(self.balancer, batch.profile(), Instant::now());
         if is_gone {
-            failover.note_lost(&backend);
+            failover.connection_lost(&backend);
         }
         if let Some(error) = failure {
             batch.failed(&error);
-            failover.failed(&failover.made(backend, since, None), error);
+            failover.failed(&failover.past_attempt(backend, since, None), error, Instant::now());
         }
         let batch = self.run_on(batch, Some(failover))?;
         if self.batch.is_empty() {
@@ -612,14 +612,14 @@ impl<'a> Session<'a> {
     }
 
     /// Reads that were expected to be quick, and were late, have to prove that they are.
-    fn note_late(&mut self) {
+    fn record_late(&mut self) {
         let Some(Late { time, backend, sent_at, batch }) = self.in_flight.take_late() else {
             return;
         };
         let lane = &self.balancer.slow_lane;
         let keys = batch.read_info(false, self.mode.context(), self.balancer, &self.policy).keys;
         let keys: Vec<_> = keys.into_iter().filter(|key| !key.is_fast).collect();
-        lane.note_late(backend.id, sent_at, &keys, time);
+        lane.record_late(backend.id, sent_at, &keys, time);
     }
 
     /// Why what went by a shared connection is not waited for any longer, if so.
@@ -652,9 +652,12 @@ impl<'a> Session<'a> {
             let Self { upstream, writer, mode, balancer, policy, .. } = self;
             let outage_since = self.outage_since;
             let client = writer.client.handle();
-            let traits = batch.traits();
+            let profile = batch.profile();
             let has_just_failed = outage_since.is_some_and(|at| at.elapsed() < SHARED_OUTAGE_TIME);
-            let new = || Failover::resumed(balancer, traits).at_once(has_just_failed);
+            let new = || {
+                Failover::resumed(balancer, profile, Instant::now())
+                    .at_once(has_just_failed, Instant::now())
+            };
             let failover = current.get_or_insert_with(new);
             let shared = RefCell::new(&mut batch);
             let context = mode.context();
@@ -670,7 +673,7 @@ impl<'a> Session<'a> {
                     continue;
                 }
                 Err(Unanswered::Refused(why)) => {
-                    *failover = failover.for_the_rest();
+                    *failover = failover.for_the_rest(Instant::now());
                     batch.refuse_one(&format!("ERR {why}"), writer)?;
                     continue;
                 }
@@ -690,7 +693,7 @@ impl<'a> Session<'a> {
                 Ok(()) => {}
             }
             // The rest goes alone, too.
-            current = failover.is_alone().then(|| failover.for_the_rest());
+            current = failover.is_alone().then(|| failover.for_the_rest(Instant::now()));
         }
         batch.clear();
         Ok(batch)
@@ -703,20 +706,20 @@ impl<'a> Session<'a> {
         &mut self,
         commands: &[u8],
         commands_version: Option<u64>,
-        traits: ReadTraits,
+        profile: ReadProfile,
         info: impl Fn(bool) -> ReadInfo,
         mut work: impl FnMut(&mut PooledConnection, &mut ReplyWriter) -> Result<T, ForwardError>,
     ) -> Result<T, Unanswered> {
         let Self { upstream, writer, mode, served_by, balancer, .. } = self;
         let client = writer.client.handle();
-        let mut failover = Failover::new(balancer, traits);
+        let mut failover = Failover::new(balancer, profile, Instant::now());
         upstream.go_on(&mut failover, client, info, |upstream, attempt| {
             let target = SendTarget { attempt, mode: *mode, commands_version };
             let mut connection = upstream.send(target, commands)?;
             if let Some(open) = &attempt.open
                 && commands.len() <= batch::READ_AT_ONCE_BYTES
             {
-                open.note_answer();
+                open.reply_began();
             }
             let mut served = ServedBy::attempt(attempt);
             let errors = writer.errors;
@@ -758,7 +761,7 @@ impl<'a> Session<'a> {
     /// The whole reply to one command, error replies included.
     fn short_exchange(&mut self, command: &[u8]) -> Result<Vec<u8>, Unanswered> {
         let work = |connection: &mut PooledConnection, _: &mut ReplyWriter| short_reply(connection);
-        self.on_connection(command, None, ReadTraits::QUICK, |_| ReadInfo::default(), work)
+        self.on_connection(command, None, ReadProfile::QUICK, |_| ReadInfo::default(), work)
     }
 
     /// Tells the client that no backend could answer.
