@@ -1,4 +1,4 @@
-//! Shows what happens: the status page's data, the metrics for Prometheus, the samples of the history.
+//! What is seen from outside: the status page's data, the metrics for Prometheus, the samples of the history.
 
 mod backend_status;
 mod families;
