@@ -1,6 +1,6 @@
 //! The last five minutes, one sample a second, as the status page draws them.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::backend::BackendId;
@@ -72,12 +72,11 @@ struct Ring {
     /// The number of the newest sample; 0 before there is one.
     number: u64,
     answered_here: VecDeque<u64>,
-    backends: Vec<BackendRing>,
+    backends: HashMap<BackendId, BackendRing>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct BackendRing {
-    id: BackendId,
     samples: VecDeque<Sample>,
     /// Copies of its histogram from the last minute, the oldest first.
     times: VecDeque<Times>,
@@ -121,7 +120,7 @@ impl History {
     pub fn recent(&self, reading: &Reading, since: u64) -> Recent {
         let ring = lock(&self.0);
         let wanted = usize::try_from(ring.number.saturating_sub(since)).unwrap_or(usize::MAX);
-        let shared: u64 = ring.backends.iter().map(BackendRing::requests_of_share).sum();
+        let shared: u64 = ring.backends.values().map(BackendRing::requests_of_share).sum();
         let recent = |reading: &BackendReading| ring.recent(reading, wanted, shared);
         let backends: Vec<_> = reading.backends.iter().map(recent).collect();
         let by_backends: f64 = backends.iter().map(|backend| backend.per_second).sum();
@@ -134,7 +133,8 @@ impl Ring {
     fn add(&mut self, last: &Reading, now: &Reading) {
         self.number += 1;
         push(&mut self.answered_here, now.answered_here - last.answered_here, RATE_SAMPLES);
-        self.backends.retain(|ring| now.backends.iter().any(|reading| reading.id == ring.id));
+        self.backends.retain(|id, _| now.backends.iter().any(|reading| reading.id == *id));
+        let keeps_times = self.number % TIMES_STEP == 1;
         for now in &now.backends {
             let last = last.backends.iter().find(|last| last.id == now.id).unwrap_or(now);
             let times = now.times.since(&last.times);
@@ -145,8 +145,7 @@ impl Ring {
                 errors: now.errors.saturating_sub(last.errors),
                 p99: times.percentile(0.99),
             };
-            let keeps_times = self.number % TIMES_STEP == 1;
-            let ring = self.of(now.id);
+            let ring = self.backends.entry(now.id).or_default();
             push(&mut ring.samples, sample, MAX_SAMPLES);
             if keeps_times {
                 let kept = SHARE_SAMPLES / TIMES_STEP as usize;
@@ -155,37 +154,20 @@ impl Ring {
         }
     }
 
-    fn of(&mut self, id: BackendId) -> &mut BackendRing {
-        let at = self.backends.iter().position(|ring| ring.id == id).unwrap_or_else(|| {
-            self.backends.push(BackendRing {
-                id,
-                samples: VecDeque::new(),
-                times: VecDeque::new(),
-            });
-            self.backends.len() - 1
-        });
-        &mut self.backends[at]
-    }
-
     fn recent(&self, now: &BackendReading, wanted: usize, shared: u64) -> RecentOfBackend {
-        let ring = self.backends.iter().find(|ring| ring.id == now.id);
-        let samples = || ring.into_iter().flat_map(|ring| &ring.samples);
-        let earlier = ring.and_then(|ring| ring.times.front());
-        let share = ring.map_or(0, BackendRing::requests_of_share) as f64 / shared as f64;
+        let none = BackendRing::default();
+        let ring = self.backends.get(&now.id).unwrap_or(&none);
+        let share = ring.requests_of_share() as f64 / shared as f64;
         RecentOfBackend {
-            per_second: ring.map_or(0.0, BackendRing::per_second),
+            per_second: per_second(ring.samples.iter().map(|sample| sample.requests)),
             share: (shared > 0).then_some(share),
-            times: earlier.map_or_else(|| now.times.clone(), |earlier| now.times.since(earlier)),
-            samples: samples().skip(samples().count().saturating_sub(wanted)).copied().collect(),
+            times: now.times.since(ring.times.front().unwrap_or(&Times::default())),
+            samples: last(&ring.samples, wanted).copied().collect(),
         }
     }
 }
 
 impl BackendRing {
-    fn per_second(&self) -> f64 {
-        per_second(self.samples.iter().map(|sample| sample.requests))
-    }
-
     fn requests_of_share(&self) -> u64 {
         last(&self.samples, SHARE_SAMPLES).map(|sample| sample.requests).sum()
     }

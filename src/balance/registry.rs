@@ -3,12 +3,11 @@
 //! **A backend joins** (`Balancer::add`): it gets an identity that no other ever has, a row in the connection
 //! table, and a health that counts it as down. It gets reads after its first good checks.
 //!
-//! **A backend is removed** (`Balancer::remove`): it leaves the list, its health fails every new connection,
-//! and its row in the table is never leased again. Its idle connections are closed at once, the others when they become
-//! free. It is *draining*: sessions that hold a lease of it still find it by its identity. A session that is
-//! between two commands is moved to another backend by the next round of `ConnectionTable::rebalance`; one whose
-//! read is under way there gets its reply first. A session that watches keys or subscribes there has to
-//! begin anew.
+//! **A backend is removed** (`Balancer::remove`): it leaves the list, its health goes down for good,
+//! and its row in the table is never leased again. Its idle connections are closed at once, the others when
+//! they become free. It is *draining*: sessions that hold a lease of it still find it by its identity. A session
+//! that is between two commands is moved to another backend by the next round of `ConnectionTable::rebalance`;
+//! one whose read is under way there gets its reply first.
 //!
 //! **It is forgotten** (`Balancer::forget_drained`) when its last lease has ended, which removes its row.
 //!
@@ -25,7 +24,7 @@ use crate::health::Member;
 use crate::sync::{Mutex, lock};
 
 /// The backends at one moment, in the order in which they were added.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Backends {
     members: Vec<Arc<Member>>,
     /// The backends that were removed and are still used by sessions.
@@ -81,38 +80,37 @@ impl Registry {
         let mut next_id = lock(&self.next_id);
         let member = Arc::new(make(BackendId::new(*next_id)));
         *next_id += 1;
-        self.change(|_| true, |members| members.push(Arc::clone(&member)));
+        self.change(|backends| backends.members.push(Arc::clone(&member)));
         member
     }
 
     /// Removes a backend, which is draining from then on; `None` if it is not in the list.
     pub fn remove(&self, id: BackendId) -> Option<Arc<Member>> {
         let _changing = lock(&self.next_id);
-        let removed = self.snapshot().iter().find(|member| member.id == id).cloned()?;
-        self.change(|_| true, |members| members.retain(|member| member.id != id));
-        Some(removed)
+        let at = self.snapshot().iter().position(|member| member.id == id)?;
+        let mut removed = None;
+        self.change(|backends| {
+            let member = backends.members.remove(at);
+            backends.past_versions += member.commands_version();
+            backends.draining.push(Arc::clone(&member));
+            removed = Some(member);
+        });
+        removed
     }
 
     /// Forgets the draining backends that are not `used` any more.
     pub fn forget(&self, used: impl Fn(BackendId) -> bool) {
         if self.snapshot().draining.iter().any(|member| !used(member.id)) {
             let _changing = lock(&self.next_id);
-            self.change(used, |_| {});
+            self.change(|backends| backends.draining.retain(|member| used(member.id)));
         }
     }
 
-    fn change(&self, used: impl Fn(BackendId) -> bool, change: impl FnOnce(&mut Vec<Arc<Member>>)) {
-        let before = self.current.load();
-        let mut members = before.members.clone();
-        change(&mut members);
-        let is_gone = |member: &&Arc<Member>| members.iter().all(|other| other.id != member.id);
-        let gone: Vec<_> = before.members.iter().filter(is_gone).cloned().collect();
-        let gone_versions: u64 = gone.iter().map(|member| member.commands_version()).sum();
-        let mut draining = before.draining.clone();
-        draining.retain(|member| used(member.id));
-        draining.extend(gone);
-        let past_versions = before.past_versions + gone_versions + 1;
-        self.current.store(Arc::new(Backends { members, draining, past_versions }));
+    fn change(&self, change: impl FnOnce(&mut Backends)) {
+        let mut backends = Backends::clone(&self.current.load());
+        change(&mut backends);
+        backends.past_versions += 1;
+        self.current.store(Arc::new(backends));
     }
 }
 

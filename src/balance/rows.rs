@@ -104,8 +104,9 @@ impl Row {
 
     /// Rank among rows: the least is next.
     ///
-    /// Of idle backends, the one that was chosen longest ago is next. Under load turns are counted: a server that is a little
-    /// quicker for a while has fewer leases, is chosen more often, and would otherwise never give that back.
+    /// Of idle backends, the one that was chosen longest ago is next. Under load turns are counted: a server
+    /// that is a little quicker for a while has fewer leases, is chosen more often, and would otherwise never
+    /// give that back.
     pub fn rank(&self) -> (Standing, bool, usize, u64) {
         let is_held_back = self.returned.is_some() && self.credit < 1.0;
         let turn = if self.leases == 0 { self.last_chosen } else { self.turns };

@@ -2,8 +2,8 @@
 
 mod backend_status;
 mod families;
-pub mod misconfiguration;
-pub mod process;
-pub mod prometheus;
+pub(crate) mod misconfiguration;
+mod process;
+pub(crate) mod prometheus;
 pub mod sampler;
-pub mod status;
+pub(crate) mod status;

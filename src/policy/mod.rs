@@ -1,6 +1,6 @@
 //! Which commands clients may send.
 //!
-//! [`Policy`] decides by what the backends' `COMMAND` says of each command, and by the exceptions in [`rules`].
+//! [`Policy`] decides by what the backends' `COMMAND` says of each command, and by the exceptions in `rules.rs`.
 
 mod command_rule;
 mod merge;
