@@ -38,7 +38,7 @@ impl Batch {
         let is_single = keys.len() == 1;
         let keys: Vec<ReadKey> = suspects.into_iter().map(|at| keys[at]).collect();
         let context = (is_single && !self.has_script).then_some(context);
-        ReadInfo { class: self.traits.class, keys, label, is_alone, context }
+        ReadInfo { class: self.profile.class, keys, label, is_alone, context }
     }
 }
 
