@@ -1,19 +1,19 @@
-//! Large values, one at a time from each backend.
+//! Reads large values one at a time from each backend.
 //!
-//! Redis answers nobody while it makes a reply of many megabytes, and makes all that were asked for
-//! before it sends any: a few at once look like a dead server to everyone. In turns, the silence
-//! stays short.
+//! Redis answers no client while it makes a reply of many megabytes, and it makes all replies that were
+//! asked for before it sends any. A few at once look like a dead server to every client. In turns, the
+//! silence stays short.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::sync::{Condvar, Mutex, lock};
 
-/// How long a client waits for its turn.
+/// Longest time that a client waits for its turn.
 pub const TURN_WAIT: Duration = Duration::from_secs(120);
 
-/// Queue for the large values of one backend. `S` is what the first pass over a value finds: those who wait
-/// for the same value share it.
+/// Queue for the large values of one backend. `S` is the survey of a value, made by the first pass over it:
+/// clients that wait for one value share it.
 #[derive(Debug)]
 pub struct LargeValueQueue<S> {
     state: Mutex<QueueState<S>>,
@@ -22,15 +22,15 @@ pub struct LargeValueQueue<S> {
 
 #[derive(Debug)]
 struct QueueState<S> {
-    taken: bool,
+    is_taken: bool,
     last: Option<Surveyed<S>>,
-    /// When the backend was last silent for longer than a large value takes.
+    /// When the backend was found silent for longer than a large value takes.
     silent_at: Option<Instant>,
 }
 
 impl<S> Default for LargeValueQueue<S> {
     fn default() -> Self {
-        let state = QueueState { taken: false, last: None, silent_at: None };
+        let state = QueueState { is_taken: false, last: None, silent_at: None };
         Self { state: Mutex::new(state), over: Condvar::new() }
     }
 }
@@ -41,7 +41,7 @@ impl<S> QueueState<S> {
     }
 }
 
-/// What the first pass over a value found.
+/// A survey, and the command that read its value.
 #[derive(Debug)]
 struct Surveyed<S> {
     command: Vec<u8>,
@@ -50,25 +50,25 @@ struct Surveyed<S> {
 }
 
 impl<S> LargeValueQueue<S> {
-    /// Waits until it is our turn to send `command`; `None` when that takes too long, or the backend
-    /// turns out silent meanwhile: what one waited for in vain, the next need not.
+    /// Waits for our turn to send `command`; `None` when that takes too long, or when the backend turns
+    /// out to be silent meanwhile: then the others need not wait in vain as well.
     pub fn turn<'a>(&'a self, command: &'a [u8]) -> Option<Turn<'a, S>> {
         let asked = Instant::now();
         let (mut state, wait) = self
             .over
             .wait_timeout_while(lock(&self.state), TURN_WAIT, |state| {
-                state.taken && !state.is_silent_since(asked)
+                state.is_taken && !state.is_silent_since(asked)
             })
             .unwrap_or_else(PoisonError::into_inner);
         if wait.timed_out() || state.is_silent_since(asked) {
             return None;
         }
-        state.taken = true;
+        state.is_taken = true;
         Some(Turn { reads: self, command, asked })
     }
 }
 
-/// One client's turn; over when it is dropped.
+/// One client's turn, until it is dropped.
 #[derive(Debug)]
 pub struct Turn<'a, S> {
     reads: &'a LargeValueQueue<S>,
@@ -77,20 +77,21 @@ pub struct Turn<'a, S> {
 }
 
 impl<S> Turn<'_, S> {
-    /// A survey of the same reply that began while we waited: it is as good as our own.
+    /// Returns a survey of the same value that began during our wait: it is as good as our own.
     pub fn survey(&self) -> Option<Arc<S>> {
         let state = lock(&self.reads.state);
         let last = state.last.as_ref()?;
         (last.command == self.command && last.began >= self.asked).then(|| Arc::clone(&last.survey))
     }
 
-    /// The backend did not answer in the time that the value may take: nobody else shall wait.
+    /// Takes note that the backend did not answer in the time that the value may take. Clients that wait
+    /// give up.
     pub fn give_up(&self) {
         lock(&self.reads.state).silent_at = Some(Instant::now());
         self.reads.over.notify_all();
     }
 
-    /// Leaves our survey, begun at `began`, to those who wait.
+    /// Leaves our survey, begun at `began`, to the clients that wait.
     pub fn share(&self, began: Instant, survey: &Arc<S>) {
         let survey = Arc::clone(survey);
         lock(&self.reads.state).last =
@@ -100,7 +101,7 @@ impl<S> Turn<'_, S> {
 
 impl<S> Drop for Turn<'_, S> {
     fn drop(&mut self) {
-        lock(&self.reads.state).taken = false;
+        lock(&self.reads.state).is_taken = false;
         self.reads.over.notify_one();
     }
 }
@@ -125,7 +126,7 @@ mod tests {
             is_over.store(true, Ordering::SeqCst);
             drop(first);
         });
-        assert!(!lock(&reads.state).taken);
+        assert!(!lock(&reads.state).is_taken);
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl Balancer {
             move || {
                 let backends = registry.snapshot();
                 let leases = |backend: &Arc<Member>| {
-                    (backend.health.shared_name(), table.leases(backend.id))
+                    (Arc::clone(&backend.health.name), table.leases(backend.id))
                 };
                 backends.iter().map(leases).collect()
             }

@@ -100,7 +100,7 @@ impl Supervisor for Supervision {
     }
 
     fn refuses(&self, error: &str) -> bool {
-        self.refusals.refuses(self.id, self.health.name(), error, Instant::now())
+        self.refusals.refuses(self.id, &self.health.name, error, Instant::now())
     }
 }
 

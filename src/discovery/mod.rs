@@ -38,7 +38,7 @@ pub fn update(balancer: &Arc<Balancer>, source: &impl ServiceDiscovery) {
     let now = Instant::now();
     let mut wanted = source.discover();
     for member in balancer.members() {
-        match wanted.iter().position(|address| address == member.address()) {
+        match wanted.iter().position(|address| *address == member.address) {
             Some(at) => _ = wanted.remove(at),
             None => {
                 info!("{} is removed", member.name());

@@ -81,8 +81,8 @@ fn see_to_answer(
         match quick.stage(has_more, balancer) {
             Stage::None => return true,
             Stage::UnderWay if has_more => {}
-            Stage::UnderWay => match client.read_beside(quick.alarm(), TICK, buffer) {
-                Err(error) if is_timeout(&error) => quick.renew_alarm(),
+            Stage::UnderWay => match client.read_beside(quick.wake_pipe(), TICK, buffer) {
+                Err(error) if is_timeout(&error) => quick.renew_wake_pipe(),
                 // Who has asked is answered, and that noted, also behind its end.
                 read => (has_more, is_gone) = (true, !matches!(read, Ok(1..))),
             },
@@ -182,7 +182,7 @@ impl Ended {
     pub fn by<W: Write>(backend: &Member, answer: &ResponseWriter<W>) -> Self {
         Self {
             status: answer.sent_status(),
-            backend: Some(backend.health.shared_name()),
+            backend: Some(Arc::clone(&backend.health.name)),
             keep_alive: answer.keeps_alive(),
             level: Level::Info,
             cut: None,
@@ -541,7 +541,7 @@ fn balanced(
                     continue;
                 }
                 let refused = error.refusal().map(str::to_owned);
-                let refused = refused.filter(|refusal| backend.refuser().refuses(refusal));
+                let refused = refused.filter(|refusal| backend.refuses(refusal));
                 failover.failed(&attempt, error);
                 if let Some(refusal) = refused {
                     let status = if is_not_permitted(&refusal) { 403 } else { 503 };

@@ -1,7 +1,7 @@
 //! The usual way of an HTTP read: where a value's type can be guessed, it is asked for on a shared
 //! connection, whose thread answers the client, while this session waits for the next request.
 
-use std::io;
+use std::io::{self, PipeReader};
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 use super::read::{self, Ask};
 use super::{Ended, begin, log};
 use crate::backend::reply_router::{Progress, Sink};
-use crate::backend::shared::{Alarm, ClientReplyRouter, Entry, SharedConnection, Unserved};
+use crate::backend::shared::{ClientReplyRouter, Entry, SharedConnection, SharedFailure};
 use crate::backend::{BackendError, Class};
 use crate::balance::Balancer;
 use crate::balance::Lease;
@@ -60,8 +60,8 @@ pub struct QuickReads {
     router: Arc<ClientReplyRouter>,
     /// The connection on which one is under way, and its backend.
     under_way: Option<(Arc<SharedConnection>, Arc<Member>)>,
-    /// The last connection that was used, and what rings when a read there has to be seen to.
-    alarm: Option<(Weak<SharedConnection>, Arc<Alarm>)>,
+    /// The last connection that was used, and the pipe that is closed when a read there needs this thread.
+    wake_pipe: Option<(Weak<SharedConnection>, Option<Arc<PipeReader>>)>,
 }
 
 /// How far a read has come.
@@ -87,7 +87,7 @@ impl QuickReads {
         let (client, balancer) = (Arc::clone(client), Arc::clone(balancer));
         let sink = Arc::new(HttpReplySink { client, address, balancer, state: Mutex::default() });
         let router = Arc::new(ClientReplyRouter::new(Arc::clone(&sink) as Arc<dyn Sink>));
-        Self { sink, router, under_way: None, alarm: None }
+        Self { sink, router, under_way: None, wake_pipe: None }
     }
 
     /// Asks; returns the question where that is not possible here. None may be under way.
@@ -96,9 +96,9 @@ impl QuickReads {
             return Some(question);
         };
         let Some((ticket, _)) = self.router.expect(1) else { return Some(question) };
-        // Before it is sent: what rings from then on is heard.
-        if self.alarm.as_ref().is_none_or(|(last, _)| last.as_ptr() != Arc::as_ptr(&shared)) {
-            self.alarm = Some((Arc::downgrade(&shared), shared.alarm()));
+        // Before it is sent, so that no wake-up is missed.
+        if self.wake_pipe.as_ref().is_none_or(|(last, _)| last.as_ptr() != Arc::as_ptr(&shared)) {
+            self.wake_pipe = Some((Arc::downgrade(&shared), shared.wake_pipe()));
         }
         let sent_at = Instant::now();
         lock(&self.sink.state).asked =
@@ -144,17 +144,17 @@ impl QuickReads {
         Some(Plan { backend: Arc::clone(backend), kind, shared, command })
     }
 
-    /// Rings when what is under way may have to be seen to; `None` while nothing was asked.
-    pub fn alarm(&self) -> Option<&Alarm> {
-        self.alarm.as_ref().map(|(_, alarm)| &**alarm)
+    /// Returns the pipe that is closed when the read under way may need this thread; `None` while nothing was asked.
+    pub fn wake_pipe(&self) -> Option<&PipeReader> {
+        self.wake_pipe.as_ref()?.1.as_deref()
     }
 
-    /// It may have rung: the next is listened to, before the next look at what is under way.
-    pub fn renew_alarm(&mut self) {
-        if let Some((shared, alarm)) = &mut self.alarm
+    /// Takes the next pipe, as the last one may be closed. Call it before the next look at the read.
+    pub fn renew_wake_pipe(&mut self) {
+        if let Some((shared, wake_pipe)) = &mut self.wake_pipe
             && let Some(shared) = shared.upgrade()
         {
-            *alarm = shared.alarm();
+            *wake_pipe = shared.wake_pipe();
         }
     }
 
@@ -179,7 +179,7 @@ impl QuickReads {
     /// Takes back what is not answered.
     fn end<'a>(&mut self, silence: Option<BackendError>, balancer: &'a Balancer) -> Stage<'a> {
         self.under_way = None;
-        let failure = self.router.take_back().failure;
+        let failure = self.router.take_back().1;
         let mut state = lock(&self.sink.state);
         let Some(Asked { mut question, backend, sent_at, .. }) = state.asked.take() else {
             let unsent = std::mem::take(&mut state.unsent);
@@ -192,14 +192,14 @@ impl QuickReads {
         let mut failover = Failover::resumed(balancer, ReadTraits { class, ..question.traits });
         let failure = match (silence, failure) {
             (Some(silence), _) => Some(silence),
-            (None, Some(Unserved::Failed(error))) => Some(error),
-            (None, Some(Unserved::Stale)) => None,
-            (None, Some(Unserved::Gone)) => {
+            (None, Some(SharedFailure::Backend(error))) => Some(error),
+            (None, Some(SharedFailure::Stale)) => None,
+            (None, Some(SharedFailure::Lost)) => {
                 failover.note_lost(&backend);
                 None
             }
             // The guess was wrong, or the value is long.
-            (None, Some(Unserved::Long) | None) => {
+            (None, Some(SharedFailure::LongReply) | None) => {
                 if let Some(query) = question.usual() {
                     backend.type_hints.distrust(&query.key);
                 }

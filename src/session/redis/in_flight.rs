@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::batch::{Batch, PlainBatch};
 use crate::backend::reply_router::{Progress, Replies, Sink};
-use crate::backend::shared::{ClientReplyRouter, Entry, SharedConnection, Unserved};
+use crate::backend::shared::{ClientReplyRouter, Entry, SharedConnection, SharedFailure};
 use crate::backend::{BackendId, Mode};
 use crate::health::Member;
 use crate::net::protocol::WireProtocol;
@@ -186,9 +186,9 @@ impl InFlight {
     /// still to be given.
     pub fn take_back(&mut self) -> TakenBack {
         let Some(router) = &self.router else { return TakenBack::default() };
-        let mut replies = router.take_back();
-        let (unsent, failure) = (std::mem::take(&mut replies.unsent), replies.failure.take());
-        if matches!(failure, Some(Unserved::Long)) {
+        let (mut replies, failure) = router.take_back();
+        let unsent = std::mem::take(&mut replies.unsent);
+        if matches!(failure, Some(SharedFailure::LongReply)) {
             self.own = COMMANDS_BEHIND_A_LONG_REPLY;
         }
         self.batch.skip(replies.answered);
@@ -200,7 +200,7 @@ impl InFlight {
         TakenBack { unsent, failure, batch }
     }
 
-    fn finish(&mut self, replies: Replies<Unserved>) {
+    fn finish(&mut self, replies: Replies) {
         self.errors += replies.errors;
         if replies.longest > LONG_REPLY_BYTES {
             self.own = COMMANDS_BEHIND_A_LONG_REPLY;
@@ -224,7 +224,7 @@ pub struct TakenBack {
     /// The end of the replies that came, which the client has not got.
     pub unsent: Vec<u8>,
     /// Why the rest is not answered; `None` where the client's thread wanted it back.
-    pub failure: Option<Unserved>,
+    pub failure: Option<SharedFailure>,
     /// The rest.
     pub batch: Batch,
 }

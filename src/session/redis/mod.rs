@@ -30,7 +30,7 @@ use self::subscription::Subscriptions;
 use self::transaction::Transaction;
 use self::upstream::{SendTarget, Unanswered, Upstream};
 use crate::backend::reply_router::Progress;
-use crate::backend::shared::Unserved;
+use crate::backend::shared::SharedFailure;
 use crate::backend::{BackendError, Class, Mode, PooledConnection, is_timeout};
 use crate::balance::failover::{Attempt, Failover};
 use crate::balance::slow::{ReadInfo, ReadTraits};
@@ -538,7 +538,7 @@ impl<'a> Session<'a> {
         }
         // With the connection at hand: it leads to the server whose commands these are.
         let Self { balancer, writer, in_flight, batch, .. } = self;
-        let commands_version = in_flight.connection().map(|(_, shared)| shared.commands_version());
+        let commands_version = in_flight.connection().map(|(_, shared)| shared.commands_version);
         if commands_version != Some(backend.commands_version()) {
             in_flight.forget_connection();
             return Ok(false);
@@ -588,15 +588,15 @@ impl<'a> Session<'a> {
         if failure.is_some() {
             backend.retire_shared(&shared);
         }
-        let TakenBack { unsent, failure: unserved, mut batch } = self.in_flight.take_back();
+        let TakenBack { unsent, failure: shared_failure, mut batch } = self.in_flight.take_back();
         self.writer.out().extend_from_slice(&unsent);
-        let is_gone = matches!(unserved, Some(Unserved::Gone));
-        let failure = failure.or(match unserved {
-            Some(Unserved::Failed(error)) => Some(error),
+        let is_lost = matches!(shared_failure, Some(SharedFailure::Lost));
+        let failure = failure.or(match shared_failure {
+            Some(SharedFailure::Backend(error)) => Some(error),
             _ => None,
         });
         let mut failover = Failover::resumed(self.balancer, batch.traits());
-        if is_gone {
+        if is_lost {
             failover.note_lost(&backend);
         }
         if let Some(error) = failure {
@@ -790,7 +790,7 @@ fn note_outage(since: &mut Option<Instant>, balancer: &Balancer) {
 /// Reads a whole reply that is not long, to what is no script.
 fn short_reply(connection: &mut PooledConnection) -> Result<Vec<u8>, ForwardError> {
     let reply = short_reply_unchecked(connection)?;
-    connection.refuser().check_answer(&reply)?;
+    connection.check_answer(&reply)?;
     Ok(reply)
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::memory::{Budget, Share};
 use super::script::{self, Witness};
 use super::{ForwardError, IDLE_CAPACITY_BYTES, UNWANTED_PUSH};
-use crate::backend::{HELD_REPLY_BYTES, PooledConnection, inability, said};
+use crate::backend::{HELD_REPLY_BYTES, PooledConnection, check_server, inability, said};
 use crate::metrics::Refusal;
 use crate::net::client_stream::ClientStream;
 use crate::net::protocol::WireProtocol;
@@ -139,7 +139,7 @@ impl<'a> ReplyWriter<'a> {
             self.errors = errors;
             let is_own = match script::witness(connection, command, claimed)? {
                 Witness::Confirms => {
-                    connection.refuser().check_answer(&reply)?;
+                    connection.check_answer(&reply)?;
                     // All servers refuse it.
                     true
                 }
@@ -203,8 +203,8 @@ impl<'a> ReplyWriter<'a> {
                 if let (Some(b'-'), Relayed::Whole) = (framer.kind(), frame.passed) {
                     let reply = &self.out[frame.start..];
                     match frame.check {
-                        Check::Answer => connection.refuser().check_answer(reply)?,
-                        Check::Server => connection.refuser().check_server(reply)?,
+                        Check::Answer => connection.check_answer(reply)?,
+                        Check::Server => check_server(reply)?,
                         Check::None => {}
                     }
                     frame.passed = Relayed::Error;
