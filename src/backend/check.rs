@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::connection::Connection;
 use super::report::{Keys, Report};
-use super::unable::{is_not_permitted, serves_reads};
-use super::{Backend, BackendError, MAX_INFO_BYTES, WaitPolicy};
+use super::{Backend, BackendError, MAX_INFO_BYTES, WaitPolicy, is_not_permitted};
 use crate::resp::{self, command, reply};
 
 impl Backend {
@@ -32,8 +31,14 @@ impl Backend {
         connection.send(&questions)?;
         let not_ready = match reply::simple(connection.replies()) {
             Ok(_) => None,
-            Err(resp::Error::Redis(text)) if is_not_allowed(&text) || serves_reads(&text) => None,
-            Err(resp::Error::Redis(text)) if has_no_data(&text) => Some(text),
+            Err(resp::Error::Redis(text)) => match text.split(' ').next() {
+                // It has no data to read (yet).
+                Some("LOADING" | "MASTERDOWN") => Some(text),
+                // A server that can't save serves reads.
+                Some("MISCONF") => None,
+                _ if is_not_allowed(&text) => None,
+                _ => return Err(resp::Error::Redis(text).into()),
+            },
             Err(error) => return Err(error.into()),
         };
         let info = info(connection.replies())?;
@@ -63,7 +68,7 @@ impl Backend {
 }
 
 /// Returns an answer; `None` where our user may not ask.
-fn if_allowed<T>(answer: Result<T, resp::Error>) -> Result<Option<T>, resp::Error> {
+pub(super) fn if_allowed<T>(answer: Result<T, resp::Error>) -> Result<Option<T>, resp::Error> {
     match answer {
         Err(resp::Error::Redis(text)) if is_not_allowed(&text) => Ok(None),
         answer => answer.map(Some),
@@ -78,17 +83,12 @@ fn info(from: &mut impl BufRead) -> Result<Option<String>, resp::Error> {
 
 /// Reads the reply to `INFO server`: the `run_id`, `None` where our user may not ask, and whether the
 /// server is a node of a Cluster.
-pub(super) fn read_server_info(
+pub(crate) fn read_server_info(
     from: &mut impl BufRead,
 ) -> Result<(Option<Arc<str>>, bool), resp::Error> {
     let info = info(from)?.unwrap_or_default();
     let field = |name| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
     Ok((field("run_id:").map(Arc::from), field("redis_mode:") == Some("cluster")))
-}
-
-/// Reads the `run_id` from the reply to `INFO server`; `None` where our user may not ask.
-pub fn read_run_id(from: &mut impl BufRead) -> Result<Option<Arc<str>>, resp::Error> {
-    read_server_info(from).map(|(run_id, _)| run_id)
 }
 
 /// Lets a replica in a Cluster answer reads on this connection, which else sends clients to its primary.
@@ -112,12 +112,7 @@ fn ask_cluster_node(connection: &mut Connection, report: &mut Report) -> Result<
     Ok(())
 }
 
-/// Returns whether a server says that it has no data to read (yet).
-fn has_no_data(error: &str) -> bool {
-    error.starts_with("LOADING") || error.starts_with("MASTERDOWN")
-}
-
 /// Returns whether a command is forbidden to our user, or was renamed.
-pub(super) fn is_not_allowed(error: &str) -> bool {
+fn is_not_allowed(error: &str) -> bool {
     is_not_permitted(error) || error.starts_with("ERR unknown command")
 }

@@ -11,7 +11,7 @@
 
 use std::io;
 
-use super::check::is_not_allowed;
+use super::check::if_allowed;
 use super::connection::Connection;
 use super::error::BackendError;
 use crate::policy::CommandTable;
@@ -64,12 +64,11 @@ fn in_parts(connection: &mut Connection) -> Result<Option<CommandTable>, Backend
 
 fn at_once(connection: &mut Connection) -> Result<Option<CommandTable>, BackendError> {
     let reply = exchange(connection, command("COMMAND"))?;
-    match reply::no_error(&reply) {
-        Ok(()) => Ok(Some(CommandTable::parse(&reply).map_err(resp::Error::Protocol)?)),
-        // A user who may only read is enough for HTTP.
-        Err(resp::Error::Redis(text)) if is_not_allowed(&text) => Ok(None),
-        Err(error) => Err(error.into()),
+    // A user who may not ask is enough for HTTP.
+    if if_allowed(reply::no_error(&reply))?.is_none() {
+        return Ok(None);
     }
+    Ok(Some(CommandTable::parse(&reply).map_err(resp::Error::Protocol)?))
 }
 
 /// Returns the whole reply to one command, error replies included.

@@ -194,12 +194,12 @@ impl PooledConnection {
 
     /// Returns whether a client waits for a connection to its backend.
     pub fn is_wanted(&self) -> bool {
-        self.permit.is_wanted()
+        self.permit.pool.counts().waiting > 0
     }
 
     /// Returns the error of a client that can't have a connection of its own.
     pub fn no_room(&self) -> BackendError {
-        BackendError::NoConnection(self.permit.max_open())
+        BackendError::NoConnection(self.permit.pool.max_open)
     }
 
     /// Makes it one client's own for as long as the client likes; false when too many are.

@@ -64,7 +64,7 @@ impl Backend {
     pub fn introduce(&self) -> Result<(), BackendError> {
         let wait_policy = WaitPolicy::Until(Instant::now() + self.timeouts.timeout);
         let ping = command("PING").into_bytes();
-        let mut connection = self.request(self.own_mode(), &ping, wait_policy)?;
+        let mut connection = self.request(self.own_mode(), &ping, wait_policy, |_| true)?;
         reply::simple(connection.replies())?;
         connection.keep();
         Ok(())

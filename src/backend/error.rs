@@ -17,10 +17,6 @@ pub(crate) const STUCK: io::ErrorKind = io::ErrorKind::ResourceBusy;
 /// Kind of the error by which a socket tells [`BackendError::LeftBusy`]; no system uses it.
 pub(crate) const LEFT_BUSY: io::ErrorKind = io::ErrorKind::Unsupported;
 
-/// Errors of socket operations when this machine has too little of something.
-const LOCAL: [Errno; 5] =
-    [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::ADDRNOTAVAIL];
-
 /// Reason why a backend did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
@@ -85,11 +81,6 @@ impl BackendError {
         }
     }
 
-    /// Returns whether nothing is wrong with the backend: the value is being written.
-    pub fn is_change(&self) -> bool {
-        matches!(self, Self::Changed)
-    }
-
     /// Returns whether this is the backend's failure, not that of its load or of this machine.
     pub fn is_failure(&self) -> bool {
         match self {
@@ -99,11 +90,11 @@ impl BackendError {
             | Self::OtherCommands
             | Self::Stale
             | Self::LeftBusy
-            | Self::Local(_) => false,
+            | Self::Local(_)
             // The health checks know it already.
-            Self::Syncing(_) => false,
+            | Self::Syncing(_)
             // The connection is to blame, or the read.
-            Self::Stuck => false,
+            | Self::Stuck => false,
             // It is good for other reads.
             Self::Redis(text) => inability(text) != Some(Inability::Request),
             _ => true,
@@ -154,11 +145,6 @@ impl BackendError {
     pub fn is_script(&self) -> bool {
         matches!(self, Self::Redis(text) if text.starts_with("BUSY "))
     }
-
-    /// Returns whether the read itself may be the reason for the silence.
-    pub fn is_silence(&self) -> bool {
-        matches!(self, Self::TimedOut)
-    }
 }
 
 impl From<io::Error> for BackendError {
@@ -192,7 +178,9 @@ pub(crate) fn shown(said: &str) -> String {
 /// Returns whether a socket operation, or the start of a thread, failed because this machine has too
 /// little of something.
 pub(crate) fn is_local(error: &io::Error) -> bool {
-    Errno::from_io_error(error).is_some_and(|errno| LOCAL.contains(&errno))
+    use Errno as E;
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(E::MFILE | E::NFILE | E::NOMEM | E::NOBUFS | E::ADDRNOTAVAIL))
 }
 
 /// Says what this machine lacks, and what helps.

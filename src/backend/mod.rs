@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use redis::ConnectionAddr;
 
-pub(crate) use self::check::read_run_id;
+pub(crate) use self::check::read_server_info;
 pub(crate) use self::connection::STALE_TIME;
 pub use self::connection::{Connection, PooledConnection};
 use self::dial::ServerInfo;
@@ -86,14 +86,15 @@ pub struct Backend {
     pub(crate) address: BackendAddress,
     /// Its counters and times.
     pub(crate) metrics: BackendMetrics,
-    timeouts: Arc<Timeouts>,
-    max_connections: usize,
+    /// The limits of each wait for it.
+    pub(crate) timeouts: Arc<Timeouts>,
     /// The addresses that its name stands for, or the reason why there are none. The resolver alone
     /// writes, each dial reads.
     resolved: Mutex<Result<Vec<SocketAddr>, String>>,
     /// Whether these addresses have changed since the last check.
     has_moved: AtomicBool,
-    pool: Arc<Pool<Mode, Connection>>,
+    /// The connections to it.
+    pub(crate) pool: Arc<Pool<Mode, Connection>>,
     /// Connections that many clients send on, one for each mode.
     shared: Mutex<Vec<Arc<SharedConnection>>>,
     server: Mutex<ServerInfo>,
@@ -128,7 +129,6 @@ impl Backend {
             address,
             metrics: BackendMetrics::default(),
             timeouts: Arc::new(timeouts),
-            max_connections,
             resolved: Mutex::new(resolved),
             has_moved: AtomicBool::new(false),
             pool: Pool::new(max_connections),
@@ -168,18 +168,10 @@ impl Backend {
 
     /// Sends `commands` on an idle connection of that mode, or a new one, and waits for the first
     /// byte of the reply. A stale connection is replaced once, as [`connection`] tells.
+    ///
+    /// Nothing is sent if `may_send` refuses the connection: another server, with other commands, may have
+    /// been found at the address meanwhile.
     pub fn request(
-        &self,
-        mode: Mode,
-        commands: &[u8],
-        wait_policy: WaitPolicy,
-    ) -> Result<PooledConnection, BackendError> {
-        self.request_if(mode, commands, wait_policy, |_| true)
-    }
-
-    /// Sends `commands` as [`request`](Self::request) does, if `may_send` says so of the connection:
-    /// another server, with other commands, may have been found at the address meanwhile.
-    pub fn request_if(
         &self,
         mode: Mode,
         commands: &[u8],
@@ -187,7 +179,7 @@ impl Backend {
         may_send: impl Fn(&Connection) -> bool,
     ) -> Result<PooledConnection, BackendError> {
         self.ensure_readable(mode)?;
-        let none = || BackendError::NoConnection(self.max_connections);
+        let none = || BackendError::NoConnection(self.pool.max_open);
         let timeout = self.timeouts.timeout;
         let max_wait = match &wait_policy {
             WaitPolicy::LastResort(_) => wait_policy.left().unwrap_or_default(),
@@ -277,16 +269,6 @@ impl Backend {
         WaitPolicy::Probe(Instant::now() + self.timeouts.timeout)
     }
 
-    /// Returns whether a client waits for a connection.
-    pub fn is_wanted(&self) -> bool {
-        self.pool.counts().waiting > 0
-    }
-
-    /// Returns whether there is an idle connection of this mode.
-    pub fn has_idle(&self, mode: Mode) -> bool {
-        self.pool.has_idle(mode)
-    }
-
     /// Closes the idle connections now, and those in use when they are given back.
     pub fn close_all(&self) {
         self.pool.close_all();
@@ -299,15 +281,5 @@ impl Backend {
     /// requests that were judged by [`commands`](Self::commands) may be sent on it.
     pub fn is_current(&self, connection: &Connection) -> bool {
         connection.commands_version == self.commands_version()
-    }
-
-    /// Returns how long it is waited for.
-    pub fn timeouts(&self) -> &Timeouts {
-        &self.timeouts
-    }
-
-    /// Returns how many connections there are to it.
-    pub fn connections(&self) -> pool::Counts {
-        self.pool.counts()
     }
 }

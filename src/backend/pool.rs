@@ -17,7 +17,8 @@ const MAX_PINNED_PERCENT: usize = 75;
 /// A bounded set of connections `C`, each set up for one mode `M`.
 #[derive(Debug)]
 pub struct Pool<M, C> {
-    max_open: usize,
+    /// Most connections that there may be.
+    pub max_open: usize,
     state: Mutex<PoolState<M, C>>,
 }
 
@@ -62,18 +63,15 @@ struct Waiter<M, C> {
     granted: Condvar,
 }
 
-#[derive(Debug)]
-enum Grant<C> {
-    Idle(C),
-    /// The right to make a connection.
-    Dial,
-}
+/// An idle connection, or `None` for the right to make one.
+type Grant<C> = Option<C>;
 
 /// The right to one connection. Dropping it gives it back.
 #[derive(Debug)]
 pub struct Permit<M: Copy + Eq, C> {
-    /// `None` once it is given back.
-    pool: Option<Arc<Pool<M, C>>>,
+    pub pool: Arc<Pool<M, C>>,
+    /// Whether it went back together with its connection.
+    is_given_back: bool,
     is_pinned: bool,
     /// The pool's generation when it was given out.
     generation: u64,
@@ -113,11 +111,9 @@ impl<M: Copy + Eq, C> Pool<M, C> {
                 (self.wait(state, mode, max_wait)?, began.elapsed())
             }
         };
-        let permit = Permit { pool: Some(Arc::clone(self)), is_pinned: false, generation, waited };
-        Some(match grant {
-            Grant::Idle(connection) => (permit, Some(connection)),
-            Grant::Dial => (permit, None),
-        })
+        let pool = Arc::clone(self);
+        let permit = Permit { pool, is_given_back: false, is_pinned: false, generation, waited };
+        Some((permit, grant))
     }
 
     fn wait(
@@ -179,23 +175,17 @@ impl<M: Copy + Eq, C> PoolState<M, C> {
             return None;
         }
         let grant = match self.idle.iter().rposition(|idle| idle.mode == mode) {
-            Some(at) => Grant::Idle(self.idle.remove(at).connection),
-            None if self.in_use + self.idle.len() < max_open => Grant::Dial,
+            Some(at) => Some(self.idle.remove(at).connection),
+            None if self.in_use + self.idle.len() < max_open => None,
             // The connection that was idle for longest makes room.
             None if !self.idle.is_empty() => {
                 self.idle.remove(0);
-                Grant::Dial
+                None
             }
             None => return None,
         };
         self.in_use += 1;
         Some(grant)
-    }
-
-    fn take_expired(&mut self) -> Vec<Idle<M, C>> {
-        // The oldest come first.
-        let expired = self.idle.partition_point(|idle| idle.since.elapsed() > MAX_IDLE_TIME);
-        self.idle.drain(..expired).collect()
     }
 
     fn unpin(&mut self, is_pinned: &mut bool) {
@@ -215,10 +205,9 @@ impl<M, C> Waiter<M, C> {
 impl<M: Copy + Eq, C> Permit<M, C> {
     /// Makes the connection one client's own for as long as the client likes; false when too many are.
     pub fn pin(&mut self) -> bool {
-        let Some(pool) = &self.pool else { return false };
-        let mut state = lock(&pool.state);
+        let mut state = lock(&self.pool.state);
         if !self.is_pinned {
-            if state.pinned >= pool.max_open * MAX_PINNED_PERCENT / 100 {
+            if state.pinned >= self.pool.max_open * MAX_PINNED_PERCENT / 100 {
                 return false;
             }
             state.pinned += 1;
@@ -227,33 +216,20 @@ impl<M: Copy + Eq, C> Permit<M, C> {
         true
     }
 
-    /// Returns the most connections that there may be.
-    pub fn max_open(&self) -> usize {
-        self.pool.as_ref().map_or(0, |pool| pool.max_open)
-    }
-
     /// Returns whether no connections were closed since it was given out.
     pub fn is_current(&self) -> bool {
-        self.pool.as_ref().is_some_and(|pool| lock(&pool.state).generation == self.generation)
+        lock(&self.pool.state).generation == self.generation
     }
 
     /// Makes it current again, for a new connection in place of one that was closed.
     pub fn renewed(mut self) -> Self {
-        if let Some(pool) = &self.pool {
-            self.generation = lock(&pool.state).generation;
-        }
+        self.generation = lock(&self.pool.state).generation;
         self
-    }
-
-    /// Returns whether a thread waits for a connection.
-    pub fn is_wanted(&self) -> bool {
-        self.pool.as_ref().is_some_and(|pool| pool.counts().waiting > 0)
     }
 
     /// Gives the connection back for the next client of its mode.
     pub fn give_back(mut self, mode: M, connection: C) {
-        let Some(pool) = &self.pool else { return };
-        let mut state = lock(&pool.state);
+        let mut state = lock(&self.pool.state);
         let is_of_use = state.waiting.front().is_none_or(|waiter| waiter.mode == mode);
         if state.generation != self.generation || !is_of_use {
             // Both are dropped, which closes the connection and gives the right back.
@@ -263,29 +239,33 @@ impl<M: Copy + Eq, C> Permit<M, C> {
         state.unpin(&mut self.is_pinned);
         let expired = match state.waiting.pop_front() {
             Some(waiter) => {
-                waiter.give(Grant::Idle(connection));
+                waiter.give(Some(connection));
                 Vec::new()
             }
             None => {
                 state.in_use -= 1;
                 state.idle.push(Idle { mode, connection, since: Instant::now() });
-                state.take_expired()
+                // The oldest come first.
+                let is_expired = |idle: &Idle<M, C>| idle.since.elapsed() > MAX_IDLE_TIME;
+                let expired = state.idle.partition_point(is_expired);
+                state.idle.drain(..expired).collect()
             }
         };
+        self.is_given_back = true;
         drop(state);
         drop(expired);
-        // The right went with the connection.
-        self.pool = None;
     }
 }
 
 impl<M: Copy + Eq, C> Drop for Permit<M, C> {
     fn drop(&mut self) {
-        let Some(pool) = self.pool.take() else { return };
-        let mut state = lock(&pool.state);
+        if self.is_given_back {
+            return;
+        }
+        let mut state = lock(&self.pool.state);
         state.unpin(&mut self.is_pinned);
         match state.waiting.pop_front() {
-            Some(waiter) => waiter.give(Grant::Dial),
+            Some(waiter) => waiter.give(None),
             None => state.in_use -= 1,
         }
     }
@@ -353,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_in_vain_leaves_nothing_behind() {
+    fn a_wait_in_vain_leaves_nothing_in_the_queue() {
         let pool: TestPool = Pool::new(1);
         let (permit, _) = pool.take(0, SHORT).expect("room");
         assert!(pool.take(0, SHORT).is_none());

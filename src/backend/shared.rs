@@ -33,7 +33,7 @@ use super::error::BackendError;
 use super::pipeline::Pipeline;
 use super::reply_router::ReplyRouter;
 use super::shared_reader::Reader;
-use super::{Backend, Mode, PooledConnection, Timeouts};
+use super::{Backend, Class, Mode, PooledConnection, Timeouts};
 use crate::net::backend_stream::BackendStream;
 use crate::net::protocol::WireProtocol;
 use crate::sync::{Mutex, lock};
@@ -162,7 +162,11 @@ impl SharedConnection {
 
     /// Returns the reason why commands that were sent at `since` are not waited for any longer, if so.
     pub fn silence(&self, since: Instant, timeouts: &Timeouts) -> Option<BackendError> {
-        match timeouts.may_wait(self.heard_at().max(since).elapsed()) {
+        let silent = self.heard_at().max(since).elapsed();
+        if silent < timeouts.timeout {
+            return None;
+        }
+        match timeouts.supervisor.may_wait(Class::Quick, silent, true) {
             Ok(true) => None,
             Ok(false) => Some(BackendError::TimedOut),
             Err(error) => Some(error.into()),
@@ -198,7 +202,7 @@ impl Backend {
     pub fn keep_or_share(self: &Arc<Self>, mut connection: PooledConnection) {
         connection.rest();
         let mut shared = lock(&self.shared);
-        let is_wanted = shared.len() < (self.max_connections / SHARED_PART).min(MAX_SHARED)
+        let is_wanted = shared.len() < (self.pool.max_open / SHARED_PART).min(MAX_SHARED)
             && shared.iter().all(|shared| shared.mode != connection.mode);
         // With the lock held: `close_all` comes either before this, or after the connection is listed.
         if !is_wanted || connection.has_buffered() || !connection.permit.is_current() {

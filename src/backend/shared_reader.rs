@@ -145,10 +145,11 @@ impl Reader {
                     return Ok(());
                 }
                 Err(error) if is_timeout(&error) => {
+                    let timeouts = &self.backend.timeouts;
                     let max_silence = match self.shared.pipeline.is_idle() {
                         true => MAX_IDLE_TIME,
                         // No client waits for so long.
-                        false => self.backend.timeouts.longest(),
+                        false => timeouts.timeout.max(timeouts.read_timeout) * 2,
                     };
                     if self.shared.heard_at().elapsed() > max_silence {
                         return Err(error);

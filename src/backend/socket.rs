@@ -15,12 +15,12 @@ mod tests;
 /// Time after which a wait that is longer than usual asks again whether it may go on.
 const LONG_WAIT_STEP: Duration = Duration::from_millis(100);
 
-/// How long a try waits for a backend that is silent.
+/// Rule by which a try waits for a backend that is silent.
 #[derive(Debug, Clone)]
 pub enum WaitPolicy {
     /// A read's try on a backend that serves: [`decide`](crate::balance::slow::decide) has the rule.
     Read {
-        /// How long such a read takes, as far as that is known.
+        /// The expected time of the read.
         class: Class,
         /// The record of a read that is not quick.
         open: Option<Arc<dyn PendingRead>>,
@@ -54,7 +54,7 @@ impl WaitPolicy {
     }
 }
 
-/// How long one backend is waited for, and the judge of longer waits.
+/// The limits of each wait for one backend, and the judge of longer waits.
 #[derive(Debug, Clone)]
 pub struct Timeouts {
     /// The judge of the backend.
@@ -63,24 +63,6 @@ pub struct Timeouts {
     pub timeout: Duration,
     /// `--read-timeout`: how long it may be silent when there is no other.
     pub read_timeout: Duration,
-}
-
-impl Timeouts {
-    /// Returns a bound on every wait for a reply.
-    pub(super) fn longest(&self) -> Duration {
-        self.timeout.max(self.read_timeout) * 2
-    }
-
-    /// Returns whether a quick read waits on after a silence of this length.
-    ///
-    /// # Errors
-    /// As [`Supervisor::may_wait`].
-    pub(super) fn may_wait(&self, silent: Duration) -> io::Result<bool> {
-        if silent < self.timeout {
-            return Ok(true);
-        }
-        self.supervisor.may_wait(Class::Quick, silent, true)
-    }
 }
 
 /// A socket whose reads and writes wait as its policy says.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::BackendError;
 
-/// How long a read takes, as far as that is known.
+/// Expected time of a read.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
     /// It is answered at once: silence says something of the server.

@@ -74,11 +74,6 @@ pub fn is_not_permitted(error: &str) -> bool {
     error.starts_with("NOPERM")
 }
 
-/// Returns whether a server that answers a `PING` with this error serves reads.
-pub(super) fn serves_reads(error: &str) -> bool {
-    error.starts_with("MISCONF ")
-}
-
 /// Fails if a whole reply is no answer, so that another server has to be asked.
 ///
 /// # Errors

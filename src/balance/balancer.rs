@@ -166,7 +166,7 @@ impl Balancer {
             read_timeout: config.read_timeout,
         };
         let backend = Backend::new(id, address.clone(), timeouts, config.backend_connections);
-        Member::new(Arc::new(backend), health)
+        Member { backend: Arc::new(backend), health }
     }
 
     /// Removes a backend: it gets no more reads, its sessions move to others between two commands, and its

@@ -278,8 +278,10 @@ impl<'a> Failover<'a> {
         let now = Instant::now();
         // A hurried try says nothing of the read.
         if !attempt.is_hurried() {
-            self.has_met_silence |= error.is_silence();
-            if matches!(error, BackendError::TimedOut) && attempt.may_be_why() {
+            // The read itself may be the reason for the silence.
+            let is_silence = matches!(error, BackendError::TimedOut);
+            self.has_met_silence |= is_silence;
+            if is_silence && attempt.may_be_why() {
                 self.end = Some(End::TimedOut);
                 self.end_script(attempt);
             }

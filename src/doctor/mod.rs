@@ -52,7 +52,7 @@ fn ask_all(config: &Config, backends: &[Arc<Member>]) -> Vec<StatusResult> {
     let max_lag = config.max_lag;
     let (sender, receiver) = channel();
     for (index, backend) in backends.iter().enumerate() {
-        let (backend, sender) = (Arc::clone(backend.backend()), sender.clone());
+        let (backend, sender) = (Arc::clone(&backend.backend), sender.clone());
         // No scoped threads: a resolver may take longer than we want to wait. If no thread can be
         // started, the backend counts as silent.
         let _ = thread::Builder::new().name("check".to_owned()).spawn(move || {

@@ -59,7 +59,7 @@ pub fn start(settings: CheckSettings, peers: &Arc<dyn Peers>) {
         starts.push(start);
         let first = FirstRound { place, of: members.len() as u32, results: to_us.clone(), started };
         let checker = Checker::new(Arc::clone(member), settings, Arc::clone(peers));
-        spawn("check", move || checker.run_from_the_start(&first));
+        spawn("check", move || checker.run(Some(first)));
     }
     drop(to_us);
     accept_first(&members, &first_checks, settings.timeout);
@@ -67,11 +67,7 @@ pub fn start(settings: CheckSettings, peers: &Arc<dyn Peers>) {
 
 /// Starts to check a backend that has joined the others.
 pub fn watch(member: Arc<Member>, settings: CheckSettings, peers: Arc<dyn Peers>) {
-    let checker = Checker::new(member, settings, peers);
-    spawn("check", move || {
-        checker.resolve();
-        checker.run(Instant::now());
-    });
+    spawn("check", move || Checker::new(member, settings, peers).run(None));
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
@@ -153,30 +149,23 @@ impl Checker {
         }
     }
 
-    /// Looks the backend's name up, now and from time to time.
-    fn resolve(&self) {
+    /// Checks the backend until it is removed, with the others in the first round if there is one.
+    fn run(mut self, first: Option<FirstRound>) {
         self.member.resolve();
         if self.member.has_name() {
             let member = Arc::clone(&self.member);
             spawn("resolve", move || keep_resolved(&member));
         }
-    }
-
-    fn run_from_the_start(mut self, first: &FirstRound) {
-        self.resolve();
-        let began = Instant::now();
-        let result = self.check(began);
-        if let Err(late) = first.results.send((self.member.id, result)) {
-            self.judge(late.0.1, began);
+        let mut next = Instant::now();
+        if let Some(first) = first {
+            let result = self.check(next);
+            if let Err(late) = first.results.send((self.member.id, result)) {
+                self.judge(late.0.1, next);
+            }
+            _ = first.started.recv();
+            // Each checker goes on at another moment.
+            next = Instant::now() + self.settings.interval * first.place / first.of;
         }
-        _ = first.started.recv();
-        // Each checker begins at another moment.
-        let offset = self.settings.interval * first.place / first.of;
-        self.run(Instant::now() + offset);
-    }
-
-    /// Checks at `next`, and from then on until the backend is removed.
-    fn run(mut self, mut next: Instant) {
         loop {
             self.wait_until(next);
             if self.member.health.is_removed() {

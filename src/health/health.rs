@@ -146,7 +146,7 @@ impl Health {
                 self.accept(&mut record, report, now, keys_in_words(report), false)
             }
             Verdict::Prove { cause, databases, .. } => {
-                let new = |(number, standing)| (number, Unproven::new(standing));
+                let new = |(number, found)| (number, Unproven::new(found));
                 record.known.unproven = databases.into_iter().map(new).collect();
                 match cause {
                     Some(cause) => {

@@ -14,54 +14,43 @@ pub const SETTLE_TIME: Duration = Duration::from_secs(5);
 
 /// Result of the comparison of one database, of a server that has to prove itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// It has the keys that it should have.
-    Complete {
-        /// Number of its keys.
-        has: u64,
-    },
-    /// It has about the keys that it should have, and gets more.
-    Growing {
-        /// Number of its keys.
-        has: u64,
-        /// Number of keys that it should have.
-        of: u64,
-    },
-    /// It has most of its keys, and no server that is up has more.
-    LastResort {
-        /// Number of its keys.
-        has: u64,
-        /// Number of keys that it should have.
-        of: u64,
-    },
-    /// It lacks keys.
-    Incomplete {
-        /// Number of its keys.
-        has: u64,
-        /// Number of keys that it should have.
-        of: u64,
-    },
+pub struct Completeness {
+    /// The result.
+    pub grade: Grade,
+    /// Number of its keys.
+    pub has: u64,
+    /// Number of keys that it should have.
+    pub of: u64,
 }
 
-impl Standing {
-    /// Returns the number of keys that it has.
-    pub fn has(self) -> u64 {
-        match self {
-            Self::Complete { has }
-            | Self::Growing { has, .. }
-            | Self::LastResort { has, .. }
-            | Self::Incomplete { has, .. } => has,
+/// How complete a database is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grade {
+    /// It has the keys that it should have.
+    Complete,
+    /// It has about the keys that it should have, and gets more.
+    Growing,
+    /// It has most of its keys, and no server that is up has more.
+    LastResort,
+    /// It lacks keys.
+    Incomplete,
+}
+
+impl Completeness {
+    /// Returns whether there is anything to read in the database, now or later.
+    pub fn has_data(self) -> bool {
+        self.has > 0 || self.grade != Grade::Complete
+    }
+}
+
+impl fmt::Display for Completeness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { grade, has, of } = self;
+        match grade {
+            Grade::Complete => write!(f, "it has {has} keys"),
+            Grade::Growing => write!(f, "it has {has} of {of} keys, and gets more"),
+            Grade::LastResort | Grade::Incomplete => write!(f, "it has {has} of {of} keys"),
         }
-    }
-
-    /// Returns whether there is anything to read in it, now or later.
-    pub(super) fn has_data(self) -> bool {
-        self != Self::Complete { has: 0 }
-    }
-
-    /// Returns whether the database may be read from after enough such results.
-    pub fn is_good(self) -> bool {
-        matches!(self, Self::Complete { .. } | Self::LastResort { .. })
     }
 }
 
@@ -70,9 +59,6 @@ impl Standing {
 pub struct Databases(u64);
 
 impl Databases {
-    /// None of them.
-    pub const NONE: Self = Self(0);
-
     /// All of them.
     pub const ALL: Self = Self(u64::MAX);
 
@@ -139,13 +125,6 @@ pub enum Cause {
     HasFewer,
     /// It was no server to read from.
     WasUnserved,
-}
-
-impl Cause {
-    /// Returns whether one good comparison suffices: the accepted process goes on, and was in service.
-    pub fn is_of_same_process(self) -> bool {
-        matches!(self, Self::FilledAnew | Self::LinkWasDown)
-    }
 }
 
 impl fmt::Display for Cause {
@@ -248,7 +227,7 @@ pub struct Known {
 #[derive(Debug, Clone, Copy)]
 pub struct Unproven {
     /// The result of the last check.
-    pub standing: Standing,
+    pub completeness: Completeness,
     /// Number of checks in a row in which it was complete.
     pub good: u32,
     /// Number of checks in a row in which it got no more keys.
@@ -257,21 +236,21 @@ pub struct Unproven {
 
 impl Unproven {
     /// Begins with the first result.
-    pub fn new(standing: Standing) -> Self {
-        Self { standing, good: 0, still: 0 }
+    pub fn new(completeness: Completeness) -> Self {
+        Self { completeness, good: 0, still: 0 }
     }
 
     /// Takes note of the next check's result.
-    pub fn note(&mut self, standing: Standing) {
+    pub fn note(&mut self, found: Completeness) {
         let next = |count: u32, goes_on| if goes_on { count.saturating_add(1) } else { 0 };
-        self.good = next(self.good, matches!(standing, Standing::Complete { .. }));
-        self.still = next(self.still, standing.has() <= self.standing.has());
-        self.standing = standing;
+        self.good = next(self.good, found.grade == Grade::Complete);
+        self.still = next(self.still, found.has <= self.completeness.has);
+        self.completeness = found;
     }
 
     /// Returns whether it is read from all the same.
     pub fn is_read(&self) -> bool {
-        matches!(self.standing, Standing::LastResort { .. })
+        self.completeness.grade == Grade::LastResort
     }
 }
 

@@ -56,22 +56,13 @@ use crate::backend::Backend;
 /// A backend that is balanced, and its health.
 #[derive(Debug)]
 pub struct Member {
-    backend: Arc<Backend>,
+    /// The backend. A member is used in its place where that is not kept.
+    pub(crate) backend: Arc<Backend>,
     /// Its state, and the reasons for it.
-    pub health: Arc<Health>,
+    pub(crate) health: Arc<Health>,
 }
 
 impl Member {
-    /// Combines a backend and its health.
-    pub fn new(backend: Arc<Backend>, health: Arc<Health>) -> Self {
-        Self { backend, health }
-    }
-
-    /// Returns the backend, for code that keeps it.
-    pub fn backend(&self) -> &Arc<Backend> {
-        &self.backend
-    }
-
     /// Returns whether the database of its URL may be read from it. Takes no lock.
     pub fn serves_own(&self) -> bool {
         self.health.serves(self.backend.own_mode().database)

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::known::{Databases, Known, Unproven};
-use super::record::{STILL_CHECKS, standing_in_words};
+use super::record::STILL_CHECKS;
 use super::{BackendState, Change, Health, Summary};
 use crate::backend::{Keys, Report};
 use crate::sync::lock;
@@ -119,8 +119,8 @@ impl Health {
             return Some(record.refusal());
         }
         let is_it = |number| Databases::of(i64::from(number)) == Databases::of(database);
-        let (number, standing) = record.unread_databases().find(|(number, _)| is_it(*number))?;
-        Some(format!("database {number} is incomplete: {}", standing_in_words(standing)))
+        let (number, found) = record.unread_databases().find(|(number, _)| is_it(*number))?;
+        Some(format!("database {number} is incomplete: {found}"))
     }
 
     /// Returns the reason why this database must not be read from it, if it is up all the same.

@@ -7,7 +7,7 @@ use log::warn;
 
 use super::BackendState;
 use super::Change;
-use super::known::{Cause, Databases, Identity, Known, Standing, Unproven};
+use super::known::{Cause, Completeness, Databases, Grade, Identity, Known, Unproven};
 use crate::backend::{Keys, Report};
 
 /// Number of changes that are kept of each backend.
@@ -107,7 +107,7 @@ impl Record {
     pub fn prove(
         &mut self,
         cause: Option<Cause>,
-        databases: &BTreeMap<u32, Standing>,
+        databases: &BTreeMap<u32, Completeness>,
         relevant: &BTreeSet<u32>,
         rise: u32,
     ) -> Proof {
@@ -118,19 +118,21 @@ impl Record {
             known.unproven.clear();
         }
         let needed = match cause {
-            Some(cause) if !was_held && cause.is_of_same_process() => 1,
+            // The accepted process goes on, and was in service: one good comparison suffices.
+            Some(Cause::FilledAnew | Cause::LinkWasDown) if !was_held => 1,
             _ => rise,
         };
-        for (number, standing) in databases {
-            let new = Unproven::new(*standing);
-            known.unproven.entry(*number).or_insert(new).note(*standing);
+        for (number, found) in databases {
+            known.unproven.entry(*number).or_insert(Unproven::new(*found)).note(*found);
         }
         let is_proven = |database: &Unproven| database.good >= needed;
         let may_be_read = |number: &u32| {
             known.unproven.get(number).is_none_or(|one| is_proven(one) || one.is_read())
         };
-        let is_good =
-            |number: &u32| databases.get(number).is_none_or(|standing| standing.is_good());
+        let is_good = |number: &u32| {
+            let found = databases.get(number);
+            found.is_none_or(|found| matches!(found.grade, Grade::Complete | Grade::LastResort))
+        };
         let can_be_read = relevant.is_empty() || relevant.iter().any(may_be_read);
         // A server that is being loaded has all of one database before it has any of the next.
         let is_still = |number: &u32| {
@@ -180,27 +182,23 @@ impl Record {
     }
 
     /// Returns the databases that must not be read while the others may.
-    pub fn unread_databases(&self) -> impl Iterator<Item = (u32, Standing)> {
+    pub fn unread_databases(&self) -> impl Iterator<Item = (u32, Completeness)> {
         let unread = self.known.unproven.iter().filter(|(_, database)| !database.is_read());
-        unread.map(|(number, database)| (*number, database.standing))
+        unread.map(|(number, database)| (*number, database.completeness))
     }
 
     /// Returns the first database that is read though it lacks some keys, the number of keys that it has,
     /// and the number that it should have.
     pub fn last_resort(&self) -> Option<(u32, u64, u64)> {
         let may_be_read = self.known.must_prove.is_none();
-        self.known.unproven.iter().filter(|_| may_be_read).find_map(|(number, database)| {
-            match database.standing {
-                Standing::LastResort { has, of } => Some((*number, has, of)),
-                _ => None,
-            }
-        })
+        let mut unproven = self.known.unproven.iter().filter(|_| may_be_read);
+        let (number, database) = unproven.find(|(_, database)| database.is_read())?;
+        Some((*number, database.completeness.has, database.completeness.of))
     }
 
     /// Returns which databases are not read from it while it is up, and the reasons.
     pub fn exceptions(&self) -> Option<String> {
-        let in_words =
-            |(number, standing)| format!("database {number} ({})", standing_in_words(standing));
+        let in_words = |(number, found)| format!("database {number} ({found})");
         let unread: Vec<String> =
             self.unread_databases().take(MAX_SHOWN_DATABASES).map(in_words).collect();
         (!unread.is_empty())
@@ -225,17 +223,10 @@ impl Record {
 
     /// Describes the progress of the proof: the database that lacks most.
     pub fn progress(&self, report: &Report) -> String {
-        let databases = self.known.unproven.values();
-        let lacking =
-            databases.filter(|database| !matches!(database.standing, Standing::Complete { .. }));
-        let missing = |database: &&Unproven| match database.standing {
-            Standing::Incomplete { has, of }
-            | Standing::Growing { has, of }
-            | Standing::LastResort { has, of } => of.saturating_sub(has),
-            Standing::Complete { .. } => 0,
-        };
-        match lacking.max_by_key(missing) {
-            Some(database) => standing_in_words(database.standing),
+        let found = self.known.unproven.values().map(|database| database.completeness);
+        let lacking = found.filter(|found| found.grade != Grade::Complete);
+        match lacking.max_by_key(|found| found.of.saturating_sub(found.has)) {
+            Some(found) => found.to_string(),
             None => keys_in_words(report),
         }
     }
@@ -269,16 +260,6 @@ impl Record {
 
 /// Most databases that are named in one reason.
 const MAX_SHOWN_DATABASES: usize = 4;
-
-pub(super) fn standing_in_words(standing: Standing) -> String {
-    match standing {
-        Standing::Complete { has } => format!("it has {has} keys"),
-        Standing::Growing { has, of } => format!("it has {has} of {of} keys, and gets more"),
-        Standing::LastResort { has, of } | Standing::Incomplete { has, of } => {
-            format!("it has {has} of {of} keys")
-        }
-    }
-}
 
 pub(super) fn keys_in_words(report: &Report) -> String {
     let role = if report.is_replica { "a replica" } else { "a primary" };

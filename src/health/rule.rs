@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::known::{Cause, Databases, Known, SETTLE_TIME, Standing};
+use super::known::{Cause, Completeness, Databases, Grade, Known, SETTLE_TIME};
 use crate::backend::{Keys, Report, STEADY_KEYS_AT_ONCE, is_below_half, lacks};
 
 /// Time for which the numbers of keys must not change before a server that has only most of its keys is read
@@ -60,7 +60,7 @@ pub enum Verdict {
         /// Reason, if that concerns the whole server; `None` if it concerns these databases.
         cause: Option<Cause>,
         /// The results for these databases.
-        databases: BTreeMap<u32, Standing>,
+        databases: BTreeMap<u32, Completeness>,
         /// The databases that matter: while none of these can be read, nothing is read.
         relevant: BTreeSet<u32>,
     },
@@ -88,11 +88,11 @@ pub fn judge(facts: &Facts) -> Verdict {
     if cause.is_none() && in_doubt.is_empty() {
         return Verdict::Serve { warning: facts.difference(&all) };
     }
-    let standings: BTreeMap<u32, Standing> =
-        all.iter().map(|number| (*number, facts.standing(*number))).collect();
-    let has_data = standings.iter().filter(|(_, standing)| standing.has_data());
+    let found: BTreeMap<u32, Completeness> =
+        all.iter().map(|number| (*number, facts.completeness(*number))).collect();
+    let has_data = found.iter().filter(|(_, found)| found.has_data());
     let relevant = relevant(has_data.map(|(number, _)| *number).collect(), facts.in_use);
-    let databases = standings.into_iter().filter(|(number, _)| in_doubt.contains(number)).collect();
+    let databases = found.into_iter().filter(|(number, _)| in_doubt.contains(number)).collect();
     Verdict::Prove { cause, databases, relevant }
 }
 
@@ -111,14 +111,12 @@ pub fn judge_first(report: &Report, others: &[&Report], in_use: Databases) -> Ve
     others.iter().filter(is_ready).filter_map(|other| other.keys.as_ref()).for_each(|keys| {
         fullest.merge(keys);
     });
-    let databases: BTreeMap<u32, Standing> = fullest
+    let databases: BTreeMap<u32, Completeness> = fullest
         .databases()
         .filter(|number| keys.knows(*number))
-        .filter(|number| is_below_half(keys.count(*number), fullest.count(*number)))
-        .map(|number| {
-            let (has, of) = (keys.count(number), fullest.count(number));
-            (number, Standing::Incomplete { has, of })
-        })
+        .map(|number| (number, keys.count(number), fullest.count(number)))
+        .filter(|(_, has, of)| is_below_half(*has, *of))
+        .map(|(number, has, of)| (number, Completeness { grade: Grade::Incomplete, has, of }))
         .collect();
     if databases.is_empty() {
         return Verdict::Serve { warning: None };
@@ -176,26 +174,23 @@ impl Facts<'_> {
 
     /// Compares this database with the keys that the server should have: those that others serve or, if none
     /// does, those that were there not long ago.
-    fn standing(&self, database: u32) -> Standing {
+    fn completeness(&self, database: u32) -> Completeness {
         let Some(keys) = self.report.keys.as_ref().filter(|keys| keys.knows(database)) else {
-            return Standing::Complete { has: 0 };
+            return Completeness { grade: Grade::Complete, has: 0, of: 0 };
         };
         let has = keys.count(database);
         let served = self.served_by_others(database);
         let of = served.unwrap_or_else(|| self.expected(database, has));
+        let is_most = has.saturating_mul(100) >= of.saturating_mul(LAST_RESORT_PERCENT) && has > 0;
         let kept_for = self.now.saturating_duration_since(self.keys_since);
-        if lacks(has, of) {
-            let is_most =
-                has.saturating_mul(100) >= of.saturating_mul(LAST_RESORT_PERCENT) && has > 0;
-            return match served.is_none() && is_most && kept_for >= LAST_RESORT_SETTLE_TIME {
-                true => Standing::LastResort { has, of },
-                false => Standing::Incomplete { has, of },
-            };
-        }
-        if self.is_being_filled(database, has, of) {
-            return Standing::Growing { has, of };
-        }
-        Standing::Complete { has }
+        let is_last_resort = served.is_none() && is_most && kept_for >= LAST_RESORT_SETTLE_TIME;
+        let grade = match lacks(has, of) {
+            true if is_last_resort => Grade::LastResort,
+            true => Grade::Incomplete,
+            false if self.is_being_filled(database, has, of) => Grade::Growing,
+            false => Grade::Complete,
+        };
+        Completeness { grade, has, of }
     }
 
     /// Returns the number of keys of a complete server while no server serves this database: those of before,

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::known::{Cause, Databases, Identity, Known, Remembered, Seen, Standing, Unproven};
+use super::known::{
+    Cause, Completeness, Databases, Grade, Identity, Known, Remembered, Seen, Unproven,
+};
 use super::rule::{Facts, Verdict, judge, judge_first};
 use crate::backend::{Keys, Report};
 use std::time::{Duration, Instant};
@@ -130,14 +132,14 @@ fn shown(verdict: &Verdict) -> String {
         Verdict::Serve { warning: Some(_) } => "serve, warn".to_owned(),
         Verdict::Prove { cause, databases, relevant } => {
             let mut text = cause.map_or("some".to_owned(), |cause| format!("{cause:?}"));
-            for (number, standing) in databases {
+            for (number, Completeness { grade, has, of }) in databases {
                 let mark = if relevant.contains(number) { "" } else { "?" };
                 let _ = write!(text, " {number}{mark}=");
-                let _ = match standing {
-                    Standing::Complete { has } => write!(text, "complete({has})"),
-                    Standing::Growing { has, of } => write!(text, "growing({has}/{of})"),
-                    Standing::LastResort { has, of } => write!(text, "resort({has}/{of})"),
-                    Standing::Incomplete { has, of } => write!(text, "lacks({has}/{of})"),
+                let _ = match grade {
+                    Grade::Complete => write!(text, "complete({has})"),
+                    Grade::Growing => write!(text, "growing({has}/{of})"),
+                    Grade::LastResort => write!(text, "resort({has}/{of})"),
+                    Grade::Incomplete => write!(text, "lacks({has}/{of})"),
                 };
             }
             text
@@ -153,8 +155,8 @@ fn each_scene_has_its_verdict() {
     let full_c = || primary("c", &[(0, 1000)]);
     let serving = |report: Report| clock.serving(report);
     let unproven = |known: Known, number: u32, has: u64, of: u64| {
-        let standing = Standing::Incomplete { has, of };
-        let unproven = [(number, Unproven::new(standing))].into();
+        let found = Completeness { grade: Grade::Incomplete, has, of };
+        let unproven = [(number, Unproven::new(found))].into();
         Known { unproven, ..known }
     };
     let rows: Vec<(&str, Scene, &str)> = vec![

@@ -102,7 +102,7 @@ impl BackendStatus {
             lag_seconds: health.lag.map(|lag| lag.as_secs_f64()),
             keys: health.keys,
             latency_ms: Latency::of(&recent.times),
-            connections: backend.connections(),
+            connections: backend.pool.counts(),
         }
     }
 }

@@ -123,7 +123,7 @@ fn backends(balancer: &Balancer) -> Vec<BackendSnapshot> {
         errors: backend.metrics.errors.get(),
         error_replies: backend.metrics.error_replies.get(),
         retries: backend.metrics.retries.get(),
-        connections: backend.connections(),
+        connections: backend.pool.counts(),
     };
     balancer.backends().iter().map(snapshot).collect()
 }

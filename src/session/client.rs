@@ -247,7 +247,7 @@ impl<'a> Client<'a> {
             }
             let stalled = began.elapsed();
             let is_over = stalled >= self.idle_timeout;
-            if is_over || (stalled >= *max_stall && backend.is_wanted()) {
+            if is_over || (stalled >= *max_stall && backend.pool.counts().waiting > 0) {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "does not read"));
             }
             stream.wait_for_room(stall_step(*max_stall))?;

@@ -111,7 +111,7 @@ impl<'a> Exchange<'a> {
             true => backend.probing_policy(),
             false => wait_policy.clone(),
         };
-        let sent = backend.request(backend.own_mode(), commands, first);
+        let sent = backend.request(backend.own_mode(), commands, first, |_| true);
         let mut connection =
             if needs_probe { sent.map_err(BackendError::of_probe)? } else { sent? };
         connection.set_wait_policy(wait_policy, Duration::ZERO);
@@ -120,7 +120,7 @@ impl<'a> Exchange<'a> {
 
     /// All replies have been read to their end: the connection is for others.
     pub fn end(self) {
-        self.backend.backend().keep_or_share(self.connection);
+        self.backend.backend.keep_or_share(self.connection);
     }
 
     /// Reads what one key's [`describe`] brought.

@@ -515,7 +515,7 @@ fn balanced(
         let backend = &attempt.backend;
         begin(&mut answer, backend);
         answer.writer().held =
-            Some((Arc::clone(backend.backend()), balancer.config.backend_timeout / 2));
+            Some((Arc::clone(&backend.backend), balancer.config.backend_timeout / 2));
         let outcome = read::answer(&attempt, ask, frame(balancer), &mut answer);
         answer.writer().held = None;
         // Who has been told that the connection goes on may have sent the next request already.
@@ -536,7 +536,7 @@ fn balanced(
             }
             Err(ReadError::Backend(error)) if !answer.is_sent() => {
                 answer.restart();
-                if error.is_change() && changes < MAX_CHANGES {
+                if matches!(error, BackendError::Changed) && changes < MAX_CHANGES {
                     changes += 1;
                     continue;
                 }

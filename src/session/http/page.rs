@@ -9,7 +9,7 @@ use redis::Pipeline;
 
 use super::exchange::{Exchange, HELD_VALUE_BYTES, KeyInfo, ReadError, describe};
 use super::read::{MAX_KEY_INFOS, Outcome};
-use crate::backend::{BackendError, read_run_id};
+use crate::backend::{BackendError, read_server_info};
 use crate::balance::cursor::MAX_SCAN_COUNT;
 use crate::balance::failover::Attempt;
 use crate::http::target::{Cursor, PageQuery};
@@ -68,7 +68,7 @@ pub fn page<W: Write>(
 
 /// Reads which server process it is that `INFO server` was sent to.
 pub fn run_id(exchange: &mut Exchange) -> Result<String, ReadError> {
-    let run_id = read_run_id(exchange.connection.replies())?;
+    let (run_id, _) = read_server_info(exchange.connection.replies())?;
     Ok(run_id.ok_or_else(may_not_ask)?.to_string())
 }
 

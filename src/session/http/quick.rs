@@ -263,7 +263,7 @@ impl HttpReplySink {
     /// Why the answer is not waited for any longer, if so.
     fn silence(&self, shared: &SharedConnection, backend: &Member) -> Option<BackendError> {
         let sent_at = lock(&self.state).asked.as_ref()?.sent_at;
-        shared.silence(sent_at, backend.timeouts())
+        shared.silence(sent_at, &backend.timeouts)
     }
 
     /// Gives the client what it takes at once, and ends our side behind what `is_last`: some clients

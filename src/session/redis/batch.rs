@@ -329,7 +329,7 @@ impl Batch {
             self.done.steps += 1;
         }
         if let Some((connection, _)) = begun {
-            upstream.release_or_share(connection, target.attempt.backend.backend());
+            upstream.release_or_share(connection, &target.attempt.backend.backend);
         }
         Ok(has_long)
     }

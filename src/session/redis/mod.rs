@@ -625,7 +625,7 @@ impl<'a> Session<'a> {
     /// Why what went by a shared connection is not waited for any longer, if so.
     fn flight_silence(&self) -> Option<BackendError> {
         let (backend, shared) = self.in_flight.connection()?;
-        shared.silence(self.in_flight.since()?, backend.timeouts())
+        shared.silence(self.in_flight.since()?, &backend.timeouts)
     }
 
     /// Sends the commands that are gathered, and gathers their replies.
@@ -737,7 +737,7 @@ impl<'a> Session<'a> {
         let changed = upstream.with_failover(writer.client.handle(), |upstream, attempt| {
             let serves = |mode: Mode| attempt.backend.health.serves(mode.database);
             let mode = match *mode {
-                _ if attempt.backend.has_idle(wanted) && serves(wanted) => wanted,
+                _ if attempt.backend.pool.has_idle(wanted) && serves(wanted) => wanted,
                 mode if serves(mode) => mode,
                 mode => Mode { database: FIRST_MODE.database, ..mode },
             };

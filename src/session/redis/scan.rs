@@ -113,7 +113,7 @@ impl Session<'_> {
             BackendState::Up => WaitPolicy::QUICK,
             _ => WaitPolicy::Until(Instant::now() + balancer.config.backend_timeout),
         };
-        let mut connection = backend.request_if(self.mode, command, wait_policy, is_its_server)?;
+        let mut connection = backend.request(self.mode, command, wait_policy, is_its_server)?;
         let time = began.elapsed();
         relay_scan(&mut connection, &mut self.writer, self.is_silent, balancer)?;
         connection.keep();
