@@ -1,11 +1,11 @@
-//! The locks of the program. All of them are taken here, also those that a panic has poisoned.
+//! The locks of the program. Loom's locks take their place in the model checks.
 
 use std::sync::PoisonError;
 pub use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-/// Locks `mutex`, poisoned or not: what our locks guard is whole after each statement, so a panic
-/// while one is held leaves nothing half done.
+/// Locks `mutex`, poisoned or not. The data that our locks guard are whole after each statement, so a panic
+/// leaves nothing half done.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! Which commands a server knows, asked in parts: each reply is short.
+//! Asks a server which commands it knows, in parts, so that each reply is short.
 //!
 //! Redis closes the connection of a client to which it owes more than `client-output-buffer-limit
 //! normal`, and the whole reply to `COMMAND` is about 90 KB (Redis 7.0; more with modules). So, since
@@ -11,50 +11,50 @@
 
 use std::io;
 
-use super::check::is_not_allowed;
+use super::check::if_allowed;
 use super::connection::Connection;
 use super::error::BackendError;
 use crate::policy::CommandTable;
 use crate::resp::{self, CommandBuilder, command, reply};
 
-/// Commands that one `COMMAND INFO` asks for: in the order of their names, Redis 7.0 owes at most 34 KB
-/// at a time (with what its buffers take), and 30 KB if it is asked for each alone.
+/// Number of commands that one `COMMAND INFO` asks for. In the order of their names, Redis 7.0 owes at most
+/// 34 KB at a time (its buffers included), and 30 KB if it is asked for each alone.
 const NAMES_AT_A_TIME: usize = 16;
 
-/// The most commands that a server may know: Redis 7.0 has 240, and modules bring some hundreds.
+/// Most commands that a server may know: Redis 7.0 has 240, and modules bring some hundreds.
 const MAX_NAMES: usize = 16 * 1024;
 
-/// Why a server may have closed a connection on which it was asked for its commands.
+/// Likely reason why a server closed a connection on which it was asked for its commands.
 const HINT: &str = "when asked which commands it knows; is its client-output-buffer-limit for normal \
     clients below 40kb (before Redis 7.0: 64kb)?";
 
-/// The most bytes of one reply about commands.
+/// Most bytes of one reply about commands.
 const MAX_REPLY_BYTES: usize = 16 * 1024 * 1024;
 
 /// Asks a server which commands it knows; `None` when its user may not ask. There must be no reply
-/// outstanding on `link`.
+/// outstanding on `connection`.
 ///
 /// # Errors
 /// When the connection fails, or the server says something that is no list of commands.
-pub fn ask(link: &mut Connection) -> Result<Option<CommandTable>, BackendError> {
-    match in_parts(link)? {
+pub fn ask(connection: &mut Connection) -> Result<Option<CommandTable>, BackendError> {
+    match in_parts(connection)? {
         Some(table) => Ok(Some(table)),
-        None => at_once(link),
+        None => at_once(connection),
     }
 }
 
-/// `None` when the server knows no `COMMAND LIST`, or does not say all that is to be known.
-fn in_parts(link: &mut Connection) -> Result<Option<CommandTable>, BackendError> {
-    let list = exchange(link, command("COMMAND").arg("LIST"))?;
+/// Asks for a few commands at a time; `None` when the server knows no `COMMAND LIST`, or leaves something out.
+fn in_parts(connection: &mut Connection) -> Result<Option<CommandTable>, BackendError> {
+    let list = exchange(connection, command("COMMAND").arg("LIST"))?;
     let Some(mut names) = CommandTable::parse_names(&list).filter(|names| names.len() <= MAX_NAMES)
     else {
         return Ok(None);
     };
-    // A server lists them in another order each time it starts: some are longer than all others.
+    // A server lists them in another order each time it starts. In some orders, the longest come together.
     names.sort_unstable();
     let mut table = CommandTable::default();
     for names in names.chunks(NAMES_AT_A_TIME) {
-        let infos = exchange(link, command("COMMAND").arg("INFO").args(names))?;
+        let infos = exchange(connection, command("COMMAND").arg("INFO").args(names))?;
         if table.add(names, &infos).is_none() {
             return Ok(None);
         }
@@ -62,21 +62,20 @@ fn in_parts(link: &mut Connection) -> Result<Option<CommandTable>, BackendError>
     Ok(Some(table).filter(|table| !table.is_empty()))
 }
 
-fn at_once(link: &mut Connection) -> Result<Option<CommandTable>, BackendError> {
-    let reply = exchange(link, command("COMMAND"))?;
-    match reply::no_error(&reply) {
-        Ok(()) => Ok(Some(CommandTable::parse(&reply).map_err(resp::Error::Protocol)?)),
-        // HTTP needs no more than a user who may read.
-        Err(resp::Error::Redis(text)) if is_not_allowed(&text) => Ok(None),
-        Err(error) => Err(error.into()),
+fn at_once(connection: &mut Connection) -> Result<Option<CommandTable>, BackendError> {
+    let reply = exchange(connection, command("COMMAND"))?;
+    // A user who may not ask is enough for HTTP.
+    if if_allowed(reply::no_error(&reply))?.is_none() {
+        return Ok(None);
     }
+    Ok(Some(CommandTable::parse(&reply).map_err(resp::Error::Protocol)?))
 }
 
-/// The whole reply to one command, error replies included.
-fn exchange(link: &mut Connection, command: CommandBuilder) -> Result<Vec<u8>, BackendError> {
+/// Returns the whole reply to one command, error replies included.
+fn exchange(connection: &mut Connection, command: CommandBuilder) -> Result<Vec<u8>, BackendError> {
     let mut reply = Vec::new();
-    let sent = link.send(&command.into_bytes());
-    match sent.and_then(|()| link.hold(&mut reply, MAX_REPLY_BYTES)) {
+    let sent = connection.send(&command.into_bytes());
+    match sent.and_then(|()| connection.hold(&mut reply, MAX_REPLY_BYTES)) {
         Ok(true) => Ok(reply),
         Ok(false) => Err(resp::Error::TooLong.into()),
         Err(BackendError::Lost(error)) => {

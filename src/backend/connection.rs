@@ -1,43 +1,62 @@
-//! A connection to a backend, and what is sent and read on it.
+//! A connection to a backend, alone and on loan from the pool.
+//!
+//! A connection may have ended while it lay in the pool: its server was restarted, closed it after its
+//! `timeout`, or a router in between forgot it. Such a stale connection says nothing of the backend now, and
+//! it shows only when something is sent on it. So a connection that is lost within [`STALE_TIME`] of the
+//! first byte is replaced by a new one, once, and no failure is counted: the same command is sent again. When
+//! one is stale, the others of the pool are as well, so all are closed. Three rules keep that safe: only an
+//! idle connection can be stale; one that has just answered a probe is not; and a connection that is lost
+//! later than that may have died of the command, which then counts as the backend's failure.
 
 use std::io::{self, BufRead, BufReader, Write};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::error::BackendError;
-use super::socket::{PatientSocket, Timeouts, WaitPolicy};
+use super::pool::Permit;
+use super::socket::{BackendSocket, Timeouts, WaitPolicy};
+use super::{Mode, unable};
 use crate::net::backend_stream::BackendStream;
-use crate::resp::{Framer, command, reply};
+use crate::resp::{CommandBuilder, Framer, command, reply};
 
-/// A connection is kept for so long without being looked at before it is used again.
+/// Time after a send within which the loss of an idle connection means that it had ended before. Later,
+/// the server may have died of the command.
+pub(crate) const STALE_TIME: Duration = Duration::from_millis(20);
+
+/// Time for which a connection may lie idle without being looked at before it is used again.
 const UNWATCHED_TIME: Duration = Duration::from_millis(1);
 
-/// Whoever has waited for a connection for long has at least so long for the reply.
-const MIN_PATIENCE: Duration = Duration::from_millis(50);
+/// Least time for a reply, also after a long wait for the connection.
+const MIN_REPLY_TIME: Duration = Duration::from_millis(50);
 
-/// What one connection reads from a backend at a time.
+/// Most bytes that one connection reads from a backend at a time.
 const READ_BUFFER_BYTES: usize = 16 * 1024;
 
 /// A connection to a backend, set up (`AUTH`, `SELECT`, `HELLO`) and with finite timeouts.
 #[derive(Debug)]
 pub struct Connection {
-    reader: BufReader<PatientSocket>,
-    /// How long it may usually be silent.
+    reader: BufReader<BackendSocket>,
+    /// How long the backend may usually be silent here.
     timeout: Duration,
-    run_id: Option<Arc<str>>,
+    /// The `run_id` of its server; `None` where our user may not ask.
+    pub(crate) run_id: Option<Arc<str>>,
     /// The version of its backend's commands that its server knows.
-    commands_version: u64,
-    /// When it was kept for another request.
+    pub(crate) commands_version: u64,
+    /// When it became idle.
     kept_at: Instant,
 }
 
 impl Connection {
-    /// Over this stream; nothing is set up yet.
-    pub fn new(stream: BackendStream, timeouts: &Arc<Timeouts>, wait_policy: WaitPolicy) -> Self {
-        let socket = PatientSocket::new(stream, Arc::clone(timeouts), wait_policy);
-        let reader = BufReader::with_capacity(READ_BUFFER_BYTES, socket);
+    /// Wraps a stream on which nothing is set up yet.
+    pub(super) fn new(
+        stream: BackendStream,
+        timeouts: &Arc<Timeouts>,
+        wait_policy: WaitPolicy,
+    ) -> Self {
+        let socket = BackendSocket::new(stream, Arc::clone(timeouts), wait_policy);
         Self {
-            reader,
+            reader: BufReader::with_capacity(READ_BUFFER_BYTES, socket),
             timeout: timeouts.timeout,
             run_id: None,
             commands_version: 0,
@@ -45,77 +64,59 @@ impl Connection {
         }
     }
 
-    /// What its server calls itself; `None` where its user may not ask.
-    pub fn run_id(&self) -> Option<&Arc<str>> {
-        self.run_id.as_ref()
-    }
-
-    /// Remembers which server this leads to.
-    pub fn set_run_id(&mut self, run_id: Option<Arc<str>>) {
-        self.run_id = run_id;
-    }
-
-    /// The version of its backend's commands that its server knows.
-    pub fn commands_version(&self) -> u64 {
-        self.commands_version
-    }
-
-    /// Remembers which version of its backend's commands its server knows.
-    pub fn set_commands_version(&mut self, version: u64) {
-        self.commands_version = version;
-    }
-
-    /// How it waits from now on; `waited` of its usual timeout is over already.
+    /// Sets how it waits from now on; `waited` of its usual timeout is over already.
     pub fn set_wait_policy(&mut self, wait_policy: WaitPolicy, waited: Duration) {
         let socket = self.reader.get_mut();
-        socket.set_wait_policy(wait_policy);
-        let usual = socket.usual_timeout();
-        self.timeout = usual.saturating_sub(waited).max(MIN_PATIENCE.min(usual));
+        socket.wait_policy = wait_policy;
+        let usual = socket.timeouts.timeout;
+        self.timeout = usual.saturating_sub(waited).max(MIN_REPLY_TIME.min(usual));
     }
 
     /// Finds out, within its usual timeout, whether the backend answers at all.
-    pub fn probe(&mut self) -> Result<(), BackendError> {
-        let wait_policy = self.reader.get_ref().wait_policy();
+    pub(super) fn probe(&mut self) -> Result<(), BackendError> {
+        let wait_policy = self.reader.get_ref().wait_policy.clone();
         self.set_wait_policy(WaitPolicy::Probe(Instant::now() + self.timeout), Duration::ZERO);
-        let sent = self.send(&command("PING").into_bytes());
-        let answered = sent.and_then(|()| Ok(reply::simple(&mut self.reader)?));
+        let answered = self.ask(command("PING"));
         self.set_wait_policy(wait_policy, Duration::ZERO);
         match answered {
-            // Whatever it says, it speaks.
+            // An error is an answer, too.
             Ok(_) | Err(BackendError::Redis(_)) => Ok(()),
             Err(error) => Err(error.of_probe()),
         }
     }
 
+    /// Sends one command whose reply is a short text, and returns that.
+    pub(super) fn ask(&mut self, command: CommandBuilder) -> Result<String, BackendError> {
+        self.send(&command.into_bytes())?;
+        Ok(reply::simple(&mut self.reader)?)
+    }
+
     /// Sends `commands` and waits for the first byte of the reply.
     pub fn send(&mut self, commands: &[u8]) -> Result<(), BackendError> {
         let socket = self.reader.get_mut();
-        socket.expect_silence(self.timeout)?;
-        if let Some(open) = socket.open_read() {
-            open.note_sent();
-        }
+        socket.expect_reply(self.timeout)?;
         socket.write_all(commands)?;
         self.next_byte().map(|_| ())
     }
 
-    /// Its stream, for those who wait in their own way.
+    /// Returns its stream, for threads that wait in their own way.
     pub fn stream(&self) -> &Arc<BackendStream> {
-        self.reader.get_ref().stream()
+        &self.reader.get_ref().stream
     }
 
-    /// It is kept for another request: the one before has been answered.
-    pub fn rest(&mut self) {
-        self.reader.get_mut().set_wait_policy(WaitPolicy::QUICK);
+    /// Prepares it to lie idle: all of its replies have been read.
+    pub(crate) fn rest(&mut self) {
+        self.reader.get_mut().wait_policy = WaitPolicy::QUICK;
         self.kept_at = Instant::now();
     }
 
-    /// Whether it has ended, or brought what nobody asked for, while it was kept. One that is used
-    /// all the time is not looked at: that costs a system call.
-    pub fn is_spoilt(&self) -> bool {
+    /// Returns whether it ended, or brought unexpected bytes, while it was idle. One that is used all the
+    /// time is not looked at: that costs a system call.
+    pub(super) fn is_spoilt(&self) -> bool {
         self.kept_at.elapsed() > UNWATCHED_TIME && self.stream().has_input()
     }
 
-    /// The replies, as they arrive.
+    /// Returns the replies as they arrive.
     pub fn replies(&mut self) -> &mut impl BufRead {
         &mut self.reader
     }
@@ -126,12 +127,12 @@ impl Connection {
         next.ok_or_else(|| BackendError::Lost(io::ErrorKind::UnexpectedEof.into()))
     }
 
-    /// Whether there are bytes that were received and not read yet.
+    /// Returns whether there are bytes that were received and not read yet.
     pub fn has_buffered(&self) -> bool {
         !self.reader.buffer().is_empty()
     }
 
-    /// Reads one reply into `held`, as raw bytes, while it is at most `max` bytes long. False when
+    /// Reads one reply into `held`, as raw bytes, while it is at most `max` bytes long. Returns false if
     /// it is longer: then its beginning is in `held`, and the rest is still to be read.
     pub fn hold(&mut self, held: &mut Vec<u8>, max: usize) -> Result<bool, BackendError> {
         let mut framer = Framer::new();
@@ -139,14 +140,85 @@ impl Connection {
             if held.len() > max {
                 return Ok(false);
             }
-            let available = self.reader.fill_buf()?;
-            if available.is_empty() {
-                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-            }
+            self.next_byte()?;
+            let available = self.reader.buffer();
             let used = framer.feed(available)?;
             held.extend_from_slice(&available[..used]);
             self.reader.consume(used);
         }
         Ok(true)
+    }
+
+    /// Fails if a whole reply is no answer, so that another server has to be asked.
+    ///
+    /// # Errors
+    /// As [`unable::check_answer`].
+    pub fn check_answer(&self, reply: &[u8]) -> Result<(), BackendError> {
+        unable::check_answer(reply, &*self.reader.get_ref().timeouts.supervisor)
+    }
+}
+
+/// A connection to a backend that one client uses, with its place in the pool.
+#[derive(Debug)]
+pub struct PooledConnection {
+    pub(super) connection: Connection,
+    /// The mode that it is set up for. Code that changes the mode on the connection changes it here.
+    pub(crate) mode: Mode,
+    pub(super) permit: Permit<Mode, Connection>,
+}
+
+impl PooledConnection {
+    /// Prepares it to wait as `wait_policy` says, if the commands may be sent on it; else keeps it.
+    pub(super) fn prepared(
+        mut self,
+        wait_policy: &WaitPolicy,
+        may_send: &impl Fn(&Connection) -> bool,
+    ) -> Result<Self, BackendError> {
+        if !may_send(&self) {
+            self.keep();
+            return Err(BackendError::OtherCommands);
+        }
+        let waited = self.permit.waited;
+        self.set_wait_policy(wait_policy.clone(), waited);
+        Ok(self)
+    }
+
+    /// Keeps it for the next request of its mode. All replies on it must have been read to the end;
+    /// one with more bytes than that is closed.
+    pub fn keep(mut self) {
+        if !self.has_buffered() {
+            self.rest();
+            self.permit.give_back(self.mode, self.connection);
+        }
+    }
+
+    /// Returns whether a client waits for a connection to its backend.
+    pub fn is_wanted(&self) -> bool {
+        self.permit.pool.counts().waiting > 0
+    }
+
+    /// Returns the error of a client that can't have a connection of its own.
+    pub fn no_room(&self) -> BackendError {
+        BackendError::NoConnection(self.permit.pool.max_open)
+    }
+
+    /// Makes it one client's own for as long as the client likes; false when too many are.
+    pub fn pin(&mut self) -> bool {
+        self.set_wait_policy(WaitPolicy::QUICK, Duration::ZERO);
+        self.permit.pin()
+    }
+}
+
+impl Deref for PooledConnection {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl DerefMut for PooledConnection {
+    fn deref_mut(&mut self) -> &mut Connection {
+        &mut self.connection
     }
 }

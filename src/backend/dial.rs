@@ -1,6 +1,7 @@
-//! Making a connection: dialling, logging in, and finding out which server answers.
+//! Makes connections: looks names up, dials, logs in, and finds out which server answers.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -9,78 +10,107 @@ use redis::ConnectionAddr;
 
 use super::check::{read_only, read_server_info};
 use super::connection::Connection;
-use super::{
-    Backend, BackendError, MAX_INFO_BYTES, Mode, WaitPolicy, commands, is_local, is_timeout,
-};
+use super::error::{is_local, is_timeout};
+use super::{Backend, BackendError, MAX_INFO_BYTES, Mode, WaitPolicy, commands};
 use crate::net::backend_stream::BackendStream;
 use crate::policy::CommandTable;
 use crate::resp::{self, Protocol, command, reply};
 use crate::sync::lock;
 
-/// However late it is, a connect has so long.
+/// Least time for a connect, however late it is.
 const MIN_CONNECT_TIME: Duration = Duration::from_millis(10);
 
 /// The process that answers at a backend's address, as far as its newest connection tells.
-#[derive(Debug, Clone, Default)]
-pub struct ServerInfo {
-    /// What it calls itself, anew each time it starts; `None` while unknown.
+#[derive(Debug, Default)]
+pub(super) struct ServerInfo {
+    /// Its `run_id`, another one each time it starts; `None` while unknown.
     pub run_id: Option<Arc<str>>,
-    /// What its `COMMAND` says; `None` while unknown, or when its user may not ask.
+    /// The commands that it knows; `None` while unknown, or when our user may not ask.
     pub commands: Option<Arc<CommandTable>>,
 }
 
 impl Backend {
-    /// Makes its server known, where that has not been met.
+    /// Returns whether its address holds a name, which may lead to another server one day.
+    pub(crate) fn has_name(&self) -> bool {
+        matches!(self.address.endpoint(), ConnectionAddr::Tcp(host, _) if host.parse::<IpAddr>().is_err())
+    }
+
+    /// Looks its name up. May take as long as the system's resolver likes: never call it for a
+    /// client. When it fails, the last good addresses stay.
+    pub fn resolve(&self) {
+        let ConnectionAddr::Tcp(host, port) = self.address.endpoint() else { return };
+        let found = (host.as_str(), *port).to_socket_addrs();
+        let mut resolved = lock(&self.resolved);
+        match found {
+            Ok(addresses) => {
+                let mut addresses: Vec<SocketAddr> = addresses.collect();
+                // Some name servers rotate them with each answer.
+                addresses.sort();
+                let addresses = Ok(addresses);
+                let has_moved = *resolved != addresses;
+                *resolved = addresses;
+                drop(resolved);
+                if has_moved {
+                    self.has_moved.store(true, Ordering::Release);
+                    self.close_all();
+                }
+            }
+            Err(error) if resolved.is_err() => *resolved = Err(error.to_string()),
+            Err(_) => {}
+        }
+    }
+
+    /// Connects, so that its server's `run_id` and commands are known.
     pub fn introduce(&self) -> Result<(), BackendError> {
-        let ping = command("PING").into_bytes();
         let wait_policy = WaitPolicy::Until(Instant::now() + self.timeouts.timeout);
-        let mut connection = self.request(self.own_mode(), &ping, wait_policy)?;
+        let ping = command("PING").into_bytes();
+        let mut connection = self.request(self.own_mode(), &ping, wait_policy, |_| true)?;
         reply::simple(connection.replies())?;
         connection.keep();
         Ok(())
     }
 
-    /// Whether the process that had this run id is gone. That it does not answer says nothing.
+    /// Returns whether the server process with this `run_id` is gone. A silent server is not.
     pub fn has_died(&self, run_id: Option<&Arc<str>>) -> bool {
         let wait_policy = WaitPolicy::Until(Instant::now() + self.timeouts.timeout);
         match self.dial(self.own_mode(), wait_policy, Duration::ZERO) {
-            Ok(link) => link.run_id() != run_id,
+            Ok(connection) => connection.run_id.as_ref() != run_id,
             Err(error) => !error.is_timeout() && !error.is_local(),
         }
     }
 
-    /// Makes a connection and sets it up. Finds out which server it leads to: one that no check has
-    /// accepted is not used, and of one that is new it asks which commands that knows.
+    /// Makes a connection and sets it up. Finds out which server it leads to: a server that no check has
+    /// accepted is not used, and a new one is asked which commands it knows.
     pub(super) fn dial(
         &self,
         mode: Mode,
         wait_policy: WaitPolicy,
         waited: Duration,
     ) -> Result<Connection, BackendError> {
-        let mut link = self.open(wait_policy, waited)?;
+        let mut connection = self.open(wait_policy, waited)?;
         let mut setup = command("INFO").arg("server").into_bytes();
         if mode.database != 0 {
             command("SELECT").number(mode.database).append_to(&mut setup);
         }
-        link.send(&setup)?;
-        let (run_id, is_cluster_node) = read_server_info(link.replies())?;
+        connection.send(&setup)?;
+        let (run_id, is_cluster_node) = read_server_info(connection.replies())?;
         let admitted = self.timeouts.supervisor.admit(run_id.as_deref().unwrap_or_default());
         admitted.map_err(BackendError::Syncing)?;
-        link.set_run_id(run_id);
+        connection.run_id = run_id;
         if mode.database != 0 {
-            reply::simple(link.replies())?;
+            reply::simple(connection.replies())?;
         }
         if is_cluster_node {
-            read_only(&mut link)?;
+            read_only(&mut connection)?;
         }
-        self.meet(&mut link)?;
+        self.meet(&mut connection)?;
         if mode.protocol == Protocol::Resp3 {
-            link.send(&command("HELLO").number(3).into_bytes())?;
+            connection.send(&command("HELLO").arg("3").into_bytes())?;
             let mut greeting = Vec::new();
-            link.hold(&mut greeting, MAX_INFO_BYTES as usize)?;
+            connection.hold(&mut greeting, MAX_INFO_BYTES as usize)?;
             reply::no_error(&greeting)?;
         }
-        Ok(link)
+        Ok(connection)
     }
 
     /// Makes a connection and logs in.
@@ -89,48 +119,43 @@ impl Backend {
         wait_policy: WaitPolicy,
         waited: Duration,
     ) -> Result<Connection, BackendError> {
-        let wait = match &wait_policy {
-            WaitPolicy::Until(deadline)
-            | WaitPolicy::Probe(deadline)
-            | WaitPolicy::LastResort(deadline) => {
-                deadline.saturating_duration_since(Instant::now())
-            }
-            _ => self.timeouts.timeout.saturating_sub(waited),
-        };
-        let wait = wait.clamp(MIN_CONNECT_TIME, self.timeouts.timeout.max(MIN_CONNECT_TIME));
-        let mut link = Connection::new(self.connect(wait)?, &self.timeouts, wait_policy.clone());
-        link.set_wait_policy(wait_policy, waited);
+        let timeout = self.timeouts.timeout;
+        let wait = wait_policy.left().unwrap_or(timeout.saturating_sub(waited));
+        let wait = wait.clamp(MIN_CONNECT_TIME, timeout.max(MIN_CONNECT_TIME));
+        let stream = self.connect(wait)?;
+        let mut connection = Connection::new(stream, &self.timeouts, wait_policy.clone());
+        connection.set_wait_policy(wait_policy, waited);
         if let Some(password) = self.address.password() {
             let auth = command("AUTH").args(self.address.username()).arg(password);
-            link.send(&auth.into_bytes())?;
-            reply::simple(link.replies()).map_err(|error| without(error, password))?;
+            connection.send(&auth.into_bytes())?;
+            reply::simple(connection.replies()).map_err(|error| without(error, password))?;
         }
-        Ok(link)
+        Ok(connection)
     }
 
-    /// Asks a server that was not there before what commands it knows.
-    pub(super) fn meet(&self, link: &mut Connection) -> Result<(), BackendError> {
+    /// Asks a server that was not there before which commands it knows.
+    pub(super) fn meet(&self, connection: &mut Connection) -> Result<(), BackendError> {
         let server = lock(&self.server);
-        if link.run_id().is_some() && link.run_id() == server.run_id.as_ref() {
-            link.set_commands_version(self.commands_version());
+        if connection.run_id.is_some() && connection.run_id == server.run_id {
+            connection.commands_version = self.commands_version();
             return Ok(());
         }
         drop(server);
-        let commands = commands::ask(link)?.map(Arc::new);
+        let commands = commands::ask(connection)?.map(Arc::new);
         let mut server = lock(&self.server);
-        let is_other = server.run_id.is_some() && server.run_id.as_ref() != link.run_id();
+        let is_other = server.run_id.is_some() && server.run_id != connection.run_id;
         let has_changed = server.commands != commands;
         if is_other || (has_changed && server.commands.is_some()) {
-            // Others may lead to the server that was there before.
+            // The other connections may lead to the server that was there before.
             self.close_all();
         }
-        server.run_id = link.run_id().cloned();
+        server.run_id.clone_from(&connection.run_id);
         if has_changed {
             server.commands = commands;
             self.commands_version.fetch_add(1, Ordering::Release);
         }
         // With the lock held: it is the version of this server's commands.
-        link.set_commands_version(self.commands_version());
+        connection.commands_version = self.commands_version();
         Ok(())
     }
 
@@ -142,7 +167,7 @@ impl Backend {
         let addresses = lock(&self.resolved).clone().map_err(BackendError::Unresolved)?;
         let mut last = BackendError::Unresolved("no address".to_owned());
         for address in &addresses {
-            // One that swallows packets must not use up the time of the next.
+            // An address that swallows packets must not use up the time of the next.
             match BackendStream::connect(*address, wait / addresses.len() as u32, timeout) {
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = connect_error(error),
@@ -160,7 +185,7 @@ fn connect_error(error: io::Error) -> BackendError {
     }
 }
 
-/// The error without the password, which a server that does not know `AUTH` repeats.
+/// Returns the error without the password, which a server that does not know `AUTH` repeats.
 fn without(error: resp::Error, password: &str) -> resp::Error {
     match error {
         resp::Error::Redis(text) if !password.is_empty() => {

@@ -1,29 +1,23 @@
-//! Why a backend did not answer.
+//! The reasons why a backend did not answer.
 
 use std::io;
 
-#[cfg(unix)]
 use rustix::io::Errno;
 
 use super::unable::{Inability, inability};
 use crate::resp;
 use crate::text;
 
-/// What of an error's text is passed on, in characters.
+/// Most characters of an error's text that are passed on.
 const MAX_ERROR_CHARS: usize = 200;
 
-/// How a socket tells that its backend is not silent to others; no system does.
-pub const STUCK: io::ErrorKind = io::ErrorKind::ResourceBusy;
+/// Kind of the error by which a socket tells [`BackendError::Stuck`]; no system uses it.
+pub(crate) const STUCK: io::ErrorKind = io::ErrorKind::ResourceBusy;
 
-/// A socket operation that failed so did for want of something that this machine has too little of.
-#[cfg(unix)]
-const LOCAL: [Errno; 5] =
-    [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::ADDRNOTAVAIL];
+/// Kind of the error by which a socket tells [`BackendError::LeftBusy`]; no system uses it.
+pub(crate) const LEFT_BUSY: io::ErrorKind = io::ErrorKind::Unsupported;
 
-/// How a socket tells that its backend works on somebody else's slow read; no system does.
-pub const LEFT_BUSY: io::ErrorKind = io::ErrorKind::Unsupported;
-
-/// Why a backend did not answer.
+/// Reason why a backend did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
     /// Its name could not be resolved to an address (yet).
@@ -38,7 +32,7 @@ pub enum BackendError {
     /// The connection broke.
     #[error("connection lost: {0}")]
     Lost(io::Error),
-    /// This machine could not do its part, which says nothing of the backend.
+    /// This machine lacks something, which says nothing of the backend.
     #[error("{}", local_text(.0))]
     Local(io::Error),
     /// It sent bytes that are no Redis reply.
@@ -49,28 +43,28 @@ pub enum BackendError {
     Redis(String),
     /// Others are reading large values from it, and their turns took longer than
     /// [`TURN_WAIT`](crate::backend::large_values::TURN_WAIT).
-    #[error("timed out behind other large values")]
+    #[error("timed out waiting for other large values")]
     Busy,
-    /// It says nothing here, while it answers checks.
+    /// It is silent on this connection, while it answers checks.
     #[error("silent, while it answers others")]
     Stuck,
     /// It is a replica that has lost its primary, and a fresher server is up.
     #[error("stale: it has lost its primary")]
     Stale,
-    /// It works on a slow read of somebody else, and another backend is up.
+    /// It works on another client's slow read, and another backend is up.
     #[error("busy with a slow read")]
     LeftBusy,
-    /// It did not answer a PING that went before a read whose first try was met by silence.
+    /// It did not answer a `PING` before the read was sent.
     #[error("does not answer")]
     Unresponsive,
-    /// It may lack data, or is no server that can be served from: nothing is read from it, or not in
-    /// this database. The text says which.
+    /// It may lack data, or is no server to read from: nothing is read from it, or not in this
+    /// database. The text says which.
     #[error("{0}")]
     Syncing(String),
-    /// All connections that there may be to it are in use (`--backend-connections`).
+    /// All connections that it may have are in use (`--backend-connections`).
     #[error("timed out waiting for a connection: all {0} are in use")]
     NoConnection(usize),
-    /// Its commands are not those by which what is to be sent was judged.
+    /// The commands that it knows have changed since the request was judged by them.
     #[error("the commands that it knows have changed")]
     OtherCommands,
     /// The value changed between the two passes over it.
@@ -79,7 +73,7 @@ pub enum BackendError {
 }
 
 impl BackendError {
-    /// What it means when there was no read yet that could be to blame.
+    /// Turns the error of a probe, which no read can have caused, into one that blames the backend.
     pub(crate) fn of_probe(self) -> Self {
         match self {
             Self::TimedOut => Self::Unresponsive,
@@ -87,12 +81,7 @@ impl BackendError {
         }
     }
 
-    /// Whether nothing is wrong with the backend: what was asked for is being written.
-    pub fn is_change(&self) -> bool {
-        matches!(self, Self::Changed)
-    }
-
-    /// Whether this says something of the backend, not of what others do with it.
+    /// Returns whether this is the backend's failure, not that of its load or of this machine.
     pub fn is_failure(&self) -> bool {
         match self {
             Self::Changed
@@ -101,34 +90,34 @@ impl BackendError {
             | Self::OtherCommands
             | Self::Stale
             | Self::LeftBusy
-            | Self::Local(_) => false,
-            // That is known already.
-            Self::Syncing(_) => false,
+            | Self::Local(_)
+            // The health checks know it already.
+            | Self::Syncing(_)
             // The connection is to blame, or the read.
-            Self::Stuck => false,
+            | Self::Stuck => false,
             // It is good for other reads.
             Self::Redis(text) => inability(text) != Some(Inability::Request),
             _ => true,
         }
     }
 
-    /// Whether the backend has failed in a way that its checks don't notice.
+    /// Returns whether the backend has failed in a way that its checks don't notice.
     pub fn is_unnoticed(&self) -> bool {
         matches!(self, Self::Redis(text) if inability(text) == Some(Inability::Unnoticed))
     }
 
-    /// Whether the fault is this machine's own.
+    /// Returns whether this machine is to blame.
     pub fn is_local(&self) -> bool {
         matches!(self, Self::Local(_))
     }
 
-    /// What this machine lacks, where that alone is why nobody has answered.
+    /// Returns what this machine lacks, if that is the only reason why no backend has answered.
     pub fn local_trouble<'a>(mut failures: impl Iterator<Item = &'a Self>) -> Option<String> {
         let first = failures.next().filter(|failure| failure.is_local())?;
         failures.all(Self::is_local).then(|| first.to_string())
     }
 
-    /// What the backend said, where it refused what was asked and is good for other reads.
+    /// Returns the backend's words if it refused the request and is good for other reads.
     pub fn refusal(&self) -> Option<&str> {
         match self {
             Self::Redis(text) if inability(text) == Some(Inability::Request) => Some(text),
@@ -136,30 +125,25 @@ impl BackendError {
         }
     }
 
-    /// Whether no connection to it could be made or kept.
+    /// Returns whether no connection to it could be made or kept.
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unresolved(_) | Self::Connect(_) | Self::Lost(_) | Self::Syncing(_))
     }
 
-    /// Whether the backend was too slow, rather than out of reach.
+    /// Returns whether the backend was too slow, rather than out of reach.
     pub fn is_timeout(&self) -> bool {
         self.is_unanswered() || matches!(self, Self::Busy | Self::NoConnection(_))
     }
 
-    /// Whether the backend was asked and said nothing. Where there was no connection for the
-    /// question, or no turn, it was not asked.
+    /// Returns whether the backend was asked and was silent. Without a connection for the request, or
+    /// without a turn, it was not asked.
     pub fn is_unanswered(&self) -> bool {
         matches!(self, Self::TimedOut | Self::Stuck | Self::Unresponsive)
     }
 
-    /// Whether a script keeps it from answering.
+    /// Returns whether a script keeps it from answering.
     pub fn is_script(&self) -> bool {
         matches!(self, Self::Redis(text) if text.starts_with("BUSY "))
-    }
-
-    /// Whether the read itself may be why nothing was heard.
-    pub fn is_silence(&self) -> bool {
-        matches!(self, Self::TimedOut)
     }
 }
 
@@ -185,24 +169,22 @@ impl From<resp::Error> for BackendError {
     }
 }
 
-/// What a server has said, as it is shown.
+/// Returns a server's text as it is shown: short, and without hidden characters.
 pub(crate) fn shown(said: &str) -> String {
     let plain = |c: char| if text::is_hidden(c) { '?' } else { c };
     said.chars().take(MAX_ERROR_CHARS).map(plain).collect()
 }
 
-/// Whether an operation on a socket, or the beginning of a thread, failed for want of something
-/// that this machine has too little of.
-pub fn is_local(error: &io::Error) -> bool {
-    #[cfg(unix)]
-    return Errno::from_io_error(error).is_some_and(|errno| LOCAL.contains(&errno));
-    #[cfg(not(unix))]
-    return error.kind() == io::ErrorKind::OutOfMemory;
+/// Returns whether a socket operation, or the start of a thread, failed because this machine has too
+/// little of something.
+pub(crate) fn is_local(error: &io::Error) -> bool {
+    use Errno as E;
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(E::MFILE | E::NFILE | E::NOMEM | E::NOBUFS | E::ADDRNOTAVAIL))
 }
 
-/// What this machine lacks, and what helps.
+/// Says what this machine lacks, and what helps.
 fn local_text(error: &io::Error) -> String {
-    #[cfg(unix)]
     let what = match Errno::from_io_error(error) {
         Some(Errno::MFILE) => "this machine lets lb have no more file descriptors (ulimit -n)",
         Some(Errno::NFILE) => "this machine has no free file descriptor (fs.file-max)",
@@ -210,13 +192,13 @@ fn local_text(error: &io::Error) -> String {
         Some(Errno::ADDRNOTAVAIL) => "this machine has no free port or address for a connection",
         _ => "this machine can't make a connection",
     };
-    #[cfg(not(unix))]
-    let what = "this machine can't make a connection";
     format!("{what}: {error}")
 }
 
-/// A socket's timeout shows as either kind, by platform. That of a connection whose other end no longer
-/// acknowledges what was sent is an error with a number.
+/// Returns whether a socket's own timeout is over.
+///
+/// It shows as either kind, by platform. The kernel's error for a connection on which nothing is
+/// acknowledged any more is of the second kind, too, and has a number.
 pub(crate) fn is_timeout(error: &io::Error) -> bool {
     let is_unacknowledged = error.raw_os_error() == Some(Errno::TIMEDOUT.raw_os_error());
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)

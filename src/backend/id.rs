@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-/// Identity of a backend for as long as the process lives: it is never given to another one, so that what
-/// is remembered of a backend that was removed is never mistaken for another's.
+/// Identity of a backend. It is never given to another backend of the process, so the memory of a backend
+/// that was removed is never mistaken for another's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackendId(u32);
 
 impl BackendId {
-    /// The identity with this number; numbers are given out in ascending order, from 0.
+    /// Returns the identity with this number. Numbers are given out in ascending order, from 0.
     pub const fn new(number: u32) -> Self {
         Self(number)
     }

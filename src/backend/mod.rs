@@ -1,4 +1,4 @@
-//! One Redis server behind us: its address, what is known of it, and one exchange with it.
+//! One Redis server behind us: its address, the connections to it, and the meaning of its answers.
 
 mod check;
 mod commands;
@@ -7,18 +7,18 @@ mod dial;
 mod error;
 mod id;
 mod kill;
-pub mod large_values;
-mod names;
+pub(crate) mod large_values;
 mod pipeline;
-pub mod pool;
-mod pooled;
-pub mod reply_router;
+pub(crate) mod pool;
+pub(crate) mod reply_router;
 mod report;
-pub mod shared;
-mod sharing;
+pub(crate) mod shared;
+mod shared_reader;
 mod socket;
 mod supervisor;
-pub mod type_hints;
+#[cfg(test)]
+mod test_support;
+mod type_hints;
 mod unable;
 
 use std::net::{IpAddr, SocketAddr};
@@ -29,23 +29,23 @@ use std::time::{Duration, Instant};
 
 use redis::ConnectionAddr;
 
-pub use self::check::read_run_id;
-pub use self::connection::Connection;
+pub(crate) use self::check::read_server_info;
+pub(crate) use self::connection::STALE_TIME;
+pub use self::connection::{Connection, PooledConnection};
 use self::dial::ServerInfo;
 pub use self::error::BackendError;
-pub(crate) use self::error::{LEFT_BUSY, STUCK, is_local, is_timeout};
+pub(crate) use self::error::{LEFT_BUSY, STUCK, is_timeout};
 pub use self::id::BackendId;
 use self::large_values::LargeValueQueue;
 use self::pool::{Permit, Pool};
-pub use self::pooled::PooledConnection;
 pub use self::report::{Keys, Report};
 pub(crate) use self::report::{STEADY_KEYS_AT_ONCE, is_below_half, lacks};
-pub use self::shared::HELD_REPLY_BYTES;
 use self::shared::SharedConnection;
+pub(crate) use self::shared_reader::HELD_REPLY_BYTES;
 pub use self::socket::{Timeouts, WaitPolicy};
 pub use self::supervisor::{Class, PendingRead, Supervisor};
 use self::type_hints::TypeHints;
-pub use self::unable::{Inability, Refuser, inability, is_not_permitted, said};
+pub(crate) use self::unable::{Inability, check_server, inability, is_not_permitted, said};
 use crate::config::address::BackendAddress;
 use crate::metrics::{BackendMetrics, Metrics};
 use crate::policy::CommandTable;
@@ -53,18 +53,14 @@ use crate::render::json::Survey;
 use crate::resp::Protocol;
 use crate::sync::{Mutex, lock};
 
-/// The most that `INFO` may say.
+/// Most bytes of a reply to `INFO`.
 const MAX_INFO_BYTES: u64 = 1024 * 1024;
 
-/// A connection that was idle and is lost so soon after something was sent on it had ended before. Later, the
-/// server may have died of what was sent.
-pub const STALE_TIME: Duration = Duration::from_millis(20);
-
-/// Where this machine can make no connection, it is tried again so often, for half of the time that a
-/// read may wait for one.
+/// Pause after this machine could make no connection. It is tried again for half of the time that a read
+/// may wait for a connection.
 const LOCAL_WAIT: Duration = Duration::from_millis(10);
 
-/// What a connection is set up for: connections serve whoever wants one of their mode.
+/// The settings of a connection: it serves any client of its mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mode {
     /// The selected database.
@@ -74,46 +70,48 @@ pub struct Mode {
 }
 
 impl Mode {
-    /// A number for each mode.
+    /// Returns a number that differs for each mode.
     pub fn context(self) -> u64 {
         let protocol = u64::from(self.protocol == Protocol::Resp3);
         (self.database as u64) << 1 | protocol
     }
 }
 
-/// One Redis server: where it is, what it is, and the connections to it.
+/// One Redis server: its address, what is known of it, and the connections to it.
 #[derive(Debug)]
 pub struct Backend {
     /// Its identity.
     pub id: BackendId,
-    address: BackendAddress,
-    /// What it has done.
-    pub metrics: BackendMetrics,
+    /// Its URL.
+    pub(crate) address: BackendAddress,
+    /// Its counters and times.
+    pub(crate) metrics: BackendMetrics,
     /// Counters of the whole process, which count what its shared connections answer.
     all_metrics: Arc<Metrics>,
-    timeouts: Arc<Timeouts>,
-    max_connections: usize,
-    refuser: Refuser,
-    /// What the name in the address means: written by the resolver alone, read by each dial.
+    /// The limits of each wait for it.
+    pub(crate) timeouts: Arc<Timeouts>,
+    /// The addresses that its name stands for, or the reason why there are none. The resolver alone
+    /// writes, each dial reads.
     resolved: Mutex<Result<Vec<SocketAddr>, String>>,
-    /// Whether that has changed since the last check.
+    /// Whether these addresses have changed since the last check.
     has_moved: AtomicBool,
-    pool: Arc<Pool<Mode, Connection>>,
+    /// The connections to it.
+    pub(crate) pool: Arc<Pool<Mode, Connection>>,
     /// Connections that many clients send on, one for each mode.
     shared: Mutex<Vec<Arc<SharedConnection>>>,
     server: Mutex<ServerInfo>,
-    /// Counts the changes of what [`commands`](Self::commands) returns.
+    /// Counts the changes of [`commands`](Self::commands).
     commands_version: AtomicU64,
-    /// What types its values probably have.
-    pub type_hints: TypeHints,
-    /// Whose turn it is to read a large value over HTTP.
-    pub large_reads: LargeValueQueue<Survey>,
-    /// Whose turn it is among the Redis clients whose last reply was long.
-    pub long_replies: LargeValueQueue<()>,
+    /// The types that its values probably have.
+    pub(crate) type_hints: TypeHints,
+    /// Queue of the HTTP clients that read a large value.
+    pub(crate) large_reads: LargeValueQueue<Survey>,
+    /// Queue of the Redis clients whose last reply was long.
+    pub(crate) long_replies: LargeValueQueue<()>,
 }
 
 impl Backend {
-    /// Backend to which nothing is connected yet. `timeouts` bound each connect, the silence before and
+    /// Returns a backend without connections. `timeouts` bound each connect, the silence before and
     /// within each reply, and the wait for one of the `max_connections`.
     pub fn new(
         id: BackendId,
@@ -134,9 +132,7 @@ impl Backend {
             address,
             metrics: BackendMetrics::default(),
             all_metrics,
-            refuser: Refuser::new(Arc::clone(&timeouts.supervisor)),
             timeouts: Arc::new(timeouts),
-            max_connections,
             resolved: Mutex::new(resolved),
             has_moved: AtomicBool::new(false),
             pool: Pool::new(max_connections),
@@ -149,53 +145,37 @@ impl Backend {
         }
     }
 
-    /// Its URL.
-    pub fn address(&self) -> &BackendAddress {
-        &self.address
-    }
-
-    /// `HOST:PORT`, or the path of its Unix socket.
+    /// Returns `HOST:PORT`, or the path of its Unix socket.
     pub fn name(&self) -> &str {
         self.address.name()
     }
 
-    /// What its server calls itself, once a connection has been made.
+    /// Returns the `run_id` of its server, once a connection has been made.
     pub fn run_id(&self) -> Option<Arc<str>> {
         lock(&self.server).run_id.clone()
     }
 
-    /// The commands that its server knows.
+    /// Returns the commands that its server knows.
     pub fn commands(&self) -> Option<Arc<CommandTable>> {
         lock(&self.server).commands.clone()
     }
 
-    /// Changes whenever [`commands`](Self::commands) does.
+    /// Returns a number that changes whenever [`commands`](Self::commands) does.
     pub fn commands_version(&self) -> u64 {
         self.commands_version.load(Ordering::Acquire)
     }
 
-    /// The mode of the requests that are ours, in the database of the backend's URL.
+    /// Returns the mode of our own requests, in the database of the backend's URL.
     pub fn own_mode(&self) -> Mode {
         Mode { database: self.address.database(), protocol: Protocol::Resp2 }
     }
 
     /// Sends `commands` on an idle connection of that mode, or a new one, and waits for the first
-    /// byte of the reply.
+    /// byte of the reply. A stale connection is replaced once, as [`connection`] tells.
     ///
-    /// An idle connection that turns out closed is stale, which says nothing of the backend: then,
-    /// once, a new one is made.
+    /// Nothing is sent if `may_send` refuses the connection: another server, with other commands, may have
+    /// been found at the address meanwhile.
     pub fn request(
-        &self,
-        mode: Mode,
-        commands: &[u8],
-        wait_policy: WaitPolicy,
-    ) -> Result<PooledConnection, BackendError> {
-        self.request_if(mode, commands, wait_policy, |_| true)
-    }
-
-    /// The same, but sends only if, with the connection there, `may_send`: another server, with
-    /// other commands, may have been found at the address meanwhile.
-    pub fn request_if(
         &self,
         mode: Mode,
         commands: &[u8],
@@ -203,26 +183,27 @@ impl Backend {
         may_send: impl Fn(&Connection) -> bool,
     ) -> Result<PooledConnection, BackendError> {
         self.ensure_readable(mode)?;
-        let none = || BackendError::NoConnection(self.max_connections);
+        let none = || BackendError::NoConnection(self.pool.max_open);
+        let timeout = self.timeouts.timeout;
         let max_wait = match &wait_policy {
-            WaitPolicy::LastResort(deadline) => deadline.saturating_duration_since(Instant::now()),
-            _ => self.timeouts.timeout,
+            WaitPolicy::LastResort(_) => wait_policy.left().unwrap_or_default(),
+            _ => timeout,
         };
         let began = Instant::now();
         loop {
             let left = max_wait.saturating_sub(began.elapsed());
             let (permit, idle) = self.pool.take(mode, left).ok_or_else(none)?;
-            // It may have changed while we waited.
+            // It may have changed during the wait.
             self.ensure_readable(mode)?;
-            let waited = permit.waited();
-            match self.send_on(idle, mode, permit, commands, wait_policy.clone(), &may_send) {
-                // The connection of another may be free in a moment, or what this machine lacks.
+            let waited = permit.waited;
+            match self.send_on(idle, mode, permit, commands, &wait_policy, &may_send) {
+                // Another connection may be free in a moment, or the thing that this machine lacks.
                 Err(BackendError::Local(_)) if began.elapsed() < max_wait / 2 => {
                     thread::sleep(LOCAL_WAIT);
                 }
                 // The backend had less time than it is due.
                 Err(BackendError::TimedOut)
-                    if waited > self.timeouts.timeout / 20 && !wait_policy.needs_probe() =>
+                    if waited > timeout / 20 && !wait_policy.needs_probe() =>
                 {
                     return Err(none());
                 }
@@ -237,93 +218,62 @@ impl Backend {
         mode: Mode,
         mut permit: Permit<Mode, Connection>,
         commands: &[u8],
-        wait_policy: WaitPolicy,
+        wait_policy: &WaitPolicy,
         may_send: &impl Fn(&Connection) -> bool,
     ) -> Result<PooledConnection, BackendError> {
-        let waited = permit.waited();
-        let idle = idle.filter(|link| self.is_current(link) && !link.is_spoilt());
-        if idle.is_none() {
-            permit = permit.renewed();
-        }
-        if let Some(link) = idle {
-            let mut connection = self.connection(link, mode, permit);
-            if !may_send(&connection) {
-                connection.keep();
-                return Err(BackendError::OtherCommands);
-            }
-            connection.set_wait_policy(wait_policy.clone(), waited);
-            let probed = if wait_policy.needs_probe() { connection.probe() } else { Ok(()) };
-            let is_probed = wait_policy.needs_probe() && probed.is_ok();
+        let (waited, needs_probe) = (permit.waited, wait_policy.needs_probe());
+        let idle = idle.filter(|idle| self.is_current(idle) && !idle.is_spoilt());
+        if let Some(connection) = idle {
+            let connection = PooledConnection { connection, mode, permit };
+            let mut connection = connection.prepared(wait_policy, may_send)?;
+            let probed = if needs_probe { connection.probe() } else { Ok(()) };
+            let is_probed = needs_probe && probed.is_ok();
             let began = Instant::now();
             match probed.and_then(|()| connection.send(commands)) {
                 Ok(()) => return Ok(connection),
                 Err(BackendError::Lost(_)) if !is_probed && began.elapsed() < STALE_TIME => {
-                    // When one idle connection is broken, the others are too.
                     self.close_all();
-                    permit = connection.permit.renewed();
+                    permit = connection.permit;
                 }
                 Err(error) => return Err(error),
             }
         }
-        let link = match wait_policy.needs_probe() {
-            // Whoever makes a connection finds out whether the backend answers.
+        let permit = permit.renewed();
+        let connection = match needs_probe {
+            // Making the connection shows whether the backend answers.
             true => {
                 self.dial(mode, self.probing_policy(), waited).map_err(BackendError::of_probe)?
             }
             false => self.dial(mode, wait_policy.clone(), waited)?,
         };
-        let mut connection = self.connection(link, mode, permit);
-        if !may_send(&connection) {
-            connection.keep();
-            return Err(BackendError::OtherCommands);
-        }
-        connection.set_wait_policy(wait_policy, waited);
+        let connection = PooledConnection { connection, mode, permit };
+        let mut connection = connection.prepared(wait_policy, may_send)?;
         connection.send(commands)?;
         Ok(connection)
     }
 
-    fn connection(
-        &self,
-        link: Connection,
-        mode: Mode,
-        permit: Permit<Mode, Connection>,
-    ) -> PooledConnection {
-        PooledConnection { link, mode, permit, refuser: self.refuser.clone() }
-    }
-
-    /// Takes note of a read that has failed on it, which is a failure of the backend.
+    /// Takes note of a read that has failed, which is a failure of the backend.
     pub fn failed(&self, error: &BackendError) {
         self.timeouts.supervisor.failed(error);
     }
 
-    /// What its server refuses that others may answer.
-    pub fn refuser(&self) -> &Refuser {
-        &self.refuser
+    /// Takes note of a refusal with these words. Returns true when all backends that can be asked refuse
+    /// the command: then the refusal is the answer.
+    pub fn refuses(&self, error: &str) -> bool {
+        self.timeouts.supervisor.refuses(error)
     }
 
     fn ensure_readable(&self, mode: Mode) -> Result<(), BackendError> {
-        self.timeouts
-            .supervisor
-            .refusal(mode.database)
-            .map_or(Ok(()), |why| Err(BackendError::Syncing(why)))
+        let refusal = self.timeouts.supervisor.refusal(mode.database);
+        refusal.map_or(Ok(()), |why| Err(BackendError::Syncing(why)))
     }
 
-    /// That of something which shows whether it answers at all.
+    /// Returns the policy of a request that shows whether the backend answers at all.
     pub fn probing_policy(&self) -> WaitPolicy {
         WaitPolicy::Probe(Instant::now() + self.timeouts.timeout)
     }
 
-    /// Whether somebody waits for a connection.
-    pub fn is_wanted(&self) -> bool {
-        self.pool.is_wanted()
-    }
-
-    /// Whether there is an idle connection of this mode.
-    pub fn has_idle(&self, mode: Mode) -> bool {
-        self.pool.has_idle(mode)
-    }
-
-    /// Closes the connections that nobody uses, and those in use as soon as they are given back.
+    /// Closes the idle connections now, and those in use when they are given back.
     pub fn close_all(&self) {
         self.pool.close_all();
         for shared in lock(&self.shared).drain(..) {
@@ -331,19 +281,9 @@ impl Backend {
         }
     }
 
-    /// Whether the server that this leads to knows the commands that the backend is known for: what
-    /// was judged by [`commands`](Self::commands) may be sent on it.
-    pub fn is_current(&self, link: &Connection) -> bool {
-        link.commands_version() == self.commands_version()
-    }
-
-    /// How long it is waited for.
-    pub fn timeouts(&self) -> &Timeouts {
-        &self.timeouts
-    }
-
-    /// The connections to it.
-    pub fn connections(&self) -> pool::Counts {
-        self.pool.counts()
+    /// Returns whether the server of this connection knows the commands that the backend is known for:
+    /// requests that were judged by [`commands`](Self::commands) may be sent on it.
+    pub fn is_current(&self, connection: &Connection) -> bool {
+        connection.commands_version == self.commands_version()
     }
 }

@@ -1,27 +1,26 @@
-//! What is under way on one connection that many threads send on: their entries in the order of
-//! their bytes, and whose turn it is to write.
+//! The order of the commands on one connection that many threads send on, and the rule who writes.
 
 use std::collections::VecDeque;
 use std::io;
 
 use crate::sync::{Mutex, lock};
 
-/// So many bytes may wait to be written. Redis takes in what is written at once: only one that is
-/// stopped lets them become so many.
+/// Most bytes that may wait to be written. Redis reads at once, so there are so many only if it is
+/// stopped.
 const MAX_UNWRITTEN_BYTES: usize = 1024 * 1024;
 
-/// So many entries may be under way: each client has a few at most.
+/// Most entries that may be under way. Each client has a few at most.
 const MAX_ENTRIES: usize = 64 * 1024;
 
-/// What an empty buffer keeps of its memory.
+/// Most memory that an empty buffer keeps.
 const KEPT_CAPACITY_BYTES: usize = 64 * 1024;
 
 /// Entries `E` in the order of their bytes.
 ///
-/// Whoever finds nothing on the wire writes. Who comes behind leaves its bytes to the reader, who
-/// writes them when all that was written is answered (as Nagle's algorithm does with
-/// acknowledgements): fewer writes, of more bytes. So bytes that wait are never forgotten: as long as
-/// there are some, a reply is to come.
+/// The first sender writes at once. While its write is unanswered, later senders only append their bytes.
+/// The reader writes these when all that was written is answered, as Nagle's algorithm does with
+/// acknowledgements: fewer writes, of more bytes. Bytes that wait are never forgotten, because a reply is
+/// to come as long as there are some.
 #[derive(Debug)]
 pub struct Pipeline<E> {
     state: Mutex<PipelineState<E>>,
@@ -29,14 +28,14 @@ pub struct Pipeline<E> {
 
 #[derive(Debug)]
 struct PipelineState<E> {
-    /// Those that the reader has not taken yet, …
+    /// Entries that the reader has not taken yet.
     entries: VecDeque<E>,
-    /// … and so many of them have their bytes in `unwritten`.
+    /// Number of entries, the last ones, whose bytes are in `unwritten`.
     unwritten_entries: usize,
     unwritten: Vec<u8>,
-    /// An empty buffer, for the next to be filled while the other is written.
+    /// An empty buffer, to be filled while the other is written.
     spare: Vec<u8>,
-    /// Entries that are written, or being written, and not answered.
+    /// Number of entries that are written, or being written, and not answered.
     on_wire: usize,
     is_closed: bool,
 }
@@ -48,7 +47,7 @@ impl<E> PipelineState<E> {
 }
 
 impl<E> Pipeline<E> {
-    /// With nothing under way.
+    /// Returns a pipeline with nothing under way.
     pub fn new() -> Self {
         Self {
             state: Mutex::new(PipelineState {
@@ -62,8 +61,8 @@ impl<E> Pipeline<E> {
         }
     }
 
-    /// Adds an entry and its bytes, and writes where nobody else will. False, and nothing is added,
-    /// where it is closed or full.
+    /// Adds an entry and its bytes, and writes them if nothing is on the wire. Returns false, and adds
+    /// nothing, if it is closed or full.
     ///
     /// # Errors
     /// When `write` failed: then it is closed, and this entry is among those that are left.
@@ -82,21 +81,21 @@ impl<E> Pipeline<E> {
         state.entries.push_back(entry);
         state.unwritten.extend_from_slice(bytes);
         state.unwritten_entries += 1;
-        let is_mine = state.on_wire == 0;
+        let is_first = state.on_wire == 0;
         drop(state);
-        if is_mine { self.write_next(write) } else { Ok(()) }.map(|()| true)
+        if is_first { self.write_next(write) } else { Ok(()) }.map(|()| true)
     }
 
-    /// Moves the entries whose bytes are written, or being written, to the end of `taken`, in order. To
-    /// no other can a reply have come.
+    /// Moves the entries whose bytes are written, or being written, to the end of `taken`, in order. Only
+    /// these can have replies.
     pub fn take_written(&self, taken: &mut VecDeque<E>) {
         let mut state = lock(&self.state);
         let written = state.entries.len() - state.unwritten_entries;
         taken.extend(state.entries.drain(..written));
     }
 
-    /// Takes no more entries, and moves all that are left to the end of `taken`, in order: those, too,
-    /// whose bytes are not written, which never will be.
+    /// Takes no more entries, and moves all that are left to the end of `taken`, in order. Bytes that are
+    /// not written never will be.
     pub fn close_and_take(&self, taken: &mut VecDeque<E>) {
         let mut state = lock(&self.state);
         state.is_closed = true;
@@ -105,8 +104,9 @@ impl<E> Pipeline<E> {
         taken.append(&mut state.entries);
     }
 
-    /// So many of the entries that [`take_written`](Self::take_written) gave out are answered; writes
-    /// what was left to be written after them. Returns whether that was the end: it is closed, and nothing is under way.
+    /// Takes note that so many of the entries from [`take_written`](Self::take_written) are answered, and
+    /// writes the bytes that waited for that. Returns true at the end: it is closed, and nothing is under
+    /// way.
     ///
     /// # Errors
     /// When `write` failed: then it is closed.
@@ -123,7 +123,7 @@ impl<E> Pipeline<E> {
         self.write_next(write).map(|()| is_over)
     }
 
-    /// Writes what is unwritten, once all that was written is answered.
+    /// Writes the bytes that wait, if all that was written is answered.
     fn write_next(&self, write: impl Fn(&[u8]) -> io::Result<()>) -> io::Result<()> {
         let mut state = lock(&self.state);
         while state.on_wire == 0 && !state.unwritten.is_empty() {
@@ -144,22 +144,16 @@ impl<E> Pipeline<E> {
         Ok(())
     }
 
-    /// Takes no more entries; returns whether none is under way. What waits is still written.
+    /// Takes no more entries; returns whether none is under way. Bytes that wait are still written.
     pub fn close(&self) -> bool {
         let mut state = lock(&self.state);
         state.is_closed = true;
         state.is_idle()
     }
 
-    /// Whether no entry is under way.
+    /// Returns whether no entry is under way.
     pub fn is_idle(&self) -> bool {
         lock(&self.state).is_idle()
-    }
-}
-
-impl<E> Default for Pipeline<E> {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

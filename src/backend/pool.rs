@@ -1,4 +1,4 @@
-//! The connections to one backend: how many there may be, which are idle, and who waits for one.
+//! A bounded pool of the connections to one backend, with a queue of the threads that wait for one.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,43 +8,44 @@ use serde::Serialize;
 
 use crate::sync::{Condvar, Mutex, MutexGuard, lock, wait};
 
-/// How long an idle connection is kept; what is used now and then stays.
+/// Time after which a connection that was idle all the time is closed.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
 
-/// The share of a pool that may be clients' own, for a subscription or a WATCH: the rest serves reads.
+/// Share of a pool that may be clients' own, for a subscription or a `WATCH`. The rest serves reads.
 const MAX_PINNED_PERCENT: usize = 75;
 
 /// A bounded set of connections `C`, each set up for one mode `M`.
 #[derive(Debug)]
 pub struct Pool<M, C> {
-    max_open: usize,
+    /// Most connections that there may be.
+    pub max_open: usize,
     state: Mutex<PoolState<M, C>>,
 }
 
-/// How many connections a pool has.
+/// Number of a pool's connections.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Counts {
-    /// Open, or about to be.
+    /// Connections that are open, or about to be.
     pub open: usize,
-    /// Those of them that nobody uses.
+    /// Open connections that no client uses.
     pub idle: usize,
-    /// Those who wait for one.
+    /// Threads that wait for a connection.
     pub waiting: usize,
-    /// How many there may be.
+    /// Most connections that there may be.
     pub max: usize,
 }
 
 #[derive(Debug)]
 struct PoolState<M, C> {
-    /// Last in, first out, so that those in use stay warm and the rest can go.
+    /// Last in, first out: a few stay warm, and the rest expire.
     idle: Vec<Idle<M, C>>,
-    /// Permits that are out, whether their connection is made already or not.
+    /// Number of permits that are out, with or without a connection.
     in_use: usize,
-    /// Those of them that are one client's for as long as it likes.
+    /// Number of permits that are one client's for as long as it likes.
     pinned: usize,
-    /// Counts how often all connections turned out to lead nowhere, or to the wrong server.
+    /// Counts how often all connections were closed.
     generation: u64,
-    /// First come, first served.
+    /// Threads that wait; first come, first served.
     waiting: VecDeque<Arc<Waiter<M, C>>>,
 }
 
@@ -62,27 +63,24 @@ struct Waiter<M, C> {
     granted: Condvar,
 }
 
-#[derive(Debug)]
-enum Grant<C> {
-    Idle(C),
-    /// The right to make a connection.
-    Dial,
-}
+/// An idle connection, or `None` for the right to make one.
+type Grant<C> = Option<C>;
 
-/// The right to one connection: given back when it is dropped.
+/// The right to one connection. Dropping it gives it back.
 #[derive(Debug)]
 pub struct Permit<M: Copy + Eq, C> {
-    /// `None` once it is given back.
-    pool: Option<Arc<Pool<M, C>>>,
+    pub pool: Arc<Pool<M, C>>,
+    /// Whether it went back together with its connection.
+    is_given_back: bool,
     is_pinned: bool,
-    /// The pool's when it was given out.
+    /// The pool's generation when it was given out.
     generation: u64,
-    /// How long it took to get it.
-    waited: Duration,
+    /// How long its client waited for it.
+    pub waited: Duration,
 }
 
 impl<M: Copy + Eq, C> Pool<M, C> {
-    /// An empty pool for at most `max_open` connections.
+    /// Returns an empty pool for at most `max_open` connections.
     pub fn new(max_open: usize) -> Arc<Self> {
         let state = PoolState {
             idle: Vec::new(),
@@ -94,12 +92,12 @@ impl<M: Copy + Eq, C> Pool<M, C> {
         Arc::new(Self { max_open, state: Mutex::new(state) })
     }
 
-    /// Takes an idle connection of this mode or, where there is none, the right to make one; waits
-    /// for `wait_policy` where there are too many already. `None` when that was in vain.
+    /// Takes an idle connection of this mode or, if there is none, the right to make one. Waits for
+    /// `max_wait` where there are too many already; `None` when that was in vain.
     pub fn take(
         self: &Arc<Self>,
         mode: M,
-        wait_policy: Duration,
+        max_wait: Duration,
     ) -> Option<(Permit<M, C>, Option<C>)> {
         let mut state = lock(&self.state);
         let generation = state.generation;
@@ -110,21 +108,19 @@ impl<M: Copy + Eq, C> Pool<M, C> {
             }
             None => {
                 let began = Instant::now();
-                (self.wait(state, mode, wait_policy)?, began.elapsed())
+                (self.wait(state, mode, max_wait)?, began.elapsed())
             }
         };
-        let permit = Permit { pool: Some(Arc::clone(self)), is_pinned: false, generation, waited };
-        Some(match grant {
-            Grant::Idle(connection) => (permit, Some(connection)),
-            Grant::Dial => (permit, None),
-        })
+        let pool = Arc::clone(self);
+        let permit = Permit { pool, is_given_back: false, is_pinned: false, generation, waited };
+        Some((permit, grant))
     }
 
     fn wait(
         &self,
         mut state: MutexGuard<PoolState<M, C>>,
         mode: M,
-        wait_policy: Duration,
+        max_wait: Duration,
     ) -> Option<Grant<C>> {
         let waiter = Arc::new(Waiter { mode, grant: Mutex::new(None), granted: Condvar::new() });
         state.waiting.push_back(Arc::clone(&waiter));
@@ -135,19 +131,19 @@ impl<M: Copy + Eq, C> Pool<M, C> {
             if let Some(grant) = granted.take() {
                 return Some(grant);
             }
-            let left = wait_policy.saturating_sub(began.elapsed());
+            let left = max_wait.saturating_sub(began.elapsed());
             if left.is_zero() {
                 break;
             }
             granted = wait(&waiter.granted, granted, left);
         }
         drop(granted);
-        // Whoever gives does so with the state locked: after this nobody will.
+        // Grants are made with the state locked: after this there is none.
         lock(&self.state).waiting.retain(|other| !Arc::ptr_eq(other, &waiter));
         lock(&waiter.grant).take()
     }
 
-    /// Closes all connections: those that are idle now, the others when they are given back.
+    /// Closes the idle connections now, and the others when they are given back.
     pub fn close_all(&self) {
         let mut state = lock(&self.state);
         state.generation += 1;
@@ -156,17 +152,12 @@ impl<M: Copy + Eq, C> Pool<M, C> {
         drop(idle);
     }
 
-    /// Whether somebody waits for a connection.
-    pub fn is_wanted(&self) -> bool {
-        !lock(&self.state).waiting.is_empty()
-    }
-
-    /// Whether there is an idle connection of this mode.
+    /// Returns whether there is an idle connection of this mode.
     pub fn has_idle(&self, mode: M) -> bool {
         lock(&self.state).idle.iter().any(|idle| idle.mode == mode)
     }
 
-    /// How many connections there are.
+    /// Returns how many connections there are.
     pub fn counts(&self) -> Counts {
         let state = lock(&self.state);
         Counts {
@@ -184,23 +175,17 @@ impl<M: Copy + Eq, C> PoolState<M, C> {
             return None;
         }
         let grant = match self.idle.iter().rposition(|idle| idle.mode == mode) {
-            Some(at) => Grant::Idle(self.idle.remove(at).connection),
-            None if self.in_use + self.idle.len() < max_open => Grant::Dial,
-            // The one that was idle for longest makes room.
+            Some(at) => Some(self.idle.remove(at).connection),
+            None if self.in_use + self.idle.len() < max_open => None,
+            // The connection that was idle for longest makes room.
             None if !self.idle.is_empty() => {
                 self.idle.remove(0);
-                Grant::Dial
+                None
             }
             None => return None,
         };
         self.in_use += 1;
         Some(grant)
-    }
-
-    fn take_expired(&mut self) -> Vec<Idle<M, C>> {
-        // The oldest are at the bottom.
-        let expired = self.idle.partition_point(|idle| idle.since.elapsed() > MAX_IDLE_TIME);
-        self.idle.drain(..expired).collect()
     }
 
     fn unpin(&mut self, is_pinned: &mut bool) {
@@ -218,12 +203,11 @@ impl<M, C> Waiter<M, C> {
 }
 
 impl<M: Copy + Eq, C> Permit<M, C> {
-    /// Makes the connection one client's own for as long as it likes; false when too many are.
+    /// Makes the connection one client's own for as long as the client likes; false when too many are.
     pub fn pin(&mut self) -> bool {
-        let Some(pool) = &self.pool else { return false };
-        let mut state = lock(&pool.state);
+        let mut state = lock(&self.pool.state);
         if !self.is_pinned {
-            if state.pinned >= pool.max_open * MAX_PINNED_PERCENT / 100 {
+            if state.pinned >= self.pool.max_open * MAX_PINNED_PERCENT / 100 {
                 return false;
             }
             state.pinned += 1;
@@ -232,70 +216,56 @@ impl<M: Copy + Eq, C> Permit<M, C> {
         true
     }
 
-    /// How many connections there may be.
-    pub fn max_open(&self) -> usize {
-        self.pool.as_ref().map_or(0, |pool| pool.max_open)
-    }
-
-    /// How long it took to get it.
-    pub fn waited(&self) -> Duration {
-        self.waited
-    }
-
-    /// Whether its connection is none of those that were to be closed since.
+    /// Returns whether no connections were closed since it was given out.
     pub fn is_current(&self) -> bool {
-        self.pool.as_ref().is_some_and(|pool| lock(&pool.state).generation == self.generation)
+        lock(&self.pool.state).generation == self.generation
     }
 
-    /// For a connection that is made now, in place of one that was closed.
+    /// Makes it current again, for a new connection in place of one that was closed.
     pub fn renewed(mut self) -> Self {
-        if let Some(pool) = &self.pool {
-            self.generation = lock(&pool.state).generation;
-        }
+        self.generation = lock(&self.pool.state).generation;
         self
     }
 
-    /// Whether somebody waits for a connection.
-    pub fn is_wanted(&self) -> bool {
-        self.pool.as_ref().is_some_and(|pool| pool.is_wanted())
-    }
-
-    /// Gives the connection back for the next who wants one of this mode.
+    /// Gives the connection back for the next client of its mode.
     pub fn give_back(mut self, mode: M, connection: C) {
-        let Some(pool) = &self.pool else { return };
-        let mut state = lock(&pool.state);
-        let is_wanted = state.waiting.front().is_none_or(|waiter| waiter.mode == mode);
-        if state.generation != self.generation || !is_wanted {
-            // The connection is closed, and the right to make another given back.
+        let mut state = lock(&self.pool.state);
+        let is_of_use = state.waiting.front().is_none_or(|waiter| waiter.mode == mode);
+        if state.generation != self.generation || !is_of_use {
+            // Both are dropped, which closes the connection and gives the right back.
             drop(state);
             return;
         }
         state.unpin(&mut self.is_pinned);
         let expired = match state.waiting.pop_front() {
             Some(waiter) => {
-                waiter.give(Grant::Idle(connection));
+                waiter.give(Some(connection));
                 Vec::new()
             }
             None => {
                 state.in_use -= 1;
                 state.idle.push(Idle { mode, connection, since: Instant::now() });
-                state.take_expired()
+                // The oldest come first.
+                let is_expired = |idle: &Idle<M, C>| idle.since.elapsed() > MAX_IDLE_TIME;
+                let expired = state.idle.partition_point(is_expired);
+                state.idle.drain(..expired).collect()
             }
         };
+        self.is_given_back = true;
         drop(state);
         drop(expired);
-        // The right went with the connection.
-        self.pool = None;
     }
 }
 
 impl<M: Copy + Eq, C> Drop for Permit<M, C> {
     fn drop(&mut self) {
-        let Some(pool) = self.pool.take() else { return };
-        let mut state = lock(&pool.state);
+        if self.is_given_back {
+            return;
+        }
+        let mut state = lock(&self.pool.state);
         state.unpin(&mut self.is_pinned);
         match state.waiting.pop_front() {
-            Some(waiter) => waiter.give(Grant::Dial),
+            Some(waiter) => waiter.give(None),
             None => state.in_use -= 1,
         }
     }
@@ -363,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_in_vain_leaves_nothing_behind() {
+    fn a_wait_in_vain_leaves_nothing_in_the_queue() {
         let pool: TestPool = Pool::new(1);
         let (permit, _) = pool.take(0, SHORT).expect("room");
         assert!(pool.take(0, SHORT).is_none());

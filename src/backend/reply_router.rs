@@ -1,4 +1,4 @@
-//! Replies on their way from a shared connection to one client.
+//! Gives one client the replies that come for it on a shared connection.
 
 use std::io;
 use std::sync::Arc;
@@ -6,87 +6,77 @@ use std::time::Duration;
 
 use crate::sync::{Condvar, Mutex, lock, wait};
 
-/// What a client's socket does not take at once is kept, up to so many bytes.
+/// Most bytes of replies that are kept for a client whose socket does not take them at once.
 const MAX_BYTES: usize = 256 * 1024;
 
-/// Where a client's replies go.
+/// Receiver of one client's replies.
 pub trait Sink: Send + Sync {
-    /// Takes what it can without waiting; returns how many bytes that is.
+    /// Takes bytes without waiting; returns how many it has taken.
     ///
     /// # Errors
     /// When nothing can be given to the client any more.
     fn send_now(&self, bytes: &[u8]) -> io::Result<usize>;
 }
 
-/// The replies to one client's commands that are under way on shared connections: the thread that
-/// reads such a connection gives them to the client here, without waking the client's own thread.
+/// The replies to one client's commands that are under way on a shared connection. The thread that reads
+/// the connection gives them to the client here, without waking the client's own thread.
 ///
-/// The client's thread may take its commands back at any time. What comes later to those is of an
-/// older ticket, and goes nowhere: so each command is answered once, by one of the two threads.
-pub struct ReplyRouter<W> {
-    state: Mutex<RouterState<W>>,
+/// Each command is answered once, by one of these two threads. A ticket decides: every command is sent
+/// with the router's ticket of that moment, and the client's thread may take its unanswered commands back at
+/// any time, which gives the router the next ticket. A reply that comes for an older ticket goes nowhere.
+/// So the client's thread may ask another server as soon as it has taken the commands back.
+pub struct ReplyRouter<F> {
+    state: Mutex<RouterState<F>>,
     changed: Condvar,
 }
 
-struct RouterState<W> {
+struct RouterState<F> {
     /// `None` once the client is gone.
     sink: Option<Arc<dyn Sink>>,
-    /// Commands of another ticket were taken back.
+    /// Counts how often commands were taken back.
     ticket: u64,
-    /// How many commands of this ticket were sent since all were answered, …
+    /// Number of commands of this ticket that were sent since all were answered.
     sent: usize,
-    /// … and what has come of them.
-    replies: Replies<W>,
-    /// Whether the client has left so much that what comes for this ticket is not for it any more.
+    /// The replies to these.
+    replies: Replies,
+    /// Reason why the rest won't be answered here.
+    failure: Option<F>,
+    /// Whether the client has left so many bytes that it gets no more replies of this ticket.
     is_over: bool,
     /// Whether the client's thread waits here.
     is_awaited: bool,
 }
 
-/// What has come of the commands that were sent.
-pub struct Replies<W> {
-    /// So many of them, from the first on, are answered.
+/// Summary of the replies to the commands that were sent.
+#[derive(Default)]
+pub struct Replies {
+    /// Number of commands, from the first on, that are answered.
     pub answered: usize,
-    /// So many of those with an error.
+    /// Number of replies that are errors.
     pub errors: u64,
-    /// The longest reply, or what came of it, in bytes.
+    /// Length of the longest reply, in bytes.
     pub longest: usize,
-    /// How long the slowest took to begin.
+    /// Longest time until a reply began.
     pub slowest: Duration,
     /// The end of the replies, which the client's socket did not take.
     pub unsent: Vec<u8>,
-    /// Why the others won't be answered here.
-    pub failure: Option<W>,
 }
 
-/// How far the commands that were sent have come.
+/// State of the commands that were sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     /// All are answered, and the client has the replies.
     Done,
     /// Some are not answered yet.
     UnderWay,
-    /// The client's thread has to see to the rest: some won't be answered here, or the client does
-    /// not take its replies.
+    /// The client's thread has to go on: some commands won't be answered here, or the client does not
+    /// take its replies.
     Stopped,
 }
 
-impl<W> Default for Replies<W> {
-    fn default() -> Self {
-        Self {
-            answered: 0,
-            errors: 0,
-            longest: 0,
-            slowest: Duration::ZERO,
-            unsent: Vec::new(),
-            failure: None,
-        }
-    }
-}
-
-impl<W> RouterState<W> {
+impl<F> RouterState<F> {
     fn progress(&self) -> Progress {
-        if self.replies.failure.is_some() || !self.replies.unsent.is_empty() {
+        if self.failure.is_some() || !self.replies.unsent.is_empty() {
             Progress::Stopped
         } else if self.replies.answered < self.sent {
             Progress::UnderWay
@@ -99,7 +89,7 @@ impl<W> RouterState<W> {
     fn give(&mut self, replies: &[u8]) {
         let unsent = &mut self.replies.unsent;
         let sent = match &self.sink {
-            // What is wrong the client's thread will find out.
+            // The client's thread finds the error when it sends the rest.
             Some(sink) if unsent.is_empty() => sink.send_now(replies).unwrap_or(0),
             _ => 0,
         };
@@ -107,23 +97,24 @@ impl<W> RouterState<W> {
     }
 }
 
-impl<W> ReplyRouter<W> {
-    /// For a client that has sent nothing yet.
+impl<F> ReplyRouter<F> {
+    /// Returns the router of a client that has sent nothing yet.
     pub fn new(sink: Arc<dyn Sink>) -> Self {
         let state = RouterState {
             sink: Some(sink),
             ticket: 0,
             sent: 0,
             replies: Replies::default(),
+            failure: None,
             is_over: false,
             is_awaited: false,
         };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// So many commands are about to be sent; returns their ticket, and what has come of those
-    /// before if all of them are done. `None` when the client's thread has to see to those first.
-    pub fn expect(&self, commands: usize) -> Option<(u64, Option<Replies<W>>)> {
+    /// Announces commands that are about to be sent. Returns their ticket, and the replies to the commands
+    /// before them if these are done; `None` when the client's thread has to go on with these first.
+    pub fn expect(&self, commands: usize) -> Option<(u64, Option<Replies>)> {
         let mut state = lock(&self.state);
         let done = match state.progress() {
             Progress::Stopped => return None,
@@ -137,23 +128,22 @@ impl<W> ReplyRouter<W> {
         Some((state.ticket, done))
     }
 
-    /// The commands that were announced last were not sent.
+    /// Takes note that the commands that were announced last were not sent.
     pub fn withdraw(&self, commands: usize) {
         lock(&self.state).sent -= commands;
     }
 
-    /// Gives the client the replies to its next `commands`; `errors` of them are errors, and the
-    /// longest is of so many bytes. `count` is called before the client can have them. Returns how far
-    /// its commands have come then.
+    /// Gives the client its next replies, which `news` sums up. Calls `count` before the client can have
+    /// them. Returns the state of its commands after that.
     pub fn deliver(
         &self,
         ticket: u64,
         replies: &[u8],
-        news: &Replies<W>,
+        news: &Replies,
         count: impl FnOnce(),
     ) -> Progress {
         let mut state = lock(&self.state);
-        if state.ticket != ticket || state.is_over || state.replies.failure.is_some() {
+        if state.ticket != ticket || state.is_over || state.failure.is_some() {
             return state.progress();
         }
         if state.replies.unsent.len() + replies.len() > MAX_BYTES {
@@ -170,32 +160,32 @@ impl<W> ReplyRouter<W> {
         state.progress()
     }
 
-    /// The commands of this ticket that are not answered yet won't be.
+    /// Takes note that the unanswered commands of this ticket won't be answered here.
     ///
     /// # Errors
-    /// Returns the failure where nobody waits for these commands any more.
-    pub fn fail(&self, ticket: u64, failure: W) -> Result<(), W> {
+    /// Returns the failure if the client has taken these commands back.
+    pub fn fail(&self, ticket: u64, failure: F) -> Result<(), F> {
         let mut state = lock(&self.state);
-        if state.ticket != ticket || state.replies.failure.is_some() {
+        if state.ticket != ticket || state.failure.is_some() {
             return Err(failure);
         }
-        state.replies.failure = Some(failure);
+        state.failure = Some(failure);
         self.tell(&state);
         Ok(())
     }
 
-    fn tell(&self, state: &RouterState<W>) {
+    fn tell(&self, state: &RouterState<F>) {
         if state.is_awaited && state.progress() != Progress::UnderWay {
             self.changed.notify_one();
         }
     }
 
-    /// How far the commands that were sent have come.
+    /// Returns the state of the commands that were sent.
     pub fn progress(&self) -> Progress {
         lock(&self.state).progress()
     }
 
-    /// The same, and waits up to `time` for some of them to be other than under way.
+    /// Waits up to `time` while commands are under way; returns their state.
     pub fn wait(&self, time: Duration) -> Progress {
         let mut state = lock(&self.state);
         if state.progress() == Progress::UnderWay {
@@ -206,17 +196,17 @@ impl<W> ReplyRouter<W> {
         state.progress()
     }
 
-    /// Takes back what is not answered; returns what has come of the rest. From now on nobody but
-    /// the caller gives the client anything.
-    pub fn take_back(&self) -> Replies<W> {
+    /// Takes back the commands that are not answered. Returns the replies to the others, and the reason why
+    /// the rest won't be answered here. From now on only the caller gives the client anything.
+    pub fn take_back(&self) -> (Replies, Option<F>) {
         let mut state = lock(&self.state);
         state.ticket += 1;
         state.sent = 0;
         state.is_over = false;
-        std::mem::take(&mut state.replies)
+        (std::mem::take(&mut state.replies), state.failure.take())
     }
 
-    /// The client is gone: what comes goes nowhere.
+    /// Takes note that the client is gone: replies go nowhere from now on.
     pub fn close(&self) {
         let mut state = lock(&self.state);
         state.ticket += 1;

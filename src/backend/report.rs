@@ -1,32 +1,32 @@
-//! What a backend says of itself when it is checked.
+//! A backend's answers to a health check.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How many keys each database of a server has, by its number. One without keys is not in it.
+/// The number of keys in each database of a server. A database without keys is not in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Keys {
     counts: BTreeMap<u32, u64>,
-    /// Whether nothing is known of databases other than 0.
+    /// Whether only database 0 is known.
     is_partial: bool,
 }
 
-/// So many of a hundred keys may be missing in a server that counts as complete: expired ones are
-/// not removed everywhere at the same time, and counts are read at different moments.
+/// Number of keys in a hundred that may be missing in a server that counts as complete. Expired keys are not
+/// removed everywhere at the same time, and counts are read at different moments.
 const MISSING_PERCENT: u64 = 1;
 
-/// A database that has fewer keys than this must have all of them to count as complete.
+/// Least number of keys of which one may be missing. A smaller database must have all of them.
 const MIN_KEYS_FOR_TOLERANCE: u64 = 20;
 
-/// Keys that come or go at this rate, a second, are what clients write, not a server being filled.
+/// Most keys a second that clients add or delete. More are added by a server's primary that fills it.
 const STEADY_KEYS_PER_SECOND: f64 = 200.0;
 
-/// So many may come or go at once.
+/// Number of keys that clients may add or delete at once.
 pub const STEADY_KEYS_AT_ONCE: u64 = 16;
 
-/// Whether `has` keys are notably fewer than `wanted`.
+/// Returns whether `has` keys are notably fewer than `wanted`.
 pub fn lacks(has: u64, wanted: u64) -> bool {
     let tolerated = match wanted {
         MIN_KEYS_FOR_TOLERANCE.. => wanted.div_ceil(100 / MISSING_PERCENT),
@@ -35,55 +35,50 @@ pub fn lacks(has: u64, wanted: u64) -> bool {
     has.saturating_add(tolerated) < wanted
 }
 
-/// Whether `has` keys are fewer than half of `wanted`.
+/// Returns whether `has` keys are fewer than half of `wanted`.
 pub fn is_below_half(has: u64, wanted: u64) -> bool {
     has.saturating_mul(2) < wanted
 }
 
 impl Keys {
-    /// Those of database 0, where no more is known.
+    /// Returns the keys of database 0, where no more is known.
     pub fn in_one_database(count: u64) -> Self {
         Self { counts: BTreeMap::from([(0, count)]), is_partial: true }
     }
 
-    /// The counts of these databases.
+    /// Returns the keys of these databases.
     #[cfg(test)]
     pub fn of(counts: &[(u32, u64)]) -> Self {
         Self { counts: counts.iter().copied().collect(), is_partial: false }
     }
 
-    /// Those of one database.
-    pub fn in_database(&self, database: i64) -> u64 {
-        u32::try_from(database).map_or(0, |database| self.count(database))
-    }
-
-    /// Those of one database, by its number.
+    /// Returns the number of keys in one database.
     pub fn count(&self, database: u32) -> u64 {
         self.counts.get(&database).copied().unwrap_or(0)
     }
 
-    /// Whether the count of this database is known.
+    /// Returns whether the number of keys in this database is known.
     pub fn knows(&self, database: u32) -> bool {
         !self.is_partial || database == 0
     }
 
-    /// The numbers of the databases that have keys.
+    /// Returns the databases that have keys.
     pub fn databases(&self) -> impl Iterator<Item = u32> {
         self.counts.iter().filter(|(_, count)| **count > 0).map(|(database, _)| *database)
     }
 
-    /// Of all databases together.
+    /// Returns the number of keys in all databases together.
     pub fn total(&self) -> u64 {
         self.counts.values().sum()
     }
 
-    /// Whether some database has notably fewer keys than in `other`.
+    /// Returns whether some database has notably fewer keys than in `other`.
     pub fn lacks(&self, other: &Self) -> bool {
         other.counts.iter().any(|(database, &wanted)| lacks(self.count(*database), wanted))
     }
 
-    /// Whether the counts are about those of `before`, which was so long ago: but for what clients
-    /// write in that time.
+    /// Returns whether the counts are about those of `before`, `elapsed` ago, but for the keys that clients write
+    /// in that time.
     pub fn keeps(&self, before: &Self, elapsed: Duration) -> bool {
         let steady = STEADY_KEYS_AT_ONCE + (elapsed.as_secs_f64() * STEADY_KEYS_PER_SECOND) as u64;
         self.databases().chain(before.databases()).all(|database| {
@@ -92,12 +87,7 @@ impl Keys {
         })
     }
 
-    /// Whether there are fewer than half as many as in `other`.
-    pub fn is_below_half_of(&self, other: &Self) -> bool {
-        is_below_half(self.total(), other.total())
-    }
-
-    /// The larger number for each database.
+    /// Takes the larger number for each database.
     pub fn merge(&mut self, other: &Self) {
         for (database, &count) in &other.counts {
             let own = self.counts.entry(*database).or_default();
@@ -112,29 +102,29 @@ impl fmt::Display for Keys {
     }
 }
 
-/// The outcome of a check that a backend has answered.
+/// Result of a check that a backend has answered.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
-    /// What the server process calls itself, anew each time it starts; empty where we may not ask.
+    /// The `run_id` of the server process, another one each time it starts; empty where we may not ask.
     pub run_id: Arc<str>,
-    /// The history of writes that its data result from (`master_replid`); empty where unknown.
+    /// The history of writes to which its data belong (`master_replid`); empty where unknown.
     pub replication_id: Arc<str>,
     /// The history that this one continues (`master_replid2`); empty or zeros where there is none.
     pub previous_replication_id: Arc<str>,
-    /// `None` where we may not ask.
+    /// The numbers of its keys; `None` where we may not ask.
     pub keys: Option<Keys>,
     /// Whether it is a replica.
     pub is_replica: bool,
     /// Whether it is a replica whose link to its primary is down.
     pub is_cut_off: bool,
-    /// How long ago a replica has heard from its primary; `None` where it never has.
+    /// Time since a replica has heard from its primary; `None` where it never has.
     pub lag: Option<Duration>,
-    /// Why it is read from only while no fresher server is up: it has not heard from its primary for
-    /// longer than `--max-lag`.
+    /// Reason why it is read from only while no fresher server is up: it has not heard from its primary
+    /// for longer than `--max-lag`.
     pub stale: Option<String>,
-    /// Why it must not be read from, though it answers.
+    /// Reason why its data are not there, though it answers.
     pub not_ready: Option<String>,
-    /// Why it is no server that can be served from: a Sentinel, or a node that has a part of a
+    /// Reason why it is no server to read from: it is a Sentinel, or a node that has a part of a
     /// Cluster's data.
     pub unserved: Option<String>,
     /// Whether it is a node of a Redis Cluster.
@@ -144,7 +134,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// From what `INFO` says. A replica that has not heard from its primary for `max_lag` is stale.
+    /// Reads the text of `INFO`. A replica that has not heard from its primary for `max_lag` is stale.
     ///
     /// The names are those of <https://redis.io/docs/latest/commands/info/>.
     pub fn from_info(info: &str, max_lag: Option<Duration>) -> Self {
@@ -167,7 +157,12 @@ impl Report {
         let silent = silent_seconds(field);
         report.lag = silent.filter(|seconds| *seconds != NEVER).map(Duration::from_secs);
         report.stale = stale(silent, max_lag);
-        report.not_ready = not_ready(field);
+        if field("loading") == Some("1") {
+            report.not_ready = Some("it is loading its data".to_owned());
+        } else if report.is_cut_off && field("master_sync_in_progress") == Some("1") {
+            let why = "it is a replica that is getting its data from its primary";
+            report.not_ready = Some(why.to_owned());
+        }
         if report.is_cut_off && report.keys.as_ref().is_some_and(|keys| keys.total() == 0) {
             let why = "it is a replica without keys that has no link to its primary";
             report.not_ready.get_or_insert(why.to_owned());
@@ -178,7 +173,7 @@ impl Report {
         report
     }
 
-    /// Adds what `CLUSTER INFO` says: a node that has only some of the data can't be served from.
+    /// Reads the text of `CLUSTER INFO`: a node that has only some of the data is not read from.
     pub fn add_cluster_info(&mut self, info: &str) {
         let size = info.lines().find_map(|line| line.strip_prefix("cluster_size:"));
         if let Some(shards @ 2..) = size.and_then(|size| size.trim().parse::<u32>().ok()) {
@@ -189,8 +184,7 @@ impl Report {
         }
     }
 
-    /// Whether its data are a continuation of what had this replication ID; true where that is not
-    /// known.
+    /// Returns whether its data continue the history with this ID; true where that is not known.
     pub fn continues(&self, replication_id: &str) -> bool {
         replication_id.is_empty()
             || self.replication_id.is_empty()
@@ -210,7 +204,7 @@ impl Report {
 /// The seconds of a replica that has never heard from its primary.
 const NEVER: u64 = u64::MAX;
 
-/// For how long a replica has not heard from its primary; `None` for a primary.
+/// Returns the seconds since a replica has heard from its primary; `None` for a primary.
 fn silent_seconds<'a>(field: impl Fn(&str) -> Option<&'a str>) -> Option<u64> {
     let is_down = field("master_link_status") == Some("down");
     let silent = match is_down {
@@ -234,15 +228,6 @@ fn stale(silent_seconds: Option<u64>, max_lag: Option<Duration>) -> Option<Strin
             "it is a replica and has not heard from its primary for {silent} s (--max-lag {max_lag})"
         ),
     })
-}
-
-fn not_ready<'a>(field: impl Fn(&str) -> Option<&'a str>) -> Option<String> {
-    if field("loading") == Some("1") {
-        return Some("it is loading its data".to_owned());
-    }
-    let is_down = field("master_link_status") == Some("down");
-    (is_down && field("master_sync_in_progress") == Some("1"))
-        .then(|| "it is a replica that is getting its data from its primary".to_owned())
 }
 
 #[cfg(test)]

@@ -1,113 +1,105 @@
-//! One pipelined connection that many clients' threads send on. A thread of its own reads the replies
-//! and gives them to the clients.
+//! One pipelined connection to a backend that many clients share. It is the fast path: most requests are
+//! short, and so are the replies.
 //!
-//! It is for the usual case alone: short reads whose replies are short. Where anything else turns up,
-//! clients take back what is not answered (see [`ReplyRouter`]) and ask on connections of their own.
+//! A client's thread sends its commands here and goes on to wait for its client. A thread that reads the
+//! connection (`shared_reader`) finds the end of each reply and gives the bytes to the client itself, without
+//! waking the client's thread. So a request wakes one thread, and many requests share one write and one
+//! read at the backend.
+//!
+//! Writing ([`Pipeline`]): the first sender writes at once. While its write is unanswered, later senders only
+//! append their bytes, and the reader writes these when all that was written is answered. Entries and bytes are
+//! added under one lock, and nothing is written while something is on the wire. So the bytes are in the
+//! order of the entries, and no bytes are forgotten: while some wait, a reply is to come.
+//!
+//! Answering ([`ReplyRouter`]): a reply belongs to the first entry whose bytes are written. A client's thread can
+//! take its unanswered commands back at any time; replies that come for them later go nowhere. So each
+//! command is answered once, either here or by the client's thread.
+//!
+//! Anything unusual leaves the fast path: the connection ends, a reply says that the server can't answer,
+//! the server is silent, a reply is longer than [`HELD_REPLY_BYTES`](super::HELD_REPLY_BYTES), the client does not
+//! read. Then the client's thread takes its commands back and sends them on a connection of its own, to another
+//! backend if this one has failed. The reader never waits for a client.
+//!
+//! A shared connection begins as one from the pool that has just served a read well, and keeps its place in the
+//! pool. [`Backend::close_all`] ends it with the others.
 
-use std::collections::VecDeque;
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::error::{BackendError, is_timeout};
+use super::error::BackendError;
 use super::pipeline::Pipeline;
-use super::reply_router::{Progress, Replies, ReplyRouter};
-use super::{Backend, Mode, PooledConnection, Timeouts};
-use crate::metrics::{Completion, Outcome};
+use super::reply_router::ReplyRouter;
+use super::shared_reader::Reader;
+use super::{Backend, Class, Mode, PooledConnection, Timeouts};
 use crate::net::backend_stream::BackendStream;
 use crate::net::protocol::WireProtocol;
-use crate::resp::{Framer, Protocol};
 use crate::sync::{Mutex, lock};
 
-/// A reply up to this length is held until it is whole, so that another backend can still give it: a
-/// string of 64 KiB with what RESP puts around it.
-pub const HELD_REPLY_BYTES: usize = 64 * 1024 + 64;
+#[cfg(test)]
+#[path = "shared_tests.rs"]
+mod tests;
 
-/// What is left of a reply that turned out long is read to its end, up to so many bytes: beyond, all
-/// are better off on a new connection.
-const MAX_SKIPPED_BYTES: usize = 1024 * 1024;
+/// Most connections of a backend that are shared, each by the clients of one mode. Clients of other modes
+/// have connections of their own.
+const MAX_SHARED: usize = 4;
 
-/// How much is read from a backend at a time, at most.
-const READ_BYTES: usize = 64 * 1024;
+/// One in so many of a backend's connections may be shared.
+const SHARED_PART: usize = 8;
 
-/// How often the thread of a connection on which nothing happens looks up.
-const IDLE_STEP: Duration = Duration::from_secs(1);
+/// Time between two looks whether the shared connections are quiet.
+const QUIET_STEP: Duration = Duration::from_micros(500);
 
-/// One that nobody has used for so long is closed.
-const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
-
-/// The thread that reads has a stack of so many bytes.
-const STACK_BYTES: usize = 256 * 1024;
-
-/// Why a shared connection does not answer commands.
+/// Reason why commands that were sent on a shared connection are not answered there.
 #[derive(Debug)]
-pub enum Unserved {
+pub(crate) enum SharedFailure {
     /// The connection has ended, which says nothing of the backend.
     Stale,
-    /// The backend has ended the connection: it may have died of what was not answered.
-    Gone,
+    /// The backend has ended the connection: it may have died of the commands.
+    Lost,
     /// The backend has failed.
-    Failed(BackendError),
-    /// The next reply is longer than [`HELD_REPLY_BYTES`]: it is for a connection of the client's
-    /// own, where nobody waits behind it.
-    Long,
+    Backend(BackendError),
+    /// The next reply is longer than [`HELD_REPLY_BYTES`](super::HELD_REPLY_BYTES). It needs a connection of
+    /// the client's own, where no other client waits for it to end.
+    LongReply,
 }
 
-/// What a client's thread and its router say of each other.
-pub type ClientReplyRouter = ReplyRouter<Unserved>;
+/// The router of one client.
+pub(crate) type ClientReplyRouter = ReplyRouter<SharedFailure>;
 
-/// Commands of one client that were sent with each other.
-pub struct Entry {
-    /// Where their replies go.
+/// Commands of one client that were sent together.
+pub(crate) struct Entry {
+    /// The receiver of their replies.
     pub router: Arc<ClientReplyRouter>,
     /// Address of the client.
     pub client: SocketAddr,
-    /// What the client speaks.
+    /// The client's protocol.
     pub protocol: WireProtocol,
-    /// As the router gave it out.
+    /// The router's ticket for the commands.
     pub ticket: u64,
-    /// How many there are.
+    /// Number of commands.
     pub commands: usize,
     /// When they were sent.
     pub began: Instant,
 }
 
-/// Rings when a client's thread has to see to what it has sent on a shared connection, and is over
-/// then. All who wait there hear it, and look whether it is for them: that is rare, and so an idle
-/// client needs no descriptor of its own to be woken by.
-#[derive(Debug)]
-pub struct Alarm(Option<PipeReader>);
-
-impl Alarm {
-    /// It rings when what is returned beside it is dropped.
-    fn new() -> (Arc<Self>, Option<PipeWriter>) {
-        // Without descriptors those who wait look up now and then.
-        let (reader, bell) = io::pipe().ok().unzip();
-        (Arc::new(Self(reader)), bell)
-    }
-
-    /// Ready to be read once it has rung; `None` where it can't ring.
-    pub fn pipe(&self) -> Option<&PipeReader> {
-        self.0.as_ref()
-    }
-}
-
 /// A connection that any client may send on.
-pub struct SharedConnection {
-    /// What it is set up for.
+pub(crate) struct SharedConnection {
+    /// The mode that it is set up for.
     pub mode: Mode,
-    /// The version of its backend's commands that its server knows.
-    commands_version: u64,
-    stream: Arc<BackendStream>,
-    pipeline: Pipeline<Entry>,
-    /// What rings next.
-    alarm: Mutex<Arc<Alarm>>,
-    /// When it became one; times are counted from here.
+    /// The version of its backend's commands that its server knows. Requests that were judged by another
+    /// version must not be sent here.
+    pub commands_version: u64,
+    pub(super) stream: Arc<BackendStream>,
+    pub(super) pipeline: Pipeline<Entry>,
+    /// The pipe that is closed at the next wake-up.
+    wake_pipe: Mutex<Option<Arc<PipeReader>>>,
+    /// When it became shared; times are counted from here.
     since: Instant,
-    /// When something came last, in milliseconds.
+    /// When bytes came last, in milliseconds.
     heard_at: AtomicU64,
 }
 
@@ -123,73 +115,74 @@ impl SharedConnection {
     /// # Errors
     /// When there can be no thread for it.
     pub fn start(backend: &Arc<Backend>, connection: PooledConnection) -> io::Result<Arc<Self>> {
-        let stream = Arc::clone(connection.stream());
-        stream.set_read_timeout(IDLE_STEP)?;
-        let (alarm, bell) = Alarm::new();
         let shared = Arc::new(Self {
-            alarm: Mutex::new(alarm),
             mode: connection.mode,
-            commands_version: connection.commands_version(),
-            stream,
+            commands_version: connection.commands_version,
+            stream: Arc::clone(connection.stream()),
             pipeline: Pipeline::new(),
+            wake_pipe: Mutex::default(),
             since: Instant::now(),
             heard_at: AtomicU64::new(0),
         });
-        let reader = Reader {
-            backend: Arc::clone(backend),
-            shared: Arc::clone(&shared),
-            _connection: connection,
-            entries: VecDeque::new(),
-            buffer: vec![0; HELD_REPLY_BYTES + READ_BYTES],
-            end: 0,
-            next: NextReplies::default(),
-            bell,
-        };
-        let thread = thread::Builder::new().name("replies".to_owned()).stack_size(STACK_BYTES);
-        thread.spawn(move || reader.run())?;
+        Reader::start(Arc::clone(backend), Arc::clone(&shared), connection)?;
         Ok(shared)
     }
 
-    /// What rings next. Whoever hears that one has rung takes the next before it looks what it is.
-    pub fn alarm(&self) -> Arc<Alarm> {
-        Arc::clone(&lock(&self.alarm))
+    /// Returns a pipe that is closed when a client's thread has to go on with its commands here; `None`
+    /// without file descriptors.
+    ///
+    /// All threads that wait on this connection share the pipe, so that an idle client needs no descriptor
+    /// of its own. They wake up together, which is rare, and each looks at its own commands. A thread takes the
+    /// next pipe before it looks, so that it misses no wake-up.
+    pub fn wake_pipe(&self) -> Option<Arc<PipeReader>> {
+        lock(&self.wake_pipe).clone()
     }
 
-    /// The version of its backend's commands that its server knows: what was judged by another must
-    /// not be sent here.
-    pub fn commands_version(&self) -> u64 {
-        self.commands_version
+    /// Puts a new pipe in the place of the one that is closed when what this returns is dropped.
+    pub(super) fn renew_wake_pipe(&self) -> Option<PipeWriter> {
+        // Without descriptors, waiting threads look now and then.
+        let (reader, writer) = io::pipe().ok().unzip();
+        *lock(&self.wake_pipe) = reader.map(Arc::new);
+        writer
     }
 
-    /// Sends a client's commands; false when that is not possible here (any more). Commands that
-    /// were sent and are not answered get their router told so.
+    /// Sends a client's commands. Returns false when that is not possible here (any more). If true, the
+    /// router is told of each command, whether it is answered or not.
     pub fn send(&self, entry: Entry, commands: &[u8]) -> bool {
-        match self.pipeline.push(entry, commands, |bytes| (&*self.stream).write_all(bytes)) {
+        match self.pipeline.push(entry, commands, |bytes| self.write(bytes)) {
             Ok(is_sent) => is_sent,
             Err(_) => {
-                // The reader finds the end, and tells all.
+                // The reader finds the end, and tells all routers.
                 self.stream.shutdown();
                 true
             }
         }
     }
 
-    /// Why what was sent at `since` is not waited for any longer, if so.
+    pub(super) fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        (&*self.stream).write_all(bytes)
+    }
+
+    /// Returns the reason why commands that were sent at `since` are not waited for any longer, if so.
     pub fn silence(&self, since: Instant, timeouts: &Timeouts) -> Option<BackendError> {
-        match timeouts.may_wait(self.heard_at().max(since).elapsed()) {
+        let silent = self.heard_at().max(since).elapsed();
+        if silent < timeouts.timeout {
+            return None;
+        }
+        match timeouts.supervisor.may_wait(Class::Quick, silent, true) {
             Ok(true) => None,
             Ok(false) => Some(BackendError::TimedOut),
             Err(error) => Some(error.into()),
         }
     }
 
-    /// Whether nothing is under way on it.
-    pub(super) fn is_idle(&self) -> bool {
-        self.pipeline.is_idle()
+    /// Takes note that bytes have come.
+    pub(super) fn note_heard(&self) {
+        self.heard_at.store(self.since.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// Since when nothing was heard on it.
-    fn heard_at(&self) -> Instant {
+    /// Returns when bytes came last.
+    pub(super) fn heard_at(&self) -> Instant {
         self.since + Duration::from_millis(self.heard_at.load(Ordering::Relaxed))
     }
 
@@ -201,331 +194,54 @@ impl SharedConnection {
     }
 }
 
-/// Why a shared connection ends.
-enum End {
-    /// It is not needed any more, or no longer of use.
-    Stale,
-    /// The backend has closed it, or it broke between replies.
-    Gone,
-    /// What came is no reply or no answer, or the connection broke within one.
-    Failed(BackendError),
-    /// A reply came that answers no command that was written: nobody is to blame but the backend.
-    Surplus,
-}
-
-/// What a backend is blamed for that sends more replies than it was sent commands.
-fn surplus() -> BackendError {
-    crate::resp::Error::Protocol("a reply that nobody asked for").into()
-}
-
-impl From<crate::resp::Error> for End {
-    fn from(error: crate::resp::Error) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
-/// The thread that reads one shared connection.
-struct Reader {
-    backend: Arc<Backend>,
-    shared: Arc<SharedConnection>,
-    /// Holds its place in the pool.
-    _connection: PooledConnection,
-    /// Those to whom the next replies go.
-    entries: VecDeque<Entry>,
-    /// What was read and not given to a client, …
-    buffer: Vec<u8>,
-    /// … up to here.
-    end: usize,
-    next: NextReplies,
-    /// Rings the alarm when it is dropped.
-    bell: Option<PipeWriter>,
-}
-
-/// What is known of the next replies in the buffer, which are those of the first entry.
-#[derive(Default)]
-struct NextReplies {
-    /// Where the first of them begins.
-    start: usize,
-    /// Where the whole ones end.
-    whole: usize,
-    /// Up to where the one behind those was looked at.
-    seen: usize,
-    /// The state of that one.
-    framer: Framer,
-    /// How many are whole, of how many commands, with what.
-    replies: Replies<Unserved>,
-    /// How long the first took to begin.
-    time: Option<Duration>,
-    /// How much of a long reply was dropped; 0 of one that is not long.
-    skipped: usize,
-    /// Whether a client's thread that can hear it is to be woken.
-    is_alarming: bool,
-}
-
-impl Reader {
-    fn run(mut self) {
-        let end = loop {
-            match self.read() {
-                Ok(true) => {}
-                Ok(false) => break End::Gone,
-                Err(error) => break self.end_of(error),
-            }
-            match self.hand_out() {
-                Ok(answered) => {
-                    let write = |bytes: &[u8]| (&*self.shared.stream).write_all(bytes);
-                    match self.shared.pipeline.answered(answered, write) {
-                        Ok(false) => {}
-                        Ok(true) => break End::Stale,
-                        Err(error) => break self.end_of(error),
-                    }
-                }
-                Err(end) => break end,
-            }
-        };
-        self.finish(end);
+impl Backend {
+    /// Returns the shared connection of that mode, if there is one.
+    pub(crate) fn shared(&self, mode: Mode) -> Option<Arc<SharedConnection>> {
+        lock(&self.shared).iter().find(|shared| shared.mode == mode).cloned()
     }
 
-    /// Reads some; false when nobody needs more. While nothing comes, looks whether all is over.
-    ///
-    /// # Errors
-    /// When the connection has ended.
-    fn read(&mut self) -> io::Result<bool> {
-        loop {
-            match (&*self.shared.stream).read(&mut self.buffer[self.end..]) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(length) => {
-                    let time = self.shared.since.elapsed();
-                    self.shared.heard_at.store(time.as_millis() as u64, Ordering::Relaxed);
-                    self.end += length;
-                    return Ok(true);
-                }
-                Err(error) if is_timeout(&error) => {
-                    let silent = self.shared.heard_at().elapsed();
-                    let wait_policy = match self.shared.pipeline.is_idle() {
-                        true => MAX_IDLE_TIME,
-                        // Nobody waits for so long.
-                        false => self.backend.timeouts().longest(),
-                    };
-                    if silent > wait_policy {
-                        return Ok(false);
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+    /// Shares a connection, all replies on which have been read to the end, if its mode has no shared one
+    /// yet; else keeps it for the next request.
+    pub fn keep_or_share(self: &Arc<Self>, mut connection: PooledConnection) {
+        connection.rest();
+        let mut shared = lock(&self.shared);
+        let is_wanted = shared.len() < (self.pool.max_open / SHARED_PART).min(MAX_SHARED)
+            && shared.iter().all(|shared| shared.mode != connection.mode);
+        // With the lock held: `close_all` comes either before this, or after the connection is listed.
+        if !is_wanted || connection.has_buffered() || !connection.permit.is_current() {
+            drop(shared);
+            return connection.keep();
+        }
+        match SharedConnection::start(self, connection) {
+            Ok(new) => shared.push(new),
+            Err(error) => {
+                log::debug!(
+                    "{}: cannot start a thread to share a connection: {error}",
+                    self.name()
+                );
             }
         }
     }
 
-    fn end_of(&self, error: io::Error) -> End {
-        // Between replies it is a stale connection.
-        let is_within_reply = self.end > self.next.whole || self.next.skipped > 0;
-        if is_within_reply { End::Failed(error.into()) } else { End::Gone }
+    /// Lets a shared connection end when all that was sent on it is answered. Another may take its place
+    /// meanwhile.
+    pub(crate) fn retire_shared(&self, retired: &Arc<SharedConnection>) {
+        self.forget_shared(retired);
+        retired.retire();
     }
 
-    /// Gives each client what has come for it; returns how many entries are done.
-    fn hand_out(&mut self) -> Result<usize, End> {
-        let now = Instant::now();
-        let mut done = 0;
-        while self.next.seen < self.end {
-            let next = &mut self.next;
-            if next.is_between_replies() && self.buffer[next.seen] == b'>' {
-                return Err(self.shared.end_of_push());
-            }
-            if self.entries.is_empty() {
-                self.shared.pipeline.take_written(&mut self.entries);
-            }
-            let Some(entry) = self.entries.front_mut() else {
-                return Err(End::Surplus);
-            };
-            next.time.get_or_insert_with(|| now.saturating_duration_since(entry.began));
-            next.seen += next.framer.feed(&self.buffer[next.seen..self.end])?;
-            if !next.framer.is_done() {
-                break;
-            }
-            if next.framer.kind() == Some(b'>') {
-                // It had attributes.
-                return Err(self.shared.end_of_push());
-            }
-            if let Err(error) = next.end_reply(&self.buffer, &self.backend) {
-                if error.refusal().is_none() {
-                    return Err(End::Failed(error));
-                }
-                // That concerns nobody else: what comes for this client is dropped from here on.
-                next.give_some(entry, &self.buffer, &self.backend);
-                _ = entry.router.fail(entry.ticket, Unserved::Failed(error));
-                next.pass_over();
-            }
-            if next.replies.answered == entry.commands {
-                next.give(entry, &self.buffer, &self.backend);
-                next.time = None;
-                self.entries.pop_front();
-                done += 1;
-            }
-        }
-        self.make_room()?;
-        if std::mem::take(&mut self.next.is_alarming) {
-            let (alarm, bell) = Alarm::new();
-            *lock(&self.shared.alarm) = alarm;
-            self.bell = bell;
-        }
-        Ok(done)
+    /// Takes a shared connection that has ended off the list.
+    pub(super) fn forget_shared(&self, ended: &Arc<SharedConnection>) {
+        lock(&self.shared).retain(|shared| !Arc::ptr_eq(shared, ended));
     }
 
-    /// Moves what is left to the buffer's beginning. Where that is much, its client is given those
-    /// replies that are whole, and one that is long is dropped.
-    fn make_room(&mut self) -> Result<(), End> {
-        let next = &mut self.next;
-        if let Some(entry) = self.entries.front_mut()
-            && self.end - next.start > HELD_REPLY_BYTES
-        {
-            next.give_some(entry, &self.buffer, &self.backend);
+    /// Waits for `max_wait` at most until nothing is under way on the shared connections. A slow read that
+    /// is sent then keeps no earlier command waiting.
+    pub fn await_quiet(&self, max_wait: Duration) {
+        let began = Instant::now();
+        let is_quiet = || lock(&self.shared).iter().all(|shared| shared.pipeline.is_idle());
+        while !is_quiet() && began.elapsed() < max_wait {
+            thread::sleep(QUIET_STEP);
         }
-        if let Some(entry) = self.entries.front()
-            && (next.skipped > 0 || self.end - next.start > HELD_REPLY_BYTES)
-        {
-            if next.skipped == 0 {
-                // A client that took its commands back does not care.
-                let _ = entry.router.fail(entry.ticket, Unserved::Long);
-                next.is_alarming |= entry.protocol == WireProtocol::Http;
-            }
-            next.skip()?;
-        }
-        let start = std::mem::take(&mut next.start);
-        if start > 0 {
-            self.buffer.copy_within(start..self.end, 0);
-            next.whole -= start;
-            next.seen -= start;
-            self.end -= start;
-        }
-        Ok(())
-    }
-
-    /// Tells all whose commands are not answered.
-    fn finish(mut self, end: End) {
-        self.shared.pipeline.close_and_take(&mut self.entries);
-        self.backend.forget_shared(&self.shared);
-        self.shared.stream.shutdown();
-        if let Some(entry) = self.entries.front_mut() {
-            self.next.give_some(entry, &self.buffer, &self.backend);
-        }
-        let is_gone = matches!(end, End::Gone | End::Failed(BackendError::Lost(_)));
-        // Only the first one's reply shows that something is wrong: its session counts the failure.
-        let untold = match (end, self.entries.pop_front()) {
-            (End::Failed(error), Some(first)) => {
-                match first.router.fail(first.ticket, Unserved::Failed(error)) {
-                    Err(Unserved::Failed(error)) => Some(error),
-                    _ => None,
-                }
-            }
-            (End::Failed(error), None) => Some(error),
-            (end, first) => {
-                self.entries.extend(first);
-                matches!(end, End::Surplus).then(surplus)
-            }
-        };
-        if let Some(error) = untold {
-            self.backend.metrics.errors.add_one();
-            self.backend.failed(&error);
-        }
-        for Entry { router, ticket, .. } in self.entries {
-            let unserved = if is_gone { Unserved::Gone } else { Unserved::Stale };
-            // A client that took its commands back does not care.
-            let _ = router.fail(ticket, unserved);
-        }
-    }
-}
-
-impl SharedConnection {
-    /// How it ends when a push has come: it is nobody's reply. In RESP3 a server may send one at any
-    /// time; what waits is asked on another connection.
-    fn end_of_push(&self) -> End {
-        match self.mode.protocol {
-            Protocol::Resp3 => End::Stale,
-            Protocol::Resp2 => crate::resp::Error::Protocol("a push, in RESP2").into(),
-        }
-    }
-}
-
-/// Counts replies to one client.
-fn count_answers(entry: &Entry, replies: &Replies<Unserved>, bytes: usize, backend: &Backend) {
-    let answered = Completion {
-        client: entry.client,
-        protocol: entry.protocol,
-        what: b"",
-        backend: Some(&backend.metrics),
-        count: replies.answered as u64 - replies.errors,
-        bytes: bytes as u64,
-        time: replies.slowest,
-        outcome: Outcome::Answered,
-    };
-    if answered.count > 0 {
-        backend.all_metrics.complete(&answered);
-    }
-    if replies.errors > 0 {
-        let (count, outcome) = (replies.errors, Outcome::ErrorReply);
-        backend.all_metrics.complete(&Completion { count, bytes: 0, outcome, ..answered });
-    }
-}
-
-impl NextReplies {
-    /// Whether the next byte begins a frame.
-    fn is_between_replies(&self) -> bool {
-        self.seen == self.whole && self.skipped == 0
-    }
-
-    /// One more reply is whole.
-    ///
-    /// # Errors
-    /// When it says that the server can't answer, which is no answer: it is still the next one then.
-    fn end_reply(&mut self, buffer: &[u8], backend: &Backend) -> Result<(), BackendError> {
-        let reply = &buffer[self.whole..self.seen];
-        if self.framer.kind() == Some(b'-') {
-            backend.refuser().check_answer(reply)?;
-            self.replies.errors += 1;
-        }
-        self.replies.longest = self.replies.longest.max(reply.len());
-        self.pass_over();
-        Ok(())
-    }
-
-    /// Goes on behind the reply that has just ended.
-    fn pass_over(&mut self) {
-        self.replies.answered += 1;
-        self.whole = self.seen;
-        if std::mem::take(&mut self.skipped) > 0 {
-            self.start = self.seen;
-        }
-        self.framer = Framer::new();
-    }
-
-    /// Drops what has come of a long reply.
-    fn skip(&mut self) -> Result<(), End> {
-        self.skipped += self.seen - self.start;
-        (self.start, self.whole) = (self.seen, self.seen);
-        if self.skipped > MAX_SKIPPED_BYTES { Err(End::Stale) } else { Ok(()) }
-    }
-
-    /// Gives the whole ones to their client, ahead of the others of their entry.
-    fn give_some(&mut self, entry: &mut Entry, buffer: &[u8], backend: &Backend) {
-        if self.replies.answered > 0 {
-            entry.commands -= self.replies.answered;
-            self.give(entry, buffer, backend);
-        }
-    }
-
-    /// Gives the whole ones to their client.
-    fn give(&mut self, entry: &Entry, buffer: &[u8], backend: &Backend) {
-        let mut replies = std::mem::take(&mut self.replies);
-        replies.slowest = self.time.unwrap_or_default();
-        let bytes = &buffer[self.start..self.whole];
-        let progress = entry.router.deliver(entry.ticket, bytes, &replies, || {
-            // An HTTP request is counted when its answer is made.
-            if entry.protocol == WireProtocol::Resp {
-                count_answers(entry, &replies, bytes.len(), backend);
-            }
-        });
-        // Redis clients' threads look up now and then: they need no other call to wait for commands.
-        self.is_alarming |= progress == Progress::Stopped && entry.protocol == WireProtocol::Http;
-        self.start = self.whole;
     }
 }

@@ -1,4 +1,4 @@
-//! The socket to a backend, and how long it is waited for.
+//! The socket of a backend's connection, and how long it waits for a silent backend.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -8,39 +8,53 @@ use super::error::is_timeout;
 use super::supervisor::{Class, PendingRead, Supervisor};
 use crate::net::backend_stream::BackendStream;
 
-/// Who waits for longer than usual looks so often whether that is still worth while.
+#[cfg(test)]
+#[path = "socket_tests.rs"]
+mod tests;
+
+/// Time after which a wait that is longer than usual asks again whether it may go on.
 const LONG_WAIT_STEP: Duration = Duration::from_millis(100);
 
-/// How long a try waits for a backend that is silent.
+/// Rule by which a try waits for a backend that is silent.
 #[derive(Debug, Clone)]
 pub enum WaitPolicy {
-    /// A read's try on a backend that serves: as `balance::slow::decide` says.
+    /// A read's try on a backend that serves: [`decide`](crate::balance::slow::decide) has the rule.
     Read {
-        /// What is known of the read.
+        /// The expected time of the read.
         class: Class,
-        /// That it is unanswered there, for one that is not quick.
+        /// The record of a read that is not quick.
         open: Option<Arc<dyn PendingRead>>,
     },
-    /// Until then, as long as nobody finds the backend to have failed.
+    /// A try until the deadline, while the backend counts as up.
     Probe(Instant),
-    /// A try on a backend that is not up: until then, or until another is.
+    /// A try on a backend that is not up, until the deadline, or until another is up.
     LastResort(Instant),
-    /// Until then.
+    /// A try until the deadline.
     Until(Instant),
 }
 
 impl WaitPolicy {
-    /// That of a read which is answered at once.
+    /// The policy of a read that is answered at once.
     pub const QUICK: Self = Self::Read { class: Class::Quick, open: None };
 
-    /// Whether the backend has to answer a PING first: the read may be why it is silent then, and
-    /// would else be blamed for what was before it.
-    pub fn needs_probe(&self) -> bool {
+    /// Returns whether the backend has to answer a `PING` first. The read may keep the backend silent,
+    /// and must not be blamed for a silence that began before it.
+    pub(crate) fn needs_probe(&self) -> bool {
         matches!(self, Self::Read { class: Class::Unknown | Class::Slow, .. })
+    }
+
+    /// Returns the time until its deadline, if it has one.
+    pub(super) fn left(&self) -> Option<Duration> {
+        match self {
+            Self::Until(deadline) | Self::Probe(deadline) | Self::LastResort(deadline) => {
+                Some(deadline.saturating_duration_since(Instant::now()))
+            }
+            Self::Read { .. } => None,
+        }
     }
 }
 
-/// How long one backend is waited for, and who decides when that is over.
+/// The limits of each wait for one backend, and the judge of longer waits.
 #[derive(Debug, Clone)]
 pub struct Timeouts {
     /// The judge of the backend.
@@ -51,85 +65,44 @@ pub struct Timeouts {
     pub read_timeout: Duration,
 }
 
-impl Timeouts {
-    /// Bound on every wait for a reply.
-    pub fn longest(&self) -> Duration {
-        self.timeout.max(self.read_timeout) * 2
-    }
-
-    /// Whether a quick read that was met by silence for so long is to wait on.
-    ///
-    /// # Errors
-    /// As [`Supervisor::may_wait`].
-    pub fn may_wait(&self, silent: Duration) -> io::Result<bool> {
-        if silent < self.timeout {
-            return Ok(true);
-        }
-        self.supervisor.may_wait(Class::Quick, silent, true)
-    }
-}
-
-/// A socket that waits as long as its user's wait_policy lasts.
+/// A socket whose reads and writes wait as its policy says.
 #[derive(Debug)]
-pub struct PatientSocket {
-    stream: Arc<BackendStream>,
-    timeouts: Arc<Timeouts>,
-    wait_policy: WaitPolicy,
-    /// A silence up to here says nothing.
+pub(super) struct BackendSocket {
+    pub stream: Arc<BackendStream>,
+    pub timeouts: Arc<Timeouts>,
+    pub wait_policy: WaitPolicy,
+    /// A silence up to this length says nothing of the backend.
     usual: Duration,
-    /// The socket's own timeout.
+    /// The system's timeout for the socket: the time between two questions whether to wait on.
     step: Duration,
 }
 
-impl PatientSocket {
-    /// A silence of the backend timeout ends each wait, until that is changed.
+impl BackendSocket {
+    /// Wraps a stream, each wait on which ends after the backend timeout so far.
     pub fn new(stream: BackendStream, timeouts: Arc<Timeouts>, wait_policy: WaitPolicy) -> Self {
         let usual = timeouts.timeout;
         Self { stream: Arc::new(stream), timeouts, wait_policy, usual, step: usual }
     }
 
-    /// From now on it waits like this.
-    pub fn set_wait_policy(&mut self, wait_policy: WaitPolicy) {
-        self.wait_policy = wait_policy;
-    }
-
-    /// The stream itself, for those who wait in their own way.
-    pub fn stream(&self) -> &Arc<BackendStream> {
-        &self.stream
-    }
-
-    /// How it waits.
-    pub fn wait_policy(&self) -> WaitPolicy {
-        self.wait_policy.clone()
-    }
-
-    /// The read that is unanswered here, where it is not quick.
-    pub fn open_read(&self) -> Option<&dyn PendingRead> {
-        match &self.wait_policy {
-            WaitPolicy::Read { open, .. } => open.as_deref(),
-            _ => None,
-        }
-    }
-
-    /// How long a backend may usually be silent.
-    pub fn usual_timeout(&self) -> Duration {
-        self.timeouts.timeout
-    }
-
-    /// A request goes out for which a silence up to `usual` says nothing.
-    pub fn expect_silence(&mut self, usual: Duration) -> io::Result<()> {
+    /// Prepares it for a request for which a silence up to `usual` says nothing of the backend.
+    pub fn expect_reply(&mut self, usual: Duration) -> io::Result<()> {
         self.usual = usual;
         let step = match &self.wait_policy {
-            WaitPolicy::Until(deadline) => left(*deadline),
+            WaitPolicy::Read { open: None, .. } => usual,
+            // An overdue read has to be noticed in time.
+            WaitPolicy::Read { open: Some(open), .. } => {
+                open.note_sent();
+                usual.min(LONG_WAIT_STEP)
+            }
             WaitPolicy::Probe(_) | WaitPolicy::LastResort(_) => usual.min(LONG_WAIT_STEP),
-            // That it is overdue is to be noticed in time.
-            WaitPolicy::Read { open: Some(_), .. } => usual.min(LONG_WAIT_STEP),
-            WaitPolicy::Read { .. } => usual,
+            WaitPolicy::Until(_) => self.wait_policy.left().unwrap_or_default(),
         };
         self.set_step(step)
     }
 
     fn set_step(&mut self, step: Duration) -> io::Result<()> {
+        // The system refuses zero.
+        let step = step.max(Duration::from_millis(1));
         // A system call, which most requests can do without.
         if self.step != step {
             self.stream.set_read_timeout(step)?;
@@ -138,92 +111,81 @@ impl PatientSocket {
         Ok(())
     }
 
-    /// Whether to wait on, with nothing heard for so long.
+    /// Returns whether to wait on after a silence of this length.
     ///
     /// # Errors
     /// When the backend answers others meanwhile: the connection is broken, or the read is a slow one
-    /// of a kind that holds up nobody else.
+    /// of a kind that holds up no other.
     fn may_wait(&mut self, silent: Duration) -> io::Result<bool> {
         let supervisor = &self.timeouts.supervisor;
+        let left = self.wait_policy.left();
+        let is_in_time = left.is_none_or(|left| !left.is_zero());
         let may_wait = match &self.wait_policy {
-            WaitPolicy::Until(deadline) => Instant::now() < *deadline,
-            WaitPolicy::Probe(deadline) => Instant::now() < *deadline && supervisor.is_up(),
-            WaitPolicy::LastResort(deadline) => {
+            WaitPolicy::Until(_) => is_in_time,
+            WaitPolicy::Probe(_) => is_in_time && supervisor.is_up(),
+            WaitPolicy::LastResort(_) => {
                 let is_unusual = silent >= self.usual;
-                let may_wait = supervisor.may_wait_as_last_resort(silent, is_unusual)?;
-                may_wait && Instant::now() < *deadline
+                supervisor.may_wait_as_last_resort(silent, is_unusual)? && is_in_time
             }
             WaitPolicy::Read { class, open } => {
                 if let Some(open) = open {
                     open.note_silence(silent);
                 }
-                // What has begun to be answered keeps its server busy no more.
+                // A read whose reply has begun keeps its server busy no more.
                 let has_begun = open.as_ref().is_some_and(|open| open.has_begun());
                 let class = if has_begun { Class::Quick } else { *class };
-                // A connection that was waited for left the backend less time than it is due.
+                // After a wait for the connection, the backend had less time than it is due.
                 let is_due = self.usual >= self.timeouts.timeout;
                 silent < self.usual || supervisor.may_wait(class, silent, is_due)?
             }
         };
         if may_wait {
-            self.set_step(match &self.wait_policy {
-                WaitPolicy::Until(deadline) => left(*deadline),
-                WaitPolicy::Probe(deadline) | WaitPolicy::LastResort(deadline) => {
-                    left(*deadline).min(LONG_WAIT_STEP)
-                }
-                WaitPolicy::Read { .. } => LONG_WAIT_STEP,
+            self.set_step(match (&self.wait_policy, left) {
+                (WaitPolicy::Until(_), Some(left)) => left,
+                (_, left) => left.unwrap_or(LONG_WAIT_STEP).min(LONG_WAIT_STEP),
             })?;
         }
         Ok(may_wait)
     }
+
+    /// Repeats `operation` until it is over, or the policy ends the wait. Each try waits for `step`.
+    fn wait_for(
+        &mut self,
+        mut operation: impl FnMut(&BackendStream) -> io::Result<usize>,
+        step: impl Fn(&Self) -> Duration,
+    ) -> io::Result<usize> {
+        let mut silent = Duration::ZERO;
+        loop {
+            let result = operation(&self.stream);
+            match &result {
+                Err(error) if is_timeout(error) => {
+                    silent += step(self);
+                    if !self.may_wait(silent)? {
+                        return result;
+                    }
+                }
+                // A signal to our process says nothing of the backend.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                _ => return result,
+            }
+        }
+    }
 }
 
-/// The time until then, as a socket can take it.
-fn left(deadline: Instant) -> Duration {
-    deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
-}
-
-impl Read for PatientSocket {
+impl Read for BackendSocket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if let WaitPolicy::Until(deadline) = self.wait_policy
             && Instant::now() >= deadline
         {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        let mut silent = Duration::ZERO;
-        loop {
-            let read = (&*self.stream).read(buffer);
-            match &read {
-                Err(error) if is_timeout(error) => {
-                    silent += self.step;
-                    if !self.may_wait(silent)? {
-                        return read;
-                    }
-                }
-                // By a signal to our process: says nothing about the backend.
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                _ => return read,
-            }
-        }
+        self.wait_for(|mut stream| stream.read(buffer), |socket| socket.step)
     }
 }
 
-impl Write for PatientSocket {
+impl Write for BackendSocket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut silent = Duration::ZERO;
-        loop {
-            let written = (&*self.stream).write(bytes);
-            match &written {
-                Err(error) if is_timeout(error) => {
-                    silent += self.timeouts.timeout;
-                    if !self.may_wait(silent)? {
-                        return written;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                _ => return written,
-            }
-        }
+        self.wait_for(|mut stream| stream.write(bytes), |socket| socket.timeouts.timeout)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -1,5 +1,5 @@
-//! What a backend's connections ask of those who judge it. The answers come from above: from the state
-//! that the health checks found, and from how the other backends are.
+//! The questions of a backend's connections to the rooms above, which judge it. The answers come from the
+//! state that the health checks found, and from the other backends.
 
 use std::fmt;
 use std::io;
@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use super::BackendError;
 
-/// What is known of how long a read takes.
+/// Expected time of a read.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
     /// It is answered at once: silence says something of the server.
     #[default]
     Quick,
-    /// Nothing is known: it may be why a server is silent.
+    /// Nothing is known: it may be the reason why a server is silent.
     Unknown,
     /// It, or a read like it, has kept a server silent within the last ten minutes.
     Slow,
@@ -21,48 +21,48 @@ pub enum Class {
 
 /// Judge of one backend, asked by its connections.
 pub trait Supervisor: fmt::Debug + Send + Sync {
-    /// Whether a connection to the server process with this `run_id` may be used.
+    /// Checks that a connection to the server process with this `run_id` may be used.
     ///
     /// # Errors
-    /// When it may not: the reason.
+    /// With the reason why it may not.
     fn admit(&self, run_id: &str) -> Result<(), String>;
 
-    /// Reason why this database must not be read from the backend; `None` where it may be.
+    /// Returns the reason why this database must not be read from the backend; `None` where it may be.
     fn refusal(&self, database: i64) -> Option<String>;
 
-    /// Whether the backend is up.
+    /// Returns whether the backend is up.
     fn is_up(&self) -> bool;
 
     /// Takes note of a read that has failed, which is a failure of the backend.
     fn failed(&self, error: &BackendError);
 
-    /// Whether a read of this class waits on after `silent`. Not `is_due` means that the backend had less
-    /// time than it is due: that is not held against it.
+    /// Returns whether a read of this class waits on after `silent`. If not `is_due`, the backend had less
+    /// time than it is due, and the silence is not held against it.
     ///
     /// # Errors
     /// [`BackendError::Stuck`] when the backend answers others meanwhile;
     /// [`BackendError::LeftBusy`] when it works on a slow read.
     fn may_wait(&self, class: Class, silent: Duration, is_due: bool) -> io::Result<bool>;
 
-    /// Whether a read waits on, before its deadline, for a backend that is not up.
+    /// Returns whether a read waits on, before its deadline, for a backend that is not up.
     ///
     /// # Errors
     /// [`BackendError::Stuck`] when `is_unusual`, and the backend answers others meanwhile.
     fn may_wait_as_last_resort(&self, silent: Duration, is_unusual: bool) -> io::Result<bool>;
 
-    /// Takes note of a command that the backend has refused with these words. True when all backends that
-    /// can be asked refuse it: then the refusal is the answer.
+    /// Takes note of a command that the backend has refused with these words. Returns true when all
+    /// backends that can be asked refuse it: then the refusal is the answer.
     fn refuses(&self, error: &str) -> bool;
 }
 
-/// A read that is not quick, while it is unanswered: told what happens on its connection.
+/// A read that is not quick, while it is unanswered. Its connection reports to it.
 pub trait PendingRead: fmt::Debug + Send + Sync {
-    /// It is being sent: its time begins.
+    /// Takes note that it is being sent: its time begins.
     fn note_sent(&self);
 
-    /// Its server has said nothing for so long since it was sent.
+    /// Takes note that its server has been silent for so long since it was sent.
     fn note_silence(&self, silent: Duration);
 
-    /// Whether its reply has begun: then its server is at work on it no more.
+    /// Returns whether its reply has begun: then its server works on it no more.
     fn has_begun(&self) -> bool;
 }

@@ -1,32 +1,30 @@
-//! What a server says that can't answer, now or for us, while another server may: one table for both
-//! protocols.
-
-use std::sync::Arc;
+//! The error replies of servers that can't answer, now or for us, while another server may. The table is
+//! the same for both protocols.
 
 use super::error::{BackendError, shown};
 use super::supervisor::Supervisor;
 
-/// What an error reply says of the server that sent it.
+/// Meaning of an error reply for the server that sent it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Inability {
-    /// The server can answer nobody, and its checks fail as well: it has failed.
+    /// The server can answer no client, and its checks fail as well: it has failed.
     Server,
-    /// The server can answer hardly anybody, but checks don't notice: it has failed, and one good
+    /// The server can answer hardly any client, but checks don't notice: it has failed, and one good
     /// check does not prove the contrary.
     Unnoticed,
-    /// The server can't do what was asked, for us or now, and is good for other reads: its state
-    /// stays as it is. What all servers refuse with the same words is the client's answer.
+    /// The server can't do this one thing, for us or now, and is good for other reads: its state
+    /// stays as it is. If all servers refuse with the same words, these are the client's answer.
     Request,
 }
 
-/// The code of an error, what its text contains, and what that says.
+/// Rows of an error's code, a part of its text, and their meaning.
 ///
-/// The texts are those of Redis 6.2 to 8 and Valkey 7.2 to 9; Valkey puts its own name where Redis
-/// has its own, so that no row contains one. The comments name the functions that send them.
+/// The texts are those of Redis 6.2 to 8 and Valkey 7.2 to 9. Valkey puts its own name where Redis
+/// has its own, so no row contains a name. The comments name the functions that send the texts.
 ///
-/// Not here, as they are answers: what any server would say of the command (`WRONGTYPE`, `NOSCRIPT`,
-/// `CROSSSLOT`, `ERR …`), and what only writes get (`READONLY`, `NOREPLICAS`, `MISCONF`; a `PING` gets
-/// `MISCONF` as well, but a server that can't save serves reads).
+/// Two sorts of errors are answers, and not in the table: errors that any server would send for the
+/// command (`WRONGTYPE`, `NOSCRIPT`, `CROSSSLOT`, `ERR …`), and errors that only writes get (`READONLY`,
+/// `NOREPLICAS`, `MISCONF`; a `PING` gets `MISCONF` as well, but a server that can't save serves reads).
 const TABLE: [(&str, &str, Inability); 14] = [
     // server.c: createSharedObjects, processCommand.
     ("LOADING", " is loading the dataset in memory", Inability::Server),
@@ -55,14 +53,14 @@ const TABLE: [(&str, &str, Inability); 14] = [
     ("OOM", "command not allowed when used memory > 'maxmemory'", Inability::Request),
 ];
 
-/// How EXEC repeats why it was refused (multi.c: execCommandAbort).
+/// Beginning of EXEC's error before the reason (multi.c: execCommandAbort).
 const EXEC_ABORTED: &str = "EXECABORT Transaction discarded because of: ";
 
-/// What an error says of its server, without the `-` before it; `None` where it is an answer.
+/// Returns the meaning of an error, given without its `-`; `None` where it is an answer.
 pub fn inability(error: &str) -> Option<Inability> {
     let error = error.strip_prefix(EXEC_ABORTED).unwrap_or(error);
     let (code, _) = error.split_once(' ')?;
-    // Where it is our own text that a server repeats, that does not come first.
+    // A server may repeat the client's text, but not at the beginning.
     let says_so = |says: &str, of: &str| match of {
         "ERR" => error[code.len()..].trim_start().starts_with(says),
         _ => error.contains(says),
@@ -71,63 +69,39 @@ pub fn inability(error: &str) -> Option<Inability> {
     row.map(|(_, _, inability)| *inability)
 }
 
-/// Whether a user's rights are why a command was refused.
+/// Returns whether a command was refused for lack of rights.
 pub fn is_not_permitted(error: &str) -> bool {
     error.starts_with("NOPERM")
 }
 
-/// Whether a server that answers a `PING` so serves reads.
-pub fn serves_reads(error: &str) -> bool {
-    error.starts_with("MISCONF ")
+/// Fails if a whole reply is no answer, so that another server has to be asked.
+///
+/// # Errors
+/// With the server's words: it can't answer at all, or it can't answer this request and another server
+/// that can be asked has not said so as well.
+pub(super) fn check_answer(reply: &[u8], supervisor: &dyn Supervisor) -> Result<(), BackendError> {
+    let Some(error) = said(reply) else { return Ok(()) };
+    match inability(&error) {
+        None => Ok(()),
+        Some(Inability::Request) if supervisor.refuses(&error) => Ok(()),
+        Some(_) => Err(BackendError::Redis(error)),
+    }
 }
 
-/// Judge of one server's replies: which of them are no answer, so that another server is asked.
-#[derive(Debug, Clone)]
-pub struct Refuser(Arc<dyn Supervisor>);
-
-impl Refuser {
-    /// Refuser that asks this supervisor what all servers refuse.
-    pub fn new(supervisor: Arc<dyn Supervisor>) -> Self {
-        Self(supervisor)
-    }
-    /// Fails when a whole reply of this server is no answer, so that another should be asked.
-    ///
-    /// # Errors
-    /// With what the server said: that it can't answer at all; or that it can't answer this, unless
-    /// all other servers that can be asked have said so as well.
-    pub fn check_answer(&self, reply: &[u8]) -> Result<(), BackendError> {
-        self.check(reply, |inability, error| {
-            inability != Inability::Request || !self.refuses(error)
-        })
-    }
-
-    /// Fails when a whole reply, or a message, says that the server can't answer anybody.
-    ///
-    /// # Errors
-    /// With what the server said.
-    pub fn check_server(&self, reply: &[u8]) -> Result<(), BackendError> {
-        self.check(reply, |inability, _| inability != Inability::Request)
-    }
-
-    fn check(
-        &self,
-        reply: &[u8],
-        is_failure: impl FnOnce(Inability, &str) -> bool,
-    ) -> Result<(), BackendError> {
-        let Some(error) = said(reply) else { return Ok(()) };
-        match inability(&error) {
-            Some(inability) if is_failure(inability, &error) => Err(BackendError::Redis(error)),
-            _ => Ok(()),
+/// Fails if a whole reply, or a message, says that the server can answer no client.
+///
+/// # Errors
+/// With the server's words.
+pub fn check_server(reply: &[u8]) -> Result<(), BackendError> {
+    match said(reply) {
+        Some(error) if !matches!(inability(&error), None | Some(Inability::Request)) => {
+            Err(BackendError::Redis(error))
         }
-    }
-
-    /// Whether all servers that can be asked refuse, as this one has just done.
-    pub fn refuses(&self, error: &str) -> bool {
-        self.0.refuses(error)
+        _ => Ok(()),
     }
 }
 
-/// What a whole reply says that is an error, as it is shown.
+/// Returns the text of a whole reply that is an error, as it is shown.
 pub fn said(reply: &[u8]) -> Option<String> {
     let error = reply.strip_prefix(b"-")?;
     Some(shown(String::from_utf8_lossy(error).trim_end()))
@@ -144,7 +118,7 @@ mod tests {
         use Inability::{Request, Server, Unnoticed};
         for (error, expected) in [
             ("ERR max number of clients reached", Some(Server)),
-            // What a client has said, repeated.
+            // The client's text, repeated.
             ("ERR Unknown argument max number of clients reached", None),
             ("LOADING Redis is loading the dataset in memory", Some(Server)),
             ("LOADING Valkey is loading the dataset in memory", Some(Server)),

@@ -98,8 +98,9 @@ impl Balancer {
         let shared = (Arc::clone(&table), Arc::clone(&registry));
         let leases = move || {
             let (table, registry) = &shared;
-            let leases =
-                |backend: &Arc<Member>| (backend.health.shared_name(), table.leases(backend.id));
+            let leases = |backend: &Arc<Member>| {
+                (Arc::clone(&backend.health.name), table.leases(backend.id))
+            };
             registry.snapshot().iter().map(leases).collect()
         };
         let access_log = AccessLog::new(leases, config.quiet);
@@ -161,7 +162,7 @@ impl Balancer {
         };
         let (address, metrics) = (address.clone(), Arc::clone(&self.metrics));
         let backend = Backend::new(id, address, timeouts, config.backend_connections, metrics);
-        Member::new(Arc::new(backend), health)
+        Member { backend: Arc::new(backend), health }
     }
 
     /// Removes a backend. It gets no more reads, its sessions move to others between two commands, and its

@@ -262,8 +262,10 @@ impl<'a> Failover<'a> {
     pub fn failed(&mut self, attempt: &Attempt, error: BackendError, now: Instant) {
         Self::count_failure(attempt, &error);
         if !attempt.is_hurried() {
-            self.has_met_silence |= error.is_silence();
-            if matches!(error, BackendError::TimedOut) && attempt.may_be_cause() {
+            // The read itself may be the reason for the silence.
+            let is_silence = matches!(error, BackendError::TimedOut);
+            self.has_met_silence |= is_silence;
+            if is_silence && attempt.may_be_cause() {
                 self.end = Some(End::TimedOut);
             }
             // The try may have taken long: another backend may come up in a moment.

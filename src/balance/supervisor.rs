@@ -94,7 +94,7 @@ impl Supervisor for BackendSupervisor {
     }
 
     fn refuses(&self, error: &str) -> bool {
-        self.refusals.refuses(self.id, self.health.name(), error, Instant::now())
+        self.refusals.refuses(self.id, &self.health.name, error, Instant::now())
     }
 }
 

@@ -48,8 +48,8 @@ pub fn start(balancer: &Arc<Balancer>, source: &impl ServiceDiscovery) {
 pub fn update(balancer: &Arc<Balancer>, source: &impl ServiceDiscovery) {
     let mut wanted = source.discover();
     let (staying, leaving): (Vec<_>, Vec<_>) =
-        balancer.members().into_iter().partition(|member| wanted.contains(member.address()));
-    wanted.retain(|address| !staying.iter().any(|member| member.address() == address));
+        balancer.members().into_iter().partition(|member| wanted.contains(&member.address));
+    wanted.retain(|address| !staying.iter().any(|member| member.address == *address));
     let mut listed = staying;
     for address in &wanted {
         info!("{} is added", address.name());
@@ -131,6 +131,6 @@ mod tests {
         let after = updated(&balancer, &["redis://127.0.0.1:1/3", LISTED[1]]);
         assert_eq!(after[0], before[1]);
         assert!(!before.contains(&after[1]));
-        assert_eq!(balancer.backends()[1].address().database(), 3);
+        assert_eq!(balancer.backends()[1].address.database(), 3);
     }
 }

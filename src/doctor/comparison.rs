@@ -7,7 +7,7 @@ use super::content::{Content, Fingerprint, fingerprint};
 use super::findings::Findings;
 use super::sample::{self, ComparedServer, Comparison, Database, SampledKey};
 use super::status::shown;
-use crate::backend::Keys;
+use crate::backend::{Keys, is_below_half};
 use crate::config::Config;
 use crate::observe::misconfiguration::databases_differ;
 
@@ -69,7 +69,7 @@ impl Findings {
             if !keys.lacks(&fullest) {
                 continue;
             }
-            if missing <= expiring && !keys.is_below_half_of(&fullest) {
+            if missing <= expiring && !is_below_half(keys.total(), fullest.total()) {
                 self.notes.push(format!(
                     "{name} has {keys} keys, the fullest {fullest}; keys that expire may be why."
                 ));

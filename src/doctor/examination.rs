@@ -65,7 +65,8 @@ impl Findings {
             let Some(keys) = server.and_then(|server| server.report.keys.as_ref()) else { return };
             let (name, database) = (backend.name(), backend.own_mode().database);
             is_empty &= keys.total() == 0;
-            if keys.total() > 0 && keys.in_database(database) == 0 {
+            let in_database = u32::try_from(database).map_or(0, |number| keys.count(number));
+            if keys.total() > 0 && in_database == 0 {
                 self.problems.push(format!(
                     "{name} has no keys in database {database}, where HTTP clients read. Name \
                      another one in its URL."

@@ -56,7 +56,7 @@ fn ask_all(config: &Config, backends: &[Arc<Member>]) -> Vec<Asked> {
     let max_lag = config.max_lag();
     let (sender, receiver) = channel();
     for (index, backend) in backends.iter().enumerate() {
-        let (backend, sender) = (Arc::clone(backend.backend()), sender.clone());
+        let (backend, sender) = (Arc::clone(&backend.backend), sender.clone());
         // The threads are not scoped: a resolver may take longer than the timeout. If no thread can be
         // started, the backend counts as silent.
         _ = thread::Builder::new().name("check".to_owned()).spawn(move || {

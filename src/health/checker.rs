@@ -1,4 +1,4 @@
-//! Checks the backends, each in a thread of its own and over a connection of its own.
+//! Checks each backend in a thread of its own, over a connection of its own.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -10,98 +10,97 @@ use log::warn;
 use super::{BackendState, Known, Member};
 use crate::backend::{BackendError, BackendId, Connection, Report};
 
-/// How often a backend that is not up is checked. While all is well, a check looks so often whether
-/// it is wanted.
+/// Time between two checks of a backend that is not up, and between two looks whether a backend needs to be
+/// checked at once.
 const FAST_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often a backend's name is looked up again, so that one that moves is found.
+/// Time between two lookups of a backend's name, so that a backend that moves is found.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often the log says that this machine can't check a backend.
+/// Time between two warnings that this machine can't check a backend.
 const LOCAL_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Checks differ by so much of the interval, so that those of several balancers don't coincide.
+/// Part of the interval by which it varies, so that the checks of several balancers don't coincide.
 const JITTER: f64 = 0.1;
 
-/// While another backend has just gone, replicas are looked at as often as what is not up: it may be
-/// their primary, which empties them when it comes back empty.
+/// Time after the loss of another backend for which replicas are checked as often as a backend that is not
+/// up: it may be their primary, which empties them if it comes back empty.
 const ALERT_TIME: Duration = Duration::from_secs(60);
 
-/// How backends are checked.
+/// The settings of checks.
 #[derive(Debug, Clone, Copy)]
 pub struct CheckSettings {
     /// Time from one check to the next, while all is well.
     pub interval: Duration,
     /// Deadline for the answers to one check.
     pub timeout: Duration,
-    /// How long before a check a replica must have heard from its primary; `None` for no bound.
+    /// Longest time since a replica has heard from its primary; `None` for no bound.
     pub max_lag: Option<Duration>,
 }
 
-/// All backends, as the checker of one needs them.
+/// All backends, for the checker of one.
 pub trait Peers: Send + Sync {
-    /// The backends that are balanced now.
+    /// Returns the backends that are balanced now.
     fn members(&self) -> Vec<Arc<Member>>;
 
     /// Takes note that a backend was checked.
     fn checked(&self);
 }
 
-/// Starts to check all backends, each in a thread of its own. Returns when it is known which of them can
-/// serve: after the check timeout at the latest.
+/// Starts to check all backends. Returns when it is known which of them can serve: after the check timeout
+/// at the latest.
 pub fn start(settings: CheckSettings, peers: &Arc<dyn Peers>) {
-    let (to_us, looks) = channel();
-    // Each waits for these to go before it goes on.
+    let (to_us, first_checks) = channel();
+    // The checkers go on when these are dropped at the end.
     let mut starts = Vec::new();
     let members = peers.members();
     for (member, place) in members.iter().zip(1..) {
         let (start, started) = channel();
         starts.push(start);
-        let first = FirstRound { place, of: members.len() as u32, looks: to_us.clone(), started };
+        let first = FirstRound { place, of: members.len() as u32, results: to_us.clone(), started };
         let checker = Checker::new(Arc::clone(member), settings, Arc::clone(peers));
-        spawn("check", move || checker.run_from_the_start(&first));
+        spawn("check", move || checker.run(Some(first)));
     }
     drop(to_us);
-    accept_first(&members, &looks, settings.timeout);
+    accept_first(&members, &first_checks, settings.timeout);
 }
 
 /// Starts to check a backend that has joined the others.
 pub fn watch(member: Arc<Member>, settings: CheckSettings, peers: Arc<dyn Peers>) {
-    let checker = Checker::new(member, settings, peers);
-    spawn("check", move || {
-        checker.resolve();
-        checker.run(Instant::now());
-    });
+    spawn("check", move || Checker::new(member, settings, peers).run(None));
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
     if let Err(error) = thread::Builder::new().name(name.to_owned()).spawn(work) {
-        warn!("no thread to {name} the backends with: {error}");
+        warn!("cannot start a thread to {name} a backend: {error}");
     }
 }
 
-type FirstLook = (BackendId, Result<Report, BackendError>);
+type CheckResult = Result<Report, BackendError>;
 
-/// The round of checks that all backends begin with together.
+/// The round of checks with which all checkers begin together.
 struct FirstRound {
     /// The backend's place among the others, from 1.
     place: u32,
     of: u32,
-    looks: Sender<FirstLook>,
-    /// Ends when all first looks have been considered; nothing is ever sent on it.
+    results: Sender<(BackendId, CheckResult)>,
+    /// Ends when all results have been considered; nothing is ever sent on it.
     started: Receiver<()>,
 }
 
-/// Accepts what is there at the start; only databases that have far fewer keys than elsewhere wait.
-fn accept_first(members: &[Arc<Member>], looks: &Receiver<FirstLook>, timeout: Duration) {
+/// Accepts the servers that answer at the start, but for databases that have far fewer keys than elsewhere.
+fn accept_first(
+    members: &[Arc<Member>],
+    results: &Receiver<(BackendId, CheckResult)>,
+    timeout: Duration,
+) {
     let deadline = Instant::now() + timeout;
-    let member = |id| members.iter().find(|member| member.id == id);
     let mut reports = Vec::new();
     for _ in members {
         let left = deadline.saturating_duration_since(Instant::now());
-        let Ok((id, look)) = looks.recv_timeout(left) else { break };
-        let Some(member) = member(id) else { continue };
-        match look {
+        let Ok((id, result)) = results.recv_timeout(left) else { break };
+        let Some(member) = members.iter().find(|member| member.id == id) else { continue };
+        match result {
             Ok(report) => reports.push((member, report)),
             Err(error) if error.is_local() => {
                 warn!("{} can't be checked yet: {error}", member.name());
@@ -131,9 +130,9 @@ struct Checker {
     connection: Option<Connection>,
     /// When the last check began.
     last: Instant,
-    /// When the log said last that this machine could not check.
+    /// When the log warned last that this machine can't check.
     warned_at: Option<Instant>,
-    /// Whether the connection of the check before was ended right after it.
+    /// Whether the server ended the connection of the last check right after it.
     ends_at_once: bool,
 }
 
@@ -150,72 +149,59 @@ impl Checker {
         }
     }
 
-    /// Looks the backend's name up, now and from time to time.
-    fn resolve(&self) {
+    /// Checks the backend until it is removed, with the others in the first round if there is one.
+    fn run(mut self, first: Option<FirstRound>) {
         self.member.resolve();
         if self.member.has_name() {
             let member = Arc::clone(&self.member);
             spawn("resolve", move || keep_resolved(&member));
         }
-    }
-
-    fn run_from_the_start(mut self, first: &FirstRound) {
-        self.resolve();
-        let began = Instant::now();
-        let look = self.look(began);
-        if let Err(late) = first.looks.send((self.member.id, look)) {
-            let (_, look) = late.0;
-            self.note(look, began);
+        let mut next = Instant::now();
+        if let Some(first) = first {
+            let result = self.check(next);
+            if let Err(late) = first.results.send((self.member.id, result)) {
+                self.judge(late.0.1, next);
+            }
+            _ = first.started.recv();
+            // Each checker goes on at another moment.
+            next = Instant::now() + self.settings.interval * first.place / first.of;
         }
-        _ = first.started.recv();
-        // Each begins at another moment.
-        let offset = self.settings.interval * first.place / first.of;
-        self.run(Instant::now() + offset);
-    }
-
-    /// Checks at `next`, and from then on until the backend is removed.
-    fn run(mut self, mut next: Instant) {
         loop {
             self.wait_until(next);
             if self.member.health.is_removed() {
                 return;
             }
             let began = Instant::now();
-            let look = self.look(began);
-            self.note(look, began);
+            let result = self.check(began);
+            self.judge(result, began);
             let jitter = 1.0 + JITTER * (fastrand::f64() - 0.5);
             next = Instant::now() + self.settings.interval.mul_f64(jitter);
         }
     }
 
-    fn look(&mut self, began: Instant) -> Result<Report, BackendError> {
+    fn check(&mut self, began: Instant) -> CheckResult {
         let CheckSettings { timeout, max_lag, .. } = self.settings;
         self.last = began;
-        // Another server may be at the address by now: it is that which is to be looked at.
+        // Another server may be at the address by now. A new connection leads to that one.
         if self.member.health.state() != BackendState::Up {
             self.connection = None;
         }
         self.member.check(&mut self.connection, began + timeout, max_lag)
     }
 
-    fn note(&mut self, look: Result<Report, BackendError>, began: Instant) {
-        self.judge(look, began);
-        self.peers.checked();
-    }
-
-    fn judge(&mut self, look: Result<Report, BackendError>, began: Instant) {
+    fn judge(&mut self, result: CheckResult, began: Instant) {
         let health = &self.member.health;
-        match look {
+        match result {
             Ok(report) => {
                 let others: Vec<Known> =
                     self.others().iter().map(|other| other.health.known()).collect();
                 health.check_answered(&report, began, Instant::now(), &others);
-                // It is down for what it is: nobody shall go on reading from it.
+                // It is the wrong kind of server: no session may go on reading from it.
                 if report.unserved.is_some() {
                     self.member.close_all();
                 }
             }
-            // That says nothing of the backend.
+            // This says nothing of the backend.
             Err(error) if error.is_local() => {
                 if self.warned_at.is_none_or(|at| at.elapsed() > LOCAL_WARNING_INTERVAL) {
                     self.warned_at = Some(Instant::now());
@@ -230,6 +216,7 @@ impl Checker {
                 }
             }
         }
+        self.peers.checked();
     }
 
     fn others(&self) -> Vec<Arc<Member>> {
@@ -238,7 +225,7 @@ impl Checker {
         members
     }
 
-    /// Whether it may get other data, or none, at any moment.
+    /// Returns whether the backend may get other data, or none, at any moment.
     fn is_to_be_watched(&self) -> bool {
         let health = &self.member.health;
         let has_just_gone = |other: &Arc<Member>| {
@@ -248,14 +235,14 @@ impl Checker {
             || (health.is_replica() && self.others().iter().any(has_just_gone))
     }
 
-    /// Waits until it is time, or there is a reason to check now: something is wrong with the
+    /// Waits until `next`, or until there is a reason to check at once: something is wrong with the
     /// backend, or it has ended our connection.
     fn wait_until(&mut self, next: Instant) {
         loop {
             let left = next.saturating_duration_since(Instant::now());
             let is_news = self.pause(left.min(FAST_INTERVAL)) && self.is_end_news();
             let health = &self.member.health;
-            // A server that seems to be busy may be one to which a connection is broken.
+            // A server that seems to be busy may have lost the connection of the slow read.
             let is_up = health.state() == BackendState::Up && !health.is_busy();
             let is_good = is_up && !is_news && !self.is_to_be_watched();
             if left <= FAST_INTERVAL || !is_good {
@@ -264,7 +251,7 @@ impl Checker {
         }
     }
 
-    /// Whether it says something that our connection was ended: not if that happens to each of them
+    /// Returns whether the end of our connection says something. It does not if the server ends each of them
     /// right after its check.
     fn is_end_news(&mut self) -> bool {
         let is_at_once = self.last.elapsed() < FAST_INTERVAL;
@@ -274,7 +261,7 @@ impl Checker {
         !(std::mem::replace(&mut self.ends_at_once, is_at_once) && is_at_once)
     }
 
-    /// Lets some time pass; true when the backend has ended our connection meanwhile.
+    /// Waits for `time` at most; returns true when the backend has ended our connection meanwhile.
     fn pause(&mut self, time: Duration) -> bool {
         let Some(connection) = &self.connection else {
             thread::sleep(time);

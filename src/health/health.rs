@@ -1,6 +1,5 @@
-//! The state of one backend: told by its checks and by reads, asked by all.
+//! The state machine of one backend. Its checks and failed reads change the state.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,47 +7,44 @@ use std::time::{Duration, Instant, SystemTime};
 
 use log::{error, info, warn};
 
-use super::BackendState;
-use super::in_use::DatabasesInUse;
-use super::known::{Cause, Databases, Known, Seen, Unproven};
+use super::known::{Cause, DatabasesInUse, Known, Seen, Unproven};
 use super::record::{MAX_CHANGES, Proof, Record, keys_in_words};
 use super::rule::{self, Facts, Verdict};
-use super::state::StateListener;
-use super::summary::Change;
+use super::{BackendState, Change, StateListener};
 use crate::backend::Report;
 use crate::sync::{Mutex, lock};
 
-/// A backend that has failed in a way which its checks don't notice is `suspect` for so long.
+/// Time for which a backend is `suspect` at least, after a failure that its checks don't notice.
 const DISTRUST_TIME: Duration = Duration::from_secs(5);
 
-/// When a server counts as away, back, and forgotten.
+/// The settings that decide when a server is down, up again, and forgotten.
 #[derive(Debug, Clone, Copy)]
 pub struct HealthSettings {
     /// Failed checks in a row until it is down.
     pub fall: u32,
     /// Good checks in a row until it is up again.
     pub rise: u32,
-    /// How long the keys that a server had count while it is away.
+    /// How long the number of a server's keys counts while it is away.
     pub forget_after: Duration,
 }
 
-/// One backend's state, and what it rests on.
+/// The state of one backend, and the reasons for it.
 #[derive(Debug)]
 pub struct Health {
-    pub(super) name: Arc<str>,
+    /// The backend's name.
+    pub(crate) name: Arc<str>,
     pub(super) listener: Box<dyn StateListener>,
     pub(super) settings: HealthSettings,
     pub(super) in_use: Arc<DatabasesInUse>,
-    /// The databases that must not be read, as [`Databases`] has them: a copy of what the record says,
-    /// read on every request without a lock.
+    /// Lock-free copy of [`Record::unread`], read on every request.
     pub(super) unread: AtomicU64,
-    /// Whether a slow read of ours runs on it: then it answers no checks, which says nothing.
+    /// Whether a slow read of ours runs on it. Then it answers no checks, which says nothing.
     pub(super) is_busy: AtomicBool,
     pub(super) record: Mutex<Record>,
 }
 
 impl Health {
-    /// Of the backend with this index in `table`; it counts as down until it was checked.
+    /// Returns the health of a backend that counts as down until it is checked.
     pub fn new(
         name: &str,
         listener: Box<dyn StateListener>,
@@ -56,27 +52,9 @@ impl Health {
         in_use: Arc<DatabasesInUse>,
         now: Instant,
     ) -> Arc<Self> {
-        let record = Record {
-            state: BackendState::Down,
-            reason: "not checked yet".to_owned(),
-            since: now,
-            known: Known::default(),
-            settled_keys: None,
-            good: 0,
-            bad: 0,
-            last_failure: "not checked yet".to_owned(),
-            failed_at: None,
-            distrusted_until: None,
-            answered: None,
-            differs_since: None,
-            difference: None,
-            was_warned: false,
-            logged_unread: Databases::NONE,
-            is_last_resort: false,
-            stale: None,
-            is_removed: false,
-            changes: VecDeque::new(),
-        };
+        let reason = "not checked yet".to_owned();
+        let last_failure = reason.clone();
+        let record = Record { since: Some(now), reason, last_failure, ..Record::default() };
         Arc::new(Self {
             name: name.into(),
             listener,
@@ -88,23 +66,15 @@ impl Health {
         })
     }
 
-    /// The backend's name, for those who keep it.
-    pub fn shared_name(&self) -> Arc<str> {
-        Arc::clone(&self.name)
-    }
-
-    /// The backend's name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Whether a slow read of ours runs on it from now on: while one does, silence makes it `suspect`
-    /// at most.
+    /// Sets whether a slow read of ours runs on it. While one does, silence makes it `suspect` at most.
     pub fn set_busy(&self, is_busy: bool) {
         self.is_busy.store(is_busy, Ordering::Release);
     }
 
-    /// Whether a connection to this server process may be used; if not, why.
+    /// Checks that a connection to this server process may be used.
+    ///
+    /// # Errors
+    /// With the reason why it may not.
     pub fn admit(&self, run_id: &str, now: Instant) -> Result<(), String> {
         let mut record = lock(&self.record);
         if record.known.must_prove.is_none() {
@@ -119,7 +89,7 @@ impl Health {
         Err(record.refusal())
     }
 
-    /// A live request has failed on it.
+    /// Takes note of a client's request that has failed on it.
     pub fn failed(&self, error: &dyn fmt::Display, now: Instant) {
         let mut record = lock(&self.record);
         if record.is_removed {
@@ -133,12 +103,12 @@ impl Health {
         }
     }
 
-    /// The live request that has failed last did so in a way which checks don't notice.
+    /// Takes note that the last failure is of a kind that checks don't notice.
     pub fn distrust_checks(&self, now: Instant) {
         lock(&self.record).distrusted_until = Some(now + DISTRUST_TIME);
     }
 
-    /// A check has failed; `is_silence` where the backend can be reached and says nothing.
+    /// Takes note of a failed check. In case of `is_silence`, the backend can be reached and is silent.
     pub fn check_failed(&self, error: &dyn fmt::Display, is_silence: bool, now: Instant) {
         let mut record = lock(&self.record);
         if record.is_removed {
@@ -162,9 +132,8 @@ impl Health {
         }
     }
 
-    /// The first check of all was answered, and `others` by other servers: what is there is what there
-    /// is to be had.
-    /// `now` is the same for all of them: none is a newcomer to another.
+    /// Takes note of the answer to the first check at the start, when the reports of the `others` are all that
+    /// there is to compare with. `now` is the same for all of them, so that none is a newcomer to another.
     pub fn accept_first(&self, report: &Report, others: &[&Report], now: Instant) {
         let mut record = lock(&self.record);
         record.settled_keys.clone_from(&report.keys);
@@ -177,7 +146,7 @@ impl Health {
                 self.accept(&mut record, report, now, keys_in_words(report), false)
             }
             Verdict::Prove { cause, databases, .. } => {
-                let new = |(number, standing)| (number, Unproven::new(standing));
+                let new = |(number, found)| (number, Unproven::new(found));
                 record.known.unproven = databases.into_iter().map(new).collect();
                 match cause {
                     Some(cause) => {
@@ -191,8 +160,8 @@ impl Health {
         self.note_limits(&mut record, report);
     }
 
-    /// Takes note of a check that `began` then and was answered `now`, and decides what that means, given
-    /// what is known of the `others`.
+    /// Takes note of a check that `began` then and was answered `now`, and applies the rule's verdict. The
+    /// rule compares with the `others`.
     pub fn check_answered(&self, report: &Report, began: Instant, now: Instant, others: &[Known]) {
         let mut record = lock(&self.record);
         if record.is_removed {
@@ -278,7 +247,7 @@ impl Health {
         self.accept(record, report, now, why, true);
     }
 
-    /// Whether it was removed.
+    /// Returns whether it was removed.
     pub fn is_removed(&self) -> bool {
         lock(&self.record).is_removed
     }
@@ -288,11 +257,10 @@ impl Health {
         let mut record = lock(&self.record);
         record.is_removed = true;
         record.last_failure = "removed".to_owned();
-        self.unread.store(Databases::ALL.bits(), Ordering::Release);
         self.change(&mut record, BackendState::Down, "it was removed".to_owned(), false, now);
     }
 
-    /// It has nothing to prove, as a whole: whether it is up is a matter of whether it answers.
+    /// Applies a good check to a server that has nothing to prove as a whole.
     fn serve(&self, record: &mut Record, report: &Report, began: Instant, now: Instant) {
         match record.state {
             BackendState::Up => record.accept_identity(report, now),
@@ -314,7 +282,7 @@ impl Health {
         }
     }
 
-    /// Lets others know in which databases it is read from, and how gladly.
+    /// Publishes in which databases it is read from, and whether it is a second choice.
     fn note_limits(&self, record: &mut Record, report: &Report) {
         let unread = record.unread();
         self.unread.store(unread.bits(), Ordering::Release);
@@ -346,28 +314,27 @@ impl Health {
         self.listener.set_second_choice(record.stale.is_some() || record.is_last_resort);
     }
 
-    /// Nothing is read from it from now on, for this reason.
+    /// Reads nothing from it from now on, for this reason.
     fn hold(&self, record: &mut Record, cause: Cause, reason: String, now: Instant) {
         record.known.must_prove = Some(cause);
-        self.unread.store(Databases::ALL.bits(), Ordering::Release);
         match record.state {
             BackendState::Syncing => record.reason = reason,
             _ => self.change(record, BackendState::Syncing, reason, false, now),
         }
     }
 
-    /// It is no server that can be served from.
+    /// Takes it out of service, as it is no server to read from.
     fn refuse(&self, record: &mut Record, reason: String, now: Instant) {
         record.good = 0;
         record.known.unproven.clear();
         record.known.must_prove = Some(Cause::WasUnserved);
-        self.unread.store(Databases::ALL.bits(), Ordering::Release);
         record.last_failure.clone_from(&reason);
         if record.state != BackendState::Down || record.reason != reason {
             self.change(record, BackendState::Down, reason, false, now);
         }
     }
 
+    /// Brings it up.
     fn accept(
         &self,
         record: &mut Record,
@@ -378,7 +345,6 @@ impl Health {
     ) {
         record.known.must_prove = None;
         record.accept_identity(report, now);
-        self.unread.store(record.unread().bits(), Ordering::Release);
         record.good = 0;
         self.change(record, BackendState::Up, why, slowly, now);
     }
@@ -397,11 +363,12 @@ impl Health {
         }
         record.state = state;
         record.reason.clone_from(&reason);
-        record.since = now;
+        record.since = Some(now);
         if record.changes.len() == MAX_CHANGES {
             record.changes.pop_front();
         }
         record.changes.push_back(Change { at: SystemTime::now(), state, reason });
+        self.unread.store(record.unread().bits(), Ordering::Release);
         self.listener.set_state(state, slowly, now);
     }
 }

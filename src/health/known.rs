@@ -1,110 +1,113 @@
-//! What is known of a backend: what it has proved, what it had, and what others compare with.
+//! The memory of a backend: its proofs, the keys that it had, and the counts that others compare with.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::backend::{Keys, Report};
 
-/// Servers that were all restarted, and agree on nothing that was known before, are believed when the
-/// numbers of their keys have kept for this long.
+/// Time after which unchanged numbers of keys are believed, also where all servers were restarted and agree
+/// on nothing that was known before.
 pub const SETTLE_TIME: Duration = Duration::from_secs(5);
 
-/// How a database of a server is that has to prove itself.
+/// Result of the comparison of one database, of a server that has to prove itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// It has what it should have.
-    Complete {
-        /// Its keys.
-        has: u64,
-    },
-    /// It has about what it should have, and gets more.
-    Growing {
-        /// Its keys.
-        has: u64,
-        /// Those that it should have.
-        of: u64,
-    },
-    /// It has most of its keys, and nobody who is up has more.
-    LastResort {
-        /// Its keys.
-        has: u64,
-        /// Those that it should have.
-        of: u64,
-    },
+pub struct Completeness {
+    /// The result.
+    pub grade: Grade,
+    /// Number of its keys.
+    pub has: u64,
+    /// Number of keys that it should have.
+    pub of: u64,
+}
+
+/// How complete a database is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grade {
+    /// It has the keys that it should have.
+    Complete,
+    /// It has about the keys that it should have, and gets more.
+    Growing,
+    /// It has most of its keys, and no server that is up has more.
+    LastResort,
     /// It lacks keys.
-    Incomplete {
-        /// Its keys.
-        has: u64,
-        /// Those that it should have.
-        of: u64,
-    },
+    Incomplete,
 }
 
-impl Standing {
-    /// The keys that it has.
-    pub fn has(self) -> u64 {
-        match self {
-            Self::Complete { has }
-            | Self::Growing { has, .. }
-            | Self::LastResort { has, .. }
-            | Self::Incomplete { has, .. } => has,
-        }
-    }
-
-    /// Whether there is anything to be read in it.
-    pub(super) fn has_data(self) -> bool {
-        match self {
-            Self::Complete { has } => has > 0,
-            _ => true,
-        }
-    }
-
-    /// Whether it may be read from once that was so often enough.
-    pub fn is_good(self) -> bool {
-        matches!(self, Self::Complete { .. } | Self::LastResort { .. })
+impl Completeness {
+    /// Returns whether there is anything to read in the database, now or later.
+    pub fn has_data(self) -> bool {
+        self.has > 0 || self.grade != Grade::Complete
     }
 }
 
-/// A set of databases in a word. Those with numbers from 63 on are one.
+impl fmt::Display for Completeness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { grade, has, of } = self;
+        match grade {
+            Grade::Complete => write!(f, "it has {has} keys"),
+            Grade::Growing => write!(f, "it has {has} of {of} keys, and gets more"),
+            Grade::LastResort | Grade::Incomplete => write!(f, "it has {has} of {of} keys"),
+        }
+    }
+}
+
+/// A set of databases in one word. All databases with numbers from 63 on share a bit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Databases(u64);
 
 impl Databases {
-    /// None of them.
-    pub const NONE: Self = Self(0);
-
     /// All of them.
     pub const ALL: Self = Self(u64::MAX);
 
-    /// This one.
+    /// Returns the set of this one.
     pub fn of(database: i64) -> Self {
         Self(1 << database.clamp(0, 63))
     }
 
-    /// With what [`bits`](Self::bits) has returned.
+    /// Returns the set with these [`bits`](Self::bits).
     pub fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
-    /// As a number, for an atomic one.
+    /// Returns it as a number, for an atomic.
     pub fn bits(self) -> u64 {
         self.0
     }
 
-    /// Whether one of these is in it.
+    /// Returns whether it has one of the others.
     pub fn has(self, others: Self) -> bool {
         self.0 & others.0 != 0
     }
 
-    /// All that are in one or the other.
+    /// Returns the union with the others.
     pub fn with(self, others: Self) -> Self {
         Self(self.0 | others.0)
     }
 }
 
-/// Why a server has to prove that it has its data.
+/// The databases that clients have read so far. All backends share it.
+#[derive(Debug, Default)]
+pub struct DatabasesInUse(AtomicU64);
+
+impl DatabasesInUse {
+    /// Takes note that this one is read.
+    pub fn note(&self, databases: Databases) {
+        // Nearly always it is known. Then no other core's cache line is taken away.
+        if !self.get().has(databases) {
+            self.0.fetch_or(databases.bits(), Ordering::Relaxed);
+        }
+    }
+
+    /// Returns all of them.
+    pub fn get(&self) -> Databases {
+        Databases::from_bits(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// Reason why a server has to prove that it has its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     /// No process of it was ever accepted.
@@ -115,20 +118,13 @@ pub enum Cause {
     FilledAnew,
     /// It is a replica whose link was down at the last check and is up now.
     LinkWasDown,
-    /// It has said that its data are not there.
+    /// It said that its data are not there.
     WasNotReady,
-    /// It was accepted when no other was there to be compared with, or as a last resort, and has fewer
-    /// keys than one that is up.
+    /// It was accepted without another server to compare with, or as a last resort, and has fewer keys
+    /// than one that is up.
     HasFewer,
-    /// It was no server that can be served from.
+    /// It was no server to read from.
     WasUnserved,
-}
-
-impl Cause {
-    /// Whether one good comparison suffices: the accepted process goes on, and was not out of service.
-    pub fn is_of_same_process(self) -> bool {
-        matches!(self, Self::FilledAnew | Self::LinkWasDown)
-    }
 }
 
 impl fmt::Display for Cause {
@@ -145,7 +141,7 @@ impl fmt::Display for Cause {
     }
 }
 
-/// The server process, and the history of its data, that may be read from.
+/// An accepted server process, and the history of its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// Its `run_id`.
@@ -155,7 +151,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// That of the server which gave this report.
+    /// Returns the identity of the server that gave this report.
     pub fn of(report: &Report) -> Self {
         Self {
             run_id: Arc::clone(&report.run_id),
@@ -163,19 +159,19 @@ impl Identity {
         }
     }
 
-    /// Whether the report is of that process, and of data that continue these.
+    /// Returns whether the report is of this process, and of data that continue these.
     pub(super) fn goes_on_in(&self, report: &Report) -> bool {
         self.run_id == report.run_id
             && (!report.is_replica || report.continues(&self.replication_id))
     }
 }
 
-/// How many keys a server had in each database, and when it was last seen to serve these.
+/// The number of keys that a server had in each database, and when it was last seen to serve these.
 #[derive(Debug, Clone, Default)]
 pub struct Remembered(pub(super) BTreeMap<u32, (u64, Instant)>);
 
 impl Remembered {
-    /// It serves these now, but for the databases that are `left_out`.
+    /// Takes note that it serves these keys now, but for the databases that are `left_out`.
     pub fn note(&mut self, keys: &Keys, now: Instant, left_out: impl Fn(u32) -> bool) {
         let known: BTreeSet<u32> = self.0.keys().copied().chain(keys.databases()).collect();
         for number in known.into_iter().filter(|number| !left_out(*number)) {
@@ -186,7 +182,7 @@ impl Remembered {
         }
     }
 
-    /// What counts of it now.
+    /// Returns the number that counts now.
     pub(super) fn count(&self, database: u32, now: Instant, forget_after: Duration) -> u64 {
         match self.0.get(&database) {
             Some((count, at)) if now.saturating_duration_since(*at) <= forget_after => *count,
@@ -195,70 +191,71 @@ impl Remembered {
     }
 }
 
-/// What the last check of a server that was answered has found.
+/// Result of a server's last check that was answered.
 #[derive(Debug, Clone)]
 pub struct Seen {
-    /// What it said.
+    /// The server's answers.
     pub report: Report,
     /// Since when the numbers of its keys are about the same.
     pub keys_since: Instant,
 }
 
-/// What is known of a server.
+/// The memory of a server.
 #[derive(Debug, Clone, Default)]
 pub struct Known {
-    /// The process that may be read from.
+    /// The accepted process.
     pub accepted: Option<Identity>,
-    /// When one was accepted for the first time.
+    /// When a process was accepted for the first time.
     pub first_accepted: Option<Instant>,
     /// Whether it serves now: its state is up or suspect.
     pub is_serving: bool,
     /// Whether its last check was answered.
     pub answers: bool,
-    /// Why nothing may be read from it before it has proved itself, if so.
+    /// Reason why nothing may be read from it before it has proved itself, if so.
     pub must_prove: Option<Cause>,
     /// The databases in which it has not proved itself.
     pub unproven: BTreeMap<u32, Unproven>,
-    /// What it had when it served last.
+    /// The keys that it had when it served last.
     pub remembered: Remembered,
-    /// The last check that it has answered.
+    /// The last check that was answered.
     pub seen: Option<Seen>,
-    /// When a check of it was judged last.
+    /// When a check was judged last.
     pub judged: Option<Instant>,
 }
 
 /// A database in which a server has not proved itself.
 #[derive(Debug, Clone, Copy)]
 pub struct Unproven {
-    /// How it was at the last check.
-    pub standing: Standing,
-    /// In how many checks running it was complete.
+    /// The result of the last check.
+    pub completeness: Completeness,
+    /// Number of checks in a row in which it was complete.
     pub good: u32,
-    /// In how many checks running it has got no more keys.
+    /// Number of checks in a row in which it got no more keys.
     pub still: u32,
 }
 
 impl Unproven {
-    /// Met for the first time.
-    pub fn new(standing: Standing) -> Self {
-        Self { standing, good: 0, still: 0 }
+    /// Begins with the first result.
+    pub fn new(completeness: Completeness) -> Self {
+        Self { completeness, good: 0, still: 0 }
     }
 
-    /// The next check has found this.
-    pub fn note(&mut self, standing: Standing) {
-        self.good = if matches!(standing, Standing::Complete { .. }) {
-            self.good.saturating_add(1)
-        } else {
-            0
-        };
-        self.still =
-            if standing.has() > self.standing.has() { 0 } else { self.still.saturating_add(1) };
-        self.standing = standing;
+    /// Takes note of the next check's result.
+    pub fn note(&mut self, found: Completeness) {
+        let next = |count: u32, goes_on| if goes_on { count.saturating_add(1) } else { 0 };
+        self.good = next(self.good, found.grade == Grade::Complete);
+        self.still = next(self.still, found.has <= self.completeness.has);
+        self.completeness = found;
+    }
+
+    /// Returns whether it is read from all the same.
+    pub fn is_read(&self) -> bool {
+        self.completeness.grade == Grade::LastResort
     }
 }
 
 impl Known {
-    /// Whether what it has in this database is what there is to be had: the accepted process goes on,
+    /// Returns whether its keys in this database are all that there are: the accepted process goes on,
     /// and has nothing to prove there.
     fn is_proven(&self, database: u32) -> bool {
         let goes_on = self.accepted.as_ref().zip(self.seen.as_ref());
@@ -267,15 +264,15 @@ impl Known {
             && goes_on.is_some_and(|(accepted, seen)| accepted.goes_on_in(&seen.report))
     }
 
-    /// How many keys it serves in this database, if it is proven there.
+    /// Returns how many keys it serves in this database, if it is proven there.
     pub(super) fn serves(&self, database: u32) -> Option<u64> {
         let keys = self.seen.as_ref()?.report.keys.as_ref()?;
         (self.is_serving && self.is_proven(database) && keys.knows(database))
             .then(|| keys.count(database))
     }
 
-    /// How many keys of this database it stands for while nobody serves it: those that it has, where
-    /// it can be believed, else those that it had.
+    /// Returns how many keys of this database it stands for while no server serves it: those that it has,
+    /// if it can be believed, else those that it had.
     pub(super) fn stands_for(&self, database: u32, now: Instant, forget_after: Duration) -> u64 {
         let believed = self.seen.as_ref().filter(|seen| {
             let is_settled = now.saturating_duration_since(seen.keys_since) >= SETTLE_TIME;

@@ -1,4 +1,4 @@
-//! What the state of one backend rests on, without a lock or a clock.
+//! The reasons for the state of one backend, without a lock or a clock.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -6,55 +6,60 @@ use std::time::{Duration, Instant};
 use log::warn;
 
 use super::BackendState;
-use super::known::{Cause, Databases, Identity, Known, Standing, Unproven};
-use super::summary::Change;
+use super::Change;
+use super::known::{Cause, Completeness, Databases, Grade, Identity, Known, Unproven};
 use crate::backend::{Keys, Report};
 
-/// The changes that are kept of each backend.
+/// Number of changes that are kept of each backend.
 pub(super) const MAX_CHANGES: usize = 32;
 
-/// A server whose databases are complete in part serves these when the others have got no more keys in
-/// so many checks: until then it may be being loaded.
+/// Number of checks without more keys after which a server is not being loaded. If some of its databases are
+/// complete, it serves these then.
 pub(super) const STILL_CHECKS: u32 = 10;
 
-/// A difference between servers is warned about when it has lasted for so long: what clients write
-/// does not arrive everywhere at the same moment.
+/// Time after which a difference between servers is worth a warning. Writes don't arrive everywhere at
+/// the same moment.
 const DIFFERENCE_TIME: Duration = Duration::from_secs(10);
 
-#[derive(Debug)]
+/// The state of one backend, and the reasons for it.
+#[derive(Debug, Default)]
 pub(super) struct Record {
     pub state: BackendState,
     pub reason: String,
-    pub since: Instant,
+    /// When this state began.
+    pub since: Option<Instant>,
     pub known: Known,
-    /// What the numbers of its keys are about, since `seen.keys_since`.
+    /// About the numbers of its keys since `seen.keys_since`.
     pub settled_keys: Option<Keys>,
-    /// Checks in a row.
+    /// Good checks in a row.
     pub good: u32,
+    /// Failed checks in a row.
     pub bad: u32,
     pub last_failure: String,
-    /// When a request has failed last.
+    /// When a request failed last.
     pub failed_at: Option<Instant>,
     /// Until then a good check does not clear a failure.
     pub distrusted_until: Option<Instant>,
     /// When the last check that was answered began.
     pub answered: Option<Instant>,
-    /// Since when others have notably more keys, and whether that was warned about.
+    /// Since when others have notably more keys.
     pub differs_since: Option<Instant>,
+    /// Where others have notably more keys, in words.
     pub difference: Option<String>,
+    /// Whether the log has warned of this difference.
     pub was_warned: bool,
-    /// The databases that must not be read, as the log has it.
+    /// The databases that must not be read, as the log said last.
     pub logged_unread: Databases,
     /// Whether it is read from though it lacks some keys.
     pub is_last_resort: bool,
-    /// Why it is stale, if it is.
+    /// Reason why it is stale, if it is.
     pub stale: Option<String>,
     /// Whether the backend was removed: then no check and no failure changes anything.
     pub is_removed: bool,
     pub changes: VecDeque<Change>,
 }
 
-/// What came of the comparison of a server that has to prove itself.
+/// Result of a check for a server that has to prove itself.
 pub(super) enum Proof {
     /// It has proved itself.
     Accepted,
@@ -64,15 +69,8 @@ pub(super) enum Proof {
     Held(Cause),
 }
 
-impl Unproven {
-    /// Whether it is read from all the same.
-    pub fn is_read(&self) -> bool {
-        matches!(self.standing, Standing::LastResort { .. })
-    }
-}
-
 impl Record {
-    /// What is known of it now.
+    /// Returns the memory of it, with its present state.
     pub fn known(&self) -> Known {
         Known {
             is_serving: matches!(self.state, BackendState::Up | BackendState::Suspect),
@@ -81,7 +79,7 @@ impl Record {
         }
     }
 
-    /// Since when the numbers of its keys are about those of this report.
+    /// Returns since when the numbers of its keys are about those of this report.
     pub fn settle(&mut self, report: &Report, now: Instant) -> Instant {
         let same_process =
             self.known.seen.as_ref().filter(|seen| {
@@ -105,11 +103,11 @@ impl Record {
         }
     }
 
-    /// Counts how often in a row its databases were found good.
+    /// Counts the checks in a row in which its databases were good.
     pub fn prove(
         &mut self,
         cause: Option<Cause>,
-        databases: &BTreeMap<u32, Standing>,
+        databases: &BTreeMap<u32, Completeness>,
         relevant: &BTreeSet<u32>,
         rise: u32,
     ) -> Proof {
@@ -120,21 +118,23 @@ impl Record {
             known.unproven.clear();
         }
         let needed = match cause {
-            Some(cause) if !was_held && cause.is_of_same_process() => 1,
+            // The accepted process goes on, and was in service: one good comparison suffices.
+            Some(Cause::FilledAnew | Cause::LinkWasDown) if !was_held => 1,
             _ => rise,
         };
-        for (number, standing) in databases {
-            let new = Unproven::new(*standing);
-            known.unproven.entry(*number).or_insert(new).note(*standing);
+        for (number, found) in databases {
+            known.unproven.entry(*number).or_insert(Unproven::new(*found)).note(*found);
         }
         let is_proven = |database: &Unproven| database.good >= needed;
         let may_be_read = |number: &u32| {
             known.unproven.get(number).is_none_or(|one| is_proven(one) || one.is_read())
         };
-        let is_good =
-            |number: &u32| databases.get(number).is_none_or(|standing| standing.is_good());
+        let is_good = |number: &u32| {
+            let found = databases.get(number);
+            found.is_none_or(|found| matches!(found.grade, Grade::Complete | Grade::LastResort))
+        };
         let can_be_read = relevant.is_empty() || relevant.iter().any(may_be_read);
-        // One that is being loaded may have all of one database before it has any of the next.
+        // A server that is being loaded has all of one database before it has any of the next.
         let is_still = |number: &u32| {
             known.unproven.get(number).is_none_or(|database| database.still >= STILL_CHECKS)
         };
@@ -159,7 +159,7 @@ impl Record {
         }
     }
 
-    /// The process that gave this report is the one that may be read from, and this is what it has.
+    /// Accepts the process that gave this report, and remembers its keys.
     pub fn accept_identity(&mut self, report: &Report, now: Instant) {
         let known = &mut self.known;
         known.accepted = Some(Identity::of(report));
@@ -172,40 +172,40 @@ impl Record {
         }
     }
 
-    /// The databases that must not be read.
+    /// Returns the databases that must not be read.
     pub fn unread(&self) -> Databases {
-        if self.known.must_prove.is_some() {
+        if self.is_removed || self.known.must_prove.is_some() {
             return Databases::ALL;
         }
-        let unread = self.known.unproven.iter().filter(|(_, database)| !database.is_read());
-        let unread = unread.map(|(number, _)| Databases::of(i64::from(*number)));
-        unread.fold(Databases::NONE, Databases::with)
+        let unread = self.unread_databases().map(|(number, _)| Databases::of(i64::from(number)));
+        unread.fold(Databases::default(), Databases::with)
     }
 
-    /// The first database that is read though it lacks some keys, with what it has of what it should
-    /// have.
+    /// Returns the databases that must not be read while the others may.
+    pub fn unread_databases(&self) -> impl Iterator<Item = (u32, Completeness)> {
+        let unread = self.known.unproven.iter().filter(|(_, database)| !database.is_read());
+        unread.map(|(number, database)| (*number, database.completeness))
+    }
+
+    /// Returns the first database that is read though it lacks some keys, the number of keys that it has,
+    /// and the number that it should have.
     pub fn last_resort(&self) -> Option<(u32, u64, u64)> {
         let may_be_read = self.known.must_prove.is_none();
-        self.known.unproven.iter().filter(|_| may_be_read).find_map(|(number, database)| {
-            match database.standing {
-                Standing::LastResort { has, of } => Some((*number, has, of)),
-                _ => None,
-            }
-        })
+        let mut unproven = self.known.unproven.iter().filter(|_| may_be_read);
+        let (number, database) = unproven.find(|(_, database)| database.is_read())?;
+        Some((*number, database.completeness.has, database.completeness.of))
     }
 
-    /// Which databases are not read from it while it is up, and why.
+    /// Returns which databases are not read from it while it is up, and the reasons.
     pub fn exceptions(&self) -> Option<String> {
-        let unread = self.known.unproven.iter().filter(|(_, database)| !database.is_read());
-        let in_words = |(number, database): (&u32, &Unproven)| {
-            format!("database {number} ({})", standing_in_words(database.standing))
-        };
-        let unread: Vec<String> = unread.take(MAX_SHOWN_DATABASES).map(in_words).collect();
+        let in_words = |(number, found)| format!("database {number} ({found})");
+        let unread: Vec<String> =
+            self.unread_databases().take(MAX_SHOWN_DATABASES).map(in_words).collect();
         (!unread.is_empty())
             .then(|| format!("not read from in some databases: {}", unread.join(", ")))
     }
 
-    /// What there is to be said of a server that is up.
+    /// Describes a server that is up.
     pub fn while_up(&self, report: &Report) -> String {
         let mut text = keys_in_words(report);
         let resort = self.last_resort().map(|(number, has, of)| {
@@ -221,24 +221,17 @@ impl Record {
         text
     }
 
-    /// How far the proof has come, in words: where it lacks most.
+    /// Describes the progress of the proof: the database that lacks most.
     pub fn progress(&self, report: &Report) -> String {
-        let databases = self.known.unproven.values();
-        let lacking =
-            databases.filter(|database| !matches!(database.standing, Standing::Complete { .. }));
-        let missing = |database: &&Unproven| match database.standing {
-            Standing::Incomplete { has, of }
-            | Standing::Growing { has, of }
-            | Standing::LastResort { has, of } => of.saturating_sub(has),
-            Standing::Complete { .. } => 0,
-        };
-        match lacking.max_by_key(missing) {
-            Some(database) => standing_in_words(database.standing),
+        let found = self.known.unproven.values().map(|database| database.completeness);
+        let lacking = found.filter(|found| found.grade != Grade::Complete);
+        match lacking.max_by_key(|found| found.of.saturating_sub(found.has)) {
+            Some(found) => found.to_string(),
             None => keys_in_words(report),
         }
     }
 
-    /// Why nothing may be read from it, for a client.
+    /// Returns the reason why nothing may be read from it, for a client.
     pub fn refusal(&self) -> String {
         match self.known.must_prove {
             Some(Cause::WasUnserved) => format!("not served: {}", self.reason),
@@ -246,7 +239,7 @@ impl Record {
         }
     }
 
-    /// Others have notably more keys, or no more.
+    /// Takes note where others have notably more keys, if they do.
     pub fn note_difference(&mut self, name: &str, difference: Option<String>, now: Instant) {
         match &difference {
             None => {
@@ -265,18 +258,8 @@ impl Record {
     }
 }
 
-/// The most databases that are named in one reason.
+/// Most databases that are named in one reason.
 const MAX_SHOWN_DATABASES: usize = 4;
-
-pub(super) fn standing_in_words(standing: Standing) -> String {
-    match standing {
-        Standing::Complete { has } => format!("it has {has} keys"),
-        Standing::Growing { has, of } => format!("it has {has} of {of} keys, and gets more"),
-        Standing::LastResort { has, of } | Standing::Incomplete { has, of } => {
-            format!("it has {has} of {of} keys")
-        }
-    }
-}
 
 pub(super) fn keys_in_words(report: &Report) -> String {
     let role = if report.is_replica { "a replica" } else { "a primary" };

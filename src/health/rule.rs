@@ -1,74 +1,72 @@
-//! The rule: whether a server may be read from, and in which databases.
+//! The rule that decides whether a server may be read from, and in which databases.
 //!
-//! [`judge`] is a pure function of what is known: the result of this check, what was known of the server
-//! before, what is known of the others, and the time. [`Health`](super::Health) applies its verdict, and
-//! counts how often in a row a server has proved itself.
+//! [`judge`] is a pure function of its [`Facts`]. [`Health`](super::Health) applies its verdict, and counts the
+//! checks in a row in which a server has proved itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::known::{Cause, Databases, Known, SETTLE_TIME, Standing};
+use super::known::{Cause, Completeness, Databases, Grade, Known, SETTLE_TIME};
 use crate::backend::{Keys, Report, STEADY_KEYS_AT_ONCE, is_below_half, lacks};
 
-/// A server that has only most of its keys is read from, as a last resort, when their numbers have
-/// kept for this long.
-pub const LAST_RESORT_SETTLE_TIME: Duration = Duration::from_secs(1);
+/// Time for which the numbers of keys must not change before a server that has only most of its keys is read
+/// from as a last resort.
+pub(super) const LAST_RESORT_SETTLE_TIME: Duration = Duration::from_secs(1);
 
-/// The share of the keys that a last resort must have, in percent.
-pub const LAST_RESORT_PERCENT: u64 = 90;
+/// Share of the keys that a last resort must have, in percent.
+pub(super) const LAST_RESORT_PERCENT: u64 = 90;
 
-/// A database that is about complete may not grow by more than one in so many keys between two
-/// checks: then it is still being filled.
+/// A database that grows by more than one in so many keys between two checks is still being filled.
 const GROWTH_PART: u64 = 100;
 
-/// What a verdict rests on.
+/// The facts of a verdict.
 #[derive(Debug)]
 pub struct Facts<'a> {
     /// The time.
     pub now: Instant,
-    /// What this check has found.
+    /// The report of this check.
     pub report: &'a Report,
     /// Since when the numbers of its keys are about the same.
     pub keys_since: Instant,
-    /// What was known of the server before this check.
+    /// The memory of the server before this check.
     pub before: &'a Known,
-    /// What is known of the other servers.
+    /// The memory of the other servers.
     pub others: &'a [Known],
     /// The databases that clients read.
     pub in_use: Databases,
-    /// How long what is away counts.
+    /// How long the number of a server's keys counts while it is away.
     pub forget_after: Duration,
 }
 
-/// What a check means.
+/// Meaning of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is no server that can be served from: it is down, for this reason.
+    /// It is no server to read from: it is down, for this reason.
     Unserved(String),
     /// It says itself that its data are not there.
     NotReady {
-        /// What it says.
+        /// Its words.
         why: String,
-        /// Why it will have to prove itself, if not for this.
+        /// Reason why it will have to prove itself, if there is another.
         cause: Option<Cause>,
     },
     /// It has nothing to prove. If others have notably more keys, that is worth a warning.
     Serve {
-        /// Where, and how many.
+        /// The database, and the numbers of keys.
         warning: Option<String>,
     },
     /// It has to prove itself.
     Prove {
-        /// Why, where that concerns the whole server; `None` where it concerns these databases.
+        /// Reason, if that concerns the whole server; `None` if it concerns these databases.
         cause: Option<Cause>,
-        /// How these databases are.
-        databases: BTreeMap<u32, Standing>,
-        /// The databases that matter: while none of these can be read, nothing can.
+        /// The results for these databases.
+        databases: BTreeMap<u32, Completeness>,
+        /// The databases that matter: while none of these can be read, nothing is read.
         relevant: BTreeSet<u32>,
     },
 }
 
-/// What this check of a server means.
+/// Judges a check of a server.
 pub fn judge(facts: &Facts) -> Verdict {
     let Facts { report, before, .. } = facts;
     if let Some(why) = &report.unserved {
@@ -90,21 +88,16 @@ pub fn judge(facts: &Facts) -> Verdict {
     if cause.is_none() && in_doubt.is_empty() {
         return Verdict::Serve { warning: facts.difference(&all) };
     }
-    let standings: BTreeMap<u32, Standing> =
-        all.iter().map(|number| (*number, facts.standing(*number))).collect();
-    let has_data = standings.iter().filter(|(_, standing)| standing.has_data());
-    let with_data: BTreeSet<u32> = has_data.map(|(number, _)| *number).collect();
-    let is_used = |number: &u32| facts.in_use.has(Databases::of(i64::from(*number)));
-    let mut relevant: BTreeSet<u32> = with_data.iter().copied().filter(is_used).collect();
-    if relevant.is_empty() {
-        relevant = with_data;
-    }
-    let databases = standings.into_iter().filter(|(number, _)| in_doubt.contains(number)).collect();
+    let found: BTreeMap<u32, Completeness> =
+        all.iter().map(|number| (*number, facts.completeness(*number))).collect();
+    let has_data = found.iter().filter(|(_, found)| found.has_data());
+    let relevant = relevant(has_data.map(|(number, _)| *number).collect(), facts.in_use);
+    let databases = found.into_iter().filter(|(number, _)| in_doubt.contains(number)).collect();
     Verdict::Prove { cause, databases, relevant }
 }
 
-/// What the first check of all means: what is there is what there is to be had, but for databases that
-/// have less than half of what others that are ready have.
+/// Judges the first check at the start. All data that are there are accepted, but for databases that have less
+/// than half of the keys of others that are ready.
 pub fn judge_first(report: &Report, others: &[&Report], in_use: Databases) -> Verdict {
     if let Some(why) = &report.unserved {
         return Verdict::Unserved(why.clone());
@@ -118,31 +111,32 @@ pub fn judge_first(report: &Report, others: &[&Report], in_use: Databases) -> Ve
     others.iter().filter(is_ready).filter_map(|other| other.keys.as_ref()).for_each(|keys| {
         fullest.merge(keys);
     });
-    let databases: BTreeMap<u32, Standing> = fullest
+    let databases: BTreeMap<u32, Completeness> = fullest
         .databases()
         .filter(|number| keys.knows(*number))
-        .filter(|number| is_below_half(keys.count(*number), fullest.count(*number)))
-        .map(|number| {
-            let (has, of) = (keys.count(number), fullest.count(number));
-            (number, Standing::Incomplete { has, of })
-        })
+        .map(|number| (number, keys.count(number), fullest.count(number)))
+        .filter(|(_, has, of)| is_below_half(*has, *of))
+        .map(|(number, has, of)| (number, Completeness { grade: Grade::Incomplete, has, of }))
         .collect();
     if databases.is_empty() {
         return Verdict::Serve { warning: None };
     }
     let all: BTreeSet<u32> = fullest.databases().chain(keys.databases()).collect();
-    let is_used = |number: &u32| in_use.has(Databases::of(i64::from(*number)));
-    let mut relevant: BTreeSet<u32> = all.iter().copied().filter(is_used).collect();
-    if relevant.is_empty() {
-        relevant = all;
-    }
+    let relevant = relevant(all, in_use);
     let is_held = relevant.iter().all(|number| databases.contains_key(number));
     Verdict::Prove { cause: is_held.then_some(Cause::HasFewer), databases, relevant }
 }
 
-/// Why the whole server has to prove itself, if it has to.
+/// Returns the databases that matter: those that clients read, or all if clients read none of them.
+fn relevant(all: BTreeSet<u32>, in_use: Databases) -> BTreeSet<u32> {
+    let is_used = |number: &u32| in_use.has(Databases::of(i64::from(*number)));
+    let used: BTreeSet<u32> = all.iter().copied().filter(is_used).collect();
+    if used.is_empty() { all } else { used }
+}
+
+/// Returns the reason why the whole server has to prove itself, if it has to.
 ///
-/// An accepted process that goes on has not: what it lacks, it was told to forget.
+/// An accepted process that goes on has nothing to prove: clients deleted the keys that it lacks.
 fn doubt(before: &Known, report: &Report) -> Option<Cause> {
     if let Some(cause) = before.must_prove {
         return Some(cause);
@@ -159,7 +153,7 @@ fn doubt(before: &Known, report: &Report) -> Option<Cause> {
 }
 
 impl Facts<'_> {
-    /// All databases of which somebody has, or had, keys.
+    /// Returns all databases in which some server has, or had, keys.
     fn all_databases(&self) -> BTreeSet<u32> {
         let of_known = |known: &Known| {
             let seen = known.seen.as_ref().and_then(|seen| seen.report.keys.as_ref());
@@ -173,37 +167,34 @@ impl Facts<'_> {
         own.chain(known).collect()
     }
 
-    /// What the fullest of the others has that serve this database.
+    /// Returns the number of keys of the fullest other server that serves this database.
     fn served_by_others(&self, database: u32) -> Option<u64> {
         self.others.iter().filter_map(|other| other.serves(database)).max()
     }
 
-    /// How this database is, compared to what the server should have: what others serve, or, where
-    /// nobody does, what was there not long ago.
-    fn standing(&self, database: u32) -> Standing {
+    /// Compares this database with the keys that the server should have: those that others serve or, if none
+    /// does, those that were there not long ago.
+    fn completeness(&self, database: u32) -> Completeness {
         let Some(keys) = self.report.keys.as_ref().filter(|keys| keys.knows(database)) else {
-            return Standing::Complete { has: 0 };
+            return Completeness { grade: Grade::Complete, has: 0, of: 0 };
         };
         let has = keys.count(database);
         let served = self.served_by_others(database);
         let of = served.unwrap_or_else(|| self.expected(database, has));
+        let is_most = has.saturating_mul(100) >= of.saturating_mul(LAST_RESORT_PERCENT) && has > 0;
         let kept_for = self.now.saturating_duration_since(self.keys_since);
-        if lacks(has, of) {
-            let is_most =
-                has.saturating_mul(100) >= of.saturating_mul(LAST_RESORT_PERCENT) && has > 0;
-            return match served.is_none() && is_most && kept_for >= LAST_RESORT_SETTLE_TIME {
-                true => Standing::LastResort { has, of },
-                false => Standing::Incomplete { has, of },
-            };
-        }
-        if self.is_being_filled(database, has, of) {
-            return Standing::Growing { has, of };
-        }
-        Standing::Complete { has }
+        let is_last_resort = served.is_none() && is_most && kept_for >= LAST_RESORT_SETTLE_TIME;
+        let grade = match lacks(has, of) {
+            true if is_last_resort => Grade::LastResort,
+            true => Grade::Incomplete,
+            false if self.is_being_filled(database, has, of) => Grade::Growing,
+            false => Grade::Complete,
+        };
+        Completeness { grade, has, of }
     }
 
-    /// What a complete server has while nobody serves this database. What all have agreed on for some
-    /// time is the data now; what they had before is, until then, and until it is forgotten.
+    /// Returns the number of keys of a complete server while no server serves this database: those of before,
+    /// until they are forgotten, or until all servers have agreed on another number for some time.
     fn expected(&self, database: u32, has: u64) -> u64 {
         let stands_for = |other: &Known| other.stands_for(database, self.now, self.forget_after);
         let others = self.others.iter().map(stands_for).max().unwrap_or(0);
@@ -216,8 +207,8 @@ impl Facts<'_> {
         others.max(own)
     }
 
-    /// Whether it gets notably more keys, and is not read from yet. Where there are as many as there
-    /// should be, clients may be adding some everywhere.
+    /// Returns whether it gets notably more keys, and is not read from yet. If it has as many as it should
+    /// have, a few more may be keys that clients add everywhere.
     fn is_being_filled(&self, database: u32, has: u64, of: u64) -> bool {
         let Known { seen, must_prove, unproven, .. } = self.before;
         if must_prove.is_none() && !unproven.contains_key(&database) {
@@ -230,8 +221,8 @@ impl Facts<'_> {
         has > before + steady.max(before / GROWTH_PART)
     }
 
-    /// Whether it was accepted while somebody was away who has since come for the first time, and has
-    /// more than twice as many keys.
+    /// Returns whether another server was accepted for the first time after this one, and has more than
+    /// twice as many keys.
     fn has_far_fewer_than_a_newcomer(&self, database: u32) -> bool {
         let Some(keys) = self.report.keys.as_ref().filter(|keys| keys.knows(database)) else {
             return false;
@@ -243,7 +234,7 @@ impl Facts<'_> {
         most.is_some_and(|most| is_below_half(keys.count(database), most))
     }
 
-    /// Where others have notably more keys, in words.
+    /// Says where others have notably more keys.
     fn difference(&self, all: &BTreeSet<u32>) -> Option<String> {
         let keys = self.report.keys.as_ref()?;
         let is_used = |number: &u32| self.in_use.has(Databases::of(i64::from(*number)));

@@ -1,11 +1,16 @@
-//! Each row of the rule is a scene: what was known, what a check finds, and what that means.
+//! Each row of the rule is a scene: the memory of the servers, the report of a check, and the verdict.
 
 use std::fmt::Write;
 
-use super::known::{Cause, Databases, Identity, Known, Remembered, Seen, Standing, Unproven};
+use super::known::{
+    Cause, Completeness, Databases, Grade, Identity, Known, Remembered, Seen, Unproven,
+};
 use super::rule::{Facts, Verdict, judge, judge_first};
 use crate::backend::{Keys, Report};
 use std::time::{Duration, Instant};
+
+#[path = "rule_database_tests.rs"]
+mod databases;
 
 const SECOND: Duration = Duration::from_secs(1);
 const FORGET_AFTER: Duration = Duration::from_secs(600);
@@ -37,12 +42,17 @@ fn cut_off(report: Report) -> Report {
 #[derive(Clone, Copy)]
 struct Clock(Instant);
 
+/// Returns the time of the scenes.
+fn clock() -> Clock {
+    Clock(Instant::now() + 3600 * SECOND)
+}
+
 impl Clock {
     fn ago(self, time: Duration) -> Instant {
         self.0.checked_sub(time).expect("the scenes begin an hour after the clock")
     }
 
-    /// A server that serves these, and has for long.
+    /// Returns a server that has served these keys for long.
     fn serving(self, report: Report) -> Known {
         let mut remembered = Remembered::default();
         if let Some(keys) = &report.keys {
@@ -60,7 +70,7 @@ impl Clock {
         }
     }
 
-    /// One that served these until so long ago, and does not answer.
+    /// Returns a server that served these keys until `time` ago, and does not answer.
     fn away(self, report: Report, time: Duration) -> Known {
         let mut remembered = Remembered::default();
         if let Some(keys) = &report.keys {
@@ -70,13 +80,13 @@ impl Clock {
         Known { is_serving: false, answers: false, remembered, ..serving }
     }
 
-    /// One that serves still, or did a moment ago, and of which the last check has found this.
+    /// Returns a server of which the last check has found this report.
     fn found(self, before: Known, report: Report, kept_for: Duration) -> Known {
         let seen = Some(Seen { report, keys_since: self.ago(kept_for) });
         Known { seen, answers: true, ..before }
     }
 
-    /// One that had the first, answers, and has the second since so long ago, unproven.
+    /// Returns a restarted server that had the first report's keys, and has had the second's for `kept_for`.
     fn back(self, had: Report, report: Report, kept_for: Duration) -> Known {
         let before = Known {
             is_serving: false,
@@ -87,7 +97,7 @@ impl Clock {
     }
 }
 
-/// A check finds this, in a server of which that was known, beside those.
+/// The report of a check, the memory of its server, and the memory of the others.
 struct Scene {
     report: Report,
     before: Known,
@@ -130,14 +140,14 @@ fn shown(verdict: &Verdict) -> String {
         Verdict::Serve { warning: Some(_) } => "serve, warn".to_owned(),
         Verdict::Prove { cause, databases, relevant } => {
             let mut text = cause.map_or("some".to_owned(), |cause| format!("{cause:?}"));
-            for (number, standing) in databases {
+            for (number, Completeness { grade, has, of }) in databases {
                 let mark = if relevant.contains(number) { "" } else { "?" };
                 let _ = write!(text, " {number}{mark}=");
-                let _ = match standing {
-                    Standing::Complete { has } => write!(text, "complete({has})"),
-                    Standing::Growing { has, of } => write!(text, "growing({has}/{of})"),
-                    Standing::LastResort { has, of } => write!(text, "resort({has}/{of})"),
-                    Standing::Incomplete { has, of } => write!(text, "lacks({has}/{of})"),
+                let _ = match grade {
+                    Grade::Complete => write!(text, "complete({has})"),
+                    Grade::Growing => write!(text, "growing({has}/{of})"),
+                    Grade::LastResort => write!(text, "resort({has}/{of})"),
+                    Grade::Incomplete => write!(text, "lacks({has}/{of})"),
                 };
             }
             text
@@ -145,20 +155,36 @@ fn shown(verdict: &Verdict) -> String {
     }
 }
 
+fn full() -> Report {
+    primary("a", &[(0, 1000)])
+}
+
+fn full_b() -> Report {
+    primary("b", &[(0, 1000)])
+}
+
+fn full_c() -> Report {
+    primary("c", &[(0, 1000)])
+}
+
+/// A server that lacks keys in one database.
+fn unproven(known: Known, number: u32, has: u64, of: u64) -> Known {
+    let found = Completeness { grade: Grade::Incomplete, has, of };
+    Known { unproven: [(number, Unproven::new(found))].into(), ..known }
+}
+
+/// Judges each scene, and compares the verdict with the one after it.
+fn check(clock: Clock, scenes: &[(&str, Scene, &str)]) {
+    for (name, scene, expected) in scenes {
+        assert_eq!(scene.verdict(clock), *expected, "{name}");
+    }
+}
+
 #[test]
-fn each_scene_has_its_verdict() {
-    let clock = Clock(Instant::now() + 3600 * SECOND);
-    let full = || primary("a", &[(0, 1000)]);
-    let full_b = || primary("b", &[(0, 1000)]);
-    let full_c = || primary("c", &[(0, 1000)]);
+fn losing_keys_is_no_doubt() {
+    let clock = clock();
     let serving = |report: Report| clock.serving(report);
-    let unproven = |known: Known, number: u32, has: u64, of: u64| {
-        let standing = Standing::Incomplete { has, of };
-        let unproven = [(number, Unproven::new(standing))].into();
-        Known { unproven, ..known }
-    };
-    let rows: Vec<(&str, Scene, &str)> = vec![
-        // Losing keys is no doubt.
+    let scenes = [
         (
             "FLUSHALL of a primary, then a SET every 15 ms; its replica is not there yet",
             Scene::new(
@@ -235,7 +261,15 @@ fn each_scene_has_its_verdict() {
             Scene::new(primary("a", &[(0, 999)]), serving(full()), vec![serving(full_b())]),
             "serve",
         ),
-        // A restart.
+    ];
+    check(clock, &scenes);
+}
+
+#[test]
+fn after_a_restart_a_server_has_to_prove_itself() {
+    let clock = clock();
+    let serving = |report: Report| clock.serving(report);
+    let scenes = [
         (
             "an empty restart while a fuller one is up",
             Scene::new(primary("a2", &[]), serving(full()), vec![serving(full_b())]),
@@ -366,238 +400,8 @@ fn each_scene_has_its_verdict() {
             Scene::new(primary("a", &[(0, 7)]), Known::default(), vec![Known::default()]),
             "FirstMet 0=complete(7)",
         ),
-        // Each database for itself.
-        (
-            "a stray key in database 7 of one server, and a rolling restart of another",
-            Scene::new(
-                primary("a2", &[(0, 1000)]),
-                serving(full()),
-                vec![serving(primary("b", &[(0, 1000), (7, 1)]))],
-            ),
-            "Restarted 0=complete(1000) 7?=lacks(0/1)",
-        ),
-        (
-            "the end of the server that had it",
-            Scene::new(
-                primary("a2", &[(0, 1000)]),
-                unproven(serving(primary("a2", &[(0, 1000)])), 7, 0, 1),
-                vec![
-                    clock.away(primary("b", &[(0, 1000), (7, 1)]), 10 * SECOND),
-                    unproven(serving(full_c()), 7, 0, 1),
-                ],
-            ),
-            "some 7?=lacks(0/1)",
-        ),
-        (
-            "beside one that was never restarted, and serves it without that key",
-            Scene::new(
-                primary("a2", &[(0, 1000)]),
-                unproven(serving(primary("a2", &[(0, 1000)])), 7, 0, 1),
-                vec![
-                    clock.away(primary("b", &[(0, 1000), (7, 1)]), 10 * SECOND),
-                    serving(full_c()),
-                ],
-            ),
-            "some 7?=complete(0)",
-        ),
-        (
-            "clients read database 7",
-            Scene::new(
-                primary("a2", &[(0, 1000)]),
-                unproven(serving(primary("a2", &[(0, 1000)])), 7, 0, 1),
-                vec![clock.away(primary("b", &[(0, 1000), (7, 1)]), 10 * SECOND)],
-            )
-            .using(7),
-            "some 7=lacks(0/1)",
-        ),
-        (
-            "it is forgotten",
-            Scene::new(
-                primary("a2", &[(0, 1000)]),
-                unproven(serving(primary("a2", &[(0, 1000)])), 7, 0, 1),
-                vec![clock.away(primary("b", &[(0, 1000), (7, 1)]), FORGET_AFTER + SECOND)],
-            ),
-            "some 7?=complete(0)",
-        ),
-        (
-            "no client has read yet: each database matters",
-            Scene {
-                in_use: Databases::of(3),
-                ..Scene::new(
-                    primary("a2", &[(1, 9)]),
-                    serving(primary("a", &[(1, 9), (2, 9)])),
-                    vec![serving(primary("b", &[(1, 9), (2, 9)]))],
-                )
-            },
-            "Restarted 1=complete(9) 2=lacks(0/9)",
-        ),
-        // Replication.
-        (
-            "a primary that restarted empty has emptied its replica, and no check saw how",
-            Scene::new(
-                filled_anew(replica("a", &[])),
-                serving(replica("a", &[(0, 1000)])),
-                vec![
-                    serving(replica("b", &[(0, 1000)])),
-                    clock.back(full_c(), primary("c2", &[]), SECOND),
-                ],
-            ),
-            "FilledAnew 0=lacks(0/1000)",
-        ),
-        (
-            "a replica that was emptied, with a first write in it, and all others too",
-            Scene::new(
-                filled_anew(replica("a", &[(0, 1)])),
-                serving(replica("a", &[(0, 1000)])),
-                vec![
-                    clock.found(
-                        serving(replica("b", &[(0, 1000)])),
-                        filled_anew(replica("b", &[(0, 1)])),
-                        Duration::ZERO,
-                    ),
-                    clock.back(full_c(), primary("c2", &[(0, 1)]), SECOND),
-                ],
-            )
-            .kept_for(Duration::ZERO),
-            "FilledAnew 0=lacks(1/1000)",
-        ),
-        (
-            "a replica that was filled anew and is complete",
-            Scene::new(
-                filled_anew(replica("a", &[(0, 1000)])),
-                serving(replica("a", &[(0, 1000)])),
-                vec![serving(full_b())],
-            ),
-            "FilledAnew 0=complete(1000)",
-        ),
-        (
-            "its primary was replaced by a replica: the history goes on under another name",
-            Scene::new(
-                Report {
-                    previous_replication_id: "history".into(),
-                    ..filled_anew(replica("a", &[(0, 1000)]))
-                },
-                serving(replica("a", &[(0, 1000)])),
-                vec![],
-            ),
-            "serve",
-        ),
-        (
-            "a primary's history has another name: it has got its first replica",
-            Scene::new(filled_anew(full()), serving(full()), vec![serving(full_b())]),
-            "serve",
-        ),
-        (
-            "a replica whose link is down has its data",
-            Scene::new(
-                cut_off(replica("a", &[(0, 1000)])),
-                serving(replica("a", &[(0, 1000)])),
-                vec![serving(full_b())],
-            ),
-            "serve",
-        ),
-        (
-            "a replica whose link was down since the last check",
-            Scene::new(
-                replica("a", &[(0, 1000)]),
-                serving(cut_off(replica("a", &[(0, 1000)]))),
-                vec![serving(full_b())],
-            ),
-            "LinkWasDown 0=complete(1000)",
-        ),
-        (
-            "that has not caught up",
-            Scene::new(
-                replica("a", &[(0, 900)]),
-                serving(cut_off(replica("a", &[(0, 900)]))),
-                vec![serving(full_b())],
-            ),
-            "LinkWasDown 0=lacks(900/1000)",
-        ),
-        (
-            "a mass delete while the links of all replicas were down, with no primary to be asked",
-            Scene::new(
-                replica("a", &[]),
-                serving(cut_off(replica("a", &[(0, 1000)]))),
-                vec![Known {
-                    must_prove: Some(Cause::LinkWasDown),
-                    is_serving: false,
-                    ..clock.found(serving(replica("b", &[(0, 1000)])), replica("b", &[]), SECOND)
-                }],
-            )
-            .kept_for(Duration::ZERO),
-            "LinkWasDown 0?=complete(0)",
-        ),
-        (
-            "a replica in a full resynchronisation",
-            Scene::new(
-                Report {
-                    not_ready: Some("it gets its data".to_owned()),
-                    ..cut_off(replica("a", &[(0, 1000)]))
-                },
-                serving(replica("a", &[(0, 1000)])),
-                vec![serving(full_b())],
-            ),
-            "not ready None",
-        ),
-        (
-            "after that it has to prove itself",
-            Scene::new(
-                replica("a", &[(0, 10)]),
-                Known {
-                    must_prove: Some(Cause::WasNotReady),
-                    is_serving: false,
-                    ..serving(replica("a", &[(0, 1000)]))
-                },
-                vec![serving(full_b())],
-            ),
-            "WasNotReady 0=lacks(10/1000)",
-        ),
-        // Others.
-        (
-            "one that was there first, and is empty, once a full one is there",
-            Scene::new(
-                primary("a", &[]),
-                serving(primary("a", &[])),
-                vec![Known { first_accepted: Some(clock.ago(SECOND)), ..serving(full_b()) }],
-            ),
-            "some 0=lacks(0/1000)",
-        ),
-        (
-            "a full one that was accepted at the same moment, at the start",
-            Scene::new(
-                primary("a", &[]),
-                serving(primary("a", &[])),
-                vec![Known {
-                    first_accepted: serving(primary("a", &[])).judged,
-                    ..serving(full_b())
-                }],
-            ),
-            "serve, warn",
-        ),
-        (
-            "a full one that was compared with it already",
-            Scene::new(primary("a", &[]), serving(primary("a", &[])), vec![serving(full_b())]),
-            "serve, warn",
-        ),
-        (
-            "a Sentinel",
-            Scene::new(
-                Report { unserved: Some("a Sentinel".to_owned()), ..primary("a", &[]) },
-                Known::default(),
-                vec![],
-            ),
-            "unserved",
-        ),
-        (
-            "a user that may not use INFO",
-            Scene::new(Report::default(), Known::default(), vec![serving(full_b())]),
-            "FirstMet 0?=complete(0)",
-        ),
     ];
-    for (scene, facts, expected) in rows {
-        assert_eq!(facts.verdict(clock), expected, "{scene}");
-    }
+    check(clock, &scenes);
 }
 
 #[test]

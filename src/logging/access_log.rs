@@ -9,7 +9,7 @@ use super::entry::{Entry, Leases};
 pub use super::entry::{Event, HttpRequest, Session, Text};
 use super::writer;
 
-/// Tells how many leases each backend has, by name.
+/// Returns the number of leases of each backend, by name.
 type CountLeases = dyn Fn() -> Vec<(Arc<str>, usize)> + Send + Sync;
 
 /// Writes an entry for each event, with the leases of all backends at that moment.
@@ -27,12 +27,12 @@ impl AccessLog {
         Self { count_leases: Box::new(count_leases), is_quiet }
     }
 
-    /// Writes the event that `make` returns, unless nobody wants it.
+    /// Writes the event that `make` returns, if the log wants it.
     pub fn write(&self, make: impl FnOnce() -> Event) {
         self.write_at(Level::Info, make);
     }
 
-    /// Writes the event that `make` returns at this level, unless nobody wants it.
+    /// Writes the event that `make` returns at this level, if the log wants it.
     pub fn write_at(&self, level: Level, make: impl FnOnce() -> Event) {
         if self.is_quiet || !log::log_enabled!(level) {
             return;

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::escape::escaped;
+use super::format::escaped;
 
-/// How much of a request's method and target is logged, in characters.
+/// Most characters of a request's method and target that are logged.
 const LOGGED_CHARS: usize = 256;
 
 /// One line of the log.
@@ -48,9 +48,9 @@ pub struct HttpRequest {
     pub status: u16,
     /// The backend that has answered.
     pub backend: Option<String>,
-    /// How long it took, in milliseconds.
+    /// Time from the request to the end of the response, in milliseconds.
     pub ms: f64,
-    /// Bytes that were sent, with the head.
+    /// Bytes that were sent, the head included.
     pub bytes: u64,
     /// The failure that cut the answer off after its first byte.
     pub cut: Option<String>,
@@ -66,7 +66,7 @@ pub struct Session {
     /// The last backend that it had.
     pub backend: Option<String>,
     pub seconds: f64,
-    /// Why it ended.
+    /// Reason why it ended.
     pub ended: String,
 }
 
@@ -75,7 +75,7 @@ pub struct Session {
 #[serde(transparent)]
 pub struct Text(String);
 
-/// How many leases each backend has, by name.
+/// Number of leases of each backend, by name.
 #[derive(Debug)]
 pub struct Leases(pub Vec<(Arc<str>, usize)>);
 
@@ -130,34 +130,23 @@ impl fmt::Display for Entry {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Request(request) => request.fmt(f),
+            Self::Request(HttpRequest { client, method, target, status, backend, ms, .. }) => {
+                let backend = backend.as_deref().unwrap_or("-");
+                write!(f, "{client} {method} {target} {status} {backend} {ms:.3}ms")
+            }
             Self::Refused { client, status, .. } => write!(f, "{client} refused {status}"),
             Self::Held { seconds } => {
                 let time = humantime::format_duration(Duration::from_secs_f64(*seconds));
                 write!(f, "held for {time}")
             }
             Self::Reads { client, backend } => write!(f, "{client} reads from {backend}"),
-            Self::Session(session) => session.fmt(f),
+            Self::Session(Session { client, commands, errors, backend, seconds, .. }) => {
+                let backend = backend.as_deref().unwrap_or("-");
+                let (commands, errors) = (counted(*commands, "command"), counted(*errors, "error"));
+                write!(f, "{client} session {backend} {commands} {errors} {seconds:.3}s")
+            }
             Self::Moved { sessions } => write!(f, "moved {}", counted(*sessions as u64, "session")),
         }
-    }
-}
-
-impl fmt::Display for HttpRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { client, method, target, status, backend, ms, .. } = self;
-        let backend = backend.as_deref().unwrap_or("-");
-        write!(f, "{client} {method} {target} {status} {backend} {ms:.3}ms")
-    }
-}
-
-impl fmt::Display for Session {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let backend = self.backend.as_deref().unwrap_or("-");
-        let commands = counted(self.commands, "command");
-        let errors = counted(self.errors, "error");
-        let (client, seconds) = (self.client, self.seconds);
-        write!(f, "{client} session {backend} {commands} {errors} {seconds:.3}s")
     }
 }
 

@@ -1,5 +1,6 @@
-//! How a line of the log looks.
+//! Formats the lines of the log.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::time::SystemTime;
 
@@ -8,7 +9,6 @@ use log::Level;
 use serde::Serialize;
 
 use super::entry::Entry;
-use super::escape::escaped;
 
 /// The form of the log's lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -21,59 +21,54 @@ pub enum Format {
 
 /// Writes lines in one form.
 #[derive(Clone, Copy)]
-pub struct LineFormatter {
+pub(super) struct LineFormatter {
     pub format: Format,
     pub is_coloured: bool,
 }
 
+/// The content of a line.
 #[derive(Serialize)]
-struct JsonLine<'a, T: Serialize> {
+#[serde(untagged)]
+pub(super) enum Content<'a> {
+    Message { kind: &'static str, message: &'a str },
+    Entry(&'a Entry),
+}
+
+#[derive(Serialize)]
+struct JsonLine<'a> {
     at: String,
     level: &'a str,
     #[serde(flatten)]
-    content: T,
+    content: Content<'a>,
 }
 
-#[derive(Serialize)]
-struct Message<'a> {
-    kind: &'static str,
-    message: &'a str,
+impl<'a> Content<'a> {
+    pub fn message(message: &'a str) -> Self {
+        Self::Message { kind: "message", message }
+    }
+}
+
+impl fmt::Display for Content<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Message { message, .. } => f.write_str(&escaped(message)),
+            Self::Entry(entry) => entry.fmt(f),
+        }
+    }
 }
 
 impl LineFormatter {
-    pub fn message(
+    pub fn write(
         self,
         out: &mut impl Write,
         at: SystemTime,
         level: Level,
-        message: &str,
+        content: Content,
     ) -> io::Result<()> {
-        match self.format {
-            Format::Human => self.human(out, at, level, &escaped(message)),
-            Format::Json => json(out, at, level, Message { kind: "message", message }),
+        let at = humantime::format_rfc3339_millis(at).to_string();
+        if self.format == Format::Json {
+            return write_json(out, &JsonLine { at, level: level.as_str(), content });
         }
-    }
-
-    pub fn entry(
-        self,
-        out: &mut impl Write,
-        at: SystemTime,
-        level: Level,
-        entry: &Entry,
-    ) -> io::Result<()> {
-        match self.format {
-            Format::Human => self.human(out, at, level, &entry.to_string()),
-            Format::Json => json(out, at, level, entry),
-        }
-    }
-
-    fn human(
-        self,
-        out: &mut impl Write,
-        at: SystemTime,
-        level: Level,
-        text: &str,
-    ) -> io::Result<()> {
         let style = match level {
             _ if !self.is_coloured => Style::new(),
             Level::Error => AnsiColor::Red.on_default().bold(),
@@ -81,20 +76,12 @@ impl LineFormatter {
             Level::Info => AnsiColor::Green.on_default(),
             Level::Debug | Level::Trace => AnsiColor::Cyan.on_default(),
         };
-        let at = humantime::format_rfc3339_millis(at);
-        writeln!(out, "{at} {style}{level:<5}{style:#} {text}")
+        writeln!(out, "{at} {style}{level:<5}{style:#} {content}")
     }
 }
 
-fn json(
-    out: &mut impl Write,
-    at: SystemTime,
-    level: Level,
-    content: impl Serialize,
-) -> io::Result<()> {
-    let at = humantime::format_rfc3339_millis(at).to_string();
-    let line = JsonLine { at, level: level.as_str(), content };
-    let text = serde_json::to_string(&line).map_err(io::Error::other)?;
+fn write_json(out: &mut impl Write, line: &JsonLine) -> io::Result<()> {
+    let text = serde_json::to_string(line).map_err(io::Error::other)?;
     let mut ascii = String::with_capacity(text.len() + 1);
     for c in text.chars() {
         match c.is_ascii() {
@@ -110,6 +97,14 @@ fn json(
     out.write_all(ascii.as_bytes())
 }
 
+/// Escapes text of clients or backends so that it neither begins another line nor moves the cursor.
+pub fn escaped(text: &str) -> String {
+    let is_harmless = |c: char| matches!(c, ' ' | '\'' | '"' | '\\');
+    let escape =
+        |c: char| if is_harmless(c) { c.to_string() } else { c.escape_debug().to_string() };
+    text.chars().map(escape).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,7 +112,8 @@ mod tests {
     fn line(format: Format, text: &str) -> String {
         let mut out = Vec::new();
         let formatter = LineFormatter { format, is_coloured: false };
-        formatter.message(&mut out, SystemTime::UNIX_EPOCH, Level::Warn, text).expect("memory");
+        let content = Content::message(text);
+        formatter.write(&mut out, SystemTime::UNIX_EPOCH, Level::Warn, content).expect("memory");
         String::from_utf8(out).expect("text")
     }
 

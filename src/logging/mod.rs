@@ -6,7 +6,6 @@
 
 pub(crate) mod access_log;
 mod entry;
-mod escape;
 mod format;
 mod writer;
 
@@ -16,9 +15,9 @@ use std::time::SystemTime;
 use env_logger::{Target, WriteStyle};
 use log::{LevelFilter, warn};
 
-pub(crate) use self::escape::escaped;
 pub use self::format::Format;
-use self::format::LineFormatter;
+pub(crate) use self::format::escaped;
+use self::format::{Content, LineFormatter};
 use self::writer::QueueWriter;
 pub(crate) use self::writer::dropped_lines;
 
@@ -38,7 +37,8 @@ pub fn start(format: Format) -> io::Result<LogGuard> {
         .filter_level(LevelFilter::Info)
         .parse_filters(if is_valid { &wanted } else { "" })
         .format(move |out, record| {
-            formatter.message(out, SystemTime::now(), record.level(), &record.args().to_string())
+            let text = record.args().to_string();
+            formatter.write(out, SystemTime::now(), record.level(), Content::message(&text))
         })
         // The formatter decides about colours.
         .write_style(WriteStyle::Always)
@@ -52,7 +52,7 @@ pub fn start(format: Format) -> io::Result<LogGuard> {
     Ok(LogGuard(()))
 }
 
-/// Whether these are levels, or modules with or without one, as `env_logger` reads them.
+/// Returns whether `env_logger` understands this: levels, or modules with or without one.
 fn is_valid_filter(wanted: &str) -> bool {
     let levels = wanted.split(',').filter_map(|part| part.split_once('='));
     levels.map(|(_, level)| level.trim()).all(|level| level.parse::<LevelFilter>().is_ok())

@@ -10,17 +10,17 @@ use std::time::{Duration, SystemTime};
 use log::Level;
 
 use super::entry::Entry;
-use super::format::LineFormatter;
+use super::format::{Content, LineFormatter};
 use crate::sync::lock;
 
-/// Lines that may wait for the writer.
+/// Most lines that may wait for the writer.
 const QUEUE_LINES: usize = 8192;
 
 /// Pause between two batches of lines, so that a busy log wakes its writer a hundred times a second
 /// instead of for each line.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// How long the end of the process waits for the last lines to be written.
+/// Longest time that the end of the process waits for the last lines to be written.
 const FLUSH_WAIT: Duration = Duration::from_secs(1);
 
 static QUEUE: Queue = Queue {
@@ -75,7 +75,7 @@ pub fn start(formatter: LineFormatter) -> io::Result<()> {
     thread::Builder::new().name("log".to_owned()).spawn(write).map(|_| ())
 }
 
-/// Waits until all lines are written; not for long, as nobody may be reading standard error.
+/// Waits until all lines are written, but not for long: maybe no process reads standard error.
 pub fn flush_at_end() {
     let mut pending = lock(&QUEUE.pending);
     pending.is_ending = true;
@@ -99,7 +99,7 @@ impl Queue {
         }
     }
 
-    /// Takes all lines; waits for one if there is none.
+    /// Takes all lines; waits for the first if there is none.
     fn take(&self) -> VecDeque<Line> {
         let mut pending = lock(&self.pending);
         while pending.lines.is_empty() {
@@ -145,13 +145,16 @@ fn write_lines(formatter: LineFormatter) {
             // A log that can't be written (a closed pipe, a full disk) must not end the service.
             let _ = match line {
                 Line::Formatted(line) => out.write_all(&line),
-                Line::Entry(at, level, entry) => formatter.entry(&mut out, at, level, &entry),
+                Line::Entry(at, level, entry) => {
+                    formatter.write(&mut out, at, level, Content::Entry(&entry))
+                }
             };
         }
         let dropped = dropped_lines();
         if dropped > reported {
             let text = format!("{} log lines were dropped: too many at once", dropped - reported);
-            let _ = formatter.message(&mut out, SystemTime::now(), Level::Warn, &text);
+            let message = Content::message(&text);
+            let _ = formatter.write(&mut out, SystemTime::now(), Level::Warn, message);
             reported = dropped;
         }
         let _ = out.flush();

@@ -1,20 +1,18 @@
-//! A connection to a backend: how it is made, and how bytes get from it and to it, with timeouts.
+//! A connection to a backend: connects, reads and writes with timeouts.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
+use std::net::{Shutdown, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
-use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
 use super::poll;
 
-/// The kernel probes a connection after a silence of this length.
+/// Length of a silence after which the kernel probes a connection.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
 
 /// Time between two probes of the kernel.
@@ -28,16 +26,11 @@ const KEEPALIVE_PROBES: u32 = 3;
 #[cfg(target_os = "linux")]
 const UNREACHABLE_TIMEOUTS: u32 = 2;
 
-/// A connection that we have made to a backend.
+/// A connection that we have made to a backend, over TCP or a Unix socket.
 ///
 /// Any thread may write, or end it, while one thread reads.
 #[derive(Debug)]
-pub enum BackendStream {
-    /// To an address.
-    Tcp(TcpStream),
-    /// To a path.
-    Unix(UnixStream),
-}
+pub struct BackendStream(Socket);
 
 impl BackendStream {
     /// Connects to an address within `wait`. Each later operation may take `timeout`.
@@ -46,12 +39,9 @@ impl BackendStream {
         wait: Duration,
         timeout: Duration,
     ) -> io::Result<Self> {
-        let socket = TcpStream::connect_timeout(&address, wait)?;
-        socket.set_read_timeout(Some(timeout))?;
-        socket.set_write_timeout(Some(timeout))?;
-        socket.set_nodelay(true)?;
-        let options = SockRef::from(&socket);
-        options.set_tcp_keepalive(
+        let socket = connected(Domain::for_address(address), &address.into(), wait, timeout)?;
+        socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_keepalive(
             &TcpKeepalive::new()
                 .with_time(KEEPALIVE_TIME)
                 .with_interval(KEEPALIVE_INTERVAL)
@@ -60,35 +50,27 @@ impl BackendStream {
         // The kernel of a server that is busy acknowledges what we send. A server that can't be
         // reached has no kernel that does.
         #[cfg(target_os = "linux")]
-        options.set_tcp_user_timeout(Some(timeout * UNREACHABLE_TIMEOUTS))?;
-        Ok(Self::Tcp(socket))
+        socket.set_tcp_user_timeout(Some(timeout * UNREACHABLE_TIMEOUTS))?;
+        Ok(Self(socket))
     }
 
     /// Connects to a Unix socket within `wait`. Each later operation may take `timeout`.
     pub(crate) fn connect_unix(path: &Path, wait: Duration, timeout: Duration) -> io::Result<Self> {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        // std's connect has no timeout, and waits while the server's backlog is full.
-        socket.connect_timeout(&SockAddr::unix(path)?, wait)?;
-        socket.set_read_timeout(Some(timeout))?;
-        socket.set_write_timeout(Some(timeout))?;
-        Ok(Self::Unix(socket.into()))
+        connected(Domain::UNIX, &SockAddr::unix(path)?, wait, timeout).map(Self)
     }
 
     /// Sets how long a read may wait.
     pub(crate) fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
-        match self {
-            Self::Tcp(socket) => socket.set_read_timeout(Some(timeout)),
-            Self::Unix(socket) => socket.set_read_timeout(Some(timeout)),
-        }
+        self.0.set_read_timeout(Some(timeout))
     }
 
-    /// Whether bytes have arrived, or the end.
+    /// Returns whether bytes have arrived, or the end.
     pub(crate) fn has_input(&self) -> bool {
-        let peeked = recv(self.fd(), &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        let peeked = recv(&self.0, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
         !matches!(peeked, Err(Errno::AGAIN))
     }
 
-    /// Waits for `timeout` at most until bytes arrive, or the end; says whether they have.
+    /// Waits for `timeout` at most until bytes arrive, or the end; returns whether they have.
     pub(crate) fn wait_for_input(&self, timeout: Duration) -> bool {
         let mut polled = [self.input()];
         poll(&mut polled, timeout).is_ok() && !polled[0].revents().is_empty()
@@ -96,41 +78,40 @@ impl BackendStream {
 
     /// Ends the connection for all threads that use it.
     pub(crate) fn shutdown(&self) {
-        // A connection that has ended already needs no end.
-        let _ = match self {
-            Self::Tcp(socket) => socket.shutdown(Shutdown::Both),
-            Self::Unix(socket) => socket.shutdown(Shutdown::Both),
-        };
+        // It fails where the connection has ended already.
+        let _ = self.0.shutdown(Shutdown::Both);
     }
 
-    /// What `poll` waits for here.
+    /// Returns the event of `poll` that tells that there is something to read.
     pub(super) fn input(&self) -> PollFd<'_> {
-        PollFd::from_borrowed_fd(self.fd(), PollFlags::IN)
+        PollFd::new(&self.0, PollFlags::IN)
     }
+}
 
-    fn fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(socket) => socket.as_fd(),
-            Self::Unix(socket) => socket.as_fd(),
-        }
-    }
+/// Returns a connected socket with timeouts.
+fn connected(
+    domain: Domain,
+    address: &SockAddr,
+    wait: Duration,
+    timeout: Duration,
+) -> io::Result<Socket> {
+    let socket = Socket::new(domain, Type::STREAM, None)?;
+    // A Unix socket's plain connect would wait for as long as the server's backlog is full.
+    socket.connect_timeout(address, wait)?;
+    socket.set_read_timeout(Some(timeout))?;
+    socket.set_write_timeout(Some(timeout))?;
+    Ok(socket)
 }
 
 impl Read for &BackendStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            BackendStream::Tcp(socket) => (&*socket).read(buffer),
-            BackendStream::Unix(socket) => (&*socket).read(buffer),
-        }
+        (&self.0).read(buffer)
     }
 }
 
 impl Write for &BackendStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            BackendStream::Tcp(socket) => (&*socket).write(bytes),
-            BackendStream::Unix(socket) => (&*socket).write(bytes),
-        }
+        (&self.0).write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -1,4 +1,4 @@
-//! A client's connection: how bytes get from it and to it, with timeouts.
+//! A client's connection: accepts, reads and writes with timeouts.
 
 use std::io::{self, PipeReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use socket2::SockRef;
 use super::backend_stream::BackendStream;
 use super::poll;
 
-/// Flags of a `send` that the end of our side follows: both go in one packet, where the system can do
+/// Flags of a last `send`: the bytes and the end of our side go in one packet, where the system can do
 /// that.
 #[cfg(target_os = "linux")]
 const BEFORE_END: SendFlags = SendFlags::MORE;
@@ -29,28 +29,21 @@ const PEER_END: PollFlags = PollFlags::HUP;
 
 /// A connection that a client has made to us.
 ///
-/// Any thread may write, end it, or ask how it is, while one thread reads. What is sent from several
-/// threads is in the order of their calls: they agree on that among themselves.
+/// Any thread may write, end it, or look at its state, while one thread reads. Bytes from several
+/// threads go out in the order of their calls, so the threads agree on that order among themselves.
 #[derive(Debug)]
 pub struct ClientStream {
-    transport: Transport,
+    socket: TcpStream,
     read_timeout: LastTimeout,
     write_timeout: LastTimeout,
 }
 
-/// What carries a client's bytes.
-#[derive(Debug)]
-enum Transport {
-    /// TCP, blocking.
-    Plain(TcpStream),
-}
-
-/// The timeout that a socket has, remembered: to set it again would cost a system call.
+/// The timeout that a socket has. It is remembered, as to set it costs a system call.
 #[derive(Debug, Default)]
 struct LastTimeout(AtomicU64);
 
 impl LastTimeout {
-    /// Calls `set` when the socket has another timeout.
+    /// Calls `set` if the socket has another timeout.
     fn change(
         &self,
         timeout: Duration,
@@ -66,111 +59,87 @@ impl LastTimeout {
 }
 
 impl ClientStream {
-    /// Prepares a listening socket for [`accept`](Self::accept), which does not wait then.
+    /// Prepares a listening socket so that [`accept`](Self::accept) never waits.
     ///
     /// # Errors
     /// When the system refuses an option.
     pub(crate) fn prepare(listener: &TcpListener) -> io::Result<()> {
-        // Other processes may have the same socket, and this holds for all of them. That suits those
-        // that accept: one that was woken for a client that another has taken must not wait for it.
+        // Other processes may have this socket, and the flag holds for all of them. They need it: a
+        // process that was woken for a client that another has accepted must not wait for the next.
         listener.set_nonblocking(true)?;
         // On Linux each accepted socket inherits the options.
         set_options(SockRef::from(listener))
     }
 
-    /// Accepts the next client, and says where it comes from.
+    /// Accepts the next client; returns its stream and its address.
     ///
     /// # Errors
-    /// As `accept` fails: with `WouldBlock` when nobody waits.
+    /// With `WouldBlock` when no client waits, or as `accept` fails.
     pub(crate) fn accept(listener: &TcpListener) -> io::Result<(Self, SocketAddr)> {
         let (socket, address) = listener.accept()?;
         if cfg!(not(target_os = "linux")) {
             socket.set_nonblocking(false)?;
-            // Fails where the client has left already, which the first read will find.
+            // It fails where the client has left already, which the first read finds.
             let _ = set_options(SockRef::from(&socket));
         }
         let (read_timeout, write_timeout) = Default::default();
-        Ok((Self { transport: Transport::Plain(socket), read_timeout, write_timeout }, address))
+        Ok((Self { socket, read_timeout, write_timeout }, address))
     }
 
-    fn socket(&self) -> &TcpStream {
-        match &self.transport {
-            Transport::Plain(socket) => socket,
-        }
-    }
-
-    /// The address of ours that the client has connected to.
+    /// Returns our address that the client has connected to.
     pub(crate) fn local_address(&self) -> Option<SocketAddr> {
-        self.socket().local_addr().ok()
+        self.socket.local_addr().ok()
     }
 
-    /// Reads into the spare capacity of `buffer` what comes within `timeout`; 0 at the end.
+    /// Reads into the spare capacity of `buffer` the bytes that come within `timeout`; 0 at the end.
     pub(crate) fn read(&self, buffer: &mut Vec<u8>, timeout: Duration) -> io::Result<usize> {
-        match &self.transport {
-            Transport::Plain(socket) => {
-                self.read_timeout.change(timeout, |timeout| socket.set_read_timeout(timeout))?;
-                loop {
-                    match recv(socket, spare_capacity(buffer), RecvFlags::empty()) {
-                        Err(Errno::INTR) => {}
-                        read => return Ok(read?.1),
-                    }
-                }
+        self.read_timeout.change(timeout, |timeout| self.socket.set_read_timeout(timeout))?;
+        loop {
+            match recv(&self.socket, spare_capacity(buffer), RecvFlags::empty()) {
+                Err(Errno::INTR) => {}
+                read => return Ok(read?.1),
             }
         }
     }
 
-    /// Reads into the spare capacity of `buffer` what has arrived; 0 at the end.
+    /// Reads into the spare capacity of `buffer` the bytes that have arrived; 0 at the end.
     ///
     /// # Errors
     /// With `WouldBlock` when nothing has arrived.
     pub(crate) fn read_now(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        match &self.transport {
-            Transport::Plain(socket) => {
-                Ok(recv(socket, spare_capacity(buffer), RecvFlags::DONTWAIT)?.1)
-            }
-        }
+        Ok(recv(&self.socket, spare_capacity(buffer), RecvFlags::DONTWAIT)?.1)
     }
 
-    /// How many bytes have arrived and are not read.
+    /// Returns how many bytes have arrived and are not read.
     pub(crate) fn arrived_bytes(&self) -> usize {
-        match &self.transport {
-            Transport::Plain(socket) => {
-                rustix::io::ioctl_fionread(socket).map_or(0, |length| length as usize)
-            }
-        }
+        rustix::io::ioctl_fionread(&self.socket).map_or(0, |length| length as usize)
     }
 
-    /// Writes some of `bytes`, once the client takes any, which may take it `timeout`.
+    /// Writes some of `bytes`; waits for `timeout` at most until the client takes any.
     pub(crate) fn write(&self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
-        match &self.transport {
-            Transport::Plain(socket) => {
-                self.write_timeout.change(timeout, |timeout| socket.set_write_timeout(timeout))?;
-                (&*socket).write(bytes)
-            }
-        }
+        self.write_timeout.change(timeout, |timeout| self.socket.set_write_timeout(timeout))?;
+        (&self.socket).write(bytes)
     }
 
-    /// Sends what the client takes without waiting; returns how many bytes that is.
+    /// Sends without waiting; returns how many of `bytes` the client has taken.
     pub(crate) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
         self.send(bytes, SendFlags::empty())
     }
 
-    /// Sends like [`send_now`](Self::send_now), and ends our side when the client has taken all.
+    /// Sends without waiting, and ends our side if the client has taken all.
     pub(crate) fn send_last(&self, bytes: &[u8]) -> io::Result<usize> {
         let sent = self.send(bytes, BEFORE_END)?;
         if sent == bytes.len() {
-            // A client that is gone needs no end.
+            // It fails where the client is gone already.
             let _ = self.end_output();
         }
         Ok(sent)
     }
 
     fn send(&self, bytes: &[u8], flags: SendFlags) -> io::Result<usize> {
-        match &self.transport {
-            Transport::Plain(socket) => match send(socket, bytes, SendFlags::DONTWAIT | flags) {
-                Err(Errno::AGAIN | Errno::INTR) => Ok(0),
-                sent => Ok(sent?),
-            },
+        match send(&self.socket, bytes, SendFlags::DONTWAIT | flags) {
+            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+            sent => Ok(sent?),
         }
     }
 
@@ -179,31 +148,30 @@ impl ClientStream {
         self.wait(PollFlags::OUT, timeout).map(|_| ())
     }
 
-    /// Waits for `timeout` at most until the client takes more, or sends; says whether it has sent.
+    /// Waits for `timeout` at most until the client takes more, or sends; returns whether it has sent.
     pub(crate) fn wait_for_room_or_input(&self, timeout: Duration) -> io::Result<bool> {
         let ready = self.wait(PollFlags::OUT | PollFlags::IN, timeout)?;
         Ok(ready.contains(PollFlags::IN))
     }
 
     fn wait(&self, events: PollFlags, timeout: Duration) -> io::Result<PollFlags> {
-        let mut polled = [PollFd::new(self.socket(), events)];
+        let mut polled = [PollFd::new(&self.socket, events)];
         poll(&mut polled, timeout)?;
         Ok(polled[0].revents())
     }
 
-    /// Waits for `timeout` at most until the client sends, or the alarm rings; says whether there is
-    /// something to be read from the client.
-    pub(crate) fn wait_for_input_or_alarm(
+    /// Waits for `timeout` at most until the client sends, or the pipe is closed or written to; returns
+    /// whether there is something to read from the client.
+    pub(crate) fn wait_for_input_or_pipe(
         &self,
-        alarm: &PipeReader,
+        pipe: &PipeReader,
         timeout: Duration,
     ) -> io::Result<bool> {
-        let alarm = PollFd::new(alarm, PollFlags::IN);
-        Ok(self.wait_beside(alarm, timeout)?.0)
+        Ok(self.wait_beside(PollFd::new(pipe, PollFlags::IN), timeout)?.0)
     }
 
-    /// Waits for `timeout` at most until the client or the backend sends; says which of them has
-    /// something to be read.
+    /// Waits for `timeout` at most until the client or the backend sends; returns which of them has
+    /// something to read.
     pub(crate) fn wait_for_input_or_backend(
         &self,
         backend: &BackendStream,
@@ -213,44 +181,42 @@ impl ClientStream {
     }
 
     fn wait_beside(&self, other: PollFd, timeout: Duration) -> io::Result<(bool, bool)> {
-        let mut polled = [PollFd::new(self.socket(), PollFlags::IN), other];
+        let mut polled = [PollFd::new(&self.socket, PollFlags::IN), other];
         poll(&mut polled, timeout)?;
         Ok((!polled[0].revents().is_empty(), !polled[1].revents().is_empty()))
     }
 
-    /// Whether the client has left, or at least sends no more.
+    /// Returns whether the client has left, or at least sends no more.
     pub(crate) fn is_gone(&self) -> bool {
         let ready = self.wait(PEER_END, Duration::ZERO);
         ready.is_ok_and(|ready| ready.intersects(PEER_END | PollFlags::HUP | PollFlags::ERR))
     }
 
-    /// Whether the client takes the end of the connection, whatever brings it about, for an error.
+    /// Sets whether the client sees the end of the connection as an error, whatever the reason.
     pub(crate) fn reset_on_close(&self, reset: bool) {
-        // If it can't be set, the client is gone already.
-        let _ = SockRef::from(self.socket()).set_linger(reset.then_some(Duration::ZERO));
+        // It fails where the client is gone already.
+        let _ = SockRef::from(&self.socket).set_linger(reset.then_some(Duration::ZERO));
     }
 
-    /// Ends the reading side, which wakes the thread that reads. What has arrived is still read.
+    /// Ends the reading side, which wakes the thread that reads. Bytes that have arrived are still read.
     pub(crate) fn end_input(&self) {
-        // A client that is gone already needs no end.
-        let _ = self.socket().shutdown(Shutdown::Read);
+        // It fails where the client is gone already.
+        let _ = self.socket.shutdown(Shutdown::Read);
     }
 
-    /// Ends our side: the client reads what was sent, then the end.
+    /// Ends our side: the client reads the bytes that were sent, then the end.
     pub(crate) fn end_output(&self) -> io::Result<()> {
-        match &self.transport {
-            Transport::Plain(socket) => socket.shutdown(Shutdown::Write),
-        }
+        self.socket.shutdown(Shutdown::Write)
     }
 
     /// Ends the connection at once, for all threads that use it.
     pub(crate) fn shutdown(&self) {
-        // A client that is gone already needs no end.
-        let _ = self.socket().shutdown(Shutdown::Both);
+        // It fails where the client is gone already.
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 }
 
-/// Sets what holds for each client's socket.
+/// Sets the options of each client's socket.
 fn set_options(socket: SockRef) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_keepalive(true)
@@ -341,12 +307,12 @@ mod tests {
     fn a_wait_ends_with_input_or_with_what_else_is_waited_for() {
         let (mut client, stream) = connected();
         let (alarm, bell) = io::pipe().expect("a pipe");
-        assert!(!stream.wait_for_input_or_alarm(&alarm, SHORT).expect("a wait"));
+        assert!(!stream.wait_for_input_or_pipe(&alarm, SHORT).expect("a wait"));
         drop(bell);
-        assert!(!stream.wait_for_input_or_alarm(&alarm, LONG).expect("a wait"));
+        assert!(!stream.wait_for_input_or_pipe(&alarm, LONG).expect("a wait"));
         client.write_all(b"1").expect("room");
         stream.wait_for_room_or_input(LONG).expect("a wait");
-        assert!(stream.wait_for_input_or_alarm(&alarm, LONG).expect("a wait"));
+        assert!(stream.wait_for_input_or_pipe(&alarm, LONG).expect("a wait"));
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! Connections: a client's stream, a backend's, and which protocol a client speaks.
+//! Connections: a client's stream, a backend's, and the detection of a client's protocol.
 //!
-//! All that is read from and written to the sockets of clients and backends goes through
-//! [`ClientStream`](client_stream::ClientStream) and [`BackendStream`](backend_stream::BackendStream), so
-//! that nobody else knows what carries the bytes.
+//! Every byte from and to clients and backends goes through
+//! [`ClientStream`](client_stream::ClientStream) and [`BackendStream`](backend_stream::BackendStream). No
+//! other code knows what carries the bytes, so another transport changes these two types alone.
 
 pub mod backend_stream;
 pub mod client_stream;

@@ -1,6 +1,6 @@
-//! Detects which protocol a client speaks, by its first bytes.
+//! Detects a client's protocol by its first bytes.
 
-/// Number of bytes that always tell the protocol.
+/// Number of bytes that always suffice to tell the protocol.
 const DETECTION_BYTES: usize = 16;
 
 /// The protocol that a client speaks.

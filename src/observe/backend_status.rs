@@ -107,7 +107,7 @@ impl BackendStatus {
                 p99: percentile(0.99),
                 p99_9: percentile(0.999),
             },
-            connections: backend.connections(),
+            connections: backend.pool.counts(),
         }
     }
 }

@@ -64,7 +64,7 @@ impl BackendFigures {
     fn of(member: &Arc<Member>) -> Self {
         let member = Arc::clone(member);
         let health = member.health.summary(Instant::now());
-        Self { connections: member.connections(), health, member }
+        Self { connections: member.pool.counts(), health, member }
     }
 }
 

@@ -126,7 +126,8 @@ fn warn_of_scripts(backend: &Member, config: &Config) {
     if !config.allow_scripts {
         return;
     }
-    let missing = backend.missing_kill_rights(Instant::now() + config.check_timeout);
+    let missing =
+        backend.missing_kill_rights(Instant::now() + config.check_timeout).unwrap_or_default();
     if !missing.is_empty() {
         warn!(
             "the user of redis-lb at {} has not the right {}, so nothing there ends a script \

@@ -1,14 +1,13 @@
 //! A client's connection as its session uses it: how long the client may be idle, how slowly it may
 //! read, and how the connection ends.
 
-use std::io::{self, Write};
+use std::io::{self, PipeReader, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::backend::Backend;
-use crate::backend::shared::Alarm;
 use crate::balance::{Balancer, Phase};
 use crate::net::client_stream::ClientStream;
 
@@ -185,15 +184,15 @@ impl<'a> Client<'a> {
         self.read_within(left.max(Duration::from_millis(1)), buffer)
     }
 
-    /// Reads what comes within `timeout`, unless the alarm rings before; 0 at the end.
+    /// Reads the bytes that come within `timeout`, unless the pipe is closed before; 0 at the end.
     pub fn read_beside(
         &mut self,
-        alarm: Option<&Alarm>,
+        wake_pipe: Option<&PipeReader>,
         timeout: Duration,
         buffer: &mut Vec<u8>,
     ) -> io::Result<usize> {
-        if let Some(alarm) = alarm.and_then(Alarm::pipe)
-            && !self.stream().wait_for_input_or_alarm(alarm, timeout)?
+        if let Some(wake_pipe) = wake_pipe
+            && !self.stream().wait_for_input_or_pipe(wake_pipe, timeout)?
         {
             return Err(io::ErrorKind::TimedOut.into());
         }
@@ -258,7 +257,7 @@ impl<'a> Client<'a> {
             }
             let stalled = began.elapsed();
             let is_over = stalled >= self.idle_timeout;
-            if is_over || (stalled >= *max_stall && backend.is_wanted()) {
+            if is_over || (stalled >= *max_stall && backend.pool.counts().waiting > 0) {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "does not read"));
             }
             stream.wait_for_room(stall_step(*max_stall))?;

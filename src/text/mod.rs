@@ -2,8 +2,8 @@
 
 pub(crate) mod table;
 
-/// Whether a character is invisible or changes how the text around it looks. The joiners of scripts
-/// and emoji don't count.
+/// Returns whether a character is invisible or changes the look of the text around it. The joiners of
+/// scripts and emoji are not counted.
 pub(crate) fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c,

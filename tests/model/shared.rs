@@ -164,13 +164,13 @@ pub fn fewer_than_asked() {
     assert!(!push(&pipeline, &wire, 3), "nobody would tell");
 }
 
-fn one_reply() -> Replies<()> {
+fn one_reply() -> Replies {
     Replies { answered: 1, ..Replies::default() }
 }
 
 pub fn taken_back_while_answered() {
     let client = Wire::new();
-    let router = Arc::new(ReplyRouter::new(Arc::clone(&client) as Arc<dyn Sink>));
+    let router = Arc::new(ReplyRouter::<()>::new(Arc::clone(&client) as Arc<dyn Sink>));
     let (ticket, _) = router.expect(2).expect("nothing was sent before");
     let reader = {
         let router = Arc::clone(&router);
@@ -179,7 +179,7 @@ pub fn taken_back_while_answered() {
             router.deliver(ticket, b"b", &one_reply(), || {});
         })
     };
-    let answered = router.take_back().answered;
+    let answered = router.take_back().0.answered;
     // The client's own thread goes on where the other has stopped.
     client.write(&b"ab"[answered..]).expect("a wire");
     reader.join().expect("no panic");
@@ -188,7 +188,7 @@ pub fn taken_back_while_answered() {
 
 pub fn awaited() {
     let client = Wire::new();
-    let router = Arc::new(ReplyRouter::new(Arc::clone(&client) as Arc<dyn Sink>));
+    let router = Arc::new(ReplyRouter::<()>::new(Arc::clone(&client) as Arc<dyn Sink>));
     let (ticket, _) = router.expect(1).expect("nothing was sent before");
     let reader = {
         let router = Arc::clone(&router);
@@ -209,6 +209,6 @@ pub fn awaited_in_vain() {
     };
     assert_eq!(router.wait(Duration::from_secs(1)), Progress::Stopped);
     reader.join().expect("no panic");
-    assert!(router.take_back().failure.is_some());
+    assert!(router.take_back().1.is_some());
     assert!(router.fail(ticket, ()).is_err(), "it was taken back");
 }

@@ -156,7 +156,7 @@ impl BalancedRead<'_, '_, '_> {
         let frame = Frame::new(&balancer.config);
         add_backend_headers(response, &attempt.backend);
         let max_stall = balancer.config.backend_timeout / 2;
-        response.writer().held = Some((Arc::clone(attempt.backend.backend()), max_stall));
+        response.writer().held = Some((Arc::clone(&attempt.backend.backend), max_stall));
         let result = self.read.query.read_from(attempt, frame, response);
         response.writer().held = None;
         // A client that knows that the connection goes on may have sent its next request already.
@@ -178,12 +178,12 @@ impl BalancedRead<'_, '_, '_> {
         attempt: &Attempt,
         error: BackendError,
     ) -> Result<(), LocalResponse<'static>> {
-        if error.is_change() && self.changes < MAX_CHANGES {
+        if matches!(error, BackendError::Changed) && self.changes < MAX_CHANGES {
             self.changes += 1;
             return Ok(());
         }
         let refusal = error.refusal().map(str::to_owned);
-        let refusal = refusal.filter(|refusal| attempt.backend.refuser().refuses(refusal));
+        let refusal = refusal.filter(|refusal| attempt.backend.refuses(refusal));
         self.failover.failed(attempt, error, Instant::now());
         if let Some(refusal) = refusal {
             let status = if is_not_permitted(&refusal) { 403 } else { 503 };

@@ -73,8 +73,8 @@ fn wait_for_shared_read(
             ReadProgress::Idle => return true,
             ReadProgress::UnderWay if has_more => {}
             ReadProgress::UnderWay => {
-                match client.read_beside(shared_reads.alarm(), TICK, buffer) {
-                    Err(error) if is_timeout(&error) => shared_reads.renew_alarm(),
+                match client.read_beside(shared_reads.wake_pipe(), TICK, buffer) {
+                    Err(error) if is_timeout(&error) => shared_reads.renew_wake_pipe(),
                     // The read of a client that has left is still answered, and logged.
                     read => (has_more, is_gone) = (true, !matches!(read, Ok(1..))),
                 }

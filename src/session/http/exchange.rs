@@ -43,7 +43,7 @@ impl<'a> Exchange<'a> {
             true => backend.probing_policy(),
             false => wait_policy.clone(),
         };
-        let sent = backend.request(backend.own_mode(), commands, first);
+        let sent = backend.request(backend.own_mode(), commands, first, |_| true);
         let mut connection =
             if needs_probe { sent.map_err(BackendError::of_probe)? } else { sent? };
         connection.set_wait_policy(wait_policy, Duration::ZERO);
@@ -52,7 +52,7 @@ impl<'a> Exchange<'a> {
 
     /// Gives the connection back. All replies must have been read to their ends.
     pub fn release(self) {
-        self.backend.backend().keep_or_share(self.connection);
+        self.backend.backend.keep_or_share(self.connection);
     }
 
     /// Sends the command that reads about `bytes` of a value, and waits for its reply to begin.

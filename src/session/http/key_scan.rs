@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::exchange::Exchange;
 use super::outcome::ReadError;
-use crate::backend::read_run_id;
+use crate::backend::read_server_info;
 use crate::balance::cursor::MAX_SCAN_COUNT;
 use crate::http::target::{Cursor, PageQuery};
 use crate::resp::{self, command, reply};
@@ -56,7 +56,7 @@ impl<E: Into<ReadError>> From<E> for ScanError {
 
 /// Reads the reply to `INFO server`: which server process answers.
 pub(super) fn read_server_run_id(exchange: &mut Exchange) -> Result<String, ReadError> {
-    let run_id = read_run_id(exchange.connection.replies())?;
+    let (run_id, _) = read_server_info(exchange.connection.replies())?;
     // A cursor without it could be taken to another server.
     let not_allowed =
         "NOPERM listings need INFO: the balancer's user lacks the right +info there".to_owned();

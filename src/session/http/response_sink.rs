@@ -77,7 +77,7 @@ impl ResponseSink {
     /// Returns the error if the reply has been awaited for too long.
     pub fn silence(&self, shared: &SharedConnection, backend: &Member) -> Option<BackendError> {
         let sent_at = lock(&self.state).sent.as_ref()?.sent_at;
-        shared.silence(sent_at, backend.timeouts())
+        shared.silence(sent_at, &backend.timeouts)
     }
 
     /// Sends what the client's socket takes at once; returns how many bytes that is. Ends our side

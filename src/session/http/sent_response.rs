@@ -33,7 +33,7 @@ impl SentResponse {
     pub fn from_backend<W: Write>(backend: &Member, response: &ResponseWriter<W>) -> Self {
         Self {
             status: response.sent_status(),
-            backend: Some(backend.health.shared_name()),
+            backend: Some(Arc::clone(&backend.health.name)),
             keep_alive: response.keeps_alive(),
             level: Level::Info,
             cut: None,

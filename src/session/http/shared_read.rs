@@ -4,6 +4,7 @@
 //! backend. The connection's thread writes the response ([`ResponseSink`]), while the session's own
 //! thread waits for the next request.
 
+use std::io::PipeReader;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -11,7 +12,7 @@ use std::time::Instant;
 use super::read::HttpRead;
 use super::response_sink::{ResponseSink, SentRead, UnsentEnd};
 use crate::backend::reply_router::{Progress, Sink};
-use crate::backend::shared::{Alarm, ClientReplyRouter, Entry, SharedConnection, Unserved};
+use crate::backend::shared::{ClientReplyRouter, Entry, SharedConnection, SharedFailure};
 use crate::backend::{BackendError, Class};
 use crate::balance::Balancer;
 use crate::balance::failover::Failover;
@@ -28,8 +29,8 @@ pub(super) struct SharedReads {
     router: Arc<ClientReplyRouter>,
     /// The connection on which a read is under way, and its backend.
     under_way: Option<(Arc<SharedConnection>, Arc<Member>)>,
-    /// The connection that was used last, and its alarm.
-    alarm: Option<(Weak<SharedConnection>, Arc<Alarm>)>,
+    /// The connection that was used last, and the pipe that is closed when a read there needs this thread.
+    wake_pipe: Option<(Weak<SharedConnection>, Option<Arc<PipeReader>>)>,
 }
 
 /// How far a read has come.
@@ -58,7 +59,7 @@ impl SharedReads {
         let sink = ResponseSink::new(Arc::clone(client), address, Arc::clone(balancer));
         let sink = Arc::new(sink);
         let router = Arc::new(ClientReplyRouter::new(Arc::clone(&sink) as Arc<dyn Sink>));
-        Self { balancer: Arc::clone(balancer), sink, router, under_way: None, alarm: None }
+        Self { balancer: Arc::clone(balancer), sink, router, under_way: None, wake_pipe: None }
     }
 
     /// Sends a read. Returns it if it can't go by a shared connection. None may be under way.
@@ -67,9 +68,9 @@ impl SharedReads {
             return Some(read);
         };
         let Some((ticket, _)) = self.router.expect(1) else { return Some(read) };
-        // Before it is sent, so that no ring of the alarm is missed.
-        if self.alarm.as_ref().is_none_or(|(last, _)| last.as_ptr() != Arc::as_ptr(&shared)) {
-            self.alarm = Some((Arc::downgrade(&shared), shared.alarm()));
+        // Before it is sent, so that no wake-up is missed.
+        if self.wake_pipe.as_ref().is_none_or(|(last, _)| last.as_ptr() != Arc::as_ptr(&shared)) {
+            self.wake_pipe = Some((Arc::downgrade(&shared), shared.wake_pipe()));
         }
         let sent_at = Instant::now();
         self.sink.expect(SentRead { read, backend: Arc::clone(&backend), value_type, sent_at });
@@ -117,16 +118,16 @@ impl SharedReads {
     }
 
     /// Returns what rings when this session may have to act on its read; `None` before the first.
-    pub fn alarm(&self) -> Option<&Alarm> {
-        self.alarm.as_ref().map(|(_, alarm)| &**alarm)
+    pub fn wake_pipe(&self) -> Option<&PipeReader> {
+        self.wake_pipe.as_ref()?.1.as_deref()
     }
 
-    /// After the alarm may have rung, listens to the next one.
-    pub fn renew_alarm(&mut self) {
-        if let Some((shared, alarm)) = &mut self.alarm
+    /// Takes the next pipe, as the last one may be closed. Call it before the next look at the read.
+    pub fn renew_wake_pipe(&mut self) {
+        if let Some((shared, wake_pipe)) = &mut self.wake_pipe
             && let Some(shared) = shared.upgrade()
         {
-            *alarm = shared.alarm();
+            *wake_pipe = shared.wake_pipe();
         }
     }
 
@@ -156,7 +157,7 @@ impl SharedReads {
         balancer: &'a Balancer,
     ) -> ReadProgress<'a> {
         self.under_way = None;
-        let unserved = self.router.take_back().failure;
+        let unserved = self.router.take_back().1;
         let SentRead { mut read, backend, sent_at, .. } = match self.sink.take_back() {
             Ok(unsent) => return ReadProgress::Responded(unsent),
             Err(sent) => sent,
@@ -167,14 +168,14 @@ impl SharedReads {
         let mut failover =
             Failover::resumed(balancer, ReadProfile { class, ..read.profile }, Instant::now());
         let error = match (silence, unserved) {
-            (Some(error), _) | (None, Some(Unserved::Failed(error))) => Some(error),
-            (None, Some(Unserved::Stale)) => None,
-            (None, Some(Unserved::Gone)) => {
+            (Some(error), _) | (None, Some(SharedFailure::Backend(error))) => Some(error),
+            (None, Some(SharedFailure::Stale)) => None,
+            (None, Some(SharedFailure::Lost)) => {
                 failover.connection_lost(&backend);
                 None
             }
             // The hint was wrong, or the value is long.
-            (None, Some(Unserved::Long) | None) => {
+            (None, Some(SharedFailure::LongReply) | None) => {
                 if let Some(query) = read.whole_value() {
                     backend.type_hints.distrust(&query.key);
                 }

@@ -52,7 +52,7 @@ impl Session<'_> {
     /// Counts a command that the session has answered itself; the batch counts its own.
     pub(super) fn complete(&mut self, name: &[u8]) {
         let LocalReply { served_by, bytes, outcome } = std::mem::take(&mut self.local_reply);
-        let answered_by = served_by.as_ref().map(|by| (by.backend.backend().as_ref(), by.time));
+        let answered_by = served_by.as_ref().map(|by| (by.backend.backend.as_ref(), by.time));
         self.writer.complete(name, answered_by, bytes, outcome);
     }
 

@@ -192,7 +192,7 @@ impl<'a> Session<'a> {
         let changed = upstream.with_failover(writer.client.handle(), |upstream, attempt| {
             let serves = |mode: Mode| attempt.backend.health.serves(mode.database);
             let mode = match *mode {
-                _ if attempt.backend.has_idle(wanted) && serves(wanted) => wanted,
+                _ if attempt.backend.pool.has_idle(wanted) && serves(wanted) => wanted,
                 mode if serves(mode) => mode,
                 mode => Mode { database: FIRST_MODE.database, ..mode },
             };

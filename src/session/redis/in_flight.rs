@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::batch::{Batch, PlainBatch};
 use crate::backend::reply_router::{Progress, Replies, Sink};
-use crate::backend::shared::{ClientReplyRouter, Entry, SharedConnection, Unserved};
+use crate::backend::shared::{ClientReplyRouter, Entry, SharedConnection, SharedFailure};
 use crate::backend::{BackendId, Mode};
 use crate::health::Member;
 use crate::net::protocol::WireProtocol;
@@ -203,9 +203,9 @@ impl InFlight {
     /// Takes back what is not answered, to be sent elsewhere.
     pub fn take_back(&mut self) -> TakenBack {
         let Some(router) = &self.router else { return TakenBack::default() };
-        let mut replies = router.take_back();
-        let (unsent, failure) = (std::mem::take(&mut replies.unsent), replies.failure.take());
-        if matches!(failure, Some(Unserved::Long)) {
+        let (mut replies, failure) = router.take_back();
+        let unsent = std::mem::take(&mut replies.unsent);
+        if matches!(failure, Some(SharedFailure::LongReply)) {
             self.elsewhere = COMMANDS_AFTER_LONG_REPLY;
         }
         self.batch.skip(replies.answered);
@@ -217,7 +217,7 @@ impl InFlight {
         TakenBack { unsent, failure, batch }
     }
 
-    fn finish(&mut self, replies: Replies<Unserved>) {
+    fn finish(&mut self, replies: Replies) {
         self.errors += replies.errors;
         if replies.longest > LONG_REPLY_BYTES {
             self.elsewhere = COMMANDS_AFTER_LONG_REPLY;
@@ -241,7 +241,7 @@ pub struct TakenBack {
     /// End of the replies that came, which the client's socket did not take: it is to be sent first.
     pub unsent: Vec<u8>,
     /// Reason of the connection for which the rest is not answered; `None` where the session gave up.
-    pub failure: Option<Unserved>,
+    pub failure: Option<SharedFailure>,
     /// The rest of the commands.
     pub batch: Batch,
 }

@@ -31,7 +31,7 @@ fn in_flight(commands: usize) -> (InFlight, Arc<ClientReplyRouter>, u64) {
     (in_flight, router, ticket)
 }
 
-fn answered(answered: usize, errors: u64, longest: usize) -> Replies<Unserved> {
+fn answered(answered: usize, errors: u64, longest: usize) -> Replies {
     Replies { answered, errors, longest, ..Replies::default() }
 }
 
@@ -53,10 +53,10 @@ fn when_all_is_answered_nothing_is_in_flight() {
 fn only_what_is_not_answered_is_taken_back() {
     let (mut in_flight, router, ticket) = in_flight(3);
     router.deliver(ticket, b"", &answered(2, 0, 9), || {});
-    assert!(router.fail(ticket, Unserved::Stale).is_ok());
+    assert!(router.fail(ticket, SharedFailure::Stale).is_ok());
     assert_eq!(in_flight.progress(), Progress::Stopped);
     let TakenBack { unsent, failure, mut batch } = in_flight.take_back();
-    assert!(unsent.is_empty() && matches!(failure, Some(Unserved::Stale)));
+    assert!(unsent.is_empty() && matches!(failure, Some(SharedFailure::Stale)));
     assert!(!batch.is_done());
     batch.skip(1);
     assert!(batch.is_done(), "one of three was left");

@@ -71,7 +71,7 @@ fn section(balancer: &Balancer) -> String {
             "address={},state={},role={role},leases={leases},connections={},keys={},since={},reason={}",
             backend.name(),
             health.state,
-            backend.connections().open,
+            backend.pool.counts().open,
             health.keys.map_or("unknown".to_owned(), |keys| keys.to_string()),
             health.state_for.as_secs(),
             plain(&health.reason),

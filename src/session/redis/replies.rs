@@ -13,7 +13,7 @@ pub const UNWANTED_PUSH: &str = "a push that nobody asked for";
 /// Reads a whole reply that is not long, to what is no script.
 pub fn short_reply(connection: &mut PooledConnection) -> Result<Vec<u8>, ForwardError> {
     let reply = short_reply_unchecked(connection)?;
-    connection.refuser().check_answer(&reply)?;
+    connection.check_answer(&reply)?;
     Ok(reply)
 }
 

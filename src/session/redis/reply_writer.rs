@@ -8,7 +8,7 @@ use super::errors::ForwardError;
 use super::memory::IDLE_CAPACITY_BYTES;
 use super::replies::UNWANTED_PUSH;
 use super::script::{self, Witness};
-use crate::backend::{Backend, HELD_REPLY_BYTES, PooledConnection, inability, said};
+use crate::backend::{Backend, HELD_REPLY_BYTES, PooledConnection, check_server, inability, said};
 use crate::metrics::{Completion, Outcome, Refusal};
 use crate::net::protocol::WireProtocol;
 use crate::resp::{self, Framer};
@@ -160,7 +160,7 @@ impl<'a> ReplyWriter<'a> {
             self.given = given;
             let is_own = match script::witness(connection, command, claimed)? {
                 Witness::Confirms => {
-                    connection.refuser().check_answer(&reply)?;
+                    connection.check_answer(&reply)?;
                     // All servers refuse it.
                     true
                 }
@@ -225,8 +225,8 @@ impl<'a> ReplyWriter<'a> {
                 if let (Some(b'-'), Relayed::Whole) = (framer.kind(), frame.passed) {
                     let reply = &self.out[frame.start..];
                     match frame.check {
-                        Check::Answer => connection.refuser().check_answer(reply)?,
-                        Check::Server => connection.refuser().check_server(reply)?,
+                        Check::Answer => connection.check_answer(reply)?,
+                        Check::Server => check_server(reply)?,
                         Check::None => {}
                     }
                     frame.passed = Relayed::Error;

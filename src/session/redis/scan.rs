@@ -107,13 +107,16 @@ impl Session<'_> {
         let balancer = self.balancer;
         // A new connection may have found another server at this address.
         let is_its_server = |connection: &Connection| {
-            connection.run_id().is_some_and(|run_id| balancer.cursor_tag(run_id) == Some(tag))
+            connection
+                .run_id
+                .as_ref()
+                .is_some_and(|run_id| balancer.cursor_tag(run_id) == Some(tag))
         };
         let wait_policy = match backend.health.state() {
             BackendState::Up => WaitPolicy::QUICK,
             _ => WaitPolicy::Until(Instant::now() + balancer.config.backend_timeout),
         };
-        let mut connection = backend.request_if(self.mode, command, wait_policy, is_its_server)?;
+        let mut connection = backend.request(self.mode, command, wait_policy, is_its_server)?;
         let time = began.elapsed();
         relay_scan(&mut connection, &mut self.writer, self.is_silent, balancer)?;
         connection.keep();
@@ -169,7 +172,7 @@ fn relay_scan(
     let position = reply::bytes(from, reply::MAX_CURSOR_BYTES)?;
     let position = std::str::from_utf8(&position).ok().and_then(|text| text.parse().ok());
     let position = position.ok_or(resp::Error::Protocol("a cursor that is no number"))?;
-    let cursor = match outgoing_cursor(position, connection.run_id().map(AsRef::as_ref), balancer) {
+    let cursor = match outgoing_cursor(position, connection.run_id.as_deref(), balancer) {
         Ok(cursor) => cursor,
         // The server has done nothing wrong.
         Err(why) => {

@@ -8,7 +8,7 @@ use super::in_flight::{Late, TakenBack};
 use super::session::Session;
 use crate::backend::BackendError;
 use crate::backend::reply_router::Progress;
-use crate::backend::shared::Unserved;
+use crate::backend::shared::SharedFailure;
 use crate::balance::failover::Failover;
 use crate::health::Member;
 
@@ -30,7 +30,7 @@ impl Session<'_> {
         }
         // With the connection at hand: it leads to the server whose commands these are.
         let Self { balancer, writer, in_flight, batch, .. } = self;
-        let commands_version = in_flight.connection().map(|(_, shared)| shared.commands_version());
+        let commands_version = in_flight.connection().map(|(_, shared)| shared.commands_version);
         if commands_version != Some(backend.commands_version()) {
             in_flight.forget_connection();
             return Ok(false);
@@ -82,9 +82,9 @@ impl Session<'_> {
         }
         let TakenBack { unsent, failure: unserved, mut batch } = self.in_flight.take_back();
         self.writer.out().extend_from_slice(&unsent);
-        let is_gone = matches!(unserved, Some(Unserved::Gone));
+        let is_gone = matches!(unserved, Some(SharedFailure::Lost));
         let failure = failure.or(match unserved {
-            Some(Unserved::Failed(error)) => Some(error),
+            Some(SharedFailure::Backend(error)) => Some(error),
             _ => None,
         });
         let mut failover = Failover::resumed(self.balancer, batch.profile(), Instant::now());
@@ -117,6 +117,6 @@ impl Session<'_> {
     /// Why what went by a shared connection is not waited for any longer, if so.
     fn silence(&self) -> Option<BackendError> {
         let (backend, shared) = self.in_flight.connection()?;
-        shared.silence(self.in_flight.since()?, backend.timeouts())
+        shared.silence(self.in_flight.since()?, &backend.timeouts)
     }
 }

@@ -148,7 +148,8 @@ impl Session<'_> {
         let mut messages = Vec::new();
         let subscribed = upstream.with_failover(writer.client.handle(), |upstream, attempt| {
             let backend = &attempt.backend;
-            let mut connection = backend.request(*mode, command, attempt.wait_policy())?;
+            let mut connection =
+                backend.request(*mode, command, attempt.wait_policy(), |_| true)?;
             messages.clear();
             local_reply.served_by = Some(ServedBy::attempt(attempt));
             if connection.next_byte()? == b'-' {

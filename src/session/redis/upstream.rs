@@ -307,7 +307,7 @@ impl<'a> Upstream<'a> {
                 }
             }
         }
-        backend.request_if(target.mode, commands, wait_policy, is_judged)
+        backend.request(target.mode, commands, wait_policy, is_judged)
     }
 
     /// The backend that watches.

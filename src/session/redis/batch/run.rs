@@ -81,7 +81,7 @@ impl Batch {
             self.done.steps += 1;
         }
         if let Some((connection, _)) = begun {
-            upstream.release_or_share(connection, target.attempt.backend.backend());
+            upstream.release_or_share(connection, &target.attempt.backend.backend);
         }
         Ok(has_long)
     }
@@ -132,7 +132,7 @@ impl Batch {
             Relayed::Error => Outcome::ErrorReply,
             Relayed::Whole | Relayed::InPieces => Outcome::Answered,
         };
-        let answered_by = Some((attempt.backend.backend().as_ref(), time));
+        let answered_by = Some((attempt.backend.backend.as_ref(), time));
         writer.complete(self.next_name(), answered_by, writer.given.bytes - bytes, outcome);
         Ok(relayed)
     }
@@ -225,7 +225,7 @@ impl Batch {
             writer.out().extend_from_slice(&answer.reply);
         }
         if let Some(backend) = balancer.backend(answer.backend) {
-            let answered_by = Some((backend.backend().as_ref(), answer.sent_at.elapsed()));
+            let answered_by = Some((backend.backend.as_ref(), answer.sent_at.elapsed()));
             let bytes = answer.reply.len() as u64;
             writer.complete(self.next_name(), answered_by, bytes, Outcome::Answered);
         }
