@@ -32,7 +32,6 @@
 //!   they may be emptied then.
 
 pub mod checker;
-mod health;
 mod known;
 mod questions;
 mod record;
@@ -40,17 +39,18 @@ mod rule;
 #[cfg(test)]
 mod rule_tests;
 mod state;
+mod state_machine;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Deref;
 use std::sync::Arc;
 
-pub use self::health::{Health, HealthSettings};
 pub use self::known::Known;
 pub(crate) use self::known::{Databases, DatabasesInUse};
 pub use self::state::BackendState;
 pub(crate) use self::state::{Change, StateListener, Summary};
+pub use self::state_machine::{Health, HealthSettings};
 use crate::backend::Backend;
 
 /// A backend that is balanced, and its health.
