@@ -6,7 +6,7 @@
 //! from it before it has proved, in `rise` checks in a row, that it has the data of the others.
 //!
 //! Three parties report to [`Health`]: the backend's [`checker`], reads that fail, and each new connection, which
-//! asks whether the `run_id` that it met is an accepted one ([`Health::admit`]). [`rule::judge`] decides what a
+//! asks whether the `run_id` that it met is an accepted one ([`Health::admit`]). `rule::judge` decides what a
 //! check means. It is a pure function of the check's report, of the memory of this server and of the
 //! others ([`Known`]), of the databases that clients read, and of the time. [`Health`] applies its verdict, and
 //! `rule_tests.rs` is the table of its scenes. The decisions in it:

@@ -2,7 +2,7 @@
 //!
 //! Logging never blocks a client. Lines go into a bounded queue that one thread writes out; lines that
 //! find the queue full are dropped, counted, and their number logged. The entries of requests and
-//! sessions ([`access_log`]) are also formatted by that thread.
+//! sessions (`access_log`) are also formatted by that thread.
 
 pub(crate) mod access_log;
 mod entry;
