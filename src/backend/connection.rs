@@ -152,7 +152,7 @@ impl Connection {
     /// Fails if a whole reply is no answer, so that another server has to be asked.
     ///
     /// # Errors
-    /// As [`unable::check_answer`].
+    /// With the server's words, if it can't answer at all, or if it refuses this request and others may not.
     pub fn check_answer(&self, reply: &[u8]) -> Result<(), BackendError> {
         unable::check_answer(reply, &*self.reader.get_ref().timeouts.supervisor)
     }

@@ -42,7 +42,7 @@ pub enum BackendError {
     #[error("answered: {0}")]
     Redis(String),
     /// Others are reading large values from it, and their turns took longer than
-    /// [`TURN_WAIT`](crate::backend::large_values::TURN_WAIT).
+    /// `large_values::TURN_WAIT`.
     #[error("timed out waiting for other large values")]
     Busy,
     /// It is silent on this connection, while it answers checks.

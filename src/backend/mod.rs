@@ -171,7 +171,7 @@ impl Backend {
     }
 
     /// Sends `commands` on an idle connection of that mode, or a new one, and waits for the first
-    /// byte of the reply. A stale connection is replaced once, as [`connection`] tells.
+    /// byte of the reply. A stale connection is replaced once, as `backend/connection.rs` tells.
     ///
     /// Nothing is sent if `may_send` refuses the connection: another server, with other commands, may have
     /// been found at the address meanwhile.

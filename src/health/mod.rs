@@ -6,7 +6,7 @@
 //! from it before it has proved, in `rise` checks in a row, that it has the data of the others.
 //!
 //! Three parties report to [`Health`]: the backend's [`checker`], reads that fail, and each new connection, which
-//! asks whether the `run_id` that it met is an accepted one ([`Health::admit`]). [`rule::judge`] decides what a
+//! asks whether the `run_id` that it met is an accepted one ([`Health::admit`]). `rule::judge` decides what a
 //! check means. It is a pure function of the check's report, of the memory of this server and of the
 //! others ([`Known`]), of the databases that clients read, and of the time. [`Health`] applies its verdict, and
 //! `rule_tests.rs` is the table of its scenes. The decisions in it:
@@ -32,7 +32,6 @@
 //!   they may be emptied then.
 
 pub mod checker;
-mod health;
 mod known;
 mod questions;
 mod record;
@@ -40,17 +39,18 @@ mod rule;
 #[cfg(test)]
 mod rule_tests;
 mod state;
+mod state_machine;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Deref;
 use std::sync::Arc;
 
-pub use self::health::{Health, HealthSettings};
 pub use self::known::Known;
 pub(crate) use self::known::{Databases, DatabasesInUse};
 pub use self::state::BackendState;
 pub(crate) use self::state::{Change, StateListener, Summary};
+pub use self::state_machine::{Health, HealthSettings};
 use crate::backend::Backend;
 
 /// A backend that is balanced, and its health.
