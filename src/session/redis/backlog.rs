@@ -35,7 +35,7 @@ impl Backlog {
         self.share.bytes() < MAX_BACKLOG_BYTES && BACKLOGS.has_room()
     }
 
-    /// Returns whether the client has ended its endpoint.
+    /// Returns whether the client has shut down its sending side.
     pub fn fill_from(&mut self, client: &ClientStream) -> io::Result<bool> {
         self.bytes.reserve(BACKLOG_STEP_BYTES);
         match client.read_now(&mut self.bytes) {

@@ -39,7 +39,7 @@ pub struct ReplyWriter<'a> {
     /// Bytes that were not sent yet: whole replies, and after them perhaps the beginning of one.
     out: Vec<u8>,
     backlog: Backlog,
-    /// Whether the client has ended its endpoint.
+    /// Whether the client has shut down its sending side.
     is_half_closed: bool,
 }
 
