@@ -101,19 +101,19 @@ fn each_room_imports_only_from_rooms_below_it() {
 fn no_file_is_longer_than_500_lines_and_no_function_longer_than_60() {
     let mut files = Vec::new();
     source_files(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), &mut files);
+    // Tables of scenes may be as long as they need.
+    files.retain(|path| !path.to_string_lossy().ends_with("tests.rs"));
     for path in files {
         let text = fs::read_to_string(&path).expect("a file");
-        let lines: Vec<&str> = text.lines().collect();
-        let is_tests = path.to_string_lossy().ends_with("tests.rs");
-        assert!(lines.len() <= 500 || is_tests, "{}: {} lines", path.display(), lines.len());
+        let count = text.lines().count();
+        assert!(count <= 500, "{}: {count} lines", path.display());
+        let lines: Vec<&str> = text.lines().take_while(|line| *line != "#[cfg(test)]").collect();
         for (at, line) in lines.iter().enumerate() {
-            let indent = line.len() - line.trim_start().len();
-            if !line.contains("fn ") || !line.ends_with('{') && !line.ends_with('(') {
-                continue;
-            }
-            let end = format!("{}}}", " ".repeat(indent));
-            let length = lines[at..].iter().position(|line| *line == end).map_or(0, |end| end + 1);
-            assert!(length <= 60, "{}:{}: {length} lines", path.display(), at + 1);
+            let is_function = line.contains("fn ") && (line.ends_with('{') || line.ends_with('('));
+            let end = format!("{}}}", &line[..line.len() - line.trim_start().len()]);
+            let last = lines[at..].iter().position(|line| *line == end);
+            let length = last.map_or(0, |last| last + 1);
+            assert!(!is_function || length <= 60, "{}:{}: {length} lines", path.display(), at + 1);
         }
     }
 }
