@@ -59,14 +59,14 @@ pub struct Balancer {
     pub slow_lane: Arc<SlowLane>,
     /// The reads that have killed backends.
     pub poison: Poison,
-    /// What all clients have done.
+    /// Counters of what all clients have done.
     pub metrics: Arc<Metrics>,
     /// The last minutes.
     pub history: History,
     /// When it began to serve.
     pub began: Instant,
     phase: AtomicU8,
-    /// What the backends' commands allow, and the version of those.
+    /// Policy made from the backends' commands, and the version of those.
     policy: Mutex<(u64, Arc<Policy>)>,
     /// The scripts that clients have sent.
     pub scripts: Scripts,
@@ -204,7 +204,7 @@ impl Balancer {
         self.backends().commands_version()
     }
 
-    /// What the backends' commands allow together, and the version of those.
+    /// Returns the policy made from all backends' commands, and the version of those.
     pub fn policy(&self) -> (u64, Arc<Policy>) {
         let mut policy = lock(&self.policy);
         let version = self.commands_version();
@@ -218,7 +218,7 @@ impl Balancer {
         policy.clone()
     }
 
-    /// What is known of a command before it is sent, and, unless it is surely quick, what it is known by.
+    /// Returns the profile of a command and, unless it is surely quick, its key.
     ///
     /// # Errors
     /// The reason, if it is refused because it has killed servers.
@@ -240,7 +240,7 @@ impl Balancer {
         self.slow_lane.kinds.key(command, shape.key_arg(command), shape.is_fast)
     }
 
-    /// What is known of a read before it is sent.
+    /// Returns the profile of a read.
     ///
     /// # Errors
     /// The reason, if it is refused because it has killed servers.

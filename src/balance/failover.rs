@@ -97,7 +97,7 @@ struct Tried {
 pub struct Attempt {
     /// The backend.
     pub backend: Arc<Member>,
-    /// What is known of how long the read takes.
+    /// Knowledge about how long the read takes.
     pub class: Class,
     /// The read's entry in the slow lane; `None` for a quick read.
     pub open: Option<Arc<OpenRead>>,
@@ -155,7 +155,7 @@ impl<'a> Failover<'a> {
         self
     }
 
-    /// What is known so far of how long the read takes.
+    /// Returns what is known so far of how long the read takes.
     pub fn class(&self) -> Class {
         let may_be_slow = self.has_met_silence || self.is_alone();
         if may_be_slow { self.profile.class.max(Class::Unknown) } else { self.profile.class }

@@ -232,7 +232,7 @@ fn lost_one(balancer: &Balancer, key: ReadKey) -> (Failover<'_>, Attempt) {
     let info = ReadInfo { keys: vec![key], label: "SORT big:".to_owned(), ..ReadInfo::default() };
     let outcome = failover.begin(info, Some(ids[1]), |_| true, || false);
     let Ok(LaneOutcome::Open(open)) = outcome else { panic!("{outcome:?}") };
-    assert!(open.is_alone());
+    assert!(open.is_one_by_one());
     open.note_sent();
     let attempt = failover.attempt(ids[1], Some(open), now).expect("it is up");
     (failover, attempt)

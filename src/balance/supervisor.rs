@@ -1,4 +1,4 @@
-//! What a backend's connections are told of it, from its health and from how the others are.
+//! The answers to a backend's connections, made from its health and from how the others are.
 
 use std::io;
 use std::sync::Arc;

@@ -19,7 +19,7 @@ const MAX_IDLE: usize = 64;
 /// How long a thread waits for a client.
 const IDLE_TIME: Duration = Duration::from_millis(50);
 
-/// What a thread is to do.
+/// Work for a thread.
 pub(super) type Job = Box<dyn FnOnce() + Send>;
 
 /// Threads, begun as they are needed.

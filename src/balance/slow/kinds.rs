@@ -43,10 +43,10 @@ const ALONE_BITS: u32 = 1;
 const SLOW_AT_BITS: u32 = 30;
 const TAG_BITS: u32 = 64 - STREAK_BITS - ALONE_BITS - SLOW_AT_BITS;
 
-/// What is known of a read before it is sent.
+/// Knowledge about a read before it is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadProfile {
-    /// What is known of how long it takes.
+    /// Knowledge about how long it takes.
     pub class: Class,
     /// Whether the servers flag all of it `fast`: no server dies of such a read.
     pub is_fast: bool,
@@ -72,7 +72,7 @@ impl ReadProfile {
     }
 }
 
-/// What a read is known by. Cheap to copy: hashes, no bytes.
+/// Identity of a read and of its kind. Cheap to copy: hashes, no bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadKey {
     /// Hash of its kind: command, beginning of the key, magnitude of the number of arguments.
@@ -95,7 +95,7 @@ impl ReadKey {
     }
 }
 
-/// What the answer to a read says of its kind.
+/// Evidence about a kind, from the answer to one read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Observation {
     /// It was quick once more.
@@ -110,7 +110,7 @@ enum Observation {
     Slow,
 }
 
-/// What an answer after `time` says of its kind.
+/// Evidence about a kind from an answer after `time`.
 ///
 /// A server may be silent for `timeout`. `is_alone` means that no other read that is not quick was unanswered
 /// on that server meanwhile.
@@ -127,7 +127,7 @@ fn observe(time: Duration, timeout: Duration, class: Class, is_alone: bool) -> O
     }
 }
 
-/// What has been learned of each kind of read, and of exact commands that were slow. Bounded: what is
+/// Table of the kinds of reads, and of exact commands that were slow. Bounded: what is
 /// forgotten is unknown again.
 #[derive(Debug)]
 pub struct Kinds {
@@ -207,7 +207,7 @@ impl Kinds {
         hasher.finish()
     }
 
-    /// What is known of how long a read takes.
+    /// Returns what is known of how long a read takes.
     pub fn class(&self, read: &ReadKey) -> Class {
         if self.has_exact() && self.find(read.exact).is_some_and(|entry| self.is_slow(entry)) {
             return Class::Slow;

@@ -34,7 +34,7 @@ const MAX_LINGERS: u32 = 4;
 /// Slow reads that the status page shows: the last ones.
 const MAX_RECENT: usize = 16;
 
-/// What became of a read that was to be sent.
+/// Result of the wait for a place in the lane.
 #[derive(Debug)]
 pub enum LaneOutcome {
     /// It may be sent.
@@ -63,7 +63,7 @@ pub struct Snapshot {
 pub struct SlowLane {
     pub(super) state: Mutex<LaneState>,
     pub(super) changed: Condvar,
-    /// What has been learned of each kind of read.
+    /// Table of the kinds of reads.
     pub kinds: Kinds,
     table: Arc<ConnectionTable>,
     registry: Arc<Registry>,

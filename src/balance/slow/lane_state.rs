@@ -20,15 +20,15 @@ const MAX_TIME_TO_SHARE: Duration = Duration::from_millis(20);
 /// A read that is not quick, to be sent.
 #[derive(Debug, Clone, Default)]
 pub struct ReadInfo {
-    /// What is known of how long it takes.
+    /// Knowledge about how long it takes.
     pub class: Class,
-    /// What it is known by; several keys for reads that are sent together.
+    /// Keys of its commands; several for reads that are sent together.
     pub keys: Vec<ReadKey>,
-    /// What it asks, for the log.
+    /// Text of its command, for the log.
     pub label: String,
     /// Whether no other read that is not quick may be unanswered on its server.
     pub is_alone: bool,
-    /// What the reply depends on beside the read, if the reply may be shared: equal contexts, equal replies.
+    /// Hash of everything beside the read that the reply depends on, if the reply may be shared.
     pub context: Option<u64>,
 }
 

@@ -201,7 +201,7 @@ fn a_read_that_goes_alone_has_its_server_for_itself() {
     let lane = lane(3);
     let alone = ReadInfo { is_alone: true, ..read(Class::Unknown, 7) };
     let open = opened(lane.begin(&alone, Some(id(0)), |_| true, || false)).expect("a backend");
-    assert!(open.is_alone());
+    assert!(open.is_one_by_one());
     assert_ne!(begin(&lane, Class::Unknown, 0).backend(), id(0));
 }
 

@@ -40,7 +40,7 @@ impl OpenRead {
         self.lane.with_open(self, |open| open.runs_for(now)).unwrap_or_default()
     }
 
-    /// What it is known by.
+    /// Keys of its commands.
     pub fn keys(&self) -> Vec<ReadKey> {
         self.lane.with_open(self, |open| open.keys.clone()).unwrap_or_default()
     }
@@ -91,11 +91,11 @@ impl OpenRead {
     }
 
     /// Whether its own client, too, sends nothing to that backend meanwhile that is not quick.
-    pub fn is_alone(&self) -> bool {
+    pub fn is_one_by_one(&self) -> bool {
         self.lane.with_open(self, |open| open.is_one_by_one).unwrap_or(false)
     }
 
-    /// What it asks, for the log.
+    /// Text of its command, for the log.
     pub fn label(&self) -> String {
         self.lane.with_open(self, |open| open.label.clone()).unwrap_or_default()
     }

@@ -18,7 +18,7 @@ pub struct TimeLimits {
 /// A read that was sent to a server which has been silent since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Situation {
-    /// What is known of how long the read takes.
+    /// Knowledge about how long the read takes.
     pub class: Class,
     /// How long nothing has come on this connection.
     pub silent: Duration,
@@ -38,7 +38,7 @@ pub struct Situation {
     pub are_all_frozen: bool,
 }
 
-/// What a read does that has met silence.
+/// Decides what a read does that has met silence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
     /// The read stays where it is.

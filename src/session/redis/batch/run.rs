@@ -36,7 +36,7 @@ impl Batch {
         let (mut has_long, mut has_begun) = (false, false);
         while self.done.steps < self.steps.len() {
             // All of it, unless the window has shrunk since it was gathered.
-            let is_alone = target.attempt.open.as_ref().is_some_and(|open| open.is_alone());
+            let is_alone = target.attempt.open.as_ref().is_some_and(|open| open.is_one_by_one());
             if is_alone && has_begun {
                 return Ok(());
             }
