@@ -18,7 +18,7 @@ const LONG_WAIT_STEP: Duration = Duration::from_millis(100);
 /// Rule by which a try waits for a backend that is silent.
 #[derive(Debug, Clone)]
 pub enum WaitPolicy {
-    /// A read's try on a backend that serves: [`decide`](crate::balance::slow::decide) has the rule.
+    /// A read's try on a backend that serves: `balance::slow::decide` has the rule.
     Read {
         /// The expected time of the read.
         class: Class,
