@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::sync::LazyLock;
 
-use super::local_response::LocalResponse;
+use super::response::LocalResponse;
 use crate::balance::Balancer;
 use crate::http;
 use crate::http::target::AdminTarget;
@@ -12,17 +12,16 @@ use crate::observe::status::Status;
 use crate::render::html;
 use crate::session::client::Endpoint;
 
+const TEXT: &str = "text/plain; charset=utf-8";
+
 const STYLE: &str =
     concat!(include_str!("../../web/base.css"), include_str!("../../web/status.css"));
 const SCRIPT: &str = include_str!("../../web/status.js");
 
 /// The status page, in one document: it loads nothing else.
 static PAGE: LazyLock<String> = LazyLock::new(|| {
-    include_str!("../../web/status.html").replacen("/* style */", STYLE, 1).replacen(
-        "/* script */",
-        SCRIPT,
-        1,
-    )
+    let page = include_str!("../../web/status.html").replacen("/* style */", STYLE, 1);
+    page.replacen("/* script */", SCRIPT, 1)
 });
 
 /// The status page at the admin address, where no data is: without the link to the data.
@@ -39,14 +38,12 @@ pub(super) fn respond(
     target: &AdminTarget,
     balancer: &Balancer,
     endpoint: Endpoint,
-) -> LocalResponse<'static> {
+) -> LocalResponse {
     let config = &balancer.config;
     if endpoint == Endpoint::Public {
         if config.admin_listen.is_some() {
-            return LocalResponse::error(
-                404,
-                "/-/ is served at another address here (--admin-listen)",
-            );
+            let why = "/-/ is served at another address here (--admin-listen)";
+            return LocalResponse::error(404, why);
         }
         if config.no_status && matches!(target, AdminTarget::Page | AdminTarget::Status { .. }) {
             return LocalResponse::error(404, "the status page is turned off here (--no-status)");
@@ -55,17 +52,20 @@ pub(super) fn respond(
     match target {
         AdminTarget::Page => {
             let page = if endpoint == Endpoint::Admin { &ADMIN_PAGE } else { &PAGE };
-            LocalResponse::page(page.as_bytes(), &POLICY)
+            LocalResponse::document(200, http::HTML, page.as_str())
+                .with_header("Cache-Control", "no-cache")
+                .with_header("Content-Security-Policy", &POLICY)
+                .with_header("Referrer-Policy", "no-referrer")
         }
         AdminTarget::Status { since } => {
             let json = serde_json::to_string(&Status::of(balancer, *since));
             document(http::JSON, json.map(|json| json + "\n"))
         }
         AdminTarget::Metrics => document(prometheus::CONTENT_TYPE, prometheus::text(balancer)),
-        AdminTarget::Ping => LocalResponse::text(200, "PONG\n"),
-        AdminTarget::Health => LocalResponse::text(200, "OK\n"),
-        AdminTarget::Ready if balancer.is_ready() => LocalResponse::text(200, "READY\n"),
-        AdminTarget::Ready => LocalResponse::text(503, "NOT READY\n"),
+        AdminTarget::Ping => LocalResponse::document(200, TEXT, "PONG\n"),
+        AdminTarget::Health => LocalResponse::document(200, TEXT, "OK\n"),
+        AdminTarget::Ready if balancer.is_ready() => LocalResponse::document(200, TEXT, "READY\n"),
+        AdminTarget::Ready => LocalResponse::document(503, TEXT, "NOT READY\n"),
         AdminTarget::Unknown => {
             let why = "nothing is here; the status page is at /-/, and a key that begins with -/ is at \
                        /%2D/…";
@@ -75,12 +75,10 @@ pub(super) fn respond(
 }
 
 /// A document that is made now.
-fn document(
-    content_type: &'static str,
-    made: Result<String, impl Display>,
-) -> LocalResponse<'static> {
+fn document(content_type: &'static str, made: Result<String, impl Display>) -> LocalResponse {
     match made {
-        Ok(text) => LocalResponse::document(content_type, text.into_bytes()),
+        Ok(text) => LocalResponse::document(200, content_type, text)
+            .with_header("Cache-Control", "no-cache"),
         Err(error) => LocalResponse::error(500, error.to_string()),
     }
 }

@@ -11,16 +11,15 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::browse::Frame;
-use super::failed_read::no_backend_answered;
-use super::local_response::LocalResponse;
-use super::outcome::{ReadError, ReadOutcome};
+use super::exchange::ReadError;
 use super::read::HttpRead;
-use super::sent_response::{SentResponse, add_backend_headers, complete};
+use super::response::{LocalResponse, SentResponse, add_backend_headers, complete};
 use crate::backend::{BackendError, Class, is_not_permitted};
 use crate::balance::failover::{Attempt, Failover};
 use crate::balance::slow::{Begun, LaneError, OpenRead, ReadInfo};
 use crate::balance::{Balancer, Lease};
-use crate::http::{ResponseWriter, Version};
+use crate::health::Member;
+use crate::http::{BackendFailure, ErrorBody, ResponseWriter, Version};
 use crate::logging::access_log::Event;
 use crate::metrics::{BackendMetrics, Outcome};
 use crate::session::client::{Client, ClientHandle};
@@ -78,18 +77,18 @@ struct BalancedRead<'a, 'c, 'r> {
 impl BalancedRead<'_, '_, '_> {
     /// Sends the response of the first backend that answers. Returns the response to be sent if no
     /// backend could answer, or the read is refused.
-    fn run(mut self) -> Result<SentResponse, LocalResponse<'static>> {
+    fn run(mut self) -> Result<SentResponse, LocalResponse> {
         loop {
             self.failover.forgive();
             let Some((attempt, _lease)) = self.next_attempt()? else {
                 // A backend that is up, but must not be read from in this database, is not waited for.
-                match !self.refuses_while_up() && self.failover.wait() {
+                match self.refusals().is_empty() && self.failover.wait() {
                     true => continue,
                     false => return Err(self.no_backend_answered()),
                 }
             };
             match self.read_from(&attempt) {
-                Ok(ReadOutcome::OtherBackend) => {
+                Err(ReadError::OtherBackend) => {
                     self.failover.pass_over(&attempt);
                     self.response.restart();
                 }
@@ -97,14 +96,13 @@ impl BalancedRead<'_, '_, '_> {
                     self.response.restart();
                     self.prepare_retry(&attempt, error)?;
                 }
-                Ok(ReadOutcome::Written(digest)) => return Ok(self.finish(&attempt, Ok(digest))),
-                Err(error) => return Ok(self.finish(&attempt, Err(error))),
+                digest => return Ok(self.finish(&attempt, digest)),
             }
         }
     }
 
     /// Takes a lease for the next attempt; `None` if no backend is left, or no time.
-    fn next_attempt(&mut self) -> Result<Option<(Attempt, Lease)>, LocalResponse<'static>> {
+    fn next_attempt(&mut self) -> Result<Option<(Attempt, Lease)>, LocalResponse> {
         let place = self.place().map_err(|why| LocalResponse::unavailable(why.to_string()))?;
         let Some((lease, open)) = place else { return Ok(None) };
         if !std::mem::replace(&mut self.is_held, true) {
@@ -149,7 +147,7 @@ impl BalancedRead<'_, '_, '_> {
     }
 
     /// Reads from one backend and writes the response, all but its end.
-    fn read_from(&mut self, attempt: &Attempt) -> Result<ReadOutcome, ReadError> {
+    fn read_from(&mut self, attempt: &Attempt) -> Result<Option<u64>, ReadError> {
         let (balancer, response) = (self.balancer, &mut self.response);
         let frame = Frame::new(&balancer.config);
         add_backend_headers(response, &attempt.backend);
@@ -162,7 +160,7 @@ impl BalancedRead<'_, '_, '_> {
             response.close();
         }
         // A long response to HEAD is complete with its head, whatever comes after.
-        if matches!(result, Ok(ReadOutcome::Written(_))) || response.is_done() {
+        if result.is_ok() || response.is_done() {
             let until = response.writer().answer_began().unwrap_or_else(Instant::now);
             let time = until.saturating_duration_since(attempt.began);
             self.complete(Some((&attempt.backend.metrics, time)), Outcome::Answered);
@@ -175,7 +173,7 @@ impl BalancedRead<'_, '_, '_> {
         &mut self,
         attempt: &Attempt,
         error: BackendError,
-    ) -> Result<(), LocalResponse<'static>> {
+    ) -> Result<(), LocalResponse> {
         if error.is_change() && self.changes < MAX_CHANGES {
             self.changes += 1;
             return Ok(());
@@ -227,15 +225,40 @@ impl BalancedRead<'_, '_, '_> {
         complete(&self.balancer.metrics, address, target, answered_by, bytes, outcome);
     }
 
-    /// Whether a backend that was not tried is up, but must not be read from in this database.
-    fn refuses_while_up(&self) -> bool {
+    /// Returns why backends that were not tried are up, but must not be read from in this database.
+    fn refusals(&self) -> Vec<(Arc<Member>, String)> {
         let backends = self.balancer.backends();
-        let mut left = backends.iter().filter(|backend| self.failover.may_try(backend.id));
-        left.any(|backend| backend.health.refusal_while_up(backend.own_mode().database).is_some())
+        let left = backends.iter().filter(|backend| self.failover.may_try(backend.id));
+        let refusal =
+            |backend: &Arc<Member>| backend.health.refusal_while_up(backend.own_mode().database);
+        left.filter_map(|backend| Some((Arc::clone(backend), refusal(backend)?))).collect()
     }
 
-    fn no_backend_answered(&self) -> LocalResponse<'static> {
-        no_backend_answered(&self.read.query, &self.failover, self.balancer)
+    /// Returns the response after every backend has failed, or was not the one to which the query's
+    /// cursor belongs.
+    fn no_backend_answered(&self) -> LocalResponse {
+        let failover = &self.failover;
+        if let Some(trouble) = BackendError::local_trouble(failover.failures()) {
+            return LocalResponse::unavailable(trouble);
+        }
+        let all_unreachable = failover.failures().all(BackendError::is_unreachable);
+        let (status, why) = if failover.failures().any(BackendError::is_timeout) {
+            (504, "no backend answered in time")
+        } else if self.read.query.has_cursor() && failover.was_anyone_asked() && all_unreachable {
+            (410, "the backend of this cursor is gone or was restarted; start again without it")
+        } else if all_unreachable {
+            (503, "no backend can be reached")
+        } else {
+            (503, "no backend could answer")
+        };
+        let troubles = failover.troubles().into_iter().chain(self.refusals());
+        let failures = troubles.map(|(backend, error)| {
+            let backend = backend.name().to_owned().into();
+            BackendFailure { backend, error }
+        });
+        let error = ErrorBody { backends: failures.collect(), ..ErrorBody::new(why) };
+        let response = LocalResponse::error_body(status, error);
+        if status == 410 { response } else { response.with_header("Retry-After", "1") }
     }
 }
 

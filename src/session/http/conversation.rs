@@ -8,18 +8,16 @@ use log::Level;
 
 use super::admin;
 use super::balanced::send_balanced;
-use super::local_response::LocalResponse;
 use super::read::{HttpRead, ReadQuery};
-use super::response_sink::UnsentEnd;
-use super::route::route;
-use super::sent_response::{SentResponse, complete};
-use super::shared_read::{ReadProgress, SharedReads};
+use super::response::{LocalResponse, SentResponse, complete};
+use super::shared_read::{ReadProgress, SharedReads, UnsentEnd};
 use crate::backend::is_timeout;
 use crate::balance::Balancer;
 use crate::balance::failover::Failover;
 use crate::balance::slow::ReadTraits;
+use crate::config::Config;
 use crate::http::target::{self, Target};
-use crate::http::{self, ErrorBody, Request, RequestError, ResponseWriter};
+use crate::http::{self, ErrorBody, Method, Request, RequestError, ResponseWriter};
 use crate::logging::access_log::Event;
 use crate::metrics::{Outcome, Refusal};
 use crate::session::client::{Client, Endpoint, TICK};
@@ -195,6 +193,40 @@ fn respond(client: &mut Client, request: Request, shared_reads: Option<&mut Shar
     })
 }
 
+/// Returns what the request asks for, or the response that refuses it.
+fn route(request: &Request, config: &Config, endpoint: Endpoint) -> Result<Target, LocalResponse> {
+    if request.method == Method::Other {
+        let why = "only GET and HEAD are served: nobody can write here";
+        return Err(LocalResponse::error(405, why).with_header("Allow", "GET, HEAD"));
+    }
+    if request.host.as_ref().is_some_and(|host| !is_served_host(host, config, endpoint)) {
+        let why = "this Host is not served here; --allow-host NAME adds it";
+        return Err(LocalResponse::error(421, why));
+    }
+    let html = target::wants_html(&request.target, request.accepts_html);
+    match target::parse(&request.target, html) {
+        Ok(target) if endpoint == Endpoint::Public || matches!(target, Target::Admin(_)) => {
+            Ok(target)
+        }
+        Ok(Target::Page(_)) => Err(LocalResponse::empty(302).with_header("Location", "/-/")),
+        Ok(_) => Err(LocalResponse::error(404, "only /-/ is served at this address")),
+        Err(why) => Err(LocalResponse::error(400, why)),
+    }
+}
+
+/// Whether a request for this host is served. On a loopback address other names are refused: a web
+/// page from elsewhere could make a browser on this machine ask us under a name of its own.
+fn is_served_host(host: &str, config: &Config, endpoint: Endpoint) -> bool {
+    let listen = match endpoint {
+        Endpoint::Public => config.listen,
+        Endpoint::Admin => config.admin_listen.unwrap_or(config.listen),
+    };
+    let name = http::host_name(host);
+    !listen.ip().is_loopback()
+        || http::is_local_host(&name)
+        || config.allow_hosts.iter().any(|allowed| *allowed == name)
+}
+
 /// Responds to a request that needs no backend.
 fn respond_locally(
     client: &mut Client,
@@ -207,7 +239,7 @@ fn respond_locally(
             // The status page asks every half second. That and probes would drown the rest.
             response.send(client, request, Level::Debug)
         }
-        Ok(_) => LocalResponse::empty(204).send_for_data(client, request),
+        Ok(_) => LocalResponse::empty(204).send_counted(client, request, Outcome::Answered),
         Err(refusal) if client.endpoint == Endpoint::Admin || target::is_admin(&request.target) => {
             refusal.send(client, request, Level::Debug)
         }

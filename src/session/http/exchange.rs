@@ -1,30 +1,86 @@
 //! One read on a connection to a backend.
 
-use std::io::{BufRead, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::outcome::ReadError;
 use crate::backend::large_values::Turn;
-use crate::backend::{BackendError, PooledConnection};
+use crate::backend::{BackendError, PooledConnection, is_not_permitted};
 use crate::balance::failover::Attempt;
 use crate::balance::slow::OpenRead;
 use crate::health::Member;
-use crate::render::json::{JsonWriter, Survey, render, survey};
+use crate::http::ErrorBody;
+use crate::render::json::{JsonWriter, RenderError, Survey, render, survey};
 use crate::resp::value_type::ValueType;
-use crate::resp::{command, reply};
+use crate::resp::{self, command, reply};
 
 /// Longest reply that is held in memory, so that its command is sent once. JSON is at most a sixth
 /// shorter than its reply, so the JSON of a longer reply does not fit into a held response either.
 pub(super) const HELD_REPLY_BYTES: usize = 80 * 1024;
 
+/// How often one request looks at a key whose type changes before its value is read. Each look is
+/// short, so that even a key that is replaced all the time can be read.
+pub(super) const MAX_LOOKS: usize = 10;
+
 /// A value that takes its backend this much memory waits for its turn.
 const LARGE_VALUE_BYTES: u64 = 1024 * 1024;
 
+/// The longest type name that is kept. A module's type has nine characters.
+const MAX_TYPE_NAME_CHARS: usize = 64;
+
+/// How a read on one backend ended without an error.
+pub(super) enum ReadOutcome<'q> {
+    /// The response is written, all but its end. Holds the digest for its ETag, if it gets one.
+    Written(Option<u64>),
+    /// What is asked for is not there, or can't be shown: the response is this status and error.
+    /// Nothing is written.
+    Refused(u16, ErrorBody<'q>),
+}
+
+/// Why a read on one backend failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadError {
+    /// The backend's side failed. Another may be tried while the client has got no byte.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The client's side failed.
+    #[error("the client: {0}")]
+    Client(#[from] io::Error),
+    /// The request's cursor belongs to another backend.
+    #[error("the cursor belongs to another backend")]
+    OtherBackend,
+    /// The keys of a page would take too much memory.
+    #[error("the keys are too long for one page: lower limit")]
+    KeysTooLong,
+}
+
+impl ReadError {
+    /// Whether the value's type changed between the look at its key and the read.
+    pub fn is_wrong_type(&self) -> bool {
+        matches!(self, Self::Backend(BackendError::Redis(text)) if text.starts_with("WRONGTYPE"))
+    }
+}
+
+impl From<resp::Error> for ReadError {
+    fn from(error: resp::Error) -> Self {
+        Self::Backend(error.into())
+    }
+}
+
+impl From<RenderError> for ReadError {
+    fn from(error: RenderError) -> Self {
+        match error {
+            RenderError::Reply(error) => error.into(),
+            RenderError::Sink(error) => Self::Client(error),
+            RenderError::Changed => Self::Backend(BackendError::Changed),
+        }
+    }
+}
+
 /// A connection that serves one read.
 ///
-/// After [`release`](Self::release) others may use the connection. Otherwise it is closed: a reply
-/// that was not read to its end would be taken for that of the next command.
+/// Others may use the connection after a read that has not failed. Otherwise it is closed: a reply that
+/// was not read to its end would be taken for that of the next command.
 pub(super) struct Exchange<'a> {
     backend: &'a Arc<Member>,
     /// The read's entry in the slow lane, unless it is a quick one.
@@ -33,26 +89,41 @@ pub(super) struct Exchange<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    /// Sends commands that every server answers at once. A server that does not answer these is
-    /// left before it gets a read that may keep it busy.
-    pub fn begin(attempt: &'a Attempt, commands: &[u8]) -> Result<Self, BackendError> {
+    /// Sends commands that every server answers at once, and lets `read` take their replies and write
+    /// the response. If that returns `None`, what the replies say has changed meanwhile, and all is
+    /// done again. A server that does not answer these commands is left before it gets a read that may
+    /// keep it busy.
+    pub fn serve<T>(
+        attempt: &'a Attempt,
+        look: &[u8],
+        mut read: impl FnMut(&mut Self) -> Result<Option<T>, ReadError>,
+    ) -> Result<T, ReadError> {
         let backend = &attempt.backend;
         let wait_policy = attempt.wait_policy();
-        let needs_probe = wait_policy.needs_probe();
-        let first = match needs_probe {
-            true => backend.probing_policy(),
-            false => wait_policy.clone(),
+        let mut connection = match wait_policy.needs_probe() {
+            true => backend
+                .request(backend.own_mode(), look, backend.probing_policy())
+                .map_err(BackendError::of_probe)?,
+            false => backend.request(backend.own_mode(), look, wait_policy.clone())?,
         };
-        let sent = backend.request(backend.own_mode(), commands, first);
-        let mut connection =
-            if needs_probe { sent.map_err(BackendError::of_probe)? } else { sent? };
         connection.set_wait_policy(wait_policy, Duration::ZERO);
-        Ok(Self { backend, open: attempt.open.as_ref(), connection })
-    }
-
-    /// Gives the connection back. All replies must have been read to their ends.
-    pub fn release(self) {
-        self.backend.backend().keep_or_share(self.connection);
+        let mut exchange = Self { backend, open: attempt.open.as_ref(), connection };
+        for looks in 0..MAX_LOOKS {
+            if looks > 0 {
+                exchange.connection.send(look)?;
+            }
+            let result = match read(&mut exchange) {
+                Ok(None) => continue,
+                Err(error) if error.is_wrong_type() => continue,
+                Ok(Some(outcome)) => Ok(outcome),
+                Err(error) => Err(error),
+            };
+            if matches!(result, Ok(_) | Err(ReadError::OtherBackend)) {
+                backend.backend().keep_or_share(exchange.connection);
+            }
+            return result;
+        }
+        Err(BackendError::Changed.into())
     }
 
     /// Sends the command that reads about `bytes` of a value, and waits for its reply to begin.
@@ -63,7 +134,6 @@ impl<'a> Exchange<'a> {
     ) -> Result<&mut impl BufRead, BackendError> {
         let turn = self.wait_for_turn(command, bytes)?;
         self.send(command, turn.as_ref())?;
-        drop(turn);
         Ok(self.connection.replies())
     }
 
@@ -86,10 +156,7 @@ impl<'a> Exchange<'a> {
             None => {
                 let began = Instant::now();
                 self.send(command, turn.as_ref())?;
-                let mut held = Vec::new();
-                let is_whole = self.connection.hold(&mut held, HELD_REPLY_BYTES)?;
-                let reply = &mut (&held[..]).chain(self.connection.replies());
-                let survey = survey(value_type, reply)?;
+                let (survey, held) = self.survey_reply(value_type)?;
                 if survey.is_empty
                     && (value_type != ValueType::Stream || !self.is_empty_stream(key)?)
                 {
@@ -99,7 +166,7 @@ impl<'a> Exchange<'a> {
                 if let Some(turn) = &turn {
                     turn.share(began, &survey);
                 }
-                (survey, is_whole.then_some(held))
+                (survey, held)
             }
         };
         if held.is_none() {
@@ -108,12 +175,21 @@ impl<'a> Exchange<'a> {
         Ok(Some(OpenValue { value_type, survey, held }))
     }
 
+    /// Surveys the next reply. Returns the reply, too, unless it is too long to be held.
+    pub fn survey_reply(
+        &mut self,
+        value_type: ValueType,
+    ) -> Result<(Survey, Option<Vec<u8>>), ReadError> {
+        let mut held = Vec::new();
+        let is_whole = self.connection.hold(&mut held, HELD_REPLY_BYTES)?;
+        let survey = survey(value_type, &mut (&held[..]).chain(self.connection.replies()))?;
+        Ok((survey, is_whole.then_some(held)))
+    }
+
     /// Whether there is a stream that has no entries. A key that is gone has none either.
     fn is_empty_stream(&mut self, key: &[u8]) -> Result<bool, ReadError> {
-        let mut commands = Vec::new();
-        command("XLEN").arg(key).append_to(&mut commands);
-        command("EXISTS").arg(key).append_to(&mut commands);
-        self.connection.send(&commands)?;
+        let commands = ["XLEN", "EXISTS"].map(|name| command(name).arg(key).into_bytes());
+        self.connection.send(&commands.concat())?;
         let from = self.connection.replies();
         let (length, exists) = (reply::integer(from), reply::integer(from));
         Ok(length? == Some(0) && exists? == Some(1))
@@ -169,4 +245,56 @@ pub(super) struct OpenValue {
     value_type: ValueType,
     survey: Arc<Survey>,
     held: Option<Vec<u8>>,
+}
+
+/// Returns the commands whose replies [`KeyInfo::read`] reads, for each key. They take Redis the
+/// same short time whatever the size of the value.
+pub(super) fn look_at<K: AsRef<[u8]>>(keys: &[K]) -> Vec<u8> {
+    let mut commands = Vec::new();
+    for key in keys {
+        command("TYPE").arg(key).append_to(&mut commands);
+        let usage = command("MEMORY").arg("USAGE").arg(key).arg("SAMPLES").number(1);
+        usage.append_to(&mut commands);
+    }
+    commands
+}
+
+/// What is known of a key before its value is read.
+pub(super) struct KeyInfo {
+    /// The type as `TYPE` names it.
+    pub type_name: String,
+    /// About how many bytes of memory the value takes; 0 if the backend does not say.
+    pub bytes: u64,
+}
+
+impl KeyInfo {
+    /// Reads the replies for one key of [`look_at`].
+    pub fn read(from: &mut impl BufRead) -> Result<Self, resp::Error> {
+        let type_name = reply::simple(from)?.chars().take(MAX_TYPE_NAME_CHARS).collect();
+        let bytes = match reply::integer(from) {
+            Ok(bytes) => bytes.unwrap_or(0).unsigned_abs(),
+            // The server does not know `MEMORY`, or our user may not use it: no value is large then.
+            Err(resp::Error::Redis(_)) => 0,
+            Err(error) => return Err(error),
+        };
+        Ok(Self { type_name, bytes })
+    }
+
+    /// Whether there is no such key.
+    pub fn is_missing(&self) -> bool {
+        self.type_name == "none"
+    }
+
+    /// Returns the type, if it is one that we serve.
+    pub fn value_type(&self) -> Option<ValueType> {
+        ValueType::from_name(&self.type_name)
+    }
+}
+
+/// A fact that our user may not ask for is left out.
+pub(super) fn if_permitted<T>(reply: Result<T, resp::Error>) -> Result<Option<T>, resp::Error> {
+    match reply {
+        Err(resp::Error::Redis(text)) if is_not_permitted(&text) => Ok(None),
+        reply => reply.map(Some),
+    }
 }

@@ -3,8 +3,7 @@
 use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
-use super::exchange::Exchange;
-use super::outcome::ReadError;
+use super::exchange::{Exchange, ReadError};
 use crate::backend::read_run_id;
 use crate::balance::cursor::MAX_SCAN_COUNT;
 use crate::http::target::{Cursor, PageQuery};
@@ -26,34 +25,6 @@ const MAX_STEP_BYTES: usize = 64 * 1024 * 1024;
 /// A page ends after this time: its keys are rare in a large database.
 const PAGE_SCAN_TIME: Duration = Duration::from_secs(10);
 
-/// The keys of one page.
-pub(super) struct PageKeys {
-    /// In natural order.
-    pub keys: Vec<Vec<u8>>,
-    /// The link to the next page, if there is one.
-    pub next: Option<String>,
-}
-
-/// Why there are no keys for a page.
-pub(super) enum ScanError {
-    /// The cursor belongs to another backend.
-    OtherBackend,
-    /// They are longer than [`MAX_STEP_BYTES`].
-    TooLong,
-    Read(ReadError),
-}
-
-impl ScanError {
-    /// Told to the client whose page would hold too much.
-    pub const TOO_LONG: &str = "the keys are too long for one page: lower limit";
-}
-
-impl<E: Into<ReadError>> From<E> for ScanError {
-    fn from(error: E) -> Self {
-        Self::Read(error.into())
-    }
-}
-
 /// Reads the reply to `INFO server`: which server process answers.
 pub(super) fn read_server_run_id(exchange: &mut Exchange) -> Result<String, ReadError> {
     let run_id = read_run_id(exchange.connection.replies())?;
@@ -63,19 +34,19 @@ pub(super) fn read_server_run_id(exchange: &mut Exchange) -> Result<String, Read
     Ok(run_id.ok_or(resp::Error::Redis(not_allowed))?.to_string())
 }
 
-/// Reads the keys of one page from the server with this run id.
+/// Reads the keys of one page from the server with this run id. Returns them in natural order, and the
+/// link to the next page, if there is one.
 pub(super) fn read_page_keys(
     exchange: &mut Exchange,
     query: &PageQuery,
     run_id: String,
-) -> Result<PageKeys, ScanError> {
+) -> Result<(Vec<Vec<u8>>, Option<String>), ReadError> {
     if query.cursor.as_ref().is_some_and(|cursor| cursor.run_id != run_id) {
-        return Err(ScanError::OtherBackend);
+        return Err(ReadError::OtherBackend);
     }
     let began = Instant::now();
-    let (mut keys, mut bytes) = (Vec::new(), 0);
+    let (mut keys, mut bytes, mut scanned) = (Vec::new(), 0, 0);
     let mut position = query.cursor.as_ref().map_or(0, |cursor| cursor.position);
-    let mut scanned = 0;
     loop {
         let step = next_step(query.limit - keys.len(), scanned, keys.len());
         scanned += step;
@@ -84,7 +55,17 @@ pub(super) fn read_page_keys(
             scan = scan.arg("MATCH").arg(pattern);
         }
         exchange.connection.send(&scan.arg("COUNT").number(step).into_bytes())?;
-        position = read_scan(exchange, &mut keys, &mut bytes)?;
+        let from = exchange.connection.replies();
+        position = reply::scan_cursor(from)?;
+        let most = bytes + MAX_STEP_BYTES;
+        for _ in 0..reply::array(from)? {
+            let key = match reply::bytes(from, most.saturating_sub(bytes) as u64) {
+                Err(resp::Error::TooLong) => return Err(ReadError::KeysTooLong),
+                key => key?,
+            };
+            bytes += key.len() + size_of::<Vec<u8>>();
+            keys.push(key);
+        }
         if position == 0
             || keys.len() >= query.limit
             || bytes >= PAGE_KEY_BYTES
@@ -96,7 +77,7 @@ pub(super) fn read_page_keys(
     keys.sort_unstable_by(|a, b| natural_order(a, b));
     keys.dedup();
     let next = (position != 0).then(|| query.link(&Cursor { run_id, position }));
-    Ok(PageKeys { keys, next })
+    Ok((keys, next))
 }
 
 /// Returns the `COUNT` that should bring the `wanted` keys, if `found` of those `scanned` did match.
@@ -104,26 +85,6 @@ pub(super) fn read_page_keys(
 fn next_step(wanted: usize, scanned: usize, found: usize) -> usize {
     let expected = wanted.saturating_mul(scanned.max(1)) / found.max(1);
     expected.clamp(1, MAX_STEP_KEYS)
-}
-
-/// Reads the reply to SCAN; returns the position of the next one.
-fn read_scan(
-    exchange: &mut Exchange,
-    keys: &mut Vec<Vec<u8>>,
-    bytes: &mut usize,
-) -> Result<u64, ScanError> {
-    let from = exchange.connection.replies();
-    let position = reply::scan_cursor(from)?;
-    let most = *bytes + MAX_STEP_BYTES;
-    for _ in 0..reply::array(from)? {
-        let key = match reply::bytes(from, most.saturating_sub(*bytes) as u64) {
-            Err(resp::Error::TooLong) => return Err(ScanError::TooLong),
-            key => key?,
-        };
-        *bytes += key.len() + size_of::<Vec<u8>>();
-        keys.push(key);
-    }
-    Ok(position)
 }
 
 /// Compares runs of digits as numbers and all else byte by byte: `actor:2` comes before `actor:10`.

@@ -4,13 +4,14 @@ use std::io::Write;
 use std::time::Instant;
 
 use super::browse::{self, Frame};
-use super::outcome::{ReadError, ReadOutcome};
-use super::{listing, value};
+use super::exchange::{ReadError, ReadOutcome};
+use super::json::{write_listing, write_value};
+use super::response::write_error;
 use crate::balance::Lease;
 use crate::balance::failover::Attempt;
 use crate::balance::slow::{self, Kinds, ReadKey, ReadTraits};
 use crate::http::target::{Format, KeyQuery, PageQuery};
-use crate::http::{Request, ResponseWriter, Version};
+use crate::http::{ErrorBody, Request, ResponseWriter, Version};
 
 /// A request for data, until it is answered.
 pub(super) struct HttpRead {
@@ -81,22 +82,40 @@ impl ReadQuery {
         }
     }
 
-    /// Reads from one backend, and writes the response.
+    /// Reads from one backend, and writes the response, all but its end. Returns the digest for its
+    /// ETag, if it gets one.
     pub fn read_from<W: Write>(
         &self,
         attempt: &Attempt,
         frame: Frame,
         response: &mut ResponseWriter<W>,
-    ) -> Result<ReadOutcome, ReadError> {
-        match self {
-            Self::Key(query, page) if query.format == Format::Html => {
-                browse::write_key_page(attempt, query, page.as_ref(), frame, response)
+    ) -> Result<Option<u64>, ReadError> {
+        let (Self::Key(KeyQuery { format, .. }, _) | Self::Page(PageQuery { format, .. })) = self;
+        let frame = (*format == Format::Html).then_some(frame);
+        let write_page = |page, response: &mut ResponseWriter<W>| match frame {
+            Some(frame) => browse::write_listing_page(attempt, page, frame, response),
+            None => write_listing(attempt, page, response),
+        };
+        let outcome = match (self, frame) {
+            (Self::Page(page), _) => write_page(page, response),
+            (Self::Key(key, _), Some(frame)) => {
+                browse::write_key_page(attempt, key, frame, response)
             }
-            Self::Page(query) if query.format == Format::Html => {
-                browse::write_listing_page(attempt, query, frame, response)
+            (Self::Key(key, _), None) => write_value(attempt, key, response),
+        };
+        let outcome = match (outcome, self) {
+            (Ok(ReadOutcome::Refused(404, _)), Self::Key(_, Some(page))) => {
+                write_page(page, response)
             }
-            Self::Key(query, page) => value::write_value(attempt, query, page.as_ref(), response),
-            Self::Page(query) => listing::write_listing(attempt, query, response),
-        }
+            (outcome, _) => outcome,
+        };
+        let (status, error) = match outcome {
+            Ok(ReadOutcome::Written(digest)) => return Ok(digest),
+            Ok(ReadOutcome::Refused(status, error)) => (status, error),
+            Err(error @ ReadError::KeysTooLong) => (400, ErrorBody::new(error.to_string())),
+            Err(error) => return Err(error),
+        };
+        write_error(frame, status, &error, response)?;
+        Ok(None)
     }
 }

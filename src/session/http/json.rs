@@ -1,53 +1,114 @@
-//! A page of keys with their values, as JSON. The values are read many in one exchange.
+//! Data as JSON: the value of one key, one field of a hash, or a page of keys with their values, which
+//! are read many in one exchange. A string's bytes alone, too.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{Read, Write};
+use std::io::Write;
 
-use super::exchange::{Exchange, HELD_REPLY_BYTES};
-use super::key_info::{KeyInfo, MAX_LOOKS, look_at};
-use super::key_scan::{BATCH_KEYS, PageKeys, ScanError, read_page_keys, read_server_run_id};
-use super::outcome::{ReadError, ReadOutcome};
+use super::exchange::{
+    Exchange, HELD_REPLY_BYTES, KeyInfo, MAX_LOOKS, ReadError, ReadOutcome, look_at,
+};
+use super::key_scan::{BATCH_KEYS, read_page_keys, read_server_run_id};
 use crate::backend::BackendError;
 use crate::balance::failover::Attempt;
-use crate::http::target::PageQuery;
+use crate::http::target::{KeyQuery, PageQuery};
 use crate::http::{self, ErrorBody, ResponseWriter};
 use crate::render::json::{JsonWriter, render, survey};
 use crate::resp::value_type::ValueType;
-use crate::resp::{self, command};
+use crate::resp::{self, command, reply};
 
-/// Writes the page.
-pub(super) fn write_listing<W: Write>(
+/// A value that takes its backend less memory may be read on a shared connection the next time.
+const MAX_SHORT_VALUE_BYTES: u64 = 16 * 1024;
+
+/// Writes the value that the query asks for.
+pub(super) fn write_value<'q, W: Write>(
+    attempt: &Attempt,
+    query: &'q KeyQuery,
+    response: &mut ResponseWriter<W>,
+) -> Result<ReadOutcome<'q>, ReadError> {
+    Exchange::serve(attempt, &look_at(&[&query.key]), |exchange| {
+        let info = KeyInfo::read(exchange.connection.replies())?;
+        let value_type = info.value_type();
+        if let Some(value_type) = value_type {
+            let is_long = info.bytes > MAX_SHORT_VALUE_BYTES;
+            attempt.backend.type_hints.note(&query.key, value_type, is_long);
+        }
+        let why = match (&query.field, query.is_raw(), value_type) {
+            _ if info.is_missing() => {
+                let error = ErrorBody::about(query, "no such key");
+                return Ok(Some(ReadOutcome::Refused(404, error)));
+            }
+            (None, false, Some(value_type))
+            | (None, true, Some(value_type @ ValueType::String)) => {
+                let read = value_type.read_command(&query.key).into_bytes();
+                return write_reply(exchange, query, &read, value_type, info.bytes, response);
+            }
+            (Some(field), _, Some(ValueType::Hash)) => {
+                let read = command("HGET").arg(&query.key).arg(field).into_bytes();
+                // The field's size is not known, and that of its hash does not matter.
+                let written = write_reply(exchange, query, &read, ValueType::String, 0, response)?;
+                let error = ErrorBody::about(query, "no such field");
+                return Ok(written.or(Some(ReadOutcome::Refused(404, error))));
+            }
+            (Some(_), _, _) => "only a hash has fields",
+            (None, true, _) => "format=raw serves a string, or a field of a hash",
+            (None, false, None) => "values of this type can't be shown",
+        };
+        let kind = Some(info.type_name);
+        let error = ErrorBody { kind, field: None, ..ErrorBody::about(query, why) };
+        Ok(Some(ReadOutcome::Refused(415, error)))
+    })
+}
+
+/// Sends `command`, and writes its reply as the response; `None` if there is no value.
+fn write_reply<'q, W: Write>(
+    exchange: &mut Exchange,
+    query: &KeyQuery,
+    command: &[u8],
+    value_type: ValueType,
+    bytes: u64,
+    response: &mut ResponseWriter<W>,
+) -> Result<Option<ReadOutcome<'q>>, ReadError> {
+    if !query.is_raw() {
+        let Some(value) = exchange.open_value(&query.key, command, value_type, bytes)? else {
+            return Ok(None);
+        };
+        response.header("Content-Type", http::JSON);
+        let mut json = JsonWriter::new(response);
+        let digest = exchange.write_value(value, &mut json)?;
+        json.finish()?;
+        return Ok(Some(ReadOutcome::Written(digest)));
+    }
+    let from = exchange.read_value(command, bytes)?;
+    let Some(length) = reply::bulk(from)? else { return Ok(None) };
+    response.header("Content-Type", "application/octet-stream");
+    let mut hasher = DefaultHasher::new();
+    reply::payload(from, length, |piece| {
+        hasher.write(piece);
+        response.write_all(piece).map_err(ReadError::Client)
+    })?;
+    Ok(Some(ReadOutcome::Written(Some(hasher.finish()))))
+}
+
+/// Writes a page of keys with their values.
+pub(super) fn write_listing<'q, W: Write>(
     attempt: &Attempt,
     query: &PageQuery,
     response: &mut ResponseWriter<W>,
-) -> Result<ReadOutcome, ReadError> {
-    let info = command("INFO").arg("server").into_bytes();
-    let mut exchange = Exchange::begin(attempt, &info)?;
-    let run_id = read_server_run_id(&mut exchange)?;
-    let PageKeys { keys, next } = match read_page_keys(&mut exchange, query, run_id) {
-        Ok(page) => page,
-        Err(ScanError::OtherBackend) => {
-            exchange.release();
-            return Ok(ReadOutcome::OtherBackend);
-        }
-        Err(ScanError::TooLong) => {
-            response.status(400);
-            response.json(&ErrorBody::new(ScanError::TOO_LONG))?;
-            return Ok(ReadOutcome::Written(None));
-        }
-        Err(ScanError::Read(error)) => return Err(error),
-    };
-    response.header("Content-Type", http::JSON);
-    let mut writer = ListingWriter {
-        names_are_text: keys.iter().all(|key| std::str::from_utf8(key).is_ok()),
-        json: JsonWriter::new(response),
-        count: 0,
-        digest: Some(0),
-    };
-    let digest = writer.write(&mut exchange, &keys, next.as_deref())?;
-    writer.json.finish()?;
-    exchange.release();
-    Ok(ReadOutcome::Written(digest))
+) -> Result<ReadOutcome<'q>, ReadError> {
+    Exchange::serve(attempt, &command("INFO").arg("server").into_bytes(), |exchange| {
+        let run_id = read_server_run_id(exchange)?;
+        let (keys, next) = read_page_keys(exchange, query, run_id)?;
+        response.header("Content-Type", http::JSON);
+        let mut writer = ListingWriter {
+            names_are_text: keys.iter().all(|key| std::str::from_utf8(key).is_ok()),
+            json: JsonWriter::new(&mut *response),
+            count: 0,
+            digest: Some(0),
+        };
+        let digest = writer.write(exchange, &keys, next.as_deref())?;
+        writer.json.finish()?;
+        Ok(Some(ReadOutcome::Written(digest)))
+    })
 }
 
 struct ListingWriter<'a, W: Write> {
@@ -138,16 +199,13 @@ impl<W: Write> ListingWriter<'_, W> {
                 self.write_unserved(key, &infos[at])?;
                 continue;
             };
-            let mut held = Vec::new();
-            let is_whole = exchange.connection.hold(&mut held, HELD_REPLY_BYTES)?;
-            let from = &mut (&held[..]).chain(exchange.connection.replies());
-            match survey(value_type, from).map_err(ReadError::from) {
-                Ok(survey) if is_whole && !survey.is_empty => {
+            match exchange.survey_reply(value_type) {
+                Ok((survey, Some(held))) if !survey.is_empty => {
                     self.begin_entry(key)?;
                     render(value_type, &mut &held[..], &survey, &mut self.json)?;
                     self.end_entry(key, Some(survey.digest))?;
                 }
-                Ok(_) if is_whole && value_type != ValueType::Stream => {}
+                Ok((_, Some(_))) if value_type != ValueType::Stream => {}
                 Err(error) if !error.is_wrong_type() => return Err(error),
                 _ => {
                     skip_replies(exchange, &types[at + 1..])?;
