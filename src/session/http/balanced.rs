@@ -103,10 +103,12 @@ impl BalancedRead<'_, '_, '_> {
 
     /// Takes a lease for the next attempt; `None` if no backend is left, or no time.
     fn next_attempt(&mut self) -> Result<Option<(Attempt, Lease)>, LocalResponse> {
-        let place = self.place().map_err(|why| LocalResponse::unavailable(why.to_string()))?;
-        let Some((lease, open)) = place else { return Ok(None) };
-        if !std::mem::replace(&mut self.is_held, true) {
-            demo_delay(self.balancer);
+        let Some((lease, open)) = self.place()? else { return Ok(None) };
+        let delay = self.balancer.config.demo_delay;
+        if !std::mem::replace(&mut self.is_held, true) && !delay.is_zero() {
+            // With its lease, so that the table can be watched.
+            self.balancer.access_log.write(|| Event::Held { seconds: delay.as_secs_f64() });
+            thread::sleep(delay);
         }
         let attempt = lease.backend().and_then(|backend| self.failover.attempt(backend, open));
         Ok(attempt.map(|attempt| (attempt, lease)))
@@ -114,7 +116,7 @@ impl BalancedRead<'_, '_, '_> {
 
     /// Takes a lease of a backend that may be tried. A read that is not quick also gets its place in
     /// the slow lane.
-    fn place(&mut self) -> Result<Option<Place>, LaneError> {
+    fn place(&mut self) -> Result<Option<Place>, LocalResponse> {
         let first = self.first_lease.take();
         let Self { balancer, failover, read, peer, .. } = &*self;
         let backends = balancer.backends();
@@ -142,7 +144,7 @@ impl BalancedRead<'_, '_, '_> {
             }
             // Two requests never share a reply.
             Ok(Begun::Answered(_)) | Err(LaneError::NoBackend) => Ok(None),
-            Err(error) => Err(error),
+            Err(error) => Err(LocalResponse::unavailable(error.to_string())),
         }
     }
 
@@ -259,14 +261,5 @@ impl BalancedRead<'_, '_, '_> {
         let error = ErrorBody { backends: failures.collect(), ..ErrorBody::new(why) };
         let response = LocalResponse::error_body(status, error);
         if status == 410 { response } else { response.with_header("Retry-After", "1") }
-    }
-}
-
-/// Holds the first attempt for `--demo-delay`, with its lease, so that the table can be watched.
-fn demo_delay(balancer: &Balancer) {
-    let delay = balancer.config.demo_delay;
-    if !delay.is_zero() {
-        balancer.access_log.write(|| Event::Held { seconds: delay.as_secs_f64() });
-        thread::sleep(delay);
     }
 }

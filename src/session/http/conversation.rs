@@ -6,10 +6,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use log::Level;
 
-use super::admin;
 use super::balanced::send_balanced;
 use super::read::{HttpRead, ReadQuery};
-use super::response::{LocalResponse, SentResponse, complete};
+use super::response::{LocalResponse, SentResponse, admin_response, complete};
 use super::shared_read::{ReadProgress, SharedReads, UnsentEnd};
 use crate::backend::is_timeout;
 use crate::balance::Balancer;
@@ -235,7 +234,7 @@ fn respond_locally(
 ) -> SentResponse {
     match target {
         Ok(Target::Admin(target)) => {
-            let response = admin::respond(&target, client.balancer, client.endpoint);
+            let response = admin_response(&target, client.balancer, client.endpoint);
             // The status page asks every half second. That and probes would drown the rest.
             response.send(client, request, Level::Debug)
         }

@@ -126,13 +126,19 @@ impl<'a> Exchange<'a> {
         Err(BackendError::Changed.into())
     }
 
+    /// Sends commands that every server answers at once; returns where their replies come.
+    pub fn ask(&mut self, commands: Vec<u8>) -> Result<&mut impl BufRead, BackendError> {
+        self.connection.send(&commands)?;
+        Ok(self.connection.replies())
+    }
+
     /// Sends the command that reads about `bytes` of a value, and waits for its reply to begin.
     pub fn read_value(
         &mut self,
         command: &[u8],
         bytes: u64,
     ) -> Result<&mut impl BufRead, BackendError> {
-        let turn = self.wait_for_turn(command, bytes)?;
+        let turn = turn_at(self.backend, command, bytes)?;
         self.send(command, turn.as_ref())?;
         Ok(self.connection.replies())
     }
@@ -150,7 +156,7 @@ impl<'a> Exchange<'a> {
         value_type: ValueType,
         bytes: u64,
     ) -> Result<Option<OpenValue>, ReadError> {
-        let turn = self.wait_for_turn(command, bytes)?;
+        let turn = turn_at(self.backend, command, bytes)?;
         let (survey, held) = match turn.as_ref().and_then(Turn::survey) {
             Some(shared) => (shared, None),
             None => {
@@ -189,8 +195,7 @@ impl<'a> Exchange<'a> {
     /// Whether there is a stream that has no entries. A key that is gone has none either.
     fn is_empty_stream(&mut self, key: &[u8]) -> Result<bool, ReadError> {
         let commands = ["XLEN", "EXISTS"].map(|name| command(name).arg(key).into_bytes());
-        self.connection.send(&commands.concat())?;
-        let from = self.connection.replies();
+        let from = self.ask(commands.concat())?;
         let (length, exists) = (reply::integer(from), reply::integer(from));
         Ok(length? == Some(0) && exists? == Some(1))
     }
@@ -213,21 +218,6 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Waits for our turn if the value is large.
-    fn wait_for_turn<'c>(
-        &self,
-        command: &'c [u8],
-        bytes: u64,
-    ) -> Result<Option<Turn<'c, Survey>>, BackendError>
-    where
-        'a: 'c,
-    {
-        if bytes < LARGE_VALUE_BYTES {
-            return Ok(None);
-        }
-        self.backend.large_reads.turn(command).map(Some).ok_or(BackendError::Busy)
-    }
-
     /// Sends the command of the read itself, and waits for its reply to begin.
     fn send(&mut self, command: &[u8], turn: Option<&Turn<Survey>>) -> Result<(), BackendError> {
         let sent = self.connection.send(command);
@@ -238,6 +228,18 @@ impl<'a> Exchange<'a> {
         }
         sent
     }
+}
+
+/// Waits for our turn if the value is large.
+fn turn_at<'c>(
+    backend: &'c Member,
+    command: &'c [u8],
+    bytes: u64,
+) -> Result<Option<Turn<'c, Survey>>, BackendError> {
+    if bytes < LARGE_VALUE_BYTES {
+        return Ok(None);
+    }
+    backend.large_reads.turn(command).map(Some).ok_or(BackendError::Busy)
 }
 
 /// A value whose reply has begun, or is held.

@@ -99,19 +99,19 @@ pub(super) fn write_listing<'q, W: Write>(
         let run_id = read_server_run_id(exchange)?;
         let (keys, next) = read_page_keys(exchange, query, run_id)?;
         response.header("Content-Type", http::JSON);
-        let mut writer = ListingWriter {
+        let writer = ListingWriter {
+            exchange,
             names_are_text: keys.iter().all(|key| std::str::from_utf8(key).is_ok()),
             json: JsonWriter::new(&mut *response),
             count: 0,
             digest: Some(0),
         };
-        let digest = writer.write(exchange, &keys, next.as_deref())?;
-        writer.json.finish()?;
-        Ok(Some(ReadOutcome::Written(digest)))
+        writer.write(&keys, next.as_deref()).map(Some)
     })
 }
 
-struct ListingWriter<'a, W: Write> {
+struct ListingWriter<'a, 'e, W: Write> {
+    exchange: &'a mut Exchange<'e>,
     json: JsonWriter<&'a mut ResponseWriter<W>>,
     names_are_text: bool,
     count: usize,
@@ -119,13 +119,12 @@ struct ListingWriter<'a, W: Write> {
     digest: Option<u64>,
 }
 
-impl<W: Write> ListingWriter<'_, W> {
-    fn write(
-        &mut self,
-        exchange: &mut Exchange,
+impl<W: Write> ListingWriter<'_, '_, W> {
+    fn write<'q>(
+        mut self,
         keys: &[Vec<u8>],
         next: Option<&str>,
-    ) -> Result<Option<u64>, ReadError> {
+    ) -> Result<ReadOutcome<'q>, ReadError> {
         self.json.begin_object()?;
         self.json.key("data")?;
         match self.names_are_text {
@@ -135,7 +134,7 @@ impl<W: Write> ListingWriter<'_, W> {
         let mut rest = keys;
         while !rest.is_empty() {
             let batch = &rest[..rest.len().min(BATCH_KEYS)];
-            rest = &rest[self.write_some(exchange, batch)?..];
+            rest = &rest[self.write_some(batch)?..];
         }
         match self.names_are_text {
             true => self.json.end_object()?,
@@ -152,24 +151,21 @@ impl<W: Write> ListingWriter<'_, W> {
         }
         self.json.end_value()?;
         self.json.end_object()?;
-        Ok(self.digest.map(|digest| hash_of(&(digest, self.count, next))))
+        self.json.finish()?;
+        let digest = self.digest.map(|digest| hash_of(&(digest, self.count, next)));
+        Ok(ReadOutcome::Written(digest))
     }
 
     /// Writes the first keys of `batch`, at least one; returns how many.
-    fn write_some(
-        &mut self,
-        exchange: &mut Exchange,
-        batch: &[Vec<u8>],
-    ) -> Result<usize, ReadError> {
-        exchange.connection.send(&look_at(batch))?;
-        let from = exchange.connection.replies();
+    fn write_some(&mut self, batch: &[Vec<u8>]) -> Result<usize, ReadError> {
+        let from = self.exchange.ask(look_at(batch))?;
         let infos = batch.iter().map(|_| KeyInfo::read(from)).collect::<Result<Vec<_>, _>>()?;
         let small = infos.iter().take_while(|info| is_small(info)).count();
         let large = infos[small..].iter().take_while(|info| !is_small(info)).count();
-        let written = self.write_small(exchange, &batch[..small], &infos)?;
+        let written = self.write_small(&batch[..small], &infos)?;
         // A misjudged value is seldom alone, and the replies after it were read in vain.
         for key in &batch[written..small + large] {
-            self.write_alone(exchange, key)?;
+            self.write_alone(key)?;
         }
         Ok(small + large)
     }
@@ -177,12 +173,7 @@ impl<W: Write> ListingWriter<'_, W> {
     /// Asks for the values of all `keys` at once, and writes them in order, up to the first that has
     /// to be read alone: its reply is long after all, or of another type, or of a stream that is
     /// empty or gone. The replies after that one are thrown away. Returns the number written.
-    fn write_small(
-        &mut self,
-        exchange: &mut Exchange,
-        keys: &[Vec<u8>],
-        infos: &[KeyInfo],
-    ) -> Result<usize, ReadError> {
+    fn write_small(&mut self, keys: &[Vec<u8>], infos: &[KeyInfo]) -> Result<usize, ReadError> {
         let types: Vec<Option<ValueType>> =
             infos.iter().take(keys.len()).map(KeyInfo::value_type).collect();
         let mut commands = Vec::new();
@@ -192,14 +183,14 @@ impl<W: Write> ListingWriter<'_, W> {
             }
         }
         if !commands.is_empty() {
-            exchange.connection.send(&commands)?;
+            self.exchange.connection.send(&commands)?;
         }
         for (at, key) in keys.iter().enumerate() {
             let Some(value_type) = types[at] else {
                 self.write_unserved(key, &infos[at])?;
                 continue;
             };
-            match exchange.survey_reply(value_type) {
+            match self.exchange.survey_reply(value_type) {
                 Ok((survey, Some(held))) if !survey.is_empty => {
                     self.begin_entry(key)?;
                     render(value_type, &mut &held[..], &survey, &mut self.json)?;
@@ -208,7 +199,7 @@ impl<W: Write> ListingWriter<'_, W> {
                 Ok((_, Some(_))) if value_type != ValueType::Stream => {}
                 Err(error) if !error.is_wrong_type() => return Err(error),
                 _ => {
-                    skip_replies(exchange, &types[at + 1..])?;
+                    self.skip_replies(&types[at + 1..])?;
                     return Ok(at);
                 }
             }
@@ -216,23 +207,33 @@ impl<W: Write> ListingWriter<'_, W> {
         Ok(keys.len())
     }
 
+    /// Reads the replies for values of these types, and throws them away.
+    fn skip_replies(&mut self, types: &[Option<ValueType>]) -> Result<(), ReadError> {
+        for value_type in types.iter().flatten() {
+            match survey(*value_type, self.exchange.connection.replies()) {
+                Ok(_) | Err(resp::Error::Redis(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// Writes one key in exchanges of its own.
-    fn write_alone(&mut self, exchange: &mut Exchange, key: &[u8]) -> Result<(), ReadError> {
+    fn write_alone(&mut self, key: &[u8]) -> Result<(), ReadError> {
         for _ in 0..MAX_LOOKS {
-            exchange.connection.send(&look_at(&[key]))?;
-            let info = KeyInfo::read(exchange.connection.replies())?;
+            let info = KeyInfo::read(self.exchange.ask(look_at(&[key]))?)?;
             let Some(value_type) = info.value_type() else {
                 return self.write_unserved(key, &info);
             };
             let read = value_type.read_command(key).into_bytes();
-            let value = match exchange.open_value(key, &read, value_type, info.bytes) {
+            let value = match self.exchange.open_value(key, &read, value_type, info.bytes) {
                 Ok(Some(value)) => value,
                 Ok(None) => return Ok(()),
                 Err(error) if error.is_wrong_type() => continue,
                 Err(error) => return Err(error),
             };
             self.begin_entry(key)?;
-            let digest = exchange.write_value(value, &mut self.json)?;
+            let digest = self.exchange.write_value(value, &mut self.json)?;
             return self.end_entry(key, digest);
         }
         Err(BackendError::Changed.into())
@@ -289,15 +290,4 @@ fn hash_of(value: &impl Hash) -> u64 {
 /// Whether the reply should fit into what is held, so that the value can be read with others.
 fn is_small(info: &KeyInfo) -> bool {
     info.bytes < HELD_REPLY_BYTES as u64
-}
-
-/// Reads the replies for values of these types, and throws them away.
-fn skip_replies(exchange: &mut Exchange, types: &[Option<ValueType>]) -> Result<(), ReadError> {
-    for value_type in types.iter().flatten() {
-        match survey(*value_type, exchange.connection.replies()) {
-            Err(error) if !matches!(error, resp::Error::Redis(_)) => return Err(error.into()),
-            _ => {}
-        }
-    }
-    Ok(())
 }

@@ -54,8 +54,7 @@ pub(super) fn read_page_keys(
         if let Some(pattern) = &query.pattern {
             scan = scan.arg("MATCH").arg(pattern);
         }
-        exchange.connection.send(&scan.arg("COUNT").number(step).into_bytes())?;
-        let from = exchange.connection.replies();
+        let from = exchange.ask(scan.arg("COUNT").number(step).into_bytes())?;
         position = reply::scan_cursor(from)?;
         let most = bytes + MAX_STEP_BYTES;
         for _ in 0..reply::array(from)? {

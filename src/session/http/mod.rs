@@ -8,7 +8,6 @@
 //! ([`shared_read`]). If the hint was wrong, or the value is long, or the backend fails, the read
 //! falls back to the first way.
 
-mod admin;
 mod balanced;
 mod browse;
 mod conversation;

@@ -1,10 +1,11 @@
-//! Responses that we make without a backend, what all responses from a backend have in common, and what
-//! the log says of both.
+//! Responses that we make without a backend: errors, and the paths below `/-/`, which show the balancer's
+//! own state. Also what all responses from a backend have in common, and what the log says of each.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use log::Level;
@@ -13,11 +14,36 @@ use super::browse::{self, Frame};
 use crate::backend::Backend;
 use crate::balance::Balancer;
 use crate::health::Member;
-use crate::http::{ErrorBody, Request, ResponseWriter, target};
+use crate::http::target::{self, AdminTarget};
+use crate::http::{self, ErrorBody, Request, ResponseWriter};
 use crate::logging::access_log::{Event, HttpRequest, Text};
 use crate::metrics::{BackendMetrics, Completion, Metrics, Outcome, Refusal};
 use crate::net::protocol::WireProtocol;
+use crate::observe::prometheus;
+use crate::observe::status::Status;
+use crate::render::html;
 use crate::session::client::{Client, Endpoint};
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+const STYLE: &str =
+    concat!(include_str!("../../web/base.css"), include_str!("../../web/status.css"));
+const SCRIPT: &str = include_str!("../../web/status.js");
+
+/// The status page, in one document: it loads nothing else.
+static PAGE: LazyLock<String> = LazyLock::new(|| {
+    let page = include_str!("../../web/status.html").replacen("/* style */", STYLE, 1);
+    page.replacen("/* script */", SCRIPT, 1)
+});
+
+/// The status page at the admin address, where no data is: without the link to the data.
+static ADMIN_PAGE: LazyLock<String> = LazyLock::new(|| PAGE.replacen(DATA_LINK, "", 1));
+
+const DATA_LINK: &str = "<a class=\"button\" href=\"/\">Browse the data</a>";
+
+/// Allows the page's own style and script, and its requests to us; nothing else.
+static POLICY: LazyLock<String> =
+    LazyLock::new(|| html::content_security_policy(STYLE, Some(SCRIPT)));
 
 /// A response that we make without a backend.
 #[derive(Default)]
@@ -90,33 +116,72 @@ impl LocalResponse {
             && target::wants_html(&request.target, request.accepts_html);
         let frame = is_page.then(|| Frame::new(&client.balancer.config));
         let keep_alive = !client.balancer.is_draining();
-        let response = ResponseWriter::new(&mut *client, request, keep_alive, SystemTime::now);
-        let status = self.status;
-        let keep_alive = self.write(response, frame).unwrap_or(false);
-        SentResponse { status, backend: None, keep_alive, level, cut: None }
-    }
-
-    /// Writes the response; returns whether the connection can carry another. An error becomes a
-    /// page if there is a frame.
-    fn write<W: Write>(
-        self,
-        mut response: ResponseWriter<W>,
-        frame: Option<Frame>,
-    ) -> io::Result<bool> {
+        let mut response = ResponseWriter::new(&mut *client, request, keep_alive, SystemTime::now);
         response.status(self.status);
         for (name, value) in self.headers {
             response.header(name, value);
         }
-        match &self.error {
-            None => response.write_all(self.text.as_bytes())?,
+        let written = match &self.error {
+            None => response.write_all(self.text.as_bytes()),
             Some(error) => {
                 response.header("Vary", "Accept");
                 response.header("Cache-Control", "no-cache");
-                write_error(frame, self.status, error, &mut response)?;
+                write_error(frame, self.status, error, &mut response)
             }
+        };
+        let is_sent = written.and_then(|()| response.finish(None)).is_ok();
+        let keep_alive = is_sent && response.keeps_alive();
+        SentResponse { status: self.status, backend: None, keep_alive, level, cut: None }
+    }
+}
+
+/// Returns the response to a request for the balancer's own state, which came in on this endpoint.
+pub(super) fn admin_response(
+    target: &AdminTarget,
+    balancer: &Balancer,
+    endpoint: Endpoint,
+) -> LocalResponse {
+    let config = &balancer.config;
+    if endpoint == Endpoint::Public {
+        if config.admin_listen.is_some() {
+            let why = "/-/ is served at another address here (--admin-listen)";
+            return LocalResponse::error(404, why);
         }
-        response.finish(None)?;
-        Ok(response.keeps_alive())
+        if config.no_status && matches!(target, AdminTarget::Page | AdminTarget::Status { .. }) {
+            return LocalResponse::error(404, "the status page is turned off here (--no-status)");
+        }
+    }
+    match target {
+        AdminTarget::Page => {
+            let page = if endpoint == Endpoint::Admin { &ADMIN_PAGE } else { &PAGE };
+            LocalResponse::document(200, http::HTML, page.as_str())
+                .with_header("Cache-Control", "no-cache")
+                .with_header("Content-Security-Policy", &POLICY)
+                .with_header("Referrer-Policy", "no-referrer")
+        }
+        AdminTarget::Status { since } => {
+            let json = serde_json::to_string(&Status::of(balancer, *since));
+            made_now(http::JSON, json.map(|json| json + "\n"))
+        }
+        AdminTarget::Metrics => made_now(prometheus::CONTENT_TYPE, prometheus::text(balancer)),
+        AdminTarget::Ping => LocalResponse::document(200, TEXT, "PONG\n"),
+        AdminTarget::Health => LocalResponse::document(200, TEXT, "OK\n"),
+        AdminTarget::Ready if balancer.is_ready() => LocalResponse::document(200, TEXT, "READY\n"),
+        AdminTarget::Ready => LocalResponse::document(503, TEXT, "NOT READY\n"),
+        AdminTarget::Unknown => {
+            let why = "nothing is here; the status page is at /-/, and a key that begins with -/ is at \
+                       /%2D/…";
+            LocalResponse::error(404, why)
+        }
+    }
+}
+
+/// A document that is made for this request.
+fn made_now(content_type: &'static str, made: Result<String, impl Display>) -> LocalResponse {
+    match made {
+        Ok(text) => LocalResponse::document(200, content_type, text)
+            .with_header("Cache-Control", "no-cache"),
+        Err(error) => LocalResponse::error(500, error.to_string()),
     }
 }
 
@@ -208,12 +273,9 @@ pub(super) fn complete(
 
 /// Adds the headers of every response from a backend.
 pub(super) fn add_backend_headers<W: Write>(response: &mut ResponseWriter<W>, backend: &Backend) {
-    response.header("X-Served-By", header_value(backend.name()));
+    // The path of a Unix socket can contain what a header can't.
+    let shown = |c: char| if c.is_ascii_graphic() { c } else { '?' };
+    response.header("X-Served-By", backend.name().chars().map(shown).collect::<String>());
     response.header("Cache-Control", "no-cache");
     response.header("Vary", "Accept");
-}
-
-/// The path of a Unix socket can contain what a header can't.
-fn header_value(name: &str) -> String {
-    name.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).collect()
 }

@@ -11,9 +11,9 @@ use std::time::{Instant, SystemTime};
 
 use super::read::HttpRead;
 use super::response::{SentResponse, add_backend_headers, complete, write_error};
+use crate::backend::Class;
 use crate::backend::reply_router::{Progress, Sink};
 use crate::backend::shared::{Alarm, ClientReplyRouter, Entry, SharedConnection, Unserved};
-use crate::backend::{BackendError, Class};
 use crate::balance::Balancer;
 use crate::balance::failover::Failover;
 use crate::balance::slow::ReadTraits;
@@ -31,7 +31,6 @@ const HEAD_BYTES: usize = 512;
 
 /// One client's reads on shared connections, one at a time.
 pub(super) struct SharedReads {
-    balancer: Arc<Balancer>,
     sink: Arc<ResponseSink>,
     router: Arc<ClientReplyRouter>,
     /// The connection on which a read is under way, and its backend.
@@ -61,7 +60,7 @@ impl SharedReads {
             state: Mutex::default(),
         });
         let router = Arc::new(ClientReplyRouter::new(Arc::clone(&sink) as Arc<dyn Sink>));
-        Self { balancer: Arc::clone(balancer), sink, router, under_way: None, alarm: None }
+        Self { sink, router, under_way: None, alarm: None }
     }
 
     /// Sends a read. Returns it if it can't go by a shared connection. None may be under way.
@@ -86,7 +85,7 @@ impl SharedReads {
             began: sent_at,
         };
         if shared.send(entry, &command) {
-            self.balancer.retry_budget.deposit();
+            self.sink.balancer.retry_budget.deposit();
             self.under_way = Some((shared, backend));
             return None;
         }
@@ -100,7 +99,7 @@ impl SharedReads {
         &self,
         read: &mut HttpRead,
     ) -> Option<(Arc<Member>, Arc<SharedConnection>, ValueType, Vec<u8>)> {
-        let balancer = &self.balancer;
+        let balancer = &self.sink.balancer;
         if read.whole_value().is_none() || !balancer.config.demo_delay.is_zero() {
             return None;
         }
@@ -155,15 +154,6 @@ impl SharedReads {
             }
             backend.retire_shared(shared);
         }
-        self.end(silence, balancer)
-    }
-
-    /// Ends the read here. If it is not answered, takes it back, for another way.
-    fn end<'a>(
-        &mut self,
-        silence: Option<BackendError>,
-        balancer: &'a Balancer,
-    ) -> ReadProgress<'a> {
         self.under_way = None;
         let unserved = self.router.take_back().failure;
         let SentRead { mut read, backend, sent_at, .. } = match self.sink.take_back() {
@@ -202,17 +192,17 @@ impl Drop for SharedReads {
 
 /// A read that was sent on a shared connection.
 struct SentRead {
-    pub read: Box<HttpRead>,
-    pub backend: Arc<Member>,
+    read: Box<HttpRead>,
+    backend: Arc<Member>,
     /// The type that the value has if the hint is right.
-    pub value_type: ValueType,
-    pub sent_at: Instant,
+    value_type: ValueType,
+    sent_at: Instant,
 }
 
 /// Turns the reply to one client's read into the response, and sends it.
 struct ResponseSink {
     client: Arc<ClientSocket>,
-    pub address: SocketAddr,
+    address: SocketAddr,
     balancer: Arc<Balancer>,
     state: Mutex<SinkState>,
 }
@@ -234,7 +224,7 @@ pub(super) struct UnsentEnd {
 
 impl ResponseSink {
     /// Takes the read back if it is not answered, or else the end of its response.
-    pub fn take_back(&self) -> Result<UnsentEnd, SentRead> {
+    fn take_back(&self) -> Result<UnsentEnd, SentRead> {
         let mut state = lock(&self.state);
         match state.sent.take() {
             Some(read) => Err(read),

@@ -1,18 +1,18 @@
 //! A key's page: what is known of the key, and what the pages of all types have in common.
 
-use std::io::{BufRead, Write};
+use std::io::Write;
 use std::time::Duration;
 
-use super::page::{Element, Frame, count, link, shortened_to, size, write_facts, write_next_link};
+use super::page::{
+    Element, Frame, count, link, parts, shortened_to, size, write_facts, write_next_link,
+};
 use crate::balance::cursor::MAX_SCAN_COUNT;
 use crate::http::target::{KeyQuery, link_to_key};
 use crate::http::{ErrorBody, ResponseWriter};
 use crate::render::html::{line, text};
 use crate::resp::value_type::ValueType;
-use crate::resp::{self, CommandBuilder, command, reply};
-use crate::session::http::exchange::{
-    Exchange, KeyInfo, ReadError, ReadOutcome, if_permitted, look_at,
-};
+use crate::resp::{CommandBuilder, reply};
+use crate::session::http::exchange::{Exchange, KeyInfo, ReadError, ReadOutcome};
 
 /// Elements on one page. A hash or set that has no more is shown whole, without a cursor.
 pub(super) const PAGE_ELEMENTS: u64 = 500;
@@ -21,48 +21,19 @@ const _: () = assert!(PAGE_ELEMENTS <= MAX_SCAN_COUNT);
 /// Longest name of a key that the headline shows whole.
 const HEADLINE_BYTES: usize = 2000;
 
-/// The longest name of an encoding that is shown.
-const MAX_ENCODING_BYTES: usize = 64;
-
 /// Longest element that is shown whole, in bytes.
 const ELEMENT_BYTES: usize = 4 * 1024;
-
-/// Returns the commands whose replies [`KeyFacts::read`] reads.
-pub(super) fn look_at_all(key: &[u8]) -> Vec<u8> {
-    let mut commands = look_at(&[key]);
-    command("PTTL").arg(key).append_to(&mut commands);
-    command("OBJECT").arg("ENCODING").arg(key).append_to(&mut commands);
-    commands
-}
-
-/// What is known of a key besides its value.
-pub(super) struct KeyFacts {
-    pub info: KeyInfo,
-    /// Milliseconds until the key expires; negative if it does not.
-    ttl: Option<i64>,
-    encoding: Option<String>,
-}
-
-impl KeyFacts {
-    pub fn read(from: &mut impl BufRead) -> Result<Self, resp::Error> {
-        let info = KeyInfo::read(from)?;
-        let ttl = if_permitted(reply::integer(from))?.flatten();
-        let encoding = match if_permitted(Element::read(from, MAX_ENCODING_BYTES)) {
-            Ok(encoding) => encoding.flatten().map(|name| line(&name.bytes).to_string()),
-            // Some versions reply with an error if the key is gone.
-            Err(resp::Error::Redis(_)) => None,
-            Err(error) => return Err(error),
-        };
-        Ok(Self { info, ttl, encoding })
-    }
-}
 
 pub(super) struct KeyPage<'q, 'p, 'e, W: Write> {
     pub query: &'q KeyQuery,
     pub frame: Frame,
     pub backend: &'p str,
     pub exchange: &'p mut Exchange<'e>,
-    pub facts: KeyFacts,
+    pub info: KeyInfo,
+    /// Milliseconds until the key expires; negative if it does not.
+    pub ttl: Option<i64>,
+    /// How the server encodes the value, as HTML.
+    pub encoding: Option<String>,
     /// Number of elements, or bytes, of a value that can be shown.
     pub length: u64,
     pub response: &'p mut ResponseWriter<W>,
@@ -70,13 +41,13 @@ pub(super) struct KeyPage<'q, 'p, 'e, W: Write> {
 
 impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
     pub fn refused(&self, status: u16, why: &'static str) -> ReadOutcome<'q> {
-        let kind = (status != 404).then(|| self.facts.info.type_name.clone());
+        let kind = (status != 404).then(|| self.info.type_name.clone());
         ReadOutcome::Refused(status, ErrorBody { kind, ..ErrorBody::about(self.query, why) })
     }
 
     /// Begins the page with the key and what is known of it.
     pub fn begin(&mut self) -> Result<(), ReadError> {
-        let (key, KeyFacts { info, ttl, encoding }) = (&self.query.key, &self.facts);
+        let (key, info) = (&self.query.key, &self.info);
         self.frame.begin(self.response, &[key, " – redis-lb".as_bytes()].concat(), b"")?;
         writeln!(
             self.response,
@@ -87,9 +58,9 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
         let facts = [
             ("Type", Some(line(&info.type_name).to_string())),
             ("Length", value_type.map(|value_type| length(value_type, self.length))),
-            ("Expires", ttl.map(expiry)),
+            ("Expires", self.ttl.map(expiry)),
             ("Memory", (info.bytes > 0).then(|| format!("about {}", size(info.bytes)))),
-            ("Encoding", encoding.clone()),
+            ("Encoding", self.encoding.clone()),
             ("Served by", Some(line(self.backend).to_string())),
         ];
         write_facts(self.response, "", &facts)?;
@@ -129,7 +100,7 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
 
     /// Sends the command that reads one page of elements.
     pub fn request_page(&mut self, command: CommandBuilder) -> Result<(), ReadError> {
-        let bytes = self.facts.info.bytes;
+        let bytes = self.info.bytes;
         let page_bytes = (bytes / self.length.max(1)).saturating_mul(PAGE_ELEMENTS).min(bytes);
         self.exchange.read_value(&command.into_bytes(), page_bytes)?;
         Ok(())
@@ -174,11 +145,7 @@ pub(super) fn length(value_type: ValueType, length: u64) -> String {
         ValueType::String if length >= 1024 => {
             format!("{} <small>{length} bytes</small>", size(length))
         }
-        ValueType::String => count(length, "byte"),
-        ValueType::Hash => count(length, "field"),
-        ValueType::List => count(length, "element"),
-        ValueType::Set | ValueType::Zset => count(length, "member"),
-        ValueType::Stream => count(length, "entry"),
+        _ => count(length, parts(value_type).1),
     }
 }
 

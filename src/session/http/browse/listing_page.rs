@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 
 use super::page::{
-    Element, Frame, begin_table, count, end_table, key_link, length_command, shortened, size,
-    strings, write_next_link,
+    Element, Frame, begin_table, count, end_table, key_link, parts, shortened, size, strings,
+    write_next_link,
 };
 use crate::balance::failover::Attempt;
 use crate::http::ResponseWriter;
@@ -71,25 +71,23 @@ fn write_head<W: Write>(
     let search = [&query.prefix, glob].concat();
     let title: &[u8] = if search.is_empty() { b"Keys" } else { &search };
     frame.begin(response, &[title, " – redis-lb".as_bytes()].concat(), &search)?;
-    match search.is_empty() {
-        true => response.write_all(b"<h1>Keys</h1>\n")?,
-        false => {
-            let search = shortened(&search);
-            writeln!(response, "<h1>Keys: <span class=\"mono\">{search}</span></h1>")?;
-        }
-    }
+    let subject = match search.is_empty() {
+        true => String::new(),
+        false => format!(": <span class=\"mono\">{}</span>", shortened(&search)),
+    };
     let is_whole = query.pattern.is_none() && query.cursor.is_none() && !has_next;
-    response.write_all(b"<p class=\"facts\">")?;
-    match all_keys {
-        Some(all) if is_whole && all == here => write!(response, "{}", count(all, "key"))?,
-        Some(all) => write!(response, "{} here, of {all} in the database", count(here, "key"))?,
-        None => write!(response, "{} here", count(here, "key"))?,
-    }
-    write!(response, " · from {}", line(backend))?;
-    if has_next {
-        write!(response, " · there are more: <a href=\"#next\">next page</a>")?;
-    }
-    response.write_all(b"</p>\n")?;
+    let (number, backend) = (count(here, "key"), line(backend));
+    let number = match all_keys {
+        Some(all) if is_whole && all == here => number,
+        Some(all) => format!("{number} here, of {all} in the database"),
+        None => format!("{number} here"),
+    };
+    let next = match has_next {
+        true => " · there are more: <a href=\"#next\">next page</a>",
+        false => "",
+    };
+    let facts = format!("{number} · from {backend}{next}");
+    writeln!(response, "<h1>Keys{subject}</h1>\n<p class=\"facts\">{facts}</p>")?;
     if here == 0 {
         let why = match (has_next, search.is_empty()) {
             (true, _) => "No keys here yet: the search goes on.",
@@ -169,11 +167,8 @@ fn cell_of_value(row: &Row, columns: usize) -> String {
 /// Returns the length of a value, and its beginning.
 fn preview(row: &Row) -> String {
     let Some(value_type) = row.info.value_type() else { return String::new() };
-    let thing = match value_type {
-        ValueType::Hash => "field",
-        ValueType::Stream => "entry",
-        _ => "element",
-    };
+    let is_set = matches!(value_type, ValueType::Set | ValueType::Zset);
+    let thing = if is_set { "element" } else { parts(value_type).1 };
     let length = row.length.filter(|_| value_type != ValueType::String);
     let length = length.map(|length| count(length, thing));
     let mut html =
@@ -224,27 +219,24 @@ impl Row<'_> {
 
 /// Reads what the table shows of these keys, in two exchanges. Leaves out keys that are gone.
 fn read_rows<'k>(exchange: &mut Exchange, keys: &'k [Vec<u8>]) -> Result<Vec<Row<'k>>, ReadError> {
-    exchange.connection.send(&look_at(keys))?;
+    let from = exchange.ask(look_at(keys))?;
     let mut rows = Vec::with_capacity(keys.len());
     for key in keys {
-        let info = KeyInfo::read(exchange.connection.replies())?;
+        let info = KeyInfo::read(from)?;
         if !info.is_missing() {
             rows.push(Row { key, info, length: None, strings: Vec::new(), count: 0 });
         }
     }
     let mut commands = Vec::new();
     for row in &rows {
-        if let Some(value_type) = row.info.value_type() {
-            append_commands(value_type, row.key, row.info.bytes, &mut commands);
-        }
+        append_commands(row, &mut commands);
     }
     if commands.is_empty() {
         return Ok(rows);
     }
-    exchange.connection.send(&commands)?;
+    let from = exchange.ask(commands)?;
     for row in &mut rows {
         let Some(value_type) = row.info.value_type() else { continue };
-        let from = exchange.connection.replies();
         row.length = unless_wrong_type(reply::integer(from))?.flatten().map(i64::unsigned_abs);
         if is_read(value_type, row.info.bytes) {
             let read = unless_wrong_type(strings(from, MAX_STRINGS, CELL_BYTES))?;
@@ -271,9 +263,12 @@ fn is_read(value_type: ValueType, bytes: u64) -> bool {
     value_type == ValueType::String || bytes < MAX_READ_BYTES
 }
 
-fn append_commands(value_type: ValueType, key: &[u8], bytes: u64, commands: &mut Vec<u8>) {
-    command(length_command(value_type)).arg(key).append_to(commands);
-    if !is_read(value_type, bytes) {
+/// Appends the commands that count the parts of a value and read what is shown of it.
+fn append_commands(row: &Row, commands: &mut Vec<u8>) {
+    let Some(value_type) = row.info.value_type() else { return };
+    let key = row.key;
+    command(parts(value_type).0).arg(key).append_to(commands);
+    if !is_read(value_type, row.info.bytes) {
         return;
     }
     let last = PREVIEW_STRINGS - 1;

@@ -90,31 +90,31 @@ pub(super) fn key_link(key: &[u8]) -> String {
     link(&link_to_key(key, &[]), shortened(key))
 }
 
-/// Returns the command that counts the elements, or bytes, of a value.
-pub(super) fn length_command(value_type: ValueType) -> &'static str {
+/// Returns the command that counts the parts of a value, and what people call such a part.
+pub(super) fn parts(value_type: ValueType) -> (&'static str, &'static str) {
     match value_type {
-        ValueType::String => "STRLEN",
-        ValueType::Hash => "HLEN",
-        ValueType::List => "LLEN",
-        ValueType::Set => "SCARD",
-        ValueType::Zset => "ZCARD",
-        ValueType::Stream => "XLEN",
+        ValueType::String => ("STRLEN", "byte"),
+        ValueType::Hash => ("HLEN", "field"),
+        ValueType::List => ("LLEN", "element"),
+        ValueType::Set => ("SCARD", "member"),
+        ValueType::Zset => ("ZCARD", "member"),
+        ValueType::Stream => ("XLEN", "entry"),
     }
 }
 
 /// A number of bytes, such as `1.5 KiB`.
 pub(super) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if bytes < 1024 {
         return format!("{bytes} B");
     }
     let mut size = bytes as f64 / 1024.0;
-    let mut unit = 0;
-    while size >= 1024.0 && unit + 1 < UNITS.len() {
+    for unit in ["KiB", "MiB", "GiB"] {
+        if size < 1024.0 {
+            return format!("{size:.1} {unit}");
+        }
         size /= 1024.0;
-        unit += 1;
     }
-    format!("{size:.1} {}", UNITS[unit])
+    format!("{size:.1} TiB")
 }
 
 /// `1 key`, `2 keys`

@@ -2,15 +2,17 @@
 
 use std::io::{self, Write};
 
-use super::key_page::{KeyFacts, KeyPage, PAGE_ELEMENTS, length, look_at_all};
-use super::page::{Element, Frame, begin_table, end_table, length_command, shortened, write_facts};
+use super::key_page::{KeyPage, PAGE_ELEMENTS, length};
+use super::page::{Element, Frame, begin_table, end_table, parts, shortened, write_facts};
 use crate::balance::failover::Attempt;
 use crate::http::ResponseWriter;
 use crate::http::target::{Cursor, KeyQuery, link_to_key};
 use crate::render::html::{attribute, line, text};
 use crate::resp::value_type::ValueType;
 use crate::resp::{self, command, reply};
-use crate::session::http::exchange::{Exchange, ReadError, ReadOutcome};
+use crate::session::http::exchange::{
+    Exchange, KeyInfo, ReadError, ReadOutcome, if_permitted, look_at,
+};
 use crate::session::http::key_scan::read_server_run_id;
 
 /// Bytes of a string on one page.
@@ -18,6 +20,9 @@ const PAGE_BYTES: u64 = 16 * 1024;
 
 /// Bytes in each line of a string that is not text.
 const DUMP_LINE_BYTES: usize = 16;
+
+/// The longest name of an encoding that is shown.
+const MAX_ENCODING_BYTES: usize = 64;
 
 /// Told to a client whose `from` is not a number.
 const NO_NUMBER: &str = "from is the number of an element or byte, from 0 on";
@@ -29,20 +34,31 @@ pub(crate) fn write_key_page<'q, W: Write>(
     frame: Frame,
     response: &mut ResponseWriter<W>,
 ) -> Result<ReadOutcome<'q>, ReadError> {
-    Exchange::serve(attempt, &look_at_all(&query.key), |exchange| {
-        let facts = KeyFacts::read(exchange.connection.replies())?;
-        let backend = attempt.backend.name();
-        KeyPage { query, frame, backend, exchange, facts, length: 0, response }.write()
+    let (key, backend) = (&query.key, attempt.backend.name());
+    let mut look = look_at(&[key]);
+    command("PTTL").arg(key).append_to(&mut look);
+    command("OBJECT").arg("ENCODING").arg(key).append_to(&mut look);
+    Exchange::serve(attempt, &look, |exchange| {
+        let from = exchange.connection.replies();
+        let info = KeyInfo::read(from)?;
+        let ttl = if_permitted(reply::integer(from))?.flatten();
+        let encoding = match if_permitted(Element::read(from, MAX_ENCODING_BYTES)) {
+            Ok(encoding) => encoding.flatten().map(|name| line(&name.bytes).to_string()),
+            // Some versions reply with an error if the key is gone.
+            Err(resp::Error::Redis(_)) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let length = 0;
+        KeyPage { query, frame, backend, exchange, info, ttl, encoding, length, response }.write()
     })
 }
 
 impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
     /// Writes the page; `None` if the value is gone since the look at its key.
     fn write(mut self) -> Result<Option<ReadOutcome<'q>>, ReadError> {
-        if let (None, Some(value_type)) = (&self.query.field, self.facts.info.value_type()) {
-            let count = command(length_command(value_type)).arg(&self.query.key).into_bytes();
-            self.exchange.connection.send(&count)?;
-            let length = reply::integer(self.exchange.connection.replies())?;
+        if let (None, Some(value_type)) = (&self.query.field, self.info.value_type()) {
+            let count = command(parts(value_type).0).arg(&self.query.key).into_bytes();
+            let length = reply::integer(self.exchange.ask(count)?)?;
             self.length = length.unwrap_or(0).unsigned_abs();
             if self.length == 0 && !matches!(value_type, ValueType::Stream | ValueType::String) {
                 return Ok(None);
@@ -52,7 +68,7 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
     }
 
     fn write_by_type(&mut self) -> Result<ReadOutcome<'q>, ReadError> {
-        let (query, info) = (self.query, &self.facts.info);
+        let (query, info) = (self.query, &self.info);
         let is_scanned = matches!(info.value_type(), Some(ValueType::Hash | ValueType::Set));
         let no_such_page = if is_scanned { query.from.is_some() } else { query.cursor.is_some() };
         match (&query.field, info.value_type()) {
@@ -92,8 +108,8 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
         let length = self.length;
         let last = from.saturating_add(PAGE_BYTES - 1).min(i64::MAX as u64);
         let range = command("GETRANGE").arg(&self.query.key).number(from).number(last);
-        self.exchange.connection.send(&range.into_bytes())?;
-        let page = Element::expect(self.exchange.connection.replies(), PAGE_BYTES as usize)?.bytes;
+        let from_backend = self.exchange.ask(range.into_bytes())?;
+        let page = Element::expect(from_backend, PAGE_BYTES as usize)?.bytes;
         let rest = length.saturating_sub(from.saturating_add(page.len() as u64));
         let shown = if rest > 0 { whole_characters(&page) } else { &page[..] };
         self.begin()?;
@@ -111,9 +127,7 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
     fn write_field(&mut self, field: &[u8]) -> Result<ReadOutcome<'q>, ReadError> {
         let key = &self.query.key;
         let get = command("HGET").arg(key).arg(field).into_bytes();
-        self.exchange.connection.send(&get)?;
-        let replies = self.exchange.connection.replies();
-        let Some(value) = Element::read(replies, PAGE_BYTES as usize)? else {
+        let Some(value) = Element::read(self.exchange.ask(get)?, PAGE_BYTES as usize)? else {
             return Ok(self.refused(404, "no such field"));
         };
         self.frame.begin(self.response, field, b"")?;
@@ -141,7 +155,7 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
         let (key, cursor) = (&self.query.key, self.query.cursor.as_ref());
         if cursor.is_none() && self.length <= PAGE_ELEMENTS {
             let read = value_type.read_command(key).into_bytes();
-            self.exchange.read_value(&read, self.facts.info.bytes)?;
+            self.exchange.read_value(&read, self.info.bytes)?;
             let strings = self.read_array()?;
             self.begin()?;
             self.write_elements(value_type, 0, strings)?;
