@@ -1,4 +1,4 @@
-//! A read that goes from backend to backend until one has answered.
+//! A request for data, and a read that goes from backend to backend until one has answered.
 //!
 //! A response can start again on another backend as long as the client has got no byte of it. So
 //! [`ResponseWriter`] holds the first 64 KiB of a body, with its head. If the backend fails before
@@ -6,26 +6,137 @@
 //! is asked. A longer body is sent while it is read. If the backend fails then, the connection is
 //! cut, so that half a response is never taken for a whole one.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::browse::Frame;
-use super::exchange::ReadError;
-use super::read::HttpRead;
-use super::response::{LocalResponse, SentResponse, add_backend_headers, complete};
+use super::browse::{self, Frame};
+use super::exchange::{ReadError, ReadOutcome};
+use super::json::{write_listing, write_value};
+use super::response::{LocalResponse, SentResponse, add_backend_headers, complete, write_error};
 use crate::backend::{BackendError, Class, is_not_permitted};
 use crate::balance::failover::{Attempt, Failover};
-use crate::balance::slow::{Begun, LaneError, OpenRead, ReadInfo};
+use crate::balance::slow::{
+    self, Begun, Kinds, LaneError, OpenRead, ReadInfo, ReadKey, ReadTraits,
+};
 use crate::balance::{Balancer, Lease};
 use crate::health::Member;
-use crate::http::{BackendFailure, ErrorBody, ResponseWriter, Version};
+use crate::http::target::{Format, KeyQuery, PageQuery};
+use crate::http::{BackendFailure, ErrorBody, Request, ResponseWriter, Version};
 use crate::logging::access_log::Event;
 use crate::metrics::{BackendMetrics, Outcome};
 use crate::session::client::{Client, ClientHandle};
 
 /// How often a read starts again because the value changed while it was read.
 const MAX_CHANGES: usize = 30;
+
+/// A request for data, until it is answered.
+pub(super) struct HttpRead {
+    pub request: Request,
+    pub query: ReadQuery,
+    /// When the request had arrived.
+    pub began: Instant,
+    /// The lease of the first attempt, if it was taken already.
+    pub lease: Option<Lease>,
+    /// The name under which the slow lane knows the read, unless every server answers it at once.
+    pub key: Option<ReadKey>,
+    /// What is known of how long the read takes.
+    pub traits: ReadTraits,
+}
+
+impl HttpRead {
+    /// Returns what is asked for, if it is the whole value of a key, as JSON.
+    pub fn whole_value(&self) -> Option<&KeyQuery> {
+        let ReadQuery::Key(query, None) = &self.query else { return None };
+        let is_whole = query.format == Format::Json
+            && query.field.is_none()
+            && self.request.version != Version::Http09;
+        is_whole.then_some(query)
+    }
+}
+
+/// What a client wants to read.
+#[derive(Debug)]
+pub(super) enum ReadQuery {
+    /// A key's value. If there is no such key, the page of keys, if there is one.
+    Key(KeyQuery, Option<PageQuery>),
+    /// A page of keys with their values.
+    Page(PageQuery),
+}
+
+impl ReadQuery {
+    /// Whether it has a cursor, which means something to one backend only.
+    pub fn has_cursor(&self) -> bool {
+        match self {
+            Self::Page(page) | Self::Key(_, Some(page)) => page.cursor.is_some(),
+            Self::Key(key, None) => key.cursor.is_some(),
+        }
+    }
+
+    /// Returns the name under which the slow lane knows it; `None` if every server answers it at once.
+    pub fn read_key(&self, kinds: &Kinds) -> Option<ReadKey> {
+        match self {
+            Self::Key(query, _) if query.field.is_some() || query.is_raw() => None,
+            // Pages for people show a bounded part of a value.
+            Self::Key(KeyQuery { format: Format::Html, .. }, _) => None,
+            Self::Page(PageQuery { format: Format::Html, .. }) => None,
+            Self::Key(query, _) => Some(kinds.http_key("value", &query.key, b"")),
+            Self::Page(query) => {
+                let pattern = query.pattern.as_deref().unwrap_or_default();
+                let position = query.cursor.as_ref().map_or(0, |cursor| cursor.position);
+                Some(kinds.http_key("listing", pattern, &position.to_le_bytes()))
+            }
+        }
+    }
+
+    /// Returns its name in the log.
+    pub fn label(&self) -> String {
+        match self {
+            Self::Key(query, _) => slow::shown(b"GET", &query.key),
+            Self::Page(query) => {
+                slow::shown(b"listing", query.pattern.as_deref().unwrap_or_default())
+            }
+        }
+    }
+
+    /// Reads from one backend, and writes the response, all but its end. Returns the digest for its
+    /// ETag, if it gets one.
+    pub fn read_from<W: Write>(
+        &self,
+        attempt: &Attempt,
+        frame: Frame,
+        response: &mut ResponseWriter<W>,
+    ) -> Result<Option<u64>, ReadError> {
+        let (Self::Key(KeyQuery { format, .. }, _) | Self::Page(PageQuery { format, .. })) = self;
+        let frame = (*format == Format::Html).then_some(frame);
+        let write_page = |page, response: &mut ResponseWriter<W>| match frame {
+            Some(frame) => browse::write_listing_page(attempt, page, frame, response),
+            None => write_listing(attempt, page, response),
+        };
+        let outcome = match (self, frame) {
+            (Self::Page(page), _) => write_page(page, response),
+            (Self::Key(key, _), Some(frame)) => {
+                browse::write_key_page(attempt, key, frame, response)
+            }
+            (Self::Key(key, _), None) => write_value(attempt, key, response),
+        };
+        let outcome = match (outcome, self) {
+            (Ok(ReadOutcome::Refused(404, _)), Self::Key(_, Some(page))) => {
+                write_page(page, response)
+            }
+            (outcome, _) => outcome,
+        };
+        let (status, error) = match outcome {
+            Ok(ReadOutcome::Written(digest)) => return Ok(digest),
+            Ok(ReadOutcome::Refused(status, error)) => (status, error),
+            Err(error @ ReadError::KeysTooLong) => (400, ErrorBody::new(error.to_string())),
+            Err(error) => return Err(error),
+        };
+        write_error(frame, status, &error, response)?;
+        Ok(None)
+    }
+}
 
 /// Reads from the backend that has the fewest leases, and from others if it fails; sends the response.
 pub(super) fn send_balanced(
@@ -94,7 +205,7 @@ impl BalancedRead<'_, '_, '_> {
                 }
                 Err(ReadError::Backend(error)) if !self.response.is_sent() => {
                     self.response.restart();
-                    self.prepare_retry(&attempt, error)?;
+                    self.note_failed(&attempt, error)?;
                 }
                 digest => return Ok(self.finish(&attempt, digest)),
             }
@@ -171,11 +282,7 @@ impl BalancedRead<'_, '_, '_> {
     }
 
     /// Notes a failed attempt. Returns the response to be sent if there must not be another.
-    fn prepare_retry(
-        &mut self,
-        attempt: &Attempt,
-        error: BackendError,
-    ) -> Result<(), LocalResponse> {
+    fn note_failed(&mut self, attempt: &Attempt, error: BackendError) -> Result<(), LocalResponse> {
         if error.is_change() && self.changes < MAX_CHANGES {
             self.changes += 1;
             return Ok(());

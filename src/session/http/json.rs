@@ -5,9 +5,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 
 use super::exchange::{
-    Exchange, HELD_REPLY_BYTES, KeyInfo, MAX_LOOKS, ReadError, ReadOutcome, look_at,
+    BATCH_KEYS, Exchange, HELD_REPLY_BYTES, KeyInfo, MAX_LOOKS, ReadError, ReadOutcome, look_at,
+    read_page_keys, read_server_run_id,
 };
-use super::key_scan::{BATCH_KEYS, read_page_keys, read_server_run_id};
 use crate::backend::BackendError;
 use crate::balance::failover::Attempt;
 use crate::http::target::{KeyQuery, PageQuery};
@@ -160,7 +160,9 @@ impl<W: Write> ListingWriter<'_, '_, W> {
     fn write_some(&mut self, batch: &[Vec<u8>]) -> Result<usize, ReadError> {
         let from = self.exchange.ask(look_at(batch))?;
         let infos = batch.iter().map(|_| KeyInfo::read(from)).collect::<Result<Vec<_>, _>>()?;
-        let small = infos.iter().take_while(|info| is_small(info)).count();
+        // The reply should fit into what is held, so that the value can be read with others.
+        let is_small = |info: &&KeyInfo| info.bytes < HELD_REPLY_BYTES as u64;
+        let small = infos.iter().take_while(is_small).count();
         let large = infos[small..].iter().take_while(|info| !is_small(info)).count();
         let written = self.write_small(&batch[..small], &infos)?;
         // A misjudged value is seldom alone, and the replies after it were read in vain.
@@ -285,9 +287,4 @@ fn hash_of(value: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()
-}
-
-/// Whether the reply should fit into what is held, so that the value can be read with others.
-fn is_small(info: &KeyInfo) -> bool {
-    info.bytes < HELD_REPLY_BYTES as u64
 }

@@ -13,8 +13,6 @@ mod browse;
 mod conversation;
 mod exchange;
 mod json;
-mod key_scan;
-mod read;
 mod response;
 mod shared_read;
 

@@ -62,13 +62,9 @@ impl LocalResponse {
     }
 
     /// A document of this `Content-Type`.
-    pub fn document(
-        status: u16,
-        content_type: &'static str,
-        text: impl Into<Cow<'static, str>>,
-    ) -> Self {
+    pub fn document(status: u16, kind: &'static str, text: impl Into<Cow<'static, str>>) -> Self {
         let text = text.into();
-        Self { status, text, ..Self::default() }.with_header("Content-Type", content_type)
+        Self { status, text, ..Self::default() }.with_header("Content-Type", kind)
     }
 
     pub fn error(status: u16, why: impl Into<Cow<'static, str>>) -> Self {
@@ -96,16 +92,11 @@ impl LocalResponse {
             403 | 503 | 504 => Refusal::Unanswered,
             _ => Refusal::BadRequest,
         };
-        self.send_counted(client, request, Outcome::Refused(reason))
+        self.send_as(client, request, Outcome::Refused(reason))
     }
 
-    /// Sends the response to a request for data, and counts it.
-    pub fn send_counted(
-        self,
-        client: &mut Client,
-        request: &Request,
-        outcome: Outcome,
-    ) -> SentResponse {
+    /// Sends the response to a request for data, and counts that as this outcome.
+    pub fn send_as(self, client: &mut Client, request: &Request, outcome: Outcome) -> SentResponse {
         let (metrics, target) = (&client.balancer.metrics, request.target.as_bytes());
         complete(metrics, client.address, target, None, client.answer_bytes, outcome);
         self.send(client, request, Level::Info)

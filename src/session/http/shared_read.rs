@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
 
-use super::read::HttpRead;
+use super::balanced::HttpRead;
 use super::response::{SentResponse, add_backend_headers, complete, write_error};
 use crate::backend::Class;
 use crate::backend::reply_router::{Progress, Sink};
@@ -141,10 +141,7 @@ impl SharedReads {
     /// for its end.
     pub fn progress<'a>(&mut self, is_awaited: bool, balancer: &'a Balancer) -> ReadProgress<'a> {
         let Some((shared, backend)) = &self.under_way else { return ReadProgress::Idle };
-        let progress = match is_awaited {
-            true => self.router.wait(TICK),
-            false => self.router.progress(),
-        };
+        let progress = if is_awaited { self.router.wait(TICK) } else { self.router.progress() };
         let mut silence = None;
         if progress == Progress::UnderWay {
             let sent_at = lock(&self.sink.state).sent.as_ref().map(|sent| sent.sent_at);

@@ -14,9 +14,9 @@ use crate::render::html::line;
 use crate::resp::value_type::ValueType;
 use crate::resp::{self, command, reply};
 use crate::session::http::exchange::{
-    Exchange, KeyInfo, ReadError, ReadOutcome, if_permitted, look_at,
+    BATCH_KEYS, Exchange, KeyInfo, ReadError, ReadOutcome, if_permitted, look_at, read_page_keys,
+    read_server_run_id,
 };
-use crate::session::http::key_scan::{BATCH_KEYS, read_page_keys, read_server_run_id};
 
 /// Longest string that a cell shows whole, in bytes.
 const CELL_BYTES: usize = 120;
@@ -82,11 +82,8 @@ fn write_head<W: Write>(
         Some(all) => format!("{number} here, of {all} in the database"),
         None => format!("{number} here"),
     };
-    let next = match has_next {
-        true => " · there are more: <a href=\"#next\">next page</a>",
-        false => "",
-    };
-    let facts = format!("{number} · from {backend}{next}");
+    let more = " · there are more: <a href=\"#next\">next page</a>";
+    let facts = format!("{number} · from {backend}{}", if has_next { more } else { "" });
     writeln!(response, "<h1>Keys{subject}</h1>\n<p class=\"facts\">{facts}</p>")?;
     if here == 0 {
         let why = match (has_next, search.is_empty()) {

@@ -11,9 +11,8 @@ use crate::render::html::{attribute, line, text};
 use crate::resp::value_type::ValueType;
 use crate::resp::{self, command, reply};
 use crate::session::http::exchange::{
-    Exchange, KeyInfo, ReadError, ReadOutcome, if_permitted, look_at,
+    Exchange, KeyInfo, ReadError, ReadOutcome, if_permitted, look_at, read_server_run_id,
 };
-use crate::session::http::key_scan::read_server_run_id;
 
 /// Bytes of a string on one page.
 const PAGE_BYTES: u64 = 16 * 1024;
@@ -260,30 +259,24 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
             }
             let id = self.read_element()?.bytes;
             let fields = pairs(self.read_array()?)?;
-            if at < PAGE_ELEMENTS {
-                self.write_entry(&id, fields)?;
+            if at >= PAGE_ELEMENTS {
+                for _ in 0..2 * fields {
+                    Element::expect(self.exchange.connection.replies(), 0)?;
+                }
+                next = Some(id);
                 continue;
             }
-            for _ in 0..2 * fields {
-                Element::expect(self.exchange.connection.replies(), 0)?;
+            let (response, id) = (&mut *self.response, line(&id));
+            write!(response, "<tr><th scope=\"row\" class=\"mono\">{id}</th>")?;
+            response.write_all(b"<td><dl class=\"entry\">")?;
+            for _ in 0..fields {
+                let (field, value) = (self.read_shown()?, self.read_shown()?);
+                write!(self.response, "<div><dt>{field}</dt><dd>{value}</dd></div>")?;
             }
-            next = Some(id);
+            self.response.write_all(b"</dl></td></tr>\n")?;
         }
         end_table(self.response)?;
         self.end(next.as_deref().map(|id| ("from", id)))
-    }
-
-    fn write_entry(&mut self, id: &[u8], fields: u64) -> Result<(), ReadError> {
-        let id = line(id);
-        write!(
-            self.response,
-            "<tr><th scope=\"row\" class=\"mono\">{id}</th><td><dl class=\"entry\">"
-        )?;
-        for _ in 0..fields {
-            let (field, value) = (self.read_shown()?, self.read_shown()?);
-            write!(self.response, "<div><dt>{field}</dt><dd>{value}</dd></div>")?;
-        }
-        Ok(self.response.write_all(b"</dl></td></tr>\n")?)
     }
 }
 
@@ -316,10 +309,8 @@ fn write_bytes(response: &mut impl Write, bytes: &[u8], from: u64) -> io::Result
         for byte in piece {
             write!(response, " {byte:02x}")?;
         }
-        let plain: Vec<u8> = piece
-            .iter()
-            .map(|&byte| if byte.is_ascii_graphic() || byte == b' ' { byte } else { b'.' })
-            .collect();
+        let plain = |&byte| if matches!(byte, b' '..=b'~') { byte } else { b'.' };
+        let plain: Vec<u8> = piece.iter().map(plain).collect();
         let gap = 3 * (DUMP_LINE_BYTES - piece.len()) + 2;
         writeln!(response, "{:gap$}{}", "", text(&plain))?;
     }
