@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
+use super::target::KeyQuery;
 use crate::render::json::TextOrBase64;
 
 /// The body of every error response, as JSON.
@@ -19,7 +20,7 @@ pub struct ErrorBody<'a> {
     pub(crate) field: Option<TextOrBase64<'a>>,
     /// The value's type, as `TYPE` names it.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
-    pub(crate) kind: Option<&'a str>,
+    pub(crate) kind: Option<String>,
     /// The backends that were tried.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) backends: Vec<BackendFailure<'a>>,
@@ -38,5 +39,12 @@ impl<'a> ErrorBody<'a> {
     /// Creates an error that one sentence explains.
     pub fn new(error: impl Into<Cow<'a, str>>) -> Self {
         Self { error: error.into(), ..Self::default() }
+    }
+
+    /// Creates an error about what this query asks for.
+    pub(crate) fn about(query: &'a KeyQuery, error: impl Into<Cow<'a, str>>) -> Self {
+        let key = Some(TextOrBase64(&query.key));
+        let field = query.field.as_deref().map(TextOrBase64);
+        Self { key, field, ..Self::new(error) }
     }
 }

@@ -1,4 +1,4 @@
-//! A read that goes from backend to backend until one has answered.
+//! A request for data, and a read that goes from backend to backend until one has answered.
 //!
 //! A response can start again on another backend as long as the client has got no byte of it. So
 //! [`ResponseWriter`] holds the first 64 KiB of a body, with its head. If the backend fails before
@@ -6,27 +6,137 @@
 //! is asked. A longer body is sent while it is read. If the backend fails then, the connection is
 //! cut, so that half a response is never taken for a whole one.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::browse::Frame;
-use super::failed_read::no_backend_answered;
-use super::local_response::LocalResponse;
-use super::outcome::{ReadError, ReadOutcome};
-use super::read::HttpRead;
-use super::sent_response::{SentResponse, add_backend_headers, complete};
+use super::browse::{self, Frame};
+use super::exchange::{ReadError, ReadOutcome};
+use super::json::{write_listing, write_value};
+use super::response::{LocalResponse, SentResponse, add_backend_headers, complete, write_error};
 use crate::backend::{BackendError, Class, is_not_permitted};
 use crate::balance::failover::{Attempt, Failover};
-use crate::balance::slow::{LaneError, LaneOutcome, OpenRead, ReadInfo};
+use crate::balance::slow::{
+    self, Kinds, LaneError, LaneOutcome, OpenRead, ReadInfo, ReadKey, ReadProfile,
+};
 use crate::balance::{Balancer, Lease};
-use crate::http::{ResponseWriter, Version};
+use crate::health::Member;
+use crate::http::target::{Format, KeyQuery, PageQuery};
+use crate::http::{BackendFailure, ErrorBody, Request, ResponseWriter, Version};
 use crate::logging::access_log::Event;
 use crate::metrics::{BackendMetrics, Outcome};
 use crate::session::client::{Client, ClientHandle};
 
 /// How often a read starts again because the value changed while it was read.
 const MAX_CHANGES: usize = 30;
+
+/// A request for data, until it is answered.
+pub(super) struct HttpRead {
+    pub request: Request,
+    pub query: ReadQuery,
+    /// When the request had arrived.
+    pub began: Instant,
+    /// The lease of the first attempt, if it was taken already.
+    pub lease: Option<Lease>,
+    /// The name under which the slow lane knows the read, unless every server answers it at once.
+    pub key: Option<ReadKey>,
+    /// What is known of how long the read takes.
+    pub profile: ReadProfile,
+}
+
+impl HttpRead {
+    /// Returns what is asked for, if it is the whole value of a key, as JSON.
+    pub fn whole_value(&self) -> Option<&KeyQuery> {
+        let ReadQuery::Key(query, None) = &self.query else { return None };
+        let is_whole = query.format == Format::Json
+            && query.field.is_none()
+            && self.request.version != Version::Http09;
+        is_whole.then_some(query)
+    }
+}
+
+/// What a client wants to read.
+#[derive(Debug)]
+pub(super) enum ReadQuery {
+    /// A key's value. If there is no such key, the page of keys, if there is one.
+    Key(KeyQuery, Option<PageQuery>),
+    /// A page of keys with their values.
+    Page(PageQuery),
+}
+
+impl ReadQuery {
+    /// Whether it has a cursor, which means something to one backend only.
+    pub fn has_cursor(&self) -> bool {
+        match self {
+            Self::Page(page) | Self::Key(_, Some(page)) => page.cursor.is_some(),
+            Self::Key(key, None) => key.cursor.is_some(),
+        }
+    }
+
+    /// Returns the name under which the slow lane knows it; `None` if every server answers it at once.
+    pub fn read_key(&self, kinds: &Kinds) -> Option<ReadKey> {
+        match self {
+            Self::Key(query, _) if query.field.is_some() || query.is_raw() => None,
+            // Pages for people show a bounded part of a value.
+            Self::Key(KeyQuery { format: Format::Html, .. }, _) => None,
+            Self::Page(PageQuery { format: Format::Html, .. }) => None,
+            Self::Key(query, _) => Some(kinds.http_key("value", &query.key, b"")),
+            Self::Page(query) => {
+                let pattern = query.pattern.as_deref().unwrap_or_default();
+                let position = query.cursor.as_ref().map_or(0, |cursor| cursor.position);
+                Some(kinds.http_key("listing", pattern, &position.to_le_bytes()))
+            }
+        }
+    }
+
+    /// Returns its name in the log.
+    pub fn label(&self) -> String {
+        match self {
+            Self::Key(query, _) => slow::shown(b"GET", &query.key),
+            Self::Page(query) => {
+                slow::shown(b"listing", query.pattern.as_deref().unwrap_or_default())
+            }
+        }
+    }
+
+    /// Reads from one backend, and writes the response, all but its end. Returns the digest for its
+    /// ETag, if it gets one.
+    pub fn read_from<W: Write>(
+        &self,
+        attempt: &Attempt,
+        frame: Frame,
+        response: &mut ResponseWriter<W>,
+    ) -> Result<Option<u64>, ReadError> {
+        let (Self::Key(KeyQuery { format, .. }, _) | Self::Page(PageQuery { format, .. })) = self;
+        let frame = (*format == Format::Html).then_some(frame);
+        let write_page = |page, response: &mut ResponseWriter<W>| match frame {
+            Some(frame) => browse::write_listing_page(attempt, page, frame, response),
+            None => write_listing(attempt, page, response),
+        };
+        let outcome = match (self, frame) {
+            (Self::Page(page), _) => write_page(page, response),
+            (Self::Key(key, _), Some(frame)) => {
+                browse::write_key_page(attempt, key, frame, response)
+            }
+            (Self::Key(key, _), None) => write_value(attempt, key, response),
+        };
+        let outcome = match (outcome, self) {
+            (Ok(ReadOutcome::Refused(404, _)), Self::Key(_, Some(page))) => {
+                write_page(page, response)
+            }
+            (outcome, _) => outcome,
+        };
+        let (status, error) = match outcome {
+            Ok(ReadOutcome::Written(digest)) => return Ok(digest),
+            Ok(ReadOutcome::Refused(status, error)) => (status, error),
+            Err(error @ ReadError::KeysTooLong) => (400, ErrorBody::new(error.to_string())),
+            Err(error) => return Err(error),
+        };
+        write_error(frame, status, &error, response)?;
+        Ok(None)
+    }
+}
 
 /// Reads from the backend that has the fewest leases, and from others if it fails; sends the response.
 pub(super) fn send_balanced(
@@ -78,37 +188,38 @@ struct BalancedRead<'a, 'c, 'r> {
 impl BalancedRead<'_, '_, '_> {
     /// Sends the response of the first backend that answers. Returns the response to be sent if no
     /// backend could answer, or the read is refused.
-    fn run(mut self) -> Result<SentResponse, LocalResponse<'static>> {
+    fn run(mut self) -> Result<SentResponse, LocalResponse> {
         loop {
             self.failover.forgive();
             let Some((attempt, _lease)) = self.next_attempt()? else {
                 // A backend that is up, but must not be read from in this database, is not waited for.
-                match !self.refuses_while_up() && self.failover.wait() {
+                match self.refusals().is_empty() && self.failover.wait() {
                     true => continue,
                     false => return Err(self.no_backend_answered()),
                 }
             };
             match self.read_from(&attempt) {
-                Ok(ReadOutcome::OtherBackend) => {
+                Err(ReadError::OtherBackend) => {
                     self.failover.pass_over(&attempt);
                     self.response.restart();
                 }
                 Err(ReadError::Backend(error)) if !self.response.is_sent() => {
                     self.response.restart();
-                    self.prepare_retry(&attempt, error)?;
+                    self.note_failed(&attempt, error)?;
                 }
-                Ok(ReadOutcome::Written(digest)) => return Ok(self.finish(&attempt, Ok(digest))),
-                Err(error) => return Ok(self.finish(&attempt, Err(error))),
+                digest => return Ok(self.finish(&attempt, digest)),
             }
         }
     }
 
     /// Takes a lease for the next attempt; `None` if no backend is left, or no time.
-    fn next_attempt(&mut self) -> Result<Option<(Attempt, Lease)>, LocalResponse<'static>> {
-        let place = self.place().map_err(|why| LocalResponse::unavailable(why.to_string()))?;
-        let Some((lease, open)) = place else { return Ok(None) };
-        if !std::mem::replace(&mut self.is_held, true) {
-            demo_delay(self.balancer);
+    fn next_attempt(&mut self) -> Result<Option<(Attempt, Lease)>, LocalResponse> {
+        let Some((lease, open)) = self.place()? else { return Ok(None) };
+        let delay = self.balancer.config.demo_delay;
+        if !std::mem::replace(&mut self.is_held, true) && !delay.is_zero() {
+            // With its lease, so that the table can be watched.
+            self.balancer.access_log.write(|| Event::Held { seconds: delay.as_secs_f64() });
+            thread::sleep(delay);
         }
         let attempt = lease
             .backend()
@@ -118,7 +229,7 @@ impl BalancedRead<'_, '_, '_> {
 
     /// Takes a lease of a backend that may be tried. A read that is not quick also gets its place in
     /// the slow lane.
-    fn place(&mut self) -> Result<Option<Place>, LaneError> {
+    fn place(&mut self) -> Result<Option<Place>, LocalResponse> {
         let first = self.first_lease.take();
         let Self { balancer, failover, read, peer, .. } = &*self;
         let backends = balancer.backends();
@@ -146,12 +257,12 @@ impl BalancedRead<'_, '_, '_> {
             }
             // Two requests never share a reply.
             Ok(LaneOutcome::Answered(_)) | Err(LaneError::NoBackend) => Ok(None),
-            Err(error) => Err(error),
+            Err(error) => Err(LocalResponse::unavailable(error.to_string())),
         }
     }
 
     /// Reads from one backend and writes the response, all but its end.
-    fn read_from(&mut self, attempt: &Attempt) -> Result<ReadOutcome, ReadError> {
+    fn read_from(&mut self, attempt: &Attempt) -> Result<Option<u64>, ReadError> {
         let (balancer, response) = (self.balancer, &mut self.response);
         let frame = Frame::new(&balancer.config);
         add_backend_headers(response, &attempt.backend);
@@ -164,7 +275,7 @@ impl BalancedRead<'_, '_, '_> {
             response.close();
         }
         // A long response to HEAD is complete with its head, whatever comes after.
-        if matches!(result, Ok(ReadOutcome::Written(_))) || response.is_done() {
+        if result.is_ok() || response.is_done() {
             let until = response.writer().answer_began().unwrap_or_else(Instant::now);
             let time = until.saturating_duration_since(attempt.began);
             self.complete(Some((&attempt.backend.metrics, time)), Outcome::Answered);
@@ -173,11 +284,7 @@ impl BalancedRead<'_, '_, '_> {
     }
 
     /// Notes a failed attempt. Returns the response to be sent if there must not be another.
-    fn prepare_retry(
-        &mut self,
-        attempt: &Attempt,
-        error: BackendError,
-    ) -> Result<(), LocalResponse<'static>> {
+    fn note_failed(&mut self, attempt: &Attempt, error: BackendError) -> Result<(), LocalResponse> {
         if matches!(error, BackendError::Changed) && self.changes < MAX_CHANGES {
             self.changes += 1;
             return Ok(());
@@ -229,23 +336,39 @@ impl BalancedRead<'_, '_, '_> {
         complete(&self.balancer.metrics, address, target, answered_by, bytes, outcome);
     }
 
-    /// Whether a backend that was not tried is up, but must not be read from in this database.
-    fn refuses_while_up(&self) -> bool {
+    /// Returns why backends that were not tried are up, but must not be read from in this database.
+    fn refusals(&self) -> Vec<(Arc<Member>, String)> {
         let backends = self.balancer.backends();
-        let mut left = backends.iter().filter(|backend| self.failover.may_try(backend.id));
-        left.any(|backend| backend.health.refusal_while_up(backend.own_mode().database).is_some())
+        let left = backends.iter().filter(|backend| self.failover.may_try(backend.id));
+        let refusal =
+            |backend: &Arc<Member>| backend.health.refusal_while_up(backend.own_mode().database);
+        left.filter_map(|backend| Some((Arc::clone(backend), refusal(backend)?))).collect()
     }
 
-    fn no_backend_answered(&self) -> LocalResponse<'static> {
-        no_backend_answered(&self.read.query, &self.failover, self.balancer)
-    }
-}
-
-/// Holds the first attempt for `--demo-delay`, with its lease, so that the table can be watched.
-fn demo_delay(balancer: &Balancer) {
-    let delay = balancer.config.demo_delay;
-    if !delay.is_zero() {
-        balancer.access_log.write(|| Event::Held { seconds: delay.as_secs_f64() });
-        thread::sleep(delay);
+    /// Returns the response after every backend has failed, or was not the one to which the query's
+    /// cursor belongs.
+    fn no_backend_answered(&self) -> LocalResponse {
+        let failover = &self.failover;
+        if let Some(trouble) = BackendError::local_trouble(failover.failures()) {
+            return LocalResponse::unavailable(trouble);
+        }
+        let all_unreachable = failover.failures().all(BackendError::is_unreachable);
+        let (status, why) = if failover.failures().any(BackendError::is_timeout) {
+            (504, "no backend answered in time")
+        } else if self.read.query.has_cursor() && failover.was_anyone_asked() && all_unreachable {
+            (410, "the backend of this cursor is gone or was restarted; start again without it")
+        } else if all_unreachable {
+            (503, "no backend can be reached")
+        } else {
+            (503, "no backend could answer")
+        };
+        let troubles = failover.troubles().into_iter().chain(self.refusals());
+        let failures = troubles.map(|(backend, error)| {
+            let backend = backend.name().to_owned().into();
+            BackendFailure { backend, error }
+        });
+        let error = ErrorBody { backends: failures.collect(), ..ErrorBody::new(why) };
+        let response = LocalResponse::error_body(status, error);
+        if status == 410 { response } else { response.with_header("Retry-After", "1") }
     }
 }

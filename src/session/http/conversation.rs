@@ -6,20 +6,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use log::Level;
 
-use super::admin;
-use super::balanced::send_balanced;
-use super::local_response::LocalResponse;
-use super::read::{HttpRead, ReadQuery};
-use super::response_sink::UnsentEnd;
-use super::route::route;
-use super::sent_response::{SentResponse, complete};
-use super::shared_read::{ReadProgress, SharedReads};
+use super::balanced::{HttpRead, ReadQuery, send_balanced};
+use super::response::{LocalResponse, SentResponse, admin_response, complete};
+use super::shared_read::{ReadProgress, SharedReads, UnsentEnd};
 use crate::backend::is_timeout;
 use crate::balance::Balancer;
 use crate::balance::failover::Failover;
 use crate::balance::slow::ReadProfile;
+use crate::config::Config;
 use crate::http::target::{self, Target};
-use crate::http::{self, ErrorBody, Request, RequestError, ResponseWriter};
+use crate::http::{self, ErrorBody, Method, Request, ResponseWriter};
 use crate::logging::access_log::Event;
 use crate::metrics::{Outcome, Refusal};
 use crate::session::client::{Client, Endpoint, TICK};
@@ -42,7 +38,7 @@ pub(crate) fn converse(
         let (request, length) = match next_request(&mut client, &mut buffer, since.take()) {
             Ok(Some(next)) => next,
             Ok(None) => return,
-            Err(error) => return refuse_bytes(&mut client, &error),
+            Err((status, why)) => return refuse_bytes(&mut client, status, why),
         };
         buffer.drain(..length);
         // An empty line after a request does not begin another.
@@ -94,21 +90,13 @@ fn wait_for_shared_read(
     }
 }
 
-/// Why there is no next request.
-#[derive(Debug, thiserror::Error)]
-enum HeadError {
-    #[error(transparent)]
-    Request(#[from] RequestError),
-    #[error("the request's head took longer than {} seconds", HEAD_TIMEOUT.as_secs())]
-    TooSlow,
-}
-
-/// Waits for the next whole head; `None` if the client leaves, or is idle for too long.
+/// Waits for the next whole head; `None` if the client leaves, or is idle for too long. An error is the
+/// status, and what is wrong.
 fn next_request(
     client: &mut Client,
     buffer: &mut Vec<u8>,
     since: Option<Instant>,
-) -> Result<Option<(Request, usize)>, HeadError> {
+) -> Result<Option<(Request, usize)>, (u16, String)> {
     if buffer.is_empty() && !matches!(client.read_more(buffer), Ok(1..)) {
         return Ok(None);
     }
@@ -120,14 +108,21 @@ fn next_request(
         let may_decide = seen == 0
             || buffer[seen..].contains(&b'\n')
             || buffer.len() > http::MAX_REQUEST_LINE_BYTES;
-        if may_decide && let Some(next) = http::parse(buffer)? {
-            return Ok(Some(next));
+        if may_decide {
+            match http::parse(buffer) {
+                Ok(None) => {}
+                next => return next.map_err(|error| (error.status(), error.to_string())),
+            }
         }
         seen = buffer.len();
         match client.read_until(deadline, buffer) {
             Ok(1..) => {}
             Err(error) if Instant::now() >= deadline || is_timeout(&error) => {
-                return Err(HeadError::TooSlow);
+                let seconds = HEAD_TIMEOUT.as_secs();
+                return Err((
+                    408,
+                    format!("the request's head took longer than {seconds} seconds"),
+                ));
             }
             Ok(_) | Err(_) => return Ok(None),
         }
@@ -135,14 +130,9 @@ fn next_request(
 }
 
 /// Responds to bytes that are no request. The connection ends.
-fn refuse_bytes(client: &mut Client, error: &HeadError) {
-    let balancer = client.balancer;
-    let status = match error {
-        HeadError::Request(error) => error.status(),
-        HeadError::TooSlow => 408,
-    };
-    let address = client.address;
-    let reason = error.to_string();
+fn refuse_bytes(client: &mut Client, status: u16, why: String) {
+    let (balancer, address) = (client.balancer, client.address);
+    let reason = why.clone();
     balancer.access_log.write(|| Event::Refused { client: address, status, reason });
     if client.endpoint == Endpoint::Public {
         let outcome = Outcome::Refused(Refusal::BadRequest);
@@ -150,8 +140,7 @@ fn refuse_bytes(client: &mut Client, error: &HeadError) {
     }
     let mut response = ResponseWriter::to_no_request(&mut *client, SystemTime::now);
     response.status(status);
-    let body = ErrorBody::new(error.to_string());
-    if response.json(&body).and_then(|()| response.finish(None)).is_ok() {
+    if response.json(&ErrorBody::new(why)).and_then(|()| response.finish(None)).is_ok() {
         client.linger();
     }
 }
@@ -172,8 +161,21 @@ fn respond(client: &mut Client, request: Request, shared_reads: Option<&mut Shar
             ReadQuery::Page(page)
         }
         other => {
-            let sent = respond_locally(client, &request, other);
-            return end_request(client, &request, began, &sent);
+            let sent = match other {
+                Ok(Target::Admin(target)) => {
+                    let response = admin_response(&target, client.balancer, client.endpoint);
+                    // The status page asks every half second. That and probes would drown the rest.
+                    response.send(client, &request, Level::Debug)
+                }
+                Ok(_) => LocalResponse::empty(204).send_as(client, &request, Outcome::Answered),
+                Err(refusal)
+                    if client.endpoint == Endpoint::Admin || target::is_admin(&request.target) =>
+                {
+                    refusal.send(client, &request, Level::Debug)
+                }
+                Err(refusal) => refusal.send_refusal(client, &request),
+            };
+            return end_request(client, &request, began, sent);
         }
     };
     let key = query.read_key(&balancer.slow_lane.kinds);
@@ -181,7 +183,7 @@ fn respond(client: &mut Client, request: Request, shared_reads: Option<&mut Shar
         Ok(profile) => profile,
         Err(why) => {
             let sent = LocalResponse::error(503, why).send_refusal(client, &request);
-            return end_request(client, &request, began, &sent);
+            return end_request(client, &request, began, sent);
         }
     };
     let read = Box::new(HttpRead { request, query, began, lease: None, key, profile });
@@ -195,39 +197,48 @@ fn respond(client: &mut Client, request: Request, shared_reads: Option<&mut Shar
     })
 }
 
-/// Responds to a request that needs no backend.
-fn respond_locally(
-    client: &mut Client,
-    request: &Request,
-    target: Result<Target, LocalResponse>,
-) -> SentResponse {
-    match target {
-        Ok(Target::Admin(target)) => {
-            let response = admin::respond(&target, client.balancer, client.endpoint);
-            // The status page asks every half second. That and probes would drown the rest.
-            response.send(client, request, Level::Debug)
-        }
-        Ok(_) => LocalResponse::empty(204).send_for_data(client, request),
-        Err(refusal) if client.endpoint == Endpoint::Admin || target::is_admin(&request.target) => {
-            refusal.send(client, request, Level::Debug)
-        }
-        Err(refusal) => refusal.send_refusal(client, request),
+/// Returns what the request asks for, or the response that refuses it.
+fn route(request: &Request, config: &Config, endpoint: Endpoint) -> Result<Target, LocalResponse> {
+    if request.method == Method::Other {
+        let why = "only GET and HEAD are served: nobody can write here";
+        return Err(LocalResponse::error(405, why).with_header("Allow", "GET, HEAD"));
     }
+    if request.host.as_ref().is_some_and(|host| !is_served_host(host, config, endpoint)) {
+        let why = "this Host is not served here; --allow-host NAME adds it";
+        return Err(LocalResponse::error(421, why));
+    }
+    let html = target::wants_html(&request.target, request.accepts_html);
+    match target::parse(&request.target, html) {
+        Ok(target) if endpoint == Endpoint::Public || matches!(target, Target::Admin(_)) => {
+            Ok(target)
+        }
+        Ok(Target::Page(_)) => Err(LocalResponse::empty(302).with_header("Location", "/-/")),
+        Ok(_) => Err(LocalResponse::error(404, "only /-/ is served at this address")),
+        Err(why) => Err(LocalResponse::error(400, why)),
+    }
+}
+
+/// Whether a request for this host is served. On a loopback address other names are refused: a web
+/// page from elsewhere could make a browser on this machine ask us under a name of its own.
+fn is_served_host(host: &str, config: &Config, endpoint: Endpoint) -> bool {
+    let listen = match endpoint {
+        Endpoint::Public => config.listen,
+        Endpoint::Admin => config.admin_listen.unwrap_or(config.listen),
+    };
+    let name = http::host_name(host);
+    !listen.ip().is_loopback()
+        || http::is_local_host(&name)
+        || config.allow_hosts.iter().any(|allowed| *allowed == name)
 }
 
 /// Responds to a read by way of the pool. Returns whether the conversation goes on.
 fn respond_balanced(client: &mut Client, mut read: Box<HttpRead>, failover: Failover) -> bool {
     let sent = send_balanced(client, &mut read, failover);
-    end_request(client, &read.request, read.began, &sent)
+    end_request(client, &read.request, read.began, sent)
 }
 
 /// Logs a request. Returns whether the conversation goes on.
-fn end_request(
-    client: &mut Client,
-    request: &Request,
-    began: Instant,
-    sent: &SentResponse,
-) -> bool {
+fn end_request(client: &mut Client, request: &Request, began: Instant, sent: SentResponse) -> bool {
     sent.log(client.balancer, client.address, request, began, client.answer_bytes);
     // A response that was cut must not end like a whole one.
     if !sent.keep_alive && sent.cut.is_none() {

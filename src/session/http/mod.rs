@@ -2,28 +2,18 @@
 //!
 //! The first read of a process goes another way than the second. A key's type decides which command
 //! reads its value, so the first read takes a connection from the pool, asks for the type, and then
-//! sends the command ([`balanced`], [`value`]). It leaves a type hint at its backend: keys that begin
+//! sends the command ([`balanced`], [`json`]). It leaves a type hint at its backend: keys that begin
 //! alike mostly have values of one type. The next read of such a key sends its command at once, on a
 //! connection that many clients share, and that connection's thread writes the response
 //! ([`shared_read`]). If the hint was wrong, or the value is long, or the backend fails, the read
 //! falls back to the first way.
 
-mod admin;
 mod balanced;
 mod browse;
 mod conversation;
 mod exchange;
-mod failed_read;
-mod key_info;
-mod key_scan;
-mod listing;
-mod local_response;
-mod outcome;
-mod read;
-mod response_sink;
-mod route;
-mod sent_response;
+mod json;
+mod response;
 mod shared_read;
-mod value;
 
 pub(super) use self::conversation::converse;

@@ -4,27 +4,33 @@
 //! backend. The connection's thread writes the response ([`ResponseSink`]), while the session's own
 //! thread waits for the next request.
 
-use std::io::PipeReader;
+use std::io::{self, PipeReader};
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use super::read::HttpRead;
-use super::response_sink::{ResponseSink, SentRead, UnsentEnd};
+use super::balanced::HttpRead;
+use super::response::{SentResponse, add_backend_headers, complete, write_error};
+use crate::backend::Class;
 use crate::backend::reply_router::{Progress, Sink};
 use crate::backend::shared::{ClientReplyRouter, Entry, SharedConnection, SharedFailure};
-use crate::backend::{BackendError, Class};
 use crate::balance::Balancer;
 use crate::balance::failover::Failover;
 use crate::balance::slow::ReadProfile;
 use crate::health::Member;
+use crate::http::{self, ErrorBody, ResponseWriter};
+use crate::metrics::Outcome;
 use crate::net::protocol::WireProtocol;
+use crate::render::json::{JsonWriter, render, survey};
 use crate::resp::value_type::ValueType;
 use crate::session::client::{ClientSocket, TICK};
+use crate::sync::{Mutex, lock};
+
+/// Room for a response's head.
+const HEAD_BYTES: usize = 512;
 
 /// One client's reads on shared connections, one at a time.
 pub(super) struct SharedReads {
-    balancer: Arc<Balancer>,
     sink: Arc<ResponseSink>,
     router: Arc<ClientReplyRouter>,
     /// The connection on which a read is under way, and its backend.
@@ -45,26 +51,21 @@ pub(super) enum ReadProgress<'a> {
     Unanswered(Box<HttpRead>, Failover<'a>),
 }
 
-/// How a read is sent.
-struct SendPlan {
-    backend: Arc<Member>,
-    shared: Arc<SharedConnection>,
-    /// The type that the value probably has.
-    value_type: ValueType,
-    command: Vec<u8>,
-}
-
 impl SharedReads {
     pub fn new(client: &Arc<ClientSocket>, address: SocketAddr, balancer: &Arc<Balancer>) -> Self {
-        let sink = ResponseSink::new(Arc::clone(client), address, Arc::clone(balancer));
-        let sink = Arc::new(sink);
+        let sink = Arc::new(ResponseSink {
+            client: Arc::clone(client),
+            address,
+            balancer: Arc::clone(balancer),
+            state: Mutex::default(),
+        });
         let router = Arc::new(ClientReplyRouter::new(Arc::clone(&sink) as Arc<dyn Sink>));
-        Self { balancer: Arc::clone(balancer), sink, router, under_way: None, wake_pipe: None }
+        Self { sink, router, under_way: None, wake_pipe: None }
     }
 
     /// Sends a read. Returns it if it can't go by a shared connection. None may be under way.
     pub fn send(&mut self, mut read: Box<HttpRead>) -> Option<Box<HttpRead>> {
-        let Some(SendPlan { backend, shared, value_type, command }) = self.plan(&mut read) else {
+        let Some((backend, shared, value_type, command)) = self.plan(&mut read) else {
             return Some(read);
         };
         let Some((ticket, _)) = self.router.expect(1) else { return Some(read) };
@@ -73,7 +74,8 @@ impl SharedReads {
             self.wake_pipe = Some((Arc::downgrade(&shared), shared.wake_pipe()));
         }
         let sent_at = Instant::now();
-        self.sink.expect(SentRead { read, backend: Arc::clone(&backend), value_type, sent_at });
+        let sent = SentRead { read, backend: Arc::clone(&backend), value_type, sent_at };
+        lock(&self.sink.state).sent = Some(sent);
         let entry = Entry {
             router: Arc::clone(&self.router),
             client: self.sink.address,
@@ -83,7 +85,7 @@ impl SharedReads {
             began: sent_at,
         };
         if shared.send(entry, &command) {
-            self.balancer.retry_budget.deposit();
+            self.sink.balancer.retry_budget.deposit();
             self.under_way = Some((shared, backend));
             return None;
         }
@@ -91,9 +93,13 @@ impl SharedReads {
         self.sink.take_back().err().map(|sent| sent.read)
     }
 
-    /// Takes a lease, and returns how the read is sent; `None` if it can't go by a shared connection.
-    fn plan(&self, read: &mut HttpRead) -> Option<SendPlan> {
-        let balancer = &self.balancer;
+    /// Takes a lease. Returns the backend, its connection, the type that the value probably has, and
+    /// the command that reads it; `None` if the read can't go by a shared connection.
+    fn plan(
+        &self,
+        read: &mut HttpRead,
+    ) -> Option<(Arc<Member>, Arc<SharedConnection>, ValueType, Vec<u8>)> {
+        let balancer = &self.sink.balancer;
         if read.whole_value().is_none() || !balancer.config.demo_delay.is_zero() {
             return None;
         }
@@ -114,7 +120,7 @@ impl SharedReads {
         }
         let shared = backend.shared(backend.own_mode())?;
         let command = value_type.read_command(key).into_bytes();
-        Some(SendPlan { backend: Arc::clone(backend), shared, value_type, command })
+        Some((Arc::clone(backend), shared, value_type, command))
     }
 
     /// Returns what rings when this session may have to act on its read; `None` before the first.
@@ -135,27 +141,16 @@ impl SharedReads {
     /// for its end.
     pub fn progress<'a>(&mut self, is_awaited: bool, balancer: &'a Balancer) -> ReadProgress<'a> {
         let Some((shared, backend)) = &self.under_way else { return ReadProgress::Idle };
-        let progress = match is_awaited {
-            true => self.router.wait(TICK),
-            false => self.router.progress(),
-        };
+        let progress = if is_awaited { self.router.wait(TICK) } else { self.router.progress() };
         let mut silence = None;
         if progress == Progress::UnderWay {
-            silence = self.sink.silence(shared, backend);
+            let sent_at = lock(&self.sink.state).sent.as_ref().map(|sent| sent.sent_at);
+            silence = sent_at.and_then(|sent_at| shared.silence(sent_at, &backend.timeouts));
             if silence.is_none() {
                 return ReadProgress::UnderWay;
             }
             backend.retire_shared(shared);
         }
-        self.end(silence, balancer)
-    }
-
-    /// Ends the read here. If it is not answered, takes it back, for another way.
-    fn end<'a>(
-        &mut self,
-        silence: Option<BackendError>,
-        balancer: &'a Balancer,
-    ) -> ReadProgress<'a> {
         self.under_way = None;
         let unserved = self.router.take_back().1;
         let SentRead { mut read, backend, sent_at, .. } = match self.sink.take_back() {
@@ -167,24 +162,23 @@ impl SharedReads {
         let class = if has_failed { Class::Quick } else { read.profile.class };
         let mut failover =
             Failover::resumed(balancer, ReadProfile { class, ..read.profile }, Instant::now());
-        let error = match (silence, unserved) {
-            (Some(error), _) | (None, Some(SharedFailure::Backend(error))) => Some(error),
-            (None, Some(SharedFailure::Stale)) => None,
-            (None, Some(SharedFailure::Lost)) => {
-                failover.connection_lost(&backend);
-                None
+        match (silence, unserved) {
+            (Some(error), _) | (None, Some(SharedFailure::Backend(error))) => {
+                failover.failed(
+                    &failover.past_attempt(backend, sent_at, None),
+                    error,
+                    Instant::now(),
+                );
+                read.lease = None;
             }
+            (None, Some(SharedFailure::Stale)) => {}
+            (None, Some(SharedFailure::Lost)) => failover.connection_lost(&backend),
             // The hint was wrong, or the value is long.
             (None, Some(SharedFailure::LongReply) | None) => {
                 if let Some(query) = read.whole_value() {
                     backend.type_hints.distrust(&query.key);
                 }
-                None
             }
-        };
-        if let Some(error) = error {
-            failover.failed(&failover.past_attempt(backend, sent_at, None), error, Instant::now());
-            read.lease = None;
         }
         ReadProgress::Unanswered(read, failover)
     }
@@ -195,5 +189,117 @@ impl Drop for SharedReads {
         self.router.close();
         // Ends the lease of an unanswered read: the router may keep the sink for a while.
         drop(self.sink.take_back());
+    }
+}
+
+/// A read that was sent on a shared connection.
+struct SentRead {
+    read: Box<HttpRead>,
+    backend: Arc<Member>,
+    /// The type that the value has if the hint is right.
+    value_type: ValueType,
+    sent_at: Instant,
+}
+
+/// Turns the reply to one client's read into the response, and sends it.
+struct ResponseSink {
+    client: Arc<ClientSocket>,
+    address: SocketAddr,
+    balancer: Arc<Balancer>,
+    state: Mutex<SinkState>,
+}
+
+#[derive(Default)]
+struct SinkState {
+    /// The read that is not answered yet.
+    sent: Option<SentRead>,
+    unsent: UnsentEnd,
+}
+
+/// The end of a response that the client's socket did not take at once.
+#[derive(Default)]
+pub(super) struct UnsentEnd {
+    pub bytes: Vec<u8>,
+    /// Whether the connection closes after it.
+    pub is_last: bool,
+}
+
+impl ResponseSink {
+    /// Takes the read back if it is not answered, or else the end of its response.
+    fn take_back(&self) -> Result<UnsentEnd, SentRead> {
+        let mut state = lock(&self.state);
+        match state.sent.take() {
+            Some(read) => Err(read),
+            None => Ok(std::mem::take(&mut state.unsent)),
+        }
+    }
+
+    /// Writes the whole response to `out`; `None` if this reply is not enough for that.
+    fn write_response(
+        &self,
+        sent: &SentRead,
+        mut reply: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Option<SentResponse> {
+        let SentRead { read, backend, value_type, .. } = sent;
+        let value = reply;
+        // If the hint was wrong, the reply is an error.
+        let survey = survey(*value_type, &mut reply).ok()?;
+        let keep_alive = !self.balancer.is_draining();
+        let mut response = ResponseWriter::new(out, &read.request, keep_alive, SystemTime::now);
+        add_backend_headers(&mut response, backend);
+        let mut validators = None;
+        if !survey.is_empty {
+            response.header("Content-Type", http::JSON);
+            let mut json = JsonWriter::new(&mut response);
+            render(*value_type, &mut &value[..], &survey, &mut json).ok()?;
+            json.finish().ok()?;
+            validators = Some((survey.digest, read.request.if_none_match.as_deref()));
+        } else if *value_type == ValueType::Stream {
+            // Either there is no such key, or the stream has no entries.
+            return None;
+        } else {
+            let error = ErrorBody::about(read.whole_value()?, "no such key");
+            write_error(None, 404, &error, &mut response).ok()?;
+        }
+        // A response that is longer than what is held might be cut, and has to look so.
+        if response.is_sent() {
+            return None;
+        }
+        response.finish(validators).ok()?;
+        Some(SentResponse::from_backend(backend, &response))
+    }
+}
+
+impl Sink for ResponseSink {
+    fn send_now(&self, reply: &[u8]) -> io::Result<usize> {
+        let mut state = lock(&self.state);
+        let Some(sent) = state.sent.take() else { return Ok(0) };
+        let mut bytes = Vec::with_capacity(2 * reply.len() + HEAD_BYTES);
+        let Some(mut response) = self.write_response(&sent, reply, &mut bytes) else {
+            state.sent = Some(sent);
+            return Ok(0);
+        };
+        let SentRead { read, backend, sent_at, value_type } = sent;
+        let HttpRead { request, began, lease, key, .. } = *read;
+        let time = sent_at.elapsed();
+        if let Some(key) = key.filter(|_| value_type != ValueType::String) {
+            self.balancer.slow_lane.record_late(backend.id, sent_at, &[key], time);
+        }
+        let (length, is_last) = (bytes.len(), !response.keep_alive);
+        let (metrics, target) = (&self.balancer.metrics, request.target.as_bytes());
+        let answered_by = Some((&backend.metrics, time));
+        complete(metrics, self.address, target, answered_by, length as u64, Outcome::Answered);
+        drop(lease);
+        let stream = &self.client.stream;
+        // Some clients wait for the end of our side after the last response.
+        let sent = if is_last { stream.send_last(&bytes) } else { stream.send_now(&bytes) };
+        let sent = sent.unwrap_or_else(|error| {
+            response.cut = Some(error.to_string());
+            length
+        });
+        state.unsent = UnsentEnd { bytes: bytes.split_off(sent), is_last };
+        response.log(&self.balancer, self.address, &request, began, length as u64);
+        Ok(reply.len())
     }
 }

@@ -1,14 +1,10 @@
 //! The data browser: keys and values as HTML pages, without a script, in constant memory.
 
-mod element;
-mod error_page;
 mod key_page;
-mod layout;
 mod listing_page;
-mod rows;
-mod units;
+mod page;
+mod value_page;
 
-pub(super) use self::error_page::write_error_page;
-pub(super) use self::key_page::write_key_page;
-pub(super) use self::layout::Frame;
 pub(super) use self::listing_page::write_listing_page;
+pub(super) use self::page::{Frame, write_error_page};
+pub(super) use self::value_page::write_key_page;

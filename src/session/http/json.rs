@@ -1,0 +1,290 @@
+//! Data as JSON: the value of one key, one field of a hash, or a page of keys with their values, which
+//! are read many in one exchange. A string's bytes alone, too.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write;
+
+use super::exchange::{
+    BATCH_KEYS, Exchange, HELD_REPLY_BYTES, KeyInfo, MAX_LOOKS, ReadError, ReadOutcome, look_at,
+    read_page_keys, read_server_run_id,
+};
+use crate::backend::BackendError;
+use crate::balance::failover::Attempt;
+use crate::http::target::{KeyQuery, PageQuery};
+use crate::http::{self, ErrorBody, ResponseWriter};
+use crate::render::json::{JsonWriter, render, survey};
+use crate::resp::value_type::ValueType;
+use crate::resp::{self, command, reply};
+
+/// A value that takes its backend less memory may be read on a shared connection the next time.
+const MAX_SHORT_VALUE_BYTES: u64 = 16 * 1024;
+
+/// Writes the value that the query asks for.
+pub(super) fn write_value<'q, W: Write>(
+    attempt: &Attempt,
+    query: &'q KeyQuery,
+    response: &mut ResponseWriter<W>,
+) -> Result<ReadOutcome<'q>, ReadError> {
+    Exchange::serve(attempt, &look_at(&[&query.key]), |exchange| {
+        let info = KeyInfo::read(exchange.connection.replies())?;
+        let value_type = info.value_type();
+        if let Some(value_type) = value_type {
+            let is_long = info.bytes > MAX_SHORT_VALUE_BYTES;
+            attempt.backend.type_hints.note(&query.key, value_type, is_long);
+        }
+        let why = match (&query.field, query.is_raw(), value_type) {
+            _ if info.is_missing() => {
+                let error = ErrorBody::about(query, "no such key");
+                return Ok(Some(ReadOutcome::Refused(404, error)));
+            }
+            (None, false, Some(value_type))
+            | (None, true, Some(value_type @ ValueType::String)) => {
+                let read = value_type.read_command(&query.key).into_bytes();
+                return write_reply(exchange, query, &read, value_type, info.bytes, response);
+            }
+            (Some(field), _, Some(ValueType::Hash)) => {
+                let read = command("HGET").arg(&query.key).arg(field).into_bytes();
+                // The field's size is not known, and that of its hash does not matter.
+                let written = write_reply(exchange, query, &read, ValueType::String, 0, response)?;
+                let error = ErrorBody::about(query, "no such field");
+                return Ok(written.or(Some(ReadOutcome::Refused(404, error))));
+            }
+            (Some(_), _, _) => "only a hash has fields",
+            (None, true, _) => "format=raw serves a string, or a field of a hash",
+            (None, false, None) => "values of this type can't be shown",
+        };
+        let kind = Some(info.type_name);
+        let error = ErrorBody { kind, field: None, ..ErrorBody::about(query, why) };
+        Ok(Some(ReadOutcome::Refused(415, error)))
+    })
+}
+
+/// Sends `command`, and writes its reply as the response; `None` if there is no value.
+fn write_reply<'q, W: Write>(
+    exchange: &mut Exchange,
+    query: &KeyQuery,
+    command: &[u8],
+    value_type: ValueType,
+    bytes: u64,
+    response: &mut ResponseWriter<W>,
+) -> Result<Option<ReadOutcome<'q>>, ReadError> {
+    if !query.is_raw() {
+        let Some(value) = exchange.open_value(&query.key, command, value_type, bytes)? else {
+            return Ok(None);
+        };
+        response.header("Content-Type", http::JSON);
+        let mut json = JsonWriter::new(response);
+        let digest = exchange.write_value(value, &mut json)?;
+        json.finish()?;
+        return Ok(Some(ReadOutcome::Written(digest)));
+    }
+    let from = exchange.read_value(command, bytes)?;
+    let Some(length) = reply::bulk(from)? else { return Ok(None) };
+    response.header("Content-Type", "application/octet-stream");
+    let mut hasher = DefaultHasher::new();
+    reply::payload(from, length, |piece| {
+        hasher.write(piece);
+        response.write_all(piece).map_err(ReadError::Client)
+    })?;
+    Ok(Some(ReadOutcome::Written(Some(hasher.finish()))))
+}
+
+/// Writes a page of keys with their values.
+pub(super) fn write_listing<'q, W: Write>(
+    attempt: &Attempt,
+    query: &PageQuery,
+    response: &mut ResponseWriter<W>,
+) -> Result<ReadOutcome<'q>, ReadError> {
+    Exchange::serve(attempt, &command("INFO").arg("server").into_bytes(), |exchange| {
+        let run_id = read_server_run_id(exchange)?;
+        let (keys, next) = read_page_keys(exchange, query, run_id)?;
+        response.header("Content-Type", http::JSON);
+        let writer = ListingWriter {
+            exchange,
+            names_are_text: keys.iter().all(|key| std::str::from_utf8(key).is_ok()),
+            json: JsonWriter::new(&mut *response),
+            count: 0,
+            digest: Some(0),
+        };
+        writer.write(&keys, next.as_deref()).map(Some)
+    })
+}
+
+struct ListingWriter<'a, 'e, W: Write> {
+    exchange: &'a mut Exchange<'e>,
+    json: JsonWriter<&'a mut ResponseWriter<W>>,
+    names_are_text: bool,
+    count: usize,
+    /// The sum of the entries' digests; `None` once an entry has none.
+    digest: Option<u64>,
+}
+
+impl<W: Write> ListingWriter<'_, '_, W> {
+    fn write<'q>(
+        mut self,
+        keys: &[Vec<u8>],
+        next: Option<&str>,
+    ) -> Result<ReadOutcome<'q>, ReadError> {
+        self.json.begin_object()?;
+        self.json.key("data")?;
+        match self.names_are_text {
+            true => self.json.begin_object()?,
+            false => self.json.begin_array()?,
+        }
+        let mut rest = keys;
+        while !rest.is_empty() {
+            let batch = &rest[..rest.len().min(BATCH_KEYS)];
+            rest = &rest[self.write_some(batch)?..];
+        }
+        match self.names_are_text {
+            true => self.json.end_object()?,
+            false => self.json.end_array()?,
+        }
+        self.json.end_value()?;
+        self.json.key("count")?;
+        self.json.number_or_text(self.count.to_string().as_bytes())?;
+        self.json.end_value()?;
+        self.json.key("next")?;
+        match next {
+            Some(next) => self.json.text(next)?,
+            None => self.json.null()?,
+        }
+        self.json.end_value()?;
+        self.json.end_object()?;
+        self.json.finish()?;
+        let digest = self.digest.map(|digest| hash_of(&(digest, self.count, next)));
+        Ok(ReadOutcome::Written(digest))
+    }
+
+    /// Writes the first keys of `batch`, at least one; returns how many.
+    fn write_some(&mut self, batch: &[Vec<u8>]) -> Result<usize, ReadError> {
+        let from = self.exchange.ask(look_at(batch))?;
+        let infos = batch.iter().map(|_| KeyInfo::read(from)).collect::<Result<Vec<_>, _>>()?;
+        // The reply should fit into what is held, so that the value can be read with others.
+        let is_small = |info: &&KeyInfo| info.bytes < HELD_REPLY_BYTES as u64;
+        let small = infos.iter().take_while(is_small).count();
+        let large = infos[small..].iter().take_while(|info| !is_small(info)).count();
+        let written = self.write_small(&batch[..small], &infos)?;
+        // A misjudged value is seldom alone, and the replies after it were read in vain.
+        for key in &batch[written..small + large] {
+            self.write_alone(key)?;
+        }
+        Ok(small + large)
+    }
+
+    /// Asks for the values of all `keys` at once, and writes them in order, up to the first that has
+    /// to be read alone: its reply is long after all, or of another type, or of a stream that is
+    /// empty or gone. The replies after that one are thrown away. Returns the number written.
+    fn write_small(&mut self, keys: &[Vec<u8>], infos: &[KeyInfo]) -> Result<usize, ReadError> {
+        let types: Vec<Option<ValueType>> =
+            infos.iter().take(keys.len()).map(KeyInfo::value_type).collect();
+        let mut commands = Vec::new();
+        for (key, value_type) in keys.iter().zip(&types) {
+            if let Some(value_type) = value_type {
+                value_type.read_command(key).append_to(&mut commands);
+            }
+        }
+        if !commands.is_empty() {
+            self.exchange.connection.send(&commands)?;
+        }
+        for (at, key) in keys.iter().enumerate() {
+            let Some(value_type) = types[at] else {
+                self.write_unserved(key, &infos[at])?;
+                continue;
+            };
+            match self.exchange.survey_reply(value_type) {
+                Ok((survey, Some(held))) if !survey.is_empty => {
+                    self.begin_entry(key)?;
+                    render(value_type, &mut &held[..], &survey, &mut self.json)?;
+                    self.end_entry(key, Some(survey.digest))?;
+                }
+                Ok((_, Some(_))) if value_type != ValueType::Stream => {}
+                Err(error) if !error.is_wrong_type() => return Err(error),
+                _ => {
+                    self.skip_replies(&types[at + 1..])?;
+                    return Ok(at);
+                }
+            }
+        }
+        Ok(keys.len())
+    }
+
+    /// Reads the replies for values of these types, and throws them away.
+    fn skip_replies(&mut self, types: &[Option<ValueType>]) -> Result<(), ReadError> {
+        for value_type in types.iter().flatten() {
+            match survey(*value_type, self.exchange.connection.replies()) {
+                Ok(_) | Err(resp::Error::Redis(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes one key in exchanges of its own.
+    fn write_alone(&mut self, key: &[u8]) -> Result<(), ReadError> {
+        for _ in 0..MAX_LOOKS {
+            let info = KeyInfo::read(self.exchange.ask(look_at(&[key]))?)?;
+            let Some(value_type) = info.value_type() else {
+                return self.write_unserved(key, &info);
+            };
+            let read = value_type.read_command(key).into_bytes();
+            let value = match self.exchange.open_value(key, &read, value_type, info.bytes) {
+                Ok(Some(value)) => value,
+                Ok(None) => return Ok(()),
+                Err(error) if error.is_wrong_type() => continue,
+                Err(error) => return Err(error),
+            };
+            self.begin_entry(key)?;
+            let digest = self.exchange.write_value(value, &mut self.json)?;
+            return self.end_entry(key, digest);
+        }
+        Err(BackendError::Changed.into())
+    }
+
+    /// Writes the type of a value that we can't show. Leaves out a key that is gone.
+    fn write_unserved(&mut self, key: &[u8], info: &KeyInfo) -> Result<(), ReadError> {
+        if info.is_missing() {
+            return Ok(());
+        }
+        self.begin_entry(key)?;
+        self.json.begin_object()?;
+        self.json.key("unserved_type")?;
+        self.json.text(&info.type_name)?;
+        self.json.end_value()?;
+        self.json.end_object()?;
+        self.end_entry(key, Some(0))
+    }
+
+    fn begin_entry(&mut self, key: &[u8]) -> Result<(), ReadError> {
+        if self.names_are_text {
+            self.json.key(&String::from_utf8_lossy(key))?;
+            return Ok(());
+        }
+        self.json.begin_item()?;
+        self.json.begin_object()?;
+        self.json.key("key")?;
+        self.json.bytes(key)?;
+        self.json.end_value()?;
+        Ok(self.json.key("value")?)
+    }
+
+    fn end_entry(&mut self, key: &[u8], digest: Option<u64>) -> Result<(), ReadError> {
+        self.json.end_value()?;
+        if !self.names_are_text {
+            self.json.end_object()?;
+            self.json.end_item()?;
+        }
+        self.count += 1;
+        self.digest = match (self.digest, digest) {
+            (Some(sum), Some(_)) => Some(sum.wrapping_add(hash_of(&(key, digest)))),
+            _ => None,
+        };
+        Ok(())
+    }
+}
+
+fn hash_of(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,272 @@
+//! Responses that we make without a backend: errors, and the paths below `/-/`, which show the balancer's
+//! own state. Also what all responses from a backend have in common, and what the log says of each.
+
+use std::borrow::Cow;
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use log::Level;
+
+use super::browse::{self, Frame};
+use crate::backend::Backend;
+use crate::balance::Balancer;
+use crate::health::Member;
+use crate::http::target::{self, AdminTarget};
+use crate::http::{self, ErrorBody, Request, ResponseWriter};
+use crate::logging::access_log::{Event, HttpRequest, Text};
+use crate::metrics::{BackendMetrics, Completion, Metrics, Outcome, Refusal};
+use crate::net::protocol::WireProtocol;
+use crate::observe::prometheus;
+use crate::observe::status::Status;
+use crate::render::html;
+use crate::session::client::{Client, Endpoint};
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+const STYLE: &str =
+    concat!(include_str!("../../web/base.css"), include_str!("../../web/status.css"));
+const SCRIPT: &str = include_str!("../../web/status.js");
+
+/// The status page, in one document: it loads nothing else.
+static PAGE: LazyLock<String> = LazyLock::new(|| {
+    let page = include_str!("../../web/status.html").replacen("/* style */", STYLE, 1);
+    page.replacen("/* script */", SCRIPT, 1)
+});
+
+/// The status page at the admin address, where no data is: without the link to the data.
+static ADMIN_PAGE: LazyLock<String> = LazyLock::new(|| PAGE.replacen(DATA_LINK, "", 1));
+
+const DATA_LINK: &str = "<a class=\"button\" href=\"/\">Browse the data</a>";
+
+/// Allows the page's own style and script, and its requests to us; nothing else.
+static POLICY: LazyLock<String> =
+    LazyLock::new(|| html::content_security_policy(STYLE, Some(SCRIPT)));
+
+/// A response that we make without a backend.
+#[derive(Default)]
+pub(super) struct LocalResponse {
+    status: u16,
+    headers: Vec<(&'static str, &'static str)>,
+    text: Cow<'static, str>,
+    /// Written in place of the text.
+    error: Option<Box<ErrorBody<'static>>>,
+}
+
+impl LocalResponse {
+    /// A response without a body.
+    pub fn empty(status: u16) -> Self {
+        Self { status, ..Self::default() }
+    }
+
+    /// A document of this `Content-Type`.
+    pub fn document(status: u16, kind: &'static str, text: impl Into<Cow<'static, str>>) -> Self {
+        let text = text.into();
+        Self { status, text, ..Self::default() }.with_header("Content-Type", kind)
+    }
+
+    pub fn error(status: u16, why: impl Into<Cow<'static, str>>) -> Self {
+        Self::error_body(status, ErrorBody::new(why))
+    }
+
+    pub fn error_body(status: u16, error: ErrorBody<'static>) -> Self {
+        Self { status, error: Some(Box::new(error)), ..Self::default() }
+    }
+
+    /// An error that may be over in a second.
+    pub fn unavailable(why: impl Into<Cow<'static, str>>) -> Self {
+        Self::error(503, why).with_header("Retry-After", "1")
+    }
+
+    pub fn with_header(mut self, name: &'static str, value: &'static str) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// Sends the response to a request for data that is refused, and counts it.
+    pub fn send_refusal(self, client: &mut Client, request: &Request) -> SentResponse {
+        let reason = match self.status {
+            405 => Refusal::Write,
+            403 | 503 | 504 => Refusal::Unanswered,
+            _ => Refusal::BadRequest,
+        };
+        self.send_as(client, request, Outcome::Refused(reason))
+    }
+
+    /// Sends the response to a request for data, and counts that as this outcome.
+    pub fn send_as(self, client: &mut Client, request: &Request, outcome: Outcome) -> SentResponse {
+        let (metrics, target) = (&client.balancer.metrics, request.target.as_bytes());
+        complete(metrics, client.address, target, None, client.answer_bytes, outcome);
+        self.send(client, request, Level::Info)
+    }
+
+    pub fn send(self, client: &mut Client, request: &Request, level: Level) -> SentResponse {
+        let is_page = client.endpoint == Endpoint::Public
+            && target::wants_html(&request.target, request.accepts_html);
+        let frame = is_page.then(|| Frame::new(&client.balancer.config));
+        let keep_alive = !client.balancer.is_draining();
+        let mut response = ResponseWriter::new(&mut *client, request, keep_alive, SystemTime::now);
+        response.status(self.status);
+        for (name, value) in self.headers {
+            response.header(name, value);
+        }
+        let written = match &self.error {
+            None => response.write_all(self.text.as_bytes()),
+            Some(error) => {
+                response.header("Vary", "Accept");
+                response.header("Cache-Control", "no-cache");
+                write_error(frame, self.status, error, &mut response)
+            }
+        };
+        let is_sent = written.and_then(|()| response.finish(None)).is_ok();
+        let keep_alive = is_sent && response.keeps_alive();
+        SentResponse { status: self.status, backend: None, keep_alive, level, cut: None }
+    }
+}
+
+/// Returns the response to a request for the balancer's own state, which came in on this endpoint.
+pub(super) fn admin_response(
+    target: &AdminTarget,
+    balancer: &Balancer,
+    endpoint: Endpoint,
+) -> LocalResponse {
+    let config = &balancer.config;
+    if endpoint == Endpoint::Public {
+        if config.admin_listen.is_some() {
+            let why = "/-/ is served at another address here (--admin-listen)";
+            return LocalResponse::error(404, why);
+        }
+        if config.no_status && matches!(target, AdminTarget::Page | AdminTarget::Status { .. }) {
+            return LocalResponse::error(404, "the status page is turned off here (--no-status)");
+        }
+    }
+    match target {
+        AdminTarget::Page => {
+            let page = if endpoint == Endpoint::Admin { &ADMIN_PAGE } else { &PAGE };
+            LocalResponse::document(200, http::HTML, page.as_str())
+                .with_header("Cache-Control", "no-cache")
+                .with_header("Content-Security-Policy", &POLICY)
+                .with_header("Referrer-Policy", "no-referrer")
+        }
+        AdminTarget::Status { since } => {
+            let json = serde_json::to_string(&Status::of(balancer, *since));
+            made_now(http::JSON, json.map(|json| json + "\n"))
+        }
+        AdminTarget::Metrics => made_now(prometheus::CONTENT_TYPE, prometheus::text(balancer)),
+        AdminTarget::Ping => LocalResponse::document(200, TEXT, "PONG\n"),
+        AdminTarget::Health => LocalResponse::document(200, TEXT, "OK\n"),
+        AdminTarget::Ready if balancer.is_ready() => LocalResponse::document(200, TEXT, "READY\n"),
+        AdminTarget::Ready => LocalResponse::document(503, TEXT, "NOT READY\n"),
+        AdminTarget::Unknown => {
+            let why = "nothing is here; the status page is at /-/, and a key that begins with -/ is at \
+                       /%2D/…";
+            LocalResponse::error(404, why)
+        }
+    }
+}
+
+/// A document that is made for this request.
+fn made_now(content_type: &'static str, made: Result<String, impl Display>) -> LocalResponse {
+    match made {
+        Ok(text) => LocalResponse::document(200, content_type, text)
+            .with_header("Cache-Control", "no-cache"),
+        Err(error) => LocalResponse::error(500, error.to_string()),
+    }
+}
+
+/// Sets the status and writes an error: as a page if there is a frame, else as JSON.
+pub(super) fn write_error<W: Write>(
+    frame: Option<Frame>,
+    status: u16,
+    error: &ErrorBody,
+    response: &mut ResponseWriter<W>,
+) -> io::Result<()> {
+    response.status(status);
+    match frame {
+        Some(frame) => browse::write_error_page(frame, status, error, response),
+        None => response.json(error),
+    }
+}
+
+/// A response that was sent, for the log.
+pub(super) struct SentResponse {
+    pub status: u16,
+    /// The name of the backend that has answered.
+    pub backend: Option<Arc<str>>,
+    /// Whether the connection can carry another request.
+    pub keep_alive: bool,
+    /// Level of the line in the log.
+    pub level: Level,
+    /// What went wrong after the first byte of the response.
+    pub cut: Option<String>,
+}
+
+impl SentResponse {
+    /// A response that this backend has answered.
+    pub fn from_backend<W: Write>(backend: &Member, response: &ResponseWriter<W>) -> Self {
+        Self {
+            status: response.sent_status(),
+            backend: Some(Arc::clone(&backend.health.name)),
+            keep_alive: response.keeps_alive(),
+            level: Level::Info,
+            cut: None,
+        }
+    }
+
+    /// Writes the request's line in the log.
+    pub fn log(
+        &self,
+        balancer: &Balancer,
+        client: SocketAddr,
+        request: &Request,
+        began: Instant,
+        bytes: u64,
+    ) {
+        balancer.access_log.write_at(self.level, || {
+            Event::Request(HttpRequest {
+                client,
+                method: Text::cut(&request.method_name),
+                target: Text::cut(&request.target),
+                status: self.status,
+                backend: self.backend.as_deref().map(str::to_owned),
+                ms: began.elapsed().as_micros() as f64 / 1000.0,
+                bytes,
+                cut: self.cut.clone(),
+            })
+        });
+    }
+}
+
+/// Counts a request that is over. If a backend has answered it, `answered_by` is that and the time
+/// until its reply began.
+pub(super) fn complete(
+    metrics: &Metrics,
+    client: SocketAddr,
+    target: &[u8],
+    answered_by: Option<(&BackendMetrics, Duration)>,
+    bytes: u64,
+    outcome: Outcome,
+) {
+    let (backend, time) = answered_by.unzip();
+    metrics.complete(&Completion {
+        client,
+        protocol: WireProtocol::Http,
+        what: target,
+        backend,
+        count: 1,
+        bytes,
+        time: time.unwrap_or_default(),
+        outcome,
+    });
+}
+
+/// Adds the headers of every response from a backend.
+pub(super) fn add_backend_headers<W: Write>(response: &mut ResponseWriter<W>, backend: &Backend) {
+    // The path of a Unix socket can contain what a header can't.
+    let shown = |c: char| if c.is_ascii_graphic() { c } else { '?' };
+    response.header("X-Served-By", backend.name().chars().map(shown).collect::<String>());
+    response.header("Cache-Control", "no-cache");
+    response.header("Vary", "Accept");
+}
