@@ -34,7 +34,7 @@ impl Session<'_> {
         self.error(format!("ERR {name} without MULTI"));
     }
 
-    /// Handles one command behind MULTI.
+    /// Handles one command after MULTI.
     #[inline(never)]
     pub(super) fn in_transaction(&mut self, command: &Command) -> Result<(), SessionEnd> {
         let verdict = self.policy.judge_in_transaction(command);
@@ -234,7 +234,7 @@ impl Session<'_> {
     }
 }
 
-/// Passes the reply to EXEC on, behind those to MULTI and to `count` commands, which the client has
+/// Relays the reply to EXEC, after those to MULTI and to `count` commands, which the client has
 /// had already.
 fn relay_exec(
     connection: &mut PooledConnection,

@@ -20,7 +20,7 @@ use crate::session::client::ClientHandle;
 /// So many clients have a connection of their own that the others are kept for reads.
 pub const TOO_MANY_PINNED: &str = "ERR too many clients watch or subscribe: try again later";
 
-/// What a WATCH has left.
+/// State that a WATCH has left.
 #[derive(Default)]
 pub enum Watch {
     #[default]
@@ -369,7 +369,7 @@ impl<'a> Upstream<'a> {
         drop(self.take_watch());
     }
 
-    /// What the watch has left; nothing is watched any more.
+    /// Takes the state of the watch; nothing is watched any more.
     pub fn take_watch(&mut self) -> Watch {
         self.watched_keys = HashSet::new();
         std::mem::take(&mut self.watch)
@@ -384,7 +384,7 @@ impl<'a> Upstream<'a> {
         }
     }
 
-    /// The same; where it came from the pool, others may send on it, too, from now on.
+    /// Gives back a connection like [`release`](Self::release). One from the pool may become a shared one.
     pub fn release_or_share(&mut self, connection: PooledConnection, backend: &Arc<Backend>) {
         match self.watch {
             Watch::InUse(_) => self.release(connection),

@@ -8,9 +8,9 @@ use crate::policy::Policy;
 use crate::resp::{Command, CommandParser};
 
 impl Batch {
-    /// What the commands that are left are known by: those that are not quick or, where all are, each.
-    /// Where it has to go alone, of the first only.
-    /// `context` is what replies depend on beside the commands.
+    /// Returns the keys by which the slow lane knows the commands that are left: those that are not quick
+    /// or, where all are, each. Of commands that go alone that is the first only. `context` stands for what
+    /// replies depend on beside the commands.
     pub fn read_info(
         &self,
         is_alone: bool,
