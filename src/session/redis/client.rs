@@ -6,9 +6,6 @@ use std::time::Instant;
 
 use crate::session::client::Client;
 
-/// Reply of Redis to arguments that it can't make sense of.
-pub const SYNTAX_ERROR: &str = "ERR syntax error";
-
 /// The longest name of a client, and the longest name or version of its library.
 const MAX_NAME_BYTES: usize = 64 * 1024;
 
@@ -65,12 +62,6 @@ impl ClientState {
         }
     }
 
-    /// Forgets what `RESET` ends.
-    pub fn reset(&mut self) {
-        self.name = Box::default();
-        self.reply_mode = ReplyMode::On;
-    }
-
     /// Takes a name, which may be empty for none, or says what is wrong with it.
     pub fn set_name(&mut self, name: &[u8]) -> Result<(), String> {
         ensure_name(name, "Client names")?;
@@ -81,7 +72,7 @@ impl ClientState {
 
 /// Takes what Redis would take for a name, unless it is too long; `what` says what is named.
 pub fn ensure_name(name: &[u8], what: &str) -> Result<(), String> {
-    if !is_plain(name) {
+    if !name.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
         let why = "cannot contain spaces, newlines or special characters.";
         return Err(format!("ERR {what} {why}"));
     }
@@ -89,9 +80,4 @@ pub fn ensure_name(name: &[u8], what: &str) -> Result<(), String> {
         return Err(format!("ERR {what} can have at most {} KiB", MAX_NAME_BYTES / 1024));
     }
     Ok(())
-}
-
-/// Whether Redis would take it for a client's name.
-fn is_plain(name: &[u8]) -> bool {
-    name.iter().all(|byte| (b'!'..=b'~').contains(byte))
 }

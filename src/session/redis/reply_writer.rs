@@ -3,11 +3,8 @@
 use std::io::{self, BufRead};
 use std::time::{Duration, Instant};
 
-use super::backlog::Backlog;
-use super::errors::ForwardError;
-use super::memory::IDLE_CAPACITY_BYTES;
-use super::replies::UNWANTED_PUSH;
-use super::script::{self, Witness};
+use super::memory::{Backlog, IDLE_CAPACITY_BYTES};
+use super::replies::{ForwardError, Given, UNWANTED_PUSH, witness};
 use crate::backend::{Backend, HELD_REPLY_BYTES, PooledConnection, inability, said};
 use crate::metrics::{Completion, Outcome, Refusal};
 use crate::net::protocol::WireProtocol;
@@ -19,15 +16,6 @@ const GATHERED_BYTES: usize = 64 * 1024;
 
 const NOT_READING: &str = "does not read its replies";
 
-/// Replies that a client was given.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Given {
-    /// How many were errors.
-    pub errors: u64,
-    /// Length of those that count for a command of their own.
-    pub bytes: u64,
-}
-
 /// The replies on their way to a client.
 pub struct ReplyWriter<'a> {
     pub client: Client<'a>,
@@ -37,10 +25,8 @@ pub struct ReplyWriter<'a> {
     /// Replies that the client was given so far.
     pub given: Given,
     /// Bytes that were not sent yet: whole replies, and after them perhaps the beginning of one.
-    out: Vec<u8>,
-    backlog: Backlog,
-    /// Whether the client has ended its endpoint.
-    is_half_closed: bool,
+    pub out: Vec<u8>,
+    pub backlog: Backlog,
 }
 
 impl<'a> ReplyWriter<'a> {
@@ -51,7 +37,6 @@ impl<'a> ReplyWriter<'a> {
             given: Given::default(),
             out: Vec::new(),
             backlog: Backlog::new(),
-            is_half_closed: false,
         }
     }
 
@@ -83,31 +68,13 @@ impl<'a> ReplyWriter<'a> {
         self.complete(what, None, 0, Outcome::Refused(why));
     }
 
-    /// Whether there is nothing to send.
-    pub fn is_empty(&self) -> bool {
-        self.out.is_empty()
-    }
-
-    /// Where a reply of our own is written.
-    pub fn out(&mut self) -> &mut Vec<u8> {
-        &mut self.out
-    }
-
-    /// Sends what is gathered when that is much.
-    pub fn deliver_if_full(&mut self) -> io::Result<()> {
-        if self.is_full() { self.deliver() } else { Ok(()) }
-    }
-
-    /// Sends what is gathered when that is much, while we hold a connection that others may want.
-    pub fn deliver_if_full_beside(
-        &mut self,
-        connection: Option<&PooledConnection>,
-    ) -> Result<(), ForwardError> {
+    /// Sends what is gathered when that is much, while we may hold a connection that others may want.
+    pub fn deliver_if_full(&mut self, held: Option<&PooledConnection>) -> Result<(), ForwardError> {
         if !self.is_full() {
             return Ok(());
         }
-        self.deliver_while(|| !connection.is_some_and(|connection| connection.is_wanted()))
-            .map_err(ForwardError::Client)
+        let may_stall = || !held.is_some_and(|connection| connection.is_wanted());
+        self.deliver_while(may_stall).map_err(ForwardError::Client)
     }
 
     /// Whether there is much to send.
@@ -123,16 +90,6 @@ impl<'a> ReplyWriter<'a> {
         is_silent: bool,
     ) -> Result<Relayed, ForwardError> {
         self.relay_checked(connection, is_silent, Check::Answer, |_| {})
-    }
-
-    /// Takes the next message of a subscription in, as [`relay`](Self::relay) does a reply, and shows
-    /// `look` each piece of it. What its server refuses, the client is told.
-    pub fn relay_message(
-        &mut self,
-        connection: &mut PooledConnection,
-        look: impl FnMut(&[u8]),
-    ) -> Result<Relayed, ForwardError> {
-        self.relay_checked(connection, false, Check::Server, look)
     }
 
     /// Takes in the reply to a script, which `command` has called and with which nothing else is
@@ -158,16 +115,13 @@ impl<'a> ReplyWriter<'a> {
             };
             self.out.truncate(start);
             self.given = given;
-            let is_own = match script::witness(connection, command, claimed)? {
-                Witness::Confirms => {
-                    connection.refuser().check_answer(&reply)?;
-                    // All servers refuse it.
-                    true
-                }
-                // It may have been true a moment ago: asked again, only a script says so again.
-                Witness::Denies => was_repeated,
-            };
-            if is_own {
+            let is_confirmed = witness(connection, command, claimed)?;
+            if is_confirmed {
+                connection.refuser().check_answer(&reply)?;
+            }
+            // All servers refuse it. Or the script has made it up: it may have been true a moment ago,
+            // but asked again, only a script says so again.
+            if is_confirmed || was_repeated {
                 if !is_silent {
                     self.out.extend_from_slice(&reply);
                 }
@@ -179,7 +133,9 @@ impl<'a> ReplyWriter<'a> {
         }
     }
 
-    fn relay_checked(
+    /// Takes the next reply or message in, as [`relay`](Self::relay) does, and shows `look` each piece
+    /// of it. Errors that `check` does not name are the client's.
+    pub fn relay_checked(
         &mut self,
         connection: &mut PooledConnection,
         is_silent: bool,
@@ -235,24 +191,17 @@ impl<'a> ReplyWriter<'a> {
                 return Ok(());
             }
             if self.out.len() - frame.start > HELD_REPLY_BYTES {
-                self.relay_piece(connection, frame)?;
+                // Room for the rest of a long reply.
+                frame.passed = Relayed::InPieces;
+                if frame.is_silent {
+                    self.out.truncate(frame.start);
+                } else {
+                    frame.start = 0;
+                    let may_stall = || !connection.is_wanted();
+                    self.deliver_while(may_stall).map_err(ForwardError::Client)?;
+                }
             }
         }
-    }
-
-    /// Makes room after the beginning of a long reply.
-    fn relay_piece(
-        &mut self,
-        connection: &PooledConnection,
-        frame: &mut ReplyInFlight,
-    ) -> Result<(), ForwardError> {
-        frame.passed = Relayed::InPieces;
-        if frame.is_silent {
-            self.out.truncate(frame.start);
-            return Ok(());
-        }
-        frame.start = 0;
-        self.deliver_while(|| !connection.is_wanted()).map_err(ForwardError::Client)
     }
 
     /// Sends all that is gathered. The client has to take it within its timeout.
@@ -284,29 +233,13 @@ impl<'a> ReplyWriter<'a> {
     /// Waits a moment for the client's socket to take more, and takes in what the client sends.
     fn wait_for_room(&mut self) -> io::Result<()> {
         let (stream, step) = (self.client.stream(), stall_step(self.max_stall));
-        if self.is_half_closed || !self.backlog.has_room() {
+        if !self.backlog.is_open() {
             return stream.wait_for_room(step);
         }
-        if stream.wait_for_room_or_input(step)? {
-            self.is_half_closed = self.backlog.fill_from(stream)?;
+        match stream.wait_for_room_or_input(step)? {
+            true => self.backlog.fill_from(stream),
+            false => Ok(()),
         }
-        Ok(())
-    }
-
-    /// Whether something was taken in while the client took no replies.
-    pub fn has_backlog(&self) -> bool {
-        !self.backlog.is_empty()
-    }
-
-    /// Moves what the client sent while it took no replies to the end of `input`. Returns false when that
-    /// is nothing.
-    pub fn take_backlog(&mut self, input: &mut Vec<u8>) -> bool {
-        self.backlog.move_to(input)
-    }
-
-    /// Whether nothing more will come from the client.
-    pub fn is_half_closed(&self) -> bool {
-        self.is_half_closed
     }
 }
 
@@ -321,7 +254,7 @@ struct ReplyInFlight {
 
 /// Which errors are a server's failure to answer, and no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Check {
+pub enum Check {
     /// Those of a server that can't answer anybody, or not this.
     Answer,
     /// Those of a server that can't answer anybody.

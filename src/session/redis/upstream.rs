@@ -5,8 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::errors::{ForwardError, SessionEnd, Unanswered};
-use super::names;
+use super::replies::{ForwardError, SessionEnd, Unanswered};
 use crate::backend::{
     Backend, BackendError, BackendId, Class, Connection, Mode, PooledConnection, STALE_TIME,
 };
@@ -69,7 +68,7 @@ pub struct Upstream<'a> {
     may_move: bool,
     pub watch: Watch,
     /// The keys that it was asked to watch.
-    watched_keys: HashSet<Vec<u8>>,
+    pub watched_keys: HashSet<Vec<u8>>,
     /// The database that the session reads; `None` while it asks for nothing that is in one.
     pub database: Option<i64>,
 }
@@ -133,7 +132,7 @@ impl<'a> Upstream<'a> {
                     failover.failed(&attempt, error);
                     self.lose_watch();
                     if let Some(why) = failover.refusal() {
-                        return Err(Unanswered::Refused(why));
+                        return Err(Unanswered::refused(&why));
                     }
                     if failover.is_over() {
                         return Err(all_failed(failover, ""));
@@ -143,11 +142,9 @@ impl<'a> Upstream<'a> {
                     Failover::note(&attempt, &error);
                     let name = attempt.backend.name();
                     let why = format!("{name} failed within a reply: {error}");
-                    return Err(Unanswered::SessionEnd(SessionEnd::Cut(why)));
+                    return Err(SessionEnd::Cut(why).into());
                 }
-                Err(failure @ ForwardError::Client(_)) => {
-                    return Err(Unanswered::SessionEnd(failure.into()));
-                }
+                Err(ForwardError::Client(error)) => return Err(SessionEnd::from(error).into()),
             }
         }
     }
@@ -159,8 +156,7 @@ impl<'a> Upstream<'a> {
         client: ClientHandle,
         info: impl Fn(bool) -> ReadInfo,
     ) -> Result<Option<Place>, Unanswered> {
-        let own = self.reselect(failover, client.address);
-        let Some(own) = own else { return Ok(None) };
+        let Some(own) = self.reselect(failover, client.address) else { return Ok(None) };
         if failover.class() == Class::Quick {
             return Ok(Some(Place { backend: own, open: None, _lease: None }));
         }
@@ -179,10 +175,10 @@ impl<'a> Upstream<'a> {
                 Ok(Some(Place { backend, open: Some(open), _lease: lease }))
             }
             Err(LaneError::NoBackend) => Ok(None),
-            Err(LaneError::ClientLeft) => Err(Unanswered::SessionEnd(SessionEnd::Gone(
-                "left while its read waited".to_owned(),
-            ))),
-            Err(error) => Err(Unanswered::Refused(error.to_string())),
+            Err(LaneError::ClientLeft) => {
+                Err(SessionEnd::Gone("left while its read waited".to_owned()).into())
+            }
+            Err(error) => Err(Unanswered::refused(&error.to_string())),
         }
     }
 
@@ -350,23 +346,6 @@ impl<'a> Upstream<'a> {
         if !matches!(self.watch, Watch::None) {
             self.watch = Watch::Lost;
         }
-    }
-
-    /// Whether this client may watch these keys as well.
-    pub fn has_room_to_watch<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) -> bool {
-        // Watched once more, a key takes no more room.
-        let new = keys.filter(|key| !self.watched_keys.contains(*key));
-        names::have_room(&self.watched_keys, new)
-    }
-
-    /// These keys are watched as well.
-    pub fn note_watched<'k>(&mut self, keys: impl Iterator<Item = &'k [u8]>) {
-        self.watched_keys.extend(keys.map(<[u8]>::to_vec));
-    }
-
-    /// Nothing is watched any more. A connection that may still watch is of no use to others.
-    pub fn forget_watch(&mut self) {
-        drop(self.take_watch());
     }
 
     /// Takes the state of the watch; nothing is watched any more.
