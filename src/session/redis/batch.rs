@@ -253,12 +253,17 @@ impl Batch {
         let kinds = &balancer.slow_lane.kinds;
         let (mut keys, mut labels) = (Vec::new(), Vec::new());
         let max = if is_alone { 1 } else { usize::MAX };
-        for_each_command(&self.commands[self.done.commands..], max, |command| {
-            let shape = policy.shape(command);
-            keys.push(balancer.read_key(command, shape));
-            let key = command.arg(shape.key_arg(command)).unwrap_or_default();
+        let mut parser = CommandParser::new(usize::MAX);
+        let mut rest = &self.commands[self.done.commands..];
+        while keys.len() < max
+            && let Ok((length, Some(command))) = parser.parse(rest)
+        {
+            let shape = policy.shape(&command);
+            keys.push(balancer.read_key(&command, shape));
+            let key = command.arg(shape.key_arg(&command)).unwrap_or_default();
             labels.push((command.name().to_vec(), key.to_vec()));
-        });
+            rest = &rest[length..];
+        }
         let is_quick: Vec<bool> = keys.iter().map(|key| kinds.class(key) == Class::Quick).collect();
         let suspects = |at: &usize| !is_quick[*at] || is_quick.iter().all(|is_quick| *is_quick);
         let suspects: Vec<usize> = (0..keys.len()).filter(suspects).collect();
@@ -323,17 +328,6 @@ impl PlainBatch<'_> {
         }
         batch.clear();
         batch.grow_window(false);
-    }
-}
-
-/// Parses commands in the canonical form, `max` at most.
-fn for_each_command(bytes: &[u8], max: usize, mut each: impl FnMut(&Command)) {
-    let mut parser = CommandParser::new(usize::MAX);
-    let mut rest = bytes;
-    for _ in 0..max {
-        let Ok((length, Some(command))) = parser.parse(rest) else { return };
-        each(&command);
-        rest = &rest[length..];
     }
 }
 

@@ -240,18 +240,18 @@ impl Session<'_> {
             Failover::resumed(self.balancer, ReadTraits { has_one_try: true, ..traits });
         let attempt = failover.made(Arc::clone(&backend), began, open.clone());
         connection.set_wait_policy(attempt.wait_policy(), Duration::ZERO);
-        let sent = connection.send(&transaction.whole()).map_err(ForwardError::Backend);
+        let sent = connection.send(&transaction.whole());
         let (time, given) = (began.elapsed(), self.writer.given);
-        match (&sent, &open) {
-            (Ok(()), Some(open)) => open.note_answer(),
-            (Err(ForwardError::Backend(error)), _) => {
-                failover.failed_alone(&attempt, error);
+        let passed = match sent {
+            Ok(()) => {
+                open.iter().for_each(|open| open.note_answer());
+                relay_exec(&mut connection, transaction.count, &mut self.writer, self.is_silent)
             }
-            _ => {}
-        }
-        let passed = sent.and_then(|()| {
-            relay_exec(&mut connection, transaction.count, &mut self.writer, self.is_silent)
-        });
+            Err(error) => {
+                failover.failed_alone(&attempt, &error);
+                Err(error.into())
+            }
+        };
         match passed {
             Ok(()) => {
                 self.local_reply.relayed(given, self.writer.given);

@@ -24,6 +24,9 @@ const NO_CLUSTER: &str = "ERR This instance has cluster support disabled";
 const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the \
     default user. Are you sure your configuration is correct?";
 
+/// The one user that a Redis without passwords has, who takes any password.
+const USER: &[u8] = b"default";
+
 const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 
 /// A longer pattern of CONFIG GET matches nothing.
@@ -122,12 +125,11 @@ impl Session<'_> {
     #[inline(never)]
     fn auth(&mut self, command: &Command) -> Result<(), Unanswered> {
         match (command.arg(1), command.arg_count()) {
-            (_, 2) => return Err(NO_PASSWORD.into()),
-            (Some(user), 3) if is_known(user) => self.ok(),
-            (_, 3) => return Err(WRONG_PASSWORD.into()),
-            _ => return Err(SYNTAX_ERROR.into()),
+            (_, 2) => Err(NO_PASSWORD.into()),
+            (Some(USER), 3) => Ok(self.ok()),
+            (_, 3) => Err(WRONG_PASSWORD.into()),
+            _ => Err(SYNTAX_ERROR.into()),
         }
-        Ok(())
     }
 
     fn client_getname(&mut self) {
@@ -308,7 +310,7 @@ impl Session<'_> {
         while let Some(option) = command.arg(at) {
             let values = command.arg_count() - at - 1;
             if command.is(at, b"auth") && values >= 2 {
-                if !command.arg(at + 1).is_some_and(is_known) {
+                if command.arg(at + 1) != Some(USER) {
                     return Err(WRONG_PASSWORD.into());
                 }
                 at += 3;
@@ -374,11 +376,6 @@ fn is_for_subscribers(local: LocalCommand) -> bool {
             | LocalCommand::Quit
             | LocalCommand::Reset
     )
-}
-
-/// The one user that a Redis without passwords has takes any password.
-fn is_known(user: &[u8]) -> bool {
-    user == b"default"
 }
 
 /// A number as Redis reads it.

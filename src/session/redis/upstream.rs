@@ -10,7 +10,7 @@ use crate::backend::{
     Backend, BackendError, BackendId, Class, Connection, Mode, PooledConnection, STALE_TIME,
 };
 use crate::balance::failover::{Attempt, Failover};
-use crate::balance::slow::{Begun, LaneError, OpenRead, ReadInfo, ReadTraits};
+use crate::balance::slow::{Begun, LaneError, ReadInfo, ReadTraits};
 use crate::balance::{Backends, Balancer, Lease};
 use crate::health::Member;
 use crate::logging::access_log::Event;
@@ -40,15 +40,6 @@ pub struct SendTarget<'a> {
     /// The version of the backends' commands by which they were judged: they are not sent to a server
     /// with others. `None` for those that are not judged by these.
     pub commands_version: Option<u64>,
-}
-
-/// Where a try is made.
-struct Place {
-    backend: BackendId,
-    /// That the read is unanswered there, where it is not quick.
-    open: Option<Arc<OpenRead>>,
-    /// Counts it, where that is not the session's own backend.
-    _lease: Option<Lease>,
 }
 
 /// How all have failed; `refusals` are those of backends that were not tried.
@@ -113,9 +104,7 @@ impl<'a> Upstream<'a> {
     ) -> Result<T, Unanswered> {
         loop {
             failover.forgive();
-            let place = self.place(failover, client, &info)?;
-            let attempt = place.as_ref().and_then(|p| failover.attempt(p.backend, p.open.clone()));
-            let Some(attempt) = attempt else {
+            let Some((attempt, _lease)) = self.attempt(failover, client, &info)? else {
                 let refusals = self.refusals(failover);
                 // One that is up, and must not be read from in this database, is not waited for.
                 match refusals.is_empty() && failover.wait() {
@@ -149,16 +138,17 @@ impl<'a> Upstream<'a> {
         }
     }
 
-    /// Where the next try is made; `None` where no backend is left.
-    fn place(
+    /// The next try, with a lease that counts it where that is not on the session's own backend. `None`
+    /// where no backend is left.
+    fn attempt(
         &mut self,
-        failover: &Failover,
+        failover: &mut Failover,
         client: ClientHandle,
         info: impl Fn(bool) -> ReadInfo,
-    ) -> Result<Option<Place>, Unanswered> {
+    ) -> Result<Option<(Attempt, Option<Lease>)>, Unanswered> {
         let Some(own) = self.reselect(failover, client.address) else { return Ok(None) };
         if failover.class() == Class::Quick {
-            return Ok(Some(Place { backend: own, open: None, _lease: None }));
+            return Ok(failover.attempt(own, None).map(|attempt| (attempt, None)));
         }
         // Only there is known whether a key was touched.
         let watched = self.watched_backend();
@@ -172,7 +162,7 @@ impl<'a> Upstream<'a> {
                 let backend = open.backend();
                 let lease = || self.balancer.table.lease(Instant::now(), |other| other == backend);
                 let lease = if backend == own { None } else { lease() };
-                Ok(Some(Place { backend, open: Some(open), _lease: lease }))
+                Ok(failover.attempt(backend, Some(open)).map(|attempt| (attempt, lease)))
             }
             Err(LaneError::NoBackend) => Ok(None),
             Err(LaneError::ClientLeft) => {
@@ -295,10 +285,8 @@ impl<'a> Upstream<'a> {
                 Err(BackendError::Lost(_)) if began.elapsed() < STALE_TIME => {
                     self.watch = Watch::Lost;
                 }
-                Err(error) => {
-                    self.watch = Watch::Lost;
-                    return Err(error);
-                }
+                // The watch is lost with this try.
+                Err(error) => return Err(error),
             }
         }
         backend.request_if(target.mode, commands, wait_policy, is_judged)
