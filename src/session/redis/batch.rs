@@ -167,10 +167,8 @@ impl Batch {
         traits: ReadTraits,
     ) {
         let bytes = command.bytes();
-        self.version = match self.commands.is_empty() || self.version == version {
-            true => version,
-            false => MIXED_VERSIONS,
-        };
+        let is_same = self.commands.is_empty() || self.version == version;
+        self.version = if is_same { version } else { MIXED_VERSIONS };
         self.traits = self.traits.with(traits);
         self.has_other |= is_silent;
         self.commands.extend_from_slice(bytes);

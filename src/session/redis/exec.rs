@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::forward::MAX_JUDGEMENTS;
 use super::memory::have_room;
-use super::replies::{ForwardError, SessionEnd, Unanswered, served_by, short_reply};
+use super::replies::{
+    Answered, ForwardError, SessionEnd, Tried, Unanswered, served_by, short_reply,
+};
 use super::reply_writer::ReplyWriter;
 use super::session::Session;
 use super::transaction::Transaction;
@@ -29,9 +31,9 @@ const WATCH_STEP_KEYS: usize = 128;
 const OK: &[u8] = b"+OK\r\n";
 
 impl Session<'_> {
-    pub(super) fn multi(&mut self) {
+    pub(super) fn multi(&mut self) -> Answered {
         self.transaction = Some(Transaction::default());
-        self.ok();
+        self.ok()
     }
 
     /// EXEC or DISCARD where no MULTI was.
@@ -43,7 +45,7 @@ impl Session<'_> {
 
     /// A connection of the client's own watches: at EXEC it tells whether something was touched.
     #[inline(never)]
-    pub(super) fn watch(&mut self, command: &Command) -> Result<(), Unanswered> {
+    pub(super) fn watch(&mut self, command: &Command) -> Answered {
         let watched = &self.upstream.watched_keys;
         // Watched once more, a key takes no more room.
         if !have_room(watched, command.args().skip(1).filter(|key| !watched.contains(*key))) {
@@ -72,10 +74,12 @@ impl Session<'_> {
                 }
             }
             match (&upstream.watch, &reply[..]) {
+                (Watch::None, OK) if !connection.pin() => {
+                    return Ok(format!("-{TOO_MANY_PINNED}\r\n").into_bytes());
+                }
                 (Watch::None, OK) => {
-                    if !upstream.watch_with(connection, attempt.backend.id) {
-                        return Ok(format!("-{TOO_MANY_PINNED}\r\n").into_bytes());
-                    }
+                    upstream.pin_lease(attempt.backend.id);
+                    upstream.watch = Watch::Held(Box::new(connection), attempt.backend.id);
                 }
                 // Closed: it watches for nobody, as the watch before it is lost, or as some of its
                 // keys can't be watched.
@@ -93,27 +97,17 @@ impl Session<'_> {
     }
 
     #[inline(never)]
-    pub(super) fn unwatch(&mut self) {
+    pub(super) fn unwatch(&mut self) -> Answered {
         // A connection that may still watch is of no use to others.
         drop(self.upstream.take_watch());
-        self.ok();
+        self.ok()
     }
 
     /// Handles one command after MULTI.
     #[inline(never)]
     pub(super) fn in_transaction(&mut self, command: &Command) -> Result<(), SessionEnd> {
         let verdict = self.policy.judge_in_transaction(command);
-        let verdict = self.balancer.scripts.admit(command, verdict);
-        let answered = self.obey_in_transaction(verdict, command);
-        self.complete(command.name(), answered)
-    }
-
-    fn obey_in_transaction(
-        &mut self,
-        verdict: Verdict,
-        command: &Command,
-    ) -> Result<(), Unanswered> {
-        match verdict {
+        let answered = match self.balancer.scripts.admit(command, verdict) {
             Verdict::Forward => self.queue(command),
             Verdict::Local(LocalCommand::Multi) => Err("ERR MULTI calls can not be nested".into()),
             Verdict::Local(LocalCommand::Watch) => {
@@ -121,8 +115,7 @@ impl Session<'_> {
             }
             Verdict::Local(LocalCommand::Discard) => {
                 self.transaction = None;
-                self.unwatch();
-                Ok(())
+                self.unwatch()
             }
             Verdict::Local(LocalCommand::Exec) => self.exec(),
             Verdict::Local(local) => self.answer_locally(local, command),
@@ -137,7 +130,8 @@ impl Session<'_> {
                 Err(Unanswered::Error(error, Outcome::Refused(why)))
             }
             Verdict::Close => Err(self.close()),
-        }
+        };
+        self.complete(command.name(), answered)
     }
 
     /// EXEC will be refused, where there is a transaction.
@@ -147,7 +141,7 @@ impl Session<'_> {
         }
     }
 
-    fn queue(&mut self, command: &Command) -> Result<(), Unanswered> {
+    fn queue(&mut self, command: &Command) -> Answered {
         let shape = self.policy.shape(command);
         let key = self.balancer.read_key(command, shape);
         if let Some(transaction) = &mut self.transaction {
@@ -158,7 +152,7 @@ impl Session<'_> {
     }
 
     #[inline(never)]
-    fn exec(&mut self) -> Result<(), Unanswered> {
+    fn exec(&mut self) -> Answered {
         let Some(transaction) = self.transaction.take() else { return Ok(()) };
         self.run_batch()?;
         let watch = self.upstream.take_watch();
@@ -190,11 +184,7 @@ impl Session<'_> {
         }
     }
 
-    fn exec_anywhere(
-        &mut self,
-        transaction: &Transaction,
-        traits: ReadTraits,
-    ) -> Result<(), Unanswered> {
+    fn exec_anywhere(&mut self, transaction: &Transaction, traits: ReadTraits) -> Answered {
         let (commands, is_silent) = (transaction.whole(), self.is_silent);
         let info = |_| transaction.read_info(traits.class);
         for _ in 0..MAX_JUDGEMENTS {
@@ -221,7 +211,7 @@ impl Session<'_> {
         backend: Arc<Member>,
         transaction: &Transaction,
         traits: ReadTraits,
-    ) -> Result<(), Unanswered> {
+    ) -> Answered {
         let info = transaction.read_info(traits.class);
         let peer = self.writer.client.handle();
         let is_there = |other| other == backend.id;
@@ -269,7 +259,7 @@ impl Session<'_> {
     }
 
     /// Whoever watched may have missed a change: what Redis answers when a watched key was touched.
-    fn exec_in_vain(&mut self) -> Result<(), Unanswered> {
+    fn exec_in_vain(&mut self) -> Answered {
         let protocol = self.mode.protocol;
         self.answer(|out| write::null_array(out, protocol));
         Ok(())
@@ -283,7 +273,7 @@ fn relay_exec(
     count: usize,
     writer: &mut ReplyWriter,
     is_silent: bool,
-) -> Result<(), ForwardError> {
+) -> Tried {
     let mut refused = None;
     for _ in 0..=count {
         let reply = short_reply(connection)?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::batch::{Batch, READ_AT_ONCE_BYTES};
 use super::in_flight::{Late, TakenBack};
 use super::replies::{
-    ForwardError, OTHER_COMMANDS, SessionEnd, Unanswered, served_by, short_reply,
+    Answered, OTHER_COMMANDS, SessionEnd, Tried, Unanswered, served_by, short_reply,
 };
 use super::reply_writer::ReplyWriter;
 use super::session::{FIRST_MODE, Session};
@@ -40,12 +40,8 @@ pub const MAX_JUDGEMENTS: usize = 16;
 
 impl<'a> Session<'a> {
     /// Gathers a command that goes to a backend. One that has to go alone is sent at once.
-    pub(super) fn forward(
-        &mut self,
-        command: &Command,
-        version: u64,
-        shape: Shape,
-    ) -> Result<(), SessionEnd> {
+    pub(super) fn forward(&mut self, command: &Command, shape: Shape) -> Result<(), SessionEnd> {
+        let version = self.commands_version;
         let (traits, key) = match self.balancer.traits(command, shape) {
             Ok(known) => known,
             Err(why) => return self.complete(command.name(), Err(Unanswered::refused(why))),
@@ -155,8 +151,7 @@ impl<'a> Session<'a> {
                 let Some(now) = self.usual_backend() else { return Ok(false) };
                 backend = now;
             }
-            let shared = backend.shared(self.mode);
-            let Some(shared) = shared else { return Ok(false) };
+            let Some(shared) = backend.shared(self.mode) else { return Ok(false) };
             self.in_flight.connection = Some((Arc::clone(&backend), shared));
         }
         // With the connection at hand: it leads to the server whose commands these are.
@@ -168,7 +163,7 @@ impl<'a> Session<'a> {
             return Ok(false);
         }
         let Some(batch) = batch.as_plain(balancer.commands_version()) else { return Ok(false) };
-        let is_sent = in_flight.send(batch, writer.client.socket, writer.client.address);
+        let is_sent = in_flight.send(batch, &writer.client);
         if is_sent {
             balancer.retry_budget.deposit();
         }
@@ -249,8 +244,8 @@ impl<'a> Session<'a> {
         commands_version: Option<u64>,
         traits: ReadTraits,
         info: impl Fn(bool) -> ReadInfo,
-        mut work: impl FnMut(&mut PooledConnection, &mut ReplyWriter) -> Result<T, ForwardError>,
-    ) -> Result<T, Unanswered> {
+        mut work: impl FnMut(&mut PooledConnection, &mut ReplyWriter) -> Tried<T>,
+    ) -> Answered<T> {
         let Self { upstream, writer, mode, local_reply, balancer, .. } = self;
         let client = writer.client.handle();
         let mut failover = Failover::new(balancer, traits);
@@ -273,11 +268,7 @@ impl<'a> Session<'a> {
 
     /// Sends a command that changes the mode of its connection to `wanted` when it succeeds: on a
     /// connection that has that mode already, or one of the session's, which then gets it.
-    pub(super) fn change_mode(
-        &mut self,
-        command: &[u8],
-        wanted: Mode,
-    ) -> Result<Vec<u8>, Unanswered> {
+    pub(super) fn change_mode(&mut self, command: &[u8], wanted: Mode) -> Answered<Vec<u8>> {
         let Self { upstream, writer, mode, local_reply, .. } = self;
         // Nothing is read: a database that can't be read can be left.
         let database = upstream.database.take();
@@ -303,7 +294,7 @@ impl<'a> Session<'a> {
     }
 
     /// Returns the whole reply to one command, which may be an error.
-    pub(super) fn short_exchange(&mut self, command: &[u8]) -> Result<Vec<u8>, Unanswered> {
+    pub(super) fn short_exchange(&mut self, command: &[u8]) -> Answered<Vec<u8>> {
         let info = |_| ReadInfo::default();
         self.on_connection(command, None, ReadTraits::QUICK, info, |link, _| short_reply(link))
     }

@@ -12,7 +12,6 @@
 //! [`ReplyRouter`]: crate::backend::reply_router::ReplyRouter
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +21,7 @@ use crate::backend::shared::{ClientReplyRouter, Entry, SharedConnection, Unserve
 use crate::backend::{BackendError, BackendId, Mode};
 use crate::health::Member;
 use crate::net::protocol::WireProtocol;
-use crate::session::client::{ClientSocket, TICK};
+use crate::session::client::{Client, ClientSocket, TICK};
 
 /// Number of commands that one session may have in flight.
 const MAX_COMMANDS: usize = 1024;
@@ -127,20 +126,15 @@ impl InFlight {
 
     /// Sends a batch after what is in flight, and takes it over. Where that is not possible, the batch
     /// stays as it is, and the result is false.
-    pub fn send(
-        &mut self,
-        batch: PlainBatch,
-        client: &Arc<ClientSocket>,
-        address: SocketAddr,
-    ) -> bool {
+    pub fn send(&mut self, batch: PlainBatch, client: &Client) -> bool {
         let Some((_, shared)) = &self.connection else { return false };
-        let sink = || Arc::new(ClientReplyRouter::new(Arc::clone(client) as Arc<dyn Sink>));
+        let sink = || Arc::new(ClientReplyRouter::new(Arc::clone(client.socket) as Arc<dyn Sink>));
         let router = Arc::clone(self.router.get_or_insert_with(sink));
         let Some((ticket, done)) = router.expect(batch.len()) else { return false };
         let began = Instant::now();
         let entry = Entry {
             router: Arc::clone(&router),
-            client: address,
+            client: client.address,
             protocol: WireProtocol::Resp,
             ticket,
             commands: batch.len(),
@@ -165,17 +159,16 @@ impl InFlight {
 
     /// Progress of what is in flight.
     pub fn progress(&mut self) -> Progress {
-        let progress = self.router.as_ref().map_or(Progress::Done, |router| router.progress());
-        self.note(progress)
+        self.look(|router| router.progress())
     }
 
     /// Progress of what is in flight, once it has changed or a tick is over.
     pub fn wait(&mut self) -> Progress {
-        let progress = self.router.as_ref().map_or(Progress::Done, |router| router.wait(TICK));
-        self.note(progress)
+        self.look(|router| router.wait(TICK))
     }
 
-    fn note(&mut self, progress: Progress) -> Progress {
+    fn look(&mut self, ask: impl Fn(&ClientReplyRouter) -> Progress) -> Progress {
+        let progress = self.router.as_deref().map_or(Progress::Done, ask);
         if progress == Progress::Done && self.since.is_some() {
             _ = self.take_back();
         }

@@ -6,8 +6,8 @@ use std::time::{Instant, SystemTime};
 
 use wildmatch::WildMatch;
 
-use super::client::{ReplyMode, ensure_name};
-use super::replies::{SessionEnd, Unanswered};
+use super::client::{ReplyMode, allowed_name};
+use super::replies::{Answered, SessionEnd};
 use super::session::{FIRST_MODE, Session};
 use crate::backend::Mode;
 use crate::balance::Balancer;
@@ -41,16 +41,12 @@ const SECTION: &[u8] = b"balancer";
 /// The changes of state that are shown.
 const MAX_CHANGES: usize = 16;
 
-/// Sections that include ours.
-const WHOLE: [&[u8]; 3] = [b"all", b"default", b"everything"];
+/// Names of sections that are ours or include it.
+const WITH_OURS: [&[u8]; 4] = [SECTION, b"all", b"default", b"everything"];
 
 impl Session<'_> {
     /// Handles a command of the session's own.
-    pub(super) fn answer_locally(
-        &mut self,
-        local: LocalCommand,
-        command: &Command,
-    ) -> Result<(), Unanswered> {
+    pub(super) fn answer_locally(&mut self, local: LocalCommand, command: &Command) -> Answered {
         if self.is_subscriber() && !is_for_subscribers(local) {
             return Err(self.not_for_subscribers(command));
         }
@@ -63,8 +59,9 @@ impl Session<'_> {
             LocalCommand::ClusterMode => return Err(NO_CLUSTER.into()),
             LocalCommand::Auth => return self.auth(command),
             LocalCommand::ClientSetName => {
-                self.state.set_name(command.arg(2).unwrap_or_default())?;
-                self.ok();
+                let name = command.arg(2).unwrap_or_default();
+                self.state.name = allowed_name(name, "Client names")?;
+                return self.ok();
             }
             LocalCommand::ClientGetName => self.client_getname(),
             LocalCommand::ClientSetInfo => return self.client_setinfo(command),
@@ -80,10 +77,10 @@ impl Session<'_> {
             LocalCommand::Select => return self.select(command),
             LocalCommand::Info => return self.info(command),
             LocalCommand::Scan { cursor_arg } => return self.scan(command, cursor_arg),
-            LocalCommand::Multi => self.multi(),
+            LocalCommand::Multi => return self.multi(),
             LocalCommand::Exec | LocalCommand::Discard => return Err(self.without_multi(command)),
             LocalCommand::Watch => return self.watch(command),
-            LocalCommand::Unwatch => self.unwatch(),
+            LocalCommand::Unwatch => return self.unwatch(),
             LocalCommand::Subscribe(kind) => return self.change_names(true, kind, command),
             LocalCommand::Unsubscribe(kind) => return self.change_names(false, kind, command),
             LocalCommand::Reset => return self.reset(),
@@ -92,7 +89,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn ping(&mut self, command: &Command) -> Result<(), Unanswered> {
+    fn ping(&mut self, command: &Command) -> Answered {
         let text = command.arg(1);
         if command.arg_count() > 2 {
             return Err("ERR wrong number of arguments for 'ping' command".into());
@@ -123,10 +120,10 @@ impl Session<'_> {
     }
 
     #[inline(never)]
-    fn auth(&mut self, command: &Command) -> Result<(), Unanswered> {
+    fn auth(&mut self, command: &Command) -> Answered {
         match (command.arg(1), command.arg_count()) {
             (_, 2) => Err(NO_PASSWORD.into()),
-            (Some(USER), 3) => Ok(self.ok()),
+            (Some(USER), 3) => self.ok(),
             (_, 3) => Err(WRONG_PASSWORD.into()),
             _ => Err(SYNTAX_ERROR.into()),
         }
@@ -143,7 +140,7 @@ impl Session<'_> {
 
     /// `CLIENT SETINFO`, as Redis 7.2 has it.
     #[inline(never)]
-    fn client_setinfo(&mut self, command: &Command) -> Result<(), Unanswered> {
+    fn client_setinfo(&mut self, command: &Command) -> Answered {
         let value = command.arg(3).unwrap_or_default();
         let (option, known) = match (command.is(2, b"lib-name"), command.is(2, b"lib-ver")) {
             (true, _) => ("lib-name", &mut self.state.library_name),
@@ -153,10 +150,8 @@ impl Session<'_> {
                 return Err([b"ERR Unrecognized option '", option, b"'"].concat().into());
             }
         };
-        ensure_name(value, option)?;
-        *known = value.into();
-        self.ok();
-        Ok(())
+        *known = allowed_name(value, option)?;
+        self.ok()
     }
 
     /// The fields that Redis 7.0 has: redis-py, for one, fails where one is missing. Those about a
@@ -189,12 +184,12 @@ impl Session<'_> {
         self.answer(|out| write::text(out, line.as_bytes(), protocol));
     }
 
-    fn client_reply(&mut self, command: &Command) -> Result<(), Unanswered> {
+    fn client_reply(&mut self, command: &Command) -> Answered {
         let mode = &mut self.state.reply_mode;
         if command.is(2, b"on") {
             *mode = ReplyMode::On;
             self.is_silent = false;
-            self.ok();
+            return self.ok();
         } else if command.is(2, b"off") {
             *mode = ReplyMode::Off;
         } else if command.is(2, b"skip") {
@@ -208,17 +203,16 @@ impl Session<'_> {
     }
 
     /// `CLIENT NO-EVICT` and `NO-TOUCH`: nothing of ours is evicted, or touched.
-    fn client_ok(&mut self, command: &Command) -> Result<(), Unanswered> {
+    fn client_ok(&mut self, command: &Command) -> Answered {
         if !command.is(2, b"on") && !command.is(2, b"off") {
             return Err(SYNTAX_ERROR.into());
         }
-        self.ok();
-        Ok(())
+        self.ok()
     }
 
     /// A short list of settings that clients ask for, which are true of the balancer.
     #[inline(never)]
-    fn config_get(&mut self, command: &Command) -> Result<(), Unanswered> {
+    fn config_get(&mut self, command: &Command) -> Answered {
         // The patterns follow CONFIG and GET.
         if command.arg_count() - 2 > MAX_PATTERNS {
             return Err(format!("ERR CONFIG GET takes at most {MAX_PATTERNS} patterns").into());
@@ -251,12 +245,11 @@ impl Session<'_> {
     }
 
     #[inline(never)]
-    fn info(&mut self, command: &Command) -> Result<(), Unanswered> {
+    fn info(&mut self, command: &Command) -> Answered {
         let is_ours = |section: &&[u8]| section.eq_ignore_ascii_case(SECTION);
-        let is_whole = |section: &[u8]| WHOLE.iter().any(|w| section.eq_ignore_ascii_case(w));
+        let includes_ours = |name: &&[u8]| WITH_OURS.iter().any(|w| name.eq_ignore_ascii_case(w));
         let sections: Vec<&[u8]> = command.args().skip(1).collect();
-        let shows_ours = sections.is_empty()
-            || sections.iter().any(|section| is_ours(section) || is_whole(section));
+        let shows_ours = sections.is_empty() || sections.iter().any(includes_ours);
         let theirs: Vec<_> = sections.iter().filter(|section| !is_ours(section)).collect();
         let mut text = Vec::new();
         if sections.is_empty() || !theirs.is_empty() {
@@ -281,7 +274,7 @@ impl Session<'_> {
 
     /// HELLO is a backend's answer, but for the client's id.
     #[inline(never)]
-    fn hello(&mut self, command: &Command) -> Result<(), Unanswered> {
+    fn hello(&mut self, command: &Command) -> Answered {
         let protocol = self.apply_hello_options(command)?;
         self.run_batch()?;
         let hello = resp::command("HELLO").number(protocol.version()).into_bytes();
@@ -296,7 +289,7 @@ impl Session<'_> {
     }
 
     /// Checks HELLO and takes its name: one before something wrong stays, as in Redis.
-    fn apply_hello_options(&mut self, command: &Command) -> Result<Protocol, Unanswered> {
+    fn apply_hello_options(&mut self, command: &Command) -> Answered<Protocol> {
         let protocol = match command.arg(1).map(integer) {
             None => self.mode.protocol,
             Some(Some(2)) => Protocol::Resp2,
@@ -315,7 +308,8 @@ impl Session<'_> {
                 }
                 at += 3;
             } else if command.is(at, b"setname") && values >= 1 {
-                self.state.set_name(command.arg(at + 1).unwrap_or_default())?;
+                let name = command.arg(at + 1).unwrap_or_default();
+                self.state.name = allowed_name(name, "Client names")?;
                 at += 2;
             } else {
                 return Err([b"ERR Syntax error in HELLO option '", option, b"'"].concat().into());
@@ -326,7 +320,7 @@ impl Session<'_> {
 
     /// The backend says whether there is such a database; its connection is then one for that.
     #[inline(never)]
-    fn select(&mut self, command: &Command) -> Result<(), Unanswered> {
+    fn select(&mut self, command: &Command) -> Answered {
         self.run_batch()?;
         // What is no number is an error of the backend's.
         let database = command.arg(1).and_then(integer).unwrap_or(-1);
@@ -341,7 +335,7 @@ impl Session<'_> {
 
     /// Makes the session what it was at its beginning.
     #[inline(never)]
-    fn reset(&mut self) -> Result<(), Unanswered> {
+    fn reset(&mut self) -> Answered {
         self.run_batch()?;
         if self.state.reply_mode == ReplyMode::Off {
             self.is_silent = false;
@@ -358,8 +352,8 @@ impl Session<'_> {
     }
 
     #[inline(never)]
-    fn quit(&mut self) -> Result<(), Unanswered> {
-        self.ok();
+    fn quit(&mut self) -> Answered {
+        self.ok()?;
         self.complete(b"QUIT", Ok(()))?;
         self.flush()?;
         Err(SessionEnd::Gone("quit".to_owned()).into())

@@ -31,6 +31,9 @@ impl<E: Into<BackendError>> From<E> for ForwardError {
     }
 }
 
+/// Outcome of a try on one backend.
+pub type Tried<T = ()> = Result<T, ForwardError>;
+
 /// Reason for which a session ends.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionEnd {
@@ -73,6 +76,9 @@ pub enum Unanswered {
     /// The session is over.
     SessionEnd(SessionEnd),
 }
+
+/// Outcome of a command that the session answers itself, or of all tries.
+pub type Answered<T = ()> = Result<T, Unanswered>;
 
 impl Unanswered {
     /// The command is not sent, for this reason.
@@ -139,14 +145,14 @@ const MAX_SHORT_REPLY_BYTES: usize = 1024 * 1024;
 pub const UNWANTED_PUSH: &str = "a push that nobody asked for";
 
 /// Reads a whole reply that is not long, to what is no script.
-pub fn short_reply(connection: &mut PooledConnection) -> Result<Vec<u8>, ForwardError> {
+pub fn short_reply(connection: &mut PooledConnection) -> Tried<Vec<u8>> {
     let reply = short_reply_unchecked(connection)?;
     connection.refuser().check_answer(&reply)?;
     Ok(reply)
 }
 
 /// Reads a whole reply that is not long, also one that says that the server can't answer.
-pub fn short_reply_unchecked(connection: &mut PooledConnection) -> Result<Vec<u8>, ForwardError> {
+pub fn short_reply_unchecked(connection: &mut PooledConnection) -> Tried<Vec<u8>> {
     let mut reply = Vec::new();
     if !connection.hold(&mut reply, MAX_SHORT_REPLY_BYTES)? {
         return Err(resp::Error::TooLong.into());
@@ -178,7 +184,7 @@ pub fn witness(
     connection: &mut PooledConnection,
     command: &[u8],
     claimed: Inability,
-) -> Result<bool, ForwardError> {
+) -> Tried<bool> {
     connection.send(&questions(command))?;
     let mut is_so = false;
     for of_anything in [false, true] {

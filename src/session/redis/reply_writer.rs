@@ -4,7 +4,7 @@ use std::io::{self, BufRead};
 use std::time::{Duration, Instant};
 
 use super::memory::{Backlog, IDLE_CAPACITY_BYTES};
-use super::replies::{ForwardError, Given, UNWANTED_PUSH, witness};
+use super::replies::{ForwardError, Given, Tried, UNWANTED_PUSH, witness};
 use crate::backend::{Backend, HELD_REPLY_BYTES, PooledConnection, inability, said};
 use crate::metrics::{Completion, Outcome, Refusal};
 use crate::net::protocol::WireProtocol;
@@ -21,7 +21,7 @@ pub struct ReplyWriter<'a> {
     pub client: Client<'a>,
     /// A client that takes longer over [`GATHERED_BYTES`] is cut off if others wait for a connection
     /// to the backend whose reply it does not take.
-    max_stall: Duration,
+    pub max_stall: Duration,
     /// Replies that the client was given so far.
     pub given: Given,
     /// Bytes that were not sent yet: whole replies, and after them perhaps the beginning of one.
@@ -29,17 +29,7 @@ pub struct ReplyWriter<'a> {
     pub backlog: Backlog,
 }
 
-impl<'a> ReplyWriter<'a> {
-    pub fn new(client: Client<'a>, max_stall: Duration) -> Self {
-        Self {
-            client,
-            max_stall,
-            given: Given::default(),
-            out: Vec::new(),
-            backlog: Backlog::new(),
-        }
-    }
-
+impl ReplyWriter<'_> {
     /// Counts a command that is over. A backend that answered it comes with the time until its reply
     /// began.
     pub fn complete(
@@ -69,7 +59,7 @@ impl<'a> ReplyWriter<'a> {
     }
 
     /// Sends what is gathered when that is much, while we may hold a connection that others may want.
-    pub fn deliver_if_full(&mut self, held: Option<&PooledConnection>) -> Result<(), ForwardError> {
+    pub fn deliver_if_full(&mut self, held: Option<&PooledConnection>) -> Tried {
         if !self.is_full() {
             return Ok(());
         }
@@ -84,11 +74,7 @@ impl<'a> ReplyWriter<'a> {
 
     /// Takes the next reply in, to be sent with others; or reads it only, where it `is_silent`. One
     /// that is long is sent meanwhile.
-    pub fn relay(
-        &mut self,
-        connection: &mut PooledConnection,
-        is_silent: bool,
-    ) -> Result<Relayed, ForwardError> {
+    pub fn relay(&mut self, connection: &mut PooledConnection, is_silent: bool) -> Tried<Relayed> {
         self.relay_checked(connection, is_silent, Check::Answer, |_| {})
     }
 
@@ -100,7 +86,7 @@ impl<'a> ReplyWriter<'a> {
         connection: &mut PooledConnection,
         is_silent: bool,
         command: &[u8],
-    ) -> Result<Relayed, ForwardError> {
+    ) -> Tried<Relayed> {
         let mut was_repeated = false;
         loop {
             let (start, given) = (self.out.len(), self.given);
@@ -141,15 +127,17 @@ impl<'a> ReplyWriter<'a> {
         is_silent: bool,
         check: Check,
         look: impl FnMut(&[u8]),
-    ) -> Result<Relayed, ForwardError> {
+    ) -> Tried<Relayed> {
         let start = self.out.len();
         let mut frame = ReplyInFlight { start, is_silent, check, passed: Relayed::Whole };
         let passed = self.relay_frame(connection, &mut frame, look);
-        if is_silent || (passed.is_err() && !frame.is_partly_sent()) {
+        // The client has got, or was about to get, some of it.
+        let is_partly_sent = frame.passed == Relayed::InPieces && !is_silent;
+        if is_silent || (passed.is_err() && !is_partly_sent) {
             self.out.truncate(frame.start);
         }
         passed.map_err(|failure| match failure {
-            ForwardError::Backend(error) if frame.is_partly_sent() => ForwardError::Cut(error),
+            ForwardError::Backend(error) if is_partly_sent => ForwardError::Cut(error),
             failure => failure,
         })?;
         Ok(frame.passed)
@@ -160,7 +148,7 @@ impl<'a> ReplyWriter<'a> {
         connection: &mut PooledConnection,
         frame: &mut ReplyInFlight,
         mut look: impl FnMut(&[u8]),
-    ) -> Result<(), ForwardError> {
+    ) -> Tried {
         let mut framer = Framer::new();
         loop {
             let from = connection.replies();
@@ -261,13 +249,6 @@ pub enum Check {
     Server,
     /// None.
     None,
-}
-
-impl ReplyInFlight {
-    /// Whether the client has got, or was about to get, some of it.
-    fn is_partly_sent(&self) -> bool {
-        self.passed == Relayed::InPieces && !self.is_silent
-    }
 }
 
 /// How a reply was passed on.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::local_commands::integer;
-use super::replies::{ForwardError, SessionEnd, Unanswered};
+use super::replies::{Answered, ForwardError, SessionEnd, Tried};
 use super::reply_writer::ReplyWriter;
 use super::session::Session;
 use crate::backend::{BackendError, Connection, PooledConnection, WaitPolicy};
@@ -26,27 +26,22 @@ const TOO_LARGE: &str = "ERR SCAN can't go on: the server's cursor is too large 
 
 impl Session<'_> {
     #[inline(never)]
-    pub(super) fn scan(&mut self, command: &Command, cursor_arg: usize) -> Result<(), Unanswered> {
+    pub(super) fn scan(&mut self, command: &Command, cursor_arg: usize) -> Answered {
         let cursor = command.arg(cursor_arg).and_then(cursor::parse).ok_or("ERR invalid cursor")?;
         self.run_batch()?;
         let args = with_capped_counts(command, cursor_arg);
         if cursor != 0 {
             return self.scan_on(args, cursor_arg, cursor);
         }
-        let (balancer, is_silent) = (self.balancer, self.is_silent);
+        let is_silent = self.is_silent;
         let (traits, info) = (ReadTraits::QUICK, |_| ReadInfo::default());
         self.on_connection(&encode(&args), None, traits, info, |connection, writer| {
-            relay_scan(connection, writer, is_silent, balancer)
+            relay_scan(connection, writer, is_silent)
         })
     }
 
     /// Goes on where the cursor comes from, which may be another backend than the session's.
-    fn scan_on(
-        &mut self,
-        args: Vec<&[u8]>,
-        cursor_arg: usize,
-        cursor: u64,
-    ) -> Result<(), Unanswered> {
+    fn scan_on(&mut self, args: Vec<&[u8]>, cursor_arg: usize, cursor: u64) -> Answered {
         let (position, tag) = cursor::split(cursor);
         let position = position.to_string();
         let mut args: Vec<&[u8]> = args;
@@ -82,12 +77,7 @@ impl Session<'_> {
     }
 
     /// Returns how long it took until the reply began.
-    fn scan_at(
-        &mut self,
-        backend: &Member,
-        tag: u16,
-        command: &[u8],
-    ) -> Result<Duration, ForwardError> {
+    fn scan_at(&mut self, backend: &Member, tag: u16, command: &[u8]) -> Tried<Duration> {
         let began = Instant::now();
         let balancer = self.balancer;
         // A new connection may have found another server at this address.
@@ -100,7 +90,7 @@ impl Session<'_> {
         };
         let mut connection = backend.request_if(self.mode, command, wait_policy, is_its_server)?;
         let time = began.elapsed();
-        relay_scan(&mut connection, &mut self.writer, self.is_silent, balancer)?;
+        relay_scan(&mut connection, &mut self.writer, self.is_silent)?;
         connection.keep();
         Ok(time)
     }
@@ -134,8 +124,7 @@ fn relay_scan(
     connection: &mut PooledConnection,
     writer: &mut ReplyWriter,
     is_silent: bool,
-    balancer: &Balancer,
-) -> Result<(), ForwardError> {
+) -> Tried {
     if connection.next_byte()? == b'-' {
         return writer.relay(connection, is_silent).map(|_| ());
     }
@@ -146,7 +135,11 @@ fn relay_scan(
     let position = reply::bytes(from, reply::MAX_CURSOR_BYTES)?;
     let position = std::str::from_utf8(&position).ok().and_then(|text| text.parse().ok());
     let position = position.ok_or(resp::Error::Protocol("a cursor that is no number"))?;
-    let cursor = match outgoing_cursor(position, connection.run_id().map(AsRef::as_ref), balancer) {
+    let cursor = match outgoing_cursor(
+        position,
+        connection.run_id().map(AsRef::as_ref),
+        writer.client.balancer,
+    ) {
         Ok(cursor) => cursor,
         // The server has done nothing wrong.
         Err(why) => {

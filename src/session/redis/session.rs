@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use super::batch::Batch;
 use super::client::ClientState;
 use super::in_flight::InFlight;
-use super::memory::{Budget, IDLE_CAPACITY_BYTES, Share};
-use super::replies::{LocalReply, OTHER_COMMANDS, SessionEnd, Unanswered};
+use super::memory::{Backlog, Budget, IDLE_CAPACITY_BYTES, Share};
+use super::replies::{Answered, Given, LocalReply, OTHER_COMMANDS, SessionEnd, Unanswered};
 use super::reply_writer::ReplyWriter;
 use super::subscription::Subscriptions;
 use super::transaction::Transaction;
@@ -111,7 +111,13 @@ impl<'a> Session<'a> {
             balancer,
             state: ClientState::new(&client),
             // Another client waits for a connection as long as the backend timeout.
-            writer: ReplyWriter::new(client, balancer.config.backend_timeout / 2),
+            writer: ReplyWriter {
+                client,
+                max_stall: balancer.config.backend_timeout / 2,
+                given: Given::default(),
+                out: Vec::new(),
+                backlog: Backlog::new(),
+            },
             upstream: Upstream::new(balancer),
             mode: FIRST_MODE,
             batch: Batch::default(),
@@ -270,7 +276,6 @@ impl<'a> Session<'a> {
     }
 
     fn outside_transaction(&mut self, command: &Command) -> Result<(), SessionEnd> {
-        let version = self.commands_version;
         let (verdict, shape) = self.policy.judge(command);
         let answered = match self.balancer.scripts.admit(command, verdict) {
             Verdict::Refuse(Refused { why, error }) => {
@@ -278,7 +283,7 @@ impl<'a> Session<'a> {
             }
             Verdict::Local(local) => self.answer_locally(local, command),
             Verdict::Forward if self.is_subscriber() => Err(self.not_for_subscribers(command)),
-            Verdict::Forward => return self.forward(command, version, shape),
+            Verdict::Forward => return self.forward(command, shape),
             Verdict::Close => Err(self.close()),
         };
         self.complete(command.name(), answered)
@@ -286,11 +291,7 @@ impl<'a> Session<'a> {
 
     /// Ends a command that the session answers itself: tells the client if there is no answer, and counts
     /// it. The batch counts its own.
-    pub(super) fn complete(
-        &mut self,
-        name: &[u8],
-        answered: Result<(), Unanswered>,
-    ) -> Result<(), SessionEnd> {
+    pub(super) fn complete(&mut self, name: &[u8], answered: Answered) -> Result<(), SessionEnd> {
         match answered {
             Ok(()) => {}
             Err(Unanswered::Error(text, outcome)) => self.error(&text, outcome),
@@ -324,7 +325,7 @@ impl<'a> Session<'a> {
 
     /// Asks a backend for its commands, where none has said so yet and that matters. Fails when none can be
     /// reached.
-    fn ask_for_commands(&mut self, command: &Command) -> Result<(), Unanswered> {
+    fn ask_for_commands(&mut self, command: &Command) -> Answered {
         let is_known =
             !self.policy.is_empty() || !matches!(self.policy.verdict(command), Verdict::Refuse(_));
         if !is_known && self.asked_at.is_none_or(|at| at.elapsed() >= ASK_INTERVAL) {
@@ -367,7 +368,8 @@ impl<'a> Session<'a> {
         self.answer(|out| write::error(out, text));
     }
 
-    pub(super) fn ok(&mut self) {
+    pub(super) fn ok(&mut self) -> Answered {
         self.answer(|out| write::simple(out, "OK"));
+        Ok(())
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use log::warn;
 
 use super::memory::have_room;
-use super::replies::{ForwardError, SessionEnd, Unanswered, served_by, short_reply};
+use super::replies::{Answered, ForwardError, SessionEnd, Unanswered, served_by, short_reply};
 use super::session::Session;
 use super::subscription::{
     Names, SUBSCRIBE, SUBSCRIBED, Subscriptions, UNSUBSCRIBED, encode, skip_confirmations,
@@ -68,7 +68,7 @@ impl Session<'_> {
         is_more: bool,
         kind: Subscription,
         command: &Command,
-    ) -> Result<(), Unanswered> {
+    ) -> Answered {
         self.run_batch()?;
         let names: Vec<&[u8]> = command.args().skip(1).collect();
         let there = self.subscriptions.iter().flat_map(|all| &all.names);
@@ -84,7 +84,7 @@ impl Session<'_> {
             let sent = match &mut self.subscriptions {
                 Some(all) => all.connection.send(&bytes),
                 None if is_more => Ok(self.subscribe_anywhere(&bytes, Names::default(), 0)?),
-                None => return Ok(self.nothing_to_unsubscribe(word, rest)),
+                None => return self.nothing_to_unsubscribe(word, rest),
             };
             let Self { subscriptions: Some(all), writer, .. } = self else { return Ok(()) };
             let count = if names.is_empty() { known.max(1) } else { rest.len() };
@@ -123,13 +123,8 @@ impl Session<'_> {
     }
 
     /// Sends the command on a connection that is then the session's own, with `names` that are
-    /// confirmed by the first so many confirmations, of which the client hears nothing.
-    fn subscribe_anywhere(
-        &mut self,
-        command: &[u8],
-        names: Names,
-        confirmations: usize,
-    ) -> Result<(), Unanswered> {
+    /// confirmed by the first `count` confirmations, of which the client hears nothing.
+    fn subscribe_anywhere(&mut self, command: &[u8], names: Names, count: usize) -> Answered {
         let Self { upstream, writer, mode, local_reply, .. } = self;
         let mut messages = Vec::new();
         let subscribed = upstream.with_failover(writer.client.handle(), |upstream, attempt| {
@@ -142,8 +137,7 @@ impl Session<'_> {
                 connection.keep();
                 return Ok(Err(error_text(&error)));
             }
-            if let Some(error) = skip_confirmations(&mut connection, confirmations, &mut messages)?
-            {
+            if let Some(error) = skip_confirmations(&mut connection, count, &mut messages)? {
                 return Ok(Err(error_text(&error)));
             }
             Ok(match connection.pin() {
@@ -152,7 +146,7 @@ impl Session<'_> {
                     Ok((connection, Arc::clone(backend)))
                 }
                 // Where others lose theirs, too, there may be room at another backend.
-                false if confirmations > 0 => return Err(connection.no_room().into()),
+                false if count > 0 => return Err(connection.no_room().into()),
                 false => Err(TOO_MANY_PINNED.into()),
             })
         })?;
@@ -198,7 +192,7 @@ impl Session<'_> {
     }
 
     /// Answers a client that has no subscriptions, as Redis does.
-    fn nothing_to_unsubscribe(&mut self, word: &[u8], names: &[&[u8]]) {
+    fn nothing_to_unsubscribe(&mut self, word: &[u8], names: &[&[u8]]) -> Answered {
         let protocol = self.mode.protocol;
         let names: Vec<Option<&[u8]>> = match names {
             [] => vec![None],
@@ -215,6 +209,7 @@ impl Session<'_> {
             }
             write::integer(out, 0);
         }
+        Ok(())
     }
 
     /// Waits for the client's bytes and, where it has subscribed, passes messages on meanwhile.

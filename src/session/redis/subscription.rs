@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::replies::{ForwardError, first_word};
+use super::replies::{ForwardError, Tried, first_word};
 use super::reply_writer::{Check, ReplyWriter};
 use crate::backend::PooledConnection;
 use crate::health::Member;
@@ -44,7 +44,7 @@ impl Subscriptions {
         count: usize,
         confirmed: &mut usize,
         writer: &mut ReplyWriter,
-    ) -> Result<bool, ForwardError> {
+    ) -> Tried<bool> {
         while *confirmed < count {
             let Some(what) = self.relay(writer)? else { return Ok(false) };
             *confirmed += usize::from(what == word);
@@ -53,7 +53,7 @@ impl Subscriptions {
     }
 
     /// Passes the next frame on, and returns its first word; none of an error.
-    fn relay(&mut self, writer: &mut ReplyWriter) -> Result<Option<Vec<u8>>, ForwardError> {
+    fn relay(&mut self, writer: &mut ReplyWriter) -> Tried<Option<Vec<u8>>> {
         let mut head = Vec::with_capacity(HEAD_BYTES);
         writer.relay_checked(&mut self.connection, false, Check::Server, |piece| {
             head.extend_from_slice(&piece[..piece.len().min(HEAD_BYTES - head.len())]);
@@ -63,7 +63,7 @@ impl Subscriptions {
     }
 
     /// Gets messages in another protocol from now on.
-    pub fn greet(&mut self, hello: &[u8], writer: &mut ReplyWriter) -> Result<(), ForwardError> {
+    pub fn greet(&mut self, hello: &[u8], writer: &mut ReplyWriter) -> Tried {
         self.connection.send(hello)?;
         while self.connection.next_byte()? == b'>' {
             self.relay(writer)?;
@@ -72,7 +72,7 @@ impl Subscriptions {
     }
 
     /// Passes on what has arrived.
-    pub fn relay_messages(&mut self, writer: &mut ReplyWriter) -> Result<(), ForwardError> {
+    pub fn relay_messages(&mut self, writer: &mut ReplyWriter) -> Tried {
         loop {
             self.relay(writer)?;
             if !self.connection.has_buffered() {
@@ -93,7 +93,7 @@ pub fn skip_confirmations(
     connection: &mut PooledConnection,
     mut confirmations: usize,
     messages: &mut Vec<u8>,
-) -> Result<Option<Vec<u8>>, ForwardError> {
+) -> Tried<Option<Vec<u8>>> {
     while confirmations > 0 {
         let begin = messages.len();
         if !connection.hold(messages, MAX_RESUBSCRIBE_BYTES)? {

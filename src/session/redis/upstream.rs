@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::replies::{ForwardError, SessionEnd, Unanswered};
+use super::replies::{Answered, ForwardError, SessionEnd, Tried, Unanswered};
 use crate::backend::{
     Backend, BackendError, BackendId, Class, Connection, Mode, PooledConnection, STALE_TIME,
 };
@@ -87,8 +87,8 @@ impl<'a> Upstream<'a> {
     pub fn with_failover<T>(
         &mut self,
         client: ClientHandle,
-        work: impl FnMut(&mut Self, &Attempt) -> Result<T, ForwardError>,
-    ) -> Result<T, Unanswered> {
+        work: impl FnMut(&mut Self, &Attempt) -> Tried<T>,
+    ) -> Answered<T> {
         let mut failover = Failover::new(self.balancer, ReadTraits::QUICK);
         self.go_on(&mut failover, client, |_| ReadInfo::default(), work)
     }
@@ -100,8 +100,8 @@ impl<'a> Upstream<'a> {
         failover: &mut Failover,
         client: ClientHandle,
         info: impl Fn(bool) -> ReadInfo,
-        mut work: impl FnMut(&mut Self, &Attempt) -> Result<T, ForwardError>,
-    ) -> Result<T, Unanswered> {
+        mut work: impl FnMut(&mut Self, &Attempt) -> Tried<T>,
+    ) -> Answered<T> {
         loop {
             failover.forgive();
             let Some((attempt, _lease)) = self.attempt(failover, client, &info)? else {
@@ -145,7 +145,7 @@ impl<'a> Upstream<'a> {
         failover: &mut Failover,
         client: ClientHandle,
         info: impl Fn(bool) -> ReadInfo,
-    ) -> Result<Option<(Attempt, Option<Lease>)>, Unanswered> {
+    ) -> Answered<Option<(Attempt, Option<Lease>)>> {
         let Some(own) = self.reselect(failover, client.address) else { return Ok(None) };
         if failover.class() == Class::Quick {
             return Ok(failover.attempt(own, None).map(|attempt| (attempt, None)));
@@ -303,21 +303,9 @@ impl<'a> Upstream<'a> {
     /// Takes the connection that watches.
     fn take_watching(&mut self) -> Option<PooledConnection> {
         let backend = self.watched_backend()?;
-        match std::mem::replace(&mut self.watch, Watch::InUse(backend)) {
-            Watch::Held(connection, _) => Some(*connection),
-            _ => None,
-        }
-    }
-
-    /// Keeps the connection, to this backend, that watches; false, and it is closed, when too many
-    /// clients do so.
-    pub fn watch_with(&mut self, mut connection: PooledConnection, backend: BackendId) -> bool {
-        let is_pinned = connection.pin();
-        if is_pinned {
-            self.pin_lease(backend);
-            self.watch = Watch::Held(Box::new(connection), backend);
-        }
-        is_pinned
+        let watch = std::mem::replace(&mut self.watch, Watch::InUse(backend));
+        let Watch::Held(connection, _) = watch else { return None };
+        Some(*connection)
     }
 
     /// The session has a connection of its own to this backend: its lease is there, and stays there

@@ -8,7 +8,7 @@ use crate::balance::Balancer;
 use crate::balance::slow::SharedAnswer;
 use crate::metrics::{Outcome, Refusal};
 use crate::resp::write;
-use crate::session::redis::replies::{ForwardError, first_word};
+use crate::session::redis::replies::{ForwardError, Tried, first_word};
 use crate::session::redis::reply_writer::{Relayed, ReplyWriter};
 use crate::session::redis::upstream::{SendTarget, Upstream};
 
@@ -31,7 +31,7 @@ impl Batch {
         upstream: &mut Upstream,
         target: SendTarget,
         writer: &mut ReplyWriter,
-    ) -> Result<(), ForwardError> {
+    ) -> Tried {
         let (mut has_long, mut has_begun) = (false, false);
         while !self.is_done() {
             // All of it, unless the window has shrunk since it was gathered.
@@ -59,7 +59,7 @@ impl Batch {
         upstream: &mut Upstream,
         target: SendTarget,
         writer: &mut ReplyWriter,
-    ) -> Result<bool, ForwardError> {
+    ) -> Tried<bool> {
         let (is_single, telling_step) = (end - self.done.steps == 1, self.telling_step(end));
         let exchange = Exchange { target, end, is_single, telling_step };
         let (mut has_long, mut begun) = (false, None);
@@ -109,7 +109,7 @@ impl Batch {
         time: Duration,
         is_silent: bool,
         writer: &mut ReplyWriter,
-    ) -> Result<Relayed, ForwardError> {
+    ) -> Tried<Relayed> {
         let attempt = exchange.target.attempt;
         let open = attempt.open.as_deref();
         if let Some(open) = open.filter(|_| exchange.telling_step == Some(self.done.steps)) {
@@ -145,15 +145,13 @@ impl Batch {
         end: usize,
         upstream: &mut Upstream,
         target: SendTarget,
-    ) -> Result<(PooledConnection, Duration), ForwardError> {
+    ) -> Tried<(PooledConnection, Duration)> {
         let began = Instant::now();
         let lengths = self.steps[self.done.steps..end].iter().map(Step::command_bytes);
         let commands = &self.commands[self.done.commands..][..lengths.sum()];
         let long_replies = &target.attempt.backend.long_replies;
-        let turn = match self.is_after_long {
-            true => Some(long_replies.turn(commands).ok_or(BackendError::Busy)?),
-            false => None,
-        };
+        let turn = || long_replies.turn(commands).ok_or(BackendError::Busy);
+        let turn = self.is_after_long.then(turn).transpose()?;
         let begun = upstream.send(target, commands);
         if let (Err(error), Some(turn)) = (&begun, &turn)
             && error.is_unanswered()
@@ -173,7 +171,7 @@ impl Batch {
         length: usize,
         writer: &mut ReplyWriter,
         connection: Option<&PooledConnection>,
-    ) -> Result<(), ForwardError> {
+    ) -> Tried {
         let end = self.done.answers + length;
         writer.out.extend_from_slice(&self.answers[self.done.answers..end]);
         self.done.answers = end;
@@ -182,7 +180,7 @@ impl Batch {
     }
 
     /// Gives the answers that come before the next command. Returns whether it `is_silent`, if there is one.
-    fn next_command(&mut self, writer: &mut ReplyWriter) -> Result<Option<bool>, ForwardError> {
+    fn next_command(&mut self, writer: &mut ReplyWriter) -> Tried<Option<bool>> {
         while !self.is_done() {
             match self.steps[self.done.steps] {
                 Step::Forward { is_silent, .. } => return Ok(Some(is_silent)),
@@ -193,11 +191,7 @@ impl Batch {
     }
 
     /// No backend could answer: the commands that are left get this error.
-    pub fn refuse_rest(
-        &mut self,
-        error: &[u8],
-        writer: &mut ReplyWriter,
-    ) -> Result<(), ForwardError> {
+    pub fn refuse_rest(&mut self, error: &[u8], writer: &mut ReplyWriter) -> Tried {
         while !self.is_done() {
             self.refuse_one(error, writer)?;
         }
@@ -210,7 +204,7 @@ impl Batch {
         answer: &SharedAnswer,
         balancer: &Balancer,
         writer: &mut ReplyWriter,
-    ) -> Result<(), ForwardError> {
+    ) -> Tried {
         let Some(is_silent) = self.next_command(writer)? else { return Ok(()) };
         if !is_silent {
             writer.out.extend_from_slice(&answer.reply);
@@ -225,11 +219,7 @@ impl Batch {
     }
 
     /// The first command that is left gets this error.
-    pub fn refuse_one(
-        &mut self,
-        error: &[u8],
-        writer: &mut ReplyWriter,
-    ) -> Result<(), ForwardError> {
+    pub fn refuse_one(&mut self, error: &[u8], writer: &mut ReplyWriter) -> Tried {
         let Some(is_silent) = self.next_command(writer)? else { return Ok(()) };
         writer.count_refusal(self.next_name(), Refusal::Unanswered);
         if !is_silent {
