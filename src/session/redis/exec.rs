@@ -1,5 +1,5 @@
-//! MULTI, EXEC and DISCARD; WATCH and UNWATCH: a connection of the session's own watches, and EXEC is sent on
-//! it.
+//! Transactions: MULTI, EXEC and DISCARD, and WATCH, for which a connection of the session's own watches until
+//! it takes the EXEC.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -67,7 +67,7 @@ impl From<ForwardError> for SessionEnd {
 pub enum Unanswered {
     /// Each backend has failed, as this says.
     AllFailed(String),
-    /// The first command that is not answered gets this error, and is counted so; those after it do not.
+    /// The first command that is not answered gets this error, and has this outcome. Those after it may go on.
     Error(Vec<u8>, Outcome),
     /// The first command that is not answered was answered to another client that has asked the same.
     Shared(SharedAnswer),
