@@ -6,9 +6,6 @@ use std::time::Instant;
 
 use crate::session::client::Client;
 
-/// Reply of Redis to arguments that it can't make sense of.
-pub const SYNTAX_ERROR: &str = "ERR syntax error";
-
 /// The longest name of a client, and the longest name or version of its library.
 const MAX_NAME_BYTES: usize = 64 * 1024;
 
@@ -27,14 +24,11 @@ pub enum ReplyMode {
 impl ReplyMode {
     /// Whether the next command gets no reply.
     pub fn next(&mut self) -> bool {
-        match self {
-            Self::On => false,
-            Self::Off => true,
-            Self::SkipNext => {
-                *self = Self::On;
-                true
-            }
+        let is_silent = *self != Self::On;
+        if *self == Self::SkipNext {
+            *self = Self::On;
         }
+        is_silent
     }
 }
 
@@ -64,34 +58,17 @@ impl ClientState {
             reply_mode: ReplyMode::On,
         }
     }
-
-    /// Forgets what `RESET` ends.
-    pub fn reset(&mut self) {
-        self.name = Box::default();
-        self.reply_mode = ReplyMode::On;
-    }
-
-    /// Takes a name, which may be empty for none, or says what is wrong with it.
-    pub fn set_name(&mut self, name: &[u8]) -> Result<(), String> {
-        ensure_name(name, "Client names")?;
-        self.name = name.into();
-        Ok(())
-    }
 }
 
-/// Takes what Redis would take for a name, unless it is too long; `what` says what is named.
-pub fn ensure_name(name: &[u8], what: &str) -> Result<(), String> {
-    if !is_plain(name) {
+/// Takes what Redis would take for a name (none, where it is empty), unless it is too long; `what` says
+/// what is named.
+pub fn allowed_name(name: &[u8], what: &str) -> Result<Box<[u8]>, String> {
+    if !name.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
         let why = "cannot contain spaces, newlines or special characters.";
         return Err(format!("ERR {what} {why}"));
     }
     if name.len() > MAX_NAME_BYTES {
         return Err(format!("ERR {what} can have at most {} KiB", MAX_NAME_BYTES / 1024));
     }
-    Ok(())
-}
-
-/// Whether Redis would take it for a client's name.
-fn is_plain(name: &[u8]) -> bool {
-    name.iter().all(|byte| (b'!'..=b'~').contains(byte))
+    Ok(name.into())
 }

@@ -1,82 +1,137 @@
-//! MULTI, EXEC and DISCARD.
+//! Transactions: MULTI, EXEC and DISCARD, and WATCH, for which a connection of the session's own watches until
+//! it takes the EXEC.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::errors::{ForwardError, SessionEnd, Unanswered};
 use super::forward::MAX_JUDGEMENTS;
-use super::local_reply::ServedBy;
-use super::replies::short_reply;
+use super::memory::have_room;
+use super::replies::{
+    Answered, ForwardError, SessionEnd, Tried, Unanswered, served_by, short_reply,
+};
 use super::reply_writer::ReplyWriter;
 use super::session::Session;
 use super::transaction::Transaction;
-use super::upstream::Watch;
+use super::upstream::{SendTarget, TOO_MANY_PINNED, Watch};
 use crate::backend::{Class, PooledConnection, said};
 use crate::balance::failover::Failover;
 use crate::balance::slow::{LaneOutcome, ReadProfile};
 use crate::health::Member;
+use crate::metrics::Outcome;
 use crate::policy::{LocalCommand, Refused, Verdict};
-use crate::resp::{Command, write};
+use crate::resp::{self, Command, write};
 
 const ABORTED: &str = "EXECABORT Transaction discarded because of previous errors.";
 const ABORTED_BECAUSE: &str = "EXECABORT Transaction discarded because of: ";
 
+/// Keys that a server is asked to watch in one command: it compares each with all that the client
+/// watches already, and answers nobody else meanwhile (Redis 7.0 takes seconds for 16,384 keys).
+const WATCH_STEP_KEYS: usize = 128;
+
+const OK: &[u8] = b"+OK\r\n";
+
 impl Session<'_> {
-    pub(super) fn multi(&mut self) {
+    pub(super) fn multi(&mut self) -> Answered {
         self.transaction = Some(Transaction::default());
-        self.ok();
+        self.ok()
     }
 
     /// EXEC or DISCARD where no MULTI was.
     #[inline(never)]
-    pub(super) fn without_multi(&mut self, command: &Command) {
+    pub(super) fn without_multi(&self, command: &Command) -> Unanswered {
         let name = String::from_utf8_lossy(command.name()).to_ascii_uppercase();
-        self.error(format!("ERR {name} without MULTI"));
+        format!("ERR {name} without MULTI").into()
+    }
+
+    /// A connection of the client's own watches: at EXEC it tells whether something was touched.
+    #[inline(never)]
+    pub(super) fn watch(&mut self, command: &Command) -> Answered {
+        let watched = &self.upstream.watched_keys;
+        // Watched once more, a key takes no more room.
+        if !have_room(watched, command.args().skip(1).filter(|key| !watched.contains(*key))) {
+            return Err("ERR too many watched keys for one client".into());
+        }
+        self.run_batch()?;
+        let keys: Vec<&[u8]> = command.args().skip(1).collect();
+        let steps = keys.chunks(WATCH_STEP_KEYS);
+        let steps = steps.map(|keys| resp::command("WATCH").args(keys).into_bytes());
+        let steps: Vec<Vec<u8>> = steps.collect();
+        let Self { upstream, writer, mode, local_reply, .. } = self;
+        let reply = upstream.with_failover(writer.client.handle(), |upstream, attempt| {
+            if matches!(upstream.watch, Watch::InUse(_) | Watch::Lost) {
+                // What EXEC will answer is known already.
+                return Ok(OK.to_vec());
+            }
+            let target = SendTarget { attempt, mode: *mode, commands_version: None };
+            let mut connection = upstream.send(target, &steps[0])?;
+            let mut reply = short_reply(&mut connection)?;
+            local_reply.served_by = served_by(attempt);
+            let watches = reply == OK;
+            for step in &steps[1..] {
+                if reply == OK {
+                    connection.send(step)?;
+                    reply = short_reply(&mut connection)?;
+                }
+            }
+            match (&upstream.watch, &reply[..]) {
+                (Watch::None, OK) if !connection.pin() => {
+                    return Ok(format!("-{TOO_MANY_PINNED}\r\n").into_bytes());
+                }
+                (Watch::None, OK) => {
+                    upstream.pin_lease(attempt.backend.id);
+                    upstream.watch = Watch::Held(Box::new(connection), attempt.backend.id);
+                }
+                // Closed: it watches for nobody, as the watch before it is lost, or as some of its
+                // keys can't be watched.
+                (Watch::Lost, _) => drop(connection),
+                (Watch::None, _) if watches => drop(connection),
+                _ => upstream.release(connection),
+            }
+            Ok(reply)
+        })?;
+        if reply == OK {
+            self.upstream.watched_keys.extend(keys.into_iter().map(<[u8]>::to_vec));
+        }
+        self.answer_raw(&reply);
+        Ok(())
+    }
+
+    #[inline(never)]
+    pub(super) fn unwatch(&mut self) -> Answered {
+        // A connection that may still watch is of no use to others.
+        drop(self.upstream.take_watch());
+        self.ok()
     }
 
     /// Handles one command after MULTI.
     #[inline(never)]
     pub(super) fn in_transaction(&mut self, command: &Command) -> Result<(), SessionEnd> {
         let verdict = self.policy.judge_in_transaction(command);
-        let verdict = self.balancer.scripts.admit(command, verdict);
-        self.obey_in_transaction(verdict, command)?;
-        self.complete(command.name());
-        Ok(())
-    }
-
-    fn obey_in_transaction(
-        &mut self,
-        verdict: Verdict,
-        command: &Command,
-    ) -> Result<(), SessionEnd> {
-        match verdict {
+        let answered = match self.balancer.scripts.admit(command, verdict) {
             Verdict::Forward => self.queue(command),
-            Verdict::Local(LocalCommand::Multi) => self.error("ERR MULTI calls can not be nested"),
+            Verdict::Local(LocalCommand::Multi) => Err("ERR MULTI calls can not be nested".into()),
             Verdict::Local(LocalCommand::Watch) => {
-                self.error("ERR WATCH inside MULTI is not allowed")
+                Err("ERR WATCH inside MULTI is not allowed".into())
             }
             Verdict::Local(LocalCommand::Discard) => {
-                self.discard();
-                self.ok();
+                self.transaction = None;
+                self.unwatch()
             }
-            Verdict::Local(LocalCommand::Exec) => return self.exec(),
-            Verdict::Local(local) => return self.answer_locally(local, command),
+            Verdict::Local(LocalCommand::Exec) => self.exec(),
+            Verdict::Local(local) => self.answer_locally(local, command),
             Verdict::Refuse(Refused { why, error }) => {
-                match error.starts_with(b"EXECABORT") {
+                if error.starts_with(b"EXECABORT") {
                     // An EXEC that is wrong itself.
-                    true => self.discard(),
-                    false => self.abort(),
+                    self.transaction = None;
+                    drop(self.upstream.take_watch());
+                } else {
+                    self.abort();
                 }
-                self.refuse_command(why, error);
+                Err(Unanswered::Error(error, Outcome::Refused(why)))
             }
-            Verdict::Close => return Err(self.close()),
-        }
-        Ok(())
-    }
-
-    fn discard(&mut self) {
-        self.transaction = None;
-        self.upstream.forget_watch();
+            Verdict::Close => Err(self.close()),
+        };
+        self.complete(command.name(), answered)
     }
 
     /// EXEC will be refused, where there is a transaction.
@@ -86,83 +141,61 @@ impl Session<'_> {
         }
     }
 
-    fn queue(&mut self, command: &Command) {
+    fn queue(&mut self, command: &Command) -> Answered {
         let shape = self.policy.shape(command);
         let key = self.balancer.read_key(command, shape);
-        let Some(transaction) = &mut self.transaction else { return };
-        match transaction.add(command, shape, key) {
-            Ok(()) => self.answer(|out| write::simple(out, "QUEUED")),
-            Err(why) => self.error(why),
+        if let Some(transaction) = &mut self.transaction {
+            transaction.add(command, shape, key)?;
+            self.answer(|out| write::simple(out, "QUEUED"));
         }
+        Ok(())
     }
 
     #[inline(never)]
-    fn exec(&mut self) -> Result<(), SessionEnd> {
+    fn exec(&mut self) -> Answered {
         let Some(transaction) = self.transaction.take() else { return Ok(()) };
-        if transaction.is_aborted {
-            self.upstream.forget_watch();
-            self.error(ABORTED);
-            return Ok(());
-        }
         self.run_batch()?;
-        let profile = match transaction
-            .read_key()
-            .map_or(Ok(ReadProfile::QUICK), |key| self.balancer.profile_of(&key))
-        {
-            Ok(profile) => ReadProfile { script: transaction.script, ..profile },
-            Err(why) => {
-                self.upstream.forget_watch();
-                self.error(format!("ERR {why}"));
-                return Ok(());
-            }
-        };
-        let commands = transaction.whole();
-        let ran = match self.upstream.take_watch() {
-            Watch::None => self.exec_anywhere(&commands, &transaction, profile),
+        let watch = self.upstream.take_watch();
+        if transaction.is_aborted {
+            return Err(ABORTED.into());
+        }
+        let key = transaction.read_key();
+        let profile = key.map_or(Ok(ReadProfile::QUICK), |key| self.balancer.profile_of(&key));
+        let profile = profile.map_err(|why| format!("ERR {why}"))?;
+        let profile = ReadProfile { script: transaction.script, ..profile };
+        match watch {
+            Watch::None => self.exec_anywhere(&transaction, profile),
             Watch::Held(connection, backend) => {
                 // In this order: what its server knows is among what it is judged by.
                 self.refresh_policy();
-                let Some(backend) = self.balancer.backend(backend).filter(|backend| {
+                let backend = self.balancer.backend(backend).filter(|backend| {
                     let refusal = backend.health.refusal(self.mode.database);
                     refusal.is_none() && backend.is_current(&connection)
-                }) else {
-                    self.exec_in_vain();
-                    return Ok(());
-                };
-                if !transaction.may_pass(&self.policy) {
-                    self.error(ABORTED);
-                    return Ok(());
+                });
+                match backend {
+                    None => self.exec_in_vain(),
+                    Some(_) if !transaction.may_pass(&self.policy) => Err(ABORTED.into()),
+                    Some(backend) => {
+                        self.exec_where_watched(*connection, backend, &transaction, profile)
+                    }
                 }
-                self.exec_where_watched(*connection, backend, &commands, &transaction, profile)
             }
-            Watch::InUse(_) | Watch::Lost => {
-                self.exec_in_vain();
-                return Ok(());
-            }
-        };
-        ran.or_else(|unanswered| self.unanswered(unanswered))
+            Watch::InUse(_) | Watch::Lost => self.exec_in_vain(),
+        }
     }
 
-    fn exec_anywhere(
-        &mut self,
-        commands: &[u8],
-        transaction: &Transaction,
-        profile: ReadProfile,
-    ) -> Result<(), Unanswered> {
-        let is_silent = self.is_silent;
+    fn exec_anywhere(&mut self, transaction: &Transaction, profile: ReadProfile) -> Answered {
+        let (commands, is_silent) = (transaction.whole(), self.is_silent);
+        let info = |_| transaction.read_info(profile.class);
         for _ in 0..MAX_JUDGEMENTS {
             if !transaction.may_pass(&self.policy) {
-                self.error(ABORTED);
-                return Ok(());
+                return Err(ABORTED.into());
             }
             let version = Some(self.commands_version);
-            let ran = self.on_connection(
-                commands,
-                version,
-                profile,
-                |_| transaction.read_info(profile.class),
-                |connection, writer| relay_exec(connection, transaction.count, writer, is_silent),
-            );
+            let ran =
+                self.on_connection(&commands, version, profile, info, |connection, writer| {
+                    relay_exec(connection, transaction.count, writer, is_silent)
+                });
             match ran {
                 // Other backends may have been met since it was queued.
                 Err(Unanswered::OtherCommands) => self.refresh_policy(),
@@ -177,10 +210,9 @@ impl Session<'_> {
         &mut self,
         mut connection: PooledConnection,
         backend: Arc<Member>,
-        commands: &[u8],
         transaction: &Transaction,
         profile: ReadProfile,
-    ) -> Result<(), Unanswered> {
+    ) -> Answered {
         let info = transaction.read_info(profile.class);
         let peer = self.writer.client.handle();
         let is_there = |other| other == backend.id;
@@ -193,7 +225,7 @@ impl Session<'_> {
                 Err(error) => return Err(Unanswered::AllFailed(error.to_string())),
             },
         };
-        let (count, began) = (transaction.count, Instant::now());
+        let began = Instant::now();
         // No other backend can be asked: its kind has one try.
         let mut failover = Failover::resumed(
             self.balancer,
@@ -202,38 +234,39 @@ impl Session<'_> {
         );
         let attempt = failover.past_attempt(Arc::clone(&backend), began, open.clone());
         connection.set_wait_policy(attempt.wait_policy(), Duration::ZERO);
-        let sent = connection.send(commands).map_err(ForwardError::Backend);
+        let sent = connection.send(&transaction.whole());
         let (time, given) = (began.elapsed(), self.writer.given);
-        match (&sent, &open) {
-            (Ok(()), Some(open)) => open.reply_began(),
-            (Err(ForwardError::Backend(error)), _) => {
-                failover.failed_alone(&attempt, error, Instant::now());
+        let passed = match sent {
+            Ok(()) => {
+                open.iter().for_each(|open| open.reply_began());
+                relay_exec(&mut connection, transaction.count, &mut self.writer, self.is_silent)
             }
-            _ => {}
-        }
-        let passed = sent
-            .and_then(|()| relay_exec(&mut connection, count, &mut self.writer, self.is_silent));
+            Err(error) => {
+                failover.failed_alone(&attempt, &error, Instant::now());
+                Err(error.into())
+            }
+        };
         match passed {
             Ok(()) => {
                 self.local_reply.relayed(given, self.writer.given);
-                self.local_reply.served_by = Some(ServedBy { backend, time });
+                self.local_reply.served_by = Some((backend, time));
                 // The EXEC has ended the watch: the connection is as good as any.
                 connection.keep();
                 Ok(())
             }
             Err(ForwardError::Backend(_)) => {
                 attempt.backend.metrics.errors.add_one();
-                self.exec_in_vain();
-                Ok(())
+                self.exec_in_vain()
             }
-            Err(failure) => Err(Unanswered::SessionEnd(failure.into())),
+            Err(failure) => Err(SessionEnd::from(failure).into()),
         }
     }
 
     /// Whoever watched may have missed a change: what Redis answers when a watched key was touched.
-    fn exec_in_vain(&mut self) {
+    fn exec_in_vain(&mut self) -> Answered {
         let protocol = self.mode.protocol;
         self.answer(|out| write::null_array(out, protocol));
+        Ok(())
     }
 }
 
@@ -244,7 +277,7 @@ fn relay_exec(
     count: usize,
     writer: &mut ReplyWriter,
     is_silent: bool,
-) -> Result<(), ForwardError> {
+) -> Tried {
     let mut refused = None;
     for _ in 0..=count {
         let reply = short_reply(connection)?;
@@ -254,7 +287,7 @@ fn relay_exec(
     // The client has been told that it was queued: so it is to hear of it here, as Redis words it.
     writer.relay(connection, true)?;
     if !is_silent {
-        write::error(writer.out(), format!("{ABORTED_BECAUSE}{why}"));
+        write::error(&mut writer.out, format!("{ABORTED_BECAUSE}{why}"));
     }
     Ok(())
 }

@@ -1,22 +1,26 @@
-//! Commands that are sent on connections of the session's own: gathered, run, and failed over.
+//! Commands that go to backends: gathered, sent on a shared connection or on one of the session's own,
+//! and failed over.
 
 use std::cell::RefCell;
 use std::mem;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::batch::{Batch, READ_AT_ONCE_BYTES};
-use super::errors::{ForwardError, OTHER_COMMANDS, SessionEnd, Unanswered};
-use super::local_reply::ServedBy;
-use super::replies::short_reply;
+use super::in_flight::{Late, TakenBack};
+use super::replies::{
+    Answered, OTHER_COMMANDS, SessionEnd, Tried, Unanswered, served_by, short_reply,
+};
 use super::reply_writer::ReplyWriter;
 use super::session::{FIRST_MODE, Session};
 use super::upstream::SendTarget;
+use crate::backend::reply_router::Progress;
+use crate::backend::shared::SharedFailure;
 use crate::backend::{Class, Mode, PooledConnection};
 use crate::balance::Balancer;
 use crate::balance::failover::Failover;
 use crate::balance::slow::{ReadInfo, ReadProfile};
-use crate::health::BackendState;
-use crate::metrics::Refusal;
+use crate::health::{BackendState, Member};
 use crate::policy::{self, Shape};
 use crate::resp::Command;
 
@@ -36,19 +40,11 @@ pub const MAX_JUDGEMENTS: usize = 16;
 
 impl<'a> Session<'a> {
     /// Gathers a command that goes to a backend. One that has to go alone is sent at once.
-    pub(super) fn forward(
-        &mut self,
-        command: &Command,
-        version: u64,
-        shape: Shape,
-    ) -> Result<(), SessionEnd> {
+    pub(super) fn forward(&mut self, command: &Command, shape: Shape) -> Result<(), SessionEnd> {
+        let version = self.commands_version;
         let (profile, key) = match self.balancer.profile(command, shape) {
             Ok(known) => known,
-            Err(why) => {
-                self.refuse_command(Refusal::Unanswered, format!("ERR {why}"));
-                self.complete(command.name());
-                return Ok(());
-            }
+            Err(why) => return self.complete(command.name(), Err(Unanswered::refused(why))),
         };
         let kinds = &self.balancer.slow_lane.kinds;
         let is_script = policy::is_script(command);
@@ -57,11 +53,8 @@ impl<'a> Session<'a> {
         if goes_alone {
             self.run_batch()?;
         }
-        let (batch, is_silent) = (&mut self.batch, self.is_silent);
-        match is_script {
-            true => batch.forward_script(command, version, is_silent, profile),
-            false => batch.forward(command, version, is_silent, profile),
-        }
+        self.batch.has_script |= is_script;
+        self.batch.forward(command, version, self.is_silent, profile);
         if goes_alone { self.run_batch() } else { Ok(()) }
     }
 
@@ -69,7 +62,7 @@ impl<'a> Session<'a> {
     /// shared connection follow later.
     pub(super) fn flush(&mut self) -> Result<(), SessionEnd> {
         self.record_late();
-        let is_quiet = self.batch.is_empty() && self.writer.is_empty();
+        let is_quiet = self.batch.is_empty() && self.writer.out.is_empty();
         if is_quiet || self.send_shared()? {
             return Ok(());
         }
@@ -82,7 +75,7 @@ impl<'a> Session<'a> {
     pub(super) fn run_batch(&mut self) -> Result<(), SessionEnd> {
         self.wait_in_flight()?;
         if self.batch.is_empty() {
-            return Ok(self.writer.deliver_if_full()?);
+            return Ok(self.writer.deliver_if_full(None)?);
         }
         let batch = mem::take(&mut self.batch);
         self.balancer.retry_budget.deposit();
@@ -91,7 +84,7 @@ impl<'a> Session<'a> {
     }
 
     /// Runs what is left of a batch, on the session's backend or others. Returns the batch, empty.
-    pub(super) fn run_on(
+    fn run_on(
         &mut self,
         mut batch: Batch,
         mut current: Option<Failover<'a>>,
@@ -101,7 +94,7 @@ impl<'a> Session<'a> {
             let Self { upstream, writer, mode, balancer, policy, .. } = self;
             let outage_since = self.outage_since;
             let client = writer.client.handle();
-            let profile = batch.profile();
+            let profile = batch.profile;
             let has_just_failed = outage_since.is_some_and(|at| at.elapsed() < SHARED_OUTAGE_TIME);
             let new = || {
                 Failover::resumed(balancer, profile, Instant::now())
@@ -113,7 +106,7 @@ impl<'a> Session<'a> {
             let info = |is_alone| shared.borrow().read_info(is_alone, context, balancer, policy);
             let ran = upstream.go_on(failover, client, info, |upstream, attempt| {
                 let mut batch = shared.borrow_mut();
-                let commands_version = Some(batch.version());
+                let commands_version = Some(batch.version);
                 batch.run(upstream, SendTarget { attempt, mode: *mode, commands_version }, writer)
             });
             match ran {
@@ -121,9 +114,9 @@ impl<'a> Session<'a> {
                     batch.answer_one(&answer, balancer, writer)?;
                     continue;
                 }
-                Err(Unanswered::Refused(why)) => {
+                Err(Unanswered::Error(text, _)) => {
                     *failover = failover.for_the_rest(Instant::now());
-                    batch.refuse_one(&format!("ERR {why}"), writer)?;
+                    batch.refuse_one(&text, writer)?;
                     continue;
                 }
                 Err(Unanswered::OtherCommands) if judgements < MAX_JUDGEMENTS => {
@@ -131,10 +124,12 @@ impl<'a> Session<'a> {
                     self.refresh_policy();
                     batch.judge_again(&self.policy, self.commands_version, &mut self.writer);
                 }
-                Err(Unanswered::OtherCommands) => batch.refuse_rest(OTHER_COMMANDS, writer)?,
+                Err(Unanswered::OtherCommands) => {
+                    batch.refuse_rest(OTHER_COMMANDS.as_bytes(), writer)?;
+                }
                 Err(Unanswered::AllFailed(error)) => {
                     note_outage(&mut self.outage_since, balancer);
-                    batch.refuse_rest(&format!("ERR {error}"), writer)?;
+                    batch.refuse_rest(format!("ERR {error}").as_bytes(), writer)?;
                     // What is known to have failed is not held back by what may take longer.
                     writer.deliver()?;
                 }
@@ -148,6 +143,101 @@ impl<'a> Session<'a> {
         Ok(batch)
     }
 
+    /// Sends the commands that are gathered on a shared connection; false when they have to go on one
+    /// of the session's own.
+    pub(super) fn send_shared(&mut self) -> Result<bool, SessionEnd> {
+        let Some(mut backend) = self.usual_backend() else { return Ok(false) };
+        if !self.in_flight.has_room(&self.batch, backend.id, self.mode) {
+            if self.in_flight.since.is_some() {
+                self.wait_in_flight()?;
+                // That may have failed over and met other commands: nothing is as it was.
+                let Some(now) = self.usual_backend() else { return Ok(false) };
+                backend = now;
+            }
+            let Some(shared) = backend.shared(self.mode) else { return Ok(false) };
+            self.in_flight.connection = Some((Arc::clone(&backend), shared));
+        }
+        // With the connection at hand: it leads to the server whose commands these are.
+        let Self { balancer, writer, in_flight, batch, .. } = self;
+        let shared = in_flight.connection.as_ref();
+        let commands_version = shared.map(|(_, shared)| shared.commands_version);
+        if commands_version != Some(backend.commands_version()) {
+            in_flight.forget_connection();
+            return Ok(false);
+        }
+        let Some(batch) = batch.as_plain(balancer.commands_version()) else { return Ok(false) };
+        let is_sent = in_flight.send(batch, &writer.client);
+        if is_sent {
+            balancer.retry_budget.deposit();
+        }
+        Ok(is_sent)
+    }
+
+    /// The backend to which what is gathered may go by a shared connection.
+    fn usual_backend(&mut self) -> Option<Arc<Member>> {
+        let Self { writer, upstream, in_flight, batch, subscriptions, .. } = self;
+        let is_usual =
+            writer.out.is_empty() && subscriptions.is_none() && in_flight.is_wanted(batch);
+        if is_usual { upstream.usual_backend(writer.client.address) } else { None }
+    }
+
+    /// Waits until the client has all replies to what went by a shared connection.
+    #[inline(never)]
+    pub(super) fn wait_in_flight(&mut self) -> Result<(), SessionEnd> {
+        while self.in_flight.since.is_some() && self.in_flight.wait() != Progress::Done {
+            self.recover_in_flight()?;
+        }
+        Ok(())
+    }
+
+    /// Sees to what went by a shared connection, where that does not go on by itself.
+    #[inline(never)]
+    pub(super) fn recover_in_flight(&mut self) -> Result<(), SessionEnd> {
+        let failure = match self.in_flight.progress() {
+            Progress::Done => return Ok(()),
+            Progress::Stopped => None,
+            Progress::UnderWay => match self.in_flight.silence() {
+                None => return Ok(()),
+                silence => silence,
+            },
+        };
+        let Some((backend, shared)) = self.in_flight.connection.clone() else { return Ok(()) };
+        let since = self.in_flight.since.unwrap_or_else(Instant::now);
+        if failure.is_some() {
+            backend.retire_shared(&shared);
+        }
+        let TakenBack { unsent, failure: unserved, mut batch } = self.in_flight.take_back();
+        self.writer.out.extend_from_slice(&unsent);
+        let mut failover = Failover::resumed(self.balancer, batch.profile, Instant::now());
+        let failure = match (failure, unserved) {
+            (None, Some(SharedFailure::Backend(error))) => Some(error),
+            (failure, Some(SharedFailure::Lost)) => {
+                failover.connection_lost(&backend);
+                failure
+            }
+            (failure, _) => failure,
+        };
+        if let Some(error) = failure {
+            batch.failed(&error, batch.len());
+            failover.failed(&failover.past_attempt(backend, since, None), error, Instant::now());
+        }
+        let batch = self.run_on(batch, Some(failover))?;
+        if self.batch.is_empty() {
+            // With what it has learned of the replies.
+            self.batch = batch;
+        }
+        Ok(self.writer.deliver()?)
+    }
+
+    /// Reads that were expected to be quick, and were late, have to prove that they are.
+    fn record_late(&mut self) {
+        let Some(late) = self.in_flight.late.take() else { return };
+        let Late { time, backend, sent_at, batch } = &*late;
+        let info = batch.read_info(false, self.mode.context(), self.balancer, &self.policy);
+        let keys: Vec<_> = info.keys.into_iter().filter(|key| !key.is_fast).collect();
+        self.balancer.slow_lane.record_late(backend.id, *sent_at, &keys, *time);
+    }
+
     /// Does `work` on a connection of a backend whose reply to `commands` has begun. What `work`
     /// returns is the client's once it is done; it reads all replies. The commands are our own, or
     /// were judged by `commands_version`.
@@ -157,8 +247,8 @@ impl<'a> Session<'a> {
         commands_version: Option<u64>,
         profile: ReadProfile,
         info: impl Fn(bool) -> ReadInfo,
-        mut work: impl FnMut(&mut PooledConnection, &mut ReplyWriter) -> Result<T, ForwardError>,
-    ) -> Result<T, Unanswered> {
+        mut work: impl FnMut(&mut PooledConnection, &mut ReplyWriter) -> Tried<T>,
+    ) -> Answered<T> {
         let Self { upstream, writer, mode, local_reply, balancer, .. } = self;
         let client = writer.client.handle();
         let mut failover = Failover::new(balancer, profile, Instant::now());
@@ -170,22 +260,18 @@ impl<'a> Session<'a> {
             {
                 open.reply_began();
             }
-            let (served_by, given) = (ServedBy::attempt(attempt), writer.given);
+            let (served_by, given) = (served_by(attempt), writer.given);
             let done = work(&mut connection, writer)?;
             local_reply.relayed(given, writer.given);
             upstream.release(connection);
-            local_reply.served_by = Some(served_by);
+            local_reply.served_by = served_by;
             Ok(done)
         })
     }
 
     /// Sends a command that changes the mode of its connection to `wanted` when it succeeds: on a
     /// connection that has that mode already, or one of the session's, which then gets it.
-    pub(super) fn change_mode(
-        &mut self,
-        command: &[u8],
-        wanted: Mode,
-    ) -> Result<Vec<u8>, Unanswered> {
+    pub(super) fn change_mode(&mut self, command: &[u8], wanted: Mode) -> Answered<Vec<u8>> {
         let Self { upstream, writer, mode, local_reply, .. } = self;
         // Nothing is read: a database that can't be read can be left.
         let database = upstream.database.take();
@@ -203,7 +289,7 @@ impl<'a> Session<'a> {
                 connection.mode = wanted;
             }
             upstream.release(connection);
-            local_reply.served_by = Some(ServedBy::attempt(attempt));
+            local_reply.served_by = served_by(attempt);
             Ok(reply)
         });
         upstream.database = database;
@@ -211,9 +297,9 @@ impl<'a> Session<'a> {
     }
 
     /// Returns the whole reply to one command, which may be an error.
-    pub(super) fn short_exchange(&mut self, command: &[u8]) -> Result<Vec<u8>, Unanswered> {
-        let work = |connection: &mut PooledConnection, _: &mut ReplyWriter| short_reply(connection);
-        self.on_connection(command, None, ReadProfile::QUICK, |_| ReadInfo::default(), work)
+    pub(super) fn short_exchange(&mut self, command: &[u8]) -> Answered<Vec<u8>> {
+        let info = |_| ReadInfo::default();
+        self.on_connection(command, None, ReadProfile::QUICK, info, |link, _| short_reply(link))
     }
 }
 

@@ -12,17 +12,16 @@
 //! [`ReplyRouter`]: crate::backend::reply_router::ReplyRouter
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::batch::{Batch, PlainBatch};
 use crate::backend::reply_router::{Progress, Replies, Sink};
 use crate::backend::shared::{ClientReplyRouter, Entry, SharedConnection, SharedFailure};
-use crate::backend::{BackendId, Mode};
+use crate::backend::{BackendError, BackendId, Mode};
 use crate::health::Member;
 use crate::net::protocol::WireProtocol;
-use crate::session::client::{ClientSocket, TICK};
+use crate::session::client::{Client, ClientSocket, TICK};
 
 /// Number of commands that one session may have in flight.
 const MAX_COMMANDS: usize = 1024;
@@ -59,13 +58,13 @@ pub struct InFlight {
     /// Replies that take so long to begin are late.
     late_after: Duration,
     /// The last commands that were answered late, until the session looks at them.
-    late: Option<Box<Late>>,
+    pub late: Option<Box<Late>>,
     /// Router of the replies, made for the first commands.
     router: Option<Arc<ClientReplyRouter>>,
     /// The connection of the last, and its backend.
-    connection: Option<(Arc<Member>, Arc<SharedConnection>)>,
+    pub connection: Option<(Arc<Member>, Arc<SharedConnection>)>,
     /// When the first command in flight was sent; `None` while certainly none is.
-    since: Option<Instant>,
+    pub since: Option<Instant>,
     /// Commands that were sent and may have to be sent again.
     batch: Batch,
     /// Errors among the replies that have been given to the client.
@@ -76,7 +75,7 @@ pub struct InFlight {
 
 impl InFlight {
     /// Makes one with nothing in flight. Commands that take `late_after` to be answered are kept for
-    /// [`take_late`](Self::take_late).
+    /// [`late`](Self::late).
     pub fn new(late_after: Duration) -> Self {
         Self {
             late_after,
@@ -90,24 +89,15 @@ impl InFlight {
         }
     }
 
-    /// The last commands that were answered late.
-    pub fn take_late(&mut self) -> Option<Late> {
-        self.late.take().map(|late| *late)
+    /// Whether replies may be on their way that the session's thread knows nothing of.
+    pub fn is_under_way(&mut self) -> bool {
+        self.since.is_some() && self.progress() != Progress::Done
     }
 
-    /// Whether some commands may be in flight.
-    pub fn is_begun(&self) -> bool {
-        self.since.is_some()
-    }
-
-    /// The backend and the connection of the last commands.
-    pub fn connection(&self) -> Option<&(Arc<Member>, Arc<SharedConnection>)> {
-        self.connection.as_ref()
-    }
-
-    /// When the first command in flight was sent.
-    pub fn since(&self) -> Option<Instant> {
-        self.since
+    /// Why what is in flight is not waited for any longer, if so.
+    pub fn silence(&self) -> Option<BackendError> {
+        let (backend, shared) = self.connection.as_ref()?;
+        shared.silence(self.since?, &backend.timeouts)
     }
 
     /// Whether the session's next commands should go on a shared connection.
@@ -119,46 +109,32 @@ impl InFlight {
     /// Whether a batch can be sent after what is in flight, to this backend. All that is in flight
     /// together was judged by one version of the backends' commands.
     pub fn has_room(&self, batch: &Batch, backend: BackendId, mode: Mode) -> bool {
-        let is_same = self
-            .connection
-            .as_ref()
-            .is_some_and(|(its, shared)| its.id == backend && shared.mode == mode);
-        let is_judged_alike = self.batch.is_empty() || self.batch.version() == batch.version();
-        let commands = self.batch.len() + batch.len();
-        is_same
-            && is_judged_alike
-            && commands <= MAX_COMMANDS
-            && self.batch.bytes() + batch.bytes() <= MAX_BYTES
+        let Some((its, shared)) = &self.connection else { return false };
+        let is_same = its.id == backend && shared.mode == mode;
+        let is_judged_alike = self.batch.is_empty() || self.batch.version == batch.version;
+        let has_room = self.batch.len() + batch.len() <= MAX_COMMANDS
+            && self.batch.bytes() + batch.bytes() <= MAX_BYTES;
+        is_same && is_judged_alike && has_room
     }
 
     /// Forgets the connection, unless commands are in flight on it.
     pub fn forget_connection(&mut self) {
-        if !self.is_begun() {
+        if self.since.is_none() {
             self.connection = None;
         }
     }
 
-    /// Chooses the connection of the next commands. None may be in flight on another.
-    pub fn set_connection(&mut self, backend: Arc<Member>, shared: Arc<SharedConnection>) {
-        self.connection = Some((backend, shared));
-    }
-
     /// Sends a batch after what is in flight, and takes it over. Where that is not possible, the batch
     /// stays as it is, and the result is false.
-    pub fn send(
-        &mut self,
-        batch: PlainBatch,
-        client: &Arc<ClientSocket>,
-        address: SocketAddr,
-    ) -> bool {
+    pub fn send(&mut self, batch: PlainBatch, client: &Client) -> bool {
         let Some((_, shared)) = &self.connection else { return false };
-        let sink = || Arc::new(ClientReplyRouter::new(Arc::clone(client) as Arc<dyn Sink>));
+        let sink = || Arc::new(ClientReplyRouter::new(Arc::clone(client.socket) as Arc<dyn Sink>));
         let router = Arc::clone(self.router.get_or_insert_with(sink));
         let Some((ticket, done)) = router.expect(batch.len()) else { return false };
         let began = Instant::now();
         let entry = Entry {
             router: Arc::clone(&router),
-            client: address,
+            client: client.address,
             protocol: WireProtocol::Resp,
             ticket,
             commands: batch.len(),
@@ -174,26 +150,25 @@ impl InFlight {
         if is_sent {
             self.since.get_or_insert(began);
             batch.move_to(&mut self.batch);
-        } else if self.since.is_none() {
+        } else {
             // The connection has ended: the next batch goes by another.
-            self.connection = None;
+            self.forget_connection();
         }
         is_sent
     }
 
     /// Progress of what is in flight.
     pub fn progress(&mut self) -> Progress {
-        let progress = self.router.as_ref().map_or(Progress::Done, |router| router.progress());
-        self.note(progress)
+        self.look(|router| router.progress())
     }
 
     /// Progress of what is in flight, once it has changed or a tick is over.
     pub fn wait(&mut self) -> Progress {
-        let progress = self.router.as_ref().map_or(Progress::Done, |router| router.wait(TICK));
-        self.note(progress)
+        self.look(|router| router.wait(TICK))
     }
 
-    fn note(&mut self, progress: Progress) -> Progress {
+    fn look(&mut self, ask: impl Fn(&ClientReplyRouter) -> Progress) -> Progress {
+        let progress = self.router.as_deref().map_or(Progress::Done, ask);
         if progress == Progress::Done && self.since.is_some() {
             _ = self.take_back();
         }
@@ -209,10 +184,10 @@ impl InFlight {
             self.elsewhere = COMMANDS_AFTER_LONG_REPLY;
         }
         self.batch.skip(replies.answered);
-        let mut batch = Batch::default();
-        if !self.batch.is_done() {
-            std::mem::swap(&mut batch, &mut self.batch);
-        }
+        let batch = match self.batch.is_done() {
+            true => Batch::default(),
+            false => std::mem::take(&mut self.batch),
+        };
         self.finish(replies);
         TakenBack { unsent, failure, batch }
     }

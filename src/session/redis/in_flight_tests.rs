@@ -42,9 +42,9 @@ fn when_all_is_answered_nothing_is_in_flight() {
     router.deliver(ticket, b"", &answered(1, 0, 9), || {});
     assert_eq!(in_flight.progress(), Progress::UnderWay);
     router.deliver(ticket, b"", &answered(2, 1, 9), || {});
-    assert!(in_flight.is_begun(), "until the session looks");
+    assert!(in_flight.since.is_some(), "until the session looks");
     assert_eq!(in_flight.progress(), Progress::Done);
-    assert!(!in_flight.is_begun());
+    assert!(in_flight.since.is_none());
     assert_eq!(in_flight.errors, 1);
     assert!(in_flight.is_wanted(&batch(1)));
 }
@@ -60,7 +60,7 @@ fn only_what_is_not_answered_is_taken_back() {
     assert!(!batch.is_done());
     batch.skip(1);
     assert!(batch.is_done(), "one of three was left");
-    assert!(!in_flight.is_begun());
+    assert!(in_flight.since.is_none());
 
     let mut is_counted = false;
     router.deliver(ticket, b"", &answered(1, 0, 9), || is_counted = true);

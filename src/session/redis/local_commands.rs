@@ -1,15 +1,21 @@
 //! Commands that the session answers itself, or that change it.
 
-use std::time::SystemTime;
+use std::fmt::{Display, Write};
+use std::mem;
+use std::time::{Instant, SystemTime};
 
 use wildmatch::WildMatch;
 
-use super::client::{ReplyMode, SYNTAX_ERROR};
-use super::errors::SessionEnd;
+use super::client::{ReplyMode, allowed_name};
+use super::replies::{Answered, SessionEnd};
 use super::session::{FIRST_MODE, Session};
 use crate::backend::Mode;
+use crate::balance::Balancer;
 use crate::policy::LocalCommand;
-use crate::resp::{self, Command, Protocol, write};
+use crate::resp::{self, Command, Protocol, reply, write};
+
+/// Reply of Redis to arguments that it can't make sense of.
+const SYNTAX_ERROR: &str = "ERR syntax error";
 
 /// Reply of a Redis without cluster to READONLY and READWRITE.
 const NO_CLUSTER: &str = "ERR This instance has cluster support disabled";
@@ -17,6 +23,9 @@ const NO_CLUSTER: &str = "ERR This instance has cluster support disabled";
 /// Reply of a Redis without passwords to a password without a user.
 const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the \
     default user. Are you sure your configuration is correct?";
+
+/// The one user that a Redis without passwords has, who takes any password.
+const USER: &[u8] = b"default";
 
 const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 
@@ -26,56 +35,64 @@ const MAX_PATTERN_BYTES: usize = 256;
 /// The most patterns of one CONFIG GET.
 const MAX_PATTERNS: usize = 1000;
 
+/// The name of our section.
+const SECTION: &[u8] = b"balancer";
+
+/// The changes of state that are shown.
+const MAX_CHANGES: usize = 16;
+
+/// Names of sections that are ours or include it.
+const WITH_OURS: [&[u8]; 4] = [SECTION, b"all", b"default", b"everything"];
+
 impl Session<'_> {
     /// Handles a command of the session's own.
-    pub(super) fn answer_locally(
-        &mut self,
-        local: LocalCommand,
-        command: &Command,
-    ) -> Result<(), SessionEnd> {
+    pub(super) fn answer_locally(&mut self, local: LocalCommand, command: &Command) -> Answered {
         if self.is_subscriber() && !is_for_subscribers(local) {
-            self.not_for_subscribers(command);
-            return Ok(());
+            return Err(self.not_for_subscribers(command));
         }
         match local {
-            LocalCommand::Ping => self.ping(command),
+            LocalCommand::Ping => return self.ping(command),
             LocalCommand::Echo => {
                 self.answer(|out| write::bulk(out, command.arg(1).unwrap_or_default()))
             }
             LocalCommand::Time => self.time(),
-            LocalCommand::ClusterMode => self.error(NO_CLUSTER),
-            LocalCommand::Auth => self.auth(command),
-            LocalCommand::ClientSetName => self.client_setname(command),
+            LocalCommand::ClusterMode => return Err(NO_CLUSTER.into()),
+            LocalCommand::Auth => return self.auth(command),
+            LocalCommand::ClientSetName => {
+                let name = command.arg(2).unwrap_or_default();
+                self.state.name = allowed_name(name, "Client names")?;
+                return self.ok();
+            }
             LocalCommand::ClientGetName => self.client_getname(),
-            LocalCommand::ClientSetInfo => self.client_setinfo(command),
+            LocalCommand::ClientSetInfo => return self.client_setinfo(command),
             LocalCommand::ClientId => {
                 let id = self.state.id.cast_signed();
                 self.answer(|out| write::integer(out, id));
             }
             LocalCommand::ClientInfo => self.client_info(),
-            LocalCommand::ClientReply => self.client_reply(command),
-            LocalCommand::ClientOk => self.client_ok(command),
-            LocalCommand::ConfigGet => self.config_get(command),
+            LocalCommand::ClientReply => return self.client_reply(command),
+            LocalCommand::ClientOk => return self.client_ok(command),
+            LocalCommand::ConfigGet => return self.config_get(command),
             LocalCommand::Hello => return self.hello(command),
             LocalCommand::Select => return self.select(command),
             LocalCommand::Info => return self.info(command),
             LocalCommand::Scan { cursor_arg } => return self.scan(command, cursor_arg),
-            LocalCommand::Multi => self.multi(),
-            LocalCommand::Exec | LocalCommand::Discard => self.without_multi(command),
+            LocalCommand::Multi => return self.multi(),
+            LocalCommand::Exec | LocalCommand::Discard => return Err(self.without_multi(command)),
             LocalCommand::Watch => return self.watch(command),
-            LocalCommand::Unwatch => self.unwatch(),
-            LocalCommand::Subscribe(kind) => return self.subscribe(kind, command),
-            LocalCommand::Unsubscribe(kind) => return self.unsubscribe(kind, command),
+            LocalCommand::Unwatch => return self.unwatch(),
+            LocalCommand::Subscribe(kind) => return self.change_names(true, kind, command),
+            LocalCommand::Unsubscribe(kind) => return self.change_names(false, kind, command),
             LocalCommand::Reset => return self.reset(),
-            LocalCommand::Quit => return Err(self.quit()),
+            LocalCommand::Quit => return self.quit(),
         }
         Ok(())
     }
 
-    fn ping(&mut self, command: &Command) {
+    fn ping(&mut self, command: &Command) -> Answered {
         let text = command.arg(1);
         if command.arg_count() > 2 {
-            return self.error("ERR wrong number of arguments for 'ping' command");
+            return Err("ERR wrong number of arguments for 'ping' command".into());
         }
         let is_subscriber = self.is_subscriber();
         self.answer(|out| {
@@ -89,6 +106,7 @@ impl Session<'_> {
                 write::simple(out, "PONG");
             }
         });
+        Ok(())
     }
 
     #[inline(never)]
@@ -102,21 +120,102 @@ impl Session<'_> {
     }
 
     #[inline(never)]
-    fn auth(&mut self, command: &Command) {
+    fn auth(&mut self, command: &Command) -> Answered {
         match (command.arg(1), command.arg_count()) {
-            (_, 2) => self.error(NO_PASSWORD),
-            (Some(user), 3) if is_known(user) => self.ok(),
-            (_, 3) => self.error(WRONG_PASSWORD),
-            _ => self.error(SYNTAX_ERROR),
+            (_, 2) => Err(NO_PASSWORD.into()),
+            (Some(USER), 3) => self.ok(),
+            (_, 3) => Err(WRONG_PASSWORD.into()),
+            _ => Err(SYNTAX_ERROR.into()),
         }
+    }
+
+    fn client_getname(&mut self) {
+        let (name, protocol) = (mem::take(&mut self.state.name), self.mode.protocol);
+        self.answer(|out| match name.is_empty() {
+            true => write::null(out, protocol),
+            false => write::bulk(out, &name),
+        });
+        self.state.name = name;
+    }
+
+    /// `CLIENT SETINFO`, as Redis 7.2 has it.
+    #[inline(never)]
+    fn client_setinfo(&mut self, command: &Command) -> Answered {
+        let value = command.arg(3).unwrap_or_default();
+        let (option, known) = match (command.is(2, b"lib-name"), command.is(2, b"lib-ver")) {
+            (true, _) => ("lib-name", &mut self.state.library_name),
+            (_, true) => ("lib-ver", &mut self.state.library_version),
+            _ => {
+                let option = command.arg(2).unwrap_or_default();
+                return Err([b"ERR Unrecognized option '", option, b"'"].concat().into());
+            }
+        };
+        *known = allowed_name(value, option)?;
+        self.ok()
+    }
+
+    /// The fields that Redis 7.0 has: redis-py, for one, fails where one is missing. Those about a
+    /// server's memory say nothing here.
+    #[inline(never)]
+    fn client_info(&mut self) {
+        let state = &self.state;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let counts = self.subscriptions.as_ref().map_or([0; 3], |all| all.counts());
+        let line = format!(
+            "id={} addr={} laddr={} fd=-1 name={} age={} idle=0 flags={} db={} sub={} psub={} ssub={} \
+             multi=-1 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 \
+             tot-mem=0 events=r cmd=client|info user=default redir=-1 resp={} lib-name={} \
+             lib-ver={}\n",
+            state.id,
+            state.address,
+            state.local_address.map(|address| address.to_string()).unwrap_or_default(),
+            text(&state.name),
+            state.since.elapsed().as_secs(),
+            if counts == [0; 3] { "N" } else { "P" },
+            self.mode.database,
+            counts[0],
+            counts[1],
+            counts[2],
+            self.mode.protocol.version(),
+            text(&state.library_name),
+            text(&state.library_version),
+        );
+        let protocol = self.mode.protocol;
+        self.answer(|out| write::text(out, line.as_bytes(), protocol));
+    }
+
+    fn client_reply(&mut self, command: &Command) -> Answered {
+        let mode = &mut self.state.reply_mode;
+        if command.is(2, b"on") {
+            *mode = ReplyMode::On;
+            self.is_silent = false;
+            return self.ok();
+        } else if command.is(2, b"off") {
+            *mode = ReplyMode::Off;
+        } else if command.is(2, b"skip") {
+            if *mode == ReplyMode::On {
+                *mode = ReplyMode::SkipNext;
+            }
+        } else {
+            return Err(SYNTAX_ERROR.into());
+        }
+        Ok(())
+    }
+
+    /// `CLIENT NO-EVICT` and `NO-TOUCH`: nothing of ours is evicted, or touched.
+    fn client_ok(&mut self, command: &Command) -> Answered {
+        if !command.is(2, b"on") && !command.is(2, b"off") {
+            return Err(SYNTAX_ERROR.into());
+        }
+        self.ok()
     }
 
     /// A short list of settings that clients ask for, which are true of the balancer.
     #[inline(never)]
-    fn config_get(&mut self, command: &Command) {
+    fn config_get(&mut self, command: &Command) -> Answered {
         // The patterns follow CONFIG and GET.
         if command.arg_count() - 2 > MAX_PATTERNS {
-            return self.error(format!("ERR CONFIG GET takes at most {MAX_PATTERNS} patterns"));
+            return Err(format!("ERR CONFIG GET takes at most {MAX_PATTERNS} patterns").into());
         }
         let config = &self.balancer.config;
         let settings = [
@@ -129,12 +228,9 @@ impl Session<'_> {
             ("save", String::new()),
             ("timeout", config.client_timeout.as_secs().to_string()),
         ];
-        let patterns: Vec<WildMatch> = command
-            .args()
-            .skip(2)
-            .filter(|pattern| pattern.len() <= MAX_PATTERN_BYTES)
-            .map(|pattern| WildMatch::new(&String::from_utf8_lossy(pattern).to_ascii_lowercase()))
-            .collect();
+        let patterns = command.args().skip(2).filter(|pattern| pattern.len() <= MAX_PATTERN_BYTES);
+        let lower = |pattern| String::from_utf8_lossy(pattern).to_ascii_lowercase();
+        let patterns: Vec<_> = patterns.map(|pattern| WildMatch::new(&lower(pattern))).collect();
         let is_asked = |name: &str| patterns.iter().any(|pattern| pattern.matches(name));
         let found: Vec<_> = settings.iter().filter(|(name, _)| is_asked(name)).collect();
         let protocol = self.mode.protocol;
@@ -145,57 +241,78 @@ impl Session<'_> {
                 write::bulk(out, value.as_bytes());
             }
         });
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn info(&mut self, command: &Command) -> Answered {
+        let is_ours = |section: &&[u8]| section.eq_ignore_ascii_case(SECTION);
+        let includes_ours = |name: &&[u8]| WITH_OURS.iter().any(|w| name.eq_ignore_ascii_case(w));
+        let sections: Vec<&[u8]> = command.args().skip(1).collect();
+        let shows_ours = sections.is_empty() || sections.iter().any(includes_ours);
+        let theirs: Vec<_> = sections.iter().filter(|section| !is_ours(section)).collect();
+        let mut text = Vec::new();
+        if sections.is_empty() || !theirs.is_empty() {
+            self.run_batch()?;
+            let reply = self.short_exchange(&resp::command("INFO").args(theirs).into_bytes())?;
+            let Some(theirs) = reply::string(&reply) else {
+                self.answer_raw(&reply);
+                return Ok(());
+            };
+            text.extend_from_slice(theirs);
+        }
+        if shows_ours {
+            if !text.is_empty() {
+                text.extend_from_slice(b"\r\n");
+            }
+            text.extend_from_slice(section(self.balancer).as_bytes());
+        }
+        let protocol = self.mode.protocol;
+        self.answer(|out| write::text(out, &text, protocol));
+        Ok(())
     }
 
     /// HELLO is a backend's answer, but for the client's id.
     #[inline(never)]
-    fn hello(&mut self, command: &Command) -> Result<(), SessionEnd> {
-        let protocol = match self.apply_hello_options(command) {
-            Ok(protocol) => protocol,
-            Err(error) => {
-                self.error(error);
-                return Ok(());
-            }
-        };
+    fn hello(&mut self, command: &Command) -> Answered {
+        let protocol = self.apply_hello_options(command)?;
         self.run_batch()?;
         let hello = resp::command("HELLO").number(protocol.version()).into_bytes();
-        match self.change_mode(&hello, Mode { protocol, ..self.mode }) {
-            Ok(greeting) if greeting.starts_with(b"-") => self.answer_raw(&greeting),
-            Ok(greeting) => {
-                self.mode.protocol = protocol;
-                self.greet_subscription(&hello)?;
-                let greeting = with_id(&greeting, self.state.id);
-                self.answer_raw(&greeting);
-            }
-            Err(unanswered) => return self.unanswered(unanswered),
+        let mut greeting = self.change_mode(&hello, Mode { protocol, ..self.mode })?;
+        if !greeting.starts_with(b"-") {
+            self.mode.protocol = protocol;
+            self.greet_subscription(&hello)?;
+            greeting = with_id(&greeting, self.state.id);
         }
+        self.answer_raw(&greeting);
         Ok(())
     }
 
     /// Checks HELLO and takes its name: one before something wrong stays, as in Redis.
-    fn apply_hello_options(&mut self, command: &Command) -> Result<Protocol, Vec<u8>> {
+    fn apply_hello_options(&mut self, command: &Command) -> Answered<Protocol> {
         let protocol = match command.arg(1).map(integer) {
             None => self.mode.protocol,
             Some(Some(2)) => Protocol::Resp2,
             Some(Some(3)) => Protocol::Resp3,
-            Some(Some(_)) => return Err(b"NOPROTO unsupported protocol version".into()),
+            Some(Some(_)) => return Err("NOPROTO unsupported protocol version".into()),
             Some(None) => {
-                return Err(b"ERR Protocol version is not an integer or out of range".into());
+                return Err("ERR Protocol version is not an integer or out of range".into());
             }
         };
         let mut at = 2;
         while let Some(option) = command.arg(at) {
             let values = command.arg_count() - at - 1;
             if command.is(at, b"auth") && values >= 2 {
-                if !command.arg(at + 1).is_some_and(is_known) {
+                if command.arg(at + 1) != Some(USER) {
                     return Err(WRONG_PASSWORD.into());
                 }
                 at += 3;
             } else if command.is(at, b"setname") && values >= 1 {
-                self.state.set_name(command.arg(at + 1).unwrap_or_default())?;
+                let name = command.arg(at + 1).unwrap_or_default();
+                self.state.name = allowed_name(name, "Client names")?;
                 at += 2;
             } else {
-                return Err([b"ERR Syntax error in HELLO option '", option, b"'"].concat());
+                return Err([b"ERR Syntax error in HELLO option '", option, b"'"].concat().into());
             }
         }
         Ok(protocol)
@@ -203,34 +320,31 @@ impl Session<'_> {
 
     /// The backend says whether there is such a database; its connection is then one for that.
     #[inline(never)]
-    fn select(&mut self, command: &Command) -> Result<(), SessionEnd> {
+    fn select(&mut self, command: &Command) -> Answered {
         self.run_batch()?;
         // What is no number is an error of the backend's.
         let database = command.arg(1).and_then(integer).unwrap_or(-1);
-        match self.change_mode(command.bytes(), Mode { database, ..self.mode }) {
-            Ok(reply) => {
-                if !reply.starts_with(b"-") {
-                    self.mode.database = database;
-                    self.upstream.database = Some(database);
-                }
-                self.answer_raw(&reply);
-                Ok(())
-            }
-            Err(unanswered) => self.unanswered(unanswered),
+        let reply = self.change_mode(command.bytes(), Mode { database, ..self.mode })?;
+        if !reply.starts_with(b"-") {
+            self.mode.database = database;
+            self.upstream.database = Some(database);
         }
+        self.answer_raw(&reply);
+        Ok(())
     }
 
     /// Makes the session what it was at its beginning.
     #[inline(never)]
-    fn reset(&mut self) -> Result<(), SessionEnd> {
+    fn reset(&mut self) -> Answered {
         self.run_batch()?;
         if self.state.reply_mode == ReplyMode::Off {
             self.is_silent = false;
         }
         self.transaction = None;
         self.subscriptions = None;
-        self.upstream.forget_watch();
-        self.state.reset();
+        drop(self.upstream.take_watch());
+        self.state.name = Box::default();
+        self.state.reply_mode = ReplyMode::On;
         self.mode = FIRST_MODE;
         self.upstream.database = Some(self.mode.database);
         self.answer(|out| write::simple(out, "RESET"));
@@ -238,10 +352,11 @@ impl Session<'_> {
     }
 
     #[inline(never)]
-    fn quit(&mut self) -> SessionEnd {
-        self.ok();
-        self.complete(b"QUIT");
-        self.flush().err().unwrap_or_else(|| SessionEnd::Gone("quit".to_owned()))
+    fn quit(&mut self) -> Answered {
+        self.ok()?;
+        self.complete(b"QUIT", Ok(()))?;
+        self.flush()?;
+        Err(SessionEnd::Gone("quit".to_owned()).into())
     }
 }
 
@@ -255,11 +370,6 @@ fn is_for_subscribers(local: LocalCommand) -> bool {
             | LocalCommand::Quit
             | LocalCommand::Reset
     )
-}
-
-/// The one user that a Redis without passwords has takes any password.
-fn is_known(user: &[u8]) -> bool {
-    user == b"default"
 }
 
 /// A number as Redis reads it.
@@ -276,4 +386,60 @@ fn with_id(greeting: &[u8], id: u64) -> Vec<u8> {
     let Some(begin) = found.map(|at| at + BEFORE.len()) else { return greeting.to_vec() };
     let end = greeting[begin..].iter().position(|&byte| byte == b'\r').map_or(begin, |n| begin + n);
     [&greeting[..begin], id.to_string().as_bytes(), &greeting[end..]].concat()
+}
+
+/// Our section. Its names begin with `lb_`: clients join all sections into one table.
+fn section(balancer: &Balancer) -> String {
+    let mut text = String::from("# Balancer\r\n");
+    let mut line = |name: &str, value: &dyn Display| {
+        // Writing to a String can't fail.
+        let _ = write!(text, "lb_{name}:{value}\r\n");
+    };
+    line("version", &env!("CARGO_PKG_VERSION"));
+    line("uptime_in_seconds", &balancer.began.elapsed().as_secs());
+    line("clients", &balancer.metrics.all_clients());
+    let (backends, now) = (balancer.backends(), Instant::now());
+    line("backends", &backends.len());
+    for (index, backend) in backends.iter().enumerate() {
+        let (health, leases) = (backend.health.summary(now), balancer.table.leases(backend.id));
+        let role = health.role().unwrap_or("primary");
+        let value = format!(
+            "address={},state={},role={role},leases={leases},connections={},keys={},since={},reason={}",
+            backend.name(),
+            health.state,
+            backend.pool.counts().open,
+            health.keys.map_or("unknown".to_owned(), |keys| keys.to_string()),
+            health.state_for.as_secs(),
+            plain(&health.reason),
+        );
+        line(&format!("backend{index}"), &value);
+    }
+    let slow = balancer.slow_lane.snapshot();
+    line("slow_reads", &slow.ended);
+    line("slow_reads_busy_seconds", &format!("{:.3}", slow.busy_time.as_secs_f64()));
+    line("slow_reads_running", &slow.running.len());
+    line("slow_reads_waiting", &slow.waiting);
+    for (index, read) in slow.running.iter().chain(&slow.recent).enumerate() {
+        let value = format!(
+            "read={},address={},seconds={:.3},running={}",
+            plain(&read.label),
+            backends.get(read.backend).map_or("", |backend| backend.name()),
+            read.time.as_secs_f64(),
+            u8::from(index < slow.running.len()),
+        );
+        line(&format!("slow_read{index}"), &value);
+    }
+    for (index, (backend, change)) in balancer.changes(MAX_CHANGES).iter().enumerate() {
+        let at = humantime::format_rfc3339_seconds(change.at);
+        let reason = plain(&change.reason);
+        let name = backend.name();
+        let value = format!("at={at},address={name},state={},reason={reason}", change.state);
+        line(&format!("change{index}"), &value);
+    }
+    text
+}
+
+/// In a list of fields, a comma begins the next.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c == ',' || c.is_control() { ';' } else { c }).collect()
 }

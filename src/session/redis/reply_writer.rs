@@ -3,11 +3,8 @@
 use std::io::{self, BufRead};
 use std::time::{Duration, Instant};
 
-use super::backlog::Backlog;
-use super::errors::ForwardError;
-use super::memory::IDLE_CAPACITY_BYTES;
-use super::replies::UNWANTED_PUSH;
-use super::script::{self, Witness};
+use super::memory::{Backlog, IDLE_CAPACITY_BYTES};
+use super::replies::{ForwardError, Given, Tried, UNWANTED_PUSH, witness};
 use crate::backend::{Backend, HELD_REPLY_BYTES, PooledConnection, check_server, inability, said};
 use crate::metrics::{Completion, Outcome, Refusal};
 use crate::net::protocol::WireProtocol;
@@ -19,42 +16,20 @@ const GATHERED_BYTES: usize = 64 * 1024;
 
 const NOT_READING: &str = "does not read its replies";
 
-/// Replies that a client was given.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Given {
-    /// How many were errors.
-    pub errors: u64,
-    /// Length of those that count for a command of their own.
-    pub bytes: u64,
-}
-
 /// The replies on their way to a client.
 pub struct ReplyWriter<'a> {
     pub client: Client<'a>,
     /// A client that takes longer over [`GATHERED_BYTES`] is cut off if others wait for a connection
     /// to the backend whose reply it does not take.
-    max_stall: Duration,
+    pub max_stall: Duration,
     /// Replies that the client was given so far.
     pub given: Given,
     /// Bytes that were not sent yet: whole replies, and after them perhaps the beginning of one.
-    out: Vec<u8>,
-    backlog: Backlog,
-    /// Whether the client has shut down its sending side.
-    is_half_closed: bool,
+    pub out: Vec<u8>,
+    pub backlog: Backlog,
 }
 
-impl<'a> ReplyWriter<'a> {
-    pub fn new(client: Client<'a>, max_stall: Duration) -> Self {
-        Self {
-            client,
-            max_stall,
-            given: Given::default(),
-            out: Vec::new(),
-            backlog: Backlog::new(),
-            is_half_closed: false,
-        }
-    }
-
+impl ReplyWriter<'_> {
     /// Counts a command that is over. A backend that answered it comes with the time until its reply
     /// began.
     pub fn complete(
@@ -83,31 +58,13 @@ impl<'a> ReplyWriter<'a> {
         self.complete(what, None, 0, Outcome::Refused(why));
     }
 
-    /// Whether there is nothing to send.
-    pub fn is_empty(&self) -> bool {
-        self.out.is_empty()
-    }
-
-    /// Where a reply of our own is written.
-    pub fn out(&mut self) -> &mut Vec<u8> {
-        &mut self.out
-    }
-
-    /// Sends what is gathered when that is much.
-    pub fn deliver_if_full(&mut self) -> io::Result<()> {
-        if self.is_full() { self.deliver() } else { Ok(()) }
-    }
-
-    /// Sends what is gathered when that is much, while we hold a connection that others may want.
-    pub fn deliver_if_full_beside(
-        &mut self,
-        connection: Option<&PooledConnection>,
-    ) -> Result<(), ForwardError> {
+    /// Sends what is gathered when that is much, while we may hold a connection that others may want.
+    pub fn deliver_if_full(&mut self, held: Option<&PooledConnection>) -> Tried {
         if !self.is_full() {
             return Ok(());
         }
-        self.deliver_while(|| !connection.is_some_and(|connection| connection.is_wanted()))
-            .map_err(ForwardError::Client)
+        let may_stall = || !held.is_some_and(|connection| connection.is_wanted());
+        self.deliver_while(may_stall).map_err(ForwardError::Client)
     }
 
     /// Whether there is much to send.
@@ -117,22 +74,8 @@ impl<'a> ReplyWriter<'a> {
 
     /// Takes the next reply in, to be sent with others; or reads it only, where it `is_silent`. One
     /// that is long is sent meanwhile.
-    pub fn relay(
-        &mut self,
-        connection: &mut PooledConnection,
-        is_silent: bool,
-    ) -> Result<Relayed, ForwardError> {
+    pub fn relay(&mut self, connection: &mut PooledConnection, is_silent: bool) -> Tried<Relayed> {
         self.relay_checked(connection, is_silent, Check::Answer, |_| {})
-    }
-
-    /// Takes the next message of a subscription in, as [`relay`](Self::relay) does a reply, and shows
-    /// `look` each piece of it. What its server refuses, the client is told.
-    pub fn relay_message(
-        &mut self,
-        connection: &mut PooledConnection,
-        look: impl FnMut(&[u8]),
-    ) -> Result<Relayed, ForwardError> {
-        self.relay_checked(connection, false, Check::Server, look)
     }
 
     /// Takes in the reply to a script, which `command` has called and with which nothing else is
@@ -143,7 +86,7 @@ impl<'a> ReplyWriter<'a> {
         connection: &mut PooledConnection,
         is_silent: bool,
         command: &[u8],
-    ) -> Result<Relayed, ForwardError> {
+    ) -> Tried<Relayed> {
         let mut was_repeated = false;
         loop {
             let (start, given) = (self.out.len(), self.given);
@@ -158,16 +101,13 @@ impl<'a> ReplyWriter<'a> {
             };
             self.out.truncate(start);
             self.given = given;
-            let is_own = match script::witness(connection, command, claimed)? {
-                Witness::Confirms => {
-                    connection.check_answer(&reply)?;
-                    // All servers refuse it.
-                    true
-                }
-                // It may have been true a moment ago: asked again, only a script says so again.
-                Witness::Denies => was_repeated,
-            };
-            if is_own {
+            let is_confirmed = witness(connection, command, claimed)?;
+            if is_confirmed {
+                connection.check_answer(&reply)?;
+            }
+            // All servers refuse it. Or the script has made it up: it may have been true a moment ago,
+            // but asked again, only a script says so again.
+            if is_confirmed || was_repeated {
                 if !is_silent {
                     self.out.extend_from_slice(&reply);
                 }
@@ -179,21 +119,25 @@ impl<'a> ReplyWriter<'a> {
         }
     }
 
-    fn relay_checked(
+    /// Takes the next reply or message in, as [`relay`](Self::relay) does, and shows `look` each piece
+    /// of it. Errors that `check` does not name are the client's.
+    pub fn relay_checked(
         &mut self,
         connection: &mut PooledConnection,
         is_silent: bool,
         check: Check,
         look: impl FnMut(&[u8]),
-    ) -> Result<Relayed, ForwardError> {
+    ) -> Tried<Relayed> {
         let start = self.out.len();
         let mut frame = ReplyInFlight { start, is_silent, check, passed: Relayed::Whole };
         let passed = self.relay_frame(connection, &mut frame, look);
-        if is_silent || (passed.is_err() && !frame.is_partly_sent()) {
+        // The client has got, or was about to get, some of it.
+        let is_partly_sent = frame.passed == Relayed::InPieces && !is_silent;
+        if is_silent || (passed.is_err() && !is_partly_sent) {
             self.out.truncate(frame.start);
         }
         passed.map_err(|failure| match failure {
-            ForwardError::Backend(error) if frame.is_partly_sent() => ForwardError::Cut(error),
+            ForwardError::Backend(error) if is_partly_sent => ForwardError::Cut(error),
             failure => failure,
         })?;
         Ok(frame.passed)
@@ -204,7 +148,7 @@ impl<'a> ReplyWriter<'a> {
         connection: &mut PooledConnection,
         frame: &mut ReplyInFlight,
         mut look: impl FnMut(&[u8]),
-    ) -> Result<(), ForwardError> {
+    ) -> Tried {
         let mut framer = Framer::new();
         loop {
             let from = connection.replies();
@@ -235,24 +179,17 @@ impl<'a> ReplyWriter<'a> {
                 return Ok(());
             }
             if self.out.len() - frame.start > HELD_REPLY_BYTES {
-                self.relay_piece(connection, frame)?;
+                // Room for the rest of a long reply.
+                frame.passed = Relayed::InPieces;
+                if frame.is_silent {
+                    self.out.truncate(frame.start);
+                } else {
+                    frame.start = 0;
+                    let may_stall = || !connection.is_wanted();
+                    self.deliver_while(may_stall).map_err(ForwardError::Client)?;
+                }
             }
         }
-    }
-
-    /// Makes room after the beginning of a long reply.
-    fn relay_piece(
-        &mut self,
-        connection: &PooledConnection,
-        frame: &mut ReplyInFlight,
-    ) -> Result<(), ForwardError> {
-        frame.passed = Relayed::InPieces;
-        if frame.is_silent {
-            self.out.truncate(frame.start);
-            return Ok(());
-        }
-        frame.start = 0;
-        self.deliver_while(|| !connection.is_wanted()).map_err(ForwardError::Client)
     }
 
     /// Sends all that is gathered. The client has to take it within its timeout.
@@ -284,29 +221,13 @@ impl<'a> ReplyWriter<'a> {
     /// Waits a moment for the client's socket to take more, and takes in what the client sends.
     fn wait_for_room(&mut self) -> io::Result<()> {
         let (stream, step) = (self.client.stream(), stall_step(self.max_stall));
-        if self.is_half_closed || !self.backlog.has_room() {
+        if !self.backlog.is_open() {
             return stream.wait_for_room(step);
         }
-        if stream.wait_for_room_or_input(step)? {
-            self.is_half_closed = self.backlog.fill_from(stream)?;
+        match stream.wait_for_room_or_input(step)? {
+            true => self.backlog.fill_from(stream),
+            false => Ok(()),
         }
-        Ok(())
-    }
-
-    /// Whether something was taken in while the client took no replies.
-    pub fn has_backlog(&self) -> bool {
-        !self.backlog.is_empty()
-    }
-
-    /// Moves what the client sent while it took no replies to the end of `input`. Returns false when that
-    /// is nothing.
-    pub fn take_backlog(&mut self, input: &mut Vec<u8>) -> bool {
-        self.backlog.move_to(input)
-    }
-
-    /// Whether nothing more will come from the client.
-    pub fn is_half_closed(&self) -> bool {
-        self.is_half_closed
     }
 }
 
@@ -321,20 +242,13 @@ struct ReplyInFlight {
 
 /// Which errors are a server's failure to answer, and no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Check {
+pub enum Check {
     /// Those of a server that can't answer anybody, or not this.
     Answer,
     /// Those of a server that can't answer anybody.
     Server,
     /// None.
     None,
-}
-
-impl ReplyInFlight {
-    /// Whether the client has got, or was about to get, some of it.
-    fn is_partly_sent(&self) -> bool {
-        self.passed == Relayed::InPieces && !self.is_silent
-    }
 }
 
 /// How a reply was passed on.

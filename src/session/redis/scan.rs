@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::errors::{ForwardError, SessionEnd};
 use super::local_commands::integer;
-use super::local_reply::ServedBy;
+use super::replies::{Answered, ForwardError, SessionEnd, Tried};
 use super::reply_writer::ReplyWriter;
 use super::session::Session;
 use crate::backend::{BackendError, Connection, PooledConnection, WaitPolicy};
@@ -27,51 +26,32 @@ const TOO_LARGE: &str = "ERR SCAN can't go on: the server's cursor is too large 
 
 impl Session<'_> {
     #[inline(never)]
-    pub(super) fn scan(&mut self, command: &Command, cursor_arg: usize) -> Result<(), SessionEnd> {
-        let Some(cursor) = command.arg(cursor_arg).and_then(cursor::parse) else {
-            self.error("ERR invalid cursor");
-            return Ok(());
-        };
+    pub(super) fn scan(&mut self, command: &Command, cursor_arg: usize) -> Answered {
+        let cursor = command.arg(cursor_arg).and_then(cursor::parse).ok_or("ERR invalid cursor")?;
         self.run_batch()?;
         let args = with_capped_counts(command, cursor_arg);
-        match cursor {
-            0 => self.scan_from_the_start(args),
-            _ => self.scan_on(args, cursor_arg, cursor),
+        if cursor != 0 {
+            return self.scan_on(args, cursor_arg, cursor);
         }
-    }
-
-    fn scan_from_the_start(&mut self, args: Vec<&[u8]>) -> Result<(), SessionEnd> {
-        let (balancer, is_silent) = (self.balancer, self.is_silent);
-        let command = encode(args);
-        let work = |connection: &mut PooledConnection, writer: &mut ReplyWriter| {
-            relay_scan(connection, writer, is_silent, balancer)
-        };
+        let is_silent = self.is_silent;
         let (profile, info) = (ReadProfile::QUICK, |_| ReadInfo::default());
-        let scanned = self.on_connection(&command, None, profile, info, work);
-        scanned.or_else(|unanswered| self.unanswered(unanswered))
+        self.on_connection(&encode(&args), None, profile, info, |connection, writer| {
+            relay_scan(connection, writer, is_silent)
+        })
     }
 
     /// Goes on where the cursor comes from, which may be another backend than the session's.
-    fn scan_on(
-        &mut self,
-        args: Vec<&[u8]>,
-        cursor_arg: usize,
-        cursor: u64,
-    ) -> Result<(), SessionEnd> {
+    fn scan_on(&mut self, args: Vec<&[u8]>, cursor_arg: usize, cursor: u64) -> Answered {
         let (position, tag) = cursor::split(cursor);
         let position = position.to_string();
         let mut args: Vec<&[u8]> = args;
         args[cursor_arg] = position.as_bytes();
-        let there = encode(args);
-        let Some(backend) = self.balancer.find_server(tag) else {
-            self.error(GONE);
-            return Ok(());
-        };
+        let backend = self.balancer.find_server(tag).ok_or(GONE)?;
         let is_elsewhere = self.upstream.backend().is_none_or(|own| own.id != backend.id);
         let lease = is_elsewhere
             .then(|| self.balancer.table.lease(Instant::now(), |other| other == backend.id));
         let given = self.writer.given;
-        let outcome = self.scan_at(&backend, tag, &there);
+        let outcome = self.scan_at(&backend, tag, &encode(&args));
         drop(lease);
         if let Err(ForwardError::Backend(error) | ForwardError::Cut(error)) = &outcome {
             backend.metrics.errors.add((!error.is_local()).into());
@@ -82,27 +62,22 @@ impl Session<'_> {
         match outcome {
             Ok(time) => {
                 self.local_reply.relayed(given, self.writer.given);
-                self.local_reply.served_by = Some(ServedBy { backend, time });
+                self.local_reply.served_by = Some((backend, time));
+                Ok(())
             }
             Err(ForwardError::Backend(BackendError::OtherCommands | BackendError::Syncing(_))) => {
-                self.error(GONE);
+                Err(GONE.into())
             }
             Err(ForwardError::Backend(error)) => {
                 let name = backend.name();
-                self.error(format!("ERR the cursor's server, {name}, can't go on: {error}"));
+                Err(format!("ERR the cursor's server, {name}, can't go on: {error}").into())
             }
-            Err(failure) => return Err(failure.into()),
+            Err(failure) => Err(SessionEnd::from(failure).into()),
         }
-        Ok(())
     }
 
     /// Returns how long it took until the reply began.
-    fn scan_at(
-        &mut self,
-        backend: &Member,
-        tag: u16,
-        command: &[u8],
-    ) -> Result<Duration, ForwardError> {
+    fn scan_at(&mut self, backend: &Member, tag: u16, command: &[u8]) -> Tried<Duration> {
         let began = Instant::now();
         let balancer = self.balancer;
         // A new connection may have found another server at this address.
@@ -118,7 +93,7 @@ impl Session<'_> {
         };
         let mut connection = backend.request(self.mode, command, wait_policy, is_its_server)?;
         let time = began.elapsed();
-        relay_scan(&mut connection, &mut self.writer, self.is_silent, balancer)?;
+        relay_scan(&mut connection, &mut self.writer, self.is_silent)?;
         connection.keep();
         Ok(time)
     }
@@ -134,25 +109,17 @@ fn with_capped_counts<'a>(command: &Command<'a>, cursor_arg: usize) -> Vec<&'a [
     // Options stand after the cursor, each before its value.
     for at in cursor_arg + 2..args.len() {
         // Redis compares up to a NUL.
-        let is_count = until_nul(args[at - 1]).eq_ignore_ascii_case(b"COUNT");
-        let is_too_much = || {
-            integer(args[at])
-                .is_some_and(|count| count.cast_unsigned() > MAX_SCAN_COUNT && count > 0)
-        };
-        if is_count && is_too_much() {
+        let option = args[at - 1].split(|&byte| byte == 0).next().unwrap_or_default();
+        let is_too_much = |count: i64| count > 0 && count.cast_unsigned() > MAX_SCAN_COUNT;
+        if option.eq_ignore_ascii_case(b"COUNT") && integer(args[at]).is_some_and(is_too_much) {
             args[at] = MAX_SCAN_COUNT_TEXT;
         }
     }
     args
 }
 
-fn encode(args: Vec<&[u8]>) -> Vec<u8> {
-    let (name, args) = args.split_first().map_or((&b""[..], &[][..]), |(name, args)| (*name, args));
-    resp::command(name).args(args).into_bytes()
-}
-
-fn until_nul(text: &[u8]) -> &[u8] {
-    text.split(|&byte| byte == 0).next().unwrap_or_default()
+fn encode(args: &[&[u8]]) -> Vec<u8> {
+    resp::command(args[0]).args(&args[1..]).into_bytes()
 }
 
 /// Passes the reply on, with the server's tag in its cursor.
@@ -160,8 +127,7 @@ fn relay_scan(
     connection: &mut PooledConnection,
     writer: &mut ReplyWriter,
     is_silent: bool,
-    balancer: &Balancer,
-) -> Result<(), ForwardError> {
+) -> Tried {
     if connection.next_byte()? == b'-' {
         return writer.relay(connection, is_silent).map(|_| ());
     }
@@ -172,26 +138,27 @@ fn relay_scan(
     let position = reply::bytes(from, reply::MAX_CURSOR_BYTES)?;
     let position = std::str::from_utf8(&position).ok().and_then(|text| text.parse().ok());
     let position = position.ok_or(resp::Error::Protocol("a cursor that is no number"))?;
-    let cursor = match outgoing_cursor(position, connection.run_id.as_deref(), balancer) {
-        Ok(cursor) => cursor,
-        // The server has done nothing wrong.
-        Err(why) => {
-            writer.relay(connection, true)?;
-            if !is_silent {
-                write::error(writer.out(), &why);
+    let cursor =
+        match outgoing_cursor(position, connection.run_id.as_deref(), writer.client.balancer) {
+            Ok(cursor) => cursor,
+            // The server has done nothing wrong.
+            Err(why) => {
+                writer.relay(connection, true)?;
+                if !is_silent {
+                    write::error(&mut writer.out, &why);
+                }
+                writer.given.errors += 1;
+                return Ok(());
             }
-            writer.given.errors += 1;
-            return Ok(());
-        }
-    };
-    let start = writer.out().len();
+        };
+    let start = writer.out.len();
     if !is_silent {
-        write::array(writer.out(), 2);
-        write::bulk(writer.out(), cursor.to_string().as_bytes());
+        write::array(&mut writer.out, 2);
+        write::bulk(&mut writer.out, cursor.to_string().as_bytes());
     }
     let passed = writer.relay(connection, is_silent);
     if let Err(ForwardError::Backend(_)) = passed {
-        writer.out().truncate(start);
+        writer.out.truncate(start);
     }
     passed.map(|_| ())
 }
@@ -216,7 +183,8 @@ mod tests {
     use crate::resp::CommandParser;
 
     fn capped(words: &str, cursor_arg: usize) -> String {
-        let bytes = encode(words.split(' ').map(str::as_bytes).collect());
+        let words: Vec<_> = words.split(' ').map(str::as_bytes).collect();
+        let bytes = encode(&words);
         let mut parser = CommandParser::new(1024);
         let command = parser.parse(&bytes).expect("valid").1.expect("whole");
         String::from_utf8(with_capped_counts(&command, cursor_arg).join(&b' ')).expect("text")

@@ -1,4 +1,5 @@
-//! One client's session: what it knows, and its loop, which reads commands and hands them on.
+//! One client's session: what it knows, its loop, which reads commands, and what becomes of each: it is
+//! answered here, refused, or gathered to be forwarded.
 
 use std::convert::Infallible;
 use std::mem;
@@ -7,19 +8,19 @@ use std::time::{Duration, Instant};
 
 use super::batch::Batch;
 use super::client::ClientState;
-use super::errors::SessionEnd;
 use super::in_flight::InFlight;
-use super::local_reply::LocalReply;
-use super::memory::{Budget, IDLE_CAPACITY_BYTES, Share};
+use super::memory::{Backlog, Budget, IDLE_CAPACITY_BYTES, Share};
+use super::replies::{Answered, Given, LocalReply, OTHER_COMMANDS, SessionEnd, Unanswered};
 use super::reply_writer::ReplyWriter;
 use super::subscription::Subscriptions;
 use super::transaction::Transaction;
 use super::upstream::Upstream;
 use crate::backend::{Mode, is_timeout};
 use crate::balance::{Balancer, Phase};
-use crate::metrics::Refusal;
-use crate::policy::Policy;
-use crate::resp::{CommandParser, Protocol, write};
+use crate::logging::access_log::{self, Event};
+use crate::metrics::{Outcome, Refusal};
+use crate::policy::{Policy, Refused, Verdict};
+use crate::resp::{self, Command, CommandParser, Protocol, write};
 use crate::session::client::{Client, TICK};
 
 /// Number of bytes that are taken in of a client at a time.
@@ -31,11 +32,47 @@ const COMMAND_TIME: Duration = Duration::from_secs(10);
 /// Number of bytes of a command for each of which, once they have come, it may take a second longer.
 const BYTES_A_SECOND: usize = 1024 * 1024;
 
+/// Shortest time between two questions to backends none of which has ever answered.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Bytes of long commands that have begun, of all clients together.
 static UNFINISHED: Budget = Budget::new(1024 * 1024 * 1024);
 
 /// Mode of a new session.
 pub const FIRST_MODE: Mode = Mode { database: 0, protocol: Protocol::Resp2 };
+
+/// Serves commands until the client or we have had enough. `input` holds what it said so far, and
+/// began `since`.
+pub fn converse(client: Client, input: Vec<u8>, since: Instant, balancer: &Balancer) {
+    // Not on the stack, which takes whole pages.
+    let mut session = Session::boxed(client, balancer);
+    let Err(ended) = session.run(input, since);
+    end(session, &ended, since, balancer);
+}
+
+/// Gives back what the session has, then notes its end.
+#[inline(never)]
+fn end(session: Box<Session>, ended: &SessionEnd, since: Instant, balancer: &Balancer) {
+    let Session { commands, mut writer, upstream, subscriptions, in_flight, .. } = *session;
+    let backend = upstream.backend().map(|backend| backend.name().to_owned());
+    drop((upstream, subscriptions));
+    if let SessionEnd::Cut(_) = ended {
+        writer.complete(b"", None, 0, Outcome::Cut);
+    }
+    balancer.access_log.write(|| {
+        Event::Session(access_log::Session {
+            client: writer.client.address,
+            commands,
+            errors: writer.given.errors + in_flight.errors,
+            backend,
+            seconds: since.elapsed().as_secs_f64(),
+            ended: ended.to_string(),
+        })
+    });
+    if !matches!(ended, SessionEnd::Cut(_)) {
+        writer.client.linger();
+    }
+}
 
 /// One client's session.
 pub struct Session<'a> {
@@ -68,13 +105,19 @@ pub struct Session<'a> {
 
 impl<'a> Session<'a> {
     #[inline(never)]
-    pub(super) fn boxed(client: Client<'a>, balancer: &'a Balancer) -> Box<Self> {
+    fn boxed(client: Client<'a>, balancer: &'a Balancer) -> Box<Self> {
         let (commands_version, policy) = balancer.policy();
         Box::new(Self {
             balancer,
             state: ClientState::new(&client),
             // Another client waits for a connection as long as the backend timeout.
-            writer: ReplyWriter::new(client, balancer.config.backend_timeout / 2),
+            writer: ReplyWriter {
+                client,
+                max_stall: balancer.config.backend_timeout / 2,
+                given: Given::default(),
+                out: Vec::new(),
+                backlog: Backlog::new(),
+            },
             upstream: Upstream::new(balancer),
             mode: FIRST_MODE,
             batch: Batch::default(),
@@ -93,23 +136,16 @@ impl<'a> Session<'a> {
     }
 
     #[inline(never)]
-    pub(super) fn run(
-        &mut self,
-        mut input: Vec<u8>,
-        since: Instant,
-    ) -> Result<Infallible, SessionEnd> {
+    fn run(&mut self, mut input: Vec<u8>, since: Instant) -> Result<Infallible, SessionEnd> {
         let mut parser = CommandParser::new(self.balancer.config.max_argument_bytes());
         let mut begun = Some(since);
         let mut unfinished = Share::of(&UNFINISHED);
         loop {
             let mut used = 0;
             loop {
-                let (length, command) = match parser.parse(&input[used..]) {
-                    Ok(parsed) => parsed,
-                    Err(error) => {
-                        return Err(self.refuse(error.to_string(), |out| error.write(out)));
-                    }
-                };
+                let (length, command) = parser
+                    .parse(&input[used..])
+                    .map_err(|error| self.refuse(error.to_string(), |out| error.write(out)))?;
                 used += length;
                 let Some(command) = command else { break };
                 begun = None;
@@ -118,14 +154,14 @@ impl<'a> Session<'a> {
             input.drain(..used);
             self.flush()?;
             unfinished.set(if input.len() > MAX_INPUT_BYTES { input.len() } else { 0 });
-            if unfinished.bytes() > 0 && !UNFINISHED.has_room() {
+            if unfinished.bytes > 0 && !UNFINISHED.has_room() {
                 let why = "Protocol error: too many clients send long commands: try again later";
                 return Err(self.refuse_with(why));
             }
-            if self.writer.take_backlog(&mut input) {
+            if self.writer.backlog.move_to(&mut input) {
                 continue;
             }
-            if self.writer.is_half_closed() {
+            if self.writer.backlog.is_half_closed {
                 self.wait_in_flight()?;
                 return Err(SessionEnd::Gone("left".to_owned()));
             }
@@ -155,7 +191,7 @@ impl<'a> Session<'a> {
         if !self.wait_with_subscriptions(deadline)? {
             return Ok(());
         }
-        let is_in_flight = self.in_flight.is_begun();
+        let is_in_flight = self.in_flight.since.is_some();
         let client = &mut self.writer.client;
         let read = match deadline {
             _ if is_in_flight => client.read_within(TICK, input),
@@ -212,12 +248,128 @@ impl<'a> Session<'a> {
             return ended;
         }
         if !self.state.reply_mode.next() {
-            write(self.writer.out());
+            write(&mut self.writer.out);
         }
         self.writer.count_refusal(b"", Refusal::BadRequest);
-        match self.writer.deliver() {
-            Ok(()) => SessionEnd::Refused(why),
-            Err(error) => error.into(),
+        self.writer.deliver().err().map_or(SessionEnd::Refused(why), SessionEnd::from)
+    }
+
+    /// Handles one command.
+    fn command(&mut self, command: &Command) -> Result<(), SessionEnd> {
+        self.commands += 1;
+        self.is_silent = self.state.reply_mode.next();
+        self.local_reply = LocalReply::default();
+        self.refresh_policy();
+        match self.ask_for_commands(command) {
+            Err(unanswered) => {
+                self.abort();
+                self.complete(command.name(), Err(unanswered))?;
+            }
+            Ok(()) if self.transaction.is_some() => self.in_transaction(command)?,
+            Ok(()) => self.outside_transaction(command)?,
         }
+        match self.batch.is_full() || self.writer.is_full() {
+            true if self.send_shared()? => Ok(()),
+            true => self.run_batch(),
+            false => Ok(()),
+        }
+    }
+
+    fn outside_transaction(&mut self, command: &Command) -> Result<(), SessionEnd> {
+        let (verdict, shape) = self.policy.judge(command);
+        let answered = match self.balancer.scripts.admit(command, verdict) {
+            Verdict::Refuse(Refused { why, error }) => {
+                Err(Unanswered::Error(error, Outcome::Refused(why)))
+            }
+            Verdict::Local(local) => self.answer_locally(local, command),
+            Verdict::Forward if self.is_subscriber() => Err(self.not_for_subscribers(command)),
+            Verdict::Forward => return self.forward(command, shape),
+            Verdict::Close => Err(self.close()),
+        };
+        self.complete(command.name(), answered)
+    }
+
+    /// Ends a command that the session answers itself: tells the client if there is no answer, and counts
+    /// it. The batch counts its own.
+    pub(super) fn complete(&mut self, name: &[u8], answered: Answered) -> Result<(), SessionEnd> {
+        match answered {
+            Ok(()) => {}
+            Err(Unanswered::Error(text, outcome)) => self.error(&text, outcome),
+            Err(Unanswered::AllFailed(why)) => {
+                self.error(format!("ERR {why}"), Outcome::Refused(Refusal::Unanswered));
+            }
+            Err(Unanswered::OtherCommands) => self.error(OTHER_COMMANDS, Outcome::ErrorReply),
+            Err(Unanswered::Shared(answer)) => self.answer_raw(&answer.reply),
+            Err(Unanswered::SessionEnd(ended)) => return Err(ended),
+        }
+        let LocalReply { served_by, bytes, outcome } = mem::take(&mut self.local_reply);
+        let answered_by = served_by.as_ref().map(|(by, time)| (by.backend.as_ref(), *time));
+        self.writer.complete(name, answered_by, bytes, outcome);
+        Ok(())
+    }
+
+    /// Ends the session of a client that sends HTTP, as Redis does: a web page may have made it do so.
+    pub(super) fn close(&mut self) -> Unanswered {
+        let why = "POST or Host: is no Redis command";
+        self.writer.complete(b"", None, 0, Outcome::Closed(Refusal::BadRequest));
+        self.flush().err().unwrap_or_else(|| SessionEnd::Refused(why.to_owned())).into()
+    }
+
+    /// Takes over what the backends say of their commands, where that has changed.
+    pub(super) fn refresh_policy(&mut self) {
+        if self.commands_version != self.balancer.commands_version() {
+            (self.commands_version, self.policy) = self.balancer.policy();
+            self.batch.judge_again(&self.policy, self.commands_version, &mut self.writer);
+        }
+    }
+
+    /// Asks a backend for its commands, where none has said so yet and that matters. Fails when none can be
+    /// reached.
+    fn ask_for_commands(&mut self, command: &Command) -> Answered {
+        let is_known =
+            !self.policy.is_empty() || !matches!(self.policy.verdict(command), Verdict::Refuse(_));
+        if !is_known && self.asked_at.is_none_or(|at| at.elapsed() >= ASK_INTERVAL) {
+            self.asked_at = Some(Instant::now());
+            self.short_exchange(&resp::command("PING").into_bytes())?;
+            self.refresh_policy();
+        }
+        Ok(())
+    }
+
+    /// Writes a reply of our own, in its place among the others.
+    pub(super) fn answer(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.is_silent {
+            return;
+        }
+        let bytes = &mut self.local_reply.bytes;
+        let write = |out: &mut Vec<u8>| {
+            let before = out.len();
+            write(out);
+            *bytes += (out.len() - before) as u64;
+        };
+        match self.batch.is_empty() && !self.in_flight.is_under_way() {
+            true => write(&mut self.writer.out),
+            false => self.batch.answer(write),
+        }
+    }
+
+    /// Answers with a backend's reply, or with what was made of it.
+    pub(super) fn answer_raw(&mut self, reply: &[u8]) {
+        if reply.starts_with(b"-") {
+            self.writer.given.errors += 1;
+            self.local_reply.outcome = Outcome::ErrorReply;
+        }
+        self.answer(|out| out.extend_from_slice(reply));
+    }
+
+    fn error(&mut self, text: impl AsRef<[u8]>, outcome: Outcome) {
+        self.writer.given.errors += 1;
+        self.local_reply.outcome = outcome;
+        self.answer(|out| write::error(out, text));
+    }
+
+    pub(super) fn ok(&mut self) -> Answered {
+        self.answer(|out| write::simple(out, "OK"));
+        Ok(())
     }
 }

@@ -6,13 +6,11 @@ use std::time::{Duration, Instant};
 
 use log::warn;
 
-use super::errors::{ForwardError, SessionEnd, Unanswered};
-use super::local_reply::ServedBy;
-use super::names;
-use super::replies::short_reply;
+use super::memory::have_room;
+use super::replies::{Answered, ForwardError, SessionEnd, Unanswered, served_by, short_reply};
 use super::session::Session;
 use super::subscription::{
-    Names, SUBSCRIBE, Subscriptions, encode, index, skip_confirmations, subscribed, unsubscribed,
+    Names, SUBSCRIBE, SUBSCRIBED, Subscriptions, UNSUBSCRIBED, encode, skip_confirmations,
 };
 use super::upstream::TOO_MANY_PINNED;
 use crate::backend::BackendError;
@@ -41,7 +39,7 @@ impl Session<'_> {
 
     /// Answers a subscriber that wants something else, as Redis does.
     #[inline(never)]
-    pub(super) fn not_for_subscribers(&mut self, command: &Command) {
+    pub(super) fn not_for_subscribers(&self, command: &Command) -> Unanswered {
         let name = self.policy.full_name(command);
         let why =
             b"': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in \
@@ -50,8 +48,7 @@ impl Session<'_> {
             b"exec" => b"EXECABORT Transaction discarded because of:",
             _ => b"ERR",
         };
-        let error = [code, b" Can't execute '", name, why].concat();
-        self.error(error);
+        [code, b" Can't execute '", name, why].concat().into()
     }
 
     /// Messages come in the protocol of the connection that has subscribed.
@@ -64,86 +61,70 @@ impl Session<'_> {
         }
     }
 
+    /// SUBSCRIBE, where it `is_more`, or UNSUBSCRIBE, and their like.
     #[inline(never)]
-    pub(super) fn subscribe(
+    pub(super) fn change_names(
         &mut self,
+        is_more: bool,
         kind: Subscription,
         command: &Command,
-    ) -> Result<(), SessionEnd> {
+    ) -> Answered {
         self.run_batch()?;
         let names: Vec<&[u8]> = command.args().skip(1).collect();
-        if !self.has_room_for(&names) {
-            self.error("ERR too many subscriptions for one client");
-            return Ok(());
+        let there = self.subscriptions.iter().flat_map(|all| &all.names);
+        if is_more && !have_room(there.flatten(), names.iter().copied()) {
+            return Err("ERR too many subscriptions for one client".into());
         }
+        let known = self.subscriptions.as_ref().map_or(0, |all| all.names[kind as usize].len());
+        let word = if is_more { SUBSCRIBED } else { UNSUBSCRIBED }[kind as usize];
         let (mut done, mut losses) = (0, 0);
         loop {
-            let rest = encode(command.name(), &names[done..]);
-            let mut confirmed = 0;
-            let outcome = match self.send_subscribe(&rest)? {
-                Ok(()) => self.confirm(subscribed(kind), names.len() - done, &mut confirmed),
-                Err(failure) => Err(failure),
+            let rest = &names[done..];
+            let bytes = encode(command.name(), rest);
+            let sent = match &mut self.subscriptions {
+                Some(all) => all.connection.send(&bytes),
+                None if is_more => Ok(self.subscribe_anywhere(&bytes, Names::default(), 0)?),
+                None => return self.nothing_to_unsubscribe(word, rest),
             };
-            if let Some(all) = &mut self.subscriptions {
-                let new = names[done..][..confirmed].iter();
-                all.names[index(kind)].extend(new.map(|name| name.to_vec()));
+            let Self { subscriptions: Some(all), writer, .. } = self else { return Ok(()) };
+            let count = if names.is_empty() { known.max(1) } else { rest.len() };
+            let mut confirmed = 0;
+            let outcome = match sent {
+                Ok(()) => all.confirm(word, count, &mut confirmed, writer),
+                Err(error) => Err(error.into()),
+            };
+            let own = &mut all.names[kind as usize];
+            if is_more {
+                own.extend(rest.iter().take(confirmed).map(|name| name.to_vec()));
+            } else if names.is_empty() && confirmed == count {
+                own.clear();
+            } else {
+                rest.iter().take(confirmed).for_each(|name| _ = own.remove(*name));
             }
-            done += confirmed;
-            if !self.is_to_be_repeated(outcome, &mut losses)? {
-                return Ok(());
+            match outcome {
+                // Which of all names are left, nobody knows.
+                Err(ForwardError::Backend(error)) if names.is_empty() && confirmed > 0 => {
+                    let why = format!("its subscriptions are lost: {error}");
+                    return Err(SessionEnd::Cut(why).into());
+                }
+                // The rest is sent again on the connection that takes the place of the lost one.
+                Err(ForwardError::Backend(error)) if losses < MAX_LOSSES => {
+                    (done, losses) = (done + confirmed, losses + 1);
+                    self.resubscribe(&error)?;
+                }
+                outcome => {
+                    outcome.map_err(SessionEnd::from)?;
+                    // After the last unsubscribe the connection is closed.
+                    self.subscriptions.take_if(|all| all.counts() == [0; 3]);
+                    return Ok(());
+                }
             }
         }
-    }
-
-    /// Ends a command; true when its connection was lost, and the rest is to be sent again on the
-    /// one that has taken its place.
-    fn is_to_be_repeated(
-        &mut self,
-        outcome: Result<bool, ForwardError>,
-        losses: &mut usize,
-    ) -> Result<bool, SessionEnd> {
-        match outcome {
-            Err(ForwardError::Backend(error)) if *losses < MAX_LOSSES => {
-                *losses += 1;
-                self.resubscribe(&error)?;
-                Ok(true)
-            }
-            outcome => {
-                outcome?;
-                self.end_without_names();
-                Ok(false)
-            }
-        }
-    }
-
-    /// Sends it on the session's own connection, or on one that then is; passes an error on where
-    /// that is the reply.
-    fn send_subscribe(&mut self, command: &[u8]) -> Result<Result<(), ForwardError>, SessionEnd> {
-        if let Some(all) = &mut self.subscriptions {
-            return Ok(all.connection.send(command).map_err(ForwardError::Backend));
-        }
-        match self.subscribe_anywhere(command, Names::default(), 0) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => self.answer_raw(&error),
-            Err(unanswered) => self.unanswered(unanswered)?,
-        }
-        Ok(Ok(()))
-    }
-
-    fn has_room_for(&self, more: &[&[u8]]) -> bool {
-        let there = self.subscriptions.iter().flat_map(|all| &all.names).flatten();
-        names::have_room(there, more.iter().copied())
     }
 
     /// Sends the command on a connection that is then the session's own, with `names` that are
-    /// confirmed by the first so many confirmations, of which the client hears nothing. Or returns
-    /// why not: an error reply.
-    fn subscribe_anywhere(
-        &mut self,
-        command: &[u8],
-        names: Names,
-        confirmations: usize,
-    ) -> Result<Result<(), Vec<u8>>, Unanswered> {
+    /// confirmed by the first `count` confirmations, of which the client hears nothing.
+    fn subscribe_anywhere(&mut self, command: &[u8], names: Names, count: usize) -> Answered {
         let Self { upstream, writer, mode, local_reply, .. } = self;
         let mut messages = Vec::new();
         let subscribed = upstream.with_failover(writer.client.handle(), |upstream, attempt| {
@@ -151,15 +132,14 @@ impl Session<'_> {
             let mut connection =
                 backend.request(*mode, command, attempt.wait_policy(), |_| true)?;
             messages.clear();
-            local_reply.served_by = Some(ServedBy::attempt(attempt));
+            local_reply.served_by = served_by(attempt);
             if connection.next_byte()? == b'-' {
                 let error = short_reply(&mut connection)?;
                 connection.keep();
-                return Ok(Err(error));
+                return Ok(Err(error_text(&error)));
             }
-            if let Some(error) = skip_confirmations(&mut connection, confirmations, &mut messages)?
-            {
-                return Ok(Err(error));
+            if let Some(error) = skip_confirmations(&mut connection, count, &mut messages)? {
+                return Ok(Err(error_text(&error)));
             }
             Ok(match connection.pin() {
                 true => {
@@ -167,15 +147,15 @@ impl Session<'_> {
                     Ok((connection, Arc::clone(backend)))
                 }
                 // Where others lose theirs, too, there may be room at another backend.
-                false if confirmations > 0 => return Err(connection.no_room().into()),
-                false => Err(format!("-{TOO_MANY_PINNED}\r\n").into_bytes()),
+                false if count > 0 => return Err(connection.no_room().into()),
+                false => Err(TOO_MANY_PINNED.into()),
             })
         })?;
-        writer.out().extend_from_slice(&messages);
-        Ok(subscribed.map(|(connection, backend)| {
-            self.subscriptions =
-                Some(Subscriptions { connection, backend, since: Instant::now(), names });
-        }))
+        writer.out.extend_from_slice(&messages);
+        let (connection, backend) = subscribed?;
+        self.subscriptions =
+            Some(Subscriptions { connection, backend, since: Instant::now(), names });
+        Ok(())
     }
 
     /// The connection of the subscriptions is lost: another takes its place. The session ends when
@@ -192,21 +172,16 @@ impl Session<'_> {
         for (word, names) in SUBSCRIBE.iter().zip(&names).filter(|(_, names)| !names.is_empty()) {
             commands.extend(encode(word, &names.iter().map(Vec::as_slice).collect::<Vec<_>>()));
         }
-        match self.subscribe_anywhere(&commands, names, count) {
-            Ok(Ok(())) => {}
-            Ok(Err(reply)) => {
-                let reply = String::from_utf8_lossy(&reply).trim_end().to_owned();
-                return Err(SessionEnd::Cut(format!("its subscriptions are lost: {reply}")));
-            }
-            Err(Unanswered::SessionEnd(ended)) => return Err(ended),
-            Err(Unanswered::AllFailed(error) | Unanswered::Refused(error)) => {
-                return Err(SessionEnd::Cut(format!("its subscriptions are lost: {error}")));
-            }
-            // They are not judged by the backends' commands, and nobody shares them.
-            Err(Unanswered::OtherCommands | Unanswered::Shared(_)) => {
-                return Err(SessionEnd::Cut("try again".to_owned()));
-            }
-        }
+        self.subscribe_anywhere(&commands, names, count).map_err(|unanswered| {
+            let why = match unanswered {
+                Unanswered::SessionEnd(ended) => return ended,
+                Unanswered::Error(text, _) => format!("-{}", String::from_utf8_lossy(&text)),
+                Unanswered::AllFailed(error) => error,
+                // They are not judged by the backends' commands, and nobody shares them.
+                Unanswered::OtherCommands | Unanswered::Shared(_) => "try again".to_owned(),
+            };
+            SessionEnd::Cut(format!("its subscriptions are lost: {why}"))
+        })?;
         warn!(
             "{} lost its connection to {} ({error}) and has subscribed anew at {}: messages in \
              between may be lost",
@@ -217,91 +192,25 @@ impl Session<'_> {
         Ok(())
     }
 
-    #[inline(never)]
-    pub(super) fn unsubscribe(
-        &mut self,
-        kind: Subscription,
-        command: &Command,
-    ) -> Result<(), SessionEnd> {
-        self.run_batch()?;
-        let names: Vec<&[u8]> = command.args().skip(1).collect();
-        let Some(all) = &mut self.subscriptions else {
-            self.nothing_to_unsubscribe(kind, &names);
-            return Ok(());
-        };
-        let known = all.names[index(kind)].len();
-        let (mut done, mut losses) = (0, 0);
-        loop {
-            let rest = &names[done..];
-            let Some(all) = &mut self.subscriptions else {
-                self.nothing_to_unsubscribe(kind, rest);
-                return Ok(());
-            };
-            let sent = all.connection.send(&encode(command.name(), rest));
-            let mut confirmed = 0;
-            let count = if names.is_empty() { known.max(1) } else { rest.len() };
-            let outcome = match sent {
-                Ok(()) => self.confirm(unsubscribed(kind), count, &mut confirmed),
-                Err(error) => Err(error.into()),
-            };
-            let Some(all) = &mut self.subscriptions else { return Ok(()) };
-            match names.is_empty() {
-                true if confirmed == count => all.names[index(kind)].clear(),
-                true => {}
-                false => {
-                    let gone = rest.iter().take(confirmed);
-                    gone.for_each(|name| _ = all.names[index(kind)].remove(*name));
-                    done += confirmed;
-                }
-            }
-            if let Err(ForwardError::Backend(error)) = &outcome
-                && names.is_empty()
-                && confirmed > 0
-            {
-                // Which of all names are left, nobody knows.
-                return Err(SessionEnd::Cut(format!("its subscriptions are lost: {error}")));
-            }
-            if !self.is_to_be_repeated(outcome, &mut losses)? {
-                return Ok(());
-            }
-        }
-    }
-
-    fn confirm(
-        &mut self,
-        word: &[u8],
-        count: usize,
-        confirmed: &mut usize,
-    ) -> Result<bool, ForwardError> {
-        let Self { subscriptions: Some(all), writer, .. } = self else { return Ok(false) };
-        all.confirm(word, count, confirmed, writer)
-    }
-
-    /// After the last unsubscribe the connection is closed.
-    fn end_without_names(&mut self) {
-        if self.subscriptions.as_ref().is_some_and(|all| all.counts() == [0; 3]) {
-            self.subscriptions = None;
-        }
-    }
-
     /// Answers a client that has no subscriptions, as Redis does.
-    fn nothing_to_unsubscribe(&mut self, kind: Subscription, names: &[&[u8]]) {
+    fn nothing_to_unsubscribe(&mut self, word: &[u8], names: &[&[u8]]) -> Answered {
         let protocol = self.mode.protocol;
         let names: Vec<Option<&[u8]>> = match names {
             [] => vec![None],
             names => names.iter().copied().map(Some).collect(),
         };
         // Pushes come whatever CLIENT REPLY says.
-        let out = self.writer.out();
+        let out = &mut self.writer.out;
         for name in names {
             write::push(out, 3, protocol);
-            write::bulk(out, unsubscribed(kind));
+            write::bulk(out, word);
             match name {
                 Some(name) => write::bulk(out, name),
                 None => write::null(out, protocol),
             }
             write::integer(out, 0);
         }
+        Ok(())
     }
 
     /// Waits for the client's bytes and, where it has subscribed, passes messages on meanwhile.
@@ -340,7 +249,7 @@ impl Session<'_> {
         if from_backend {
             self.pass_messages()?;
             // While the client did not take them, what it sent may have been taken in.
-            return Ok(from_client && !self.writer.has_backlog());
+            return Ok(from_client && self.writer.backlog.is_empty());
         }
         // A command that is not complete in time is told so where the client is read.
         Ok(from_client || deadline.is_some_and(|at| at <= Instant::now()))
@@ -354,4 +263,9 @@ impl Session<'_> {
             passed => Ok(passed?),
         }
     }
+}
+
+/// The text of an error reply.
+fn error_text(reply: &[u8]) -> Vec<u8> {
+    reply.trim_ascii_end().strip_prefix(b"-").unwrap_or_default().to_vec()
 }

@@ -5,12 +5,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::errors::ForwardError;
-use super::replies::first_word;
-use super::reply_writer::ReplyWriter;
+use super::replies::{ForwardError, Tried, first_word};
+use super::reply_writer::{Check, ReplyWriter};
 use crate::backend::PooledConnection;
 use crate::health::Member;
-use crate::policy::Subscription;
 use crate::resp;
 
 /// The most that comes on a new connection while it takes the place of another: confirmations, and
@@ -46,29 +44,26 @@ impl Subscriptions {
         count: usize,
         confirmed: &mut usize,
         writer: &mut ReplyWriter,
-    ) -> Result<bool, ForwardError> {
+    ) -> Tried<bool> {
         while *confirmed < count {
-            match self.relay(writer)? {
-                Received::Error => return Ok(false),
-                Received::Push(what) if what == word => *confirmed += 1,
-                Received::Push(_) => {}
-            }
+            let Some(what) = self.relay(writer)? else { return Ok(false) };
+            *confirmed += usize::from(what == word);
         }
         Ok(true)
     }
 
-    /// Passes the next frame on.
-    pub fn relay(&mut self, writer: &mut ReplyWriter) -> Result<Received, ForwardError> {
+    /// Passes the next frame on, and returns its first word; none of an error.
+    fn relay(&mut self, writer: &mut ReplyWriter) -> Tried<Option<Vec<u8>>> {
         let mut head = Vec::with_capacity(HEAD_BYTES);
-        writer.relay_message(&mut self.connection, |piece| {
+        writer.relay_checked(&mut self.connection, false, Check::Server, |piece| {
             head.extend_from_slice(&piece[..piece.len().min(HEAD_BYTES - head.len())]);
         })?;
-        writer.deliver_if_full_beside(Some(&self.connection))?;
-        Ok(Received::from_head(&head))
+        writer.deliver_if_full(Some(&self.connection))?;
+        Ok(push_word(&head).map(<[u8]>::to_vec))
     }
 
     /// Gets messages in another protocol from now on.
-    pub fn greet(&mut self, hello: &[u8], writer: &mut ReplyWriter) -> Result<(), ForwardError> {
+    pub fn greet(&mut self, hello: &[u8], writer: &mut ReplyWriter) -> Tried {
         self.connection.send(hello)?;
         while self.connection.next_byte()? == b'>' {
             self.relay(writer)?;
@@ -77,7 +72,7 @@ impl Subscriptions {
     }
 
     /// Passes on what has arrived.
-    pub fn relay_messages(&mut self, writer: &mut ReplyWriter) -> Result<(), ForwardError> {
+    pub fn relay_messages(&mut self, writer: &mut ReplyWriter) -> Tried {
         loop {
             self.relay(writer)?;
             if !self.connection.has_buffered() {
@@ -87,20 +82,9 @@ impl Subscriptions {
     }
 }
 
-/// A frame of a subscription's connection.
-pub enum Received {
-    Error,
-    /// A confirmation or a message, by its first word.
-    Push(Vec<u8>),
-}
-
-impl Received {
-    fn from_head(head: &[u8]) -> Self {
-        if head.first() == Some(&b'-') {
-            return Self::Error;
-        }
-        Self::Push(first_word(head).to_vec())
-    }
+/// The first word of a confirmation or a message; none of an error.
+fn push_word(frame: &[u8]) -> Option<&[u8]> {
+    (!frame.starts_with(b"-")).then(|| first_word(frame))
 }
 
 /// Reads a number of confirmations, and moves what else comes into `messages`. Returns an error reply, if
@@ -109,19 +93,18 @@ pub fn skip_confirmations(
     connection: &mut PooledConnection,
     mut confirmations: usize,
     messages: &mut Vec<u8>,
-) -> Result<Option<Vec<u8>>, ForwardError> {
+) -> Tried<Option<Vec<u8>>> {
     while confirmations > 0 {
         let begin = messages.len();
         if !connection.hold(messages, MAX_RESUBSCRIBE_BYTES)? {
             return Err(resp::Error::TooLong.into());
         }
-        match Received::from_head(&messages[begin..]) {
-            Received::Error => return Ok(Some(messages.split_off(begin))),
-            Received::Push(what) if SUBSCRIBED.contains(&&what[..]) => {
-                confirmations -= 1;
-                messages.truncate(begin);
-            }
-            Received::Push(_) => {}
+        let Some(what) = push_word(&messages[begin..]) else {
+            return Ok(Some(messages.split_off(begin)));
+        };
+        if SUBSCRIBED.contains(&what) {
+            confirmations -= 1;
+            messages.truncate(begin);
         }
     }
     Ok(None)
@@ -131,21 +114,7 @@ pub fn encode(name: &[u8], names: &[&[u8]]) -> Vec<u8> {
     resp::command(name).args(names).into_bytes()
 }
 
+/// Commands that subscribe, and the words of confirmations, by the kind of the subscription.
 pub const SUBSCRIBE: [&[u8]; 3] = [b"SUBSCRIBE", b"PSUBSCRIBE", b"SSUBSCRIBE"];
-const SUBSCRIBED: [&[u8]; 3] = [b"subscribe", b"psubscribe", b"ssubscribe"];
-
-pub fn index(kind: Subscription) -> usize {
-    match kind {
-        Subscription::Channel => 0,
-        Subscription::Pattern => 1,
-        Subscription::Shard => 2,
-    }
-}
-
-pub fn subscribed(kind: Subscription) -> &'static [u8] {
-    SUBSCRIBED[index(kind)]
-}
-
-pub fn unsubscribed(kind: Subscription) -> &'static [u8] {
-    [&b"unsubscribe"[..], b"punsubscribe", b"sunsubscribe"][index(kind)]
-}
+pub const SUBSCRIBED: [&[u8]; 3] = [b"subscribe", b"psubscribe", b"ssubscribe"];
+pub const UNSUBSCRIBED: [&[u8]; 3] = [b"unsubscribe", b"punsubscribe", b"sunsubscribe"];

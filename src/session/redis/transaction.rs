@@ -83,10 +83,7 @@ impl Transaction {
 
     /// All of it, as a backend gets it.
     pub fn whole(&self) -> Vec<u8> {
-        let mut commands = Vec::new();
-        resp::command("MULTI").append_to(&mut commands);
-        commands.extend_from_slice(&self.commands);
-        resp::command("EXEC").append_to(&mut commands);
-        commands
+        let [multi, exec] = ["MULTI", "EXEC"].map(|name| resp::command(name).into_bytes());
+        [&multi[..], &self.commands, &exec].concat()
     }
 }

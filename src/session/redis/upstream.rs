@@ -5,13 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::errors::{ForwardError, SessionEnd, Unanswered};
-use super::names;
+use super::replies::{Answered, ForwardError, SessionEnd, Tried, Unanswered};
 use crate::backend::{
     Backend, BackendError, BackendId, Class, Connection, Mode, PooledConnection, STALE_TIME,
 };
 use crate::balance::failover::{Attempt, Failover};
-use crate::balance::slow::{LaneError, LaneOutcome, OpenRead, ReadInfo, ReadProfile};
+use crate::balance::slow::{LaneError, LaneOutcome, ReadInfo, ReadProfile};
 use crate::balance::{Backends, Balancer, Lease};
 use crate::health::Member;
 use crate::logging::access_log::Event;
@@ -43,15 +42,6 @@ pub struct SendTarget<'a> {
     pub commands_version: Option<u64>,
 }
 
-/// Where a try is made.
-struct Place {
-    backend: BackendId,
-    /// That the read is unanswered there, where it is not quick.
-    open: Option<Arc<OpenRead>>,
-    /// Counts it, where that is not the session's own backend.
-    _lease: Option<Lease>,
-}
-
 /// How all have failed; `refusals` are those of backends that were not tried.
 fn all_failed(failover: &Failover, refusals: &str) -> Unanswered {
     let local = BackendError::local_trouble(failover.failures());
@@ -69,7 +59,7 @@ pub struct Upstream<'a> {
     may_move: bool,
     pub watch: Watch,
     /// The keys that it was asked to watch.
-    watched_keys: HashSet<Vec<u8>>,
+    pub watched_keys: HashSet<Vec<u8>>,
     /// The database that the session reads; `None` while it asks for nothing that is in one.
     pub database: Option<i64>,
 }
@@ -97,8 +87,8 @@ impl<'a> Upstream<'a> {
     pub fn with_failover<T>(
         &mut self,
         client: ClientHandle,
-        work: impl FnMut(&mut Self, &Attempt) -> Result<T, ForwardError>,
-    ) -> Result<T, Unanswered> {
+        work: impl FnMut(&mut Self, &Attempt) -> Tried<T>,
+    ) -> Answered<T> {
         let mut failover = Failover::new(self.balancer, ReadProfile::QUICK, Instant::now());
         self.go_on(&mut failover, client, |_| ReadInfo::default(), work)
     }
@@ -110,15 +100,11 @@ impl<'a> Upstream<'a> {
         failover: &mut Failover,
         client: ClientHandle,
         info: impl Fn(bool) -> ReadInfo,
-        mut work: impl FnMut(&mut Self, &Attempt) -> Result<T, ForwardError>,
-    ) -> Result<T, Unanswered> {
+        mut work: impl FnMut(&mut Self, &Attempt) -> Tried<T>,
+    ) -> Answered<T> {
         loop {
             failover.forgive();
-            let place = self.place(failover, client, &info)?;
-            let attempt = place
-                .as_ref()
-                .and_then(|p| failover.attempt(p.backend, p.open.clone(), Instant::now()));
-            let Some(attempt) = attempt else {
+            let Some((attempt, _lease)) = self.attempt(failover, client, &info)? else {
                 let refusals = self.refusals(failover);
                 // One that is up, and must not be read from in this database, is not waited for.
                 match refusals.is_empty() && failover.wait() {
@@ -135,7 +121,7 @@ impl<'a> Upstream<'a> {
                     failover.failed(&attempt, error, Instant::now());
                     self.lose_watch();
                     if let Some(why) = failover.refusal() {
-                        return Err(Unanswered::Refused(why));
+                        return Err(Unanswered::refused(&why));
                     }
                     if failover.is_over() {
                         return Err(all_failed(failover, ""));
@@ -145,26 +131,24 @@ impl<'a> Upstream<'a> {
                     Failover::count_failure(&attempt, &error);
                     let name = attempt.backend.name();
                     let why = format!("{name} failed within a reply: {error}");
-                    return Err(Unanswered::SessionEnd(SessionEnd::Cut(why)));
+                    return Err(SessionEnd::Cut(why).into());
                 }
-                Err(failure @ ForwardError::Client(_)) => {
-                    return Err(Unanswered::SessionEnd(failure.into()));
-                }
+                Err(ForwardError::Client(error)) => return Err(SessionEnd::from(error).into()),
             }
         }
     }
 
-    /// Where the next try is made; `None` where no backend is left.
-    fn place(
+    /// The next try, with a lease that counts it where that is not on the session's own backend. `None`
+    /// where no backend is left.
+    fn attempt(
         &mut self,
-        failover: &Failover,
+        failover: &mut Failover,
         client: ClientHandle,
         info: impl Fn(bool) -> ReadInfo,
-    ) -> Result<Option<Place>, Unanswered> {
-        let own = self.reselect(failover, client.address);
-        let Some(own) = own else { return Ok(None) };
+    ) -> Answered<Option<(Attempt, Option<Lease>)>> {
+        let Some(own) = self.reselect(failover, client.address) else { return Ok(None) };
         if failover.class() == Class::Quick {
-            return Ok(Some(Place { backend: own, open: None, _lease: None }));
+            return Ok(failover.attempt(own, None, Instant::now()).map(|attempt| (attempt, None)));
         }
         // Only there is known whether a key was touched.
         let watched = self.watched_backend();
@@ -178,13 +162,15 @@ impl<'a> Upstream<'a> {
                 let backend = open.backend();
                 let lease = || self.balancer.table.lease(Instant::now(), |other| other == backend);
                 let lease = if backend == own { None } else { lease() };
-                Ok(Some(Place { backend, open: Some(open), _lease: lease }))
+                Ok(failover
+                    .attempt(backend, Some(open), Instant::now())
+                    .map(|attempt| (attempt, lease)))
             }
             Err(LaneError::NoBackend) => Ok(None),
-            Err(LaneError::ClientLeft) => Err(Unanswered::SessionEnd(SessionEnd::Gone(
-                "left while its read waited".to_owned(),
-            ))),
-            Err(error) => Err(Unanswered::Refused(error.to_string())),
+            Err(LaneError::ClientLeft) => {
+                Err(SessionEnd::Gone("left while its read waited".to_owned()).into())
+            }
+            Err(error) => Err(Unanswered::refused(&error.to_string())),
         }
     }
 
@@ -301,10 +287,8 @@ impl<'a> Upstream<'a> {
                 Err(BackendError::Lost(_)) if began.elapsed() < STALE_TIME => {
                     self.watch = Watch::Lost;
                 }
-                Err(error) => {
-                    self.watch = Watch::Lost;
-                    return Err(error);
-                }
+                // The watch is lost with this try.
+                Err(error) => return Err(error),
             }
         }
         backend.request(target.mode, commands, wait_policy, is_judged)
@@ -321,21 +305,9 @@ impl<'a> Upstream<'a> {
     /// Takes the connection that watches.
     fn take_watching(&mut self) -> Option<PooledConnection> {
         let backend = self.watched_backend()?;
-        match std::mem::replace(&mut self.watch, Watch::InUse(backend)) {
-            Watch::Held(connection, _) => Some(*connection),
-            _ => None,
-        }
-    }
-
-    /// Keeps the connection, to this backend, that watches; false, and it is closed, when too many
-    /// clients do so.
-    pub fn watch_with(&mut self, mut connection: PooledConnection, backend: BackendId) -> bool {
-        let is_pinned = connection.pin();
-        if is_pinned {
-            self.pin_lease(backend);
-            self.watch = Watch::Held(Box::new(connection), backend);
-        }
-        is_pinned
+        let watch = std::mem::replace(&mut self.watch, Watch::InUse(backend));
+        let Watch::Held(connection, _) = watch else { return None };
+        Some(*connection)
     }
 
     /// The session has a connection of its own to this backend: its lease is there, and stays there
@@ -352,23 +324,6 @@ impl<'a> Upstream<'a> {
         if !matches!(self.watch, Watch::None) {
             self.watch = Watch::Lost;
         }
-    }
-
-    /// Whether this client may watch these keys as well.
-    pub fn has_room_to_watch<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) -> bool {
-        // Watched once more, a key takes no more room.
-        let new = keys.filter(|key| !self.watched_keys.contains(*key));
-        names::have_room(&self.watched_keys, new)
-    }
-
-    /// These keys are watched as well.
-    pub fn note_watched<'k>(&mut self, keys: impl Iterator<Item = &'k [u8]>) {
-        self.watched_keys.extend(keys.map(<[u8]>::to_vec));
-    }
-
-    /// Nothing is watched any more. A connection that may still watch is of no use to others.
-    pub fn forget_watch(&mut self) {
-        drop(self.take_watch());
     }
 
     /// Takes the state of the watch; nothing is watched any more.

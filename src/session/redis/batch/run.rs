@@ -8,8 +8,7 @@ use crate::balance::Balancer;
 use crate::balance::slow::SharedAnswer;
 use crate::metrics::{Outcome, Refusal};
 use crate::resp::write;
-use crate::session::redis::errors::ForwardError;
-use crate::session::redis::replies::first_word;
+use crate::session::redis::replies::{ForwardError, Tried, first_word};
 use crate::session::redis::reply_writer::{Relayed, ReplyWriter};
 use crate::session::redis::upstream::{SendTarget, Upstream};
 
@@ -32,9 +31,9 @@ impl Batch {
         upstream: &mut Upstream,
         target: SendTarget,
         writer: &mut ReplyWriter,
-    ) -> Result<(), ForwardError> {
+    ) -> Tried {
         let (mut has_long, mut has_begun) = (false, false);
-        while self.done.steps < self.steps.len() {
+        while !self.is_done() {
             // All of it, unless the window has shrunk since it was gathered.
             let is_alone = target.attempt.open.as_ref().is_some_and(|open| open.is_one_by_one());
             if is_alone && has_begun {
@@ -43,7 +42,11 @@ impl Batch {
             has_begun = true;
             let window = if is_alone { 1 } else { self.window };
             let end = self.steps.len().min(self.done.steps + window);
-            has_long |= self.run_until(end, upstream, target, writer)?;
+            let ran = self.run_until(end, upstream, target, writer);
+            if let Err(ForwardError::Backend(error)) = &ran {
+                self.failed(error, end);
+            }
+            has_long |= ran?;
         }
         self.grow_window(has_long);
         Ok(())
@@ -56,7 +59,7 @@ impl Batch {
         upstream: &mut Upstream,
         target: SendTarget,
         writer: &mut ReplyWriter,
-    ) -> Result<bool, ForwardError> {
+    ) -> Tried<bool> {
         let (is_single, telling_step) = (end - self.done.steps == 1, self.telling_step(end));
         let exchange = Exchange { target, end, is_single, telling_step };
         let (mut has_long, mut begun) = (false, None);
@@ -66,7 +69,7 @@ impl Batch {
                     let connection = begun.as_ref().map(|(connection, _)| connection);
                     self.give_answer(length, writer, connection)?;
                 }
-                Step::Forward { length, is_silent } => {
+                Step::Forward { is_silent, .. } => {
                     let (connection, time) = match &mut begun {
                         Some(begun) => begun,
                         none => none.insert(self.begin(end, upstream, target)?),
@@ -74,11 +77,10 @@ impl Batch {
                     let relayed =
                         self.relay_next(&exchange, connection, *time, is_silent, writer)?;
                     has_long |= relayed == Relayed::InPieces;
-                    writer.deliver_if_full_beside(Some(connection))?;
-                    self.done.commands += length;
+                    writer.deliver_if_full(Some(connection))?;
+                    self.skip(1);
                 }
             }
-            self.done.steps += 1;
         }
         if let Some((connection, _)) = begun {
             upstream.release_or_share(connection, &target.attempt.backend.backend);
@@ -101,13 +103,13 @@ impl Batch {
 
     /// Relays the reply to the next step, and counts it.
     fn relay_next(
-        &mut self,
+        &self,
         exchange: &Exchange,
         connection: &mut PooledConnection,
         time: Duration,
         is_silent: bool,
         writer: &mut ReplyWriter,
-    ) -> Result<Relayed, ForwardError> {
+    ) -> Tried<Relayed> {
         let attempt = exchange.target.attempt;
         let open = attempt.open.as_deref();
         if let Some(open) = open.filter(|_| exchange.telling_step == Some(self.done.steps)) {
@@ -117,16 +119,15 @@ impl Batch {
                 false => open.partial_reply_began(),
             }
         }
-        let (start, bytes) = (writer.out().len(), writer.given.bytes);
+        let (start, bytes) = (writer.out.len(), writer.given.bytes);
         let relayed = match self.has_script && self.steps.len() == 1 {
             true => writer.relay_from_script(connection, is_silent, &self.commands),
             false => writer.relay(connection, is_silent),
-        };
-        let relayed = self.note_timeout(exchange.end, relayed)?;
+        }?;
         // A script may return something else each time.
         let may_share = exchange.is_single && !is_silent && !self.has_script;
         if let Some(open) = open.filter(|_| may_share && relayed == Relayed::Whole) {
-            open.share(&writer.out()[start..]);
+            open.share(&writer.out[start..]);
         }
         let outcome = match relayed {
             Relayed::Error => Outcome::ErrorReply,
@@ -140,42 +141,24 @@ impl Batch {
     /// Sends the commands before step `end`; the reply has begun, after so much time. Behind a long
     /// reply the next may be as long: then it is asked for in its turn.
     fn begin(
-        &mut self,
+        &self,
         end: usize,
         upstream: &mut Upstream,
         target: SendTarget,
-    ) -> Result<(PooledConnection, Duration), ForwardError> {
+    ) -> Tried<(PooledConnection, Duration)> {
         let began = Instant::now();
         let lengths = self.steps[self.done.steps..end].iter().map(Step::command_bytes);
         let commands = &self.commands[self.done.commands..][..lengths.sum()];
-        let turn = match self.is_after_long {
-            true => {
-                Some(target.attempt.backend.long_replies.turn(commands).ok_or(BackendError::Busy)?)
-            }
-            false => None,
-        };
+        let long_replies = &target.attempt.backend.long_replies;
+        let turn = || long_replies.turn(commands).ok_or(BackendError::Busy);
+        let turn = self.is_after_long.then(turn).transpose()?;
         let begun = upstream.send(target, commands);
         if let (Err(error), Some(turn)) = (&begun, &turn)
             && error.is_unanswered()
         {
             turn.give_up();
         }
-        drop(turn);
-        let connection = self.note_timeout(end, begun.map_err(ForwardError::Backend))?;
-        Ok((connection, began.elapsed()))
-    }
-
-    /// Redis may work on all commands of a batch before it sends the first reply. If that took too
-    /// long, fewer are sent from now on.
-    fn note_timeout<T>(
-        &mut self,
-        end: usize,
-        done: Result<T, ForwardError>,
-    ) -> Result<T, ForwardError> {
-        if let Err(ForwardError::Backend(BackendError::TimedOut)) = done {
-            self.shrink_window(end);
-        }
-        done
+        Ok((begun?, began.elapsed()))
     }
 
     /// The name of the first command that is not done.
@@ -188,19 +171,27 @@ impl Batch {
         length: usize,
         writer: &mut ReplyWriter,
         connection: Option<&PooledConnection>,
-    ) -> Result<(), ForwardError> {
+    ) -> Tried {
         let end = self.done.answers + length;
-        writer.out().extend_from_slice(&self.answers[self.done.answers..end]);
+        writer.out.extend_from_slice(&self.answers[self.done.answers..end]);
         self.done.answers = end;
-        writer.deliver_if_full_beside(connection)
+        self.done.steps += 1;
+        writer.deliver_if_full(connection)
+    }
+
+    /// Gives the answers that come before the next command. Returns whether it `is_silent`, if there is one.
+    fn next_command(&mut self, writer: &mut ReplyWriter) -> Tried<Option<bool>> {
+        while !self.is_done() {
+            match self.steps[self.done.steps] {
+                Step::Forward { is_silent, .. } => return Ok(Some(is_silent)),
+                Step::Answer { length } => self.give_answer(length, writer, None)?,
+            }
+        }
+        Ok(None)
     }
 
     /// No backend could answer: the commands that are left get this error.
-    pub fn refuse_rest(
-        &mut self,
-        error: &str,
-        writer: &mut ReplyWriter,
-    ) -> Result<(), ForwardError> {
+    pub fn refuse_rest(&mut self, error: &[u8], writer: &mut ReplyWriter) -> Tried {
         while !self.is_done() {
             self.refuse_one(error, writer)?;
         }
@@ -213,44 +204,28 @@ impl Batch {
         answer: &SharedAnswer,
         balancer: &Balancer,
         writer: &mut ReplyWriter,
-    ) -> Result<(), ForwardError> {
-        while let Step::Answer { length } = self.steps[self.done.steps] {
-            self.give_answer(length, writer, None)?;
-            self.done.steps += 1;
-        }
-        let Step::Forward { length, is_silent } = self.steps[self.done.steps] else {
-            return Ok(());
-        };
+    ) -> Tried {
+        let Some(is_silent) = self.next_command(writer)? else { return Ok(()) };
         if !is_silent {
-            writer.out().extend_from_slice(&answer.reply);
+            writer.out.extend_from_slice(&answer.reply);
         }
         if let Some(backend) = balancer.backend(answer.backend) {
             let answered_by = Some((backend.backend.as_ref(), answer.sent_at.elapsed()));
             let bytes = answer.reply.len() as u64;
             writer.complete(self.next_name(), answered_by, bytes, Outcome::Answered);
         }
-        self.done.commands += length;
-        self.done.steps += 1;
+        self.skip(1);
         Ok(())
     }
 
     /// The first command that is left gets this error.
-    pub fn refuse_one(
-        &mut self,
-        error: &str,
-        writer: &mut ReplyWriter,
-    ) -> Result<(), ForwardError> {
-        match self.steps[self.done.steps] {
-            Step::Forward { is_silent, length } => {
-                writer.count_refusal(self.next_name(), Refusal::Unanswered);
-                if !is_silent {
-                    write::error(writer.out(), error);
-                }
-                self.done.commands += length;
-            }
-            Step::Answer { length } => self.give_answer(length, writer, None)?,
+    pub fn refuse_one(&mut self, error: &[u8], writer: &mut ReplyWriter) -> Tried {
+        let Some(is_silent) = self.next_command(writer)? else { return Ok(()) };
+        writer.count_refusal(self.next_name(), Refusal::Unanswered);
+        if !is_silent {
+            write::error(&mut writer.out, error);
         }
-        self.done.steps += 1;
+        self.skip(1);
         Ok(())
     }
 }

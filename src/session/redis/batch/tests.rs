@@ -37,8 +37,8 @@ fn what_is_sent_keeps_the_version_that_it_was_judged_by() {
         batch.as_plain(version).expect("a plain one").move_to(&mut sent);
         assert!(batch.is_empty());
     }
-    assert_eq!((sent.len(), sent.version()), (2, 3));
+    assert_eq!((sent.len(), sent.version), (2, 3));
     forward(&mut batch, 4);
     batch.as_plain(4).expect("a plain one").move_to(&mut sent);
-    assert_eq!(sent.version(), MIXED_VERSIONS, "it has to be judged again");
+    assert_eq!(sent.version, MIXED_VERSIONS, "it has to be judged again");
 }

@@ -1,16 +1,15 @@
 //! A batch: commands of one client that are sent together, and answers of our own between them.
+//!
+//! Redis makes the replies to a whole batch before others get a turn, and keeps what is not read yet. So a
+//! session tries out how much it may ask for at once: that is the batch's window.
 
-mod plain;
-mod read_info;
 mod run;
-mod window;
 
-pub use self::plain::PlainBatch;
-use self::window::{FIRST_WINDOW, MAX_WINDOW};
 use super::memory::IDLE_CAPACITY_BYTES;
 use super::reply_writer::ReplyWriter;
-use crate::backend::Class;
-use crate::balance::slow::ReadProfile;
+use crate::backend::{BackendError, Class};
+use crate::balance::Balancer;
+use crate::balance::slow::{ReadInfo, ReadKey, ReadProfile, shown};
 use crate::metrics::Refusal;
 use crate::policy::{self, Policy, Refused, Verdict};
 use crate::resp::{Command, CommandParser, write};
@@ -21,6 +20,19 @@ const MAX_BYTES: usize = 64 * 1024;
 /// Number of bytes that a server reads of a client at once, all of which it works on before it replies
 /// (`PROTO_IOBUF_LEN` in Redis' server.h).
 pub const READ_AT_ONCE_BYTES: usize = 16 * 1024;
+
+/// Number of commands in the first window. Each batch of short replies doubles the window; a long reply
+/// shrinks it to a single command.
+const FIRST_WINDOW: usize = 64;
+
+/// Number of commands in the largest window.
+const MAX_WINDOW: usize = 1024;
+
+/// The first window after a timeout. It doubles up to half of the batch that timed out.
+const FIRST_WINDOW_AFTER_TIMEOUT: usize = 2;
+
+/// Number of commands by which that bound grows with each batch: the backend may have been to blame.
+const WINDOW_GROWTH: usize = 4;
 
 /// Version of a batch whose commands were judged by different versions. No table has it.
 const MIXED_VERSIONS: u64 = u64::MAX;
@@ -52,13 +64,13 @@ pub struct Batch {
     /// Whether a reply of the last batch was long: then the next ones may be as well.
     is_after_long: bool,
     /// Whether a script is among the commands.
-    has_script: bool,
+    pub has_script: bool,
     /// What is known of how long the commands take.
-    profile: ReadProfile,
+    pub profile: ReadProfile,
     /// Whether the client gets anything but the replies as they come.
     has_other: bool,
     /// The version of the backends' commands by which all of its commands were judged.
-    version: u64,
+    pub version: u64,
     steps: Vec<Step>,
     commands: Vec<u8>,
     answers: Vec<u8>,
@@ -115,11 +127,6 @@ impl Batch {
         !self.is_empty() && is_quick && is_usual
     }
 
-    /// What is known of how long the commands take.
-    pub fn profile(&self) -> ReadProfile {
-        self.profile
-    }
-
     /// The batch as it may go by a shared connection to a server whose commands are of this version.
     /// `None` where it is not plain, or was judged by another version.
     pub fn as_plain(&mut self, version: u64) -> Option<PlainBatch<'_>> {
@@ -130,11 +137,6 @@ impl Batch {
     /// Begins again, as if nothing were done.
     pub fn restart(&mut self) {
         self.done = BatchProgress::default();
-    }
-
-    /// The version of the backends' commands by which its commands were judged.
-    pub fn version(&self) -> u64 {
-        self.version
     }
 
     /// How many bytes of commands there are.
@@ -155,7 +157,8 @@ impl Batch {
             || self.answers.len() >= MAX_BYTES
     }
 
-    /// Adds a command that was judged by this version of the backends' commands.
+    /// Adds a command that was judged by this version of the backends' commands. (For a script, the
+    /// caller sets `has_script`.)
     pub fn forward(
         &mut self,
         command: &Command,
@@ -164,26 +167,12 @@ impl Batch {
         profile: ReadProfile,
     ) {
         let bytes = command.bytes();
-        self.version = match self.commands.is_empty() || self.version == version {
-            true => version,
-            false => MIXED_VERSIONS,
-        };
+        let is_same = self.commands.is_empty() || self.version == version;
+        self.version = if is_same { version } else { MIXED_VERSIONS };
         self.profile = self.profile.with(profile);
         self.has_other |= is_silent;
         self.commands.extend_from_slice(bytes);
         self.steps.push(Step::Forward { length: bytes.len(), is_silent });
-    }
-
-    /// Adds a command that calls a script.
-    pub fn forward_script(
-        &mut self,
-        command: &Command,
-        version: u64,
-        is_silent: bool,
-        profile: ReadProfile,
-    ) {
-        self.has_script = true;
-        self.forward(command, version, is_silent, profile);
     }
 
     /// Adds an answer of our own.
@@ -213,22 +202,17 @@ impl Batch {
                     old.done.commands += length;
                     // It was whole when it was judged first.
                     let Ok((_, Some(command))) = parser.parse(bytes) else { continue };
-                    let error = match policy.verdict(&command) {
+                    let (why, error) = match policy.verdict(&command) {
                         Verdict::Forward => {
                             self.has_script |= policy::is_script(&command);
                             self.forward(&command, version, is_silent, old.profile);
                             continue;
                         }
-                        Verdict::Refuse(Refused { why, error }) => {
-                            writer.count_refusal(command.name(), why);
-                            error
-                        }
+                        Verdict::Refuse(Refused { why, error }) => (why, error),
                         // The session would answer it itself now, for which it is too late.
-                        _ => {
-                            writer.count_refusal(command.name(), Refusal::Unanswered);
-                            b"ERR try again".to_vec()
-                        }
+                        _ => (Refusal::Unanswered, b"ERR try again".to_vec()),
                     };
+                    writer.count_refusal(command.name(), why);
                     if !is_silent {
                         self.answer(|out| write::error(out, &error));
                     }
@@ -237,17 +221,111 @@ impl Batch {
         }
     }
 
+    /// The batch is done, and how much the next may ask for follows from it.
+    fn grow_window(&mut self, has_long: bool) {
+        self.max_window = (self.max_window + WINDOW_GROWTH).min(MAX_WINDOW);
+        self.window = if has_long { 1 } else { (self.window * 2).min(self.max_window) };
+        self.is_after_long = has_long;
+    }
+
+    /// The steps that are not done, up to `end`, were sent, and `error` came of it. Redis may work on all
+    /// commands of a batch before it sends the first reply. If that took too long, fewer are sent from now
+    /// on.
+    pub fn failed(&mut self, error: &BackendError, end: usize) {
+        if matches!(error, BackendError::TimedOut) {
+            self.max_window = ((end - self.done.steps) / 2).max(1);
+            self.window = self.max_window.min(FIRST_WINDOW_AFTER_TIMEOUT);
+        }
+    }
+
+    /// Returns the keys by which the slow lane knows the commands that are left: those that are not quick
+    /// or, where all are, each. Of commands that go alone that is the first only. `context` stands for what
+    /// replies depend on beside the commands.
+    pub fn read_info(
+        &self,
+        is_alone: bool,
+        context: u64,
+        balancer: &Balancer,
+        policy: &Policy,
+    ) -> ReadInfo {
+        let kinds = &balancer.slow_lane.kinds;
+        let (mut keys, mut labels) = (Vec::new(), Vec::new());
+        let max = if is_alone { 1 } else { usize::MAX };
+        let mut parser = CommandParser::new(usize::MAX);
+        let mut rest = &self.commands[self.done.commands..];
+        while keys.len() < max
+            && let Ok((length, Some(command))) = parser.parse(rest)
+        {
+            let shape = policy.shape(&command);
+            keys.push(balancer.read_key(&command, shape));
+            let key = command.arg(shape.key_arg(&command)).unwrap_or_default();
+            labels.push((command.name().to_vec(), key.to_vec()));
+            rest = &rest[length..];
+        }
+        let is_quick: Vec<bool> = keys.iter().map(|key| kinds.class(key) == Class::Quick).collect();
+        let suspects = |at: &usize| !is_quick[*at] || is_quick.iter().all(|is_quick| *is_quick);
+        let suspects: Vec<usize> = (0..keys.len()).filter(suspects).collect();
+        let label = match suspects.first().map(|first| &labels[*first]) {
+            Some((name, key)) if suspects.len() == 1 => shown(name, key),
+            Some((name, key)) => format!("{} and {} more", shown(name, key), suspects.len() - 1),
+            None => String::new(),
+        };
+        let is_single = keys.len() == 1;
+        let keys: Vec<ReadKey> = suspects.into_iter().map(|at| keys[at]).collect();
+        let context = (is_single && !self.has_script).then_some(context);
+        ReadInfo { class: self.profile.class, keys, label, is_alone, context }
+    }
+
     /// Empties the batch, and gives back the memory of a large one.
     pub fn clear(&mut self) {
         self.steps.clear();
         self.commands.clear();
         self.answers.clear();
-        self.done = BatchProgress::default();
+        self.restart();
         (self.has_script, self.has_other) = (false, false);
         self.profile = ReadProfile::QUICK;
         self.steps.shrink_to(IDLE_CAPACITY_BYTES / size_of::<Step>());
         self.commands.shrink_to(IDLE_CAPACITY_BYTES);
         self.answers.shrink_to(IDLE_CAPACITY_BYTES);
+    }
+}
+
+/// A batch that may go by a shared connection: its steps are replies to commands, all of which were
+/// judged by the commands of the connection's server.
+///
+/// Nothing else can be sent there, since nothing else shows its bytes.
+pub struct PlainBatch<'a> {
+    batch: &'a mut Batch,
+}
+
+impl PlainBatch<'_> {
+    /// How many commands there are.
+    pub fn len(&self) -> usize {
+        self.batch.steps.len()
+    }
+
+    /// The commands, in the form in which they are sent.
+    pub fn commands(&self) -> &[u8] {
+        &self.batch.commands
+    }
+
+    /// They are sent: moves them to the end of `sent`, which holds nothing but such commands. The batch
+    /// is empty then, and its window is as after short replies.
+    pub fn move_to(self, sent: &mut Batch) {
+        let batch = self.batch;
+        if sent.is_empty() {
+            std::mem::swap(&mut sent.steps, &mut batch.steps);
+            std::mem::swap(&mut sent.commands, &mut batch.commands);
+            sent.version = batch.version;
+        } else {
+            sent.steps.append(&mut batch.steps);
+            sent.commands.extend_from_slice(&batch.commands);
+            if sent.version != batch.version {
+                sent.version = MIXED_VERSIONS;
+            }
+        }
+        batch.clear();
+        batch.grow_window(false);
     }
 }
 
