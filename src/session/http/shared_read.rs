@@ -51,6 +51,9 @@ pub(super) enum ReadProgress<'a> {
     Unanswered(Box<HttpRead>, Failover<'a>),
 }
 
+/// A backend, its shared connection, the type that the value probably has, and the command that reads it.
+type SendPlan = (Arc<Member>, Arc<SharedConnection>, ValueType, Vec<u8>);
+
 impl SharedReads {
     pub fn new(client: &Arc<ClientSocket>, address: SocketAddr, balancer: &Arc<Balancer>) -> Self {
         let sink = Arc::new(ResponseSink {
@@ -93,12 +96,8 @@ impl SharedReads {
         self.sink.take_back().err().map(|sent| sent.read)
     }
 
-    /// Takes a lease. Returns the backend, its connection, the type that the value probably has, and
-    /// the command that reads it; `None` if the read can't go by a shared connection.
-    fn plan(
-        &self,
-        read: &mut HttpRead,
-    ) -> Option<(Arc<Member>, Arc<SharedConnection>, ValueType, Vec<u8>)> {
+    /// Takes a lease. Returns `None` if the read can't go by a shared connection.
+    fn plan(&self, read: &mut HttpRead) -> Option<SendPlan> {
         let balancer = &self.sink.balancer;
         if read.whole_value().is_none() || !balancer.config.demo_delay.is_zero() {
             return None;
