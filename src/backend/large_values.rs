@@ -1,19 +1,19 @@
-//! Large values, one at a time from each backend.
+//! A queue for large values: each backend is asked for one at a time.
 //!
-//! Redis answers nobody while it makes a reply of many megabytes, and makes all that were asked for
-//! before it sends any: a few at once look like a dead server to everyone. In turns, the silence
-//! stays short.
+//! Redis serves no other client while it makes a reply of many megabytes, and it makes all replies that
+//! were asked for before it sends the first. A few at once look like a dead server. One at a time keeps
+//! the silence short.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::sync::{Condvar, Mutex, lock};
 
-/// How long a client waits for its turn.
+/// Longest time for which a client waits for its turn.
 pub const TURN_WAIT: Duration = Duration::from_secs(120);
 
-/// Queue for the large values of one backend. `S` is what the first pass over a value finds: those who wait
-/// for the same value share it.
+/// Queue for the large values of one backend. `S` is what the first pass over a value finds; clients that
+/// wait for one value share it.
 #[derive(Debug)]
 pub struct LargeValueQueue<S> {
     state: Mutex<QueueState<S>>,
@@ -50,8 +50,8 @@ struct Surveyed<S> {
 }
 
 impl<S> LargeValueQueue<S> {
-    /// Waits until it is our turn to send `command`; `None` when that takes too long, or the backend
-    /// turns out silent meanwhile: what one waited for in vain, the next need not.
+    /// Waits until it is our turn to send `command`. Returns `None` if that takes too long, or if the
+    /// backend turns out to be silent: what one client has awaited in vain, the next need not await.
     pub fn turn<'a>(&'a self, command: &'a [u8]) -> Option<Turn<'a, S>> {
         let asked = Instant::now();
         let (mut state, wait) = self
@@ -68,7 +68,7 @@ impl<S> LargeValueQueue<S> {
     }
 }
 
-/// One client's turn; over when it is dropped.
+/// One client's turn, which ends when it is dropped.
 #[derive(Debug)]
 pub struct Turn<'a, S> {
     reads: &'a LargeValueQueue<S>,
@@ -77,20 +77,20 @@ pub struct Turn<'a, S> {
 }
 
 impl<S> Turn<'_, S> {
-    /// A survey of the same reply that began while we waited: it is as good as our own.
+    /// Returns a survey of our reply that another client began while we waited: it is as good as ours.
     pub fn survey(&self) -> Option<Arc<S>> {
         let state = lock(&self.reads.state);
         let last = state.last.as_ref()?;
         (last.command == self.command && last.began >= self.asked).then(|| Arc::clone(&last.survey))
     }
 
-    /// The backend did not answer in the time that the value may take: nobody else shall wait.
+    /// Notes that the backend did not answer in the time that the value may take. Nobody else waits then.
     pub fn give_up(&self) {
         lock(&self.reads.state).silent_at = Some(Instant::now());
         self.reads.over.notify_all();
     }
 
-    /// Leaves our survey, begun at `began`, to those who wait.
+    /// Leaves our survey, which began at `began`, to those who wait.
     pub fn share(&self, began: Instant, survey: &Arc<S>) {
         let survey = Arc::clone(survey);
         lock(&self.reads.state).last =

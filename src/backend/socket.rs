@@ -14,7 +14,7 @@ const LONG_WAIT_STEP: Duration = Duration::from_millis(100);
 /// How long a try waits for a backend that is silent.
 #[derive(Debug, Clone)]
 pub enum WaitPolicy {
-    /// A read's try on a backend that serves: as [`decide`](crate::balance::slow::decide) says.
+    /// A read's try on a backend that serves: as `balance::slow::decide` says.
     Read {
         /// What is known of the read.
         class: Class,

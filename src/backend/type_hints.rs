@@ -1,5 +1,5 @@
-//! What type a key's value probably has: that of the last value read whose key began alike. A good
-//! guess saves a read one of its two round trips.
+//! Type hints: a key's value probably has the type of the last value whose key began alike. A right
+//! hint saves a read one of its two round trips.
 
 use std::hash::Hasher;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,12 +8,12 @@ use rustc_hash::FxHasher;
 
 use crate::resp::value_type::ValueType;
 
-/// So many prefixes are remembered; others take their places.
+/// Number of prefixes that are remembered. A new one takes the place of another.
 const SLOTS: usize = 256;
 
-/// Where a value was long, or a guess wrong, so many short values have to follow until there is a guess
-/// again: a read by such a guess is made twice.
-const SHORT_BEHIND_A_LONG: u64 = 1000;
+/// Number of short values that must follow a long value, or a wrong hint, before there is a hint again:
+/// a read that follows a wrong hint is made twice.
+const SHORT_AFTER_A_LONG: u64 = 1000;
 
 const KIND_BITS: u32 = 8;
 const WAIT_BITS: u32 = 16;
@@ -26,11 +26,11 @@ const KINDS: [ValueType; 6] = [
     ValueType::Stream,
 ];
 
-/// The types of one server's values, by the beginnings of their keys, up to the last `:`.
+/// The types of one server's values by the prefixes of their keys, up to the last `:`.
 #[derive(Debug)]
 pub struct TypeHints {
-    /// Each holds, from its low bits on: a type's number and 1, how many short values have to come
-    /// first, and the rest of the prefix's hash.
+    /// Each holds, from its low bits on: the number of a type, plus 1; how many short values must come
+    /// before it is a hint; the rest of the prefix's hash.
     slots: [AtomicU64; SLOTS],
 }
 
@@ -41,7 +41,7 @@ impl Default for TypeHints {
 }
 
 impl TypeHints {
-    /// What type this key's value probably has, if that is known and the value is probably short.
+    /// Returns the type that this key's value probably has, if the value is probably short.
     pub fn of(&self, key: &[u8]) -> Option<ValueType> {
         let (slot, tag) = self.slot(key);
         let held = slot.load(Ordering::Relaxed);
@@ -49,20 +49,20 @@ impl TypeHints {
         KINDS.get((held as u8).checked_sub(1).filter(|_| is_it)? as usize).copied()
     }
 
-    /// A guess for this key's like was wrong, or the value long.
+    /// Notes that the hint for this key was wrong, or its value long.
     pub fn distrust(&self, key: &[u8]) {
         if let Some(kind) = self.of(key) {
             self.note(key, kind, true);
         }
     }
 
-    /// This key's value has this type.
+    /// Notes the type of this key's value.
     pub fn note(&self, key: &[u8], kind: ValueType, is_long: bool) {
         let (slot, tag) = self.slot(key);
         let held = slot.load(Ordering::Relaxed);
         let is_known = held >> (KIND_BITS + WAIT_BITS) == tag;
         let wait = match is_long {
-            true => SHORT_BEHIND_A_LONG,
+            true => SHORT_AFTER_A_LONG,
             false if is_known => wait(held).saturating_sub(1),
             false => 0,
         };
@@ -103,10 +103,10 @@ mod tests {
     }
 
     #[test]
-    fn behind_a_long_value_there_is_no_guess_for_long() {
+    fn after_a_long_value_there_is_no_hint_for_long() {
         let type_hints = TypeHints::default();
         type_hints.note(b"a:1", ValueType::List, true);
-        for _ in 0..SHORT_BEHIND_A_LONG {
+        for _ in 0..SHORT_AFTER_A_LONG {
             assert_eq!(type_hints.of(b"a:2"), None);
             type_hints.note(b"a:2", ValueType::List, false);
         }

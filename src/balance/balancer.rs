@@ -1,21 +1,20 @@
-//! What all clients share.
+//! The state that all clients share.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
 
-use serde::Serialize;
-
 use arc_swap::Guard;
+use serde::Serialize;
 
 use super::cursor;
 use super::history::{BackendReading, History, Reading};
-use super::refusals::Refusals;
+use super::refusals::RecentRefusals;
 use super::registry::{Backends, Registry};
 use super::retry_budget::RetryBudget;
-use super::slow::{Poison, Poisoned, ReadKey, ReadTraits, SlowLane, TimeLimits};
-use super::supervision::{Supervision, TableRow};
+use super::slow::{Poison, Poisoned, ReadKey, ReadProfile, SlowLane, TimeLimits};
+use super::supervisor::{BackendSupervisor, TableRow};
 use super::table::ConnectionTable;
 use crate::backend::{Backend, BackendId, Timeouts};
 use crate::config::Config;
@@ -31,35 +30,34 @@ use crate::policy::{self, Allowed, Policy, Shape};
 use crate::resp::Command;
 use crate::sync::{Mutex, lock};
 
-/// How far the end of the process has come; what holds in one phase holds in those behind it.
+/// How far the end of the process has come. What holds in one phase holds in all later ones.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum Phase {
-    /// It has not been asked for.
+    /// Clients are served.
     Serving,
-    /// It has been asked for: we are not ready for new clients, and take those that come all the
-    /// same.
+    /// The process is to end: `/-/ready` says so, but clients that come are still served.
     Leaving,
-    /// No new clients. An HTTP answer says that it is the last on its connection.
+    /// No new clients are accepted. Each HTTP response is the last on its connection.
     Draining,
-    /// A session ends as soon as it has answered what has arrived.
+    /// A session ends as soon as it has answered all that has arrived.
     Closing,
 }
 
-/// The configuration, the backends, and how many leases each has.
+/// The configuration, the backends, and all that is known of them and of the clients.
 #[derive(Debug)]
 pub struct Balancer {
     /// The checked configuration.
     pub config: Config,
     registry: Arc<Registry>,
-    /// How many leases each of them has.
+    /// The leases of each backend.
     pub table: Arc<ConnectionTable>,
     /// How many reads may be sent again.
     pub retry_budget: Arc<RetryBudget>,
-    /// Reads that may keep a backend busy.
+    /// The reads that may keep a backend busy.
     pub slow_lane: Arc<SlowLane>,
-    /// Reads that have killed backends.
+    /// The reads that have killed backends.
     pub poison: Poison,
     /// What all clients have done.
     pub metrics: Arc<Metrics>,
@@ -68,19 +66,23 @@ pub struct Balancer {
     /// When it began to serve.
     pub began: Instant,
     phase: AtomicU8,
-    /// What the backends' commands allow, and their version that it was made of.
+    /// What the backends' commands allow, and the version of those.
     policy: Mutex<(u64, Arc<Policy>)>,
     /// The scripts that clients have sent.
     pub scripts: Scripts,
-    refusals: Arc<Refusals>,
+    refusals: Arc<RecentRefusals>,
     /// The databases that clients read.
     in_use: Arc<DatabasesInUse>,
-    /// What requests and sessions leave in the log.
+    /// Where requests and sessions leave lines in the log.
     pub access_log: AccessLog,
 }
 
 fn allowed(config: &Config) -> Allowed {
     Allowed { keys: config.allow_keys, scripts: config.allow_scripts }
+}
+
+fn limits(config: &Config) -> TimeLimits {
+    TimeLimits { backend: config.backend_timeout, read: config.read_timeout }
 }
 
 impl Balancer {
@@ -90,26 +92,18 @@ impl Balancer {
         let table = ConnectionTable::new(config.slow_start, now);
         let retry_budget = Arc::new(RetryBudget::new(config.max_clients));
         let registry = Arc::new(Registry::default());
-        let slow_lane = SlowLane::new(
-            Arc::clone(&table),
-            Arc::clone(&registry),
-            config.backend_timeout,
-            config.read_timeout,
-        );
+        let slow_lane = SlowLane::new(&table, &registry, limits(&config));
         let history = History::default();
         let policy = Mutex::new((0, Arc::new(Policy::new(&[], allowed(&config)))));
-        let leases = {
-            let (registry, table) = (Arc::clone(&registry), Arc::clone(&table));
-            move || {
-                let backends = registry.snapshot();
-                let leases = |backend: &Arc<Member>| {
-                    (backend.health.shared_name(), table.leases(backend.id))
-                };
-                backends.iter().map(leases).collect()
-            }
+        let shared = (Arc::clone(&table), Arc::clone(&registry));
+        let leases = move || {
+            let (table, registry) = &shared;
+            let leases =
+                |backend: &Arc<Member>| (backend.health.shared_name(), table.leases(backend.id));
+            registry.snapshot().iter().map(leases).collect()
         };
         let access_log = AccessLog::new(leases, config.quiet);
-        let refusals = Refusals::new(Arc::clone(&table));
+        let refusals = RecentRefusals::new(Arc::clone(&table));
         Arc::new(Self {
             config,
             registry,
@@ -121,7 +115,7 @@ impl Balancer {
             poison: Poison::default(),
             metrics: Arc::default(),
             history,
-            began: Instant::now(),
+            began: now,
             phase: AtomicU8::new(Phase::Serving as u8),
             policy,
             scripts: Scripts::default(),
@@ -152,13 +146,13 @@ impl Balancer {
         };
         let in_use = Arc::clone(&self.in_use);
         let health = Health::new(address.name(), Box::new(row), settings, in_use, now);
-        let supervisor = Arc::new(Supervision {
+        let supervisor = Arc::new(BackendSupervisor {
             id,
             health: Arc::clone(&health),
             table: Arc::clone(&self.table),
             retry_budget: Arc::clone(&self.retry_budget),
             refusals: Arc::clone(&self.refusals),
-            limits: TimeLimits { backend: config.backend_timeout, read: config.read_timeout },
+            limits: limits(config),
         });
         let timeouts = Timeouts {
             supervisor,
@@ -170,7 +164,7 @@ impl Balancer {
         Member::new(Arc::new(backend), health)
     }
 
-    /// Removes a backend: it gets no more reads, its sessions move to others between two commands, and its
+    /// Removes a backend. It gets no more reads, its sessions move to others between two commands, and its
     /// connections are closed as they become free.
     pub fn remove(&self, id: BackendId, now: Instant) {
         let Some(member) = self.registry.remove(id) else { return };
@@ -179,12 +173,12 @@ impl Balancer {
         member.close_all();
     }
 
-    /// Forgets the backends that were removed and are not used any more.
+    /// Forgets the removed backends that no session uses any more.
     pub fn forget_drained(&self) {
         self.registry.forget(|id| self.table.knows(id));
     }
 
-    /// How backends are checked.
+    /// Settings of the health checks.
     pub fn check_settings(&self) -> CheckSettings {
         let config = &self.config;
         CheckSettings {
@@ -199,23 +193,23 @@ impl Balancer {
         self.registry.snapshot()
     }
 
-    /// The backend with this identity; one that was removed is found as long as a session uses it.
+    /// The backend with this identity; a removed one is found as long as a session uses it.
     pub fn backend(&self, id: BackendId) -> Option<Arc<Member>> {
         self.registry.get(id)
     }
 
-    /// Changes whenever a backend turns out to know other commands than before.
+    /// Number that changes whenever the backends' commands do.
     pub fn commands_version(&self) -> u64 {
         self.backends().commands_version()
     }
 
-    /// What the backends' commands allow together, and their version that it was made of.
+    /// What the backends' commands allow together, and the version of those.
     pub fn policy(&self) -> (u64, Arc<Policy>) {
         let mut policy = lock(&self.policy);
         let version = self.commands_version();
         if policy.0 != version {
-            let tables: Vec<_> =
-                self.backends().iter().filter_map(|backend| backend.commands()).collect();
+            let backends = self.backends();
+            let tables: Vec<_> = backends.iter().filter_map(|backend| backend.commands()).collect();
             let mut new = Policy::new(&tables, allowed(&self.config));
             new.share_counts(&policy.1);
             *policy = (version, Arc::new(new));
@@ -223,40 +217,40 @@ impl Balancer {
         policy.clone()
     }
 
-    /// What is to be known of a command before it is sent, and what it is known by where that matters.
+    /// What is known of a command before it is sent, and, unless it is surely quick, what it is known by.
     ///
     /// # Errors
-    /// Where it is refused, as it has killed servers: the reason.
-    pub fn traits(
+    /// The reason, if it is refused because it has killed servers.
+    pub fn profile(
         &self,
         command: &Command,
         shape: Shape,
-    ) -> Result<(ReadTraits, Option<ReadKey>), &'static str> {
+    ) -> Result<(ReadProfile, Option<ReadKey>), &'static str> {
         if self.slow_lane.kinds.is_surely_quick(command.arg_count(), shape.is_fast) {
-            return Ok((ReadTraits::QUICK, None));
+            return Ok((ReadProfile::QUICK, None));
         }
         let key = self.read_key(command, shape);
-        let traits = ReadTraits { script: policy::script(command), ..self.traits_of(&key)? };
-        Ok((traits, Some(key)))
+        let profile = ReadProfile { script: policy::script(command), ..self.profile_of(&key)? };
+        Ok((profile, Some(key)))
     }
 
-    /// What a command is known by.
+    /// The key by which a command is known.
     pub fn read_key(&self, command: &Command, shape: Shape) -> ReadKey {
         self.slow_lane.kinds.key(command, shape.key_arg(command), shape.is_fast)
     }
 
-    /// What is to be known of a read before it is sent.
+    /// What is known of a read before it is sent.
     ///
     /// # Errors
-    /// Where it is refused, as it has killed servers: the reason.
-    pub fn traits_of(&self, key: &ReadKey) -> Result<ReadTraits, &'static str> {
-        let poisoned = self.poison.of(key, Instant::now());
+    /// The reason, if it is refused because it has killed servers.
+    pub fn profile_of(&self, key: &ReadKey) -> Result<ReadProfile, &'static str> {
+        let poisoned = self.poison.lookup(key, Instant::now());
         if poisoned == Some(Poisoned::Itself) {
             return Err(
                 "this read has killed servers within the last minute: it is not sent again",
             );
         }
-        Ok(ReadTraits {
+        Ok(ReadProfile {
             class: self.slow_lane.kinds.class(key),
             is_fast: key.is_fast,
             has_one_try: poisoned.is_some(),
@@ -264,15 +258,15 @@ impl Balancer {
         })
     }
 
-    /// The tag of this server in the cursors that clients get.
+    /// The tag of a server in the cursors that clients get.
     pub fn cursor_tag(&self, run_id: &str) -> Option<u16> {
         let run_ids = run_ids(&self.backends());
         let index = run_ids.iter().position(|known| known.as_deref() == Some(run_id))?;
         cursor::tags(&run_ids)[index]
     }
 
-    /// The backend whose server has this tag. Those that have never answered are asked when it is none of
-    /// the others.
+    /// The backend whose server has this tag. If it is none of those that have answered before, the others are
+    /// asked now.
     pub fn find_server(&self, tag: u16) -> Option<Arc<Member>> {
         let backends = self.backends();
         let find = || {
@@ -281,7 +275,7 @@ impl Balancer {
         };
         let found = find().or_else(|| {
             for backend in backends.iter().filter(|backend| backend.run_id().is_none()) {
-                // If it can't say, it is not the one.
+                // A backend that can't answer is not the one.
                 _ = backend.introduce();
             }
             find()
@@ -289,33 +283,33 @@ impl Balancer {
         found.map(|(_, backend)| Arc::clone(backend))
     }
 
-    /// The end of the process has come so far. There is no way back.
+    /// Enters a phase of the process's end; there is no way back.
     pub fn enter(&self, phase: Phase) {
         self.phase.fetch_max(phase as u8, Ordering::SeqCst);
     }
 
-    /// Whether the end of the process has come so far.
+    /// Whether the process has reached a phase of its end.
     pub fn has_reached(&self, phase: Phase) -> bool {
         self.phase.load(Ordering::SeqCst) >= phase as u8
     }
 
-    /// How far the end of the process has come.
+    /// The phase that the process has reached.
     pub fn phase(&self) -> Phase {
         let phases = [Phase::Closing, Phase::Draining, Phase::Leaving];
         phases.into_iter().find(|&phase| self.has_reached(phase)).unwrap_or(Phase::Serving)
     }
 
-    /// Whether each HTTP answer is the last on its connection.
+    /// Whether each HTTP response is the last on its connection.
     pub fn is_draining(&self) -> bool {
         self.has_reached(Phase::Draining)
     }
 
-    /// Whether new clients should be sent here: we stay, and there is a backend to read from.
+    /// Whether new clients should be sent here: the process stays, and there is a backend to read from.
     pub fn is_ready(&self) -> bool {
         !self.has_reached(Phase::Leaving) && self.table.best(|_| true) <= BackendState::Suspect
     }
 
-    /// What is counted now of these backends.
+    /// All counts as they are now.
     pub fn reading(&self, backends: &Backends) -> Reading {
         let reading = |backend: &Arc<Member>| BackendReading {
             id: backend.id,
@@ -329,7 +323,7 @@ impl Balancer {
         Reading { answered_here, backends: backends.iter().map(reading).collect() }
     }
 
-    /// The last changes of the backends' states, the newest first; `max` at most.
+    /// The last changes of backends' states, at most `max`, the newest first.
     pub fn changes(&self, max: usize) -> Vec<(Arc<Member>, Change)> {
         let of_one = |backend: &Arc<Member>| {
             let backend = Arc::clone(backend);
@@ -348,8 +342,8 @@ impl Peers for Balancer {
     }
 
     fn checked(&self) {
-        // A server that answers is busy no more, and one that is down is not waited for.
-        self.slow_lane.note_check();
+        // Reads that were given up on this server may be over.
+        self.slow_lane.backend_checked(Instant::now());
     }
 }
 

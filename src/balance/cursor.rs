@@ -1,25 +1,24 @@
-//! Cursors of SCAN that carry their backend: shifted left by 16 bits, with a tag in the low ones.
+//! Cursors of SCAN that carry their backend: shifted left by 16 bits, with a tag in the low bits.
 //!
-//! The tag is made of the server's `run_id`, so that every session, this balancer after a restart,
-//! and others in front of the same servers, make the same of it. A server that was restarted has
-//! another `run_id`: its old cursors would miss keys, and their tag is unknown, unless (1 in 65,536
-//! for each server) another one has it.
+//! The tag is a hash of the server's `run_id`. So no table of cursors is needed: every session finds the server
+//! again, this balancer after a restart, and other balancers in front of the same servers. A server that was
+//! restarted has another `run_id`. Its old cursors would miss keys; their tag is unknown then, unless another
+//! server has it by chance (1 in 65,536 for each server).
 
 use std::sync::Arc;
 
-/// The most elements that one SCAN, HSCAN, SSCAN or ZSCAN looks at, whoever asks (`COUNT`): a server
-/// answers nobody else meanwhile. To Redis the number is a hint, so a client that asks for more gets
-/// shorter pages, and as many of them as it takes.
+/// Limit of `COUNT` in SCAN, HSCAN, SSCAN and ZSCAN: a server answers nobody else meanwhile. Redis takes the
+/// number as a hint, so a client that asks for more gets shorter pages, and more of them.
 pub const MAX_SCAN_COUNT: u64 = 10_000;
 
-/// The low bits of a cursor that are its server's tag.
+/// Number of low bits of a cursor that are its server's tag.
 const TAG_BITS: u32 = 16;
 
-/// Cursors stay below: some clients keep numbers in doubles, which are exact up to here.
+/// Limit of cursors: some clients keep numbers in doubles, which are exact up to here.
 const MAX_CURSOR: u64 = 1 << 53;
 
-/// The tag of each server, in the order of their run ids; `None` for one whose is not known. Tags
-/// are distinct: should two be the same, that of the greater run id moves on.
+/// The tag of each server; `None` for a server whose `run_id` is not known. Tags are distinct: of two that would
+/// be equal, the one of the greater `run_id` moves on.
 pub fn tags(run_ids: &[Option<Arc<str>>]) -> Vec<Option<u16>> {
     let mut order: Vec<usize> = (0..run_ids.len()).collect();
     order.sort_by_key(|&index| &run_ids[index]);
@@ -43,7 +42,7 @@ fn hash(bytes: &[u8]) -> u16 {
     (hash >> 16) as u16 ^ hash as u16
 }
 
-/// A cursor as Redis reads it: the C library's way, without blanks and overflow.
+/// Parses a cursor as Redis does: like C's `strtoull`, without blanks and overflow.
 pub fn parse(text: &[u8]) -> Option<u64> {
     let digits = text.strip_prefix(b"+").or_else(|| text.strip_prefix(b"-")).unwrap_or(text);
     let is_number = digits.iter().all(u8::is_ascii_digit);
@@ -56,8 +55,7 @@ pub fn parse(text: &[u8]) -> Option<u64> {
     (cursor == 0 || !text.starts_with(b"-")).then_some(cursor)
 }
 
-/// The cursor that a client gets for a backend's; `None` when it would be too large. The end, 0,
-/// stays 0.
+/// Makes a client's cursor of a backend's; `None` if it would be too large. The end, 0, stays 0.
 pub fn join(position: u64, tag: u16) -> Option<u64> {
     match position {
         0 => Some(0),
@@ -66,7 +64,7 @@ pub fn join(position: u64, tag: u16) -> Option<u64> {
     }
 }
 
-/// The backend's cursor in a client's, and the tag.
+/// Splits a client's cursor into the backend's and the tag.
 pub fn split(cursor: u64) -> (u64, u16) {
     (cursor >> TAG_BITS, cursor as u16)
 }

@@ -1,9 +1,21 @@
-//! One read's way through the backends: which may be tried next, for how long, and when to give up.
+//! One read's way through the backends: which one is tried next, for how long, and when to give up.
 //!
-//! After a backend that refuses or resets, every other is tried. Silence may be the read's own fault: a
-//! quick read that met it is tried once more, and stays there as one that may be slow; any other stays
-//! where it is (see [`slow`](crate::balance::slow)). With no backend up, those that are not are tried, in a hurry,
-//! and one that comes up soon is waited for.
+//! A read may be sent again as long as its client has not received a byte of the reply. Each backend is tried
+//! once. One that a health check has found good after its failure may be tried again, but there are never
+//! more than three tries for each backend.
+//!
+//! - A backend refuses, resets the connection, or can't be reached: each of the others is tried.
+//! - A backend is silent: that may be the read's own fault. A quick read leaves after `--backend-timeout`
+//!   and is of unknown class from then on. A read of unknown class, or a slow one, stays until
+//!   `--read-timeout`, and is then tried nowhere else (see [`slow`](crate::balance::slow)).
+//! - A connection is lost: the server may have died of the read, so the read goes on alone. If the next
+//!   server dies as well, the read ends there (see [`Poison`]).
+//! - No backend is up: those that are down or suspect are tried, within 900 ms in all. Then the read waits
+//!   a moment for one to come up, unless the outage has lasted for long.
+//!
+//! Whether a silent backend is left costs the [retry budget](super::retry_budget); the backend's
+//! connections ask for that ([`Supervisor`](crate::backend::Supervisor)). A retry is counted at the backend
+//! where the try before has failed.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -11,71 +23,72 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Balancer;
-use super::slow::{Begun, LaneError, OpenRead, Poison, ReadInfo, ReadTraits};
+use super::slow::{LaneError, LaneOutcome, OpenRead, Poison, ReadInfo, ReadProfile};
 use crate::backend::{BackendError, BackendId, Class, PendingRead, WaitPolicy};
 use crate::health::{BackendState, Member};
 use crate::policy::Script;
 
-/// With no backend up, a read fails within a second: after so long no other is tried, …
+/// Time for all tries of a read while no backend is up: such a read fails within a second.
 pub const LAST_RESORT_TIME: Duration = Duration::from_millis(900);
-/// … and one is waited for until so long before that, …
+
+/// Part of [`LAST_RESORT_TIME`] that is left for a try when waiting for a backend ends.
 const TIME_TO_TRY: Duration = Duration::from_millis(200);
-/// … unless none has been up for so long.
+
+/// Age of an outage from which on no read waits for its end.
 const MAX_OUTAGE: Duration = Duration::from_secs(10);
 
-/// A try on a backend that was up leaves at least so much time for others.
+/// Time that is left for other backends, at least, after a try on one that was up.
 const SECOND_WIND: Duration = Duration::from_millis(400);
 
-/// A read is tried so often for each backend, at most: those that a check finds good are tried again.
+/// Tries for each backend, at most: a backend that a check finds good is tried again.
 const MAX_TRIES: usize = 3;
 
-/// How often it is looked whether one is up again.
+/// How often a waiting read looks for a backend that is up.
 const WAIT_STEP: Duration = Duration::from_millis(20);
 
-/// How long a slow read waits for what is under way on its backend to be answered, before it is sent.
+/// How long a slow read waits for unanswered reads on its backend before it is sent.
 const MAX_QUIET_WAIT: Duration = Duration::from_millis(10);
 
-/// A server that runs a script for longer than its `busy-reply-threshold`, 5 s unless configured
-/// otherwise, answers `-BUSY` to others; and so it does to a script that waits for another.
+/// Silence after which a script is surely the one that runs, and does not wait for another.
+///
+/// While a script runs for longer than `busy-reply-threshold` (5 s by default), Redis answers `-BUSY` to
+/// everything else, other scripts included.
 const BUSY_REPLY_TIME: Duration = Duration::from_millis(5500);
 
 /// One read's way through the backends.
 pub struct Failover<'a> {
     balancer: &'a Balancer,
-    /// With no backend up, nothing is tried from then on.
+    /// End of all tries on backends that are not up.
     deadline: Instant,
-    traits: ReadTraits,
-    /// Whether a try has met silence: then the read may be why.
+    profile: ReadProfile,
+    /// Whether a backend that was up has been silent: the read may be the reason.
     has_met_silence: bool,
-    /// The process that was asked last, where it may die of the read.
+    /// `run_id` of the process that was tried last, if it may die of the read.
     asked: Option<Arc<str>>,
-    /// The backend that may have died of it.
+    /// The backend that may have died of the read.
     may_have_killed: Option<Arc<Member>>,
-    /// Why no other backend is to be tried, if so.
+    /// Reason why no other backend is tried.
     end: Option<End>,
-    /// What was tried, and is not to be tried again.
     tried: Vec<Tried>,
-    /// How many tries there were.
+    /// Number of all tries, forgiven ones included.
     tries: usize,
-    /// The backend on which the last try has failed, until there is another.
+    /// The backend on which the last try has failed, until the next try.
     failed_on: Option<Arc<Member>>,
 }
 
 /// Why a read goes to no other backend.
-#[derive(Debug, Clone, PartialEq, Eq)]
 enum End {
     /// It may be slow, and its time is up.
     TimedOut,
-    /// It kills backends; this says which.
+    /// Servers have died of it; the text names them.
     Kills(String),
 }
 
-/// A backend that was tried.
+/// A try that has failed.
 struct Tried {
     backend: BackendId,
-    /// When the try began: one that a check has found good since may be tried again.
     began: Instant,
-    /// `None` for one that had nothing to say.
+    /// `None` for a backend that was passed over: it had nothing to say.
     failure: Option<BackendError>,
 }
 
@@ -84,61 +97,45 @@ struct Tried {
 pub struct Attempt {
     /// The backend.
     pub backend: Arc<Member>,
-    /// What is known of the read by now.
+    /// What is known of how long the read takes.
     pub class: Class,
-    /// That it is unanswered there, for a read that is not quick.
+    /// The read's entry in the slow lane; `None` for a quick read.
     pub open: Option<Arc<OpenRead>>,
-    hurry: Hurry,
-    /// When it began.
+    /// When the try began.
     pub began: Instant,
-}
-/// How long a try on a backend that is not up may take.
-#[derive(Clone, Copy)]
-enum Hurry {
-    /// It is up.
-    None,
-    /// Until then, or until another is up.
-    LastResort(Instant),
-    /// Until then: that another is up is of no use.
-    Until(Instant),
+    wait_policy: WaitPolicy,
 }
 
 impl Attempt {
-    /// How long it is waited for.
+    /// How long the try waits for the backend.
     pub fn wait_policy(&self) -> WaitPolicy {
-        match self.hurry {
-            Hurry::None => {
-                let open = self.open.clone().map(|open| open as Arc<dyn PendingRead>);
-                WaitPolicy::Read { class: self.class, open }
-            }
-            Hurry::LastResort(deadline) => WaitPolicy::LastResort(deadline),
-            Hurry::Until(deadline) => WaitPolicy::Until(deadline),
-        }
+        self.wait_policy.clone()
     }
 
-    /// Whether the read may be why its backend is silent: not once its reply has begun.
-    fn may_be_why(&self) -> bool {
+    /// Whether the read may be the reason for its backend's silence: not once its reply has begun.
+    fn may_be_cause(&self) -> bool {
         self.class != Class::Quick && !self.open.as_ref().is_some_and(|open| open.has_begun())
     }
 
+    /// Whether the backend was not up, and so had less time than others: that says nothing of the read.
     fn is_hurried(&self) -> bool {
-        !matches!(self.hurry, Hurry::None)
+        !matches!(self.wait_policy, WaitPolicy::Read { .. })
     }
 }
 
 impl<'a> Failover<'a> {
-    /// For a request that is made now.
-    pub fn new(balancer: &'a Balancer, traits: ReadTraits) -> Self {
+    /// Way of a new request, which pays its part of a retry.
+    pub fn new(balancer: &'a Balancer, profile: ReadProfile, now: Instant) -> Self {
         balancer.retry_budget.deposit();
-        Self::resumed(balancer, traits)
+        Self::resumed(balancer, profile, now)
     }
 
-    /// For a request that was made before, in another way, and has paid for its retries then.
-    pub fn resumed(balancer: &'a Balancer, traits: ReadTraits) -> Self {
+    /// Way of a request that has paid already: it was sent on a shared connection before.
+    pub fn resumed(balancer: &'a Balancer, profile: ReadProfile, now: Instant) -> Self {
         Self {
             balancer,
-            deadline: Instant::now() + LAST_RESORT_TIME,
-            traits,
+            deadline: now + LAST_RESORT_TIME,
+            profile,
             has_met_silence: false,
             asked: None,
             may_have_killed: None,
@@ -149,33 +146,33 @@ impl<'a> Failover<'a> {
         }
     }
 
-    /// Where its client's reads have just failed as no backend was up, its own fail at once as long as
-    /// none is.
-    pub fn at_once(mut self, has_just_failed: bool) -> Self {
+    /// With `has_just_failed`, tries only backends that are up: a read of the same client has just failed
+    /// because none was.
+    pub fn at_once(mut self, has_just_failed: bool, now: Instant) -> Self {
         if has_just_failed {
-            self.deadline = Instant::now();
+            self.deadline = now;
         }
         self
     }
 
-    /// What is known of the read by now.
+    /// What is known so far of how long the read takes.
     pub fn class(&self) -> Class {
         let may_be_slow = self.has_met_silence || self.is_alone();
-        if may_be_slow { self.traits.class.max(Class::Unknown) } else { self.traits.class }
+        if may_be_slow { self.profile.class.max(Class::Unknown) } else { self.profile.class }
     }
 
-    /// Whether nothing may be sent beside the read: a backend may have died of it, or of its like.
+    /// Whether nothing may be sent beside the read: a server may have died of it, or of one like it.
     pub fn is_alone(&self) -> bool {
-        self.may_have_killed.is_some() || self.traits.has_one_try
+        self.may_have_killed.is_some() || self.profile.has_one_try
     }
 
-    /// For what was sent with the read, and shares the suspicion.
-    pub fn for_the_rest(&self) -> Self {
+    /// Way of the reads that were sent together with this one, and are as suspect.
+    pub fn for_the_rest(&self, now: Instant) -> Self {
         let may_have_killed = self.may_have_killed.clone();
-        Self { may_have_killed, ..Self::resumed(self.balancer, self.traits) }
+        Self { may_have_killed, ..Self::resumed(self.balancer, self.profile, now) }
     }
 
-    /// Waits until a read that is not quick may be sent, and where.
+    /// Waits until a read that is not quick may be sent, and says where.
     ///
     /// # Errors
     /// As [`SlowLane::begin`](crate::balance::slow::SlowLane::begin).
@@ -185,18 +182,18 @@ impl<'a> Failover<'a> {
         preferred: Option<BackendId>,
         may_try: impl Fn(BackendId) -> bool,
         is_client_gone: impl Fn() -> bool,
-    ) -> Result<Begun, LaneError> {
+    ) -> Result<LaneOutcome, LaneError> {
         let is_alone = info.is_alone || self.is_alone();
         let info = ReadInfo { class: self.class(), is_alone, ..info };
         let may_try = |backend| self.may_try(backend) && may_try(backend);
-        let begun = self.balancer.slow_lane.begin(&info, preferred, may_try, is_client_gone)?;
-        if let Begun::Open(open) = &begun
+        let outcome = self.balancer.slow_lane.begin(&info, preferred, may_try, is_client_gone)?;
+        if let LaneOutcome::Open(open) = &outcome
             && open.is_slow()
             && let Some(backend) = self.balancer.backend(open.backend())
         {
             backend.await_quiet(MAX_QUIET_WAIT);
         }
-        Ok(begun)
+        Ok(outcome)
     }
 
     /// Whether this backend is still to be tried.
@@ -204,7 +201,7 @@ impl<'a> Failover<'a> {
         !self.tried.iter().any(|tried| tried.backend == backend)
     }
 
-    /// Forgets the failures of backends that a check has found good since.
+    /// Lets backends be tried again that a check has found good since they failed.
     pub fn forgive(&mut self) {
         let backends = self.balancer.backends();
         if self.tries < MAX_TRIES * backends.len() {
@@ -213,95 +210,101 @@ impl<'a> Failover<'a> {
         }
     }
 
-    /// The next try, on this backend; `None` when there is no time left for it.
-    pub fn attempt(&mut self, backend: BackendId, open: Option<Arc<OpenRead>>) -> Option<Attempt> {
-        let began = Instant::now();
-        let hurry = self.hurry(backend, began)?;
+    /// Begins a try on this backend; `None` when there is no time left for it.
+    pub fn attempt(
+        &mut self,
+        backend: BackendId,
+        open: Option<Arc<OpenRead>>,
+        now: Instant,
+    ) -> Option<Attempt> {
+        let wait_policy = self.wait_policy(backend, &open, now)?;
         let backend = self.balancer.backend(backend)?;
         if let Some(failed) = self.failed_on.take() {
             failed.metrics.retries.add_one();
         }
-        if !self.traits.is_fast {
+        if !self.profile.is_fast {
             self.asked = backend.run_id();
         }
-        Some(Attempt { backend, class: self.class(), open, hurry, began })
+        Some(Attempt { backend, class: self.class(), open, began: now, wait_policy })
     }
 
-    /// Takes note that the only try has failed, which was made where a client watches.
-    pub fn failed_alone(&mut self, attempt: &Attempt, error: &BackendError) {
-        self.asked = attempt.backend.run_id();
-        match error {
-            BackendError::TimedOut if attempt.may_be_why() => self.end_script(attempt),
-            BackendError::Lost(_) => self.lost(attempt),
-            _ => {}
-        }
-        Self::leave(attempt, error);
-    }
-
-    /// A read that may still be worked on keeps its server busy.
-    fn leave(attempt: &Attempt, error: &BackendError) {
-        match (&attempt.open, error) {
-            (Some(open), BackendError::Stuck) => open.clear_blame(),
-            (Some(open), BackendError::TimedOut | BackendError::Lost(_)) => open.leave(),
-            _ => {}
-        }
-    }
-
-    /// The try that was made on this backend at `began`, while it was up.
-    pub fn made(
+    /// A try that began in another way, on a backend that was up.
+    pub fn past_attempt(
         &self,
         backend: Arc<Member>,
         began: Instant,
         open: Option<Arc<OpenRead>>,
     ) -> Attempt {
-        Attempt { backend, class: self.traits.class, open, hurry: Hurry::None, began }
+        let wait_policy = patient(self.profile.class, &open);
+        Attempt { backend, class: self.profile.class, open, began, wait_policy }
     }
 
-    fn hurry(&self, backend: BackendId, now: Instant) -> Option<Hurry> {
+    fn wait_policy(
+        &self,
+        backend: BackendId,
+        open: &Option<Arc<OpenRead>>,
+        now: Instant,
+    ) -> Option<WaitPolicy> {
         let table = &self.balancer.table;
         let state = table.state(backend);
-        // A server that runs a slow read will answer: that is no outage.
+        // A server that runs a slow read of ours will answer: that is no outage.
         if state == BackendState::Up || (state == BackendState::Suspect && table.is_busy(backend)) {
-            return Some(Hurry::None);
+            return Some(patient(self.class(), open));
         }
-        let deadline = self.deadline;
         let is_only_one = self.tried.len() + 1 >= self.balancer.backends().len();
-        (now < deadline).then_some(match is_only_one {
-            true => Hurry::Until(deadline),
-            false => Hurry::LastResort(deadline),
+        (now < self.deadline).then_some(match is_only_one {
+            true => WaitPolicy::Until(self.deadline),
+            false => WaitPolicy::LastResort(self.deadline),
         })
     }
 
-    /// A try has failed, before the client got a byte of the answer.
-    pub fn failed(&mut self, attempt: &Attempt, error: BackendError) {
-        Self::note(attempt, &error);
-        let now = Instant::now();
-        // A hurried try says nothing of the read.
+    /// A try has failed before the client received a byte of the reply.
+    pub fn failed(&mut self, attempt: &Attempt, error: BackendError, now: Instant) {
+        Self::count_failure(attempt, &error);
         if !attempt.is_hurried() {
             self.has_met_silence |= error.is_silence();
-            if matches!(error, BackendError::TimedOut) && attempt.may_be_why() {
+            if matches!(error, BackendError::TimedOut) && attempt.may_be_cause() {
                 self.end = Some(End::TimedOut);
-                self.end_script(attempt);
             }
-            // It was up when it was tried, which took its time: others may be again in a moment.
+            // The try may have taken long: another backend may come up in a moment.
             self.deadline = self.deadline.max(now + SECOND_WIND);
         }
-        if matches!(error, BackendError::Lost(_)) {
-            self.lost(attempt);
-        }
-        Self::leave(attempt, &error);
+        self.after_failure(attempt, &error, now);
         self.failed_on = Some(Arc::clone(&attempt.backend));
         self.add(attempt, Some(error));
     }
 
-    /// A script whose time is up is ended, or it would keep its server busy for ever.
-    fn end_script(&self, attempt: &Attempt) {
-        let (Some(script), Some(open)) = (self.traits.script, &attempt.open) else { return };
-        if open.unanswered_for() < self.balancer.config.read_timeout {
+    /// The only possible try of an EXEC has failed, on the connection that watches keys.
+    pub fn failed_alone(&mut self, attempt: &Attempt, error: &BackendError, now: Instant) {
+        self.asked = attempt.backend.run_id();
+        self.after_failure(attempt, error, now);
+    }
+
+    /// Ends what the failed read may have left behind on its server: a script, blame, or a busy server.
+    fn after_failure(&mut self, attempt: &Attempt, error: &BackendError, now: Instant) {
+        match error {
+            BackendError::TimedOut if attempt.may_be_cause() && !attempt.is_hurried() => {
+                self.end_script(attempt, now);
+            }
+            BackendError::Lost(_) => self.lost(attempt, now),
+            _ => {}
+        }
+        match (&attempt.open, error) {
+            (Some(open), BackendError::Stuck) => open.clear_blame(),
+            // The server may still be at work on it.
+            (Some(open), BackendError::TimedOut | BackendError::Lost(_)) => open.leave(now),
+            _ => {}
+        }
+    }
+
+    /// Ends a script whose time is up: it could keep its server busy for ever.
+    fn end_script(&self, attempt: &Attempt, now: Instant) {
+        let (Some(script), Some(open)) = (self.profile.script, &attempt.open) else { return };
+        let silent = open.unanswered_for(now);
+        if silent < self.balancer.config.read_timeout {
             return;
         }
-        // One that waits behind a stranger's is told so after that time: ours was silent for longer.
-        thread::sleep(BUSY_REPLY_TIME.saturating_sub(open.unanswered_for()));
+        thread::sleep(BUSY_REPLY_TIME.saturating_sub(silent));
         let deadline = Instant::now() + self.balancer.config.check_timeout;
         let name = attempt.backend.name();
         match attempt.backend.kill_script(script == Script::Function, deadline) {
@@ -310,40 +313,35 @@ impl<'a> Failover<'a> {
         }
     }
 
-    /// The connection to this backend has ended on which the read was unanswered: the backend may have
-    /// died of it.
-    pub fn note_lost(&mut self, backend: &Arc<Member>) {
-        if !self.traits.is_fast {
+    /// The connection to this backend was lost while the read was unanswered there.
+    pub fn connection_lost(&mut self, backend: &Arc<Member>) {
+        if !self.profile.is_fast {
             self.may_have_killed.get_or_insert_with(|| Arc::clone(backend));
         }
     }
 
-    /// A connection was lost on which the read was unanswered: its server may have died of it.
-    fn lost(&mut self, attempt: &Attempt) {
-        if self.traits.is_fast {
-            return;
-        }
-        let is_suspect = self.may_have_killed.is_some() || self.traits.has_one_try;
-        let (true, Some(open)) = (is_suspect, &attempt.open) else {
-            return self.note_lost(&attempt.backend);
+    /// A try has lost its connection. A first server that may have died of the read makes the read suspect;
+    /// a second one that has died ends its way.
+    fn lost(&mut self, attempt: &Attempt, now: Instant) {
+        let (true, Some(open)) = (self.is_alone(), &attempt.open) else {
+            return self.connection_lost(&attempt.backend);
         };
-        if !Poison::is_long_enough(open.unanswered_for())
+        if self.profile.is_fast
+            || !Poison::is_long_enough(open.unanswered_for(now))
             || !attempt.backend.has_died(self.asked.as_ref())
         {
             return;
         }
-        open.keys().into_iter().for_each(|key| self.balancer.poison.note(key, Instant::now()));
+        open.keys().into_iter().for_each(|key| self.balancer.poison.add(key, now));
         let killed = self.may_have_killed.iter().chain([&attempt.backend]);
         let killed: Vec<_> = killed.map(|backend| backend.name()).collect();
         let names = killed.join(" and ");
-        log::error!(
-            "{names} died while working on {}: it is not sent to another server",
-            open.label()
-        );
+        let label = open.label();
+        log::error!("{names} died while working on {label}: it is not sent to another server");
         self.end = Some(End::Kills(format!("{names} died while working on it")));
     }
 
-    /// A backend has turned out not to be the one that can answer.
+    /// Notes that a backend is not the one that can answer.
     pub fn pass_over(&mut self, attempt: &Attempt) {
         self.add(attempt, None);
     }
@@ -353,22 +351,23 @@ impl<'a> Failover<'a> {
         self.tried.push(Tried { backend: attempt.backend.id, began: attempt.began, failure });
     }
 
-    /// Counts a try that has failed, and lets the backend know what the error says of it.
-    pub fn note(attempt: &Attempt, error: &BackendError) {
+    /// Counts a failed try, and tells the backend's health if the error says something of it.
+    pub fn count_failure(attempt: &Attempt, error: &BackendError) {
         attempt.backend.metrics.errors.add((!error.is_local()).into());
-        // Whoever may be slow, or did not wait for long enough, knows nothing of a backend that was silent.
-        let knows = !attempt.may_be_why() && !attempt.is_hurried();
-        if error.is_failure() && (knows || !matches!(error, BackendError::TimedOut)) {
+        // After a wait that was short, or that the read itself may have caused, silence says nothing.
+        let is_meaningful = !matches!(error, BackendError::TimedOut)
+            || (!attempt.may_be_cause() && !attempt.is_hurried());
+        if error.is_failure() && is_meaningful {
             attempt.backend.failed(error);
         }
     }
 
-    /// Whether no other backend shall suffer from the read.
+    /// Whether the read goes to no other backend.
     pub fn is_over(&self) -> bool {
         self.end.is_some()
     }
 
-    /// Why it is refused alone, while what was sent with it goes on.
+    /// Why only this read is refused, while those that were sent with it go on.
     pub fn refusal(&self) -> Option<String> {
         match &self.end {
             Some(End::Kills(why)) => {
@@ -378,7 +377,7 @@ impl<'a> Failover<'a> {
         }
     }
 
-    /// With all tried, waits a moment for a backend to come up; true when one has.
+    /// Waits a moment for a backend to come up after all have failed; returns whether one has.
     pub fn wait(&mut self) -> bool {
         let table = &self.balancer.table;
         loop {
@@ -389,15 +388,14 @@ impl<'a> Failover<'a> {
             }
             let is_hopeful = table.outage(now).is_none_or(|outage| outage < MAX_OUTAGE)
                 && backends.iter().any(|backend| backend.health.up_since().is_none());
-            let left = self.deadline.saturating_duration_since(now);
-            if !is_hopeful || left <= TIME_TO_TRY {
+            if !is_hopeful || self.deadline.saturating_duration_since(now) <= TIME_TO_TRY {
                 return false;
             }
             thread::sleep(WAIT_STEP);
         }
     }
 
-    /// What is wrong with each backend that was of no help.
+    /// Each backend that could not answer, with the reason.
     pub fn troubles(&self) -> Vec<(Arc<Member>, String)> {
         let trouble = |backend: &Arc<Member>| {
             let trouble = match self.tried.iter().find(|tried| tried.backend == backend.id) {
@@ -414,19 +412,29 @@ impl<'a> Failover<'a> {
         self.tries > 0
     }
 
-    /// How the tries have failed.
+    /// The errors of all tries that are not forgiven.
     pub fn failures(&self) -> impl Iterator<Item = &BackendError> {
         self.tried.iter().filter_map(|tried| tried.failure.as_ref())
     }
 
-    /// What is wrong with each backend, in a sentence.
+    /// Error text that says of each backend why it could not answer.
     pub fn error(&self) -> String {
         let mut text = "no backend could answer".to_owned();
         for (at, (backend, trouble)) in self.troubles().into_iter().enumerate() {
+            let separator = if at == 0 { ": " } else { "; " };
             // Writing to a String can't fail.
-            let _ =
-                write!(text, "{}{}: {trouble}", if at == 0 { ": " } else { "; " }, backend.name());
+            _ = write!(text, "{separator}{}: {trouble}", backend.name());
         }
         text
     }
 }
+
+/// How long a backend that serves is waited for.
+fn patient(class: Class, open: &Option<Arc<OpenRead>>) -> WaitPolicy {
+    let open = open.clone().map(|open| open as Arc<dyn PendingRead>);
+    WaitPolicy::Read { class, open }
+}
+
+#[cfg(test)]
+#[path = "failover_tests.rs"]
+mod tests;

@@ -1,6 +1,6 @@
-//! The last five minutes, a sample a second: what the status page draws.
+//! The last five minutes, one sample a second, as the status page draws them.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::backend::BackendId;
@@ -11,18 +11,19 @@ use crate::sync::{Mutex, lock};
 /// The time between two samples.
 pub const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The samples that are kept: five minutes.
+/// Samples that are kept: five minutes.
 const MAX_SAMPLES: usize = 300;
 
-/// A rate is that of the last 5 samples.
+/// Samples from which rates are made.
 const RATE_SAMPLES: usize = 5;
 
-/// Shares and latencies are those of the last minute, in samples; …
+/// Samples from which shares and latencies are made: one minute.
 const SHARE_SAMPLES: usize = 60;
-/// … for latencies all times are kept of one sample in so many.
+
+/// Samples between two copies of a histogram, which latencies are made from.
 const TIMES_STEP: u64 = 5;
 
-/// What is counted at one moment, from the start of the process.
+/// All counts since the start of the process, at one moment.
 #[derive(Debug, Clone)]
 pub struct Reading {
     /// Requests that were answered without a backend.
@@ -31,37 +32,37 @@ pub struct Reading {
     pub backends: Vec<BackendReading>,
 }
 
-/// What is counted of one backend at one moment.
+/// Counts of one backend at one moment.
 #[derive(Debug, Clone)]
 pub struct BackendReading {
     /// The backend.
     pub id: BackendId,
-    /// How it is.
+    /// Its state.
     pub state: BackendState,
-    /// Its leases at that moment.
+    /// The number of its leases.
     pub leases: usize,
     /// Tries that failed.
     pub errors: u64,
-    /// How long its answers took.
+    /// How long its replies took to begin.
     pub times: Times,
 }
 
 /// One backend in one second.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
-    /// How it was at the end.
+    /// Its state at the end.
     pub state: BackendState,
-    /// Its leases at the end.
+    /// The number of its leases at the end.
     pub leases: usize,
     /// Requests that it answered.
     pub requests: u64,
     /// Tries that failed.
     pub errors: u64,
-    /// The time within which 99 % of the replies began; `None` where there were none.
+    /// Time within which 99 % of the replies began; `None` if there were none.
     pub p99: Option<Duration>,
 }
 
-/// The last samples. All backends' have the same numbers.
+/// The last samples of all backends, which are numbered alike.
 #[derive(Debug, Default)]
 pub struct History(Mutex<Ring>);
 
@@ -71,36 +72,35 @@ struct Ring {
     /// The number of the newest sample; 0 before there is one.
     number: u64,
     answered_here: VecDeque<u64>,
-    backends: Vec<BackendRing>,
+    backends: HashMap<BackendId, BackendRing>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct BackendRing {
-    id: BackendId,
     samples: VecDeque<Sample>,
-    /// Of the last minute, the oldest first.
+    /// Copies of its histogram from the last minute, the oldest first.
     times: VecDeque<Times>,
 }
 
-/// What there is to be shown of the last seconds.
+/// The last seconds, as they are shown.
 #[derive(Debug)]
 pub struct Recent {
     /// The number of the newest sample; the first is 1.
     pub number: u64,
-    /// Requests a second, with and without a backend.
+    /// Requests a second, those included that no backend answered.
     pub per_second: f64,
     /// For each backend.
     pub backends: Vec<RecentOfBackend>,
 }
 
-/// The same of one backend.
+/// The last seconds of one backend.
 #[derive(Debug)]
 pub struct RecentOfBackend {
     /// Requests a second.
     pub per_second: f64,
-    /// Of what all backends have answered in the last minute; `None` where that is nothing.
+    /// Its part of all backends' replies in the last minute; `None` if there were none.
     pub share: Option<f64>,
-    /// How long the replies of the last minute took to begin.
+    /// How long replies took to begin in the last minute.
     pub times: Times,
     /// The samples that were asked for, the oldest first.
     pub samples: Vec<Sample>,
@@ -116,11 +116,11 @@ impl History {
         ring.last = Some(reading);
     }
 
-    /// What is known at the moment of a new reading, with the samples behind number `since`.
+    /// The last seconds before a new reading, with the samples after number `since`.
     pub fn recent(&self, reading: &Reading, since: u64) -> Recent {
         let ring = lock(&self.0);
         let wanted = usize::try_from(ring.number.saturating_sub(since)).unwrap_or(usize::MAX);
-        let shared: u64 = ring.backends.iter().map(BackendRing::requests_of_share).sum();
+        let shared: u64 = ring.backends.values().map(BackendRing::requests_of_share).sum();
         let recent = |reading: &BackendReading| ring.recent(reading, wanted, shared);
         let backends: Vec<_> = reading.backends.iter().map(recent).collect();
         let by_backends: f64 = backends.iter().map(|backend| backend.per_second).sum();
@@ -133,7 +133,8 @@ impl Ring {
     fn add(&mut self, last: &Reading, now: &Reading) {
         self.number += 1;
         push(&mut self.answered_here, now.answered_here - last.answered_here, RATE_SAMPLES);
-        self.backends.retain(|ring| now.backends.iter().any(|reading| reading.id == ring.id));
+        self.backends.retain(|id, _| now.backends.iter().any(|reading| reading.id == *id));
+        let keeps_times = self.number % TIMES_STEP == 1;
         for now in &now.backends {
             let last = last.backends.iter().find(|last| last.id == now.id).unwrap_or(now);
             let times = now.times.since(&last.times);
@@ -144,8 +145,7 @@ impl Ring {
                 errors: now.errors.saturating_sub(last.errors),
                 p99: times.percentile(0.99),
             };
-            let keeps_times = self.number % TIMES_STEP == 1;
-            let ring = self.of(now.id);
+            let ring = self.backends.entry(now.id).or_default();
             push(&mut ring.samples, sample, MAX_SAMPLES);
             if keeps_times {
                 let kept = SHARE_SAMPLES / TIMES_STEP as usize;
@@ -154,37 +154,20 @@ impl Ring {
         }
     }
 
-    fn of(&mut self, id: BackendId) -> &mut BackendRing {
-        let at = self.backends.iter().position(|ring| ring.id == id).unwrap_or_else(|| {
-            self.backends.push(BackendRing {
-                id,
-                samples: VecDeque::new(),
-                times: VecDeque::new(),
-            });
-            self.backends.len() - 1
-        });
-        &mut self.backends[at]
-    }
-
     fn recent(&self, now: &BackendReading, wanted: usize, shared: u64) -> RecentOfBackend {
-        let ring = self.backends.iter().find(|ring| ring.id == now.id);
-        let samples = || ring.into_iter().flat_map(|ring| &ring.samples);
-        let earlier = ring.and_then(|ring| ring.times.front());
-        let share = ring.map_or(0, BackendRing::requests_of_share) as f64 / shared as f64;
+        let none = BackendRing::default();
+        let ring = self.backends.get(&now.id).unwrap_or(&none);
+        let share = ring.requests_of_share() as f64 / shared as f64;
         RecentOfBackend {
-            per_second: ring.map_or(0.0, BackendRing::per_second),
+            per_second: per_second(ring.samples.iter().map(|sample| sample.requests)),
             share: (shared > 0).then_some(share),
-            times: earlier.map_or_else(|| now.times.clone(), |earlier| now.times.since(earlier)),
-            samples: samples().skip(samples().count().saturating_sub(wanted)).copied().collect(),
+            times: now.times.since(ring.times.front().unwrap_or(&Times::default())),
+            samples: last(&ring.samples, wanted).copied().collect(),
         }
     }
 }
 
 impl BackendRing {
-    fn per_second(&self) -> f64 {
-        per_second(self.samples.iter().map(|sample| sample.requests))
-    }
-
     fn requests_of_share(&self) -> u64 {
         last(&self.samples, SHARE_SAMPLES).map(|sample| sample.requests).sum()
     }

@@ -7,7 +7,7 @@ use super::rows::{Row, Standing};
 use super::table::ConnectionTable;
 use crate::backend::BackendId;
 
-/// One counted use of a backend, given back when it is dropped, however that comes about.
+/// One counted use of a backend, given back when it is dropped.
 #[derive(Debug)]
 pub struct Lease {
     pub(super) table: Arc<ConnectionTable>,
@@ -15,13 +15,12 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// The leased backend. That of a lease that may move may be another each time.
+    /// The leased backend, which may be another each time if the lease may move.
     pub fn backend(&self) -> Option<BackendId> {
         self.table.rows().slots[self.slot].map(|slot| slot.backend)
     }
 
-    /// The leased backend, if that is up, runs no slow read, and is no second choice while there is a
-    /// first.
+    /// The leased backend, if it is up, runs no slow read, and is no second choice while there is a first.
     pub fn backend_if_up(&self) -> Option<BackendId> {
         let table = self.table.rows();
         let backend = table.slots[self.slot]?.backend;
@@ -35,8 +34,8 @@ impl Lease {
         }
     }
 
-    /// Makes it this backend's lease, which does not move by itself: a connection to that is in its
-    /// session's hands. It may have been moved since that was made.
+    /// Makes it a lease of this backend that may not move: the session holds a connection to it. The lease may have
+    /// been moved since that connection was made.
     pub fn pin(&self, backend: BackendId) {
         let mut table = self.table.rows();
         let is_known = table.row(backend).is_some();
@@ -47,8 +46,8 @@ impl Lease {
         }
     }
 
-    /// The backend to be used now, of those that are eligible: the lease's own, or one that it
-    /// moves to, where that has a better standing. `None` when no backend is eligible.
+    /// Chooses the backend to be used now, of those that are eligible: the lease's own, or one of better
+    /// standing, to which it moves. `None` when no backend is eligible.
     pub fn reselect(
         &self,
         now: Instant,

@@ -2,20 +2,20 @@
 
 mod balancer;
 pub mod cursor;
-pub mod failover;
-pub mod history;
+pub(crate) mod failover;
+pub(crate) mod history;
 mod lease;
 mod rebalance;
 mod refusals;
 mod registry;
-pub mod retry_budget;
+pub(crate) mod retry_budget;
 mod rows;
-pub mod slow;
-mod supervision;
+pub(crate) mod slow;
+mod supervisor;
 mod table;
 
 pub use self::balancer::{Balancer, Phase};
-pub use self::lease::Lease;
-pub use self::rebalance::start as start_rebalancing;
-pub use self::registry::Backends;
-pub use self::table::ConnectionTable;
+pub(crate) use self::lease::Lease;
+pub use self::rebalance::start_rebalancing;
+pub(crate) use self::registry::Backends;
+pub(crate) use self::table::ConnectionTable;

@@ -1,4 +1,4 @@
-//! The thread that moves sessions to other backends, and forgets backends that nobody uses any more.
+//! The thread that moves sessions between backends, and forgets backends that are drained.
 
 use std::sync::Arc;
 use std::thread;
@@ -12,26 +12,23 @@ use crate::logging::access_log::Event;
 /// Time between two rounds.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Starts to move sessions away from backends that can't serve, and to those that have few.
-pub fn start(balancer: &Arc<Balancer>) {
+/// Starts the thread.
+pub fn start_rebalancing(balancer: &Arc<Balancer>) {
     let balancer = Arc::clone(balancer);
     let work = move || {
         loop {
             thread::sleep(INTERVAL);
             balancer.forget_drained();
-            if !balancer.config.no_rebalance {
-                rebalance(&balancer);
+            let moved = match balancer.config.no_rebalance {
+                false => balancer.table.rebalance(Instant::now()),
+                true => 0,
+            };
+            if moved > 0 {
+                balancer.access_log.write(|| Event::Moved { sessions: moved });
             }
         }
     };
     if let Err(error) = thread::Builder::new().name("rebalance".to_owned()).spawn(work) {
         warn!("no thread to rebalance the sessions with: {error}");
-    }
-}
-
-fn rebalance(balancer: &Balancer) {
-    let moved = balancer.table.rebalance(Instant::now());
-    if moved > 0 {
-        balancer.access_log.write(|| Event::Moved { sessions: moved });
     }
 }

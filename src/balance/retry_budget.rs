@@ -1,43 +1,44 @@
-//! How many reads may be sent again because a backend was silent.
+//! The retry budget: how many reads may be sent again because a backend was silent.
+//!
+//! A token bucket: while all backends are slow, sending every read twice would make them slower.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Requests that pay for one retry: one request in five may be sent again.
+/// Tokens that a retry costs. Each request adds one: a fifth of them may be sent again.
 const PRICE: u64 = 5;
 
-/// What is there at the beginning, in budget.
-const FLOOR: u64 = 64;
+/// Retries that a new budget has.
+const INITIAL: u64 = 64;
 
-/// A token bucket: when all backends are slow, sending everything twice would make them slower.
+/// The retries that are left.
 #[derive(Debug)]
 pub struct RetryBudget {
-    /// In fifths of a retry.
     tokens: AtomicU64,
     most: u64,
 }
 
 impl RetryBudget {
-    /// Holds at most `most` budget, and at least 64: each client that waits for a backend when it
-    /// fails may need one.
+    /// Budget of 64 retries that grows up to `most`, and to 64 at least: each client that waits for a failing
+    /// backend may need one.
     pub fn new(most: usize) -> Self {
-        let most = (most as u64).max(FLOOR) * PRICE;
-        Self { tokens: AtomicU64::new(FLOOR * PRICE), most }
+        let most = (most as u64).max(INITIAL) * PRICE;
+        Self { tokens: AtomicU64::new(INITIAL * PRICE), most }
     }
 
-    /// A request is made.
+    /// Adds what a new request pays.
     pub fn deposit(&self) {
-        // Most of the time it is full. A little more than that does no harm.
+        // It is full most of the time. Two threads may exceed the limit by a little, which does no harm.
         if self.tokens.load(Ordering::Relaxed) < self.most {
             self.tokens.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// How many requests may be sent again.
+    /// The number of retries that are left.
     pub fn left(&self) -> u64 {
         self.tokens.load(Ordering::Relaxed) / PRICE
     }
 
-    /// Whether a request may be sent again.
+    /// Takes a retry, if one is left; returns whether it was.
     pub fn withdraw(&self) -> bool {
         let take = |tokens: u64| tokens.checked_sub(PRICE);
         self.tokens.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()

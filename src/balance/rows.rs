@@ -1,39 +1,39 @@
-//! The rows of the connection table, without a lock or a clock: the order in which backends are leased.
+//! The rows of the connection table, without a lock or a clock, and the order in which backends are leased.
 
 use std::time::{Duration, Instant};
 
 use crate::backend::BackendId;
 use crate::health::BackendState;
 
-/// Turns that a backend may have to catch up on: one that was away for a long time wins ties for a moment
-/// when it returns, not for as long as it was away.
+/// Limit of turns that a backend catches up on: after a long absence it wins ties for a moment, not for as long
+/// as it was away.
 const MAX_TURNS_TO_CATCH_UP: u64 = 1000;
 
-/// The least share of a backend in its slow start, when it has just returned.
+/// Weight of a backend at the beginning of its slow start.
 const FIRST_SHARE: f64 = 0.01;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Rows {
-    /// One for each backend, in the order in which they were added.
+    /// A row for each backend, in the order in which they were added.
     pub rows: Vec<Row>,
-    /// The leases, each at its place for as long as it lives.
+    /// The leases; each stays at its place for as long as it lives.
     pub slots: Vec<Option<Slot>>,
-    /// The empty places.
+    /// Places in `slots` that are empty.
     pub free: Vec<usize>,
-    /// Counts all choices.
+    /// Number of all choices.
     pub clock: u64,
     /// Since when no backend is up; `None` while one is.
     pub outage_since: Option<Instant>,
 }
 
-/// The order in which backends are leased: the first is best.
+/// How good a backend is for a new lease, the best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Standing {
     Up,
-    /// It is up, and stale or not quite complete.
+    /// It is up, but stale, or lacks some keys.
     SecondChoice,
     Suspect,
-    /// It serves, and runs a slow read: a read that comes now waits for the end of that.
+    /// It serves, but runs a slow read: other reads would wait for the end of that.
     Busy,
     Down,
     /// It is never leased: it may lack data, or was removed.
@@ -44,7 +44,7 @@ pub(super) enum Standing {
 pub(super) struct Row {
     pub id: BackendId,
     pub state: BackendState,
-    /// Whether it was removed: it goes when its last lease does.
+    /// Whether it was removed: the row goes with its last lease.
     pub is_draining: bool,
     /// Whether a slow read runs on it.
     pub is_busy: bool,
@@ -53,13 +53,13 @@ pub(super) struct Row {
     /// Whether it is leased only while no other is up: it is stale, or lacks some keys.
     pub is_second_choice: bool,
     pub leases: usize,
-    /// The clock when it was chosen last.
+    /// Number of the choice when it was chosen last.
     pub last_chosen: u64,
-    /// How often it was chosen, but never more than [`MAX_TURNS_TO_CATCH_UP`] less than the others.
+    /// How often it was chosen; at most [`MAX_TURNS_TO_CATCH_UP`] less than others.
     pub turns: u64,
     /// When its slow start began, until that is over.
     pub returned: Option<Instant>,
-    /// What its share in its slow start has added up to: it is its turn at 1.
+    /// Sum of its weights in its slow start since it was chosen last: at 1 it is its turn.
     pub credit: f64,
 }
 
@@ -102,18 +102,18 @@ impl Row {
         self.standing() != Standing::Never
     }
 
-    /// Order among rows: the first is next.
+    /// Rank among rows: the least is next.
     ///
-    /// Equals take turns. While they are idle, it is the turn of the one chosen longest ago. Under
-    /// load turns are counted: a server that is a little quicker for a while has fewer leases, is
-    /// chosen more often, and would else never give that back.
+    /// Of idle backends, the one that was chosen longest ago is next. Under load turns are counted: a server
+    /// that is a little quicker for a while has fewer leases, is chosen more often, and would otherwise never
+    /// give that back.
     pub fn rank(&self) -> (Standing, bool, usize, u64) {
         let is_held_back = self.returned.is_some() && self.credit < 1.0;
         let turn = if self.leases == 0 { self.last_chosen } else { self.turns };
         (self.standing(), is_held_back, self.leases, turn)
     }
 
-    /// Its part compared to others': from nearly 0 to 1 during its slow start.
+    /// Its share compared to others', which grows to 1 during its slow start.
     pub fn weight(&mut self, slow_start: Duration, now: Instant) -> f64 {
         let Some(returned) = self.returned else { return 1.0 };
         let time = now.saturating_duration_since(returned);
@@ -154,7 +154,7 @@ impl Rows {
         self.eligible(eligible).map(Row::standing).min().unwrap_or(Standing::Never)
     }
 
-    /// Whether it is up, and no second choice while there is a first one.
+    /// Whether it is up, and is no second choice while there is a first one.
     pub fn is_ready(&self, row: &Row) -> bool {
         match row.standing() {
             Standing::Up => true,
@@ -163,7 +163,7 @@ impl Rows {
         }
     }
 
-    /// Gives backends in their slow start what another choice adds to their turn.
+    /// Adds to the credit of backends in their slow start what one choice is worth.
     pub fn add_credit(&mut self, slow_start: Duration, now: Instant) {
         if self.rows.iter().all(|row| row.returned.is_none()) {
             return;
@@ -178,7 +178,7 @@ impl Rows {
         }
     }
 
-    /// The weight of each backend that is up, and no second choice where there is a first; 0 of the others.
+    /// The weight of each backend of the best standing, if that is up; 0 for the others.
     pub fn weights(&mut self, slow_start: Duration, now: Instant) -> Vec<f64> {
         let best = self.best_standing(|_| true);
         let weight = |row: &mut Row| match row.standing() {
@@ -202,16 +202,12 @@ impl Rows {
     }
 
     pub fn take_slot(&mut self, slot: Slot) -> usize {
-        match self.free.pop() {
-            Some(place) => {
-                self.slots[place] = Some(slot);
-                place
-            }
-            None => {
-                self.slots.push(Some(slot));
-                self.slots.len() - 1
-            }
-        }
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        self.slots[place] = Some(slot);
+        place
     }
 
     pub fn move_slot(&mut self, place: usize, to: BackendId) {
@@ -221,7 +217,7 @@ impl Rows {
         self.choose(to);
     }
 
-    /// One lease of this backend is over.
+    /// Ends one lease of this backend.
     pub fn give_back(&mut self, id: BackendId) {
         let Some(at) = self.rows.iter().position(|row| row.id == id) else { return };
         self.rows[at].leases -= 1;
@@ -234,15 +230,14 @@ impl Rows {
         }
     }
 
-    pub fn note_outage(&mut self, now: Instant) {
+    pub fn update_outage(&mut self, now: Instant) {
         self.outage_since = match self.best(|_| true) {
             BackendState::Up => None,
             _ => Some(self.outage_since.unwrap_or(now)),
         };
     }
 
-    /// Where a session that may move from `backend` should go, given the leases that each backend should
-    /// have.
+    /// Backend to which a session should move from `backend`, given the leases that each should have.
     pub fn better(&self, backend: BackendId, shares: &[(BackendId, f64)]) -> Option<BackendId> {
         let share = |row: &Row| {
             let share = shares.iter().find(|(of, _)| *of == row.id);
@@ -257,7 +252,7 @@ impl Rows {
                 from.leases >= to.leases + 2 && (to.leases as f64) < share(to).ceil()
             }
             Standing::Up | Standing::SecondChoice => true,
-            // It may be good again in a moment.
+            // It may be up again in a moment.
             Standing::Suspect => false,
             Standing::Busy | Standing::Down | Standing::Never => true,
         };

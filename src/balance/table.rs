@@ -1,5 +1,24 @@
-//! The connection table: how many leases each backend has, which backend is next, and which
-//! sessions move to another.
+//! The connection table: how many leases each backend has, which backend is next, and which sessions move to
+//! another.
+//!
+//! **Leastconn.** A lease is one counted use of a backend: an HTTP request has one for as long as it lasts, a
+//! Redis session has one as long as it lives. The next lease goes to the backend of the best standing ([`Standing`]:
+//! up, second choice, suspect, busy, down) that has the fewest leases. Standing comes from health checks, failed
+//! reads and the slow lane.
+//!
+//! **Turns.** Backends with equally many leases take turns: idle ones by when they were chosen last, others by
+//! how often they were chosen.
+//!
+//! **Slow start.** A backend that comes back gets its share little by little. Each choice adds to its credit,
+//! in proportion to its weight, and it is chosen when the credit is 1. A moment of doubt (`suspect`) does not
+//! begin a slow start anew.
+//!
+//! **Rebalancing.** Sessions may last for days, so a backend that comes back would stay empty. Ten times a second
+//! [`rebalance`](ConnectionTable::rebalance) moves leases that may move, which are those of sessions between two
+//! commands: all of them away from a backend that can't serve, and a few away from one that has more than its
+//! share. The session finds another backend in its lease at its next command.
+//!
+//! **Removal.** A removed backend is never leased again, and its row goes with its last lease.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,11 +29,11 @@ use crate::backend::BackendId;
 use crate::health::BackendState;
 use crate::sync::{Mutex, MutexGuard, lock};
 
-/// One [`rebalance`](ConnectionTable::rebalance) moves at most one in so many leases between backends that
-/// are up, so that none is stormed.
+/// Part of all leases, as its denominator, that one round of rebalancing moves between backends that are up, so
+/// that none is stormed.
 const MOVED_PART: usize = 50;
 
-/// Backend → number of leases, behind one Mutex that is held for arithmetic only.
+/// Backend → number of leases, in one Mutex that is held for arithmetic only.
 #[derive(Debug)]
 pub struct ConnectionTable {
     rows: Mutex<Rows>,
@@ -22,15 +41,9 @@ pub struct ConnectionTable {
 }
 
 impl ConnectionTable {
-    /// Table without backends. One that is made up slowly has its full share after `slow_start`.
+    /// Table without backends. A backend that comes up slowly has its full share after `slow_start`.
     pub fn new(slow_start: Duration, now: Instant) -> Arc<Self> {
-        let rows = Rows {
-            rows: Vec::new(),
-            slots: Vec::new(),
-            free: Vec::new(),
-            clock: 0,
-            outage_since: Some(now),
-        };
+        let rows = Rows { outage_since: Some(now), ..Rows::default() };
         Arc::new(Self { rows: Mutex::new(rows), slow_start })
     }
 
@@ -46,41 +59,40 @@ impl ConnectionTable {
         self.rows().row(id).map(look)
     }
 
-    /// Adds a backend without leases, which is not known to be good.
+    /// Adds a backend, which is down and has no leases.
     pub fn add(&self, id: BackendId) {
         self.rows().rows.push(Row::new(id));
     }
 
-    /// Removes a backend: it is never leased again, its leases move to others where they may, and it is
-    /// forgotten with the last of them.
+    /// Removes a backend: it is never leased again, and its row goes with its last lease.
     pub fn remove(&self, id: BackendId, now: Instant) {
         let mut table = self.rows();
         let Some(at) = table.rows.iter().position(|row| row.id == id) else { return };
         table.rows[at].is_draining = true;
         table.forget_if_drained(at);
-        table.note_outage(now);
+        table.update_outage(now);
     }
 
-    /// Whether a backend is in the table: one that was removed is until its last lease is over.
+    /// Whether a backend has a row, which a removed one has until its last lease ends.
     pub fn knows(&self, id: BackendId) -> bool {
         self.rows().row(id).is_some()
     }
 
-    /// Sets the state of a backend. One that comes up `slowly` begins its slow start.
+    /// Sets the state of a backend; a backend that comes up `slowly` begins its slow start.
     pub fn set_state(&self, id: BackendId, state: BackendState, slowly: bool, now: Instant) {
         let is_slow = slowly && !self.slow_start.is_zero();
         let mut table = self.rows();
         let Some(row) = table.row_mut(id) else { return };
         let was_suspect = std::mem::replace(&mut row.state, state) == BackendState::Suspect;
-        // A moment's doubt neither begins nor ends a slow start.
+        // A moment of doubt neither begins nor ends a slow start.
         if state != BackendState::Suspect && !(was_suspect && state == BackendState::Up) {
             row.returned = is_slow.then_some(now);
             row.credit = 0.0;
         }
-        table.note_outage(now);
+        table.update_outage(now);
     }
 
-    /// Sets whether a slow read runs on a backend: while one does, others go elsewhere.
+    /// Sets whether a slow read runs on a backend: quick reads go elsewhere meanwhile.
     pub fn set_busy(&self, id: BackendId, is_busy: bool) {
         self.change(id, |row| row.is_busy = is_busy);
     }
@@ -100,8 +112,8 @@ impl ConnectionTable {
         self.change(id, |row| row.is_second_choice = is_second_choice);
     }
 
-    /// Whether all of several backends are silent, and one of them runs no slow read: then no read can be
-    /// why.
+    /// Whether all of several backends are silent, even one that runs no slow read: then reads are not the
+    /// reason.
     pub fn are_all_frozen(&self) -> bool {
         let table = self.rows();
         let rows = || table.eligible(|_| true);
@@ -111,29 +123,24 @@ impl ConnectionTable {
             && rows().any(|row| is_down(row) && !row.is_busy)
     }
 
-    /// Whether one of the eligible backends is up and runs no slow read.
-    pub fn has_free(&self, eligible: impl Fn(BackendId) -> bool) -> bool {
-        self.rows().best_standing(eligible) <= Standing::SecondChoice
-    }
-
-    /// Whether another backend than this is up and runs no slow read: one to which a read can go.
+    /// Whether another backend is up and runs no slow read, so that a read can go there.
     pub fn has_better(&self, id: BackendId) -> bool {
-        self.has_free(|other| other != id)
+        self.rows().best_standing(|other| other != id) <= Standing::SecondChoice
     }
 
-    /// Whether another backend than this is up, whatever it runs.
+    /// Whether another backend is up, even if it runs a slow read.
     pub fn has_other(&self, id: BackendId) -> bool {
         self.serving().iter().any(|other| *other != id)
     }
 
-    /// The backends that may be asked: those that are up or suspect.
+    /// The backends that are up or suspect.
     pub fn askable(&self) -> Vec<BackendId> {
         let table = self.rows();
         let rows = table.eligible(|_| true).filter(|row| row.state <= BackendState::Suspect);
         rows.map(|row| row.id).collect()
     }
 
-    /// The backends that are up, those included that a slow read of ours keeps from answering checks.
+    /// The backends that are up, and those that a slow read of ours keeps from answering checks.
     pub fn serving(&self) -> Vec<BackendId> {
         let serves = |row: &&Row| {
             matches!(row.standing(), Standing::Up | Standing::SecondChoice | Standing::Busy)
@@ -141,11 +148,11 @@ impl ConnectionTable {
         self.rows().rows.iter().filter(serves).map(|row| row.id).collect()
     }
 
-    /// The eligible backends of the best standing, in the order in which they would be leased. Those that
-    /// run a slow read are among them.
+    /// The eligible backends of the best standing, in the order in which they would be leased. Backends that run
+    /// a slow read count as up.
     pub fn candidates(&self, eligible: impl Fn(BackendId) -> bool) -> Vec<BackendId> {
         let table = self.rows();
-        // One that is suspect because of a slow read will be up when that is over.
+        // Such a backend will be up when its slow read has ended.
         let standing = |row: &Row| match row.standing() {
             Standing::Busy => Standing::Up,
             standing => standing,
@@ -157,15 +164,14 @@ impl ConnectionTable {
         rows.into_iter().map(|row| row.id).collect()
     }
 
-    /// Whether a backend is leased only while no other is up, and another that is eligible is.
+    /// Whether a backend is a second choice while an eligible one is a first.
     pub fn is_outranked(&self, id: BackendId, eligible: impl Fn(BackendId) -> bool) -> bool {
         let table = self.rows();
         let is_second_choice = table.row(id).is_some_and(|row| row.is_second_choice);
         is_second_choice && table.best_standing(eligible) == Standing::Up
     }
 
-    /// Leastconn: leases the eligible backend of the best standing that has the fewest leases;
-    /// equals take turns. `None` when no backend is eligible.
+    /// Leases an eligible backend by leastconn; `None` when no backend is eligible.
     pub fn lease(
         self: &Arc<Self>,
         now: Instant,
@@ -179,7 +185,7 @@ impl ConnectionTable {
         Some(Lease { table: Arc::clone(self), slot })
     }
 
-    /// How many backends there are.
+    /// The number of backends, without removed ones.
     pub fn backend_count(&self) -> usize {
         self.rows().eligible(|_| true).count()
     }
@@ -189,7 +195,7 @@ impl ConnectionTable {
         self.with(id, |row| row.leases).unwrap_or(0)
     }
 
-    /// The state of a backend; `Down` of one that was removed.
+    /// The state of a backend; a removed one is down.
     pub fn state(&self, id: BackendId) -> BackendState {
         let state = |row: &Row| if row.is_draining { BackendState::Down } else { row.state };
         self.with(id, state).unwrap_or(BackendState::Down)
@@ -200,13 +206,13 @@ impl ConnectionTable {
         self.rows().best(eligible)
     }
 
-    /// For how long no backend has been up; `None` while one is.
+    /// Time since no backend has been up; `None` while one is.
     pub fn outage(&self, now: Instant) -> Option<Duration> {
         self.rows().outage_since.map(|since| now.saturating_duration_since(since))
     }
 
-    /// Moves leases that may move: away from backends that can't serve, and a few at a time from
-    /// one that is up to another that has at least two fewer. Returns how many.
+    /// Moves leases that may move: all away from backends that can't serve, and a few from a backend that is up to
+    /// another that has at least two fewer. Returns how many.
     pub fn rebalance(&self, now: Instant) -> usize {
         let mut table = self.rows();
         let weights = table.weights(self.slow_start, now);

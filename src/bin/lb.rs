@@ -1,5 +1,4 @@
-//! `lb`: serves reads, balanced over several Redis servers; `lb check` only looks at these. See
-//! `lb --help`.
+//! `lb`: serves reads, balanced over several Redis servers. `lb check` only examines them. See `lb --help`.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -28,7 +27,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// Fails where something is wrong with the backends.
+/// Runs `lb check`; the exit code says whether all is well with the backends.
 fn check(config: Config) -> anyhow::Result<ExitCode> {
     let findings = doctor::check(config);
     std::io::stdout()
@@ -38,7 +37,7 @@ fn check(config: Config) -> anyhow::Result<ExitCode> {
 }
 
 fn serve(mut config: Config) -> anyhow::Result<()> {
-    // Both before there is another thread: one changes the environment, one is inherited by threads.
+    // Both come before the first thread: one changes the environment, the other is inherited by threads.
     let passed_on =
         PassedOn::take().context("LISTEN_FDS: the socket that was passed on can't be served")?;
     scheduling::schedule_in_batches();
@@ -56,7 +55,7 @@ fn serve(mut config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The first signal lets running requests finish, the second ends the process at once.
+/// Ends the process on signals: the first lets running requests finish, the second ends it at once.
 fn end_on_signals(balancer: Arc<Balancer>) -> anyhow::Result<()> {
     let signalled = AtomicBool::new(false);
     ctrlc::set_handler(move || {

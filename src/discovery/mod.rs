@@ -1,13 +1,21 @@
 //! Where backends come from, and how a new list of them is taken over.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use log::info;
 
 use crate::balance::Balancer;
 use crate::config::address::BackendAddress;
 use crate::health::checker::{self, Peers};
+use crate::health::{BackendState, Member};
+
+/// How long backends that are not listed any more stay in service while none of those listed is up.
+const MAX_OVERLAP: Duration = Duration::from_secs(10);
+
+/// Time between two looks whether one is up.
+const OVERLAP_STEP: Duration = Duration::from_millis(10);
 
 /// Source of the list of backends.
 pub trait ServiceDiscovery {
@@ -24,35 +32,105 @@ impl ServiceDiscovery for StaticList<'_> {
     }
 }
 
-/// Begins with the backends that `source` says, checks them, and returns when it is known which of them can
-/// serve: after the check timeout at the latest.
+/// Adds the first list of backends and checks them. Returns when it is known which of them can serve, after
+/// the check timeout at the latest.
 pub fn start(balancer: &Arc<Balancer>, source: &impl ServiceDiscovery) {
     balancer.add_all(&source.discover());
     checker::start(balancer.check_settings(), &peers(balancer));
 }
 
-/// Takes over the backends that `source` says now. Those that are new get reads once they have proved that
-/// they have the data. Those that are not on the list any more get none; their sessions move to others
-/// between two commands. A backend with another URL than before is another backend.
+/// Takes over the backends that `source` lists now.
+///
+/// New backends get reads once they have proved that they have the data. Backends that are not listed any
+/// more get no reads, and their sessions move to others between two commands. They stay until one of those
+/// listed is up, for at most [`MAX_OVERLAP`]: a list with nothing but new backends is taken over without a
+/// failed read. A backend whose URL has changed is another backend.
 pub fn update(balancer: &Arc<Balancer>, source: &impl ServiceDiscovery) {
-    let now = Instant::now();
     let mut wanted = source.discover();
-    for member in balancer.members() {
-        match wanted.iter().position(|address| address == member.address()) {
-            Some(at) => _ = wanted.remove(at),
-            None => {
-                info!("{} is removed", member.name());
-                balancer.remove(member.id, now);
-            }
-        }
-    }
+    let (staying, leaving): (Vec<_>, Vec<_>) =
+        balancer.members().into_iter().partition(|member| wanted.contains(member.address()));
+    wanted.retain(|address| !staying.iter().any(|member| member.address() == address));
+    let mut listed = staying;
     for address in &wanted {
         info!("{} is added", address.name());
-        let member = balancer.add(address, now);
-        checker::watch(member, balancer.check_settings(), peers(balancer));
+        let member = balancer.add(address, Instant::now());
+        checker::watch(Arc::clone(&member), balancer.check_settings(), peers(balancer));
+        listed.push(member);
+    }
+    let is_any_up = |members: &[Arc<Member>]| {
+        members.iter().any(|member| member.health.state() == BackendState::Up)
+    };
+    let began = Instant::now();
+    while is_any_up(&leaving) && !is_any_up(&listed) && began.elapsed() < MAX_OVERLAP {
+        thread::sleep(OVERLAP_STEP);
+    }
+    for member in leaving {
+        info!("{} is removed", member.name());
+        balancer.remove(member.id, Instant::now());
     }
 }
 
 fn peers(balancer: &Arc<Balancer>) -> Arc<dyn Peers> {
     Arc::clone(balancer) as _
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::BackendId;
+    use crate::config::Config;
+    use crate::config::address::parse_list;
+
+    /// Ports where nobody listens: the checks fail.
+    const LISTED: [&str; 2] = ["127.0.0.1:1", "127.0.0.1:2"];
+
+    fn addresses(urls: &[&str]) -> Vec<BackendAddress> {
+        let urls: Vec<_> = urls.iter().map(|url| (*url).to_owned()).collect();
+        parse_list(&urls).expect("addresses")
+    }
+
+    fn balancer() -> Arc<Balancer> {
+        let balancer = Balancer::new(Config::from_arguments(["lb"]).expect("a configuration"));
+        balancer.add_all(&addresses(&LISTED));
+        balancer
+    }
+
+    /// The identities after a new list.
+    fn updated(balancer: &Arc<Balancer>, urls: &[&str]) -> Vec<BackendId> {
+        update(balancer, &StaticList(&addresses(urls)));
+        ids(balancer)
+    }
+
+    fn ids(balancer: &Balancer) -> Vec<BackendId> {
+        balancer.backends().iter().map(|member| member.id).collect()
+    }
+
+    #[test]
+    fn backends_that_stay_keep_their_identity_whatever_their_order() {
+        let balancer = balancer();
+        let before = ids(&balancer);
+        assert_eq!(updated(&balancer, &LISTED), before);
+        assert_eq!(updated(&balancer, &[LISTED[1], LISTED[0]]), before);
+    }
+
+    #[test]
+    fn new_ones_are_added_and_those_that_are_not_listed_removed() {
+        let balancer = balancer();
+        let before = ids(&balancer);
+        let after = updated(&balancer, &[LISTED[1], "127.0.0.1:3"]);
+        assert_eq!(after.len(), 2);
+        assert_eq!(after[0], before[1]);
+        assert!(!before.contains(&after[1]));
+        assert!(updated(&balancer, &[]).is_empty());
+    }
+
+    #[test]
+    fn a_backend_whose_url_has_changed_is_another_one() {
+        let balancer = balancer();
+        let before = ids(&balancer);
+        let after = updated(&balancer, &["redis://127.0.0.1:1/3", LISTED[1]]);
+        assert_eq!(after[0], before[1]);
+        assert!(!before.contains(&after[1]));
+        assert_eq!(balancer.backends()[1].address().database(), 3);
+    }
 }

@@ -1,17 +1,17 @@
 //! Compares the data of the servers.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
+use super::Asked;
 use super::content::{Content, Fingerprint, fingerprint};
 use super::findings::Findings;
 use super::sample::{self, ComparedServer, Comparison, Database, SampledKey};
-use super::status::{StatusResult, shown};
+use super::status::shown;
 use crate::backend::Keys;
 use crate::config::Config;
-use crate::health::Member;
 use crate::observe::misconfiguration::databases_differ;
 
-/// The difference of a key that a server lacks.
+/// How a key differs that a server lacks.
 const MISSING: &str = "missing there";
 
 impl Findings {
@@ -20,12 +20,11 @@ impl Findings {
     pub(super) fn compare(
         &mut self,
         config: &Config,
-        backends: &[Arc<Member>],
-        statuses: &mut [StatusResult],
+        servers: &mut [Asked],
         duplicates: &[(usize, usize)],
     ) -> Vec<Option<bool>> {
-        let mut differ = vec![None; statuses.len()];
-        let mut servers = comparable(backends, statuses, duplicates);
+        let mut differ = vec![None; servers.len()];
+        let mut servers = comparable(servers, duplicates);
         if servers.len() < 2 {
             return differ;
         }
@@ -120,7 +119,7 @@ impl Findings {
         for (server, differences) in servers.iter().zip(&differences) {
             let Some((key, how)) = differences.first() else { continue };
             if server.is_short && differences.iter().all(|(_, how)| how == MISSING) {
-                // It is reported already that keys are missing.
+                // The missing keys have been reported already.
                 continue;
             }
             self.problems.push(format!(
@@ -137,12 +136,11 @@ impl Findings {
 
 /// The servers that can be read from and say how many keys they have.
 fn comparable<'a>(
-    backends: &'a [Arc<Member>],
-    statuses: &'a mut [StatusResult],
+    servers: &'a mut [Asked],
     duplicates: &[(usize, usize)],
 ) -> Vec<ComparedServer<'a>> {
-    let backends = backends.iter().zip(statuses).enumerate();
-    let servers = backends.filter_map(|(index, (backend, status))| {
+    let servers = servers.iter_mut().enumerate().filter_map(|(index, asked)| {
+        let Asked { backend, status } = asked;
         let status = status.as_mut().ok().filter(|status| status.has_counted())?;
         let is_duplicate = duplicates.iter().any(|(_, again)| *again == index);
         (!is_duplicate).then(|| ComparedServer {
@@ -158,11 +156,8 @@ fn comparable<'a>(
 }
 
 fn databases_with_keys(servers: &[ComparedServer]) -> Vec<Database> {
-    let mut numbers: Vec<i64> =
-        servers.iter().flat_map(|server| server.status.databases.keys().copied()).collect();
-    numbers.sort();
-    numbers.dedup();
-    numbers.into_iter().map(Database::Numbered).collect()
+    let numbers = servers.iter().flat_map(|server| server.status.databases.keys().copied());
+    numbers.collect::<BTreeSet<i64>>().into_iter().map(Database::Numbered).collect()
 }
 
 fn summary(comparison: &Comparison) -> String {
@@ -184,7 +179,7 @@ fn summary(comparison: &Comparison) -> String {
     text
 }
 
-/// The keys of which the server with this index has something else than most, and what it has.
+/// The keys of which the server with this index has other content than most, and how that differs.
 fn differences<'a>(
     servers: &[ComparedServer],
     comparison: &'a Comparison,

@@ -1,33 +1,27 @@
-//! Problems that each server has by itself, and mistakes in their list.
+//! Problems of each server, and mistakes in the list of servers.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Asked;
 use super::findings::Findings;
-use super::status::{ServerStatus, StatusResult};
+use super::status::ServerStatus;
 use crate::backend::{Backend, BackendError};
 use crate::config::Config;
-use crate::health::Member;
 use crate::logging;
 use crate::observe::misconfiguration::{
     DATABASES_DIFFER, SAME_SERVER, databases_differ, duplicates,
 };
 
 impl Findings {
-    /// Finds the problems of each server, the others apart.
-    pub(super) fn examine_each(
-        &mut self,
-        config: &Config,
-        backends: &[Arc<Member>],
-        statuses: &[StatusResult],
-    ) {
-        for (backend, status) in backends.iter().zip(statuses) {
-            let name = backend.name();
+    /// Finds the problems of each server by itself.
+    pub(super) fn examine_each(&mut self, config: &Config, servers: &[Asked]) {
+        for Asked { backend, status } in servers {
             match status {
                 Ok(server) => self.examine(backend, server),
                 Err(error) => {
                     let advice = advice(error, config.check_timeout);
-                    let error = error.to_string();
+                    let (name, error) = (backend.name(), error.to_string());
                     let error = error.trim_end_matches('.');
                     self.problems.push(format!("{name} cannot be read from: {error}. {advice}"));
                 }
@@ -62,15 +56,10 @@ impl Findings {
         }
     }
 
-    /// Finds databases without keys: HTTP clients read the one that is in the URL.
-    pub(super) fn examine_databases(
-        &mut self,
-        config: &Config,
-        backends: &[Arc<Member>],
-        statuses: &[StatusResult],
-    ) {
+    /// Finds databases without keys: HTTP clients read the database in the URL.
+    pub(super) fn examine_databases(&mut self, config: &Config, servers: &[Asked]) {
         let mut is_empty = true;
-        for (backend, status) in backends.iter().zip(statuses) {
+        for Asked { backend, status } in servers {
             let server = status.as_ref().ok().filter(|server| server.no_database.is_none());
             let server = server.filter(|server| server.report.unserved.is_none());
             let Some(keys) = server.and_then(|server| server.report.keys.as_ref()) else { return };
@@ -92,19 +81,15 @@ impl Findings {
     }
 
     /// Finds addresses of the same server; returns the indices of each pair.
-    pub(super) fn examine_duplicates(
-        &mut self,
-        backends: &[Arc<Member>],
-        statuses: &[StatusResult],
-    ) -> Vec<(usize, usize)> {
-        let run_id = |status: &StatusResult| {
-            let run_id = &status.as_ref().ok()?.report.run_id;
+    pub(super) fn examine_duplicates(&mut self, servers: &[Asked]) -> Vec<(usize, usize)> {
+        let run_id = |server: &Asked| {
+            let run_id = &server.status.as_ref().ok()?.report.run_id;
             (!run_id.is_empty()).then(|| Arc::clone(run_id))
         };
-        let run_ids: Vec<_> = statuses.iter().map(run_id).collect();
+        let run_ids: Vec<_> = servers.iter().map(run_id).collect();
         let duplicates = duplicates(&run_ids);
         for &(first, again) in &duplicates {
-            let (first, again) = (backends[first].name(), backends[again].name());
+            let (first, again) = (servers[first].backend.name(), servers[again].backend.name());
             self.problems.push(format!("{first} and {again} {SAME_SERVER}"));
         }
         duplicates

@@ -1,14 +1,14 @@
-//! The result of `lb check`, and its text.
+//! The result of `lb check`, as text for people.
 
 use std::fmt::Write;
 
 use console::Style;
 
-use super::status::StatusResult;
+use super::Asked;
 use crate::backend::Keys;
 use crate::text::table::{Alignment, table};
 
-/// Columns of the table that a server fills which has answered.
+/// Columns of the table that only a server fills which has answered.
 const STATUS_COLUMNS: usize = 5;
 
 /// The result of `lb check`.
@@ -16,9 +16,9 @@ const STATUS_COLUMNS: usize = 5;
 pub struct Findings {
     rows: Vec<Vec<String>>,
     pub(super) problems: Vec<String>,
-    /// Facts that are worth knowing and no problem.
+    /// Facts that are worth knowing, but no problem.
     pub(super) notes: Vec<String>,
-    /// Which servers were compared, and with which result; `None` if there were less than two.
+    /// What was compared, and the result; `None` if there were fewer than two servers.
     pub(super) compared: Option<String>,
 }
 
@@ -61,10 +61,10 @@ impl Findings {
     }
 
     /// Adds a backend to the table; `differs` is `None` if it was not compared.
-    pub(super) fn add_row(&mut self, name: &str, status: &StatusResult, differs: Option<bool>) {
+    pub(super) fn add_row(&mut self, asked: &Asked, differs: Option<bool>) {
         let unknown = || "-".to_owned();
-        let mut row = vec![name.to_owned()];
-        let Ok(server) = status else {
+        let mut row = vec![asked.backend.name().to_owned()];
+        let Ok(server) = &asked.status else {
             row.push(bad().apply_to("no").to_string());
             row.extend((0..STATUS_COLUMNS).map(|_| unknown()));
             self.rows.push(row);

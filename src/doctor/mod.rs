@@ -1,5 +1,4 @@
-//! `lb check`: whether the backends can be read from, and hold the same data. It only reads, and
-//! serves nothing.
+//! `lb check`: whether the backends can be read from and hold the same data. It only reads, and serves nothing.
 
 mod comparison;
 mod content;
@@ -20,51 +19,59 @@ use crate::health::Member;
 pub use findings::Findings;
 use status::{ServerStatus, StatusResult};
 
-/// How long after its deadline a server's status is still taken.
+/// Time after its deadline in which a server's status is still taken.
 const GRACE: Duration = Duration::from_millis(50);
+
+/// A backend and what it has answered.
+struct Asked {
+    backend: Arc<Member>,
+    status: StatusResult,
+}
 
 /// Asks all backends for their status at the same time, then compares those that can be read from.
 /// Each step may take the check timeout.
 pub fn check(mut config: Config) -> Findings {
-    // A connection attempt may take that long, too.
+    // A connection attempt may take as long.
     config.backend_timeout = config.check_timeout;
     let balancer = Balancer::new(config);
     let config = &balancer.config;
     balancer.add_all(&config.backends);
-    let backends: Vec<Arc<Member>> = balancer.backends().iter().cloned().collect();
-    let mut statuses = ask_all(config, &backends);
+    let mut servers = ask_all(config, &balancer.backends());
     let mut findings = Findings::default();
-    findings.examine_each(config, &backends, &statuses);
-    findings.examine_databases(config, &backends, &statuses);
-    let duplicates = findings.examine_duplicates(&backends, &statuses);
-    let mut differ = findings.compare(config, &backends, &mut statuses, &duplicates);
+    findings.examine_each(config, &servers);
+    findings.examine_databases(config, &servers);
+    let duplicates = findings.examine_duplicates(&servers);
+    let mut differ = findings.compare(config, &mut servers, &duplicates);
     for (first, again) in duplicates {
         differ[again] = differ[first];
     }
-    for ((backend, status), differs) in backends.iter().zip(&statuses).zip(differ) {
-        findings.add_row(backend.name(), status, differs);
+    for (server, differs) in servers.iter().zip(differ) {
+        findings.add_row(server, differs);
     }
     findings
 }
 
-fn ask_all(config: &Config, backends: &[Arc<Member>]) -> Vec<StatusResult> {
+fn ask_all(config: &Config, backends: &[Arc<Member>]) -> Vec<Asked> {
     let deadline = Instant::now() + config.check_timeout;
     let max_lag = config.max_lag();
     let (sender, receiver) = channel();
     for (index, backend) in backends.iter().enumerate() {
         let (backend, sender) = (Arc::clone(backend.backend()), sender.clone());
-        // No scoped threads: a resolver may take longer than we want to wait. If no thread can be
+        // The threads are not scoped: a resolver may take longer than the timeout. If no thread can be
         // started, the backend counts as silent.
-        let _ = thread::Builder::new().name("check".to_owned()).spawn(move || {
-            let _ = sender.send((index, ServerStatus::ask(&backend, deadline, max_lag)));
+        _ = thread::Builder::new().name("check".to_owned()).spawn(move || {
+            _ = sender.send((index, ServerStatus::ask(&backend, deadline, max_lag)));
         });
     }
     drop(sender);
-    let mut statuses: Vec<StatusResult> =
-        backends.iter().map(|_| Err(BackendError::TimedOut)).collect();
+    let silent = |backend: &Arc<Member>| Asked {
+        backend: Arc::clone(backend),
+        status: Err(BackendError::TimedOut),
+    };
+    let mut servers: Vec<_> = backends.iter().map(silent).collect();
     let time_left = || (deadline + GRACE).saturating_duration_since(Instant::now());
     while let Ok((index, status)) = receiver.recv_timeout(time_left()) {
-        statuses[index] = status;
+        servers[index].status = status;
     }
-    statuses
+    servers
 }

@@ -11,32 +11,31 @@ use crate::render::json;
 use crate::resp::value_type::ValueType;
 use crate::resp::{self, command, reply};
 
-/// Keys that each server chooses, of all its databases together.
+/// Keys that are chosen on each server, from all its databases together.
 const KEYS_PER_SERVER: usize = 40;
 
-/// The most keys that are compared, however many servers there are.
+/// Limit of keys that are compared, however many servers there are.
 const MAX_KEYS: usize = 400;
 
-/// The most databases of which keys are compared.
+/// Limit of databases of which keys are compared.
 const MAX_DATABASES: usize = 16;
 
-/// Keys with longer names are not compared.
+/// Limit of keys' names; keys with longer ones are not compared.
 const MAX_KEY_BYTES: u64 = 4096;
 
-/// Of values that take more memory only the type is compared.
+/// Limit of values' memory; of larger values only the type is compared.
 const MAX_VALUE_BYTES: u64 = 64 * 1024;
 
-/// The most bytes of values that are read from a server; of further values only the type is compared.
+/// Limit of all values that are read from a server; of further ones only the type is compared.
 const MAX_SAMPLE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// How often keys that differ are read again: they may be being written, or be on their way to a
-/// replica.
+/// How often keys that differ are read again: a client may be writing them, or a replica may lag.
 const SECOND_LOOKS: usize = 4;
 
-/// Pause before each time that they are read again.
+/// Pause before they are read again.
 const SECOND_LOOK_AFTER: Duration = Duration::from_millis(100);
 
-/// A database: the same number on all servers, or on each server the one in its URL.
+/// A database: one number on all servers, or on each server the number in its URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Database {
     Numbered(i64),
@@ -108,7 +107,7 @@ pub fn compare(
 }
 
 impl Comparison {
-    /// Reads keys again that differed. Returns those that changed meanwhile and still differ.
+    /// Reads keys again that differed; returns those that have changed meanwhile and still differ.
     fn look_again(
         &mut self,
         servers: &mut [ComparedServer],
@@ -154,7 +153,7 @@ fn choose_keys(
     let chosen = at_once(servers, |server| choose(server, databases, Instant::now() + time));
     let keys: BTreeSet<SampledKey> = chosen.into_iter().flatten().flatten().collect();
     let mut keys: Vec<SampledKey> = keys.into_iter().collect();
-    // The first ones would be those of one database.
+    // The first keys are all of one database.
     fastrand::shuffle(&mut keys);
     keys.truncate(MAX_KEYS);
     keys.sort();
@@ -238,7 +237,7 @@ fn read(
         reply::simple(replies)?;
         content.digest = match json::survey(value_type, replies) {
             Ok(survey) => Some(survey.digest),
-            // A value of another type has replaced it. If it differs it is read again.
+            // A value of another type has replaced it. If the types differ, it is read again.
             Err(resp::Error::Redis(error)) if error.starts_with("WRONGTYPE") => None,
             Err(error) => return Err(error.into()),
         };

@@ -1,4 +1,4 @@
-//! The status of one server, as it says itself, and the rights of its user.
+//! What one server says of itself, and the rights of its user.
 
 use std::collections::BTreeMap;
 use std::io::BufRead;
@@ -9,19 +9,19 @@ use crate::backend::{Backend, BackendError, Connection, Report, WaitPolicy, is_n
 use crate::resp::{self, CommandBuilder, command, reply};
 use crate::text::is_hidden;
 
-/// How many PINGs measure the latency; the median counts.
+/// Number of PINGs whose median is the latency.
 const PINGS: usize = 5;
 
-/// The longest reply that is not a value; `INFO` has the longest.
+/// Limit of replies that are not values; the longest is that of `INFO`.
 const MAX_REPLY_BYTES: usize = 1024 * 1024;
 
-/// How much of a server's own words is shown, in characters.
+/// Limit of a server's own words that are shown, in characters.
 const MAX_SHOWN_CHARS: usize = 60;
 
-/// A key to ask about; it need not exist.
+/// A key for trying commands; it need not exist.
 const ANY_KEY: &str = "redis-lb:check";
 
-/// Commands that are sent for HTTP clients, each after the right that it needs.
+/// Commands that are sent for HTTP clients; each stands after the right that it needs.
 const FOR_HTTP: [(&str, &[&str]); 11] = [
     ("+ping", &["PING"]),
     ("+info", &["INFO", "server"]),
@@ -55,19 +55,19 @@ pub struct ServerStatus {
     pub latency: Duration,
     /// The number of keys in each database, and how many of these expire.
     pub databases: BTreeMap<i64, (u64, u64)>,
-    /// The reason why the database in its URL can't be read, if so.
+    /// Reason why the database in its URL can't be read, if it can't.
     pub no_database: Option<String>,
     /// Rights that its user lacks to serve HTTP clients.
     pub lacks: Vec<&'static str>,
-    /// Rights that its user lacks to serve Redis clients, too.
+    /// Rights that its user lacks to serve Redis clients as well.
     pub lacks_for_redis_clients: Vec<&'static str>,
     /// A connection for more questions; no reply is outstanding.
     pub connection: Connection,
 }
 
 impl ServerStatus {
-    /// Looks up its name, connects, and asks. The server has to answer until `deadline`; the resolver
-    /// may take longer.
+    /// Resolves its name, connects, and asks. The server has to answer before `deadline`; resolving may take
+    /// longer.
     pub fn ask(
         backend: &Arc<Backend>,
         deadline: Instant,
@@ -105,7 +105,7 @@ impl ServerStatus {
             selected => _ = selected?,
         }
         self.lacks.extend(lacking(&mut self.connection, &FOR_HTTP)?);
-        // "+info" is among those already.
+        // "+info" has been tried already.
         self.lacks.extend(self.report.lacks.iter().copied().filter(|right| *right != "+info"));
         if backend.commands().is_none() {
             self.lacks_for_redis_clients.push("+command");
@@ -202,14 +202,10 @@ fn info(connection: &mut Connection) -> Result<String, BackendError> {
     Ok(String::from_utf8_lossy(reply::string(&reply).unwrap_or_default()).into_owned())
 }
 
-fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
-    let fields = info.lines().filter_map(|line| line.trim_end().split_once(':'));
-    fields.into_iter().find(|(given, _)| *given == name).map(|(_, value)| value)
-}
-
 /// A field of `INFO` that is safe to show.
 fn shown_field(info: &str, name: &str) -> Option<String> {
-    field(info, name).map(|value| shown(value.as_bytes()))
+    let mut fields = info.lines().filter_map(|line| line.trim_end().split_once(':'));
+    fields.find(|(given, _)| *given == name).map(|(_, value)| shown(value.as_bytes()))
 }
 
 fn primary(info: &str) -> Option<String> {
@@ -240,7 +236,7 @@ pub fn shown(bytes: &[u8]) -> String {
     shown
 }
 
-/// Reads a bulk string of at most `max` bytes; skips a longer one. `None` for null, too.
+/// Reads a bulk string of at most `max` bytes, and skips a longer one; `None` for that, and for null.
 pub fn short(from: &mut impl BufRead, max: u64) -> Result<Option<Vec<u8>>, resp::Error> {
     match reply::bulk(from)? {
         Some(length) if length > max => {

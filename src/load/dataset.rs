@@ -1,5 +1,5 @@
-//! A CSV file as rows to load: checked whole before the first use, then streamed as often as needed
-//! without holding it in memory.
+//! A CSV file as rows to load. It is checked as a whole before its first use, and then streamed as often as
+//! needed.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use csv::{ByteRecord, StringRecord};
 use super::error::{DatasetError, LineProblem};
 use super::records::{FileVersion, Records};
 
-/// A batch ends early when its rows hold this many bytes, so that long rows cannot fill the memory.
+/// Limit of a batch's rows: it ends early, so that long rows cannot fill the memory.
 const MAX_BATCH_BYTES: usize = 4 << 20;
 
 /// A checked CSV file with a header. Each row becomes a hash: one column is its id, the others are its
@@ -24,8 +24,8 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads the whole file once and checks every row; `id` names the column with the ids. The ids of
-    /// all rows are in memory meanwhile.
+    /// Reads the whole file and checks every row; `id` names the column with the ids. All ids are in memory
+    /// meanwhile.
     ///
     /// # Errors
     ///
@@ -51,7 +51,7 @@ impl Dataset {
         self.rows
     }
 
-    /// The names of the fields, in the order of the file: all columns but the one with the ids. At
+    /// The names of the fields, in the order of the file: all columns but the one with the ids. There is at
     /// least one.
     pub(super) fn fields(&self) -> impl Iterator<Item = &str> {
         let columns = self.columns.iter().enumerate();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-/// The least time between two lines about one backend where there is no terminal to draw on.
+/// Least time between two lines about one backend, if there is no terminal to draw on.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Without colours, so that `NO_COLOR` has nothing to switch off.

@@ -1,4 +1,4 @@
-//! Reads the records of a CSV file, and notices when it changes.
+//! Reads the records of a CSV file, and notices when the file changes.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufRead, BufReader, Read};
@@ -13,11 +13,11 @@ use super::error::{DatasetError, LineProblem};
 /// How much of the file is read at a time, in bytes.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// Bytes that are read after the end of the file. If the last row is not exactly this, a quote was
-/// still open; the `csv` crate closes it silently.
+/// Bytes that are read after the end of the file. If the last row is not exactly these, a quote was still open:
+/// the `csv` crate closes it silently.
 const SENTINEL: &[u8] = b"\nend\n";
 
-/// A file's size and time, by which a change is noticed.
+/// A file's size and time, which change with it.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub(super) struct FileVersion {
     bytes: u64,

@@ -1,18 +1,35 @@
-//! Loads all backends at the same time, and tells how that went.
+//! Loads all backends at the same time, and reports how that went.
 //!
-//! Two steps: fill the primaries; then let the replicas catch up and read everything back. A backend
-//! that fails does not hold up the others.
+//! There are two steps: the primaries are filled; then the replicas catch up, and everything is read back. A
+//! backend that fails does not hold up the others.
 
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::connection::Primaries;
 use super::dataset::Dataset;
 use super::error::SeedError;
 use super::progress::Bars;
-use super::replica::Primaries;
-use super::report::SeedReport;
 use super::task::{SeedSettings, Task};
 use crate::config::address::BackendAddress;
+use crate::text::table::{Alignment, table as aligned};
+
+/// The result of loading one backend.
+#[derive(Debug, Default)]
+pub struct SeedReport {
+    /// Its name, as [`BackendAddress::name`].
+    pub backend: String,
+    /// `primary` or `replica`; `-` if the backend did not say.
+    pub role: &'static str,
+    /// Number of keys that were read back; if it failed before, that were written.
+    pub keys: u64,
+    /// How long loading took.
+    pub load_time: Duration,
+    /// How long reading back took, without the time spent waiting for other backends.
+    pub verify_time: Duration,
+    /// Why the backend does not hold the rows; `None` if all were read back and are right.
+    pub failure: Option<SeedError>,
+}
 
 /// Loads all rows into all `backends` and reads them back. Shows the progress on stderr.
 pub fn seed(
@@ -29,17 +46,17 @@ pub fn seed(
     for_each_at_once(&mut tasks, |task| {
         let started = Instant::now();
         let result = task.fill();
-        task.load_time = started.elapsed();
+        task.report.load_time = started.elapsed();
         result
     });
     let primaries: Primaries = tasks.iter().filter_map(Task::filled_primary).collect();
     for_each_at_once(&mut tasks, |task| {
         let started = Instant::now();
         let result = task.verify(&primaries);
-        task.verify_time = started.elapsed() - task.waited;
+        task.report.verify_time = started.elapsed() - task.waited;
         result
     });
-    tasks.into_iter().map(Task::report).collect()
+    tasks.into_iter().map(|task| task.report).collect()
 }
 
 /// Runs one step of every task that has not failed yet, each in a thread of its own.
@@ -48,13 +65,38 @@ fn for_each_at_once<'a>(
     step: impl Fn(&mut Task<'a>) -> Result<(), SeedError> + Sync,
 ) {
     thread::scope(|scope| {
-        for task in tasks.iter_mut().filter(|task| task.failure.is_none()) {
+        for task in tasks.iter_mut().filter(|task| task.report.failure.is_none()) {
             scope.spawn(|| {
-                task.failure = step(task).err();
-                if task.failure.is_some() {
+                task.report.failure = step(task).err();
+                if task.report.failure.is_some() {
                     task.progress.failed();
                 }
             });
         }
     });
+}
+
+/// Formats the reports as a table, one line for each backend.
+pub fn table(reports: &[SeedReport]) -> String {
+    let (left, right) = (Alignment::Left, Alignment::Right);
+    let head = [
+        ("backend", left),
+        ("role", left),
+        ("keys", right),
+        ("loading", right),
+        ("verifying", right),
+        ("verified", left),
+    ];
+    let seconds = |time: Duration| format!("{:.2} s", time.as_secs_f64());
+    let row = |report: &SeedReport| {
+        vec![
+            report.backend.clone(),
+            report.role.to_owned(),
+            report.keys.to_string(),
+            seconds(report.load_time),
+            seconds(report.verify_time),
+            if report.failure.is_none() { "yes" } else { "FAILED" }.to_owned(),
+        ]
+    };
+    aligned(&head, &reports.iter().map(row).collect::<Vec<_>>())
 }

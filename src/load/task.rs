@@ -3,13 +3,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::compare::compare;
-use super::connection::{Replication, SeedConnection};
+use redis::Value;
+
+use super::connection::{Primaries, Replication, SeedConnection, wait_for_replica};
 use super::dataset::{Dataset, Row};
 use super::error::SeedError;
 use super::progress::BackendProgress;
-use super::replica::{Primaries, wait_for_replica};
-use super::report::SeedReport;
+use super::seed::SeedReport;
 use super::transaction::Transaction;
 use crate::config::address::BackendAddress;
 use crate::resp::command;
@@ -34,12 +34,9 @@ pub(super) struct Task<'a> {
     pub progress: BackendProgress,
     /// As the backend told it last.
     replication: Option<Replication>,
-    keys: u64,
-    pub load_time: Duration,
-    pub verify_time: Duration,
-    /// The part of the verification that was spent waiting for replication.
+    /// Part of the verification that was spent waiting for other backends.
     pub waited: Duration,
-    pub failure: Option<SeedError>,
+    pub report: SeedReport,
 }
 
 impl<'a> Task<'a> {
@@ -49,18 +46,10 @@ impl<'a> Task<'a> {
         settings: &'a SeedSettings,
         progress: BackendProgress,
     ) -> Self {
-        Self {
-            address,
-            dataset,
-            settings,
-            progress,
-            replication: None,
-            keys: 0,
-            load_time: Duration::ZERO,
-            verify_time: Duration::ZERO,
-            waited: Duration::ZERO,
-            failure: None,
-        }
+        let backend = address.name().to_owned();
+        let report = SeedReport { backend, role: "-", ..SeedReport::default() };
+        let (replication, waited) = (None, Duration::ZERO);
+        Self { address, dataset, settings, progress, replication, waited, report }
     }
 
     /// Writes all rows, unless the backend is a replica, which gets them from its primary.
@@ -68,6 +57,7 @@ impl<'a> Task<'a> {
         let (mut connection, replication) = SeedConnection::connect(self.address)?;
         let is_replica = replication.is_replica;
         self.replication = Some(replication);
+        self.report.role = if is_replica { "replica" } else { "primary" };
         if is_replica {
             self.progress.start("waiting");
             return Ok(());
@@ -106,7 +96,7 @@ impl<'a> Task<'a> {
     pub fn filled_primary(&self) -> Option<(String, Option<u64>)> {
         let replication =
             self.replication.as_ref().filter(|replication| !replication.is_replica)?;
-        Some((replication.id.clone(), self.failure.is_none().then_some(replication.offset)))
+        Some((replication.id.clone(), self.report.failure.is_none().then_some(replication.offset)))
     }
 
     /// Reads all rows back and compares them with the file.
@@ -134,7 +124,7 @@ impl<'a> Task<'a> {
     /// Asks for one batch while it compares the one before, whose rows it keeps until then.
     fn compare_all(&mut self, connection: &mut SeedConnection) -> Result<(), SeedError> {
         self.progress.start("verifying");
-        self.keys = 0;
+        self.report.keys = 0;
         let fields = self.dataset.fields().enumerate();
         let fields: HashMap<&[u8], usize> = fields.map(|(i, name)| (name.as_bytes(), i)).collect();
         let mut batches = self.dataset.batches(self.settings.batch_rows)?;
@@ -172,23 +162,32 @@ impl<'a> Task<'a> {
     }
 
     fn advance(&mut self, keys: usize) {
-        self.keys += keys as u64;
+        self.report.keys += keys as u64;
         self.progress.advance(keys as u64);
     }
+}
 
-    pub fn report(self) -> SeedReport {
-        let role = match &self.replication {
-            Some(replication) if replication.is_replica => "replica",
-            Some(_) => "primary",
-            None => "-",
+/// Compares the reply `found` with `row`; `fields` has each field's number. The error says how they
+/// differ.
+fn compare(found: &Value, row: &Row, fields: &HashMap<&[u8], usize>) -> Result<(), String> {
+    let Value::Array(found) = found else {
+        return Err("is not a hash".into());
+    };
+    if found.is_empty() {
+        return Err("is missing".into());
+    }
+    if found.len() != 2 * fields.len() {
+        return Err(format!("has {} fields instead of {}", found.len() / 2, fields.len()));
+    }
+    for pair in found.chunks_exact(2) {
+        let [Value::BulkString(name), Value::BulkString(value)] = pair else {
+            return Err("is not a hash".into());
         };
-        SeedReport {
-            backend: self.address.name().to_owned(),
-            role,
-            keys: self.keys,
-            load_time: self.load_time,
-            verify_time: self.verify_time,
-            failure: self.failure,
+        let expected = fields.get(name.as_slice()).and_then(|&index| row.value(index));
+        if expected != Some(value) {
+            let name = String::from_utf8_lossy(name);
+            return Err(format!("has another value in field {name:?}"));
         }
     }
+    Ok(())
 }

@@ -3,8 +3,9 @@
 use super::dataset::Row;
 use crate::resp::{command, write};
 
-/// The commands that replace the keys of a batch of rows, as they are sent. One after the other, all
-/// batches use its memory.
+/// The commands that replace the keys of a batch of rows, as they are sent. All batches use its memory, one after
+/// the other.
+#[derive(Default)]
 pub(super) struct Transaction {
     /// The beginning of all keys.
     prefix: String,
@@ -19,22 +20,15 @@ pub(super) struct Transaction {
 }
 
 impl Transaction {
-    /// Has no rows yet; its keys get this `prefix`, its hashes these `fields`.
+    /// Transaction without rows, for keys that begin with `prefix` and hashes with these `fields`.
     pub fn new<'a>(prefix: &str, fields: impl Iterator<Item = &'a str>) -> Self {
         let encode = |name: &str| {
             let mut argument = Vec::new();
             write::bulk(&mut argument, name.as_bytes());
             argument
         };
-        Self {
-            prefix: prefix.to_owned(),
-            names: fields.map(encode).collect(),
-            rows: 0,
-            keys: Vec::new(),
-            hsets: Vec::new(),
-            key: Vec::new(),
-            commands: Vec::new(),
-        }
+        let names = fields.map(encode).collect();
+        Self { prefix: prefix.to_owned(), names, ..Self::default() }
     }
 
     /// The number of fields that each row has.

@@ -5,6 +5,8 @@ mod histogram;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use serde::Serialize;
+
 pub use self::completion::{Completion, Outcome};
 pub use self::histogram::{Histogram, Times};
 use crate::net::protocol::WireProtocol;
@@ -31,10 +33,17 @@ impl Counter {
 }
 
 /// One value for each protocol.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub struct ByProtocol<T> {
     pub http: T,
     pub resp: T,
+}
+
+impl ByProtocol<Counter> {
+    /// The counts as they are now.
+    pub fn get(&self) -> ByProtocol<u64> {
+        ByProtocol { http: self.http.get(), resp: self.resp.get() }
+    }
 }
 
 impl<T> ByProtocol<T> {
@@ -91,14 +100,14 @@ pub struct BackendMetrics {
     pub error_replies: Counter,
 }
 
-/// Metrics of all clients together, but for the work of backends.
+/// Metrics of all clients together, without those of backends.
 #[derive(Debug, Default)]
 pub struct Metrics {
     /// Connected clients whose protocol is not known yet.
     pub new_clients: AtomicUsize,
     /// Connected clients whose protocol is known.
     pub clients: ByProtocol<AtomicUsize>,
-    /// Clients whose protocol became known, since the start.
+    /// Clients since the start of the process whose protocol became known.
     pub connections: ByProtocol<Counter>,
     /// Clients that were refused because there are too many.
     pub turned_away: Counter,
@@ -142,13 +151,13 @@ pub struct Presence<'a> {
 }
 
 impl<'a> Presence<'a> {
-    /// Counts a client that has just come.
+    /// Counts a client that has just connected.
     pub fn new(metrics: &'a Metrics) -> Self {
         metrics.new_clients.fetch_add(1, Ordering::Relaxed);
         Self { metrics, counted: &metrics.new_clients }
     }
 
-    /// Counts the client with those of its protocol, which is now known.
+    /// Counts the client among those of its protocol, which is known now.
     pub fn speaks(&mut self, protocol: WireProtocol) {
         self.metrics.connections.of(protocol).add_one();
         let now = self.metrics.clients.of(protocol);

@@ -6,10 +6,9 @@ use serde::Serialize;
 
 use crate::backend::pool;
 use crate::balance::Balancer;
-use crate::balance::history::{self, Recent, RecentOfBackend, Sample};
+use crate::balance::history::{self, Recent, RecentOfBackend};
 use crate::balance::slow;
 use crate::health::{BackendState, Member};
-use crate::metrics::Times;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Requests {
@@ -52,6 +51,7 @@ pub(super) struct HistoryStatus {
     backends: Vec<BackendHistory>,
 }
 
+/// The samples of one backend, a list for each of their fields.
 #[derive(Debug, Serialize)]
 struct BackendHistory {
     leases: Vec<usize>,
@@ -82,6 +82,7 @@ impl BackendStatus {
         let health = backend.health.summary(now);
         let answered = &backend.metrics.answered;
         let since = SystemTime::now().checked_sub(health.state_for);
+        let percentile = |share| recent.times.percentile(share).map(millis);
         Self {
             name: backend.name().to_owned(),
             role: health.role(),
@@ -101,38 +102,30 @@ impl BackendStatus {
             retries: backend.metrics.retries.get(),
             lag_seconds: health.lag.map(|lag| lag.as_secs_f64()),
             keys: health.keys,
-            latency_ms: Latency::of(&recent.times),
+            latency_ms: Latency {
+                p50: percentile(0.5),
+                p99: percentile(0.99),
+                p99_9: percentile(0.999),
+            },
             connections: backend.connections(),
         }
     }
 }
 
-impl Latency {
-    fn of(times: &Times) -> Self {
-        let percentile = |share| times.percentile(share).map(millis);
-        Self { p50: percentile(0.5), p99: percentile(0.99), p99_9: percentile(0.999) }
-    }
-}
-
 impl HistoryStatus {
     pub fn of(recent: &Recent) -> Self {
-        let backends = recent.backends.iter().map(|backend| BackendHistory::of(&backend.samples));
+        let backends =
+            recent.backends.iter().map(|RecentOfBackend { samples, .. }| BackendHistory {
+                leases: samples.iter().map(|sample| sample.leases).collect(),
+                requests: samples.iter().map(|sample| sample.requests).collect(),
+                errors: samples.iter().map(|sample| sample.errors).collect(),
+                p99_ms: samples.iter().map(|sample| sample.p99.map(millis)).collect(),
+                state: samples.iter().map(|sample| sample.state).collect(),
+            });
         Self {
             interval_seconds: history::INTERVAL.as_secs(),
             last: recent.number,
             backends: backends.collect(),
-        }
-    }
-}
-
-impl BackendHistory {
-    fn of(samples: &[Sample]) -> Self {
-        Self {
-            leases: samples.iter().map(|sample| sample.leases).collect(),
-            requests: samples.iter().map(|sample| sample.requests).collect(),
-            errors: samples.iter().map(|sample| sample.errors).collect(),
-            p99_ms: samples.iter().map(|sample| sample.p99.map(millis)).collect(),
-            state: samples.iter().map(|sample| sample.state).collect(),
         }
     }
 }

@@ -1,70 +1,89 @@
-//! Writes families of metrics in the OpenMetrics form.
+//! Families of metrics (each a metric with all its labels), written in the OpenMetrics form.
 
 use std::fmt;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-use super::process::Usage;
+use crate::metrics::Times;
 
-/// Writes whole families of metrics: a metric with all its labels.
-pub(super) struct Families<'a>(pub DescriptorEncoder<'a>);
+/// The first bucket of latencies ends at 2 to the power of this, in µs.
+const FIRST_OCTAVE: usize = 6;
 
-impl Families<'_> {
-    pub fn counters<L: EncodeLabelSet>(
-        &mut self,
-        name: &str,
-        help: &str,
-        rows: impl IntoIterator<Item = (L, u64)>,
-    ) -> fmt::Result {
-        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
-        rows.into_iter().try_for_each(|(labels, count)| {
-            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)
-        })
-    }
+/// Names of labels with their values.
+pub(super) type Labels = Vec<(&'static str, String)>;
 
-    pub fn counter(&mut self, name: &str, help: &str, count: u64) -> fmt::Result {
-        self.counters(name, help, [(NO_LABELS, count)])
-    }
+/// The values of all metrics at one moment.
+#[derive(Debug, Default)]
+pub(super) struct Families(Vec<(&'static str, &'static str, Rows)>);
 
+/// The values of one metric.
+#[derive(Debug)]
+pub(super) enum Rows {
+    /// A constant, which is in the labels.
+    Info(Labels),
+    Counters(Vec<(Labels, u64)>),
     /// A counter of seconds, in whose name Prometheus expects them.
-    pub fn seconds(&mut self, name: &str, help: &str, seconds: f64) -> fmt::Result {
-        let unit = Some(&Unit::Seconds);
-        let mut counter = self.0.encode_descriptor(name, help, unit, MetricType::Counter)?;
-        counter.encode_counter::<NoLabelSet, _, f64>(&seconds, None)
+    Seconds(f64),
+    Gauges(Vec<(Labels, f64)>),
+    Durations(Vec<(Labels, Times)>),
+}
+
+impl Rows {
+    pub fn counter(count: u64) -> Self {
+        Self::Counters(vec![(Labels::new(), count)])
     }
 
-    pub fn gauges<L: EncodeLabelSet>(
-        &mut self,
-        name: &str,
-        help: &str,
-        rows: impl IntoIterator<Item = (L, f64)>,
-    ) -> fmt::Result {
-        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        rows.into_iter()
-            .try_for_each(|(labels, value)| family.encode_family(&labels)?.encode_gauge(&value))
-    }
-
-    pub fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
-        self.gauges(name, help, [(NO_LABELS, value)])
+    pub fn gauge(value: f64) -> Self {
+        Self::Gauges(vec![(Labels::new(), value)])
     }
 }
 
-const NO_LABELS: [(&str, &str); 0] = [];
+impl Families {
+    pub fn add(&mut self, name: &'static str, help: &'static str, rows: Rows) {
+        self.0.push((name, help, rows));
+    }
+}
 
-/// Uses the names that Prometheus has for all processes.
-impl Collector for Usage {
-    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
-        let mut to = Families(encoder);
-        to.seconds("process_cpu", "Processor time", self.cpu_seconds)?;
-        if let Some(bytes) = self.resident_bytes {
-            to.gauge("process_resident_memory_bytes", "Memory in RAM", bytes as f64)?;
-        }
-        if let Some(threads) = self.threads {
-            to.gauge("process_threads", "Threads", threads as f64)?;
+impl Collector for Families {
+    fn encode(&self, mut to: DescriptorEncoder) -> fmt::Result {
+        for (name, help, rows) in &self.0 {
+            let (metric_type, unit) = match rows {
+                Rows::Info(_) => (MetricType::Info, None),
+                Rows::Counters(_) => (MetricType::Counter, None),
+                Rows::Seconds(_) => (MetricType::Counter, Some(&Unit::Seconds)),
+                Rows::Gauges(_) => (MetricType::Gauge, None),
+                Rows::Durations(_) => (MetricType::Histogram, Some(&Unit::Seconds)),
+            };
+            let mut family = to.encode_descriptor(name, help, unit, metric_type)?;
+            match rows {
+                Rows::Info(labels) => family.encode_info(labels)?,
+                Rows::Counters(rows) => rows.iter().try_for_each(|(labels, count)| {
+                    let mut row = family.encode_family(labels)?;
+                    row.encode_counter::<NoLabelSet, _, u64>(count, None)
+                })?,
+                Rows::Seconds(time) => family.encode_counter::<NoLabelSet, _, f64>(time, None)?,
+                Rows::Gauges(rows) => rows.iter().try_for_each(|(labels, value)| {
+                    family.encode_family(labels)?.encode_gauge(value)
+                })?,
+                Rows::Durations(rows) => rows.iter().try_for_each(|(labels, times)| {
+                    let (sum, count) = (times.sum().as_secs_f64(), times.count());
+                    let mut row = family.encode_family(labels)?;
+                    row.encode_histogram::<NoLabelSet>(sum, count, &buckets(times), None)
+                })?,
+            }
         }
         Ok(())
     }
+}
+
+/// The number of durations in each octave; the last bucket has all longer ones.
+fn buckets(times: &Times) -> Vec<(f64, u64)> {
+    let octaves = times.by_octave(FIRST_OCTAVE).into_iter();
+    let mut buckets: Vec<_> = octaves.map(|(bound, count)| (bound.as_secs_f64(), count)).collect();
+    let within: u64 = buckets.iter().map(|(_, count)| count).sum();
+    buckets.push((f64::INFINITY, times.count() - within));
+    buckets
 }

@@ -1,9 +1,9 @@
-//! Shows what happens: the status page's data, the metrics for Prometheus, the samples of the history.
+//! What is seen from outside: the status page's data, the metrics for Prometheus, the samples of the history.
 
 mod backend_status;
 mod families;
-pub mod misconfiguration;
-pub mod process;
-pub mod prometheus;
+pub(crate) mod misconfiguration;
+mod process;
+pub(crate) mod prometheus;
 pub mod sampler;
-pub mod status;
+pub(crate) mod status;

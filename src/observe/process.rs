@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-/// The resources that the process uses; `None` if the system does not tell.
+/// The resources that the process uses. A value is `None` if the system does not tell it.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Usage {
     /// The number of its threads.

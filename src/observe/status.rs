@@ -1,6 +1,5 @@
 //! The data of the status page. `docs/MONITORING.md` describes each field.
 
-use std::cmp::Reverse;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
@@ -11,15 +10,15 @@ use super::backend_status::{BackendStatus, HistoryStatus, Requests, SlowReads, r
 use super::process::Usage;
 use crate::balance::history::RecentOfBackend;
 use crate::balance::{Balancer, Phase};
-use crate::health::{BackendState, Change, Member};
+use crate::health::{BackendState, Member};
 use crate::logging;
 use crate::metrics::{ByProtocol, Counter, Refusal};
 use crate::net::protocol::WireProtocol;
 
-/// The most changes of state that are shown.
+/// Changes of state that are shown.
 const MAX_CHANGES: usize = 32;
 
-/// The most commands that are shown: the most frequent ones.
+/// Commands that are shown: the most frequent ones.
 const MAX_COMMANDS: usize = 20;
 
 /// The document at `/-/status.json`.
@@ -32,7 +31,7 @@ pub struct Status {
     phase: Phase,
     ready: bool,
     clients: Clients,
-    connections: Counts,
+    connections: ByProtocol<u64>,
     requests: Requests,
     refused: Refused,
     cut_answers: u64,
@@ -51,12 +50,6 @@ struct Clients {
     resp: usize,
     new: usize,
     max: usize,
-}
-
-#[derive(Debug, Serialize)]
-struct Counts {
-    http: u64,
-    resp: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -84,7 +77,7 @@ struct CommandStatus {
 }
 
 impl Status {
-    /// The present status, with the samples of the history after number `since`.
+    /// The status as it is now, with the samples of the history after number `since`.
     pub fn of(balancer: &Balancer, since: u64) -> Self {
         let metrics = &balancer.metrics;
         let members = balancer.backends();
@@ -107,7 +100,7 @@ impl Status {
             phase: balancer.phase(),
             ready: balancer.is_ready(),
             clients: Clients { http, resp, new, max: balancer.config.max_clients },
-            connections: Counts::of(&metrics.connections),
+            connections: metrics.connections.get(),
             requests: Requests {
                 http: answered(&metrics.answered_here.http, |requests| requests.http),
                 resp: answered(&metrics.answered_here.resp, |requests| requests.resp),
@@ -123,12 +116,6 @@ impl Status {
             commands: commands(balancer),
             slow_reads: SlowReads::of(balancer),
         }
-    }
-}
-
-impl Counts {
-    fn of(counters: &ByProtocol<Counter>) -> Self {
-        Self { http: counters.http.get(), resp: counters.resp.get() }
     }
 }
 
@@ -151,36 +138,23 @@ impl Refused {
 }
 
 fn changes(balancer: &Balancer) -> Vec<ChangeStatus> {
-    let changes = balancer.changes(MAX_CHANGES).into_iter();
-    changes.map(|(backend, change)| ChangeStatus::of(&backend, change)).collect()
+    let changes = balancer.changes(MAX_CHANGES).into_iter().map(|(backend, change)| ChangeStatus {
+        at: shown(change.at),
+        backend: backend.name().to_owned(),
+        state: change.state,
+        reason: change.reason,
+    });
+    changes.collect()
 }
 
-impl ChangeStatus {
-    fn of(backend: &Member, change: Change) -> Self {
-        let backend = backend.name().to_owned();
-        Self { at: shown(change.at), backend, state: change.state, reason: change.reason }
-    }
-}
-
+/// The commands and the kinds of HTTP requests that were sent most often.
 fn commands(balancer: &Balancer) -> Vec<CommandStatus> {
-    let mut commands: Vec<_> = counted_commands(balancer)
-        .into_iter()
-        .map(|(name, count)| CommandStatus { name, count })
-        .collect();
-    commands.sort_by(|a, b| (Reverse(a.count), &a.name).cmp(&(Reverse(b.count), &b.name)));
-    commands.truncate(MAX_COMMANDS);
-    commands
-}
-
-/// How often each command was sent, and each kind of HTTP request.
-fn counted_commands(balancer: &Balancer) -> Vec<(String, u64)> {
     let mut counts = balancer.policy().1.counts();
     let metrics = &balancer.metrics;
     let over_http = [("GET /KEY", &metrics.http_keys), ("GET / (listing)", &metrics.http_listings)];
-    for (name, counter) in over_http {
-        if counter.get() > 0 {
-            counts.push((name.to_owned(), counter.get()));
-        }
-    }
-    counts
+    let over_http = over_http.map(|(name, counter)| (name.to_owned(), counter.get()));
+    counts.extend(over_http.into_iter().filter(|(_, count)| *count > 0));
+    counts.sort_by(|(a, a_count), (b, b_count)| (b_count, a).cmp(&(a_count, b)));
+    counts.truncate(MAX_COMMANDS);
+    counts.into_iter().map(|(name, count)| CommandStatus { name, count }).collect()
 }

@@ -20,21 +20,21 @@ pub(super) type Rules = FxHashMap<Name, CommandRule>;
 pub(super) struct CommandRule {
     /// As in errors: `get`, `config|get`.
     pub full_name: Box<[u8]>,
-    /// The number of arguments with the name; negative where there may be more.
+    /// The number of arguments with the name; negative if there may be more.
     pub arity: i64,
     pub shape: Shape,
     pub action: Action,
     pub subcommands: Rules,
-    /// The error for subcommands that are not listed; `None`: that they are unknown.
+    /// The error for subcommands that are not listed; `None` if those are unknown.
     pub unlisted: Option<Refused>,
-    /// How often clients asked for it.
+    /// How often clients sent it.
     pub count: Arc<Counter>,
 }
 
 #[derive(Debug)]
 pub(super) enum Action {
     Forward,
-    /// For XREAD: forwarded if it has no BLOCK.
+    /// It is forwarded if it has no BLOCK: XREAD.
     ForwardUnlessBlock,
     Local(LocalCommand),
     Refuse(Refused),
@@ -72,7 +72,7 @@ pub(super) fn add_counts(rules: &Rules, counts: &mut Vec<(String, u64)>) {
     }
 }
 
-/// Finds a name in capitals or not, without allocating.
+/// Finds a name in any case, without allocating.
 pub(super) fn look_up<'a>(rules: &'a Rules, name: &[u8]) -> Option<&'a CommandRule> {
     let mut buffer = [0; MAX_NAME_BYTES];
     let lower = buffer.get_mut(..name.len())?;

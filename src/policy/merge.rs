@@ -1,4 +1,4 @@
-//! Makes one set of rules of the command tables of several backends.
+//! Merges the command tables of all backends into one set of rules.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -6,14 +6,13 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::command_rule::{Action, CommandRule, Rules};
-use super::errors::{no_table, not_served};
 use super::rules;
 use super::shape::Shape;
 use super::table::{CommandInfo, Flags, Name};
-use super::verdict::{LocalCommand, Refused};
+use super::verdict::{LocalCommand, Refused, no_table, not_served};
 use crate::metrics::Refusal;
 
-/// Commands that pass only where the configuration says so.
+/// Commands that pass only if the configuration says so.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Allowed {
     /// KEYS (`--allow-keys`).

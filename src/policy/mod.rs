@@ -1,10 +1,8 @@
 //! Which commands clients may send.
 //!
-//! [`Policy`] decides by what the backends' `COMMAND` says, and by the exceptions in `rules`. It
-//! takes commands as values, and knows no sockets.
+//! [`Policy`] decides by what the backends' `COMMAND` says of each command, and by the exceptions in `rules.rs`.
 
 mod command_rule;
-mod errors;
 mod merge;
 mod rules;
 pub(crate) mod scripts;
@@ -17,17 +15,17 @@ mod verdict;
 use std::sync::Arc;
 
 use self::command_rule::{Action, CommandRule, Rules, add_counts, look_up, share_counts};
-use self::errors::{c_string, no_table, not_in_transaction, not_served};
 pub use self::merge::Allowed;
 use self::merge::{Merge, add_local};
 pub use self::shape::{Script, Shape};
 pub(crate) use self::shape::{is_script, script};
 pub use self::table::CommandTable;
 pub use self::verdict::{LocalCommand, Refused, Subscription, Verdict};
+use self::verdict::{c_string, no_table, not_in_transaction, not_served};
 use crate::metrics::{Counter, Refusal};
 use crate::resp::Command;
 
-/// Commands that do not exist are counted by this name.
+/// Name under which commands are counted that do not exist.
 const UNKNOWN: &str = "(unknown)";
 
 /// The rules for all commands, from the tables of all ready backends.
@@ -35,13 +33,12 @@ const UNKNOWN: &str = "(unknown)";
 pub struct Policy {
     commands: Rules,
     is_empty: bool,
-    /// How many commands were asked for that do not exist.
+    /// Number of commands that clients sent and that do not exist.
     unknown: Arc<Counter>,
 }
 
 impl Policy {
-    /// Merges the tables of all ready backends. Without any, only the session's own commands are
-    /// served.
+    /// Merges the tables of all ready backends. Without any, only commands that the session answers are served.
     pub fn new(tables: &[Arc<CommandTable>], allowed: Allowed) -> Self {
         let maps: Vec<_> = tables.iter().map(|table| &table.commands).collect();
         let mut commands = Merge { tables: tables.len(), allowed }.rules("", &maps);
@@ -51,13 +48,13 @@ impl Policy {
         Self { commands, is_empty: tables.is_empty(), unknown: Arc::default() }
     }
 
-    /// Goes on counting where an older policy has begun, which may still be in use.
+    /// Shares the counters of an older policy, which may still be in use.
     pub(crate) fn share_counts(&mut self, older: &Self) {
         self.unknown = Arc::clone(&older.unknown);
         share_counts(&mut self.commands, &older.commands);
     }
 
-    /// How often clients asked for each command that they asked for at all, sorted by name.
+    /// How often clients sent each command that they sent at all, sorted by name.
     pub(crate) fn counts(&self) -> Vec<(String, u64)> {
         let mut counts = vec![(UNKNOWN.to_owned(), self.unknown.get())];
         add_counts(&self.commands, &mut counts);
@@ -66,18 +63,20 @@ impl Policy {
         counts
     }
 
-    /// Whether no backend has said yet which commands it knows.
+    /// Whether no backend has answered `COMMAND` yet.
     pub(crate) fn is_empty(&self) -> bool {
         self.is_empty
     }
 
-    /// Decides about a command outside of a transaction, without counting it. As in Redis, the number
-    /// of its arguments is checked after whether it exists and before whether it is allowed.
+    /// Decides about a command outside of a transaction, without counting it.
+    ///
+    /// As in Redis, a command that does not exist is refused first, then one with a wrong number of
+    /// arguments, then one that is not allowed.
     pub fn verdict(&self, command: &Command) -> Verdict {
         verdict(command, self.find(command))
     }
 
-    /// Decides about a command that has just come, and counts it.
+    /// Decides about a command that has just arrived, and counts it.
     pub(crate) fn judge(&self, command: &Command) -> (Verdict, Shape) {
         let found = self.find(command);
         let mut shape = Shape::default();
@@ -87,7 +86,7 @@ impl Policy {
                 shape = rule.shape;
             }
             Err(refused) if refused.why == Refusal::UnknownCommand => self.unknown.add_one(),
-            // No backend has said yet which commands there are.
+            // No backend has answered `COMMAND` yet.
             Err(_) => {}
         }
         (verdict(command, found), shape)
@@ -98,14 +97,15 @@ impl Policy {
         self.find(command).map_or(Shape::default(), |rule| rule.shape)
     }
 
-    /// Decides about a command between MULTI and EXEC, without counting it. `Forward` means that the
-    /// backend queues it; a `Local` one (MULTI, EXEC, DISCARD, WATCH, RESET, QUIT) acts at once;
-    /// `Refuse` makes EXEC fail.
+    /// Decides about a command between MULTI and EXEC, without counting it.
+    ///
+    /// `Forward` means that the backend queues it, `Local` (MULTI, EXEC, DISCARD, WATCH, RESET, QUIT) that it
+    /// acts at once, and `Refuse` that EXEC fails.
     pub fn verdict_in_transaction(&self, command: &Command) -> Verdict {
         in_transaction(command, self.verdict(command))
     }
 
-    /// Decides about a command that has just come between MULTI and EXEC, and counts it.
+    /// Decides about a command that has just arrived between MULTI and EXEC, and counts it.
     pub(crate) fn judge_in_transaction(&self, command: &Command) -> Verdict {
         in_transaction(command, self.judge(command).0)
     }
@@ -118,13 +118,13 @@ impl Policy {
     /// Finds a command's rule, or the error for a command that does not exist.
     fn find(&self, command: &Command) -> Result<&CommandRule, Refused> {
         let Some(rule) = look_up(&self.commands, command.name()) else {
-            return Err(self.no_such(errors::unknown_command(command)));
+            return Err(self.no_such(verdict::unknown_command(command)));
         };
         match command.arg(1) {
             Some(name) if !rule.subcommands.is_empty() => look_up(&rule.subcommands, name)
                 .ok_or_else(|| match &rule.unlisted {
                     Some(refused) => refused.clone(),
-                    None => self.no_such(errors::unknown_subcommand(command.name(), name)),
+                    None => self.no_such(verdict::unknown_subcommand(command.name(), name)),
                 }),
             _ => Ok(rule),
         }
@@ -180,8 +180,8 @@ fn is_http(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:")
 }
 
-/// Whether XREAD has BLOCK among its options, which end at STREAMS. Words that are no options are
-/// skipped: the backend refuses them.
+/// Whether XREAD has BLOCK among its options, which end at STREAMS. Other words are skipped: the backend
+/// refuses them.
 fn has_block(command: &Command) -> bool {
     let mut options = command.args().skip(1);
     while let Some(option) = options.next() {

@@ -1,5 +1,5 @@
 //! Exceptions to the flags of `COMMAND`: commands that a session answers itself, commands that pass
-//! although they lack the flag `readonly`, and the reasons why others do not pass.
+//! without the flag `readonly`, and the reasons why others do not pass.
 //!
 //! Names are in lower case, as Redis lists them, with a space before a subcommand.
 
@@ -8,7 +8,7 @@ use super::verdict::{LocalCommand, Subscription};
 /// Error for a write, in Redis's own words: clients know it.
 pub(super) const READONLY: &str = "READONLY You can't write against a read only replica.";
 
-/// Error for all but our own commands while no backend has answered `COMMAND`.
+/// Error for commands of backends while none has answered `COMMAND`.
 pub(super) const NO_TABLE: &str = "ERR redis-lb does not know yet which commands are reads: no backend has \
     answered COMMAND (does one run, and may the user of redis-lb send COMMAND there?)";
 
@@ -40,8 +40,8 @@ pub(super) const SCRIPTS_OFF: &str = "a script that only reads can still keep a 
 pub(super) const FUNCTIONS_OFF: &str = "a function that only reads can still keep a server busy for \
     ever, and administer it. Start redis-lb with --allow-scripts if you trust all clients with that";
 
-/// Commands that the session handles, with their arities as of Redis 7.2: a backend may be older, or
-/// may have renamed them.
+/// Commands that the session handles, with their arities in Redis 7.2: a backend may be older, or may have
+/// renamed them.
 pub(super) const LOCAL: &[(&str, i64, LocalCommand)] = &[
     ("auth", -2, LocalCommand::Auth),
     ("client getname", 2, LocalCommand::ClientGetName),
@@ -80,71 +80,36 @@ pub(super) const LOCAL: &[(&str, i64, LocalCommand)] = &[
     ("zscan", -3, LocalCommand::Scan { cursor_arg: 2 }),
 ];
 
-/// Commands that only read although they may lack the flag `readonly`; so does each container's
-/// `HELP`. The subcommands of CLUSTER that are not listed could change the node.
+/// Commands that only read although they may lack the flag `readonly`, as is every container's `HELP`.
+/// Before a colon stands their container. Subcommands of CLUSTER that are not listed could change the node.
 const READS: &[&str] = &[
-    "cluster count-failure-reports",
-    "cluster countkeysinslot",
-    "cluster getkeysinslot",
-    "cluster info",
-    "cluster keyslot",
-    "cluster links",
-    "cluster myid",
-    "cluster myshardid",
-    "cluster nodes",
-    "cluster replicas",
-    "cluster shards",
-    "cluster slaves",
-    "cluster slot-stats",
-    "cluster slots",
-    "command",
-    "command count",
-    "command docs",
-    "command getkeys",
-    "command getkeysandflags",
-    "command info",
-    "command list",
-    "eval_ro",
-    "evalsha_ro",
-    "fcall_ro",
-    "function list",
-    "function stats",
-    "lastsave",
-    "memory usage",
-    "object encoding",
-    "object freq",
-    "object idletime",
-    "object refcount",
-    "pubsub channels",
-    "pubsub numpat",
-    "pubsub numsub",
-    "pubsub shardchannels",
-    "pubsub shardnumsub",
-    "role",
-    "script exists",
-    "xinfo consumers",
-    "xinfo groups",
-    "xinfo stream",
+    "command eval_ro evalsha_ro fcall_ro lastsave role",
+    "cluster: count-failure-reports countkeysinslot getkeysinslot info keyslot links myid myshardid",
+    "cluster: nodes replicas shards slaves slot-stats slots",
+    "command: count docs getkeys getkeysandflags info list",
+    "function: list stats",
+    "memory: usage",
+    "object: encoding freq idletime refcount",
+    "pubsub: channels numpat numsub shardchannels shardnumsub",
+    "script: exists",
+    "xinfo: consumers groups stream",
 ];
 
 /// Containers of Redis 6, whose `COMMAND` does not list their subcommands.
-const CONTAINERS: &[&str] = &[
-    "acl", "client", "cluster", "command", "config", "latency", "memory", "module", "object",
-    "pubsub", "script", "slowlog", "xgroup", "xinfo",
-];
+const CONTAINERS: &str = "acl client cluster command config latency memory module object pubsub script \
+    slowlog xgroup xinfo";
 
-/// Reasons for refusing commands that are no writes. That of a container holds for all its
-/// subcommands that are not listed.
+/// Reasons for refusing commands that are no writes; commas stand between commands. The reason of a container
+/// holds for all its subcommands that are not listed.
 const REASONS: &[(&str, &str)] = &[
     ("acl", "it is about the users of one server"),
     ("asking", "it belongs to redirections within a cluster, which redis-lb does not follow"),
-    ("bgrewriteaof", "it makes one server write its data to disk"),
-    ("bgsave", "it makes one server write its data to disk"),
+    ("bgrewriteaof, bgsave, save", "it makes one server write its data to disk"),
     ("client", "a server sees the connections of redis-lb, not its clients"),
-    ("client caching", "a server can't tell which client has cached what"),
-    ("client getredir", "a server can't tell which client has cached what"),
-    ("client tracking", "a server can't tell which client has cached what"),
-    ("client trackinginfo", "a server can't tell which client has cached what"),
+    (
+        "client caching, client getredir, client tracking, client trackinginfo",
+        "a server can't tell which client has cached what",
+    ),
     ("cluster", "it may change one node of a cluster"),
     ("config", "it changes one server, or resets its counters"),
     ("debug", "it may stop or change a server"),
@@ -153,46 +118,48 @@ const REASONS: &[(&str, &str)] = &[
     ("failover", "it makes another server the primary"),
     ("fcall", "a function may write. Use FCALL_RO"),
     ("function", "it is about the functions of one server"),
-    ("latency", "it is the record of one server"),
+    ("latency, slowlog", "it is the record of one server"),
     ("memory", "it is about the memory of one server"),
     ("module", "it is about the modules of one server"),
     ("monitor", "it shows the commands of one server"),
-    ("psync", "a replica connects to its primary itself"),
-    ("publish", "the message would reach the subscribers of one server only"),
-    ("replconf", "a replica connects to its primary itself"),
-    ("replicaof", "it changes what one server replicates"),
-    ("save", "it makes one server write its data to disk"),
+    ("psync, replconf, sync", "a replica connects to its primary itself"),
+    ("publish, spublish", "the message would reach the subscribers of one server only"),
+    ("replicaof, slaveof", "it changes what one server replicates"),
     ("script", "it is about the scripts of one server"),
     ("script load", "the script would reach one server only. Send it whole, with EVAL_RO"),
     ("shutdown", "it would end one server"),
-    ("slaveof", "it changes what one server replicates"),
-    ("slowlog", "it is the record of one server"),
-    ("spublish", "the message would reach the subscribers of one server only"),
-    ("sync", "a replica connects to its primary itself"),
-    ("wait", "nothing is written through it, so there is nothing to wait for"),
-    ("waitaof", "nothing is written through it, so there is nothing to wait for"),
+    ("wait, waitaof", "nothing is written through it, so there is nothing to wait for"),
 ];
 
 /// Whether this command passes without the flag `readonly`, as long as it is no write.
 pub(super) fn is_read(path: &str) -> bool {
-    READS.contains(&path) || path.ends_with(" help")
+    let (container, name) = path.split_once(' ').unwrap_or(("", path));
+    name == "help" && !container.is_empty() || reads(container).any(|read| read == name)
 }
 
-/// The subcommands of a container that only read, for a server that lists none. `None` if this is no
-/// container.
+/// The commands that only read; of a container, or, without one, those that are none's.
+fn reads(container: &str) -> impl Iterator<Item = &'static str> {
+    let of_this = READS.iter().filter_map(move |line| {
+        let (of, names) = line.split_once(": ").unwrap_or(("", line));
+        (of == container).then_some(names)
+    });
+    of_this.flat_map(str::split_ascii_whitespace)
+}
+
+/// The subcommands of a container that only read, for a server that lists none; `None` if it is no container.
 pub(super) fn subcommands(container: &str) -> Option<Vec<&'static str>> {
-    let reads = || READS.iter().filter_map(|read| read.split_once(' '));
-    CONTAINERS.contains(&container).then(|| {
-        let of_this = reads().filter(|(of, _)| *of == container).map(|(_, name)| name);
-        of_this.chain(["help"]).collect()
-    })
+    let is_one = CONTAINERS.split_ascii_whitespace().any(|name| name == container);
+    is_one.then(|| reads(container).chain(["help"]).collect())
 }
 
-/// The reason to refuse a command whatever its flags are; `None` where those decide.
+/// The reason to refuse a command whatever its flags are; `None` if those decide.
 pub(super) fn reason(path: &str) -> Option<&'static str> {
     if is_read(path) {
         return None;
     }
-    let of = |name: &str| REASONS.iter().find(|(named, _)| *named == name).map(|(_, why)| *why);
+    let of = |name: &str| {
+        let is_named = |names: &str| names.split(", ").any(|named| named == name);
+        REASONS.iter().find(|(names, _)| is_named(names)).map(|(_, why)| *why)
+    };
     of(path).or_else(|| of(path.split(' ').next()?))
 }

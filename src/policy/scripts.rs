@@ -1,8 +1,8 @@
 //! Limits for the scripts that clients send: how long each may be, and how many different ones.
 //!
-//! A server keeps the source of every script that it got (before Redis 7.4 until it ends), beside its
-//! data and within its `maxmemory`. Without a limit a reader could fill that, and a server that evicts
-//! keys would then lose all of them.
+//! A server keeps the source of every script that it got, before Redis 7.4 until it ends. Sources count
+//! towards its `maxmemory`. Without a limit a client could fill that, and a server that evicts keys would then
+//! lose all of them.
 
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -12,17 +12,17 @@ use crate::metrics::Refusal;
 use crate::resp::Command;
 use crate::sync::lock;
 
-/// The longest source of a script.
+/// Limit of one script's source.
 const MAX_SCRIPT_BYTES: usize = 64 * 1024;
 
-/// The most different scripts since the start of the process.
+/// Limit of different scripts since the start of the process.
 const MAX_SCRIPTS: usize = 500;
 
-/// The most bytes of their sources together.
+/// Limit of all their sources together.
 const MAX_ALL_SCRIPTS_BYTES: usize = 1024 * 1024;
 
-/// All scripts that clients have sent since the start of the process. None is forgotten, because the
-/// servers keep them, too.
+/// All scripts that clients have sent since the start of the process. None is forgotten: the servers keep
+/// them as well.
 #[derive(Debug, Default)]
 pub struct Scripts {
     known: Mutex<Known>,
@@ -36,8 +36,9 @@ struct Known {
 }
 
 impl Scripts {
-    /// Remembers a new script that the policy lets pass, or refuses it when it is too long or one too
-    /// many. `EVALSHA_RO` and `FCALL_RO` only name what a server has already.
+    /// Remembers a new script that the policy lets pass, or refuses it if it is too long or one too many.
+    ///
+    /// `EVALSHA_RO` and `FCALL_RO` are not concerned: they name a script that a server has already.
     pub fn admit(&self, command: &Command, verdict: Verdict) -> Verdict {
         if verdict != Verdict::Forward || !command.is(0, b"eval_ro") {
             return verdict;

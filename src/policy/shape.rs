@@ -1,4 +1,4 @@
-//! How a command works, beside whether it may pass.
+//! How a command works, as far as that decides how it is sent.
 
 use crate::resp::Command;
 
@@ -8,9 +8,9 @@ const SCRIPTS: [&[u8]; 3] = [b"eval_ro", b"evalsha_ro", b"fcall_ro"];
 /// How a command works, as far as the backends say.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
-    /// Whether each of them flags it `fast`.
+    /// Whether each backend flags it `fast`.
     pub is_fast: bool,
-    /// The number of the argument that is its first key; 0 where that depends.
+    /// The number of the argument that is its first key; 0 if that depends.
     pub(super) first_key: u8,
 }
 
@@ -20,7 +20,7 @@ impl Shape {
     pub(crate) fn key_arg(self, command: &Command) -> usize {
         let is_number = |arg: &[u8]| arg.iter().all(u8::is_ascii_digit);
         match self.first_key {
-            // Some begin with the number of their keys.
+            // Some commands begin with the number of their keys.
             0 if !is_script(command) && command.arg(1).is_some_and(is_number) => 2,
             0 => 1,
             first_key => usize::from(first_key),
@@ -37,7 +37,7 @@ pub enum Script {
     Function,
 }
 
-/// Whether this runs a script or a function: nobody knows how long that takes.
+/// Whether a command runs a script or a function, which may take any time.
 pub(crate) fn is_script(command: &Command) -> bool {
     SCRIPTS.iter().any(|name| command.name().eq_ignore_ascii_case(name))
 }

@@ -1,10 +1,10 @@
-//! Reads what one backend says of its commands.
+//! The commands of one backend, as its `COMMAND` lists them.
 
 use redis::Value;
 use rustc_hash::FxHashMap;
 
-use super::errors::one_line;
 use super::rules;
+use super::verdict::one_line;
 
 /// The name of a command, or of a subcommand without its container's, in lower case.
 pub(super) type Name = Box<[u8]>;
@@ -16,14 +16,14 @@ pub struct CommandTable {
 }
 
 /// One command or subcommand of one backend.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct CommandInfo {
     /// As in errors: `get`, `config|get`.
     pub full_name: Box<[u8]>,
-    /// The number of arguments with the name; negative where there may be more.
+    /// The number of arguments with the name; negative if there may be more.
     pub arity: i64,
     pub flags: Flags,
-    /// The number of the argument that is its first key; 0 where that depends.
+    /// The number of the argument that is its first key; 0 if that depends.
     pub first_key: u8,
     pub subcommands: FxHashMap<Name, CommandInfo>,
     /// Whether it has more subcommands than are listed.
@@ -37,15 +37,15 @@ pub(super) struct Flags {
     pub write: bool,
     pub blocking: bool,
     pub admin: bool,
-    /// Short, for each of its arguments.
+    /// Takes a short time for each argument.
     pub fast: bool,
 }
 
 impl CommandTable {
     /// Reads a whole reply to `COMMAND` in RESP2. Fails unless it lists at least one command.
     ///
-    /// Since Redis 7 containers list their subcommands. For an older server those that we know to
-    /// read count as listed.
+    /// Since Redis 7 containers list their subcommands. For an older server, those that are known to read count
+    /// as listed.
     pub fn parse(reply: &[u8]) -> Result<Self, &'static str> {
         let value = redis::parse_redis_value(reply).map_err(|_| NOT_A_TABLE)?;
         let commands = infos(&value, b"").filter(|commands| !commands.is_empty());
@@ -99,7 +99,19 @@ fn info(value: &Value, prefix: &[u8]) -> Option<(Name, CommandInfo)> {
     };
     let full_name = text(full_name)?;
     let name = full_name.strip_prefix(prefix).unwrap_or(full_name).to_ascii_lowercase();
-    let mut info = CommandInfo::new(full_name, *arity, flags.iter().filter_map(text).collect());
+    let has = |flag: &[u8]| flags.iter().any(|listed| text(listed) == Some(flag));
+    let mut info = CommandInfo {
+        full_name: one_line(full_name.to_vec()).into(),
+        arity: *arity,
+        flags: Flags {
+            readonly: has(b"readonly"),
+            write: has(b"write"),
+            blocking: has(b"blocking"),
+            admin: has(b"admin"),
+            fast: has(b"fast"),
+        },
+        ..CommandInfo::default()
+    };
     if let Some(Value::Int(first_key)) = rest.first() {
         info.first_key = u8::try_from(*first_key).unwrap_or(0);
     }
@@ -111,44 +123,15 @@ fn info(value: &Value, prefix: &[u8]) -> Option<(Name, CommandInfo)> {
 }
 
 impl CommandInfo {
-    fn new(full_name: &[u8], arity: i64, flags: Flags) -> Self {
-        let full_name = one_line(full_name.to_vec()).into();
-        Self {
-            full_name,
-            arity,
-            flags,
-            first_key: 0,
-            subcommands: FxHashMap::default(),
-            has_unlisted: false,
-        }
-    }
-
-    /// For a server before Redis 7, which itself checks the number of their arguments.
+    /// Adds the subcommands for a server before Redis 7, which itself checks the number of their arguments.
     fn add_known_subcommands(&mut self, container: &str) {
         let Some(subcommands) = rules::subcommands(container) else { return };
         self.has_unlisted = true;
         for name in subcommands {
-            let full_name = format!("{container}|{name}");
-            let info = CommandInfo::new(full_name.as_bytes(), -2, Flags::default());
+            let full_name = format!("{container}|{name}").into_bytes();
+            let info = Self { full_name: one_line(full_name).into(), arity: -2, ..Self::default() };
             self.subcommands.insert(name.as_bytes().into(), info);
         }
-    }
-}
-
-impl<'a> FromIterator<&'a [u8]> for Flags {
-    fn from_iter<T: IntoIterator<Item = &'a [u8]>>(names: T) -> Self {
-        let mut flags = Self::default();
-        for name in names {
-            match name {
-                b"readonly" => flags.readonly = true,
-                b"write" => flags.write = true,
-                b"blocking" => flags.blocking = true,
-                b"admin" => flags.admin = true,
-                b"fast" => flags.fast = true,
-                _ => {}
-            }
-        }
-        flags
     }
 }
 

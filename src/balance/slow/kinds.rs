@@ -1,4 +1,7 @@
-//! Which reads are quick, slow, or not known yet: learned from how long their like took.
+//! Which reads are quick, slow, or of unknown class: learned from how long reads of the same kind took.
+//!
+//! The table is 4096 buckets of four atomics, without a lock. Kinds that are known well push out kinds that
+//! were seen once; a kind that was pushed out is unknown again.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,24 +11,26 @@ use crate::backend::Class;
 use crate::policy::{self, Script};
 use crate::resp::Command;
 
-/// A command that the servers flag `fast` takes a short time for each argument: with more of them than
-/// this it has to prove itself.
+/// Limit of arguments up to which a command that the servers flag `fast` is taken to be quick. It takes a short
+/// time for each of them.
 pub const MAX_FAST_ARGUMENTS: usize = 64;
 
-/// Answers in a row, each quicker than [`QUICK_PART`] of the backend timeout, that make a kind quick.
+/// Quick answers in a row that make a kind quick.
 const QUICK_ANSWERS: u64 = 20;
 
-/// An answer is quick in less than one in so many of the backend timeout.
+/// Part of the backend timeout, as its denominator, within which an answer is quick.
 const QUICK_PART: u32 = 10;
 
-/// A read that keeps a server silent for one in so many of the backend timeout is slow.
+/// Part of the backend timeout, as its denominator, after which an unanswered read is slow.
 const SLOW_PART: u32 = 2;
 
 /// How long a kind, or one exact command, counts as slow.
 const SLOW_TIME: Duration = Duration::from_secs(10 * 60);
 
-/// Kinds that are remembered: so many buckets of [`WAYS`] each, 128 KiB in all.
+/// Buckets of the table, which takes 128 KiB.
 const BUCKETS: usize = 4096;
+
+/// Entries in each bucket.
 const WAYS: usize = 4;
 
 /// How much of a key the log shows.
@@ -38,25 +43,25 @@ const ALONE_BITS: u32 = 1;
 const SLOW_AT_BITS: u32 = 30;
 const TAG_BITS: u32 = 64 - STREAK_BITS - ALONE_BITS - SLOW_AT_BITS;
 
-/// What is to be known of a read before it is sent.
+/// What is known of a read before it is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ReadTraits {
+pub struct ReadProfile {
     /// What is known of how long it takes.
     pub class: Class,
     /// Whether the servers flag all of it `fast`: no server dies of such a read.
     pub is_fast: bool,
-    /// Whether its like has killed servers: then it gets one try.
+    /// Whether it gets one try: a read of its kind has killed servers.
     pub has_one_try: bool,
-    /// What it runs, where that is the client's own.
+    /// The kind of script that it runs, if it runs one.
     pub script: Option<Script>,
 }
 
-impl ReadTraits {
-    /// Of what every server answers at once.
+impl ReadProfile {
+    /// Profile of a read that every server answers at once.
     pub const QUICK: Self =
         Self { class: Class::Quick, is_fast: true, has_one_try: false, script: None };
 
-    /// That of both together.
+    /// Profile of two reads that are sent together.
     pub fn with(self, other: Self) -> Self {
         Self {
             class: self.class.max(other.class),
@@ -70,9 +75,9 @@ impl ReadTraits {
 /// What a read is known by. Cheap to copy: hashes, no bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadKey {
-    /// Of its like: command, beginning of the key, magnitude of the number of arguments.
+    /// Hash of its kind: command, beginning of the key, magnitude of the number of arguments.
     pub kind: u64,
-    /// Of its exact bytes.
+    /// Hash of its exact bytes.
     pub exact: u64,
     /// Whether the servers flag it `fast`, and it has few arguments.
     pub is_fast: bool,
@@ -93,21 +98,23 @@ impl ReadKey {
 /// What the answer to a read says of its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Observation {
-    /// One more quick answer.
+    /// It was quick once more.
     Quick,
-    /// Nothing: something else may have been why it took so long.
+    /// Nothing: it may have waited for another read.
     None,
-    /// Nothing for certain, as there were others: next time it is measured alone.
+    /// It is slow, or a read beside it was: next time it is measured alone.
     MeasureAlone,
-    /// It is not quick any more.
+    /// It was not quick, and not slow either.
     Late,
     /// It is slow.
     Slow,
 }
 
-/// What an answer after `time` says, where a server may usually be silent for `timeout`. `is_alone`
-/// where no other read that is not quick was unanswered on that server meanwhile.
-fn lesson(time: Duration, timeout: Duration, class: Class, is_alone: bool) -> Observation {
+/// What an answer after `time` says of its kind.
+///
+/// A server may be silent for `timeout`. `is_alone` means that no other read that is not quick was unanswered
+/// on that server meanwhile.
+fn observe(time: Duration, timeout: Duration, class: Class, is_alone: bool) -> Observation {
     let is_slow = time >= timeout / SLOW_PART;
     match (is_alone, class) {
         _ if time < timeout / QUICK_PART => Observation::Quick,
@@ -128,13 +135,13 @@ pub struct Kinds {
     hashes: RandomState,
     began: Instant,
     timeout: Duration,
-    /// When an exact command was marked slow last, as entries have it: as long as that counts, each is
+    /// When an exact command was marked slow last, as in the entries. While that counts, each command is
     /// looked up.
     exact_at: AtomicU64,
 }
 
 impl Kinds {
-    /// Nothing is known. A server may usually be silent for `timeout`.
+    /// Empty table. A server may be silent for `timeout`.
     pub fn new(timeout: Duration) -> Self {
         Self {
             entries: (0..BUCKETS * WAYS).map(|_| AtomicU64::new(0)).collect(),
@@ -150,18 +157,18 @@ impl Kinds {
         self.timeout / SLOW_PART
     }
 
-    /// Whether this read needs no look at the table: most don't.
+    /// Whether a read is quick without a look at the table, as most are.
     pub fn is_surely_quick(&self, arguments: usize, is_flagged_fast: bool) -> bool {
         is_flagged_fast && arguments <= MAX_FAST_ARGUMENTS && !self.has_exact()
     }
 
-    /// The key of a command, which the servers flag `fast` or not. `key` is the number of the argument
-    /// that names its kind: its first key, or the script.
+    /// The key of a Redis command. `key` is the number of the argument that tells its kind: its first key, or
+    /// its script.
     pub fn key(&self, command: &Command, key: usize, is_flagged_fast: bool) -> ReadKey {
         let arguments = command.arg_count();
         let name = command.name();
         let key = command.arg(key).unwrap_or_default();
-        // Scripts that begin alike may do anything.
+        // Scripts that begin alike may do different things.
         let beginning = if policy::is_script(command) { key } else { beginning(key) };
         ReadKey {
             kind: self.kind(name, beginning, arguments),
@@ -170,7 +177,7 @@ impl Kinds {
         }
     }
 
-    /// The key of something that is read over HTTP: `what` is asked of this key.
+    /// The key of an HTTP read; `what` is asked of this Redis key.
     pub fn http_key(&self, what: &str, key: &[u8], rest: &[u8]) -> ReadKey {
         ReadKey {
             kind: self.kind(what.as_bytes(), beginning(key), 0),
@@ -200,7 +207,7 @@ impl Kinds {
         hasher.finish()
     }
 
-    /// What is known of this read.
+    /// What is known of how long a read takes.
     pub fn class(&self, read: &ReadKey) -> Class {
         if self.has_exact() && self.find(read.exact).is_some_and(|entry| self.is_slow(entry)) {
             return Class::Slow;
@@ -220,40 +227,37 @@ impl Kinds {
         !read.is_fast && self.find(read.kind).is_none()
     }
 
-    /// Whether it is to be sent with no other read that is not quick beside it, as it could not be told
-    /// which of them was slow.
+    /// Whether it is sent while no other read that is not quick is unanswered on its server: last time it
+    /// was not clear which of them was slow.
     pub fn is_measured_alone(&self, read: &ReadKey) -> bool {
         !read.is_fast && self.find(read.kind).is_some_and(must_be_alone)
     }
 
-    /// It was answered after `time`. `is_alone` where it was the only read on its server meanwhile that
-    /// is not quick.
-    pub fn note_answer(&self, read: &ReadKey, time: Duration, is_alone: bool) {
+    /// Learns from an answer after `time`; `is_alone` as in [`observe`].
+    pub fn record_answer(&self, read: &ReadKey, time: Duration, is_alone: bool) {
         if read.is_fast && time < self.slow_after() {
             return;
         }
-        match lesson(time, self.timeout, self.class(read), is_alone) {
-            Observation::None if read.is_fast => {}
-            // It is no longer new.
+        let observation = observe(time, self.timeout, self.class(read), is_alone);
+        match observation {
+            Observation::Slow => self.mark_slow(read),
+            _ if read.is_fast => {}
+            // The kind is no longer new.
             Observation::None => self.change(read.kind, |entry| entry),
             Observation::Quick => self.change(read.kind, |entry| {
                 let more = (streak(entry) + 1).min(QUICK_ANSWERS);
-                // So many in a row, one at a time, and the kind is no longer slow; the exact command is.
+                // After enough quick answers, one at a time, the kind is slow no more; the exact command is.
                 let slow_at = if more == QUICK_ANSWERS { 0 } else { slow_at(entry) };
                 pack(more, false, slow_at)
             }),
-            Observation::MeasureAlone if read.is_fast => {}
-            Observation::MeasureAlone => {
-                self.change(read.kind, |entry| pack(streak(entry), true, slow_at(entry)));
-            }
-            Observation::Late if read.is_fast => {}
+            Observation::MeasureAlone => self.measure_alone(read),
             Observation::Late => self.change(read.kind, |entry| pack(0, false, slow_at(entry))),
-            Observation::Slow => self.note_slow(read),
         }
     }
 
-    /// It keeps, or has kept, its server silent for too long, and nothing else can be why.
-    pub fn note_slow(&self, read: &ReadKey) {
+    /// Marks a read, and its kind, as slow: it has kept its server silent for too long, and nothing else can
+    /// be the reason.
+    pub fn mark_slow(&self, read: &ReadKey) {
         let now = self.now();
         if !read.is_fast {
             self.change(read.kind, |_| pack(0, false, now));
@@ -262,7 +266,7 @@ impl Kinds {
         self.change(read.exact, |_| pack(0, false, now));
     }
 
-    /// What it was blamed for it has not done: a connection was broken.
+    /// Takes back that a read and its kind are slow: a broken connection was the reason.
     pub fn clear_blame(&self, read: &ReadKey) {
         if self.find(read.exact).is_some() {
             self.change(read.exact, |_| pack(0, false, 0));
@@ -272,8 +276,9 @@ impl Kinds {
         }
     }
 
-    /// One of several reads keeps their server silent, and nobody knows which.
-    pub fn note_shared_server(&self, read: &ReadKey) {
+    /// Has a kind measured alone next time: one of several reads has kept their server silent, and it could
+    /// be any of them.
+    pub fn measure_alone(&self, read: &ReadKey) {
         if !read.is_fast {
             self.change(read.kind, |entry| pack(streak(entry), true, slow_at(entry)));
         }
@@ -310,7 +315,7 @@ impl Kinds {
         let held = |place: &AtomicU64| place.load(Ordering::Relaxed);
         let is_it = |entry: u64| entry != 0 && tag(entry) == tag(hash);
         let place = bucket.iter().find(|place| is_it(held(place)));
-        // What is known best stays: a stranger's kinds, each seen once, take each other's places.
+        // Kinds that are known best stay: kinds that were seen once take each other's places.
         let least = || bucket.iter().min_by_key(|place| self.worth(held(place)));
         let Some(place) = place.or_else(least) else { return };
         let old = held(place);
@@ -330,8 +335,8 @@ impl Kinds {
     }
 }
 
-/// What the keys of one kind have in common: all up to the last `:`, or, without one, all but the digits
-/// at the end.
+/// The part that keys of one kind have in common: up to the last `:`. A key without one is cut before the
+/// digits at its end.
 fn beginning(key: &[u8]) -> &[u8] {
     match key.iter().rposition(|&byte| byte == b':') {
         Some(at) => &key[..=at],
@@ -342,7 +347,7 @@ fn beginning(key: &[u8]) -> &[u8] {
     }
 }
 
-/// What the log and the pages show of a read: its command, and where its key begins.
+/// Text that shows a read in the log and on pages: its command, and where its key begins.
 pub fn shown(name: &[u8], key: &[u8]) -> String {
     let name = String::from_utf8_lossy(&name[..name.len().min(MAX_SHOWN_KEY_BYTES)]);
     let text = String::from_utf8_lossy(&key[..key.len().min(MAX_SHOWN_KEY_BYTES)]).into_owned();

@@ -18,7 +18,7 @@ fn key_of(kinds: &Kinds, words: &str, is_fast: bool) -> ReadKey {
 }
 
 fn answer(kinds: &Kinds, read: &ReadKey, times: usize) {
-    (0..times).for_each(|_| kinds.note_answer(read, SHORT, true));
+    (0..times).for_each(|_| kinds.record_answer(read, SHORT, true));
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn each_row_of_what_an_answer_says() {
         (ms(500), Unknown, false, Observation::MeasureAlone),
         (ms(500), Quick, false, Observation::MeasureAlone),
     ] {
-        let learned = lesson(time, TIMEOUT, class, is_alone);
+        let learned = observe(time, TIMEOUT, class, is_alone);
         assert_eq!(learned, wanted, "{time:?}, {class:?}, alone: {is_alone}");
     }
 }
@@ -53,7 +53,7 @@ fn twenty_quick_answers_make_a_kind_quick_and_a_late_one_unknown() {
     assert_eq!(kinds.class(&key(&kinds, "hgetall user:2")), Class::Quick, "its like is, too");
     assert_eq!(kinds.class(&key(&kinds, "HGETALL film:1")), Class::Unknown);
     assert_eq!(kinds.class(&key(&kinds, "HKEYS user:1")), Class::Unknown);
-    kinds.note_answer(&read, LONG, true);
+    kinds.record_answer(&read, LONG, true);
     assert_eq!(kinds.class(&read), Class::Unknown, "once is no proof");
 }
 
@@ -61,7 +61,7 @@ fn twenty_quick_answers_make_a_kind_quick_and_a_late_one_unknown() {
 fn a_slow_read_makes_its_kind_slow_until_twenty_of_that_were_quick_and_itself_for_longer() {
     let kinds = Kinds::new(TIMEOUT);
     let read = key(&kinds, "SORT_RO big ALPHA LIMIT 0 1");
-    kinds.note_answer(&read, LONG, true);
+    kinds.record_answer(&read, LONG, true);
     assert_eq!(kinds.class(&read), Class::Slow);
     let like = key(&kinds, "SORT_RO big ALPHA LIMIT 0 2");
     assert_eq!(kinds.class(&like), Class::Slow);
@@ -75,7 +75,7 @@ fn of_several_that_were_slow_together_each_is_measured_alone() {
     let kinds = Kinds::new(TIMEOUT);
     let read = key(&kinds, "LRANGE list:1 0 -1");
     answer(&kinds, &read, 20);
-    kinds.note_answer(&read, LONG, false);
+    kinds.record_answer(&read, LONG, false);
     assert!(kinds.is_measured_alone(&read));
     assert_eq!(kinds.class(&read), Class::Unknown);
     answer(&kinds, &read, 1);
@@ -88,7 +88,7 @@ fn what_servers_flag_fast_is_quick_unless_it_was_slow_itself_or_has_many_argumen
     let kinds = Kinds::new(TIMEOUT);
     let get = key_of(&kinds, "GET key:1", true);
     assert_eq!(kinds.class(&get), Class::Quick);
-    kinds.note_slow(&get);
+    kinds.mark_slow(&get);
     assert_eq!(kinds.class(&get), Class::Slow);
     assert_eq!(kinds.class(&key_of(&kinds, "GET key:2", true)), Class::Quick);
     let many = |count| format!("MGET{}", " key:1".repeat(count));
@@ -104,7 +104,7 @@ fn what_servers_flag_fast_is_quick_unless_it_was_slow_itself_or_has_many_argumen
 fn a_read_that_was_blamed_for_a_broken_connection_is_as_before() {
     let kinds = Kinds::new(TIMEOUT);
     let read = key(&kinds, "HGETALL user:1");
-    kinds.note_slow(&read);
+    kinds.mark_slow(&read);
     assert_eq!(kinds.class(&read), Class::Slow);
     kinds.clear_blame(&read);
     assert_eq!(kinds.class(&read), Class::Unknown);

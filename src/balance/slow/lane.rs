@@ -1,9 +1,8 @@
-//! The slow lane: reads that may keep a server busy, which of them are unanswered where, and whose turn
-//! it is.
+//! The slow lane: says which read that is not quick may be sent, when, and where.
 //!
-//! Slow reads run one at a time, in the order in which they came, each on a server that others leave for
-//! that time. A read of which nothing is known runs beside others, but never on the last server that is
-//! free of such reads: whatever turns out slow, one server goes on with what is quick.
+//! Slow reads run one at a time, in the order in which they came, each on a server that quick reads leave
+//! for that time. A read of unknown class runs beside others, but never on the last server that is free of
+//! such reads: whatever turns out to be slow, one server goes on with quick reads.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,8 +11,9 @@ use std::time::{Duration, Instant};
 use log::info;
 
 use super::kinds::{Kinds, ReadKey};
-use super::lane_state::{LaneState, Open};
+use super::lane_state::{LaneError, LaneState, Open, ReadInfo, RunningRead, SharedAnswer};
 use super::open_read::OpenRead;
+use super::silence::TimeLimits;
 use crate::backend::{BackendId, Class};
 use crate::balance::ConnectionTable;
 use crate::balance::registry::Registry;
@@ -21,109 +21,44 @@ use crate::health::BackendState;
 use crate::metrics::Counter;
 use crate::sync::{Condvar, Mutex, lock, wait};
 
-/// A server that has answered a slow read is `suspect` until its next check, which takes less than this.
+/// Time until a server that has answered a slow read is checked again, at most; it is `suspect` meanwhile.
 const DOUBT_TIME: Duration = Duration::from_secs(1);
 
-/// How often a read that waits looks whether it is its turn, and its client still there.
+/// How often a waiting read looks whether its turn has come and its client is still there.
 const WAIT_STEP: Duration = Duration::from_millis(10);
 
-/// A server that a read has left unanswered is free again after so many read timeouts, even if it has
-/// answered no check.
+/// Read timeouts after which a server counts as free of a read that was given up, even if it has answered no
+/// check.
 const MAX_LINGERS: u32 = 4;
 
-/// The kinds of slow reads that the status page shows: the last ones.
+/// Slow reads that the status page shows: the last ones.
 const MAX_RECENT: usize = 16;
-
-/// A read that is not quick, to be sent.
-#[derive(Debug, Clone, Default)]
-pub struct ReadInfo {
-    /// What is known of it.
-    pub class: Class,
-    /// What it is known by: several where they are sent together.
-    pub keys: Vec<ReadKey>,
-    /// What it asks, for the log.
-    pub label: String,
-    /// Whether no other read that is not quick may be unanswered on its server.
-    pub is_alone: bool,
-    /// Where the reply is good for all who ask the same: what it depends on beside the read.
-    pub context: Option<u64>,
-}
 
 /// What became of a read that was to be sent.
 #[derive(Debug)]
-pub enum Begun {
+pub enum LaneOutcome {
     /// It may be sent.
     Open(Arc<OpenRead>),
-    /// Another client got the answer to this exact read, which was sent after this one had asked.
+    /// It is answered: an equal read of another client was sent after this one had been asked.
     Answered(SharedAnswer),
 }
 
-/// The answer to the last slow read that others may have asked, too.
-#[derive(Debug, Clone)]
-pub struct SharedAnswer {
-    /// The read's exact bytes, as a hash.
-    pub(super) exact: u64,
-    /// As in [`ReadInfo`].
-    pub(super) context: u64,
-    /// When it was sent.
-    pub sent_at: Instant,
-    /// The backend that has answered.
-    pub backend: BackendId,
-    /// Its reply.
-    pub reply: Arc<[u8]>,
-}
-
-impl SharedAnswer {
-    pub(super) fn is_for(&self, read: &ReadInfo, asked_at: Instant) -> bool {
-        let [key] = &read.keys[..] else { return false };
-        read.context == Some(self.context) && key.exact == self.exact && self.sent_at >= asked_at
-    }
-}
-
-/// Why a read may not be sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum LaneError {
-    /// 256 slow reads wait already.
-    #[error("too many slow reads wait: try again later")]
-    Full,
-    /// The reads before it took too long.
-    #[error("timed out after {0:?} of waiting for its turn")]
-    TimedOut(Duration),
-    /// The client has left.
-    #[error("the client has left")]
-    ClientLeft,
-    /// No backend is left to try.
-    #[error("no backend is left to try")]
-    NoBackend,
-}
-
-/// What is shown of the slow reads.
+/// The slow reads at one moment, as they are shown.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    /// Slow reads that have ended.
+    /// Number of slow reads that have ended.
     pub ended: u64,
-    /// How long these kept their servers busy, in all.
+    /// How long those kept their servers busy, in all.
     pub busy_time: Duration,
-    /// Reads that wait for their turn.
+    /// Number of reads that wait for their turn.
     pub waiting: usize,
-    /// Those that run, or keep a server silent.
+    /// The reads that run slowly, or keep a server silent.
     pub running: Vec<RunningRead>,
-    /// The last ones that have ended, the newest first.
+    /// The last reads that have ended, the newest first.
     pub recent: Vec<RunningRead>,
 }
 
-/// A slow read that runs or has run.
-#[derive(Debug, Clone)]
-pub struct RunningRead {
-    /// Its command, and where its key begins.
-    pub label: String,
-    /// Its backend.
-    pub backend: BackendId,
-    /// How long it runs, or has run.
-    pub time: Duration,
-}
-
-/// Which reads that are not quick are unanswered, and which wait.
+/// All reads that are not quick: those that are unanswered and those that wait.
 #[derive(Debug)]
 pub struct SlowLane {
     pub(super) state: Mutex<LaneState>,
@@ -138,29 +73,28 @@ pub struct SlowLane {
 }
 
 impl SlowLane {
-    /// Nothing runs or waits. A server may usually be silent for `backend_timeout`; a read waits for
-    /// `read_timeout` at most.
-    pub fn new(
-        table: Arc<ConnectionTable>,
-        registry: Arc<Registry>,
-        backend_timeout: Duration,
-        read_timeout: Duration,
+    /// Empty lane.
+    pub(in crate::balance) fn new(
+        table: &Arc<ConnectionTable>,
+        registry: &Arc<Registry>,
+        limits: TimeLimits,
     ) -> Self {
         Self {
             state: Mutex::default(),
             changed: Condvar::new(),
-            kinds: Kinds::new(backend_timeout),
-            table,
-            registry,
-            read_timeout,
+            kinds: Kinds::new(limits.backend),
+            table: Arc::clone(table),
+            registry: Arc::clone(registry),
+            read_timeout: limits.read,
             ended: Counter::default(),
             busy_ms: AtomicU64::new(0),
         }
     }
 
-    /// Waits until this read may be sent; then it counts as unanswered at the backend that is returned
-    /// with it. `preferred` is taken where possible, of those that `may_try`. Of those that wait and ask
-    /// the same, one is sent.
+    /// Waits until this read may be sent, and says where.
+    ///
+    /// The `preferred` backend is taken where possible, of those that `may_try` allows. Of equal reads that
+    /// wait and may share a reply, one is sent.
     ///
     /// # Errors
     /// When it may not be sent: see [`LaneError`].
@@ -170,43 +104,41 @@ impl SlowLane {
         preferred: Option<BackendId>,
         may_try: impl Fn(BackendId) -> bool,
         is_client_gone: impl Fn() -> bool,
-    ) -> Result<Begun, LaneError> {
+    ) -> Result<LaneOutcome, LaneError> {
         let began = Instant::now();
-        // Leaves the queue when it is dropped, which takes the lock: after the guard below.
+        // Dropping it takes the lock: it is declared before the guard, so that it is dropped after it.
         let mut queued = Queued { lane: self, number: None };
         let mut state = lock(&self.state);
         loop {
-            self.sweep(&mut state);
-            let choice = Choice {
-                preferred,
-                last: state.last_backend.filter(|last| may_try(*last)),
-                candidates: self.table.candidates(&may_try),
-            };
-            if choice.candidates.is_empty() {
+            let now = Instant::now();
+            self.sweep(&mut state, now);
+            let ranked = self.table.candidates(&may_try);
+            if ranked.is_empty() {
                 return Err(LaneError::NoBackend);
             }
-            // Another of its kind may have turned out slow meanwhile.
+            let last = state.last_backend.filter(|last| may_try(*last));
+            let candidates = Candidates { preferred, last, ranked };
+            // Another read of its kind may have turned out slow meanwhile.
             let is_slow = self.is_slow(read);
             if is_slow && let Some(waiting) = queued.number.and_then(|number| state.waiting(number))
             {
                 waiting.is_slow = true;
                 if let Some(answer) = state.answer_to(read, began) {
-                    return Ok(Begun::Answered(answer));
+                    return Ok(LaneOutcome::Answered(answer));
                 }
             }
-            if let Some(backend) = self.place(&state, read, is_slow, queued.number, &choice)
-                // The answer to the same read, which has just begun, is good for this one.
-                && !state.is_about_to_share(read, began)
+            if let Some(backend) = self.place(&state, read, is_slow, queued.number, &candidates, now)
+                // The answer to an equal read has just begun: it answers this one as well.
+                && !state.is_about_to_share(read, began, now)
             {
-                return Ok(Begun::Open(self.open(&mut state, read, backend, is_slow)));
+                return Ok(LaneOutcome::Open(self.open(&mut state, read, backend, is_slow, now)));
             }
             if queued.number.is_none() {
-                let is_alone = read.is_alone || self.is_suspect(read);
-                queued.number = Some(state.queue(is_slow, is_alone)?);
+                queued.number = Some(state.queue(is_slow, self.must_be_alone(read))?);
             }
-            // A look at the client's socket is a system call: not with the lock held.
+            // Looking at the client's socket is a system call: not with the lock held.
             drop(wait(&self.changed, state, WAIT_STEP));
-            // One that has only ended its side is answered, too, where that takes no server from others.
+            // A client that has only ended its side still gets an answer, unless that takes a server from others.
             if is_slow && is_client_gone() {
                 return Err(LaneError::ClientLeft);
             }
@@ -222,95 +154,99 @@ impl SlowLane {
         read.class == Class::Slow || read.keys.iter().any(is_slow)
     }
 
-    /// Whether it, or another that was sent with it, has kept a server silent.
+    /// Whether it has kept a server silent, or another read that was sent with it has.
     fn is_suspect(&self, read: &ReadInfo) -> bool {
         read.keys.iter().any(|key| self.kinds.is_measured_alone(key))
     }
 
-    /// Whether a backend is up, or has just answered a slow read, and only its next check is missing.
-    fn is_as_good_as_up(&self, state: &LaneState, backend: BackendId) -> bool {
-        let freed_at = state.freed_at.get(&backend);
+    fn must_be_alone(&self, read: &ReadInfo) -> bool {
+        read.is_alone || self.is_suspect(read)
+    }
+
+    /// Whether a backend is up, or has just answered a slow read and lacks only its next check.
+    fn is_as_good_as_up(&self, state: &LaneState, backend: BackendId, now: Instant) -> bool {
+        let is_just_freed =
+            |freed_at: &Instant| now.saturating_duration_since(*freed_at) < DOUBT_TIME;
         match self.table.state(backend) {
             BackendState::Up => true,
-            BackendState::Suspect => {
-                freed_at.is_some_and(|freed_at| freed_at.elapsed() < DOUBT_TIME)
-            }
+            BackendState::Suspect => state.freed_at.get(&backend).is_some_and(is_just_freed),
             BackendState::Down | BackendState::Syncing => false,
         }
     }
 
-    /// Where a read may be sent now, if it may: `number` is its own in the queue.
+    /// Where a read may be sent now, if it may; `number` is its own in the queue.
     ///
-    /// A slow read waits for all that came before. Others wait for slow ones, and for those that need a
-    /// server alone, which would else never find one.
+    /// A slow read waits for all that came before it. Others wait for slow ones, and for those that need a
+    /// server alone: these would never find one otherwise.
     fn place(
         &self,
         state: &LaneState,
         read: &ReadInfo,
         is_slow: bool,
         number: Option<u64>,
-        choice: &Choice,
+        candidates: &Candidates,
+        now: Instant,
     ) -> Option<BackendId> {
-        let Choice { preferred, last, candidates } = choice;
-        let preferred = preferred.filter(|backend| candidates.contains(backend));
+        let Candidates { preferred, last, ranked } = candidates;
+        let preferred = preferred.filter(|backend| ranked.contains(backend));
         let serving = self.table.serving();
-        // With none that serves there is nothing to keep free.
+        // While no server serves, there is none to keep free.
         if serving.is_empty() {
-            return preferred.or(candidates.first().copied());
+            return preferred.or(ranked.first().copied());
         }
         if is_slow {
-            let last = last.filter(|last| self.is_as_good_as_up(state, *last));
-            return match state.has_before(number, |_| true) {
-                true => None,
-                false => state.backend_for_slow(last, candidates, &serving),
-            };
+            if state.has_before(number, |_| true) {
+                return None;
+            }
+            let last = last.filter(|last| self.is_as_good_as_up(state, *last, now));
+            return state.backend_for_slow(last, ranked, &serving);
         }
-        let is_alone = read.is_alone || self.is_suspect(read);
-        let must_give_way = !is_alone
+        let must_give_way = !self.must_be_alone(read)
             && !state.is_any_busy()
             && state.has_before(number, |waiting| waiting.is_alone);
-        if must_give_way {
+        if must_give_way || self.must_wait_for_others(state, read, &serving, now) {
             return None;
         }
+        // A slow read that has waited for longer gets the server of the last one, when that is empty.
         let is_next = !state.has_before(number, |waiting| waiting.is_slow);
-        self.place_unknown(state, read, preferred, candidates, &serving, is_next)
+        let reserved = if is_next { None } else { state.last_backend };
+        let may_begin =
+            |backend: &BackendId| self.may_begin(state, read, *backend, reserved, &serving);
+        preferred.into_iter().chain(ranked.iter().copied()).find(may_begin)
     }
 
-    /// Where a read of which nothing is known may be sent now. `is_next` where no slow read has waited
-    /// for longer.
-    fn place_unknown(
+    /// Whether a read of unknown class has to wait, wherever it would go.
+    fn must_wait_for_others(
         &self,
         state: &LaneState,
         read: &ReadInfo,
-        preferred: Option<BackendId>,
-        candidates: &[BackendId],
         serving: &[BackendId],
-        is_next: bool,
-    ) -> Option<BackendId> {
-        let has_others = serving.len() > 1;
-        // The first of a kind shows what that is like, before there are more of it on several servers.
+        now: Instant,
+    ) -> bool {
+        // The first of a kind shows how long that takes, before several servers get more of the kind.
         let is_new = |key: &&ReadKey| self.kinds.is_new(key);
-        if has_others && read.keys.iter().filter(is_new).any(|key| state.runs(key)) {
-            return None;
-        }
-        // One that may have kept a server silent is not tried while another does.
-        let is_suspect = self.is_suspect(read);
-        if has_others && is_suspect && state.is_any_busy() {
-            return None;
-        }
-        let is_alone = read.is_alone || is_suspect;
-        // The next slow read waits until its server is free of others.
-        let reserved = if is_next { None } else { state.last_backend };
-        let may_begin = |backend: &BackendId| {
-            let is_reserved = has_others && reserved == Some(*backend);
-            let mut others = state.on(*backend).filter(|other| other.is_unanswered());
-            let may_join = match is_alone {
-                true => others.next().is_none(),
-                false => !others.any(|other| other.is_alone),
-            };
-            may_join && !is_reserved && state.may_begin_unknown(*backend, reserved, serving)
+        let waits_for_first = || read.keys.iter().filter(is_new).any(|key| state.runs(key, now));
+        // A read that may have kept a server silent is not tried while another does.
+        let waits_for_busy = || self.is_suspect(read) && state.is_any_busy();
+        serving.len() > 1 && (waits_for_first() || waits_for_busy())
+    }
+
+    /// Whether a read of unknown class may be sent to this backend now.
+    fn may_begin(
+        &self,
+        state: &LaneState,
+        read: &ReadInfo,
+        backend: BackendId,
+        reserved: Option<BackendId>,
+        serving: &[BackendId],
+    ) -> bool {
+        let is_reserved = serving.len() > 1 && reserved == Some(backend);
+        let mut others = state.on(backend).filter(|other| other.is_unanswered());
+        let may_join = match self.must_be_alone(read) {
+            true => others.next().is_none(),
+            false => !others.any(|other| other.is_alone),
         };
-        preferred.into_iter().chain(candidates.iter().copied()).find(may_begin)
+        may_join && !is_reserved && state.may_begin_unknown(backend, reserved, serving)
     }
 
     fn open(
@@ -319,6 +255,7 @@ impl SlowLane {
         read: &ReadInfo,
         backend: BackendId,
         is_slow: bool,
+        now: Instant,
     ) -> Arc<OpenRead> {
         let number = state.next_number();
         let mut had_company = false;
@@ -332,19 +269,19 @@ impl SlowLane {
             label: read.label.clone(),
             keys: read.keys.clone(),
             is_slow,
-            begun_at: Instant::now(),
+            begun_at: now,
             sent_at: None,
             answered_after: None,
             is_overdue: false,
             had_company,
-            is_alone: read.is_alone || self.is_suspect(read),
+            is_alone: self.must_be_alone(read),
             is_one_by_one: read.is_alone,
             context: read.context,
             left_at: None,
         });
         if is_slow {
             state.last_backend = Some(backend);
-            self.show(state, backend);
+            self.publish(state, backend);
         }
         Arc::new(OpenRead {
             lane: Arc::clone(self),
@@ -356,103 +293,92 @@ impl SlowLane {
         })
     }
 
-    /// Tells the table and the checks whether a slow read runs on a backend.
-    pub(super) fn show(&self, state: &mut LaneState, backend: BackendId) {
+    /// Tells the table and the health checks whether a slow read runs on a backend.
+    pub(super) fn publish(&self, state: &mut LaneState, backend: BackendId) {
         let is_busy = state.is_busy(backend);
         if self.table.is_busy(backend) && !is_busy {
             state.freed_at.insert(backend, Instant::now());
         }
         self.table.set_busy(backend, is_busy);
-        // What was given up is no excuse for a server that stays silent.
+        // A read that was given up does not excuse a server that stays silent.
         let is_at_work = |open: &Open| open.is_busy() && open.left_at.is_none();
         if let Some(member) = self.registry.get(backend) {
             member.health.set_busy(state.on(backend).any(is_at_work));
         }
     }
 
-    /// Ends what was left unanswered on servers that answer again, or are gone.
-    fn sweep(&self, state: &mut LaneState) {
-        let mut at = 0;
-        while let Some(open) = state.opens.get(at) {
-            match open.left_at.is_some_and(|left_at| self.is_over(open.backend, left_at)) {
-                true => self.remove(state, at),
-                false => at += 1,
-            }
+    /// Ends reads that were given up, on servers that answer again or are gone.
+    fn sweep(&self, state: &mut LaneState, now: Instant) {
+        let is_over = |open: &Open| {
+            open.left_at.is_some_and(|left_at| self.is_over(open.backend, left_at, now))
+        };
+        while let Some(at) = state.opens.iter().position(is_over) {
+            self.remove(state, at, now);
         }
     }
 
-    /// Whether a backend works no more on a read that was given up then.
-    fn is_over(&self, backend: BackendId, left_at: Instant) -> bool {
+    /// Whether a backend works no more on a read that was given up at `left_at`.
+    fn is_over(&self, backend: BackendId, left_at: Instant, now: Instant) -> bool {
         let Some(member) = self.registry.get(backend) else { return true };
-        let state = member.health.state();
         member.health.has_answered_since(left_at)
-            || matches!(state, BackendState::Down | BackendState::Syncing)
-            || left_at.elapsed() > self.read_timeout * MAX_LINGERS
+            || matches!(member.health.state(), BackendState::Down | BackendState::Syncing)
+            || now.saturating_duration_since(left_at) > self.read_timeout * MAX_LINGERS
     }
 
-    /// Ends what was left unanswered on servers that answer again; called after each check.
-    pub fn note_check(&self) {
-        let mut state = lock(&self.state);
-        if state.opens.iter().any(|open| open.left_at.is_some()) {
-            self.sweep(&mut state);
-        }
+    /// Ends reads that were given up, on servers that answer again or are gone; called after each check.
+    pub fn backend_checked(&self, now: Instant) {
+        self.sweep(&mut lock(&self.state), now);
     }
 
-    pub(super) fn remove(&self, state: &mut LaneState, at: usize) {
+    pub(super) fn remove(&self, state: &mut LaneState, at: usize, now: Instant) {
         let open = state.opens.remove(at);
         let backend = open.backend;
         if open.is_slow || open.is_overdue {
-            let until_now = || open.sent_at.map_or(Duration::ZERO, |sent_at| sent_at.elapsed());
-            let time = open.answered_after.unwrap_or_else(until_now);
+            let time = open.answered_after.unwrap_or_else(|| open.runs_for(now));
             let member = self.registry.get(backend);
             let name = member.as_ref().map_or("a backend", |member| member.name());
             let how = if open.left_at.is_some() { "left unanswered" } else { "answered" };
-            info!(
-                "slow read {how}: {} kept {name} busy for {:.3} s",
-                open.label,
-                time.as_secs_f64()
-            );
+            let seconds = time.as_secs_f64();
+            info!("slow read {how}: {} kept {name} busy for {seconds:.3} s", open.label);
             self.ended.add_one();
             self.busy_ms.fetch_add(time.as_millis() as u64, Ordering::Relaxed);
-            if state.recent.len() == MAX_RECENT {
-                state.recent.pop_back();
-            }
+            state.recent.truncate(MAX_RECENT - 1);
             state.recent.push_front(RunningRead { label: open.label, backend, time });
         }
-        self.show(state, backend);
+        self.publish(state, backend);
         if !state.waiting.is_empty() {
             self.changed.notify_all();
         }
     }
 
-    /// Whether a read that is not quick is unanswered on this backend, or a slow one has been since then.
-    fn was_occupied(&self, backend: BackendId, since: Instant) -> bool {
-        let state = lock(&self.state);
-        let freed_at = state.freed_at.get(&backend);
-        state.unanswered(backend) > 0 || freed_at.is_some_and(|freed_at| *freed_at >= since)
-    }
-
-    /// Reads that were expected to be quick were sent to this backend together, and answered only after
-    /// `time`: they have to prove anew that they are. One that waited for another read is not slow.
-    pub fn note_late(
+    /// Learns from reads that were expected to be quick, were sent to this backend together, and were answered
+    /// only after `time`. They have to prove anew that they are quick, unless they waited for another read.
+    pub fn record_late(
         &self,
         backend: BackendId,
         sent_at: Instant,
         keys: &[ReadKey],
         time: Duration,
     ) {
-        if time >= self.kinds.slow_after() && !self.was_occupied(backend, sent_at) {
-            keys.iter().for_each(|key| self.kinds.note_answer(key, time, keys.len() == 1));
+        if time < self.kinds.slow_after() {
+            return;
+        }
+        let state = lock(&self.state);
+        let freed_at = state.freed_at.get(&backend);
+        let was_occupied =
+            state.unanswered(backend) > 0 || freed_at.is_some_and(|at| *at >= sent_at);
+        if !was_occupied {
+            keys.iter().for_each(|key| self.kinds.record_answer(key, time, keys.len() == 1));
         }
     }
 
-    /// What is to be shown.
+    /// The slow reads, as they are shown.
     pub fn snapshot(&self) -> Snapshot {
-        let state = lock(&self.state);
+        let (now, state) = (Instant::now(), lock(&self.state));
         let running = state.opens.iter().filter(|open| open.is_busy()).map(|open| RunningRead {
             label: open.label.clone(),
             backend: open.backend,
-            time: open.sent_at.map_or(Duration::ZERO, |sent_at| sent_at.elapsed()),
+            time: open.runs_for(now),
         });
         Snapshot {
             ended: self.ended.get(),
@@ -473,16 +399,16 @@ impl SlowLane {
 }
 
 /// The backends that a read may be sent to.
-struct Choice {
+struct Candidates {
     /// The one to be taken where possible.
     preferred: Option<BackendId>,
     /// The one on which the last slow read ran, if this read may be sent there.
     last: Option<BackendId>,
-    /// Those of the best standing, in the order in which they would be leased.
-    candidates: Vec<BackendId>,
+    /// All of the best standing, in the order in which they would be leased.
+    ranked: Vec<BackendId>,
 }
 
-/// A place in the queue; left when it is dropped.
+/// A place in the queue, which is left when this is dropped.
 struct Queued<'a> {
     lane: &'a SlowLane,
     number: Option<u64>,

@@ -1,32 +1,90 @@
-//! Which reads that are not quick are unanswered where, which wait, and where the next may go: without a
-//! lock.
+//! The reads of the slow lane and the rules of who is next, without a lock or a clock.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::kinds::ReadKey;
-use super::lane::{LaneError, ReadInfo, RunningRead, SharedAnswer};
-use crate::backend::BackendId;
+use crate::backend::{BackendId, Class};
 
-/// Slow reads that may wait for a server, in all: more are refused. (Others wait for moments, one a client.)
+/// Limit of slow reads that wait for a server; more are refused. Other reads wait for moments only, at most
+/// one for each client.
 pub const MAX_WAITING: usize = 256;
 
-/// A read is sent so soon after it has begun, unless its server does not answer.
+/// Time within which a read is sent after it may be, unless its server does not even answer a PING.
 const MAX_TIME_TO_SEND: Duration = Duration::from_millis(20);
 
-/// A short reply is there so soon after it has begun: a longer one is not shared.
+/// Time within which a short reply is complete after it has begun. Longer replies are not shared.
 const MAX_TIME_TO_SHARE: Duration = Duration::from_millis(20);
+
+/// A read that is not quick, to be sent.
+#[derive(Debug, Clone, Default)]
+pub struct ReadInfo {
+    /// What is known of how long it takes.
+    pub class: Class,
+    /// What it is known by; several keys for reads that are sent together.
+    pub keys: Vec<ReadKey>,
+    /// What it asks, for the log.
+    pub label: String,
+    /// Whether no other read that is not quick may be unanswered on its server.
+    pub is_alone: bool,
+    /// What the reply depends on beside the read, if the reply may be shared: equal contexts, equal replies.
+    pub context: Option<u64>,
+}
+
+/// The answer to the last slow read, which others may have asked as well.
+#[derive(Debug, Clone)]
+pub struct SharedAnswer {
+    /// Hash of the read's exact bytes.
+    pub(super) exact: u64,
+    /// As in [`ReadInfo`].
+    pub(super) context: u64,
+    /// When the read was sent.
+    pub sent_at: Instant,
+    /// The backend that has answered.
+    pub backend: BackendId,
+    /// Its reply.
+    pub reply: Arc<[u8]>,
+}
+
+/// Why a read may not be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LaneError {
+    /// 256 slow reads wait already.
+    #[error("too many slow reads wait: try again later")]
+    Full,
+    /// The reads before it took too long.
+    #[error("timed out after {0:?} of waiting for its turn")]
+    TimedOut(Duration),
+    /// The client has left.
+    #[error("the client has left")]
+    ClientLeft,
+    /// No backend is left to try.
+    #[error("no backend is left to try")]
+    NoBackend,
+}
+
+/// A slow read that runs or has run, as it is shown.
+#[derive(Debug, Clone)]
+pub struct RunningRead {
+    /// Its command, and where its key begins.
+    pub label: String,
+    /// Its backend.
+    pub backend: BackendId,
+    /// How long it runs, or has run.
+    pub time: Duration,
+}
 
 #[derive(Debug, Default)]
 pub struct LaneState {
-    /// The reads that were begun and not ended.
+    /// The reads that may have been sent and have not ended.
     pub opens: Vec<Open>,
     /// When each server was last freed of a slow read.
     pub freed_at: HashMap<BackendId, Instant>,
-    /// Those that wait, first come, first served.
+    /// The reads that wait, first come, first served.
     pub waiting: VecDeque<Waiting>,
     pub next_number: u64,
-    /// Where the last slow read ran: the next runs there, too, so that the others stay where they are.
+    /// Where the last slow read ran. The next one runs there, too, so that other servers' clients stay.
     pub last_backend: Option<BackendId>,
     pub recent: VecDeque<RunningRead>,
     pub last_answer: Option<SharedAnswer>,
@@ -36,11 +94,11 @@ pub struct LaneState {
 pub struct Waiting {
     pub number: u64,
     pub is_slow: bool,
-    /// Whether it needs a server on which no other read is unanswered that is not quick.
+    /// Whether it needs a server where no other read is unanswered that is not quick.
     pub is_alone: bool,
 }
 
-/// A read that was begun.
+/// A read that may be sent, or was.
 #[derive(Debug)]
 pub struct Open {
     pub number: u64,
@@ -51,32 +109,33 @@ pub struct Open {
     pub begun_at: Instant,
     /// When it was sent; `None` until then.
     pub sent_at: Option<Instant>,
-    /// How long it took until its reply began; `None` until then. From then on its server is at work on
-    /// it no more, however long its client takes to read the reply.
+    /// Time until its reply began; `None` until then. After that its server works on it no more, however
+    /// slowly the client reads the reply.
     pub answered_after: Option<Duration>,
-    /// Whether it keeps its server silent for too long.
+    /// Whether its server has been silent for too long.
     pub is_overdue: bool,
-    /// Whether another was unanswered on its server meanwhile.
+    /// Whether another read was unanswered on its server meanwhile.
     pub had_company: bool,
-    /// Whether no other that is not quick may be sent there meanwhile.
+    /// Whether no other read that is not quick may be sent there meanwhile.
     pub is_alone: bool,
     /// Whether its own client sends nothing beside it.
     pub is_one_by_one: bool,
     /// As in [`ReadInfo`].
     pub context: Option<u64>,
-    /// When its client's thread gave it up, with its server still at work on it.
+    /// When its session gave it up while the server was still at work on it.
     pub left_at: Option<Instant>,
 }
 
 impl Open {
-    /// Whether it is sent, or about to be: not where its server does not even answer a PING.
-    pub fn is_under_way(&self) -> bool {
-        let is_in_time = self.sent_at.is_some() || self.begun_at.elapsed() < MAX_TIME_TO_SEND;
-        self.is_unanswered() && is_in_time
+    /// Time since it was sent.
+    pub fn runs_for(&self, now: Instant) -> Duration {
+        self.sent_at.map_or(Duration::ZERO, |sent_at| now.saturating_duration_since(sent_at))
     }
 
-    pub fn has_kind(&self, key: &ReadKey) -> bool {
-        self.keys.iter().any(|own| own.kind == key.kind)
+    /// Whether it was sent or will be in a moment: not if its server does not even answer a PING.
+    pub fn is_under_way(&self, now: Instant) -> bool {
+        let age = now.saturating_duration_since(self.begun_at);
+        self.is_unanswered() && (self.sent_at.is_some() || age < MAX_TIME_TO_SEND)
     }
 
     /// Whether its reply has not begun.
@@ -84,7 +143,7 @@ impl Open {
         self.answered_after.is_none()
     }
 
-    /// Whether its server is to be left alone.
+    /// Whether quick reads should leave its server.
     pub fn is_busy(&self) -> bool {
         self.is_unanswered() && (self.is_slow || self.is_overdue)
     }
@@ -113,18 +172,25 @@ impl LaneState {
 
     /// Whether such a read has waited for longer than the one with this number.
     pub fn has_before(&self, number: Option<u64>, is_such: impl Fn(&Waiting) -> bool) -> bool {
-        let before = self.waiting.iter().take_while(|waiting| Some(waiting.number) != number);
-        before.into_iter().any(is_such)
+        let mut before = self.waiting.iter().take_while(|waiting| Some(waiting.number) != number);
+        before.any(is_such)
     }
 
-    /// The answer to the same read, if that was sent after `asked_at`.
+    /// The answer to an equal read, if that was sent after `asked_at`.
     pub fn answer_to(&self, read: &ReadInfo, asked_at: Instant) -> Option<SharedAnswer> {
-        self.last_answer.clone().filter(|last| last.is_for(read, asked_at))
+        let [key] = &read.keys[..] else { return None };
+        let is_for_it = |last: &SharedAnswer| {
+            read.context == Some(last.context)
+                && key.exact == last.exact
+                && last.sent_at >= asked_at
+        };
+        self.last_answer.clone().filter(is_for_it)
     }
 
     /// Whether a read of this kind is under way.
-    pub fn runs(&self, key: &ReadKey) -> bool {
-        self.opens.iter().any(|open| open.has_kind(key) && open.is_under_way())
+    pub fn runs(&self, key: &ReadKey, now: Instant) -> bool {
+        let has_kind = |open: &Open| open.keys.iter().any(|own| own.kind == key.kind);
+        self.opens.iter().any(|open| has_kind(open) && open.is_under_way(now))
     }
 
     /// The reads on one backend.
@@ -140,20 +206,20 @@ impl LaneState {
         self.on(backend).any(Open::is_busy)
     }
 
-    /// Whether the answer to the same read, sent after `asked_at`, is just coming in.
-    pub fn is_about_to_share(&self, read: &ReadInfo, asked_at: Instant) -> bool {
-        let is_same = |open: &Open| {
-            read.context.is_some() && open.context == read.context && open.keys == read.keys
-        };
-        self.opens.iter().any(|open| {
+    /// Whether the answer to an equal read, sent after `asked_at`, is just coming in.
+    pub fn is_about_to_share(&self, read: &ReadInfo, asked_at: Instant, now: Instant) -> bool {
+        let is_coming = |open: &Open| {
             let (Some(sent_at), Some(time)) = (open.sent_at, open.answered_after) else {
                 return false;
             };
-            is_same(open) && sent_at >= asked_at && (sent_at + time).elapsed() < MAX_TIME_TO_SHARE
-        })
+            let age = now.saturating_duration_since(sent_at + time);
+            sent_at >= asked_at && age < MAX_TIME_TO_SHARE
+        };
+        let is_equal = |open: &Open| open.context == read.context && open.keys == read.keys;
+        read.context.is_some() && self.opens.iter().any(|open| is_equal(open) && is_coming(open))
     }
 
-    /// How many reads are unanswered that are not quick.
+    /// The number of unanswered reads on a backend.
     pub fn unanswered(&self, backend: BackendId) -> usize {
         self.on(backend).filter(|open| open.is_unanswered()).count()
     }
@@ -162,8 +228,8 @@ impl LaneState {
         self.opens.iter().any(Open::is_busy)
     }
 
-    /// Whether a read of which nothing is known may be sent there: one server that serves has to stay
-    /// free of such reads.
+    /// Whether a read of unknown class may be sent to a backend: another server that serves has to stay free
+    /// of such reads.
     pub fn may_begin_unknown(
         &self,
         backend: BackendId,
@@ -176,8 +242,8 @@ impl LaneState {
         serving.len() <= 1 || (!self.is_busy(backend) && serving.iter().any(is_free))
     }
 
-    /// The server for the next slow read, if it can begin: no other runs, and one server stays free.
-    /// Preferably the `last` again, if that may be used.
+    /// The server for the next slow read, if it may begin: no other slow read runs, and one server stays
+    /// free. It is the `last` one again, if that may be used.
     pub fn backend_for_slow(
         &self,
         last: Option<BackendId>,
@@ -190,8 +256,7 @@ impl LaneState {
         let fewest = || candidates.iter().copied().min_by_key(|backend| self.unanswered(*backend));
         let backend = last.or_else(fewest)?;
         let is_free = |other: &BackendId| *other != backend && self.unanswered(*other) == 0;
-        let is_ready = self.unanswered(backend) == 0;
         let leaves_one = serving.len() <= 1 || serving.iter().any(is_free);
-        (is_ready && leaves_one).then_some(backend)
+        (self.unanswered(backend) == 0 && leaves_one).then_some(backend)
     }
 }

@@ -35,10 +35,10 @@ fn read(class: Class, number: u64) -> ReadInfo {
     ReadInfo { class, keys: vec![key], label, is_alone: false, context: None }
 }
 
-fn opened(begun: Result<Begun, LaneError>) -> Result<Arc<OpenRead>, LaneError> {
+fn opened(begun: Result<LaneOutcome, LaneError>) -> Result<Arc<OpenRead>, LaneError> {
     begun.map(|begun| match begun {
-        Begun::Open(open) => open,
-        Begun::Answered(answer) => panic!("answered: {answer:?}"),
+        LaneOutcome::Open(open) => open,
+        LaneOutcome::Answered(answer) => panic!("answered: {answer:?}"),
     })
 }
 
@@ -119,7 +119,7 @@ fn the_first_of_a_kind_runs_before_others_of_it() {
         while lane.snapshot().waiting == 0 {
             thread::yield_now();
         }
-        open.note_answer();
+        open.reply_began();
         assert_eq!(again.join().expect("no panic"), Ok(id(1)));
     });
 }
@@ -155,8 +155,8 @@ fn of_those_that_wait_and_ask_the_same_one_is_sent() {
             let thread = scope.spawn(move || {
                 let begun = lane.begin(&info, None, |_| true, || false).expect("its turn");
                 match begun {
-                    Begun::Answered(answer) => answer.reply.to_vec(),
-                    Begun::Open(open) => {
+                    LaneOutcome::Answered(answer) => answer.reply.to_vec(),
+                    LaneOutcome::Open(open) => {
                         open.note_sent();
                         open.share(b"+reply");
                         b"sent".to_vec()
@@ -210,9 +210,9 @@ fn a_read_that_was_left_unanswered_keeps_its_server_busy_until_that_answers_or_i
     let lane = lane(2);
     let open = begin(&lane, Class::Slow, 0);
     let backend = open.backend();
-    open.leave();
+    open.leave(Instant::now());
     drop(open);
-    lane.note_check();
+    lane.backend_checked(Instant::now());
     // The server is down in its own eyes, as no check has found it up: it is not waited for.
     assert!(!lane.table.is_busy(backend));
     assert!(begin(&lane, Class::Slow, 1).is_slow());
@@ -222,7 +222,7 @@ fn a_read_that_was_left_unanswered_keeps_its_server_busy_until_that_answers_or_i
 fn a_read_whose_reply_has_begun_keeps_nobody_waiting_however_slowly_it_is_read() {
     let lane = lane(3);
     let first = begin(&lane, Class::Slow, 0);
-    first.note_answer();
+    first.reply_began();
     assert!(!lane.table.is_busy(first.backend()));
     let second = begin(&lane, Class::Slow, 0);
     assert_eq!(second.backend(), first.backend());

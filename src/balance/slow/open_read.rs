@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::kinds::ReadKey;
-use super::lane::{SharedAnswer, SlowLane};
-use super::lane_state::Open;
+use super::lane::SlowLane;
+use super::lane_state::{Open, SharedAnswer};
 use crate::backend::{BackendId, PendingRead};
 use crate::sync::lock;
 
-/// A read that is not quick, on its backend: it counts as unanswered there until it is dropped, or, where
-/// it was given up unanswered, until the server answers again.
+/// A read that is not quick, on its backend.
+///
+/// It counts as unanswered there until it is dropped. If its session gave it up ([`leave`](Self::leave)), it
+/// counts until the server answers a check.
 #[derive(Debug)]
 pub struct OpenRead {
     pub(super) lane: Arc<SlowLane>,
@@ -28,15 +30,14 @@ impl OpenRead {
         self.backend
     }
 
-    /// Whether it was known to be slow when it began: others have left its server.
+    /// Whether it was known to be slow when it began: quick reads have left its server.
     pub fn is_slow(&self) -> bool {
         self.is_slow
     }
 
-    /// How long it has been unanswered.
-    pub fn unanswered_for(&self) -> Duration {
-        let sent_at = self.lane.with_open(self, |open| open.sent_at).flatten();
-        sent_at.map_or(Duration::ZERO, |sent_at| sent_at.elapsed())
+    /// Time since it was sent.
+    pub fn unanswered_for(&self, now: Instant) -> Duration {
+        self.lane.with_open(self, |open| open.runs_for(now)).unwrap_or_default()
     }
 
     /// What it is known by.
@@ -44,38 +45,37 @@ impl OpenRead {
         self.lane.with_open(self, |open| open.keys.clone()).unwrap_or_default()
     }
 
-    /// Redis has just begun to answer what was sent last: all of it, as it writes replies when all is done.
-    pub fn note_answer(&self) {
-        self.note_begun(true);
+    /// Notes that the reply to all that was sent has begun: Redis writes replies when the work is done.
+    pub fn reply_began(&self) {
+        self.stop_clock(true);
     }
 
-    /// Redis has just begun to answer a part of it: its server is at work on it no more, until more is
-    /// sent.
-    pub fn note_part(&self) {
-        self.note_begun(false);
+    /// Notes that the reply to a part of it has begun: its server is free until more of it is sent.
+    pub fn partial_reply_began(&self) {
+        self.stop_clock(false);
     }
 
-    fn note_begun(&self, is_all: bool) {
+    fn stop_clock(&self, is_whole: bool) {
         self.has_begun.store(true, Ordering::Relaxed);
+        let now = Instant::now();
         let known = self.lane.with_open(self, |open| {
-            let time = open.sent_at.map_or(Duration::ZERO, |sent_at| sent_at.elapsed());
+            let time = open.runs_for(now);
             open.answered_after = Some(time);
             (open.keys.clone(), open.had_company, time)
         });
         let Some((keys, had_company, time)) = known else { return };
-        if is_all {
+        if is_whole {
             let is_alone = keys.len() == 1 && !had_company;
-            keys.iter().for_each(|key| self.lane.kinds.note_answer(key, time, is_alone));
+            keys.iter().for_each(|key| self.lane.kinds.record_answer(key, time, is_alone));
         }
-        self.lane.show(&mut lock(&self.lane.state), self.backend);
+        self.lane.publish(&mut lock(&self.lane.state), self.backend);
         self.lane.changed.notify_all();
     }
 
-    /// It was answered with this whole reply: where it has a context, that is good for those who wait and
-    /// have asked the same.
+    /// Leaves its whole reply for those that wait and have asked for the same, if the reply has a context.
     pub fn share(&self, reply: &[u8]) {
         let mut state = lock(&self.lane.state);
-        // While nobody waits, nobody can have asked before it was sent.
+        // While no read waits, none can have been asked before this one was sent.
         if !self.is_slow || state.waiting.is_empty() {
             return;
         }
@@ -90,8 +90,7 @@ impl OpenRead {
         self.lane.changed.notify_all();
     }
 
-    /// Whether nothing else that is not quick may be sent to its backend meanwhile, not even from its own
-    /// client.
+    /// Whether its own client, too, sends nothing to that backend meanwhile that is not quick.
     pub fn is_alone(&self) -> bool {
         self.lane.with_open(self, |open| open.is_one_by_one).unwrap_or(false)
     }
@@ -101,20 +100,20 @@ impl OpenRead {
         self.lane.with_open(self, |open| open.label.clone()).unwrap_or_default()
     }
 
-    /// Its server answers others: it was not why nothing came of it.
+    /// Takes back what its kind was blamed for: its server answers others.
     pub fn clear_blame(&self) {
         self.keys().iter().for_each(|key| self.lane.kinds.clear_blame(key));
     }
 
-    /// Its client's thread gives it up, with the server perhaps still at work on it: it stays on the
-    /// server's list until that answers a check.
-    pub fn leave(&self) {
+    /// Gives it up while its server may still be at work on it: it stays on the server's list until that
+    /// answers a check.
+    pub fn leave(&self, now: Instant) {
         self.lane.with_open(self, |open| {
             if open.sent_at.is_some() && open.is_unanswered() {
-                open.left_at = Some(Instant::now());
+                open.left_at = Some(now);
             }
         });
-        self.lane.show(&mut lock(&self.lane.state), self.backend);
+        self.lane.publish(&mut lock(&self.lane.state), self.backend);
     }
 }
 
@@ -127,7 +126,7 @@ impl PendingRead for OpenRead {
             open.answered_after.take().is_some()
         });
         if was_answered == Some(true) {
-            self.lane.show(&mut lock(&self.lane.state), self.backend);
+            self.lane.publish(&mut lock(&self.lane.state), self.backend);
         }
     }
 
@@ -145,11 +144,11 @@ impl PendingRead for OpenRead {
         let Some((had_company, keys)) = blamed.flatten() else { return };
         self.is_overdue.store(true, Ordering::Relaxed);
         match &keys[..] {
-            [key] if !had_company => lane.kinds.note_slow(key),
-            // Nobody knows which of them it was: next time each is measured alone.
-            keys => keys.iter().for_each(|key| lane.kinds.note_shared_server(key)),
+            [key] if !had_company => lane.kinds.mark_slow(key),
+            // It could be any of them: next time each is measured alone.
+            keys => keys.iter().for_each(|key| lane.kinds.measure_alone(key)),
         }
-        lane.show(&mut lock(&lane.state), self.backend);
+        lane.publish(&mut lock(&lane.state), self.backend);
     }
 
     fn has_begun(&self) -> bool {
@@ -162,7 +161,7 @@ impl Drop for OpenRead {
         let mut state = lock(&self.lane.state);
         let is_it = |open: &Open| open.number == self.number && open.left_at.is_none();
         if let Some(at) = state.opens.iter().position(is_it) {
-            self.lane.remove(&mut state, at);
+            self.lane.remove(&mut state, at, Instant::now());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Reads that have killed servers: which they are, and what becomes of the next of them.
+//! Reads that have killed servers: they are refused, and reads like them get one try.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 use super::ReadKey;
 use crate::sync::{Mutex, lock};
 
-/// A server that dies so soon after a read was written died of something else: that is the time in
-/// which a process that is being ended still takes in bytes.
+/// Time that a server needs to die of a read. One that dies sooner died of something else: a process that is
+/// being ended still takes in bytes for a moment.
 const MIN_TIME_TO_KILL: Duration = Duration::from_millis(20);
 
-/// How long a read that has killed two servers is refused, and its like get one try.
+/// How long a read that has killed two servers is refused, and reads like it get one try.
 const POISON_TIME: Duration = Duration::from_secs(60);
 
-/// So many are remembered; the oldest make room.
+/// Limit of reads that are remembered; the oldest make room.
 const MAX_POISONS: usize = 256;
 
-/// What is known of a read that is to be sent.
+/// Relation of a read to those that have killed servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Poisoned {
     /// Its exact bytes have killed two servers: it is refused.
@@ -28,19 +28,19 @@ pub enum Poisoned {
 /// The reads that have killed two servers within the last minute.
 #[derive(Debug, Default)]
 pub struct Poison {
-    /// How many there are: most of the time none.
+    /// Their number, which is 0 most of the time: then no lock is taken.
     count: AtomicUsize,
     reads: Mutex<Vec<(ReadKey, Instant)>>,
 }
 
 impl Poison {
-    /// Whether servers may have died of a read that was written so long before.
+    /// Whether a server may have died of a read that had been unanswered for this time.
     pub fn is_long_enough(time: Duration) -> bool {
         time >= MIN_TIME_TO_KILL
     }
 
-    /// Two servers have died while this read, alone, was unanswered.
-    pub fn note(&self, read: ReadKey, now: Instant) {
+    /// Adds a read: two servers have died while it was unanswered, and nothing else was.
+    pub fn add(&self, read: ReadKey, now: Instant) {
         let mut reads = lock(&self.reads);
         reads.retain(|(known, at)| known.exact != read.exact && now - *at < POISON_TIME);
         if reads.len() == MAX_POISONS {
@@ -50,8 +50,8 @@ impl Poison {
         self.count.store(reads.len(), Ordering::Release);
     }
 
-    /// Whether a read that is to be sent has killed servers, or its like.
-    pub fn of(&self, read: &ReadKey, now: Instant) -> Option<Poisoned> {
+    /// Whether a read has killed servers, or one of its kind has.
+    pub fn lookup(&self, read: &ReadKey, now: Instant) -> Option<Poisoned> {
         if self.count.load(Ordering::Acquire) == 0 {
             return None;
         }
@@ -77,19 +77,19 @@ mod tests {
     #[test]
     fn its_bytes_are_refused_and_its_kind_gets_one_try_for_a_minute() {
         let (poison, now) = (Poison::default(), Instant::now());
-        assert_eq!(poison.of(&read(1, 1), now), None);
-        poison.note(read(1, 1), now);
-        assert_eq!(poison.of(&read(1, 1), now), Some(Poisoned::Itself));
-        assert_eq!(poison.of(&read(1, 2), now), Some(Poisoned::ItsKind));
-        assert_eq!(poison.of(&read(2, 3), now), None);
-        assert_eq!(poison.of(&read(1, 1), now + POISON_TIME), None);
+        assert_eq!(poison.lookup(&read(1, 1), now), None);
+        poison.add(read(1, 1), now);
+        assert_eq!(poison.lookup(&read(1, 1), now), Some(Poisoned::Itself));
+        assert_eq!(poison.lookup(&read(1, 2), now), Some(Poisoned::ItsKind));
+        assert_eq!(poison.lookup(&read(2, 3), now), None);
+        assert_eq!(poison.lookup(&read(1, 1), now + POISON_TIME), None);
     }
 
     #[test]
     fn no_more_than_a_bounded_number_is_remembered() {
         let (poison, now) = (Poison::default(), Instant::now());
-        (0..=MAX_POISONS as u64).for_each(|number| poison.note(read(number, number), now));
-        assert_eq!(poison.of(&read(0, 0), now), None, "the oldest made room");
-        assert_eq!(poison.of(&read(1, 1), now), Some(Poisoned::Itself));
+        (0..=MAX_POISONS as u64).for_each(|number| poison.add(read(number, number), now));
+        assert_eq!(poison.lookup(&read(0, 0), now), None, "the oldest made room");
+        assert_eq!(poison.lookup(&read(1, 1), now), Some(Poisoned::Itself));
     }
 }

@@ -18,7 +18,7 @@ use super::read::HttpRead;
 use super::sent_response::{SentResponse, add_backend_headers, complete};
 use crate::backend::{BackendError, Class, is_not_permitted};
 use crate::balance::failover::{Attempt, Failover};
-use crate::balance::slow::{Begun, LaneError, OpenRead, ReadInfo};
+use crate::balance::slow::{LaneError, LaneOutcome, OpenRead, ReadInfo};
 use crate::balance::{Balancer, Lease};
 use crate::http::{ResponseWriter, Version};
 use crate::logging::access_log::Event;
@@ -110,7 +110,9 @@ impl BalancedRead<'_, '_, '_> {
         if !std::mem::replace(&mut self.is_held, true) {
             demo_delay(self.balancer);
         }
-        let attempt = lease.backend().and_then(|backend| self.failover.attempt(backend, open));
+        let attempt = lease
+            .backend()
+            .and_then(|backend| self.failover.attempt(backend, open, Instant::now()));
         Ok(attempt.map(|attempt| (attempt, lease)))
     }
 
@@ -136,14 +138,14 @@ impl BalancedRead<'_, '_, '_> {
             context: None,
         };
         match failover.begin(info, preferred, serves, || peer.is_gone()) {
-            Ok(Begun::Open(open)) => {
+            Ok(LaneOutcome::Open(open)) => {
                 let backend = open.backend();
                 let another = || balancer.table.lease(Instant::now(), |other| other == backend);
                 let lease = first.filter(|_| preferred == Some(backend)).or_else(another);
                 Ok(lease.map(|lease| (lease, Some(open))))
             }
             // Two requests never share a reply.
-            Ok(Begun::Answered(_)) | Err(LaneError::NoBackend) => Ok(None),
+            Ok(LaneOutcome::Answered(_)) | Err(LaneError::NoBackend) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -182,7 +184,7 @@ impl BalancedRead<'_, '_, '_> {
         }
         let refusal = error.refusal().map(str::to_owned);
         let refusal = refusal.filter(|refusal| attempt.backend.refuser().refuses(refusal));
-        self.failover.failed(attempt, error);
+        self.failover.failed(attempt, error, Instant::now());
         if let Some(refusal) = refusal {
             let status = if is_not_permitted(&refusal) { 403 } else { 503 };
             return Err(LocalResponse::error(status, refusal));
@@ -205,7 +207,7 @@ impl BalancedRead<'_, '_, '_> {
             Err(error) => {
                 let is_complete = self.response.is_done();
                 if let ReadError::Backend(error) = &error {
-                    Failover::note(attempt, error);
+                    Failover::count_failure(attempt, error);
                     if !is_complete {
                         self.complete(None, Outcome::Cut);
                     }

@@ -17,7 +17,7 @@ use super::shared_read::{ReadProgress, SharedReads};
 use crate::backend::is_timeout;
 use crate::balance::Balancer;
 use crate::balance::failover::Failover;
-use crate::balance::slow::ReadTraits;
+use crate::balance::slow::ReadProfile;
 use crate::http::target::{self, Target};
 use crate::http::{self, ErrorBody, Request, RequestError, ResponseWriter};
 use crate::logging::access_log::Event;
@@ -177,20 +177,20 @@ fn respond(client: &mut Client, request: Request, shared_reads: Option<&mut Shar
         }
     };
     let key = query.read_key(&balancer.slow_lane.kinds);
-    let traits = match key.map_or(Ok(ReadTraits::QUICK), |key| balancer.traits_of(&key)) {
-        Ok(traits) => traits,
+    let profile = match key.map_or(Ok(ReadProfile::QUICK), |key| balancer.profile_of(&key)) {
+        Ok(profile) => profile,
         Err(why) => {
             let sent = LocalResponse::error(503, why).send_refusal(client, &request);
             return end_request(client, &request, began, &sent);
         }
     };
-    let read = Box::new(HttpRead { request, query, began, lease: None, key, traits });
+    let read = Box::new(HttpRead { request, query, began, lease: None, key, profile });
     let unsent = match shared_reads {
         Some(shared_reads) => shared_reads.send(read),
         None => Some(read),
     };
     unsent.is_none_or(|read| {
-        let failover = Failover::new(balancer, read.traits);
+        let failover = Failover::new(balancer, read.profile, Instant::now());
         respond_balanced(client, read, failover)
     })
 }

@@ -156,7 +156,7 @@ impl<'a> Exchange<'a> {
     fn send(&mut self, command: &[u8], turn: Option<&Turn<Survey>>) -> Result<(), BackendError> {
         let sent = self.connection.send(command);
         match (&sent, self.open, turn) {
-            (Ok(()), Some(open), _) => open.note_answer(),
+            (Ok(()), Some(open), _) => open.reply_began(),
             (Err(error), _, Some(turn)) if error.is_unanswered() => turn.give_up(),
             _ => {}
         }

@@ -8,7 +8,7 @@ use super::outcome::{ReadError, ReadOutcome};
 use super::{listing, value};
 use crate::balance::Lease;
 use crate::balance::failover::Attempt;
-use crate::balance::slow::{self, Kinds, ReadKey, ReadTraits};
+use crate::balance::slow::{self, Kinds, ReadKey, ReadProfile};
 use crate::http::target::{Format, KeyQuery, PageQuery};
 use crate::http::{Request, ResponseWriter, Version};
 
@@ -23,7 +23,7 @@ pub(super) struct HttpRead {
     /// The name under which the slow lane knows the read, unless every server answers it at once.
     pub key: Option<ReadKey>,
     /// What is known of how long the read takes.
-    pub traits: ReadTraits,
+    pub profile: ReadProfile,
 }
 
 impl HttpRead {

@@ -136,7 +136,7 @@ impl Sink for ResponseSink {
         let HttpRead { request, began, lease, key, .. } = *read;
         let time = sent_at.elapsed();
         if let Some(key) = key.filter(|_| value_type != ValueType::String) {
-            self.balancer.slow_lane.note_late(backend.id, sent_at, &[key], time);
+            self.balancer.slow_lane.record_late(backend.id, sent_at, &[key], time);
         }
         let (length, is_last) = (bytes.len(), !response.keep_alive);
         let (metrics, target) = (&self.balancer.metrics, request.target.as_bytes());

@@ -15,7 +15,7 @@ use crate::backend::shared::{Alarm, ClientReplyRouter, Entry, SharedConnection, 
 use crate::backend::{BackendError, Class};
 use crate::balance::Balancer;
 use crate::balance::failover::Failover;
-use crate::balance::slow::ReadTraits;
+use crate::balance::slow::ReadProfile;
 use crate::health::Member;
 use crate::net::protocol::WireProtocol;
 use crate::resp::value_type::ValueType;
@@ -106,9 +106,9 @@ impl SharedReads {
         let key = &read.whole_value()?.key;
         let value_type = backend.type_hints.of(key)?;
         // Redis reads a string at once.
-        let is_quick = read.traits.class == Class::Quick
-            || (value_type == ValueType::String && read.traits.class == Class::Unknown);
-        if !is_quick || read.traits.has_one_try {
+        let is_quick = read.profile.class == Class::Quick
+            || (value_type == ValueType::String && read.profile.class == Class::Unknown);
+        if !is_quick || read.profile.has_one_try {
             return None;
         }
         let shared = backend.shared(backend.own_mode())?;
@@ -163,13 +163,14 @@ impl SharedReads {
         };
         // A read on a shared connection was expected to be quick.
         let has_failed = silence.is_some() || unserved.is_some();
-        let class = if has_failed { Class::Quick } else { read.traits.class };
-        let mut failover = Failover::resumed(balancer, ReadTraits { class, ..read.traits });
+        let class = if has_failed { Class::Quick } else { read.profile.class };
+        let mut failover =
+            Failover::resumed(balancer, ReadProfile { class, ..read.profile }, Instant::now());
         let error = match (silence, unserved) {
             (Some(error), _) | (None, Some(Unserved::Failed(error))) => Some(error),
             (None, Some(Unserved::Stale)) => None,
             (None, Some(Unserved::Gone)) => {
-                failover.note_lost(&backend);
+                failover.connection_lost(&backend);
                 None
             }
             // The hint was wrong, or the value is long.
@@ -181,7 +182,7 @@ impl SharedReads {
             }
         };
         if let Some(error) = error {
-            failover.failed(&failover.made(backend, sent_at, None), error);
+            failover.failed(&failover.past_attempt(backend, sent_at, None), error, Instant::now());
             read.lease = None;
         }
         ReadProgress::Unanswered(read, failover)

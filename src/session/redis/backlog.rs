@@ -5,10 +5,11 @@ use std::io;
 use super::memory::{Budget, Share};
 use crate::net::client_stream::ClientStream;
 
-/// A client that sends a long pipeline before it reads a reply would wait for us while we wait for
-/// it: so its commands are taken in while it takes no replies, up to so many bytes of one client, …
+/// Number of bytes that are taken in of one client while it takes no replies. A client that sends a long
+/// pipeline before it reads a reply would else wait for us while we wait for it.
 const MAX_BACKLOG_BYTES: usize = 16 * 1024 * 1024;
-/// … and so many of all clients together. Beyond, it has to read first.
+
+/// Bytes that are taken in of all clients together. Beyond, a client has to read first.
 static BACKLOGS: Budget = Budget::new(48 * 1024 * 1024);
 
 /// How much of it is read at a time.

@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use crate::session::client::Client;
 
-/// What Redis says of arguments that it can't make sense of.
+/// Reply of Redis to arguments that it can't make sense of.
 pub const SYNTAX_ERROR: &str = "ERR syntax error";
 
 /// The longest name of a client, and the longest name or version of its library.
 const MAX_NAME_BYTES: usize = 64 * 1024;
 
-/// The same numbers are never given twice, as in Redis.
+/// Number of the last client. As in Redis, no number is given twice.
 static LAST_ID: AtomicU64 = AtomicU64::new(0);
 
 /// Which replies a client wants.
@@ -65,7 +65,7 @@ impl ClientState {
         }
     }
 
-    /// What `RESET` leaves of it.
+    /// Forgets what `RESET` ends.
     pub fn reset(&mut self) {
         self.name = Box::default();
         self.reply_mode = ReplyMode::On;

@@ -13,7 +13,7 @@ use super::transaction::Transaction;
 use super::upstream::Watch;
 use crate::backend::{Class, PooledConnection, said};
 use crate::balance::failover::Failover;
-use crate::balance::slow::{Begun, ReadTraits};
+use crate::balance::slow::{LaneOutcome, ReadProfile};
 use crate::health::Member;
 use crate::policy::{LocalCommand, Refused, Verdict};
 use crate::resp::{Command, write};
@@ -34,7 +34,7 @@ impl Session<'_> {
         self.error(format!("ERR {name} without MULTI"));
     }
 
-    /// Handles one command behind MULTI.
+    /// Handles one command after MULTI.
     #[inline(never)]
     pub(super) fn in_transaction(&mut self, command: &Command) -> Result<(), SessionEnd> {
         let verdict = self.policy.judge_in_transaction(command);
@@ -105,11 +105,11 @@ impl Session<'_> {
             return Ok(());
         }
         self.run_batch()?;
-        let traits = match transaction
+        let profile = match transaction
             .read_key()
-            .map_or(Ok(ReadTraits::QUICK), |key| self.balancer.traits_of(&key))
+            .map_or(Ok(ReadProfile::QUICK), |key| self.balancer.profile_of(&key))
         {
-            Ok(traits) => ReadTraits { script: transaction.script, ..traits },
+            Ok(profile) => ReadProfile { script: transaction.script, ..profile },
             Err(why) => {
                 self.upstream.forget_watch();
                 self.error(format!("ERR {why}"));
@@ -118,7 +118,7 @@ impl Session<'_> {
         };
         let commands = transaction.whole();
         let ran = match self.upstream.take_watch() {
-            Watch::None => self.exec_anywhere(&commands, &transaction, traits),
+            Watch::None => self.exec_anywhere(&commands, &transaction, profile),
             Watch::Held(connection, backend) => {
                 // In this order: what its server knows is among what it is judged by.
                 self.refresh_policy();
@@ -133,7 +133,7 @@ impl Session<'_> {
                     self.error(ABORTED);
                     return Ok(());
                 }
-                self.exec_where_watched(*connection, backend, &commands, &transaction, traits)
+                self.exec_where_watched(*connection, backend, &commands, &transaction, profile)
             }
             Watch::InUse(_) | Watch::Lost => {
                 self.exec_in_vain();
@@ -147,7 +147,7 @@ impl Session<'_> {
         &mut self,
         commands: &[u8],
         transaction: &Transaction,
-        traits: ReadTraits,
+        profile: ReadProfile,
     ) -> Result<(), Unanswered> {
         let is_silent = self.is_silent;
         for _ in 0..MAX_JUDGEMENTS {
@@ -159,8 +159,8 @@ impl Session<'_> {
             let ran = self.on_connection(
                 commands,
                 version,
-                traits,
-                |_| transaction.read_info(traits.class),
+                profile,
+                |_| transaction.read_info(profile.class),
                 |connection, writer| relay_exec(connection, transaction.count, writer, is_silent),
             );
             match ran {
@@ -179,32 +179,35 @@ impl Session<'_> {
         backend: Arc<Member>,
         commands: &[u8],
         transaction: &Transaction,
-        traits: ReadTraits,
+        profile: ReadProfile,
     ) -> Result<(), Unanswered> {
-        let info = transaction.read_info(traits.class);
+        let info = transaction.read_info(profile.class);
         let peer = self.writer.client.handle();
         let is_there = |other| other == backend.id;
         let lane = &self.balancer.slow_lane;
-        let open = match traits.class {
+        let open = match profile.class {
             Class::Quick => None,
             _ => match lane.begin(&info, Some(backend.id), is_there, || peer.is_gone()) {
-                Ok(Begun::Open(open)) => Some(open),
-                Ok(Begun::Answered(_)) => None,
+                Ok(LaneOutcome::Open(open)) => Some(open),
+                Ok(LaneOutcome::Answered(_)) => None,
                 Err(error) => return Err(Unanswered::AllFailed(error.to_string())),
             },
         };
         let (count, began) = (transaction.count, Instant::now());
         // No other backend can be asked: its kind has one try.
-        let mut failover =
-            Failover::resumed(self.balancer, ReadTraits { has_one_try: true, ..traits });
-        let attempt = failover.made(Arc::clone(&backend), began, open.clone());
+        let mut failover = Failover::resumed(
+            self.balancer,
+            ReadProfile { has_one_try: true, ..profile },
+            Instant::now(),
+        );
+        let attempt = failover.past_attempt(Arc::clone(&backend), began, open.clone());
         connection.set_wait_policy(attempt.wait_policy(), Duration::ZERO);
         let sent = connection.send(commands).map_err(ForwardError::Backend);
         let (time, given) = (began.elapsed(), self.writer.given);
         match (&sent, &open) {
-            (Ok(()), Some(open)) => open.note_answer(),
+            (Ok(()), Some(open)) => open.reply_began(),
             (Err(ForwardError::Backend(error)), _) => {
-                failover.failed_alone(&attempt, error);
+                failover.failed_alone(&attempt, error, Instant::now());
             }
             _ => {}
         }
@@ -234,7 +237,7 @@ impl Session<'_> {
     }
 }
 
-/// Passes the reply to EXEC on, behind those to MULTI and to `count` commands, which the client has
+/// Relays the reply to EXEC, after those to MULTI and to `count` commands, which the client has
 /// had already.
 fn relay_exec(
     connection: &mut PooledConnection,

@@ -14,7 +14,7 @@ use super::upstream::SendTarget;
 use crate::backend::{Class, Mode, PooledConnection};
 use crate::balance::Balancer;
 use crate::balance::failover::Failover;
-use crate::balance::slow::{ReadInfo, ReadTraits};
+use crate::balance::slow::{ReadInfo, ReadProfile};
 use crate::health::BackendState;
 use crate::metrics::Refusal;
 use crate::policy::{self, Shape};
@@ -42,7 +42,7 @@ impl<'a> Session<'a> {
         version: u64,
         shape: Shape,
     ) -> Result<(), SessionEnd> {
-        let (traits, key) = match self.balancer.traits(command, shape) {
+        let (profile, key) = match self.balancer.profile(command, shape) {
             Ok(known) => known,
             Err(why) => {
                 self.refuse_command(Refusal::Unanswered, format!("ERR {why}"));
@@ -53,14 +53,14 @@ impl<'a> Session<'a> {
         let kinds = &self.balancer.slow_lane.kinds;
         let is_script = policy::is_script(command);
         let is_measured_alone = key.is_some_and(|key| kinds.is_measured_alone(&key));
-        let goes_alone = goes_alone(traits, is_script, is_measured_alone);
+        let goes_alone = goes_alone(profile, is_script, is_measured_alone);
         if goes_alone {
             self.run_batch()?;
         }
         let (batch, is_silent) = (&mut self.batch, self.is_silent);
         match is_script {
-            true => batch.forward_script(command, version, is_silent, traits),
-            false => batch.forward(command, version, is_silent, traits),
+            true => batch.forward_script(command, version, is_silent, profile),
+            false => batch.forward(command, version, is_silent, profile),
         }
         if goes_alone { self.run_batch() } else { Ok(()) }
     }
@@ -68,7 +68,7 @@ impl<'a> Session<'a> {
     /// Sends all commands that are gathered, and gives the client their replies. Those to commands on a
     /// shared connection follow later.
     pub(super) fn flush(&mut self) -> Result<(), SessionEnd> {
-        self.note_late();
+        self.record_late();
         let is_quiet = self.batch.is_empty() && self.writer.is_empty();
         if is_quiet || self.send_shared()? {
             return Ok(());
@@ -101,9 +101,12 @@ impl<'a> Session<'a> {
             let Self { upstream, writer, mode, balancer, policy, .. } = self;
             let outage_since = self.outage_since;
             let client = writer.client.handle();
-            let traits = batch.traits();
+            let profile = batch.profile();
             let has_just_failed = outage_since.is_some_and(|at| at.elapsed() < SHARED_OUTAGE_TIME);
-            let new = || Failover::resumed(balancer, traits).at_once(has_just_failed);
+            let new = || {
+                Failover::resumed(balancer, profile, Instant::now())
+                    .at_once(has_just_failed, Instant::now())
+            };
             let failover = current.get_or_insert_with(new);
             let shared = RefCell::new(&mut batch);
             let context = mode.context();
@@ -119,7 +122,7 @@ impl<'a> Session<'a> {
                     continue;
                 }
                 Err(Unanswered::Refused(why)) => {
-                    *failover = failover.for_the_rest();
+                    *failover = failover.for_the_rest(Instant::now());
                     batch.refuse_one(&format!("ERR {why}"), writer)?;
                     continue;
                 }
@@ -139,7 +142,7 @@ impl<'a> Session<'a> {
                 Ok(()) => {}
             }
             // What was sent with a read that may kill servers is suspected as well.
-            current = failover.is_alone().then(|| failover.for_the_rest());
+            current = failover.is_alone().then(|| failover.for_the_rest(Instant::now()));
         }
         batch.clear();
         Ok(batch)
@@ -152,20 +155,20 @@ impl<'a> Session<'a> {
         &mut self,
         commands: &[u8],
         commands_version: Option<u64>,
-        traits: ReadTraits,
+        profile: ReadProfile,
         info: impl Fn(bool) -> ReadInfo,
         mut work: impl FnMut(&mut PooledConnection, &mut ReplyWriter) -> Result<T, ForwardError>,
     ) -> Result<T, Unanswered> {
         let Self { upstream, writer, mode, local_reply, balancer, .. } = self;
         let client = writer.client.handle();
-        let mut failover = Failover::new(balancer, traits);
+        let mut failover = Failover::new(balancer, profile, Instant::now());
         upstream.go_on(&mut failover, client, info, |upstream, attempt| {
             let target = SendTarget { attempt, mode: *mode, commands_version };
             let mut connection = upstream.send(target, commands)?;
             if let Some(open) = &attempt.open
                 && commands.len() <= READ_AT_ONCE_BYTES
             {
-                open.note_answer();
+                open.reply_began();
             }
             let (served_by, given) = (ServedBy::attempt(attempt), writer.given);
             let done = work(&mut connection, writer)?;
@@ -210,15 +213,15 @@ impl<'a> Session<'a> {
     /// Returns the whole reply to one command, which may be an error.
     pub(super) fn short_exchange(&mut self, command: &[u8]) -> Result<Vec<u8>, Unanswered> {
         let work = |connection: &mut PooledConnection, _: &mut ReplyWriter| short_reply(connection);
-        self.on_connection(command, None, ReadTraits::QUICK, |_| ReadInfo::default(), work)
+        self.on_connection(command, None, ReadProfile::QUICK, |_| ReadInfo::default(), work)
     }
 }
 
 /// Whether a command is a batch of its own. A slow read would keep those beside it waiting. One whose like
 /// was slow in company has to show which of them it was. Of one that may kill its server, or whose error
 /// only another command can explain, it has to be known that nothing else was under way.
-fn goes_alone(traits: ReadTraits, is_script: bool, is_measured_alone: bool) -> bool {
-    traits.class == Class::Slow || traits.has_one_try || is_script || is_measured_alone
+fn goes_alone(profile: ReadProfile, is_script: bool, is_measured_alone: bool) -> bool {
+    profile.class == Class::Slow || profile.has_one_try || is_script || is_measured_alone
 }
 
 /// Notes that commands have failed: while no backend is up, the next ones share what is left of their time.
@@ -236,11 +239,11 @@ mod tests {
 
     #[test]
     fn a_read_goes_alone_for_any_one_reason() {
-        let quick = ReadTraits::QUICK;
-        let unknown = ReadTraits { class: Class::Unknown, ..quick };
-        let slow = ReadTraits { class: Class::Slow, ..quick };
-        let one_try = ReadTraits { has_one_try: true, ..quick };
-        for (traits, is_script, is_measured_alone, expected) in [
+        let quick = ReadProfile::QUICK;
+        let unknown = ReadProfile { class: Class::Unknown, ..quick };
+        let slow = ReadProfile { class: Class::Slow, ..quick };
+        let one_try = ReadProfile { has_one_try: true, ..quick };
+        for (profile, is_script, is_measured_alone, expected) in [
             (quick, false, false, false),
             (unknown, false, false, false),
             (slow, false, false, true),
@@ -248,7 +251,7 @@ mod tests {
             (quick, true, false, true),
             (unknown, false, true, true),
         ] {
-            assert_eq!(goes_alone(traits, is_script, is_measured_alone), expected, "{traits:?}");
+            assert_eq!(goes_alone(profile, is_script, is_measured_alone), expected, "{profile:?}");
         }
     }
 }

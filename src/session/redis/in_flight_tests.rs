@@ -1,5 +1,5 @@
 use super::*;
-use crate::balance::slow::ReadTraits;
+use crate::balance::slow::ReadProfile;
 use crate::resp::{CommandParser, command};
 
 struct Nowhere;
@@ -16,7 +16,7 @@ fn batch(commands: usize) -> Batch {
     let mut parser = CommandParser::new(usize::MAX);
     for _ in 0..commands {
         let (_, command) = parser.parse(&get).expect("a command");
-        batch.forward(&command.expect("a whole one"), 1, false, ReadTraits::QUICK);
+        batch.forward(&command.expect("a whole one"), 1, false, ReadProfile::QUICK);
     }
     batch
 }

@@ -11,10 +11,10 @@ use crate::backend::Mode;
 use crate::policy::LocalCommand;
 use crate::resp::{self, Command, Protocol, write};
 
-/// What a Redis without cluster says to READONLY and READWRITE.
+/// Reply of a Redis without cluster to READONLY and READWRITE.
 const NO_CLUSTER: &str = "ERR This instance has cluster support disabled";
 
-/// What a Redis without passwords says to a password for nobody in particular.
+/// Reply of a Redis without passwords to a password without a user.
 const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the \
     default user. Are you sure your configuration is correct?";
 
@@ -114,7 +114,7 @@ impl Session<'_> {
     /// A short list of settings that clients ask for, which are true of the balancer.
     #[inline(never)]
     fn config_get(&mut self, command: &Command) {
-        // Behind CONFIG and GET.
+        // The patterns follow CONFIG and GET.
         if command.arg_count() - 2 > MAX_PATTERNS {
             return self.error(format!("ERR CONFIG GET takes at most {MAX_PATTERNS} patterns"));
         }
@@ -245,7 +245,7 @@ impl Session<'_> {
     }
 }
 
-/// What a subscriber may do that has not asked for RESP3.
+/// Whether a subscriber that has not asked for RESP3 may send this command.
 fn is_for_subscribers(local: LocalCommand) -> bool {
     matches!(
         local,

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What each buffer of a client keeps of its memory while it is idle.
+/// Number of bytes that each buffer of a client keeps while it is idle.
 pub const IDLE_CAPACITY_BYTES: usize = 1024;
 
 /// A bound for all clients together.
@@ -22,7 +22,7 @@ impl Budget {
     }
 }
 
-/// What one client holds of a budget, until it is dropped.
+/// Part of a budget that one client holds, until it is dropped.
 pub struct Share {
     budget: &'static Budget,
     bytes: usize,

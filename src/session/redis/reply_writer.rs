@@ -14,7 +14,7 @@ use crate::net::protocol::WireProtocol;
 use crate::resp::{self, Framer};
 use crate::session::client::{Client, stall_step};
 
-/// Whole replies are sent once there are so many bytes of them, or nothing else is to be done.
+/// Number of bytes of whole replies that are sent at once, also while there is more to do.
 const GATHERED_BYTES: usize = 64 * 1024;
 
 const NOT_READING: &str = "does not read its replies";
@@ -34,9 +34,9 @@ pub struct ReplyWriter<'a> {
     /// A client that takes longer over [`GATHERED_BYTES`] is cut off if others wait for a connection
     /// to the backend whose reply it does not take.
     max_stall: Duration,
-    /// What the client was given so far.
+    /// Replies that the client was given so far.
     pub given: Given,
-    /// What was not sent yet: whole replies, and behind them perhaps the beginning of one.
+    /// Bytes that were not sent yet: whole replies, and after them perhaps the beginning of one.
     out: Vec<u8>,
     backlog: Backlog,
     /// Whether the client has ended its endpoint.
@@ -98,7 +98,7 @@ impl<'a> ReplyWriter<'a> {
         if self.is_full() { self.deliver() } else { Ok(()) }
     }
 
-    /// The same while we hold a connection that others may want.
+    /// Sends what is gathered when that is much, while we hold a connection that others may want.
     pub fn deliver_if_full_beside(
         &mut self,
         connection: Option<&PooledConnection>,
@@ -240,7 +240,7 @@ impl<'a> ReplyWriter<'a> {
         }
     }
 
-    /// Makes room behind the beginning of a long reply.
+    /// Makes room after the beginning of a long reply.
     fn relay_piece(
         &mut self,
         connection: &PooledConnection,
@@ -260,7 +260,7 @@ impl<'a> ReplyWriter<'a> {
         self.deliver_while(|| true)
     }
 
-    /// The same, but as soon as not `may_stall`, the client has to take it at once.
+    /// Sends all that is gathered. Once it may not stall (`may_stall`), the client has to take it at once.
     fn deliver_while(&mut self, may_stall: impl Fn() -> bool) -> io::Result<()> {
         let mut sent = 0;
         let mut since: Option<Instant> = None;
@@ -298,8 +298,8 @@ impl<'a> ReplyWriter<'a> {
         !self.backlog.is_empty()
     }
 
-    /// What the client sent while it took no replies is moved behind what is left in `input`;
-    /// false when that is nothing.
+    /// Moves what the client sent while it took no replies to the end of `input`. Returns false when that
+    /// is nothing.
     pub fn take_backlog(&mut self, input: &mut Vec<u8>) -> bool {
         self.backlog.move_to(input)
     }
@@ -342,7 +342,7 @@ impl ReplyInFlight {
 pub enum Relayed {
     /// It was held until it was whole.
     Whole,
-    /// The same, and it is an error.
+    /// It was held until it was whole, and is an error.
     Error,
     /// It was too long for that.
     InPieces,

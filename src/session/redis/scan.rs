@@ -10,7 +10,7 @@ use super::session::Session;
 use crate::backend::{BackendError, Connection, PooledConnection, WaitPolicy};
 use crate::balance::Balancer;
 use crate::balance::cursor::{self, MAX_SCAN_COUNT};
-use crate::balance::slow::{ReadInfo, ReadTraits};
+use crate::balance::slow::{ReadInfo, ReadProfile};
 use crate::health::{BackendState, Member};
 use crate::resp::{self, Command, reply, write};
 
@@ -46,8 +46,8 @@ impl Session<'_> {
         let work = |connection: &mut PooledConnection, writer: &mut ReplyWriter| {
             relay_scan(connection, writer, is_silent, balancer)
         };
-        let (traits, info) = (ReadTraits::QUICK, |_| ReadInfo::default());
-        let scanned = self.on_connection(&command, None, traits, info, work);
+        let (profile, info) = (ReadProfile::QUICK, |_| ReadInfo::default());
+        let scanned = self.on_connection(&command, None, profile, info, work);
         scanned.or_else(|unanswered| self.unanswered(unanswered))
     }
 

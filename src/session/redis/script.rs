@@ -13,7 +13,7 @@ const NOTHING: [(&[u8], &[u8]); 3] = [
     (b"fcall_ro", b"-"),
 ];
 
-/// What a server says to a script that does nothing.
+/// Answer of a server to a script that does nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Witness {
     /// That it can't answer.

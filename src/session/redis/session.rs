@@ -22,18 +22,19 @@ use crate::policy::Policy;
 use crate::resp::{CommandParser, Protocol, write};
 use crate::session::client::{Client, TICK};
 
-/// How much of what a client has sent is taken in at a time.
+/// Number of bytes that are taken in of a client at a time.
 const MAX_INPUT_BYTES: usize = 64 * 1024;
 
-/// How long a command may take from its first byte to its last, …
+/// How long a command may take from its first byte to its last, at least.
 const COMMAND_TIME: Duration = Duration::from_secs(10);
-/// … with a second more for each so many bytes that have come of it.
+
+/// Number of bytes of a command for each of which, once they have come, it may take a second longer.
 const BYTES_A_SECOND: usize = 1024 * 1024;
 
-/// What the commands that have begun and are long may take of all clients together.
+/// Bytes of long commands that have begun, of all clients together.
 static UNFINISHED: Budget = Budget::new(1024 * 1024 * 1024);
 
-/// What a session begins with.
+/// Mode of a new session.
 pub const FIRST_MODE: Mode = Mode { database: 0, protocol: Protocol::Resp2 };
 
 /// One client's session.
@@ -72,7 +73,7 @@ impl<'a> Session<'a> {
         Box::new(Self {
             balancer,
             state: ClientState::new(&client),
-            // Who waits for a connection does so for the backend timeout.
+            // Another client waits for a connection as long as the backend timeout.
             writer: ReplyWriter::new(client, balancer.config.backend_timeout / 2),
             upstream: Upstream::new(balancer),
             mode: FIRST_MODE,
@@ -184,8 +185,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// At the end of the process: what has arrived is still answered, and nothing behind it, however
-    /// fast the client sends more.
+    /// Reads what has arrived by the end of the process, which is still answered. Nothing after it is,
+    /// however fast the client sends more.
     #[inline(never)]
     fn read_the_last(&mut self, input: &mut Vec<u8>) -> Result<(), SessionEnd> {
         if !mem::replace(&mut self.has_read_the_last, true) {
@@ -204,7 +205,7 @@ impl<'a> Session<'a> {
         self.refuse(why.to_owned(), |out| write::error(out, format!("ERR {why}")))
     }
 
-    /// Tells the client what is wrong with what it sent, behind the replies that it still gets.
+    /// Tells the client what is wrong with what it sent, after the replies that it still gets.
     #[inline(never)]
     fn refuse(&mut self, why: String, write: impl FnOnce(&mut Vec<u8>)) -> SessionEnd {
         if let Err(ended) = self.run_batch() {

@@ -87,13 +87,13 @@ impl Session<'_> {
             Some(Unserved::Failed(error)) => Some(error),
             _ => None,
         });
-        let mut failover = Failover::resumed(self.balancer, batch.traits());
+        let mut failover = Failover::resumed(self.balancer, batch.profile(), Instant::now());
         if is_gone {
-            failover.note_lost(&backend);
+            failover.connection_lost(&backend);
         }
         if let Some(error) = failure {
             batch.failed(&error);
-            failover.failed(&failover.made(backend, since, None), error);
+            failover.failed(&failover.past_attempt(backend, since, None), error, Instant::now());
         }
         let batch = self.run_on(batch, Some(failover))?;
         if self.batch.is_empty() {
@@ -104,14 +104,14 @@ impl Session<'_> {
     }
 
     /// Reads that were expected to be quick, and were late, have to prove that they are.
-    pub(super) fn note_late(&mut self) {
+    pub(super) fn record_late(&mut self) {
         let Some(Late { time, backend, sent_at, batch }) = self.in_flight.take_late() else {
             return;
         };
         let lane = &self.balancer.slow_lane;
         let keys = batch.read_info(false, self.mode.context(), self.balancer, &self.policy).keys;
         let keys: Vec<_> = keys.into_iter().filter(|key| !key.is_fast).collect();
-        lane.note_late(backend.id, sent_at, &keys, time);
+        lane.record_late(backend.id, sent_at, &keys, time);
     }
 
     /// Why what went by a shared connection is not waited for any longer, if so.

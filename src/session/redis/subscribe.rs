@@ -39,7 +39,7 @@ impl Session<'_> {
         self.subscriptions.is_some() && self.mode.protocol == Protocol::Resp2
     }
 
-    /// What Redis says to a subscriber that wants something else.
+    /// Answers a subscriber that wants something else, as Redis does.
     #[inline(never)]
     pub(super) fn not_for_subscribers(&mut self, command: &Command) {
         let name = self.policy.full_name(command);
@@ -276,14 +276,14 @@ impl Session<'_> {
         all.confirm(word, count, confirmed, writer)
     }
 
-    /// Behind the last unsubscribe the connection is closed.
+    /// After the last unsubscribe the connection is closed.
     fn end_without_names(&mut self) {
         if self.subscriptions.as_ref().is_some_and(|all| all.counts() == [0; 3]) {
             self.subscriptions = None;
         }
     }
 
-    /// What Redis says to a client that has no subscriptions.
+    /// Answers a client that has no subscriptions, as Redis does.
     fn nothing_to_unsubscribe(&mut self, kind: Subscription, names: &[&[u8]]) {
         let protocol = self.mode.protocol;
         let names: Vec<Option<&[u8]>> = match names {

@@ -20,7 +20,7 @@ const MAX_RESUBSCRIBE_BYTES: usize = 16 * 1024 * 1024;
 /// So much of a frame tells what it is.
 const HEAD_BYTES: usize = 40;
 
-/// What a client has subscribed to.
+/// Names to which a client has subscribed, and the connection on which its messages come.
 pub struct Subscriptions {
     pub connection: PooledConnection,
     pub backend: Arc<Member>,
@@ -103,8 +103,8 @@ impl Received {
     }
 }
 
-/// Reads so many confirmations, and what else comes into `messages`; returns an error reply, if there
-/// is one.
+/// Reads a number of confirmations, and moves what else comes into `messages`. Returns an error reply, if
+/// there is one.
 pub fn skip_confirmations(
     connection: &mut PooledConnection,
     mut confirmations: usize,

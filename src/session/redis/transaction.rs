@@ -1,4 +1,4 @@
-//! What was sent since MULTI: reads are gathered and go to a backend with the EXEC, all at once, so that a
+//! A transaction: the commands since MULTI. Reads are gathered and go to a backend with the EXEC, all at once, so that a
 //! client that ponders holds no connection.
 
 use crate::backend::Class;
@@ -9,16 +9,16 @@ use crate::resp::{self, Command, CommandParser};
 /// The most that may be queued between MULTI and EXEC.
 const MAX_QUEUED_BYTES: usize = 1024 * 1024;
 
-/// What was sent since MULTI.
+/// Commands that were sent since MULTI.
 #[derive(Default)]
 pub struct Transaction {
     commands: Vec<u8>,
     pub count: usize,
     /// How many arguments the commands have together.
     arguments: usize,
-    /// What all of it is known by.
+    /// Key by which the slow lane knows all of it together.
     key: Option<ReadKey>,
-    /// What it asks first, for the log.
+    /// Its first read that is not fast, for the log.
     label: String,
     pub script: Option<Script>,
     /// Whether something was refused, so that EXEC will be.
@@ -26,7 +26,10 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// Adds a command; or says why that is not possible: then EXEC will be refused.
+    /// Adds a command.
+    ///
+    /// # Errors
+    /// The error reply, when there is no room: then EXEC will be refused.
     pub fn add(&mut self, command: &Command, shape: Shape, key: ReadKey) -> Result<(), String> {
         if self.commands.len() + command.bytes().len() > MAX_QUEUED_BYTES {
             self.abort();
@@ -54,7 +57,7 @@ impl Transaction {
         self.commands = Vec::new();
     }
 
-    /// What all of it is known by: it is one read.
+    /// Key by which the slow lane knows all of it: it is one read.
     pub fn read_key(&self) -> Option<ReadKey> {
         let key = self.key?;
         Some(ReadKey { is_fast: key.is_fast && self.arguments <= MAX_FAST_ARGUMENTS, ..key })

@@ -11,7 +11,7 @@ use crate::backend::{
     Backend, BackendError, BackendId, Class, Connection, Mode, PooledConnection, STALE_TIME,
 };
 use crate::balance::failover::{Attempt, Failover};
-use crate::balance::slow::{Begun, LaneError, OpenRead, ReadInfo, ReadTraits};
+use crate::balance::slow::{LaneError, LaneOutcome, OpenRead, ReadInfo, ReadProfile};
 use crate::balance::{Backends, Balancer, Lease};
 use crate::health::Member;
 use crate::logging::access_log::Event;
@@ -20,7 +20,7 @@ use crate::session::client::ClientHandle;
 /// So many clients have a connection of their own that the others are kept for reads.
 pub const TOO_MANY_PINNED: &str = "ERR too many clients watch or subscribe: try again later";
 
-/// What a WATCH has left.
+/// State that a WATCH has left.
 #[derive(Default)]
 pub enum Watch {
     #[default]
@@ -99,7 +99,7 @@ impl<'a> Upstream<'a> {
         client: ClientHandle,
         work: impl FnMut(&mut Self, &Attempt) -> Result<T, ForwardError>,
     ) -> Result<T, Unanswered> {
-        let mut failover = Failover::new(self.balancer, ReadTraits::QUICK);
+        let mut failover = Failover::new(self.balancer, ReadProfile::QUICK, Instant::now());
         self.go_on(&mut failover, client, |_| ReadInfo::default(), work)
     }
 
@@ -115,7 +115,9 @@ impl<'a> Upstream<'a> {
         loop {
             failover.forgive();
             let place = self.place(failover, client, &info)?;
-            let attempt = place.as_ref().and_then(|p| failover.attempt(p.backend, p.open.clone()));
+            let attempt = place
+                .as_ref()
+                .and_then(|p| failover.attempt(p.backend, p.open.clone(), Instant::now()));
             let Some(attempt) = attempt else {
                 let refusals = self.refusals(failover);
                 // One that is up, and must not be read from in this database, is not waited for.
@@ -130,7 +132,7 @@ impl<'a> Upstream<'a> {
                     return Err(Unanswered::OtherCommands);
                 }
                 Err(ForwardError::Backend(error)) => {
-                    failover.failed(&attempt, error);
+                    failover.failed(&attempt, error, Instant::now());
                     self.lose_watch();
                     if let Some(why) = failover.refusal() {
                         return Err(Unanswered::Refused(why));
@@ -140,7 +142,7 @@ impl<'a> Upstream<'a> {
                     }
                 }
                 Err(ForwardError::Cut(error)) => {
-                    Failover::note(&attempt, &error);
+                    Failover::count_failure(&attempt, &error);
                     let name = attempt.backend.name();
                     let why = format!("{name} failed within a reply: {error}");
                     return Err(Unanswered::SessionEnd(SessionEnd::Cut(why)));
@@ -171,8 +173,8 @@ impl<'a> Upstream<'a> {
             watched.is_none_or(|watched| watched == backend) && self.serves(&backends, backend)
         };
         match failover.begin(info(failover.is_alone()), Some(own), may_try, || client.is_gone()) {
-            Ok(Begun::Answered(answer)) => Err(Unanswered::Shared(answer)),
-            Ok(Begun::Open(open)) => {
+            Ok(LaneOutcome::Answered(answer)) => Err(Unanswered::Shared(answer)),
+            Ok(LaneOutcome::Open(open)) => {
                 let backend = open.backend();
                 let lease = || self.balancer.table.lease(Instant::now(), |other| other == backend);
                 let lease = if backend == own { None } else { lease() };
@@ -369,7 +371,7 @@ impl<'a> Upstream<'a> {
         drop(self.take_watch());
     }
 
-    /// What the watch has left; nothing is watched any more.
+    /// Takes the state of the watch; nothing is watched any more.
     pub fn take_watch(&mut self) -> Watch {
         self.watched_keys = HashSet::new();
         std::mem::take(&mut self.watch)
@@ -384,7 +386,7 @@ impl<'a> Upstream<'a> {
         }
     }
 
-    /// The same; where it came from the pool, others may send on it, too, from now on.
+    /// Gives back a connection like [`release`](Self::release). One from the pool may become a shared one.
     pub fn release_or_share(&mut self, connection: PooledConnection, backend: &Arc<Backend>) {
         match self.watch {
             Watch::InUse(_) => self.release(connection),

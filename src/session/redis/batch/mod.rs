@@ -10,7 +10,7 @@ use self::window::{FIRST_WINDOW, MAX_WINDOW};
 use super::memory::IDLE_CAPACITY_BYTES;
 use super::reply_writer::ReplyWriter;
 use crate::backend::Class;
-use crate::balance::slow::ReadTraits;
+use crate::balance::slow::ReadProfile;
 use crate::metrics::Refusal;
 use crate::policy::{self, Policy, Refused, Verdict};
 use crate::resp::{Command, CommandParser, write};
@@ -54,7 +54,7 @@ pub struct Batch {
     /// Whether a script is among the commands.
     has_script: bool,
     /// What is known of how long the commands take.
-    traits: ReadTraits,
+    profile: ReadProfile,
     /// Whether the client gets anything but the replies as they come.
     has_other: bool,
     /// The version of the backends' commands by which all of its commands were judged.
@@ -81,7 +81,7 @@ impl Default for Batch {
             max_window: MAX_WINDOW,
             is_after_long: false,
             has_script: false,
-            traits: ReadTraits::QUICK,
+            profile: ReadProfile::QUICK,
             has_other: false,
             version: 0,
             steps: Vec::new(),
@@ -110,14 +110,14 @@ impl Batch {
     /// Whether it is made of reads that are short, as far as is known, and whose replies the client gets as
     /// they come.
     pub fn is_plain(&self) -> bool {
-        let is_quick = self.traits.class == Class::Quick && !self.traits.has_one_try;
+        let is_quick = self.profile.class == Class::Quick && !self.profile.has_one_try;
         let is_usual = !self.has_other && !self.has_script && !self.is_after_long;
         !self.is_empty() && is_quick && is_usual
     }
 
     /// What is known of how long the commands take.
-    pub fn traits(&self) -> ReadTraits {
-        self.traits
+    pub fn profile(&self) -> ReadProfile {
+        self.profile
     }
 
     /// The batch as it may go by a shared connection to a server whose commands are of this version.
@@ -161,14 +161,14 @@ impl Batch {
         command: &Command,
         version: u64,
         is_silent: bool,
-        traits: ReadTraits,
+        profile: ReadProfile,
     ) {
         let bytes = command.bytes();
         self.version = match self.commands.is_empty() || self.version == version {
             true => version,
             false => MIXED_VERSIONS,
         };
-        self.traits = self.traits.with(traits);
+        self.profile = self.profile.with(profile);
         self.has_other |= is_silent;
         self.commands.extend_from_slice(bytes);
         self.steps.push(Step::Forward { length: bytes.len(), is_silent });
@@ -180,10 +180,10 @@ impl Batch {
         command: &Command,
         version: u64,
         is_silent: bool,
-        traits: ReadTraits,
+        profile: ReadProfile,
     ) {
         self.has_script = true;
-        self.forward(command, version, is_silent, traits);
+        self.forward(command, version, is_silent, profile);
     }
 
     /// Adds an answer of our own.
@@ -216,7 +216,7 @@ impl Batch {
                     let error = match policy.verdict(&command) {
                         Verdict::Forward => {
                             self.has_script |= policy::is_script(&command);
-                            self.forward(&command, version, is_silent, old.traits);
+                            self.forward(&command, version, is_silent, old.profile);
                             continue;
                         }
                         Verdict::Refuse(Refused { why, error }) => {
@@ -244,7 +244,7 @@ impl Batch {
         self.answers.clear();
         self.done = BatchProgress::default();
         (self.has_script, self.has_other) = (false, false);
-        self.traits = ReadTraits::QUICK;
+        self.profile = ReadProfile::QUICK;
         self.steps.shrink_to(IDLE_CAPACITY_BYTES / size_of::<Step>());
         self.commands.shrink_to(IDLE_CAPACITY_BYTES);
         self.answers.shrink_to(IDLE_CAPACITY_BYTES);

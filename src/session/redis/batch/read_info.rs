@@ -8,9 +8,9 @@ use crate::policy::Policy;
 use crate::resp::{Command, CommandParser};
 
 impl Batch {
-    /// What the commands that are left are known by: those that are not quick or, where all are, each.
-    /// Where it has to go alone, of the first only.
-    /// `context` is what replies depend on beside the commands.
+    /// Returns the keys by which the slow lane knows the commands that are left: those that are not quick
+    /// or, where all are, each. Of commands that go alone that is the first only. `context` stands for what
+    /// replies depend on beside the commands.
     pub fn read_info(
         &self,
         is_alone: bool,
@@ -38,7 +38,7 @@ impl Batch {
         let is_single = keys.len() == 1;
         let keys: Vec<ReadKey> = suspects.into_iter().map(|at| keys[at]).collect();
         let context = (is_single && !self.has_script).then_some(context);
-        ReadInfo { class: self.traits.class, keys, label, is_alone, context }
+        ReadInfo { class: self.profile.class, keys, label, is_alone, context }
     }
 }
 

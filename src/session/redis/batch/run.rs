@@ -113,8 +113,8 @@ impl Batch {
         if let Some(open) = open.filter(|_| exchange.telling_step == Some(self.done.steps)) {
             connection.next_byte()?;
             match exchange.end == self.steps.len() {
-                true => open.note_answer(),
-                false => open.note_part(),
+                true => open.reply_began(),
+                false => open.partial_reply_began(),
             }
         }
         let (start, bytes) = (writer.out().len(), writer.given.bytes);

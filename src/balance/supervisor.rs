@@ -1,10 +1,10 @@
-//! What a backend's connections are told of it: from its health, and from how the others are.
+//! What a backend's connections are told of it, from its health and from how the others are.
 
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::refusals::Refusals;
+use super::refusals::RecentRefusals;
 use super::retry_budget::RetryBudget;
 use super::slow::{self, Decision, Situation, TimeLimits};
 use super::table::ConnectionTable;
@@ -16,22 +16,16 @@ const ORDER_MARGIN: Duration = Duration::from_millis(50);
 
 /// Judge of one backend.
 #[derive(Debug)]
-pub struct Supervision {
-    /// The backend's identity.
+pub(super) struct BackendSupervisor {
     pub id: BackendId,
-    /// Its health.
     pub health: Arc<Health>,
-    /// The states and leases of all.
     pub table: Arc<ConnectionTable>,
-    /// How many reads may be sent again.
     pub retry_budget: Arc<RetryBudget>,
-    /// What all have refused lately.
-    pub refusals: Arc<Refusals>,
-    /// How long reads wait.
+    pub refusals: Arc<RecentRefusals>,
     pub limits: TimeLimits,
 }
 
-impl Supervision {
+impl BackendSupervisor {
     fn situation(&self, class: Class, silent: Duration) -> Situation {
         Situation {
             class,
@@ -46,15 +40,15 @@ impl Supervision {
         }
     }
 
-    /// Whether the backend has answered a check that began after the read was sent. Redis works on one thing
-    /// at a time: had the read arrived, its reply would be here.
+    /// Whether the backend has answered a check that began after the read was sent. Redis works on one
+    /// command at a time: had the read arrived, its reply would be here.
     fn answers_checks(&self, silent: Duration) -> bool {
         let later = Instant::now().checked_sub(silent).map(|began| began + ORDER_MARGIN);
         later.is_some_and(|later| self.health.has_answered_since(later))
     }
 }
 
-impl Supervisor for Supervision {
+impl Supervisor for BackendSupervisor {
     fn admit(&self, run_id: &str) -> Result<(), String> {
         self.health.admit(run_id, Instant::now())
     }
@@ -81,7 +75,7 @@ impl Supervisor for Supervision {
             self.health.failed(&"timed out", Instant::now());
             now.state = self.health.state();
         }
-        // Where it was due less, it has had all of that.
+        // A backend that was due less time has had all of that.
         now.silent = now.silent.max(self.limits.backend);
         match slow::decide(&now, self.limits) {
             Decision::Wait => Ok(true),
@@ -106,10 +100,8 @@ impl Supervisor for Supervision {
 
 /// The row of one backend in the connection table.
 #[derive(Debug)]
-pub struct TableRow {
-    /// The table.
+pub(super) struct TableRow {
     pub table: Arc<ConnectionTable>,
-    /// The backend.
     pub id: BackendId,
 }
 

@@ -1,12 +1,12 @@
-//! How long a read waits for a silent server: one rule, for both protocols and for both kinds of
-//! connection.
+//! How long a read waits for a silent server. The rule is one for both protocols and for both kinds of
+//! connection, shared and pooled.
 
 use std::time::Duration;
 
 use crate::backend::Class;
 use crate::health::BackendState;
 
-/// The two times of the configuration that the rule knows.
+/// The timeouts of the configuration that the rule needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimeLimits {
     /// `--backend-timeout`: how long a server may be silent before a quick read leaves.
@@ -15,12 +15,12 @@ pub struct TimeLimits {
     pub read: Duration,
 }
 
-/// What is known of a read that was sent and has met nothing but silence.
+/// A read that was sent to a server which has been silent since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Situation {
-    /// What is known of the read.
+    /// What is known of how long the read takes.
     pub class: Class,
-    /// How long its server has said nothing on this connection.
+    /// How long nothing has come on this connection.
     pub silent: Duration,
     /// The state of its server.
     pub state: BackendState,
@@ -38,34 +38,34 @@ pub struct Situation {
     pub are_all_frozen: bool,
 }
 
-/// What is done about it.
+/// What a read does that has met silence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
     /// The read stays where it is.
     Wait,
-    /// It is sent to another server; `is_free` where that costs nothing of the retry budget.
+    /// It is sent to another server.
     Leave {
-        /// Whether the retry budget is spared.
+        /// Whether that costs nothing of the retry budget.
         is_free: bool,
     },
-    /// Its server works on a slow read of somebody else: it is sent to another, and blames nobody.
+    /// It is sent to another server, and its own is not blamed: that works on a slow read.
     LeaveBusy,
-    /// The connection is broken, not the server: the read is sent again on another.
+    /// It is sent again on another connection: this one is broken, not the server.
     Stuck,
-    /// Its time is up.
+    /// It fails: its time is up.
     GiveUp,
 }
 
-/// Whether a silence says that the server has failed: then it is `suspect`.
+/// Whether the silence means that the server has failed, and is `suspect`.
 pub fn is_suspicious(now: &Situation, limits: TimeLimits) -> bool {
     now.class == Class::Quick && now.silent >= limits.backend && !now.is_server_busy
 }
 
-/// What a read does that has met silence.
+/// Decides what a read does that has met silence.
 ///
-/// A quick read leaves after the backend timeout. Any other one may be why the server is silent: sent
-/// elsewhere it would silence the next. It stays until the read timeout; also when checks fail, as a
-/// busy server fails them, too.
+/// A quick read leaves after the backend timeout. Any other read may itself be the reason for the silence, and
+/// would silence the next server as well. So it stays until the read timeout, even if health checks fail: a busy
+/// server does not answer them either.
 pub fn decide(now: &Situation, limits: TimeLimits) -> Decision {
     if now.silent < limits.backend.min(limits.read) {
         return Decision::Wait;
@@ -85,7 +85,7 @@ pub fn decide(now: &Situation, limits: TimeLimits) -> Decision {
 
 fn decide_quick(now: &Situation) -> Decision {
     match (now.has_better, now.state) {
-        // Leaving what is known to be silent costs nobody anything.
+        // Reads of a server that is down are the others' share anyway: they cost no budget.
         (true, BackendState::Down) => Decision::Leave { is_free: true },
         (true, _) if now.is_server_busy => Decision::LeaveBusy,
         (true, _) => Decision::Leave { is_free: false },
@@ -132,7 +132,7 @@ mod tests {
         let long = Duration::from_secs(30);
         let short = Duration::from_millis(999);
         for (at, (situation, wanted)) in [
-            // Nobody leaves before the backend timeout.
+            // No read leaves before the backend timeout.
             (Situation { silent: short, ..quick() }, Wait),
             (Situation { silent: short, state: BackendState::Down, ..quick() }, Wait),
             (Situation { silent: short, answers_checks: true, ..slow() }, Wait),
@@ -141,7 +141,7 @@ mod tests {
             (Situation { state: BackendState::Suspect, ..quick() }, Leave { is_free: false }),
             (Situation { state: BackendState::Down, ..quick() }, Leave { is_free: true }),
             (Situation { is_server_busy: true, ..quick() }, LeaveBusy),
-            // With none, it stays until the checks say that the server is dead.
+            // Without another server, it stays until the checks say that its server is dead.
             (Situation { has_better: false, ..quick() }, Wait),
             (Situation { has_better: false, state: BackendState::Suspect, ..quick() }, Wait),
             (
@@ -157,7 +157,7 @@ mod tests {
                 },
                 Wait,
             ),
-            // What waits for a slow read to end is not on a dead server.
+            // A read that waits for the end of a slow one is not on a dead server.
             (
                 Situation {
                     has_better: false,
@@ -167,16 +167,16 @@ mod tests {
                 },
                 Wait,
             ),
-            // Reads that may be why it is silent stay, whatever the checks say.
+            // Reads that may be the reason for the silence stay, whatever the checks say.
             (unknown(), Wait),
             (slow(), Wait),
             (Situation { state: BackendState::Down, ..unknown() }, Wait),
             (Situation { state: BackendState::Down, ..slow() }, Wait),
             (Situation { has_better: false, state: BackendState::Down, ..slow() }, Wait),
-            // Unless all are silent, those included that run nothing slow.
+            // They give up when all servers are silent, even those that run nothing slow.
             (Situation { are_all_frozen: true, has_better: false, ..unknown() }, GiveUp),
             (Situation { are_all_frozen: true, has_better: false, ..slow() }, Wait),
-            // A server that answers checks has not got the read: the connection is broken.
+            // A server that answers checks has not received the read: the connection is broken.
             (Situation { answers_checks: true, ..quick() }, Stuck),
             (Situation { answers_checks: true, ..unknown() }, Stuck),
             (Situation { answers_checks: true, ..slow() }, Stuck),

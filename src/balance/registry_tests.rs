@@ -1,0 +1,70 @@
+use crate::balance::Balancer;
+use crate::config::Config;
+use crate::health::BackendState;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Balancer with two backends that are up.
+fn two() -> Arc<Balancer> {
+    let args = ["lb", "--backend=127.0.0.1:1", "--backend=127.0.0.1:2"];
+    let balancer = Balancer::new(Config::from_arguments(args).expect("a configuration"));
+    balancer.add_all(&balancer.config.backends);
+    for member in balancer.backends().iter() {
+        balancer.table.set_state(member.id, BackendState::Up, false, Instant::now());
+    }
+    balancer
+}
+
+#[test]
+fn a_removed_backend_is_found_as_long_as_it_is_used_and_forgotten_then() {
+    let balancer = two();
+    let (id, now) = (balancer.backends()[0].id, Instant::now());
+    let lease = balancer.table.lease(now, |other| other == id).expect("it is up");
+    balancer.remove(id, now);
+    assert!(balancer.backends().iter().all(|member| member.id != id));
+    balancer.forget_drained();
+    assert!(balancer.backend(id).is_some_and(|member| member.health.is_removed()));
+    assert!(balancer.table.lease(now, |other| other == id).is_none());
+    drop(lease);
+    balancer.forget_drained();
+    assert!(balancer.backend(id).is_none() && !balancer.table.knows(id));
+}
+
+#[test]
+fn a_backend_that_no_session_uses_is_forgotten_at_once() {
+    let balancer = two();
+    let id = balancer.backends()[0].id;
+    balancer.remove(id, Instant::now());
+    balancer.forget_drained();
+    assert!(balancer.backend(id).is_none());
+    assert_eq!(balancer.backends().len(), 1);
+}
+
+#[test]
+fn a_backend_that_joins_again_has_a_new_identity() {
+    let balancer = two();
+    let old = balancer.backends()[1].id;
+    balancer.remove(old, Instant::now());
+    let new = balancer.add(&balancer.config.backends[1], Instant::now());
+    assert_ne!(new.id, old);
+    assert_eq!(new.name(), "127.0.0.1:2");
+    assert_eq!(balancer.table.state(new.id), BackendState::Down, "until it is checked");
+}
+
+#[test]
+fn each_change_of_the_list_gives_the_commands_another_version() {
+    let balancer = two();
+    let (id, now) = (balancer.backends()[0].id, Instant::now());
+    let mut versions = vec![balancer.commands_version()];
+    versions.push({
+        balancer.add(&balancer.config.backends[0], now);
+        balancer.commands_version()
+    });
+    let before = Arc::clone(&balancer.backends());
+    balancer.remove(id, now);
+    versions.push(balancer.commands_version());
+    assert!(versions.is_sorted_by(|earlier, later| earlier < later), "{versions:?}");
+    balancer.remove(id, now);
+    assert_eq!(balancer.commands_version(), versions[2], "it was removed before");
+    assert_eq!(before.len(), 3, "a snapshot does not change");
+}
