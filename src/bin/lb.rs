@@ -11,8 +11,7 @@ use redis_lb::balance::{Balancer, Phase, start_rebalancing};
 use redis_lb::config::Config;
 use redis_lb::discovery::{self, StaticList};
 use redis_lb::observe::sampler;
-use redis_lb::server::listener::{Listeners, PassedOn};
-use redis_lb::server::{acceptor, banner, limits, scheduling};
+use redis_lb::server::{self, Listeners, PassedOn};
 use redis_lb::{doctor, logging};
 
 fn main() -> ExitCode {
@@ -40,17 +39,17 @@ fn serve(mut config: Config) -> anyhow::Result<()> {
     // Both come before the first thread: one changes the environment, the other is inherited by threads.
     let passed_on =
         PassedOn::take().context("LISTEN_FDS: the socket that was passed on can't be served")?;
-    scheduling::schedule_in_batches();
+    server::schedule_in_batches();
     let _logging = logging::start(config.log_format).context("the log can't be started")?;
-    let shares = limits::raise(&mut config).context("lb can't serve")?;
+    let shares = server::raise_limits(&mut config).context("lb can't serve")?;
     let listeners = Listeners::open(&mut config, passed_on)?;
     let balancer = Balancer::new(config);
     end_on_signals(Arc::clone(&balancer))?;
     discovery::start(&balancer, &StaticList(&balancer.config.backends));
     start_rebalancing(&balancer);
-    banner::introduce(&balancer, listeners.was_passed_on);
+    server::introduce(&balancer, listeners.was_passed_on);
     sampler::start(&balancer);
-    acceptor::serve(listeners, shares, &balancer)?;
+    server::serve(listeners, shares, &balancer)?;
     info!("ended");
     Ok(())
 }

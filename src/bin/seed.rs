@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
+use redis_lb::config;
 use redis_lb::config::address::{self, DEFAULT_BACKENDS};
-use redis_lb::config::cli;
 use redis_lb::load::{Dataset, SeedSettings, seed, table};
 
 const EXAMPLES: &str = "\
@@ -49,14 +49,14 @@ struct Cli {
 }
 
 fn main() -> anyhow::Result<ExitCode> {
-    let cli = Cli::try_parse().unwrap_or_else(|error| cli::exit_with(&error));
+    let cli = Cli::try_parse().unwrap_or_else(|error| config::exit_with(&error));
     // clap would repeat a wrong value in its error, and with it a password.
     let backends = address::parse_list(&cli.backends)
         .unwrap_or_else(|error| Cli::command().error(ErrorKind::ValueValidation, error).exit());
     let dataset = match Dataset::check(&cli.file, &cli.id) {
         Ok(dataset) => dataset,
         Err(error) => {
-            say(format_args!("seed: {}", cli::redact(&error.to_string())));
+            say(format_args!("seed: {}", config::redact(&error.to_string())));
             return Ok(ExitCode::from(2));
         }
     };

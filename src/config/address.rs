@@ -33,30 +33,20 @@ impl PartialEq for BackendAddress {
 #[error("{0}; write HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB or redis+unix:///PATH")]
 pub struct AddressError(String);
 
-/// Error for texts that are no list of backends. It repeats none of them, because they may contain
-/// passwords.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum ListError {
-    /// The text with this number, counted from 1, is no address.
-    #[error("backend number {0} of the list: {1}")]
-    Address(usize, AddressError),
-    /// Two texts name one server.
-    #[error("backend {0} is in the list twice; name each one once")]
-    Twice(String),
-}
-
 /// Parses a list of backends, such as the values of `--backend`.
 ///
 /// # Errors
 ///
-/// One text is no address, or two have the same [`name`](BackendAddress::name).
-pub fn parse_list(texts: &[String]) -> Result<Vec<BackendAddress>, ListError> {
+/// One text is no address, or two have the same [`name`](BackendAddress::name). The error repeats no text,
+/// which may contain a password.
+pub fn parse_list(texts: &[String]) -> Result<Vec<BackendAddress>, String> {
     let mut backends: Vec<BackendAddress> = Vec::new();
-    for (index, text) in texts.iter().enumerate() {
-        let backend: BackendAddress =
-            text.parse().map_err(|error| ListError::Address(index + 1, error))?;
+    for (number, text) in (1..).zip(texts) {
+        let wrong = |error| format!("backend number {number} of the list: {error}");
+        let backend: BackendAddress = text.parse().map_err(wrong)?;
         if backends.iter().any(|other| other.name == backend.name) {
-            return Err(ListError::Twice(backend.name));
+            let name = backend.name;
+            return Err(format!("backend {name} is in the list twice; name each one once"));
         }
         backends.push(backend);
     }
@@ -100,37 +90,36 @@ impl FromStr for BackendAddress {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
+        let wrong = |why: &str| Err(AddressError(why.to_owned()));
         let text = text.trim();
         let url = if text.contains("://") {
             text.to_owned()
         } else if has_port(text) {
             format!("redis://{text}")
         } else {
-            return Err(AddressError("HOST:PORT needs a port from 1 to 65535".into()));
+            return wrong("HOST:PORT needs a port from 1 to 65535");
         };
         if url.starts_with("rediss:") {
-            return Err(AddressError("TLS (rediss://) is not supported".into()));
+            return wrong("TLS (rediss://) is not supported");
         }
         let authority = url.split("://").nth(1).and_then(|rest| rest.split(['/', '?', '#']).next());
         if url.contains('@') && !authority.is_some_and(|authority| authority.contains('@')) {
-            return Err(AddressError("percent-encode / ? # , and @ in a user or password".into()));
+            return wrong("percent-encode / ? # , and @ in a user or password");
         }
         let info = url.into_connection_info().map_err(|error| AddressError(plain(&error)))?;
         let name = match info.addr() {
-            ConnectionAddr::Tcp(_, 0) => {
-                return Err(AddressError("port 0 is no server's port".into()));
-            }
+            ConnectionAddr::Tcp(_, 0) => return wrong("port 0 is no server's port"),
             ConnectionAddr::Tcp(host, port) if host.contains(':') => format!("[{host}]:{port}"),
             ConnectionAddr::Tcp(host, port) => format!("{host}:{port}"),
             ConnectionAddr::Unix(path) => path.display().to_string(),
-            _ => return Err(AddressError("this kind of address is not supported".into())),
+            _ => return wrong("this kind of address is not supported"),
         };
-        if info.redis_settings().username().is_some() && info.redis_settings().password().is_none()
-        {
-            return Err(AddressError("a user needs a password".into()));
+        let login = info.redis_settings();
+        if login.username().is_some() && login.password().is_none() {
+            return wrong("a user needs a password");
         }
-        if info.redis_settings().db() < 0 {
-            return Err(AddressError("a database number is 0 or more".into()));
+        if login.db() < 0 {
+            return wrong("a database number is 0 or more");
         }
         Ok(Self { info, name })
     }

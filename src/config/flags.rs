@@ -1,7 +1,6 @@
 //! The flags of `lb` and their environment variables, as `clap` sees them.
 
 use std::ffi::OsString;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use clap::builder::{BoolishValueParser, RangedU64ValueParser};
@@ -68,20 +67,13 @@ pub struct Flags {
     /// A Redis server: HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB or redis+unix:///PATH; repeat it
     /// for each server, or separate them by commas
     #[arg(help_heading = BACKENDS)]
-    #[arg(
-        long = "backend",
-        env = "LB_BACKENDS",
-        hide_env_values = true,
-        value_name = "URL",
-        value_delimiter = ',',
-        default_values = DEFAULT_BACKENDS
-    )]
+    #[arg(long = "backend", env = "LB_BACKENDS", hide_env_values = true, value_name = "URL")]
+    #[arg(value_delimiter = ',', default_values = DEFAULT_BACKENDS)]
     pub(super) backends: Vec<String>,
 
     /// Serves the paths below /-/ (status page, metrics, probes) at this address instead of where
     /// clients connect
-    #[arg(help_heading = WATCHING)]
-    #[arg(long, env = "LB_ADMIN_LISTEN", value_name = "ADDRESS:PORT")]
+    #[arg(help_heading = WATCHING, long, env = "LB_ADMIN_LISTEN", value_name = "ADDRESS:PORT")]
     pub(super) admin_listen: Option<String>,
 
     /// Turns off the status page and its JSON where clients connect
@@ -101,13 +93,7 @@ pub struct Flags {
 
     /// Most clients at a time; further ones get an error and are closed
     #[arg(help_heading = CLIENTS)]
-    #[arg(
-        long,
-        env = "LB_MAX_CLIENTS",
-        value_name = "NUMBER",
-        default_value_t = 4096,
-        value_parser = count(1..=100_000)
-    )]
+    #[arg(long, env = "LB_MAX_CLIENTS", value_name = "NUMBER", default_value_t = 4096, value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000))]
     pub max_clients: usize,
 
     /// How long a client may be idle, or not read its reply
@@ -171,24 +157,12 @@ pub struct Flags {
 
     /// Most connections to each backend at a time; a client that needs another waits for one
     #[arg(help_heading = BACKENDS)]
-    #[arg(
-        long,
-        env = "LB_BACKEND_CONNECTIONS",
-        value_name = "NUMBER",
-        default_value_t = 128,
-        value_parser = count(2..=100_000)
-    )]
+    #[arg(long, env = "LB_BACKEND_CONNECTIONS", value_name = "NUMBER", default_value_t = 128, value_parser = RangedU64ValueParser::<usize>::new().range(2..=100_000))]
     pub backend_connections: usize,
 
     /// Longest argument of a Redis command, in MiB
     #[arg(help_heading = CLIENTS)]
-    #[arg(
-        long,
-        env = "LB_MAX_ARGUMENT_MIB",
-        value_name = "MIB",
-        default_value_t = 16,
-        value_parser = clap::value_parser!(u32).range(1..=512)
-    )]
+    #[arg(long, env = "LB_MAX_ARGUMENT_MIB", value_name = "MIB", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=512))]
     pub max_argument_mib: u32,
 
     /// Allows KEYS, which keeps a Redis server busy while it looks at every key
@@ -272,11 +246,6 @@ impl Flags {
         args.max_lag = check.max_lag.unwrap_or(args.max_lag);
         Ok(args)
     }
-}
-
-/// Parser of a number in this range.
-fn count(range: RangeInclusive<u64>) -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(range)
 }
 
 /// Parses a time, which may be zero.

@@ -1,10 +1,10 @@
 //! The configuration of `lb`: flags go before the environment, and that before the defaults.
 
 pub mod address;
-pub mod cli;
 mod flags;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
@@ -68,7 +68,7 @@ impl Config {
     /// Reads the command line and the environment. Ends the process if these ask for help or the
     /// version, or with exit code 2 if they are wrong.
     pub fn from_command_line() -> Self {
-        Self::from_arguments(std::env::args_os()).unwrap_or_else(|error| cli::exit_with(&error))
+        Self::from_arguments(std::env::args_os()).unwrap_or_else(|error| exit_with(&error))
     }
 
     /// Reads these arguments, of which the first is the program's name, and the environment.
@@ -79,14 +79,10 @@ impl Config {
         arguments: impl IntoIterator<Item: Into<OsString> + Clone>,
     ) -> Result<Self, clap::Error> {
         let invalid = |error| Flags::command().error(ErrorKind::ValueValidation, error);
-        Self::try_from(Flags::read(arguments)?).map_err(invalid)
+        Self::checked(Flags::read(arguments)?).map_err(invalid)
     }
-}
 
-impl TryFrom<Flags> for Config {
-    type Error = String;
-
-    fn try_from(flags: Flags) -> Result<Self, String> {
+    fn checked(flags: Flags) -> Result<Self, String> {
         if flags.read_timeout < flags.backend_timeout {
             return Err("--read-timeout must not be shorter than --backend-timeout".to_owned());
         }
@@ -113,6 +109,34 @@ fn address(flag: &str, text: &str) -> Result<SocketAddr, String> {
              or 0.0.0.0:1310 for every network"
         )
     })
+}
+
+/// Returns `text` without the user and password of any URL in it, for errors that repeat what was
+/// typed.
+pub fn redact(text: &str) -> String {
+    let mut redacted = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, url) = rest.split_at(at + 3);
+        let end = url.find([' ', '\'', '"', '\n']).unwrap_or(url.len());
+        redacted += before;
+        // The last @, because one in a password may not be encoded.
+        let login = url[..end].rfind('@').unwrap_or(0);
+        redacted += if login > 0 { "…" } else { "" };
+        rest = &url[login..];
+    }
+    redacted + rest
+}
+
+/// Ends the process with help or an error, as `clap` would, but shows no password that was typed in
+/// the wrong place.
+pub fn exit_with(error: &clap::Error) -> ! {
+    if !error.use_stderr() {
+        error.exit();
+    }
+    // Standard error may be closed.
+    let _ = write!(std::io::stderr(), "{}", redact(&error.to_string()));
+    std::process::exit(error.exit_code());
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@ use super::*;
 
 fn config(args: &[&str]) -> Result<Config, String> {
     let flags = Flags::read([&["lb"], args].concat()).map_err(|e| e.to_string())?;
-    Config::try_from(flags)
+    Config::checked(flags)
 }
 
 #[test]
@@ -70,4 +70,15 @@ fn wrong_values_are_refused_with_what_to_do() {
 fn a_password_in_a_wrong_backend_is_not_repeated() {
     let error = config(&["--backend", "redis://u:hunter2@h:99999"]).expect_err("port");
     assert!(!error.contains("hunter2"), "{error}");
+}
+
+#[test]
+fn a_url_that_is_repeated_has_no_login() {
+    for (text, redacted) in [
+        ("unexpected 'redis://u:hunter2@h:1' found", "unexpected 'redis://…@h:1' found"),
+        ("a://u:p@q@h b://h/@ c://:p@h", "a://…@h b://…@ c://…@h"),
+        ("no URL, but a@b", "no URL, but a@b"),
+    ] {
+        assert_eq!(redact(text), redacted);
+    }
 }

@@ -2,9 +2,7 @@
 //! read in two ways (RFC 9112, section 11.2, request smuggling) is refused.
 
 use std::borrow::Cow;
-
-use super::headers::Headers;
-use super::host::checked_host;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// Longest request line, with its line end. RFC 9112 asks for at least 8000.
 pub(crate) const MAX_REQUEST_LINE_BYTES: usize = 16 * 1024;
@@ -162,7 +160,10 @@ fn http1(head: &[u8]) -> Result<Request, RequestError> {
     };
     let headers = Headers(parsed.headers);
     let (target_host, target) = split_target(method, parsed.path.unwrap_or_default())?;
-    let header_host = headers.host(version)?;
+    let header_host = headers.only("host")?.map(checked_host).transpose()?;
+    if header_host.is_none() && version == Version::Http11 {
+        return Err(RequestError::Malformed("Host is missing"));
+    }
     Ok(Request {
         method,
         method_name,
@@ -229,15 +230,136 @@ fn split_target(method: Method, target: &str) -> Result<(Option<String>, String)
     if method == Method::Other || target.starts_with('/') {
         return Ok((None, target.to_owned()));
     }
-    let scheme = target.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("http://"));
-    if scheme.is_none() {
+    let absolute = target.split_at_checked("http://".len());
+    let Some((_, rest)) = absolute.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("http://"))
+    else {
         return Err(RequestError::Malformed("a request target begins with / or http://"));
-    }
-    let rest = &target[7..];
+    };
     let host_end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (host, path) = rest.split_at(host_end);
     let slash = if path.starts_with('/') { "" } else { "/" };
     Ok((Some(checked_host(host)?), format!("{slash}{path}")))
+}
+
+/// The headers of a request.
+struct Headers<'a>(&'a [httparse::Header<'a>]);
+
+impl<'a> Headers<'a> {
+    fn all(&self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
+        self.0.iter().filter(|h| h.name.eq_ignore_ascii_case(name)).map(|h| h.value)
+    }
+
+    /// Returns the value of a header that may occur only once.
+    fn only(&self, name: &'static str) -> Result<Option<&'a str>, RequestError> {
+        let mut values = self.all(name);
+        let text = |value| {
+            std::str::from_utf8(value)
+                .map_err(|_| RequestError::Malformed("a header that is not UTF-8"))
+        };
+        let first = values.next().map(text).transpose()?;
+        match values.next() {
+            Some(_) => {
+                Err(RequestError::Malformed("a header that may occur only once occurs twice"))
+            }
+            None => Ok(first),
+        }
+    }
+
+    /// Returns all values of a list header as one list. An ETag may contain bytes that are not UTF-8;
+    /// then it is none of ours.
+    fn joined(&self, name: &'static str) -> Option<String> {
+        let values: Vec<_> = self.all(name).map(String::from_utf8_lossy).collect();
+        (!values.is_empty()).then(|| values.join(", "))
+    }
+
+    /// Whether the client wants to keep the connection.
+    fn keep_alive(&self, version: Version) -> bool {
+        let list = self.joined("connection").unwrap_or_default().to_ascii_lowercase();
+        let says = |option| list.split(',').any(|listed| listed.trim() == option);
+        !says("close") && (version == Version::Http11 || says("keep-alive"))
+    }
+
+    /// Whether `Accept` names `text/html` with a quality above 0.
+    fn accepts_html(&self) -> bool {
+        let list = self.joined("accept").unwrap_or_default();
+        list.split(',').any(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let is_html = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case("text/html"));
+            let quality = parts.find_map(|part| {
+                let (name, value) = part.split_once('=')?;
+                name.trim().eq_ignore_ascii_case("q").then(|| value.trim().parse::<f32>())
+            });
+            is_html && quality.is_none_or(|quality| quality.is_ok_and(|quality| quality > 0.0))
+        })
+    }
+
+    /// Whether a body follows.
+    fn has_body(&self, version: Version) -> Result<bool, RequestError> {
+        let length = self.only("content-length")?;
+        let coding = self.only("transfer-encoding")?;
+        match (length, coding) {
+            (None, None) => Ok(false),
+            (Some(_), Some(_)) => {
+                Err(RequestError::Malformed("Content-Length together with Transfer-Encoding"))
+            }
+            (Some(length), None) => match length.parse::<u64>() {
+                Ok(number) if length.bytes().all(|b| b.is_ascii_digit()) => Ok(number > 0),
+                _ => Err(RequestError::Malformed("a Content-Length that is no number")),
+            },
+            (None, Some(coding))
+                if version == Version::Http11 && coding.eq_ignore_ascii_case("chunked") =>
+            {
+                Ok(true)
+            }
+            (None, Some(_)) => {
+                Err(RequestError::Malformed("a Transfer-Encoding other than chunked"))
+            }
+        }
+    }
+}
+
+/// Returns the host if it is `HOST` or `HOST:PORT` (RFC 9110, section 7.2).
+fn checked_host(host: &str) -> Result<String, RequestError> {
+    let name = host_without_port(host);
+    let port = host.strip_prefix(name).unwrap_or_default();
+    let is_port = port.is_empty()
+        || port.strip_prefix(':').is_some_and(|digits| {
+            digits.is_empty() || (digits.parse::<u16>().is_ok() && !digits.starts_with('+'))
+        });
+    let is_name = match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&b)),
+    };
+    match is_port && is_name && !name.is_empty() {
+        true => Ok(host.to_owned()),
+        false => Err(RequestError::Malformed("a Host that is not HOST or HOST:PORT")),
+    }
+}
+
+/// Returns the host of `HOST:PORT`; an IPv6 address keeps its brackets.
+fn host_without_port(host: &str) -> &str {
+    let name_end = match host.find(']') {
+        Some(bracket) if host.starts_with('[') => bracket + 1,
+        _ => host.find(':').unwrap_or(host.len()),
+    };
+    &host[..name_end]
+}
+
+/// Returns the name in `HOST:PORT` as it is compared: without port and final dot, in lower case.
+pub fn host_name(host: &str) -> Cow<'_, str> {
+    let name = host_without_port(host.trim()).trim_end_matches('.');
+    match name.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
+        true => name.into(),
+        false => name.to_lowercase().into(),
+    }
+}
+
+/// Whether a [`host_name`] can only mean this machine.
+pub fn is_local_host(name: &str) -> bool {
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name == "localhost"
+        || name.ends_with(".localhost")
+        || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]

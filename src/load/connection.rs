@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use redis::{Client, Connection, ConnectionLike, ErrorKind, InfoDict, RedisError, Value};
 
-use super::REPLICA_TIMEOUT;
-use super::error::SeedError;
+use super::dataset::DatasetError;
 use crate::config::address::BackendAddress;
 
 /// How long a backend may take to accept the connection, and then for each reply until its role is
@@ -17,16 +16,29 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a backend may take to receive or send anything at all.
 const IO_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a replica may make no progress before it counts as failed.
+const REPLICA_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// How often a replica is asked how far it is.
 const REPLICA_POLL: Duration = Duration::from_millis(100);
+
+/// Error of a backend that does not hold the rows.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the texts say it
+pub enum SeedError {
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    #[error("key {key:?} {difference} after loading; does another program write to it?")]
+    Mismatch { key: String, difference: String },
+    #[error("{0}")]
+    Other(String),
+}
 
 /// How far each primary was written, by replication id; `None` if it failed.
 pub(super) type Primaries = HashMap<String, Option<u64>>;
 
 /// A connection to one backend.
-pub(super) struct SeedConnection {
-    inner: Connection,
-}
+pub(super) struct SeedConnection(Connection);
 
 /// The replication section of a backend's `INFO`.
 pub(super) struct Replication {
@@ -46,7 +58,9 @@ pub(super) struct Replication {
 impl SeedConnection {
     /// Connects, logs in, and asks for the backend's role.
     pub fn connect(address: &BackendAddress) -> Result<(Self, Replication), SeedError> {
-        let failed = |error| SeedError::Connect(reason(&error, CONNECT_TIMEOUT));
+        let failed = |error| {
+            SeedError::Other(format!("cannot connect: {}", reason(&error, CONNECT_TIMEOUT)))
+        };
         let info = address.connection_info();
         // Each command of the login has a time limit of its own, so we send only those that we need.
         let login = info.redis_settings().clone().set_skip_set_lib_name();
@@ -55,9 +69,9 @@ impl SeedConnection {
             .map_err(failed)?;
         connection.set_write_timeout(Some(IO_TIMEOUT))?;
         connection.set_read_timeout(Some(CONNECT_TIMEOUT))?;
-        let mut connection = Self { inner: connection };
+        let mut connection = Self(connection);
         let reply = connection.ask_replication().map_err(failed)?;
-        connection.inner.set_read_timeout(Some(IO_TIMEOUT))?;
+        connection.0.set_read_timeout(Some(IO_TIMEOUT))?;
         Ok((connection, Replication::parse(reply)?))
     }
 
@@ -67,18 +81,18 @@ impl SeedConnection {
     }
 
     fn ask_replication(&mut self) -> Result<Value, RedisError> {
-        self.inner.req_command(redis::cmd("INFO").arg("replication"))?.extract_error()
+        self.0.req_command(redis::cmd("INFO").arg("replication"))?.extract_error()
     }
 
     /// Sends all commands without waiting for a reply.
     pub fn send(&mut self, commands: &[u8]) -> Result<(), SeedError> {
-        Ok(self.inner.send_packed_command(commands)?)
+        Ok(self.0.send_packed_command(commands)?)
     }
 
     /// Reads the reply to one command. (`Pipeline::query` would wait for each reply of a batch anew when
     /// the backend has stopped answering.)
     pub fn receive(&mut self) -> Result<Value, SeedError> {
-        Ok(self.inner.recv_response()?.extract_error()?)
+        Ok(self.0.recv_response()?.extract_error()?)
     }
 
     /// Reads the replies to a transaction of one `DEL` and `rows` times `HSET` with `fields` fields.
@@ -96,14 +110,14 @@ impl SeedConnection {
             {
                 Ok(())
             }
-            _ => Err(SeedError::Reply { command: "HSET" }),
+            _ => Err(unexpected("HSET")),
         }
     }
 }
 
 impl Replication {
     fn parse(reply: Value) -> Result<Self, SeedError> {
-        let unexpected = || SeedError::Reply { command: "INFO replication" };
+        let unexpected = || unexpected("INFO replication");
         let info: InfoDict = redis::from_redis_value(reply).map_err(|_| unexpected())?;
         let role: String = info.get("role").ok_or_else(unexpected)?;
         let is_replica = role == "slave";
@@ -133,7 +147,12 @@ pub(super) fn wait_for_replica(
     loop {
         let replication = connection.replication()?;
         match primaries.get(&replication.id) {
-            Some(None) => return Err(SeedError::Primary(replication.primary)),
+            Some(None) => {
+                return Err(SeedError::Other(format!(
+                    "its primary {} was not filled; see the error of that one",
+                    replication.primary
+                )));
+            }
             Some(Some(offset)) if replication.link_up && replication.offset >= *offset => {
                 return Ok(replication);
             }
@@ -153,7 +172,11 @@ pub(super) fn wait_for_replica(
                 true => "it lags behind its primary",
                 false => "no link to its primary",
             };
-            return Err(SeedError::Stuck { primary: replication.primary, state });
+            return Err(SeedError::Other(format!(
+                "it is a replica of {} and made no progress for {} s ({state}); see its log",
+                replication.primary,
+                REPLICA_TIMEOUT.as_secs()
+            )));
         }
         thread::sleep(REPLICA_POLL);
     }
@@ -161,8 +184,12 @@ pub(super) fn wait_for_replica(
 
 impl From<RedisError> for SeedError {
     fn from(error: RedisError) -> Self {
-        Self::Redis(reason(&error, IO_TIMEOUT))
+        Self::Other(reason(&error, IO_TIMEOUT))
     }
+}
+
+fn unexpected(command: &str) -> SeedError {
+    SeedError::Other(format!("this is not how Redis replies to {command}; is it a Redis server?"))
 }
 
 /// The reason in the words of Redis or the system, without the `redis` crate's error classes.

@@ -2,15 +2,36 @@
 //! needed.
 
 use std::collections::HashSet;
+use std::fmt::Display;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use csv::{ByteRecord, StringRecord};
 
-use super::error::{DatasetError, LineProblem};
-use super::records::{FileVersion, Records};
+/// Limit of a row, in bytes of the file. A longer one most likely has an open quote, and would be collected in
+/// memory up to the end of the file.
+const MAX_ROW_BYTES: u64 = 64 << 20;
+
+/// How much of the file is read at a time, in bytes.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// Bytes that are read after the end of the file. If the last row is not exactly these, a quote was still open:
+/// the `csv` crate closes it silently.
+const SENTINEL: &[u8] = b"\nend\n";
 
 /// Limit of a batch's rows: it ends early, so that long rows cannot fill the memory.
 const MAX_BATCH_BYTES: usize = 4 << 20;
+
+/// Error of a file that cannot be loaded: its name, the line if it has one, the problem, and what to do about
+/// it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct DatasetError(String);
+
+/// A file's size and time, which change with it.
+type FileVersion = (u64, SystemTime);
 
 /// A checked CSV file with a header. Each row becomes a hash: one column is its id, the others are its
 /// fields.
@@ -31,17 +52,17 @@ impl Dataset {
     ///
     /// The first problem of the file, with its line if it has one.
     pub fn check(path: &Path, id: &str) -> Result<Self, DatasetError> {
-        let version = FileVersion::of(path)?;
+        let version = version_of(path)?;
         let mut records = Records::open(path, version)?;
         let mut record = StringRecord::new();
         if !records.read_text(&mut record)? {
-            return Err(DatasetError::Empty(path.into()));
+            return Err(problem(path, "is empty; its first line has to name the columns"));
         }
         let columns: Vec<String> = record.iter().map(str::to_owned).collect();
         let id_index = find_id(&columns, id).map_err(|problem| records.at_last(problem))?;
         let rows = check_rows(&mut records, &columns, id_index)?;
         if rows == 0 {
-            return Err(DatasetError::NoRows(path.into()));
+            return Err(problem(path, "has a header but no rows; add at least one"));
         }
         Ok(Self { path: path.into(), columns, id_index, rows, version })
     }
@@ -90,7 +111,7 @@ impl Batches<'_> {
             }
             let record = &self.row.record;
             if record.len() != self.dataset.columns.len() || self.rows_left == 0 {
-                return Err(self.records.changed());
+                return Err(changed(&self.dataset.path));
             }
             self.rows_left -= 1;
             rows += 1;
@@ -101,8 +122,8 @@ impl Batches<'_> {
     }
 
     fn check_end(&self) -> Result<(), DatasetError> {
-        let unchanged = FileVersion::of(&self.dataset.path)? == self.dataset.version;
-        if unchanged && self.rows_left == 0 { Ok(()) } else { Err(self.records.changed()) }
+        let unchanged = version_of(&self.dataset.path)? == self.dataset.version;
+        if unchanged && self.rows_left == 0 { Ok(()) } else { Err(changed(&self.dataset.path)) }
     }
 }
 
@@ -114,17 +135,9 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// The content of the id column; not empty.
-    fn id(&self) -> &[u8] {
-        &self.record[self.id_index]
-    }
-
-    /// Replaces `key` by the row's key, which begins with `prefix`.
-    pub fn write_key(&self, prefix: &str, key: &mut Vec<u8>) {
-        key.clear();
-        key.extend_from_slice(prefix.as_bytes());
-        key.push(b':');
-        key.extend_from_slice(self.id());
+    /// Returns the row's key, which begins with `prefix`.
+    pub fn key(&self, prefix: &str) -> Vec<u8> {
+        [prefix.as_bytes(), b":", &self.record[self.id_index]].concat()
     }
 
     /// The values of the other columns, in the order of [`Dataset::fields`].
@@ -139,18 +152,23 @@ impl Row {
     }
 }
 
-/// The index of the id column; an error if rows cannot be loaded with this header.
-fn find_id(columns: &[String], id: &str) -> Result<usize, LineProblem> {
+/// Returns the index of the id column, or says why rows cannot be loaded with this header.
+fn find_id(columns: &[String], id: &str) -> Result<usize, String> {
     let mut seen = HashSet::new();
     if let Some(twice) = columns.iter().find(|name| !seen.insert(*name)) {
-        return Err(LineProblem::DuplicateColumn(twice.clone()));
+        return Err(format!("there are two columns {twice:?}; rename or remove one"));
     }
     let Some(index) = columns.iter().position(|name| name == id) else {
         let names: Vec<String> = columns.iter().map(|name| format!("{name:?}")).collect();
-        return Err(LineProblem::NoIdColumn { id: id.to_owned(), columns: names.join(", ") });
+        let names = names.join(", ");
+        return Err(format!(
+            "no column {id:?}; the columns are {names}: name the one with the ids with --id"
+        ));
     };
     if columns.len() == 1 {
-        return Err(LineProblem::OnlyIdColumn(id.to_owned()));
+        return Err(format!(
+            "there is no column besides {id:?}, but a row needs at least one field; add a column"
+        ));
     }
     Ok(index)
 }
@@ -163,19 +181,168 @@ fn check_rows(
 ) -> Result<u64, DatasetError> {
     let mut ids: HashSet<Box<str>> = HashSet::new();
     let mut record = StringRecord::new();
-    let mut rows = 0;
     while records.read_text(&mut record)? {
-        let problem = if record.len() != columns.len() {
-            LineProblem::Ragged { found: record.len(), expected: columns.len() }
-        } else if record[id_index].is_empty() {
-            LineProblem::EmptyId(columns[id_index].clone())
-        } else if !ids.insert(record[id_index].into()) {
-            LineProblem::DuplicateId(record[id_index].to_owned())
-        } else {
-            rows += 1;
-            continue;
-        };
-        return Err(records.at_last(problem));
+        let (found, expected) = (record.len(), columns.len());
+        if found != expected {
+            return Err(records.at_last(format!(
+                "the row has {found} columns, the header {expected}; look for a missing or extra \
+                 comma or quote"
+            )));
+        }
+        let (column, id) = (&columns[id_index], &record[id_index]);
+        if id.is_empty() {
+            let problem = format!("the id (column {column:?}) is empty; every row needs one");
+            return Err(records.at_last(problem));
+        }
+        if !ids.insert(id.into()) {
+            let problem = "was in an earlier row already; every row needs its own";
+            return Err(records.at_last(format!("the id {id:?} {problem}")));
+        }
     }
-    Ok(rows)
+    Ok(ids.len() as u64)
+}
+
+/// Returns the version that the file has now.
+fn version_of(path: &Path) -> Result<FileVersion, DatasetError> {
+    // Checked before it is opened: opening a named pipe could wait without end.
+    let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
+    if !metadata.is_file() {
+        let problem = "is not a regular file; it is read several times, so save the rows to a file \
+                       and name that one";
+        return Err(self::problem(path, problem));
+    }
+    let modified = metadata.modified().map_err(|error| unreadable(path, &error))?;
+    Ok((metadata.len(), modified))
+}
+
+/// Reads the records of a file, with the header.
+struct Records {
+    path: PathBuf,
+    reader: csv::Reader<Source>,
+    /// Where the last record begins, in bytes from the start of the file, perhaps with the line breaks
+    /// before it.
+    last_start: u64,
+    /// Where the sentinel ends, in bytes from the start of the file.
+    end: u64,
+    /// Whether the sentinel was read.
+    has_ended: bool,
+}
+
+impl Records {
+    /// Opens the file, unless it has changed since `version`.
+    fn open(path: &Path, version: FileVersion) -> Result<Self, DatasetError> {
+        if version_of(path)? != version {
+            return Err(changed(path));
+        }
+        let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+        let source = Source { inner: file.take(version.0).chain(SENTINEL), row_bytes: 0 };
+        let reader = csv::ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .buffer_capacity(BUFFER_BYTES)
+            .from_reader(source);
+        let end = version.0 + SENTINEL.len() as u64;
+        Ok(Self { path: path.into(), reader, last_start: 0, end, has_ended: false })
+    }
+
+    /// Reads the next record; false after the last one.
+    fn read(&mut self, record: &mut ByteRecord) -> Result<bool, DatasetError> {
+        if self.has_ended {
+            return Ok(false);
+        }
+        self.last_start = self.reader.position().byte();
+        let read = self.reader.read_byte_record(record);
+        let found = read.map_err(|error| self.read_error(error))?;
+        self.reader.get_mut().row_bytes = 0;
+        if !found {
+            // The sentinel was not reached: the file has only a BOM, or has become shorter.
+            let is_empty = self.last_start == 0;
+            return if is_empty { Ok(false) } else { Err(changed(&self.path)) };
+        }
+        if self.reader.position().byte() < self.end {
+            return Ok(true);
+        }
+        self.has_ended = record.len() == 1 && record[0] == *SENTINEL.trim_ascii();
+        if self.has_ended {
+            return Ok(false);
+        }
+        Err(self.at_last(
+            "a quote is opened in this row and never closed; close it, or double a quote that is \
+             text",
+        ))
+    }
+
+    /// Reads the next record as text; an error if it is not UTF-8.
+    fn read_text(&mut self, record: &mut StringRecord) -> Result<bool, DatasetError> {
+        let mut bytes = std::mem::take(record).into_byte_record();
+        let found = self.read(&mut bytes)?;
+        *record = StringRecord::from_byte_record(bytes).map_err(|error| {
+            let column = error.utf8_error().field() + 1;
+            self.at_last(format!("column {column} is not valid UTF-8; save the file as UTF-8"))
+        })?;
+        Ok(found)
+    }
+
+    fn read_error(&self, error: csv::Error) -> DatasetError {
+        if self.reader.get_ref().row_bytes > MAX_ROW_BYTES {
+            let mib = MAX_ROW_BYTES >> 20;
+            return self
+                .at_last(format!("the row is longer than {mib} MiB; look for a missing quote"));
+        }
+        unreadable(&self.path, &error.into())
+    }
+
+    /// Makes the error of a problem in the last record, with the line in which that begins.
+    fn at_last(&self, problem: impl Display) -> DatasetError {
+        match line_of(&self.path, self.last_start) {
+            Ok(line) => DatasetError(format!("{}:{line}: {problem}", self.path.display())),
+            Err(error) => unreadable(&self.path, &error),
+        }
+    }
+}
+
+/// Reads the file and the sentinel after it; fails at a row without end.
+struct Source {
+    inner: io::Chain<io::Take<File>, &'static [u8]>,
+    /// Bytes that were read since the last complete row.
+    row_bytes: u64,
+}
+
+impl Read for Source {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.row_bytes > MAX_ROW_BYTES {
+            return Err(io::Error::other("row too long"));
+        }
+        let count = self.inner.read(buffer)?;
+        self.row_bytes += count as u64;
+        Ok(count)
+    }
+}
+
+/// The number, from 1, of the line with the first character from byte `start` on that is no line
+/// break. The `csv` crate counts one too few after a CRLF, and after empty lines.
+fn line_of(path: &Path, start: u64) -> io::Result<u64> {
+    let mut line = 1;
+    for (at, byte) in (0..).zip(BufReader::new(File::open(path)?).bytes()) {
+        match byte? {
+            b'\n' => line += 1,
+            b'\r' => {}
+            _ if at < start => {}
+            _ => break,
+        }
+    }
+    Ok(line)
+}
+
+fn problem(path: &Path, problem: impl Display) -> DatasetError {
+    DatasetError(format!("{}: {problem}", path.display()))
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> DatasetError {
+    let advice = "check the name and the permissions";
+    problem(path, format_args!("cannot be read ({error}); {advice}"))
+}
+
+fn changed(path: &Path) -> DatasetError {
+    problem(path, "was changed while it was being read; run seed again when nothing changes it")
 }

@@ -41,12 +41,8 @@ impl Bars {
         let bar = self.bars.add(ProgressBar::new(self.rows));
         bar.set_style(style());
         bar.set_prefix(format!("{name:width$}", width = self.name_width));
-        BackendProgress {
-            bar,
-            name: name.to_owned(),
-            is_plain: self.is_plain,
-            next_line: Instant::now(),
-        }
+        let (name, next_line) = (name.to_owned(), Instant::now());
+        BackendProgress { bar, name, is_plain: self.is_plain, next_line }
     }
 }
 

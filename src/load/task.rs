@@ -5,26 +5,15 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 
-use super::connection::{Primaries, Replication, SeedConnection, wait_for_replica};
+use super::connection::{Primaries, Replication, SeedConnection, SeedError, wait_for_replica};
 use super::dataset::{Dataset, Row};
-use super::error::SeedError;
 use super::progress::BackendProgress;
-use super::seed::SeedReport;
-use super::transaction::Transaction;
+use super::{SeedReport, SeedSettings};
 use crate::config::address::BackendAddress;
 use crate::resp::command;
 
 /// Batches whose replies may be outstanding while the next one is prepared. They are not kept.
 const BATCHES_AHEAD: usize = 4;
-
-/// How rows become keys.
-#[derive(Debug, Clone)]
-pub struct SeedSettings {
-    /// A row gets the key `PREFIX:ID`.
-    pub prefix: String,
-    /// The most rows written in one transaction; at least 1.
-    pub batch_rows: usize,
-}
 
 /// One backend that is being loaded.
 pub(super) struct Task<'a> {
@@ -70,22 +59,32 @@ impl<'a> Task<'a> {
     /// Prepares and sends batches while the backend executes those before.
     fn write(&mut self, connection: &mut SeedConnection) -> Result<(), SeedError> {
         self.progress.start("loading");
-        let mut transaction = Transaction::new(&self.settings.prefix, self.dataset.fields());
-        let fields = transaction.fields();
+        let fields: Vec<&[u8]> = self.dataset.fields().map(str::as_bytes).collect();
         let mut batches = self.dataset.batches(self.settings.batch_rows)?;
         // The number of rows of each batch whose replies are outstanding.
         let mut sent = VecDeque::new();
+        let (mut keys, mut hashes) = (Vec::new(), Vec::new());
         loop {
-            let rows = batches.next_batch(|row| transaction.add(row))?;
+            let rows = batches.next_batch(|row| {
+                let key = row.key(&self.settings.prefix);
+                let pairs =
+                    fields.iter().zip(row.values()).flat_map(|(name, value)| [*name, value]);
+                command("HSET").arg(&key).args(pairs).append_to(&mut hashes);
+                keys.push(key);
+            })?;
             if rows > 0 {
-                connection.send(transaction.take())?;
+                let mut transaction = command("MULTI").into_bytes();
+                command("DEL").args(keys.drain(..)).append_to(&mut transaction);
+                transaction.append(&mut hashes);
+                command("EXEC").append_to(&mut transaction);
+                connection.send(&transaction)?;
                 sent.push_back(rows);
             }
             if rows == 0 || sent.len() > BATCHES_AHEAD {
                 let Some(rows) = sent.pop_front() else {
                     return Ok(());
                 };
-                connection.receive_transaction(rows, fields)?;
+                connection.receive_transaction(rows, fields.len())?;
                 self.advance(rows);
             }
         }
@@ -113,7 +112,10 @@ impl<'a> Task<'a> {
         }
         match (self.compare_all(&mut connection), foreign_primary) {
             (Err(SeedError::Mismatch { key, difference }), Some(primary)) => {
-                Err(SeedError::ForeignPrimary { key, difference, primary })
+                Err(SeedError::Other(format!(
+                    "key {key:?} {difference}; this is a replica of {primary}: is that one among \
+                     the backends, and was it filled?"
+                )))
             }
             (result, _) => result,
         }?;
@@ -128,13 +130,13 @@ impl<'a> Task<'a> {
         let fields = self.dataset.fields().enumerate();
         let fields: HashMap<&[u8], usize> = fields.map(|(i, name)| (name.as_bytes(), i)).collect();
         let mut batches = self.dataset.batches(self.settings.batch_rows)?;
-        let mut asked = Vec::new();
-        let mut questions = Vec::new();
+        let prefix = &self.settings.prefix;
+        let (mut asked, mut questions) = (Vec::new(), Vec::new());
         loop {
             let mut rows = Vec::new();
             questions.clear();
             batches.next_batch(|row| {
-                command("HGETALL").arg(self.key(row)).append_to(&mut questions);
+                command("HGETALL").arg(row.key(prefix)).append_to(&mut questions);
                 rows.push(row.clone());
             })?;
             if !rows.is_empty() {
@@ -143,7 +145,7 @@ impl<'a> Task<'a> {
             for row in &asked {
                 let found = connection.receive()?;
                 compare(&found, row, &fields).map_err(|difference| SeedError::Mismatch {
-                    key: String::from_utf8_lossy(&self.key(row)).into_owned(),
+                    key: String::from_utf8_lossy(&row.key(prefix)).into_owned(),
                     difference,
                 })?;
             }
@@ -153,12 +155,6 @@ impl<'a> Task<'a> {
             }
             asked = rows;
         }
-    }
-
-    fn key(&self, row: &Row) -> Vec<u8> {
-        let mut key = Vec::new();
-        row.write_key(&self.settings.prefix, &mut key);
-        key
     }
 
     fn advance(&mut self, keys: usize) {

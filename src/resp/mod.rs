@@ -7,17 +7,14 @@
 
 #[cfg(test)]
 mod arrival;
-pub mod command;
-mod encode;
+mod command;
 mod framer;
-mod inline;
 mod parser;
 pub mod reply;
 pub mod value_type;
 pub mod write;
 
-pub use command::{Command, ProtocolError};
-pub use encode::{CommandBuilder, command};
+pub use command::{Command, CommandBuilder, ProtocolError, command};
 pub use framer::Framer;
 pub use parser::CommandParser;
 
@@ -67,33 +64,21 @@ pub enum Error {
     Redis(String),
 }
 
-/// Parses the decimal number of a length or integer line.
-fn parse_integer(digits: &[u8]) -> Result<i64, Error> {
-    // Redis writes no plus and no leading zeros.
-    let is_plain = match digits {
-        [b'0'] => true,
-        [b'-', rest @ ..] => !rest.starts_with(b"0"),
-        _ => !digits.starts_with(b"0") && !digits.starts_with(b"+"),
-    };
-    let number = if is_plain { decimal(digits) } else { None };
-    number.ok_or(Error::Protocol("an invalid number"))
+/// Parses a decimal number of 64 bits as Redis does (`string2ll`): no plus, no leading zero and no
+/// minus zero.
+fn decimal(digits: &[u8]) -> Option<i64> {
+    match digits {
+        b"0" => Some(0),
+        [b'1'..=b'9', ..] | [b'-', b'1'..=b'9', ..] => {
+            std::str::from_utf8(digits).ok()?.parse().ok()
+        }
+        _ => None,
+    }
 }
 
-/// Parses a decimal number of 64 bits, with a minus or no sign; leading zeros are allowed.
-fn decimal(text: &[u8]) -> Option<i64> {
-    let (is_negative, digits) = match text {
-        [b'-', digits @ ..] => (true, digits),
-        digits => (false, digits),
-    };
-    if digits.is_empty() {
-        return None;
-    }
-    // There is one more negative number than there are positive ones.
-    let negated = digits.iter().try_fold(0_i64, |number, &byte| {
-        let digit = byte.wrapping_sub(b'0');
-        (digit <= 9).then(|| number.checked_mul(10)?.checked_sub(digit.into()))?
-    })?;
-    if is_negative { Some(negated) } else { negated.checked_neg() }
+/// Parses the number of an integer line.
+fn parse_integer(digits: &[u8]) -> Result<i64, Error> {
+    decimal(digits).ok_or(Error::Protocol("an invalid number"))
 }
 
 /// Parses the length after a `$` or `*`: `None` for the null of RESP2 (-1).

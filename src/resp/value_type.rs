@@ -1,7 +1,5 @@
 //! The types of Redis values, and the command that reads a value of each.
 
-use redis::Cmd;
-
 use super::{CommandBuilder, command};
 
 /// A type of value that we serve, as the `TYPE` command names it.
@@ -37,25 +35,14 @@ impl ValueType {
 
     /// Returns the command that reads the whole value.
     pub fn read_command(self, key: &[u8]) -> CommandBuilder {
-        let (name, rest) = self.command();
-        command(name).arg(key).args(rest)
-    }
-
-    /// As [`read_command`](Self::read_command), for a pipeline of the `redis` crate.
-    pub fn read(self, key: &[u8]) -> Cmd {
-        let (name, rest) = self.command();
-        redis::cmd(name).arg(key).arg(rest).to_owned()
-    }
-
-    /// Returns the name of that command, and its arguments after the key.
-    fn command(self) -> (&'static str, &'static [&'static str]) {
-        match self {
+        let (name, rest): (_, &[&str]) = match self {
             Self::String => ("GET", &[]),
             Self::Hash => ("HGETALL", &[]),
             Self::List => ("LRANGE", &["0", "-1"]),
             Self::Set => ("SMEMBERS", &[]),
             Self::Zset => ("ZRANGE", &["0", "-1", "WITHSCORES"]),
             Self::Stream => ("XRANGE", &["-", "+"]),
-        }
+        };
+        command(name).arg(key).args(rest)
     }
 }

@@ -1,15 +1,27 @@
-//! Accepts clients, and gives each a thread.
+//! Accepts clients, gives each a thread, and sees them off at the end.
+//!
+//! A signal only sets the [`Phase`]. The listening socket may be shared with other processes, so it is
+//! never shut down: the acceptor looks at the phase every 100 ms.
+//!
+//! - `Leaving`: the balancer says that it is not ready, and goes on with everything for the drain delay.
+//! - `Draining`: the clients that wait in the kernel's queue are accepted, then the listening socket is
+//!   closed. Each HTTP response says that it is the last on its connection.
+//! - `Closing`, [`IDLE_GRACE`] later: a Redis session ends once it has answered what had arrived.
+//!
+//! After another [`IDLE_GRACE`] the reading side of each idle client's socket is shut down, which wakes its
+//! thread. This is done to idle clients alone: the kernel resets a connection that gets more bytes after
+//! that, and replies that are still on their way would be lost.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use log::{debug, info, warn};
+use log::{debug, error, info, warn};
 use rustix::event::{PollFd, PollFlags};
 
-use super::drain::{Clients, drain};
 use super::limits::Shares;
 use super::listener::{BACKLOG, Listeners};
 use super::turn_away::TurnAway;
@@ -17,7 +29,8 @@ use super::workers::Workers;
 use crate::balance::{Balancer, Phase};
 use crate::net::client_stream::ClientStream;
 use crate::net::poll;
-use crate::session::{self, ClientSocket, Endpoint};
+use crate::session::{self, ClientSocket, Endpoint, IDLE_GRACE};
+use crate::sync::{Condvar, Mutex, lock, wait};
 
 /// Longest wait for a client, before a look whether the process is to end.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
@@ -35,17 +48,27 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
 /// When there can be no thread, or the system refuses an option.
 pub fn serve(listeners: Listeners, shares: Shares, balancer: &Arc<Balancer>) -> io::Result<()> {
     let Listeners { public, admin, .. } = listeners;
-    ClientStream::prepare(&public)?;
     let turn_away = TurnAway::start(shares.turned_away)?;
+    let acceptor = |listener, endpoint, max_clients| {
+        ClientStream::prepare(&listener)?;
+        let (balancer, turn_away) = (Arc::clone(balancer), turn_away.clone());
+        let (clients, workers) = (Arc::default(), Arc::default());
+        Ok::<_, io::Error>(Acceptor {
+            listener,
+            endpoint,
+            max_clients,
+            balancer,
+            clients,
+            workers,
+            turn_away,
+        })
+    };
     if let Some(admin) = admin {
-        ClientStream::prepare(&admin)?;
-        let max = shares.admin_clients;
-        let acceptor = Acceptor::new(admin, Endpoint::Admin, max, balancer, turn_away.clone());
+        let acceptor = acceptor(admin, Endpoint::Admin, shares.admin_clients)?;
         let accept = move || acceptor.accept_while(|| true);
         thread::Builder::new().name("admin".to_owned()).spawn(accept)?;
     }
-    let max = shares.clients;
-    let acceptor = Acceptor::new(public, Endpoint::Public, max, balancer, turn_away);
+    let acceptor = acceptor(public, Endpoint::Public, shares.clients)?;
     let mut draining_at = None;
     acceptor.accept_while(|| !is_time_to_drain(balancer, &mut draining_at));
     balancer.enter(Phase::Draining);
@@ -80,17 +103,6 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    fn new(
-        listener: TcpListener,
-        endpoint: Endpoint,
-        max_clients: usize,
-        balancer: &Arc<Balancer>,
-        turn_away: TurnAway,
-    ) -> Self {
-        let (balancer, clients, workers) = (Arc::clone(balancer), Arc::default(), Arc::default());
-        Self { listener, endpoint, max_clients, balancer, clients, workers, turn_away }
-    }
-
     fn accept_while(&self, mut goes_on: impl FnMut() -> bool) {
         let mut back_off = SHORTEST_BACK_OFF;
         while goes_on() {
@@ -163,6 +175,91 @@ impl Acceptor {
         }
         if let Some(socket) = Arc::into_inner(socket) {
             self.turn_away.turn_away(socket.stream);
+        }
+    }
+}
+
+/// Waits for the clients to be done, then cuts off those that are not.
+fn drain(clients: &Clients, balancer: &Balancer) {
+    let timeout = balancer.config.drain_timeout;
+    let waiting = clients.len();
+    info!(
+        "no new clients; those here ({waiting}) may finish within {}",
+        humantime::format_duration(timeout)
+    );
+    let deadline = Instant::now() + timeout;
+    clients.wait_until_gone(deadline.min(Instant::now() + IDLE_GRACE));
+    balancer.enter(Phase::Closing);
+    clients.wait_until_gone(deadline.min(Instant::now() + IDLE_GRACE));
+    clients.for_each(ClientSocket::end_if_idle);
+    let left = clients.wait_until_gone(deadline);
+    if left > 0 {
+        error!("cut off, as they were not done in time: {left} clients");
+        clients.for_each(|client| client.stream.shutdown());
+    }
+}
+
+/// The clients that are being served: how many, and a handle to wake each.
+#[derive(Debug, Default)]
+struct Clients {
+    open: Mutex<Open>,
+    all_left: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    sockets: HashMap<u64, Arc<ClientSocket>>,
+    next_id: u64,
+}
+
+impl Clients {
+    /// Gives a client its place; `None` when there are `max` clients already.
+    fn register(self: &Arc<Self>, socket: &Arc<ClientSocket>, max: usize) -> Option<Registration> {
+        let mut open = lock(&self.open);
+        if open.sockets.len() >= max {
+            return None;
+        }
+        let id = open.next_id;
+        open.next_id += 1;
+        open.sockets.insert(id, Arc::clone(socket));
+        Some(Registration { clients: Arc::clone(self), socket: Arc::clone(socket), id })
+    }
+
+    fn len(&self) -> usize {
+        lock(&self.open).sockets.len()
+    }
+
+    fn for_each(&self, act: impl Fn(&ClientSocket)) {
+        lock(&self.open).sockets.values().for_each(|socket| act(socket));
+    }
+
+    /// Waits for all to leave; returns how many are left at `deadline`.
+    fn wait_until_gone(&self, deadline: Instant) -> usize {
+        let mut open = lock(&self.open);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if open.sockets.is_empty() || left == Duration::ZERO {
+                return open.sockets.len();
+            }
+            open = wait(&self.all_left, open, left);
+        }
+    }
+}
+
+/// One client's place among those that are served; free again when it is dropped.
+struct Registration {
+    clients: Arc<Clients>,
+    socket: Arc<ClientSocket>,
+    id: u64,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut open = lock(&self.clients.open);
+        open.sockets.remove(&self.id);
+        // To notify costs a system call, also when nobody waits.
+        if open.sockets.is_empty() {
+            self.clients.all_left.notify_all();
         }
     }
 }

@@ -47,16 +47,6 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// The shares that the configuration asks for.
-    fn wanted(config: &Config) -> Self {
-        Self {
-            clients: config.max_clients,
-            backend_connections: config.backend_connections,
-            admin_clients: config.admin_listen.map_or(0, |_| MAX_ADMIN_CLIENTS),
-            turned_away: TURNED_AWAY_QUEUE,
-        }
-    }
-
     /// How many descriptors these shares take with so many backends.
     fn descriptors(&self, backends: usize) -> usize {
         let connections = backends * (self.backend_connections + DESCRIPTORS_OF_A_BACKEND);
@@ -91,9 +81,14 @@ impl Shares {
 ///
 /// # Errors
 /// When there are too few to serve anybody.
-pub fn raise(config: &mut Config) -> io::Result<Shares> {
+pub fn raise_limits(config: &mut Config) -> io::Result<Shares> {
     let backends = config.backends.len();
-    let wanted = Shares::wanted(config);
+    let wanted = Shares {
+        clients: config.max_clients,
+        backend_connections: config.backend_connections,
+        admin_clients: config.admin_listen.map_or(0, |_| MAX_ADMIN_CLIENTS),
+        turned_away: TURNED_AWAY_QUEUE,
+    };
     let needed = wanted.descriptors(backends);
     let limit = rlimit::increase_nofile_limit(needed as u64).unwrap_or(needed as u64);
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);

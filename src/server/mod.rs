@@ -1,10 +1,14 @@
 //! Accepts clients, gives each a thread, and lets them finish when the process ends.
 
-pub mod acceptor;
-pub mod banner;
-mod drain;
-pub mod limits;
-pub mod listener;
-pub mod scheduling;
+mod acceptor;
+mod banner;
+mod limits;
+mod listener;
 mod turn_away;
 mod workers;
+
+pub use acceptor::serve;
+pub use banner::introduce;
+pub use limits::raise_limits;
+pub use listener::{Listeners, PassedOn};
+pub use workers::schedule_in_batches;

@@ -12,8 +12,7 @@ use redis_lb::config::address::BackendAddress;
 use redis_lb::discovery::{self, ServiceDiscovery};
 use redis_lb::health::BackendState;
 use redis_lb::health::checker::Peers;
-use redis_lb::server::listener::{Listeners, PassedOn};
-use redis_lb::server::{acceptor, limits};
+use redis_lb::server::{self, Listeners, PassedOn};
 
 use crate::support::data::Data;
 use crate::support::redis::RedisServer;
@@ -48,7 +47,7 @@ impl Local {
             "--drain-timeout=2s",
         ];
         let mut config = Config::from_arguments(args).expect("a configuration");
-        let shares = limits::raise(&mut config).expect("descriptors");
+        let shares = server::raise_limits(&mut config).expect("descriptors");
         let listeners = Listeners::open(&mut config, PassedOn::default()).expect("a port");
         let port = config.listen.port();
         let balancer = Balancer::new(config);
@@ -56,7 +55,7 @@ impl Local {
         discovery::start(&balancer, &source);
         start_rebalancing(&balancer);
         let served = Arc::clone(&balancer);
-        let serve = move || acceptor::serve(listeners, shares, &served).expect("it serves");
+        let serve = move || server::serve(listeners, shares, &served).expect("it serves");
         Self { balancer, source, port, thread: Some(thread::spawn(serve)) }
     }
 

@@ -8,7 +8,6 @@
 
 mod render;
 mod survey;
-mod utf8;
 mod writer;
 
 use std::io::{self, BufRead};
@@ -52,6 +51,46 @@ fn stream_entry(from: &mut impl BufRead) -> Result<(), resp::Error> {
     match reply::array(from)? {
         2 => Ok(()),
         _ => Err(resp::Error::Protocol("a stream entry of two parts was expected")),
+    }
+}
+
+/// Cuts a stream of bytes into pieces of valid UTF-8, wherever the stream itself was cut.
+#[derive(Default)]
+struct Utf8 {
+    /// Beginning of a character whose rest has not arrived: at most three bytes.
+    begun: Vec<u8>,
+}
+
+impl Utf8 {
+    /// Passes the valid UTF-8 in the next bytes to `each`; fails when the stream is not UTF-8.
+    fn push(
+        &mut self,
+        bytes: &[u8],
+        mut each: impl FnMut(&str) -> io::Result<()>,
+    ) -> Result<(), RenderError> {
+        let mut joined = std::mem::take(&mut self.begun);
+        let bytes = match joined.is_empty() {
+            true => bytes,
+            false => {
+                joined.extend_from_slice(bytes);
+                &joined
+            }
+        };
+        match std::str::from_utf8(bytes) {
+            Ok(text) => each(text)?,
+            Err(error) if error.error_len().is_some() => return Err(RenderError::Changed),
+            Err(error) => {
+                let (valid, rest) = bytes.split_at(error.valid_up_to());
+                each(std::str::from_utf8(valid).unwrap_or_default())?;
+                self.begun.extend_from_slice(rest);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the stream may end here.
+    fn is_whole(&self) -> bool {
+        self.begun.is_empty()
     }
 }
 

@@ -4,8 +4,7 @@ use std::io::{BufRead, Write};
 
 use base64::prelude::BASE64_STANDARD;
 
-use super::utf8::Utf8;
-use super::{JsonWriter, RenderError, SHORT_STRING_BYTES, Survey, pairs, stream_entry};
+use super::{JsonWriter, RenderError, SHORT_STRING_BYTES, Survey, Utf8, pairs, stream_entry};
 use crate::resp::reply;
 use crate::resp::value_type::ValueType;
 
@@ -51,35 +50,29 @@ impl<R: BufRead, W: Write> Renderer<'_, R, W> {
 
     fn hash_as_object(&mut self) -> Rendered {
         let length = self.length()?;
-        self.out.begin_object()?;
+        self.out.begin("{")?;
         for _ in 0..pairs(length)? {
-            self.out.begin_key()?;
+            self.out.begin_item()?;
             if !self.string_or_base64(false)? {
                 return Err(RenderError::Changed);
             }
             self.out.end_key()?;
             self.string()?;
-            self.out.end_value()?;
         }
-        Ok(self.out.end_object()?)
+        Ok(self.out.end("}")?)
     }
 
     fn hash_as_array(&mut self) -> Rendered {
         let count = pairs(self.length()?)?;
         let mut names_are_text = true;
         self.items(count, |it| {
-            it.object(|it| {
-                it.member("field", |it| {
-                    names_are_text &= it.string_or_base64(true)?;
-                    Ok(())
-                })?;
-                it.member("value", Self::string)
-            })
+            let name = |it: &mut Self| it.string_or_base64(true).map(|is| names_are_text &= is);
+            it.object(["field", "value"], name, Self::string)
         })?;
         if names_are_text {
             return Err(RenderError::Changed);
         }
-        Ok(self.out.end_array()?)
+        Ok(self.out.end("]")?)
     }
 
     fn strings(&mut self) -> Rendered {
@@ -89,12 +82,7 @@ impl<R: BufRead, W: Write> Renderer<'_, R, W> {
 
     fn members(&mut self) -> Rendered {
         let count = pairs(self.length()?)?;
-        self.array(count, |it| {
-            it.object(|it| {
-                it.member("member", Self::string)?;
-                it.member("score", Self::score)
-            })
-        })
+        self.array(count, |it| it.object(["member", "score"], Self::string, Self::score))
     }
 
     fn score(&mut self) -> Rendered {
@@ -106,10 +94,7 @@ impl<R: BufRead, W: Write> Renderer<'_, R, W> {
         let length = self.length()?;
         self.array(length, |it| {
             stream_entry(it.from)?;
-            it.object(|it| {
-                it.member("id", Self::string)?;
-                it.member("fields", Self::field_pairs)
-            })
+            it.object(["id", "fields"], Self::string, Self::field_pairs)
         })
     }
 
@@ -120,30 +105,32 @@ impl<R: BufRead, W: Write> Renderer<'_, R, W> {
 
     fn array(&mut self, count: u64, item: impl FnMut(&mut Self) -> Rendered) -> Rendered {
         self.items(count, item)?;
-        Ok(self.out.end_array()?)
+        Ok(self.out.end("]")?)
     }
 
     /// Writes an array without its end.
     fn items(&mut self, count: u64, mut item: impl FnMut(&mut Self) -> Rendered) -> Rendered {
-        self.out.begin_array()?;
+        self.out.begin("[")?;
         for _ in 0..count {
             self.out.begin_item()?;
             item(self)?;
-            self.out.end_item()?;
         }
         Ok(())
     }
 
-    fn object(&mut self, members: impl FnOnce(&mut Self) -> Rendered) -> Rendered {
-        self.out.begin_object()?;
-        members(self)?;
-        Ok(self.out.end_object()?)
-    }
-
-    fn member(&mut self, name: &str, value: impl FnOnce(&mut Self) -> Rendered) -> Rendered {
-        self.out.key(name)?;
-        value(self)?;
-        Ok(self.out.end_value()?)
+    /// Writes an object of two members with these names.
+    fn object(
+        &mut self,
+        names: [&str; 2],
+        first: impl FnOnce(&mut Self) -> Rendered,
+        second: impl FnOnce(&mut Self) -> Rendered,
+    ) -> Rendered {
+        self.out.begin("{")?;
+        self.out.key(names[0])?;
+        first(self)?;
+        self.out.key(names[1])?;
+        second(self)?;
+        Ok(self.out.end("}")?)
     }
 
     fn string(&mut self) -> Rendered {
@@ -169,7 +156,7 @@ impl<R: BufRead, W: Write> Renderer<'_, R, W> {
         })?;
         let text = std::str::from_utf8(string);
         match text {
-            Ok(text) => out.text(text)?,
+            Ok(text) => out.value(text)?,
             Err(_) if base64_allowed => out.base64(string)?,
             Err(_) => {}
         }
@@ -179,23 +166,23 @@ impl<R: BufRead, W: Write> Renderer<'_, R, W> {
     fn long_text(&mut self, length: u64) -> Rendered {
         let Self { from, out, .. } = self;
         let mut text = Utf8::default();
-        out.begin_text()?;
+        out.out.write_all(b"\"")?;
         reply::payload(*from, length, |piece| {
             text.push(piece, |fragment| out.text_fragment(fragment))
         })?;
         if !text.is_whole() {
             return Err(RenderError::Changed);
         }
-        Ok(out.end_text()?)
+        Ok(out.out.write_all(b"\"")?)
     }
 
     fn long_base64(&mut self, length: u64) -> Rendered {
         let Self { from, out, .. } = self;
         let mut text = Utf8::default();
         let mut is_text = true;
-        out.begin_object()?;
+        out.begin("{")?;
         out.key("base64")?;
-        out.begin_text()?;
+        out.out.write_all(b"\"")?;
         let mut encoder = base64::write::EncoderWriter::new(&mut out.out, &BASE64_STANDARD);
         reply::payload(*from, length, |piece| {
             is_text = is_text && text.push(piece, |_| Ok(())).is_ok();
@@ -206,8 +193,7 @@ impl<R: BufRead, W: Write> Renderer<'_, R, W> {
         if is_text && text.is_whole() {
             return Err(RenderError::Changed);
         }
-        out.end_text()?;
-        out.end_value()?;
-        Ok(out.end_object()?)
+        out.out.write_all(b"\"")?;
+        Ok(out.end("}")?)
     }
 }

@@ -3,8 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::BufRead;
 
-use super::utf8::Utf8;
-use super::{SHORT_STRING_BYTES, pairs, stream_entry};
+use super::{SHORT_STRING_BYTES, Utf8, pairs, stream_entry};
 use crate::resp::value_type::ValueType;
 use crate::resp::{self, reply};
 
@@ -27,47 +26,45 @@ pub fn survey(kind: ValueType, from: &mut impl BufRead) -> Result<Survey, resp::
     let mut survey =
         Survey { names_are_text: true, long_is_text: Vec::new(), digest: 0, is_empty: false };
     let mut hasher = DefaultHasher::new();
+    let length = match kind {
+        ValueType::String => survey.string(from, &mut hasher, false)?.into(),
+        _ => reply::array(from)?,
+    };
     match kind {
-        ValueType::String => survey.is_empty = !survey.string(from, &mut hasher, false)?,
+        ValueType::String => {}
         ValueType::Hash | ValueType::Set => {
-            let length = reply::array(from)?;
-            let entries = if kind == ValueType::Hash { pairs(length)? } else { length };
+            let is_hash = kind == ValueType::Hash;
             let mut sum = 0_u64;
-            for _ in 0..entries {
+            for _ in 0..if is_hash { pairs(length)? } else { length } {
                 let mut entry = DefaultHasher::new();
-                survey.string(from, &mut entry, kind == ValueType::Hash)?;
-                if kind == ValueType::Hash {
+                survey.string(from, &mut entry, is_hash)?;
+                if is_hash {
                     survey.string(from, &mut entry, false)?;
                 }
                 sum = sum.wrapping_add(entry.finish());
             }
             (length, sum).hash(&mut hasher);
-            survey.is_empty = length == 0;
         }
         ValueType::List | ValueType::Zset => {
-            let length = reply::array(from)?;
             if kind == ValueType::Zset {
                 pairs(length)?;
             }
             for _ in 0..length {
                 survey.string(from, &mut hasher, false)?;
             }
-            survey.is_empty = length == 0;
         }
         ValueType::Stream => {
-            let length = reply::array(from)?;
             for _ in 0..length {
                 stream_entry(from)?;
                 survey.string(from, &mut hasher, false)?;
-                for _ in 0..pairs(reply::array(from)?)? {
-                    survey.string(from, &mut hasher, false)?;
+                for _ in 0..2 * pairs(reply::array(from)?)? {
                     survey.string(from, &mut hasher, false)?;
                 }
                 hasher.write_u8(0);
             }
-            survey.is_empty = length == 0;
         }
     }
+    survey.is_empty = length == 0;
     (kind as u8).hash(&mut hasher);
     survey.digest = hasher.finish();
     Ok(survey)

@@ -5,16 +5,16 @@ use std::io::{self, Write};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Serialize, Serializer};
-use serde_json::ser::{Formatter, PrettyFormatter};
 
 /// Writes JSON piece by piece, indented by two spaces.
 ///
-/// `serde_json` makes the layout and the escapes; the caller sees to the order of the calls.
+/// `serde_json` makes the escapes; the caller sees to the order of the calls.
 pub struct JsonWriter<W> {
     pub(super) out: W,
-    layout: PrettyFormatter<'static>,
+    /// Number of arrays and objects that are open.
+    depth: usize,
     /// Whether nothing has been written at this level.
-    first: bool,
+    is_empty: bool,
     /// Reused for the escapes of each fragment.
     escaped: Vec<u8>,
 }
@@ -22,7 +22,7 @@ pub struct JsonWriter<W> {
 impl<W: Write> JsonWriter<W> {
     /// Begins a document.
     pub fn new(out: W) -> Self {
-        Self { out, layout: PrettyFormatter::new(), first: true, escaped: Vec::new() }
+        Self { out, depth: 0, is_empty: true, escaped: Vec::new() }
     }
 
     /// Ends the document with a line feed.
@@ -30,81 +30,58 @@ impl<W: Write> JsonWriter<W> {
         self.out.write_all(b"\n")
     }
 
-    /// Writes `[`.
-    pub(crate) fn begin_array(&mut self) -> io::Result<()> {
-        self.first = true;
-        self.layout.begin_array(&mut self.out)
+    /// Begins an array or object with its bracket.
+    pub(crate) fn begin(&mut self, bracket: &str) -> io::Result<()> {
+        self.depth += 1;
+        self.is_empty = true;
+        self.out.write_all(bracket.as_bytes())
     }
 
-    /// Begins an element of an array.
+    /// Ends an array or object with its bracket.
+    pub(crate) fn end(&mut self, bracket: &str) -> io::Result<()> {
+        self.depth -= 1;
+        if !std::mem::replace(&mut self.is_empty, false) {
+            self.begin_line()?;
+        }
+        self.out.write_all(bracket.as_bytes())
+    }
+
+    /// Begins an element of an array, or the name of a member.
     pub(crate) fn begin_item(&mut self) -> io::Result<()> {
-        let first = std::mem::replace(&mut self.first, false);
-        self.layout.begin_array_value(&mut self.out, first)
+        if !std::mem::replace(&mut self.is_empty, false) {
+            self.out.write_all(b",")?;
+        }
+        self.begin_line()
     }
 
-    /// Ends an element of an array.
-    pub(crate) fn end_item(&mut self) -> io::Result<()> {
-        self.layout.end_array_value(&mut self.out)
-    }
-
-    /// Writes `]`.
-    pub(crate) fn end_array(&mut self) -> io::Result<()> {
-        self.first = false;
-        self.layout.end_array(&mut self.out)
-    }
-
-    /// Writes `{`.
-    pub(crate) fn begin_object(&mut self) -> io::Result<()> {
-        self.first = true;
-        self.layout.begin_object(&mut self.out)
-    }
-
-    /// Writes `"name":`, after which a value and [`end_value`](Self::end_value) must follow.
+    /// Writes the name of a member, after which its value must follow.
     pub(crate) fn key(&mut self, name: &str) -> io::Result<()> {
-        self.begin_key()?;
-        self.text(name)?;
+        self.begin_item()?;
+        self.value(name)?;
         self.end_key()
     }
 
-    /// Begins a name that is written otherwise than by [`key`](Self::key).
-    pub(crate) fn begin_key(&mut self) -> io::Result<()> {
-        let first = std::mem::replace(&mut self.first, false);
-        self.layout.begin_object_key(&mut self.out, first)
+    /// Ends a name that was written otherwise than by [`key`](Self::key).
+    pub(super) fn end_key(&mut self) -> io::Result<()> {
+        self.out.write_all(b": ")
     }
 
-    /// Ends such a name.
-    pub(crate) fn end_key(&mut self) -> io::Result<()> {
-        self.layout.end_object_key(&mut self.out)?;
-        self.layout.begin_object_value(&mut self.out)
+    fn begin_line(&mut self) -> io::Result<()> {
+        self.out.write_all(b"\n")?;
+        (0..self.depth).try_for_each(|_| self.out.write_all(b"  "))
     }
 
-    /// Ends the value of a name.
-    pub(crate) fn end_value(&mut self) -> io::Result<()> {
-        self.layout.end_object_value(&mut self.out)
-    }
-
-    /// Writes `}`.
-    pub(crate) fn end_object(&mut self) -> io::Result<()> {
-        self.first = false;
-        self.layout.end_object(&mut self.out)
-    }
-
-    /// Writes a string with the escapes it needs.
-    pub(crate) fn text(&mut self, text: &str) -> io::Result<()> {
-        Ok(serde_json::to_writer(&mut self.out, text)?)
+    /// Writes a string, a number or null.
+    pub(crate) fn value(&mut self, value: &(impl Serialize + ?Sized)) -> io::Result<()> {
+        Ok(serde_json::to_writer(&mut self.out, value)?)
     }
 
     /// Writes a string: as it is where it is UTF-8, else as `{"base64": "…"}`.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         match std::str::from_utf8(bytes) {
-            Ok(text) => self.text(text),
+            Ok(text) => self.value(text),
             Err(_) => self.base64(bytes),
         }
-    }
-
-    /// Writes `null`.
-    pub(crate) fn null(&mut self) -> io::Result<()> {
-        self.layout.write_null(&mut self.out)
     }
 
     /// Writes the digits that Redis sent: as a number where JSON has it, else (`inf`) as a string.
@@ -116,26 +93,18 @@ impl<W: Write> JsonWriter<W> {
     }
 
     pub(super) fn base64(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.begin_object()?;
+        self.begin("{")?;
         self.key("base64")?;
-        self.text(&BASE64_STANDARD.encode(bytes))?;
-        self.end_value()?;
-        self.end_object()
+        self.value(&BASE64_STANDARD.encode(bytes))?;
+        self.end("}")
     }
 
-    pub(super) fn begin_text(&mut self) -> io::Result<()> {
-        self.layout.begin_string(&mut self.out)
-    }
-
+    /// Writes a piece of a string, whose quotes the caller writes.
     pub(super) fn text_fragment(&mut self, fragment: &str) -> io::Result<()> {
         self.escaped.clear();
         serde_json::to_writer(&mut self.escaped, fragment)?;
         let quoted = self.escaped.len();
         self.out.write_all(&self.escaped[1..quoted - 1])
-    }
-
-    pub(super) fn end_text(&mut self) -> io::Result<()> {
-        self.layout.end_string(&mut self.out)
     }
 }
 

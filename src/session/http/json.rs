@@ -125,32 +125,20 @@ impl<W: Write> ListingWriter<'_, '_, W> {
         keys: &[Vec<u8>],
         next: Option<&str>,
     ) -> Result<ReadOutcome<'q>, ReadError> {
-        self.json.begin_object()?;
+        self.json.begin("{")?;
         self.json.key("data")?;
-        match self.names_are_text {
-            true => self.json.begin_object()?,
-            false => self.json.begin_array()?,
-        }
+        self.json.begin(if self.names_are_text { "{" } else { "[" })?;
         let mut rest = keys;
         while !rest.is_empty() {
             let batch = &rest[..rest.len().min(BATCH_KEYS)];
             rest = &rest[self.write_some(batch)?..];
         }
-        match self.names_are_text {
-            true => self.json.end_object()?,
-            false => self.json.end_array()?,
-        }
-        self.json.end_value()?;
+        self.json.end(if self.names_are_text { "}" } else { "]" })?;
         self.json.key("count")?;
-        self.json.number_or_text(self.count.to_string().as_bytes())?;
-        self.json.end_value()?;
+        self.json.value(&self.count)?;
         self.json.key("next")?;
-        match next {
-            Some(next) => self.json.text(next)?,
-            None => self.json.null()?,
-        }
-        self.json.end_value()?;
-        self.json.end_object()?;
+        self.json.value(&next)?;
+        self.json.end("}")?;
         self.json.finish()?;
         let digest = self.digest.map(|digest| hash_of(&(digest, self.count, next)));
         Ok(ReadOutcome::Written(digest))
@@ -247,11 +235,10 @@ impl<W: Write> ListingWriter<'_, '_, W> {
             return Ok(());
         }
         self.begin_entry(key)?;
-        self.json.begin_object()?;
+        self.json.begin("{")?;
         self.json.key("unserved_type")?;
-        self.json.text(&info.type_name)?;
-        self.json.end_value()?;
-        self.json.end_object()?;
+        self.json.value(&info.type_name)?;
+        self.json.end("}")?;
         self.end_entry(key, Some(0))
     }
 
@@ -261,18 +248,15 @@ impl<W: Write> ListingWriter<'_, '_, W> {
             return Ok(());
         }
         self.json.begin_item()?;
-        self.json.begin_object()?;
+        self.json.begin("{")?;
         self.json.key("key")?;
         self.json.bytes(key)?;
-        self.json.end_value()?;
         Ok(self.json.key("value")?)
     }
 
     fn end_entry(&mut self, key: &[u8], digest: Option<u64>) -> Result<(), ReadError> {
-        self.json.end_value()?;
         if !self.names_are_text {
-            self.json.end_object()?;
-            self.json.end_item()?;
+            self.json.end("}")?;
         }
         self.count += 1;
         self.digest = match (self.digest, digest) {

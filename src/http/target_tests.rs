@@ -1,4 +1,3 @@
-use super::query::DEFAULT_PAGE_KEYS;
 use super::*;
 
 fn key(name: &[u8]) -> Target {

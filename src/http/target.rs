@@ -1,0 +1,404 @@
+//! What a request's path and query ask for, and links that ask for it.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
+
+/// Keys on one page of a listing unless `limit` says otherwise.
+const DEFAULT_PAGE_KEYS: usize = 10_000;
+
+/// Highest `limit` of a listing.
+const MAX_PAGE_KEYS: usize = 100_000;
+
+/// Keys on one page of the data browser unless `limit` says otherwise, so that a small data set fits
+/// on one page, in natural order.
+const DEFAULT_HTML_KEYS: usize = 2000;
+
+/// Highest `limit` of such a page: browsers are slow with longer tables.
+const MAX_HTML_KEYS: usize = 10_000;
+
+/// Characters that are percent-encoded in a link. A hyphen is among them because `/-/` is ours, and a
+/// slash because `//` would begin the name of a host and clients remove `/../`.
+const LINK: &AsciiSet = &NON_ALPHANUMERIC.remove(b':').remove(b'_').remove(b'.');
+
+/// The form in which data are requested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// JSON, for programs.
+    Json,
+    /// HTML, for people: the data browser.
+    Html,
+    /// The bytes of a string as they are.
+    Raw,
+}
+
+/// What a request asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A path below `/-/`.
+    Admin(AdminTarget),
+    /// `/favicon.ico`
+    Favicon,
+    /// The value of a key. There is a listing as well if the path ends in `:` and asks for the whole
+    /// value: if there is no such key, it shows the keys that begin with it.
+    Key(KeyQuery, Option<PageQuery>),
+    /// A page of keys with their values.
+    Page(PageQuery),
+}
+
+/// A path below `/-/`, where the balancer shows its own state.
+#[derive(Debug, PartialEq, Eq)]
+pub enum AdminTarget {
+    /// `/-/`
+    Page,
+    /// `/-/status.json`
+    Status {
+        /// Number of the last sample that the client has; it wants those after it.
+        since: u64,
+    },
+    /// `/-/metrics`
+    Metrics,
+    /// `/-/ping`
+    Ping,
+    /// `/-/health`
+    Health,
+    /// `/-/ready`
+    Ready,
+    /// Any other path.
+    Unknown,
+}
+
+/// A request for a value or a part of it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct KeyQuery {
+    /// The key's bytes.
+    pub key: Vec<u8>,
+    /// One field of a hash, if not the whole value is requested.
+    pub field: Option<Vec<u8>>,
+    /// The form of the response.
+    pub format: Format,
+    /// HTML: the element, byte or entry with which the page begins, where these have numbers or ids.
+    pub from: Option<Vec<u8>>,
+    /// HTML: where an earlier page of a hash or set ended.
+    pub cursor: Option<Cursor>,
+}
+
+impl KeyQuery {
+    /// Whether the bytes of a string are requested as they are.
+    pub(crate) fn is_raw(&self) -> bool {
+        self.format == Format::Raw
+    }
+}
+
+/// A request for a page of keys.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PageQuery {
+    /// The path's prefix, for links to other pages.
+    pub prefix: Vec<u8>,
+    /// Pattern for `SCAN MATCH`: the escaped prefix and then the `match`. `None` for all keys.
+    pub pattern: Option<Vec<u8>>,
+    /// The `match` as it was given.
+    pub matching: Option<Vec<u8>>,
+    /// The `search` as it was given: a glob, or without wildcards the beginning of a key.
+    pub search: Option<Vec<u8>>,
+    /// Whether the format was given by name: then the links name it, too.
+    pub is_format_named: bool,
+    /// Number of keys that a page should have.
+    pub limit: usize,
+    /// The place where an earlier page ended.
+    pub cursor: Option<Cursor>,
+    /// The form of the response: never raw.
+    pub format: Format,
+}
+
+/// The place where a listing goes on. A `SCAN` cursor means something only to the server process that
+/// gave it, so it carries that process's `run_id`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor {
+    /// The `run_id` of `INFO server`: 40 hexadecimal digits.
+    pub run_id: String,
+    /// The cursor that `SCAN` returned.
+    pub position: u64,
+}
+
+impl Cursor {
+    /// Returns it as it is in a URL: `RUN_ID-POSITION`.
+    pub fn to_text(&self) -> String {
+        format!("{}-{}", self.run_id, self.position)
+    }
+
+    /// Parses it from a URL.
+    fn parse(text: &str) -> Option<Self> {
+        let (run_id, position) = text.rsplit_once('-')?;
+        let is_id = (1..=64).contains(&run_id.len())
+            && run_id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        is_id.then_some(())?;
+        Some(Self { run_id: run_id.to_owned(), position: position.parse().ok()? })
+    }
+}
+
+impl PageQuery {
+    /// Returns the path and query of the page that goes on at `cursor`.
+    pub fn link(&self, cursor: &Cursor) -> String {
+        let encode = |bytes| percent_encode(bytes, LINK);
+        let mut link = format!("/{}?", encode(&self.prefix));
+        if let Some(matching) = &self.matching {
+            link += &format!("match={}&", encode(matching));
+        }
+        if let Some(search) = &self.search {
+            link += &format!("search={}&", encode(search));
+        }
+        if self.is_format_named {
+            link += if self.format == Format::Html { "format=html&" } else { "format=json&" };
+        }
+        if self.limit != limits(self.format).0 {
+            link += &format!("limit={}&", self.limit);
+        }
+        link + "cursor=" + &cursor.to_text()
+    }
+}
+
+/// Returns the path and query that lead to `key`, whatever its bytes, with these parameters (names and
+/// values).
+pub(crate) fn link_to_key(key: &[u8], parameters: &[(&str, &[u8])]) -> String {
+    let encode = |bytes| percent_encode(bytes, LINK);
+    // To us or to browsers, these paths mean something else.
+    let is_special = key.ends_with(b":") || [&b""[..], b".", b"..", b"favicon.ico"].contains(&key);
+    let (mut link, mut separator) = match is_special {
+        true => (format!("/?key={}", encode(key)), '&'),
+        false => (format!("/{}", encode(key)), '?'),
+    };
+    for (name, value) in parameters {
+        link += &format!("{separator}{name}={}", encode(value));
+        separator = '&';
+    }
+    link
+}
+
+/// Whether the response to this target, or its error, is for a person to read: `format` goes before
+/// what the client accepts. This is decided nowhere else.
+pub(crate) fn wants_html(target: &str, accepts_html: bool) -> bool {
+    let (_, query) = target.split_once('?').unwrap_or((target, ""));
+    match Query::parse(query).ok().and_then(|mut query| query.take("format")) {
+        Some(format) => format == b"html",
+        None => accepts_html,
+    }
+}
+
+/// Whether the target is below `/-/`.
+pub(crate) fn is_admin(target: &str) -> bool {
+    target.starts_with("/-/")
+}
+
+/// Parses the path and query of a request; `html` is the result of `wants_html`.
+///
+/// # Errors
+/// Says what is wrong, for a status 400.
+pub fn parse(target: &str, html: bool) -> Result<Target, String> {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    if let Some(path) = path.strip_prefix("/-/") {
+        return admin(path, query).map(Target::Admin);
+    }
+    if path == "/favicon.ico" {
+        return Ok(Target::Favicon);
+    }
+    let name = decode(path.strip_prefix('/').unwrap_or(path))?;
+    let mut query = Query::parse(query)?;
+    let format = query.format(html)?;
+    let target = if name.is_empty() {
+        match query.take("key") {
+            Some(key) => Target::Key(query.key(key, format, true)?, None),
+            None => Target::Page(query.page(Vec::new(), format)?),
+        }
+    } else if name.ends_with(b":") {
+        // A cursor belongs to the listing: links to such keys have the other form.
+        let key = query.key(name.clone(), format, false)?;
+        let is_whole = key.field.is_none() && !key.is_raw() && key.from.is_none();
+        let listing = if is_whole { Some(query.page(name, format)?) } else { None };
+        Target::Key(key, listing)
+    } else {
+        Target::Key(query.key(name, format, true)?, None)
+    };
+    query.end()?;
+    Ok(target)
+}
+
+/// Parses a path below `/-/`. Probes may add any parameters.
+fn admin(path: &str, query: &str) -> Result<AdminTarget, String> {
+    Ok(match path {
+        "" => AdminTarget::Page,
+        "status.json" => {
+            let mut query = Query::parse(query)?;
+            let since = query.number("since", 0..=u64::MAX)?.unwrap_or(0);
+            AdminTarget::Status { since }
+        }
+        "metrics" => AdminTarget::Metrics,
+        "ping" => AdminTarget::Ping,
+        "health" => AdminTarget::Health,
+        "ready" => AdminTarget::Ready,
+        _ => AdminTarget::Unknown,
+    })
+}
+
+/// Returns the default and the highest `limit` of a page.
+fn limits(format: Format) -> (usize, usize) {
+    match format {
+        Format::Html => (DEFAULT_HTML_KEYS, MAX_HTML_KEYS),
+        _ => (DEFAULT_PAGE_KEYS, MAX_PAGE_KEYS),
+    }
+}
+
+/// The parameters that have not been taken yet.
+struct Query {
+    pairs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Whether `format` was one of them.
+    is_format_named: bool,
+}
+
+impl Query {
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+            // A plus is a space, as in an HTML form.
+            let pair = pair.replace('+', " ");
+            let (name, value) = pair.split_once('=').unwrap_or((&pair, ""));
+            let name = decode(name)?;
+            if pairs.iter().any(|(earlier, _)| *earlier == name) {
+                return Err(format!("the parameter {} occurs twice", shown(&name)));
+            }
+            pairs.push((name, decode(value)?));
+        }
+        Ok(Self { pairs, is_format_named: false })
+    }
+
+    /// Takes a parameter's value.
+    fn take(&mut self, name: &str) -> Option<Vec<u8>> {
+        let at = self.pairs.iter().position(|(given, _)| given == name.as_bytes())?;
+        Some(self.pairs.swap_remove(at).1)
+    }
+
+    /// Takes a number within these bounds; `None` if there is no such parameter.
+    fn number<T>(&mut self, name: &str, bounds: RangeInclusive<T>) -> Result<Option<T>, String>
+    where
+        T: FromStr + PartialOrd + Display,
+    {
+        let Some(digits) = self.take(name) else { return Ok(None) };
+        let number = std::str::from_utf8(&digits).ok().and_then(|digits| digits.parse().ok());
+        let (least, most) = (bounds.start(), bounds.end());
+        let why = || format!("{name} is a number from {least} to {most}");
+        number.filter(|number| bounds.contains(number)).map(Some).ok_or_else(why)
+    }
+
+    /// Takes the format; `html` is the default for a client that accepts it.
+    fn format(&mut self, html: bool) -> Result<Format, String> {
+        let named = self.take("format");
+        self.is_format_named = named.is_some();
+        match named.as_deref() {
+            None | Some(b"html") if html => Ok(Format::Html),
+            None | Some(b"json") => Ok(Format::Json),
+            Some(b"raw") => Ok(Format::Raw),
+            Some(_) => Err("format is json, html or (a value's) raw".to_owned()),
+        }
+    }
+
+    /// Takes the parameters of a key.
+    fn key(
+        &mut self,
+        key: Vec<u8>,
+        format: Format,
+        takes_cursor: bool,
+    ) -> Result<KeyQuery, String> {
+        let is_paged = format == Format::Html;
+        let from = if is_paged { self.take("from") } else { None };
+        let cursor = if is_paged && takes_cursor { self.cursor()? } else { None };
+        Ok(KeyQuery { key, field: self.take("field"), format, from, cursor })
+    }
+
+    fn cursor(&mut self) -> Result<Option<Cursor>, String> {
+        let Some(text) = self.take("cursor") else { return Ok(None) };
+        let cursor = std::str::from_utf8(&text).ok().and_then(Cursor::parse);
+        cursor.map(Some).ok_or_else(|| "cursor is what an earlier page's \"next\" says".to_owned())
+    }
+
+    /// Takes the parameters of a page of keys that begin with `prefix`.
+    fn page(&mut self, prefix: Vec<u8>, format: Format) -> Result<PageQuery, String> {
+        if format == Format::Raw {
+            return Err("a listing's format is json or html".to_owned());
+        }
+        let (default, most) = limits(format);
+        let limit = self.number("limit", 1..=most)?.unwrap_or(default);
+        let cursor = self.cursor()?;
+        let search = self.take("search");
+        let matching = self.take("match");
+        let glob = match (&matching, &search) {
+            (Some(_), Some(_)) => return Err("either match or search, not both".to_owned()),
+            (Some(glob), None) => Some(glob.clone()),
+            (None, Some(search)) => Some(search_glob(search)),
+            (None, None) => None,
+        };
+        let pattern = match (glob, prefix.is_empty()) {
+            (None, true) => None,
+            (glob, _) => {
+                Some([escape_glob(&prefix), glob.unwrap_or_else(|| b"*".to_vec())].concat())
+            }
+        };
+        let is_format_named = self.is_format_named;
+        Ok(PageQuery { prefix, pattern, matching, search, limit, cursor, format, is_format_named })
+    }
+
+    /// Fails if a parameter has not been taken.
+    fn end(self) -> Result<(), String> {
+        match self.pairs.first() {
+            None => Ok(()),
+            Some((name, _)) => Err(format!(
+                "the parameter {} is not one that this path takes: \
+                 a key takes field and format, a listing match, search, limit, cursor and format",
+                shown(name)
+            )),
+        }
+    }
+}
+
+/// Quotes a parameter's name for an error, cut to a reasonable length.
+fn shown(name: &[u8]) -> String {
+    let text: String = String::from_utf8_lossy(name).chars().take(40).collect();
+    format!("{text:?}")
+}
+
+/// Decodes percent-encoding. Every byte may be encoded; each `%` must begin an escape.
+fn decode(text: &str) -> Result<Vec<u8>, String> {
+    let bytes = text.as_bytes();
+    let is_escape = |at: usize| {
+        bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    match (0..bytes.len()).find(|&at| bytes[at] == b'%' && !is_escape(at)) {
+        Some(_) => Err("a % that two hexadecimal digits don't follow: write %25".to_owned()),
+        None => Ok(percent_decode(bytes).collect()),
+    }
+}
+
+/// Returns the pattern that finds what is searched for.
+fn search_glob(search: &[u8]) -> Vec<u8> {
+    match search.iter().any(|byte| b"*?[".contains(byte)) {
+        true => search.to_vec(),
+        false => [escape_glob(search), b"*".to_vec()].concat(),
+    }
+}
+
+/// Escapes the characters that `MATCH` takes for wildcards.
+fn escape_glob(text: &[u8]) -> Vec<u8> {
+    let mut escaped = Vec::with_capacity(text.len());
+    for &byte in text {
+        if b"*?[]\\^-".contains(&byte) {
+            escaped.push(b'\\');
+        }
+        escaped.push(byte);
+    }
+    escaped
+}
+
+#[cfg(test)]
+#[path = "target_tests.rs"]
+mod tests;
