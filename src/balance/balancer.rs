@@ -272,7 +272,7 @@ impl Balancer {
         let backends = self.backends();
         let find = || {
             let tags = cursor::tags(&run_ids(&backends));
-            tags.into_iter().zip(backends.iter()).find(|(known, _)| *known == Some(tag))
+            tags.into_iter().zip(backends.known()).find(|(known, _)| *known == Some(tag))
         };
         let found = find().or_else(|| {
             for backend in backends.iter().filter(|backend| backend.run_id().is_none()) {
@@ -348,6 +348,8 @@ impl Peers for Balancer {
     }
 }
 
+/// The run ids of all servers, those of removed backends included: a SCAN that is under way there gets its
+/// cursor.
 fn run_ids(backends: &Backends) -> Vec<Option<Arc<str>>> {
-    backends.iter().map(|backend| backend.run_id()).collect()
+    backends.known().map(|backend| backend.run_id()).collect()
 }

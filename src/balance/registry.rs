@@ -46,7 +46,12 @@ impl Deref for Backends {
 impl Backends {
     /// The backend with this identity, draining or not.
     pub fn get(&self, id: BackendId) -> Option<&Arc<Member>> {
-        self.members.iter().chain(&self.draining).find(|member| member.id == id)
+        self.known().find(|member| member.id == id)
+    }
+
+    /// The backends, draining or not.
+    pub fn known(&self) -> impl Iterator<Item = &Arc<Member>> {
+        self.members.iter().chain(&self.draining)
     }
 
     /// Number that changes whenever a backend joins, leaves, or turns out to know other commands.
@@ -109,7 +114,8 @@ impl Registry {
     fn change(&self, change: impl FnOnce(&mut Backends)) {
         let mut backends = Backends::clone(&self.current.load());
         change(&mut backends);
-        backends.past_versions += 1;
+        // More than the backends that are there can add, so that no two lists have the same version.
+        backends.past_versions += 1 << 32;
         self.current.store(Arc::new(backends));
     }
 }

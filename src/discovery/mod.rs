@@ -44,7 +44,7 @@ pub fn start(balancer: &Arc<Balancer>, source: &impl ServiceDiscovery) {
 /// New backends get reads once they have proved that they have the data. Backends that are not listed any
 /// more get no reads, and their sessions move to others between two commands. They stay until one of those
 /// listed is up, for at most 10 s: a list with nothing but new backends is taken over without a
-/// failed read. A backend whose URL has changed is another backend.
+/// failed read. A backend whose URL has changed is another backend. Call it from one thread at a time.
 pub fn update(balancer: &Arc<Balancer>, source: &impl ServiceDiscovery) {
     let mut wanted = source.discover();
     let (staying, leaving): (Vec<_>, Vec<_>) =

@@ -115,6 +115,9 @@ impl Health {
             return None;
         }
         let record = lock(&self.record);
+        if record.is_removed {
+            return Some("removed".to_owned());
+        }
         if record.known.must_prove.is_some() {
             return Some(record.refusal());
         }

@@ -354,3 +354,13 @@ fn each_change_is_kept_up_to_a_limit() {
     assert_eq!(changes[MAX_CHANGES - 1].state, BackendState::Up);
     assert_eq!(changes[MAX_CHANGES - 2].state, BackendState::Suspect);
 }
+
+#[test]
+fn a_removed_backend_is_neither_read_from_nor_up_again() {
+    let backend = good_backend();
+    backend.health.remove(Instant::now());
+    assert_eq!(backend.health.refusal(0), Some("removed".to_owned()));
+    assert_eq!(backend.checked(&report("one", 1000)), BackendState::Down);
+    assert_eq!(backend.failed(), BackendState::Down);
+    assert!(backend.health.is_removed());
+}

@@ -15,7 +15,7 @@ use super::transaction::Transaction;
 use super::upstream::{SendTarget, TOO_MANY_PINNED, Watch};
 use crate::backend::{Class, PooledConnection, said};
 use crate::balance::failover::Failover;
-use crate::balance::slow::{LaneOutcome, ReadProfile};
+use crate::balance::slow::{LaneError, LaneOutcome, ReadProfile};
 use crate::health::Member;
 use crate::metrics::Outcome;
 use crate::policy::{LocalCommand, Refused, Verdict};
@@ -222,6 +222,8 @@ impl Session<'_> {
             _ => match lane.begin(&info, Some(backend.id), is_there, || peer.is_gone()) {
                 Ok(LaneOutcome::Open(open)) => Some(open),
                 Ok(LaneOutcome::Answered(_)) => None,
+                // The server that watches is gone: a change may have been missed.
+                Err(LaneError::NoBackend) => return self.exec_in_vain(),
                 Err(error) => return Err(Unanswered::AllFailed(error.to_string())),
             },
         };
