@@ -1,4 +1,4 @@
-//! One Redis server behind us: its address, the connections to it, and the meaning of its answers.
+//! One Redis server: its address, the connections to it, and the meaning of its answers.
 
 mod check;
 mod commands;

@@ -114,7 +114,7 @@ pub enum Cause {
     FirstMet,
     /// Another process answers than the one that was accepted.
     Restarted,
-    /// The same process has a history that does not continue the one that was accepted.
+    /// The accepted process has a history that does not continue the one that was accepted.
     FilledAnew,
     /// It is a replica whose link was down at the last check and is up now.
     LinkWasDown,

@@ -57,7 +57,7 @@ fn http_request(client: &mut Client) -> bool {
 fn resp_pipeline(stream: &mut TcpStream) -> bool {
     let reply = b"$5\r\nhello\r\n".repeat(8);
     let mut got = Vec::new();
-    // Sent behind the end of the session, the commands may be refused.
+    // Sent after the end of the session, the commands may be refused.
     if stream.write_all(&encode(&["GET", "greeting"]).repeat(8)).is_ok() {
         let _ = stream.take(reply.len() as u64).read_to_end(&mut got);
     }

@@ -1,4 +1,4 @@
-//! Who gets which backend.
+//! Which backend a client gets.
 
 use std::collections::HashMap;
 use std::thread;

@@ -97,7 +97,7 @@ fn assert_right(report: &Report, longest: Duration, control: Control, lb: &Balan
     is_excused
 }
 
-/// The same where nothing shall be noticed at all; for who asked for no long reply.
+/// Asserts that clients which asked for no long reply have noticed nothing at all.
 fn assert_unnoticed(report: &Report, control: Control, lb: &Balancer) {
     assert_eq!(report.cut, 0, "{report}");
     assert_right(report, LONGEST_STALL, control, lb);
@@ -386,7 +386,7 @@ fn spin(spins_everywhere: bool) {
 enum Disaster {
     /// `kill -9`, and back with its data.
     Kill,
-    /// The same, but back without them; reloaded a while later.
+    /// `kill -9`, and back without its data, which is loaded again a while later.
     KillAndForget,
     /// A restart in good order.
     ShutDown,

@@ -38,7 +38,7 @@ fn status(lb: &Balancer, path: &str) -> u16 {
     page(lb, path).0.status
 }
 
-/// What stands between each `begin` and the `end` behind it.
+/// The texts between each `begin` and the next `end`.
 fn between<'a>(html: &'a str, begin: &str, end: &str) -> Vec<&'a str> {
     html.split(begin).skip(1).map(|rest| rest.split(end).next().unwrap_or_default()).collect()
 }

@@ -48,7 +48,7 @@ fn readers_see_no_error_while_one_then_two_of_three_backends_are_killed() {
         more_answers();
         stop.store(true, Ordering::Relaxed);
     });
-    // A read that was under way may end well behind the first that failed, so not exactly two.
+    // A read that was under way may end well after the first that failed, so not exactly two.
     let failures = lb.log().matches(" is suspect: ").count();
     assert!((2..20).contains(&failures), "one line a failure, not one a read: {failures}");
 }
@@ -176,7 +176,7 @@ fn greeting(asked: &[u8]) -> Option<&'static [u8]> {
     GREETINGS.iter().find(|(name, _)| is_asked(name)).map(|(_, answer)| *answer)
 }
 
-/// A server that answers a connection's first bytes with `reply` and closes; the first behind the
+/// A server that answers a connection's first bytes with `reply` and closes; the first after the
 /// greetings, when it `greets`.
 fn impostor(reply: Vec<u8>, greets: bool) -> u16 {
     fake(move |mut stream| {

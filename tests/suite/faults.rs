@@ -182,7 +182,7 @@ struct Case {
 }
 
 impl Case {
-    /// Before, within and behind each reply of a batch.
+    /// Before, within and after each reply of a batch.
     fn all(form: Form, server: &RedisServer) -> Vec<Self> {
         let places = 0..SHAPES.len();
         match form {
@@ -358,8 +358,8 @@ fn converse_over_http(lb: &Balancer, version: &str, values: &[Value]) -> Outcome
     }
 }
 
-/// In a reply: before it, behind its first byte, within its first line, within what follows, long
-/// behind its beginning, and before its last byte.
+/// In a reply: before it, after its first byte, within its first line, within what follows, long
+/// after its beginning, and before its last byte.
 fn places_within(length: usize) -> Vec<usize> {
     let mut places = vec![0, 1, 2, length / 2, length / 10 * 9, length - 1];
     places.dedup();
@@ -373,7 +373,7 @@ fn look_lengths(server: &RedisServer, value: &Value) -> Range<usize> {
     kind..kind + direct.call(&format!("MEMORY USAGE {} SAMPLES 1", value.key)).len()
 }
 
-/// The answers that came one behind the other; the last may be cut off.
+/// The answers that came one after the other; the last may be cut off.
 fn answers(mut bytes: &[u8], is_reset: bool) -> Vec<Answer> {
     let mut answers = Vec::new();
     while let Some(head) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {

@@ -404,7 +404,7 @@ fn half_an_answer_never_looks_whole() {
         ("GET /long HTTP/1.1\r\nHost: localhost\r\n\r\n", ErrorKind::UnexpectedEof),
         ("GET /long HTTP/1.0\r\n\r\n", ErrorKind::ConnectionReset),
         ("GET /long\r\n", ErrorKind::ConnectionReset),
-        // What stands behind the request must not turn the reset into an orderly end.
+        // Bytes after the request must not turn the reset into an orderly end.
         ("GET /long HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello", ErrorKind::ConnectionReset),
         ("GET /long HTTP/1.0\r\n\r\nGET / HTTP/1.0\r\n\r\n", ErrorKind::ConnectionReset),
     ] {

@@ -17,7 +17,7 @@ const SECOND: &[u8] = b"GET /favicon.ico HTTP/1.1\r\nHost: localhost\r\nConnecti
 /// The status of [`SECOND`].
 const SECOND_STATUS: u16 = 204;
 
-/// Goes before what, at the beginning of a connection, would be the Redis protocol: behind a
+/// Goes before what, at the beginning of a connection, would be the Redis protocol: after a
 /// request it is HTTP.
 const FIRST: &[u8] = b"GET /favicon.ico HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -32,12 +32,12 @@ fn start() -> (RedisServer, Balancer) {
     (server, lb)
 }
 
-/// The request line, with sound headers behind it.
+/// The request line, with sound headers after it.
 fn with_line(line: &[u8]) -> Vec<u8> {
     [line, b"\r\nHost: localhost\r\n\r\n"].concat()
 }
 
-/// The same behind [`FIRST`].
+/// A request with this line, after [`FIRST`].
 fn with_later_line(line: &[u8]) -> Vec<u8> {
     [FIRST, &with_line(line)].concat()
 }
@@ -62,7 +62,7 @@ fn shown(bytes: &[u8]) -> String {
     if text.len() <= 400 { text } else { format!("{}… ({} bytes)", &text[..200], bytes.len()) }
 }
 
-/// Sends each request with [`SECOND`] behind it; all must get these answers and then the end.
+/// Sends each request with [`SECOND`] after it; all must get these answers and then the end.
 fn all_get(lb: &Balancer, expected: &[u16], requests: impl IntoIterator<Item = Vec<u8>>) {
     let mut wrong = String::new();
     for request in requests {

@@ -86,7 +86,7 @@ const BROKEN: [&[u8]; 59] = [
     b"ECHO \"a\"b\r\n",
     b"ECHO 'a'b\r\n",
     b"ECHO 'a''b'\r\n",
-    // Replies come before the error, commands behind it are lost.
+    // Replies come before the error, commands after it are lost.
     b"PING\r\n*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n*1\r\n\xfe\r\nPING\r\n",
 ];
 
@@ -108,7 +108,7 @@ const ODD: [&[u8]; 59] = [
     b"*2\r\n$4\r\nECHO\r\n$5\r\n\0\xff*$\n\r\n",
     b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n",
     b"*2\r\n$3\r\nGET\r\n$8\r\n*1\r\n$4\r\n\r\n",
-    // Redis does not look at the bytes behind an argument, nor at the one behind a CR.
+    // Redis does not look at the bytes after an argument, nor at the one after a CR.
     b"*1\r\n$4\r\nPINGxy",
     b"*1\r\n$3\r\nPING\r\n",
     b"*2\r\n$4\r\nECHO\r\n$1\r\nabc\r\n",
@@ -390,7 +390,7 @@ const TRANSACTION: [&[&str]; 3] = [&["MULTI"], &["EXEC"], &["DISCARD"]];
 const SESSION: [&[&str]; 4] =
     [&["SELECT", "0"], &["SUBSCRIBE", "channel"], &["UNSUBSCRIBE", "channel"], &["EXEC"]];
 
-/// A few commands with a few wounds, and behind them the one that shows whether it is in step.
+/// A few commands with a few wounds, and after them the one that shows whether it is in step.
 fn damaged_stream(rng: &mut Rng) -> Vec<u8> {
     loop {
         let mut stream = Vec::new();

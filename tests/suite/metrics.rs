@@ -133,7 +133,7 @@ fn commands_are_counted_to_the_unit_whatever_becomes_of_them() {
     let scrape = Scrape::of(&lb);
     let sent = 6.0 * f64::from(rounds);
     assert_eq!(scrape.all_requests("resp", &servers), sent * commands.len() as f64);
-    // PING, SET, NOSUCH, DEBUG, MULTI, what is queued or refused behind it, DISCARD need no backend;
+    // PING, SET, NOSUCH, DEBUG, MULTI, what is queued or refused after it, DISCARD need no backend;
     // UNSUBSCRIBE is the subscription's.
     assert_eq!(scrape.requests("resp", "none"), sent * 13.0);
     assert_eq!(scrape.refusals("resp", "write"), sent);

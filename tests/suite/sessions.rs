@@ -20,7 +20,7 @@ fn three_hundred_sessions_are_spread_evenly_and_hold_few_connections() {
     for server in &servers {
         assert!(clients_of(server) <= 4, "{} connections", clients_of(server));
     }
-    // Who reads on keeps its lease.
+    // A session that reads on keeps its lease.
     for session in &mut sessions {
         assert_eq!(session.call("GET a"), "$-1\r\n");
     }

@@ -254,7 +254,7 @@ fn a_read_that_kills_its_server_kills_no_third_one_and_is_refused_afterwards() {
     thread::scope(|scope| {
         let reader = scope.spawn(|| read_on(&lb, &is_over));
         let _ends = SetOnDrop(&is_over);
-        // Whoever runs it dies.
+        // A server that runs it dies.
         let killer = scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
                 let running = status(&lb)["slow_reads"]["running"].clone();

@@ -264,7 +264,7 @@ impl Session<'_> {
         }
     }
 
-    /// Whoever watched may have missed a change: what Redis answers when a watched key was touched.
+    /// Answers null, as Redis does when a watched key was touched: a change may have been missed.
     fn exec_in_vain(&mut self) -> Answered {
         let protocol = self.mode.protocol;
         self.answer(|out| write::null_array(out, protocol));

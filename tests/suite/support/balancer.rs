@@ -21,7 +21,7 @@ impl Balancer {
         Self::start_with(servers, &[])
     }
 
-    /// The same with more arguments, such as `["--demo-delay", "1s"]`.
+    /// Starts the balancer with more arguments, such as `["--demo-delay", "1s"]`.
     pub fn start_with(servers: &[&RedisServer], arguments: &[&str]) -> Self {
         let backends: Vec<String> = servers.iter().map(|server| server.address()).collect();
         Self::start_at(&backends, arguments)
@@ -63,7 +63,7 @@ impl Balancer {
         self.port
     }
 
-    /// `http://127.0.0.1:PORT` with `path` behind it.
+    /// `http://127.0.0.1:PORT` with `path` after it.
     pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }

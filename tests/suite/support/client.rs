@@ -36,7 +36,7 @@ impl Client {
         self.try_answer().expect("a whole answer in time")
     }
 
-    /// The same, or why there is none.
+    /// Reads the next answer, or returns the reason why there is none.
     pub fn try_answer(&mut self) -> io::Result<Option<Answer>> {
         let Some(mut answer) = self.try_head()? else { return Ok(None) };
         let bodiless = [204, 304].contains(&answer.status);

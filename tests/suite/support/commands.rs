@@ -386,7 +386,7 @@ impl CommandStream {
         self.push(args);
     }
 
-    /// The same, but often with something wrong.
+    /// Adds a command of this template, often with something wrong in it.
     fn push_spoiled(&mut self, template: &str) {
         let mut args: Vec<Vec<u8>> = template.split(' ').map(|word| self.fill(word)).collect();
         if self.rng.u8(0..4) == 0 {

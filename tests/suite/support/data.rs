@@ -67,7 +67,7 @@ impl Data {
         self.load_in(server, 1, || ());
     }
 
-    /// The same in so many parts; `pause` is called between them.
+    /// Loads the data in so many parts; `pause` is called between them.
     pub fn load_in(&self, server: &RedisServer, parts: usize, mut pause: impl FnMut()) {
         let mut connection = server.connect();
         for part in 0..parts {

@@ -21,7 +21,7 @@ impl RedisServer {
         Self::start_with(&[])
     }
 
-    /// The same with more `redis-server` arguments, such as `["--requirepass", "secret"]`.
+    /// Starts a server with more `redis-server` arguments, such as `["--requirepass", "secret"]`.
     pub fn start_with(extra_args: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let extra_args: Vec<String> = extra_args.iter().map(|&arg| arg.into()).collect();
@@ -99,7 +99,7 @@ impl RedisServer {
         assert!(answers(self.folder.path(), &mut self.process), "port {} is taken", self.port);
     }
 
-    /// The same with more `redis-server` arguments than before.
+    /// Restarts the server with more `redis-server` arguments than before.
     pub fn restart_with(&mut self, more_args: &[&str]) {
         self.extra_args.extend(more_args.iter().map(|&arg| arg.to_owned()));
         self.restart();
@@ -166,7 +166,7 @@ fn spawn(port: u16, folder: &Path, extra_args: &[String]) -> Child {
 }
 
 /// Waits until the server accepts connections; false if its process ended instead. It is asked by
-/// its socket, which it makes behind its port: on a port that is taken another would answer.
+/// its socket, which it makes after its port: on a port that is taken another would answer.
 fn answers(folder: &Path, process: &mut Child) -> bool {
     let mut ended = false;
     wait_until("redis-server accepts connections", || {

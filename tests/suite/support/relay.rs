@@ -170,7 +170,7 @@ impl Relay {
         relay
     }
 
-    /// The same with a rule.
+    /// Starts a relay with a rule.
     pub fn with(server: &RedisServer, rule: &Rule) -> Self {
         let relay = Self::start(server);
         relay.add(rule);
@@ -459,7 +459,7 @@ impl Link {
         (untouched, Some(fault))
     }
 
-    /// Passes on what is behind the place where a fault happens; an error when nothing follows it.
+    /// Passes on what comes after the place where a fault happens; an error when nothing follows it.
     fn pass(&self, rest: &mut [u8], fault: Option<Fault>) -> std::io::Result<()> {
         let mut client = &self.client;
         match fault {

@@ -40,7 +40,7 @@ impl RespClient {
         self.try_reply().expect("a reply")
     }
 
-    /// The same, or why there is none.
+    /// Reads the next reply, or returns the reason why there is none.
     pub fn try_reply(&mut self) -> io::Result<Vec<u8>> {
         let mut frame = Vec::new();
         read_frame(&mut self.0, &mut frame)?;
@@ -53,7 +53,7 @@ impl RespClient {
         self.reply()
     }
 
-    /// The same for words with spaces between; the reply as text, its line ends as they are.
+    /// Sends words with spaces between them as a command; returns the reply as text, with its line ends.
     pub fn call(&mut self, words: &str) -> String {
         let words: Vec<&str> = words.split(' ').collect();
         String::from_utf8_lossy(&self.command(&words)).into_owned()

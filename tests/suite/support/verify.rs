@@ -76,7 +76,7 @@ pub struct Report {
     pub of_each: Vec<u64>,
     /// The longest, first.
     pub stalls: Vec<Stall>,
-    /// The same where a long reply was due.
+    /// The longest stalls where a long reply was due.
     pub long_stalls: Vec<Stall>,
     /// The first of each that went wrong.
     pub texts: Vec<String>,
