@@ -17,18 +17,9 @@ use redis_lb::resp::value_type::ValueType;
 use redis_lb::resp::{Framer, reply};
 use serde_json::{Value as Json, json};
 
-const KINDS: [ValueType; 6] = [
-    ValueType::String,
-    ValueType::Hash,
-    ValueType::List,
-    ValueType::Set,
-    ValueType::Zset,
-    ValueType::Stream,
-];
-
 fuzz_target!(|data: &[u8]| {
     let [kind, size, bytes @ ..] = data else { return };
-    let kind = KINDS[usize::from(*kind) % KINDS.len()];
+    let kind = ValueType::ALL[usize::from(*kind) % ValueType::ALL.len()];
     let size = usize::from(*size) + 1;
 
     let end = feed_pieces([bytes]);

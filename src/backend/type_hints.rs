@@ -17,15 +17,6 @@ const SHORT_AFTER_A_LONG: u64 = 1000;
 
 const KIND_BITS: u32 = 8;
 const WAIT_BITS: u32 = 16;
-const KINDS: [ValueType; 6] = [
-    ValueType::String,
-    ValueType::Hash,
-    ValueType::List,
-    ValueType::Set,
-    ValueType::Zset,
-    ValueType::Stream,
-];
-
 /// The types of one server's values by the prefixes of their keys, up to the last `:`.
 #[derive(Debug)]
 pub struct TypeHints {
@@ -46,7 +37,7 @@ impl TypeHints {
         let (slot, tag) = self.slot(key);
         let held = slot.load(Ordering::Relaxed);
         let is_it = held >> (KIND_BITS + WAIT_BITS) == tag && wait(held) == 0;
-        KINDS.get((held as u8).checked_sub(1).filter(|_| is_it)? as usize).copied()
+        ValueType::ALL.get((held as u8).checked_sub(1).filter(|_| is_it)? as usize).copied()
     }
 
     /// Notes that the hint for this key was wrong, or its value long.
@@ -66,7 +57,8 @@ impl TypeHints {
             false if is_known => wait(held).saturating_sub(1),
             false => 0,
         };
-        let number = KINDS.iter().position(|known| *known == kind).map_or(0, |at| at as u64 + 1);
+        let number =
+            ValueType::ALL.iter().position(|known| *known == kind).map_or(0, |at| at as u64 + 1);
         let new = (tag << WAIT_BITS | wait) << KIND_BITS | number;
         if new != held {
             slot.store(new, Ordering::Relaxed);

@@ -29,9 +29,8 @@ pub struct Backends {
     members: Vec<Arc<Member>>,
     /// The backends that were removed and are still used by sessions.
     draining: Vec<Arc<Member>>,
-    /// Part of [`commands_version`](Self::commands_version) that comes from backends that are gone, plus one
-    /// for each change of the list.
-    past_versions: u64,
+    /// How often the list has changed.
+    changes: u64,
 }
 
 /// The backends that are balanced; those that are draining are not among them.
@@ -57,7 +56,8 @@ impl Backends {
     /// Number that changes whenever a backend joins, leaves, or turns out to know other commands.
     pub fn commands_version(&self) -> u64 {
         let now: u64 = self.iter().map(|member| member.commands_version()).sum();
-        self.past_versions + now
+        // More than the backends that are there can add, so that no two lists have the same version.
+        (self.changes << 32) + now
     }
 }
 
@@ -96,7 +96,6 @@ impl Registry {
         let mut removed = None;
         self.change(|backends| {
             let member = backends.members.remove(at);
-            backends.past_versions += member.commands_version();
             backends.draining.push(Arc::clone(&member));
             removed = Some(member);
         });
@@ -114,8 +113,7 @@ impl Registry {
     fn change(&self, change: impl FnOnce(&mut Backends)) {
         let mut backends = Backends::clone(&self.current.load());
         change(&mut backends);
-        // More than the backends that are there can add, so that no two lists have the same version.
-        backends.past_versions += 1 << 32;
+        backends.changes += 1;
         self.current.store(Arc::new(backends));
     }
 }

@@ -20,6 +20,10 @@ pub enum ValueType {
 }
 
 impl ValueType {
+    /// All types.
+    pub const ALL: [Self; 6] =
+        [Self::String, Self::Hash, Self::List, Self::Set, Self::Zset, Self::Stream];
+
     /// Parses the reply of `TYPE`; `None` for a module's type and for `none`.
     pub fn from_name(name: &str) -> Option<Self> {
         Some(match name {
