@@ -364,6 +364,18 @@ impl<'a> Failover<'a> {
         }
     }
 
+    /// Returns the backends that could still be tried and are up, but must not be read from in the database
+    /// that the read would have there, with the reasons.
+    pub fn refusals(
+        &self,
+        database: impl Fn(&Member) -> Option<i64>,
+    ) -> Vec<(Arc<Member>, String)> {
+        let backends = self.balancer.backends();
+        let left = backends.iter().filter(|backend| self.may_try(backend.id));
+        let refusal = |backend: &Member| backend.health.refusal_while_up(database(backend)?);
+        left.filter_map(|backend| Some((Arc::clone(backend), refusal(backend)?))).collect()
+    }
+
     /// Whether the read goes to no other backend.
     pub fn is_over(&self) -> bool {
         self.end.is_some()

@@ -338,11 +338,7 @@ impl BalancedRead<'_, '_, '_> {
 
     /// Returns why backends that were not tried are up, but must not be read from in this database.
     fn refusals(&self) -> Vec<(Arc<Member>, String)> {
-        let backends = self.balancer.backends();
-        let left = backends.iter().filter(|backend| self.failover.may_try(backend.id));
-        let refusal =
-            |backend: &Arc<Member>| backend.health.refusal_while_up(backend.own_mode().database);
-        left.filter_map(|backend| Some((Arc::clone(backend), refusal(backend)?))).collect()
+        self.failover.refusals(|backend| Some(backend.own_mode().database))
     }
 
     /// Returns the response after every backend has failed, or was not the one to which the query's

@@ -184,13 +184,8 @@ impl<'a> Upstream<'a> {
     /// Which backends could still be tried and are up, but must not be read from in the session's
     /// database, as the end of an error.
     fn refusals(&self, failover: &Failover) -> String {
-        let backends = self.balancer.backends();
-        let left = backends.iter().filter(|backend| failover.may_try(backend.id));
-        let refusals = left.filter_map(|backend| {
-            let refusal = backend.health.refusal_while_up(self.database?)?;
-            Some(format!("; {}: {refusal}", backend.name()))
-        });
-        refusals.collect()
+        let refusals = failover.refusals(|_| self.database).into_iter();
+        refusals.map(|(backend, refusal)| format!("; {}: {refusal}", backend.name())).collect()
     }
 
     /// The index of the backend to be used now; takes a lease where there is none.
