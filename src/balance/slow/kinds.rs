@@ -222,6 +222,17 @@ impl Kinds {
         }
     }
 
+    /// Returns what is known of several reads that are answered as one. Known by `together` alone if they were
+    /// late together, otherwise as the slowest of them, too.
+    pub fn class_together(&self, together: &ReadKey, each: &[ReadKey]) -> Class {
+        let was_late = self.find(together.kind).is_some_and(|entry| streak(entry) == 0);
+        let slowest = || each.iter().map(|read| self.class(read)).max();
+        match self.class(together) {
+            Class::Unknown if !was_late => slowest().unwrap_or(Class::Unknown),
+            class => class,
+        }
+    }
+
     /// Whether nothing of its kind has been answered yet.
     pub fn is_new(&self, read: &ReadKey) -> bool {
         !read.is_fast && self.find(read.kind).is_none()

@@ -58,6 +58,27 @@ fn twenty_quick_answers_make_a_kind_quick_and_a_late_one_unknown() {
 }
 
 #[test]
+fn several_reads_as_one_are_quick_if_each_is_unless_they_were_late_together() {
+    let kinds = Kinds::new(TIMEOUT);
+    let each = ["HGETALL user:1", "LRANGE list:1 0 -1"].map(|words| key(&kinds, words));
+    let together = each[0].with(each[1]);
+    let class = || kinds.class_together(&together, &each);
+    assert_eq!(class(), Class::Unknown);
+    answer(&kinds, &each[0], 20);
+    assert_eq!(class(), Class::Unknown);
+    answer(&kinds, &each[1], 20);
+    assert_eq!(class(), Class::Quick);
+    answer(&kinds, &together, 1);
+    assert_eq!(class(), Class::Quick);
+    kinds.record_answer(&together, Duration::from_millis(200), true);
+    assert_eq!(class(), Class::Unknown);
+    kinds.record_answer(&together, LONG, true);
+    assert_eq!(class(), Class::Slow);
+    kinds.mark_slow(&each[0]);
+    assert_eq!(kinds.class_together(&each[1], &each), Class::Quick, "known itself");
+}
+
+#[test]
 fn a_slow_read_makes_its_kind_slow_until_twenty_of_that_were_quick_and_itself_for_longer() {
     let kinds = Kinds::new(TIMEOUT);
     let read = key(&kinds, "SORT_RO big ALPHA LIMIT 0 1");

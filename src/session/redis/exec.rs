@@ -162,7 +162,8 @@ impl Session<'_> {
         let key = transaction.read_key();
         let profile = key.map_or(Ok(ReadProfile::QUICK), |key| self.balancer.profile_of(&key));
         let profile = profile.map_err(|why| format!("ERR {why}"))?;
-        let profile = ReadProfile { script: transaction.script, ..profile };
+        let class = transaction.class(&self.balancer.slow_lane.kinds).unwrap_or(profile.class);
+        let profile = ReadProfile { class, script: transaction.script, ..profile };
         match watch {
             Watch::None => self.exec_anywhere(&transaction, profile),
             Watch::Held(connection, backend) => {

@@ -2,7 +2,7 @@
 //! client that ponders holds no connection.
 
 use crate::backend::Class;
-use crate::balance::slow::{MAX_FAST_ARGUMENTS, ReadInfo, ReadKey, shown};
+use crate::balance::slow::{Kinds, MAX_FAST_ARGUMENTS, ReadInfo, ReadKey, shown};
 use crate::policy::{self, Policy, Script, Shape, Verdict};
 use crate::resp::{self, Command, CommandParser};
 
@@ -18,6 +18,8 @@ pub struct Transaction {
     arguments: usize,
     /// Key by which the slow lane knows all of it together.
     key: Option<ReadKey>,
+    /// Keys of its reads that are not fast, one of each kind.
+    parts: Vec<ReadKey>,
     /// Its first read that is not fast, for the log.
     label: String,
     pub script: Option<Script>,
@@ -44,6 +46,10 @@ impl Transaction {
         self.arguments += command.arg_count();
         self.script = self.script.or(policy::script(command));
         self.key = Some(self.key.map_or(key, |before| before.with(key)));
+        let is_known = |part: &ReadKey| part.kind == key.kind && part.exact == key.exact;
+        if !key.is_fast && self.is_short() && !self.parts.iter().any(is_known) {
+            self.parts.push(key);
+        }
         if self.label.is_empty() && !key.is_fast {
             let key = command.arg(shape.key_arg(command)).unwrap_or_default();
             self.label = shown(b"MULTI", command.name()) + &shown(b"", key);
@@ -60,7 +66,20 @@ impl Transaction {
     /// Key by which the slow lane knows all of it: it is one read.
     pub fn read_key(&self) -> Option<ReadKey> {
         let key = self.key?;
-        Some(ReadKey { is_fast: key.is_fast && self.arguments <= MAX_FAST_ARGUMENTS, ..key })
+        Some(ReadKey { is_fast: key.is_fast && self.is_short(), ..key })
+    }
+
+    /// Returns what is known of how long it takes. All of one with few arguments is quick if each read is.
+    pub fn class(&self, kinds: &Kinds) -> Option<Class> {
+        let key = self.read_key()?;
+        Some(match self.is_short() {
+            true => kinds.class_together(&key, &self.parts),
+            false => kinds.class(&key),
+        })
+    }
+
+    fn is_short(&self) -> bool {
+        self.arguments <= MAX_FAST_ARGUMENTS
     }
 
     pub fn read_info(&self, class: Class) -> ReadInfo {
