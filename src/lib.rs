@@ -16,6 +16,7 @@ pub mod health;
 pub mod http;
 pub mod load;
 pub mod logging;
+mod memory;
 mod metrics;
 mod net;
 pub mod observe;

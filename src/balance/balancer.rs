@@ -24,6 +24,7 @@ use crate::health::{
     BackendState, Change, Databases, DatabasesInUse, Health, HealthSettings, Member,
 };
 use crate::logging::access_log::AccessLog;
+use crate::memory::{self, MemoryBudget};
 use crate::metrics::Metrics;
 use crate::policy::scripts::Scripts;
 use crate::policy::{self, Allowed, Policy, Shape};
@@ -61,6 +62,8 @@ pub struct Balancer {
     pub poison: Poison,
     /// Counters of what all clients have done.
     pub metrics: Arc<Metrics>,
+    /// The memory that clients make us hold.
+    pub memory: MemoryBudget,
     /// The last minutes.
     pub history: History,
     /// When it began to serve.
@@ -105,8 +108,10 @@ impl Balancer {
         };
         let access_log = AccessLog::new(leases, config.quiet);
         let refusals = RecentRefusals::new(Arc::clone(&table));
+        let max_memory = config.max_memory.unwrap_or_else(|| memory::default_bytes() as usize);
         Arc::new(Self {
             config,
+            memory: MemoryBudget::new(max_memory),
             registry,
             refusals,
             in_use: Arc::default(),

@@ -1,14 +1,17 @@
 //! The flags of `lb` and their environment variables, as `clap` sees them.
 
 use std::ffi::OsString;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::builder::{BoolishValueParser, RangedU64ValueParser};
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::address::DEFAULT_BACKENDS;
 use crate::logging::Format;
+use crate::memory;
 
 /// Longest time that a flag may have.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -160,6 +163,17 @@ pub struct Flags {
     #[arg(long, env = "LB_BACKEND_CONNECTIONS", value_name = "NUMBER", default_value_t = 128, value_parser = RangedU64ValueParser::<usize>::new().range(2..=100_000))]
     pub backend_connections: usize,
 
+    /// Most memory that all clients together may make lb hold, such as 512MiB; over it, the client that holds most
+    /// is closed [default: a quarter of what the machine, or its control group, has]
+    #[arg(help_heading = CLIENTS)]
+    #[arg(long, env = "LB_MAX_MEMORY", value_name = "SIZE", value_parser = memory_size)]
+    pub max_memory: Option<usize>,
+
+    /// Most that is read from a Redis client that takes no replies; over it, the client is closed
+    #[arg(help_heading = CLIENTS)]
+    #[arg(long, env = "LB_CLIENT_BACKLOG", value_name = "SIZE", default_value = "16MiB", value_parser = backlog_size)]
+    pub client_backlog: usize,
+
     /// Longest argument of a Redis command, in MiB
     #[arg(help_heading = CLIENTS)]
     #[arg(long, env = "LB_MAX_ARGUMENT_MIB", value_name = "MIB", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=512))]
@@ -262,5 +276,25 @@ fn timeout(text: &str) -> Result<Duration, String> {
     match time(text)? {
         short if short < Duration::from_millis(1) => Err("at least 1ms".to_owned()),
         time => Ok(time),
+    }
+}
+
+/// Parses the budget of memory for all clients.
+fn memory_size(text: &str) -> Result<usize, String> {
+    size_within(text, memory::MIN_BYTES..=1 << 46)
+}
+
+/// Parses the number of bytes that are read of one client while it takes no replies.
+fn backlog_size(text: &str) -> Result<usize, String> {
+    size_within(text, 64 * 1024..=1 << 30)
+}
+
+fn size_within(text: &str, range: RangeInclusive<u64>) -> Result<usize, String> {
+    let size = text.parse::<ByteSize>();
+    let bytes = size.map_err(|_| "write a number with its unit, such as 64MiB or 2GiB")?.as_u64();
+    let shown = |bytes: &u64| ByteSize::b(*bytes).display().iec().to_string();
+    match usize::try_from(bytes) {
+        Ok(fitting) if range.contains(&bytes) => Ok(fitting),
+        _ => Err(format!("between {} and {}", shown(range.start()), shown(range.end()))),
     }
 }

@@ -153,7 +153,7 @@ impl Acceptor {
 
     /// Gives the client a thread, or turns it away.
     fn admit(&self, stream: ClientStream, address: SocketAddr) -> io::Result<()> {
-        let socket = Arc::new(ClientSocket::new(stream));
+        let socket = Arc::new(ClientSocket::new(stream, address));
         let Some(registration) = self.clients.register(&socket, self.max_clients) else {
             debug!("{address} turned away: {} clients", self.max_clients);
             self.turn_away(socket);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::Backend;
 use crate::balance::{Balancer, Phase};
+use crate::memory::{Account, Holder, Share};
 use crate::net::client_stream::ClientStream;
 
 /// A client that takes fewer bytes a second of an answer than this, on average, is cut off once the
@@ -61,14 +62,17 @@ pub enum Endpoint {
 pub struct ClientSocket {
     /// The connection.
     pub stream: ClientStream,
+    address: SocketAddr,
+    /// The memory that the client makes us hold.
+    account: Account,
     /// Whether the session waits for the client's next request, and owes it nothing.
     is_idle: AtomicBool,
 }
 
 impl ClientSocket {
     /// Of a client that has just come.
-    pub fn new(stream: ClientStream) -> Self {
-        Self { stream, is_idle: AtomicBool::new(false) }
+    pub fn new(stream: ClientStream, address: SocketAddr) -> Self {
+        Self { stream, address, account: Account::default(), is_idle: AtomicBool::new(false) }
     }
 
     /// Ends the wait for a client that asks for nothing. What it has sent already is still read.
@@ -76,6 +80,20 @@ impl ClientSocket {
         if self.is_idle.load(Ordering::SeqCst) {
             self.stream.end_input();
         }
+    }
+}
+
+impl Holder for ClientSocket {
+    fn account(&self) -> &Account {
+        &self.account
+    }
+
+    fn name(&self) -> String {
+        self.address.to_string()
+    }
+
+    fn close(&self) {
+        self.stream.shutdown();
     }
 }
 
@@ -145,6 +163,11 @@ impl<'a> Client<'a> {
 
     pub fn stream(&self) -> &'a ClientStream {
         &self.socket.stream
+    }
+
+    /// A new share in what the client makes us hold.
+    pub fn share(&self) -> Share<'a> {
+        Share::new(&self.balancer.memory, Arc::clone(self.socket) as Arc<dyn Holder>)
     }
 
     pub fn handle(&self) -> ClientHandle<'a> {

@@ -26,7 +26,7 @@ fn connected() -> (TcpStream, Arc<ClientSocket>, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("accepted");
     let (stream, address) = ClientStream::accept(&listener).expect("a client");
-    (client, Arc::new(ClientSocket::new(stream)), address)
+    (client, Arc::new(ClientSocket::new(stream, address)), address)
 }
 
 /// What a client gets that sends `commands` at once, and nothing after them.

@@ -1,0 +1,293 @@
+//! The memory that clients make us hold: one budget for all of them, an account for each.
+//!
+//! Whatever grows at a client's will is counted in a [`Share`] of its account: what it sends, the replies
+//! that it does not take, what it has queued or subscribed to, the keys of a listing. When all accounts together are
+//! over the budget, the client that holds most is closed, as Redis does with `maxmemory-clients`, and a client
+//! that makes the budget grow waits for what that frees. A part of the budget is a reserve for clients that hold
+//! little: they are served while others are being closed.
+
+mod system;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use bytesize::ByteSize;
+use log::warn;
+
+pub(crate) use self::system::default_bytes;
+use crate::metrics::Counter;
+use crate::sync::{Condvar, Mutex, lock, wait};
+
+/// Bytes of a share that count for nothing: a client's usual buffers. A client has a few shares at most, so what
+/// is not counted stays below 32 KiB a client.
+const FREE_BYTES: usize = 8 * 1024;
+
+/// Step in which shares grow, so that most commands change no account.
+const STEP_BYTES: usize = 4 * 1024;
+
+/// Bytes up to which a client is served from the reserve, and is not closed for others.
+pub(crate) const SMALL_BYTES: usize = 64 * 1024;
+
+/// Part of the budget, as its denominator, that is the reserve for clients which hold little.
+const RESERVE_PART: usize = 8;
+
+/// Longest time that a client waits for memory which others are to give back. Closing a connection takes some
+/// milliseconds; a client that waits for a backend takes longer.
+const MAX_WAIT: Duration = Duration::from_secs(1);
+
+/// Time between two looks for what was given back.
+const WAIT_STEP: Duration = Duration::from_millis(20);
+
+/// Smallest budget: less would not hold one longest argument of the default size.
+pub(crate) const MIN_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Error for a client that would need more memory than there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("out of memory: it holds {}, and all clients together may hold {}", size(*.held), size(*.max))]
+pub(crate) struct OutOfMemory {
+    held: usize,
+    max: usize,
+}
+
+/// Number of bytes as it is shown.
+pub(crate) fn size(bytes: usize) -> impl std::fmt::Display {
+    ByteSize::b(bytes as u64).display().iec()
+}
+
+/// What one client holds.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    bytes: AtomicUsize,
+    /// Whether it is, or was, among those that may be closed.
+    is_listed: AtomicBool,
+    /// Whether its client was closed for what it held.
+    is_closed: AtomicBool,
+}
+
+/// A client with an account.
+pub(crate) trait Holder: Send + Sync {
+    /// Its account.
+    fn account(&self) -> &Account;
+    /// Its name for the log.
+    fn name(&self) -> String;
+    /// Ends its connection, which makes its session give everything back soon.
+    fn close(&self);
+}
+
+/// The memory that all clients together may make us hold.
+#[derive(Debug)]
+pub struct MemoryBudget {
+    max_bytes: usize,
+    held: AtomicUsize,
+    /// The clients that have held much at some time.
+    large: Mutex<Vec<Weak<dyn Holder>>>,
+    freed: Condvar,
+    /// Number of clients that were closed for what they held.
+    pub(crate) closed: Counter,
+}
+
+impl std::fmt::Debug for dyn Holder {
+    fn fmt(&self, to: &mut std::fmt::Formatter) -> std::fmt::Result {
+        to.write_str(&self.name())
+    }
+}
+
+/// The state of the budget, as it is decided by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Need {
+    /// Bytes that the client which asks holds, with what it asks for.
+    own: usize,
+    /// Bytes that all hold.
+    held: usize,
+    /// Bytes of those that are being closed.
+    leaving: usize,
+    /// Bytes of the client that holds most and is not being closed.
+    largest: usize,
+    max: usize,
+}
+
+/// What follows from the state of the budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Decision {
+    /// There is room.
+    Enough,
+    /// There will be room when those that are being closed have left.
+    Wait,
+    /// The client that holds most is closed.
+    CloseLargest,
+    /// The client that asks is closed: no other holds as much.
+    CloseSelf,
+}
+
+fn decide(need: Need) -> Decision {
+    let reserve = need.max / RESERVE_PART;
+    let is_small = need.own <= SMALL_BYTES;
+    let max = if is_small { need.max } else { need.max - reserve };
+    if need.held <= max {
+        Decision::Enough
+    } else if need.held - need.leaving.min(need.held) <= max {
+        Decision::Wait
+    } else if need.largest > SMALL_BYTES && need.largest > need.own {
+        Decision::CloseLargest
+    } else {
+        Decision::CloseSelf
+    }
+}
+
+impl MemoryBudget {
+    /// Creates a budget of this many bytes.
+    pub(crate) fn new(max_bytes: usize) -> Self {
+        let (large, closed) = (Mutex::new(Vec::new()), Counter::default());
+        Self { max_bytes, held: AtomicUsize::new(0), large, freed: Condvar::new(), closed }
+    }
+
+    /// Returns the budget in bytes.
+    pub(crate) fn max_bytes(&self) -> usize {
+        self.max_bytes
+    }
+
+    /// Returns how many bytes all clients hold.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Makes room for what `holder` has grown by, or finds that there is none.
+    #[cold]
+    fn make_room(&self, holder: &dyn Holder) -> Result<(), OutOfMemory> {
+        let deadline = Instant::now() + MAX_WAIT;
+        loop {
+            let mut large = lock(&self.large);
+            let (need, largest) = self.need(holder, &mut large);
+            match decide(need) {
+                Decision::Enough => return Ok(()),
+                Decision::CloseLargest => {
+                    drop(large);
+                    largest.iter().for_each(|largest| self.close(&**largest));
+                }
+                Decision::Wait if Instant::now() < deadline => {
+                    drop(wait(&self.freed, large, WAIT_STEP));
+                }
+                // A client that holds little is served even so.
+                Decision::Wait if need.own <= SMALL_BYTES => return Ok(()),
+                _ => {
+                    drop(large);
+                    self.close(holder);
+                    return Err(OutOfMemory { held: need.own, max: self.max_bytes });
+                }
+            }
+        }
+    }
+
+    /// Returns the state of the budget, and the client that holds most; forgets clients that have left.
+    fn need(
+        &self,
+        holder: &dyn Holder,
+        large: &mut Vec<Weak<dyn Holder>>,
+    ) -> (Need, Option<Arc<dyn Holder>>) {
+        let (mut leaving, mut largest, mut bytes) = (0, None, 0);
+        large.retain(|weak| {
+            let Some(other) = weak.upgrade() else { return false };
+            let account = other.account();
+            let held = account.bytes.load(Ordering::Relaxed);
+            if account.is_closed.load(Ordering::Relaxed) {
+                leaving += held;
+            } else if held > bytes {
+                (largest, bytes) = (Some(other), held);
+            }
+            true
+        });
+        let own = holder.account().bytes.load(Ordering::Relaxed);
+        let held = self.held_bytes();
+        (Need { own, held, leaving, largest: bytes, max: self.max_bytes }, largest)
+    }
+
+    fn close(&self, holder: &dyn Holder) {
+        let account = holder.account();
+        if account.is_closed.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        self.closed.add_one();
+        let (held, max) = (size(account.bytes.load(Ordering::Relaxed)), size(self.max_bytes));
+        warn!(
+            "closed {}: it held {held} of memory, the most of all clients, which together may hold {max} \
+             (--max-memory)",
+            holder.name()
+        );
+        holder.close();
+    }
+
+    fn list(&self, holder: &Arc<dyn Holder>) {
+        if !holder.account().is_listed.swap(true, Ordering::Relaxed) {
+            let mut large = lock(&self.large);
+            if large.len() == large.capacity() {
+                large.retain(|weak| weak.strong_count() > 0);
+            }
+            large.push(Arc::downgrade(holder));
+        }
+    }
+}
+
+/// A part of what one client holds, for as long as this lives.
+pub(crate) struct Share<'a> {
+    budget: &'a MemoryBudget,
+    holder: Arc<dyn Holder>,
+    bytes: usize,
+}
+
+impl<'a> Share<'a> {
+    /// Creates a share of nothing.
+    pub fn new(budget: &'a MemoryBudget, holder: Arc<dyn Holder>) -> Self {
+        Self { budget, holder, bytes: 0 }
+    }
+
+    /// Creates another share of nothing, of the same client.
+    pub fn another(&self) -> Self {
+        Self::new(self.budget, Arc::clone(&self.holder))
+    }
+
+    /// Makes it this many bytes; may wait for a moment until others have given memory back.
+    ///
+    /// # Errors
+    /// When all clients together hold too much, and this one the most. Its connection is closed then.
+    pub fn set(&mut self, bytes: usize) -> Result<(), OutOfMemory> {
+        let bytes = if bytes <= FREE_BYTES { 0 } else { bytes.div_ceil(STEP_BYTES) * STEP_BYTES };
+        if bytes == self.bytes {
+            return Ok(());
+        }
+        let is_more = bytes > self.bytes;
+        let (account, budget) = (self.holder.account(), self.budget);
+        let added = bytes.wrapping_sub(self.bytes);
+        // Numbers that wrap around: what is taken away is added as its complement.
+        let own = account.bytes.fetch_add(added, Ordering::Relaxed).wrapping_add(added);
+        let held = budget.held.fetch_add(added, Ordering::Relaxed).wrapping_add(added);
+        self.bytes = bytes;
+        if !is_more {
+            budget.freed.notify_one();
+            return Ok(());
+        }
+        if own > SMALL_BYTES {
+            budget.list(&self.holder);
+        }
+        let max = budget.max_bytes;
+        match decide(Need { own, held, leaving: 0, largest: 0, max }) {
+            Decision::Enough => Ok(()),
+            _ => budget.make_room(&*self.holder),
+        }
+    }
+
+    /// Gives all of it back.
+    pub fn clear(&mut self) {
+        // Less is never refused.
+        let _ = self.set(0);
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests;
