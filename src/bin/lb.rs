@@ -15,6 +15,7 @@ use redis_lb::server::{self, Listeners, PassedOn};
 use redis_lb::{doctor, logging};
 
 fn main() -> ExitCode {
+    server::keep_freed_memory_low();
     let config = Config::from_command_line();
     let done = match config.checks_only {
         true => check(config),

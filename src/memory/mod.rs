@@ -26,8 +26,9 @@ const FREE_BYTES: usize = 8 * 1024;
 /// Step in which shares grow, so that most commands change no account.
 const STEP_BYTES: usize = 4 * 1024;
 
-/// Bytes up to which a client is served from the reserve, and is not closed for others.
-pub(crate) const SMALL_BYTES: usize = 64 * 1024;
+/// Bytes up to which a client is served from the reserve, and is not closed for others: what a request of 64 KiB
+/// takes, with its index, its copy, and its reply.
+const SMALL_BYTES: usize = 256 * 1024;
 
 /// Part of the budget, as its denominator, that is the reserve for clients which hold little.
 const RESERVE_PART: usize = 8;
@@ -48,6 +49,12 @@ pub(crate) const MIN_BYTES: u64 = 16 * 1024 * 1024;
 pub(crate) struct OutOfMemory {
     held: usize,
     max: usize,
+}
+
+impl From<OutOfMemory> for std::io::Error {
+    fn from(error: OutOfMemory) -> Self {
+        Self::other(error)
+    }
 }
 
 /// Number of bytes as it is shown.
@@ -135,6 +142,13 @@ fn decide(need: Need) -> Decision {
     }
 }
 
+impl Account {
+    /// Returns whether its client was closed for what it held.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Relaxed)
+    }
+}
+
 impl MemoryBudget {
     /// Creates a budget of this many bytes.
     pub(crate) fn new(max_bytes: usize) -> Self {
@@ -190,7 +204,7 @@ impl MemoryBudget {
             let Some(other) = weak.upgrade() else { return false };
             let account = other.account();
             let held = account.bytes.load(Ordering::Relaxed);
-            if account.is_closed.load(Ordering::Relaxed) {
+            if account.is_closed() {
                 leaving += held;
             } else if held > bytes {
                 (largest, bytes) = (Some(other), held);
@@ -239,11 +253,6 @@ impl<'a> Share<'a> {
     /// Creates a share of nothing.
     pub fn new(budget: &'a MemoryBudget, holder: Arc<dyn Holder>) -> Self {
         Self { budget, holder, bytes: 0 }
-    }
-
-    /// Creates another share of nothing, of the same client.
-    pub fn another(&self) -> Self {
-        Self::new(self.budget, Arc::clone(&self.holder))
     }
 
     /// Makes it this many bytes; may wait for a moment until others have given memory back.

@@ -63,7 +63,7 @@ fn shares_are_counted_for_their_client_and_for_all_until_they_are_dropped() {
     let budget = MemoryBudget::new(80 * MIB);
     let (one, other) = (client(), client());
     let mut first = share(&budget, &one);
-    let mut second = first.another();
+    let mut second = share(&budget, &one);
     let mut third = share(&budget, &other);
     assert_eq!(first.set(FREE_BYTES), Ok(()));
     assert_eq!(budget.held_bytes(), 0, "usual buffers count for nothing");
@@ -122,6 +122,6 @@ fn a_client_that_holds_little_is_served_while_another_is_slow_to_leave() {
     let (large, small) = (client(), client());
     let mut of_large = share(&budget, &large);
     assert!(of_large.set(90 * MIB).is_err());
-    assert_eq!(share(&budget, &small).set(60 * KIB), Ok(()));
+    assert_eq!(share(&budget, &small).set(SMALL_BYTES), Ok(()));
     assert!(!small.is_ended.load(Ordering::SeqCst));
 }

@@ -41,6 +41,7 @@ pub fn text(balancer: &Balancer) -> Result<String, fmt::Error> {
     add_requests(&mut families, balancer, &backends);
     add_backends(&mut families, balancer, &backends);
     add_slow_reads(&mut families, balancer);
+    add_memory(&mut families, balancer);
     add_connections(&mut families, balancer, &backends);
     let mut registry = Registry::with_prefix("redis_lb");
     registry.register_collector(Box::new(families));
@@ -196,6 +197,16 @@ fn add_slow_reads(to: &mut Families, balancer: &Balancer) {
     to.add("slow_reads_running", help, Rows::gauge(slow.running.len() as f64));
     let help = "Reads that wait for a backend that may be kept busy";
     to.add("slow_reads_waiting", help, Rows::gauge(slow.waiting as f64));
+}
+
+fn add_memory(to: &mut Families, balancer: &Balancer) {
+    let memory = &balancer.memory;
+    let help = "Memory that clients make lb hold, as --max-memory counts it";
+    to.add("client_memory_bytes", help, Rows::gauge(memory.held_bytes() as f64));
+    let help = "The limit of this memory";
+    to.add("client_memory_max_bytes", help, Rows::gauge(memory.max_bytes() as f64));
+    let help = "Clients that were closed because they held the most when that was too much";
+    to.add("client_memory_closed", help, Rows::counter(memory.closed.get()));
 }
 
 fn add_connections(to: &mut Families, balancer: &Balancer, backends: &[BackendFigures]) {

@@ -37,6 +37,7 @@ pub struct Status {
     cut_answers: u64,
     log_lines_dropped: u64,
     process: Usage,
+    memory: Memory,
     backends: Vec<BackendStatus>,
     history: HistoryStatus,
     changes: Vec<ChangeStatus>,
@@ -50,6 +51,14 @@ struct Clients {
     resp: usize,
     new: usize,
     max: usize,
+}
+
+/// The memory that clients make lb hold.
+#[derive(Debug, Serialize)]
+struct Memory {
+    held_bytes: usize,
+    max_bytes: usize,
+    closed_clients: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -110,6 +119,11 @@ impl Status {
             cut_answers: metrics.cut.http.get() + metrics.cut.resp.get(),
             log_lines_dropped: logging::dropped_lines(),
             process: Usage::now(),
+            memory: Memory {
+                held_bytes: balancer.memory.held_bytes(),
+                max_bytes: balancer.memory.max_bytes(),
+                closed_clients: balancer.memory.closed.get(),
+            },
             backends,
             history: HistoryStatus::of(&recent),
             changes: changes(balancer),

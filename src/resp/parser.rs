@@ -121,6 +121,11 @@ impl CommandParser {
         }
     }
 
+    /// How much memory it takes.
+    pub fn held_bytes(&self) -> usize {
+        self.args.capacity() * size_of::<Span>() + self.encoded.capacity()
+    }
+
     /// Whether a command has begun and is not whole since the last call of [`parse`](Self::parse);
     /// one byte of it is enough.
     pub fn is_within_command(&self) -> bool {

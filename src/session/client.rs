@@ -75,6 +75,11 @@ impl ClientSocket {
         Self { stream, address, account: Account::default(), is_idle: AtomicBool::new(false) }
     }
 
+    /// Whether the connection was ended as the client held too much memory.
+    pub fn is_closed_for_memory(&self) -> bool {
+        self.account.is_closed()
+    }
+
     /// Ends the wait for a client that asks for nothing. What it has sent already is still read.
     pub fn end_if_idle(&self) {
         if self.is_idle.load(Ordering::SeqCst) {

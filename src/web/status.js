@@ -252,7 +252,7 @@ function showTile(name, text, note, title = "") {
 }
 
 function showTiles(status) {
-  const { clients, requests, refused, process } = status;
+  const { clients, requests, refused, process, memory } = status;
   const all = answered(requests);
   const connected = clients.http + clients.resp + clients.new;
   const inAll = all === 0 ? "none answered yet" : `${compact(all)} in total`;
@@ -266,7 +266,8 @@ function showTiles(status) {
   showRefusals("bad_requests", "bad_requests", "malformed");
   showRefusals("unanswered", "unanswered", "no backend left");
   showTile("threads", exact(process.threads), "one per client");
-  showTile("memory", bytes(process.resident_bytes), "resident", exact(process.resident_bytes));
+  const byClients = `${bytes(memory.held_bytes)} for clients, at most ${bytes(memory.max_bytes)}`;
+  showTile("memory", bytes(process.resident_bytes), byClients, exact(process.resident_bytes));
   showTile("cpu", percent(cpuShare()), "of one core");
   const sums = last(stack(past.backends.map((b) => b.requests))) ?? [];
   drawSpark(byId("total").firstChild, sums, Math.max(1, ...sums), []);

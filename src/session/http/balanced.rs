@@ -6,13 +6,13 @@
 //! is asked. A longer body is sent while it is read. If the backend fails then, the connection is
 //! cut, so that half a response is never taken for a whole one.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::browse::{self, Frame};
-use super::exchange::{ReadError, ReadOutcome};
+use super::exchange::{HTTP_READ_BYTES, ReadError, ReadOutcome};
 use super::json::{write_listing, write_value};
 use super::response::{LocalResponse, SentResponse, add_backend_headers, complete, write_error};
 use crate::backend::{BackendError, Class, is_not_permitted};
@@ -25,6 +25,7 @@ use crate::health::Member;
 use crate::http::target::{Format, KeyQuery, PageQuery};
 use crate::http::{BackendFailure, ErrorBody, Request, ResponseWriter, Version};
 use crate::logging::access_log::Event;
+use crate::memory::Share;
 use crate::metrics::{BackendMetrics, Outcome};
 use crate::session::client::{Client, ClientHandle};
 
@@ -107,12 +108,13 @@ impl ReadQuery {
         attempt: &Attempt,
         frame: Frame,
         response: &mut ResponseWriter<W>,
+        memory: &mut Share,
     ) -> Result<Option<u64>, ReadError> {
         let (Self::Key(KeyQuery { format, .. }, _) | Self::Page(PageQuery { format, .. })) = self;
         let frame = (*format == Format::Html).then_some(frame);
-        let write_page = |page, response: &mut ResponseWriter<W>| match frame {
-            Some(frame) => browse::write_listing_page(attempt, page, frame, response),
-            None => write_listing(attempt, page, response),
+        let mut write_page = |page, response: &mut ResponseWriter<W>| match frame {
+            Some(frame) => browse::write_listing_page(attempt, page, frame, response, memory),
+            None => write_listing(attempt, page, response, memory),
         };
         let outcome = match (self, frame) {
             (Self::Page(page), _) => write_page(page, response),
@@ -157,6 +159,7 @@ pub(super) fn send_balanced(
         first_lease: read.lease.take(),
         read,
         failover,
+        memory: client.share(),
         response: ResponseWriter::new(&mut *client, &read.request, keep_alive, SystemTime::now),
         changes: 0,
         is_held: false,
@@ -176,6 +179,8 @@ struct BalancedRead<'a, 'c, 'r> {
     peer: ClientHandle<'c>,
     read: &'r HttpRead,
     failover: Failover<'a>,
+    /// The memory that it takes.
+    memory: Share<'a>,
     response: ResponseWriter<&'r mut Client<'c>>,
     /// The lease that was taken before, until an attempt has used it.
     first_lease: Option<Lease>,
@@ -263,12 +268,13 @@ impl BalancedRead<'_, '_, '_> {
 
     /// Reads from one backend and writes the response, all but its end.
     fn read_from(&mut self, attempt: &Attempt) -> Result<Option<u64>, ReadError> {
+        self.memory.set(HTTP_READ_BYTES).map_err(io::Error::from)?;
         let (balancer, response) = (self.balancer, &mut self.response);
         let frame = Frame::new(&balancer.config);
         add_backend_headers(response, &attempt.backend);
         let max_stall = balancer.config.backend_timeout / 2;
         response.writer().held = Some((Arc::clone(&attempt.backend.backend), max_stall));
-        let result = self.read.query.read_from(attempt, frame, response);
+        let result = self.read.query.read_from(attempt, frame, response, &mut self.memory);
         response.writer().held = None;
         // A client that knows that the connection goes on may have sent its next request already.
         if balancer.is_draining() && !response.is_sent() {

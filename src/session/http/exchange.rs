@@ -13,6 +13,7 @@ use crate::balance::slow::OpenRead;
 use crate::health::Member;
 use crate::http::ErrorBody;
 use crate::http::target::{Cursor, PageQuery};
+use crate::memory::Share;
 use crate::render::json::{JsonWriter, RenderError, Survey, render, survey};
 use crate::resp::value_type::ValueType;
 use crate::resp::{self, command, reply};
@@ -55,6 +56,9 @@ pub(super) enum ReadOutcome<'q> {
     /// Nothing is written.
     Refused(u16, ErrorBody<'q>),
 }
+
+/// Memory that a read may take besides long keys: the held part of its response, and of a reply.
+pub(super) const HTTP_READ_BYTES: usize = 144 * 1024;
 
 /// Why a read on one backend failed.
 #[derive(Debug, thiserror::Error)]
@@ -335,6 +339,7 @@ pub(super) fn read_page_keys(
     exchange: &mut Exchange,
     query: &PageQuery,
     run_id: String,
+    memory: &mut Share,
 ) -> Result<(Vec<Vec<u8>>, Option<String>), ReadError> {
     if query.cursor.as_ref().is_some_and(|cursor| cursor.run_id != run_id) {
         return Err(ReadError::OtherBackend);
@@ -359,6 +364,7 @@ pub(super) fn read_page_keys(
             };
             bytes += key.len() + size_of::<Vec<u8>>();
             keys.push(key);
+            memory.set(HTTP_READ_BYTES + bytes).map_err(io::Error::from)?;
         }
         if position == 0
             || keys.len() >= query.limit

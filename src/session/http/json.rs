@@ -12,6 +12,7 @@ use crate::backend::BackendError;
 use crate::balance::failover::Attempt;
 use crate::http::target::{KeyQuery, PageQuery};
 use crate::http::{self, ErrorBody, ResponseWriter};
+use crate::memory::Share;
 use crate::render::json::{JsonWriter, render, survey};
 use crate::resp::value_type::ValueType;
 use crate::resp::{self, command, reply};
@@ -94,10 +95,11 @@ pub(super) fn write_listing<'q, W: Write>(
     attempt: &Attempt,
     query: &PageQuery,
     response: &mut ResponseWriter<W>,
+    memory: &mut Share,
 ) -> Result<ReadOutcome<'q>, ReadError> {
     Exchange::serve(attempt, &command("INFO").arg("server").into_bytes(), |exchange| {
         let run_id = read_server_run_id(exchange)?;
-        let (keys, next) = read_page_keys(exchange, query, run_id)?;
+        let (keys, next) = read_page_keys(exchange, query, run_id, memory)?;
         response.header("Content-Type", http::JSON);
         let writer = ListingWriter {
             exchange,

@@ -5,7 +5,6 @@
 
 mod run;
 
-use super::memory::IDLE_CAPACITY_BYTES;
 use super::reply_writer::ReplyWriter;
 use crate::backend::{BackendError, Class};
 use crate::balance::Balancer;
@@ -36,6 +35,9 @@ const WINDOW_GROWTH: usize = 4;
 
 /// Version of a batch whose commands were judged by different versions. No table has it.
 const MIXED_VERSIONS: u64 = u64::MAX;
+
+/// Number of bytes that each buffer of a client keeps while it is idle.
+pub const IDLE_CAPACITY_BYTES: usize = 1024;
 
 /// One thing that the client is to be given.
 enum Step {
@@ -142,6 +144,13 @@ impl Batch {
     /// How many bytes of commands there are.
     pub fn bytes(&self) -> usize {
         self.commands.len()
+    }
+
+    /// How much memory it takes.
+    pub fn held_bytes(&self) -> usize {
+        self.commands.capacity()
+            + self.answers.capacity()
+            + self.steps.capacity() * size_of::<Step>()
     }
 
     /// Skips the next steps, which are replies to commands.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::forward::MAX_JUDGEMENTS;
-use super::memory::have_room;
+use super::names::have_room;
 use super::replies::{
     Answered, ForwardError, SessionEnd, Tried, Unanswered, served_by, short_reply,
 };

@@ -117,6 +117,11 @@ impl InFlight {
         is_same && is_judged_alike && has_room
     }
 
+    /// How much memory the commands take.
+    pub fn held_bytes(&self) -> usize {
+        self.batch.held_bytes() + self.late.as_ref().map_or(0, |late| late.batch.held_bytes())
+    }
+
     /// Forgets the connection, unless commands are in flight on it.
     pub fn forget_connection(&mut self) {
         if self.since.is_none() {

@@ -398,6 +398,10 @@ fn section(balancer: &Balancer) -> String {
     line("version", &env!("CARGO_PKG_VERSION"));
     line("uptime_in_seconds", &balancer.began.elapsed().as_secs());
     line("clients", &balancer.metrics.all_clients());
+    let memory = &balancer.memory;
+    line("client_memory", &memory.held_bytes());
+    line("client_memory_max", &memory.max_bytes());
+    line("client_memory_closed", &memory.closed.get());
     let (backends, now) = (balancer.backends(), Instant::now());
     line("backends", &backends.len());
     for (index, backend) in backends.iter().enumerate() {

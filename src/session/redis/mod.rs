@@ -1,12 +1,13 @@
 //! The conversation with a client of the Redis protocol: commands in, replies out, in order.
 
+mod backlog;
 mod batch;
 mod client;
 mod exec;
 mod forward;
 mod in_flight;
 mod local_commands;
-mod memory;
+mod names;
 mod replies;
 mod reply_writer;
 mod scan;

@@ -3,7 +3,8 @@
 use std::io::{self, BufRead};
 use std::time::{Duration, Instant};
 
-use super::memory::{Backlog, IDLE_CAPACITY_BYTES};
+use super::backlog::Backlog;
+use super::batch::IDLE_CAPACITY_BYTES;
 use super::replies::{ForwardError, Given, Tried, UNWANTED_PUSH, witness};
 use crate::backend::{Backend, HELD_REPLY_BYTES, PooledConnection, check_server, inability, said};
 use crate::metrics::{Completion, Outcome, Refusal};
@@ -26,7 +27,7 @@ pub struct ReplyWriter<'a> {
     pub given: Given,
     /// Bytes that were not sent yet: whole replies, and after them perhaps the beginning of one.
     pub out: Vec<u8>,
-    pub backlog: Backlog,
+    pub backlog: Backlog<'a>,
 }
 
 impl ReplyWriter<'_> {
@@ -200,12 +201,17 @@ impl ReplyWriter<'_> {
     /// Sends all that is gathered. Once it may not stall (`may_stall`), the client has to take it at once.
     fn deliver_while(&mut self, may_stall: impl Fn() -> bool) -> io::Result<()> {
         let mut sent = 0;
-        let mut since: Option<Instant> = None;
+        let (mut since, mut nothing_since): (Option<Instant>, Option<Instant>) = (None, None);
         while sent < self.out.len() {
             let length = self.client.stream().send_now(&self.out[sent..])?;
             sent += length;
-            if length == 0 {
+            if length > 0 {
+                nothing_since = None;
+            } else {
                 let stalled = since.get_or_insert_with(Instant::now).elapsed();
+                let nothing_since = *nothing_since.get_or_insert_with(Instant::now);
+                self.backlog.check_deadlock(self.client.stream(), nothing_since)?;
+                self.backlog.hold(self.out.capacity())?;
                 let is_over = stalled >= self.client.idle_timeout;
                 if is_over || (stalled >= self.max_stall && !may_stall()) {
                     return Err(io::Error::new(io::ErrorKind::TimedOut, NOT_READING));
@@ -215,6 +221,7 @@ impl ReplyWriter<'_> {
         }
         self.out.clear();
         self.out.shrink_to(IDLE_CAPACITY_BYTES);
+        self.backlog.release_others();
         Ok(())
     }
 
@@ -225,7 +232,7 @@ impl ReplyWriter<'_> {
             return stream.wait_for_room(step);
         }
         match stream.wait_for_room_or_input(step)? {
-            true => self.backlog.fill_from(stream),
+            true => self.backlog.fill_from(stream, self.out.capacity()),
             false => Ok(()),
         }
     }

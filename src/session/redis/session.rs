@@ -1,15 +1,18 @@
 //! One client's session: what it knows, its loop, which reads commands, and what becomes of each: it is
 //! answered here, refused, or gathered to be forwarded.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
+use std::io;
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::batch::Batch;
+use super::backlog::Backlog;
+use super::batch::{Batch, IDLE_CAPACITY_BYTES};
 use super::client::ClientState;
 use super::in_flight::InFlight;
-use super::memory::{Backlog, Budget, IDLE_CAPACITY_BYTES, Share};
+use super::names;
 use super::replies::{Answered, Given, LocalReply, OTHER_COMMANDS, SessionEnd, Unanswered};
 use super::reply_writer::ReplyWriter;
 use super::subscription::Subscriptions;
@@ -18,6 +21,7 @@ use super::upstream::Upstream;
 use crate::backend::{Mode, is_timeout};
 use crate::balance::{Balancer, Phase};
 use crate::logging::access_log::{self, Event};
+use crate::memory::Share;
 use crate::metrics::{Outcome, Refusal};
 use crate::policy::{Policy, Refused, Verdict};
 use crate::resp::{self, Command, CommandParser, Protocol, write};
@@ -34,9 +38,6 @@ const BYTES_A_SECOND: usize = 1024 * 1024;
 
 /// Shortest time between two questions to backends none of which has ever answered.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Bytes of long commands that have begun, of all clients together.
-static UNFINISHED: Budget = Budget::new(1024 * 1024 * 1024);
 
 /// Mode of a new session.
 pub const FIRST_MODE: Mode = Mode { database: 0, protocol: Protocol::Resp2 };
@@ -56,6 +57,10 @@ fn end(session: Box<Session>, ended: &SessionEnd, since: Instant, balancer: &Bal
     let Session { commands, mut writer, upstream, subscriptions, in_flight, .. } = *session;
     let backend = upstream.backend().map(|backend| backend.name().to_owned());
     drop((upstream, subscriptions));
+    let why = match writer.client.socket.is_closed_for_memory() {
+        true => "closed: it held too much memory".to_owned(),
+        false => ended.to_string(),
+    };
     if let SessionEnd::Cut(_) = ended {
         writer.complete(b"", None, 0, Outcome::Cut);
     }
@@ -66,7 +71,7 @@ fn end(session: Box<Session>, ended: &SessionEnd, since: Instant, balancer: &Bal
             errors: writer.given.errors + in_flight.errors,
             backend,
             seconds: since.elapsed().as_secs_f64(),
-            ended: ended.to_string(),
+            ended: why,
         })
     });
     if !matches!(ended, SessionEnd::Cut(_)) {
@@ -101,13 +106,20 @@ pub struct Session<'a> {
     pub(super) has_read_the_last: bool,
     /// When commands have first failed because no backend was up.
     pub(super) outage_since: Option<Instant>,
+    /// What the session holds, but for replies.
+    memory: Share<'a>,
+    /// How many names a server looks out for, and the memory that they take.
+    names: (usize, usize),
 }
 
 impl<'a> Session<'a> {
     #[inline(never)]
     fn boxed(client: Client<'a>, balancer: &'a Balancer) -> Box<Self> {
         let (commands_version, policy) = balancer.policy();
+        let backlog = Backlog::new(balancer.config.client_backlog, client.share());
         Box::new(Self {
+            memory: client.share(),
+            names: (0, 0),
             balancer,
             state: ClientState::new(&client),
             // Another client waits for a connection as long as the backend timeout.
@@ -116,7 +128,7 @@ impl<'a> Session<'a> {
                 max_stall: balancer.config.backend_timeout / 2,
                 given: Given::default(),
                 out: Vec::new(),
-                backlog: Backlog::new(),
+                backlog,
             },
             upstream: Upstream::new(balancer),
             mode: FIRST_MODE,
@@ -139,8 +151,8 @@ impl<'a> Session<'a> {
     fn run(&mut self, mut input: Vec<u8>, since: Instant) -> Result<Infallible, SessionEnd> {
         let mut parser = CommandParser::new(self.balancer.config.max_argument_bytes());
         let mut begun = Some(since);
-        let mut unfinished = Share::of(&UNFINISHED);
         loop {
+            self.hold(&input, &parser)?;
             let mut used = 0;
             loop {
                 let (length, command) = parser
@@ -153,11 +165,6 @@ impl<'a> Session<'a> {
             }
             input.drain(..used);
             self.flush()?;
-            unfinished.set(if input.len() > MAX_INPUT_BYTES { input.len() } else { 0 });
-            if unfinished.bytes > 0 && !UNFINISHED.has_room() {
-                let why = "Protocol error: too many clients send long commands: try again later";
-                return Err(self.refuse_with(why));
-            }
             if self.writer.backlog.move_to(&mut input) {
                 continue;
             }
@@ -174,8 +181,30 @@ impl<'a> Session<'a> {
                 }
                 begun = None;
             }
+            self.hold(&input, &parser)?;
             self.read(&mut input, begun)?;
         }
+    }
+
+    /// Counts the memory that the session holds.
+    fn hold(&mut self, input: &Vec<u8>, parser: &CommandParser) -> Result<(), SessionEnd> {
+        let received = input.capacity() + parser.held_bytes();
+        // A long command is copied once, at least, while it is handled.
+        let received = if received > MAX_INPUT_BYTES { 2 * received } else { received };
+        let queued = self.transaction.as_ref().map_or(0, |transaction| transaction.held_bytes());
+        let sent = self.batch.held_bytes() + self.in_flight.held_bytes();
+        let held = received + queued + sent + self.held_names();
+        Ok(self.memory.set(held).map_err(io::Error::from)?)
+    }
+
+    fn held_names(&mut self) -> usize {
+        let subscribed = self.subscriptions.iter().flat_map(|all| &all.names);
+        let watched = &self.upstream.watched_keys;
+        let count = subscribed.clone().map(HashSet::len).sum::<usize>() + watched.len();
+        if count != self.names.0 {
+            self.names = (count, names::held_bytes(subscribed.flatten().chain(watched)));
+        }
+        self.names.1
     }
 
     /// Waits for more of the client's bytes.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use log::warn;
 
-use super::memory::have_room;
+use super::names::have_room;
 use super::replies::{Answered, ForwardError, SessionEnd, Unanswered, served_by, short_reply};
 use super::session::Session;
 use super::subscription::{

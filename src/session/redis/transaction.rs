@@ -57,6 +57,11 @@ impl Transaction {
         Ok(())
     }
 
+    /// How much memory it takes. What is sent with the EXEC is a copy of it.
+    pub fn held_bytes(&self) -> usize {
+        2 * self.commands.capacity() + self.parts.capacity() * size_of::<ReadKey>()
+    }
+
     /// EXEC will be refused.
     pub fn abort(&mut self) {
         self.is_aborted = true;

@@ -10,6 +10,7 @@ use super::page::{
 use crate::balance::failover::Attempt;
 use crate::http::ResponseWriter;
 use crate::http::target::PageQuery;
+use crate::memory::Share;
 use crate::render::html::line;
 use crate::resp::value_type::ValueType;
 use crate::resp::{self, command, reply};
@@ -39,13 +40,14 @@ pub(crate) fn write_listing_page<'q, W: Write>(
     query: &PageQuery,
     frame: Frame,
     response: &mut ResponseWriter<W>,
+    memory: &mut Share,
 ) -> Result<ReadOutcome<'q>, ReadError> {
     let mut first = command("INFO").arg("server").into_bytes();
     command("DBSIZE").append_to(&mut first);
     Exchange::serve(attempt, &first, |exchange| {
         let run_id = read_server_run_id(exchange)?;
         let all_keys = if_permitted(reply::integer(exchange.connection.replies()))?.flatten();
-        let (keys, next) = read_page_keys(exchange, query, run_id)?;
+        let (keys, next) = read_page_keys(exchange, query, run_id, memory)?;
         let all_keys = all_keys.and_then(|keys| u64::try_from(keys).ok());
         let (here, has_next) = (keys.len() as u64, next.is_some());
         write_head(query, all_keys, here, has_next, attempt.backend.name(), frame, response)?;
