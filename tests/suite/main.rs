@@ -27,6 +27,7 @@ mod large;
 mod listing;
 mod malformed;
 mod malformed_commands;
+mod memory;
 mod metrics;
 mod own_limits;
 mod policy;

@@ -57,9 +57,18 @@ pub fn metric(lb: &Balancer, name: &str) -> f64 {
 
 /// The most memory that the balancer has had so far, in MiB.
 pub fn peak_memory_mib(lb: &Balancer) -> usize {
+    memory_mib(lb, "VmHWM:")
+}
+
+/// The memory that the balancer has now, in MiB.
+pub fn resident_memory_mib(lb: &Balancer) -> usize {
+    memory_mib(lb, "VmRSS:")
+}
+
+fn memory_mib(lb: &Balancer, field: &str) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", lb.pid())).expect("Linux");
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
-    peak.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") / 1024
+    let value = status.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
+    value.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") / 1024
 }
 
 /// All that a server says to these commands, up to the end of the connection; the last is QUIT.

@@ -1,0 +1,153 @@
+//! The memory that clients make the balancer hold: one bound for all of them, whatever they send.
+
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::balancer::Balancer;
+use crate::support::data::Data;
+use crate::support::observe::{leases, metric, peak_memory_mib, resident_memory_mib};
+use crate::support::redis::RedisServer;
+use crate::support::resp::{RespClient, encode};
+use crate::support::verify::{Crowd, Habits, KINDS};
+use crate::support::{seed, wait_until};
+
+const MIB: usize = 1024 * 1024;
+
+/// What the process takes besides the budget: its own memory, and what it takes until a client is closed.
+const OTHER_MIB: usize = 64;
+
+/// Connects clients that send this as far as it is taken, read nothing, and stay.
+fn flood(lb: &Balancer, clients: usize, bytes: &[u8]) -> Vec<TcpStream> {
+    let send = || {
+        let mut stream = lb.connect();
+        stream.set_write_timeout(Some(Duration::from_secs(2))).expect("a timeout");
+        // Those that are closed, or may send no more, stay as they are.
+        let _ = stream.write_all(bytes);
+        stream
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..clients).map(|_| scope.spawn(send)).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    })
+}
+
+/// A command with a thousand names, each time others.
+fn names(command: &str, turns: usize) -> Vec<u8> {
+    let name = |turn, number| format!("{turn}:{number}:{}", "n".repeat(50));
+    let turn = |turn| {
+        let names = (0..1000).map(|number| name(turn, number));
+        encode(&[command.to_owned()].into_iter().chain(names).collect::<Vec<_>>())
+    };
+    (0..turns).flat_map(turn).collect()
+}
+
+#[test]
+fn whatever_clients_send_memory_stays_bounded_and_others_are_served() {
+    let data = Arc::new(Data::new());
+    let servers = [(); 3].map(|()| RedisServer::start());
+    let long_names: Vec<_> =
+        (0..1000).flat_map(|n| [format!("{n}:{}", "k".repeat(2000)), "v".into()]).collect();
+    for server in &servers {
+        data.load(server);
+        server.command(&[vec!["MSET".to_owned()], long_names.clone()].concat());
+    }
+    let lb = Balancer::start_with(&servers.each_ref(), &["--max-memory", "32MiB", "--quiet"]);
+    let crowd = Crowd::start(lb.port(), &data, &KINDS, Habits::default(), seed());
+    wait_until("each reads", || crowd.report().of_each.iter().all(|&right| right > 20));
+    let (idle_mib, mut clients) = (resident_memory_mib(&lb), KINDS.len());
+    let endless = [b"*1048576\r\n".to_vec(), b"$0\r\n\r\n".repeat(1_048_575)].concat();
+    let half = [b"*2\r\n$4\r\nECHO\r\n$16000000\r\n".to_vec(), vec![b'x'; 15_000_000]].concat();
+    let unread = encode(&["ECHO".to_owned(), "e".repeat(4_000_000)]).repeat(4);
+    let queued =
+        [b"MULTI\r\n".to_vec(), encode(&["GET".to_owned(), "m".repeat(60_000)]).repeat(16)]
+            .concat();
+    let listing = b"GET /?limit=2000 HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(4);
+    for (what, count, bytes, is_too_much) in [
+        ("arguments without end", 30, endless, true),
+        ("arguments that do not arrive whole", 20, half, true),
+        ("replies that are not read", 20, unread, true),
+        ("commands after MULTI", 60, queued, true),
+        ("subscriptions", 40, names("SUBSCRIBE", 12), true),
+        ("watched keys", 40, names("WATCH", 12), true),
+        ("listings", 60, listing, false),
+    ] {
+        let closed = metric(&lb, "redis_lb_client_memory_closed_total");
+        let streams = flood(&lb, count, &bytes);
+        clients += count;
+        if is_too_much {
+            wait_until(what, || metric(&lb, "redis_lb_client_memory_closed_total") > closed);
+        }
+        drop(streams);
+        let bound = 32 + OTHER_MIB + clients * 32 / 1024;
+        let peak = peak_memory_mib(&lb);
+        assert!(peak < bound, "{what}: {peak} MiB, where {bound} are allowed");
+    }
+    assert!(lb.log().contains("(--max-memory)"), "the log says who was closed, and why");
+    wait_until("it is given back", || metric(&lb, "redis_lb_client_memory_bytes") < MIB as f64);
+    wait_until("it goes back to the system", || resident_memory_mib(&lb) < idle_mib + 32);
+    let report = crowd.finish();
+    assert!(report.is_clean(), "{report}");
+    wait_until("no lease is left", || leases(&lb).iter().all(|&leases| leases == 0));
+}
+
+#[test]
+fn the_client_that_holds_most_is_closed_and_those_that_hold_less_go_on() {
+    let server = RedisServer::start();
+    let lb = Balancer::start_with(&[&server], &["--max-memory", "32MiB"]);
+    let begin = |kib: usize| {
+        let mut client = RespClient::connect(lb.port());
+        let length = kib * 1024 + 1000;
+        client.send_raw(format!("*2\r\n$4\r\nECHO\r\n${length}\r\n{}", "x".repeat(kib * 1024)));
+        let held = || metric(&lb, "redis_lb_client_memory_bytes");
+        wait_until("it is read", || held() >= (kib * 1024) as f64);
+        (client, length - kib * 1024)
+    };
+    let (mut small, small_rest) = begin(512);
+    let (mut large, _) = begin(8 * 1024);
+    let (mut newcomer, newcomer_rest) = begin(4 * 1024);
+    let mut other = begin(5 * 1024).0;
+    wait_until("the largest is closed", || large.is_closed());
+    for (client, rest) in [(&mut small, small_rest), (&mut newcomer, newcomer_rest)] {
+        client.send_raw([vec![b'y'; rest], b"\r\n".to_vec()].concat());
+        assert!(client.reply().starts_with(b"$"), "it is served");
+    }
+    assert!(!other.is_closed());
+    let warning = |line: &str| line.contains("closed 127.0.0.1:") && line.contains("--max-memory");
+    assert_eq!(lb.log().lines().filter(|line| warning(line)).count(), 1, "{}", lb.log());
+    wait_until("its session says so", || lb.log().contains("it held too much memory"));
+}
+
+#[test]
+fn a_client_that_sends_on_and_takes_no_reply_is_closed_within_seconds() {
+    let server = RedisServer::start();
+    let lb = Balancer::start_with(&[&server], &["--client-backlog", "1MiB"]);
+    let mut client = lb.connect();
+    client.set_write_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    let (began, pings) = (Instant::now(), b"PING\r\n".repeat(100_000));
+    let ended = loop {
+        match client.write_all(&pings) {
+            Ok(()) => assert!(began.elapsed() < Duration::from_secs(60), "it is never closed"),
+            Err(error) => break error,
+        }
+    };
+    assert_ne!(ended.kind(), io::ErrorKind::WouldBlock, "it waited for us for 20 s");
+    let why = "takes no replies, and has sent";
+    wait_until("the log says why", || {
+        lb.log().contains(why) && lb.log().contains("--client-backlog")
+    });
+}
+
+#[test]
+fn a_pipeline_within_the_backlog_is_answered_to_a_client_that_reads_after_all_is_sent() {
+    let server = RedisServer::start();
+    server.command(&["SET", "k", "v"]);
+    let lb = Balancer::start_with(&[&server], &["--max-memory", "64MiB"]);
+    let mut client = RespClient::connect(lb.port());
+    client.send_raw(b"GET k\r\n".repeat(1_000_000));
+    for _ in 0..1_000_000 {
+        assert_eq!(client.reply(), b"$1\r\nv\r\n");
+    }
+}
