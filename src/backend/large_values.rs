@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 use super::BackendError;
 use crate::sync::{Condvar, Mutex, MutexGuard, lock, wait};
 
+/// A value of this length, or that takes its backend this much memory, is asked for in turns.
+pub const LARGE_VALUE_BYTES: u64 = 1024 * 1024;
+
 /// Most turns at one time. More would not read faster: the backend makes one reply at a time. It
 /// bounds what Redis holds for us, to eight large values, and lets some go on while the network holds up others.
 pub const MAX_TURNS: usize = 8;
@@ -179,10 +182,7 @@ impl<S> Turn<S> {
     ///
     /// # Errors
     /// Those of `ask`, and if others take too long.
-    pub fn ask<T>(
-        &self,
-        ask: impl FnOnce() -> Result<T, BackendError>,
-    ) -> Result<T, BackendError> {
+    pub fn ask<T>(&self, ask: impl FnOnce() -> Result<T, BackendError>) -> Result<T, BackendError> {
         self.wait_to_ask()?;
         let asked = ask();
         let mut state = lock(&self.queue.state);

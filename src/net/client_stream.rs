@@ -216,7 +216,7 @@ fn set_options(socket: SockRef) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::thread;
 
     use super::*;
@@ -273,7 +273,11 @@ mod tests {
         loop {
             match stream.send_now(&piece).expect("a client") {
                 // What arrives meanwhile may make some room.
-                0 if !stream.wait(PollFlags::OUT, STALL).expect("a wait").contains(PollFlags::OUT) => {
+                0 if !stream
+                    .wait(PollFlags::OUT, STALL)
+                    .expect("a wait")
+                    .contains(PollFlags::OUT) =>
+                {
                     break;
                 }
                 length => sent += length,

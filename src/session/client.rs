@@ -279,10 +279,14 @@ impl<'a> Client<'a> {
         }
     }
 
+    /// How many bytes are kept that the client's socket has not taken.
+    pub fn kept_bytes(&self) -> usize {
+        self.spool.as_ref().map_or(0, |spool| spool.len())
+    }
+
     /// How many bytes of the answer the client's socket has taken.
     pub fn taken_bytes(&self) -> u64 {
-        let kept = self.spool.as_ref().map_or(0, |spool| spool.len() as u64);
-        self.answer_bytes.saturating_sub(kept)
+        self.answer_bytes.saturating_sub(self.kept_bytes() as u64)
     }
 
     /// Whether the client's socket has not taken all that it was given.

@@ -46,4 +46,5 @@ mod status;
 mod subscriptions;
 mod support;
 mod unable;
+mod unread;
 mod values;

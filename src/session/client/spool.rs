@@ -94,6 +94,10 @@ impl<'a> Spool<'a> {
         if self.taken_at.elapsed() >= timeout {
             return Err(io::Error::new(io::ErrorKind::TimedOut, NOT_READING));
         }
-        if is_too_slow(self.taken, self.began.elapsed(), timeout) { Err(too_slow()) } else { Ok(()) }
+        if is_too_slow(self.taken, self.began.elapsed(), timeout) {
+            Err(too_slow())
+        } else {
+            Ok(())
+        }
     }
 }

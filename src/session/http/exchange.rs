@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::large_values::NoTurn;
+use crate::backend::large_values::{LARGE_VALUE_BYTES, NoTurn};
 use crate::backend::{
     BackendError, PooledConnection, WaitPolicy, is_not_permitted, read_server_info,
 };
@@ -27,9 +27,6 @@ pub(super) const HELD_REPLY_BYTES: usize = 80 * 1024;
 /// How often one request looks at a key whose type changes before its value is read. Each look is
 /// short, so that even a key that is replaced all the time can be read.
 pub(super) const MAX_LOOKS: usize = 10;
-
-/// A value that takes its backend this much memory waits for its turn.
-const LARGE_VALUE_BYTES: u64 = 1024 * 1024;
 
 /// The longest type name that is kept. A module's type has nine characters.
 const MAX_TYPE_NAME_CHARS: usize = 64;
@@ -315,6 +312,7 @@ impl<'a> Exchange<'a> {
         if bytes < LARGE_VALUE_BYTES {
             return Ok(());
         }
+        let run_id = connection.run_id.clone();
         let queue = &self.backend.large_values;
         let turn = match queue.try_turn() {
             Some(turn) => turn,
@@ -323,8 +321,10 @@ impl<'a> Exchange<'a> {
                 queue.turn(|| self.peer.is_gone())?
             }
         };
-        self.connection()?.turn = Some(turn);
-        Ok(())
+        let connection = self.connection()?;
+        connection.turn = Some(turn);
+        // What is known of the value, or a cursor into it, holds for one server process.
+        if connection.run_id == run_id { Ok(()) } else { Err(BackendError::Changed.into()) }
     }
 }
 

@@ -63,7 +63,7 @@ pub struct Batch {
     max_window: usize,
     /// Whether a reply of the last exchange was unexpectedly long: then the next ones may be as well.
     is_after_long: bool,
-    /// Whether it is one read whose reply was long a short time ago.
+    /// Whether there is a read in it whose reply was long a short time ago.
     pub is_long: bool,
     /// Whether a script is among the commands.
     pub has_script: bool,
@@ -133,6 +133,18 @@ impl Batch {
     /// Whether it waits for its turn, as its replies are long or may be.
     pub fn takes_turn(&self) -> bool {
         self.is_long || self.is_after_long
+    }
+
+    /// Takes note that replies to what is left are long, if they are known to be.
+    pub fn look_up_long(&mut self, is_known: impl Fn(&[u8]) -> bool) {
+        let mut at = self.done.commands;
+        for step in &self.steps[self.done.steps..] {
+            let end = at + step.command_bytes();
+            if is_known(&self.commands[at..end]) {
+                (self.is_long, self.window) = (true, 1);
+            }
+            at = end;
+        }
     }
 
     /// The batch as it may go by a shared connection to a server whose commands are of this version.

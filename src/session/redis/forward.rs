@@ -212,6 +212,7 @@ impl<'a> Session<'a> {
         }
         let TakenBack { unsent, failure: unserved, mut batch } = self.in_flight.take_back();
         self.writer.out.extend_from_slice(&unsent);
+        batch.look_up_long(|command| self.balancer.long_replies.is_known(command));
         let mut failover = Failover::resumed(self.balancer, batch.profile, Instant::now());
         let failure = match (failure, unserved) {
             (None, Some(SharedFailure::Backend(error))) => Some(error),

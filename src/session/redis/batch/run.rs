@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Batch, READ_AT_ONCE_BYTES, Step};
 use crate::backend::PooledConnection;
+use crate::backend::large_values::LARGE_VALUE_BYTES;
 use crate::balance::Balancer;
 use crate::balance::slow::SharedAnswer;
 use crate::metrics::{Outcome, Refusal};
@@ -12,9 +13,6 @@ use crate::session::client::ClientHandle;
 use crate::session::redis::replies::{ForwardError, Tried, first_word};
 use crate::session::redis::reply_writer::{Relayed, ReplyWriter};
 use crate::session::redis::upstream::{SendTarget, Upstream};
-
-/// From this length on, a reply is one of those that a backend is asked for in turns.
-const LARGE_REPLY_BYTES: u64 = 1024 * 1024;
 
 /// One write to a backend, and the replies to it.
 struct Exchange<'a> {
@@ -87,11 +85,10 @@ impl Batch {
                     has_long |= relayed == Relayed::InPieces;
                     writer.deliver_if_full(Some(connection))?;
                     self.skip(1);
-                    // The server has made the other replies, too. They are not waited for: without its
-                    // connection it forgets them, and they are asked for one by one.
-                    if has_long && self.done.steps < end && writer.client.is_behind()
-                        && !upstream.is_watching()
-                    {
+                    // The server has made the other replies, too, and holds them. Without the connection it
+                    // forgets them; they are asked for again, one by one.
+                    let is_behind = writer.client.kept_bytes() as u64 >= LARGE_VALUE_BYTES;
+                    if is_behind && self.done.steps < end && !upstream.is_watching() {
                         return Ok(true);
                     }
                 }
@@ -145,7 +142,7 @@ impl Batch {
             open.share(&writer.out[start..]);
         }
         let bytes = writer.given.bytes - bytes;
-        if bytes >= LARGE_REPLY_BYTES {
+        if bytes >= LARGE_VALUE_BYTES {
             writer.client.balancer.long_replies.note(self.next_command_bytes());
         }
         let outcome = match relayed {
