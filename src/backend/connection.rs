@@ -14,10 +14,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::error::BackendError;
+use super::large_values::Turn;
 use super::pool::Permit;
 use super::socket::{BackendSocket, Timeouts, WaitPolicy};
 use super::{Mode, unable};
 use crate::net::backend_stream::BackendStream;
+use crate::render::json::Survey;
 use crate::resp::{CommandBuilder, Framer, command, reply};
 
 /// Time after a send within which the loss of an idle connection means that it had ended before. Later,
@@ -165,6 +167,8 @@ pub struct PooledConnection {
     /// The mode that it is set up for. Code that changes the mode on the connection changes it here.
     pub(crate) mode: Mode,
     pub(super) permit: Permit<Mode, Connection>,
+    /// Its client's turn at a large value, until the reply has been read whole.
+    pub(crate) turn: Option<Turn<Survey>>,
 }
 
 impl PooledConnection {
@@ -192,9 +196,9 @@ impl PooledConnection {
         }
     }
 
-    /// Returns whether a client waits for a connection to its backend.
+    /// Returns whether a client waits for a connection to its backend, or for the turn that this one has.
     pub fn is_wanted(&self) -> bool {
-        self.permit.pool.counts().waiting > 0
+        self.permit.pool.counts().waiting > 0 || self.turn.as_ref().is_some_and(Turn::is_wanted)
     }
 
     /// Returns the error of a client that can't have a connection of its own.

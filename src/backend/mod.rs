@@ -104,10 +104,8 @@ pub struct Backend {
     commands_version: AtomicU64,
     /// The types that its values probably have.
     pub(crate) type_hints: TypeHints,
-    /// Queue of the HTTP clients that read a large value.
-    pub(crate) large_reads: LargeValueQueue<Survey>,
-    /// Queue of the Redis clients whose last reply was long.
-    pub(crate) long_replies: LargeValueQueue<()>,
+    /// Queue of the clients that ask for values which are known to be large.
+    pub(crate) large_values: Arc<LargeValueQueue<Survey>>,
 }
 
 impl Backend {
@@ -140,8 +138,7 @@ impl Backend {
             server: Mutex::default(),
             commands_version: AtomicU64::new(0),
             type_hints: TypeHints::default(),
-            large_reads: LargeValueQueue::default(),
-            long_replies: LargeValueQueue::default(),
+            large_values: Arc::default(),
         }
     }
 
@@ -224,7 +221,7 @@ impl Backend {
         let (waited, needs_probe) = (permit.waited, wait_policy.needs_probe());
         let idle = idle.filter(|idle| self.is_current(idle) && !idle.is_spoilt());
         if let Some(connection) = idle {
-            let connection = PooledConnection { connection, mode, permit };
+            let connection = PooledConnection { connection, mode, permit, turn: None };
             let mut connection = connection.prepared(wait_policy, may_send)?;
             let probed = if needs_probe { connection.probe() } else { Ok(()) };
             let is_probed = needs_probe && probed.is_ok();
@@ -246,10 +243,15 @@ impl Backend {
             }
             false => self.dial(mode, wait_policy.clone(), waited)?,
         };
-        let connection = PooledConnection { connection, mode, permit };
+        let connection = PooledConnection { connection, mode, permit, turn: None };
         let mut connection = connection.prepared(wait_policy, may_send)?;
         connection.send(commands)?;
         Ok(connection)
+    }
+
+    /// Returns whether a client waits for a connection, or for its turn at a large value.
+    pub fn is_wanted(&self) -> bool {
+        self.pool.counts().waiting > 0 || self.large_values.is_wanted()
     }
 
     /// Takes note of a read that has failed, which is a failure of the backend.

@@ -203,6 +203,7 @@ impl Backend {
     /// Shares a connection, all replies on which have been read to the end, if its mode has no shared one
     /// yet; else keeps it for the next request.
     pub fn keep_or_share(self: &Arc<Self>, mut connection: PooledConnection) {
+        connection.turn = None;
         connection.rest();
         let mut shared = lock(&self.shared);
         let is_wanted = shared.len() < (self.pool.max_open / SHARED_PART).min(MAX_SHARED)

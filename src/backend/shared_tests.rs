@@ -45,7 +45,7 @@ impl Scene {
         let mode = Mode { database: 0, protocol };
         let connection = Connection::new(stream, &backend.timeouts, WaitPolicy::QUICK);
         let (permit, _) = backend.pool.take(mode, LONG).expect("room");
-        backend.keep_or_share(PooledConnection { connection, mode, permit });
+        backend.keep_or_share(PooledConnection { connection, mode, permit, turn: None });
         let shared = backend.shared(mode).expect("it is shared");
         server.set_read_timeout(Some(LONG)).expect("an open socket");
         Self { shared, server, backend, supervisor }

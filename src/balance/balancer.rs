@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::cursor;
 use super::history::{BackendReading, History, Reading};
+use super::long_replies::LongReplies;
 use super::refusals::RecentRefusals;
 use super::registry::{Backends, Registry};
 use super::retry_budget::RetryBudget;
@@ -58,6 +59,8 @@ pub struct Balancer {
     pub retry_budget: Arc<RetryBudget>,
     /// The reads that may keep a backend busy.
     pub slow_lane: Arc<SlowLane>,
+    /// The reads of Redis clients that have had long replies.
+    pub long_replies: LongReplies,
     /// The reads that have killed backends.
     pub poison: Poison,
     /// Counters of what all clients have done.
@@ -118,6 +121,7 @@ impl Balancer {
             table,
             retry_budget,
             slow_lane: Arc::new(slow_lane),
+            long_replies: LongReplies::default(),
             poison: Poison::default(),
             metrics: Arc::default(),
             history,

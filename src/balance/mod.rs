@@ -5,6 +5,7 @@ pub mod cursor;
 pub(crate) mod failover;
 pub(crate) mod history;
 mod lease;
+mod long_replies;
 mod rebalance;
 mod refusals;
 mod registry;

@@ -146,7 +146,7 @@ impl<W: Write> ResponseWriter<W> {
             }
             ResponseState::Done => {}
         }
-        Ok(())
+        self.out.flush()
     }
 
     fn finish_held(&mut self, validators: Option<(u64, Option<&str>)>) -> io::Result<()> {

@@ -1,6 +1,6 @@
 //! A client's connection: accepts, reads and writes with timeouts.
 
-use std::io::{self, PipeReader, Write};
+use std::io::{self, PipeReader};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -35,7 +35,6 @@ const PEER_END: PollFlags = PollFlags::HUP;
 pub struct ClientStream {
     socket: TcpStream,
     read_timeout: LastTimeout,
-    write_timeout: LastTimeout,
 }
 
 /// The timeout that a socket has. It is remembered, as to set it costs a system call.
@@ -82,8 +81,7 @@ impl ClientStream {
             // It fails where the client has left already, which the first read finds.
             let _ = set_options(SockRef::from(&socket));
         }
-        let (read_timeout, write_timeout) = Default::default();
-        Ok((Self { socket, read_timeout, write_timeout }, address))
+        Ok((Self { socket, read_timeout: LastTimeout::default() }, address))
     }
 
     /// Returns our address that the client has connected to.
@@ -113,12 +111,6 @@ impl ClientStream {
     /// Returns how many bytes have arrived and are not read.
     pub(crate) fn arrived_bytes(&self) -> usize {
         rustix::io::ioctl_fionread(&self.socket).map_or(0, |length| length as usize)
-    }
-
-    /// Writes some of `bytes`; waits for `timeout` at most until the client takes any.
-    pub(crate) fn write(&self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
-        self.write_timeout.change(timeout, |timeout| self.socket.set_write_timeout(timeout))?;
-        (&self.socket).write(bytes)
     }
 
     /// Sends without waiting; returns how many of `bytes` the client has taken.
@@ -224,7 +216,7 @@ fn set_options(socket: SockRef) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::thread;
 
     use super::*;
@@ -279,16 +271,16 @@ mod tests {
         let piece = [b'x'; 1 << 16];
         let mut sent = 0;
         loop {
-            match stream.write(&piece, STALL) {
-                Ok(length) => sent += length,
-                full => {
-                    assert!(is_timeout(full));
-                    // What arrives meanwhile may make some room.
-                    match stream.send_now(&piece).expect("a client") {
-                        0 => break,
-                        length => sent += length,
-                    }
+            match stream.send_now(&piece).expect("a client") {
+                // What arrives meanwhile may make some room.
+                0 if !stream
+                    .wait(PollFlags::OUT, STALL)
+                    .expect("a wait")
+                    .contains(PollFlags::OUT) =>
+                {
+                    break;
                 }
+                length => sent += length,
             }
         }
         stream.wait_for_room(SHORT).expect("a wait");

@@ -1,12 +1,16 @@
 //! A client's connection as its session uses it: how long the client may be idle, how slowly it may
 //! read, and how the connection ends.
 
+mod spool;
+
 use std::io::{self, PipeReader, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+pub(super) use self::spool::MAX_SPOOLED_BYTES;
+use self::spool::Spool;
 use crate::backend::Backend;
 use crate::balance::{Balancer, Phase};
 use crate::memory::{Account, Holder, Share};
@@ -15,6 +19,9 @@ use crate::net::client_stream::ClientStream;
 /// A client that takes fewer bytes a second of an answer than this, on average, is cut off once the
 /// client timeout is over: it holds a thread, a lease, and a reply in a backend's memory.
 const MIN_BYTES_A_SECOND: f64 = 1024.0;
+
+/// Why a client is cut off that takes nothing.
+const NOT_READING: &str = "does not read its replies";
 
 /// At the end of the process, how long idle connections stay open, twice: first for clients that are
 /// about to ask for something, then for sessions to end of themselves.
@@ -28,6 +35,9 @@ const LINGER_BYTES: usize = 256 * 1024;
 
 /// Shortest time between two looks at a client that takes nothing.
 const MIN_STALL_STEP: Duration = Duration::from_millis(10);
+
+/// Longest time between two looks at a client that takes nothing while it holds up no other.
+const MAX_STALL_STEP: Duration = Duration::from_secs(1);
 
 /// How long a client of the admin address may be idle, or not read: others wait for its place.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -134,11 +144,13 @@ pub(super) struct Client<'a> {
     piece: usize,
     /// When the first bytes of the answer were written, or it was begun if none are.
     answer_began: Instant,
-    /// How many bytes of the answer are written.
+    /// How many bytes of the answer are written; those that are kept are among them.
     pub answer_bytes: u64,
     /// The backend whose connection is held while the answer is written, and how long the client may
     /// take nothing once others wait for that.
     pub held: Option<(Arc<Backend>, Duration)>,
+    /// What the client's socket has not taken yet, if anything.
+    spool: Option<Box<Spool<'a>>>,
 }
 
 impl<'a> Client<'a> {
@@ -163,6 +175,7 @@ impl<'a> Client<'a> {
             answer_began: Instant::now(),
             answer_bytes: 0,
             held: None,
+            spool: None,
         }
     }
 
@@ -271,25 +284,96 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Writes some of `bytes`, and waits for that as long as the client may not read.
-    fn write_some(&self, bytes: &[u8]) -> io::Result<usize> {
-        let stream = self.stream();
-        let Some((backend, max_stall)) = &self.held else {
-            return stream.write(bytes, self.idle_timeout);
+    /// How many bytes are kept that the client's socket has not taken.
+    pub fn kept_bytes(&self) -> usize {
+        self.spool.as_ref().map_or(0, |spool| spool.len())
+    }
+
+    /// How many bytes of the answer the client's socket has taken.
+    pub fn taken_bytes(&self) -> u64 {
+        self.answer_bytes.saturating_sub(self.kept_bytes() as u64)
+    }
+
+    /// Whether the client's socket has not taken all that it was given.
+    pub fn is_behind(&self) -> bool {
+        self.spool.is_some()
+    }
+
+    /// Gives the client bytes without waiting for it: what its socket does not take is kept.
+    pub fn send_or_keep(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.send_kept()?;
+        let sent = match &self.spool {
+            None => self.stream().send_now(bytes)?,
+            Some(_) => 0,
         };
-        let began = Instant::now();
-        loop {
-            let sent = stream.send_now(bytes)?;
-            if sent > 0 || bytes.is_empty() {
-                return Ok(sent);
-            }
-            let stalled = began.elapsed();
-            let is_over = stalled >= self.idle_timeout;
-            if is_over || (stalled >= *max_stall && backend.pool.counts().waiting > 0) {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "does not read"));
-            }
-            stream.wait_for_room(stall_step(*max_stall))?;
+        if sent == bytes.len() {
+            return Ok(());
         }
+        let share = self.share();
+        let spool = self.spool.get_or_insert_with(|| Box::new(Spool::new(share)));
+        spool.push(&bytes[sent..]).map_err(io::Error::other)
+    }
+
+    fn send_kept(&mut self) -> io::Result<()> {
+        let stream = self.stream();
+        let Some(spool) = &mut self.spool else { return Ok(()) };
+        spool.send(stream)?;
+        if spool.len() == 0 {
+            self.spool = None;
+        }
+        Ok(())
+    }
+
+    /// Waits until no more than `max` bytes are kept. Each step of the wait is `wait`.
+    pub fn wait_until_kept(
+        &mut self,
+        max: usize,
+        mut wait: impl FnMut(&ClientStream, Stall) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut began = None;
+        while let Some(spool) = self.spool.as_ref().filter(|spool| spool.len() > max) {
+            spool.check_pace(self.idle_timeout)?;
+            let time = began.get_or_insert_with(Instant::now).elapsed();
+            let nothing_taken_for = spool.nothing_taken_for().min(time);
+            wait(self.stream(), Stall { time, nothing_taken_for })?;
+            self.send_kept()?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the client has taken enough: all, unless a backend's connection is held meanwhile.
+    fn wait_for_client(&mut self) -> io::Result<()> {
+        let held = self.held.clone();
+        let max = if held.is_some() { MAX_SPOOLED_BYTES } else { 0 };
+        let step = stall_step(self.idle_timeout).min(MAX_STALL_STEP);
+        self.wait_until_kept(max, |stream, stall| match &held {
+            None => stream.wait_for_room(step),
+            Some((backend, max_stall)) => {
+                check_stall(stall.time, *max_stall, || backend.is_wanted())?;
+                stream.wait_for_room(stall_step(*max_stall))
+            }
+        })
+    }
+}
+
+/// A wait for a client that does not take what is kept for it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stall {
+    /// How long we wait.
+    pub time: Duration,
+    /// How long the client has taken nothing meanwhile.
+    pub nothing_taken_for: Duration,
+}
+
+/// Fails if a client has stalled us for so long while others wait for what we hold.
+pub(super) fn check_stall(
+    stalled: Duration,
+    max_stall: Duration,
+    is_wanted: impl FnOnce() -> bool,
+) -> io::Result<()> {
+    match stalled >= max_stall && is_wanted() {
+        true => Err(io::Error::new(io::ErrorKind::TimedOut, NOT_READING)),
+        false => Ok(()),
     }
 }
 
@@ -297,21 +381,30 @@ impl Write for Client<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // The first bytes may have taken a backend long, which is not the client's fault.
         if self.answer_bytes > 0
-            && is_too_slow(self.answer_bytes, self.answer_began.elapsed(), self.idle_timeout)
+            && is_too_slow(self.taken_bytes(), self.answer_began.elapsed(), self.idle_timeout)
         {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "reads too slowly"));
+            return Err(too_slow());
         }
-        let written = self.write_some(bytes)?;
+        self.send_or_keep(bytes)?;
         if self.answer_bytes == 0 {
             self.answer_began = Instant::now();
         }
-        self.answer_bytes += written as u64;
-        Ok(written)
+        self.answer_bytes += bytes.len() as u64;
+        if self.is_behind() {
+            self.wait_for_client()?;
+        }
+        Ok(bytes.len())
     }
 
+    /// Waits until the client has taken all.
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        if self.is_behind() { self.wait_for_client() } else { Ok(()) }
     }
+}
+
+/// Error of a client that reads, but too little.
+fn too_slow() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "reads too slowly")
 }
 
 /// Whether a client that has taken so many bytes in `time` is cut off.

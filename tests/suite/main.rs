@@ -47,4 +47,5 @@ mod status;
 mod subscriptions;
 mod support;
 mod unable;
+mod unread;
 mod values;

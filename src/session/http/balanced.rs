@@ -106,6 +106,7 @@ impl ReadQuery {
     pub fn read_from<W: Write>(
         &self,
         attempt: &Attempt,
+        peer: ClientHandle,
         frame: Frame,
         response: &mut ResponseWriter<W>,
         memory: &mut Share,
@@ -113,15 +114,15 @@ impl ReadQuery {
         let (Self::Key(KeyQuery { format, .. }, _) | Self::Page(PageQuery { format, .. })) = self;
         let frame = (*format == Format::Html).then_some(frame);
         let mut write_page = |page, response: &mut ResponseWriter<W>| match frame {
-            Some(frame) => browse::write_listing_page(attempt, page, frame, response, memory),
-            None => write_listing(attempt, page, response, memory),
+            Some(frame) => browse::write_listing_page(attempt, peer, page, frame, response, memory),
+            None => write_listing(attempt, peer, page, response, memory),
         };
         let outcome = match (self, frame) {
             (Self::Page(page), _) => write_page(page, response),
             (Self::Key(key, _), Some(frame)) => {
-                browse::write_key_page(attempt, key, frame, response)
+                browse::write_key_page(attempt, peer, key, frame, response)
             }
-            (Self::Key(key, _), None) => write_value(attempt, key, response),
+            (Self::Key(key, _), None) => write_value(attempt, peer, key, response),
         };
         let outcome = match (outcome, self) {
             (Ok(ReadOutcome::Refused(404, _)), Self::Key(_, Some(page))) => {
@@ -196,7 +197,7 @@ impl BalancedRead<'_, '_, '_> {
     fn run(mut self) -> Result<SentResponse, LocalResponse> {
         loop {
             self.failover.forgive();
-            let Some((attempt, _lease)) = self.next_attempt()? else {
+            let Some((attempt, lease)) = self.next_attempt()? else {
                 // A backend that is up, but must not be read from in this database, is not waited for.
                 match self.refusals().is_empty() && self.failover.wait() {
                     true => continue,
@@ -212,7 +213,11 @@ impl BalancedRead<'_, '_, '_> {
                     self.response.restart();
                     self.note_failed(&attempt, error)?;
                 }
-                digest => return Ok(self.finish(&attempt, digest)),
+                digest => {
+                    // The backend has done its part: what the client has still to take is kept by us.
+                    drop(lease);
+                    return Ok(self.finish(&attempt, digest));
+                }
             }
         }
     }
@@ -274,7 +279,8 @@ impl BalancedRead<'_, '_, '_> {
         add_backend_headers(response, &attempt.backend);
         let max_stall = balancer.config.backend_timeout / 2;
         response.writer().held = Some((Arc::clone(&attempt.backend.backend), max_stall));
-        let result = self.read.query.read_from(attempt, frame, response, &mut self.memory);
+        let (query, memory) = (&self.read.query, &mut self.memory);
+        let result = query.read_from(attempt, self.peer, frame, response, memory);
         response.writer().held = None;
         // A client that knows that the connection goes on may have sent its next request already.
         if balancer.is_draining() && !response.is_sent() {

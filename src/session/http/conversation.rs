@@ -76,7 +76,7 @@ fn wait_for_shared_read(
                 }
             }
             ReadProgress::Responded(UnsentEnd { bytes, is_last }) => {
-                let is_sent = client.write_all(&bytes).is_ok();
+                let is_sent = client.write_all(&bytes).and_then(|()| client.flush()).is_ok();
                 if is_sent && is_last && !is_gone {
                     client.linger();
                 }
@@ -239,7 +239,7 @@ fn respond_balanced(client: &mut Client, mut read: Box<HttpRead>, failover: Fail
 
 /// Logs a request. Returns whether the conversation goes on.
 fn end_request(client: &mut Client, request: &Request, began: Instant, sent: SentResponse) -> bool {
-    sent.log(client.balancer, client.address, request, began, client.answer_bytes);
+    sent.log(client.balancer, client.address, request, began, client.taken_bytes());
     // A response that was cut must not end like a whole one.
     if !sent.keep_alive && sent.cut.is_none() {
         client.linger();

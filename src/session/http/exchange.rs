@@ -5,8 +5,10 @@ use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::large_values::Turn;
-use crate::backend::{BackendError, PooledConnection, is_not_permitted, read_server_info};
+use crate::backend::large_values::{LARGE_VALUE_BYTES, NoTurn};
+use crate::backend::{
+    BackendError, PooledConnection, WaitPolicy, is_not_permitted, read_server_info,
+};
 use crate::balance::cursor::MAX_SCAN_COUNT;
 use crate::balance::failover::Attempt;
 use crate::balance::slow::OpenRead;
@@ -17,6 +19,7 @@ use crate::memory::Share;
 use crate::render::json::{JsonWriter, RenderError, Survey, render, survey};
 use crate::resp::value_type::ValueType;
 use crate::resp::{self, command, reply};
+use crate::session::client::ClientHandle;
 
 /// Longest reply that is held in memory, so that its command is sent once. JSON is at most a sixth
 /// shorter than its reply, so the JSON of a longer reply does not fit into a held response either.
@@ -25,9 +28,6 @@ pub(super) const HELD_REPLY_BYTES: usize = 80 * 1024;
 /// How often one request looks at a key whose type changes before its value is read. Each look is
 /// short, so that even a key that is replaced all the time can be read.
 pub(super) const MAX_LOOKS: usize = 10;
-
-/// A value that takes its backend this much memory waits for its turn.
-const LARGE_VALUE_BYTES: u64 = 1024 * 1024;
 
 /// The longest type name that is kept. A module's type has nine characters.
 const MAX_TYPE_NAME_CHARS: usize = 64;
@@ -84,6 +84,15 @@ impl ReadError {
     }
 }
 
+impl From<NoTurn> for ReadError {
+    fn from(no_turn: NoTurn) -> Self {
+        match no_turn {
+            NoTurn::Backend(error) => Self::Backend(error),
+            NoTurn::ClientLeft => Self::Client(io::Error::other("left while its read waited")),
+        }
+    }
+}
+
 impl From<resp::Error> for ReadError {
     fn from(error: resp::Error) -> Self {
         Self::Backend(error.into())
@@ -108,7 +117,10 @@ pub(super) struct Exchange<'a> {
     backend: &'a Arc<Member>,
     /// The read's entry in the slow lane, unless it is a quick one.
     open: Option<&'a Arc<OpenRead>>,
-    pub connection: PooledConnection,
+    peer: ClientHandle<'a>,
+    wait_policy: WaitPolicy,
+    /// `None` while we wait for our turn: others can use it meanwhile.
+    connection: Option<PooledConnection>,
 }
 
 impl<'a> Exchange<'a> {
@@ -118,22 +130,17 @@ impl<'a> Exchange<'a> {
     /// keep it busy.
     pub fn serve<T>(
         attempt: &'a Attempt,
+        peer: ClientHandle<'a>,
         look: &[u8],
         mut read: impl FnMut(&mut Self) -> Result<Option<T>, ReadError>,
     ) -> Result<T, ReadError> {
-        let backend = &attempt.backend;
+        let (backend, open) = (&attempt.backend, attempt.open.as_ref());
         let wait_policy = attempt.wait_policy();
-        let mut connection = match wait_policy.needs_probe() {
-            true => backend
-                .request(backend.own_mode(), look, backend.probing_policy(), |_| true)
-                .map_err(BackendError::of_probe)?,
-            false => backend.request(backend.own_mode(), look, wait_policy.clone(), |_| true)?,
-        };
-        connection.set_wait_policy(wait_policy, Duration::ZERO);
-        let mut exchange = Self { backend, open: attempt.open.as_ref(), connection };
+        let mut exchange = Self { backend, open, peer, wait_policy, connection: None };
+        exchange.connect(look)?;
         for looks in 0..MAX_LOOKS {
             if looks > 0 {
-                exchange.connection.send(look)?;
+                exchange.send_quick(look)?;
             }
             let result = match read(&mut exchange) {
                 Ok(None) => continue,
@@ -142,36 +149,78 @@ impl<'a> Exchange<'a> {
                 Err(error) => Err(error),
             };
             if matches!(result, Ok(_) | Err(ReadError::OtherBackend)) {
-                backend.backend.keep_or_share(exchange.connection);
+                exchange.give_back();
             }
             return result;
         }
         Err(BackendError::Changed.into())
     }
 
-    /// Sends commands that every server answers at once; returns where their replies come.
-    pub fn ask(&mut self, commands: Vec<u8>) -> Result<&mut impl BufRead, BackendError> {
-        self.connection.send(&commands)?;
-        Ok(self.connection.replies())
+    /// Takes a connection, sends commands that every server answers at once, and waits for the first reply
+    /// to begin.
+    fn connect(&mut self, look: &[u8]) -> Result<&mut PooledConnection, BackendError> {
+        let (backend, wait_policy) = (self.backend, &self.wait_policy);
+        let mut connection = match wait_policy.needs_probe() {
+            true => backend
+                .request(backend.own_mode(), look, backend.probing_policy(), |_| true)
+                .map_err(BackendError::of_probe)?,
+            false => backend.request(backend.own_mode(), look, wait_policy.clone(), |_| true)?,
+        };
+        connection.set_wait_policy(wait_policy.clone(), Duration::ZERO);
+        Ok(self.connection.insert(connection))
     }
 
-    /// Sends the command that reads about `bytes` of a value, and waits for its reply to begin.
+    /// Gives the connection back. All replies on it have been read.
+    fn give_back(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.backend.backend.keep_or_share(connection);
+        }
+    }
+
+    /// Returns the connection, or another if it was given back.
+    fn connection(&mut self) -> Result<&mut PooledConnection, BackendError> {
+        if self.connection.is_none() {
+            let connection = self.connect(&command("PING").into_bytes())?;
+            reply::simple(connection.replies())?;
+        }
+        self.connection.as_mut().ok_or(BackendError::Busy)
+    }
+
+    /// Returns the replies as they arrive.
+    pub fn replies(&mut self) -> Result<&mut impl BufRead, BackendError> {
+        Ok(self.connection()?.replies())
+    }
+
+    /// Sends commands whose replies are short; the reply to a large value before them has been read.
+    pub fn send_quick(&mut self, commands: &[u8]) -> Result<(), BackendError> {
+        let connection = self.connection()?;
+        connection.turn = None;
+        connection.send(commands)
+    }
+
+    /// Sends commands that every server answers at once; returns where their replies come.
+    pub fn ask(&mut self, commands: Vec<u8>) -> Result<&mut impl BufRead, BackendError> {
+        self.send_quick(&commands)?;
+        self.replies()
+    }
+
+    /// Reads about `bytes` of values by `commands`: sends these, and waits for the first reply to begin.
     pub fn read_value(
         &mut self,
-        command: &[u8],
+        commands: &[u8],
         bytes: u64,
-    ) -> Result<&mut impl BufRead, BackendError> {
-        let turn = turn_at(self.backend, command, bytes)?;
-        self.send(command, turn.as_ref())?;
-        Ok(self.connection.replies())
+    ) -> Result<&mut impl BufRead, ReadError> {
+        self.take_turn(bytes)?;
+        self.send(commands)?;
+        Ok(self.replies()?)
     }
 
     /// Surveys the value that `command` reads, and has its reply ready to be written as JSON.
     /// Returns `None` if there is no such value.
     ///
     /// A short reply is held. For a longer one the command is sent twice: once for the survey and
-    /// once to be written. Our turn at a large value ends here. By then the backend has made the
-    /// reply, so how fast our client reads it concerns no other.
+    /// once to be written. Our turn at a large value ends when the reply has been read, which does not
+    /// depend on how fast our client takes it.
     pub fn open_value(
         &mut self,
         key: &[u8],
@@ -179,12 +228,13 @@ impl<'a> Exchange<'a> {
         value_type: ValueType,
         bytes: u64,
     ) -> Result<Option<OpenValue>, ReadError> {
-        let turn = turn_at(self.backend, command, bytes)?;
-        let (survey, held) = match turn.as_ref().and_then(Turn::survey) {
+        self.take_turn(bytes)?;
+        let turn = self.connection()?.turn.as_ref();
+        let (survey, held) = match turn.and_then(|turn| turn.survey(command)) {
             Some(shared) => (shared, None),
             None => {
                 let began = Instant::now();
-                self.send(command, turn.as_ref())?;
+                self.send(command)?;
                 let (survey, held) = self.survey_reply(value_type)?;
                 if survey.is_empty
                     && (value_type != ValueType::Stream || !self.is_empty_stream(key)?)
@@ -192,14 +242,14 @@ impl<'a> Exchange<'a> {
                     return Ok(None);
                 }
                 let survey = Arc::new(survey);
-                if let Some(turn) = &turn {
-                    turn.share(began, &survey);
+                if let Some(turn) = &self.connection()?.turn {
+                    turn.share(command, began, &survey);
                 }
                 (survey, held)
             }
         };
         if held.is_none() {
-            self.send(command, turn.as_ref())?;
+            self.send(command)?;
         }
         Ok(Some(OpenValue { value_type, survey, held }))
     }
@@ -210,8 +260,9 @@ impl<'a> Exchange<'a> {
         value_type: ValueType,
     ) -> Result<(Survey, Option<Vec<u8>>), ReadError> {
         let mut held = Vec::new();
-        let is_whole = self.connection.hold(&mut held, HELD_REPLY_BYTES)?;
-        let survey = survey(value_type, &mut (&held[..]).chain(self.connection.replies()))?;
+        let connection = self.connection()?;
+        let is_whole = connection.hold(&mut held, HELD_REPLY_BYTES)?;
+        let survey = survey(value_type, &mut (&held[..]).chain(connection.replies()))?;
         Ok((survey, is_whole.then_some(held)))
     }
 
@@ -234,35 +285,51 @@ impl<'a> Exchange<'a> {
             render(value_type, &mut &held[..], &survey, json)?;
             return Ok(Some(survey.digest));
         }
-        let replies = self.connection.replies();
-        match render(value_type, replies, &survey, json).map_err(ReadError::from) {
+        match render(value_type, self.replies()?, &survey, json).map_err(ReadError::from) {
             Err(error) if error.is_wrong_type() => Err(BackendError::Changed.into()),
             written => written.map(|()| None),
         }
     }
 
-    /// Sends the command of the read itself, and waits for its reply to begin.
-    fn send(&mut self, command: &[u8], turn: Option<&Turn<Survey>>) -> Result<(), BackendError> {
-        let sent = self.connection.send(command);
-        match (&sent, self.open, turn) {
-            (Ok(()), Some(open), _) => open.reply_began(),
-            (Err(error), _, Some(turn)) if error.is_unanswered() => turn.give_up(),
-            _ => {}
+    /// Sends the commands of the read itself, and waits for the reply to begin: with a turn, while no other
+    /// client does so.
+    fn send(&mut self, commands: &[u8]) -> Result<(), BackendError> {
+        let open = self.open;
+        let connection = self.connection()?;
+        match connection.turn.take() {
+            Some(turn) => {
+                turn.ask(|| connection.send(commands))?;
+                connection.turn = Some(turn);
+            }
+            None => connection.send(commands)?,
         }
-        sent
+        if let Some(open) = open {
+            open.reply_began();
+        }
+        Ok(())
     }
-}
 
-/// Waits for our turn if the value is large.
-fn turn_at<'c>(
-    backend: &'c Member,
-    command: &'c [u8],
-    bytes: u64,
-) -> Result<Option<Turn<'c, Survey>>, BackendError> {
-    if bytes < LARGE_VALUE_BYTES {
-        return Ok(None);
+    /// Waits for our turn if the value is large. Others can use the connection meanwhile.
+    fn take_turn(&mut self, bytes: u64) -> Result<(), ReadError> {
+        let connection = self.connection()?;
+        connection.turn = None;
+        if bytes < LARGE_VALUE_BYTES {
+            return Ok(());
+        }
+        let run_id = connection.run_id.clone();
+        let queue = &self.backend.large_values;
+        let turn = match queue.try_turn() {
+            Some(turn) => turn,
+            None => {
+                self.give_back();
+                queue.turn(|| self.peer.is_gone())?
+            }
+        };
+        let connection = self.connection()?;
+        connection.turn = Some(turn);
+        // What is known of the value, or a cursor into it, holds for one server process.
+        if connection.run_id == run_id { Ok(()) } else { Err(BackendError::Changed.into()) }
     }
-    backend.large_reads.turn(command).map(Some).ok_or(BackendError::Busy)
 }
 
 /// A value whose reply has begun, or is held.
@@ -326,7 +393,7 @@ pub(super) fn if_permitted<T>(reply: Result<T, resp::Error>) -> Result<Option<T>
 
 /// Reads the reply to `INFO server`: which server process answers.
 pub(super) fn read_server_run_id(exchange: &mut Exchange) -> Result<String, ReadError> {
-    let (run_id, _) = read_server_info(exchange.connection.replies())?;
+    let (run_id, _) = read_server_info(exchange.replies()?)?;
     // A cursor without it could be taken to another server.
     let not_allowed =
         "NOPERM listings need INFO: the balancer's user lacks the right +info there".to_owned();

@@ -16,6 +16,7 @@ use crate::memory::Share;
 use crate::render::json::{JsonWriter, render, survey};
 use crate::resp::value_type::ValueType;
 use crate::resp::{self, command, reply};
+use crate::session::client::ClientHandle;
 
 /// A value that takes its backend less memory may be read on a shared connection the next time.
 const MAX_SHORT_VALUE_BYTES: u64 = 16 * 1024;
@@ -23,11 +24,12 @@ const MAX_SHORT_VALUE_BYTES: u64 = 16 * 1024;
 /// Writes the value that the query asks for.
 pub(super) fn write_value<'q, W: Write>(
     attempt: &Attempt,
+    peer: ClientHandle,
     query: &'q KeyQuery,
     response: &mut ResponseWriter<W>,
 ) -> Result<ReadOutcome<'q>, ReadError> {
-    Exchange::serve(attempt, &look_at(&[&query.key]), |exchange| {
-        let info = KeyInfo::read(exchange.connection.replies())?;
+    Exchange::serve(attempt, peer, &look_at(&[&query.key]), |exchange| {
+        let info = KeyInfo::read(exchange.replies()?)?;
         let value_type = info.value_type();
         if let Some(value_type) = value_type {
             let is_long = info.bytes > MAX_SHORT_VALUE_BYTES;
@@ -93,11 +95,12 @@ fn write_reply<'q, W: Write>(
 /// Writes a page of keys with their values.
 pub(super) fn write_listing<'q, W: Write>(
     attempt: &Attempt,
+    peer: ClientHandle,
     query: &PageQuery,
     response: &mut ResponseWriter<W>,
     memory: &mut Share,
 ) -> Result<ReadOutcome<'q>, ReadError> {
-    Exchange::serve(attempt, &command("INFO").arg("server").into_bytes(), |exchange| {
+    Exchange::serve(attempt, peer, &command("INFO").arg("server").into_bytes(), |exchange| {
         let run_id = read_server_run_id(exchange)?;
         let (keys, next) = read_page_keys(exchange, query, run_id, memory)?;
         response.header("Content-Type", http::JSON);
@@ -175,7 +178,8 @@ impl<W: Write> ListingWriter<'_, '_, W> {
             }
         }
         if !commands.is_empty() {
-            self.exchange.connection.send(&commands)?;
+            let bytes = infos.iter().take(keys.len()).map(|info| info.bytes).sum();
+            self.exchange.read_value(&commands, bytes)?;
         }
         for (at, key) in keys.iter().enumerate() {
             let Some(value_type) = types[at] else {
@@ -202,7 +206,7 @@ impl<W: Write> ListingWriter<'_, '_, W> {
     /// Reads the replies for values of these types, and throws them away.
     fn skip_replies(&mut self, types: &[Option<ValueType>]) -> Result<(), ReadError> {
         for value_type in types.iter().flatten() {
-            match survey(*value_type, self.exchange.connection.replies()) {
+            match survey(*value_type, self.exchange.replies()?) {
                 Ok(_) | Err(resp::Error::Redis(_)) => {}
                 Err(error) => return Err(error.into()),
             }

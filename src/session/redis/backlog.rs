@@ -1,7 +1,7 @@
 //! What a Redis client sends while it takes no replies.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::memory::{self, Share};
 use crate::net::client_stream::ClientStream;
@@ -40,10 +40,10 @@ impl<'a> Backlog<'a> {
         !self.is_half_closed && self.taken_in < self.max_bytes
     }
 
-    /// Reads what has come. `others` is what the client holds beside these bytes: the replies that it does not take.
-    pub fn fill_from(&mut self, client: &ClientStream, others: usize) -> io::Result<()> {
+    /// Reads what has come.
+    pub fn fill_from(&mut self, client: &ClientStream) -> io::Result<()> {
         self.bytes.reserve(STEP_BYTES);
-        self.hold(others)?;
+        self.share.set(self.bytes.capacity())?;
         match client.read_now(&mut self.bytes) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Ok(0) => self.is_half_closed = true,
@@ -52,16 +52,15 @@ impl<'a> Backlog<'a> {
         Ok(())
     }
 
-    /// Counts what the client holds while it takes no replies: `others`, and these bytes.
-    pub fn hold(&mut self, others: usize) -> io::Result<()> {
-        Ok(self.share.set(self.bytes.capacity() + others)?)
-    }
-
-    /// Returns the error for a client that has taken nothing since `since`, waits for us to read more, and may not
+    /// Returns the error for a client that has taken nothing for this time, waits for us to read more, and may not
     /// send more.
-    pub fn check_deadlock(&self, client: &ClientStream, since: Instant) -> io::Result<()> {
+    pub fn check_deadlock(
+        &self,
+        client: &ClientStream,
+        nothing_taken_for: Duration,
+    ) -> io::Result<()> {
         let is_full = !self.is_half_closed && self.taken_in >= self.max_bytes;
-        if !is_full || since.elapsed() < MAX_DEADLOCK || client.arrived_bytes() == 0 {
+        if !is_full || nothing_taken_for < MAX_DEADLOCK || client.arrived_bytes() == 0 {
             return Ok(());
         }
         let sent = memory::size(self.taken_in);
@@ -69,15 +68,11 @@ impl<'a> Backlog<'a> {
         Err(io::Error::new(io::ErrorKind::TimedOut, why))
     }
 
-    /// The client has taken all replies: it holds no more than these bytes.
-    pub fn release_others(&mut self) {
-        // Less is never refused.
-        let _ = self.hold(0);
-    }
-
     /// Moves all to the end of `input`. Returns false when that is nothing.
     pub fn move_to(&mut self, input: &mut Vec<u8>) -> bool {
         let bytes = std::mem::take(&mut self.bytes);
+        // The session counts them from now on.
+        self.share.clear();
         self.taken_in = bytes.len();
         let is_more = !bytes.is_empty();
         match input.is_empty() {

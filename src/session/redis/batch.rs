@@ -20,7 +20,7 @@ const MAX_BYTES: usize = 64 * 1024;
 /// (`PROTO_IOBUF_LEN` in Redis' server.h).
 pub const READ_AT_ONCE_BYTES: usize = 16 * 1024;
 
-/// Number of commands in the first window. Each batch of short replies doubles the window; a long reply
+/// Number of commands in the first window. Each exchange of short replies doubles the window; a long reply
 /// shrinks it to a single command.
 const FIRST_WINDOW: usize = 64;
 
@@ -63,8 +63,10 @@ pub struct Batch {
     window: usize,
     /// Number of steps beyond which the window does not grow.
     max_window: usize,
-    /// Whether a reply of the last batch was long: then the next ones may be as well.
+    /// Whether a reply of the last exchange was unexpectedly long: then the next ones may be as well.
     is_after_long: bool,
+    /// Whether there is a read in it whose reply was long a short time ago.
+    pub is_long: bool,
     /// Whether a script is among the commands.
     pub has_script: bool,
     /// What is known of how long the commands take.
@@ -94,6 +96,7 @@ impl Default for Batch {
             window: FIRST_WINDOW,
             max_window: MAX_WINDOW,
             is_after_long: false,
+            is_long: false,
             has_script: false,
             profile: ReadProfile::QUICK,
             has_other: false,
@@ -125,8 +128,25 @@ impl Batch {
     /// they come.
     pub fn is_plain(&self) -> bool {
         let is_quick = self.profile.class == Class::Quick && !self.profile.has_one_try;
-        let is_usual = !self.has_other && !self.has_script && !self.is_after_long;
-        !self.is_empty() && is_quick && is_usual
+        let is_usual = !self.has_other && !self.has_script;
+        !self.is_empty() && is_quick && is_usual && !self.takes_turn()
+    }
+
+    /// Whether it waits for its turn, as its replies are long or may be.
+    pub fn takes_turn(&self) -> bool {
+        self.is_long || self.is_after_long
+    }
+
+    /// Takes note that replies to what is left are long, if they are known to be.
+    pub fn look_up_long(&mut self, is_known: impl Fn(&[u8]) -> bool) {
+        let mut at = self.done.commands;
+        for step in &self.steps[self.done.steps..] {
+            let end = at + step.command_bytes();
+            if is_known(&self.commands[at..end]) {
+                (self.is_long, self.window) = (true, 1);
+            }
+            at = end;
+        }
     }
 
     /// The batch as it may go by a shared connection to a server whose commands are of this version.
@@ -198,6 +218,7 @@ impl Batch {
         let mut old = std::mem::take(self);
         (self.window, self.max_window) = (old.window, old.max_window);
         (self.is_after_long, self.has_script) = (old.is_after_long, old.has_script);
+        self.is_long = old.is_long;
         let mut parser = CommandParser::new(usize::MAX);
         for step in old.steps.drain(old.done.steps..) {
             match step {
@@ -230,11 +251,12 @@ impl Batch {
         }
     }
 
-    /// The batch is done, and how much the next may ask for follows from it.
-    fn grow_window(&mut self, has_long: bool) {
+    /// An exchange is done, and how much the next may ask for follows from it.
+    pub fn grow_window(&mut self, has_long: bool) {
         self.max_window = (self.max_window + WINDOW_GROWTH).min(MAX_WINDOW);
         self.window = if has_long { 1 } else { (self.window * 2).min(self.max_window) };
-        self.is_after_long = has_long;
+        // A reply that was known to be long tells nothing of others.
+        self.is_after_long = has_long && !self.is_long;
     }
 
     /// The steps that are not done, up to `end`, were sent, and `error` came of it. Redis may work on all
@@ -291,7 +313,7 @@ impl Batch {
         self.commands.clear();
         self.answers.clear();
         self.restart();
-        (self.has_script, self.has_other) = (false, false);
+        (self.has_script, self.has_other, self.is_long) = (false, false, false);
         self.profile = ReadProfile::QUICK;
         self.steps.shrink_to(IDLE_CAPACITY_BYTES / size_of::<Step>());
         self.commands.shrink_to(IDLE_CAPACITY_BYTES);

@@ -49,10 +49,12 @@ impl<'a> Session<'a> {
         let kinds = &self.balancer.slow_lane.kinds;
         let is_script = policy::is_script(command);
         let is_measured_alone = key.is_some_and(|key| kinds.is_measured_alone(&key));
-        let goes_alone = goes_alone(profile, is_script, is_measured_alone);
+        let is_long = self.balancer.long_replies.is_known(command.bytes());
+        let goes_alone = is_long || goes_alone(profile, is_script, is_measured_alone);
         if goes_alone {
             self.run_batch()?;
         }
+        self.batch.is_long |= is_long;
         self.batch.has_script |= is_script;
         self.batch.forward(command, version, self.is_silent, profile);
         if goes_alone { self.run_batch() } else { Ok(()) }
@@ -62,7 +64,7 @@ impl<'a> Session<'a> {
     /// shared connection follow later.
     pub(super) fn flush(&mut self) -> Result<(), SessionEnd> {
         self.record_late();
-        let is_quiet = self.batch.is_empty() && self.writer.out.is_empty();
+        let is_quiet = self.batch.is_empty() && self.writer.is_delivered();
         if is_quiet || self.send_shared()? {
             return Ok(());
         }
@@ -101,6 +103,8 @@ impl<'a> Session<'a> {
                     .at_once(has_just_failed, Instant::now())
             };
             let failover = current.get_or_insert_with(new);
+            // Before it has a place in the slow lane, which others wait for.
+            writer.wait_until_taken()?;
             let shared = RefCell::new(&mut batch);
             let context = mode.context();
             let info = |is_alone| shared.borrow().read_info(is_alone, context, balancer, policy);
@@ -177,7 +181,7 @@ impl<'a> Session<'a> {
     fn usual_backend(&mut self) -> Option<Arc<Member>> {
         let Self { writer, upstream, in_flight, batch, subscriptions, .. } = self;
         let is_usual =
-            writer.out.is_empty() && subscriptions.is_none() && in_flight.is_wanted(batch);
+            writer.is_delivered() && subscriptions.is_none() && in_flight.is_wanted(batch);
         if is_usual { upstream.usual_backend(writer.client.address) } else { None }
     }
 
@@ -208,6 +212,7 @@ impl<'a> Session<'a> {
         }
         let TakenBack { unsent, failure: unserved, mut batch } = self.in_flight.take_back();
         self.writer.out.extend_from_slice(&unsent);
+        batch.look_up_long(|command| self.balancer.long_replies.is_known(command));
         let mut failover = Failover::resumed(self.balancer, batch.profile, Instant::now());
         let failure = match (failure, unserved) {
             (None, Some(SharedFailure::Backend(error))) => Some(error),
@@ -250,6 +255,7 @@ impl<'a> Session<'a> {
         mut work: impl FnMut(&mut PooledConnection, &mut ReplyWriter) -> Tried<T>,
     ) -> Answered<T> {
         let Self { upstream, writer, mode, local_reply, balancer, .. } = self;
+        writer.wait_until_taken().map_err(SessionEnd::from)?;
         let client = writer.client.handle();
         let mut failover = Failover::new(balancer, profile, Instant::now());
         upstream.go_on(&mut failover, client, info, |upstream, attempt| {

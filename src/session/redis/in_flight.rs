@@ -189,10 +189,13 @@ impl InFlight {
             self.elsewhere = COMMANDS_AFTER_LONG_REPLY;
         }
         self.batch.skip(replies.answered);
-        let batch = match self.batch.is_done() {
+        let mut batch = match self.batch.is_done() {
             true => Batch::default(),
             false => std::mem::take(&mut self.batch),
         };
+        if matches!(failure, Some(SharedFailure::LongReply)) {
+            batch.grow_window(true);
+        }
         self.finish(replies);
         TakenBack { unsent, failure, batch }
     }

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backend::large_values::NoTurn;
 use crate::backend::{BackendError, Inability, PooledConnection, inability, said};
 use crate::balance::failover::Attempt;
 use crate::balance::slow::SharedAnswer;
@@ -28,6 +29,15 @@ pub enum ForwardError {
 impl<E: Into<BackendError>> From<E> for ForwardError {
     fn from(error: E) -> Self {
         Self::Backend(error.into())
+    }
+}
+
+impl From<NoTurn> for ForwardError {
+    fn from(no_turn: NoTurn) -> Self {
+        match no_turn {
+            NoTurn::Backend(error) => Self::Backend(error),
+            NoTurn::ClientLeft => Self::Client(io::Error::other("left while its read waited")),
+        }
     }
 }
 

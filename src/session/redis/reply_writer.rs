@@ -1,7 +1,7 @@
 //! What a client of the Redis protocol is given: replies are gathered and sent many at a time.
 
 use std::io::{self, BufRead};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::backlog::Backlog;
 use super::batch::IDLE_CAPACITY_BYTES;
@@ -10,12 +10,10 @@ use crate::backend::{Backend, HELD_REPLY_BYTES, PooledConnection, check_server, 
 use crate::metrics::{Completion, Outcome, Refusal};
 use crate::net::protocol::WireProtocol;
 use crate::resp::{self, Framer};
-use crate::session::client::{Client, stall_step};
+use crate::session::client::{Client, MAX_SPOOLED_BYTES, check_stall, stall_step};
 
 /// Number of bytes of whole replies that are sent at once, also while there is more to do.
 const GATHERED_BYTES: usize = 64 * 1024;
-
-const NOT_READING: &str = "does not read its replies";
 
 /// The replies on their way to a client.
 pub struct ReplyWriter<'a> {
@@ -64,8 +62,11 @@ impl ReplyWriter<'_> {
         if !self.is_full() {
             return Ok(());
         }
-        let may_stall = || !held.is_some_and(|connection| connection.is_wanted());
-        self.deliver_while(may_stall).map_err(ForwardError::Client)
+        match held {
+            Some(connection) => self.deliver_beside(connection),
+            None => self.deliver(),
+        }
+        .map_err(ForwardError::Client)
     }
 
     /// Whether there is much to send.
@@ -186,55 +187,58 @@ impl ReplyWriter<'_> {
                     self.out.truncate(frame.start);
                 } else {
                     frame.start = 0;
-                    let may_stall = || !connection.is_wanted();
-                    self.deliver_while(may_stall).map_err(ForwardError::Client)?;
+                    self.deliver_beside(connection).map_err(ForwardError::Client)?;
                 }
             }
         }
     }
 
-    /// Sends all that is gathered. The client has to take it within its timeout.
+    /// Whether the client has all replies so far.
+    pub fn is_delivered(&self) -> bool {
+        self.out.is_empty() && !self.client.is_behind()
+    }
+
+    /// Sends all that is gathered, and waits until the client has taken it.
     pub fn deliver(&mut self) -> io::Result<()> {
-        self.deliver_while(|| true)
+        self.send_or_keep()?;
+        self.wait_until_taken()
     }
 
-    /// Sends all that is gathered. Once it may not stall (`may_stall`), the client has to take it at once.
-    fn deliver_while(&mut self, may_stall: impl Fn() -> bool) -> io::Result<()> {
-        let mut sent = 0;
-        let (mut since, mut nothing_since): (Option<Instant>, Option<Instant>) = (None, None);
-        while sent < self.out.len() {
-            let length = self.client.stream().send_now(&self.out[sent..])?;
-            sent += length;
-            if length > 0 {
-                nothing_since = None;
-            } else {
-                let stalled = since.get_or_insert_with(Instant::now).elapsed();
-                let nothing_since = *nothing_since.get_or_insert_with(Instant::now);
-                self.backlog.check_deadlock(self.client.stream(), nothing_since)?;
-                self.backlog.hold(self.out.capacity())?;
-                let is_over = stalled >= self.client.idle_timeout;
-                if is_over || (stalled >= self.max_stall && !may_stall()) {
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, NOT_READING));
-                }
-                self.wait_for_room()?;
-            }
-        }
+    /// Waits until the client has taken what was kept for it.
+    pub fn wait_until_taken(&mut self) -> io::Result<()> {
+        self.wait_until_kept(0, || false)
+    }
+
+    /// Sends all that is gathered while this connection is held, which waits for no client: what the client
+    /// does not take is kept, unless that is too much.
+    fn deliver_beside(&mut self, held: &PooledConnection) -> io::Result<()> {
+        self.send_or_keep()?;
+        self.wait_until_kept(MAX_SPOOLED_BYTES, || held.is_wanted())
+    }
+
+    fn send_or_keep(&mut self) -> io::Result<()> {
+        self.client.send_or_keep(&self.out)?;
         self.out.clear();
         self.out.shrink_to(IDLE_CAPACITY_BYTES);
-        self.backlog.release_others();
         Ok(())
     }
 
-    /// Waits a moment for the client's socket to take more, and takes in what the client sends.
-    fn wait_for_room(&mut self) -> io::Result<()> {
-        let (stream, step) = (self.client.stream(), stall_step(self.max_stall));
-        if !self.backlog.is_open() {
-            return stream.wait_for_room(step);
-        }
-        match stream.wait_for_room_or_input(step)? {
-            true => self.backlog.fill_from(stream, self.out.capacity()),
-            false => Ok(()),
-        }
+    /// Waits until at most `max` bytes are kept for the client. Once others want what we hold meanwhile
+    /// (`is_wanted`), the client has to take some at once. What it sends is taken in.
+    fn wait_until_kept(&mut self, max: usize, is_wanted: impl Fn() -> bool) -> io::Result<()> {
+        let Self { client, backlog, max_stall, .. } = self;
+        let step = stall_step(*max_stall);
+        client.wait_until_kept(max, |stream, stall| {
+            check_stall(stall.time, *max_stall, &is_wanted)?;
+            backlog.check_deadlock(stream, stall.nothing_taken_for)?;
+            if !backlog.is_open() {
+                return stream.wait_for_room(step);
+            }
+            match stream.wait_for_room_or_input(step)? {
+                true => backlog.fill_from(stream),
+                false => Ok(()),
+            }
+        })
     }
 }
 

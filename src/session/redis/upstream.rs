@@ -289,6 +289,11 @@ impl<'a> Upstream<'a> {
         backend.request(target.mode, commands, wait_policy, is_judged)
     }
 
+    /// Whether keys are watched on the connection that is in use.
+    pub fn is_watching(&self) -> bool {
+        matches!(self.watch, Watch::InUse(_))
+    }
+
     /// The backend that watches.
     fn watched_backend(&self) -> Option<BackendId> {
         match self.watch {
@@ -329,6 +334,7 @@ impl<'a> Upstream<'a> {
 
     /// All replies have been read: the connection goes back to where it came from.
     pub fn release(&mut self, mut connection: PooledConnection) {
+        connection.turn = None;
         connection.rest();
         match self.watch {
             Watch::InUse(backend) => self.watch = Watch::Held(Box::new(connection), backend),

@@ -108,11 +108,11 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
 
     /// Reads the head of an array; returns the number of its elements.
     pub fn read_array(&mut self) -> Result<u64, ReadError> {
-        Ok(reply::array(self.exchange.connection.replies())?)
+        Ok(reply::array(self.exchange.replies()?)?)
     }
 
     pub fn read_element(&mut self) -> Result<Element, ReadError> {
-        Ok(Element::expect(self.exchange.connection.replies(), ELEMENT_BYTES)?)
+        Ok(Element::expect(self.exchange.replies()?, ELEMENT_BYTES)?)
     }
 
     /// Reads an element, and returns it as HTML.

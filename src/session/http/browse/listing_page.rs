@@ -14,6 +14,7 @@ use crate::memory::Share;
 use crate::render::html::line;
 use crate::resp::value_type::ValueType;
 use crate::resp::{self, command, reply};
+use crate::session::client::ClientHandle;
 use crate::session::http::exchange::{
     BATCH_KEYS, Exchange, KeyInfo, ReadError, ReadOutcome, if_permitted, look_at, read_page_keys,
     read_server_run_id,
@@ -37,6 +38,7 @@ const MAX_READ_BYTES: u64 = 16 * 1024;
 /// Writes a page of keys.
 pub(crate) fn write_listing_page<'q, W: Write>(
     attempt: &Attempt,
+    peer: ClientHandle,
     query: &PageQuery,
     frame: Frame,
     response: &mut ResponseWriter<W>,
@@ -44,9 +46,9 @@ pub(crate) fn write_listing_page<'q, W: Write>(
 ) -> Result<ReadOutcome<'q>, ReadError> {
     let mut first = command("INFO").arg("server").into_bytes();
     command("DBSIZE").append_to(&mut first);
-    Exchange::serve(attempt, &first, |exchange| {
+    Exchange::serve(attempt, peer, &first, |exchange| {
         let run_id = read_server_run_id(exchange)?;
-        let all_keys = if_permitted(reply::integer(exchange.connection.replies()))?.flatten();
+        let all_keys = if_permitted(reply::integer(exchange.replies()?))?.flatten();
         let (keys, next) = read_page_keys(exchange, query, run_id, memory)?;
         let all_keys = all_keys.and_then(|keys| u64::try_from(keys).ok());
         let (here, has_next) = (keys.len() as u64, next.is_some());

@@ -10,6 +10,7 @@ use crate::http::target::{Cursor, KeyQuery, link_to_key};
 use crate::render::html::{attribute, line, text};
 use crate::resp::value_type::ValueType;
 use crate::resp::{self, command, reply};
+use crate::session::client::ClientHandle;
 use crate::session::http::exchange::{
     Exchange, KeyInfo, ReadError, ReadOutcome, if_permitted, look_at, read_server_run_id,
 };
@@ -29,6 +30,7 @@ const NO_NUMBER: &str = "from is the number of an element or byte, from 0 on";
 /// Writes the page of a key or a field.
 pub(crate) fn write_key_page<'q, W: Write>(
     attempt: &Attempt,
+    peer: ClientHandle,
     query: &'q KeyQuery,
     frame: Frame,
     response: &mut ResponseWriter<W>,
@@ -37,8 +39,8 @@ pub(crate) fn write_key_page<'q, W: Write>(
     let mut look = look_at(&[key]);
     command("PTTL").arg(key).append_to(&mut look);
     command("OBJECT").arg("ENCODING").arg(key).append_to(&mut look);
-    Exchange::serve(attempt, &look, |exchange| {
-        let from = exchange.connection.replies();
+    Exchange::serve(attempt, peer, &look, |exchange| {
+        let from = exchange.replies()?;
         let info = KeyInfo::read(from)?;
         let ttl = if_permitted(reply::integer(from))?.flatten();
         let encoding = match if_permitted(Element::read(from, MAX_ENCODING_BYTES)) {
@@ -160,7 +162,7 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
             self.write_elements(value_type, 0, strings)?;
             return self.end(None);
         }
-        self.exchange.connection.send(&command("INFO").arg("server").into_bytes())?;
+        self.exchange.send_quick(&command("INFO").arg("server").into_bytes())?;
         let run_id = read_server_run_id(self.exchange)?;
         if cursor.is_some_and(|cursor| cursor.run_id != run_id) {
             return Err(ReadError::OtherBackend);
@@ -169,7 +171,7 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
         let position = cursor.map_or(0, |cursor| cursor.position);
         let scan = command(name).arg(key).number(position);
         self.request_page(scan.arg("COUNT").number(PAGE_ELEMENTS))?;
-        let position = reply::scan_cursor(self.exchange.connection.replies())?;
+        let position = reply::scan_cursor(self.exchange.replies()?)?;
         let strings = self.read_array()?;
         self.begin()?;
         self.write_elements(value_type, 0, strings)?;
@@ -261,7 +263,7 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
             let fields = pairs(self.read_array()?)?;
             if at >= PAGE_ELEMENTS {
                 for _ in 0..2 * fields {
-                    Element::expect(self.exchange.connection.replies(), 0)?;
+                    Element::expect(self.exchange.replies()?, 0)?;
                 }
                 next = Some(id);
                 continue;

@@ -3,11 +3,13 @@
 use std::time::{Duration, Instant};
 
 use super::{Batch, READ_AT_ONCE_BYTES, Step};
-use crate::backend::{BackendError, PooledConnection};
+use crate::backend::PooledConnection;
+use crate::backend::large_values::LARGE_VALUE_BYTES;
 use crate::balance::Balancer;
 use crate::balance::slow::SharedAnswer;
 use crate::metrics::{Outcome, Refusal};
 use crate::resp::write;
+use crate::session::client::ClientHandle;
 use crate::session::redis::replies::{ForwardError, Tried, first_word};
 use crate::session::redis::reply_writer::{Relayed, ReplyWriter};
 use crate::session::redis::upstream::{SendTarget, Upstream};
@@ -32,13 +34,15 @@ impl Batch {
         target: SendTarget,
         writer: &mut ReplyWriter,
     ) -> Tried {
-        let (mut has_long, mut has_begun) = (false, false);
+        let mut has_begun = false;
         while !self.is_done() {
             // All of it, unless the window has shrunk since it was gathered.
             let is_alone = target.attempt.open.as_ref().is_some_and(|open| open.is_one_by_one());
             if is_alone && has_begun {
                 return Ok(());
             }
+            // Nothing more is asked for a client that does not take what it has asked for.
+            writer.wait_until_taken().map_err(ForwardError::Client)?;
             has_begun = true;
             let window = if is_alone { 1 } else { self.window };
             let end = self.steps.len().min(self.done.steps + window);
@@ -46,13 +50,12 @@ impl Batch {
             if let Err(ForwardError::Backend(error)) = &ran {
                 self.failed(error, end);
             }
-            has_long |= ran?;
+            self.grow_window(ran?);
         }
-        self.grow_window(has_long);
         Ok(())
     }
 
-    /// Does the steps before `end` in one exchange. Returns whether a reply was long.
+    /// Does the steps before `end` in one exchange, or the first of them. Returns whether a reply was long.
     fn run_until(
         &mut self,
         end: usize,
@@ -72,13 +75,22 @@ impl Batch {
                 Step::Forward { is_silent, .. } => {
                     let (connection, time) = match &mut begun {
                         Some(begun) => begun,
-                        none => none.insert(self.begin(end, upstream, target)?),
+                        none => {
+                            let client = writer.client.handle();
+                            none.insert(self.begin(end, upstream, target, client)?)
+                        }
                     };
                     let relayed =
                         self.relay_next(&exchange, connection, *time, is_silent, writer)?;
                     has_long |= relayed == Relayed::InPieces;
                     writer.deliver_if_full(Some(connection))?;
                     self.skip(1);
+                    // The server has made the other replies, too, and holds them. Without the connection it
+                    // forgets them; they are asked for again, one by one.
+                    let is_behind = writer.client.kept_bytes() as u64 >= LARGE_VALUE_BYTES;
+                    if is_behind && self.done.steps < end && !upstream.is_watching() {
+                        return Ok(true);
+                    }
                 }
             }
         }
@@ -129,36 +141,45 @@ impl Batch {
         if let Some(open) = open.filter(|_| may_share && relayed == Relayed::Whole) {
             open.share(&writer.out[start..]);
         }
+        let bytes = writer.given.bytes - bytes;
+        if bytes >= LARGE_VALUE_BYTES {
+            writer.client.balancer.long_replies.note(self.next_command_bytes());
+        }
         let outcome = match relayed {
             Relayed::Error => Outcome::ErrorReply,
             Relayed::Whole | Relayed::InPieces => Outcome::Answered,
         };
         let answered_by = Some((attempt.backend.backend.as_ref(), time));
-        writer.complete(self.next_name(), answered_by, writer.given.bytes - bytes, outcome);
+        writer.complete(self.next_name(), answered_by, bytes, outcome);
         Ok(relayed)
     }
 
-    /// Sends the commands before step `end`; the reply has begun, after so much time. Behind a long
-    /// reply the next may be as long: then it is asked for in its turn.
+    /// Sends the commands before step `end`; the reply has begun, after so much time. A reply that is known to
+    /// be long is asked for in its turn. After a long one, the next may be as long.
     fn begin(
         &self,
         end: usize,
         upstream: &mut Upstream,
         target: SendTarget,
+        client: ClientHandle,
     ) -> Tried<(PooledConnection, Duration)> {
         let began = Instant::now();
         let lengths = self.steps[self.done.steps..end].iter().map(Step::command_bytes);
         let commands = &self.commands[self.done.commands..][..lengths.sum()];
-        let long_replies = &target.attempt.backend.long_replies;
-        let turn = || long_replies.turn(commands).ok_or(BackendError::Busy);
-        let turn = self.is_after_long.then(turn).transpose()?;
-        let begun = upstream.send(target, commands);
-        if let (Err(error), Some(turn)) = (&begun, &turn)
-            && error.is_unanswered()
-        {
-            turn.give_up();
+        if !self.takes_turn() {
+            return Ok((upstream.send(target, commands)?, began.elapsed()));
         }
-        Ok((begun?, began.elapsed()))
+        let turn = target.attempt.backend.large_values.turn(|| client.is_gone())?;
+        let began = Instant::now();
+        let mut connection = turn.ask(|| upstream.send(target, commands))?;
+        connection.turn = Some(turn);
+        Ok((connection, began.elapsed()))
+    }
+
+    /// The first command that is not done.
+    fn next_command_bytes(&self) -> &[u8] {
+        let length = self.steps.get(self.done.steps).map_or(0, Step::command_bytes);
+        &self.commands[self.done.commands..][..length]
     }
 
     /// The name of the first command that is not done.
