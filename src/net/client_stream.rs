@@ -180,8 +180,13 @@ impl ClientStream {
         self.wait_beside(backend.input(), timeout)
     }
 
+    /// Returns the event of `poll` that tells that there is something to read.
+    pub(crate) fn input(&self) -> PollFd<'_> {
+        PollFd::new(&self.socket, PollFlags::IN)
+    }
+
     fn wait_beside(&self, other: PollFd, timeout: Duration) -> io::Result<(bool, bool)> {
-        let mut polled = [PollFd::new(&self.socket, PollFlags::IN), other];
+        let mut polled = [self.input(), other];
         poll(&mut polled, timeout)?;
         Ok((!polled[0].revents().is_empty(), !polled[1].revents().is_empty()))
     }

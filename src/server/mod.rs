@@ -4,6 +4,7 @@ mod acceptor;
 mod banner;
 mod limits;
 mod listener;
+mod places;
 mod turn_away;
 mod workers;
 

@@ -29,6 +29,7 @@ mod malformed;
 mod malformed_commands;
 mod metrics;
 mod own_limits;
+mod places;
 mod policy;
 mod quick;
 mod resp_failover;
