@@ -13,6 +13,9 @@ use crate::logging::Format;
 /// Longest time that a flag may have.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Longest silence before the kernel probes a connection. Linux takes 32,767 s at most.
+const MAX_KEEPALIVE: Duration = Duration::from_secs(9 * 60 * 60);
+
 const EXAMPLES: &str = "\
 Examples:
   lb
@@ -100,6 +103,12 @@ pub struct Flags {
     #[arg(help_heading = CLIENTS)]
     #[arg(long, env = "LB_CLIENT_TIMEOUT", value_name = "TIME", default_value = "330s", value_parser = timeout)]
     pub client_timeout: Duration,
+
+    /// Silence of a client after which the kernel asks whether its machine is still there; 0s turns that
+    /// off
+    #[arg(help_heading = CLIENTS)]
+    #[arg(long, env = "LB_CLIENT_KEEPALIVE", value_name = "TIME", default_value = "300s", value_parser = keepalive)]
+    pub client_keepalive: Duration,
 
     /// How long a backend may be silent before a quick read is retried on another; a read that takes
     /// half of it counts as slow
@@ -262,5 +271,15 @@ fn timeout(text: &str) -> Result<Duration, String> {
     match time(text)? {
         short if short < Duration::from_millis(1) => Err("at least 1ms".to_owned()),
         time => Ok(time),
+    }
+}
+
+/// Parses a time that the kernel takes for its probes of a connection, which are off if it is zero.
+fn keepalive(text: &str) -> Result<Duration, String> {
+    match time(text)? {
+        time if time.is_zero() || (Duration::from_secs(1)..=MAX_KEEPALIVE).contains(&time) => {
+            Ok(time)
+        }
+        _ => Err("1s to 9h, or 0s".to_owned()),
     }
 }

@@ -52,7 +52,7 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
 pub fn serve(listeners: Listeners, shares: Shares, balancer: &Arc<Balancer>) -> io::Result<()> {
     let Listeners { public, admin, .. } = listeners;
     let acceptor = |listener, endpoint, max_clients, turned_away| {
-        ClientStream::prepare(&listener)?;
+        ClientStream::prepare(&listener, balancer.config.client_keepalive)?;
         Ok::<_, io::Error>(Acceptor {
             listener,
             endpoint,
@@ -137,7 +137,7 @@ impl Acceptor {
 
     /// Takes the next client; false when none is there.
     fn accept(&self) -> io::Result<bool> {
-        match ClientStream::accept(&self.listener) {
+        match ClientStream::accept(&self.listener, self.balancer.config.client_keepalive) {
             Ok((stream, address)) => self.admit(stream, address).map(|()| true),
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => Ok(false),

@@ -210,8 +210,7 @@ pub(super) fn route(
         let why = "this Host is not served here; --allow-host NAME adds it";
         return Err(LocalResponse::error(421, why));
     }
-    let html = target::wants_html(&request.target, request.accepts_html);
-    match target::parse(&request.target, html) {
+    match target::parse_request(request) {
         Ok(target) if endpoint == Endpoint::Public || matches!(target, Target::Admin(_)) => {
             Ok(target)
         }

@@ -15,7 +15,7 @@ use super::conversation::route;
 use crate::backend::Backend;
 use crate::balance::Balancer;
 use crate::health::Member;
-use crate::http::target::{self, AdminTarget, Target};
+use crate::http::target::{AdminTarget, Target};
 use crate::http::{self, ErrorBody, Request, ResponseWriter};
 use crate::logging::access_log::{Event, HttpRequest, Text};
 use crate::metrics::{BackendMetrics, Completion, Metrics, Outcome, Refusal};
@@ -104,8 +104,7 @@ impl LocalResponse {
     }
 
     pub fn send(self, client: &mut Client, request: &Request, level: Level) -> SentResponse {
-        let is_page = client.endpoint == Endpoint::Public
-            && target::wants_html(&request.target, request.accepts_html);
+        let is_page = client.endpoint == Endpoint::Public && request.wants_html();
         let frame = is_page.then(|| Frame::new(&client.balancer.config));
         let keep_alive = !client.balancer.is_draining();
         let mut response = ResponseWriter::new(&mut *client, request, keep_alive, SystemTime::now);
