@@ -271,7 +271,7 @@ impl Query {
         let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         for pair in text.split('&').filter(|pair| !pair.is_empty()) {
             if pairs.len() >= MAX_PARAMETERS {
-                return Err(format!("more than {MAX_PARAMETERS} parameters"));
+                return Err(format!("the query has more than {MAX_PARAMETERS} parameters"));
             }
             // A plus is a space, as in an HTML form.
             let pair = pair.replace('+', " ");

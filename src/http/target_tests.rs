@@ -130,7 +130,7 @@ fn the_number_of_parameters_is_bounded() {
     };
     let error = |target: &str| parse(target, false).expect_err(target);
     assert!(error(&target("/a", MAX_PARAMETERS)).contains("\"p"));
-    assert_eq!(error(&target("/a", MAX_PARAMETERS + 1)), "more than 32 parameters");
+    assert_eq!(error(&target("/a", MAX_PARAMETERS + 1)), "the query has more than 32 parameters");
     // Probes may add any.
     let health = parse(&target("/-/health", MAX_PARAMETERS + 1), false);
     assert_eq!(health, Ok(Target::Admin(AdminTarget::Health)));

@@ -66,17 +66,17 @@ impl LastTimeout {
 }
 
 impl ClientStream {
-    /// Prepares a listening socket so that [`accept`](Self::accept) never waits. A client that is silent for
-    /// `keepalive` is probed, unless that is zero.
+    /// Prepares a socket so that [`accept`](Self::accept) never waits once it listens. A client that is
+    /// silent for `keepalive` is probed, unless that is zero.
     ///
     /// # Errors
     /// When the system refuses an option.
-    pub(crate) fn prepare(listener: &TcpListener, keepalive: Duration) -> io::Result<()> {
+    pub(crate) fn prepare(listener: SockRef, keepalive: Duration) -> io::Result<()> {
         // Other processes may have this socket, and the flag holds for all of them. They need it: a
         // process that was woken for a client that another has accepted must not wait for the next.
         listener.set_nonblocking(true)?;
-        // On Linux each accepted socket inherits the options.
-        set_options(SockRef::from(listener), keepalive)
+        // On Linux a socket inherits the options that are set when its client connects.
+        set_options(listener, keepalive)
     }
 
     /// Accepts the next client; returns its stream and its address. `keepalive` is that of
@@ -264,7 +264,7 @@ mod tests {
     /// A client, and our end of its connection.
     fn connected() -> (TcpStream, ClientStream) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        ClientStream::prepare(&listener, LONG).expect("options");
+        ClientStream::prepare(SockRef::from(&listener), LONG).expect("options");
         let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("accepted");
         poll(&mut [PollFd::new(&listener, PollFlags::IN)], LONG).expect("a wait");
         let (stream, address) = ClientStream::accept(&listener, LONG).expect("a client");
@@ -284,7 +284,8 @@ mod tests {
     fn silent_clients_are_probed_as_redis_does_or_not_at_all() {
         for (seconds, interval, is_on) in [(300, 100, true), (1, 1, true), (0, 0, false)] {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-            ClientStream::prepare(&listener, Duration::from_secs(seconds)).expect("options");
+            ClientStream::prepare(SockRef::from(&listener), Duration::from_secs(seconds))
+                .expect("options");
             let _client = TcpStream::connect(listener.local_addr().expect("bound"));
             listener.set_nonblocking(false).expect("a socket");
             let (socket, _) = listener.accept().expect("a client");

@@ -52,7 +52,6 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
 pub fn serve(listeners: Listeners, shares: Shares, balancer: &Arc<Balancer>) -> io::Result<()> {
     let Listeners { public, admin, .. } = listeners;
     let acceptor = |listener, endpoint, max_clients, turned_away| {
-        ClientStream::prepare(&listener, balancer.config.client_keepalive)?;
         Ok::<_, io::Error>(Acceptor {
             listener,
             endpoint,
