@@ -71,7 +71,7 @@ pub enum Endpoint {
 pub struct ClientSocket {
     /// The connection.
     pub stream: ClientStream,
-    /// What the session waits for.
+    /// The wait that the session's thread is in.
     activity: ActivityCell,
 }
 
@@ -81,7 +81,7 @@ impl ClientSocket {
         Self { stream, activity: ActivityCell::default() }
     }
 
-    /// Returns what the session waits for.
+    /// Returns the wait that the session's thread is in.
     pub fn activity(&self) -> Activity {
         self.activity.get()
     }

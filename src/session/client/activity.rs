@@ -1,4 +1,4 @@
-//! What a session's thread waits for. The acceptor reads it when it needs a place for another client.
+//! The wait that a session's thread is in. The acceptor reads it when it needs a place for another client.
 //!
 //! The session's thread notes it at each wait for its client, in one atomic word of its own: nothing is
 //! locked. The acceptor changes the word in one way: to [`Activity::Leaving`], by a compare-and-swap from
@@ -20,7 +20,7 @@ pub fn now() -> Duration {
     BEGAN.elapsed()
 }
 
-/// What a session's thread waits for.
+/// The wait that a session's thread is in, if it waits for its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activity {
     /// It works, or waits for a backend or for its client to read.
@@ -71,7 +71,7 @@ impl ActivityCell {
         Activity::from_word(self.0.load(Ordering::SeqCst))
     }
 
-    /// Notes what the session's thread waits for from now on. A client that has to leave stays so.
+    /// Notes the wait that the session's thread begins or ends. A client that has to leave stays so.
     pub fn set(&self, activity: Activity) {
         let next =
             |now| (Activity::from_word(now) != Activity::Leaving).then_some(activity.to_word());
