@@ -48,7 +48,7 @@ pub fn survey(kind: ValueType, from: &mut impl BufRead) -> Result<Survey, resp::
                 }
                 sum = sum.wrapping_add(entry.digest());
             }
-            add_number(&mut hasher, length as u64);
+            add_number(&mut hasher, length);
             add_number(&mut hasher, sum);
         }
         ValueType::List | ValueType::Zset => {
@@ -105,7 +105,7 @@ impl Survey {
         let is_long = length > SHORT_STRING_BYTES;
         let mut text = Utf8::default();
         let mut is_text = true;
-        add_number(hasher, length as u64);
+        add_number(hasher, length);
         reply::payload(from, length, |piece| {
             hasher.update(piece);
             if (is_name || is_long) && is_text {
