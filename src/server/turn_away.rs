@@ -6,7 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,10 +38,7 @@ const HTTP_FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
 const RESP_FULL: &[u8] = b"-ERR max number of clients reached\r\n";
 
 /// Queue of the thread that turns clients away.
-pub(super) struct TurnAway {
-    queue: SyncSender<ClientStream>,
-    attendant: Arc<Attendant>,
-}
+pub(super) struct TurnAway(SyncSender<ClientStream>);
 
 /// Answers the clients over the limit.
 struct Attendant {
@@ -63,25 +60,19 @@ impl TurnAway {
     /// # Errors
     /// When there can be no thread.
     pub fn start(endpoint: Endpoint, balancer: &Arc<Balancer>, max: usize) -> io::Result<Self> {
-        let attendant = Arc::new(Attendant { endpoint, balancer: Arc::clone(balancer) });
-        // Half of them wait in the queue.
-        let (queue, waiting) = sync_channel(max / 2);
-        let work = {
-            let attendant = Arc::clone(&attendant);
-            move || attendant.attend_to_all(&waiting, (max - max / 2).max(1))
-        };
+        let attendant = Attendant { endpoint, balancer: Arc::clone(balancer) };
+        // A quarter of them wait in the queue, another quarter may come when half of them are there.
+        let batch = max / 4;
+        let (queue, waiting) = sync_channel(batch);
+        let work = move || attendant.attend_to_all(&waiting, (max / 2).max(1), batch.max(1));
         thread::Builder::new().name("full".to_owned()).spawn(work)?;
-        Ok(Self { queue, attendant })
+        Ok(Self(queue))
     }
 
-    /// Leaves a client to the thread.
-    ///
-    /// When too many wait there, the client is answered at once if it has said already what it speaks,
-    /// which one that is still sending may miss; else it is closed.
+    /// Leaves a client to the thread. Waits for a moment when too many have come at once.
     pub fn turn_away(&self, client: ClientStream) {
-        if let Err(TrySendError::Full(client)) = self.queue.try_send(client) {
-            self.attendant.attend(&mut Visitor::new(client), true);
-        }
+        // The thread ends with the queue.
+        let _ = self.0.send(client);
     }
 }
 
@@ -99,15 +90,21 @@ impl Visitor {
 }
 
 impl Attendant {
-    /// Attends to the clients in the queue, `max` at a time, until the queue is closed and empty.
-    fn attend_to_all(&self, queue: &Receiver<ClientStream>, max: usize) {
+    /// Attends to the clients in the queue, `max` at a time, until the queue is closed and empty. It takes
+    /// up to `batch` more at once.
+    fn attend_to_all(&self, queue: &Receiver<ClientStream>, max: usize, batch: usize) {
         let mut visitors: Vec<Visitor> = Vec::new();
         loop {
             if visitors.is_empty() {
                 let Ok(client) = queue.recv() else { return };
                 visitors.push(Visitor::new(client));
             }
-            visitors.extend(queue.try_iter().take(max - visitors.len()).map(Visitor::new));
+            visitors.extend(queue.try_iter().take(batch).map(Visitor::new));
+            while visitors.len() > max {
+                // Those that are answered make room for the others, then those that came first.
+                let leaves = visitors.iter().position(|visitor| visitor.is_answered);
+                self.attend(&mut visitors.remove(leaves.unwrap_or(0)), true);
+            }
             let mut inputs: Vec<_> =
                 visitors.iter().map(|visitor| visitor.stream.input()).collect();
             // If that fails, each is looked at all the same.
