@@ -8,6 +8,7 @@ mod error;
 mod id;
 mod kill;
 pub(crate) mod large_values;
+mod mode_uses;
 mod pipeline;
 pub(crate) mod pool;
 pub(crate) mod reply_router;
@@ -37,6 +38,7 @@ pub use self::error::BackendError;
 pub(crate) use self::error::{LEFT_BUSY, STUCK, is_timeout};
 pub use self::id::BackendId;
 use self::large_values::LargeValueQueue;
+use self::mode_uses::ModeUses;
 use self::pool::{Permit, Pool};
 pub use self::report::{Keys, Report};
 pub(crate) use self::report::{STEADY_KEYS_AT_ONCE, is_below_half, lacks};
@@ -99,6 +101,8 @@ pub struct Backend {
     pub(crate) pool: Arc<Pool<Mode, Connection>>,
     /// Connections that many clients send on, one for each mode.
     shared: Mutex<Vec<Arc<SharedConnection>>>,
+    /// Which modes have one of these.
+    mode_uses: Mutex<ModeUses>,
     server: Mutex<ServerInfo>,
     /// Counts the changes of [`commands`](Self::commands).
     commands_version: AtomicU64,
@@ -135,6 +139,7 @@ impl Backend {
             has_moved: AtomicBool::new(false),
             pool: Pool::new(max_connections),
             shared: Mutex::default(),
+            mode_uses: Mutex::default(),
             server: Mutex::default(),
             commands_version: AtomicU64::new(0),
             type_hints: TypeHints::default(),

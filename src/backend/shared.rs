@@ -44,7 +44,7 @@ use crate::sync::{Mutex, lock};
 mod tests;
 
 /// Most connections of a backend that are shared, each by the clients of one mode. Clients of other modes
-/// have connections of their own.
+/// have connections of their own; `mode_uses` says which modes these are.
 const MAX_SHARED: usize = 4;
 
 /// One in so many of a backend's connections may be shared.
@@ -101,6 +101,8 @@ pub(crate) struct SharedConnection {
     since: Instant,
     /// When bytes came last, in milliseconds.
     heard_at: AtomicU64,
+    /// How often commands were sent here.
+    uses: AtomicU64,
 }
 
 impl std::fmt::Debug for SharedConnection {
@@ -123,6 +125,7 @@ impl SharedConnection {
             wake_pipe: Mutex::default(),
             since: Instant::now(),
             heard_at: AtomicU64::new(0),
+            uses: AtomicU64::new(0),
         });
         Reader::start(Arc::clone(backend), Arc::clone(&shared), connection)?;
         Ok(shared)
@@ -149,6 +152,7 @@ impl SharedConnection {
     /// Sends a client's commands. Returns false when that is not possible here (any more). If true, the
     /// router is told of each command, whether it is answered or not.
     pub fn send(&self, entry: Entry, commands: &[u8]) -> bool {
+        self.uses.fetch_add(1, Ordering::Relaxed);
         match self.pipeline.push(entry, commands, |bytes| self.write(bytes)) {
             Ok(is_sent) => is_sent,
             Err(_) => {
@@ -206,10 +210,9 @@ impl Backend {
         connection.turn = None;
         connection.rest();
         let mut shared = lock(&self.shared);
-        let is_wanted = shared.len() < (self.pool.max_open / SHARED_PART).min(MAX_SHARED)
-            && shared.iter().all(|shared| shared.mode != connection.mode);
         // With the lock held: `close_all` comes either before this, or after the connection is listed.
-        if !is_wanted || connection.has_buffered() || !connection.permit.is_current() {
+        let is_fit = !connection.has_buffered() && connection.permit.is_current();
+        if !is_fit || !self.has_place(&mut shared, connection.mode) {
             drop(shared);
             return connection.keep();
         }
@@ -222,6 +225,21 @@ impl Backend {
                 );
             }
         }
+    }
+
+    /// Returns whether a connection of this mode is to be shared. The connection of a mode that is used less
+    /// may end for that.
+    fn has_place(&self, shared: &mut Vec<Arc<SharedConnection>>, mode: Mode) -> bool {
+        if shared.iter().any(|shared| shared.mode == mode) {
+            return false;
+        }
+        if shared.len() < (self.pool.max_open / SHARED_PART).min(MAX_SHARED) {
+            return true;
+        }
+        let uses = shared.iter().map(|shared| (shared.mode, shared.uses.load(Ordering::Relaxed)));
+        let gives = lock(&self.mode_uses).ask_in_vain(mode, uses, Instant::now());
+        let place = gives.and_then(|gives| shared.iter().position(|shared| shared.mode == gives));
+        place.map(|place| shared.swap_remove(place).retire()).is_some()
     }
 
     /// Lets a shared connection end when all that was sent on it is answered. Another may take its place

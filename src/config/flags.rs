@@ -16,6 +16,9 @@ use crate::memory;
 /// Longest time that a flag may have.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Longest silence before the kernel probes a connection. Linux takes 32,767 s at most.
+const MAX_KEEPALIVE: Duration = Duration::from_secs(9 * 60 * 60);
+
 const EXAMPLES: &str = "\
 Examples:
   lb
@@ -103,6 +106,12 @@ pub struct Flags {
     #[arg(help_heading = CLIENTS)]
     #[arg(long, env = "LB_CLIENT_TIMEOUT", value_name = "TIME", default_value = "330s", value_parser = timeout)]
     pub client_timeout: Duration,
+
+    /// Silence of a client after which the kernel asks whether its machine is still there; 0s turns that
+    /// off
+    #[arg(help_heading = CLIENTS)]
+    #[arg(long, env = "LB_CLIENT_KEEPALIVE", value_name = "TIME", default_value = "300s", value_parser = keepalive)]
+    pub client_keepalive: Duration,
 
     /// How long a backend may be silent before a quick read is retried on another; a read that takes
     /// half of it counts as slow
@@ -296,5 +305,15 @@ fn size_within(text: &str, range: RangeInclusive<u64>) -> Result<usize, String> 
     match usize::try_from(bytes) {
         Ok(fitting) if range.contains(&bytes) => Ok(fitting),
         _ => Err(format!("between {} and {}", shown(range.start()), shown(range.end()))),
+    }
+}
+
+/// Parses a time that the kernel takes for its probes of a connection, which are off if it is zero.
+fn keepalive(text: &str) -> Result<Duration, String> {
+    match time(text)? {
+        time if time.is_zero() || (Duration::from_secs(1)..=MAX_KEEPALIVE).contains(&time) => {
+            Ok(time)
+        }
+        _ => Err("1s to 9h, or 0s".to_owned()),
     }
 }

@@ -4,6 +4,8 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 
+use super::target::Query;
+
 /// Longest request line, with its line end. RFC 9112 asks for at least 8000.
 pub(crate) const MAX_REQUEST_LINE_BYTES: usize = 16 * 1024;
 
@@ -71,6 +73,8 @@ pub struct Request {
     /// Path and query, still percent-encoded: begins with `/` (or is `*`, or the address of a
     /// `CONNECT`).
     pub target: String,
+    /// The parameters of the target, or what is wrong with them.
+    pub query: Result<Query, String>,
     /// The version of HTTP.
     pub version: Version,
     /// The host that the client asks for: an absolute target's, else that of `Host`.
@@ -83,6 +87,15 @@ pub struct Request {
     pub keep_alive: bool,
     /// Whether a body follows. We never read it, but close the connection.
     pub has_body: bool,
+}
+
+impl Request {
+    /// Whether the response, or an error, is for a person to read: `format` goes before what the client
+    /// accepts. This is decided nowhere else.
+    pub(crate) fn wants_html(&self) -> bool {
+        let named = self.query.as_ref().ok().and_then(Query::names_html);
+        named.unwrap_or(self.accepts_html)
+    }
 }
 
 /// Reads one request from the beginning of `bytes`. Returns it and the length of its head, or `None`
@@ -133,6 +146,7 @@ fn http09(target: &[u8]) -> Result<Request, RequestError> {
     Ok(Request {
         method: Method::Get,
         method_name: "GET".into(),
+        query: Query::of(&target),
         target,
         version: Version::Http09,
         host,
@@ -167,6 +181,7 @@ fn http1(head: &[u8]) -> Result<Request, RequestError> {
     Ok(Request {
         method,
         method_name,
+        query: Query::of(&target),
         target,
         version,
         host: target_host.or(header_host),

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
 
+use super::Request;
+
 /// Keys on one page of a listing unless `limit` says otherwise.
 const DEFAULT_PAGE_KEYS: usize = 10_000;
 
@@ -18,6 +20,9 @@ const DEFAULT_HTML_KEYS: usize = 2000;
 
 /// Highest `limit` of such a page: browsers are slow with longer tables.
 const MAX_HTML_KEYS: usize = 10_000;
+
+/// Most parameters of a query. No path takes more than seven; each is compared with those before it.
+const MAX_PARAMETERS: usize = 32;
 
 /// Characters that are percent-encoded in a link. A hyphen is among them because `/-/` is ours, and a
 /// slash because `//` would begin the name of a host and clients remove `/../`.
@@ -177,27 +182,26 @@ pub(crate) fn link_to_key(key: &[u8], parameters: &[(&str, &[u8])]) -> String {
     link
 }
 
-/// Whether the response to this target, or its error, is for a person to read: `format` goes before
-/// what the client accepts. This is decided nowhere else.
-pub(crate) fn wants_html(target: &str, accepts_html: bool) -> bool {
-    let (_, query) = target.split_once('?').unwrap_or((target, ""));
-    match Query::parse(query).ok().and_then(|mut query| query.take("format")) {
-        Some(format) => format == b"html",
-        None => accepts_html,
-    }
-}
-
 /// Whether the target is below `/-/`.
 pub(crate) fn is_admin(target: &str) -> bool {
     target.starts_with("/-/")
 }
 
-/// Parses the path and query of a request; `html` is the result of `wants_html`.
+/// Parses the path and query of a request, for a client that wants HTML or not.
 ///
 /// # Errors
 /// Says what is wrong, for a status 400.
 pub fn parse(target: &str, html: bool) -> Result<Target, String> {
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    parse_with(target, &Query::of(target), html)
+}
+
+/// Parses the target of a request whose query is parsed already.
+pub(crate) fn parse_request(request: &Request) -> Result<Target, String> {
+    parse_with(&request.target, &request.query, request.wants_html())
+}
+
+fn parse_with(target: &str, query: &Result<Query, String>, html: bool) -> Result<Target, String> {
+    let path = target.split_once('?').map_or(target, |(path, _)| path);
     if let Some(path) = path.strip_prefix("/-/") {
         return admin(path, query).map(Target::Admin);
     }
@@ -205,7 +209,7 @@ pub fn parse(target: &str, html: bool) -> Result<Target, String> {
         return Ok(Target::Favicon);
     }
     let name = decode(path.strip_prefix('/').unwrap_or(path))?;
-    let mut query = Query::parse(query)?;
+    let mut query = query.clone()?;
     let format = query.format(html)?;
     let target = if name.is_empty() {
         match query.take("key") {
@@ -226,12 +230,11 @@ pub fn parse(target: &str, html: bool) -> Result<Target, String> {
 }
 
 /// Parses a path below `/-/`. Probes may add any parameters.
-fn admin(path: &str, query: &str) -> Result<AdminTarget, String> {
+fn admin(path: &str, query: &Result<Query, String>) -> Result<AdminTarget, String> {
     Ok(match path {
         "" => AdminTarget::Page,
         "status.json" => {
-            let mut query = Query::parse(query)?;
-            let since = query.number("since", 0..=u64::MAX)?.unwrap_or(0);
+            let since = query.clone()?.number("since", 0..=u64::MAX)?.unwrap_or(0);
             AdminTarget::Status { since }
         }
         "metrics" => AdminTarget::Metrics,
@@ -250,17 +253,26 @@ fn limits(format: Format) -> (usize, usize) {
     }
 }
 
-/// The parameters that have not been taken yet.
-struct Query {
+/// The parameters of a query that have not been taken yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
     pairs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Whether `format` was one of them.
     is_format_named: bool,
 }
 
 impl Query {
-    fn parse(text: &str) -> Result<Self, String> {
+    /// Parses the query of a target.
+    ///
+    /// # Errors
+    /// Says what is wrong, for a status 400.
+    pub(crate) fn of(target: &str) -> Result<Self, String> {
+        let text = target.split_once('?').map_or("", |(_, query)| query);
         let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+            if pairs.len() >= MAX_PARAMETERS {
+                return Err(format!("the query has more than {MAX_PARAMETERS} parameters"));
+            }
             // A plus is a space, as in an HTML form.
             let pair = pair.replace('+', " ");
             let (name, value) = pair.split_once('=').unwrap_or((&pair, ""));
@@ -271,6 +283,12 @@ impl Query {
             pairs.push((name, decode(value)?));
         }
         Ok(Self { pairs, is_format_named: false })
+    }
+
+    /// Whether the format is HTML; `None` if the query names none.
+    pub(crate) fn names_html(&self) -> Option<bool> {
+        let format = self.pairs.iter().find(|(name, _)| name == b"format");
+        format.map(|(_, value)| value == b"html")
     }
 
     /// Takes a parameter's value.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::http;
 
 fn key(name: &[u8]) -> Target {
     Target::Key(query(name, None, Format::Json), None)
@@ -122,6 +123,20 @@ fn what_makes_no_sense_is_named() {
 }
 
 #[test]
+fn the_number_of_parameters_is_bounded() {
+    let target = |path: &str, count: usize| {
+        let parameters: Vec<_> = (0..count).map(|number| format!("p{number}=")).collect();
+        format!("{path}?{}", parameters.join("&"))
+    };
+    let error = |target: &str| parse(target, false).expect_err(target);
+    assert!(error(&target("/a", MAX_PARAMETERS)).contains("\"p"));
+    assert_eq!(error(&target("/a", MAX_PARAMETERS + 1)), "the query has more than 32 parameters");
+    // Probes may add any.
+    let health = parse(&target("/-/health", MAX_PARAMETERS + 1), false);
+    assert_eq!(health, Ok(Target::Admin(AdminTarget::Health)));
+}
+
+#[test]
 fn what_format_says_goes_before_what_the_client_accepts() {
     for (target, accepts, html) in [
         ("/", true, true),
@@ -131,7 +146,10 @@ fn what_format_says_goes_before_what_the_client_accepts() {
         ("/a?x=1&format=html", false, true),
         ("/%", true, true),
     ] {
-        assert_eq!(wants_html(target, accepts), html, "{target}");
+        let accept = if accepts { "text/html" } else { "*/*" };
+        let head = format!("GET {target} HTTP/1.0\r\nAccept: {accept}\r\n\r\n");
+        let (request, _) = http::parse(head.as_bytes()).expect("valid").expect("whole");
+        assert_eq!(request.wants_html(), html, "{target}");
     }
     assert_eq!(
         parse("/a?format=html", true),

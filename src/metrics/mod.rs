@@ -149,6 +149,8 @@ pub struct Metrics {
     pub connections: ByProtocol<Counter>,
     /// Clients that were refused because there are too many.
     pub turned_away: Counter,
+    /// Idle HTTP clients that were closed to make room for others.
+    pub closed_idle: Counter,
     /// Requests that were answered without a backend.
     pub answered_here: ByProtocol<Counter>,
     /// Answers that a failing backend cut off.

@@ -9,7 +9,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 
 use super::backend_stream::BackendStream;
 use super::poll;
@@ -20,6 +20,13 @@ use super::poll;
 const BEFORE_END: SendFlags = SendFlags::MORE;
 #[cfg(not(target_os = "linux"))]
 const BEFORE_END: SendFlags = SendFlags::empty();
+
+/// Number of unanswered probes after which the kernel gives a client up. The time between two is this
+/// part of the silence before the first. Both are as in Redis (`anetKeepAlive`).
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// Shortest time between two probes: the kernel counts in seconds.
+const MIN_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The event by which `poll` reports that the other end sends no more.
 #[cfg(target_os = "linux")]
@@ -58,28 +65,33 @@ impl LastTimeout {
 }
 
 impl ClientStream {
-    /// Prepares a listening socket so that [`accept`](Self::accept) never waits.
+    /// Prepares a socket so that [`accept`](Self::accept) never waits once it listens. A client that is
+    /// silent for `keepalive` is probed, unless that is zero.
     ///
     /// # Errors
     /// When the system refuses an option.
-    pub(crate) fn prepare(listener: &TcpListener) -> io::Result<()> {
+    pub(crate) fn prepare(listener: SockRef, keepalive: Duration) -> io::Result<()> {
         // Other processes may have this socket, and the flag holds for all of them. They need it: a
         // process that was woken for a client that another has accepted must not wait for the next.
         listener.set_nonblocking(true)?;
-        // On Linux each accepted socket inherits the options.
-        set_options(SockRef::from(listener))
+        // On Linux a socket inherits the options that are set when its client connects.
+        set_options(listener, keepalive)
     }
 
-    /// Accepts the next client; returns its stream and its address.
+    /// Accepts the next client; returns its stream and its address. `keepalive` is that of
+    /// [`prepare`](Self::prepare).
     ///
     /// # Errors
     /// With `WouldBlock` when no client waits, or as `accept` fails.
-    pub(crate) fn accept(listener: &TcpListener) -> io::Result<(Self, SocketAddr)> {
+    pub(crate) fn accept(
+        listener: &TcpListener,
+        keepalive: Duration,
+    ) -> io::Result<(Self, SocketAddr)> {
         let (socket, address) = listener.accept()?;
         if cfg!(not(target_os = "linux")) {
             socket.set_nonblocking(false)?;
             // It fails where the client has left already, which the first read finds.
-            let _ = set_options(SockRef::from(&socket));
+            let _ = set_options(SockRef::from(&socket), keepalive);
         }
         Ok((Self { socket, read_timeout: LastTimeout::default() }, address))
     }
@@ -172,8 +184,13 @@ impl ClientStream {
         self.wait_beside(backend.input(), timeout)
     }
 
+    /// Returns the event of `poll` that tells that there is something to read.
+    pub(crate) fn input(&self) -> PollFd<'_> {
+        PollFd::new(&self.socket, PollFlags::IN)
+    }
+
     fn wait_beside(&self, other: PollFd, timeout: Duration) -> io::Result<(bool, bool)> {
-        let mut polled = [PollFd::new(&self.socket, PollFlags::IN), other];
+        let mut polled = [self.input(), other];
         poll(&mut polled, timeout)?;
         Ok((!polled[0].revents().is_empty(), !polled[1].revents().is_empty()))
     }
@@ -209,9 +226,18 @@ impl ClientStream {
 }
 
 /// Sets the options of each client's socket.
-fn set_options(socket: SockRef) -> io::Result<()> {
+fn set_options(socket: SockRef, keepalive: Duration) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    socket.set_keepalive(true)
+    if keepalive.is_zero() {
+        return socket.set_keepalive(false);
+    }
+    let interval = (keepalive / KEEPALIVE_PROBES).max(MIN_KEEPALIVE_INTERVAL);
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(keepalive)
+            .with_interval(interval)
+            .with_retries(KEEPALIVE_PROBES),
+    )
 }
 
 #[cfg(test)]
@@ -230,19 +256,40 @@ mod tests {
     /// A client, and our end of its connection.
     fn connected() -> (TcpStream, ClientStream) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        ClientStream::prepare(&listener).expect("options");
+        ClientStream::prepare(SockRef::from(&listener), LONG).expect("options");
         let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("accepted");
         poll(&mut [PollFd::new(&listener, PollFlags::IN)], LONG).expect("a wait");
-        let (stream, address) = ClientStream::accept(&listener).expect("a client");
+        let (stream, address) = ClientStream::accept(&listener, LONG).expect("a client");
         assert_eq!(Some(address), client.local_addr().ok());
         assert_eq!(stream.local_address(), client.peer_addr().ok());
-        let error = ClientStream::accept(&listener).expect_err("no other client");
+        let error = ClientStream::accept(&listener, LONG).expect_err("no other client");
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         (client, stream)
     }
 
     fn is_timeout(read: io::Result<usize>) -> bool {
         matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn silent_clients_are_probed_as_redis_does_or_not_at_all() {
+        for (seconds, interval, is_on) in [(300, 100, true), (1, 1, true), (0, 0, false)] {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            ClientStream::prepare(SockRef::from(&listener), Duration::from_secs(seconds))
+                .expect("options");
+            let _client = TcpStream::connect(listener.local_addr().expect("bound"));
+            listener.set_nonblocking(false).expect("a socket");
+            let (socket, _) = listener.accept().expect("a client");
+            let socket = SockRef::from(&socket);
+            assert_eq!(socket.keepalive().expect("an option"), is_on, "{seconds}");
+            if is_on {
+                let time = socket.tcp_keepalive_time().expect("an option");
+                let between = socket.tcp_keepalive_interval().expect("an option");
+                assert_eq!((time.as_secs(), between.as_secs()), (seconds, interval));
+                assert_eq!(socket.tcp_keepalive_retries().expect("an option"), 3);
+            }
+        }
     }
 
     #[test]

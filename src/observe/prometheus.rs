@@ -122,6 +122,8 @@ fn add_clients(to: &mut Families, balancer: &Balancer) {
     to.add("connections", help, by_protocol(&metrics.connections));
     let help = "Clients that were refused because there are too many";
     to.add("turned_away_clients", help, Rows::counter(metrics.turned_away.get()));
+    let help = "Idle HTTP clients that were closed to make room for others";
+    to.add("closed_idle_clients", help, Rows::counter(metrics.closed_idle.get()));
 }
 
 fn add_requests(to: &mut Families, balancer: &Balancer, backends: &[BackendFigures]) {

@@ -12,7 +12,7 @@
 //! thread. This is done to idle clients alone: the kernel resets a connection that gets more bytes after
 //! that, and replies that are still on their way would be lost.
 
-use std::collections::HashMap;
+use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -24,16 +24,19 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::limits::Shares;
 use super::listener::{BACKLOG, Listeners};
+use super::places::Clients;
 use super::turn_away::TurnAway;
 use super::workers::Workers;
 use crate::balance::{Balancer, Phase};
 use crate::net::client_stream::ClientStream;
 use crate::net::poll;
 use crate::session::{self, ClientSocket, Endpoint, IDLE_GRACE};
-use crate::sync::{Condvar, Mutex, lock, wait};
 
 /// Longest wait for a client, before a look whether the process is to end.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
+
+/// Shortest time between two lines of the log that idle clients are closed to make room.
+const CLOSED_IDLE_LOG_PAUSE: Duration = Duration::from_secs(10);
 
 /// The wait after a failed `accept` or `spawn`. It doubles up to the longest.
 const SHORTEST_BACK_OFF: Duration = Duration::from_millis(5);
@@ -48,27 +51,24 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
 /// When there can be no thread, or the system refuses an option.
 pub fn serve(listeners: Listeners, shares: Shares, balancer: &Arc<Balancer>) -> io::Result<()> {
     let Listeners { public, admin, .. } = listeners;
-    let turn_away = TurnAway::start(shares.turned_away)?;
-    let acceptor = |listener, endpoint, max_clients| {
-        ClientStream::prepare(&listener)?;
-        let (balancer, turn_away) = (Arc::clone(balancer), turn_away.clone());
-        let (clients, workers) = (Arc::default(), Arc::default());
+    let acceptor = |listener, endpoint, max_clients, turned_away| {
         Ok::<_, io::Error>(Acceptor {
             listener,
             endpoint,
-            max_clients,
-            balancer,
-            clients,
-            workers,
-            turn_away,
+            balancer: Arc::clone(balancer),
+            clients: Clients::new(endpoint, max_clients),
+            workers: Arc::default(),
+            turn_away: TurnAway::start(endpoint, balancer, turned_away)?,
+            closed_idle: Cell::default(),
         })
     };
     if let Some(admin) = admin {
-        let acceptor = acceptor(admin, Endpoint::Admin, shares.admin_clients)?;
+        let (places, turned_away) = shares.of_admin_address();
+        let acceptor = acceptor(admin, Endpoint::Admin, places, turned_away)?;
         let accept = move || acceptor.accept_while(|| true);
         thread::Builder::new().name("admin".to_owned()).spawn(accept)?;
     }
-    let acceptor = acceptor(public, Endpoint::Public, shares.clients)?;
+    let acceptor = acceptor(public, Endpoint::Public, shares.clients, shares.turned_away)?;
     let mut draining_at = None;
     acceptor.accept_while(|| !is_time_to_drain(balancer, &mut draining_at));
     balancer.enter(Phase::Draining);
@@ -95,11 +95,12 @@ fn is_time_to_drain(balancer: &Balancer, draining_at: &mut Option<Instant>) -> b
 struct Acceptor {
     listener: TcpListener,
     endpoint: Endpoint,
-    max_clients: usize,
     balancer: Arc<Balancer>,
     clients: Arc<Clients>,
     workers: Arc<Workers>,
     turn_away: TurnAway,
+    /// Idle clients that were closed to make room, and when the log has last told of them.
+    closed_idle: Cell<(u64, Option<Instant>)>,
 }
 
 impl Acceptor {
@@ -135,7 +136,7 @@ impl Acceptor {
 
     /// Takes the next client; false when none is there.
     fn accept(&self) -> io::Result<bool> {
-        match ClientStream::accept(&self.listener) {
+        match ClientStream::accept(&self.listener, self.balancer.config.client_keepalive) {
             Ok((stream, address)) => self.admit(stream, address).map(|()| true),
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => Ok(false),
@@ -154,8 +155,12 @@ impl Acceptor {
     /// Gives the client a thread, or turns it away.
     fn admit(&self, stream: ClientStream, address: SocketAddr) -> io::Result<()> {
         let socket = Arc::new(ClientSocket::new(stream, address));
-        let Some(registration) = self.clients.register(&socket, self.max_clients) else {
-            debug!("{address} turned away: {} clients", self.max_clients);
+        let (registration, closed) = self.clients.admit(&socket);
+        if closed > 0 {
+            self.note_closed(closed as u64);
+        }
+        let Some(registration) = registration else {
+            debug!("{address} turned away: {} clients", self.clients.max);
             self.turn_away(socket);
             return Ok(());
         };
@@ -169,10 +174,30 @@ impl Acceptor {
         begun
     }
 
-    fn turn_away(&self, socket: Arc<ClientSocket>) {
+    /// Counts idle clients that were closed to make room, and tells the log of them now and then.
+    fn note_closed(&self, closed: u64) {
         if self.endpoint == Endpoint::Public {
-            self.balancer.metrics.turned_away.add_one();
+            self.balancer.metrics.closed_idle.add(closed);
         }
+        let (before, told_at) = self.closed_idle.get();
+        let is_due = told_at.is_none_or(|at| at.elapsed() >= CLOSED_IDLE_LOG_PAUSE);
+        self.closed_idle
+            .set((before + closed, if is_due { Some(Instant::now()) } else { told_at }));
+        if is_due {
+            let (address, limit) = match self.endpoint {
+                Endpoint::Public => ("", " (--max-clients)"),
+                Endpoint::Admin => (" at the admin address", ""),
+            };
+            warn!(
+                "nearly all places for {} clients{limit}{address} are taken: idle HTTP clients are \
+                 closed to make room, {} so far",
+                self.clients.max,
+                before + closed
+            );
+        }
+    }
+
+    fn turn_away(&self, socket: Arc<ClientSocket>) {
         if let Some(socket) = Arc::into_inner(socket) {
             self.turn_away.turn_away(socket.stream);
         }
@@ -196,70 +221,5 @@ fn drain(clients: &Clients, balancer: &Balancer) {
     if left > 0 {
         error!("cut off, as they were not done in time: {left} clients");
         clients.for_each(|client| client.stream.shutdown());
-    }
-}
-
-/// The clients that are being served: how many, and a handle to wake each.
-#[derive(Debug, Default)]
-struct Clients {
-    open: Mutex<Open>,
-    all_left: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Open {
-    sockets: HashMap<u64, Arc<ClientSocket>>,
-    next_id: u64,
-}
-
-impl Clients {
-    /// Gives a client its place; `None` when there are `max` clients already.
-    fn register(self: &Arc<Self>, socket: &Arc<ClientSocket>, max: usize) -> Option<Registration> {
-        let mut open = lock(&self.open);
-        if open.sockets.len() >= max {
-            return None;
-        }
-        let id = open.next_id;
-        open.next_id += 1;
-        open.sockets.insert(id, Arc::clone(socket));
-        Some(Registration { clients: Arc::clone(self), socket: Arc::clone(socket), id })
-    }
-
-    fn len(&self) -> usize {
-        lock(&self.open).sockets.len()
-    }
-
-    fn for_each(&self, act: impl Fn(&ClientSocket)) {
-        lock(&self.open).sockets.values().for_each(|socket| act(socket));
-    }
-
-    /// Waits for all to leave; returns how many are left at `deadline`.
-    fn wait_until_gone(&self, deadline: Instant) -> usize {
-        let mut open = lock(&self.open);
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if open.sockets.is_empty() || left == Duration::ZERO {
-                return open.sockets.len();
-            }
-            open = wait(&self.all_left, open, left);
-        }
-    }
-}
-
-/// One client's place among those that are served; free again when it is dropped.
-struct Registration {
-    clients: Arc<Clients>,
-    socket: Arc<ClientSocket>,
-    id: u64,
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        let mut open = lock(&self.clients.open);
-        open.sockets.remove(&self.id);
-        // To notify costs a system call, also when nobody waits.
-        if open.sockets.is_empty() {
-            self.clients.all_left.notify_all();
-        }
     }
 }

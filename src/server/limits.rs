@@ -26,9 +26,12 @@ const OTHER_THREADS: u64 = 16;
 /// Threads for each backend: one checks it, one looks its name up.
 const THREADS_OF_A_BACKEND: u64 = 2;
 
-/// Clients of the admin address at a time. They do not count as clients: probes get through when
+/// Connections to the admin address at a time. They do not count as clients: probes get through when
 /// there are too many of those.
 const MAX_ADMIN_CLIENTS: usize = 64;
+
+/// One in so many of these is for clients that find no place there: they are turned away, or are probes.
+const ADMIN_TURNED_AWAY_PART: usize = 4;
 
 /// Clients over the limit that may wait to be told so.
 const TURNED_AWAY_QUEUE: usize = 64;
@@ -40,13 +43,20 @@ pub struct Shares {
     pub clients: usize,
     /// Connections to each backend.
     pub backend_connections: usize,
-    /// Clients of the admin address at a time.
+    /// Connections to the admin address at a time.
     pub admin_clients: usize,
     /// Clients that wait to be told that they are too many.
     pub turned_away: usize,
 }
 
 impl Shares {
+    /// Returns the number of places at the admin address, and of clients there that may wait to be turned
+    /// away.
+    pub fn of_admin_address(&self) -> (usize, usize) {
+        let turned_away = self.admin_clients / ADMIN_TURNED_AWAY_PART;
+        (self.admin_clients - turned_away, turned_away)
+    }
+
     /// How many descriptors these shares take with so many backends.
     fn descriptors(&self, backends: usize) -> usize {
         let connections = backends * (self.backend_connections + DESCRIPTORS_OF_A_BACKEND);

@@ -3,12 +3,14 @@
 use std::env;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
 use listenfd::ListenFd;
 use log::{info, warn};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::config::Config;
+use crate::net::client_stream::ClientStream;
 
 /// Connections that the kernel holds until they are accepted. std's 128 overflow when thousands come
 /// at once.
@@ -92,12 +94,14 @@ impl Listeners {
             warn!("{why}");
         }
         let was_passed_on = passed_on.listener.is_some();
-        let public = listen(&mut config.listen, "--listen", passed_on.listener)?;
+        let keepalive = config.client_keepalive;
+        let public = listen(&mut config.listen, "--listen", passed_on.listener, keepalive)?;
         if was_passed_on {
             info!("serves the socket that was passed on, {}; not --listen", config.listen);
         }
         let admin = config.admin_listen.as_mut();
-        let admin = admin.map(|address| listen(address, "--admin-listen", None)).transpose()?;
+        let listen_to = |address| listen(address, "--admin-listen", None, keepalive);
+        let admin = admin.map(listen_to).transpose()?;
         Ok(Self { public, admin, was_passed_on })
     }
 }
@@ -108,8 +112,14 @@ fn listen(
     address: &mut SocketAddr,
     flag: &'static str,
     listener: Option<TcpListener>,
+    keepalive: Duration,
 ) -> Result<TcpListener, ListenError> {
-    let listener = listener.map_or_else(|| bind(*address), Ok);
+    let listener = match listener {
+        None => bind(*address, keepalive),
+        Some(listener) => {
+            ClientStream::prepare(SockRef::from(&listener), keepalive).map(|()| listener)
+        }
+    };
     let bound = listener.and_then(|listener| Ok((listener.local_addr()?, listener)));
     let (local, listener) =
         bound.map_err(|source| ListenError { address: *address, flag, source })?;
@@ -117,10 +127,12 @@ fn listen(
     Ok(listener)
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr, keepalive: Duration) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
+    // Before a client can connect.
+    ClientStream::prepare(SockRef::from(&socket), keepalive)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }

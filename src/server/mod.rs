@@ -5,6 +5,7 @@ mod allocator;
 mod banner;
 mod limits;
 mod listener;
+mod places;
 mod turn_away;
 mod workers;
 

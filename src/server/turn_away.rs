@@ -1,18 +1,32 @@
-//! What clients over the limit are told.
+//! Clients over the limit: they are told so, and probes among them are answered.
+//!
+//! One thread does that for all clients of an address, so that they cost no thread each. It attends to
+//! some at the same time: clients that say nothing keep nobody waiting. Health and readiness need no
+//! place among the clients, so a probe is answered here, whatever others do.
 
 use std::io;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::balance::Balancer;
 use crate::net::client_stream::ClientStream;
+use crate::net::poll;
 use crate::net::protocol::WireProtocol;
+use crate::session::{self, Endpoint};
 
-/// Longest time for one client over the limit to say what it speaks, and to be told so.
+/// Longest time for one client over the limit to say what it wants, and to take the answer.
 const TURN_AWAY_TIME: Duration = Duration::from_millis(20);
 
-/// Room for what such a client says.
+/// Longest wait for the bytes of these clients, before a look for more clients.
+const STEP: Duration = Duration::from_millis(2);
+
+/// Room for what such a client says. The head of a probe fits.
 const RECEIVED_BYTES: usize = 1024;
+
+/// How requests begin that are answered here.
+const PROBES: [&[u8]; 4] = [b"GET /-/health", b"GET /-/ready", b"HEAD /-/health", b"HEAD /-/ready"];
 
 const HTTP_FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     Content-Type: application/json; charset=utf-8\r\n\
@@ -24,111 +38,193 @@ const HTTP_FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
 const RESP_FULL: &[u8] = b"-ERR max number of clients reached\r\n";
 
 /// Queue of the thread that turns clients away.
-#[derive(Clone)]
 pub(super) struct TurnAway(SyncSender<ClientStream>);
 
+/// Answers the clients over the limit.
+struct Attendant {
+    endpoint: Endpoint,
+    balancer: Arc<Balancer>,
+}
+
+/// A client over the limit.
+struct Visitor {
+    stream: ClientStream,
+    since: Instant,
+    received: Vec<u8>,
+    is_answered: bool,
+}
+
 impl TurnAway {
-    /// Starts the thread, for which at most `queue` clients wait.
+    /// Starts the thread for the clients of one address, of whom at most `max` are there at a time.
     ///
     /// # Errors
     /// When there can be no thread.
-    pub fn start(queue: usize) -> io::Result<Self> {
-        let (turned_away, waiting) = sync_channel(queue);
-        let work = move || turn_all_away(&waiting);
+    pub fn start(endpoint: Endpoint, balancer: &Arc<Balancer>, max: usize) -> io::Result<Self> {
+        let attendant = Attendant { endpoint, balancer: Arc::clone(balancer) };
+        // A quarter of them wait in the queue, another quarter may come when half of them are there.
+        let batch = max / 4;
+        let (queue, waiting) = sync_channel(batch);
+        let work = move || attendant.attend_to_all(&waiting, (max / 2).max(1), batch.max(1));
         thread::Builder::new().name("full".to_owned()).spawn(work)?;
-        Ok(Self(turned_away))
+        Ok(Self(queue))
     }
 
-    /// Leaves a client to the thread.
-    ///
-    /// When too many wait there, the client is told at once if it has said already what it speaks, which
-    /// one that is still sending may miss; else it is closed.
+    /// Leaves a client to the thread. Waits for a moment when too many have come at once.
     pub fn turn_away(&self, client: ClientStream) {
-        if let Err(TrySendError::Full(client)) = self.0.try_send(client) {
-            tell_full(&client, |received| client.read_now(received));
+        // The thread ends with the queue.
+        let _ = self.0.send(client);
+    }
+}
+
+impl Visitor {
+    fn new(stream: ClientStream) -> Self {
+        let received = Vec::with_capacity(RECEIVED_BYTES);
+        Self { stream, since: Instant::now(), received, is_answered: false }
+    }
+
+    fn send(&mut self, answer: &[u8]) {
+        // A new socket takes this at once. Whatever fails, the client is closed, which it understands.
+        let _ = self.stream.send_last(answer);
+        self.is_answered = true;
+    }
+}
+
+impl Attendant {
+    /// Attends to the clients in the queue, `max` at a time, until the queue is closed and empty. It takes
+    /// up to `batch` more at once.
+    fn attend_to_all(&self, queue: &Receiver<ClientStream>, max: usize, batch: usize) {
+        let mut visitors: Vec<Visitor> = Vec::new();
+        loop {
+            if visitors.is_empty() {
+                let Ok(client) = queue.recv() else { return };
+                visitors.push(Visitor::new(client));
+            }
+            visitors.extend(queue.try_iter().take(batch).map(Visitor::new));
+            while visitors.len() > max {
+                // Those that are answered make room for the others, then those that came first.
+                let leaves = visitors.iter().position(|visitor| visitor.is_answered);
+                self.attend(&mut visitors.remove(leaves.unwrap_or(0)), true);
+            }
+            let mut inputs: Vec<_> =
+                visitors.iter().map(|visitor| visitor.stream.input()).collect();
+            // If that fails, each is looked at all the same.
+            let _ = poll(&mut inputs, STEP);
+            visitors.retain_mut(|visitor| {
+                let is_late = visitor.since.elapsed() >= TURN_AWAY_TIME;
+                self.attend(visitor, is_late)
+            });
+        }
+    }
+
+    /// Reads what a client has sent, and answers it if that suffices; returns whether it stays.
+    ///
+    /// A client that has not said in time what it speaks gets no answer: one in the wrong protocol would
+    /// be an error of its own, where the end of the connection is understood by all. A client that was
+    /// answered stays until it closes: closed with unread bytes, the socket would be reset and the answer
+    /// lost.
+    fn attend(&self, visitor: &mut Visitor, is_late: bool) -> bool {
+        let is_there = match visitor.stream.read_now(&mut visitor.received) {
+            Ok(length) => length > 0,
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        };
+        let is_over = is_late || !is_there;
+        if !visitor.is_answered {
+            let is_all = is_over || visitor.received.len() >= RECEIVED_BYTES;
+            let probe = |head: &[u8]| session::probe_response(head, self.endpoint, &self.balancer);
+            match answer_to(&visitor.received, is_all, probe) {
+                Some(Answer::Full(answer)) => {
+                    self.count();
+                    visitor.send(answer);
+                }
+                Some(Answer::Probe(answer)) => visitor.send(&answer),
+                None if is_over => self.count(),
+                None => {}
+            }
+        }
+        if visitor.is_answered {
+            visitor.received.clear();
+        }
+        !is_over
+    }
+
+    /// Counts a client that is turned away, before it can know.
+    fn count(&self) {
+        if self.endpoint == Endpoint::Public {
+            self.balancer.metrics.turned_away.add_one();
         }
     }
 }
 
-/// Tells clients that they are too many, one after the other, briefly.
-fn turn_all_away(waiting: &Receiver<ClientStream>) {
-    for client in waiting {
-        tell_full(&client, |received| client.read(received, TURN_AWAY_TIME));
+/// The answer to a client over the limit.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    /// There is no place for it.
+    Full(&'static [u8]),
+    /// It needs no place.
+    Probe(Vec<u8>),
+}
+
+/// Returns the answer to a client over the limit, by the bytes that it has sent; `None` while they don't
+/// tell what it wants. `is_all` says that no more are waited for. `probe` answers a whole request for
+/// health or readiness.
+fn answer_to(
+    received: &[u8],
+    is_all: bool,
+    probe: impl FnOnce(&[u8]) -> Option<Vec<u8>>,
+) -> Option<Answer> {
+    match WireProtocol::detect(received)? {
+        WireProtocol::Resp => Some(Answer::Full(RESP_FULL)),
+        WireProtocol::Http if may_be_probe(received) => match probe(received) {
+            None if is_all => Some(Answer::Full(HTTP_FULL)),
+            answer => answer.map(Answer::Probe),
+        },
+        WireProtocol::Http => Some(Answer::Full(HTTP_FULL)),
     }
 }
 
-/// Tells a client that there are too many, in the protocol that it speaks.
-///
-/// A client that has not said within [`TURN_AWAY_TIME`] what it speaks gets no answer: one in the wrong
-/// protocol would be an error of its own, where the end of the connection is understood by all.
-fn tell_full(client: &ClientStream, mut read: impl FnMut(&mut Vec<u8>) -> io::Result<usize>) {
-    let deadline = Instant::now() + TURN_AWAY_TIME;
-    let mut received = Vec::with_capacity(RECEIVED_BYTES);
-    let Some(answer) = full_answer(&mut received, &mut read, deadline) else { return };
-    // A new socket takes this at once. Whatever fails, the client is closed, which it understands.
-    if client.send_last(answer).is_err() {
-        return;
-    }
-    // Closed with unread bytes, the socket would be reset and the answer lost.
-    loop {
-        received.clear();
-        if Instant::now() >= deadline || !matches!(read(&mut received), Ok(1..)) {
-            return;
-        }
-    }
-}
-
-/// The answer to a client over the limit, by the first bytes that `read` brings; `None` when these do
-/// not tell the protocol before `deadline`, or before a read fails.
-fn full_answer(
-    received: &mut Vec<u8>,
-    mut read: impl FnMut(&mut Vec<u8>) -> io::Result<usize>,
-    deadline: Instant,
-) -> Option<&'static [u8]> {
-    while matches!(read(received), Ok(1..)) {
-        match WireProtocol::detect(received) {
-            Some(WireProtocol::Resp) => return Some(RESP_FULL),
-            Some(WireProtocol::Http) => return Some(HTTP_FULL),
-            None if Instant::now() >= deadline => return None,
-            None => {}
-        }
-    }
-    None
+/// Returns whether a request that begins with these bytes may be one for health or readiness.
+fn may_be_probe(received: &[u8]) -> bool {
+    let line = received.strip_prefix(b"\r\n").unwrap_or(received);
+    PROBES.iter().any(|probe| line.starts_with(probe) || probe.starts_with(line))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The answer to a client that sends these pieces, then nothing more.
-    fn answer_to(pieces: &[&str], deadline: Instant) -> Option<&'static [u8]> {
-        let mut pieces = pieces.iter();
-        let read = |received: &mut Vec<u8>| {
-            let piece = pieces.next().ok_or(io::ErrorKind::WouldBlock)?;
-            received.extend_from_slice(piece.as_bytes());
-            Ok(piece.len())
-        };
-        full_answer(&mut Vec::new(), read, deadline)
+    const HEALTH: &str = "GET /-/health HTTP/1.1\r\n\r\n";
+
+    fn answer(received: &str, is_all: bool) -> Option<Answer> {
+        let probe = |head: &[u8]| head.ends_with(b"\r\n\r\n").then(|| b"OK".to_vec());
+        answer_to(received.as_bytes(), is_all, probe)
     }
 
     #[test]
     fn a_client_over_the_limit_is_answered_in_its_protocol_or_not_at_all() {
-        let later = Instant::now() + Duration::from_secs(60);
-        let cases: [(&[&str], Option<&[u8]>); 9] = [
-            (&["GET / HTTP/1.1\r\n"], Some(HTTP_FULL)),
-            (&["GE", "T ", "/"], Some(HTTP_FULL)),
-            (&["*1\r\n$4\r\nPING\r\n"], Some(RESP_FULL)),
-            (&["*"], Some(RESP_FULL)),
-            (&["GET", " key\r\n"], Some(RESP_FULL)),
-            (&[], None),
-            (&["GET"], None),
-            (&["\r\n"], None),
-            (&["", "*1\r\n"], None),
-        ];
-        for (pieces, answer) in cases {
-            assert_eq!(answer_to(pieces, later), answer, "{pieces:?}");
+        let (http, resp) = (Some(Answer::Full(HTTP_FULL)), Some(Answer::Full(RESP_FULL)));
+        for (received, now, at_the_end) in [
+            ("GET /key HTTP/1.1\r\n", &http, &http),
+            ("GET /-/metrics HTTP/1.1\r\n", &http, &http),
+            ("GET /", &None, &http),
+            ("\r\nGET /-/he", &None, &http),
+            (&HEALTH[..HEALTH.len() - 2], &None, &http),
+            ("*1\r\n$4\r\nPING\r\n", &resp, &resp),
+            ("*", &resp, &resp),
+            ("GET key\r\n", &resp, &resp),
+            ("", &None, &None),
+            ("GET", &None, &None),
+            ("\r\n", &None, &None),
+        ] {
+            assert_eq!(answer(received, false), *now, "{received:?}");
+            assert_eq!(answer(received, true), *at_the_end, "{received:?}");
         }
-        assert_eq!(answer_to(&["GET", " /"], Instant::now()), None, "too late");
+    }
+
+    #[test]
+    fn a_probe_over_the_limit_is_answered() {
+        for head in [HEALTH, "HEAD /-/ready?from=a HTTP/1.1\r\n\r\n", "\r\nGET /-/ready\r\n\r\n"] {
+            assert_eq!(answer(head, false), Some(Answer::Probe(b"OK".to_vec())), "{head:?}");
+        }
     }
 
     #[test]

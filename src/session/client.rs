@@ -1,14 +1,16 @@
 //! A client's connection as its session uses it: how long the client may be idle, how slowly it may
 //! read, and how the connection ends.
 
+mod activity;
 mod spool;
 
 use std::io::{self, PipeReader, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use self::activity::ActivityCell;
+pub use self::activity::{Activity, now};
 pub(super) use self::spool::MAX_SPOOLED_BYTES;
 use self::spool::Spool;
 use crate::backend::Backend;
@@ -41,6 +43,13 @@ const MAX_STALL_STEP: Duration = Duration::from_secs(1);
 
 /// How long a client of the admin address may be idle, or not read: others wait for its place.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest time from the first to the last byte of a request's head, or of what tells the protocol.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// That time at the admin address, and the longest silence of a new client there: probes and scrapers
+/// send a request in one piece, as soon as they are connected.
+const ADMIN_HEAD_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Room for a read at first: an idle client holds no more.
 const PIECE_BYTES: usize = 512;
@@ -75,14 +84,14 @@ pub struct ClientSocket {
     address: SocketAddr,
     /// The memory that the client makes us hold.
     account: Account,
-    /// Whether the session waits for the client's next request, and owes it nothing.
-    is_idle: AtomicBool,
+    /// The wait that the session's thread is in.
+    activity: ActivityCell,
 }
 
 impl ClientSocket {
     /// Of a client that has just come.
     pub fn new(stream: ClientStream, address: SocketAddr) -> Self {
-        Self { stream, address, account: Account::default(), is_idle: AtomicBool::new(false) }
+        Self { stream, address, account: Account::default(), activity: ActivityCell::default() }
     }
 
     /// Whether the connection was ended as the client held too much memory.
@@ -90,9 +99,25 @@ impl ClientSocket {
         self.account.is_closed()
     }
 
+    /// Returns the wait that the session's thread is in.
+    pub fn activity(&self) -> Activity {
+        self.activity.get()
+    }
+
+    /// Makes the client leave if its session still waits for what was `seen`. End its
+    /// [input](ClientStream::end_input) after that: the session wakes up, and reads what has arrived.
+    pub fn make_leave(&self, seen: Activity) -> bool {
+        self.activity.make_leave(seen)
+    }
+
+    /// Returns whether the client has to leave, so that another gets its place.
+    pub fn is_leaving(&self) -> bool {
+        self.activity() == Activity::Leaving
+    }
+
     /// Ends the wait for a client that asks for nothing. What it has sent already is still read.
     pub fn end_if_idle(&self) {
-        if self.is_idle.load(Ordering::SeqCst) {
+        if matches!(self.activity(), Activity::Idle | Activity::Spare(_)) {
             self.stream.end_input();
         }
     }
@@ -138,6 +163,10 @@ pub(super) struct Client<'a> {
     pub address: SocketAddr,
     pub endpoint: Endpoint,
     pub idle_timeout: Duration,
+    /// Longest time from the first to the last byte of a request's head.
+    pub head_timeout: Duration,
+    /// Whether it keeps its place while it is idle, also when others need one.
+    pub keeps_place: bool,
     /// Whether nothing was read from it yet.
     is_new: bool,
     /// Room for the next read.
@@ -160,9 +189,10 @@ impl<'a> Client<'a> {
         endpoint: Endpoint,
         balancer: &'a Balancer,
     ) -> Self {
-        let idle_timeout = match endpoint {
-            Endpoint::Public => balancer.config.client_timeout,
-            Endpoint::Admin => balancer.config.client_timeout.min(ADMIN_TIMEOUT),
+        let client_timeout = balancer.config.client_timeout;
+        let (idle_timeout, head_timeout) = match endpoint {
+            Endpoint::Public => (client_timeout, HEAD_TIMEOUT),
+            Endpoint::Admin => (client_timeout.min(ADMIN_TIMEOUT), ADMIN_HEAD_TIMEOUT),
         };
         Self {
             balancer,
@@ -170,6 +200,8 @@ impl<'a> Client<'a> {
             address,
             endpoint,
             idle_timeout,
+            head_timeout,
+            keeps_place: false,
             is_new: true,
             piece: PIECE_BYTES,
             answer_began: Instant::now(),
@@ -206,13 +238,25 @@ impl<'a> Client<'a> {
     /// Reads the client's next request, for which it may be idle; 0 at the end.
     pub fn read_more(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         // In this order: either the phase shows here, or this in `end_if_idle`.
-        self.socket.is_idle.store(true, Ordering::SeqCst);
-        let timeout = match self.balancer.has_reached(Phase::Closing) {
-            true => self.idle_timeout.min(IDLE_GRACE),
-            false => self.idle_timeout,
-        };
+        let idle = if self.keeps_place { Activity::Idle } else { Activity::Spare(now()) };
+        self.socket.activity.set(idle);
+        let mut timeout = self.idle_timeout;
+        if self.is_new && self.endpoint == Endpoint::Admin {
+            timeout = timeout.min(self.head_timeout);
+        }
+        if self.balancer.has_reached(Phase::Closing) {
+            timeout = timeout.min(IDLE_GRACE);
+        }
         let read = self.read_within(timeout, buffer);
-        self.socket.is_idle.store(false, Ordering::SeqCst);
+        self.socket.activity.set(Activity::Busy);
+        read
+    }
+
+    /// Reads more of a head whose first byte came at `since`; 0 at the end.
+    pub fn read_head(&mut self, since: Instant, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        self.socket.activity.set(Activity::Head(now().saturating_sub(since.elapsed())));
+        let read = self.read_until(since + self.head_timeout, buffer);
+        self.socket.activity.set(Activity::Busy);
         read
     }
 

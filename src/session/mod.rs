@@ -7,19 +7,17 @@ mod redis;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use self::client::Client;
-pub use self::client::{ClientSocket, Endpoint, IDLE_GRACE};
+pub use self::client::{Activity, ClientSocket, Endpoint, IDLE_GRACE, now};
+pub use self::http::probe_response;
 use crate::balance::Balancer;
 use crate::metrics::Presence;
 use crate::net::protocol::WireProtocol;
 
 /// Answer to a Redis client at the admin address.
 const ONLY_HTTP: &[u8] = b"-ERR this address serves HTTP alone, below /-/\r\n";
-
-/// Deadline for receiving enough bytes to detect the protocol, from the first byte on.
-const DETECTION_TIME: Duration = Duration::from_secs(10);
 
 /// Talks to one client until either side ends the conversation.
 pub fn serve(
@@ -35,7 +33,7 @@ pub fn serve(
         return;
     }
     let since = Instant::now();
-    let protocol = detect(&mut client, &mut received, since + DETECTION_TIME);
+    let protocol = detect(&mut client, &mut received, since);
     if let Some(presence) = &mut presence {
         presence.speaks(protocol);
     }
@@ -46,17 +44,20 @@ pub fn serve(
                 client.linger();
             }
         }
-        WireProtocol::Resp => redis::converse(client, received, since, balancer),
+        WireProtocol::Resp => {
+            client.keeps_place = true;
+            redis::converse(client, received, since, balancer);
+        }
     }
 }
 
-/// Reads until the first bytes tell the protocol. A client that sends no more by `deadline` is taken for
-/// a Redis client, whose conversation then ends with an error.
-fn detect(client: &mut Client, received: &mut Vec<u8>, deadline: Instant) -> WireProtocol {
+/// Reads until the first bytes, which came at `since`, tell the protocol. A client that sends no more in
+/// time is taken for a Redis client, whose conversation then ends with an error.
+fn detect(client: &mut Client, received: &mut Vec<u8>, since: Instant) -> WireProtocol {
     loop {
         match WireProtocol::detect(received) {
             Some(protocol) => return protocol,
-            None if matches!(client.read_until(deadline, received), Ok(1..)) => {}
+            None if matches!(client.read_head(since, received), Ok(1..)) => {}
             None => return WireProtocol::Resp,
         }
     }

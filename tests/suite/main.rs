@@ -30,6 +30,7 @@ mod malformed_commands;
 mod memory;
 mod metrics;
 mod own_limits;
+mod places;
 mod policy;
 mod quick;
 mod resp_failover;

@@ -248,6 +248,58 @@ fn sessions_go_back_to_shared_connections_when_theirs_was_closed() {
     assert!(total_connections(&server) < before + CLIENTS / 2);
 }
 
+/// How many connections the clients take while all of them read at the same time.
+fn busy_connections(lb: &Balancer, server: &RedisServer, clients: &mut [RespClient]) -> usize {
+    let busy =
+        format!("redis_lb_backend_connections{{backend=\"{}\",state=\"busy\"}}", server.address());
+    server.freeze();
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.send(&["GET", &format!("key:{number}")]);
+    }
+    thread::sleep(Duration::from_millis(100));
+    let busy = metric(lb, &busy);
+    server.thaw();
+    for (number, client) in clients.iter_mut().enumerate() {
+        let value = format!("value:{number}");
+        assert_eq!(client.reply(), format!("${}\r\n{value}\r\n", value.len()).as_bytes());
+    }
+    busy as usize
+}
+
+#[test]
+fn databases_that_are_read_most_have_the_shared_connections() {
+    let server = filled();
+    let lb = Balancer::start_with(&[&server], &["--backend-timeout", "5s"]);
+    let in_database = |database: usize| {
+        let mut client = RespClient::connect(lb.port());
+        assert_eq!(client.call(&format!("SELECT {database}")), "+OK\r\n");
+        client
+    };
+    // They come first, one for each connection that may be shared.
+    let mut odd: Vec<RespClient> = (7..11).map(in_database).collect();
+    let read_odd = |odd: &mut [RespClient]| {
+        odd.iter_mut().for_each(|client| assert_eq!(client.call("GET key:1"), "$-1\r\n"));
+    };
+    (0..3).for_each(|_| read_odd(&mut odd));
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| RespClient::connect(lb.port())).collect();
+    wait_until("the clients share a connection", || {
+        for _ in 0..20 {
+            (0..).zip(&mut clients).for_each(|(number, client)| read_own(client, number, 1));
+        }
+        read_odd(&mut odd);
+        busy_connections(&lb, &server, &mut clients) < CLIENTS / 2
+    });
+    (0..3).for_each(|_| read_odd(&mut odd));
+    // The others are not driven out by a few more databases.
+    let mut more: Vec<RespClient> = (11..16).map(in_database).collect();
+    for _ in 0..30 {
+        (0..).zip(&mut clients).for_each(|(number, client)| read_own(client, number, 1));
+        read_odd(&mut more);
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert!(busy_connections(&lb, &server, &mut clients) < CLIENTS / 2);
+}
+
 fn total_connections(server: &RedisServer) -> usize {
     let stats: String =
         redis::cmd("INFO").arg("stats").query(&mut server.connect()).expect("stats");

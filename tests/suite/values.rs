@@ -647,3 +647,36 @@ fn a_backend_that_dies_within_a_long_answer_leaves_it_visibly_incomplete() {
         wait_until("the log says so", || lb.log().contains(&freed));
     }
 }
+
+/// A browser that goes from one balancer to another keeps what it has, also while one is newer.
+#[test]
+fn two_balancers_give_a_value_the_same_tag_whatever_their_build() {
+    let server = RedisServer::start();
+    server.command(&["HSET", "actor:1", "first_name", "Mara", "last_name", "Ellingworth"]);
+    let tags = [(); 2].map(|()| {
+        let lb = Balancer::start(&[&server]);
+        // One by way of the pool, one on a shared connection.
+        let tags = [(); 2].map(|()| lb.get("/actor:1").header("etag").expect("a tag").to_owned());
+        assert_eq!(tags[0], tags[1]);
+        tags[0].clone()
+    });
+    assert_eq!(tags[0], tags[1]);
+    assert_eq!(
+        tags[0], "W/\"95108d3f11d1e579-39\"",
+        "it has changed: caches of all clients are void"
+    );
+}
+
+#[test]
+fn a_request_with_very_many_parameters_is_refused_and_said_to_have_too_many() {
+    let server = RedisServer::start();
+    server.command(&["SET", "key", "value"]);
+    let lb = Balancer::start(&[&server]);
+    let many: String = (0..33).map(|number| format!("p{number}=1&")).collect();
+    let answer = lb.get(&format!("/key?{many}"));
+    assert_eq!(answer.status, 400);
+    let error = answer.json()["error"].as_str().expect("text").to_owned();
+    assert!(error.contains("more than 32 parameters"), "{error}");
+    assert_eq!(lb.get("/key?format=json").json(), "value");
+    assert_eq!(lb.get(&format!("/-/health?{many}")).status, 200);
+}

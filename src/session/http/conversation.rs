@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use log::Level;
 
@@ -20,9 +20,6 @@ use crate::logging::access_log::Event;
 use crate::metrics::{Outcome, Refusal};
 use crate::session::client::{Client, Endpoint, TICK};
 
-/// Longest time from the first to the last byte of a request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Responds to requests until the client or we end the connection. `buffer` holds what the client
 /// has sent so far; its first byte came at `since`.
 #[inline(never)]
@@ -35,11 +32,13 @@ pub(crate) fn converse(
     let mut since = Some(since);
     let mut shared_reads = SharedReads::new(client.socket, client.address, balancer);
     while wait_for_shared_read(&mut client, &mut shared_reads, &mut buffer) {
-        let (request, length) = match next_request(&mut client, &mut buffer, since.take()) {
+        let (mut request, length) = match next_request(&mut client, &mut buffer, since.take()) {
             Ok(Some(next)) => next,
             Ok(None) => return,
             Err((status, why)) => return refuse_bytes(&mut client, status, why),
         };
+        // It may have come at the moment in which the client was chosen to make room.
+        request.keep_alive &= !client.socket.is_leaving();
         buffer.drain(..length);
         // An empty line after a request does not begin another.
         let has_more = !(buffer.is_empty() || buffer == b"\r\n");
@@ -100,7 +99,7 @@ fn next_request(
     if buffer.is_empty() && !matches!(client.read_more(buffer), Ok(1..)) {
         return Ok(None);
     }
-    let deadline = since.unwrap_or_else(Instant::now) + HEAD_TIMEOUT;
+    let since = since.unwrap_or_else(Instant::now);
     let mut seen = 0;
     loop {
         // A head ends with a line, so bytes without a line end can't complete one. But the first
@@ -115,10 +114,10 @@ fn next_request(
             }
         }
         seen = buffer.len();
-        match client.read_until(deadline, buffer) {
+        match client.read_head(since, buffer) {
             Ok(1..) => {}
-            Err(error) if Instant::now() >= deadline || is_timeout(&error) => {
-                let seconds = HEAD_TIMEOUT.as_secs();
+            Err(error) if since.elapsed() >= client.head_timeout || is_timeout(&error) => {
+                let seconds = client.head_timeout.as_secs();
                 return Err((
                     408,
                     format!("the request's head took longer than {seconds} seconds"),
@@ -198,7 +197,11 @@ fn respond(client: &mut Client, request: Request, shared_reads: Option<&mut Shar
 }
 
 /// Returns what the request asks for, or the response that refuses it.
-fn route(request: &Request, config: &Config, endpoint: Endpoint) -> Result<Target, LocalResponse> {
+pub(super) fn route(
+    request: &Request,
+    config: &Config,
+    endpoint: Endpoint,
+) -> Result<Target, LocalResponse> {
     if request.method == Method::Other {
         let why = "only GET and HEAD are served: nobody can write here";
         return Err(LocalResponse::error(405, why).with_header("Allow", "GET, HEAD"));
@@ -207,8 +210,7 @@ fn route(request: &Request, config: &Config, endpoint: Endpoint) -> Result<Targe
         let why = "this Host is not served here; --allow-host NAME adds it";
         return Err(LocalResponse::error(421, why));
     }
-    let html = target::wants_html(&request.target, request.accepts_html);
-    match target::parse(&request.target, html) {
+    match target::parse_request(request) {
         Ok(target) if endpoint == Endpoint::Public || matches!(target, Target::Admin(_)) => {
             Ok(target)
         }

@@ -17,3 +17,4 @@ mod response;
 mod shared_read;
 
 pub(super) use self::conversation::converse;
+pub use self::response::probe_response;

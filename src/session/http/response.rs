@@ -11,10 +11,11 @@ use std::time::{Duration, Instant, SystemTime};
 use log::Level;
 
 use super::browse::{self, Frame};
+use super::conversation::route;
 use crate::backend::Backend;
 use crate::balance::Balancer;
 use crate::health::Member;
-use crate::http::target::{self, AdminTarget};
+use crate::http::target::{AdminTarget, Target};
 use crate::http::{self, ErrorBody, Request, ResponseWriter};
 use crate::logging::access_log::{Event, HttpRequest, Text};
 use crate::metrics::{BackendMetrics, Completion, Metrics, Outcome, Refusal};
@@ -103,27 +104,52 @@ impl LocalResponse {
     }
 
     pub fn send(self, client: &mut Client, request: &Request, level: Level) -> SentResponse {
-        let is_page = client.endpoint == Endpoint::Public
-            && target::wants_html(&request.target, request.accepts_html);
+        let is_page = client.endpoint == Endpoint::Public && request.wants_html();
         let frame = is_page.then(|| Frame::new(&client.balancer.config));
         let keep_alive = !client.balancer.is_draining();
         let mut response = ResponseWriter::new(&mut *client, request, keep_alive, SystemTime::now);
+        let status = self.status;
+        let is_sent = self.write_to(frame, &mut response).is_ok();
+        let keep_alive = is_sent && response.keeps_alive();
+        SentResponse { status, backend: None, keep_alive, level, cut: None }
+    }
+
+    fn write_to<W: Write>(
+        self,
+        frame: Option<Frame>,
+        response: &mut ResponseWriter<W>,
+    ) -> io::Result<()> {
         response.status(self.status);
         for (name, value) in self.headers {
             response.header(name, value);
         }
-        let written = match &self.error {
-            None => response.write_all(self.text.as_bytes()),
+        match &self.error {
+            None => response.write_all(self.text.as_bytes())?,
             Some(error) => {
                 response.header("Vary", "Accept");
                 response.header("Cache-Control", "no-cache");
-                write_error(frame, self.status, error, &mut response)
+                write_error(frame, self.status, error, response)?;
             }
-        };
-        let is_sent = written.and_then(|()| response.finish(None)).is_ok();
-        let keep_alive = is_sent && response.keeps_alive();
-        SentResponse { status: self.status, backend: None, keep_alive, level, cut: None }
+        }
+        response.finish(None)
     }
+}
+
+/// Returns the whole response to a probe for which there is no place among the clients of this endpoint.
+/// `None` if the bytes are no complete request for `/-/health` or `/-/ready`, or these are not served
+/// here.
+pub fn probe_response(head: &[u8], endpoint: Endpoint, balancer: &Balancer) -> Option<Vec<u8>> {
+    let (request, _) = http::parse(head).ok()??;
+    let config = &balancer.config;
+    let Ok(Target::Admin(target)) = route(&request, config, endpoint) else { return None };
+    let is_served = endpoint == Endpoint::Admin || config.admin_listen.is_none();
+    if !is_served || !matches!(target, AdminTarget::Health | AdminTarget::Ready) {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    let mut response = ResponseWriter::new(&mut bytes, &request, false, SystemTime::now);
+    admin_response(&target, balancer, endpoint).write_to(None, &mut response).ok()?;
+    Some(bytes)
 }
 
 /// Returns the response to a request for the balancer's own state, which came in on this endpoint.

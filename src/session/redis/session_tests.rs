@@ -25,7 +25,7 @@ fn balancer() -> Arc<Balancer> {
 fn connected() -> (TcpStream, Arc<ClientSocket>, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("accepted");
-    let (stream, address) = ClientStream::accept(&listener).expect("a client");
+    let (stream, address) = ClientStream::accept(&listener, Duration::ZERO).expect("a client");
     (client, Arc::new(ClientSocket::new(stream, address)), address)
 }
 
