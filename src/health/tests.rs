@@ -26,6 +26,8 @@ impl StateListener for Listener {
 
     fn set_second_choice(&self, _: bool) {}
 
+    fn set_slow(&self, _: bool, _: Instant) {}
+
     fn set_silent(&self, _: bool) {}
 }
 
@@ -351,8 +353,8 @@ fn each_change_is_kept_up_to_a_limit() {
     }
     let changes = backend.health.changes();
     assert_eq!(changes.len(), MAX_CHANGES);
-    assert_eq!(changes[MAX_CHANGES - 1].state, BackendState::Up);
-    assert_eq!(changes[MAX_CHANGES - 2].state, BackendState::Suspect);
+    assert_eq!(changes[MAX_CHANGES - 1].state, ShownState::Up);
+    assert_eq!(changes[MAX_CHANGES - 2].state, ShownState::Suspect);
 }
 
 #[test]
