@@ -99,19 +99,17 @@ impl Health {
     /// Takes note of a client's read that was sent at `sent_at` and has failed.
     pub fn read_failed(&self, error: &dyn fmt::Display, sent_at: Instant, now: Instant) {
         let mut record = lock(&self.record);
-        if record.is_removed {
+        // A read that was sent before the backend came back tells of the trouble before.
+        let is_old = record.since.is_some_and(|since| sent_at < since);
+        if record.is_removed || (record.state == BackendState::Up && is_old) {
             return;
         }
         record.last_failure = error.to_string();
         record.failed_at = Some(now);
         if record.state == BackendState::Up {
-            // A read that was sent before the backend came back tells of the trouble before.
-            let is_news = record.since.is_none_or(|since| sent_at >= since);
             let why = record.last_failure.clone();
             self.change(&mut record, BackendState::Suspect, why, false, now);
-            if is_news {
-                record.read_failures.read_failed();
-            }
+            record.read_failures.read_failed();
         }
     }
 
