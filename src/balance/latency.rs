@@ -34,6 +34,10 @@ const SLOW_BY: Duration = Duration::from_millis(50);
 /// A slow backend is up again when its median is below this part of either bound (hysteresis).
 const RECOVERED_PART: u32 = 2;
 
+/// Ejections that a backend is ahead of when it becomes slow for the first time: it stays so for 4 s at least, then for
+/// 8 s, up to 60 s. If its checks are quick, it seems to recover as soon as no client reads from it.
+const HEAD_START: u32 = 3;
+
 /// Returns whether a backend is slow from now on, given its median, and that of its peers.
 fn is_slow(was_slow: bool, own: Duration, peers: Duration) -> bool {
     let part = if was_slow { RECOVERED_PART } else { 1 };
@@ -80,7 +84,7 @@ impl Window {
 
     /// Judges it at this moment; returns whether it is slow.
     fn judge(&mut self, was_slow: bool, own: Duration, peers: Duration, now: Instant) -> bool {
-        let time = ejection_time(self.backoff.count(now));
+        let time = ejection_time(HEAD_START + self.backoff.count(now));
         let may_recover =
             self.slow_since.is_none_or(|since| now.saturating_duration_since(since) >= time);
         let is_slow = is_slow(was_slow, own, peers) || (was_slow && !may_recover);
@@ -207,6 +211,6 @@ mod tests {
             }
             (now - since).as_secs()
         };
-        assert_eq!([(); 6].map(|()| slow_for()), [0, 1, 2, 4, 8, 16]);
+        assert_eq!([(); 6].map(|()| slow_for()), [4, 8, 16, 32, 60, 60]);
     }
 }

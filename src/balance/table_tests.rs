@@ -379,11 +379,15 @@ fn a_slow_backend_is_chosen_seldom_while_another_is_not_slow() {
     table.table.set_slow(id(1), true, table.now.get());
     let [_, few, _] = chosen(&table);
     assert!((9..=11).contains(&few), "{few}");
-    [0, 2].map(|other| table.table.set_slow(id(other), true, table.now.get()));
+    for other in [0, 2] {
+        table.table.set_slow(id(other), true, table.now.get());
+    }
     assert!(chosen(&table).iter().all(|count| (65..=75).contains(count)), "all are slow");
     let leases = sessions(&table, 30);
     assert!(table.counts().iter().all(|count| (9..=11).contains(count)), "{:?}", table.counts());
-    [0, 2].map(|other| table.set_state(other, BackendState::Down, false));
+    for other in [0, 2] {
+        table.set_state(other, BackendState::Down, false);
+    }
     table.rebalance();
     assert_eq!(table.counts(), [0, 30, 0], "it is the last");
     drop(leases);
