@@ -360,6 +360,7 @@ impl NextReplies {
     /// Gives the whole replies to their client.
     fn give(&mut self, entry: &Entry, buffer: &[u8], backend: &Backend) {
         let time = self.time.unwrap_or_default();
+        backend.metrics.short_reads.add(time, 1);
         let replies = Replies { slowest: time, ..std::mem::take(&mut self.replies) };
         let bytes = &buffer[self.start..self.whole];
         let progress = entry.router.deliver(entry.ticket, bytes, &replies, || {

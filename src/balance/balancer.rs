@@ -323,7 +323,7 @@ impl Balancer {
     pub fn reading(&self, backends: &Backends) -> Reading {
         let reading = |backend: &Arc<Member>| BackendReading {
             id: backend.id,
-            state: backend.health.state(),
+            state: backend.health.shown_state(),
             leases: self.table.leases(backend.id),
             errors: backend.metrics.errors.get(),
             times: backend.metrics.times(),

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::backend::BackendId;
-use crate::health::BackendState;
+use crate::health::ShownState;
 use crate::metrics::Times;
 use crate::sync::{Mutex, lock};
 
@@ -38,7 +38,7 @@ pub struct BackendReading {
     /// The backend.
     pub id: BackendId,
     /// Its state.
-    pub state: BackendState,
+    pub state: ShownState,
     /// The number of its leases.
     pub leases: usize,
     /// Tries that failed.
@@ -51,7 +51,7 @@ pub struct BackendReading {
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
     /// Its state at the end.
-    pub state: BackendState,
+    pub state: ShownState,
     /// The number of its leases at the end.
     pub leases: usize,
     /// Requests that it answered.
@@ -202,7 +202,7 @@ mod tests {
     fn reading(histograms: &[Histogram], here: u64) -> Reading {
         let backend = |(number, histogram): (u32, &Histogram)| BackendReading {
             id: BackendId::new(number),
-            state: BackendState::Up,
+            state: ShownState::Up,
             leases: 7,
             errors: 0,
             times: histogram.times(),

@@ -4,6 +4,7 @@ mod balancer;
 pub mod cursor;
 pub(crate) mod failover;
 pub(crate) mod history;
+pub(crate) mod latency;
 mod lease;
 mod long_replies;
 mod rebalance;

@@ -12,6 +12,9 @@ const MAX_TURNS_TO_CATCH_UP: u64 = 1000;
 /// Weight of a backend at the beginning of its slow start.
 const FIRST_SHARE: f64 = 0.01;
 
+/// Weight of a backend that is slow while another is not: as much less as it is slower at least.
+pub(super) const SLOW_WEIGHT: f64 = 0.1;
+
 #[derive(Debug, Default)]
 pub(super) struct Rows {
     /// A row for each backend, in the order in which they were added.
@@ -48,6 +51,10 @@ pub(super) struct Row {
     pub is_draining: bool,
     /// Whether a slow read runs on it.
     pub is_busy: bool,
+    /// Whether a slow read has run on it since that was asked last.
+    pub was_busy: bool,
+    /// Whether its short reads are much slower than those of the others.
+    pub is_slow: bool,
     /// Whether it was silent at its last check.
     pub is_silent: bool,
     /// Whether it is leased only while no other is up: it is stale, or lacks some keys.
@@ -59,7 +66,7 @@ pub(super) struct Row {
     pub turns: u64,
     /// When its slow start began, until that is over.
     pub returned: Option<Instant>,
-    /// Sum of its weights in its slow start since it was chosen last: at 1 it is its turn.
+    /// Sum of its weights since it was chosen last, in its slow start or while it is slow: at 1 it is its turn.
     pub credit: f64,
 }
 
@@ -76,6 +83,8 @@ impl Row {
             state: BackendState::Down,
             is_draining: false,
             is_busy: false,
+            was_busy: false,
+            is_slow: false,
             is_silent: false,
             is_second_choice: false,
             leases: 0,
@@ -108,7 +117,7 @@ impl Row {
     /// that is a little quicker for a while has fewer leases, is chosen more often, and would otherwise never
     /// give that back.
     pub fn rank(&self) -> (Standing, bool, usize, u64) {
-        let is_held_back = self.returned.is_some() && self.credit < 1.0;
+        let is_held_back = (self.returned.is_some() || self.is_slow) && self.credit < 1.0;
         let turn = if self.leases == 0 { self.last_chosen } else { self.turns };
         (self.standing(), is_held_back, self.leases, turn)
     }
@@ -163,9 +172,9 @@ impl Rows {
         }
     }
 
-    /// Adds to the credit of backends in their slow start what one choice is worth.
+    /// Adds to the credit of backends that are held back what one choice is worth.
     pub fn add_credit(&mut self, slow_start: Duration, now: Instant) {
-        if self.rows.iter().all(|row| row.returned.is_none()) {
+        if self.rows.iter().all(|row| row.returned.is_none() && !row.is_slow) {
             return;
         }
         let weights = self.weights(slow_start, now);
@@ -181,13 +190,19 @@ impl Rows {
     /// The weight of each backend of the best standing, if that is up; 0 for the others.
     pub fn weights(&mut self, slow_start: Duration, now: Instant) -> Vec<f64> {
         let best = self.best_standing(|_| true);
-        let weight = |row: &mut Row| match row.standing() {
+        let slow: Vec<bool> = self.rows.iter().map(|row| self.is_slowed(row)).collect();
+        let weight = |(row, is_slow): (&mut Row, bool)| match row.standing() {
             standing @ (Standing::Up | Standing::SecondChoice) if standing == best => {
-                row.weight(slow_start, now)
+                row.weight(slow_start, now) * if is_slow { SLOW_WEIGHT } else { 1.0 }
             }
             _ => 0.0,
         };
-        self.rows.iter_mut().map(weight).collect()
+        self.rows.iter_mut().zip(slow).map(weight).collect()
+    }
+
+    /// Whether it is slow while another backend of the best standing is not.
+    fn is_slowed(&self, row: &Row) -> bool {
+        row.is_slow && self.rows.iter().any(|other| !other.is_slow && self.is_ready(other))
     }
 
     pub fn choose(&mut self, id: BackendId) {
@@ -244,12 +259,19 @@ impl Rows {
             share.map_or(0.0, |(_, share)| *share)
         };
         let load = |row: &Row| row.leases as f64 / share(row).max(FIRST_SHARE);
-        let ready = self.rows.iter().filter(|row| row.id != backend && self.is_ready(row));
-        let to = ready.min_by(|a, b| load(a).total_cmp(&load(b)))?;
+        // The share of a slow backend is rounded down, those of others up.
+        let limit = |row: &Row| match self.is_slowed(row) {
+            true => share(row).floor() as usize,
+            false => share(row).ceil() as usize,
+        };
         let from = self.row(backend)?;
+        let must_leave = !self.is_ready(from);
+        let has_room = |row: &&Row| must_leave || row.leases < limit(row);
+        let ready = self.rows.iter().filter(|row| row.id != backend && self.is_ready(row));
+        let to = ready.filter(has_room).min_by(|a, b| load(a).total_cmp(&load(b)))?;
         let is_better = match from.standing() {
-            Standing::Up | Standing::SecondChoice if self.is_ready(from) => {
-                from.leases >= to.leases + 2 && (to.leases as f64) < share(to).ceil()
+            Standing::Up | Standing::SecondChoice if !must_leave => {
+                from.leases >= to.leases + 2 || (self.is_slowed(from) && from.leases > limit(from))
             }
             Standing::Up | Standing::SecondChoice => true,
             // It may be up again in a moment.

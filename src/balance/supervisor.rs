@@ -48,6 +48,14 @@ impl BackendSupervisor {
     }
 }
 
+impl BackendSupervisor {
+    /// Tells the health that a read has met silence for this long, which is no fault of its own.
+    fn silent(&self, silent: Duration) {
+        let now = Instant::now();
+        self.health.read_failed(&"timed out", now.checked_sub(silent).unwrap_or(now), now);
+    }
+}
+
 impl Supervisor for BackendSupervisor {
     fn admit(&self, run_id: &str) -> Result<(), String> {
         self.health.admit(run_id, Instant::now())
@@ -72,7 +80,7 @@ impl Supervisor for BackendSupervisor {
     fn may_wait(&self, class: Class, silent: Duration, is_due: bool) -> io::Result<bool> {
         let mut now = self.situation(class, silent);
         if is_due && slow::is_suspicious(&now, self.limits) {
-            self.health.failed(&"timed out", Instant::now());
+            self.silent(silent);
             now.state = self.health.state();
         }
         // A backend that was due less time has had all of that.
@@ -81,7 +89,10 @@ impl Supervisor for BackendSupervisor {
             Decision::Wait => Ok(true),
             Decision::Leave { is_free } => Ok(!(is_free || self.retry_budget.withdraw())),
             Decision::LeaveBusy => Err(LEFT_BUSY.into()),
-            Decision::Stuck => Err(STUCK.into()),
+            Decision::Stuck => {
+                self.silent(silent);
+                Err(STUCK.into())
+            }
             Decision::GiveUp => Ok(false),
         }
     }
@@ -112,6 +123,10 @@ impl StateListener for TableRow {
 
     fn set_second_choice(&self, is_second_choice: bool) {
         self.table.set_second_choice(self.id, is_second_choice);
+    }
+
+    fn set_slow(&self, is_slow: bool, now: Instant) {
+        self.table.set_slow(self.id, is_slow, now);
     }
 
     fn set_silent(&self, is_silent: bool) {

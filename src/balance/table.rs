@@ -11,7 +11,10 @@
 //!
 //! **Slow start.** A backend that comes back gets its share little by little. Each choice adds to its credit,
 //! in proportion to its weight, and it is chosen when the credit is 1. A moment of doubt (`suspect`) does not
-//! begin a slow start anew.
+//! begin a slow start anew, but an ejection does.
+//!
+//! **Slow backends.** A backend whose short reads are much slower than those of the others has a tenth of their weight.
+//! While all are slow, or no other is up, it is leased as any other.
 //!
 //! **Rebalancing.** Sessions may last for days, so a backend that comes back would stay empty. Ten times a second
 //! [`rebalance`](ConnectionTable::rebalance) moves leases that may move, which are those of sessions between two
@@ -85,7 +88,8 @@ impl ConnectionTable {
         let Some(row) = table.row_mut(id) else { return };
         let was_suspect = std::mem::replace(&mut row.state, state) == BackendState::Suspect;
         // A moment of doubt neither begins nor ends a slow start.
-        if state != BackendState::Suspect && !(was_suspect && state == BackendState::Up) {
+        let is_doubt_over = was_suspect && state == BackendState::Up && !slowly;
+        if state != BackendState::Suspect && !is_doubt_over {
             row.returned = is_slow.then_some(now);
             row.credit = 0.0;
         }
@@ -94,7 +98,27 @@ impl ConnectionTable {
 
     /// Sets whether a slow read runs on a backend: quick reads go elsewhere meanwhile.
     pub fn set_busy(&self, id: BackendId, is_busy: bool) {
-        self.change(id, |row| row.is_busy = is_busy);
+        self.change(id, |row| {
+            row.is_busy = is_busy;
+            row.was_busy |= is_busy;
+        });
+    }
+
+    /// Whether a slow read has run on a backend since this was asked last.
+    pub fn take_was_busy(&self, id: BackendId) -> bool {
+        let take = |row: &mut Row| std::mem::replace(&mut row.was_busy, row.is_busy);
+        self.change(id, take).unwrap_or(false)
+    }
+
+    /// Sets from `now` on whether a backend's short reads are much slower than those of the others. One that
+    /// has recovered begins its slow start.
+    pub fn set_slow(&self, id: BackendId, is_slow: bool, now: Instant) {
+        let begins = !is_slow && !self.slow_start.is_zero();
+        self.change(id, |row| {
+            row.is_slow = is_slow;
+            row.returned = begins.then_some(now);
+            row.credit = 0.0;
+        });
     }
 
     /// Whether a slow read runs on a backend.

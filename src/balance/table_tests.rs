@@ -344,3 +344,51 @@ fn a_removed_backend_is_left_by_all_that_may_move_and_forgotten_with_its_last_le
     table.table.set_state(id(3), BackendState::Up, false, table.now.get());
     assert_eq!(table.table.lease(table.now.get(), |_| true).and_then(|l| l.backend()), Some(id(3)));
 }
+
+#[test]
+fn sessions_leave_a_slow_backend_but_for_its_small_share_and_stay_there() {
+    let table = table(3);
+    let leases = sessions(&table, 63);
+    table.table.set_slow(id(1), true, table.now.get());
+    let mut rounds = 0;
+    while table.rebalance() > 0 {
+        rounds += 1;
+    }
+    assert_eq!(table.counts(), [30, 3, 30]);
+    assert!(rounds > 10, "a few at a time: {rounds}");
+    table.table.set_slow(id(1), false, table.now.get());
+    table.now.set(table.now.get() + SLOW_START);
+    while table.rebalance() > 0 {}
+    assert_eq!(table.counts(), [21, 21, 21]);
+    drop(leases);
+    let few = sessions(&table, 6);
+    table.table.set_slow(id(1), true, table.now.get());
+    while table.rebalance() > 0 {}
+    assert_eq!(table.counts(), [3, 0, 3], "its share is less than one");
+    drop(few);
+}
+
+#[test]
+fn a_slow_backend_is_chosen_seldom_while_another_is_not_slow() {
+    let table = table(3);
+    let chosen = |table: &Table| {
+        let mut chosen = [0; 3];
+        (0..210).for_each(|_| chosen[table.lease(any).expect("a backend").backend()] += 1);
+        chosen
+    };
+    table.table.set_slow(id(1), true, table.now.get());
+    let [_, few, _] = chosen(&table);
+    assert!((9..=11).contains(&few), "{few}");
+    for other in [0, 2] {
+        table.table.set_slow(id(other), true, table.now.get());
+    }
+    assert!(chosen(&table).iter().all(|count| (65..=75).contains(count)), "all are slow");
+    let leases = sessions(&table, 30);
+    assert!(table.counts().iter().all(|count| (9..=11).contains(count)), "{:?}", table.counts());
+    for other in [0, 2] {
+        table.set_state(other, BackendState::Down, false);
+    }
+    table.rebalance();
+    assert_eq!(table.counts(), [0, 30, 0], "it is the last");
+    drop(leases);
+}

@@ -186,7 +186,13 @@ impl Checker {
         if self.member.health.state() != BackendState::Up {
             self.connection = None;
         }
-        self.member.check(&mut self.connection, began + timeout, max_lag)
+        let is_connected = self.connection.is_some();
+        let result = self.member.check(&mut self.connection, began + timeout, max_lag);
+        // It is a short read as well, of a backend that may get no other.
+        if is_connected && result.is_ok() {
+            self.member.metrics.short_reads.add(began.elapsed(), 1);
+        }
+        result
     }
 
     fn judge(&mut self, result: CheckResult, began: Instant) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::backoff::ReadFailures;
 use crate::backend::{Keys, Report};
 
 /// Time after which unchanged numbers of keys are believed, also where all servers were restarted and agree
@@ -209,6 +210,10 @@ pub struct Known {
     pub first_accepted: Option<Instant>,
     /// Whether it serves now: its state is up or suspect.
     pub is_serving: bool,
+    /// Whether it is up.
+    pub is_up: bool,
+    /// The reads that have failed on it while its checks passed.
+    pub read_failures: ReadFailures,
     /// Whether its last check was answered.
     pub answers: bool,
     /// Reason why nothing may be read from it before it has proved itself, if so.

@@ -28,9 +28,12 @@
 //! - A server that is being loaded has all of one database before it has any of the next. So a server of which
 //!   some databases are complete serves these once the others have got no more keys in ten checks.
 //! - Stale replicas and last resorts are a second choice: they are read from while no first choice is up.
+//! - Reads that fail while checks pass are counted. A backend whose count is more than one above the best of the
+//!   others that are up is ejected: it stays `suspect`, each time for longer (`backoff.rs`).
 //! - Replicas are checked every 100 ms while their link is down, or another backend has just gone, because
 //!   they may be emptied then.
 
+pub(crate) mod backoff;
 pub mod checker;
 mod known;
 mod questions;
@@ -49,7 +52,7 @@ use std::sync::Arc;
 pub use self::known::Known;
 pub(crate) use self::known::{Databases, DatabasesInUse};
 pub use self::state::BackendState;
-pub(crate) use self::state::{Change, StateListener, Summary};
+pub(crate) use self::state::{Change, ShownState, StateListener, Summary};
 pub use self::state_machine::{Health, HealthSettings};
 use crate::backend::Backend;
 

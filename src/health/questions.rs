@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::known::{Databases, Known, Unproven};
 use super::record::STILL_CHECKS;
-use super::{BackendState, Change, Health, Summary};
+use super::{BackendState, Change, Health, ShownState, Summary};
 use crate::backend::{Keys, Report};
 use crate::sync::lock;
 
@@ -15,13 +15,23 @@ impl Health {
         lock(&self.record).state
     }
 
-    /// Returns its state, to be shown.
+    /// Returns its state as it is shown.
+    pub fn shown_state(&self) -> ShownState {
+        lock(&self.record).shown_state()
+    }
+
+    /// Returns whether its short reads count as much slower than those of the others.
+    pub fn is_slow(&self) -> bool {
+        lock(&self.record).slow.is_some()
+    }
+
+    /// Returns its state, with all that is shown beside it.
     pub fn summary(&self, now: Instant) -> Summary {
         let record = lock(&self.record);
         let seen = record.known.seen.as_ref().map(|seen| &seen.report);
         Summary {
-            state: record.state,
-            state_for: now.saturating_duration_since(record.since.unwrap_or(now)),
+            state: record.shown_state(),
+            state_for: now.saturating_duration_since(record.shown_since.unwrap_or(now)),
             // The number of its keys changes while it is up.
             reason: match (record.state, seen) {
                 (BackendState::Up, Some(report)) => record.while_up(report),
@@ -30,6 +40,7 @@ impl Health {
             keys: seen.and_then(|report| report.keys.as_ref()).map(Keys::total),
             is_replica: seen.map(|report| report.is_replica),
             lag: seen.and_then(|report| report.lag),
+            ejections: record.ejections,
         }
     }
 

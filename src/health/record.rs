@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use log::warn;
 
-use super::BackendState;
-use super::Change;
+use super::backoff::ReadFailures;
 use super::known::{Cause, Completeness, Databases, Grade, Identity, Known, Unproven};
+use super::{BackendState, Change, ShownState};
 use crate::backend::{Keys, Report};
 
 /// Number of changes that are kept of each backend.
@@ -28,6 +28,15 @@ pub(super) struct Record {
     pub reason: String,
     /// When this state began.
     pub since: Option<Instant>,
+    /// When the state began that is shown.
+    pub shown_since: Option<Instant>,
+    pub read_failures: ReadFailures,
+    /// Whether it is ejected: it is suspect, and a passed check alone does not bring it back.
+    pub is_ejected: bool,
+    /// How often it was ejected.
+    pub ejections: u64,
+    /// Reason why its short reads count as slow, if they do.
+    pub slow: Option<String>,
     pub known: Known,
     /// About the numbers of its keys since `seen.keys_since`.
     pub settled_keys: Option<Keys>,
@@ -74,8 +83,19 @@ impl Record {
     pub fn known(&self) -> Known {
         Known {
             is_serving: matches!(self.state, BackendState::Up | BackendState::Suspect),
+            is_up: self.state == BackendState::Up,
+            read_failures: self.read_failures,
             answers: self.bad == 0,
             ..self.known.clone()
+        }
+    }
+
+    /// Returns its state as it is shown.
+    pub fn shown_state(&self) -> ShownState {
+        match self.state {
+            BackendState::Up if self.slow.is_some() => ShownState::Slow,
+            BackendState::Suspect if self.is_ejected => ShownState::Ejected,
+            state => state.into(),
         }
     }
 
@@ -207,7 +227,10 @@ impl Record {
 
     /// Describes a server that is up.
     pub fn while_up(&self, report: &Report) -> String {
-        let mut text = keys_in_words(report);
+        let mut text = match &self.slow {
+            Some(slow) => format!("{slow}; {}", keys_in_words(report)),
+            None => keys_in_words(report),
+        };
         let resort = self.last_resort().map(|(number, has, of)| {
             format!("read from as a last resort: database {number} has {has} of {of} keys")
         });

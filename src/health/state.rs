@@ -22,9 +22,53 @@ pub enum BackendState {
 
 impl fmt::Display for BackendState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        ShownState::from(*self).fmt(f)
+    }
+}
+
+/// State of a backend as it is shown. Two of the states have a variant each that matters to people.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShownState {
+    /// It serves.
+    Up,
+    /// It is up, and its short reads are much slower than those of the others: it gets fewer leases.
+    Slow,
+    /// It has just failed.
+    Suspect,
+    /// It is suspect for a fixed time: its reads fail again and again while its checks pass.
+    Ejected,
+    /// It has failed several checks, or was never reached.
+    #[default]
+    Down,
+    /// It answers, but may lack data.
+    Syncing,
+}
+
+impl ShownState {
+    /// All of them, the best first.
+    pub const ALL: [Self; 6] =
+        [Self::Up, Self::Slow, Self::Suspect, Self::Ejected, Self::Down, Self::Syncing];
+}
+
+impl From<BackendState> for ShownState {
+    fn from(state: BackendState) -> Self {
+        match state {
+            BackendState::Up => Self::Up,
+            BackendState::Suspect => Self::Suspect,
+            BackendState::Down => Self::Down,
+            BackendState::Syncing => Self::Syncing,
+        }
+    }
+}
+
+impl fmt::Display for ShownState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Up => "up",
+            Self::Slow => "slow",
             Self::Suspect => "suspect",
+            Self::Ejected => "ejected",
             Self::Down => "down",
             Self::Syncing => "syncing",
         })
@@ -40,6 +84,9 @@ pub trait StateListener: fmt::Debug + Send + Sync {
     /// Sets whether the backend is read from only while no other is up.
     fn set_second_choice(&self, is_second_choice: bool);
 
+    /// Sets from `now` on whether its short reads are much slower than those of the others.
+    fn set_slow(&self, is_slow: bool, now: Instant);
+
     /// Sets whether the backend was silent at its last check, though it can be reached.
     fn set_silent(&self, is_silent: bool);
 }
@@ -50,7 +97,7 @@ pub struct Change {
     /// When it happened.
     pub at: SystemTime,
     /// The new state.
-    pub state: BackendState,
+    pub state: ShownState,
     /// The reason, in words.
     pub reason: String,
 }
@@ -59,7 +106,7 @@ pub struct Change {
 #[derive(Debug, Clone)]
 pub struct Summary {
     /// The state.
-    pub state: BackendState,
+    pub state: ShownState,
     /// How long it has been in this state.
     pub state_for: Duration,
     /// The reason; the keys that it still lacks, while it is syncing.
@@ -70,6 +117,8 @@ pub struct Summary {
     pub is_replica: Option<bool>,
     /// How long before that check a replica had heard from its primary.
     pub lag: Option<Duration>,
+    /// How often it was ejected since the start of the process.
+    pub ejections: u64,
 }
 
 impl Summary {

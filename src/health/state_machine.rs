@@ -10,7 +10,7 @@ use log::{error, info, warn};
 use super::known::{Cause, DatabasesInUse, Known, Seen, Unproven};
 use super::record::{MAX_CHANGES, Proof, Record, keys_in_words};
 use super::rule::{self, Facts, Verdict};
-use super::{BackendState, Change, StateListener};
+use super::{BackendState, Change, ShownState, StateListener};
 use crate::backend::Report;
 use crate::sync::{Mutex, lock};
 
@@ -54,7 +54,9 @@ impl Health {
     ) -> Arc<Self> {
         let reason = "not checked yet".to_owned();
         let last_failure = reason.clone();
-        let record = Record { since: Some(now), reason, last_failure, ..Record::default() };
+        let since = Some(now);
+        let record =
+            Record { since, shown_since: since, reason, last_failure, ..Record::default() };
         Arc::new(Self {
             name: name.into(),
             listener,
@@ -89,10 +91,17 @@ impl Health {
         Err(record.refusal())
     }
 
-    /// Takes note of a client's request that has failed on it.
+    /// Takes note of a client's request that has just been sent there and has failed.
     pub fn failed(&self, error: &dyn fmt::Display, now: Instant) {
+        self.read_failed(error, now, now);
+    }
+
+    /// Takes note of a client's read that was sent at `sent_at` and has failed.
+    pub fn read_failed(&self, error: &dyn fmt::Display, sent_at: Instant, now: Instant) {
         let mut record = lock(&self.record);
-        if record.is_removed {
+        // A read that was sent before the backend came back tells of the trouble before.
+        let is_old = record.since.is_some_and(|since| sent_at < since);
+        if record.is_removed || (record.state == BackendState::Up && is_old) {
             return;
         }
         record.last_failure = error.to_string();
@@ -100,7 +109,19 @@ impl Health {
         if record.state == BackendState::Up {
             let why = record.last_failure.clone();
             self.change(&mut record, BackendState::Suspect, why, false, now);
+            record.read_failures.read_failed();
         }
+    }
+
+    /// Sets whether its short reads are much slower than those of the others, with the reason in words.
+    pub fn set_slow(&self, is_slow: bool, why: &str, now: Instant) {
+        let mut record = lock(&self.record);
+        if record.state != BackendState::Up || record.slow.is_some() == is_slow {
+            return;
+        }
+        record.slow = is_slow.then(|| why.to_owned());
+        self.listener.set_slow(is_slow, now);
+        self.announce(&mut record, why.to_owned(), now);
     }
 
     /// Takes note that the last failure is of a kind that checks don't notice.
@@ -116,6 +137,7 @@ impl Health {
         }
         self.listener.set_silent(is_silence);
         record.last_failure = error.to_string();
+        record.read_failures.check_failed();
         record.good = 0;
         // A server that is busy with a read of ours answers when that is over.
         if !(is_silence && self.is_busy()) {
@@ -183,12 +205,14 @@ impl Health {
             }
             Verdict::Serve { warning } => {
                 record.note_difference(&self.name, warning, now);
-                self.serve(&mut record, report, began, now);
+                self.serve(&mut record, report, began, now, others);
             }
             Verdict::Prove { cause, databases, relevant } => {
                 match record.prove(cause, &databases, &relevant, self.settings.rise) {
-                    Proof::Accepted => self.accept_proven(&mut record, report, began, now),
-                    Proof::Serving => self.serve(&mut record, report, began, now),
+                    Proof::Accepted => {
+                        self.accept_proven(&mut record, report, began, now, others);
+                    }
+                    Proof::Serving => self.serve(&mut record, report, began, now, others),
                     Proof::Held(cause) => {
                         let mut why = format!("{cause}; {}", record.progress(report));
                         if record.good > 0 {
@@ -231,11 +255,18 @@ impl Health {
     }
 
     /// Accepts a server that has proved itself.
-    fn accept_proven(&self, record: &mut Record, report: &Report, began: Instant, now: Instant) {
+    fn accept_proven(
+        &self,
+        record: &mut Record,
+        report: &Report,
+        began: Instant,
+        now: Instant,
+        others: &[Known],
+    ) {
         if record.known.must_prove.is_none() {
             record.good = 0;
             record.accept_identity(report, now);
-            return self.serve(record, report, began, now);
+            return self.serve(record, report, began, now, others);
         }
         let unproven = &record.known.unproven;
         let how = match unproven.values().any(Unproven::is_read) {
@@ -261,7 +292,14 @@ impl Health {
     }
 
     /// Applies a good check to a server that has nothing to prove as a whole.
-    fn serve(&self, record: &mut Record, report: &Report, began: Instant, now: Instant) {
+    fn serve(
+        &self,
+        record: &mut Record,
+        report: &Report,
+        began: Instant,
+        now: Instant,
+        others: &[Known],
+    ) {
         match record.state {
             BackendState::Up => record.accept_identity(report, now),
             // A check may have been answered before the failure.
@@ -270,7 +308,10 @@ impl Health {
             BackendState::Suspect if record.distrusted_until.is_some_and(|until| began < until) => {
             }
             BackendState::Suspect => {
-                self.accept(record, report, now, "it answers again".to_owned(), false)
+                if !self.ejects(record, others, now) {
+                    let was_ejected = record.is_ejected;
+                    self.accept(record, report, now, "it answers again".to_owned(), was_ejected);
+                }
             }
             BackendState::Down | BackendState::Syncing => {
                 record.good += 1;
@@ -280,6 +321,25 @@ impl Health {
                 }
             }
         }
+    }
+
+    /// Applies a passed check to a suspect backend: returns whether it stays ejected all the same.
+    fn ejects(&self, record: &mut Record, others: &[Known], now: Instant) -> bool {
+        let up = others.iter().filter(|other| other.is_up);
+        let least = up.map(|other| other.read_failures.count(now)).min();
+        let time = record.read_failures.check_passed(least, now);
+        let is_over = record.since.is_none_or(|since| now.saturating_duration_since(since) >= time);
+        if !is_over && !record.is_ejected {
+            record.is_ejected = true;
+            record.ejections += 1;
+            let why = format!(
+                "for {time:?}, as its reads have failed {} times while its checks passed; the last: {}",
+                record.read_failures.count(now),
+                record.last_failure
+            );
+            self.announce(record, why, now);
+        }
+        !is_over
     }
 
     /// Publishes in which databases it is read from, and whether it is a second choice.
@@ -357,18 +417,32 @@ impl Health {
         slowly: bool,
         now: Instant,
     ) {
+        record.state = state;
+        record.since = Some(now);
+        record.is_ejected = false;
+        record.read_failures.state_changed(state == BackendState::Up, now);
+        if matches!(state, BackendState::Down | BackendState::Syncing)
+            && record.slow.take().is_some()
+        {
+            self.listener.set_slow(false, now);
+        }
+        self.announce(record, reason, now);
+        self.unread.store(record.unread().bits(), Ordering::Release);
+        self.listener.set_state(state, slowly, now);
+    }
+
+    /// Logs the state that is shown from now on, and keeps it among the changes.
+    fn announce(&self, record: &mut Record, reason: String, now: Instant) {
+        let state = record.shown_state();
         match state {
-            BackendState::Up => info!("{} is up: {reason}", self.name),
+            ShownState::Up => info!("{} is up: {reason}", self.name),
             _ => warn!("{} is {state}: {reason}", self.name),
         }
-        record.state = state;
         record.reason.clone_from(&reason);
-        record.since = Some(now);
+        record.shown_since = Some(now);
         if record.changes.len() == MAX_CHANGES {
             record.changes.pop_front();
         }
         record.changes.push_back(Change { at: SystemTime::now(), state, reason });
-        self.unread.store(record.unread().bits(), Ordering::Release);
-        self.listener.set_state(state, slowly, now);
     }
 }

@@ -26,6 +26,8 @@ impl StateListener for Listener {
 
     fn set_second_choice(&self, _: bool) {}
 
+    fn set_slow(&self, _: bool, _: Instant) {}
+
     fn set_silent(&self, _: bool) {}
 }
 
@@ -351,8 +353,8 @@ fn each_change_is_kept_up_to_a_limit() {
     }
     let changes = backend.health.changes();
     assert_eq!(changes.len(), MAX_CHANGES);
-    assert_eq!(changes[MAX_CHANGES - 1].state, BackendState::Up);
-    assert_eq!(changes[MAX_CHANGES - 2].state, BackendState::Suspect);
+    assert_eq!(changes[MAX_CHANGES - 1].state, ShownState::Up);
+    assert_eq!(changes[MAX_CHANGES - 2].state, ShownState::Suspect);
 }
 
 #[test]
@@ -363,4 +365,126 @@ fn a_removed_backend_is_neither_read_from_nor_up_again() {
     assert_eq!(backend.checked(&report("one", 1000)), BackendState::Down);
     assert_eq!(backend.failed(), BackendState::Down);
     assert!(backend.health.is_removed());
+}
+
+/// Two backends that are up, each the other's only peer, at a time that only the test moves.
+struct Pair {
+    backends: [Backend; 2],
+    now: Instant,
+}
+
+impl Pair {
+    fn new() -> Self {
+        Self { backends: [good_backend(), good_backend()], now: Instant::now() }
+    }
+
+    /// A read fails that was sent just now.
+    fn read_fails(&mut self, backend: usize) {
+        self.now += Duration::from_millis(100);
+        self.backends[backend].health.failed(&"timed out", self.now);
+    }
+
+    /// Checks pass, ten a second, until the backend is up; returns how many seconds it took.
+    fn returns_after(&mut self, backend: usize) -> u64 {
+        let began = self.now;
+        while self.backends[backend].health.state() != BackendState::Up {
+            self.now += Duration::from_millis(100);
+            let others = [self.backends[1 - backend].health.known()];
+            let health = &self.backends[backend].health;
+            health.check_answered(&report("one", 1000), self.now, self.now, &others);
+        }
+        (self.now - began).as_secs()
+    }
+
+    fn fails_and_returns(&mut self, backend: usize) -> u64 {
+        self.read_fails(backend);
+        self.returns_after(backend)
+    }
+
+    fn shown(&self, backend: usize) -> (ShownState, String) {
+        let summary = self.backends[backend].health.summary(self.now);
+        (summary.state, summary.reason)
+    }
+}
+
+#[test]
+fn a_backend_whose_reads_fail_while_its_checks_pass_comes_back_later_each_time() {
+    let mut pair = Pair::new();
+    assert_eq!([(); 9].map(|()| pair.fails_and_returns(0)), [0, 1, 2, 4, 8, 16, 32, 60, 60]);
+    assert_eq!(pair.backends[0].health.summary(pair.now).ejections, 8);
+    pair.now += Duration::from_secs(60);
+    assert_eq!(pair.fails_and_returns(0), 0, "that is forgotten");
+}
+
+#[test]
+fn an_ejected_backend_says_so_once_and_why() {
+    let mut pair = Pair::new();
+    pair.fails_and_returns(0);
+    pair.read_fails(0);
+    assert_eq!(pair.shown(0), (ShownState::Suspect, "timed out".to_owned()));
+    for _ in 0..5 {
+        let others = [pair.backends[1].health.known()];
+        let health = &pair.backends[0].health;
+        health.check_answered(&report("one", 1000), pair.now, pair.now, &others);
+    }
+    let why =
+        "for 1s, as its reads have failed 2 times while its checks passed; the last: timed out";
+    assert_eq!(pair.shown(0), (ShownState::Ejected, why.to_owned()));
+    let changes = pair.backends[0].health.changes();
+    let ejected = |change: &&Change| change.state == ShownState::Ejected;
+    assert_eq!(changes.iter().filter(ejected).count(), 1);
+    pair.returns_after(0);
+    assert_eq!(pair.shown(0).0, ShownState::Up);
+}
+
+#[test]
+fn the_last_backend_that_serves_is_not_ejected_and_those_that_fail_alike_are_not_either() {
+    let mut pair = Pair::new();
+    (0..5).for_each(|_| _ = pair.fails_and_returns(0));
+    pair.read_fails(0);
+    pair.read_fails(1);
+    assert_eq!(pair.returns_after(0), 0, "no other is up");
+    assert_eq!(pair.returns_after(1), 0);
+    let mut pair = Pair::new();
+    for _ in 0..5 {
+        assert_eq!((pair.fails_and_returns(0), pair.fails_and_returns(1)), (0, 0));
+    }
+}
+
+#[test]
+fn failures_that_checks_notice_and_reads_from_before_the_return_do_not_count() {
+    let mut pair = Pair::new();
+    for _ in 0..5 {
+        pair.read_fails(0);
+        pair.backends[0].health.check_failed(&"refused", false, pair.now);
+        assert_eq!(pair.returns_after(0), 0);
+    }
+    let sent_at = pair.now;
+    pair.read_fails(0);
+    assert_eq!(pair.returns_after(0), 0);
+    for _ in 0..5 {
+        // All were sent before the first of them failed.
+        pair.now += Duration::from_millis(10);
+        pair.backends[0].health.read_failed(&"timed out", sent_at, pair.now);
+        assert_eq!(pair.shown(0).0, ShownState::Up);
+    }
+}
+
+#[test]
+fn a_slow_backend_is_shown_as_such_with_the_figures_until_it_recovers_or_is_down() {
+    let backend = good_backend();
+    let shown = || backend.health.summary(Instant::now());
+    backend.health.set_slow(true, "100 ms", Instant::now());
+    backend.health.set_slow(true, "101 ms", Instant::now());
+    assert_eq!((shown().state, backend.health.state()), (ShownState::Slow, BackendState::Up));
+    assert!(shown().reason.starts_with("100 ms; a primary with 1000 keys"), "{}", shown().reason);
+    backend.health.set_slow(false, "1 ms", Instant::now());
+    assert_eq!(shown().state, ShownState::Up);
+    let states: Vec<_> = backend.health.changes().iter().map(|change| change.state).collect();
+    assert_eq!(states, [ShownState::Up, ShownState::Slow, ShownState::Up]);
+    backend.health.set_slow(true, "100 ms", Instant::now());
+    (0..3).for_each(|_| _ = backend.check_failed());
+    assert!(!backend.health.is_slow());
+    backend.health.set_slow(true, "100 ms", Instant::now());
+    assert_eq!(shown().state, ShownState::Down);
 }

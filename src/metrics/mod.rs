@@ -130,6 +130,9 @@ pub struct Completion<'a> {
 pub struct BackendMetrics {
     /// Requests that it has answered, by how long it took until the reply began.
     pub answered: ByProtocol<Histogram>,
+    /// Replies on shared connections, and health checks, by how long they took to begin. They should take as long
+    /// on one backend as on another.
+    pub short_reads: Histogram,
     /// Attempts that failed: it could not be reached, was silent, or could not answer.
     pub errors: Counter,
     /// Failed attempts that were made again on another backend.

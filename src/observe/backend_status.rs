@@ -8,7 +8,7 @@ use crate::backend::pool;
 use crate::balance::Balancer;
 use crate::balance::history::{self, Recent, RecentOfBackend};
 use crate::balance::slow;
-use crate::health::{BackendState, Member};
+use crate::health::{Member, ShownState};
 
 #[derive(Debug, Serialize)]
 pub(super) struct Requests {
@@ -21,7 +21,7 @@ pub(super) struct Requests {
 pub(super) struct BackendStatus {
     name: String,
     role: Option<&'static str>,
-    state: BackendState,
+    state: ShownState,
     reason: String,
     since: String,
     state_seconds: f64,
@@ -31,6 +31,7 @@ pub(super) struct BackendStatus {
     errors: u64,
     error_replies: u64,
     retries: u64,
+    ejections: u64,
     lag_seconds: Option<f64>,
     keys: Option<u64>,
     latency_ms: Latency,
@@ -58,7 +59,7 @@ struct BackendHistory {
     requests: Vec<u64>,
     errors: Vec<u64>,
     p99_ms: Vec<Option<f64>>,
-    state: Vec<BackendState>,
+    state: Vec<ShownState>,
 }
 
 #[derive(Debug, Serialize)]
@@ -100,6 +101,7 @@ impl BackendStatus {
             errors: backend.metrics.errors.get(),
             error_replies: backend.metrics.error_replies.get(),
             retries: backend.metrics.retries.get(),
+            ejections: health.ejections,
             lag_seconds: health.lag.map(|lag| lag.as_secs_f64()),
             keys: health.keys,
             latency_ms: Latency {

@@ -15,7 +15,7 @@ use super::families::{Families, Labels, Rows};
 use super::process::Usage;
 use crate::backend::pool;
 use crate::balance::Balancer;
-use crate::health::{BackendState, Member, Summary};
+use crate::health::{Member, ShownState, Summary};
 use crate::logging;
 use crate::metrics::{ByProtocol, Counter, Refusal};
 use crate::net::protocol::WireProtocol;
@@ -28,9 +28,6 @@ const NO_BACKEND: &str = "none";
 
 const PROTOCOLS: [(WireProtocol, &str); 2] =
     [(WireProtocol::Http, "http"), (WireProtocol::Resp, "resp")];
-
-const STATES: [BackendState; 4] =
-    [BackendState::Up, BackendState::Suspect, BackendState::Down, BackendState::Syncing];
 
 /// Encodes all metrics as they are now. Fails only if the encoder does.
 pub fn text(balancer: &Balancer) -> Result<String, fmt::Error> {
@@ -166,7 +163,7 @@ fn add_backends(to: &mut Families, balancer: &Balancer, backends: &[BackendFigur
                 commands that were sent together share the time of the first";
     to.add("request_duration", help, Rows::Durations(times.collect()));
     let states = backends.iter().flat_map(|BackendFigures { member, health, .. }| {
-        STATES.map(|state| {
+        ShownState::ALL.map(|state| {
             let labels = labels([("backend", member.name()), ("state", &state.to_string())]);
             (labels, f64::from(health.state == state))
         })
@@ -184,6 +181,11 @@ fn add_backends(to: &mut Families, balancer: &Balancer, backends: &[BackendFigur
     to.add("backend_errors", "Tries on the backend that failed", errors);
     let help = "Tries that failed and were made again on another backend";
     to.add("backend_retries", help, counters(backends, |backend| backend.metrics.retries.get()));
+    let ejections = backends.iter().map(|BackendFigures { member, health, .. }| {
+        (labels([("backend", member.name())]), health.ejections)
+    });
+    let help = "How often the backend was ejected: its reads failed while its checks passed";
+    to.add("backend_ejections", help, Rows::Counters(ejections.collect()));
     let help = "Replies to Redis clients that are errors, such as WRONGTYPE";
     let replies = counters(backends, |backend| backend.metrics.error_replies.get());
     to.add("backend_error_replies", help, replies);

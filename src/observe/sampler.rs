@@ -1,4 +1,4 @@
-//! Takes the samples of the history, in a thread of its own.
+//! Takes the samples of the history, and compares the backends' latencies, in a thread of its own.
 
 use std::sync::Arc;
 use std::thread;
@@ -8,19 +8,25 @@ use log::warn;
 
 use crate::balance::Balancer;
 use crate::balance::history::INTERVAL;
+use crate::balance::latency::Latencies;
 
 /// Starts to take a sample each second.
 pub fn start(balancer: &Arc<Balancer>) {
     let balancer = Arc::clone(balancer);
     let sample = move || {
         let mut next = Instant::now();
+        let mut latencies = Latencies::default();
         loop {
             balancer.history.add(balancer.reading(&balancer.backends()));
+            latencies.judge(&balancer, Instant::now());
             next = (next + INTERVAL).max(Instant::now());
             thread::sleep(next.saturating_duration_since(Instant::now()));
         }
     };
     if let Err(error) = thread::Builder::new().name("history".to_owned()).spawn(sample) {
-        warn!("the status page has no history, because its thread can't be started: {error}");
+        warn!(
+            "the status page has no history, and no backend counts as slow, because the thread \
+             can't be started: {error}"
+        );
     }
 }

@@ -10,7 +10,7 @@ use super::backend_status::{BackendStatus, HistoryStatus, Requests, SlowReads, r
 use super::process::Usage;
 use crate::balance::history::RecentOfBackend;
 use crate::balance::{Balancer, Phase};
-use crate::health::{BackendState, Member};
+use crate::health::{Member, ShownState};
 use crate::logging;
 use crate::metrics::{ByProtocol, Counter, Refusal};
 use crate::net::protocol::WireProtocol;
@@ -75,7 +75,7 @@ struct Refused {
 struct ChangeStatus {
     at: String,
     backend: String,
-    state: BackendState,
+    state: ShownState,
     reason: String,
 }
 

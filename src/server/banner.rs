@@ -10,7 +10,7 @@ use log::warn;
 use crate::backend::BackendError;
 use crate::balance::Balancer;
 use crate::config::Config;
-use crate::health::{BackendState, Member};
+use crate::health::{BackendState, Member, ShownState};
 use crate::logging;
 use crate::observe::misconfiguration::{
     DATABASES_DIFFER, SAME_SERVER, databases_differ, duplicates,
@@ -53,14 +53,14 @@ fn serves(config: &Config, was_passed_on: bool) -> String {
 fn row(backend: &Member) -> Vec<String> {
     let summary = backend.health.summary(Instant::now());
     let style = match summary.state {
-        BackendState::Up => Style::new().green(),
-        BackendState::Suspect | BackendState::Syncing => Style::new().yellow(),
-        BackendState::Down => Style::new().red(),
+        ShownState::Up => Style::new().green(),
+        ShownState::Down => Style::new().red(),
+        _ => Style::new().yellow(),
     };
     let role = summary.role().unwrap_or("primary");
     let what = match (summary.state, summary.keys) {
-        (BackendState::Up, Some(keys)) => format!("{role}, {keys} keys"),
-        (BackendState::Up, None) => "does not say how many keys it has".to_owned(),
+        (ShownState::Up, Some(keys)) => format!("{role}, {keys} keys"),
+        (ShownState::Up, None) => "does not say how many keys it has".to_owned(),
         _ => logging::escaped(&summary.reason),
     };
     vec![backend.name().to_owned(), style.apply_to(summary.state).to_string(), what]

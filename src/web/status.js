@@ -205,13 +205,15 @@ const PHASES = {
 
 function overall({ phase, backends }) {
   const of = (state) => backends.filter((b) => b.state === state).length;
-  const up = of("up");
+  const slow = of("slow");
+  const up = of("up") + slow;
   const all = backends.length;
   const brief = `${up}/${all} up`;
   if (phase !== "serving") return { level: "suspect", text: PHASES[phase] ?? phase, brief: phase };
+  if (slow > 0) return { level: "suspect", text: `${up} of ${all} backends up, ${slow} slow`, brief };
   if (all === 1 && up === 1) return { level: "up", text: "The backend is up", brief };
   if (up > 0) return { level: up === all ? "up" : "suspect", text: `${up} of ${all} backends up`, brief };
-  if (of("suspect") > 0) return { level: "down", text: "No backend is up: reads go to suspects", brief };
+  if (of("suspect") + of("ejected") > 0) return { level: "down", text: "No backend is up: reads go to suspects", brief };
   return { level: "down", text: "All reads fail: no backend is up", brief };
 }
 

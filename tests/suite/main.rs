@@ -19,6 +19,7 @@ mod discovery;
 mod documents;
 mod failover;
 mod faults;
+mod grey;
 mod guard;
 mod health;
 mod http;

@@ -28,6 +28,9 @@ pub enum Fault {
     Close,
     /// Nothing comes any more, and nothing is passed on; the connection stays.
     Silence,
+    /// Pieces of more than so many bytes are lost, and with them all that comes after them on the
+    /// connection: a network that loses large packets.
+    LoseLarge(usize),
     /// Bytes that are no reply come instead.
     Garbage,
     /// These bytes come in between, with those around them.
@@ -492,6 +495,15 @@ impl Link {
                 self.is_silent.store(true, Ordering::SeqCst);
                 Ok(())
             }
+            Some(Fault::LoseLarge(most)) => {
+                if rest.len() > most {
+                    self.is_silent.store(true, Ordering::SeqCst);
+                }
+                match self.is_silent.load(Ordering::SeqCst) {
+                    true => Ok(()),
+                    false => client.write_all(rest),
+                }
+            }
             Some(Fault::Garbage) => {
                 rest.iter_mut().zip(GARBAGE.iter().cycle()).for_each(|(byte, bad)| *byte = *bad);
                 client.write_all(rest)?;
@@ -548,6 +560,7 @@ fn each_fault_is_what_it_says_and_where_it_says() {
     let (came, ended) = ask(Fault::Reset);
     assert!(before.starts_with(&came) && ended == Err(ErrorKind::ConnectionReset), "{ended:?}");
     assert_eq!(ask(Fault::Silence), (before.clone(), timed_out));
+    assert_eq!(ask(Fault::LoseLarge(4000)), (before.clone(), timed_out));
     let (came, ended) = ask(Fault::Garbage);
     assert!(came.starts_with(&before) && came.len() > reply.len() && ended == timed_out);
     assert!(!came[5000..].contains(&b'\r') && !came[5000..].contains(&b'0'));
@@ -558,7 +571,7 @@ fn each_fault_is_what_it_says_and_where_it_says() {
         let is_late = began.elapsed() >= Duration::from_millis(250);
         assert!(is_late || matches!(fault, Fault::Slices(_)), "{fault:?}");
     }
-    assert_eq!(relay.faults(), 7);
+    assert_eq!(relay.faults(), 8);
 }
 
 #[test]
