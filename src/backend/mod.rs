@@ -8,6 +8,7 @@ mod error;
 mod id;
 mod kill;
 pub(crate) mod large_values;
+mod pace;
 mod pipeline;
 pub(crate) mod pool;
 pub(crate) mod reply_router;
@@ -34,7 +35,7 @@ pub(crate) use self::connection::STALE_TIME;
 pub use self::connection::{Connection, PooledConnection};
 use self::dial::ServerInfo;
 pub use self::error::BackendError;
-pub(crate) use self::error::{LEFT_BUSY, STUCK, is_timeout};
+pub(crate) use self::error::{LEFT_BUSY, LEFT_DOWN, STUCK, is_timeout};
 pub use self::id::BackendId;
 use self::large_values::LargeValueQueue;
 use self::pool::{Permit, Pool};
@@ -239,6 +240,7 @@ impl Backend {
             }
         }
         let permit = permit.renewed();
+        let began = Instant::now();
         let connection = match needs_probe {
             // Making the connection shows whether the backend answers.
             true => {
@@ -248,6 +250,9 @@ impl Backend {
         };
         let connection = PooledConnection { connection, mode, permit };
         let mut connection = connection.prepared(wait_policy, may_send)?;
+        if !needs_probe {
+            connection.set_wait_policy(wait_policy.clone(), waited + began.elapsed());
+        }
         connection.send(commands)?;
         Ok(connection)
     }

@@ -61,6 +61,7 @@ impl Scene {
             ticket,
             commands: commands.len(),
             began: Instant::now(),
+            received: self.shared.received(),
         };
         assert!(self.shared.send(entry, commands), "it takes commands");
     }
@@ -177,7 +178,8 @@ fn a_reply_that_answers_no_command_is_the_backends_failure() {
     let (ticket, _) = late.router.expect(1).expect("nothing was sent");
     let (router, began) = (Arc::clone(&late.router), Instant::now());
     let client = ([127, 0, 0, 1], 1).into();
-    let entry = Entry { client, router, protocol: WireProtocol::Resp, ticket, commands: 1, began };
+    let protocol = WireProtocol::Resp;
+    let entry = Entry { client, router, protocol, ticket, commands: 1, began, received: 0 };
     assert!(!scene.shared.send(entry, b"b"), "it has ended");
 }
 
@@ -287,7 +289,7 @@ fn a_retired_connection_ends_when_all_is_answered() {
     let client = Client::new();
     scene.send(&client, b"a");
     scene.expect(b"a");
-    scene.backend.retire_shared(&scene.shared);
+    scene.backend.close_all();
     assert!(scene.backend.shared(scene.shared.mode).is_none());
     scene.reply(b"+a\r\n");
     assert_eq!(client.replies(), b"+a\r\n");

@@ -1,0 +1,128 @@
+//! How fast a reply has to come. The rule is one for both protocols and for both kinds of connection,
+//! shared and pooled.
+
+use std::time::Duration;
+
+/// Fewest bytes a second, on average, in which a reply has to come once the backend timeout is over.
+///
+/// At half of it, the longest reply that is held until it is whole (64 KiB) would take four seconds, in which
+/// another backend could have given it a hundred times. A slow link over which backends are still of use
+/// carries a hundred times as much, so that some hundred long replies at once don't fall below it.
+pub(super) const MIN_BYTES_A_SECOND: u64 = 32 * 1024;
+
+/// Returns the silence that is as bad as waiting for so long while so many bytes have come: all of the time if
+/// they are too few, and none if they are enough.
+pub(super) fn silence(waited: Duration, bytes: u64) -> Duration {
+    let is_enough = bytes as f64 >= waited.as_secs_f64() * MIN_BYTES_A_SECOND as f64;
+    if is_enough { Duration::ZERO } else { waited }
+}
+
+/// The bytes of a reply that come on a connection, and the time that they take. Time in which nobody reads
+/// them does not count: then the client is slow, not the backend.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// Time that was waited since the reply was due, or since it was last fast enough.
+    waited: Duration,
+    /// Bytes that came in that time.
+    bytes: u64,
+    /// Time that was waited since bytes came last.
+    since_bytes: Duration,
+    /// Whether any have come.
+    has_begun: bool,
+}
+
+impl Pace {
+    /// Takes note of a wait.
+    pub fn note_wait(&mut self, time: Duration) {
+        self.waited += time;
+        self.since_bytes += time;
+    }
+
+    /// Takes note that bytes have come. The time until the first of a reply that `may_take_long` is the work of
+    /// the backend, and does not count.
+    pub fn note_bytes(&mut self, bytes: usize, may_take_long: bool) {
+        if may_take_long && !self.has_begun {
+            self.waited = Duration::ZERO;
+        }
+        self.has_begun = true;
+        self.since_bytes = Duration::ZERO;
+        self.bytes += bytes as u64;
+    }
+
+    /// Whether bytes of the reply have come.
+    pub fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    /// Returns how long nothing has come.
+    pub fn since_bytes(&self) -> Duration {
+        self.since_bytes
+    }
+
+    /// Returns the [`silence`] to which the wait amounts. After each `period` in which the bytes were enough, they
+    /// are counted anew.
+    pub fn silence(&mut self, period: Duration) -> Duration {
+        let silence = silence(self.waited, self.bytes);
+        if silence.is_zero() && self.waited >= period {
+            (self.waited, self.bytes) = (Duration::ZERO, 0);
+        }
+        silence
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_reply_that_trickles_is_as_bad_as_none() {
+        for (milliseconds, bytes, is_enough) in [
+            (1000, 0, false),
+            (1000, 1, false),
+            (1000, 200, false),
+            (1000, 5000, false),
+            (1000, 32 * 1024 - 1, false),
+            (1000, 32 * 1024, true),
+            (1000, 100_000, true),
+            (2000, 32 * 1024, false),
+            (30_000, 3_000_000, true),
+            (600_000, 3_000_000, false),
+            (500, 16 * 1024, true),
+        ] {
+            let waited = Duration::from_millis(milliseconds);
+            let expected = if is_enough { Duration::ZERO } else { waited };
+            assert_eq!(silence(waited, bytes), expected, "{bytes} in {waited:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_came_fast_do_not_pay_for_a_trickle_after_them() {
+        let mut pace = Pace::default();
+        pace.note_bytes(10_000_000, false);
+        for _ in 0..2 {
+            pace.note_wait(SECOND / 2);
+            pace.note_bytes(1, false);
+        }
+        assert_eq!(pace.silence(SECOND), Duration::ZERO, "they came within this second");
+        for _ in 0..2 {
+            pace.note_wait(SECOND / 2);
+            pace.note_bytes(1, false);
+        }
+        assert_eq!(pace.silence(SECOND), SECOND);
+        assert_eq!(pace.since_bytes(), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_work_before_the_first_byte_counts_for_a_read_that_should_be_quick() {
+        for (may_take_long, silence) in [(false, SECOND), (true, Duration::ZERO)] {
+            let mut pace = Pace::default();
+            pace.note_wait(SECOND);
+            assert!(!pace.has_begun());
+            pace.note_bytes(1, may_take_long);
+            assert!(pace.has_begun());
+            assert_eq!(pace.silence(SECOND), silence);
+        }
+    }
+}
