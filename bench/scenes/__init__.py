@@ -3,4 +3,4 @@
 Each of these modules adds its scenes to `stage.SCENES`.
 """
 
-from . import slow, failures, hostile, deletions  # noqa: F401
+from . import slow, failures, hostile, deletions, links  # noqa: F401

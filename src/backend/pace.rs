@@ -32,6 +32,11 @@ pub(super) struct Pace {
 }
 
 impl Pace {
+    /// Goes on to the next reply, without which the one before is of no use: they have their time together.
+    pub fn go_on(&mut self) {
+        (self.has_begun, self.since_bytes) = (false, Duration::ZERO);
+    }
+
     /// Takes note of a wait.
     pub fn note_wait(&mut self, time: Duration) {
         self.waited += time;
@@ -112,6 +117,17 @@ mod tests {
         }
         assert_eq!(pace.silence(SECOND), SECOND);
         assert_eq!(pace.since_bytes(), Duration::ZERO);
+    }
+
+    #[test]
+    fn replies_that_belong_together_have_one_time() {
+        let mut pace = Pace::default();
+        pace.note_wait(SECOND / 2);
+        pace.note_bytes(1, false);
+        pace.go_on();
+        assert!(!pace.has_begun() && pace.since_bytes().is_zero());
+        pace.note_wait(SECOND / 2);
+        assert_eq!(pace.silence(SECOND), SECOND);
     }
 
     #[test]

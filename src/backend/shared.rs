@@ -53,7 +53,8 @@ const MAX_SHARED: usize = 4;
 /// One in so many of a backend's connections may be shared.
 const SHARED_PART: usize = 8;
 
-/// How long a reply may be incomplete while other clients wait for theirs after it.
+/// How long a reply may be incomplete while other clients wait for theirs after it; or how long those may wait
+/// while replies come one after the other, and too slowly.
 ///
 /// A reply of 64 KiB, the longest that is held here, comes in less over any link of more than 5 Mbit/s. The others
 /// lose no more than this, and open a connection: that costs them less than a longer wait.
@@ -215,12 +216,12 @@ impl SharedConnection {
     ) -> Option<SharedFailure> {
         let Timeouts { supervisor, timeout, .. } = timeouts;
         let mut silent = since.elapsed();
-        if silent >= LONG_REPLY_TIME && self.is_held_up(router) {
+        if silent >= LONG_REPLY_TIME.min(*timeout) && self.is_held_up(router) {
             return Some(SharedFailure::Stale);
         }
         if silent >= *timeout {
-            let (began, received_before) = self.oldest().unwrap_or((since, self.received()));
-            silent = pace::silence(began.elapsed(), self.received() - received_before);
+            let oldest = lock(&self.head).oldest;
+            silent = self.silence(oldest.or_else(|| self.oldest_untaken())).unwrap_or_default();
         }
         if silent < *timeout && supervisor.is_up() {
             return None;
@@ -232,25 +233,31 @@ impl SharedConnection {
         }
     }
 
-    /// Whether another client's reply has been incomplete for long.
+    /// Whether another client's reply comes while the line does not move, or moves too slowly.
     fn is_held_up(&self, router: &Arc<ClientReplyRouter>) -> bool {
-        lock(&self.head).incomplete.as_ref().is_some_and(|incomplete| {
-            incomplete.since.elapsed() >= LONG_REPLY_TIME
-                && !Arc::ptr_eq(&incomplete.router, router)
-        })
+        let head = lock(&self.head);
+        let Some(incomplete) = &head.incomplete else { return false };
+        !Arc::ptr_eq(&incomplete.router, router)
+            && (incomplete.since.elapsed() >= LONG_REPLY_TIME
+                || self.silence(head.oldest).is_some_and(|silent| silent >= LONG_REPLY_TIME))
     }
 
-    /// When the oldest commands that are not answered were sent, and the bytes that had been received by then.
-    fn oldest(&self) -> Option<(Instant, u64)> {
-        let oldest = lock(&self.head).oldest;
-        oldest.or_else(|| {
-            self.pipeline.look(|entries| entries.front().map(|entry| (entry.began, entry.received)))
-        })
+    /// Returns the silence to which the wait for the oldest unanswered commands amounts.
+    fn silence(&self, oldest: Option<(Instant, u64)>) -> Option<Duration> {
+        let (began, received_before) = oldest?;
+        Some(pace::silence(began.elapsed(), self.received() - received_before))
+    }
+
+    /// When the oldest commands were sent that the reader has not taken, and the bytes that had been received by
+    /// then.
+    fn oldest_untaken(&self) -> Option<(Instant, u64)> {
+        self.pipeline.look(|entries| entries.front().map(|entry| (entry.began, entry.received)))
     }
 
     /// Takes note of the place in the line to which the replies have come.
     pub(super) fn set_head(&self, head: LineHead) {
-        *lock(&self.head) = head;
+        // The old one may hold the last of a client, and is dropped without the lock.
+        let _old = std::mem::replace(&mut *lock(&self.head), head);
     }
 
     /// Takes note that so many bytes have come.

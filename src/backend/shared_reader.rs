@@ -169,9 +169,11 @@ impl Reader {
 
     /// Whether any client still waits for its reply here.
     fn is_awaited(&self) -> bool {
-        let is_awaited = |entry: &Entry| entry.router.is_waiting(entry.ticket);
-        self.entries.iter().any(is_awaited)
-            || self.shared.pipeline.look(|entries| entries.iter().any(is_awaited))
+        let asked = |entry: &Entry| (Arc::clone(&entry.router), entry.ticket);
+        let untaken: Vec<_> =
+            self.shared.pipeline.look(|entries| entries.iter().map(asked).collect());
+        let mut all = self.entries.iter().map(asked).chain(untaken);
+        all.any(|(router, ticket)| router.is_waiting(ticket))
     }
 
     /// Returns the reason for an end with this error. Between replies, it says nothing of the backend.
@@ -283,6 +285,7 @@ impl Reader {
     /// Tells the clients whose commands are not answered.
     fn finish(mut self, reason: CloseReason) {
         self.shared.pipeline.close_and_take(&mut self.entries);
+        self.shared.set_head(LineHead::default());
         self.backend.forget_shared(&self.shared);
         self.shared.stream.shutdown();
         if let Some(entry) = self.entries.front_mut() {

@@ -100,8 +100,18 @@ impl BackendSocket {
 
     /// Prepares it for a request for which a silence up to `usual` says nothing of the backend.
     pub fn expect_reply(&mut self, usual: Duration) -> io::Result<()> {
+        self.pace = Pace::default();
+        self.expect_next_reply(usual)
+    }
+
+    /// Like [`expect_reply`](Self::expect_reply). The time of a quick read runs on from the request before.
+    pub fn expect_next_reply(&mut self, usual: Duration) -> io::Result<()> {
         self.usual = usual;
-        (self.pace, self.unasked) = (Pace::default(), Duration::ZERO);
+        self.unasked = Duration::ZERO;
+        match &self.wait_policy {
+            WaitPolicy::Read { class: Class::Quick, .. } => self.pace.go_on(),
+            _ => self.pace = Pace::default(),
+        }
         if let WaitPolicy::Read { open: Some(open), .. } = &self.wait_policy {
             open.note_sent();
         }

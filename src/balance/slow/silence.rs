@@ -58,9 +58,11 @@ pub enum Decision {
     GiveUp,
 }
 
-/// Whether the silence means that the server has failed, and is `suspect`.
+/// Whether the silence means that the server has failed, and is `suspect`. The only one that serves is not when it
+/// has answered a check meanwhile: no read could go elsewhere.
 pub fn is_suspicious(now: &Situation, limits: TimeLimits) -> bool {
-    now.class == Class::Quick && now.silent >= limits.backend && !now.is_server_busy
+    let is_cleared = now.answers_checks && !now.has_other;
+    now.class == Class::Quick && now.silent >= limits.backend && !now.is_server_busy && !is_cleared
 }
 
 /// Decides what a read does that has met silence.
@@ -218,6 +220,9 @@ mod tests {
         assert!(!is_suspicious(&unknown(), LIMITS));
         assert!(!is_suspicious(&slow(), LIMITS));
         assert!(!is_suspicious(&Situation { is_server_busy: true, ..quick() }, LIMITS));
+        let cleared = Situation { answers_checks: true, ..quick() };
+        assert!(is_suspicious(&cleared, LIMITS));
+        assert!(!is_suspicious(&Situation { has_other: false, ..cleared }, LIMITS));
         let silent = Duration::from_millis(999);
         assert!(!is_suspicious(&Situation { silent, ..quick() }, LIMITS));
     }
