@@ -80,11 +80,13 @@ def _pass(source, target, send):
 def _slowly(client, late_seconds, bytes_a_second, piece):
     if late_seconds.value:
         time.sleep(late_seconds.value)
+    due = time.monotonic()
     while piece:
         rate = bytes_a_second.value
         length = max(1, int(rate / CHUNKS_A_SECOND)) if rate else len(piece)
         if rate:
-            time.sleep(length / rate)
+            due += length / rate
+            time.sleep(max(0, due - time.monotonic()))
         client.sendall(piece[:length])
         piece = piece[length:]
 

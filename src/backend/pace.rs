@@ -10,6 +10,10 @@ use std::time::Duration;
 /// carries a hundred times as much, so that some hundred long replies at once don't fall below it.
 pub(super) const MIN_BYTES_A_SECOND: u64 = 32 * 1024;
 
+/// Part of the backend timeout that a reply has from its first byte on, at least, if it was waited for long: one in
+/// so many. In 200 ms, with the usual second, a short reply is whole even over a slow link.
+const LEAST_PART: u32 = 5;
+
 /// Returns the silence that is as bad as waiting for so long while so many bytes have come: all of the time if
 /// they are too few, and none if they are enough.
 pub(super) fn silence(waited: Duration, bytes: u64) -> Duration {
@@ -29,6 +33,8 @@ pub(super) struct Pace {
     since_bytes: Duration,
     /// Whether any have come.
     has_begun: bool,
+    /// Time that the first of a reply took which may take long.
+    work: Duration,
 }
 
 impl Pace {
@@ -44,10 +50,10 @@ impl Pace {
     }
 
     /// Takes note that bytes have come. The time until the first of a reply that `may_take_long` is the work of
-    /// the backend, and does not count.
+    /// the backend, and no bytes are missed in it.
     pub fn note_bytes(&mut self, bytes: usize, may_take_long: bool) {
         if may_take_long && !self.has_begun {
-            self.waited = Duration::ZERO;
+            self.work = std::mem::take(&mut self.waited);
         }
         self.has_begun = true;
         self.since_bytes = Duration::ZERO;
@@ -67,11 +73,15 @@ impl Pace {
     /// Returns the [`silence`] to which the wait amounts. After each `period` in which the bytes were enough, they
     /// are counted anew.
     pub fn silence(&mut self, period: Duration) -> Duration {
+        let work = self.work.min(period - period / LEAST_PART);
         let silence = silence(self.waited, self.bytes);
-        if silence.is_zero() && self.waited >= period {
-            (self.waited, self.bytes) = (Duration::ZERO, 0);
+        if !silence.is_zero() {
+            return silence + work;
         }
-        silence
+        if self.waited + work >= period {
+            (self.waited, self.work, self.bytes) = (Duration::ZERO, Duration::ZERO, 0);
+        }
+        Duration::ZERO
     }
 }
 
@@ -131,14 +141,23 @@ mod tests {
     }
 
     #[test]
-    fn the_work_before_the_first_byte_counts_for_a_read_that_should_be_quick() {
-        for (may_take_long, silence) in [(false, SECOND), (true, Duration::ZERO)] {
+    fn bytes_are_missed_from_the_first_on_if_the_backend_may_have_worked_for_long() {
+        for (may_take_long, work, bytes, waited, silence) in [
+            (false, 1000, 1, 0, 1000),
+            (true, 1000, 1, 0, 0),
+            // What is left of its time, or a fifth of all, is its time from then on.
+            (true, 300, 1, 700, 1000),
+            (true, 9000, 1, 200, 1000),
+            (true, 9000, 7000, 200, 0),
+        ] {
             let mut pace = Pace::default();
-            pace.note_wait(SECOND);
+            pace.note_wait(Duration::from_millis(work));
             assert!(!pace.has_begun());
-            pace.note_bytes(1, may_take_long);
+            pace.note_bytes(bytes, may_take_long);
             assert!(pace.has_begun());
-            assert_eq!(pace.silence(SECOND), silence);
+            pace.note_wait(Duration::from_millis(waited));
+            let found = pace.silence(SECOND).as_millis();
+            assert_eq!(found, silence, "{bytes} bytes after {work} ms, and {waited} ms");
         }
     }
 }

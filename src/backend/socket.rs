@@ -172,8 +172,8 @@ impl BackendSocket {
             WaitPolicy::Until(_) => is_in_time,
             WaitPolicy::Probe(_) => is_in_time && supervisor.is_up(),
             WaitPolicy::LastResort(_) => {
-                let is_unusual = silent >= self.usual;
-                supervisor.may_wait_as_last_resort(silent, is_unusual)? && is_in_time
+                let (comes, is_unusual) = (silent.is_zero(), silent >= self.usual);
+                comes || (supervisor.may_wait_as_last_resort(silent, is_unusual)? && is_in_time)
             }
             WaitPolicy::Read { class, open } => {
                 if let Some(open) = open {
