@@ -43,7 +43,7 @@ soak:
 	SOAK_REPLIES=$(SOAK_REPLIES) python3 bench/soak.py
 
 # Plays scenes beside regular clients that compare every reply: slow reads, commands that kill servers,
-# endless scripts, servers that freeze or lose their keys. Takes twenty minutes; SCENES="slow-sort frozen"
+# endless scripts, servers that freeze or lose their keys, slow links. Takes half an hour; SCENES="slow-sort frozen"
 # plays some of them, SCENES_SECONDS sets the duration of an event.
 SCENES ?=
 SCENES_SECONDS ?= 60

@@ -47,7 +47,7 @@ def free_port():
     raise RuntimeError("no free port")
 
 
-def _die_with_parent():
+def die_with_parent():
     """Makes a child process end with us, even if we are killed (Linux: PR_SET_PDEATHSIG)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
@@ -59,7 +59,7 @@ def start(name, command, **options):
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "log", "w") as log:
         options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "cwd": folder, **options}
-        process = subprocess.Popen([str(word) for word in command], preexec_fn=_die_with_parent, **options)
+        process = subprocess.Popen([str(word) for word in command], preexec_fn=die_with_parent, **options)
     _running.append(process)
     return process
 

@@ -3,4 +3,4 @@
 Each of these modules adds its scenes to `stage.SCENES`.
 """
 
-from . import slow, failures, hostile, deletions, unread  # noqa: F401
+from . import slow, failures, hostile, deletions, unread, links  # noqa: F401

@@ -32,6 +32,18 @@ def array(texts):
     return b"*%d\r\n" % len(texts) + b"".join(map(bulk, texts))
 
 
+def joined_chunks(body):
+    """The chunks of an HTTP body without their lengths; None while the last is to come."""
+    joined = bytearray()
+    while (end := body.find(b"\r\n")) >= 0:
+        length = int(body[:end], 16)
+        if length == 0:
+            return joined if body.endswith(b"\r\n\r\n") else None
+        joined += body[end + 2 : end + 2 + length]
+        body = body[end + 2 + length + 2 :]
+    return None
+
+
 class Operation:
     """Commands that a client sends at once. `replies` has for each the reply, and the one (`NIL` or
     `EMPTY`) that is right too after the keys may have been deleted."""
@@ -153,7 +165,9 @@ class _Client:
             return
         lines = head.decode("latin-1").split("\r\n")
         fields = dict(line.lower().split(": ", 1) for line in lines[1:])
-        if len(body) < int(fields.get("content-length", 0)):
+        if fields.get("transfer-encoding") == "chunked":
+            body = joined_chunks(body)
+        if body is None or len(body) < int(fields.get("content-length", 0)):
             return
         self.received = 1
         status = lines[0].split()[1]

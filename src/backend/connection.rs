@@ -95,9 +95,19 @@ impl Connection {
 
     /// Sends `commands` and waits for the first byte of the reply.
     pub fn send(&mut self, commands: &[u8]) -> Result<(), BackendError> {
-        let socket = self.reader.get_mut();
-        socket.expect_reply(self.timeout)?;
-        socket.write_all(commands)?;
+        self.reader.get_mut().expect_reply(self.timeout)?;
+        self.write(commands)
+    }
+
+    /// Like [`send`](Self::send), for the next commands of a read that can't do without the replies before: the
+    /// time of a quick read runs on.
+    pub fn send_next(&mut self, commands: &[u8]) -> Result<(), BackendError> {
+        self.reader.get_mut().expect_next_reply(self.timeout)?;
+        self.write(commands)
+    }
+
+    fn write(&mut self, commands: &[u8]) -> Result<(), BackendError> {
+        self.reader.get_mut().write_all(commands)?;
         self.next_byte().map(|_| ())
     }
 

@@ -79,7 +79,7 @@ impl Backend {
         }
     }
 
-    /// Makes a connection and sets it up. Finds out which server it leads to: a server that no check has
+    /// Makes a connection and sets it up, all within its usual timeout. Finds out which server it leads to: a server that no check has
     /// accepted is not used, and a new one is asked which commands it knows.
     pub(super) fn dial(
         &self,
@@ -87,11 +87,13 @@ impl Backend {
         wait_policy: WaitPolicy,
         waited: Duration,
     ) -> Result<Connection, BackendError> {
-        let mut connection = self.open(wait_policy, waited)?;
+        let began = Instant::now();
+        let mut connection = self.open(wait_policy.clone(), waited)?;
         let mut setup = command("INFO").arg("server").into_bytes();
         if mode.database != 0 {
             command("SELECT").number(mode.database).append_to(&mut setup);
         }
+        connection.set_wait_policy(wait_policy.clone(), waited + began.elapsed());
         connection.send(&setup)?;
         let (run_id, is_cluster_node) = read_server_info(connection.replies())?;
         let admitted = self.timeouts.supervisor.admit(run_id.as_deref().unwrap_or_default());
@@ -105,6 +107,7 @@ impl Backend {
         }
         self.meet(&mut connection)?;
         if mode.protocol == Protocol::Resp3 {
+            connection.set_wait_policy(wait_policy, waited + began.elapsed());
             connection.send(&command("HELLO").arg("3").into_bytes())?;
             let mut greeting = Vec::new();
             connection.hold(&mut greeting, MAX_INFO_BYTES as usize)?;

@@ -17,6 +17,9 @@ pub(crate) const STUCK: io::ErrorKind = io::ErrorKind::ResourceBusy;
 /// Kind of the error by which a socket tells [`BackendError::LeftBusy`]; no system uses it.
 pub(crate) const LEFT_BUSY: io::ErrorKind = io::ErrorKind::Unsupported;
 
+/// Kind of the error by which a socket tells [`BackendError::LeftDown`]; no system uses it for a socket.
+pub(crate) const LEFT_DOWN: io::ErrorKind = io::ErrorKind::ReadOnlyFilesystem;
+
 /// Reason why a backend did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
@@ -54,6 +57,9 @@ pub enum BackendError {
     /// It works on another client's slow read, and another backend is up.
     #[error("busy with a slow read")]
     LeftBusy,
+    /// It went down while it was waited for, and another backend is up.
+    #[error("went down")]
+    LeftDown,
     /// It did not answer a `PING` before the read was sent.
     #[error("does not answer")]
     Unresponsive,
@@ -92,6 +98,7 @@ impl BackendError {
             | Self::LeftBusy
             | Self::Local(_)
             // The health checks know it already.
+            | Self::LeftDown
             | Self::Syncing(_)
             // The connection is to blame, or the read.
             | Self::Stuck => false,
@@ -152,6 +159,7 @@ impl From<io::Error> for BackendError {
         match error.kind() {
             STUCK => Self::Stuck,
             LEFT_BUSY => Self::LeftBusy,
+            LEFT_DOWN => Self::LeftDown,
             _ if is_timeout(&error) => Self::TimedOut,
             _ if is_local(&error) => Self::Local(error),
             _ => Self::Lost(error),

@@ -9,6 +9,7 @@ mod id;
 mod kill;
 pub(crate) mod large_values;
 mod mode_uses;
+mod pace;
 mod pipeline;
 pub(crate) mod pool;
 pub(crate) mod reply_router;
@@ -35,7 +36,7 @@ pub(crate) use self::connection::STALE_TIME;
 pub use self::connection::{Connection, PooledConnection};
 use self::dial::ServerInfo;
 pub use self::error::BackendError;
-pub(crate) use self::error::{LEFT_BUSY, STUCK, is_timeout};
+pub(crate) use self::error::{LEFT_BUSY, LEFT_DOWN, STUCK, is_timeout};
 pub use self::id::BackendId;
 use self::large_values::LargeValueQueue;
 use self::mode_uses::ModeUses;
@@ -241,6 +242,7 @@ impl Backend {
             }
         }
         let permit = permit.renewed();
+        let began = Instant::now();
         let connection = match needs_probe {
             // Making the connection shows whether the backend answers.
             true => {
@@ -250,6 +252,9 @@ impl Backend {
         };
         let connection = PooledConnection { connection, mode, permit, turn: None };
         let mut connection = connection.prepared(wait_policy, may_send)?;
+        if !needs_probe {
+            connection.set_wait_policy(wait_policy.clone(), waited + began.elapsed());
+        }
         connection.send(commands)?;
         Ok(connection)
     }

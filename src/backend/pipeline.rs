@@ -151,6 +151,11 @@ impl<E> Pipeline<E> {
         state.is_idle()
     }
 
+    /// Looks at the entries that were not taken yet, in order.
+    pub fn look<T>(&self, look: impl FnOnce(&VecDeque<E>) -> T) -> T {
+        look(&lock(&self.state).entries)
+    }
+
     /// Returns whether no entry is under way.
     pub fn is_idle(&self) -> bool {
         lock(&self.state).is_idle()

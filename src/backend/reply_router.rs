@@ -185,6 +185,12 @@ impl<F> ReplyRouter<F> {
         lock(&self.state).progress()
     }
 
+    /// Returns whether the client still waits here for the commands of this ticket.
+    pub fn is_waiting(&self, ticket: u64) -> bool {
+        let state = lock(&self.state);
+        state.ticket == ticket && state.failure.is_none() && !state.is_over
+    }
+
     /// Waits up to `time` while commands are under way; returns their state.
     pub fn wait(&self, time: Duration) -> Progress {
         let mut state = lock(&self.state);

@@ -16,9 +16,11 @@
 //! command is answered once, either here or by the client's thread.
 //!
 //! Anything unusual leaves the fast path: the connection ends, a reply says that the server can't answer,
-//! the server is silent, a reply is longer than [`HELD_REPLY_BYTES`](super::HELD_REPLY_BYTES), the client does not
-//! read. Then the client's thread takes its commands back and sends them on a connection of its own, to another
-//! backend if this one has failed. The reader never waits for a client.
+//! the server is silent, too slow or down, a reply is longer than [`HELD_REPLY_BYTES`](super::HELD_REPLY_BYTES), or
+//! takes long while others wait for theirs after it, the client does not read. Then the client's thread takes its
+//! commands back and sends them on a connection of its own, to another backend if this one has failed. The reader
+//! never waits for a client. Silence and slowness are noticed by the clients' threads, which look up every few
+//! milliseconds while they wait ([`SharedConnection::reason_to_leave`]).
 //!
 //! A shared connection begins as one from the pool that has just served a read well, and keeps its place in the
 //! pool. [`Backend::close_all`] ends it with the others.
@@ -26,11 +28,12 @@
 use std::io::{self, PipeReader, PipeWriter, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::error::BackendError;
+use super::pace;
 use super::pipeline::Pipeline;
 use super::reply_router::ReplyRouter;
 use super::shared_reader::Reader;
@@ -49,6 +52,13 @@ const MAX_SHARED: usize = 4;
 
 /// One in so many of a backend's connections may be shared.
 const SHARED_PART: usize = 8;
+
+/// How long a reply may be incomplete while other clients wait for theirs after it; or how long those may wait
+/// while replies come one after the other, and too slowly.
+///
+/// A reply of 64 KiB, the longest that is held here, comes in less over any link of more than 5 Mbit/s. The others
+/// lose no more than this, and open a connection: that costs them less than a longer wait.
+const LONG_REPLY_TIME: Duration = Duration::from_millis(100);
 
 /// Time between two looks whether the shared connections are quiet.
 const QUIET_STEP: Duration = Duration::from_micros(500);
@@ -84,6 +94,26 @@ pub(crate) struct Entry {
     pub commands: usize,
     /// When they were sent.
     pub began: Instant,
+    /// Number of bytes that had been received on the connection by then.
+    pub received: u64,
+}
+
+/// The place in the line to which the replies have come.
+#[derive(Default)]
+pub(super) struct LineHead {
+    /// When the commands were sent that are answered next, and the bytes that had been received by then; `None`
+    /// when the reader has taken none from the pipeline.
+    pub oldest: Option<(Instant, u64)>,
+    /// The reply that is incomplete.
+    pub incomplete: Option<IncompleteReply>,
+}
+
+/// A reply whose first bytes have come.
+pub(super) struct IncompleteReply {
+    /// The client whose reply it is.
+    pub router: Arc<ClientReplyRouter>,
+    /// When its first bytes came.
+    pub since: Instant,
 }
 
 /// A connection that any client may send on.
@@ -103,6 +133,13 @@ pub(crate) struct SharedConnection {
     heard_at: AtomicU64,
     /// How often commands were sent here.
     uses: AtomicU64,
+    /// Number of bytes that have been received.
+    received: AtomicU64,
+    head: Mutex<LineHead>,
+    /// Whether it takes no more commands.
+    is_retired: AtomicBool,
+    /// Whether a client's thread has ended it.
+    is_abandoned: AtomicBool,
 }
 
 impl std::fmt::Debug for SharedConnection {
@@ -126,6 +163,10 @@ impl SharedConnection {
             since: Instant::now(),
             heard_at: AtomicU64::new(0),
             uses: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            head: Mutex::default(),
+            is_retired: AtomicBool::new(false),
+            is_abandoned: AtomicBool::new(false),
         });
         Reader::start(Arc::clone(backend), Arc::clone(&shared), connection)?;
         Ok(shared)
@@ -167,22 +208,71 @@ impl SharedConnection {
         (&*self.stream).write_all(bytes)
     }
 
-    /// Returns the reason why commands that were sent at `since` are not waited for any longer, if so.
-    pub fn silence(&self, since: Instant, timeouts: &Timeouts) -> Option<BackendError> {
-        let silent = self.heard_at().max(since).elapsed();
-        if silent < timeouts.timeout {
+    /// Returns the reason why a client's commands, the first of which was sent at `since`, are not waited for any
+    /// longer, if so.
+    ///
+    /// The line as a whole is judged: as long as replies come fast enough, each gets its turn.
+    fn reason_to_leave(
+        &self,
+        router: &Arc<ClientReplyRouter>,
+        since: Instant,
+        timeouts: &Timeouts,
+    ) -> Option<SharedFailure> {
+        let Timeouts { supervisor, timeout, .. } = timeouts;
+        let mut silent = since.elapsed();
+        if silent >= LONG_REPLY_TIME.min(*timeout) && self.is_held_up(router) {
+            return Some(SharedFailure::Stale);
+        }
+        if silent >= *timeout {
+            let oldest = lock(&self.head).oldest;
+            silent = self.silence(oldest.or_else(|| self.oldest_untaken())).unwrap_or_default();
+        }
+        if silent < *timeout && supervisor.is_up() {
             return None;
         }
-        match timeouts.supervisor.may_wait(Class::Quick, silent, true) {
+        match supervisor.may_wait(Class::Quick, silent, *timeout) {
             Ok(true) => None,
-            Ok(false) => Some(BackendError::TimedOut),
-            Err(error) => Some(error.into()),
+            Ok(false) => Some(SharedFailure::Backend(BackendError::TimedOut)),
+            Err(error) => Some(SharedFailure::Backend(error.into())),
         }
     }
 
-    /// Takes note that bytes have come.
-    pub(super) fn note_heard(&self) {
+    /// Whether another client's reply comes while the line does not move, or moves too slowly.
+    fn is_held_up(&self, router: &Arc<ClientReplyRouter>) -> bool {
+        let head = lock(&self.head);
+        let Some(incomplete) = &head.incomplete else { return false };
+        !Arc::ptr_eq(&incomplete.router, router)
+            && (incomplete.since.elapsed() >= LONG_REPLY_TIME
+                || self.silence(head.oldest).is_some_and(|silent| silent >= LONG_REPLY_TIME))
+    }
+
+    /// Returns the silence to which the wait for the oldest unanswered commands amounts.
+    fn silence(&self, oldest: Option<(Instant, u64)>) -> Option<Duration> {
+        let (began, received_before) = oldest?;
+        Some(pace::silence(began.elapsed(), self.received() - received_before))
+    }
+
+    /// When the oldest commands were sent that the reader has not taken, and the bytes that had been received by
+    /// then.
+    fn oldest_untaken(&self) -> Option<(Instant, u64)> {
+        self.pipeline.look(|entries| entries.front().map(|entry| (entry.began, entry.received)))
+    }
+
+    /// Takes note of the place in the line to which the replies have come.
+    pub(super) fn set_head(&self, head: LineHead) {
+        // The old one may hold the last of a client, and is dropped without the lock.
+        let _old = std::mem::replace(&mut *lock(&self.head), head);
+    }
+
+    /// Takes note that so many bytes have come.
+    pub(super) fn note_received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
         self.heard_at.store(self.since.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Returns the number of bytes that have been received.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
     }
 
     /// Returns when bytes came last.
@@ -190,11 +280,30 @@ impl SharedConnection {
         self.since + Duration::from_millis(self.heard_at.load(Ordering::Relaxed))
     }
 
-    /// Takes no more commands, and ends when all are answered.
+    /// Takes no more commands, and ends when all are answered, or nobody waits for them any more.
     pub(super) fn retire(&self) {
-        if self.pipeline.close() {
+        let is_idle = self.pipeline.close();
+        self.is_retired.store(true, Ordering::Release);
+        if is_idle {
             self.stream.shutdown();
         }
+    }
+
+    /// Ends now. All clients send their commands elsewhere; the backend has failed none of them.
+    fn abandon(&self) {
+        self.is_abandoned.store(true, Ordering::Release);
+        self.retire();
+        self.stream.shutdown();
+    }
+
+    /// Returns whether it takes no more commands.
+    pub(super) fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Acquire)
+    }
+
+    /// Returns whether a client's thread has ended it.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.is_abandoned.load(Ordering::Acquire)
     }
 }
 
@@ -242,11 +351,22 @@ impl Backend {
         place.map(|place| shared.swap_remove(place).retire()).is_some()
     }
 
-    /// Lets a shared connection end when all that was sent on it is answered. Another may take its place
-    /// meanwhile.
-    pub(crate) fn retire_shared(&self, retired: &Arc<SharedConnection>) {
-        self.forget_shared(retired);
-        retired.retire();
+    /// Returns the reason why a client's commands on a shared connection, the first of which was sent at `since`,
+    /// are not waited for any longer, if so. The connection then takes no more commands. It goes on only for a
+    /// client whose long reply holds up the others.
+    pub(crate) fn leave_shared(
+        &self,
+        shared: &Arc<SharedConnection>,
+        router: &Arc<ClientReplyRouter>,
+        since: Instant,
+    ) -> Option<SharedFailure> {
+        let reason = shared.reason_to_leave(router, since, &self.timeouts)?;
+        self.forget_shared(shared);
+        match reason {
+            SharedFailure::Stale => shared.retire(),
+            _ => shared.abandon(),
+        }
+        Some(reason)
     }
 
     /// Takes a shared connection that has ended off the list.

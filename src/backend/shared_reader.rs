@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::error::{BackendError, is_timeout};
 use super::reply_router::{Progress, Replies};
-use super::shared::{Entry, SharedConnection, SharedFailure};
+use super::shared::{Entry, IncompleteReply, LineHead, SharedConnection, SharedFailure};
 use super::{Backend, PooledConnection, unable};
 use crate::metrics::{Completion, Outcome};
 use crate::net::protocol::WireProtocol;
@@ -18,8 +18,7 @@ use crate::resp::{self, Framer, Protocol};
 /// 64 KiB with the bytes that RESP puts around it.
 pub(crate) const HELD_REPLY_BYTES: usize = 64 * 1024 + 64;
 
-/// Most bytes of a long reply that are read and dropped. After more, all clients are better off on a new
-/// connection.
+/// Longest reply that is read and dropped. With a longer one, all clients are better off on a new connection.
 const MAX_SKIPPED_BYTES: usize = 1024 * 1024;
 
 /// Most bytes that are read from a backend at a time.
@@ -84,6 +83,8 @@ struct NextReplies {
     replies: Replies,
     /// How long the first took to begin.
     time: Option<Duration>,
+    /// When the first bytes came of the next one, if that is incomplete.
+    incomplete_since: Option<Instant>,
     /// Bytes of a long reply that were dropped; 0 if the reply is not long.
     skipped: usize,
     /// Whether client threads have to be woken.
@@ -138,10 +139,14 @@ impl Reader {
     /// When the connection has ended, or no client needs it any more.
     fn read(&mut self) -> io::Result<()> {
         loop {
-            match (&*self.shared.stream).read(&mut self.buffer[self.end..]) {
+            let read = (&*self.shared.stream).read(&mut self.buffer[self.end..]);
+            if self.shared.is_retired() && !self.is_awaited() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            match read {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(length) => {
-                    self.shared.note_heard();
+                    self.shared.note_received(length);
                     self.end += length;
                     return Ok(());
                 }
@@ -162,14 +167,30 @@ impl Reader {
         }
     }
 
+    /// Whether any client still waits for its reply here.
+    fn is_awaited(&self) -> bool {
+        let asked = |entry: &Entry| (Arc::clone(&entry.router), entry.ticket);
+        let untaken: Vec<_> =
+            self.shared.pipeline.look(|entries| entries.iter().map(asked).collect());
+        let mut all = self.entries.iter().map(asked).chain(untaken);
+        all.any(|(router, ticket)| router.is_waiting(ticket))
+    }
+
     /// Returns the reason for an end with this error. Between replies, it says nothing of the backend.
     fn reason_of(&self, error: io::Error) -> CloseReason {
-        let is_within_reply = self.end > self.next.whole || self.next.skipped > 0;
-        if is_within_reply && !is_timeout(&error) {
+        if self.shared.is_abandoned() {
+            return CloseReason::Stale;
+        }
+        if self.is_within_reply() && !is_timeout(&error) {
             CloseReason::Failed(error.into())
         } else {
             CloseReason::Lost
         }
+    }
+
+    /// Whether a part of the next reply has come.
+    fn is_within_reply(&self) -> bool {
+        self.end > self.next.whole || self.next.skipped > 0
     }
 
     /// Gives each client its replies; returns how many entries are answered.
@@ -216,7 +237,20 @@ impl Reader {
         if std::mem::take(&mut self.next.must_wake) {
             self.wake_writer = self.shared.renew_wake_pipe();
         }
+        self.tell_head(now);
         Ok(done)
+    }
+
+    /// Tells the clients' threads how far the replies have come.
+    fn tell_head(&mut self, now: Instant) {
+        let front = self.entries.front();
+        let incomplete = front.filter(|_| self.is_within_reply()).map(|entry| IncompleteReply {
+            router: Arc::clone(&entry.router),
+            since: self.next.incomplete_since.unwrap_or(now),
+        });
+        let oldest = front.map(|entry| (entry.began, entry.received));
+        self.next.incomplete_since = incomplete.as_ref().map(|incomplete| incomplete.since);
+        self.shared.set_head(LineHead { oldest, incomplete });
     }
 
     /// Moves the rest to the buffer's beginning. If the rest is long, its client gets the whole replies in
@@ -224,10 +258,12 @@ impl Reader {
     fn make_room(&mut self) -> Result<(), CloseReason> {
         let next = &mut self.next;
         if let Some(entry) = self.entries.front_mut() {
-            if self.end - next.start > HELD_REPLY_BYTES {
+            let length = (self.end - next.whole) as u64 + next.framer.announced_bytes();
+            let is_long = length > HELD_REPLY_BYTES as u64;
+            if is_long || self.end - next.start > HELD_REPLY_BYTES {
                 next.give_some(entry, &self.buffer, &self.backend);
             }
-            if next.skipped > 0 || self.end - next.start > HELD_REPLY_BYTES {
+            if next.skipped > 0 || is_long {
                 if next.skipped == 0 {
                     // It fails where the client has taken its commands back.
                     let _ = entry.router.fail(entry.ticket, SharedFailure::LongReply);
@@ -249,6 +285,7 @@ impl Reader {
     /// Tells the clients whose commands are not answered.
     fn finish(mut self, reason: CloseReason) {
         self.shared.pipeline.close_and_take(&mut self.entries);
+        self.shared.set_head(LineHead::default());
         self.backend.forget_shared(&self.shared);
         self.shared.stream.shutdown();
         if let Some(entry) = self.entries.front_mut() {
@@ -336,6 +373,7 @@ impl NextReplies {
     fn pass_over(&mut self) {
         self.replies.answered += 1;
         self.whole = self.seen;
+        self.incomplete_since = None;
         if std::mem::take(&mut self.skipped) > 0 {
             self.start = self.seen;
         }
@@ -346,7 +384,8 @@ impl NextReplies {
     fn skip(&mut self) -> Result<(), CloseReason> {
         self.skipped += self.seen - self.start;
         (self.start, self.whole) = (self.seen, self.seen);
-        if self.skipped > MAX_SKIPPED_BYTES { Err(CloseReason::Stale) } else { Ok(()) }
+        let length = self.skipped as u64 + self.framer.announced_bytes();
+        if length > MAX_SKIPPED_BYTES as u64 { Err(CloseReason::Stale) } else { Ok(()) }
     }
 
     /// Gives the whole replies to their client, before the others of their entry have come.

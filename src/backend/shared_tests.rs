@@ -61,6 +61,7 @@ impl Scene {
             ticket,
             commands: commands.len(),
             began: Instant::now(),
+            received: self.shared.received(),
         };
         assert!(self.shared.send(entry, commands), "it takes commands");
     }
@@ -177,7 +178,8 @@ fn a_reply_that_answers_no_command_is_the_backends_failure() {
     let (ticket, _) = late.router.expect(1).expect("nothing was sent");
     let (router, began) = (Arc::clone(&late.router), Instant::now());
     let client = ([127, 0, 0, 1], 1).into();
-    let entry = Entry { client, router, protocol: WireProtocol::Resp, ticket, commands: 1, began };
+    let protocol = WireProtocol::Resp;
+    let entry = Entry { client, router, protocol, ticket, commands: 1, began, received: 0 };
     assert!(!scene.shared.send(entry, b"b"), "it has ended");
 }
 
@@ -287,10 +289,72 @@ fn a_retired_connection_ends_when_all_is_answered() {
     let client = Client::new();
     scene.send(&client, b"a");
     scene.expect(b"a");
-    scene.backend.retire_shared(&scene.shared);
+    scene.backend.close_all();
     assert!(scene.backend.shared(scene.shared.mode).is_none());
     scene.reply(b"+a\r\n");
     assert_eq!(client.replies(), b"+a\r\n");
     scene.await_end();
     assert!(scene.failures().is_empty());
+}
+
+#[test]
+fn a_reply_that_takes_long_keeps_the_connection_and_the_others_leave() {
+    let mut scene = Scene::new(Protocol::Resp2);
+    scene.supervisor.is_up.store(true, Ordering::SeqCst);
+    let clients = [Client::new(), Client::new()];
+    let since = Instant::now();
+    scene.send(&clients[0], b"a");
+    scene.expect(b"a");
+    scene.send(&clients[1], b"b");
+    let leave = |client: &Client| scene.backend.leave_shared(&scene.shared, &client.router, since);
+    thread::sleep(LONG_REPLY_TIME);
+    assert!(leave(&clients[1]).is_none(), "no reply has begun");
+    scene.reply(b"$5\r\nhal");
+    while lock(&scene.shared.head).incomplete.is_none() {
+        thread::yield_now();
+    }
+    thread::sleep(LONG_REPLY_TIME);
+    let leave = |client: &Client| scene.backend.leave_shared(&scene.shared, &client.router, since);
+    assert!(leave(&clients[0]).is_none(), "its own reply comes");
+    assert!(matches!(leave(&clients[1]), Some(SharedFailure::Stale)));
+    clients[1].router.take_back();
+    assert!(scene.backend.shared(scene.shared.mode).is_none(), "another may take its place");
+    scene.reply(b"lo\r\n");
+    assert_eq!(clients[0].replies(), b"$5\r\nhallo\r\n");
+}
+
+#[test]
+fn a_client_that_leaves_a_failed_connection_takes_the_others_along() {
+    let mut scene = Scene::new(Protocol::Resp2);
+    let clients = [Client::new(), Client::new()];
+    let since = Instant::now();
+    scene.send(&clients[0], b"a");
+    scene.expect(b"a");
+    scene.send(&clients[1], b"b");
+    // It is down, and may not be waited for.
+    let left = scene.backend.leave_shared(&scene.shared, &clients[0].router, since);
+    assert!(matches!(left, Some(SharedFailure::Backend(BackendError::TimedOut))), "{left:?}");
+    let (failure, received, _) = clients[1].failure();
+    assert!(matches!(failure, SharedFailure::Stale) && received.is_empty(), "{failure:?}");
+    scene.await_end();
+    assert!(scene.failures().is_empty(), "the client's session counts it");
+}
+
+#[test]
+fn a_reply_is_long_as_soon_as_it_says_so() {
+    for (header, is_kept) in [(&b"$100000\r\n"[..], true), (b"$3000000\r\n", false)] {
+        let mut scene = Scene::new(Protocol::Resp2);
+        let clients = [Client::new(), Client::new()];
+        scene.send(&clients[0], b"a");
+        scene.expect(b"a");
+        scene.send(&clients[1], b"b");
+        scene.reply(header);
+        let (failure, ..) = clients[0].failure();
+        assert!(matches!(failure, SharedFailure::LongReply), "{failure:?}");
+        if is_kept {
+            assert_eq!(clients[1].router.progress(), Progress::UnderWay);
+        } else {
+            assert!(matches!(clients[1].failure().0, SharedFailure::Stale), "it takes too long");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 use std::sync::atomic::Ordering;
 
 use super::super::test_support::{FakeSupervisor, LONG, connected, timeouts};
-use super::super::{LEFT_BUSY, STUCK};
+use super::super::{LEFT_BUSY, LEFT_DOWN, STUCK};
 use super::*;
 use crate::sync::lock;
 
@@ -32,7 +32,7 @@ impl PendingRead for Record {
 struct Outcome {
     kind: io::ErrorKind,
     /// What the supervisor was asked about reads.
-    asked: Vec<(Class, bool)>,
+    asked: Vec<(Class, Duration)>,
     /// How many of the allowed waits were not used.
     waits_left: usize,
 }
@@ -98,16 +98,16 @@ fn a_read_says_how_slow_it_may_be_and_what_the_backend_is_due() {
         (WaitPolicy::Read { class, open }, record)
     };
     for (class, has_begun, usual, asked) in [
-        (Class::Slow, false, SHORT, (Class::Slow, true)),
-        (Class::Unknown, false, SHORT, (Class::Unknown, true)),
+        (Class::Slow, false, SHORT, Class::Slow),
+        (Class::Unknown, false, SHORT, Class::Unknown),
         // Its reply has begun: the server works on it no more.
-        (Class::Slow, true, SHORT, (Class::Quick, true)),
+        (Class::Slow, true, SHORT, Class::Quick),
         // Its client has waited for the connection.
-        (Class::Unknown, false, SHORT / 2, (Class::Unknown, false)),
+        (Class::Unknown, false, SHORT / 2, Class::Unknown),
     ] {
         let (policy, record) = read(class, has_begun);
         let outcome = wait_in_vain(policy, supervisor(true, 0, false), usual);
-        assert_eq!(outcome.asked, [asked]);
+        assert_eq!(outcome.asked, [(asked, usual)]);
         assert_eq!(*lock(&record.reports), ["sent", "silent"]);
     }
 }
@@ -126,7 +126,8 @@ fn only_reads_that_are_not_known_to_be_quick_need_a_probe() {
     ] {
         assert_eq!(policy.needs_probe(), needs_probe, "{policy:?}");
     }
-    assert_ne!(STUCK, LEFT_BUSY, "each kind tells one error");
+    let kinds = [STUCK, LEFT_BUSY, LEFT_DOWN];
+    assert!((1..3).all(|at| !kinds[..at].contains(&kinds[at])), "each kind tells one error");
 }
 
 #[test]

@@ -36,13 +36,14 @@ pub trait Supervisor: fmt::Debug + Send + Sync {
     /// Takes note of a read that has failed, which is a failure of the backend.
     fn failed(&self, error: &BackendError);
 
-    /// Returns whether a read of this class waits on after `silent`. If not `is_due`, the backend had less
-    /// time than it is due, and the silence is not held against it.
+    /// Returns whether a read of this class waits on after `silent`. Up to `usual`, a silence says nothing of the
+    /// backend. If that is less than the backend timeout, the backend had less time than it is due, and the
+    /// silence is not held against it.
     ///
     /// # Errors
     /// [`BackendError::Stuck`] when the backend answers others meanwhile;
-    /// [`BackendError::LeftBusy`] when it works on a slow read.
-    fn may_wait(&self, class: Class, silent: Duration, is_due: bool) -> io::Result<bool>;
+    /// [`BackendError::LeftBusy`] when it works on a slow read; [`BackendError::LeftDown`] when it is down.
+    fn may_wait(&self, class: Class, silent: Duration, usual: Duration) -> io::Result<bool>;
 
     /// Returns whether a read waits on, before its deadline, for a backend that is not up.
     ///

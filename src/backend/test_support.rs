@@ -24,8 +24,8 @@ pub struct FakeSupervisor {
     pub is_stuck: AtomicBool,
     /// Whether all backends refuse alike.
     pub all_refuse: AtomicBool,
-    /// The class and `is_due` of each question about a read.
-    pub asked: Mutex<Vec<(Class, bool)>>,
+    /// The class and the usual silence in each question about a read.
+    pub asked: Mutex<Vec<(Class, Duration)>>,
     /// The failures that were noted.
     pub failures: Mutex<Vec<String>>,
 }
@@ -59,8 +59,8 @@ impl Supervisor for FakeSupervisor {
         lock(&self.failures).push(error.to_string());
     }
 
-    fn may_wait(&self, class: Class, _: Duration, is_due: bool) -> io::Result<bool> {
-        lock(&self.asked).push((class, is_due));
+    fn may_wait(&self, class: Class, _: Duration, usual: Duration) -> io::Result<bool> {
+        lock(&self.asked).push((class, usual));
         self.may_wait_once_more()
     }
 

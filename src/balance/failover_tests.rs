@@ -184,7 +184,8 @@ fn leaving_a_silent_backend_costs_a_retry_for_which_requests_have_paid() {
         limits: TimeLimits { backend: Duration::from_secs(1), read: Duration::from_secs(30) },
     };
     let waits = |class| {
-        supervisor.may_wait(class, Duration::from_millis(1001), true).expect("no broken connection")
+        let (silent, usual) = (Duration::from_millis(1001), Duration::from_secs(1));
+        supervisor.may_wait(class, silent, usual).expect("no broken connection")
     };
     assert!(waits(Class::Slow));
     assert_eq!(left(), paid_before + 1, "a slow read stays");

@@ -8,7 +8,7 @@ use super::refusals::RecentRefusals;
 use super::retry_budget::RetryBudget;
 use super::slow::{self, Decision, Situation, TimeLimits};
 use super::table::ConnectionTable;
-use crate::backend::{BackendError, BackendId, Class, LEFT_BUSY, STUCK, Supervisor};
+use crate::backend::{BackendError, BackendId, Class, LEFT_BUSY, LEFT_DOWN, STUCK, Supervisor};
 use crate::health::{BackendState, Health, StateListener};
 
 /// A read and a check that begin within this time of each other may be answered in any order.
@@ -77,14 +77,16 @@ impl Supervisor for BackendSupervisor {
         }
     }
 
-    fn may_wait(&self, class: Class, silent: Duration, is_due: bool) -> io::Result<bool> {
+    fn may_wait(&self, class: Class, silent: Duration, usual: Duration) -> io::Result<bool> {
         let mut now = self.situation(class, silent);
-        if is_due && slow::is_suspicious(&now, self.limits) {
+        if usual >= self.limits.backend && slow::is_suspicious(&now, self.limits) {
             self.silent(silent);
             now.state = self.health.state();
         }
-        // A backend that was due less time has had all of that.
-        now.silent = now.silent.max(self.limits.backend);
+        if silent >= usual {
+            // A backend that was due less time has had all of that.
+            now.silent = now.silent.max(self.limits.backend);
+        }
         match slow::decide(&now, self.limits) {
             Decision::Wait => Ok(true),
             Decision::Leave { is_free } => Ok(!(is_free || self.retry_budget.withdraw())),
@@ -93,6 +95,7 @@ impl Supervisor for BackendSupervisor {
                 self.silent(silent);
                 Err(STUCK.into())
             }
+            Decision::LeaveDown => Err(LEFT_DOWN.into()),
             Decision::GiveUp => Ok(false),
         }
     }

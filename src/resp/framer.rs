@@ -31,6 +31,12 @@ impl Framer {
         self.kind
     }
 
+    /// Returns how many bytes are still to come of a string within the reply, by its length; the reply is at least
+    /// as much longer.
+    pub fn announced_bytes(&self) -> u64 {
+        self.payload_left
+    }
+
     /// Takes the next bytes of the stream, and returns how many of them belong to the reply.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<usize, Error> {
         let mut used = 0;

@@ -21,7 +21,7 @@ const SHAPES: [(Shape, usize); 8] = [
     (Shape::Hash, 1),
     (Shape::Text, 100),
     (Shape::Hash, 3000),
-    (Shape::Text, 100 * 1024),
+    (Shape::Text, 160 * 1024),
     (Shape::Text, 16 * 1024),
     (Shape::Hash, 40_000),
     (Shape::Text, 65_000),

@@ -43,6 +43,7 @@ mod seed;
 mod sessions;
 mod shared;
 mod shutdown;
+mod slow_links;
 mod slow_reads;
 mod startup;
 mod status;

@@ -1,5 +1,5 @@
-//! How long a read waits for a silent server. The rule is one for both protocols and for both kinds of
-//! connection, shared and pooled.
+//! How long a read waits for a server that is silent, or whose reply trickles. The rule is one for both protocols
+//! and for both kinds of connection, shared and pooled.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub struct TimeLimits {
 pub struct Situation {
     /// Knowledge about how long the read takes.
     pub class: Class,
-    /// How long nothing has come on this connection.
+    /// How long nothing has come on this connection, or too little: `backend/pace.rs` says what is enough.
     pub silent: Duration,
     /// The state of its server.
     pub state: BackendState,
@@ -50,25 +50,30 @@ pub enum Decision {
     },
     /// It is sent to another server, and its own is not blamed: that works on a slow read.
     LeaveBusy,
+    /// It is sent to another server at once, and its own is not blamed: the checks have found that down.
+    LeaveDown,
     /// It is sent again on another connection: this one is broken, not the server.
     Stuck,
     /// It fails: its time is up.
     GiveUp,
 }
 
-/// Whether the silence means that the server has failed, and is `suspect`.
+/// Whether the silence means that the server has failed, and is `suspect`. The only one that serves is not when it
+/// has answered a check meanwhile: no read could go elsewhere.
 pub fn is_suspicious(now: &Situation, limits: TimeLimits) -> bool {
-    now.class == Class::Quick && now.silent >= limits.backend && !now.is_server_busy
+    let is_cleared = now.answers_checks && !now.has_other;
+    now.class == Class::Quick && now.silent >= limits.backend && !now.is_server_busy && !is_cleared
 }
 
 /// Decides what a read does that has met silence.
 ///
-/// A quick read leaves after the backend timeout. Any other read may itself be the reason for the silence, and
+/// A quick read leaves after the backend timeout, or as soon as its server is down. Any other read may itself be the reason for the silence, and
 /// would silence the next server as well. So it stays until the read timeout, even if health checks fail: a busy
 /// server does not answer them either.
 pub fn decide(now: &Situation, limits: TimeLimits) -> Decision {
     if now.silent < limits.backend.min(limits.read) {
-        return Decision::Wait;
+        let is_down = now.class == Class::Quick && now.state == BackendState::Down;
+        return if is_down && now.has_better { Decision::LeaveDown } else { Decision::Wait };
     }
     if now.answers_checks && now.has_other {
         return Decision::Stuck;
@@ -128,13 +133,25 @@ mod tests {
 
     #[test]
     fn each_row_of_the_rule() {
-        use Decision::{GiveUp, Leave, LeaveBusy, Stuck, Wait};
+        use Decision::{GiveUp, Leave, LeaveBusy, LeaveDown, Stuck, Wait};
         let long = Duration::from_secs(30);
         let short = Duration::from_millis(999);
         for (at, (situation, wanted)) in [
-            // No read leaves before the backend timeout.
+            // No read leaves before the backend timeout, but for a quick one whose server is down.
             (Situation { silent: short, ..quick() }, Wait),
-            (Situation { silent: short, state: BackendState::Down, ..quick() }, Wait),
+            (Situation { silent: short, state: BackendState::Suspect, ..quick() }, Wait),
+            (Situation { silent: short, state: BackendState::Down, ..quick() }, LeaveDown),
+            (Situation { silent: short, state: BackendState::Down, ..unknown() }, Wait),
+            (Situation { silent: short, state: BackendState::Down, ..slow() }, Wait),
+            (
+                Situation {
+                    silent: short,
+                    state: BackendState::Down,
+                    has_better: false,
+                    ..quick()
+                },
+                Wait,
+            ),
             (Situation { silent: short, answers_checks: true, ..slow() }, Wait),
             // A quick read leaves then, where there is another to go to.
             (quick(), Leave { is_free: false }),
@@ -203,6 +220,9 @@ mod tests {
         assert!(!is_suspicious(&unknown(), LIMITS));
         assert!(!is_suspicious(&slow(), LIMITS));
         assert!(!is_suspicious(&Situation { is_server_busy: true, ..quick() }, LIMITS));
+        let cleared = Situation { answers_checks: true, ..quick() };
+        assert!(is_suspicious(&cleared, LIMITS));
+        assert!(!is_suspicious(&Situation { has_other: false, ..cleared }, LIMITS));
         let silent = Duration::from_millis(999);
         assert!(!is_suspicious(&Situation { silent, ..quick() }, LIMITS));
     }

@@ -86,6 +86,7 @@ impl SharedReads {
             ticket,
             commands: 1,
             began: sent_at,
+            received: shared.received(),
         };
         if shared.send(entry, &command) {
             self.sink.balancer.retry_budget.deposit();
@@ -141,28 +142,26 @@ impl SharedReads {
     pub fn progress<'a>(&mut self, is_awaited: bool, balancer: &'a Balancer) -> ReadProgress<'a> {
         let Some((shared, backend)) = &self.under_way else { return ReadProgress::Idle };
         let progress = if is_awaited { self.router.wait(TICK) } else { self.router.progress() };
-        let mut silence = None;
+        let mut left = None;
         if progress == Progress::UnderWay {
             let sent_at = lock(&self.sink.state).sent.as_ref().map(|sent| sent.sent_at);
-            silence = sent_at.and_then(|sent_at| shared.silence(sent_at, &backend.timeouts));
-            if silence.is_none() {
+            left = sent_at.and_then(|sent_at| backend.leave_shared(shared, &self.router, sent_at));
+            if left.is_none() {
                 return ReadProgress::UnderWay;
             }
-            backend.retire_shared(shared);
         }
         self.under_way = None;
-        let unserved = self.router.take_back().1;
+        let unserved = left.or(self.router.take_back().1);
         let SentRead { mut read, backend, sent_at, .. } = match self.sink.take_back() {
             Ok(unsent) => return ReadProgress::Responded(unsent),
             Err(sent) => sent,
         };
         // A read on a shared connection was expected to be quick.
-        let has_failed = silence.is_some() || unserved.is_some();
-        let class = if has_failed { Class::Quick } else { read.profile.class };
+        let class = if unserved.is_some() { Class::Quick } else { read.profile.class };
         let mut failover =
             Failover::resumed(balancer, ReadProfile { class, ..read.profile }, Instant::now());
-        match (silence, unserved) {
-            (Some(error), _) | (None, Some(SharedFailure::Backend(error))) => {
+        match unserved {
+            Some(SharedFailure::Backend(error)) => {
                 failover.failed(
                     &failover.past_attempt(backend, sent_at, None),
                     error,
@@ -170,10 +169,10 @@ impl SharedReads {
                 );
                 read.lease = None;
             }
-            (None, Some(SharedFailure::Stale)) => {}
-            (None, Some(SharedFailure::Lost)) => failover.connection_lost(&backend),
+            Some(SharedFailure::Stale) => {}
+            Some(SharedFailure::Lost) => failover.connection_lost(&backend),
             // The hint was wrong, or the value is long.
-            (None, Some(SharedFailure::LongReply) | None) => {
+            Some(SharedFailure::LongReply) | None => {
                 if let Some(query) = read.whole_value() {
                     backend.type_hints.distrust(&query.key);
                 }

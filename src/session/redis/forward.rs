@@ -197,34 +197,28 @@ impl<'a> Session<'a> {
     /// Sees to what went by a shared connection, where that does not go on by itself.
     #[inline(never)]
     pub(super) fn recover_in_flight(&mut self) -> Result<(), SessionEnd> {
-        let failure = match self.in_flight.progress() {
+        let left = match self.in_flight.progress() {
             Progress::Done => return Ok(()),
             Progress::Stopped => None,
-            Progress::UnderWay => match self.in_flight.silence() {
+            Progress::UnderWay => match self.in_flight.reason_to_leave() {
                 None => return Ok(()),
-                silence => silence,
+                left => left,
             },
         };
-        let Some((backend, shared)) = self.in_flight.connection.clone() else { return Ok(()) };
+        let Some((backend, _)) = self.in_flight.connection.clone() else { return Ok(()) };
         let since = self.in_flight.since.unwrap_or_else(Instant::now);
-        if failure.is_some() {
-            backend.retire_shared(&shared);
-        }
-        let TakenBack { unsent, failure: unserved, mut batch } = self.in_flight.take_back();
+        let TakenBack { unsent, failure, mut batch } = self.in_flight.take_back();
         self.writer.out.extend_from_slice(&unsent);
         batch.look_up_long(|command| self.balancer.long_replies.is_known(command));
         let mut failover = Failover::resumed(self.balancer, batch.profile, Instant::now());
-        let failure = match (failure, unserved) {
-            (None, Some(SharedFailure::Backend(error))) => Some(error),
-            (failure, Some(SharedFailure::Lost)) => {
-                failover.connection_lost(&backend);
-                failure
+        match left.or(failure) {
+            Some(SharedFailure::Backend(error)) => {
+                batch.failed(&error, batch.len());
+                let attempt = failover.past_attempt(backend, since, None);
+                failover.failed(&attempt, error, Instant::now());
             }
-            (failure, _) => failure,
-        };
-        if let Some(error) = failure {
-            batch.failed(&error, batch.len());
-            failover.failed(&failover.past_attempt(backend, since, None), error, Instant::now());
+            Some(SharedFailure::Lost) => failover.connection_lost(&backend),
+            Some(SharedFailure::Stale | SharedFailure::LongReply) | None => {}
         }
         let batch = self.run_on(batch, Some(failover))?;
         if self.batch.is_empty() {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use super::batch::{Batch, PlainBatch};
 use crate::backend::reply_router::{Progress, Replies, Sink};
 use crate::backend::shared::{ClientReplyRouter, Entry, SharedConnection, SharedFailure};
-use crate::backend::{BackendError, BackendId, Mode};
+use crate::backend::{BackendId, Mode};
 use crate::health::Member;
 use crate::net::protocol::WireProtocol;
 use crate::session::client::{Client, ClientSocket, TICK};
@@ -95,9 +95,9 @@ impl InFlight {
     }
 
     /// Why what is in flight is not waited for any longer, if so.
-    pub fn silence(&self) -> Option<BackendError> {
+    pub fn reason_to_leave(&self) -> Option<SharedFailure> {
         let (backend, shared) = self.connection.as_ref()?;
-        shared.silence(self.since?, &backend.timeouts)
+        backend.leave_shared(shared, self.router.as_ref()?, self.since?)
     }
 
     /// Whether the session's next commands should go on a shared connection.
@@ -144,6 +144,7 @@ impl InFlight {
             ticket,
             commands: batch.len(),
             began,
+            received: shared.received(),
         };
         let is_sent = shared.send(entry, batch.commands());
         if !is_sent {
