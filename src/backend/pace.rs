@@ -15,10 +15,13 @@ pub(super) const MIN_BYTES_A_SECOND: u64 = 32 * 1024;
 const LEAST_PART: u32 = 5;
 
 /// Returns the silence that is as bad as waiting for so long while so many bytes have come: all of the time if
-/// they are too few, and none if they are enough.
-pub(super) fn silence(waited: Duration, bytes: u64) -> Duration {
-    let is_enough = bytes as f64 >= waited.as_secs_f64() * MIN_BYTES_A_SECOND as f64;
-    if is_enough { Duration::ZERO } else { waited }
+/// they are too few, else the time since the last of them.
+pub(super) fn silence(waited: Duration, bytes: u64, since_bytes: Duration) -> Duration {
+    if is_enough(waited, bytes) { since_bytes } else { waited }
+}
+
+fn is_enough(waited: Duration, bytes: u64) -> bool {
+    bytes as f64 >= waited.as_secs_f64() * MIN_BYTES_A_SECOND as f64
 }
 
 /// The bytes of a reply that come on a connection, and the time that they take. Time in which nobody reads
@@ -74,14 +77,13 @@ impl Pace {
     /// are counted anew.
     pub fn silence(&mut self, period: Duration) -> Duration {
         let work = self.work.min(period - period / LEAST_PART);
-        let silence = silence(self.waited, self.bytes);
-        if !silence.is_zero() {
-            return silence + work;
+        if !is_enough(self.waited, self.bytes) {
+            return self.waited + work;
         }
         if self.waited + work >= period {
             (self.waited, self.work, self.bytes) = (Duration::ZERO, Duration::ZERO, 0);
         }
-        Duration::ZERO
+        self.since_bytes
     }
 }
 
@@ -107,8 +109,9 @@ mod tests {
             (500, 16 * 1024, true),
         ] {
             let waited = Duration::from_millis(milliseconds);
-            let expected = if is_enough { Duration::ZERO } else { waited };
-            assert_eq!(silence(waited, bytes), expected, "{bytes} in {waited:?}");
+            let since_bytes = Duration::from_millis(300);
+            let expected = if is_enough { since_bytes } else { waited };
+            assert_eq!(silence(waited, bytes, since_bytes), expected, "{bytes} in {waited:?}");
         }
     }
 
@@ -130,6 +133,14 @@ mod tests {
     }
 
     #[test]
+    fn bytes_that_came_fast_do_not_pay_for_silence_after_them() {
+        let mut pace = Pace::default();
+        pace.note_bytes(10_000_000, false);
+        pace.note_wait(SECOND);
+        assert_eq!(pace.silence(SECOND), SECOND);
+    }
+
+    #[test]
     fn replies_that_belong_together_have_one_time() {
         let mut pace = Pace::default();
         pace.note_wait(SECOND / 2);
@@ -148,7 +159,7 @@ mod tests {
             // What is left of its time, or a fifth of all, is its time from then on.
             (true, 300, 1, 700, 1000),
             (true, 9000, 1, 200, 1000),
-            (true, 9000, 7000, 200, 0),
+            (true, 9000, 7000, 200, 200),
         ] {
             let mut pace = Pace::default();
             pace.note_wait(Duration::from_millis(work));

@@ -249,7 +249,8 @@ impl SharedConnection {
     /// Returns the silence to which the wait for the oldest unanswered commands amounts.
     fn silence(&self, oldest: Option<(Instant, u64)>) -> Option<Duration> {
         let (began, received_before) = oldest?;
-        Some(pace::silence(began.elapsed(), self.received() - received_before))
+        let since_bytes = self.heard_at().max(began).elapsed();
+        Some(pace::silence(began.elapsed(), self.received() - received_before, since_bytes))
     }
 
     /// When the oldest commands were sent that the reader has not taken, and the bytes that had been received by

@@ -172,7 +172,7 @@ impl BackendSocket {
             WaitPolicy::Until(_) => is_in_time,
             WaitPolicy::Probe(_) => is_in_time && supervisor.is_up(),
             WaitPolicy::LastResort(_) => {
-                let (comes, is_unusual) = (silent.is_zero(), silent >= self.usual);
+                let (comes, is_unusual) = (silent < self.step, silent >= self.usual);
                 comes || (supervisor.may_wait_as_last_resort(silent, is_unusual)? && is_in_time)
             }
             WaitPolicy::Read { class, open } => {
@@ -180,7 +180,7 @@ impl BackendSocket {
                     open.note_silence(silent);
                 }
                 let class = if self.may_take_long() { *class } else { Class::Quick };
-                let is_usual = silent < self.usual && !(is_unanswered && !supervisor.is_up());
+                let is_usual = silent < self.usual && (!is_unanswered || supervisor.is_up());
                 is_usual || supervisor.may_wait(class, silent, self.usual)?
             }
         };
