@@ -19,9 +19,8 @@ use crate::support::{seed, wait_until};
 const VALUE_BYTES: usize = 8_000_000;
 
 /// Long replies that a server may hold at a time: eight in turns, and those of which nobody knew that they
-/// are long. Each connection could hold one.
+/// are long.
 const MAX_LONG_REPLIES: usize = 20;
-const CONNECTIONS: &str = "40";
 
 const OVER_REDIS: &str = "GET large\r\n";
 const OVER_HTTP: &str = "GET /large HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
@@ -87,10 +86,12 @@ fn clients_that_do_not_read_stall_nobody(request: &str) {
     let (data, value) = (Arc::new(Data::new()), value());
     let server = server_with(&value);
     data.load(&server);
-    let lb = Balancer::start_with(&[&server], &["--backend-connections", CONNECTIONS]);
+    let lb = Balancer::start(&[&server]);
     let crowd = Crowd::start(lb.port(), &data, &kinds(), Habits::default(), seed());
     let is_warm = || crowd.report().of_each.iter().all(|&right| right > 0);
     wait_until("others are served", is_warm);
+    // From now on it is known that the reply is long.
+    ask(&lb, 1, request).into_iter().for_each(|client| expect_value(client, request, &value));
     let yardstick = Yardstick::start();
     let mut lazy = ask(&lb, 50, request);
     let mut most = 0;
@@ -125,7 +126,8 @@ fn clients_that_read_later_get_all_though_they_share_few_connections() {
     let server = server_with(&value);
     server.command(&["SET", "a", "1"]);
     for request in [OVER_REDIS, OVER_HTTP] {
-        let lb = Balancer::start_with(&[&server], &["--backend-connections", "2"]);
+        let arguments = ["--backend-connections", "2", "--backend-timeout", "10s"];
+        let lb = Balancer::start_with(&[&server], &arguments);
         let later = ask(&lb, 6, request);
         wait_until("all answers have begun", || later.iter().all(has_begun));
         assert_eq!(RespClient::connect(lb.port()).call("GET a"), "$1\r\n1\r\n");
