@@ -86,7 +86,8 @@ fn clients_that_do_not_read_stall_nobody(request: &str) {
     let (data, value) = (Arc::new(Data::new()), value());
     let server = server_with(&value);
     data.load(&server);
-    let lb = Balancer::start(&[&server]);
+    // Fewer than there are clients that do not read.
+    let lb = Balancer::start_with(&[&server], &["--backend-connections", "40"]);
     let crowd = Crowd::start(lb.port(), &data, &kinds(), Habits::default(), seed());
     let is_warm = || crowd.report().of_each.iter().all(|&right| right > 0);
     wait_until("others are served", is_warm);
