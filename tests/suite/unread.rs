@@ -2,11 +2,9 @@
 //! servers nor the balancer hold much for them.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
-
-use socket2::{Domain, Socket, Type};
 
 use crate::support::balancer::{Answer, Balancer};
 use crate::support::data::Data;
@@ -17,11 +15,12 @@ use crate::support::verify::{Crowd, Habits, Kind};
 use crate::support::yardstick::Yardstick;
 use crate::support::{seed, wait_until};
 
-const VALUE_BYTES: usize = 3_000_000;
+/// Twice as much as the kernel takes for a client that does not read.
+const VALUE_BYTES: usize = 8_000_000;
 
 /// Long replies that a server may hold at a time: eight in turns, and those of which nobody knew that they
 /// are long.
-const MAX_LONG_REPLIES: usize = 24;
+const MAX_LONG_REPLIES: usize = 20;
 
 const OVER_REDIS: &str = "GET large\r\n";
 const OVER_HTTP: &str = "GET /large HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
@@ -45,14 +44,10 @@ fn server_with(value: &str) -> RedisServer {
     server
 }
 
-/// Clients that have asked for the value. The kernel takes little of it for them, as their buffers are small.
+/// Clients that have asked for the value.
 fn ask(lb: &Balancer, count: usize, request: &str) -> Vec<TcpStream> {
     let asking = |_| {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-        socket.set_recv_buffer_size(4096).expect("an option");
-        socket.connect(&SocketAddr::from(([127, 0, 0, 1], lb.port())).into()).expect("lb accepts");
-        let mut client = TcpStream::from(socket);
-        client.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        let mut client = lb.connect();
         client.write_all(request.as_bytes()).expect("lb reads");
         client
     };
@@ -91,12 +86,15 @@ fn clients_that_do_not_read_stall_nobody(request: &str) {
     let (data, value) = (Arc::new(Data::new()), value());
     let server = server_with(&value);
     data.load(&server);
-    let lb = Balancer::start_with(&[&server], &["--backend-connections", "60"]);
+    // Fewer than there are clients that do not read.
+    let lb = Balancer::start_with(&[&server], &["--backend-connections", "40"]);
     let crowd = Crowd::start(lb.port(), &data, &kinds(), Habits::default(), seed());
     let is_warm = || crowd.report().of_each.iter().all(|&right| right > 0);
     wait_until("others are served", is_warm);
+    // From now on it is known that the reply is long.
+    ask(&lb, 1, request).into_iter().for_each(|client| expect_value(client, request, &value));
     let yardstick = Yardstick::start();
-    let mut lazy = ask(&lb, 100, request);
+    let mut lazy = ask(&lb, 50, request);
     let mut most = 0;
     wait_until("all answers have begun", || {
         most = most.max(client_bytes(&server));
@@ -129,8 +127,9 @@ fn clients_that_read_later_get_all_though_they_share_few_connections() {
     let server = server_with(&value);
     server.command(&["SET", "a", "1"]);
     for request in [OVER_REDIS, OVER_HTTP] {
-        let lb = Balancer::start_with(&[&server], &["--backend-connections", "2"]);
-        let later = ask(&lb, 8, request);
+        let arguments = ["--backend-connections", "2", "--backend-timeout", "10s"];
+        let lb = Balancer::start_with(&[&server], &arguments);
+        let later = ask(&lb, 6, request);
         wait_until("all answers have begun", || later.iter().all(has_begun));
         assert_eq!(RespClient::connect(lb.port()).call("GET a"), "$1\r\n1\r\n");
         later.into_iter().for_each(|client| expect_value(client, request, &value));
@@ -143,7 +142,7 @@ fn what_clients_do_not_take_is_within_the_memory_budget() {
     server.command(&["SET", "a", "1"]);
     for request in [OVER_REDIS, OVER_HTTP] {
         let lb = Balancer::start_with(&[&server], &["--max-memory", "32MiB"]);
-        let lazy = ask(&lb, 80, request);
+        let lazy = ask(&lb, 20, request);
         wait_until("all answers have begun", || lazy.iter().all(has_begun));
         wait_until("those that hold most are closed", || {
             lb.log().contains("the most of all clients, which together may hold 32.0 MiB")
