@@ -93,7 +93,7 @@ impl Health {
 
     /// Takes note of a client's request that has just been sent there and has failed.
     pub fn failed(&self, error: &dyn fmt::Display, now: Instant) {
-        self.read_failed(error, now, now);
+        self.count_failure(&mut lock(&self.record), error, now);
     }
 
     /// Takes note of a client's read that was sent at `sent_at` and has failed.
@@ -101,14 +101,20 @@ impl Health {
         let mut record = lock(&self.record);
         // A read that was sent before the backend came back tells of the trouble before.
         let is_old = record.since.is_some_and(|since| sent_at < since);
-        if record.is_removed || (record.state == BackendState::Up && is_old) {
+        if record.state != BackendState::Up || !is_old {
+            self.count_failure(&mut record, error, now);
+        }
+    }
+
+    fn count_failure(&self, record: &mut Record, error: &dyn fmt::Display, now: Instant) {
+        if record.is_removed {
             return;
         }
         record.last_failure = error.to_string();
         record.failed_at = Some(now);
         if record.state == BackendState::Up {
             let why = record.last_failure.clone();
-            self.change(&mut record, BackendState::Suspect, why, false, now);
+            self.change(record, BackendState::Suspect, why, false, now);
             record.read_failures.read_failed();
         }
     }

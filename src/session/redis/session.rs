@@ -187,8 +187,9 @@ impl<'a> Session<'a> {
     }
 
     /// Counts the memory that the session holds.
-    fn hold(&mut self, input: &Vec<u8>, parser: &CommandParser) -> Result<(), SessionEnd> {
-        let received = input.capacity() + parser.held_bytes();
+    fn hold(&mut self, input: &[u8], parser: &CommandParser) -> Result<(), SessionEnd> {
+        // Room in the buffer that no byte has reached is not in memory.
+        let received = input.len() + parser.held_bytes();
         // A long command is copied once, at least, while it is handled.
         let received = if received > MAX_INPUT_BYTES { 2 * received } else { received };
         let queued = self.transaction.as_ref().map_or(0, |transaction| transaction.held_bytes());
