@@ -14,8 +14,13 @@ use redis_lb::observe::sampler;
 use redis_lb::server::{self, Listeners, PassedOn};
 use redis_lb::{doctor, logging};
 
+/// jemalloc gives memory back to the system within seconds, which glibc's allocator does not. Its settings, for very many
+/// threads that are mostly idle, are in `.cargo/config.toml`.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
-    server::keep_freed_memory_low();
     let config = Config::from_command_line();
     let done = match config.checks_only {
         true => check(config),

@@ -1,7 +1,6 @@
 //! Accepts clients, gives each a thread, and lets them finish when the process ends.
 
 mod acceptor;
-mod allocator;
 mod banner;
 mod limits;
 mod listener;
@@ -10,7 +9,6 @@ mod turn_away;
 mod workers;
 
 pub use acceptor::serve;
-pub use allocator::keep_freed_memory_low;
 pub use banner::introduce;
 pub use limits::raise_limits;
 pub use listener::{Listeners, PassedOn};
