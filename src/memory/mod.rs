@@ -114,6 +114,13 @@ struct Need {
     max: usize,
 }
 
+impl Need {
+    /// Whether all together are over the budget by no more than the reserve.
+    fn is_within_margin(&self) -> bool {
+        self.held <= self.max + self.max / RESERVE_PART
+    }
+}
+
 /// What follows from the state of the budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Decision {
@@ -182,8 +189,10 @@ impl MemoryBudget {
                 Decision::Wait if Instant::now() < deadline => {
                     drop(wait(&self.freed, large, WAIT_STEP));
                 }
-                // A client that holds little is served even so.
-                Decision::Wait if need.own <= SMALL_BYTES => return Ok(()),
+                // A client that holds little is served even so, but not any number of them.
+                Decision::Wait if need.own <= SMALL_BYTES && need.is_within_margin() => {
+                    return Ok(());
+                }
                 _ => {
                     drop(large);
                     self.close(holder);

@@ -121,7 +121,9 @@ fn a_client_that_holds_little_is_served_while_another_is_slow_to_leave() {
     let budget = MemoryBudget::new(80 * MIB);
     let (large, small) = (client(), client());
     let mut of_large = share(&budget, &large);
-    assert!(of_large.set(90 * MIB).is_err());
+    assert!(of_large.set(85 * MIB).is_err());
     assert_eq!(share(&budget, &small).set(SMALL_BYTES), Ok(()));
     assert!(!small.is_ended.load(Ordering::SeqCst));
+    assert!(of_large.set(95 * MIB).is_err(), "it is closed already");
+    assert!(share(&budget, &small).set(SMALL_BYTES).is_err(), "too many of them");
 }
