@@ -26,12 +26,18 @@ const FREE_BYTES: usize = 8 * 1024;
 /// Step in which shares grow, so that most commands change no account.
 const STEP_BYTES: usize = 4 * 1024;
 
-/// Bytes up to which a client is served from the reserve, and is not closed for others: what a request of 64 KiB
-/// takes, with its index, its copy, and its reply.
+/// Bytes up to which a client is served from the reserve: what a request of 64 KiB takes, with its index, its copy,
+/// and its reply.
 const SMALL_BYTES: usize = 256 * 1024;
+
+/// Bytes up to which a client is always served: those of a usual request.
+const USUAL_BYTES: usize = 32 * 1024;
 
 /// Part of the budget, as its denominator, that is the reserve for clients which hold little.
 const RESERVE_PART: usize = 8;
+
+/// Largest reserve: by twice as much, clients that hold little may be over the budget while others leave.
+const MAX_RESERVE_BYTES: usize = 32 * 1024 * 1024;
 
 /// Longest time that a client waits for memory which others are to give back. Closing a connection takes some
 /// milliseconds; a client that waits for a backend takes longer.
@@ -87,8 +93,8 @@ pub(crate) trait Holder: Send + Sync {
 pub struct MemoryBudget {
     max_bytes: usize,
     held: AtomicUsize,
-    /// The clients that have held much at some time.
-    large: Mutex<Vec<Weak<dyn Holder>>>,
+    /// The clients that have held anything that counts.
+    holders: Mutex<Vec<Weak<dyn Holder>>>,
     freed: Condvar,
     /// Number of clients that were closed for what they held.
     pub(crate) closed: Counter,
@@ -115,9 +121,13 @@ struct Need {
 }
 
 impl Need {
-    /// Whether all together are over the budget by no more than the reserve.
+    fn reserve(&self) -> usize {
+        (self.max / RESERVE_PART).min(MAX_RESERVE_BYTES)
+    }
+
+    /// Whether all together are over the budget by no more than twice the reserve.
     fn is_within_margin(&self) -> bool {
-        self.held <= self.max + self.max / RESERVE_PART
+        self.held <= self.max + 2 * self.reserve()
     }
 }
 
@@ -135,14 +145,13 @@ enum Decision {
 }
 
 fn decide(need: Need) -> Decision {
-    let reserve = need.max / RESERVE_PART;
     let is_small = need.own <= SMALL_BYTES;
-    let max = if is_small { need.max } else { need.max - reserve };
-    if need.held <= max {
+    let max = if is_small { need.max } else { need.max - need.reserve() };
+    if need.held <= max || need.own <= USUAL_BYTES {
         Decision::Enough
     } else if need.held - need.leaving.min(need.held) <= max {
         Decision::Wait
-    } else if need.largest > SMALL_BYTES && need.largest > need.own {
+    } else if need.largest > need.own {
         Decision::CloseLargest
     } else {
         Decision::CloseSelf
@@ -159,8 +168,8 @@ impl Account {
 impl MemoryBudget {
     /// Creates a budget of this many bytes.
     pub(crate) fn new(max_bytes: usize) -> Self {
-        let (large, closed) = (Mutex::new(Vec::new()), Counter::default());
-        Self { max_bytes, held: AtomicUsize::new(0), large, freed: Condvar::new(), closed }
+        let (holders, closed) = (Mutex::new(Vec::new()), Counter::default());
+        Self { max_bytes, held: AtomicUsize::new(0), holders, freed: Condvar::new(), closed }
     }
 
     /// Returns the budget in bytes.
@@ -178,23 +187,23 @@ impl MemoryBudget {
     fn make_room(&self, holder: &dyn Holder) -> Result<(), OutOfMemory> {
         let deadline = Instant::now() + MAX_WAIT;
         loop {
-            let mut large = lock(&self.large);
-            let (need, largest) = self.need(holder, &mut large);
+            let mut holders = lock(&self.holders);
+            let (need, largest) = self.need(holder, &mut holders);
             match decide(need) {
                 Decision::Enough => return Ok(()),
                 Decision::CloseLargest => {
-                    drop(large);
+                    drop(holders);
                     largest.iter().for_each(|largest| self.close(&**largest));
                 }
                 Decision::Wait if Instant::now() < deadline => {
-                    drop(wait(&self.freed, large, WAIT_STEP));
+                    drop(wait(&self.freed, holders, WAIT_STEP));
                 }
                 // A client that holds little is served even so, but not any number of them.
                 Decision::Wait if need.own <= SMALL_BYTES && need.is_within_margin() => {
                     return Ok(());
                 }
                 _ => {
-                    drop(large);
+                    drop(holders);
                     self.close(holder);
                     return Err(OutOfMemory { held: need.own, max: self.max_bytes });
                 }
@@ -206,10 +215,10 @@ impl MemoryBudget {
     fn need(
         &self,
         holder: &dyn Holder,
-        large: &mut Vec<Weak<dyn Holder>>,
+        holders: &mut Vec<Weak<dyn Holder>>,
     ) -> (Need, Option<Arc<dyn Holder>>) {
         let (mut leaving, mut largest, mut bytes) = (0, None, 0);
-        large.retain(|weak| {
+        holders.retain(|weak| {
             let Some(other) = weak.upgrade() else { return false };
             let account = other.account();
             let held = account.bytes.load(Ordering::Relaxed);
@@ -242,11 +251,11 @@ impl MemoryBudget {
 
     fn list(&self, holder: &Arc<dyn Holder>) {
         if !holder.account().is_listed.swap(true, Ordering::Relaxed) {
-            let mut large = lock(&self.large);
-            if large.len() == large.capacity() {
-                large.retain(|weak| weak.strong_count() > 0);
+            let mut holders = lock(&self.holders);
+            if holders.len() == holders.capacity() {
+                holders.retain(|weak| weak.strong_count() > 0);
             }
-            large.push(Arc::downgrade(holder));
+            holders.push(Arc::downgrade(holder));
         }
     }
 }
@@ -284,9 +293,7 @@ impl<'a> Share<'a> {
             budget.freed.notify_one();
             return Ok(());
         }
-        if own > SMALL_BYTES {
-            budget.list(&self.holder);
-        }
+        budget.list(&self.holder);
         let max = budget.max_bytes;
         match decide(Need { own, held, leaving: 0, largest: 0, max }) {
             Decision::Enough => Ok(()),

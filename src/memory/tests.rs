@@ -38,10 +38,12 @@ fn each_row_of_what_follows_from_the_state_of_the_budget() {
     let max = 80 * MIB;
     for (own, held, leaving, largest, wanted) in [
         (MIB, 70 * MIB, 0, 0, Enough),
-        // The reserve is for those that hold little.
+        // The reserve is for those that hold little; usual requests are always served.
         (MIB, 71 * MIB, 0, 2 * MIB, CloseLargest),
         (SMALL_BYTES, 80 * MIB, 0, 2 * MIB, Enough),
         (SMALL_BYTES, 81 * MIB, 0, 2 * MIB, CloseLargest),
+        (USUAL_BYTES, 91 * MIB, 0, 2 * MIB, Enough),
+        (USUAL_BYTES + 1, 91 * MIB, 0, USUAL_BYTES + 2, CloseLargest),
         // Enough is being given back.
         (MIB, 71 * MIB, MIB, 2 * MIB, Wait),
         (MIB, 73 * MIB, MIB, 2 * MIB, CloseLargest),
@@ -49,9 +51,8 @@ fn each_row_of_what_follows_from_the_state_of_the_budget() {
         // Nobody holds more than the one that asks.
         (2 * MIB, 71 * MIB, 0, 2 * MIB, CloseSelf),
         (MIB, 71 * MIB, 0, 0, CloseSelf),
-        // Those that hold little are not closed for others.
-        (KIB, 81 * MIB, 0, SMALL_BYTES, CloseSelf),
-        (KIB, 81 * MIB, 90 * MIB, 0, Wait),
+        (SMALL_BYTES, 91 * MIB, 0, SMALL_BYTES, CloseSelf),
+        (SMALL_BYTES, 81 * MIB, 90 * MIB, 0, Wait),
     ] {
         let need = Need { own, held, leaving, largest, max };
         assert_eq!(decide(need), wanted, "{need:?}");
@@ -124,6 +125,6 @@ fn a_client_that_holds_little_is_served_while_another_is_slow_to_leave() {
     assert!(of_large.set(85 * MIB).is_err());
     assert_eq!(share(&budget, &small).set(SMALL_BYTES), Ok(()));
     assert!(!small.is_ended.load(Ordering::SeqCst));
-    assert!(of_large.set(95 * MIB).is_err(), "it is closed already");
+    assert!(of_large.set(105 * MIB).is_err(), "it is closed already");
     assert!(share(&budget, &small).set(SMALL_BYTES).is_err(), "too many of them");
 }

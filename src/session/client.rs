@@ -287,7 +287,7 @@ impl<'a> Client<'a> {
     /// Reads what comes within `timeout`; 0 at the end.
     pub fn read_within(&mut self, timeout: Duration, buffer: &mut Vec<u8>) -> io::Result<usize> {
         // Not by way of the stack, whose pages would be the thread's from then on.
-        buffer.reserve(self.piece);
+        make_room(buffer, self.piece);
         let stream = self.stream();
         // A new client's first request has mostly come already.
         let length = match std::mem::take(&mut self.is_new) {
@@ -300,7 +300,7 @@ impl<'a> Client<'a> {
 
     /// Reads about `max` bytes, of those that have arrived.
     pub fn read_what_is_there(&mut self, buffer: &mut Vec<u8>, max: usize) {
-        buffer.reserve(max);
+        make_room(buffer, max);
         // The next read will tell what is wrong, or that there is nothing.
         let _ = self.stream().read_now(buffer);
     }
@@ -397,6 +397,13 @@ impl<'a> Client<'a> {
                 stream.wait_for_room(stall_step(*max_stall))
             }
         })
+    }
+}
+
+/// Makes room for a read. A buffer grows by a quarter, not to twice its length: a read may fill all of its room.
+pub(super) fn make_room(buffer: &mut Vec<u8>, bytes: usize) {
+    if buffer.capacity() - buffer.len() < bytes {
+        buffer.reserve_exact(bytes.max(buffer.len() / 4));
     }
 }
 

@@ -57,8 +57,9 @@ pub(super) enum ReadOutcome<'q> {
     Refused(u16, ErrorBody<'q>),
 }
 
-/// Memory that a read may take besides long keys: the held part of its response, and of a reply.
-pub(super) const HTTP_READ_BYTES: usize = 192 * 1024;
+/// Memory that counts for a read besides the keys of a page. A long value takes up to 192 KiB while it is read, but
+/// no more clients read at a time than there are connections to backends.
+pub(super) const HTTP_READ_BYTES: usize = 32 * 1024;
 
 /// Why a read on one backend failed.
 #[derive(Debug, thiserror::Error)]

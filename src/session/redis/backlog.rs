@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::memory::{self, Share};
 use crate::net::client_stream::ClientStream;
+use crate::session::client::make_room;
 
 /// How many bytes are read at a time.
 const STEP_BYTES: usize = 64 * 1024;
@@ -42,7 +43,7 @@ impl<'a> Backlog<'a> {
 
     /// Reads what has come.
     pub fn fill_from(&mut self, client: &ClientStream) -> io::Result<()> {
-        self.bytes.reserve(STEP_BYTES);
+        make_room(&mut self.bytes, STEP_BYTES);
         self.share.set(self.bytes.capacity())?;
         match client.read_now(&mut self.bytes) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),

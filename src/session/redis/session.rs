@@ -51,6 +51,13 @@ pub fn converse(client: Client, input: Vec<u8>, since: Instant, balancer: &Balan
     end(session, &ended, since, balancer);
 }
 
+/// Gives back the room of a long command that is handled: memory that was used once stays used.
+fn give_back(input: &mut Vec<u8>) {
+    if input.capacity() > 2 * MAX_INPUT_BYTES && input.len() < input.capacity() / 2 {
+        input.shrink_to(MAX_INPUT_BYTES);
+    }
+}
+
 /// Gives back what the session has, then notes its end.
 #[inline(never)]
 fn end(session: Box<Session>, ended: &SessionEnd, since: Instant, balancer: &Balancer) {
@@ -164,6 +171,7 @@ impl<'a> Session<'a> {
                 self.command(&command)?;
             }
             input.drain(..used);
+            give_back(&mut input);
             self.flush()?;
             if self.writer.backlog.move_to(&mut input) {
                 continue;
@@ -187,9 +195,8 @@ impl<'a> Session<'a> {
     }
 
     /// Counts the memory that the session holds.
-    fn hold(&mut self, input: &[u8], parser: &CommandParser) -> Result<(), SessionEnd> {
-        // Room in the buffer that no byte has reached is not in memory.
-        let received = input.len() + parser.held_bytes();
+    fn hold(&mut self, input: &Vec<u8>, parser: &CommandParser) -> Result<(), SessionEnd> {
+        let received = input.capacity() + parser.held_bytes();
         // A long command is copied once, at least, while it is handled.
         let received = if received > MAX_INPUT_BYTES { 2 * received } else { received };
         let queued = self.transaction.as_ref().map_or(0, |transaction| transaction.held_bytes());
