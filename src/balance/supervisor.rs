@@ -46,9 +46,7 @@ impl BackendSupervisor {
         let later = Instant::now().checked_sub(silent).map(|began| began + ORDER_MARGIN);
         later.is_some_and(|later| self.health.has_answered_since(later))
     }
-}
 
-impl BackendSupervisor {
     /// Tells the health that a read has met silence for this long, which is no fault of its own.
     fn silent(&self, silent: Duration) {
         let now = Instant::now();

@@ -18,7 +18,7 @@ pub struct Transaction {
     arguments: usize,
     /// Key by which the slow lane knows all of it together.
     key: Option<ReadKey>,
-    /// Keys of its reads that are not fast, one of each kind.
+    /// Keys of its reads that are not fast, each once.
     parts: Vec<ReadKey>,
     /// Its first read that is not fast, for the log.
     label: String,
@@ -46,8 +46,7 @@ impl Transaction {
         self.arguments += command.arg_count();
         self.script = self.script.or(policy::script(command));
         self.key = Some(self.key.map_or(key, |before| before.with(key)));
-        let is_known = |part: &ReadKey| part.kind == key.kind && part.exact == key.exact;
-        if !key.is_fast && self.is_short() && !self.parts.iter().any(is_known) {
+        if !key.is_fast && self.is_short() && !self.parts.contains(&key) {
             self.parts.push(key);
         }
         if self.label.is_empty() && !key.is_fast {
