@@ -19,7 +19,7 @@ use super::supervisor::{BackendSupervisor, TableRow};
 use super::table::ConnectionTable;
 use crate::backend::{Backend, BackendId, Timeouts};
 use crate::config::Config;
-use crate::config::address::BackendAddress;
+use crate::config::backend::BackendConfig;
 use crate::health::checker::{CheckSettings, Peers};
 use crate::health::{
     BackendState, Change, Databases, DatabasesInUse, Health, HealthSettings, Member,
@@ -134,18 +134,18 @@ impl Balancer {
     }
 
     /// Adds these backends, which count as down until they are checked.
-    pub fn add_all(&self, addresses: &[BackendAddress]) {
+    pub fn add_all(&self, backends: &[BackendConfig]) {
         let now = Instant::now();
-        addresses.iter().for_each(|address| _ = self.add(address, now));
+        backends.iter().for_each(|backend| _ = self.add(backend, now));
     }
 
     /// Adds a backend, which counts as down until it is checked.
-    pub fn add(&self, address: &BackendAddress, now: Instant) -> Arc<Member> {
-        self.in_use.note(Databases::of(address.database()));
-        self.registry.add(|id| self.member(id, address, now))
+    pub fn add(&self, backend: &BackendConfig, now: Instant) -> Arc<Member> {
+        self.in_use.note(Databases::of(backend.database()));
+        self.registry.add(|id| self.member(id, backend, now))
     }
 
-    fn member(&self, id: BackendId, address: &BackendAddress, now: Instant) -> Member {
+    fn member(&self, id: BackendId, backend: &BackendConfig, now: Instant) -> Member {
         let config = &self.config;
         self.table.add(id);
         let row = TableRow { table: Arc::clone(&self.table), id };
@@ -155,7 +155,7 @@ impl Balancer {
             forget_after: config.forget_after,
         };
         let in_use = Arc::clone(&self.in_use);
-        let health = Health::new(address.name(), Box::new(row), settings, in_use, now);
+        let health = Health::new(backend.name(), Box::new(row), settings, in_use, now);
         let supervisor = Arc::new(BackendSupervisor {
             id,
             health: Arc::clone(&health),
@@ -169,7 +169,7 @@ impl Balancer {
             timeout: config.backend_timeout,
             read_timeout: config.read_timeout,
         };
-        let (address, metrics) = (address.clone(), Arc::clone(&self.metrics));
+        let (address, metrics) = (backend.address.clone(), Arc::clone(&self.metrics));
         let backend = Backend::new(id, address, timeouts, config.backend_connections, metrics);
         Member { backend: Arc::new(backend), health }
     }

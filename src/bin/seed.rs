@@ -8,7 +8,8 @@ use anyhow::Context;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use redis_lb::config;
-use redis_lb::config::address::{self, DEFAULT_BACKENDS};
+use redis_lb::config::address::DEFAULT_BACKENDS;
+use redis_lb::config::backend;
 use redis_lb::load::{Dataset, SeedSettings, seed, table};
 
 const EXAMPLES: &str = "\
@@ -51,8 +52,10 @@ struct Cli {
 fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::try_parse().unwrap_or_else(|error| config::exit_with(&error));
     // clap would repeat a wrong value in its error, and with it a password.
-    let backends = address::parse_list(&cli.backends)
+    let backends = backend::parse_list(&cli.backends)
         .unwrap_or_else(|error| Cli::command().error(ErrorKind::ValueValidation, error).exit());
+    // How much is read from each is for lb.
+    let backends: Vec<_> = backends.into_iter().map(|backend| backend.address).collect();
     let dataset = match Dataset::check(&cli.file, &cli.id) {
         Ok(dataset) => dataset,
         Err(error) => {

@@ -33,24 +33,11 @@ impl PartialEq for BackendAddress {
 #[error("{0}; write HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB or redis+unix:///PATH")]
 pub struct AddressError(String);
 
-/// Parses a list of backends, such as the values of `--backend`.
-///
-/// # Errors
-///
-/// One text is no address, or two have the same [`name`](BackendAddress::name). The error repeats no text,
-/// which may contain a password.
-pub fn parse_list(texts: &[String]) -> Result<Vec<BackendAddress>, String> {
-    let mut backends: Vec<BackendAddress> = Vec::new();
-    for (number, text) in (1..).zip(texts) {
-        let wrong = |error| format!("backend number {number} of the list: {error}");
-        let backend: BackendAddress = text.parse().map_err(wrong)?;
-        if backends.iter().any(|other| other.name == backend.name) {
-            let name = backend.name;
-            return Err(format!("backend {name} is in the list twice; name each one once"));
-        }
-        backends.push(backend);
+impl AddressError {
+    /// An error for this reason, which repeats nothing of the text.
+    pub(super) fn new(reason: String) -> Self {
+        Self(reason)
     }
-    Ok(backends)
 }
 
 impl BackendAddress {

@@ -1,6 +1,7 @@
 //! The configuration of `lb`: flags go before the environment, and that before the defaults.
 
 pub mod address;
+pub mod backend;
 mod flags;
 
 use std::ffi::OsString;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 
-use self::address::BackendAddress;
+use self::backend::BackendConfig;
 pub use self::flags::Flags;
 use crate::http;
 
@@ -27,7 +28,7 @@ pub struct Config {
     /// Address of the paths below `/-/`, if they are not served where clients connect.
     pub admin_listen: Option<SocketAddr>,
     /// The backends: at least one, and none twice.
-    pub backends: Vec<BackendAddress>,
+    pub backends: Vec<BackendConfig>,
     /// Host names that are served on loopback besides the local ones, as [`http::host_name`] returns
     /// them.
     pub allow_hosts: Vec<String>,
@@ -92,7 +93,7 @@ impl Config {
             checks_only: flags.command.is_some(),
             listen: address("--listen", &flags.listen)?,
             admin_listen: admin_listen.map(|text| address("--admin-listen", text)).transpose()?,
-            backends: address::parse_list(&flags.backends)
+            backends: backend::parse_list(&flags.backends)
                 .map_err(|error| format!("--backend: {error}"))?,
             allow_hosts: flags.allow_hosts.iter().map(host_name).collect(),
             flags,

@@ -10,7 +10,7 @@ fn config(args: &[&str]) -> Result<Config, String> {
 fn the_defaults_are_the_documented_ones() {
     let config = config(&[]).expect("valid");
     assert_eq!(config.listen.to_string(), "127.0.0.1:1310");
-    let names: Vec<&str> = config.backends.iter().map(BackendAddress::name).collect();
+    let names: Vec<&str> = config.backends.iter().map(|backend| backend.name()).collect();
     assert_eq!(names, DEFAULT_BACKENDS);
     assert_eq!(config.max_clients, 4096);
     assert_eq!(config.client_timeout, Duration::from_secs(330));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use log::info;
 
 use crate::balance::Balancer;
-use crate::config::address::BackendAddress;
+use crate::config::backend::BackendConfig;
 use crate::health::checker::{self, Peers};
 use crate::health::{BackendState, Member};
 
@@ -20,14 +20,14 @@ const OVERLAP_STEP: Duration = Duration::from_millis(10);
 /// Source of the list of backends.
 pub trait ServiceDiscovery {
     /// The backends that there should be now.
-    fn discover(&self) -> Vec<BackendAddress>;
+    fn discover(&self) -> Vec<BackendConfig>;
 }
 
 /// The list in the configuration.
-pub struct StaticList<'a>(pub &'a [BackendAddress]);
+pub struct StaticList<'a>(pub &'a [BackendConfig]);
 
 impl ServiceDiscovery for StaticList<'_> {
-    fn discover(&self) -> Vec<BackendAddress> {
+    fn discover(&self) -> Vec<BackendConfig> {
         self.0.to_vec()
     }
 }
@@ -47,13 +47,15 @@ pub fn start(balancer: &Arc<Balancer>, source: &impl ServiceDiscovery) {
 /// failed read. A backend whose URL has changed is another backend. Call it from one thread at a time.
 pub fn update(balancer: &Arc<Balancer>, source: &impl ServiceDiscovery) {
     let mut wanted = source.discover();
-    let (staying, leaving): (Vec<_>, Vec<_>) =
-        balancer.members().into_iter().partition(|member| wanted.contains(&member.address));
-    wanted.retain(|address| !staying.iter().any(|member| member.address == *address));
+    let (staying, leaving): (Vec<_>, Vec<_>) = balancer
+        .members()
+        .into_iter()
+        .partition(|member| wanted.iter().any(|backend| backend.address == member.address));
+    wanted.retain(|backend| !staying.iter().any(|member| member.address == backend.address));
     let mut listed = staying;
-    for address in &wanted {
-        info!("{} is added", address.name());
-        let member = balancer.add(address, Instant::now());
+    for backend in &wanted {
+        info!("{} is added", backend.name());
+        let member = balancer.add(backend, Instant::now());
         checker::watch(Arc::clone(&member), balancer.check_settings(), peers(balancer));
         listed.push(member);
     }
@@ -79,12 +81,12 @@ mod tests {
     use super::*;
     use crate::backend::BackendId;
     use crate::config::Config;
-    use crate::config::address::parse_list;
+    use crate::config::backend::parse_list;
 
     /// Ports where nobody listens: the checks fail.
     const LISTED: [&str; 2] = ["127.0.0.1:1", "127.0.0.1:2"];
 
-    fn addresses(urls: &[&str]) -> Vec<BackendAddress> {
+    fn addresses(urls: &[&str]) -> Vec<BackendConfig> {
         let urls: Vec<_> = urls.iter().map(|url| (*url).to_owned()).collect();
         parse_list(&urls).expect("addresses")
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::config::address::BackendAddress;
+use crate::config::backend::BackendConfig;
 
 /// Warning about two addresses of one server.
 pub const SAME_SERVER: &str = "are the same server: its reads are not spread, and when it fails, \
@@ -13,7 +13,7 @@ pub const DATABASES_DIFFER: &str = "the URLs name different databases, so HTTP c
     different one on each server.";
 
 /// Whether the URLs name different databases.
-pub fn databases_differ(backends: &[BackendAddress]) -> bool {
+pub fn databases_differ(backends: &[BackendConfig]) -> bool {
     backends.iter().any(|backend| backend.database() != backends[0].database())
 }
 

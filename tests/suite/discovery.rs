@@ -8,7 +8,7 @@ use std::thread;
 use redis_lb::backend::BackendId;
 use redis_lb::balance::{Balancer, Phase, start_rebalancing};
 use redis_lb::config::Config;
-use redis_lb::config::address::BackendAddress;
+use redis_lb::config::backend::BackendConfig;
 use redis_lb::discovery::{self, ServiceDiscovery};
 use redis_lb::health::BackendState;
 use redis_lb::health::checker::Peers;
@@ -21,10 +21,10 @@ use crate::support::verify::{Crowd, Habits, KINDS};
 use crate::support::{seed, wait_until};
 
 /// A list that changes.
-struct Listed(Mutex<Vec<BackendAddress>>);
+struct Listed(Mutex<Vec<BackendConfig>>);
 
 impl ServiceDiscovery for Listed {
-    fn discover(&self) -> Vec<BackendAddress> {
+    fn discover(&self) -> Vec<BackendConfig> {
         self.0.lock().expect("no panic").clone()
     }
 }
@@ -87,7 +87,7 @@ impl Drop for Local {
     }
 }
 
-fn addresses(servers: &[&RedisServer]) -> Vec<BackendAddress> {
+fn addresses(servers: &[&RedisServer]) -> Vec<BackendConfig> {
     servers.iter().map(|server| server.address().parse().expect("an address")).collect()
 }
 
