@@ -20,7 +20,23 @@ use redis_lb::{doctor, logging};
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// Has threads of the allocator give freed pages back, even those of threads that are idle. Large blocks are given back
+/// as soon as they are freed: a buffer that grows would else leave all its smaller copies in memory for a moment. The
+/// allocator decides so when it meets the first large block, and only while it has no such threads.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn purge_in_background() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGE_BLOCK_BYTES)));
+    // Without them, memory is given back later.
+    let _ = tikv_jemalloc_ctl::background_thread::write(true);
+}
+
+/// A block that counts as large, by `oversize_threshold` in `.cargo/config.toml`.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const LARGE_BLOCK_BYTES: usize = 1024 * 1024;
+
 fn main() -> ExitCode {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    purge_in_background();
     let config = Config::from_command_line();
     let done = match config.checks_only {
         true => check(config),

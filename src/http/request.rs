@@ -287,17 +287,22 @@ impl<'a> Headers<'a> {
         (!values.is_empty()).then(|| values.join(", "))
     }
 
+    /// Returns the items of a list header. What is not UTF-8 is none that we know.
+    fn items(&self, name: &'static str) -> impl Iterator<Item = &'a str> {
+        let texts = self.all(name).filter_map(|value| std::str::from_utf8(value).ok());
+        texts.flat_map(|text| text.split(',')).map(str::trim)
+    }
+
     /// Whether the client wants to keep the connection.
     fn keep_alive(&self, version: Version) -> bool {
-        let list = self.joined("connection").unwrap_or_default().to_ascii_lowercase();
-        let says = |option| list.split(',').any(|listed| listed.trim() == option);
+        let says =
+            |option| self.items("connection").any(|listed| listed.eq_ignore_ascii_case(option));
         !says("close") && (version == Version::Http11 || says("keep-alive"))
     }
 
     /// Whether `Accept` names `text/html` with a quality above 0.
     fn accepts_html(&self) -> bool {
-        let list = self.joined("accept").unwrap_or_default();
-        list.split(',').any(|range| {
+        self.items("accept").any(|range| {
             let mut parts = range.split(';').map(str::trim);
             let is_html = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case("text/html"));
             let quality = parts.find_map(|part| {

@@ -1,6 +1,7 @@
 //! Writes a response: held whole while it is short, streamed once it is long. The body of errors.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io::{self, Write};
 use std::time::SystemTime;
 
@@ -24,9 +25,14 @@ pub(crate) const HTML: &str = "text/html; charset=utf-8";
 /// Size of the chunks in which a longer body is sent.
 const CHUNK_BYTES: usize = 16 * 1024;
 
-/// Initial room for headers, for the head, and for a short body.
-const USUAL_HEADERS: usize = 8;
+/// The headers that every response has.
+const FIRST_HEADERS: &[u8] = b"X-Content-Type-Options: nosniff\r\n";
+
+/// Initial room for headers, and for a short body.
 const USUAL_BYTES: usize = 512;
+
+/// Room for what a head has beside [`headers`](ResponseWriter::headers): status, date, ETag, length.
+const HEAD_BYTES: usize = 192;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ResponseState {
@@ -46,7 +52,8 @@ pub struct ResponseWriter<W: Write> {
     head_only: bool,
     keep_alive: bool,
     status: u16,
-    headers: Vec<(&'static str, Cow<'static, str>)>,
+    /// The lines of the headers that are known so far.
+    headers: Vec<u8>,
     body: Vec<u8>,
     state: ResponseState,
 }
@@ -62,8 +69,8 @@ impl<W: Write> ResponseWriter<W> {
 
     /// Begins a response to bytes that are no request; the connection closes after it.
     pub(crate) fn to_no_request(out: W, clock: fn() -> SystemTime) -> Self {
-        let mut headers = Vec::with_capacity(USUAL_HEADERS);
-        headers.push(("X-Content-Type-Options", "nosniff".into()));
+        let mut headers = Vec::with_capacity(USUAL_BYTES);
+        headers.extend_from_slice(FIRST_HEADERS);
         Self {
             out,
             clock,
@@ -88,15 +95,17 @@ impl<W: Write> ResponseWriter<W> {
     }
 
     /// Adds a header.
-    pub fn header(&mut self, name: &'static str, value: impl Into<Cow<'static, str>>) {
-        self.headers.push((name, value.into()));
+    pub fn header(&mut self, name: &str, value: &str) {
+        for part in [name, ": ", value, "\r\n"] {
+            self.headers.extend_from_slice(part.as_bytes());
+        }
     }
 
     /// Drops status, body and all headers but those that every response has, for another attempt.
     /// Only allowed while nothing has been [sent](Self::is_sent).
     pub fn restart(&mut self) {
         self.status = 200;
-        self.headers.truncate(1);
+        self.headers.truncate(FIRST_HEADERS.len());
         self.body.clear();
     }
 
@@ -137,7 +146,10 @@ impl<W: Write> ResponseWriter<W> {
     /// held body gets an ETag, and becomes a 304 if the client has it.
     pub fn finish(&mut self, validators: Option<(u64, Option<&str>)>) -> io::Result<()> {
         match self.state {
-            ResponseState::Held => self.finish_held(validators)?,
+            ResponseState::Held => {
+                let message = self.held_message(validators);
+                self.out.write_all(&message)?;
+            }
             ResponseState::Streaming => {
                 self.send_chunk()?;
                 if self.version == Version::Http11 {
@@ -149,24 +161,25 @@ impl<W: Write> ResponseWriter<W> {
         self.out.flush()
     }
 
-    fn finish_held(&mut self, validators: Option<(u64, Option<&str>)>) -> io::Result<()> {
+    /// Ends a response of which nothing has been sent, as [`finish`](Self::finish) does. Returns it for the caller to
+    /// send.
+    pub(crate) fn held_message(&mut self, validators: Option<(u64, Option<&str>)>) -> Vec<u8> {
         let length = self.body.len();
-        let mut etag = None;
-        if let Some((digest, if_none_match)) = validators {
-            let etag = etag.insert(format!("W/\"{digest:016x}-{length:x}\""));
-            if if_none_match.is_some_and(|list| matches(list, etag)) {
-                self.status = 304;
-                self.body.clear();
-            }
+        let etag = validators.map(|(digest, _)| ETag { digest, length });
+        if let (Some(etag), Some((_, Some(list)))) = (&etag, validators)
+            && matches(list, &etag.to_string())
+        {
+            self.status = 304;
+            self.body.clear();
         }
         // 204 never has a length, 304 could only have the 200's (RFC 9110, section 8.6).
         let length = Some(length).filter(|_| ![204, 304].contains(&self.status));
-        let mut message = self.head(etag.as_deref(), length);
+        let mut message = self.head(etag, length);
         if !self.head_only {
-            message.append(&mut self.body);
+            message.extend_from_slice(&self.body);
         }
         self.state = ResponseState::Done;
-        self.out.write_all(&message)
+        message
     }
 
     /// Returns the number of bytes that are gathered before some are sent.
@@ -204,12 +217,12 @@ impl<W: Write> ResponseWriter<W> {
         Ok(())
     }
 
-    /// Returns the status line and the headers; nothing for HTTP/0.9, which has none.
-    fn head(&self, etag: Option<&str>, length: Option<usize>) -> Vec<u8> {
+    /// Returns the status line and the headers, with room for the body; nothing for HTTP/0.9, which has no head.
+    fn head(&self, etag: Option<ETag>, length: Option<usize>) -> Vec<u8> {
+        let mut head = Vec::with_capacity(HEAD_BYTES + self.headers.len() + self.body.len());
         if self.version == Version::Http09 {
-            return Vec::new();
+            return head;
         }
-        let mut head = Vec::with_capacity(USUAL_BYTES + self.body.len());
         // Writing to a Vec can't fail.
         let _ = self.write_head(&mut head, etag, length);
         head
@@ -218,16 +231,12 @@ impl<W: Write> ResponseWriter<W> {
     fn write_head(
         &self,
         head: &mut Vec<u8>,
-        etag: Option<&str>,
+        etag: Option<ETag>,
         length: Option<usize>,
     ) -> io::Result<()> {
         let date = HttpDate::from((self.clock)());
         write!(head, "HTTP/1.1 {} {}\r\nDate: {date}\r\n", self.status, reason(self.status))?;
-        for (name, value) in &self.headers {
-            for part in [name, ": ", value, "\r\n"] {
-                head.extend_from_slice(part.as_bytes());
-            }
-        }
+        head.extend_from_slice(&self.headers);
         if let Some(etag) = etag {
             write!(head, "ETag: {etag}\r\n")?;
         }
@@ -267,6 +276,18 @@ impl<W: Write> Write for ResponseWriter<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// The ETag of a body: what is in it, and how long its form is.
+struct ETag {
+    digest: u64,
+    length: usize,
+}
+
+impl fmt::Display for ETag {
+    fn fmt(&self, to: &mut fmt::Formatter) -> fmt::Result {
+        write!(to, "W/\"{:016x}-{:x}\"", self.digest, self.length)
     }
 }
 

@@ -171,8 +171,12 @@ impl CommandBuilder {
 
     /// Returns the whole command as it is sent.
     pub fn into_bytes(self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.args.len() + "*10\r\n".len());
-        self.append_to(&mut bytes);
+        let mut bytes = self.args;
+        let args_length = bytes.len();
+        write::array(&mut bytes, self.count);
+        // The header goes first.
+        let header_length = bytes.len() - args_length;
+        bytes.rotate_right(header_length);
         bytes
     }
 }

@@ -121,7 +121,7 @@ impl LocalResponse {
     ) -> io::Result<()> {
         response.status(self.status);
         for (name, value) in self.headers {
-            response.header(name, value);
+            response.header(name, &value);
         }
         match &self.error {
             None => response.write_all(self.text.as_bytes())?,
@@ -291,8 +291,12 @@ pub(super) fn complete(
 /// Adds the headers of every response from a backend.
 pub(super) fn add_backend_headers<W: Write>(response: &mut ResponseWriter<W>, backend: &Backend) {
     // The path of a Unix socket can contain what a header can't.
-    let shown = |c: char| if c.is_ascii_graphic() { c } else { '?' };
-    response.header("X-Served-By", backend.name().chars().map(shown).collect::<String>());
+    let is_shown = |c: char| c.is_ascii_graphic();
+    let name = backend.name();
+    match name.chars().all(is_shown) {
+        true => response.header("X-Served-By", name),
+        false => response.header("X-Served-By", &name.replace(|c| !is_shown(c), "?")),
+    }
     response.header("Cache-Control", "no-cache");
     response.header("Vary", "Accept");
 }

@@ -26,9 +26,6 @@ use crate::resp::value_type::ValueType;
 use crate::session::client::{ClientSocket, TICK};
 use crate::sync::{Mutex, lock};
 
-/// Room for a response's head.
-const HEAD_BYTES: usize = 512;
-
 /// One client's reads on shared connections, one at a time.
 pub(super) struct SharedReads {
     sink: Arc<ResponseSink>,
@@ -232,19 +229,15 @@ impl ResponseSink {
         }
     }
 
-    /// Writes the whole response to `out`; `None` if this reply is not enough for that.
-    fn write_response(
-        &self,
-        sent: &SentRead,
-        mut reply: &[u8],
-        out: &mut Vec<u8>,
-    ) -> Option<SentResponse> {
+    /// Makes the whole response; `None` if this reply is not enough for that.
+    fn response(&self, sent: &SentRead, mut reply: &[u8]) -> Option<(SentResponse, Vec<u8>)> {
         let SentRead { read, backend, value_type, .. } = sent;
         let value = reply;
         // If the hint was wrong, the reply is an error.
         let survey = survey(*value_type, &mut reply).ok()?;
         let keep_alive = !self.balancer.is_draining();
-        let mut response = ResponseWriter::new(out, &read.request, keep_alive, SystemTime::now);
+        let mut response =
+            ResponseWriter::new(io::sink(), &read.request, keep_alive, SystemTime::now);
         add_backend_headers(&mut response, backend);
         let mut validators = None;
         if !survey.is_empty {
@@ -264,8 +257,8 @@ impl ResponseSink {
         if response.is_sent() {
             return None;
         }
-        response.finish(validators).ok()?;
-        Some(SentResponse::from_backend(backend, &response))
+        let message = response.held_message(validators);
+        Some((SentResponse::from_backend(backend, &response), message))
     }
 }
 
@@ -273,8 +266,7 @@ impl Sink for ResponseSink {
     fn send_now(&self, reply: &[u8]) -> io::Result<usize> {
         let mut state = lock(&self.state);
         let Some(sent) = state.sent.take() else { return Ok(0) };
-        let mut bytes = Vec::with_capacity(2 * reply.len() + HEAD_BYTES);
-        let Some(mut response) = self.write_response(&sent, reply, &mut bytes) else {
+        let Some((mut response, mut bytes)) = self.response(&sent, reply) else {
             state.sent = Some(sent);
             return Ok(0);
         };
