@@ -287,10 +287,10 @@ impl<'a> Headers<'a> {
         (!values.is_empty()).then(|| values.join(", "))
     }
 
-    /// Returns the items of a list header. What is not UTF-8 is none that we know.
+    /// Returns the items of a list header, but for those that are not UTF-8: we know none like that.
     fn items(&self, name: &'static str) -> impl Iterator<Item = &'a str> {
-        let texts = self.all(name).filter_map(|value| std::str::from_utf8(value).ok());
-        texts.flat_map(|text| text.split(',')).map(str::trim)
+        let items = self.all(name).flat_map(|list| list.split(|byte| *byte == b','));
+        items.filter_map(|item| std::str::from_utf8(item).ok()).map(str::trim)
     }
 
     /// Whether the client wants to keep the connection.

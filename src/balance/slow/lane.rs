@@ -27,6 +27,10 @@ const DOUBT_TIME: Duration = Duration::from_secs(1);
 /// How often a waiting read looks whether its turn has come and its client is still there.
 const WAIT_STEP: Duration = Duration::from_millis(10);
 
+/// How long a read that is not known to be slow waits for a client that has ended its side. Most such clients have left;
+/// the others, which only send no more, get their answer if it comes by then.
+const HALF_CLOSED_WAIT: Duration = Duration::from_secs(2);
+
 /// Read timeouts after which a server counts as free of a read that was given up, even if it has answered no
 /// check.
 const MAX_LINGERS: u32 = 4;
@@ -138,8 +142,8 @@ impl SlowLane {
             }
             // Looking at the client's socket is a system call: not with the lock held.
             drop(wait(&self.changed, state, WAIT_STEP));
-            // A client that has only ended its side still gets an answer, unless that takes a server from others.
-            if is_slow && is_client_gone() {
+            // A slow read takes a server from others: it is not begun for a client that may have left.
+            if (is_slow || began.elapsed() >= HALF_CLOSED_WAIT) && is_client_gone() {
                 return Err(LaneError::ClientLeft);
             }
             if began.elapsed() >= self.read_timeout {

@@ -276,3 +276,22 @@ fn a_lone_server_takes_what_there_is() {
     must_wait(&lane, Class::Slow, 0);
     assert!(lane.begin(&read(Class::Slow, 1), None, |_| false, || false).is_err());
 }
+
+#[test]
+fn a_client_that_leaves_gives_up_its_turn_but_one_that_only_ends_its_side_has_a_moment() {
+    let lane = lane(2);
+    let first = begin(&lane, Class::Unknown, 0);
+    let wait = |number, class| {
+        let began = Instant::now();
+        let begun = lane.begin(&read(class, number), None, |_| true, || true);
+        (begun.map(|_| ()), began.elapsed())
+    };
+    let (of_its_kind, waited) = wait(1, Class::Unknown);
+    assert_eq!(of_its_kind, Err(LaneError::ClientLeft));
+    assert!(waited >= HALF_CLOSED_WAIT, "{waited:?}");
+    drop(first);
+    let _slow = begin(&lane, Class::Slow, 0);
+    let (slow, waited) = wait(2, Class::Slow);
+    assert_eq!(slow, Err(LaneError::ClientLeft));
+    assert!(waited < HALF_CLOSED_WAIT, "{waited:?}");
+}
