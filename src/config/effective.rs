@@ -35,8 +35,7 @@ pub(super) struct Setting {
     pub source: Source,
     /// The texts as they were given; empty if there is no value.
     pub texts: Vec<String>,
-    /// Whether the value is a list.
-    pub is_list: bool,
+    pub kind: Kind,
     /// The value in a form in which equal values are equal texts.
     pub meaning: String,
 }
@@ -166,7 +165,7 @@ impl<'a> Given<'a> {
             key: key.to_owned(),
             heading: flag.get_help_heading().unwrap_or_default().to_owned(),
             source: self.source_with(key, file),
-            is_list: Kind::of(flag) == Kind::List,
+            kind: Kind::of(flag),
             meaning: meaning(effective, id).unwrap_or_else(|| texts.join(",")),
             texts,
         }

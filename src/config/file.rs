@@ -11,6 +11,7 @@ use toml::de::{DeInteger, DeString, DeTable, DeValue, Error as SyntaxError};
 use super::file_backends::{self, FileBackends};
 use super::keys::{self, BACKEND, Keys, Kind};
 use super::text_file::{self, TextFile};
+use crate::logging;
 
 /// Largest configuration file, in bytes: some 10,000 backends. A larger file is the wrong one.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -38,9 +39,10 @@ impl FileErrors {
     /// Returns a line for each mistake: file, line, and what is wrong.
     pub fn lines(&self) -> Vec<String> {
         let path = self.path.display();
-        let line = |mistake: &Mistake| match mistake.line {
-            0 => super::redact(&format!("{path}: {}", mistake.text)),
-            line => super::redact(&format!("{path}:{line}: {}", mistake.text)),
+        let line = |mistake: &Mistake| {
+            let place =
+                if mistake.line == 0 { String::new() } else { format!(":{}", mistake.line) };
+            logging::escaped(&super::redact(&format!("{path}{place}: {}", mistake.text)))
         };
         self.mistakes.iter().map(line).collect()
     }

@@ -6,7 +6,7 @@ use super::Config;
 use super::backend::{BackendConfig, BackendSettings};
 use super::effective::{Setting, Source};
 use super::file_backends::{BackendOrigin, PASSWORD_FILE, SETTINGS, URL, USER};
-use super::keys::{BACKEND, is_number};
+use super::keys::{BACKEND, Kind, is_number};
 
 const HEAD: &str = "\
 # The configuration of lb that is in effect, and where each value comes from.
@@ -112,17 +112,16 @@ fn settings(backend: &BackendConfig) -> Vec<(&'static str, String, bool)> {
 }
 
 fn shown_setting(setting: &Setting) -> String {
-    let Setting { key, texts, is_list, source, .. } = setting;
-    let value = match (&texts[..], is_list) {
-        (texts, true) => {
+    let Setting { key, texts, kind, source, .. } = setting;
+    let value = match (kind, &texts[..]) {
+        (Kind::List, texts) => {
             let texts: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
             format!("[{}]", texts.join(", "))
         }
-        ([], false) => return commented(&format!("# {key} is not set"), &comment(key, source)),
-        ([text, ..], false) if is_number(text) || ["true", "false"].contains(&text.as_str()) => {
-            text.clone()
-        }
-        ([text, ..], false) => quoted(text),
+        (_, []) => return commented(&format!("# {key} is not set"), &comment(key, source)),
+        (Kind::Switch, [text, ..]) => text.clone(),
+        (Kind::Number, [text, ..]) if is_number(text) => text.clone(),
+        (_, [text, ..]) => quoted(text),
     };
     commented(&format!("{key} = {value}"), &comment(key, source))
 }
