@@ -131,10 +131,15 @@ impl<'a> Given<'a> {
         FileErrors::new(path, vec![Mistake { line: first, text }]).into()
     }
 
-    /// Returns all settings but the backends, of which `effective` has the values.
+    /// Returns all settings but the backends, of which `effective` has the values, in the order of `--help`.
     pub fn settings(&self, effective: &ArgMatches, file: Option<&ConfigFile>) -> Vec<Setting> {
         let flags = self.keys.flags().filter(|(key, _)| *key != BACKEND);
-        flags.map(|(key, flag)| self.setting(key, flag, effective, file)).collect()
+        let settings = flags.map(|(key, flag)| self.setting(key, flag, effective, file));
+        let mut settings: Vec<Setting> = settings.collect();
+        let headings: Vec<String> =
+            settings.iter().map(|setting| setting.heading.clone()).collect();
+        settings.sort_by_key(|setting| headings.iter().position(|other| *other == setting.heading));
+        settings
     }
 
     /// Returns where the value of a key comes from, of which the file may be one place.

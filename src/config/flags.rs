@@ -86,8 +86,7 @@ pub struct Flags {
     #[command(subcommand)]
     pub(super) command: Option<Command>,
 
-    /// A file in TOML. Each flag has a key of its name; a flag, or an environment variable, overrides
-    /// it
+    /// A file in TOML with a key for each flag; the flag, or its environment variable, overrides the key
     #[arg(long = "config", env = "LB_CONFIG", value_name = "FILE", global = true)]
     pub config_file: Option<PathBuf>,
 
@@ -118,7 +117,7 @@ pub struct Flags {
     #[arg(long, env = "LB_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = Format::Human)]
     pub log_format: Format,
 
-    /// What is logged: this and what is graver
+    /// Least severe level that is logged
     #[arg(help_heading = WATCHING)]
     #[arg(long, env = "LB_LOG_LEVEL", value_name = "LEVEL", default_value = "info", value_parser = log_level())]
     pub log_level: LevelFilter,

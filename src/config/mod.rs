@@ -55,6 +55,16 @@ pub enum ConfigError {
     File(#[from] FileErrors),
 }
 
+impl ConfigError {
+    /// Returns the lines of the error: one for each mistake in a file.
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Flags(error) => vec![redact(error.to_string().trim_end())],
+            Self::File(errors) => errors.lines(),
+        }
+    }
+}
+
 /// Configuration of `lb`, checked. It derefs to its [`Flags`], as far as these need no more than what `clap`
 /// checks.
 #[derive(Debug)]

@@ -28,24 +28,14 @@ impl Config {
         if backends.iter().any(|backend| backend.contains('…')) {
             text += HIDDEN;
         }
-        for heading in self.headings() {
-            let title = if heading.is_empty() { String::new() } else { format!("# {heading}\n") };
-            text += &format!("\n{title}");
-            let settings = self.settings.iter().filter(|setting| setting.heading == heading);
-            settings.for_each(|setting| text += &shown_setting(setting));
+        let mut heading = None;
+        for setting in &self.settings {
+            if heading.replace(&setting.heading) != Some(&setting.heading) {
+                text += &format!("\n# {}\n", setting.heading);
+            }
+            text += &shown_setting(setting);
         }
         text + &backends.concat()
-    }
-
-    /// Returns the headings of the flags, each once.
-    fn headings(&self) -> Vec<&str> {
-        let mut headings: Vec<&str> = Vec::new();
-        for setting in &self.settings {
-            if !headings.contains(&setting.heading.as_str()) {
-                headings.push(&setting.heading);
-            }
-        }
-        headings
     }
 
     /// Returns the keys whose values differ from those of another configuration, in the order of
