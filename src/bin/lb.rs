@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
-use log::info;
+use log::{info, warn};
 use redis_lb::balance::{Balancer, Phase, start_rebalancing};
-use redis_lb::config::Config;
+use redis_lb::config::{Config, Task};
 use redis_lb::discovery::{self, StaticList};
 use redis_lb::observe::sampler;
 use redis_lb::server::{self, Listeners, PassedOn};
@@ -38,9 +38,10 @@ fn main() -> ExitCode {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     purge_in_background();
     let config = Config::from_command_line();
-    let done = match config.checks_only {
-        true => check(config),
-        false => serve(config).map(|()| ExitCode::SUCCESS),
+    let done = match config.task {
+        Task::Check => check(config),
+        Task::Show => print(&config.shown()).map(|()| ExitCode::SUCCESS),
+        Task::Serve => serve(config).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
         let _ = writeln!(std::io::stderr(), "error: {error:#}");
@@ -51,10 +52,12 @@ fn main() -> ExitCode {
 /// Runs `lb check`; the exit code says whether all is well with the backends.
 fn check(config: Config) -> anyhow::Result<ExitCode> {
     let findings = doctor::check(config);
-    std::io::stdout()
-        .write_all(findings.text().as_bytes())
-        .context("what was found can't be printed")?;
+    print(&findings.text())?;
     Ok(if findings.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    std::io::stdout().write_all(text.as_bytes()).context("the result can't be printed")
 }
 
 fn serve(mut config: Config) -> anyhow::Result<()> {
@@ -62,7 +65,10 @@ fn serve(mut config: Config) -> anyhow::Result<()> {
     let passed_on =
         PassedOn::take().context("LISTEN_FDS: the socket that was passed on can't be served")?;
     server::schedule_in_batches();
-    let _logging = logging::start(config.log_format).context("the log can't be started")?;
+    let _logging = logging::start(config.log_format, config.chosen_log_level())
+        .context("the log can't be started")?;
+    config.warnings().iter().for_each(|warning| warn!("{warning}"));
+    config.overridden_keys().iter().for_each(|key| info!("{key}"));
     let shares = server::raise_limits(&mut config).context("lb can't serve")?;
     let listeners = Listeners::open(&mut config, passed_on)?;
     let balancer = Balancer::new(config);

@@ -4,10 +4,26 @@
 use std::fmt;
 use std::str::FromStr;
 
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
 
 /// The three servers that `load_data.sh` starts; the default of `--backend`.
 pub const DEFAULT_BACKENDS: [&str; 3] = ["127.0.0.1:1111", "127.0.0.1:2222", "127.0.0.1:3333"];
+
+/// Characters of a user that a URL encodes.
+const IN_USER: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
+
+/// Characters of a socket's path that a URL encodes.
+const IN_PATH: &AsciiSet = &IN_USER.remove(b'/');
+
+/// A user and a password that are written beside an address instead of in it.
+#[derive(Clone, Default)]
+pub struct Login {
+    /// The user, if not the default one.
+    pub user: Option<String>,
+    /// The password.
+    pub password: Option<String>,
+}
 
 /// The address of one backend, with its database number and credentials.
 ///
@@ -67,16 +83,68 @@ impl BackendAddress {
         self.info.redis_settings().password()
     }
 
-    /// Returns the whole address for a client of the `redis` crate.
-    pub fn connection_info(&self) -> ConnectionInfo {
-        self.info.clone()
+    /// Returns the address as it is written, with its user, and with `…` for its password.
+    pub(super) fn without_password(&self) -> String {
+        let encoded = |text| utf8_percent_encode(text, IN_USER);
+        let user = self.username().map(|user| encoded(user).to_string()).unwrap_or_default();
+        let database = self.database();
+        match (self.endpoint(), self.password().is_some(), database) {
+            (ConnectionAddr::Unix(path), has_password, _) => {
+                let parts = [
+                    (database > 0).then(|| format!("db={database}")),
+                    (!user.is_empty()).then(|| format!("user={user}")),
+                    has_password.then(|| "pass=…".to_owned()),
+                ];
+                let query = parts.into_iter().flatten().collect::<Vec<_>>().join("&");
+                let path = path.display().to_string();
+                let url = format!("redis+unix://{}", utf8_percent_encode(&path, IN_PATH));
+                if query.is_empty() { url } else { format!("{url}?{query}") }
+            }
+            (_, false, 0) => self.name.clone(),
+            (_, false, _) => format!("redis://{}/{database}", self.name),
+            (_, true, 0) => format!("redis://{user}:…@{}", self.name),
+            (_, true, _) => format!("redis://{user}:…@{}/{database}", self.name),
+        }
     }
-}
 
-impl FromStr for BackendAddress {
-    type Err = AddressError;
+    /// Returns the address without its user and password.
+    pub(super) fn without_login(&self) -> Self {
+        let settings = RedisConnectionInfo::default().set_db(self.database());
+        let info = self.info.clone().set_redis_settings(settings);
+        Self { info, name: self.name.clone() }
+    }
 
-    fn from_str(text: &str) -> Result<Self, AddressError> {
+    /// Parses an address, to which this login belongs.
+    ///
+    /// # Errors
+    /// It is no address, or has a login of its own.
+    pub(super) fn parse(text: &str, login: &Login) -> Result<Self, AddressError> {
+        let mut address = Self::parse_url(text)?;
+        let own = address.info.redis_settings().clone();
+        let wrong = |why: &str| Err(AddressError(why.to_owned()));
+        let merged = match (login, own.username(), own.password()) {
+            (Login { user: Some(_), .. }, Some(_), _) => {
+                return wrong("the user is in the URL and beside it");
+            }
+            (Login { password: Some(_), .. }, _, Some(_)) => {
+                return wrong("the password is in the URL and beside it");
+            }
+            (Login { user: Some(user), .. }, None, _) => own.clone().set_username(user),
+            (Login { user: None, .. }, ..) => own.clone(),
+        };
+        let merged = match &login.password {
+            Some(password) => merged.set_password(password),
+            None => merged,
+        };
+        if merged.username().is_some() && merged.password().is_none() {
+            return wrong("a user needs a password");
+        }
+        address.info = address.info.set_redis_settings(merged);
+        Ok(address)
+    }
+
+    /// Parses an address, whose login may lack a part.
+    fn parse_url(text: &str) -> Result<Self, AddressError> {
         let wrong = |why: &str| Err(AddressError(why.to_owned()));
         let text = text.trim();
         let url = if text.contains("://") {
@@ -101,14 +169,23 @@ impl FromStr for BackendAddress {
             ConnectionAddr::Unix(path) => path.display().to_string(),
             _ => return wrong("this kind of address is not supported"),
         };
-        let login = info.redis_settings();
-        if login.username().is_some() && login.password().is_none() {
-            return wrong("a user needs a password");
+        match info.redis_settings().db() {
+            0.. => Ok(Self { info, name }),
+            _ => wrong("a database number is 0 or more"),
         }
-        if login.db() < 0 {
-            return wrong("a database number is 0 or more");
-        }
-        Ok(Self { info, name })
+    }
+
+    /// Returns the whole address for a client of the `redis` crate.
+    pub fn connection_info(&self) -> ConnectionInfo {
+        self.info.clone()
+    }
+}
+
+impl FromStr for BackendAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        Self::parse(text, &Login::default())
     }
 }
 

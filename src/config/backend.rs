@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::str::FromStr;
 
-use super::address::{AddressError, BackendAddress};
+use super::address::{AddressError, BackendAddress, Login};
 
 /// Largest weight of a backend, as in HAProxy.
 pub const MAX_WEIGHT: u16 = 256;
@@ -30,8 +30,8 @@ impl Default for BackendSettings {
 }
 
 impl BackendSettings {
-    /// Takes the setting of this name from a URL's query. Returns false if there is none of that name.
-    fn set(&mut self, name: &str, value: &str) -> Result<bool, String> {
+    /// Takes the setting of this name, as a URL's query or a file has it. Returns false if there is none of that name.
+    pub(super) fn set(&mut self, name: &str, value: &str) -> Result<bool, String> {
         match name {
             "weight" => self.weight = weight(value)?,
             "backup" => {
@@ -89,10 +89,17 @@ impl FromStr for BackendConfig {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
+        Self::parse(text, &Login::default())
+    }
+}
+
+impl BackendConfig {
+    /// Parses an address with its settings, to which this login belongs.
+    pub(super) fn parse(text: &str, login: &Login) -> Result<Self, AddressError> {
         let mut settings = BackendSettings::default();
         let Some((url, query)) = text.split_once('?').filter(|(_, query)| !query.contains('@'))
         else {
-            return Ok(Self { address: text.parse()?, settings });
+            return Ok(Self { address: BackendAddress::parse(text, login)?, settings });
         };
         let mut rest = Vec::new();
         for pair in query.split('&') {
@@ -109,7 +116,7 @@ impl FromStr for BackendConfig {
             }
         }
         let query = if rest.is_empty() { String::new() } else { format!("?{}", rest.join("&")) };
-        Ok(Self { address: format!("{url}{query}").parse()?, settings })
+        Ok(Self { address: BackendAddress::parse(&format!("{url}{query}"), login)?, settings })
     }
 }
 

@@ -2,12 +2,15 @@
 
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::builder::{BoolishValueParser, RangedU64ValueParser};
+use clap::builder::TypedValueParser;
+use clap::builder::{BoolishValueParser, PossibleValuesParser, RangedU64ValueParser};
 use clap::parser::ValueSource;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use log::LevelFilter;
 
 use super::address::DEFAULT_BACKENDS;
 use crate::logging::Format;
@@ -29,6 +32,8 @@ Examples:
       the backends from the environment; listens on every network interface
   lb --demo-delay 3s
       each HTTP read takes 3 seconds longer, so that you can watch the balancing
+  lb --config /etc/redis-lb.toml
+      the configuration from a file, in which max-clients = 100 stands for --max-clients 100
   lb check
       checks whether the servers can be read from and hold the same data; serves nothing
 
@@ -41,13 +46,29 @@ Examples:
       the servers that `lb` would read from: those in LB_BACKENDS, or ports 1111, 2222 and 3333
   lb check --backend 10.0.0.1:6379 --backend redis://reader:secret@10.0.0.2:6379
       these two
+  lb check --config /etc/redis-lb.toml
+      those of a file, which is checked first
   lb check --check-timeout 5s && systemctl start redis-lb
       in a script, for servers that may be slow
 
 It writes nothing. Its user needs the rights +@read +info +ping +select, and on nodes of a
 Cluster also +readonly +cluster|info.
 
-Exit code: 0 if all is well, 1 if something is wrong, 2 if a flag is wrong.";
+Exit code: 0 if all is well, 1 if something is wrong, 2 if a flag or the file
+is wrong.";
+
+const CONFIG_EXAMPLES: &str = "\
+Examples:
+  lb config
+      the defaults, and what the environment changes
+  lb --max-clients 100 --config redis-lb.toml config
+      what a file and a flag make together
+  lb config > redis-lb.toml
+      a file to begin with
+
+Passwords are not shown.
+
+Exit code: 0, or 2 if a flag or the file is wrong.";
 
 /// Headings of the flags in `--help`.
 const CLIENTS: &str = "Clients";
@@ -64,6 +85,10 @@ const WATCHING: &str = "Watching";
 pub struct Flags {
     #[command(subcommand)]
     pub(super) command: Option<Command>,
+
+    /// A file in TOML with a key for each flag; the flag, or its environment variable, overrides the key
+    #[arg(long = "config", env = "LB_CONFIG", value_name = "FILE", global = true)]
+    pub config_file: Option<PathBuf>,
 
     /// Address where clients connect; port 0 takes any free port
     #[arg(help_heading = CLIENTS)]
@@ -91,6 +116,11 @@ pub struct Flags {
     #[arg(help_heading = WATCHING)]
     #[arg(long, env = "LB_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = Format::Human)]
     pub log_format: Format,
+
+    /// Least severe level that is logged
+    #[arg(help_heading = WATCHING)]
+    #[arg(long, env = "LB_LOG_LEVEL", value_name = "LEVEL", default_value = "info", value_parser = log_level())]
+    pub log_level: LevelFilter,
 
     /// Logs no lines for requests and sessions
     #[arg(help_heading = WATCHING)]
@@ -231,6 +261,10 @@ pub(super) enum Command {
     /// their types and, unless they are large, their values.
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
+
+    /// Prints the configuration that is in effect, and where each value comes from; serves nothing.
+    #[command(after_help = CONFIG_EXAMPLES)]
+    Config,
 }
 
 #[derive(Debug, clap::Args)]
@@ -252,13 +286,15 @@ pub(super) struct CheckArgs {
 }
 
 impl Flags {
-    /// Parses the command line and the environment. Flags after `check` override flags before it, but
-    /// backends are added together.
-    pub(super) fn read(
-        arguments: impl IntoIterator<Item: Into<OsString> + Clone>,
-    ) -> Result<Self, clap::Error> {
-        let matches = Self::command().try_get_matches_from(arguments)?;
-        let mut args = Self::from_arg_matches(&matches)?;
+    /// Parses the command line and the environment.
+    pub(super) fn matches(arguments: &[OsString]) -> Result<ArgMatches, clap::Error> {
+        Self::command().try_get_matches_from(arguments)
+    }
+
+    /// Takes the flags from what was parsed. Flags after `check` override flags before it, but backends
+    /// are added together.
+    pub(super) fn from_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut args = Self::from_arg_matches(matches)?;
         let Some(Command::Check(check)) = &mut args.command else { return Ok(args) };
         let are_typed = matches.value_source("backends") == Some(ValueSource::CommandLine);
         if !are_typed && !check.backends.is_empty() {
@@ -269,6 +305,12 @@ impl Flags {
         args.max_lag = check.max_lag.unwrap_or(args.max_lag);
         Ok(args)
     }
+}
+
+/// Parses a level of the log.
+fn log_level() -> impl TypedValueParser<Value = LevelFilter> {
+    let levels = PossibleValuesParser::new(["error", "warn", "info", "debug"]);
+    levels.try_map(|level| level.parse::<LevelFilter>())
 }
 
 /// Parses a time, which may be zero.

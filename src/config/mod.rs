@@ -1,28 +1,76 @@
-//! The configuration of `lb`: flags go before the environment, and that before the defaults.
+//! The configuration of `lb`: flags go before the environment, that before the file, and that before the defaults.
 
 pub mod address;
 pub mod backend;
+mod effective;
+mod file;
+mod file_backends;
 mod flags;
+mod keys;
+mod show;
+mod text_file;
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::CommandFactory;
-use clap::error::ErrorKind;
+use log::LevelFilter;
 
 use self::backend::BackendConfig;
+pub use self::effective::Overridden;
+use self::effective::{Given, Setting, Source};
+use self::file::ConfigFile;
+pub use self::file::FileErrors;
+use self::file_backends::BackendOrigin;
+use self::flags::Command;
 pub use self::flags::Flags;
+use self::keys::{BACKEND, Keys};
 use crate::http;
+
+/// The key of the log's level.
+const LOG_LEVEL: &str = "log-level";
+
+/// What the process is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// To serve.
+    Serve,
+    /// To check the backends (`lb check`).
+    Check,
+    /// To print the configuration (`lb config`).
+    Show,
+}
+
+/// Error in what configures `lb`, or the answer to a wish for help.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The command line or the environment is wrong, or asks for help or the version.
+    #[error("{0}")]
+    Flags(#[from] clap::Error),
+    /// The file is wrong.
+    #[error("{0}")]
+    File(#[from] FileErrors),
+}
+
+impl ConfigError {
+    /// Returns the lines of the error: one for each mistake in a file.
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Flags(error) => vec![redact(error.to_string().trim_end())],
+            Self::File(errors) => errors.lines(),
+        }
+    }
+}
 
 /// Configuration of `lb`, checked. It derefs to its [`Flags`], as far as these need no more than what `clap`
 /// checks.
 #[derive(Debug)]
 pub struct Config {
-    /// Whether the backends are only checked and nothing is served (`lb check`).
-    pub checks_only: bool,
+    /// What the process is to do.
+    pub task: Task,
     /// Address where clients connect. Its port may be 0 until the listener has bound it.
     pub listen: SocketAddr,
     /// Address of the paths below `/-/`, if they are not served where clients connect.
@@ -33,6 +81,15 @@ pub struct Config {
     /// them.
     pub allow_hosts: Vec<String>,
     flags: Flags,
+    /// The command line, to read the configuration again.
+    arguments: Vec<OsString>,
+    /// All values but the backends.
+    settings: Vec<Setting>,
+    backend_source: Source,
+    /// Where each backend is written; empty if they are not from the file.
+    backend_origins: Vec<BackendOrigin>,
+    overridden: Vec<Overridden>,
+    warnings: Vec<String>,
 }
 
 impl Deref for Config {
@@ -66,37 +123,107 @@ impl Config {
         self.max_argument_mib as usize * 1024 * 1024
     }
 
-    /// Reads the command line and the environment. Ends the process if these ask for help or the
-    /// version, or with exit code 2 if they are wrong.
-    pub fn from_command_line() -> Self {
-        Self::from_arguments(std::env::args_os()).unwrap_or_else(|error| exit_with(&error))
+    /// Returns the level of the log, if one was chosen.
+    pub fn chosen_log_level(&self) -> Option<LevelFilter> {
+        let setting = self.settings.iter().find(|setting| setting.key == LOG_LEVEL)?;
+        (setting.source != Source::Default).then_some(self.log_level)
     }
 
-    /// Reads these arguments, of which the first is the program's name, and the environment.
+    /// Returns the keys of the file that flags and environment variables override.
+    pub fn overridden_keys(&self) -> &[Overridden] {
+        &self.overridden
+    }
+
+    /// Returns warnings about the files that were read: those with a password that every user can read.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Reads the command line, the environment and the file. Ends the process if these ask for help or
+    /// the version, or with exit code 2 if they are wrong. Prints warnings, unless the log will have them.
+    pub fn from_command_line() -> Self {
+        let config =
+            Self::from_arguments(std::env::args_os()).unwrap_or_else(|error| match error {
+                ConfigError::Flags(error) => exit_with(&error),
+                ConfigError::File(errors) => {
+                    let _ = writeln!(std::io::stderr(), "{errors}");
+                    std::process::exit(2)
+                }
+            });
+        for warning in config.warnings.iter().filter(|_| config.task != Task::Serve) {
+            let _ = writeln!(std::io::stderr(), "warning: {warning}");
+        }
+        config
+    }
+
+    /// Reads the file again, with the command line and the environment of the start. This configuration stays as it is.
+    ///
+    /// # Errors
+    /// The file is wrong.
+    pub fn reread(&self) -> Result<Self, ConfigError> {
+        Self::from_arguments(&self.arguments)
+    }
+
+    /// Reads these arguments, of which the first is the program's name, the environment, and the file that they name.
     ///
     /// # Errors
     /// One of them is wrong, or asks for help or the version.
     pub fn from_arguments(
-        arguments: impl IntoIterator<Item: Into<OsString> + Clone>,
-    ) -> Result<Self, clap::Error> {
-        let invalid = |error| Flags::command().error(ErrorKind::ValueValidation, error);
-        Self::checked(Flags::read(arguments)?).map_err(invalid)
+        arguments: impl IntoIterator<Item: Into<OsString>>,
+    ) -> Result<Self, ConfigError> {
+        let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+        let matches = Flags::matches(&arguments)?;
+        let keys = Keys::new();
+        let given = Given::new(&matches, &keys);
+        let path = matches.get_one::<PathBuf>("config_file");
+        let file = path.map(|path| ConfigFile::read(path)).transpose()?;
+        let from_file = file.as_ref().map(|file| given.arguments_of(file)).unwrap_or_default();
+        // Before the others, because what comes after `check` belongs to that.
+        let (program, typed) = arguments.split_at(arguments.len().min(1));
+        let effective = Flags::matches(&[program, &from_file, typed].concat())?;
+        let mut config = Self::checked(Flags::from_matches(&effective)?, file.as_ref(), &given)
+            .map_err(|reason| given.blame(reason, file.as_ref()))?;
+        config.settings = given.settings(&effective, file.as_ref());
+        if let Some(file) = file {
+            config.overridden = given.overridden(&file);
+            config.warnings = file.warnings;
+        }
+        config.arguments = arguments;
+        Ok(config)
     }
 
-    fn checked(flags: Flags) -> Result<Self, String> {
+    fn checked(flags: Flags, file: Option<&ConfigFile>, given: &Given) -> Result<Self, String> {
         if flags.read_timeout < flags.backend_timeout {
             return Err("--read-timeout must not be shorter than --backend-timeout".to_owned());
         }
         let admin_listen = flags.admin_listen.as_ref();
         let host_name = |name: &String| http::host_name(name).into_owned();
+        let backend_source = given.source_with(BACKEND, file);
+        let in_file = file.and_then(|file| file.backends.as_ref());
+        let (backends, backend_origins) = match (&backend_source, in_file) {
+            (Source::File(_), Some(backends)) => backends.parts(),
+            _ => {
+                let backends = backend::parse_list(&flags.backends);
+                (backends.map_err(|error| format!("--backend: {error}"))?, Vec::new())
+            }
+        };
         Ok(Self {
-            checks_only: flags.command.is_some(),
+            task: match flags.command {
+                None => Task::Serve,
+                Some(Command::Check(_)) => Task::Check,
+                Some(Command::Config) => Task::Show,
+            },
             listen: address("--listen", &flags.listen)?,
             admin_listen: admin_listen.map(|text| address("--admin-listen", text)).transpose()?,
-            backends: backend::parse_list(&flags.backends)
-                .map_err(|error| format!("--backend: {error}"))?,
+            backends,
             allow_hosts: flags.allow_hosts.iter().map(host_name).collect(),
             flags,
+            arguments: Vec::new(),
+            settings: Vec::new(),
+            backend_source,
+            backend_origins,
+            overridden: Vec::new(),
+            warnings: Vec::new(),
         })
     }
 }

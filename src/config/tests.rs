@@ -2,8 +2,7 @@ use super::address::DEFAULT_BACKENDS;
 use super::*;
 
 fn config(args: &[&str]) -> Result<Config, String> {
-    let flags = Flags::read([&["lb"], args].concat()).map_err(|e| e.to_string())?;
-    Config::checked(flags)
+    Config::from_arguments([&["lb"], args].concat()).map_err(|error| error.to_string())
 }
 
 #[test]
@@ -36,15 +35,15 @@ fn the_flags_of_a_check_count_before_and_after_its_name() {
     let parsed = |args: &[&str]| {
         let config = config(args).expect("valid");
         let names: Vec<_> = config.backends.iter().map(|b| b.name().to_owned()).collect();
-        (config.checks_only, names.join(" "), config.check_timeout.as_secs())
+        (config.task, names.join(" "), config.check_timeout.as_secs())
     };
-    let expected = |names: &str, seconds| (true, names.to_owned(), seconds);
+    let expected = |names: &str, seconds| (Task::Check, names.to_owned(), seconds);
     assert_eq!(parsed(&["check"]), expected(&DEFAULT_BACKENDS.join(" "), 1));
     assert_eq!(parsed(&["check", "--backend", "a:1,b:2"]), expected("a:1 b:2", 1));
     assert_eq!(parsed(&["--backend", "a:1", "--check-timeout", "3s", "check"]), expected("a:1", 3));
     let both = ["--backend", "a:1", "check", "--backend", "b:2", "--check-timeout", "2s"];
     assert_eq!(parsed(&both), expected("a:1 b:2", 2));
-    assert!(!parsed(&[]).0);
+    assert_eq!(parsed(&[]).0, Task::Serve);
 }
 
 #[test]

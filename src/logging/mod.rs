@@ -1,4 +1,4 @@
-//! The log, on standard error; `RUST_LOG` chooses its level, by default `info`.
+//! The log, on standard error; a flag chooses its level, by default `info`, and `RUST_LOG` that of single modules.
 //!
 //! Logging never blocks a client. Lines go into a bounded queue that one thread writes out; lines that
 //! find the queue full are dropped, counted, and their number logged. The entries of requests and
@@ -7,6 +7,7 @@
 pub(crate) mod access_log;
 mod entry;
 mod format;
+mod level;
 mod writer;
 
 use std::io::{self, IsTerminal};
@@ -18,6 +19,7 @@ use log::{LevelFilter, warn};
 pub use self::format::Format;
 pub(crate) use self::format::escaped;
 use self::format::{Content, LineFormatter};
+pub use self::level::set_level;
 use self::writer::QueueWriter;
 pub(crate) use self::writer::dropped_lines;
 
@@ -25,17 +27,14 @@ pub(crate) use self::writer::dropped_lines;
 #[derive(Debug)]
 pub struct LogGuard(());
 
-/// Starts the log. Call it once, before anything is logged.
-pub fn start(format: Format) -> io::Result<LogGuard> {
+/// Starts the log. Call it once, before anything is logged. Without a level, `RUST_LOG` may have one.
+pub fn start(format: Format, level: Option<LevelFilter>) -> io::Result<LogGuard> {
     let is_coloured = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let formatter = LineFormatter { format, is_coloured: is_coloured && format == Format::Human };
     writer::start(formatter)?;
-    let wanted = std::env::var("RUST_LOG").unwrap_or_default();
-    let is_valid = is_valid_filter(&wanted);
-    env_logger::Builder::new()
-        // Holds also if RUST_LOG names only other modules, or one that does not exist.
-        .filter_level(LevelFilter::Info)
-        .parse_filters(if is_valid { &wanted } else { "" })
+    let logger = env_logger::Builder::new()
+        // What is logged is chosen before a line comes here.
+        .filter_level(LevelFilter::Trace)
         .format(move |out, record| {
             let text = record.args().to_string();
             formatter.write(out, SystemTime::now(), record.level(), Content::message(&text))
@@ -43,11 +42,12 @@ pub fn start(format: Format) -> io::Result<LogGuard> {
         // The formatter decides about colours.
         .write_style(WriteStyle::Always)
         .target(Target::Pipe(Box::new(QueueWriter)))
-        .init();
+        .build();
+    let wanted = std::env::var("RUST_LOG").unwrap_or_default();
+    let is_valid = is_valid_filter(&wanted);
+    level::start(logger, if is_valid { &wanted } else { "" }, level);
     if !is_valid {
-        warn!(
-            "RUST_LOG={wanted:?} is not understood, so info is logged: write warn, info or debug"
-        );
+        warn!("RUST_LOG={wanted:?} is not understood and has no effect: write warn, info or debug");
     }
     Ok(LogGuard(()))
 }

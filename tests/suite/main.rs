@@ -9,6 +9,7 @@ mod chaos;
 mod check;
 mod clients;
 mod command_line;
+mod config_file;
 mod cursors;
 mod data_browser;
 #[cfg(unix)]

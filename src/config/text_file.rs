@@ -1,0 +1,73 @@
+//! Small files that the configuration is read from: itself, and those that hold a password.
+
+use std::fs::{self, File, Metadata};
+use std::io::Read;
+use std::path::Path;
+
+use bytesize::ByteSize;
+
+/// Largest file that holds a password, in bytes: far more than anybody types, and no mistake for a log or a device.
+const MAX_PASSWORD_BYTES: u64 = 4096;
+
+/// A file's text, and whether every user of the machine may read it.
+#[derive(Debug)]
+pub(super) struct TextFile {
+    pub bytes: Vec<u8>,
+    pub is_open_to_all: bool,
+}
+
+/// Reads a file of at most so many bytes.
+///
+/// # Errors
+/// It can't be read, is no file, or is larger. The text goes on from the file's name.
+pub(super) fn read(path: &Path, max_bytes: u64) -> Result<TextFile, String> {
+    let unreadable = |error| format!("can't be read: {error}");
+    let metadata = fs::metadata(path).map_err(unreadable)?;
+    // To open a pipe could wait for ever, and nothing can be read from it again.
+    if !metadata.is_file() {
+        let what = if metadata.is_dir() { "is a directory" } else { "is not a regular file" };
+        return Err(what.to_owned());
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(max_bytes + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > max_bytes {
+        return Err(format!("is larger than {}", ByteSize::b(max_bytes).display().iec()));
+    }
+    Ok(TextFile { bytes, is_open_to_all: is_open_to_all(&metadata) })
+}
+
+/// Reads a password. The end of its line is no part of it.
+///
+/// # Errors
+/// As [`read`], or there is not exactly one line of text.
+pub(super) fn read_password(path: &Path) -> Result<(String, bool), String> {
+    let TextFile { bytes, is_open_to_all } = read(path, MAX_PASSWORD_BYTES)?;
+    let mut text = String::from_utf8(bytes).map_err(|_| "is not text in UTF-8".to_owned())?;
+    let kept = text.strip_suffix('\n').map(|line| line.strip_suffix('\r').unwrap_or(line).len());
+    text.truncate(kept.unwrap_or(text.len()));
+    if text.is_empty() {
+        return Err("is empty".to_owned());
+    }
+    match text.contains('\n') {
+        true => Err("has more than one line".to_owned()),
+        false => Ok((text, is_open_to_all)),
+    }
+}
+
+/// Returns the warning about a file with a password that all may read.
+pub(super) fn warning(path: &Path) -> String {
+    let path = path.display();
+    format!("{path} holds a password, and every user of this machine can read it: chmod o-r {path}")
+}
+
+#[cfg(unix)]
+fn is_open_to_all(metadata: &Metadata) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    metadata.permissions().mode() & 0o004 != 0
+}
+
+#[cfg(not(unix))]
+fn is_open_to_all(_: &Metadata) -> bool {
+    false
+}
