@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::config::backend::BackendConfig;
 use crate::health::checker::{CheckSettings, Peers};
 use crate::health::{
-    BackendState, Change, Databases, DatabasesInUse, Health, HealthSettings, Member,
+    BackendState, Change, Databases, DatabasesInUse, Health, HealthSettings, Member, Settings,
 };
 use crate::logging::access_log::AccessLog;
 use crate::memory::{self, MemoryBudget};
@@ -170,8 +170,11 @@ impl Balancer {
             read_timeout: config.read_timeout,
         };
         let (address, metrics) = (backend.address.clone(), Arc::clone(&self.metrics));
+        let settings = backend.settings.clone();
         let backend = Backend::new(id, address, timeouts, config.backend_connections, metrics);
-        Member { backend: Arc::new(backend), health }
+        let settings = Settings::new(settings);
+        self.apply(id, &settings.effective(), now);
+        Member { backend: Arc::new(backend), health, settings }
     }
 
     /// Removes a backend. It gets no more reads, its sessions move to others between two commands, and its

@@ -31,6 +31,7 @@ impl Health {
         let seen = record.known.seen.as_ref().map(|seen| &seen.report);
         Summary {
             state: record.shown_state(),
+            admin: record.admin,
             state_for: now.saturating_duration_since(record.shown_since.unwrap_or(now)),
             // The number of its keys changes while it is up.
             reason: match (record.state, seen) {

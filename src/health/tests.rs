@@ -24,7 +24,8 @@ impl StateListener for Listener {
         *lock(&self.0.0) = Some(state);
     }
 
-    fn set_second_choice(&self, _: bool) {}
+    fn set_second_choice(&self, _: bool, _: Instant) {}
+    fn set_admin(&self, _: Admin, _: Instant) {}
 
     fn set_slow(&self, _: bool, _: Instant) {}
 

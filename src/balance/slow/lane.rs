@@ -299,7 +299,7 @@ impl SlowLane {
         if self.table.is_busy(backend) && !is_busy {
             state.freed_at.insert(backend, Instant::now());
         }
-        self.table.set_busy(backend, is_busy);
+        self.table.set_busy(backend, is_busy, Instant::now());
         // A read that was given up does not excuse a server that stays silent.
         let is_at_work = |open: &Open| open.is_busy() && open.left_at.is_none();
         if let Some(member) = self.registry.get(backend) {
