@@ -19,7 +19,11 @@ const FIRST_SHARE: f64 = 0.01;
 /// Weight of a backend that is slow while another is not: as much less as it is slower at least.
 pub(super) const SLOW_WEIGHT: f64 = 0.1;
 
-/// Share of the leases below which a backend has none, and the error that sums of shares may have.
+/// How much further two backends are from their shares together than a move is worth: a move of one lease back and
+/// forth is worth 1, and a session that goes to one of equals is worth 2.
+const WORTH_A_MOVE: f64 = 1.5;
+
+/// Part of the leases below which a backend has none, and the error that sums of parts may have.
 const NO_SHARE: f64 = 1e-6;
 
 #[derive(Debug, Default)]
@@ -179,21 +183,20 @@ impl Row {
         self.standing() != Standing::Never
     }
 
-    /// Rank among rows: the least is next, and those with the least take turns.
-    ///
-    /// Leases count in units of the weight. So a backend with weight 7 has as many as one with weight 1 until it has
-    /// 7 more.
-    pub fn rank(&self) -> (Standing, bool, bool, usize) {
+    /// Rank among rows: those with the least are next, and leases decide between them.
+    pub fn rank(&self) -> (Standing, bool, bool) {
         let is_held_back = (self.returned.is_some() || self.is_slow) && self.credit < 1.0;
-        let has_no_share = self.weight == 0.0;
-        let weight = if has_no_share { 1.0 } else { self.weight };
-        let level = (self.leases as f64 / weight) as usize;
-        (self.standing(), is_held_back, has_no_share, level)
+        (self.standing(), is_held_back, self.weight == 0.0)
     }
 
-    /// The weight by which turns are counted.
-    fn turn_weight(&self) -> f64 {
+    /// The weight by which leases and turns are counted.
+    fn unit(&self) -> f64 {
         if self.weight == 0.0 { 1.0 } else { self.weight }
+    }
+
+    /// Its leases, and some more, in proportion to its weight.
+    pub fn load(&self, more: usize) -> f64 {
+        (self.leases + more) as f64 / self.unit()
     }
 
     /// The part of its weight that counts, which grows to 1 during its slow start.
@@ -221,11 +224,17 @@ impl Rows {
         self.rows.iter().filter(move |row| !row.is_draining && eligible(row.id))
     }
 
-    /// The backend to be leased next: of those with the least rank, the one whose turn it is.
+    /// The backend to be leased next, of those with the least rank.
+    ///
+    /// A backend is passed over while another would have fewer leases for its weight even with one more. Those that
+    /// are left take turns. So a backend with weight 7 has its 7 leases beside one of another, and a read that finds
+    /// all of them idle goes where the weights want it.
     pub fn next(&self, eligible: impl Fn(BackendId) -> bool) -> Option<BackendId> {
         let rows = || self.eligible(&eligible).filter(|row| row.may_be_leased());
-        let least = rows().map(Row::rank).min()?;
-        let equals = || rows().filter(|row| row.rank() == least);
+        let rank = rows().map(Row::rank).min()?;
+        let peers = || rows().filter(|row| row.rank() == rank);
+        let bound = peers().map(|row| row.load(1)).min_by(f64::total_cmp)? * (1.0 - NO_SHARE);
+        let equals = || peers().filter(|row| row.load(0) < bound);
         let turn = self.turn(equals().all(|row| row.leases == 0));
         equals().min_by(|a, b| turn(a).total_cmp(&turn(b))).map(|row| row.id)
     }
@@ -263,16 +272,16 @@ impl Rows {
         if self.rows.iter().all(|row| row.returned.is_none() && !row.is_slow) {
             return;
         }
-        let shares = self.shares(slow_start, now);
-        for (row, share) in self.rows.iter_mut().zip(shares) {
-            row.credit = (row.credit + share).min(MAX_CREDIT);
+        let parts = self.parts(slow_start, now);
+        for (row, part) in self.rows.iter_mut().zip(parts) {
+            row.credit = (row.credit + part).min(MAX_CREDIT);
         }
         // The slow start of one may have ended, which changes what a zone takes.
         self.weigh(slow_start, now);
     }
 
     /// The part of the leases that each backend should have, if it is ready; 0 for the others.
-    pub fn shares(&mut self, slow_start: Duration, now: Instant) -> Vec<f64> {
+    pub fn parts(&mut self, slow_start: Duration, now: Instant) -> Vec<f64> {
         let mut all = self.weighed(slow_start, now);
         shares::divide(&mut all);
         all.into_iter().map(|one| one.weight).collect()
@@ -291,12 +300,31 @@ impl Rows {
         let others = self.rows.iter().map(|row| row.terms.weight).filter(|weight| *weight > 0);
         let least_of_others = f64::from(others.min().unwrap_or(1));
         let best = self.best_standing(|_| true);
-        for (row, one) in self.rows.iter_mut().zip(all) {
-            row.weight = match row.standing() == best && best.is_up() {
+        let weights = self.rows.iter().zip(all).map(|(row, one)| {
+            match row.standing() == best && best.is_up() {
                 true => one.weight / least,
                 false => f64::from(row.terms.weight).max(least_of_others) / least_of_others,
-            };
+            }
+        });
+        let weights: Vec<f64> = weights.collect();
+        self.set_weights(&weights);
+    }
+
+    /// Sets the weights. If they are others than before, what is caught up on is one turn at most.
+    fn set_weights(&mut self, weights: &[f64]) {
+        if self.rows.iter().zip(weights).all(|(row, weight)| row.weight == *weight) {
+            return;
         }
+        let most_turns = self.most_turns();
+        for (row, weight) in self.rows.iter_mut().zip(weights) {
+            row.weight = *weight;
+            row.turns = row.turns.max(most_turns - 1.0 / row.unit());
+            row.idle_turn = row.idle_turn.min(self.idle_turn + 1.0 / row.unit());
+        }
+    }
+
+    fn most_turns(&self) -> f64 {
+        self.rows.iter().map(|row| row.turns).fold(0.0, f64::max)
     }
 
     /// What each backend weighs now.
@@ -330,10 +358,10 @@ impl Rows {
 
     pub fn choose(&mut self, id: BackendId) {
         self.clock += 1;
-        let most_turns = self.rows.iter().map(|row| row.turns).fold(0.0, f64::max);
+        let most_turns = self.most_turns();
         let now = self.idle_turn;
         let Some(row) = self.row_mut(id) else { return };
-        let weight = row.turn_weight();
+        let weight = row.unit();
         row.leases += 1;
         row.turns = (row.turns + 1.0 / weight).max(most_turns - MAX_TURNS_TO_CATCH_UP / weight);
         row.credit = (row.credit - 1.0).max(0.0);
@@ -378,13 +406,18 @@ impl Rows {
         };
     }
 
-    /// Backend to which a session should move from `backend`, given the leases that each should have.
-    pub fn better(&self, backend: BackendId, shares: &[(BackendId, f64)]) -> Option<BackendId> {
-        let share = |row: &Row| {
-            let share = shares.iter().find(|(of, _)| *of == row.id);
-            share.map_or(0.0, |(_, share)| *share)
+    /// Backend to which a session should move from `backend`, given the part of `leases` that each should have.
+    pub fn better(
+        &self,
+        backend: BackendId,
+        parts: &[(BackendId, f64)],
+        leases: usize,
+    ) -> Option<BackendId> {
+        let part = |row: &Row| {
+            let part = parts.iter().find(|(of, _)| *of == row.id);
+            part.map_or(0.0, |(_, part)| *part)
         };
-        let load = |row: &Row, leases: usize| leases as f64 / share(row).max(NO_SHARE);
+        let share = |row: &Row| part(row) * leases as f64;
         // The share of a slow backend is rounded down, those of others up.
         let limit = |row: &Row| match self.is_slowed(row) {
             true => share(row).floor() as usize,
@@ -394,14 +427,16 @@ impl Rows {
         let must_leave = !self.is_ready(from);
         let has_room = |row: &&Row| must_leave || row.leases < limit(row);
         let ready = self.rows.iter().filter(|row| row.id != backend && self.is_ready(row));
-        let then = |row: &Row| load(row, row.leases + 1);
-        let to = ready.filter(has_room).min_by(|a, b| then(a).total_cmp(&then(b)))?;
+        let load = |row: &Row| (row.leases + 1) as f64 / part(row).max(NO_SHARE);
+        let to = ready.filter(has_room).min_by(|a, b| load(a).total_cmp(&load(b)))?;
+        let surplus = |row: &Row| row.leases as f64 - share(row);
         let is_better = match from.standing() {
             // It may be up again in a moment.
             Standing::Suspect => false,
-            _ if must_leave => true,
+            _ if must_leave || part(from) < NO_SHARE => true,
+            // Both are nearer to their shares then.
             _ => {
-                then(to) < load(from, from.leases) * (1.0 - NO_SHARE)
+                surplus(from) - surplus(to) > WORTH_A_MOVE
                     || (self.is_slowed(from) && from.leases > limit(from))
             }
         };

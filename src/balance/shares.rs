@@ -77,7 +77,8 @@ mod tests {
         assert_eq!(shares(&[(1.0, 1.0, false), (1.0, 1.0, true)]), [1.0, 0.0]);
         assert_eq!(shares(&[(1.0, 0.0, false), (1.0, 1.0, true)]), [0.0, 1.0]);
         assert_eq!(shares(&[(1.0, 1.0, true), (3.0, 3.0, true)]), [0.25, 0.75]);
-        let one_is_gone = [(2.0, 2.0, false), (2.0, 0.0, false), (1.0, 1.0, true), (2.0, 2.0, true)];
+        let one_is_gone =
+            [(2.0, 2.0, false), (2.0, 0.0, false), (1.0, 1.0, true), (2.0, 2.0, true)];
         assert_eq!(shares(&one_is_gone), [0.7, 0.0, 0.1, 0.2]);
         assert_eq!(shares(&[(1.0, 0.0, false)]), [0.0], "nobody");
         assert!(shares(&[]).is_empty());

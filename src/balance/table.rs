@@ -25,6 +25,7 @@
 //!
 //! **Removal.** A removed backend is never leased again, and its row goes with its last lease.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -220,8 +221,10 @@ impl ConnectionTable {
         let best = rows.iter().map(|row| standing(row)).min();
         rows.retain(|row| Some(standing(row)) == best);
         let turn = table.turn(rows.iter().all(|row| row.leases == 0));
-        let turns = |a: &Row, b: &Row| turn(a).total_cmp(&turn(b));
-        rows.sort_by(|a, b| a.rank().cmp(&b.rank()).then_with(|| turns(a, b)));
+        let key = |row: &Row| (row.load(0), turn(row));
+        rows.sort_by(|a, b| {
+            a.rank().cmp(&b.rank()).then(key(a).partial_cmp(&key(b)).unwrap_or(Ordering::Equal))
+        });
         rows.into_iter().map(|row| row.id).collect()
     }
 
@@ -282,15 +285,13 @@ impl ConnectionTable {
     pub fn rebalance(&self, now: Instant) -> usize {
         let mut table = self.rows();
         table.weigh(self.slow_start, now);
-        let parts = table.shares(self.slow_start, now);
-        let is_any_ready = parts.iter().any(|part| *part > 0.0);
+        let parts = table.parts(self.slow_start, now);
         let best = table.best_standing(|_| true);
         let ready = table.rows.iter().filter(|row| row.standing() == best);
         let leases: usize = ready.map(|row| row.leases).sum();
-        let ids = table.rows.iter().map(|row| row.id);
-        let shares: Vec<_> =
-            ids.zip(&parts).map(|(id, part)| (id, leases as f64 * part)).collect();
-        if !is_any_ready || shares.iter().all(|(from, _)| table.better(*from, &shares).is_none()) {
+        let parts: Vec<_> = table.rows.iter().map(|row| row.id).zip(parts).collect();
+        let gains = |(from, _): &(BackendId, f64)| table.better(*from, &parts, leases).is_some();
+        if parts.iter().all(|(_, part)| *part == 0.0) || !parts.iter().any(gains) {
             return 0;
         }
         let places = table.slots.len();
@@ -299,7 +300,7 @@ impl ConnectionTable {
         let first = table.clock as usize;
         for place in (0..places).map(|place| (first + place) % places) {
             let Some(Slot { backend, may_move: true }) = table.slots[place] else { continue };
-            let Some(to) = table.better(backend, &shares) else { continue };
+            let Some(to) = table.better(backend, &parts, leases) else { continue };
             if table.row(backend).is_some_and(|row| table.is_ready(row)) {
                 if left == 0 {
                     continue;

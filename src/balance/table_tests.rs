@@ -392,3 +392,6 @@ fn a_slow_backend_is_chosen_seldom_while_another_is_not_slow() {
     assert_eq!(table.counts(), [0, 30, 0], "it is the last");
     drop(leases);
 }
+
+#[path = "weights_tests.rs"]
+mod weights;

@@ -40,9 +40,9 @@ mod operator;
 mod questions;
 mod record;
 mod rule;
-mod settings;
 #[cfg(test)]
 mod rule_tests;
+mod settings;
 mod state;
 mod state_machine;
 #[cfg(test)]
