@@ -77,6 +77,8 @@ pub struct Balancer {
     /// The scripts that clients have sent.
     pub scripts: Scripts,
     refusals: Arc<RecentRefusals>,
+    /// How often the list of backends was updated.
+    pub(super) updates: Mutex<u64>,
     /// The databases that clients read.
     in_use: Arc<DatabasesInUse>,
     /// Where requests and sessions leave lines in the log.
@@ -117,6 +119,7 @@ impl Balancer {
             memory: MemoryBudget::new(max_memory),
             registry,
             refusals,
+            updates: Mutex::new(0),
             in_use: Arc::default(),
             table,
             retry_budget,
@@ -323,7 +326,7 @@ impl Balancer {
     }
 
     /// All counts as they are now.
-    pub fn reading(&self, backends: &Backends) -> Reading {
+    pub fn reading(&self, backends: &[Arc<Member>]) -> Reading {
         let reading = |backend: &Arc<Member>| BackendReading {
             id: backend.id,
             state: backend.health.shown_state(),

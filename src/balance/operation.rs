@@ -1,6 +1,7 @@
 //! What changes of a backend at run time: its settings, by a new configuration or by an operator, and whether it is
 //! drained or in maintenance.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use log::info;
@@ -9,7 +10,8 @@ use super::Balancer;
 use super::rows::LeaseTerms;
 use crate::backend::BackendId;
 use crate::config::backend::BackendSettings;
-use crate::health::{Admin, Overrides};
+use crate::health::{Admin, Member, Overrides};
+use crate::sync::lock;
 
 impl Balancer {
     /// Takes over the settings that are configured now. What an operator has set goes on to hold. Returns whether
@@ -44,10 +46,36 @@ impl Balancer {
         true
     }
 
+    /// Begins an update of the list of backends. Returns its number.
+    pub fn begin_update(&self) -> u64 {
+        let mut updates = lock(&self.updates);
+        *updates += 1;
+        *updates
+    }
+
+    /// Does the rest of the update with this number, unless another has begun since: that one sees to it. Returns
+    /// whether it was the last.
+    pub fn go_on_with_update(&self, number: u64, work: impl FnOnce()) -> bool {
+        let updates = lock(&self.updates);
+        let is_last = *updates == number;
+        if is_last {
+            work();
+        }
+        is_last
+    }
+
     /// What an operator has set of a backend.
     pub fn overrides(&self, id: BackendId) -> Overrides {
         let Some(member) = self.backend(id) else { return Overrides::default() };
         Overrides { weight: member.settings.weight_override(), admin: member.health.admin() }
+    }
+
+    /// The backends as they are shown: of two with one name, the later one, which takes the other's place.
+    pub fn shown_backends(&self) -> Vec<Arc<Member>> {
+        let all = self.backends();
+        let is_replaced =
+            |at: usize| all[at + 1..].iter().any(|later| later.name() == all[at].name());
+        (0..all.len()).filter(|at| !is_replaced(*at)).map(|at| Arc::clone(&all[at])).collect()
     }
 
     /// Gives the table the settings of a backend.

@@ -1,8 +1,6 @@
 //! Weights, backups, zones, and what an operator wants.
 
 use super::*;
-use crate::balance::rows::LeaseTerms;
-use crate::health::Admin;
 
 /// How far a share may be from its weight.
 const MARGIN: f64 = 0.02;

@@ -93,6 +93,12 @@ impl Health {
         record.since.filter(|_| record.state == BackendState::Up)
     }
 
+    /// Returns whether it is not up and checks may bring it up.
+    pub fn may_come_up(&self) -> bool {
+        let record = lock(&self.record);
+        record.state != BackendState::Up && !record.is_out()
+    }
+
     /// Returns whether a slow read of ours runs on it.
     pub fn is_busy(&self) -> bool {
         self.is_busy.load(Ordering::Acquire)
