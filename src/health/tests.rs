@@ -7,6 +7,9 @@ use super::*;
 use crate::backend::{Keys, Report};
 use crate::sync::{Mutex, lock};
 
+#[path = "operator_tests.rs"]
+mod operator;
+
 struct Backend {
     health: Arc<Health>,
     told: Arc<Told>,
@@ -26,7 +29,6 @@ impl StateListener for Listener {
 
     fn set_second_choice(&self, _: bool, _: Instant) {}
     fn set_admin(&self, _: Admin, _: Instant) {}
-
     fn set_slow(&self, _: bool, _: Instant) {}
 
     fn set_silent(&self, _: bool) {}

@@ -52,3 +52,4 @@ mod support;
 mod unable;
 mod unread;
 mod values;
+mod weights;

@@ -198,7 +198,10 @@ impl SlowLane {
             if state.has_before(number, |_| true) || self.is_any_busy(state) {
                 return None;
             }
-            let last = last.filter(|last| self.is_as_good_as_up(state, *last, now));
+            let may_be_used = |last: &BackendId| {
+                self.table.is_in_service(*last) && self.is_as_good_as_up(state, *last, now)
+            };
+            let last = last.filter(may_be_used);
             return state.backend_for_slow(last, ranked, &serving);
         }
         let must_give_way = !self.must_be_alone(read)

@@ -3,6 +3,7 @@ use crate::backend::PendingRead;
 use crate::balance::Balancer;
 use crate::balance::slow::lane_state::{MAX_WAITING, Waiting};
 use crate::config::Config;
+use crate::health::Admin;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
@@ -275,4 +276,22 @@ fn a_lone_server_takes_what_there_is() {
     let _second = begin(&lane, Class::Unknown, 0);
     must_wait(&lane, Class::Slow, 0);
     assert!(lane.begin(&read(Class::Slow, 1), None, |_| false, || false).is_err());
+}
+
+#[test]
+fn a_slow_read_on_a_backend_that_clients_leave_keeps_no_other_waiting() {
+    let drain = |table: &ConnectionTable| table.set_admin(id(0), Admin::Drain, Instant::now());
+    let remove = |table: &ConnectionTable| table.remove(id(0), Instant::now());
+    for leave in [&drain as &dyn Fn(&ConnectionTable), &remove] {
+        let lane = lane(3);
+        let first = begin(&lane, Class::Slow, 0);
+        assert_eq!(first.backend(), id(0));
+        let lease = lane.table.lease(Instant::now(), |backend| backend == id(0));
+        must_wait(&lane, Class::Slow, 1);
+        leave(&lane.table);
+        let second = begin(&lane, Class::Slow, 1);
+        assert_ne!(second.backend(), id(0));
+        must_wait(&lane, Class::Slow, 2);
+        drop((first, second, lease));
+    }
 }
