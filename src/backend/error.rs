@@ -54,6 +54,10 @@ pub enum BackendError {
     /// It is a replica that has lost its primary, and a fresher server is up.
     #[error("stale: it has lost its primary")]
     Stale,
+    /// Clients have to leave it, though it may answer: an operator or the configuration wants that. The text says
+    /// which.
+    #[error("{0}")]
+    Departed(&'static str),
     /// It works on another client's slow read, and another backend is up.
     #[error("busy with a slow read")]
     LeftBusy,
@@ -95,6 +99,7 @@ impl BackendError {
             | Self::NoConnection(_)
             | Self::OtherCommands
             | Self::Stale
+            | Self::Departed(_)
             | Self::LeftBusy
             | Self::Local(_)
             // The health checks know it already.

@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::config::backend::BackendConfig;
 use crate::health::checker::{CheckSettings, Peers};
 use crate::health::{
-    BackendState, Change, Databases, DatabasesInUse, Health, HealthSettings, Member,
+    BackendState, Change, Databases, DatabasesInUse, Health, HealthSettings, Member, Settings,
 };
 use crate::logging::access_log::AccessLog;
 use crate::memory::{self, MemoryBudget};
@@ -77,6 +77,8 @@ pub struct Balancer {
     /// The scripts that clients have sent.
     pub scripts: Scripts,
     refusals: Arc<RecentRefusals>,
+    /// How often the list of backends was updated.
+    pub(super) updates: Mutex<u64>,
     /// The databases that clients read.
     in_use: Arc<DatabasesInUse>,
     /// Where requests and sessions leave lines in the log.
@@ -117,6 +119,7 @@ impl Balancer {
             memory: MemoryBudget::new(max_memory),
             registry,
             refusals,
+            updates: Mutex::new(0),
             in_use: Arc::default(),
             table,
             retry_budget,
@@ -170,8 +173,11 @@ impl Balancer {
             read_timeout: config.read_timeout,
         };
         let (address, metrics) = (backend.address.clone(), Arc::clone(&self.metrics));
+        let settings = backend.settings.clone();
         let backend = Backend::new(id, address, timeouts, config.backend_connections, metrics);
-        Member { backend: Arc::new(backend), health }
+        let settings = Settings::new(settings);
+        self.apply(id, &settings.effective(), now);
+        Member { backend: Arc::new(backend), health, settings }
     }
 
     /// Removes a backend. It gets no more reads, its sessions move to others between two commands, and its
@@ -320,7 +326,7 @@ impl Balancer {
     }
 
     /// All counts as they are now.
-    pub fn reading(&self, backends: &Backends) -> Reading {
+    pub fn reading(&self, backends: &[Arc<Member>]) -> Reading {
         let reading = |backend: &Arc<Member>| BackendReading {
             id: backend.id,
             state: backend.health.shown_state(),

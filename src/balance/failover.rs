@@ -251,7 +251,7 @@ impl<'a> Failover<'a> {
         if state == BackendState::Up || (state == BackendState::Suspect && table.is_busy(backend)) {
             return Some(patient(self.class(), open));
         }
-        let is_only_one = self.tried.len() + 1 >= self.balancer.backends().len();
+        let is_only_one = self.tried.len() + 1 >= table.backend_count();
         (now < self.deadline).then_some(match is_only_one {
             true => WaitPolicy::Until(self.deadline),
             false => WaitPolicy::LastResort(self.deadline),
@@ -401,7 +401,7 @@ impl<'a> Failover<'a> {
                 return true;
             }
             let is_hopeful = table.outage(now).is_none_or(|outage| outage < MAX_OUTAGE)
-                && backends.iter().any(|backend| backend.health.up_since().is_none());
+                && backends.iter().any(|backend| backend.health.may_come_up());
             if !is_hopeful || self.deadline.saturating_duration_since(now) <= TIME_TO_TRY {
                 return false;
             }

@@ -139,7 +139,7 @@ fn a_backend_that_runs_a_slow_read_is_waited_for_like_one_that_is_up() {
     let balancer = up(1);
     let (id, now) = (ids(&balancer)[0], Instant::now());
     balancer.table.set_state(id, BackendState::Suspect, false, now);
-    balancer.table.set_busy(id, true);
+    balancer.table.set_busy(id, true, now);
     let mut failover = Failover::new(&balancer, ReadProfile::QUICK, now);
     let attempt = failover.attempt(id, None, now + LAST_RESORT_TIME * 2).expect("it will answer");
     assert!(matches!(attempt.wait_policy(), WaitPolicy::Read { .. }));

@@ -9,7 +9,7 @@ use super::retry_budget::RetryBudget;
 use super::slow::{self, Decision, Situation, TimeLimits};
 use super::table::ConnectionTable;
 use crate::backend::{BackendError, BackendId, Class, LEFT_BUSY, LEFT_DOWN, STUCK, Supervisor};
-use crate::health::{BackendState, Health, StateListener};
+use crate::health::{Admin, BackendState, Health, StateListener};
 
 /// A read and a check that begin within this time of each other may be answered in any order.
 const ORDER_MARGIN: Duration = Duration::from_millis(50);
@@ -122,8 +122,12 @@ impl StateListener for TableRow {
         self.table.set_state(self.id, state, slowly, now);
     }
 
-    fn set_second_choice(&self, is_second_choice: bool) {
-        self.table.set_second_choice(self.id, is_second_choice);
+    fn set_second_choice(&self, is_second_choice: bool, now: Instant) {
+        self.table.set_second_choice(self.id, is_second_choice, now);
+    }
+
+    fn set_admin(&self, admin: Admin, now: Instant) {
+        self.table.set_admin(self.id, admin, now);
     }
 
     fn set_slow(&self, is_slow: bool, now: Instant) {

@@ -3,11 +3,12 @@
 //!
 //! **Leastconn.** A lease is one counted use of a backend: an HTTP request has one for as long as it lasts, a
 //! Redis session has one as long as it lives. The next lease goes to the backend of the best standing ([`Standing`]:
-//! up, second choice, suspect, busy, down) that has the fewest leases. Standing comes from health checks, failed
-//! reads and the slow lane.
+//! up, second choice, backup, suspect, busy, drained, down) that has the fewest leases for its weight. Standing comes
+//! from health checks, failed reads, the slow lane, the configuration and the operator.
 //!
-//! **Turns.** Backends with equally many leases take turns: idle ones by when they were chosen last, others by
-//! how often they were chosen.
+//! **Turns.** Backends with equally many leases take turns in proportion to their weights.
+//!
+//! **Zones.** Of backends of one standing, those of the balancer's own zone get what `shares` says, others the rest.
 //!
 //! **Slow start.** A backend that comes back gets its share little by little. Each choice adds to its credit,
 //! in proportion to its weight, and it is chosen when the credit is 1. A moment of doubt (`suspect`) does not
@@ -23,13 +24,14 @@
 //!
 //! **Removal.** A removed backend is never leased again, and its row goes with its last lease.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::lease::Lease;
-use super::rows::{Row, Rows, Slot, Standing};
+use super::rows::{LeaseTerms, Row, Rows, Slot, Standing, Turns};
 use crate::backend::BackendId;
-use crate::health::BackendState;
+use crate::health::{Admin, BackendState};
 use crate::sync::{Mutex, MutexGuard, lock};
 
 /// Part of all leases, as its denominator, that one round of rebalancing moves between backends that are up, so
@@ -58,6 +60,14 @@ impl ConnectionTable {
         self.rows().row_mut(id).map(change)
     }
 
+    /// Changes what decides a backend's standing or weight; others' weights change with it.
+    fn change_standing(&self, id: BackendId, now: Instant, change: impl FnOnce(&mut Row)) {
+        let mut table = self.rows();
+        table.row_mut(id).map(change);
+        table.weigh(self.slow_start, now);
+        table.update_outage(now);
+    }
+
     fn with<T>(&self, id: BackendId, look: impl FnOnce(&Row) -> T) -> Option<T> {
         self.rows().row(id).map(look)
     }
@@ -67,12 +77,38 @@ impl ConnectionTable {
         self.rows().rows.push(Row::new(id));
     }
 
+    /// Sets how much is read from a backend. One whose weight was 0 begins its slow start.
+    pub fn set_terms(&self, id: BackendId, terms: LeaseTerms, now: Instant) {
+        self.change_standing(id, now, |row| {
+            let had_none = std::mem::replace(&mut row.terms, terms).weight == 0;
+            if had_none && terms.weight > 0 {
+                self.begin_slow_start(row, now);
+            }
+        });
+    }
+
+    /// Sets what an operator wants of a backend. One that is ready again begins its slow start.
+    pub fn set_admin(&self, id: BackendId, admin: Admin, now: Instant) {
+        self.change_standing(id, now, |row| {
+            let was = std::mem::replace(&mut row.admin, admin);
+            if was != Admin::Ready && admin == Admin::Ready {
+                self.begin_slow_start(row, now);
+            }
+        });
+    }
+
+    fn begin_slow_start(&self, row: &mut Row, now: Instant) {
+        row.returned = (!self.slow_start.is_zero()).then_some(now);
+        row.credit = 0.0;
+    }
+
     /// Removes a backend: it is never leased again, and its row goes with its last lease.
     pub fn remove(&self, id: BackendId, now: Instant) {
         let mut table = self.rows();
         let Some(at) = table.rows.iter().position(|row| row.id == id) else { return };
         table.rows[at].is_draining = true;
         table.forget_if_drained(at);
+        table.weigh(self.slow_start, now);
         table.update_outage(now);
     }
 
@@ -83,22 +119,20 @@ impl ConnectionTable {
 
     /// Sets the state of a backend; a backend that comes up `slowly` begins its slow start.
     pub fn set_state(&self, id: BackendId, state: BackendState, slowly: bool, now: Instant) {
-        let is_slow = slowly && !self.slow_start.is_zero();
-        let mut table = self.rows();
-        let Some(row) = table.row_mut(id) else { return };
-        let was_suspect = std::mem::replace(&mut row.state, state) == BackendState::Suspect;
-        // A moment of doubt neither begins nor ends a slow start.
-        let is_doubt_over = was_suspect && state == BackendState::Up && !slowly;
-        if state != BackendState::Suspect && !is_doubt_over {
-            row.returned = is_slow.then_some(now);
-            row.credit = 0.0;
-        }
-        table.update_outage(now);
+        self.change_standing(id, now, |row| {
+            let was_suspect = std::mem::replace(&mut row.state, state) == BackendState::Suspect;
+            // A moment of doubt neither begins nor ends a slow start.
+            let is_doubt_over = was_suspect && state == BackendState::Up && !slowly;
+            if state != BackendState::Suspect && !is_doubt_over {
+                self.begin_slow_start(row, now);
+                row.returned.take_if(|_| !slowly);
+            }
+        });
     }
 
     /// Sets whether a slow read runs on a backend: quick reads go elsewhere meanwhile.
-    pub fn set_busy(&self, id: BackendId, is_busy: bool) {
-        self.change(id, |row| {
+    pub fn set_busy(&self, id: BackendId, is_busy: bool, now: Instant) {
+        self.change_standing(id, now, |row| {
             row.is_busy = is_busy;
             row.was_busy |= is_busy;
         });
@@ -113,11 +147,10 @@ impl ConnectionTable {
     /// Sets from `now` on whether a backend's short reads are much slower than those of the others. One that
     /// has recovered begins its slow start.
     pub fn set_slow(&self, id: BackendId, is_slow: bool, now: Instant) {
-        let begins = !is_slow && !self.slow_start.is_zero();
-        self.change(id, |row| {
+        self.change_standing(id, now, |row| {
             row.is_slow = is_slow;
-            row.returned = begins.then_some(now);
-            row.credit = 0.0;
+            self.begin_slow_start(row, now);
+            row.returned.take_if(|_| is_slow);
         });
     }
 
@@ -132,8 +165,8 @@ impl ConnectionTable {
     }
 
     /// Sets whether a backend is leased only while no other is up.
-    pub fn set_second_choice(&self, id: BackendId, is_second_choice: bool) {
-        self.change(id, |row| row.is_second_choice = is_second_choice);
+    pub fn set_second_choice(&self, id: BackendId, is_second_choice: bool, now: Instant) {
+        self.change_standing(id, now, |row| row.is_second_choice = is_second_choice);
     }
 
     /// Whether all of several backends are silent, even one that runs no slow read: then reads are not the
@@ -149,7 +182,7 @@ impl ConnectionTable {
 
     /// Whether another backend is up and runs no slow read, so that a read can go there.
     pub fn has_better(&self, id: BackendId) -> bool {
-        self.rows().best_standing(|other| other != id) <= Standing::SecondChoice
+        self.rows().eligible(|other| other != id).any(|row| row.standing().is_up())
     }
 
     /// Whether another backend is up, even if it runs a slow read.
@@ -164,10 +197,12 @@ impl ConnectionTable {
         rows.map(|row| row.id).collect()
     }
 
-    /// The backends that are up, and those that a slow read of ours keeps from answering checks.
+    /// The backends that are up, and those that a slow read of ours keeps from answering checks. Drained ones
+    /// are not among them.
     pub fn serving(&self) -> Vec<BackendId> {
-        let serves = |row: &&Row| {
-            matches!(row.standing(), Standing::Up | Standing::SecondChoice | Standing::Busy)
+        let serves = |row: &&Row| match row.standing() {
+            Standing::Drained => false,
+            standing => standing.is_up() || standing == Standing::Busy,
         };
         self.rows().rows.iter().filter(serves).map(|row| row.id).collect()
     }
@@ -184,15 +219,24 @@ impl ConnectionTable {
         let mut rows: Vec<_> = table.eligible(eligible).filter(|row| row.may_be_leased()).collect();
         let best = rows.iter().map(|row| standing(row)).min();
         rows.retain(|row| Some(standing(row)) == best);
-        rows.sort_by_key(|row| row.rank());
+        let turns = Turns::of(rows.iter().copied());
+        let key = |row: &Row| (row.load(0), turns.turn(row));
+        rows.sort_by(|a, b| {
+            a.rank().cmp(&b.rank()).then(key(a).partial_cmp(&key(b)).unwrap_or(Ordering::Equal))
+        });
         rows.into_iter().map(|row| row.id).collect()
     }
 
-    /// Whether a backend is a second choice while an eligible one is a first.
+    /// Whether an eligible backend is up and a better choice than this one would be.
     pub fn is_outranked(&self, id: BackendId, eligible: impl Fn(BackendId) -> bool) -> bool {
         let table = self.rows();
-        let is_second_choice = table.row(id).is_some_and(|row| row.is_second_choice);
-        is_second_choice && table.best_standing(eligible) == Standing::Up
+        let best = table.best_standing(eligible);
+        best.is_up() && table.row(id).is_some_and(|row| best < row.choice())
+    }
+
+    /// Whether a backend is in service: it was not removed, and no operator keeps clients away from it.
+    pub fn is_in_service(&self, id: BackendId) -> bool {
+        self.with(id, |row| !row.is_draining && row.admin == Admin::Ready).unwrap_or(false)
     }
 
     /// Leases an eligible backend by leastconn; `None` when no backend is eligible.
@@ -209,9 +253,9 @@ impl ConnectionTable {
         Some(Lease { table: Arc::clone(self), slot })
     }
 
-    /// The number of backends, without removed ones.
+    /// The number of backends, without those that were removed or are in maintenance.
     pub fn backend_count(&self) -> usize {
-        self.rows().eligible(|_| true).count()
+        self.rows().eligible(|_| true).filter(|row| row.admin != Admin::Maint).count()
     }
 
     /// The number of leases of a backend.
@@ -236,18 +280,17 @@ impl ConnectionTable {
     }
 
     /// Moves leases that may move: all away from backends that can't serve, and a few from a backend that is up to
-    /// another that has at least two fewer. Returns how many.
+    /// another that has fewer for its weight even with one more. Returns how many.
     pub fn rebalance(&self, now: Instant) -> usize {
         let mut table = self.rows();
-        let weights = table.weights(self.slow_start, now);
-        let sum: f64 = weights.iter().sum();
+        table.weigh(self.slow_start, now);
+        let parts = table.parts(self.slow_start, now);
         let best = table.best_standing(|_| true);
         let ready = table.rows.iter().filter(|row| row.standing() == best);
         let leases: usize = ready.map(|row| row.leases).sum();
-        let ids = table.rows.iter().map(|row| row.id);
-        let shares: Vec<_> =
-            ids.zip(&weights).map(|(id, weight)| (id, leases as f64 * weight / sum)).collect();
-        if sum == 0.0 || shares.iter().all(|(from, _)| table.better(*from, &shares).is_none()) {
+        let parts: Vec<_> = table.rows.iter().map(|row| row.id).zip(parts).collect();
+        let gains = |(from, _): &(BackendId, f64)| table.better(*from, &parts, leases).is_some();
+        if parts.iter().all(|(_, part)| *part == 0.0) || !parts.iter().any(gains) {
             return 0;
         }
         let places = table.slots.len();
@@ -256,7 +299,7 @@ impl ConnectionTable {
         let first = table.clock as usize;
         for place in (0..places).map(|place| (first + place) % places) {
             let Some(Slot { backend, may_move: true }) = table.slots[place] else { continue };
-            let Some(to) = table.better(backend, &shares) else { continue };
+            let Some(to) = table.better(backend, &parts, leases) else { continue };
             if table.row(backend).is_some_and(|row| table.is_ready(row)) {
                 if left == 0 {
                     continue;

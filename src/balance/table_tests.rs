@@ -148,7 +148,7 @@ fn a_second_choice_is_leased_and_kept_only_while_there_is_no_first() {
     let table = table(2);
     let leases = sessions(&table, 4);
     assert_eq!(table.counts(), [2, 2]);
-    table.table.set_second_choice(id(0), true);
+    table.table.set_second_choice(id(0), true, table.now.get());
     assert!(table.is_outranked(0, any) && !table.is_outranked(1, any));
     assert!(!table.is_outranked(0, |backend| backend == 0));
     assert_eq!(leases.iter().filter_map(TestLease::backend_if_up).collect::<Vec<_>>(), [1, 1]);
@@ -289,7 +289,7 @@ fn sessions_leave_a_backend_that_is_down_at_once_but_for_those_that_may_not_move
 fn while_a_slow_read_runs_others_go_elsewhere_and_sessions_move_at_once() {
     let table = table(3);
     let leases = sessions(&table, 30);
-    table.table.set_busy(id(1), true);
+    table.table.set_busy(id(1), true, table.now.get());
     assert!(leases.iter().any(|lease| lease.backend() == 1 && lease.backend_if_up().is_none()));
     assert_eq!(table.rebalance(), 10);
     assert_eq!(table.counts(), [15, 0, 15]);
@@ -301,7 +301,7 @@ fn while_a_slow_read_runs_others_go_elsewhere_and_sessions_move_at_once() {
     table.set_state(2, BackendState::Down, false);
     assert_eq!(table.lease(any).map(|lease| lease.backend()), Some(1), "it still serves");
     assert!(table.table.rows().best_standing(|_| true) > Standing::SecondChoice);
-    table.table.set_busy(id(1), false);
+    table.table.set_busy(id(1), false, table.now.get());
     table.set_state(1, BackendState::Up, false);
     assert!(table.table.rows().best_standing(|_| true) <= Standing::SecondChoice);
 }
@@ -392,3 +392,6 @@ fn a_slow_backend_is_chosen_seldom_while_another_is_not_slow() {
     assert_eq!(table.counts(), [0, 30, 0], "it is the last");
     drop(leases);
 }
+
+#[path = "weights_tests.rs"]
+mod weights;

@@ -1,5 +1,6 @@
 //! A backend as it is configured: its address, and how much is read from it.
 
+use std::fmt;
 use std::ops::Deref;
 use std::str::FromStr;
 
@@ -26,6 +27,18 @@ pub struct BackendSettings {
 impl Default for BackendSettings {
     fn default() -> Self {
         Self { weight: 1, is_backup: false, zone: None }
+    }
+}
+
+/// In the order and the words of a URL's query.
+impl fmt::Display for BackendSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { weight, is_backup, zone } = self;
+        write!(f, "weight {weight}")?;
+        if *is_backup {
+            f.write_str(", backup")?;
+        }
+        zone.iter().try_for_each(|zone| write!(f, ", zone {zone}"))
     }
 }
 

@@ -192,6 +192,11 @@ pub struct Flags {
     #[arg(long, env = "LB_SLOW_START", value_name = "TIME", default_value = "10s", value_parser = time)]
     pub slow_start: Duration,
 
+    /// The zone where lb runs: backends of this zone are preferred while most of them are up
+    #[arg(help_heading = BALANCING)]
+    #[arg(long, env = "LB_ZONE", value_name = "NAME", value_parser = super::backend::zone)]
+    pub zone: Option<String>,
+
     /// Never moves a Redis client to another backend while its own serves, even if the load gets uneven
     #[arg(help_heading = BALANCING)]
     #[arg(long, env = "LB_NO_REBALANCE", value_parser = BoolishValueParser::new())]

@@ -4,18 +4,21 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use log::info;
+use log::{error, info, warn};
 
 use crate::balance::Balancer;
-use crate::config::backend::BackendConfig;
+use crate::config::backend::{BackendConfig, BackendSettings};
 use crate::health::checker::{self, Peers};
-use crate::health::{BackendState, Member};
+use crate::health::{Admin, BackendState, Member, Overrides};
 
-/// How long backends that are not listed any more stay in service while none of those listed is up.
+/// How long an update waits until one of those listed is up, while only others are.
 const MAX_OVERLAP: Duration = Duration::from_secs(10);
 
 /// Time between two looks whether one is up.
 const OVERLAP_STEP: Duration = Duration::from_millis(10);
+
+/// Time between two such looks after that: as often as a backend that is not up is checked.
+const LATE_STEP: Duration = Duration::from_millis(100);
 
 /// Source of the list of backends.
 pub trait ServiceDiscovery {
@@ -39,37 +42,131 @@ pub fn start(balancer: &Arc<Balancer>, source: &impl ServiceDiscovery) {
     checker::start(balancer.check_settings(), &peers(balancer));
 }
 
-/// Takes over the backends that `source` lists now.
+/// What an update has changed, by the names of backends.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Those that have joined.
+    pub added: Vec<String>,
+    /// Those that are not listed any more.
+    pub removed: Vec<String>,
+    /// Those that stay, with other settings.
+    pub changed: Vec<String>,
+    /// Those that stay, and for which an operator has set something that goes on to hold.
+    pub overridden: Vec<(String, Overrides)>,
+}
+
+/// Takes over the backends that `source` lists now, and says what that has changed.
 ///
-/// New backends get reads once they have proved that they have the data. Backends that are not listed any
-/// more get no reads, and their sessions move to others between two commands. They stay until one of those
-/// listed is up, for at most 10 s: a list with nothing but new backends is taken over without a
-/// failed read. A backend whose URL has changed is another backend. Call it from one thread at a time.
-pub fn update(balancer: &Arc<Balancer>, source: &impl ServiceDiscovery) {
-    let mut wanted = source.discover();
+/// New backends get reads once they have proved that they have the data. Those that stay get the settings that are
+/// listed now, but what an operator has set holds on. Backends that are not listed any more get no reads, and their
+/// sessions move to others between two commands. They stay until one of those listed is up. That is waited for, for
+/// at most 10 s; after that they go as soon as one is. So a list with nothing but new backends, or with nothing that
+/// answers, is taken over without a failed read. A backend whose URL has changed is another backend. Call it from one
+/// thread at a time.
+pub fn update(balancer: &Arc<Balancer>, source: &impl ServiceDiscovery) -> Changes {
+    let round = balancer.begin_update();
+    let wanted = source.discover();
     let (staying, leaving): (Vec<_>, Vec<_>) = balancer
         .members()
         .into_iter()
         .partition(|member| wanted.iter().any(|backend| backend.address == member.address));
-    wanted.retain(|backend| !staying.iter().any(|member| member.address == backend.address));
-    let mut listed = staying;
-    for backend in &wanted {
-        info!("{} is added", backend.name());
-        let member = balancer.add(backend, Instant::now());
-        checker::watch(Arc::clone(&member), balancer.check_settings(), peers(balancer));
-        listed.push(member);
+    let mut changes = Changes { removed: names(&leaving), ..Changes::default() };
+    let mut listed = Vec::new();
+    for BackendConfig { address, settings } in &wanted {
+        let Some(member) = staying.iter().find(|member| member.address == *address) else {
+            continue;
+        };
+        take_over(balancer, member, settings, &mut changes);
+        listed.push(Arc::clone(member));
     }
-    let is_any_up = |members: &[Arc<Member>]| {
-        members.iter().any(|member| member.health.state() == BackendState::Up)
-    };
+    let is_new =
+        |backend: &&BackendConfig| !staying.iter().any(|member| member.address == backend.address);
+    for backend in wanted.iter().filter(is_new) {
+        listed.push(add(balancer, backend));
+        changes.added.push(backend.name().to_owned());
+    }
+    replace(balancer, leaving, listed, round);
+    changes
+}
+
+/// Adds a backend to those that are listed. It gets reads once it has proved that it has the data.
+pub fn add(balancer: &Arc<Balancer>, backend: &BackendConfig) -> Arc<Member> {
+    info!("{} is added", backend.name());
+    let member = balancer.add(backend, Instant::now());
+    checker::watch(Arc::clone(&member), balancer.check_settings(), peers(balancer));
+    member
+}
+
+/// Gives a backend that stays the settings that are listed now.
+fn take_over(
+    balancer: &Balancer,
+    member: &Member,
+    settings: &BackendSettings,
+    changes: &mut Changes,
+) {
+    let now = Instant::now();
+    // It may have been about to leave.
+    balancer.table.set_admin(member.id, member.health.admin(), now);
+    if balancer.set_settings(member.id, settings.clone(), now) {
+        info!("{} has other settings: {settings}", member.name());
+        changes.changed.push(member.name().to_owned());
+    }
+    let overrides = balancer.overrides(member.id);
+    if overrides != Overrides::default() {
+        changes.overridden.push((member.name().to_owned(), overrides));
+    }
+}
+
+/// Removes backends once one of those that are listed is up.
+fn replace(
+    balancer: &Arc<Balancer>,
+    leaving: Vec<Arc<Member>>,
+    listed: Vec<Arc<Member>>,
+    round: u64,
+) {
+    let must_stay = |leaving: &[Arc<Member>]| is_any_up(leaving) && !is_any_up(&listed);
     let began = Instant::now();
-    while is_any_up(&leaving) && !is_any_up(&listed) && began.elapsed() < MAX_OVERLAP {
+    for member in &leaving {
+        if member.health.admin() == Admin::Ready {
+            balancer.table.set_admin(member.id, Admin::Drain, began);
+        }
+    }
+    while must_stay(&leaving) && began.elapsed() < MAX_OVERLAP {
         thread::sleep(OVERLAP_STEP);
     }
+    if !must_stay(&leaving) || listed.is_empty() {
+        return remove(balancer, &leaving);
+    }
+    let stay = names(&leaving).join(", ");
+    error!("no backend that is listed now is up: {stay} stays until one is");
+    let balancer = Arc::clone(balancer);
+    let wait = move || {
+        while is_any_up(&leaving) && !is_any_up(&listed) {
+            thread::sleep(LATE_STEP);
+            if !balancer.go_on_with_update(round, || {}) {
+                return;
+            }
+        }
+        balancer.go_on_with_update(round, || remove(&balancer, &leaving));
+    };
+    if let Err(error) = thread::Builder::new().name("replace".to_owned()).spawn(wait) {
+        warn!("cannot start a thread to remove backends: {error}: the next update does");
+    }
+}
+
+fn remove(balancer: &Balancer, leaving: &[Arc<Member>]) {
     for member in leaving {
         info!("{} is removed", member.name());
         balancer.remove(member.id, Instant::now());
     }
+}
+
+fn is_any_up(members: &[Arc<Member>]) -> bool {
+    members.iter().any(|member| member.health.state() == BackendState::Up)
+}
+
+fn names(members: &[Arc<Member>]) -> Vec<String> {
+    members.iter().map(|member| member.name().to_owned()).collect()
 }
 
 fn peers(balancer: &Arc<Balancer>) -> Arc<dyn Peers> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use log::warn;
 
-use super::{BackendState, Known, Member};
+use super::{Admin, BackendState, Known, Member};
 use crate::backend::{BackendError, BackendId, Connection, Report};
 
 /// Time between two checks of a backend that is not up, and between two looks whether a backend needs to be
@@ -168,6 +168,7 @@ impl Checker {
         }
         loop {
             self.wait_until(next);
+            self.sit_out_maintenance();
             if self.member.health.is_removed() {
                 return;
             }
@@ -254,6 +255,14 @@ impl Checker {
             if left <= FAST_INTERVAL || !is_good {
                 return;
             }
+        }
+    }
+
+    /// Waits while the backend is in maintenance, without a connection to it.
+    fn sit_out_maintenance(&mut self) {
+        while self.member.health.admin() == Admin::Maint && !self.member.health.is_removed() {
+            self.connection = None;
+            thread::sleep(FAST_INTERVAL);
         }
     }
 

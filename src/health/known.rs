@@ -126,6 +126,8 @@ pub enum Cause {
     HasFewer,
     /// It was no server to read from.
     WasUnserved,
+    /// It was in maintenance, and not checked.
+    Maintenance,
 }
 
 impl fmt::Display for Cause {
@@ -138,6 +140,7 @@ impl fmt::Display for Cause {
             Self::WasNotReady => "its data were not there",
             Self::HasFewer => "it has fewer keys than others",
             Self::WasUnserved => "it could not be served from",
+            Self::Maintenance => "it was in maintenance",
         })
     }
 }

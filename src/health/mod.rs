@@ -36,11 +36,13 @@
 pub(crate) mod backoff;
 pub mod checker;
 mod known;
+mod operator;
 mod questions;
 mod record;
 mod rule;
 #[cfg(test)]
 mod rule_tests;
+mod settings;
 mod state;
 mod state_machine;
 #[cfg(test)]
@@ -51,7 +53,8 @@ use std::sync::Arc;
 
 pub use self::known::Known;
 pub(crate) use self::known::{Databases, DatabasesInUse};
-pub use self::state::BackendState;
+pub use self::settings::{Overrides, Settings};
+pub use self::state::{Admin, BackendState};
 pub(crate) use self::state::{Change, ShownState, StateListener, Summary};
 pub use self::state_machine::{Health, HealthSettings};
 use crate::backend::Backend;
@@ -63,6 +66,8 @@ pub struct Member {
     pub(crate) backend: Arc<Backend>,
     /// Its state, and the reasons for it.
     pub(crate) health: Arc<Health>,
+    /// How much is read from it.
+    pub(crate) settings: Settings,
 }
 
 impl Member {

@@ -31,6 +31,7 @@ impl Health {
         let seen = record.known.seen.as_ref().map(|seen| &seen.report);
         Summary {
             state: record.shown_state(),
+            admin: record.admin,
             state_for: now.saturating_duration_since(record.shown_since.unwrap_or(now)),
             // The number of its keys changes while it is up.
             reason: match (record.state, seen) {
@@ -90,6 +91,12 @@ impl Health {
     pub fn up_since(&self) -> Option<Instant> {
         let record = lock(&self.record);
         record.since.filter(|_| record.state == BackendState::Up)
+    }
+
+    /// Returns whether it is not up and checks may bring it up.
+    pub fn may_come_up(&self) -> bool {
+        let record = lock(&self.record);
+        record.state != BackendState::Up && !record.is_out()
     }
 
     /// Returns whether a slow read of ours runs on it.

@@ -7,7 +7,7 @@ use log::warn;
 
 use super::backoff::ReadFailures;
 use super::known::{Cause, Completeness, Databases, Grade, Identity, Known, Unproven};
-use super::{BackendState, Change, ShownState};
+use super::{Admin, BackendState, Change, ShownState};
 use crate::backend::{Keys, Report};
 
 /// Number of changes that are kept of each backend.
@@ -65,8 +65,16 @@ pub(super) struct Record {
     pub stale: Option<String>,
     /// Whether the backend was removed: then no check and no failure changes anything.
     pub is_removed: bool,
+    /// What an operator wants of it.
+    pub admin: Admin,
     pub changes: VecDeque<Change>,
 }
+
+/// Reason for a state that was set at run time.
+pub(super) const SET_BY_OPERATOR: &str = "set by an operator";
+
+/// Reason why nothing is read from a backend in maintenance.
+pub(super) const IN_MAINTENANCE: &str = "in maintenance";
 
 /// Result of a check for a server that has to prove itself.
 pub(super) enum Proof {
@@ -85,7 +93,7 @@ impl Record {
             is_serving: matches!(self.state, BackendState::Up | BackendState::Suspect),
             is_up: self.state == BackendState::Up,
             read_failures: self.read_failures,
-            answers: self.bad == 0,
+            answers: self.bad == 0 && self.admin != Admin::Maint,
             ..self.known.clone()
         }
     }
@@ -93,6 +101,8 @@ impl Record {
     /// Returns its state as it is shown.
     pub fn shown_state(&self) -> ShownState {
         match self.state {
+            _ if self.admin == Admin::Maint => ShownState::Maint,
+            BackendState::Up if self.admin == Admin::Drain => ShownState::Draining,
             BackendState::Up if self.slow.is_some() => ShownState::Slow,
             BackendState::Suspect if self.is_ejected => ShownState::Ejected,
             state => state.into(),
@@ -192,6 +202,11 @@ impl Record {
         }
     }
 
+    /// Returns whether checks and failures change nothing: it was removed, or is in maintenance.
+    pub fn is_out(&self) -> bool {
+        self.is_removed || self.admin == Admin::Maint
+    }
+
     /// Returns the databases that must not be read.
     pub fn unread(&self) -> Databases {
         if self.is_removed || self.known.must_prove.is_some() {
@@ -227,10 +242,11 @@ impl Record {
 
     /// Describes a server that is up.
     pub fn while_up(&self, report: &Report) -> String {
-        let mut text = match &self.slow {
-            Some(slow) => format!("{slow}; {}", keys_in_words(report)),
-            None => keys_in_words(report),
-        };
+        let mut text = keys_in_words(report);
+        let drained = (self.admin == Admin::Drain).then_some(SET_BY_OPERATOR);
+        for first in [self.slow.as_deref(), drained].into_iter().flatten() {
+            text = format!("{first}; {text}");
+        }
         let resort = self.last_resort().map(|(number, has, of)| {
             format!("read from as a last resort: database {number} has {has} of {of} keys")
         });
@@ -258,6 +274,7 @@ impl Record {
     pub fn refusal(&self) -> String {
         match self.known.must_prove {
             Some(Cause::WasUnserved) => format!("not served: {}", self.reason),
+            _ if self.admin == Admin::Maint => IN_MAINTENANCE.to_owned(),
             _ => format!("syncing: {}", self.reason),
         }
     }

@@ -26,7 +26,20 @@ impl fmt::Display for BackendState {
     }
 }
 
-/// State of a backend as it is shown. Two of the states have a variant each that matters to people.
+/// An operator's wish for a backend, set at run time.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Admin {
+    /// It is used as its state allows.
+    #[default]
+    Ready,
+    /// It gets no leases while another can serve, and its sessions move to others. It is checked.
+    Drain,
+    /// Nothing is read from it, and it is not checked.
+    Maint,
+}
+
+/// State of a backend as it is shown. Some of the states have a variant that matters to people.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ShownState {
@@ -43,12 +56,24 @@ pub enum ShownState {
     Down,
     /// It answers, but may lack data.
     Syncing,
+    /// It is up, and an operator keeps clients away from it.
+    Draining,
+    /// An operator has taken it out of service.
+    Maint,
 }
 
 impl ShownState {
     /// All of them, the best first.
-    pub const ALL: [Self; 6] =
-        [Self::Up, Self::Slow, Self::Suspect, Self::Ejected, Self::Down, Self::Syncing];
+    pub const ALL: [Self; 8] = [
+        Self::Up,
+        Self::Slow,
+        Self::Suspect,
+        Self::Ejected,
+        Self::Down,
+        Self::Syncing,
+        Self::Draining,
+        Self::Maint,
+    ];
 }
 
 impl From<BackendState> for ShownState {
@@ -71,6 +96,8 @@ impl fmt::Display for ShownState {
             Self::Ejected => "ejected",
             Self::Down => "down",
             Self::Syncing => "syncing",
+            Self::Draining => "draining",
+            Self::Maint => "maint",
         })
     }
 }
@@ -82,7 +109,10 @@ pub trait StateListener: fmt::Debug + Send + Sync {
     fn set_state(&self, state: BackendState, slowly: bool, now: Instant);
 
     /// Sets whether the backend is read from only while no other is up.
-    fn set_second_choice(&self, is_second_choice: bool);
+    fn set_second_choice(&self, is_second_choice: bool, now: Instant);
+
+    /// Sets from `now` on what an operator wants of the backend.
+    fn set_admin(&self, admin: Admin, now: Instant);
 
     /// Sets from `now` on whether its short reads are much slower than those of the others.
     fn set_slow(&self, is_slow: bool, now: Instant);
@@ -107,6 +137,8 @@ pub struct Change {
 pub struct Summary {
     /// The state.
     pub state: ShownState,
+    /// What an operator wants of it.
+    pub admin: Admin,
     /// How long it has been in this state.
     pub state_for: Duration,
     /// The reason; the keys that it still lacks, while it is syncing.

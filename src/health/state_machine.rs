@@ -107,7 +107,7 @@ impl Health {
     }
 
     fn count_failure(&self, record: &mut Record, error: &dyn fmt::Display, now: Instant) {
-        if record.is_removed {
+        if record.is_out() {
             return;
         }
         record.last_failure = error.to_string();
@@ -138,7 +138,7 @@ impl Health {
     /// Takes note of a failed check. In case of `is_silence`, the backend can be reached and is silent.
     pub fn check_failed(&self, error: &dyn fmt::Display, is_silence: bool, now: Instant) {
         let mut record = lock(&self.record);
-        if record.is_removed {
+        if record.is_out() {
             return;
         }
         self.listener.set_silent(is_silence);
@@ -164,6 +164,9 @@ impl Health {
     /// there is to compare with. `now` is the same for all of them, so that none is a newcomer to another.
     pub fn accept_first(&self, report: &Report, others: &[&Report], now: Instant) {
         let mut record = lock(&self.record);
+        if record.is_out() {
+            return;
+        }
         record.settled_keys.clone_from(&report.keys);
         record.known.seen = Some(Seen { report: report.clone(), keys_since: now });
         record.known.judged = Some(now);
@@ -185,14 +188,14 @@ impl Health {
                 }
             }
         }
-        self.note_limits(&mut record, report);
+        self.note_limits(&mut record, report, now);
     }
 
     /// Takes note of a check that `began` then and was answered `now`, and applies the rule's verdict. The
     /// rule compares with the `others`.
     pub fn check_answered(&self, report: &Report, began: Instant, now: Instant, others: &[Known]) {
         let mut record = lock(&self.record);
-        if record.is_removed {
+        if record.is_out() {
             return;
         }
         self.listener.set_silent(false);
@@ -229,7 +232,7 @@ impl Health {
                 }
             }
         }
-        self.note_limits(&mut record, report);
+        self.note_limits(&mut record, report, now);
     }
 
     /// Judges a report, and notes it as the last one.
@@ -349,7 +352,7 @@ impl Health {
     }
 
     /// Publishes in which databases it is read from, and whether it is a second choice.
-    fn note_limits(&self, record: &mut Record, report: &Report) {
+    fn note_limits(&self, record: &mut Record, report: &Report, now: Instant) {
         let unread = record.unread();
         self.unread.store(unread.bits(), Ordering::Release);
         if record.known.must_prove.is_none() && record.logged_unread != unread {
@@ -377,7 +380,8 @@ impl Health {
             }
         }
         record.stale.clone_from(&report.stale);
-        self.listener.set_second_choice(record.stale.is_some() || record.is_last_resort);
+        let is_second_choice = record.stale.is_some() || record.is_last_resort;
+        self.listener.set_second_choice(is_second_choice, now);
     }
 
     /// Reads nothing from it from now on, for this reason.
@@ -415,7 +419,7 @@ impl Health {
         self.change(record, BackendState::Up, why, slowly, now);
     }
 
-    fn change(
+    pub(super) fn change(
         &self,
         record: &mut Record,
         state: BackendState,
@@ -438,10 +442,12 @@ impl Health {
     }
 
     /// Logs the state that is shown from now on, and keeps it among the changes.
-    fn announce(&self, record: &mut Record, reason: String, now: Instant) {
+    pub(super) fn announce(&self, record: &mut Record, reason: String, now: Instant) {
         let state = record.shown_state();
         match state {
-            ShownState::Up => info!("{} is up: {reason}", self.name),
+            ShownState::Up | ShownState::Draining | ShownState::Maint => {
+                info!("{} is {state}: {reason}", self.name);
+            }
             _ => warn!("{} is {state}: {reason}", self.name),
         }
         record.reason.clone_from(&reason);

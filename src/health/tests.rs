@@ -7,6 +7,9 @@ use super::*;
 use crate::backend::{Keys, Report};
 use crate::sync::{Mutex, lock};
 
+#[path = "operator_tests.rs"]
+mod operator;
+
 struct Backend {
     health: Arc<Health>,
     told: Arc<Told>,
@@ -24,8 +27,8 @@ impl StateListener for Listener {
         *lock(&self.0.0) = Some(state);
     }
 
-    fn set_second_choice(&self, _: bool) {}
-
+    fn set_second_choice(&self, _: bool, _: Instant) {}
+    fn set_admin(&self, _: Admin, _: Instant) {}
     fn set_slow(&self, _: bool, _: Instant) {}
 
     fn set_silent(&self, _: bool) {}

@@ -8,7 +8,7 @@ use crate::backend::pool;
 use crate::balance::Balancer;
 use crate::balance::history::{self, Recent, RecentOfBackend};
 use crate::balance::slow;
-use crate::health::{Member, ShownState};
+use crate::health::{Admin, Member, ShownState};
 
 #[derive(Debug, Serialize)]
 pub(super) struct Requests {
@@ -22,9 +22,13 @@ pub(super) struct BackendStatus {
     name: String,
     role: Option<&'static str>,
     state: ShownState,
+    admin: Admin,
     reason: String,
     since: String,
     state_seconds: f64,
+    weight: u16,
+    backup: bool,
+    zone: Option<String>,
     leases: usize,
     share: Option<f64>,
     pub requests: Requests,
@@ -81,6 +85,7 @@ struct SlowReadStatus {
 impl BackendStatus {
     pub fn of(backend: &Member, leases: usize, recent: &RecentOfBackend, now: Instant) -> Self {
         let health = backend.health.summary(now);
+        let settings = backend.settings.effective();
         let answered = &backend.metrics.answered;
         let since = SystemTime::now().checked_sub(health.state_for);
         let percentile = |share| recent.times.percentile(share).map(millis);
@@ -88,6 +93,10 @@ impl BackendStatus {
             name: backend.name().to_owned(),
             role: health.role(),
             state: health.state,
+            admin: health.admin,
+            weight: settings.weight,
+            backup: settings.is_backup,
+            zone: settings.zone,
             reason: health.reason,
             since: shown(since.unwrap_or(SystemTime::UNIX_EPOCH)),
             state_seconds: rounded(health.state_for.as_secs_f64()),

@@ -7,3 +7,4 @@ mod process;
 pub(crate) mod prometheus;
 pub mod sampler;
 pub(crate) mod status;
+mod zone_status;

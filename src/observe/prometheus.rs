@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 
 use super::families::{Families, Labels, Rows};
 use super::process::Usage;
+use super::zone_status::ZoneStatus;
 use crate::backend::pool;
 use crate::balance::Balancer;
 use crate::health::{Member, ShownState, Summary};
@@ -31,12 +32,14 @@ const PROTOCOLS: [(WireProtocol, &str); 2] =
 
 /// Encodes all metrics as they are now. Fails only if the encoder does.
 pub fn text(balancer: &Balancer) -> Result<String, fmt::Error> {
-    let backends: Vec<_> = balancer.backends().iter().map(BackendFigures::of).collect();
+    let members = balancer.shown_backends();
+    let backends: Vec<_> = members.iter().map(BackendFigures::of).collect();
     let mut families = Families::default();
     add_balancer(&mut families, balancer);
     add_clients(&mut families, balancer);
     add_requests(&mut families, balancer, &backends);
     add_backends(&mut families, balancer, &backends);
+    add_settings(&mut families, balancer, &members, &backends);
     add_slow_reads(&mut families, balancer);
     add_memory(&mut families, balancer);
     add_connections(&mut families, balancer, &backends);
@@ -189,6 +192,35 @@ fn add_backends(to: &mut Families, balancer: &Balancer, backends: &[BackendFigur
     let help = "Replies to Redis clients that are errors, such as WRONGTYPE";
     let replies = counters(backends, |backend| backend.metrics.error_replies.get());
     to.add("backend_error_replies", help, replies);
+}
+
+/// What the configuration and the operator want of backends, and how much goes to other zones.
+fn add_settings(
+    to: &mut Families,
+    balancer: &Balancer,
+    members: &[Arc<Member>],
+    backends: &[BackendFigures],
+) {
+    let settings = |backend: &BackendFigures| backend.member.settings.effective();
+    let weight = |backend: &BackendFigures| Some(f64::from(settings(backend).weight));
+    to.add("backend_weight", "The weight that holds", gauges(backends, weight));
+    let is_backup = |backend: &BackendFigures| Some(f64::from(settings(backend).is_backup));
+    to.add("backend_backup", "1 if the backend is a backup, else 0", gauges(backends, is_backup));
+    let by_zone = backends.iter().filter_map(|backend| {
+        let (settings, answered) = (settings(backend), &backend.member.metrics.answered);
+        let count = answered.http.count() + answered.resp.count();
+        let across = balancer.is_across(&settings).to_string();
+        let zone = settings.zone?;
+        let name = backend.member.name();
+        Some((labels([("backend", name), ("zone", &zone), ("across", &across)]), count))
+    });
+    let help = "Requests that backends with a zone answered; across: another zone than --zone";
+    to.add("zone_requests", help, Rows::Counters(by_zone.collect()));
+    let recent = balancer.history.recent(&balancer.reading(members), u64::MAX);
+    let across = ZoneStatus::of(balancer, members, &recent.backends).across_share;
+    let help = "Part of the requests in the last minute that other zones than --zone answered";
+    let share = across.map(|share| (Labels::new(), share));
+    to.add("across_zones_ratio", help, Rows::Gauges(share.into_iter().collect()));
 }
 
 fn add_slow_reads(to: &mut Families, balancer: &Balancer) {

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::backend_status::{BackendStatus, HistoryStatus, Requests, SlowReads, rounded, shown};
 use super::process::Usage;
+use super::zone_status::ZoneStatus;
 use crate::balance::history::RecentOfBackend;
 use crate::balance::{Balancer, Phase};
 use crate::health::{Member, ShownState};
@@ -38,6 +39,7 @@ pub struct Status {
     log_lines_dropped: u64,
     process: Usage,
     memory: Memory,
+    zone: ZoneStatus,
     backends: Vec<BackendStatus>,
     history: HistoryStatus,
     changes: Vec<ChangeStatus>,
@@ -89,7 +91,7 @@ impl Status {
     /// The status as it is now, with the samples of the history after number `since`.
     pub fn of(balancer: &Balancer, since: u64) -> Self {
         let metrics = &balancer.metrics;
-        let members = balancer.backends();
+        let members = balancer.shown_backends();
         let recent = balancer.history.recent(&balancer.reading(&members), since);
         let clients = [&metrics.new_clients, &metrics.clients.http, &metrics.clients.resp];
         let [new, http, resp] = clients.map(|count| count.load(Ordering::Relaxed));
@@ -124,6 +126,7 @@ impl Status {
                 max_bytes: balancer.memory.max_bytes(),
                 closed_clients: balancer.memory.closed.get(),
             },
+            zone: ZoneStatus::of(balancer, &members, &recent.backends),
             backends,
             history: HistoryStatus::of(&recent),
             changes: changes(balancer),

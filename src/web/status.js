@@ -59,6 +59,8 @@ const ICONS = {
   up: "M2.5 8.5l3.7 3.7L13.5 4.5",
   suspect: "M8 2l6.2 11.5H1.8zM8 6.5v3.2M8 11.6v.2",
   down: "M3.5 3.5l9 9M12.5 3.5l-9 9",
+  draining: "M8 2.5v8M4.5 7.2L8 10.8l3.5-3.6M3 13.5h10",
+  maint: "M5.5 3.5v9M10.5 3.5v9",
   syncing: "M13.2 7A5.3 5.3 0 0 0 3.6 5M2.8 9a5.3 5.3 0 0 0 9.6 2M3.2 1.8V5.2h3.4M12.8 14.2v-3.4H9.4",
 };
 
@@ -140,9 +142,12 @@ async function ask() {
   return ask();
 }
 
-/** Whether lb has been restarted, so that its counters began anew. */
+const names = ({ backends }) => JSON.stringify(backends.map((b) => b.name));
+
+/** Whether lb has been restarted, so that its counters began anew, or has other backends. */
 function isAnother(status) {
   if (now === null) return false;
+  if (names(status) !== names(now)) return true;
   const began = (of) => Date.parse(of.at) / 1000 - of.uptime_seconds;
   return status.uptime_seconds < now.uptime_seconds || Math.abs(began(status) - began(now)) > 5;
 }
@@ -207,13 +212,19 @@ function overall({ phase, backends }) {
   const of = (state) => backends.filter((b) => b.state === state).length;
   const slow = of("slow");
   const up = of("up") + slow;
-  const all = backends.length;
+  const out = of("draining") + of("maint");
+  const all = backends.length - out;
   const brief = `${up}/${all} up`;
   if (phase !== "serving") return { level: "suspect", text: PHASES[phase] ?? phase, brief: phase };
+  if (out > 0 && up === all && up > 0) {
+    const rest = up === 1 ? "the only other is up" : `all ${up} others are up`;
+    return { level: "up", text: `${out} out of service, ${rest}`, brief };
+  }
   if (slow > 0) return { level: "suspect", text: `${up} of ${all} backends up, ${slow} slow`, brief };
   if (all === 1 && up === 1) return { level: "up", text: "The backend is up", brief };
   if (up > 0) return { level: up === all ? "up" : "suspect", text: `${up} of ${all} backends up`, brief };
   if (of("suspect") + of("ejected") > 0) return { level: "down", text: "No backend is up: reads go to suspects", brief };
+  if (of("draining") > 0) return { level: "down", text: "No backend is up: reads go to those that drain", brief };
   return { level: "down", text: "All reads fail: no backend is up", brief };
 }
 
@@ -536,6 +547,11 @@ function showBalance(backends) {
   attribute(byId("share"), "aria-label", label);
 }
 
+function showZone({ own, across_share }) {
+  const across = own === null ? "" : `; to other zones than ${own}: ${percent(across_share, 1)}`;
+  put(byId("zone"), across);
+}
+
 // ---- The table of backends
 
 function buildRow(backend, index) {
@@ -566,6 +582,12 @@ function cell(className, ...children) {
   return make("td", { role: "cell", class: className }, ...children);
 }
 
+/** Describes what is configured of a backend, beside its role. */
+function place({ role, weight, backup, zone }) {
+  const parts = [role, zone && `zone ${zone}`, backup && "backup", weight !== 1 && `weight ${weight}`];
+  return parts.filter(Boolean).join(" · ");
+}
+
 function showRow(row, backend) {
   const show = (name, text, title) => put(find(row, name), text, title);
   const figure = (name, value) => show(name, compact(value), exact(value));
@@ -573,7 +595,7 @@ function showRow(row, backend) {
     row.dataset.state = backend.state;
     row.querySelector(".badge").replaceWith(badge(backend.state));
   }
-  show("role", backend.role ?? "");
+  show("role", place(backend));
   const since = new Date(backend.since).toLocaleString("en-GB");
   show("for", `for ${duration(backend.state_seconds)}`, `since ${since}`);
   show("reason", backend.reason ?? "", backend.reason ?? "");
@@ -683,6 +705,7 @@ function show(status) {
   showHeader(status);
   showTiles(status);
   showBalance(status.backends);
+  showZone(status.zone);
   [...byId("rows").children].forEach((row, index) => showRow(row, status.backends[index]));
   if (isNewSample && past.backends.length > 0) showCurves();
   drawCharts();

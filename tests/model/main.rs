@@ -8,6 +8,10 @@ mod lease;
 #[path = "../../src/balance/rows.rs"]
 mod rows;
 
+#[path = "../../src/balance/shares.rs"]
+#[expect(dead_code, reason = "its own tests")]
+mod shares;
+
 #[path = "../../src/balance/table.rs"]
 #[expect(dead_code, reason = "what the models do not use")]
 mod table;
@@ -24,7 +28,7 @@ mod backend {
 }
 
 mod health {
-    pub use crate::state::BackendState;
+    pub use crate::state::{Admin, BackendState};
 }
 
 #[path = "../../src/backend/reply_router.rs"]

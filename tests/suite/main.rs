@@ -53,3 +53,4 @@ mod support;
 mod unable;
 mod unread;
 mod values;
+mod weights;

@@ -199,14 +199,17 @@ impl SlowLane {
             return preferred.or(ranked.first().copied());
         }
         if is_slow {
-            if state.has_before(number, |_| true) {
+            if state.has_before(number, |_| true) || self.is_any_busy(state) {
                 return None;
             }
-            let last = last.filter(|last| self.is_as_good_as_up(state, *last, now));
+            let may_be_used = |last: &BackendId| {
+                self.table.is_in_service(*last) && self.is_as_good_as_up(state, *last, now)
+            };
+            let last = last.filter(may_be_used);
             return state.backend_for_slow(last, ranked, &serving);
         }
         let must_give_way = !self.must_be_alone(read)
-            && !state.is_any_busy()
+            && !self.is_any_busy(state)
             && state.has_before(number, |waiting| waiting.is_alone);
         if must_give_way || self.must_wait_for_others(state, read, &serving, now) {
             return None;
@@ -217,6 +220,12 @@ impl SlowLane {
         let may_begin =
             |backend: &BackendId| self.may_begin(state, read, *backend, reserved, &serving);
         preferred.into_iter().chain(ranked.iter().copied()).find(may_begin)
+    }
+
+    /// Whether a read keeps a server busy. Servers that were removed, are drained or in maintenance are no others'
+    /// concern.
+    fn is_any_busy(&self, state: &LaneState) -> bool {
+        state.is_any_busy(|backend| self.table.is_in_service(backend))
     }
 
     /// Whether a read of unknown class has to wait, wherever it would go.
@@ -231,7 +240,7 @@ impl SlowLane {
         let is_new = |key: &&ReadKey| self.kinds.is_new(key);
         let waits_for_first = || read.keys.iter().filter(is_new).any(|key| state.runs(key, now));
         // A read that may have kept a server silent is not tried while another does.
-        let waits_for_busy = || self.is_suspect(read) && state.is_any_busy();
+        let waits_for_busy = || self.is_suspect(read) && self.is_any_busy(state);
         serving.len() > 1 && (waits_for_first() || waits_for_busy())
     }
 
@@ -303,7 +312,7 @@ impl SlowLane {
         if self.table.is_busy(backend) && !is_busy {
             state.freed_at.insert(backend, Instant::now());
         }
-        self.table.set_busy(backend, is_busy);
+        self.table.set_busy(backend, is_busy, Instant::now());
         // A read that was given up does not excuse a server that stays silent.
         let is_at_work = |open: &Open| open.is_busy() && open.left_at.is_none();
         if let Some(member) = self.registry.get(backend) {

@@ -224,8 +224,9 @@ impl LaneState {
         self.on(backend).filter(|open| open.is_unanswered()).count()
     }
 
-    pub fn is_any_busy(&self) -> bool {
-        self.opens.iter().any(Open::is_busy)
+    /// Whether a read keeps a backend busy, of those that `count`: one that clients leave takes no place.
+    pub fn is_any_busy(&self, counts: impl Fn(BackendId) -> bool) -> bool {
+        self.opens.iter().any(|open| open.is_busy() && counts(open.backend))
     }
 
     /// Whether a read of unknown class may be sent to a backend: another server that serves has to stay free
@@ -242,7 +243,7 @@ impl LaneState {
         serving.len() <= 1 || (!self.is_busy(backend) && serving.iter().any(is_free))
     }
 
-    /// The server for the next slow read, if it may begin: no other slow read runs, and one server stays
+    /// The server for the next slow read, which may begin if no other slow read runs and one server stays
     /// free. It is the `last` one again, if that may be used.
     pub fn backend_for_slow(
         &self,
@@ -250,9 +251,6 @@ impl LaneState {
         candidates: &[BackendId],
         serving: &[BackendId],
     ) -> Option<BackendId> {
-        if self.is_any_busy() {
-            return None;
-        }
         let fewest = || candidates.iter().copied().min_by_key(|backend| self.unanswered(*backend));
         let backend = last.or_else(fewest)?;
         let is_free = |other: &BackendId| *other != backend && self.unanswered(*other) == 0;

@@ -3,6 +3,7 @@ use crate::backend::PendingRead;
 use crate::balance::Balancer;
 use crate::balance::slow::lane_state::{MAX_WAITING, Waiting};
 use crate::config::Config;
+use crate::health::Admin;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
@@ -294,4 +295,22 @@ fn a_client_that_leaves_gives_up_its_turn_but_one_that_only_ends_its_side_has_a_
     let (slow, waited) = wait(2, Class::Slow);
     assert_eq!(slow, Err(LaneError::ClientLeft));
     assert!(waited < HALF_CLOSED_WAIT, "{waited:?}");
+}
+
+#[test]
+fn a_slow_read_on_a_backend_that_clients_leave_keeps_no_other_waiting() {
+    let drain = |table: &ConnectionTable| table.set_admin(id(0), Admin::Drain, Instant::now());
+    let remove = |table: &ConnectionTable| table.remove(id(0), Instant::now());
+    for leave in [&drain as &dyn Fn(&ConnectionTable), &remove] {
+        let lane = lane(3);
+        let first = begin(&lane, Class::Slow, 0);
+        assert_eq!(first.backend(), id(0));
+        let lease = lane.table.lease(Instant::now(), |backend| backend == id(0));
+        must_wait(&lane, Class::Slow, 1);
+        leave(&lane.table);
+        let second = begin(&lane, Class::Slow, 1);
+        assert_ne!(second.backend(), id(0));
+        must_wait(&lane, Class::Slow, 2);
+        drop((first, second, lease));
+    }
 }

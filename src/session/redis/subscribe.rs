@@ -14,6 +14,8 @@ use super::subscription::{
 };
 use super::upstream::TOO_MANY_PINNED;
 use crate::backend::BackendError;
+use crate::balance::Balancer;
+use crate::config::backend::BackendSettings;
 use crate::health::BackendState;
 use crate::policy::Subscription;
 use crate::resp::{Command, Protocol, write};
@@ -222,19 +224,8 @@ impl Session<'_> {
         let Self { balancer, subscriptions: Some(all), writer, mode, .. } = self else {
             return Ok(true);
         };
-        let health = &all.backend.health;
-        if matches!(health.state(), BackendState::Down | BackendState::Syncing)
-            && balancer.table.has_better(all.backend.id)
-        {
-            self.resubscribe(&BackendError::Unresponsive)?;
-            return Ok(false);
-        }
-        let backends = balancer.backends();
-        let serves = |backend| {
-            backends.get(backend).is_some_and(|backend| backend.health.serves(mode.database))
-        };
-        if all.since.elapsed() >= MIN_STAY && balancer.table.is_outranked(all.backend.id, serves) {
-            self.resubscribe(&BackendError::Stale)?;
+        if let Some(why) = reason_to_leave(balancer, all, mode.database) {
+            self.resubscribe(&why)?;
             return Ok(false);
         }
         if all.connection.has_buffered() {
@@ -263,6 +254,33 @@ impl Session<'_> {
             passed => Ok(passed?),
         }
     }
+}
+
+/// Why a subscriber should go to another backend now, if it should.
+fn reason_to_leave(
+    balancer: &Balancer,
+    all: &Subscriptions,
+    database: i64,
+) -> Option<BackendError> {
+    let Subscriptions { backend, since, .. } = all;
+    let departure = || backend.health.departure().map(BackendError::Departed);
+    let is_out = matches!(backend.health.state(), BackendState::Down | BackendState::Syncing);
+    if is_out && balancer.table.has_better(backend.id) {
+        return departure().or(Some(BackendError::Unresponsive));
+    }
+    let backends = balancer.backends();
+    let serves = |id| backends.get(id).is_some_and(|backend| backend.health.serves(database));
+    let is_outranked =
+        || since.elapsed() >= MIN_STAY && balancer.table.is_outranked(backend.id, serves);
+    if !is_outranked() {
+        return None;
+    }
+    let BackendSettings { weight, is_backup, .. } = backend.settings.effective();
+    departure().or(Some(match (weight, is_backup) {
+        (0, _) => BackendError::Departed("its weight is 0"),
+        (_, true) => BackendError::Departed("it is a backup, and another is up"),
+        _ => BackendError::Stale,
+    }))
 }
 
 /// The text of an error reply.

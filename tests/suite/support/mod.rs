@@ -5,6 +5,7 @@ pub mod client;
 pub mod commands;
 pub mod data;
 pub mod forms;
+pub mod local;
 pub mod observe;
 pub mod redis;
 pub mod relay;

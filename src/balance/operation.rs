@@ -1,0 +1,95 @@
+//! What changes of a backend at run time: its settings, by a new configuration or by an operator, and whether it is
+//! drained or in maintenance.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use log::info;
+
+use super::Balancer;
+use super::rows::LeaseTerms;
+use crate::backend::BackendId;
+use crate::config::backend::BackendSettings;
+use crate::health::{Admin, Member, Overrides};
+use crate::sync::lock;
+
+impl Balancer {
+    /// Takes over the settings that are configured now. What an operator has set goes on to hold. Returns whether
+    /// they were others.
+    pub fn set_settings(&self, id: BackendId, settings: BackendSettings, now: Instant) -> bool {
+        let Some(member) = self.backend(id) else { return false };
+        member.settings.configure(settings, |settings| self.apply(id, settings, now))
+    }
+
+    /// Sets the weight that overrides the configured one; `None` is the end of that. Returns false if there is no
+    /// such backend.
+    pub fn set_weight(&self, id: BackendId, weight: Option<u16>, now: Instant) -> bool {
+        let Some(member) = self.backend(id) else { return false };
+        member.settings.override_weight(weight, |settings| self.apply(id, settings, now));
+        match weight {
+            Some(weight) => info!("{} has weight {weight}: set by an operator", member.name()),
+            None => info!("{} has its configured weight", member.name()),
+        }
+        true
+    }
+
+    /// Drains a backend, takes it into maintenance, or makes it ready again, which is also the end of a weight
+    /// that was set at run time. Returns false if there is no such backend.
+    pub fn set_admin(&self, id: BackendId, admin: Admin, now: Instant) -> bool {
+        let Some(member) = self.backend(id) else { return false };
+        if admin == Admin::Ready && member.settings.weight_override().is_some() {
+            self.set_weight(id, None, now);
+        }
+        if member.health.set_admin(admin, now) && admin == Admin::Maint {
+            member.close_all();
+        }
+        true
+    }
+
+    /// Begins an update of the list of backends. Returns its number.
+    pub fn begin_update(&self) -> u64 {
+        let mut updates = lock(&self.updates);
+        *updates += 1;
+        *updates
+    }
+
+    /// Does the rest of the update with this number, unless another has begun since: that one sees to it. Returns
+    /// whether it was the last.
+    pub fn go_on_with_update(&self, number: u64, work: impl FnOnce()) -> bool {
+        let updates = lock(&self.updates);
+        let is_last = *updates == number;
+        if is_last {
+            work();
+        }
+        is_last
+    }
+
+    /// What an operator has set of a backend.
+    pub fn overrides(&self, id: BackendId) -> Overrides {
+        let Some(member) = self.backend(id) else { return Overrides::default() };
+        Overrides { weight: member.settings.weight_override(), admin: member.health.admin() }
+    }
+
+    /// The backends as they are shown: of two with one name, the later one, which takes the other's place.
+    pub fn shown_backends(&self) -> Vec<Arc<Member>> {
+        let all = self.backends();
+        let is_replaced =
+            |at: usize| all[at + 1..].iter().any(|later| later.name() == all[at].name());
+        (0..all.len()).filter(|at| !is_replaced(*at)).map(|at| Arc::clone(&all[at])).collect()
+    }
+
+    /// Gives the table the settings of a backend.
+    pub(super) fn apply(&self, id: BackendId, settings: &BackendSettings, now: Instant) {
+        let terms = LeaseTerms {
+            weight: settings.weight,
+            is_backup: settings.is_backup,
+            is_across: self.is_across(settings),
+        };
+        self.table.set_terms(id, terms, now);
+    }
+
+    /// Whether a backend with these settings is in another zone than `--zone`. One without a zone is, too.
+    pub fn is_across(&self, settings: &BackendSettings) -> bool {
+        self.config.zone.is_some() && settings.zone != self.config.zone
+    }
+}
