@@ -1,7 +1,7 @@
 //! One address in front of several Redis servers that hold the same data.
 //!
 //! The rooms, from the top to the bottom; each imports only from those below it: [`server`] accepts
-//! clients and gives each a thread; `session` talks to one client in its protocol; [`observe`] shows what
+//! clients and gives each a thread; [`control`] lets an operator change what runs; `session` talks to one client in its protocol; [`observe`] shows what
 //! happens; [`discovery`] says which backends there are; [`balance`] chooses the backend of each read and
 //! retries elsewhere; [`health`] knows which backends may be read from; [`backend`] is one Redis server and the
 //! connections to it; [`policy`] says which commands may pass. [`doctor`] is `lb check`, [`load`] is `seed`.
@@ -10,6 +10,7 @@
 pub mod backend;
 pub mod balance;
 pub mod config;
+pub mod control;
 pub mod discovery;
 pub mod doctor;
 pub mod health;

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::cursor;
 use super::history::{BackendReading, History, Reading};
 use super::long_replies::LongReplies;
+use super::overlay::Overlay;
 use super::refusals::RecentRefusals;
 use super::registry::{Backends, Registry};
 use super::retry_budget::RetryBudget;
@@ -79,6 +80,8 @@ pub struct Balancer {
     refusals: Arc<RecentRefusals>,
     /// How often the list of backends was updated.
     pub(super) updates: Mutex<u64>,
+    /// What an operator has set at run time.
+    pub overlay: Mutex<Overlay>,
     /// The databases that clients read.
     in_use: Arc<DatabasesInUse>,
     /// Where requests and sessions leave lines in the log.
@@ -120,6 +123,7 @@ impl Balancer {
             registry,
             refusals,
             updates: Mutex::new(0),
+            overlay: Mutex::default(),
             in_use: Arc::default(),
             table,
             retry_budget,

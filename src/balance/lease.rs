@@ -15,6 +15,11 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Its place in the table, by which [`ConnectionTable::holder`] finds the backend.
+    pub fn slot(&self) -> usize {
+        self.slot
+    }
+
     /// The leased backend, which may be another each time if the lease may move.
     pub fn backend(&self) -> Option<BackendId> {
         self.table.rows().slots[self.slot].map(|slot| slot.backend)

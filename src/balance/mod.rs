@@ -8,6 +8,7 @@ pub(crate) mod latency;
 mod lease;
 mod long_replies;
 mod operation;
+mod overlay;
 mod rebalance;
 mod refusals;
 mod registry;
@@ -20,6 +21,7 @@ mod table;
 
 pub use self::balancer::{Balancer, Phase};
 pub(crate) use self::lease::Lease;
+pub use self::overlay::Overlay;
 pub use self::rebalance::start_rebalancing;
 pub(crate) use self::registry::Backends;
 pub(crate) use self::table::ConnectionTable;

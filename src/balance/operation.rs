@@ -46,11 +46,11 @@ impl Balancer {
         true
     }
 
-    /// Begins an update of the list of backends. Returns its number.
-    pub fn begin_update(&self) -> u64 {
+    /// Begins an update of the list of backends: does its first part, during which no other begins. Returns its number.
+    pub fn begin_update<T>(&self, work: impl FnOnce() -> T) -> (u64, T) {
         let mut updates = lock(&self.updates);
         *updates += 1;
-        *updates
+        (*updates, work())
     }
 
     /// Does the rest of the update with this number, unless another has begun since: that one sees to it. Returns

@@ -258,6 +258,11 @@ impl ConnectionTable {
         self.rows().eligible(|_| true).filter(|row| row.admin != Admin::Maint).count()
     }
 
+    /// The backend whose lease has this place; `None` if it was given back.
+    pub fn holder(&self, slot: usize) -> Option<BackendId> {
+        self.rows().slots.get(slot)?.map(|slot| slot.backend)
+    }
+
     /// The number of leases of a backend.
     pub fn leases(&self, id: BackendId) -> usize {
         self.with(id, |row| row.leases).unwrap_or(0)

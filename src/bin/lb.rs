@@ -9,7 +9,8 @@ use anyhow::Context;
 use log::{info, warn};
 use redis_lb::balance::{Balancer, Phase, start_rebalancing};
 use redis_lb::config::{Config, Task};
-use redis_lb::discovery::{self, StaticList};
+use redis_lb::control::{ControlSocket, ctl};
+use redis_lb::discovery::{self, MergedList};
 use redis_lb::observe::sampler;
 use redis_lb::server::{self, Listeners, PassedOn};
 use redis_lb::{doctor, logging};
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
     let done = match config.task {
         Task::Check => check(config),
         Task::Show => print(&config.shown()).map(|()| ExitCode::SUCCESS),
+        Task::Control => Ok(control(&config)),
         Task::Serve => serve(config).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
@@ -54,6 +56,17 @@ fn check(config: Config) -> anyhow::Result<ExitCode> {
     let findings = doctor::check(config);
     print(&findings.text())?;
     Ok(if findings.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs `lb ctl`.
+fn control(config: &Config) -> ExitCode {
+    match ctl::run(config).map(|text| print(&text)) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
@@ -71,12 +84,19 @@ fn serve(mut config: Config) -> anyhow::Result<()> {
     config.overridden_keys().iter().for_each(|key| info!("{key}"));
     let shares = server::raise_limits(&mut config).context("lb can't serve")?;
     let listeners = Listeners::open(&mut config, passed_on)?;
+    let control = ControlSocket::open(&config)?;
     let balancer = Balancer::new(config);
     end_on_signals(Arc::clone(&balancer))?;
-    discovery::start(&balancer, &StaticList(&balancer.config.backends));
+    discovery::start(&balancer, &MergedList(&balancer));
     start_rebalancing(&balancer);
     server::introduce(&balancer, listeners.was_passed_on);
     sampler::start(&balancer);
+    if let Some(control) = &control {
+        let reload = Box::new(|| Err("reload is not built yet".to_owned()));
+        control
+            .serve(&balancer, listeners.clients(), reload)
+            .context("the control socket can't be served")?;
+    }
     server::serve(listeners, shares, &balancer)?;
     info!("ended");
     Ok(())

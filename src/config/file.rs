@@ -16,6 +16,9 @@ use crate::logging;
 /// Largest configuration file, in bytes: some 10,000 backends. A larger file is the wrong one.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
+/// The key of the control socket.
+const CONTROL: &str = "control";
+
 /// What is wrong in a configuration file, in the order of its lines.
 #[derive(Debug, PartialEq, Eq)]
 pub struct FileErrors {
@@ -78,19 +81,20 @@ pub(super) struct Entry {
 impl ConfigFile {
     /// Reads a file, and the files with passwords that it names.
     pub fn read(path: &Path) -> Result<Self, FileErrors> {
-        let whole = |text| FileErrors::new(path, vec![Mistake { line: 0, text }]);
-        let TextFile { bytes, is_open_to_all } =
-            text_file::read(path, MAX_FILE_BYTES).map_err(whole)?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let line = line_of(error.as_bytes(), error.utf8_error().valid_up_to());
-            let text = "is not text in UTF-8".to_owned();
-            FileErrors::new(path, vec![Mistake { line, text }])
-        })?;
+        let (text, is_open_to_all) = read_text(path)?;
         let mut file = Self::parse(path, &text)?;
         if is_open_to_all && file.backends.as_ref().is_some_and(FileBackends::has_passwords) {
             file.warnings.insert(0, text_file::warning(path));
         }
         Ok(file)
+    }
+
+    /// Reads nothing of a file but where the control socket is. What else is wrong in it does not matter.
+    pub fn control(path: &Path) -> Result<Option<PathBuf>, FileErrors> {
+        let (text, _) = read_text(path)?;
+        let (table, _) = DeTable::parse_recoverable(&text);
+        let value = table.get_ref().get(CONTROL).map(Spanned::get_ref);
+        Ok(value.and_then(DeValue::as_str).map(PathBuf::from))
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, FileErrors> {
@@ -125,6 +129,19 @@ impl ConfigFile {
         lines.sort_by_key(|(_, line)| *line);
         lines
     }
+}
+
+/// Reads the text of a file. Returns whether every user may read it, too.
+fn read_text(path: &Path) -> Result<(String, bool), FileErrors> {
+    let whole = |text| FileErrors::new(path, vec![Mistake { line: 0, text }]);
+    let TextFile { bytes, is_open_to_all } =
+        text_file::read(path, MAX_FILE_BYTES).map_err(whole)?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let line = line_of(error.as_bytes(), error.utf8_error().valid_up_to());
+        let text = "is not text in UTF-8".to_owned();
+        FileErrors::new(path, vec![Mistake { line, text }])
+    })?;
+    Ok((text, is_open_to_all))
 }
 
 /// Returns the line, counted from 1, in which this byte is.

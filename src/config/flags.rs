@@ -13,6 +13,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use log::LevelFilter;
 
 use super::address::DEFAULT_BACKENDS;
+use super::control::{CtlArgs, SocketOwner, control_path};
 use crate::logging::Format;
 use crate::memory;
 
@@ -77,6 +78,7 @@ const CHECKS: &str = "Health checks";
 const BALANCING: &str = "Balancing";
 const END: &str = "The end";
 const WATCHING: &str = "Watching";
+const CONTROL: &str = "Control at run time";
 
 /// Serves reads over HTTP and the Redis protocol, each from the Redis server with the fewest clients.
 #[derive(Debug, Parser)]
@@ -126,6 +128,16 @@ pub struct Flags {
     #[arg(help_heading = WATCHING)]
     #[arg(long, env = "LB_QUIET", value_parser = BoolishValueParser::new())]
     pub quiet: bool,
+
+    /// A Unix socket through which `lb ctl` changes things at run time; only its owner may use it
+    #[arg(help_heading = CONTROL)]
+    #[arg(long, env = "LB_CONTROL", value_name = "PATH", value_parser = control_path)]
+    pub control: Option<PathBuf>,
+
+    /// The owner of that socket, by names or numbers; the members of a group that is named may use it, too
+    #[arg(help_heading = CONTROL)]
+    #[arg(long, env = "LB_CONTROL_OWNER", value_name = "USER[:GROUP]")]
+    pub control_owner: Option<SocketOwner>,
 
     /// Most clients at a time; further ones get an error and are closed
     #[arg(help_heading = CLIENTS)]
@@ -270,6 +282,9 @@ pub(super) enum Command {
     /// Prints the configuration that is in effect, and where each value comes from; serves nothing.
     #[command(after_help = CONFIG_EXAMPLES)]
     Config,
+
+    /// Controls an `lb` that runs with --control: backends, clients, the log, reload.
+    Ctl(CtlArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -296,10 +311,13 @@ impl Flags {
         Self::command().try_get_matches_from(arguments)
     }
 
-    /// Takes the flags from what was parsed. Flags after `check` override flags before it, but backends
+    /// Takes the flags from what was parsed. Flags after `check` or `ctl` override flags before it, but backends
     /// are added together.
     pub(super) fn from_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut args = Self::from_arg_matches(matches)?;
+        if let Some(Command::Ctl(ctl)) = &mut args.command {
+            args.control = ctl.control.take().or(args.control.take());
+        }
         let Some(Command::Check(check)) = &mut args.command else { return Ok(args) };
         let are_typed = matches.value_source("backends") == Some(ValueSource::CommandLine);
         if !are_typed && !check.backends.is_empty() {

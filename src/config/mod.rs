@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod backend;
+pub mod control;
 mod effective;
 mod file;
 mod file_backends;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use self::backend::BackendConfig;
+use self::control::CtlArgs;
 pub use self::effective::Overridden;
 use self::effective::{Given, Setting, Source};
 use self::file::ConfigFile;
@@ -29,6 +31,10 @@ use self::flags::Command;
 pub use self::flags::Flags;
 use self::keys::{BACKEND, Keys};
 use crate::http;
+
+/// The command that needs of the file only where the control socket is: it works while the rest of the file is wrong, and
+/// for users who may not read its passwords.
+const CTL: &str = "ctl";
 
 /// The key of the log's level.
 const LOG_LEVEL: &str = "log-level";
@@ -42,6 +48,8 @@ pub enum Task {
     Check,
     /// To print the configuration (`lb config`).
     Show,
+    /// To control another process (`lb ctl`).
+    Control,
 }
 
 /// Error in what configures `lb`, or the answer to a wish for help.
@@ -80,6 +88,8 @@ pub struct Config {
     /// Host names that are served on loopback besides the local ones, as [`http::host_name`] returns
     /// them.
     pub allow_hosts: Vec<String>,
+    /// What is asked of another process.
+    pub ctl: Option<CtlArgs>,
     flags: Flags,
     /// The command line, to read the configuration again.
     arguments: Vec<OsString>,
@@ -176,13 +186,17 @@ impl Config {
         let keys = Keys::new();
         let given = Given::new(&matches, &keys);
         let path = matches.get_one::<PathBuf>("config_file");
-        let file = path.map(|path| ConfigFile::read(path)).transpose()?;
+        let is_ctl = matches.subcommand_name() == Some(CTL);
+        let file = path.filter(|_| !is_ctl).map(|path| ConfigFile::read(path)).transpose()?;
         let from_file = file.as_ref().map(|file| given.arguments_of(file)).unwrap_or_default();
         // Before the others, because what comes after `check` belongs to that.
         let (program, typed) = arguments.split_at(arguments.len().min(1));
         let effective = Flags::matches(&[program, &from_file, typed].concat())?;
         let mut config = Self::checked(Flags::from_matches(&effective)?, file.as_ref(), &given)
             .map_err(|reason| given.blame(reason, file.as_ref()))?;
+        if is_ctl && config.control.is_none() {
+            config.control = path.map(|path| ConfigFile::control(path)).transpose()?.flatten();
+        }
         config.settings = given.settings(&effective, file.as_ref());
         if let Some(file) = file {
             config.overridden = given.overridden(&file);
@@ -192,9 +206,18 @@ impl Config {
         Ok(config)
     }
 
-    fn checked(flags: Flags, file: Option<&ConfigFile>, given: &Given) -> Result<Self, String> {
+    fn checked(mut flags: Flags, file: Option<&ConfigFile>, given: &Given) -> Result<Self, String> {
         if flags.read_timeout < flags.backend_timeout {
             return Err("--read-timeout must not be shorter than --backend-timeout".to_owned());
+        }
+        let (task, ctl) = match flags.command.take() {
+            None => (Task::Serve, None),
+            Some(Command::Check(_)) => (Task::Check, None),
+            Some(Command::Config) => (Task::Show, None),
+            Some(Command::Ctl(ctl)) => (Task::Control, Some(ctl)),
+        };
+        if task != Task::Control && flags.control_owner.is_some() && flags.control.is_none() {
+            return Err("--control-owner needs --control".to_owned());
         }
         let admin_listen = flags.admin_listen.as_ref();
         let host_name = |name: &String| http::host_name(name).into_owned();
@@ -208,11 +231,8 @@ impl Config {
             }
         };
         Ok(Self {
-            task: match flags.command {
-                None => Task::Serve,
-                Some(Command::Check(_)) => Task::Check,
-                Some(Command::Config) => Task::Show,
-            },
+            task,
+            ctl,
             listen: address("--listen", &flags.listen)?,
             admin_listen: admin_listen.map(|text| address("--admin-listen", text)).transpose()?,
             backends,

@@ -1,11 +1,16 @@
 //! Where backends come from, and how a new list of them is taken over.
 
+mod overlay;
+
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
 
+pub use self::overlay::{
+    ListError, MergedList, add_listed, left_in_place, merge, remove_listed, restore,
+};
 use crate::balance::Balancer;
 use crate::config::backend::{BackendConfig, BackendSettings};
 use crate::health::checker::{self, Peers};
@@ -13,6 +18,9 @@ use crate::health::{Admin, BackendState, Member, Overrides};
 
 /// How long an update waits until one of those listed is up, while only others are.
 const MAX_OVERLAP: Duration = Duration::from_secs(10);
+
+/// File descriptors of a backend besides the connections in its pool: one for checks, and one to look its name up.
+const DESCRIPTORS_OF_A_BACKEND: u64 = 2;
 
 /// Time between two looks whether one is up.
 const OVERLAP_STEP: Duration = Duration::from_millis(10);
@@ -24,15 +32,6 @@ const LATE_STEP: Duration = Duration::from_millis(100);
 pub trait ServiceDiscovery {
     /// The backends that there should be now.
     fn discover(&self) -> Vec<BackendConfig>;
-}
-
-/// The list in the configuration.
-pub struct StaticList<'a>(pub &'a [BackendConfig]);
-
-impl ServiceDiscovery for StaticList<'_> {
-    fn discover(&self) -> Vec<BackendConfig> {
-        self.0.to_vec()
-    }
 }
 
 /// Adds the first list of backends and checks them. Returns when it is known which of them can serve, after
@@ -49,6 +48,8 @@ pub struct Changes {
     pub added: Vec<String>,
     /// Those that are not listed any more.
     pub removed: Vec<String>,
+    /// Those of them that stay until one of those listed is up.
+    pub staying: Vec<String>,
     /// Those that stay, with other settings.
     pub changed: Vec<String>,
     /// Those that stay, and for which an operator has set something that goes on to hold.
@@ -61,10 +62,33 @@ pub struct Changes {
 /// listed now, but what an operator has set holds on. Backends that are not listed any more get no reads, and their
 /// sessions move to others between two commands. They stay until one of those listed is up. That is waited for, for
 /// at most 10 s; after that they go as soon as one is. So a list with nothing but new backends, or with nothing that
-/// answers, is taken over without a failed read. A backend whose URL has changed is another backend. Call it from one
-/// thread at a time.
+/// answers, is taken over without a failed read. A backend whose URL has changed is another backend.
 pub fn update(balancer: &Arc<Balancer>, source: &impl ServiceDiscovery) -> Changes {
-    let round = balancer.begin_update();
+    update_within(balancer, source, MAX_OVERLAP)
+}
+
+/// Does an [`update`] that waits for this time at most; what is to be done after it goes on without the caller. Of two
+/// updates at a time, the later one has its way.
+pub fn update_within(
+    balancer: &Arc<Balancer>,
+    source: &impl ServiceDiscovery,
+    max_wait: Duration,
+) -> Changes {
+    let (round, Plan { mut changes, leaving, listed }) =
+        balancer.begin_update(|| begin(balancer, source));
+    changes.staying = replace(balancer, leaving, listed, round, max_wait);
+    changes
+}
+
+/// An update that has begun: those that are listed are there.
+struct Plan {
+    changes: Changes,
+    leaving: Vec<Arc<Member>>,
+    listed: Vec<Arc<Member>>,
+}
+
+/// Adds the new backends, gives their settings to those that stay, and drains those that leave.
+fn begin(balancer: &Arc<Balancer>, source: &impl ServiceDiscovery) -> Plan {
     let wanted = source.discover();
     let (staying, leaving): (Vec<_>, Vec<_>) = balancer
         .members()
@@ -85,16 +109,32 @@ pub fn update(balancer: &Arc<Balancer>, source: &impl ServiceDiscovery) -> Chang
         listed.push(add(balancer, backend));
         changes.added.push(backend.name().to_owned());
     }
-    replace(balancer, leaving, listed, round);
-    changes
+    let now = Instant::now();
+    for member in leaving.iter().filter(|member| member.health.admin() == Admin::Ready) {
+        balancer.table.set_admin(member.id, Admin::Drain, now);
+    }
+    Plan { changes, leaving, listed }
 }
 
 /// Adds a backend to those that are listed. It gets reads once it has proved that it has the data.
 pub fn add(balancer: &Arc<Balancer>, backend: &BackendConfig) -> Arc<Member> {
     info!("{} is added", backend.name());
+    raise_descriptor_limit(balancer);
     let member = balancer.add(backend, Instant::now());
     checker::watch(Arc::clone(&member), balancer.check_settings(), peers(balancer));
     member
+}
+
+/// Raises the limit of open files by what one more backend takes.
+fn raise_descriptor_limit(balancer: &Balancer) {
+    let needed = balancer.config.backend_connections as u64 + DESCRIPTORS_OF_A_BACKEND;
+    let Ok((soft, _)) = rlimit::Resource::NOFILE.get() else { return };
+    let wanted = soft.saturating_add(needed);
+    if rlimit::increase_nofile_limit(wanted).is_ok_and(|limit| limit < wanted) {
+        warn!(
+            "the limit of {soft} open files can't be raised for one more backend: it may not suffice"
+        );
+    }
 }
 
 /// Gives a backend that stays the settings that are listed now.
@@ -117,28 +157,28 @@ fn take_over(
     }
 }
 
-/// Removes backends once one of those that are listed is up.
+/// Removes backends once one of those that are listed is up. Returns the names of those that stay so long.
 fn replace(
     balancer: &Arc<Balancer>,
     leaving: Vec<Arc<Member>>,
     listed: Vec<Arc<Member>>,
     round: u64,
-) {
+    max_wait: Duration,
+) -> Vec<String> {
     let must_stay = |leaving: &[Arc<Member>]| is_any_up(leaving) && !is_any_up(&listed);
     let began = Instant::now();
-    for member in &leaving {
-        if member.health.admin() == Admin::Ready {
-            balancer.table.set_admin(member.id, Admin::Drain, began);
+    while must_stay(&leaving) && began.elapsed() < max_wait {
+        thread::sleep(OVERLAP_STEP);
+        if !balancer.go_on_with_update(round, || {}) {
+            return Vec::new();
         }
     }
-    while must_stay(&leaving) && began.elapsed() < MAX_OVERLAP {
-        thread::sleep(OVERLAP_STEP);
-    }
     if !must_stay(&leaving) || listed.is_empty() {
-        return remove(balancer, &leaving);
+        balancer.go_on_with_update(round, || remove(balancer, &leaving));
+        return Vec::new();
     }
-    let stay = names(&leaving).join(", ");
-    error!("no backend that is listed now is up: {stay} stays until one is");
+    let staying = names(&leaving);
+    error!("no backend that is listed now is up: {} stays until one is", staying.join(", "));
     let balancer = Arc::clone(balancer);
     let wait = move || {
         while is_any_up(&leaving) && !is_any_up(&listed) {
@@ -152,6 +192,7 @@ fn replace(
     if let Err(error) = thread::Builder::new().name("replace".to_owned()).spawn(wait) {
         warn!("cannot start a thread to remove backends: {error}: the next update does");
     }
+    staying
 }
 
 fn remove(balancer: &Balancer, leaving: &[Arc<Member>]) {
@@ -179,6 +220,14 @@ mod tests {
     use crate::backend::BackendId;
     use crate::config::Config;
     use crate::config::backend::parse_list;
+
+    struct StaticList<'a>(&'a [BackendConfig]);
+
+    impl ServiceDiscovery for StaticList<'_> {
+        fn discover(&self) -> Vec<BackendConfig> {
+            self.0.to_vec()
+        }
+    }
 
     /// Ports where nobody listens: the checks fail.
     const LISTED: [&str; 2] = ["127.0.0.1:1", "127.0.0.1:2"];

@@ -300,6 +300,7 @@ fn matches(list: &str, etag: &str) -> bool {
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        202 => "Accepted",
         204 => "No Content",
         302 => "Found",
         304 => "Not Modified",
@@ -308,6 +309,7 @@ fn reason(status: u16) -> &'static str {
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
+        409 => "Conflict",
         410 => "Gone",
         414 => "URI Too Long",
         415 => "Unsupported Media Type",

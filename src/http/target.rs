@@ -292,13 +292,17 @@ impl Query {
     }
 
     /// Takes a parameter's value.
-    fn take(&mut self, name: &str) -> Option<Vec<u8>> {
+    pub(crate) fn take(&mut self, name: &str) -> Option<Vec<u8>> {
         let at = self.pairs.iter().position(|(given, _)| given == name.as_bytes())?;
         Some(self.pairs.swap_remove(at).1)
     }
 
     /// Takes a number within these bounds; `None` if there is no such parameter.
-    fn number<T>(&mut self, name: &str, bounds: RangeInclusive<T>) -> Result<Option<T>, String>
+    pub(crate) fn number<T>(
+        &mut self,
+        name: &str,
+        bounds: RangeInclusive<T>,
+    ) -> Result<Option<T>, String>
     where
         T: FromStr + PartialOrd + Display,
     {
@@ -307,6 +311,11 @@ impl Query {
         let (least, most) = (bounds.start(), bounds.end());
         let why = || format!("{name} is a number from {least} to {most}");
         number.filter(|number| bounds.contains(number)).map(Some).ok_or_else(why)
+    }
+
+    /// Returns the name of a parameter that has not been taken, quoted for an error.
+    pub(crate) fn left_over(&self) -> Option<String> {
+        self.pairs.first().map(|(name, _)| shown(name))
     }
 
     /// Takes the format; `html` is the default for a client that accepts it.
@@ -386,7 +395,7 @@ fn shown(name: &[u8]) -> String {
 }
 
 /// Decodes percent-encoding. Every byte may be encoded; each `%` must begin an escape.
-fn decode(text: &str) -> Result<Vec<u8>, String> {
+pub(crate) fn decode(text: &str) -> Result<Vec<u8>, String> {
     let bytes = text.as_bytes();
     let is_escape = |at: usize| {
         bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))

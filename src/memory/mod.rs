@@ -163,6 +163,11 @@ impl Account {
     pub(crate) fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::Relaxed)
     }
+
+    /// Returns how many bytes count for its client.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
 }
 
 impl MemoryBudget {

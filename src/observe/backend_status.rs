@@ -27,6 +27,7 @@ pub(super) struct BackendStatus {
     since: String,
     state_seconds: f64,
     weight: u16,
+    overrides: OverrideStatus,
     backup: bool,
     zone: Option<String>,
     leases: usize,
@@ -40,6 +41,13 @@ pub(super) struct BackendStatus {
     keys: Option<u64>,
     latency_ms: Latency,
     connections: pool::Counts,
+}
+
+/// What was set at run time, besides `admin`.
+#[derive(Debug, Serialize)]
+struct OverrideStatus {
+    added: bool,
+    weight: Option<u16>,
 }
 
 #[derive(Debug, Serialize)]
@@ -83,7 +91,13 @@ struct SlowReadStatus {
 }
 
 impl BackendStatus {
-    pub fn of(backend: &Member, leases: usize, recent: &RecentOfBackend, now: Instant) -> Self {
+    pub fn of(
+        backend: &Member,
+        is_added: bool,
+        leases: usize,
+        recent: &RecentOfBackend,
+        now: Instant,
+    ) -> Self {
         let health = backend.health.summary(now);
         let settings = backend.settings.effective();
         let answered = &backend.metrics.answered;
@@ -95,6 +109,10 @@ impl BackendStatus {
             state: health.state,
             admin: health.admin,
             weight: settings.weight,
+            overrides: OverrideStatus {
+                added: is_added,
+                weight: backend.settings.weight_override(),
+            },
             backup: settings.is_backup,
             zone: settings.zone,
             reason: health.reason,

@@ -15,6 +15,7 @@ use crate::health::{Member, ShownState};
 use crate::logging;
 use crate::metrics::{ByProtocol, Counter, Refusal};
 use crate::net::protocol::WireProtocol;
+use crate::sync::lock;
 
 /// Changes of state that are shown.
 const MAX_CHANGES: usize = 32;
@@ -41,6 +42,7 @@ pub struct Status {
     memory: Memory,
     zone: ZoneStatus,
     backends: Vec<BackendStatus>,
+    removed_backends: Vec<String>,
     history: HistoryStatus,
     changes: Vec<ChangeStatus>,
     commands: Vec<CommandStatus>,
@@ -53,6 +55,13 @@ struct Clients {
     resp: usize,
     new: usize,
     max: usize,
+}
+
+/// The part of the status about backends.
+#[derive(Debug, Serialize)]
+pub(crate) struct Backends {
+    backends: Vec<BackendStatus>,
+    removed_backends: Vec<String>,
 }
 
 /// The memory that clients make lb hold.
@@ -96,8 +105,10 @@ impl Status {
         let clients = [&metrics.new_clients, &metrics.clients.http, &metrics.clients.resp];
         let [new, http, resp] = clients.map(|count| count.load(Ordering::Relaxed));
         let now = Instant::now();
+        let overlay = lock(&balancer.overlay).clone();
         let status = |(member, recent): (&Arc<Member>, &RecentOfBackend)| {
-            BackendStatus::of(member, balancer.table.leases(member.id), recent, now)
+            let is_added = overlay.has_added(member.name());
+            BackendStatus::of(member, is_added, balancer.table.leases(member.id), recent, now)
         };
         let backends: Vec<_> = members.iter().zip(&recent.backends).map(status).collect();
         let answered = |here: &Counter, of: fn(&Requests) -> u64| {
@@ -128,11 +139,20 @@ impl Status {
             },
             zone: ZoneStatus::of(balancer, &members, &recent.backends),
             backends,
+            removed_backends: overlay.removed,
             history: HistoryStatus::of(&recent),
             changes: changes(balancer),
             commands: commands(balancer),
             slow_reads: SlowReads::of(balancer),
         }
+    }
+}
+
+impl Status {
+    /// Returns the part about backends.
+    pub(crate) fn of_backends(self) -> Backends {
+        let Self { backends, removed_backends, .. } = self;
+        Backends { backends, removed_backends }
     }
 }
 

@@ -50,13 +50,13 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
 /// # Errors
 /// When there can be no thread, or the system refuses an option.
 pub fn serve(listeners: Listeners, shares: Shares, balancer: &Arc<Balancer>) -> io::Result<()> {
-    let Listeners { public, admin, .. } = listeners;
-    let acceptor = |listener, endpoint, max_clients, turned_away| {
+    let Listeners { public, admin, clients, .. } = listeners;
+    let acceptor = |listener, endpoint, clients, turned_away| {
         Ok::<_, io::Error>(Acceptor {
             listener,
             endpoint,
             balancer: Arc::clone(balancer),
-            clients: Clients::new(endpoint, max_clients),
+            clients,
             workers: Arc::default(),
             turn_away: TurnAway::start(endpoint, balancer, turned_away)?,
             closed_idle: Cell::default(),
@@ -64,11 +64,12 @@ pub fn serve(listeners: Listeners, shares: Shares, balancer: &Arc<Balancer>) -> 
     };
     if let Some(admin) = admin {
         let (places, turned_away) = shares.of_admin_address();
-        let acceptor = acceptor(admin, Endpoint::Admin, places, turned_away)?;
+        let clients = Clients::new(Endpoint::Admin, places);
+        let acceptor = acceptor(admin, Endpoint::Admin, clients, turned_away)?;
         let accept = move || acceptor.accept_while(|| true);
         thread::Builder::new().name("admin".to_owned()).spawn(accept)?;
     }
-    let acceptor = acceptor(public, Endpoint::Public, shares.clients, shares.turned_away)?;
+    let acceptor = acceptor(public, Endpoint::Public, clients, shares.turned_away)?;
     let mut draining_at = None;
     acceptor.accept_while(|| !is_time_to_drain(balancer, &mut draining_at));
     balancer.enter(Phase::Draining);

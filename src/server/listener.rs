@@ -3,14 +3,17 @@
 use std::env;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
 use listenfd::ListenFd;
 use log::{info, warn};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use super::places::Clients;
 use crate::config::Config;
 use crate::net::client_stream::ClientStream;
+use crate::session::{ClientList, Endpoint};
 
 /// Connections that the kernel holds until they are accepted. std's 128 overflow when thousands come
 /// at once.
@@ -79,6 +82,8 @@ fn ignored(count: &str, process: Option<&str>, pid: u32) -> Option<String> {
 pub struct Listeners {
     pub(super) public: TcpListener,
     pub(super) admin: Option<TcpListener>,
+    /// The clients of the public one.
+    pub(super) clients: Arc<Clients>,
     /// Whether the public one was passed on to us.
     pub was_passed_on: bool,
 }
@@ -102,7 +107,13 @@ impl Listeners {
         let admin = config.admin_listen.as_mut();
         let listen_to = |address| listen(address, "--admin-listen", None, keepalive);
         let admin = admin.map(listen_to).transpose()?;
-        Ok(Self { public, admin, was_passed_on })
+        let clients = Clients::new(Endpoint::Public, config.max_clients);
+        Ok(Self { public, admin, clients, was_passed_on })
+    }
+
+    /// Returns the list of those who are connected to the public one, once it is served.
+    pub fn clients(&self) -> Arc<dyn ClientList> {
+        Arc::clone(&self.clients) as _
     }
 }
 

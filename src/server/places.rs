@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::session::{self, Activity, ClientSocket, Endpoint};
+use crate::session::{self, Activity, ClientList, ClientSocket, Endpoint};
 use crate::sync::{Condvar, Mutex, lock, wait};
 
 /// Shortest time for which a client that makes room has been idle. A new client's first bytes arrive
@@ -54,7 +54,7 @@ impl RoomRule {
         let (is_begun, since, min) = match activity {
             Activity::Spare(since) => (false, since, self.min_idle),
             Activity::Head(since) => (true, since, self.min_head),
-            Activity::Busy | Activity::Idle | Activity::Leaving => return None,
+            Activity::Busy | Activity::Idle(_) | Activity::Leaving => return None,
         };
         (now.saturating_sub(since) >= min).then_some((is_begun, since))
     }
@@ -105,6 +105,12 @@ struct Open {
 impl Open {
     fn is_pausing(&self) -> bool {
         self.vain_search.is_some_and(|at| at.elapsed() < SEARCH_PAUSE)
+    }
+}
+
+impl ClientList for Clients {
+    fn clients(&self) -> Vec<Arc<ClientSocket>> {
+        lock(&self.open).sockets.values().cloned().collect()
     }
 }
 
@@ -230,7 +236,7 @@ mod tests {
         let now = seconds(100);
         let clients = [
             (Activity::Busy, "busy"),
-            (Activity::Idle, "pooled"),
+            (Activity::Idle(seconds(1)), "pooled"),
             (Activity::Leaving, "leaving"),
             (Activity::Head(seconds(90)), "old head"),
             (Activity::Head(seconds(95)), "head"),

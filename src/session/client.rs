@@ -2,6 +2,7 @@
 //! read, and how the connection ends.
 
 mod activity;
+mod socket;
 mod spool;
 
 use std::io::{self, PipeReader, Write};
@@ -9,13 +10,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::activity::ActivityCell;
 pub use self::activity::{Activity, now};
+pub(super) use self::socket::Occupation;
+pub use self::socket::{ClientInfo, ClientList, ClientSocket, Doing};
 pub(super) use self::spool::MAX_SPOOLED_BYTES;
 use self::spool::Spool;
 use crate::backend::Backend;
 use crate::balance::{Balancer, Phase};
-use crate::memory::{Account, Holder, Share};
+use crate::memory::{Holder, Share};
 use crate::net::client_stream::ClientStream;
 
 /// A client that takes fewer bytes a second of an answer than this, on average, is cut off once the
@@ -74,67 +76,6 @@ pub enum Endpoint {
     Public,
     /// Only what is about the balancer is served here, over HTTP.
     Admin,
-}
-
-/// The part of a client that other threads use: they answer it, or end its wait.
-#[derive(Debug)]
-pub struct ClientSocket {
-    /// The connection.
-    pub stream: ClientStream,
-    address: SocketAddr,
-    /// The memory that the client makes us hold.
-    account: Account,
-    /// The wait that the session's thread is in.
-    activity: ActivityCell,
-}
-
-impl ClientSocket {
-    /// Of a client that has just come.
-    pub fn new(stream: ClientStream, address: SocketAddr) -> Self {
-        Self { stream, address, account: Account::default(), activity: ActivityCell::default() }
-    }
-
-    /// Whether the connection was ended as the client held too much memory.
-    pub fn is_closed_for_memory(&self) -> bool {
-        self.account.is_closed()
-    }
-
-    /// Returns the wait that the session's thread is in.
-    pub fn activity(&self) -> Activity {
-        self.activity.get()
-    }
-
-    /// Makes the client leave if its session still waits for what was `seen`. End its
-    /// [input](ClientStream::end_input) after that: the session wakes up, and reads what has arrived.
-    pub fn make_leave(&self, seen: Activity) -> bool {
-        self.activity.make_leave(seen)
-    }
-
-    /// Returns whether the client has to leave, so that another gets its place.
-    pub fn is_leaving(&self) -> bool {
-        self.activity() == Activity::Leaving
-    }
-
-    /// Ends the wait for a client that asks for nothing. What it has sent already is still read.
-    pub fn end_if_idle(&self) {
-        if matches!(self.activity(), Activity::Idle | Activity::Spare(_)) {
-            self.stream.end_input();
-        }
-    }
-}
-
-impl Holder for ClientSocket {
-    fn account(&self) -> &Account {
-        &self.account
-    }
-
-    fn name(&self) -> String {
-        self.address.to_string()
-    }
-
-    fn close(&self) {
-        self.stream.shutdown();
-    }
 }
 
 /// Time between two looks at a client that takes nothing.
@@ -238,7 +179,7 @@ impl<'a> Client<'a> {
     /// Reads the client's next request, for which it may be idle; 0 at the end.
     pub fn read_more(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         // In this order: either the phase shows here, or this in `end_if_idle`.
-        let idle = if self.keeps_place { Activity::Idle } else { Activity::Spare(now()) };
+        let idle = if self.keeps_place { Activity::Idle(now()) } else { Activity::Spare(now()) };
         self.socket.activity.set(idle);
         let mut timeout = self.idle_timeout;
         if self.is_new && self.endpoint == Endpoint::Admin {

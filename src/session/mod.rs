@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::client::Client;
-pub use self::client::{Activity, ClientSocket, Endpoint, IDLE_GRACE, now};
+pub use self::client::{
+    Activity, ClientInfo, ClientList, ClientSocket, Doing, Endpoint, IDLE_GRACE, now,
+};
 pub use self::http::probe_response;
 use crate::balance::Balancer;
 use crate::metrics::Presence;
@@ -34,6 +36,7 @@ pub fn serve(
     }
     let since = Instant::now();
     let protocol = detect(&mut client, &mut received, since);
+    socket.note_protocol(protocol);
     if let Some(presence) = &mut presence {
         presence.speaks(protocol);
     }

@@ -25,9 +25,9 @@ pub fn now() -> Duration {
 pub enum Activity {
     /// It works, or waits for a backend or for its client to read.
     Busy,
-    /// It waits for the next command of a Redis client, which keeps its place: pools of connections
+    /// It waits since then for the next command of a Redis client, which keeps its place: pools of connections
     /// rely on that.
-    Idle,
+    Idle(Duration),
     /// It waits for a request since then, and its client can make room for another: it is between two
     /// HTTP requests, or has said nothing yet.
     Spare(Duration),
@@ -41,7 +41,7 @@ impl Activity {
     fn to_word(self) -> u64 {
         let (kind, since) = match self {
             Self::Busy => (0, Duration::ZERO),
-            Self::Idle => (1, Duration::ZERO),
+            Self::Idle(since) => (1, since),
             Self::Spare(since) => (2, since),
             Self::Head(since) => (3, since),
             Self::Leaving => (4, Duration::ZERO),
@@ -53,7 +53,7 @@ impl Activity {
         let since = Duration::from_micros(word >> KIND_BITS);
         match word & ((1 << KIND_BITS) - 1) {
             0 => Self::Busy,
-            1 => Self::Idle,
+            1 => Self::Idle(since),
             2 => Self::Spare(since),
             3 => Self::Head(since),
             _ => Self::Leaving,
@@ -97,7 +97,7 @@ mod tests {
         let times = [Duration::ZERO, Duration::from_millis(7), Duration::from_secs(1 << 30)];
         for time in times {
             for activity in
-                [Activity::Idle, Activity::Spare(time), Activity::Head(time), Activity::Busy]
+                [Activity::Idle(time), Activity::Spare(time), Activity::Head(time), Activity::Busy]
             {
                 cell.set(activity);
                 assert_eq!(cell.get(), activity);

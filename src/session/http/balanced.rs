@@ -204,7 +204,9 @@ impl BalancedRead<'_, '_, '_> {
                     false => return Err(self.no_backend_answered()),
                 }
             };
-            match self.read_from(&attempt) {
+            let read = self.read_from(&attempt);
+            self.response.writer().socket.note_lease(None);
+            match read {
                 Err(ReadError::OtherBackend) => {
                     self.failover.pass_over(&attempt);
                     self.response.restart();
@@ -231,6 +233,7 @@ impl BalancedRead<'_, '_, '_> {
             self.balancer.access_log.write(|| Event::Held { seconds: delay.as_secs_f64() });
             thread::sleep(delay);
         }
+        self.response.writer().socket.note_lease(Some(&lease));
         let attempt = lease
             .backend()
             .and_then(|backend| self.failover.attempt(backend, open, Instant::now()));

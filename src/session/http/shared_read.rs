@@ -74,6 +74,7 @@ impl SharedReads {
             self.wake_pipe = Some((Arc::downgrade(&shared), shared.wake_pipe()));
         }
         let sent_at = Instant::now();
+        self.sink.client.note_lease(read.lease.as_ref());
         let sent = SentRead { read, backend: Arc::clone(&backend), value_type, sent_at };
         lock(&self.sink.state).sent = Some(sent);
         let entry = Entry {
@@ -91,6 +92,7 @@ impl SharedReads {
             return None;
         }
         self.router.withdraw(1);
+        self.sink.client.note_lease(None);
         self.sink.take_back().err().map(|sent| sent.read)
     }
 
@@ -153,6 +155,7 @@ impl SharedReads {
             Ok(unsent) => return ReadProgress::Responded(unsent),
             Err(sent) => sent,
         };
+        self.sink.client.note_lease(None);
         // A read on a shared connection was expected to be quick.
         let class = if unserved.is_some() { Class::Quick } else { read.profile.class };
         let mut failover =
@@ -280,6 +283,7 @@ impl Sink for ResponseSink {
         let (metrics, target) = (&self.balancer.metrics, request.target.as_bytes());
         let answered_by = Some((&backend.metrics, time));
         complete(metrics, self.address, target, answered_by, length as u64, Outcome::Answered);
+        self.client.note_lease(None);
         drop(lease);
         let stream = &self.client.stream;
         // Some clients wait for the end of our side after the last response.

@@ -1,16 +1,12 @@
 //! What a session knows of its client: what HELLO and CLIENT say and ask.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::session::client::Client;
 
 /// The longest name of a client, and the longest name or version of its library.
 const MAX_NAME_BYTES: usize = 64 * 1024;
-
-/// Number of the last client. As in Redis, no number is given twice.
-static LAST_ID: AtomicU64 = AtomicU64::new(0);
 
 /// Which replies a client wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +44,7 @@ pub struct ClientState {
 impl ClientState {
     pub fn new(client: &Client) -> Self {
         Self {
-            id: LAST_ID.fetch_add(1, Ordering::Relaxed) + 1,
+            id: client.socket.id,
             address: client.address,
             local_address: client.stream().local_address(),
             since: Instant::now(),

@@ -60,7 +60,7 @@ impl Session<'_> {
             LocalCommand::Auth => return self.auth(command),
             LocalCommand::ClientSetName => {
                 let name = command.arg(2).unwrap_or_default();
-                self.state.name = allowed_name(name, "Client names")?;
+                self.set_name(name)?;
                 return self.ok();
             }
             LocalCommand::ClientGetName => self.client_getname(),
@@ -127,6 +127,12 @@ impl Session<'_> {
             (_, 3) => Err(WRONG_PASSWORD.into()),
             _ => Err(SYNTAX_ERROR.into()),
         }
+    }
+
+    fn set_name(&mut self, name: &[u8]) -> Answered {
+        self.state.name = allowed_name(name, "Client names")?;
+        self.writer.client.socket.note_name(&self.state.name);
+        Ok(())
     }
 
     fn client_getname(&mut self) {
@@ -309,7 +315,7 @@ impl Session<'_> {
                 at += 3;
             } else if command.is(at, b"setname") && values >= 1 {
                 let name = command.arg(at + 1).unwrap_or_default();
-                self.state.name = allowed_name(name, "Client names")?;
+                self.set_name(name)?;
                 at += 2;
             } else {
                 return Err([b"ERR Syntax error in HELLO option '", option, b"'"].concat().into());
@@ -343,7 +349,7 @@ impl Session<'_> {
         self.transaction = None;
         self.subscriptions = None;
         drop(self.upstream.take_watch());
-        self.state.name = Box::default();
+        self.set_name(b"")?;
         self.state.reply_mode = ReplyMode::On;
         self.mode = FIRST_MODE;
         self.upstream.database = Some(self.mode.database);

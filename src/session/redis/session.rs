@@ -25,7 +25,7 @@ use crate::memory::Share;
 use crate::metrics::{Outcome, Refusal};
 use crate::policy::{Policy, Refused, Verdict};
 use crate::resp::{self, Command, CommandParser, Protocol, write};
-use crate::session::client::{Client, TICK};
+use crate::session::client::{Client, Occupation, TICK};
 
 /// Number of bytes that are taken in of a client at a time.
 const MAX_INPUT_BYTES: usize = 64 * 1024;
@@ -63,11 +63,10 @@ fn give_back(input: &mut Vec<u8>) {
 fn end(session: Box<Session>, ended: &SessionEnd, since: Instant, balancer: &Balancer) {
     let Session { commands, mut writer, upstream, subscriptions, in_flight, .. } = *session;
     let backend = upstream.backend().map(|backend| backend.name().to_owned());
+    writer.client.socket.note_lease(None);
     drop((upstream, subscriptions));
-    let why = match writer.client.socket.is_closed_for_memory() {
-        true => "closed: it held too much memory".to_owned(),
-        false => ended.to_string(),
-    };
+    let why = writer.client.socket.closed_because();
+    let why = why.map_or_else(|| ended.to_string(), str::to_owned);
     if let SessionEnd::Cut(_) = ended {
         writer.complete(b"", None, 0, Outcome::Cut);
     }
@@ -124,6 +123,7 @@ impl<'a> Session<'a> {
     fn boxed(client: Client<'a>, balancer: &'a Balancer) -> Box<Self> {
         let (commands_version, policy) = balancer.policy();
         let backlog = Backlog::new(balancer.config.client_backlog, client.share());
+        let socket = client.socket;
         Box::new(Self {
             memory: client.share(),
             names: (0, 0),
@@ -137,7 +137,7 @@ impl<'a> Session<'a> {
                 out: Vec::new(),
                 backlog,
             },
-            upstream: Upstream::new(balancer),
+            upstream: Upstream::new(balancer, socket),
             mode: FIRST_MODE,
             batch: Batch::default(),
             in_flight: InFlight::new(balancer.slow_lane.kinds.slow_after()),
@@ -215,6 +215,15 @@ impl<'a> Session<'a> {
         self.names.1
     }
 
+    /// What the session is for at this moment.
+    fn occupation(&self) -> Occupation {
+        match (&self.subscriptions, &self.transaction) {
+            (Some(_), _) => Occupation::Subscription,
+            (None, Some(_)) => Occupation::Transaction,
+            (None, None) => Occupation::Commands,
+        }
+    }
+
     /// Waits for more of the client's bytes.
     fn read(&mut self, input: &mut Vec<u8>, begun: Option<Instant>) -> Result<(), SessionEnd> {
         if self.balancer.has_reached(Phase::Closing) {
@@ -225,6 +234,7 @@ impl<'a> Session<'a> {
             begun + COMMAND_TIME + Duration::from_secs((input.len() / BYTES_A_SECOND) as u64)
         });
         self.upstream.update_may_move(self.subscriptions.is_some());
+        self.writer.client.socket.note_occupation(self.occupation());
         if !self.wait_with_subscriptions(deadline)? {
             return Ok(());
         }
@@ -294,6 +304,10 @@ impl<'a> Session<'a> {
     /// Handles one command.
     fn command(&mut self, command: &Command) -> Result<(), SessionEnd> {
         self.commands += 1;
+        // Of those that are sent together, the first stands for all.
+        if self.batch.is_empty() {
+            self.writer.client.socket.note_command(command.name());
+        }
         self.is_silent = self.state.reply_mode.next();
         self.local_reply = LocalReply::default();
         self.refresh_policy();

@@ -14,7 +14,7 @@ use crate::balance::slow::{LaneError, LaneOutcome, ReadInfo, ReadProfile};
 use crate::balance::{Backends, Balancer, Lease};
 use crate::health::Member;
 use crate::logging::access_log::Event;
-use crate::session::client::ClientHandle;
+use crate::session::client::{ClientHandle, ClientSocket};
 
 /// So many clients have a connection of their own that the others are kept for reads.
 pub const TOO_MANY_PINNED: &str = "ERR too many clients watch or subscribe: try again later";
@@ -51,6 +51,8 @@ fn all_failed(failover: &Failover, refusals: &str) -> Unanswered {
 /// A session's way to the backends.
 pub struct Upstream<'a> {
     balancer: &'a Balancer,
+    /// The client's, where others can see which lease it has.
+    socket: &'a ClientSocket,
     /// Taken when a backend is needed first, and kept.
     lease: Option<Lease>,
     /// The backend that was used last: the lease may be another's by now.
@@ -65,9 +67,10 @@ pub struct Upstream<'a> {
 }
 
 impl<'a> Upstream<'a> {
-    pub fn new(balancer: &'a Balancer) -> Self {
+    pub fn new(balancer: &'a Balancer, socket: &'a ClientSocket) -> Self {
         Self {
             balancer,
+            socket,
             lease: None,
             last_used: None,
             may_move: false,
@@ -204,6 +207,7 @@ impl<'a> Upstream<'a> {
             Some(lease) => lease.reselect(now, may_try)?,
             None => {
                 let lease = self.balancer.table.lease(now, may_try)?;
+                self.socket.note_lease(Some(&lease));
                 self.lease.insert(lease).backend()?
             }
         };
@@ -226,6 +230,7 @@ impl<'a> Upstream<'a> {
         if self.lease.is_none() {
             let serves = |backend| self.serves(&backends, backend);
             self.lease = self.balancer.table.lease(Instant::now(), serves);
+            self.socket.note_lease(self.lease.as_ref());
         }
         let backend = self.lease.as_ref()?.backend_if_up()?;
         if !matches!(self.watch, Watch::None) || !self.serves(&backends, backend) {

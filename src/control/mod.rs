@@ -1,0 +1,37 @@
+//! Control at run time: a Unix socket that speaks HTTP and JSON, and `lb ctl`, its client.
+//!
+//! The socket is made before anything is served, with its final rights from the first moment on ([`ControlSocket`]). A
+//! thread accepts, and each connection has a thread of its own for one request. There are few at a time, and every wait
+//! for them has a limit: whoever connects and says nothing holds up nobody.
+
+mod clients;
+pub mod ctl;
+mod operations;
+mod routes;
+mod serve;
+mod shown;
+mod socket;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+pub use self::socket::{ControlError, ControlSocket};
+use crate::balance::Balancer;
+use crate::session::ClientList;
+
+/// Reads the configuration again and takes it over. Returns what that has changed, in words.
+///
+/// Two threads may call it at a time.
+///
+/// # Errors
+/// The reason for which nothing has changed.
+pub type Reload = Box<dyn Fn() -> Result<String, String> + Send + Sync>;
+
+/// What the socket gives control over.
+struct Control {
+    balancer: Arc<Balancer>,
+    clients: Arc<dyn ClientList>,
+    reload: Reload,
+    /// Number of connections at the moment.
+    connections: AtomicUsize,
+}

@@ -1,0 +1,238 @@
+//! The list of the configuration, and what an operator has added to it and removed from it at run time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::info;
+
+use super::{Changes, ServiceDiscovery, update_within};
+use crate::balance::{Balancer, Overlay};
+use crate::config::backend::BackendConfig;
+use crate::health::{Admin, Overrides};
+use crate::sync::lock;
+
+/// Longest wait of an operator for the end of an update, which goes on by itself after that.
+const OPERATOR_WAIT: Duration = Duration::from_secs(1);
+
+/// Most backends that may be added at run time: each has threads and connections of its own.
+const MAX_ADDED: usize = 1000;
+
+/// Error for a list of backends that is not changed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ListError {
+    /// One of this name is listed.
+    #[error("{0} is there already; remove it first if it is to have another URL")]
+    Listed(String),
+    /// One of this name was removed, and is in the configuration.
+    #[error("{0} is in the configuration and was removed at run time; make it ready instead")]
+    Removed(String),
+    /// It is the only one.
+    #[error("{0} is the only backend: without it nothing can be read; add another first")]
+    Last(String),
+    /// None of this name is listed.
+    #[error("there is no backend {0}")]
+    Missing(String),
+    /// Too many were added.
+    #[error(
+        "{MAX_ADDED} backends were added at run time, which is the most; write them into the configuration"
+    )]
+    TooMany,
+}
+
+/// Returns the configured backends without those that were removed at run time, and after them those that were added.
+pub fn merge(configured: &[BackendConfig], overlay: &Overlay) -> Vec<BackendConfig> {
+    let kept = configured.iter().filter(|backend| !overlay.has_removed(backend.name()));
+    let added = overlay.added.iter().filter(|backend| !has(configured, backend.name()));
+    kept.chain(added).cloned().collect()
+}
+
+/// Forgets what has no meaning with this configuration: an added backend that is configured now, and a removed one
+/// that is not, or without which there would be none.
+fn settle(configured: &[BackendConfig], overlay: &mut Overlay) {
+    overlay.added.retain(|backend| {
+        let is_configured = has(configured, backend.name());
+        if is_configured {
+            info!("{} was added at run time and is in the configuration now", backend.name());
+        }
+        !is_configured
+    });
+    overlay.removed.retain(|name| has(configured, name));
+    if merge(configured, overlay).is_empty() {
+        overlay.removed.clear();
+    }
+}
+
+fn has(backends: &[BackendConfig], name: &str) -> bool {
+    backends.iter().any(|backend| backend.name() == name)
+}
+
+/// The list in the configuration, with what an operator has changed of it.
+pub struct MergedList<'a>(pub &'a Balancer);
+
+impl ServiceDiscovery for MergedList<'_> {
+    fn discover(&self) -> Vec<BackendConfig> {
+        let configured = &self.0.config.backends;
+        let mut overlay = lock(&self.0.overlay);
+        settle(configured, &mut overlay);
+        merge(configured, &overlay)
+    }
+}
+
+/// Adds a backend to the list, as an operator wishes.
+///
+/// # Errors
+/// One of its name is listed or was removed, or too many were added.
+pub fn add_listed(balancer: &Arc<Balancer>, backend: BackendConfig) -> Result<Changes, ListError> {
+    {
+        let name = backend.name().to_owned();
+        let mut overlay = lock(&balancer.overlay);
+        if overlay.has_removed(&name) {
+            return Err(ListError::Removed(name));
+        }
+        if has(&merge(&balancer.config.backends, &overlay), &name) {
+            return Err(ListError::Listed(name));
+        }
+        if overlay.added.len() >= MAX_ADDED {
+            return Err(ListError::TooMany);
+        }
+        overlay.added.push(backend);
+    }
+    Ok(update_within(balancer, &MergedList(balancer), OPERATOR_WAIT))
+}
+
+/// Removes a backend from the list, as an operator wishes. It stays for as long as no other is up.
+///
+/// # Errors
+/// There is none of this name, or no other.
+pub fn remove_listed(balancer: &Arc<Balancer>, name: &str) -> Result<Changes, ListError> {
+    {
+        let configured = &balancer.config.backends;
+        let mut overlay = lock(&balancer.overlay);
+        let listed = merge(configured, &overlay);
+        if !has(&listed, name) {
+            return Err(ListError::Missing(name.to_owned()));
+        }
+        if listed.len() == 1 {
+            return Err(ListError::Last(name.to_owned()));
+        }
+        overlay.added.retain(|backend| backend.name() != name);
+        if has(configured, name) {
+            overlay.removed.push(name.to_owned());
+        }
+    }
+    Ok(update_within(balancer, &MergedList(balancer), OPERATOR_WAIT))
+}
+
+/// Brings a backend back that was removed at run time. Returns false if none of this name was.
+pub fn restore(balancer: &Arc<Balancer>, name: &str) -> bool {
+    {
+        let mut overlay = lock(&balancer.overlay);
+        if !overlay.has_removed(name) {
+            return false;
+        }
+        overlay.removed.retain(|removed| removed != name);
+    }
+    update_within(balancer, &MergedList(balancer), OPERATOR_WAIT);
+    true
+}
+
+/// Lists what was set at run time and goes on to hold, in words: `10.0.0.1:6379: weight 5, draining`.
+pub fn left_in_place(balancer: &Balancer) -> Vec<String> {
+    let overlay = lock(&balancer.overlay).clone();
+    let of_member = |name: &str, overrides: Overrides| {
+        let parts = [
+            overlay.has_added(name).then(|| "added".to_owned()),
+            overrides.weight.map(|weight| format!("weight {weight}")),
+            match overrides.admin {
+                Admin::Ready => None,
+                Admin::Drain => Some("draining".to_owned()),
+                Admin::Maint => Some("in maintenance".to_owned()),
+            },
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        (!parts.is_empty()).then(|| format!("{name}: {}", parts.join(", ")))
+    };
+    let members = balancer.shown_backends();
+    let of_members = members.iter().filter(|member| !overlay.has_removed(member.name()));
+    let of_members =
+        of_members.filter_map(|member| of_member(member.name(), balancer.overrides(member.id)));
+    let removed = overlay.removed.iter().map(|name| format!("{name}: removed"));
+    let level =
+        overlay.log_level.map(|level| format!("log level: {}", level.as_str().to_lowercase()));
+    of_members.chain(removed).chain(level).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::config::backend::parse_list;
+
+    fn backends(urls: &str) -> Vec<BackendConfig> {
+        let urls: Vec<String> = urls.split_whitespace().map(str::to_owned).collect();
+        parse_list(&urls).expect("a list")
+    }
+
+    fn overlay(added: &str, removed: &str) -> Overlay {
+        let removed = removed.split_whitespace().map(str::to_owned).collect();
+        Overlay { added: backends(added), removed, log_level: None }
+    }
+
+    fn names(backends: &[BackendConfig]) -> String {
+        backends.iter().map(|backend| backend.name()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn what_an_operator_did_holds_with_a_new_configuration_while_it_has_a_meaning() {
+        for (configured, added, removed, listed, kept) in [
+            ("a:1 b:1", "", "", "a:1 b:1", ("", "")),
+            ("a:1 b:1", "c:1", "", "a:1 b:1 c:1", ("c:1", "")),
+            ("a:1 b:1", "", "a:1", "b:1", ("", "a:1")),
+            ("a:1 b:1", "c:1", "a:1 b:1", "c:1", ("c:1", "a:1 b:1")),
+            // It is configured now, or not any more.
+            ("a:1 c:1", "c:1?weight=7", "", "a:1 c:1", ("", "")),
+            ("a:1", "", "b:1", "a:1", ("", "")),
+            // Nothing would be left.
+            ("a:1", "", "a:1", "a:1", ("", "")),
+            ("a:1 c:1", "c:1", "a:1", "c:1", ("", "a:1")),
+            ("c:1", "c:1", "c:1", "c:1", ("", "")),
+        ] {
+            let configured = backends(configured);
+            let mut overlay = overlay(added, removed);
+            settle(&configured, &mut overlay);
+            let merged = merge(&configured, &overlay);
+            assert_eq!(names(&merged), listed, "{configured:?} + {added} - {removed}");
+            assert_eq!((names(&overlay.added).as_str(), overlay.removed.join(" ").as_str()), kept);
+            assert!(merged.iter().all(|backend| backend.settings.weight == 1));
+        }
+    }
+
+    /// Ports where nobody listens: the checks fail.
+    #[test]
+    fn an_operator_adds_and_removes_and_a_new_list_leaves_that_in_place() {
+        let arguments = ["lb", "--backend=127.0.0.1:1,127.0.0.1:2"];
+        let balancer = Balancer::new(Config::from_arguments(arguments).expect("right"));
+        let listed = || names(&merge(&balancer.config.backends, &lock(&balancer.overlay)));
+        let (one, two, three) = ("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3");
+        let third = || backends("127.0.0.1:3").remove(0);
+        super::super::start(&balancer, &MergedList(&balancer));
+        let changes = add_listed(&balancer, third()).expect("it is new");
+        assert_eq!(changes.added, [three]);
+        assert_eq!(add_listed(&balancer, third()), Err(ListError::Listed(three.to_owned())));
+        let changes = remove_listed(&balancer, one).expect("it is there");
+        assert_eq!((changes.removed, changes.staying), (vec![one.to_owned()], vec![]));
+        assert_eq!(remove_listed(&balancer, one), Err(ListError::Missing(one.to_owned())));
+        let first = backends(one).remove(0);
+        assert_eq!(add_listed(&balancer, first), Err(ListError::Removed(one.to_owned())));
+        assert_eq!(listed(), format!("{two} {three}"));
+        let id = balancer.backends()[0].id;
+        balancer.set_weight(id, Some(5), std::time::Instant::now());
+        let left =
+            [format!("{two}: weight 5"), format!("{three}: added"), format!("{one}: removed")];
+        assert_eq!(left_in_place(&balancer), left);
+        remove_listed(&balancer, three).expect("it was added");
+        assert_eq!(remove_listed(&balancer, two), Err(ListError::Last(two.to_owned())));
+        assert!(restore(&balancer, one) && !restore(&balancer, one) && !restore(&balancer, three));
+        assert_eq!(listed(), format!("{one} {two}"));
+    }
+}
