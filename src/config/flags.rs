@@ -134,7 +134,7 @@ pub struct Flags {
     #[arg(long, env = "LB_CONTROL", value_name = "PATH", value_parser = control_path)]
     pub control: Option<PathBuf>,
 
-    /// The owner of that socket, by names or numbers; the members of a group that is named may use it, too
+    /// The owner of the control socket, by names or numbers; the members of a group that is named may use it, too
     #[arg(help_heading = CONTROL)]
     #[arg(long, env = "LB_CONTROL_OWNER", value_name = "USER[:GROUP]")]
     pub control_owner: Option<SocketOwner>,

@@ -216,9 +216,6 @@ impl Config {
             Some(Command::Config) => (Task::Show, None),
             Some(Command::Ctl(ctl)) => (Task::Control, Some(ctl)),
         };
-        if task != Task::Control && flags.control_owner.is_some() && flags.control.is_none() {
-            return Err("--control-owner needs --control".to_owned());
-        }
         let admin_listen = flags.admin_listen.as_ref();
         let host_name = |name: &String| http::host_name(name).into_owned();
         let backend_source = given.source_with(BACKEND, file);

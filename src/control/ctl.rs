@@ -147,8 +147,13 @@ fn ask(path: &Path, method: &str, target: &str) -> Result<(u16, String), CtlErro
     let mut response = Vec::new();
     // Where it is refused before all is written, the response says why.
     let _ = stream.write_all(request.as_bytes());
-    stream.read_to_end(&mut response).map_err(failed)?;
-    parse(&response).ok_or_else(|| failed(io::Error::other("the answer is no HTTP")))
+    let read = stream.read_to_end(&mut response);
+    match (parse(&response), read) {
+        // After a refusal the connection may be reset.
+        (Some((status, body)), read) if status >= 400 || read.is_ok() => Ok((status, body)),
+        (_, Err(error)) => Err(failed(error)),
+        (_, Ok(_)) => Err(failed(io::Error::other("the answer is no HTTP"))),
+    }
 }
 
 /// Returns the status and the body of a response.

@@ -20,7 +20,10 @@ use crate::health::{Admin, BackendState, Member, Overrides};
 const MAX_OVERLAP: Duration = Duration::from_secs(10);
 
 /// File descriptors of a backend besides the connections in its pool: one for checks, and one to look its name up.
-const DESCRIPTORS_OF_A_BACKEND: u64 = 2;
+const DESCRIPTORS_OF_A_BACKEND: usize = 2;
+
+/// File descriptors besides those of clients and backends: the admin address, clients that are turned away, and others.
+const OTHER_DESCRIPTORS: usize = 256;
 
 /// Time between two looks whether one is up.
 const OVERLAP_STEP: Duration = Duration::from_millis(10);
@@ -125,14 +128,19 @@ pub fn add(balancer: &Arc<Balancer>, backend: &BackendConfig) -> Arc<Member> {
     member
 }
 
-/// Raises the limit of open files by what one more backend takes.
+/// Raises the limit of open files to what one more backend needs.
 fn raise_descriptor_limit(balancer: &Balancer) {
-    let needed = balancer.config.backend_connections as u64 + DESCRIPTORS_OF_A_BACKEND;
-    let Ok((soft, _)) = rlimit::Resource::NOFILE.get() else { return };
-    let wanted = soft.saturating_add(needed);
-    if rlimit::increase_nofile_limit(wanted).is_ok_and(|limit| limit < wanted) {
+    let config = &balancer.config;
+    let backends = balancer.backends().len() + 1;
+    let needed = config.max_clients
+        + backends * (config.backend_connections + DESCRIPTORS_OF_A_BACKEND)
+        + OTHER_DESCRIPTORS;
+    let limit = rlimit::increase_nofile_limit(needed as u64);
+    if let Ok(limit) = limit
+        && limit < needed as u64
+    {
         warn!(
-            "the limit of {soft} open files can't be raised for one more backend: it may not suffice"
+            "the limit of {limit} open files is too low for {backends} backends: raise it to {needed}"
         );
     }
 }

@@ -582,9 +582,11 @@ function cell(className, ...children) {
   return make("td", { role: "cell", class: className }, ...children);
 }
 
-/** Describes what is configured of a backend, beside its role. */
-function place({ role, weight, backup, zone }) {
-  const parts = [role, zone && `zone ${zone}`, backup && "backup", weight !== 1 && `weight ${weight}`];
+/** Describes what is configured, or was set at run time, of a backend, beside its role. */
+function place({ role, weight, backup, zone, overrides }) {
+  const set = overrides.weight === null ? "" : " (set at run time)";
+  const parts = [role, zone && `zone ${zone}`, backup && "backup", (weight !== 1 || set) && `weight ${weight}${set}`];
+  if (overrides.added) parts.push("added at run time");
   return parts.filter(Boolean).join(" · ");
 }
 
@@ -706,6 +708,8 @@ function show(status) {
   showTiles(status);
   showBalance(status.backends);
   showZone(status.zone);
+  const removed = status.removed_backends;
+  put(byId("removed"), removed.length === 0 ? "" : `; removed at run time: ${removed.join(", ")}`);
   [...byId("rows").children].forEach((row, index) => showRow(row, status.backends[index]));
   if (isNewSample && past.backends.length > 0) showCurves();
   drawCharts();

@@ -3,6 +3,7 @@
 //! send on a shared connection and get from there, whatever comes. The modules are compiled here with loom's Mutex in place of std's.
 
 #[path = "../../src/balance/lease.rs"]
+#[expect(dead_code, reason = "what the models do not use")]
 mod lease;
 
 #[path = "../../src/balance/rows.rs"]

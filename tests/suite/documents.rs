@@ -23,9 +23,12 @@ fn the_tables_of_flags_are_those_of_help() {
     let documented = read(&path);
     let (lb, seed) = (env!("CARGO_BIN_EXE_lb"), env!("CARGO_BIN_EXE_seed"));
     let mut updated = documented.clone();
-    for (name, program, arguments) in
-        [("lb", lb, &["-h"][..]), ("lb check", lb, &["check", "-h"]), ("seed", seed, &["-h"])]
-    {
+    for (name, program, arguments) in [
+        ("lb", lb, &["-h"][..]),
+        ("lb check", lb, &["check", "-h"]),
+        ("lb ctl", lb, &["ctl", "-h"]),
+        ("seed", seed, &["-h"]),
+    ] {
         let tables = tables(flags(&help(program, arguments)));
         updated = with_section(&updated, &format!("flags of {name}"), &tables);
     }

@@ -10,6 +10,7 @@ mod check;
 mod clients;
 mod command_line;
 mod config_file;
+mod control;
 mod cursors;
 mod data_browser;
 #[cfg(unix)]
