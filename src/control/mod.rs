@@ -2,7 +2,7 @@
 //!
 //! The socket is made before anything is served, with its final rights from the first moment on ([`ControlSocket`]). A
 //! thread accepts, and each connection has a thread of its own for one request. There are few at a time, and every wait
-//! for them has a limit: whoever connects and says nothing holds up nobody.
+//! for them has a limit: whoever connects and says nothing does not hold up the next.
 
 mod clients;
 pub mod ctl;
@@ -13,7 +13,6 @@ mod shown;
 mod socket;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 pub use self::socket::{ControlError, ControlSocket};
 use crate::balance::Balancer;
@@ -32,6 +31,5 @@ struct Control {
     balancer: Arc<Balancer>,
     clients: Arc<dyn ClientList>,
     reload: Reload,
-    /// Number of connections at the moment.
-    connections: AtomicUsize,
+    places: serve::Places,
 }

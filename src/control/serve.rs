@@ -4,7 +4,6 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,8 +15,9 @@ use super::{Control, ControlSocket, Reload};
 use crate::balance::Balancer;
 use crate::http::{self, JSON, Request, ResponseWriter};
 use crate::session::ClientList;
+use crate::sync::{Condvar, Mutex, lock, wait};
 
-/// Most connections at a time. People and scripts make one after the other.
+/// Most connections at a time; the kernel keeps some more waiting. People and scripts make one after the other.
 const MAX_CONNECTIONS: usize = 8;
 
 /// Longest time for which a request may take to arrive, and for which its response may take to be read.
@@ -46,9 +46,8 @@ impl ControlSocket {
         reload: Reload,
     ) -> io::Result<()> {
         let listener = self.listener.try_clone()?;
-        let connections = AtomicUsize::new(0);
-        let control =
-            Arc::new(Control { balancer: Arc::clone(balancer), clients, reload, connections });
+        let (balancer, places) = (Arc::clone(balancer), Places::default());
+        let control = Arc::new(Control { balancer, clients, reload, places });
         info!("control by {}: lb ctl --control {0} status", self.path().display());
         begin_thread(move || accept_all(&listener, &control))
     }
@@ -61,7 +60,10 @@ fn begin_thread(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
 
 fn accept_all(listener: &UnixListener, control: &Arc<Control>) {
     loop {
-        let begun = listener.accept().and_then(|(stream, _)| admit(stream, control));
+        let place = Place::take(control);
+        let begun = listener
+            .accept()
+            .and_then(|(stream, _)| begin_thread(move || converse(&stream, &place.0)));
         if let Err(error) = begun {
             warn!("can't serve a connection to the control socket: {error}");
             thread::sleep(ACCEPT_PAUSE);
@@ -69,28 +71,35 @@ fn accept_all(listener: &UnixListener, control: &Arc<Control>) {
     }
 }
 
-/// One of the connections, for as long as it lives.
+/// The places of connections.
+#[derive(Default)]
+pub(super) struct Places {
+    /// Number of those that are taken.
+    taken: Mutex<usize>,
+    left: Condvar,
+}
+
+/// The place of one connection, for as long as that lives.
 struct Place(Arc<Control>);
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+impl Place {
+    /// Takes a place, once there is one.
+    fn take(control: &Arc<Control>) -> Self {
+        let places = &control.places;
+        let mut taken = lock(&places.taken);
+        while *taken >= MAX_CONNECTIONS {
+            taken = wait(&places.left, taken, TRANSFER_TIME);
+        }
+        *taken += 1;
+        Self(Arc::clone(control))
     }
 }
 
-/// Gives a connection its thread, or turns it away.
-fn admit(stream: UnixStream, control: &Arc<Control>) -> io::Result<()> {
-    let before = control.connections.fetch_add(1, Ordering::Relaxed);
-    let place = Place(Arc::clone(control));
-    if before < MAX_CONNECTIONS {
-        return begin_thread(move || converse(&stream, &place.0));
+impl Drop for Place {
+    fn drop(&mut self) {
+        *lock(&self.0.places.taken) -= 1;
+        self.0.places.left.notify_one();
     }
-    stream.set_nonblocking(true)?;
-    let why = format!("there are {MAX_CONNECTIONS} connections already; try again in some seconds");
-    let response = ResponseWriter::to_no_request(&stream, SystemTime::now);
-    // Its socket has room for so much, or it is gone.
-    let _ = write(response, Err(Refusal::new(503, why)));
-    Ok(())
 }
 
 /// Answers the one request of a connection.
