@@ -68,7 +68,7 @@ pub fn run(config: &Config) -> Result<String, CtlError> {
     let (method, target) = request(action)?;
     let (status, body) = ask(path, method, &target)?;
     let document = || serde_json::from_str::<Value>(&body);
-    if status >= 400 || status < 200 {
+    if !(200..400).contains(&status) {
         if *json {
             // For those who read it by a program; the error goes to people.
             print(&body);

@@ -121,7 +121,7 @@ impl LocalResponse {
     ) -> io::Result<()> {
         response.status(self.status);
         for (name, value) in self.headers {
-            response.header(name, &value);
+            response.header(name, value);
         }
         match &self.error {
             None => response.write_all(self.text.as_bytes())?,
