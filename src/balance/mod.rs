@@ -11,6 +11,7 @@ mod operation;
 mod rebalance;
 mod refusals;
 mod registry;
+pub(crate) mod reloads;
 pub(crate) mod retry_budget;
 mod rows;
 mod shares;

@@ -2,17 +2,16 @@
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use log::{info, warn};
-use redis_lb::balance::{Balancer, Phase, start_rebalancing};
+use redis_lb::balance::{Balancer, start_rebalancing};
 use redis_lb::config::{Config, Task};
 use redis_lb::discovery::{self, StaticList};
 use redis_lb::observe::sampler;
 use redis_lb::server::{self, Listeners, PassedOn};
 use redis_lb::{doctor, logging};
+use sd_notify::NotifyState;
 
 /// jemalloc gives memory back to the system within seconds, which glibc's allocator does not. Its settings, for very many
 /// threads that are mostly idle, are in `.cargo/config.toml`.
@@ -72,24 +71,13 @@ fn serve(mut config: Config) -> anyhow::Result<()> {
     let shares = server::raise_limits(&mut config).context("lb can't serve")?;
     let listeners = Listeners::open(&mut config, passed_on)?;
     let balancer = Balancer::new(config);
-    end_on_signals(Arc::clone(&balancer))?;
-    discovery::start(&balancer, &StaticList(&balancer.config.backends));
+    server::start_signals(&balancer).context("signals can't be handled")?;
+    discovery::start(&balancer, &StaticList(&balancer.config().backends));
     start_rebalancing(&balancer);
     server::introduce(&balancer, listeners.was_passed_on);
     sampler::start(&balancer);
+    server::notify(&[NotifyState::Ready]);
     server::serve(listeners, shares, &balancer)?;
     info!("ended");
     Ok(())
-}
-
-/// Ends the process on signals: the first lets running requests finish, the second ends it at once.
-fn end_on_signals(balancer: Arc<Balancer>) -> anyhow::Result<()> {
-    let signalled = AtomicBool::new(false);
-    ctrlc::set_handler(move || {
-        if signalled.swap(true, Ordering::SeqCst) {
-            std::process::exit(1);
-        }
-        balancer.enter(Phase::Leaving);
-    })
-    .context("signals can't be handled")
 }

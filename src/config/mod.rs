@@ -7,6 +7,7 @@ mod file;
 mod file_backends;
 mod flags;
 mod keys;
+mod live;
 mod show;
 mod text_file;
 
@@ -28,6 +29,7 @@ use self::file_backends::BackendOrigin;
 use self::flags::Command;
 pub use self::flags::Flags;
 use self::keys::{BACKEND, Keys};
+pub use self::live::LiveConfig;
 use crate::http;
 
 /// The key of the log's level.

@@ -39,7 +39,7 @@ impl ServiceDiscovery for StaticList<'_> {
 /// the check timeout at the latest.
 pub fn start(balancer: &Arc<Balancer>, source: &impl ServiceDiscovery) {
     balancer.add_all(&source.discover());
-    checker::start(balancer.check_settings(), &peers(balancer));
+    checker::start(&peers(balancer));
 }
 
 /// What an update has changed, by the names of backends.
@@ -93,7 +93,7 @@ pub fn update(balancer: &Arc<Balancer>, source: &impl ServiceDiscovery) -> Chang
 pub fn add(balancer: &Arc<Balancer>, backend: &BackendConfig) -> Arc<Member> {
     info!("{} is added", backend.name());
     let member = balancer.add(backend, Instant::now());
-    checker::watch(Arc::clone(&member), balancer.check_settings(), peers(balancer));
+    checker::watch(Arc::clone(&member), peers(balancer));
     member
 }
 

@@ -116,7 +116,7 @@ fn add_clients(to: &mut Families, balancer: &Balancer) {
     });
     let help = "Connected clients, by protocol; new: it is not known yet";
     to.add("clients", help, Rows::Gauges(clients.into()));
-    let max = balancer.config.max_clients as f64;
+    let max = balancer.config().max_clients as f64;
     to.add("max_clients", "The limit of clients", Rows::gauge(max));
     let help = "Clients that have connected since the start, by protocol";
     to.add("connections", help, by_protocol(&metrics.connections));

@@ -106,11 +106,11 @@ impl Status {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             at: shown(SystemTime::now()),
-            listen: balancer.config.listen.to_string(),
+            listen: balancer.config().listen.to_string(),
             uptime_seconds: balancer.began.elapsed().as_secs_f64(),
             phase: balancer.phase(),
             ready: balancer.is_ready(),
-            clients: Clients { http, resp, new, max: balancer.config.max_clients },
+            clients: Clients { http, resp, new, max: balancer.config().max_clients },
             connections: metrics.connections.get(),
             requests: Requests {
                 http: answered(&metrics.answered_here.http, |requests| requests.http),
