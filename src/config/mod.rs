@@ -252,6 +252,8 @@ pub fn redact(text: &str) -> String {
         redacted += before;
         // The last @, because one in a password may not be encoded.
         let login = url[..end].rfind('@').unwrap_or(0);
+        // Our own errors say so of a URL's form.
+        let login = if url.starts_with("USER:PASSWORD@HOST") { 0 } else { login };
         redacted += if login > 0 { "…" } else { "" };
         rest = &url[login..];
     }
