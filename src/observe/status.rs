@@ -31,6 +31,7 @@ pub struct Status {
     uptime_seconds: f64,
     phase: Phase,
     ready: bool,
+    configuration: ConfigurationStatus,
     clients: Clients,
     connections: ByProtocol<u64>,
     requests: Requests,
@@ -45,6 +46,23 @@ pub struct Status {
     changes: Vec<ChangeStatus>,
     commands: Vec<CommandStatus>,
     slow_reads: SlowReads,
+}
+
+/// The configuration that is in effect.
+#[derive(Debug, Serialize)]
+struct ConfigurationStatus {
+    file: Option<String>,
+    loaded_at: String,
+    reloads: u64,
+    failed_reloads: u64,
+    refused: Option<RefusedReload>,
+}
+
+/// The last reload, which was not taken over.
+#[derive(Debug, Serialize)]
+struct RefusedReload {
+    at: String,
+    reason: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -110,6 +128,7 @@ impl Status {
             uptime_seconds: balancer.began.elapsed().as_secs_f64(),
             phase: balancer.phase(),
             ready: balancer.is_ready(),
+            configuration: ConfigurationStatus::of(balancer),
             clients: Clients { http, resp, new, max: balancer.config().max_clients },
             connections: metrics.connections.get(),
             requests: Requests {
@@ -132,6 +151,20 @@ impl Status {
             changes: changes(balancer),
             commands: commands(balancer),
             slow_reads: SlowReads::of(balancer),
+        }
+    }
+}
+
+impl ConfigurationStatus {
+    fn of(balancer: &Balancer) -> Self {
+        let record = balancer.reloads.record();
+        let refused = record.refused.map(|(at, reason)| RefusedReload { at: shown(at), reason });
+        Self {
+            file: balancer.config().config_file.as_ref().map(|file| file.display().to_string()),
+            loaded_at: shown(record.loaded_at),
+            reloads: record.done,
+            failed_reloads: record.failed,
+            refused,
         }
     }
 }

@@ -35,6 +35,7 @@ mod own_limits;
 mod places;
 mod policy;
 mod quick;
+mod reload;
 mod resp_failover;
 mod resp_limits;
 mod rights;
