@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::lease::Lease;
-use super::rows::{LeaseTerms, Row, Rows, Slot, Standing, Turns};
+use super::rows::{LeaseTerms, Row, Rows, Slot, Standing};
 use crate::backend::BackendId;
 use crate::health::{Admin, BackendState};
 use crate::sync::{Mutex, MutexGuard, lock};
@@ -219,8 +219,8 @@ impl ConnectionTable {
         let mut rows: Vec<_> = table.eligible(eligible).filter(|row| row.may_be_leased()).collect();
         let best = rows.iter().map(|row| standing(row)).min();
         rows.retain(|row| Some(standing(row)) == best);
-        let turns = Turns::of(rows.iter().copied());
-        let key = |row: &Row| (row.load(0), turns.turn(row));
+        let turn = table.turn(Rows::are_apart(rows.iter().copied()));
+        let key = |row: &Row| (row.load(0), turn(row));
         rows.sort_by(|a, b| {
             a.rank().cmp(&b.rank()).then(key(a).partial_cmp(&key(b)).unwrap_or(Ordering::Equal))
         });
