@@ -10,10 +10,6 @@ use crate::health::{Admin, BackendState};
 /// as it was away.
 const MAX_TURNS_TO_CATCH_UP: f64 = 1000.0;
 
-/// Limit of turns that an idle backend catches up on: more than chance makes of them (in trials, shares are exact
-/// then), and less than one gets that was away for a moment.
-const MAX_IDLE_TURNS_TO_CATCH_UP: f64 = 4.0;
-
 /// Limit of a held-back backend's credit: a large share is worth nearly two turns in a row, and no more is saved.
 const MAX_CREDIT: f64 = 2.0;
 
@@ -239,30 +235,18 @@ impl Rows {
         let peers = || rows().filter(|row| row.rank() == rank);
         let bound = peers().map(|row| row.load(1)).min_by(f64::total_cmp)? * (1.0 - NO_SHARE);
         let equals = || peers().filter(|row| row.load(0) < bound);
-        let turn = self.turn(Self::are_apart(equals()));
+        let turn = self.turn(equals().all(|row| row.leases == 0));
         equals().min_by(|a, b| turn(a).total_cmp(&turn(b))).map(|row| row.id)
     }
 
-    /// Says when it is the turn of each of these backends, by how often it was chosen in proportion to its weight.
+    /// Says when it is a backend's turn.
     ///
-    /// Under load all turns are caught up on: a server that is a little quicker for a while has fewer leases, is chosen
-    /// more often, and would otherwise never give that back. Between idle backends that are further apart, each choice
-    /// puts off only the one that is chosen, so that one that was away is not stormed.
-    pub fn turn(&self, is_due: bool) -> impl Fn(&Row) -> f64 {
+    /// Of idle backends, the one that has waited for longest in proportion to its weight is next, whatever was
+    /// before. Under load all turns are counted: a server that is a little quicker for a while has fewer leases, is
+    /// chosen more often, and would otherwise never give that back.
+    pub fn turn(&self, are_idle: bool) -> impl Fn(&Row) -> f64 {
         let now = self.idle_turn;
-        move |row| if is_due { row.idle_turn.max(now) } else { row.turns }
-    }
-
-    /// Whether these are idle, and too far apart to catch up.
-    pub fn are_apart<'a>(rows: impl Iterator<Item = &'a Row>) -> bool {
-        let (mut least, mut most) = (f64::INFINITY, 0.0_f64);
-        for row in rows {
-            if row.leases > 0 {
-                return false;
-            }
-            (least, most) = (least.min(row.turns), most.max(row.turns));
-        }
-        most - least > MAX_IDLE_TURNS_TO_CATCH_UP
+        move |row| if are_idle { row.idle_turn.max(now) } else { row.turns }
     }
 
     /// The best state among those that are eligible.
