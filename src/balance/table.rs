@@ -6,7 +6,8 @@
 //! up, second choice, backup, suspect, busy, drained, down) that has the fewest leases for its weight. Standing comes
 //! from health checks, failed reads, the slow lane, the configuration and the operator.
 //!
-//! **Turns.** Backends with equally many leases take turns in proportion to their weights.
+//! **Turns.** Backends with equally many leases take turns in proportion to their weights: idle ones by when they
+//! were chosen last, others by how often they were chosen.
 //!
 //! **Zones.** Of backends of one standing, those of the balancer's own zone get what `shares` says, others the rest.
 //!
@@ -31,7 +32,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::lease::Lease;
-use super::rows::{LeaseTerms, Row, Rows, Slot, Standing, Turns};
+use super::rows::{LeaseTerms, Row, Rows, Slot, Standing};
 use crate::backend::BackendId;
 use crate::health::{Admin, BackendState};
 use crate::sync::{Mutex, MutexGuard, lock};
@@ -233,8 +234,8 @@ impl ConnectionTable {
         let mut rows: Vec<_> = table.eligible(eligible).filter(|row| row.may_be_leased()).collect();
         let best = rows.iter().map(|row| standing(row)).min();
         rows.retain(|row| Some(standing(row)) == best);
-        let turns = Turns::of(rows.iter().copied());
-        let key = |row: &Row| (row.load(0), turns.turn(row));
+        let turn = table.turn(rows.iter().all(|row| row.leases == 0));
+        let key = |row: &Row| (row.load(0), turn(row));
         rows.sort_by(|a, b| {
             a.rank().cmp(&b.rank()).then(key(a).partial_cmp(&key(b)).unwrap_or(Ordering::Equal))
         });

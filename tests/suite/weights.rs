@@ -83,8 +83,8 @@ fn shares_of_both_protocols_follow_weights_that_change_at_run_time() {
     let data = Data::new();
     let servers = servers::<3>(&data);
     let all = servers.each_ref();
-    let lb = Local::start(&all, &[]);
-    assert_near(&lb.read(&all, 1200), &[0.333; 3]);
+    let lb = Local::start(&all, &["--slow-start=0s"]);
+    assert_near(&lb.read(&all, 3000), &[0.333; 3]);
     let mut sessions: Vec<RespClient> = (0..100).map(|_| RespClient::connect(lb.port)).collect();
     sessions.iter_mut().for_each(|session| _ = session.call("GET none"));
     for weights in [[1, 2, 7], [7, 2, 1], [0, 1, 1]] {
@@ -106,7 +106,7 @@ fn shares_of_both_protocols_follow_weights_that_change_at_run_time() {
         servers.iter().zip(weights).for_each(|(server, weight)| lb.set_weight(server, weight));
         let sum: u16 = weights.iter().sum();
         let shares = weights.map(|weight| f64::from(weight) / f64::from(sum));
-        assert_near(&lb.read(&all, 2000), &shares);
+        assert_near(&lb.read(&all, 4000), &shares);
     }
     let status = lb.status_of(all[0]);
     assert_eq!((&status["weight"], &status["state"]), (&3.into(), &"up".into()));
@@ -197,17 +197,17 @@ fn the_own_zone_is_preferred_and_spills_over_when_a_part_of_it_is_gone() {
     let all @ [a, b, c] = servers.each_ref();
     let backends = with_settings(&[(a, "zone=x"), (b, "zone=x"), (c, "zone=y")]);
     let lb = Local::start_at(backends, &["--zone=x", "--slow-start=100ms"]);
-    assert_near(&lb.read(&all, 800), &[0.5, 0.5, 0.0]);
+    assert_near(&lb.read(&all, 3200), &[0.5, 0.5, 0.0]);
     lb.set_admin(a, Admin::Maint);
-    assert_near(&lb.read(&all, 800), &[0.0, 0.7, 0.3]);
+    assert_near(&lb.read(&all, 3200), &[0.0, 0.7, 0.3]);
     lb.set_admin(b, Admin::Maint);
-    assert_near(&lb.read(&all, 80), &[0.0, 0.0, 1.0]);
+    assert_near(&lb.read(&all, 240), &[0.0, 0.0, 1.0]);
     for server in [a, b] {
         lb.set_admin(server, Admin::Ready);
         lb.wait_for(server, "up");
     }
     thread::sleep(Duration::from_millis(100));
-    assert_near(&lb.read(&all, 800), &[0.5, 0.5, 0.0]);
+    assert_near(&lb.read(&all, 3200), &[0.5, 0.5, 0.0]);
     wait_until("the status shows how much went across", || {
         let share = lb.status()["zone"]["across_share"].as_f64();
         share.is_some_and(|share| share > 0.05 && share < 0.3)
