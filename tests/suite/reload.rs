@@ -109,7 +109,7 @@ fn backends_limits_and_what_is_allowed_change_for_sessions_that_are_there() {
     assert_eq!(status["backends"][0]["weight"], 3);
     assert_eq!(session.command(&["KEYS", "*"]), b"*1\r\n$7\r\nactor:1\r\n");
     drop(session);
-    wait_until("sessions are logged", || lb.log().contains("resp"));
+    wait_until("sessions are logged", || lb.log().contains(" session "));
     let log = lb.log();
     let taken_over = "reload: taken over: max-clients, max-memory, allow-keys";
     assert!(log.contains("DEBUG") && log.contains(taken_over), "{log}");
