@@ -90,7 +90,7 @@ fn names(lb: &Balancer) -> Vec<String> {
 
 #[test]
 fn backends_limits_and_what_is_allowed_change_for_sessions_that_are_there() {
-    let servers @ [a, b, c] = &three_servers();
+    let [a, b, c] = &three_servers();
     let file = File::new(&("quiet = true\n".to_owned() + &backends(&[(a, ""), (b, "")])));
     let lb = start(&file);
     let mut session = RespClient::connect(lb.port());
