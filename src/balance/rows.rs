@@ -1,5 +1,6 @@
 //! The rows of the connection table, without a lock or a clock, and the order in which backends are leased.
 
+use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
 use super::shares::{self, Weighed};
@@ -112,6 +113,8 @@ pub(super) struct Row {
     pub leases: usize,
     /// Its weight, in units of the least weight that shares with it; 0 if others take its share.
     pub weight: f64,
+    /// Number of the choice when it was chosen last.
+    pub last_chosen: u64,
     /// When it is due while it is idle: each choice puts it off, the less the greater its weight.
     pub idle_turn: f64,
     /// How often it was chosen, divided by its weight; at most [`MAX_TURNS_TO_CATCH_UP`] turns less than others.
@@ -143,6 +146,7 @@ impl Row {
             is_second_choice: false,
             leases: 0,
             weight: 1.0,
+            last_chosen: 0,
             idle_turn: 0.0,
             turns: 0.0,
             returned: None,
@@ -236,7 +240,10 @@ impl Rows {
         let bound = peers().map(|row| row.load(1)).min_by(f64::total_cmp)? * (1.0 - NO_SHARE);
         let equals = || peers().filter(|row| row.load(0) < bound);
         let turn = self.turn(equals().all(|row| row.leases == 0));
-        equals().min_by(|a, b| turn(a).total_cmp(&turn(b))).map(|row| row.id)
+        let order = |row: &Row| (turn(row), row.last_chosen);
+        let before =
+            |a: &&Row, b: &&Row| order(a).partial_cmp(&order(b)).unwrap_or(Ordering::Equal);
+        equals().min_by(before).map(|row| row.id)
     }
 
     /// Says when it is a backend's turn.
@@ -358,11 +365,13 @@ impl Rows {
 
     pub fn choose(&mut self, id: BackendId) {
         self.clock += 1;
+        let clock = self.clock;
         let most_turns = self.most_turns();
         let now = self.idle_turn;
         let Some(row) = self.row_mut(id) else { return };
         let weight = row.unit();
         row.leases += 1;
+        row.last_chosen = clock;
         row.turns = (row.turns + 1.0 / weight).max(most_turns - MAX_TURNS_TO_CATCH_UP / weight);
         row.credit = (row.credit - 1.0).max(0.0);
         let turn = row.idle_turn.max(now);

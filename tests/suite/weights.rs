@@ -208,10 +208,6 @@ fn the_own_zone_is_preferred_and_spills_over_when_a_part_of_it_is_gone() {
     }
     thread::sleep(Duration::from_millis(100));
     assert_near(&lb.read(&all, 3200), &[0.5, 0.5, 0.0]);
-    wait_until("the status shows how much went across", || {
-        let share = lb.status()["zone"]["across_share"].as_f64();
-        share.is_some_and(|share| share > 0.05 && share < 0.3)
-    });
     assert_eq!(lb.status()["zone"]["own"], "x");
     assert_eq!(lb.status_of(c)["zone"], "y");
 }
@@ -279,8 +275,6 @@ fn the_last_backend_that_answers_stays_until_one_that_is_listed_is_up() {
     lb.update(addresses(&[&full, &empty]));
     let report = crowd.finish();
     assert!(report.is_clean() && report.right > 1000, "{report}");
-    assert_eq!(
-        lb.balancer.set_settings(lb.id(&empty), BackendSettings::default(), Instant::now()),
-        false
-    );
+    let settings = BackendSettings::default();
+    assert!(!lb.balancer.set_settings(lb.id(&empty), settings, Instant::now()), "they are these");
 }
