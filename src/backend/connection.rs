@@ -59,7 +59,7 @@ impl Connection {
         let socket = BackendSocket::new(stream, Arc::clone(timeouts), wait_policy);
         Self {
             reader: BufReader::with_capacity(READ_BUFFER_BYTES, socket),
-            timeout: timeouts.timeout,
+            timeout: timeouts.timeout(),
             run_id: None,
             commands_version: 0,
             kept_at: Instant::now(),
@@ -70,7 +70,7 @@ impl Connection {
     pub fn set_wait_policy(&mut self, wait_policy: WaitPolicy, waited: Duration) {
         let socket = self.reader.get_mut();
         socket.wait_policy = wait_policy;
-        let usual = socket.timeouts.timeout;
+        let usual = socket.timeouts.timeout();
         self.timeout = usual.saturating_sub(waited).max(MIN_REPLY_TIME.min(usual));
     }
 
@@ -213,7 +213,7 @@ impl PooledConnection {
 
     /// Returns the error of a client that can't have a connection of its own.
     pub fn no_room(&self) -> BackendError {
-        BackendError::NoConnection(self.permit.pool.max_open)
+        BackendError::NoConnection(self.permit.pool.max_open())
     }
 
     /// Makes it one client's own for as long as the client likes; false when too many are.

@@ -62,7 +62,7 @@ impl Backend {
 
     /// Connects, so that its server's `run_id` and commands are known.
     pub fn introduce(&self) -> Result<(), BackendError> {
-        let wait_policy = WaitPolicy::Until(Instant::now() + self.timeouts.timeout);
+        let wait_policy = WaitPolicy::Until(Instant::now() + self.timeouts.timeout());
         let ping = command("PING").into_bytes();
         let mut connection = self.request(self.own_mode(), &ping, wait_policy, |_| true)?;
         reply::simple(connection.replies())?;
@@ -72,7 +72,7 @@ impl Backend {
 
     /// Returns whether the server process with this `run_id` is gone. A silent server is not.
     pub fn has_died(&self, run_id: Option<&Arc<str>>) -> bool {
-        let wait_policy = WaitPolicy::Until(Instant::now() + self.timeouts.timeout);
+        let wait_policy = WaitPolicy::Until(Instant::now() + self.timeouts.timeout());
         match self.dial(self.own_mode(), wait_policy, Duration::ZERO) {
             Ok(connection) => connection.run_id.as_ref() != run_id,
             Err(error) => !error.is_timeout() && !error.is_local(),
@@ -122,7 +122,7 @@ impl Backend {
         wait_policy: WaitPolicy,
         waited: Duration,
     ) -> Result<Connection, BackendError> {
-        let timeout = self.timeouts.timeout;
+        let timeout = self.timeouts.timeout();
         let wait = wait_policy.left().unwrap_or(timeout.saturating_sub(waited));
         let wait = wait.clamp(MIN_CONNECT_TIME, timeout.max(MIN_CONNECT_TIME));
         let stream = self.connect(wait)?;
@@ -163,7 +163,7 @@ impl Backend {
     }
 
     fn connect(&self, wait: Duration) -> Result<BackendStream, BackendError> {
-        let timeout = self.timeouts.timeout;
+        let timeout = self.timeouts.timeout();
         if let ConnectionAddr::Unix(path) = self.address.endpoint() {
             return BackendStream::connect_unix(path, wait, timeout).map_err(connect_error);
         }

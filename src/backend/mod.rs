@@ -186,8 +186,8 @@ impl Backend {
         may_send: impl Fn(&Connection) -> bool,
     ) -> Result<PooledConnection, BackendError> {
         self.ensure_readable(mode)?;
-        let none = || BackendError::NoConnection(self.pool.max_open);
-        let timeout = self.timeouts.timeout;
+        let none = || BackendError::NoConnection(self.pool.max_open());
+        let timeout = self.timeouts.timeout();
         let max_wait = match &wait_policy {
             WaitPolicy::LastResort(_) => wait_policy.left().unwrap_or_default(),
             _ => timeout,
@@ -282,7 +282,7 @@ impl Backend {
 
     /// Returns the policy of a request that shows whether the backend answers at all.
     pub fn probing_policy(&self) -> WaitPolicy {
-        WaitPolicy::Probe(Instant::now() + self.timeouts.timeout)
+        WaitPolicy::Probe(Instant::now() + self.timeouts.timeout())
     }
 
     /// Closes the idle connections now, and those in use when they are given back.

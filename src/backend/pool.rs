@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -18,7 +19,7 @@ const MAX_PINNED_PERCENT: usize = 75;
 #[derive(Debug)]
 pub struct Pool<M, C> {
     /// Most connections that there may be.
-    pub max_open: usize,
+    max_open: AtomicUsize,
     state: Mutex<PoolState<M, C>>,
 }
 
@@ -89,7 +90,17 @@ impl<M: Copy + Eq, C> Pool<M, C> {
             generation: 0,
             waiting: VecDeque::new(),
         };
-        Arc::new(Self { max_open, state: Mutex::new(state) })
+        Arc::new(Self { max_open: AtomicUsize::new(max_open), state: Mutex::new(state) })
+    }
+
+    /// Returns how many connections there may be.
+    pub fn max_open(&self) -> usize {
+        self.max_open.load(Ordering::Relaxed)
+    }
+
+    /// Changes how many connections there may be. If there are more, those that are given back are closed.
+    pub fn set_max_open(&self, max_open: usize) {
+        self.max_open.store(max_open, Ordering::Relaxed);
     }
 
     /// Takes an idle connection of this mode or, if there is none, the right to make one. Waits for
@@ -101,7 +112,7 @@ impl<M: Copy + Eq, C> Pool<M, C> {
     ) -> Option<(Permit<M, C>, Option<C>)> {
         let mut state = lock(&self.state);
         let generation = state.generation;
-        let (grant, waited) = match state.take(mode, self.max_open) {
+        let (grant, waited) = match state.take(mode, self.max_open()) {
             Some(grant) => {
                 drop(state);
                 (grant, Duration::ZERO)
@@ -164,7 +175,7 @@ impl<M: Copy + Eq, C> Pool<M, C> {
             open: state.in_use + state.idle.len(),
             idle: state.idle.len(),
             waiting: state.waiting.len(),
-            max: self.max_open,
+            max: self.max_open(),
         }
     }
 }
@@ -188,6 +199,11 @@ impl<M: Copy + Eq, C> PoolState<M, C> {
         Some(grant)
     }
 
+    /// Whether there are more connections than there may be by now.
+    fn has_too_many(&self, max_open: usize) -> bool {
+        self.in_use + self.idle.len() > max_open
+    }
+
     fn unpin(&mut self, is_pinned: &mut bool) {
         if std::mem::take(is_pinned) {
             self.pinned -= 1;
@@ -207,7 +223,7 @@ impl<M: Copy + Eq, C> Permit<M, C> {
     pub fn pin(&mut self) -> bool {
         let mut state = lock(&self.pool.state);
         if !self.is_pinned {
-            if state.pinned >= self.pool.max_open * MAX_PINNED_PERCENT / 100 {
+            if state.pinned >= self.pool.max_open() * MAX_PINNED_PERCENT / 100 {
                 return false;
             }
             state.pinned += 1;
@@ -230,7 +246,8 @@ impl<M: Copy + Eq, C> Permit<M, C> {
     /// Gives the connection back for the next client of its mode.
     pub fn give_back(mut self, mode: M, connection: C) {
         let mut state = lock(&self.pool.state);
-        let is_of_use = state.waiting.front().is_none_or(|waiter| waiter.mode == mode);
+        let is_of_use = state.waiting.front().is_none_or(|waiter| waiter.mode == mode)
+            && !state.has_too_many(self.pool.max_open());
         if state.generation != self.generation || !is_of_use {
             // Both are dropped, which closes the connection and gives the right back.
             drop(state);
@@ -264,7 +281,11 @@ impl<M: Copy + Eq, C> Drop for Permit<M, C> {
         }
         let mut state = lock(&self.pool.state);
         state.unpin(&mut self.is_pinned);
-        match state.waiting.pop_front() {
+        let next = match state.has_too_many(self.pool.max_open()) {
+            true => None,
+            false => state.waiting.pop_front(),
+        };
+        match next {
             Some(waiter) => waiter.give(None),
             None => state.in_use -= 1,
         }

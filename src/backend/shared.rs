@@ -218,19 +218,19 @@ impl SharedConnection {
         since: Instant,
         timeouts: &Timeouts,
     ) -> Option<SharedFailure> {
-        let Timeouts { supervisor, timeout, .. } = timeouts;
+        let (supervisor, timeout) = (&timeouts.supervisor, timeouts.timeout());
         let mut silent = since.elapsed();
-        if silent >= LONG_REPLY_TIME.min(*timeout) && self.is_held_up(router) {
+        if silent >= LONG_REPLY_TIME.min(timeout) && self.is_held_up(router) {
             return Some(SharedFailure::Stale);
         }
-        if silent >= *timeout {
+        if silent >= timeout {
             let oldest = lock(&self.head).oldest;
             silent = self.silence(oldest.or_else(|| self.oldest_untaken())).unwrap_or_default();
         }
-        if silent < *timeout && supervisor.is_up() {
+        if silent < timeout && supervisor.is_up() {
             return None;
         }
-        match supervisor.may_wait(Class::Quick, silent, *timeout) {
+        match supervisor.may_wait(Class::Quick, silent, timeout) {
             Ok(true) => None,
             Ok(false) => Some(SharedFailure::Backend(BackendError::TimedOut)),
             Err(error) => Some(SharedFailure::Backend(error.into())),
@@ -343,7 +343,7 @@ impl Backend {
         if shared.iter().any(|shared| shared.mode == mode) {
             return false;
         }
-        if shared.len() < (self.pool.max_open / SHARED_PART).min(MAX_SHARED) {
+        if shared.len() < (self.pool.max_open() / SHARED_PART).min(MAX_SHARED) {
             return true;
         }
         let uses = shared.iter().map(|shared| (shared.mode, shared.uses.load(Ordering::Relaxed)));

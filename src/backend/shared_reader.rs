@@ -155,7 +155,7 @@ impl Reader {
                     let max_silence = match self.shared.pipeline.is_idle() {
                         true => MAX_IDLE_TIME,
                         // No client waits for so long.
-                        false => timeouts.timeout.max(timeouts.read_timeout) * 2,
+                        false => timeouts.timeout().max(timeouts.read_timeout()) * 2,
                     };
                     if self.shared.heard_at().elapsed() > max_silence {
                         return Err(error);

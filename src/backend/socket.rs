@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::error::is_timeout;
 use super::pace::Pace;
 use super::supervisor::{Class, PendingRead, Supervisor};
+use crate::config::LiveConfig;
 use crate::net::backend_stream::BackendStream;
 
 #[cfg(test)]
@@ -61,10 +62,20 @@ impl WaitPolicy {
 pub struct Timeouts {
     /// The judge of the backend.
     pub supervisor: Arc<dyn Supervisor>,
+    /// The configuration, which may change while connections are open.
+    pub config: LiveConfig,
+}
+
+impl Timeouts {
     /// `--backend-timeout`: how long a backend may usually be silent.
-    pub timeout: Duration,
+    pub fn timeout(&self) -> Duration {
+        self.config.get().backend_timeout
+    }
+
     /// `--read-timeout`: how long it may be silent when there is no other.
-    pub read_timeout: Duration,
+    pub fn read_timeout(&self) -> Duration {
+        self.config.get().read_timeout
+    }
 }
 
 /// A socket whose reads and writes wait as its policy says.
@@ -86,7 +97,7 @@ pub(super) struct BackendSocket {
 impl BackendSocket {
     /// Wraps a stream, each wait on which ends after the backend timeout so far.
     pub fn new(stream: BackendStream, timeouts: Arc<Timeouts>, wait_policy: WaitPolicy) -> Self {
-        let usual = timeouts.timeout;
+        let usual = timeouts.timeout();
         Self {
             stream: Arc::new(stream),
             timeouts,
@@ -230,7 +241,7 @@ impl Write for BackendSocket {
             let result = (&*self.stream).write(bytes);
             match &result {
                 Err(error) if is_timeout(error) => {
-                    silent += self.timeouts.timeout;
+                    silent += self.timeouts.timeout();
                     if !self.may_wait_on(silent, true)? {
                         return result;
                     }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::{BackendError, Class, STUCK, Supervisor, Timeouts};
+use crate::config::LiveConfig;
 use crate::net::backend_stream::BackendStream;
 use crate::sync::{Mutex, lock};
 
@@ -76,7 +77,9 @@ impl Supervisor for FakeSupervisor {
 /// Timeouts that ask this supervisor.
 pub fn timeouts(supervisor: &Arc<FakeSupervisor>, timeout: Duration) -> Timeouts {
     let supervisor = Arc::clone(supervisor);
-    Timeouts { supervisor, timeout, read_timeout: timeout }
+    let timeout = format!("{}ms", timeout.as_millis());
+    let config = LiveConfig::of(&["--backend-timeout", &timeout, "--read-timeout", &timeout]);
+    Timeouts { supervisor, config }
 }
 
 /// A connection over the loopback interface: our end, and the server's.

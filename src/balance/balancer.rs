@@ -14,17 +14,16 @@ use super::long_replies::LongReplies;
 use super::overlay::Overlay;
 use super::refusals::RecentRefusals;
 use super::registry::{Backends, Registry};
+use super::reloads::Reloads;
 use super::retry_budget::RetryBudget;
-use super::slow::{Poison, Poisoned, ReadKey, ReadProfile, SlowLane, TimeLimits};
+use super::slow::{Poison, Poisoned, ReadKey, ReadProfile, SlowLane};
 use super::supervisor::{BackendSupervisor, TableRow};
 use super::table::ConnectionTable;
 use crate::backend::{Backend, BackendId, Timeouts};
-use crate::config::Config;
 use crate::config::backend::BackendConfig;
+use crate::config::{Config, LiveConfig};
 use crate::health::checker::{CheckSettings, Peers};
-use crate::health::{
-    BackendState, Change, Databases, DatabasesInUse, Health, HealthSettings, Member, Settings,
-};
+use crate::health::{BackendState, Change, Databases, DatabasesInUse, Health, Member, Settings};
 use crate::logging::access_log::AccessLog;
 use crate::memory::{self, MemoryBudget};
 use crate::metrics::Metrics;
@@ -51,8 +50,8 @@ pub enum Phase {
 /// The configuration, the backends, and all that is known of them and of the clients.
 #[derive(Debug)]
 pub struct Balancer {
-    /// The checked configuration.
-    pub config: Config,
+    /// The configuration, which a reload replaces.
+    pub(super) config: LiveConfig,
     registry: Arc<Registry>,
     /// The leases of each backend.
     pub table: Arc<ConnectionTable>,
@@ -78,6 +77,8 @@ pub struct Balancer {
     /// The scripts that clients have sent.
     pub scripts: Scripts,
     refusals: Arc<RecentRefusals>,
+    /// How often the configuration was read again, and with what result.
+    pub reloads: Reloads,
     /// How often the list of backends was updated.
     pub(super) updates: Mutex<u64>,
     /// What an operator has set at run time.
@@ -88,22 +89,24 @@ pub struct Balancer {
     pub access_log: AccessLog,
 }
 
-fn allowed(config: &Config) -> Allowed {
-    Allowed { keys: config.allow_keys, scripts: config.allow_scripts }
+fn max_memory(config: &Config) -> usize {
+    config.max_memory.unwrap_or_else(|| memory::default_bytes() as usize)
 }
 
-fn limits(config: &Config) -> TimeLimits {
-    TimeLimits { backend: config.backend_timeout, read: config.read_timeout }
+fn allowed(config: &Config) -> Allowed {
+    Allowed { keys: config.allow_keys, scripts: config.allow_scripts }
 }
 
 impl Balancer {
     /// Balancer without backends.
     pub fn new(config: Config) -> Arc<Self> {
         let now = Instant::now();
+        let live = LiveConfig::new(config);
+        let config = live.get();
         let table = ConnectionTable::new(config.slow_start, now);
         let retry_budget = Arc::new(RetryBudget::new(config.max_clients));
         let registry = Arc::new(Registry::default());
-        let slow_lane = SlowLane::new(&table, &registry, limits(&config));
+        let slow_lane = SlowLane::new(&table, &registry, &live);
         let history = History::default();
         let policy = Mutex::new((0, Arc::new(Policy::new(&[], allowed(&config)))));
         let shared = (Arc::clone(&table), Arc::clone(&registry));
@@ -116,12 +119,14 @@ impl Balancer {
         };
         let access_log = AccessLog::new(leases, config.quiet);
         let refusals = RecentRefusals::new(Arc::clone(&table));
-        let max_memory = config.max_memory.unwrap_or_else(|| memory::default_bytes() as usize);
+        let memory = MemoryBudget::new(max_memory(&config));
+        drop(config);
         Arc::new(Self {
-            config,
-            memory: MemoryBudget::new(max_memory),
+            config: live,
+            memory,
             registry,
             refusals,
+            reloads: Reloads::default(),
             updates: Mutex::new(0),
             overlay: Mutex::default(),
             in_use: Arc::default(),
@@ -140,6 +145,28 @@ impl Balancer {
         })
     }
 
+    /// The configuration as it is now.
+    pub fn config(&self) -> Guard<Arc<Config>> {
+        self.config.get()
+    }
+
+    /// Takes over another configuration, but for its backends. Clients that are connected keep their own timeouts and
+    /// limits.
+    pub fn reconfigure(&self, config: Config, now: Instant) {
+        self.memory.set_max_bytes(max_memory(&config));
+        self.access_log.set_quiet(config.quiet);
+        self.table.set_slow_start(config.slow_start);
+        let max_connections = config.backend_connections;
+        self.config.replace(config);
+        for member in self.backends().known() {
+            member.pool.set_max_open(max_connections);
+            // The zone may be another.
+            self.apply(member.id, &member.settings.effective(), now);
+        }
+        // Other commands may be allowed.
+        self.registry.touch();
+    }
+
     /// Adds these backends, which count as down until they are checked.
     pub fn add_all(&self, backends: &[BackendConfig]) {
         let now = Instant::now();
@@ -153,29 +180,20 @@ impl Balancer {
     }
 
     fn member(&self, id: BackendId, backend: &BackendConfig, now: Instant) -> Member {
-        let config = &self.config;
+        let config = self.config();
         self.table.add(id);
         let row = TableRow { table: Arc::clone(&self.table), id };
-        let settings = HealthSettings {
-            fall: config.fall,
-            rise: config.rise,
-            forget_after: config.forget_after,
-        };
         let in_use = Arc::clone(&self.in_use);
-        let health = Health::new(backend.name(), Box::new(row), settings, in_use, now);
+        let health = Health::new(backend.name(), Box::new(row), self.config.clone(), in_use, now);
         let supervisor = Arc::new(BackendSupervisor {
             id,
             health: Arc::clone(&health),
             table: Arc::clone(&self.table),
             retry_budget: Arc::clone(&self.retry_budget),
             refusals: Arc::clone(&self.refusals),
-            limits: limits(config),
+            config: self.config.clone(),
         });
-        let timeouts = Timeouts {
-            supervisor,
-            timeout: config.backend_timeout,
-            read_timeout: config.read_timeout,
-        };
+        let timeouts = Timeouts { supervisor, config: self.config.clone() };
         let (address, metrics) = (backend.address.clone(), Arc::clone(&self.metrics));
         let settings = backend.settings.clone();
         let backend = Backend::new(id, address, timeouts, config.backend_connections, metrics);
@@ -196,16 +214,6 @@ impl Balancer {
     /// Forgets the removed backends that no session uses any more.
     pub fn forget_drained(&self) {
         self.registry.forget(|id| self.table.knows(id));
-    }
-
-    /// Settings of the health checks.
-    pub fn check_settings(&self) -> CheckSettings {
-        let config = &self.config;
-        CheckSettings {
-            interval: config.check_interval,
-            timeout: config.check_timeout,
-            max_lag: config.max_lag(),
-        }
     }
 
     /// The backends as they are now.
@@ -230,7 +238,7 @@ impl Balancer {
         if policy.0 != version {
             let backends = self.backends();
             let tables: Vec<_> = backends.iter().filter_map(|backend| backend.commands()).collect();
-            let mut new = Policy::new(&tables, allowed(&self.config));
+            let mut new = Policy::new(&tables, allowed(&self.config()));
             new.share_counts(&policy.1);
             *policy = (version, Arc::new(new));
         }
@@ -359,6 +367,15 @@ impl Balancer {
 impl Peers for Balancer {
     fn members(&self) -> Vec<Arc<Member>> {
         self.backends().iter().cloned().collect()
+    }
+
+    fn check_settings(&self) -> CheckSettings {
+        let config = self.config();
+        CheckSettings {
+            interval: config.check_interval,
+            timeout: config.check_timeout,
+            max_lag: config.max_lag(),
+        }
     }
 
     fn checked(&self) {

@@ -303,11 +303,11 @@ impl<'a> Failover<'a> {
     fn end_script(&self, attempt: &Attempt, now: Instant) {
         let (Some(script), Some(open)) = (self.profile.script, &attempt.open) else { return };
         let silent = open.unanswered_for(now);
-        if silent < self.balancer.config.read_timeout {
+        if silent < self.balancer.config().read_timeout {
             return;
         }
         thread::sleep(BUSY_REPLY_TIME.saturating_sub(silent));
-        let deadline = Instant::now() + self.balancer.config.check_timeout;
+        let deadline = Instant::now() + self.balancer.config().check_timeout;
         let name = attempt.backend.name();
         match attempt.backend.kill_script(script == Script::Function, deadline) {
             Ok(()) => log::warn!("ended a script on {name}: it ran for longer than --read-timeout"),

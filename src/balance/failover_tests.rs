@@ -1,9 +1,10 @@
 use super::*;
 use crate::backend::{Keys, Report, Supervisor};
 use crate::balance::refusals::RecentRefusals;
-use crate::balance::slow::{Poisoned, ReadKey, TimeLimits};
+use crate::balance::slow::{Poisoned, ReadKey};
 use crate::balance::supervisor::BackendSupervisor;
 use crate::config::Config;
+use crate::config::LiveConfig;
 use std::io;
 
 const MOMENT: Duration = Duration::from_millis(50);
@@ -16,7 +17,7 @@ fn unchecked(backends: u16) -> Arc<Balancer> {
     let urls = (1..=backends).map(|port| format!("--backend=127.0.0.1:{port}"));
     let args = std::iter::once("lb".to_owned()).chain(urls);
     let balancer = Balancer::new(Config::from_arguments(args).expect("a configuration"));
-    balancer.add_all(&balancer.config.backends);
+    balancer.add_all(&balancer.config().backends);
     balancer
 }
 
@@ -181,7 +182,7 @@ fn leaving_a_silent_backend_costs_a_retry_for_which_requests_have_paid() {
         table: Arc::clone(&balancer.table),
         retry_budget: Arc::clone(&balancer.retry_budget),
         refusals: RecentRefusals::new(Arc::clone(&balancer.table)),
-        limits: TimeLimits { backend: Duration::from_secs(1), read: Duration::from_secs(30) },
+        config: LiveConfig::of(&[]),
     };
     let waits = |class| {
         let (silent, usual) = (Duration::from_millis(1001), Duration::from_secs(1));

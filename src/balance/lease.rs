@@ -67,7 +67,7 @@ impl Lease {
         {
             return Some(own);
         }
-        table.add_credit(self.table.slow_start, now);
+        table.add_credit(self.table.slow_start(), now);
         let backend = table.next(eligible)?;
         table.move_slot(self.slot, backend);
         Some(backend)

@@ -12,6 +12,7 @@ mod overlay;
 mod rebalance;
 mod refusals;
 mod registry;
+pub(crate) mod reloads;
 pub(crate) mod retry_budget;
 mod rows;
 mod shares;

@@ -90,6 +90,7 @@ impl Balancer {
 
     /// Whether a backend with these settings is in another zone than `--zone`. One without a zone is, too.
     pub fn is_across(&self, settings: &BackendSettings) -> bool {
-        self.config.zone.is_some() && settings.zone != self.config.zone
+        let config = self.config();
+        config.zone.is_some() && settings.zone != config.zone
     }
 }

@@ -19,7 +19,7 @@ pub fn start_rebalancing(balancer: &Arc<Balancer>) {
         loop {
             thread::sleep(INTERVAL);
             balancer.forget_drained();
-            let moved = match balancer.config.no_rebalance {
+            let moved = match balancer.config().no_rebalance {
                 false => balancer.table.rebalance(Instant::now()),
                 true => 0,
             };

@@ -89,6 +89,12 @@ impl Registry {
         member
     }
 
+    /// Gives the list another version: sessions judge their commands anew.
+    pub fn touch(&self) {
+        let _changing = lock(&self.next_id);
+        self.change(|_| {});
+    }
+
     /// Removes a backend, which is draining from then on; `None` if it is not in the list.
     pub fn remove(&self, id: BackendId) -> Option<Arc<Member>> {
         let _changing = lock(&self.next_id);

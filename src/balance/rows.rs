@@ -1,5 +1,6 @@
 //! The rows of the connection table, without a lock or a clock, and the order in which backends are leased.
 
+use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
 use super::shares::{self, Weighed};
@@ -36,6 +37,8 @@ pub(super) struct Rows {
     pub free: Vec<usize>,
     /// Number of all choices.
     pub clock: u64,
+    /// Turn of the backend that was chosen last, by which idle ones take turns.
+    pub idle_turn: f64,
     /// Since when no backend is up; `None` while one is.
     pub outage_since: Option<Instant>,
 }
@@ -110,6 +113,10 @@ pub(super) struct Row {
     pub leases: usize,
     /// Its weight, in units of the least weight that shares with it; 0 if others take its share.
     pub weight: f64,
+    /// Number of the choice when it was chosen last.
+    pub last_chosen: u64,
+    /// When it is due while it is idle: each choice puts it off, the less the greater its weight.
+    pub idle_turn: f64,
     /// How often it was chosen, divided by its weight; at most [`MAX_TURNS_TO_CATCH_UP`] turns less than others.
     pub turns: f64,
     /// When its slow start began, until that is over.
@@ -139,6 +146,8 @@ impl Row {
             is_second_choice: false,
             leases: 0,
             weight: 1.0,
+            last_chosen: 0,
+            idle_turn: 0.0,
             turns: 0.0,
             returned: None,
             credit: 0.0,
@@ -206,33 +215,6 @@ impl Row {
     }
 }
 
-/// Turns of backends with equally many leases, by how often each was chosen in proportion to its weight.
-///
-/// Under load all turns are caught up on: a server that is a little quicker for a while has fewer leases, is chosen
-/// more often, and would otherwise never give that back. Between idle backends it is one turn at most, so that one
-/// that was away is not stormed.
-pub(super) struct Turns {
-    most: f64,
-    are_idle: bool,
-}
-
-impl Turns {
-    pub fn of<'a>(rows: impl Iterator<Item = &'a Row>) -> Self {
-        rows.fold(Self { most: 0.0, are_idle: true }, |all, row| Self {
-            most: row.turns.max(all.most),
-            are_idle: all.are_idle && row.leases == 0,
-        })
-    }
-
-    /// When it is this backend's turn: the least is next.
-    pub fn turn(&self, row: &Row) -> f64 {
-        match self.are_idle {
-            true => row.turns.max(self.most - 1.0 / row.unit()),
-            false => row.turns,
-        }
-    }
-}
-
 impl Rows {
     pub fn row(&self, id: BackendId) -> Option<&Row> {
         self.rows.iter().find(|row| row.id == id)
@@ -257,8 +239,21 @@ impl Rows {
         let peers = || rows().filter(|row| row.rank() == rank);
         let bound = peers().map(|row| row.load(1)).min_by(f64::total_cmp)? * (1.0 - NO_SHARE);
         let equals = || peers().filter(|row| row.load(0) < bound);
-        let turns = Turns::of(equals());
-        equals().min_by(|a, b| turns.turn(a).total_cmp(&turns.turn(b))).map(|row| row.id)
+        let turn = self.turn(equals().all(|row| row.leases == 0));
+        let order = |row: &Row| (turn(row), row.last_chosen);
+        let before =
+            |a: &&Row, b: &&Row| order(a).partial_cmp(&order(b)).unwrap_or(Ordering::Equal);
+        equals().min_by(before).map(|row| row.id)
+    }
+
+    /// Says when it is a backend's turn.
+    ///
+    /// Of idle backends, the one that has waited for longest in proportion to its weight is next, whatever was
+    /// before. Under load all turns are counted: a server that is a little quicker for a while has fewer leases, is
+    /// chosen more often, and would otherwise never give that back.
+    pub fn turn(&self, are_idle: bool) -> impl Fn(&Row) -> f64 {
+        let now = self.idle_turn;
+        move |row| if are_idle { row.idle_turn.max(now) } else { row.turns }
     }
 
     /// The best state among those that are eligible.
@@ -331,6 +326,7 @@ impl Rows {
         for (row, weight) in self.rows.iter_mut().zip(weights) {
             row.weight = *weight;
             row.turns = row.turns.max(most_turns - 1.0 / row.unit());
+            row.idle_turn = row.idle_turn.min(self.idle_turn + 1.0 / row.unit());
         }
     }
 
@@ -369,12 +365,18 @@ impl Rows {
 
     pub fn choose(&mut self, id: BackendId) {
         self.clock += 1;
+        let clock = self.clock;
         let most_turns = self.most_turns();
+        let now = self.idle_turn;
         let Some(row) = self.row_mut(id) else { return };
         let weight = row.unit();
         row.leases += 1;
+        row.last_chosen = clock;
         row.turns = (row.turns + 1.0 / weight).max(most_turns - MAX_TURNS_TO_CATCH_UP / weight);
         row.credit = (row.credit - 1.0).max(0.0);
+        let turn = row.idle_turn.max(now);
+        row.idle_turn = turn + 1.0 / weight;
+        self.idle_turn = turn;
     }
 
     pub fn take_slot(&mut self, slot: Slot) -> usize {

@@ -9,6 +9,7 @@ use super::retry_budget::RetryBudget;
 use super::slow::{self, Decision, Situation, TimeLimits};
 use super::table::ConnectionTable;
 use crate::backend::{BackendError, BackendId, Class, LEFT_BUSY, LEFT_DOWN, STUCK, Supervisor};
+use crate::config::LiveConfig;
 use crate::health::{Admin, BackendState, Health, StateListener};
 
 /// A read and a check that begin within this time of each other may be answered in any order.
@@ -22,7 +23,7 @@ pub(super) struct BackendSupervisor {
     pub table: Arc<ConnectionTable>,
     pub retry_budget: Arc<RetryBudget>,
     pub refusals: Arc<RecentRefusals>,
-    pub limits: TimeLimits,
+    pub config: LiveConfig,
 }
 
 impl BackendSupervisor {
@@ -76,16 +77,17 @@ impl Supervisor for BackendSupervisor {
     }
 
     fn may_wait(&self, class: Class, silent: Duration, usual: Duration) -> io::Result<bool> {
+        let limits = TimeLimits::of(&self.config.get());
         let mut now = self.situation(class, silent);
-        if usual >= self.limits.backend && slow::is_suspicious(&now, self.limits) {
+        if usual >= limits.backend && slow::is_suspicious(&now, limits) {
             self.silent(silent);
             now.state = self.health.state();
         }
         if silent >= usual {
             // A backend that was due less time has had all of that.
-            now.silent = now.silent.max(self.limits.backend);
+            now.silent = now.silent.max(limits.backend);
         }
-        match slow::decide(&now, self.limits) {
+        match slow::decide(&now, limits) {
             Decision::Wait => Ok(true),
             Decision::Leave { is_free } => Ok(!(is_free || self.retry_budget.withdraw())),
             Decision::LeaveBusy => Err(LEFT_BUSY.into()),

@@ -6,7 +6,8 @@
 //! up, second choice, backup, suspect, busy, drained, down) that has the fewest leases for its weight. Standing comes
 //! from health checks, failed reads, the slow lane, the configuration and the operator.
 //!
-//! **Turns.** Backends with equally many leases take turns in proportion to their weights.
+//! **Turns.** Backends with equally many leases take turns in proportion to their weights: idle ones by when they
+//! were chosen last, others by how often they were chosen.
 //!
 //! **Zones.** Of backends of one standing, those of the balancer's own zone get what `shares` says, others the rest.
 //!
@@ -26,10 +27,12 @@
 
 use std::cmp::Ordering;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::lease::Lease;
-use super::rows::{LeaseTerms, Row, Rows, Slot, Standing, Turns};
+use super::rows::{LeaseTerms, Row, Rows, Slot, Standing};
 use crate::backend::BackendId;
 use crate::health::{Admin, BackendState};
 use crate::sync::{Mutex, MutexGuard, lock};
@@ -42,14 +45,26 @@ const MOVED_PART: usize = 50;
 #[derive(Debug)]
 pub struct ConnectionTable {
     rows: Mutex<Rows>,
-    pub(super) slow_start: Duration,
+    slow_start_ms: AtomicU64,
 }
 
 impl ConnectionTable {
     /// Table without backends. A backend that comes up slowly has its full share after `slow_start`.
     pub fn new(slow_start: Duration, now: Instant) -> Arc<Self> {
         let rows = Rows { outage_since: Some(now), ..Rows::default() };
-        Arc::new(Self { rows: Mutex::new(rows), slow_start })
+        let table = Self { rows: Mutex::new(rows), slow_start_ms: AtomicU64::new(0) };
+        table.set_slow_start(slow_start);
+        Arc::new(table)
+    }
+
+    pub(super) fn slow_start(&self) -> Duration {
+        Duration::from_millis(self.slow_start_ms.load(Relaxed))
+    }
+
+    /// Changes the time in which a backend that comes up slowly gets its full share.
+    pub fn set_slow_start(&self, slow_start: Duration) {
+        let millis = u64::try_from(slow_start.as_millis()).unwrap_or(u64::MAX);
+        self.slow_start_ms.store(millis, Relaxed);
     }
 
     pub(super) fn rows(&self) -> MutexGuard<'_, Rows> {
@@ -64,7 +79,7 @@ impl ConnectionTable {
     fn change_standing(&self, id: BackendId, now: Instant, change: impl FnOnce(&mut Row)) {
         let mut table = self.rows();
         table.row_mut(id).map(change);
-        table.weigh(self.slow_start, now);
+        table.weigh(self.slow_start(), now);
         table.update_outage(now);
     }
 
@@ -98,7 +113,7 @@ impl ConnectionTable {
     }
 
     fn begin_slow_start(&self, row: &mut Row, now: Instant) {
-        row.returned = (!self.slow_start.is_zero()).then_some(now);
+        row.returned = (!self.slow_start().is_zero()).then_some(now);
         row.credit = 0.0;
     }
 
@@ -108,7 +123,7 @@ impl ConnectionTable {
         let Some(at) = table.rows.iter().position(|row| row.id == id) else { return };
         table.rows[at].is_draining = true;
         table.forget_if_drained(at);
-        table.weigh(self.slow_start, now);
+        table.weigh(self.slow_start(), now);
         table.update_outage(now);
     }
 
@@ -219,8 +234,8 @@ impl ConnectionTable {
         let mut rows: Vec<_> = table.eligible(eligible).filter(|row| row.may_be_leased()).collect();
         let best = rows.iter().map(|row| standing(row)).min();
         rows.retain(|row| Some(standing(row)) == best);
-        let turns = Turns::of(rows.iter().copied());
-        let key = |row: &Row| (row.load(0), turns.turn(row));
+        let turn = table.turn(rows.iter().all(|row| row.leases == 0));
+        let key = |row: &Row| (row.load(0), turn(row));
         rows.sort_by(|a, b| {
             a.rank().cmp(&b.rank()).then(key(a).partial_cmp(&key(b)).unwrap_or(Ordering::Equal))
         });
@@ -246,7 +261,7 @@ impl ConnectionTable {
         eligible: impl Fn(BackendId) -> bool,
     ) -> Option<Lease> {
         let mut table = self.rows();
-        table.add_credit(self.slow_start, now);
+        table.add_credit(self.slow_start(), now);
         let backend = table.next(eligible)?;
         table.choose(backend);
         let slot = table.take_slot(Slot { backend, may_move: false });
@@ -288,8 +303,8 @@ impl ConnectionTable {
     /// another that has fewer for its weight even with one more. Returns how many.
     pub fn rebalance(&self, now: Instant) -> usize {
         let mut table = self.rows();
-        table.weigh(self.slow_start, now);
-        let parts = table.parts(self.slow_start, now);
+        table.weigh(self.slow_start(), now);
+        let parts = table.parts(self.slow_start(), now);
         let best = table.best_standing(|_| true);
         let ready = table.rows.iter().filter(|row| row.standing() == best);
         let leases: usize = ready.map(|row| row.leases).sum();

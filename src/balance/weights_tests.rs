@@ -277,9 +277,9 @@ fn a_drained_backend_of_the_zone_counts_as_gone_and_a_busy_or_a_stale_one_does_n
     assert_eq!(table.choices(100), [0, 100, 0]);
     table.table.set_busy(id(0), false, table.now.get());
     table.set_admin(0, Admin::Drain);
-    assert_eq!(table.choices(100), [0, 70, 30]);
+    assert_follow(&table.choices(100), &[0, 70, 30], "drained");
     table.set_admin(0, Admin::Maint);
-    assert_eq!(table.choices(100), [0, 70, 30]);
+    assert_follow(&table.choices(100), &[0, 70, 30], "in maintenance");
     table.set_admin(0, Admin::Ready);
     table.now.set(table.now.get() + SLOW_START);
     table.table.set_second_choice(id(0), true, table.now.get());

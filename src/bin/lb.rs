@@ -3,17 +3,17 @@
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use log::{info, warn};
-use redis_lb::balance::{Balancer, Phase, start_rebalancing};
+use redis_lb::balance::{Balancer, start_rebalancing};
 use redis_lb::config::{Config, Task};
 use redis_lb::control::{ControlSocket, ctl};
 use redis_lb::discovery::{self, MergedList};
 use redis_lb::observe::sampler;
 use redis_lb::server::{self, Listeners, PassedOn};
 use redis_lb::{doctor, logging};
+use sd_notify::NotifyState;
 
 /// jemalloc gives memory back to the system within seconds, which glibc's allocator does not. Its settings, for very many
 /// threads that are mostly idle, are in `.cargo/config.toml`.
@@ -86,30 +86,20 @@ fn serve(mut config: Config) -> anyhow::Result<()> {
     let listeners = Listeners::open(&mut config, passed_on)?;
     let control = ControlSocket::open(&config)?;
     let balancer = Balancer::new(config);
-    end_on_signals(Arc::clone(&balancer))?;
+    server::start_signals(&balancer).context("signals can't be handled")?;
     discovery::start(&balancer, &MergedList(&balancer));
     start_rebalancing(&balancer);
     server::introduce(&balancer, listeners.was_passed_on);
     sampler::start(&balancer);
     if let Some(control) = &control {
-        let reload = Box::new(|| Err("reload is not built yet".to_owned()));
+        let reloaded = Arc::clone(&balancer);
+        let reload = Box::new(move || server::reload(&reloaded));
         control
             .serve(&balancer, listeners.clients(), reload)
             .context("the control socket can't be served")?;
     }
+    server::notify(&[NotifyState::Ready]);
     server::serve(listeners, shares, &balancer)?;
     info!("ended");
     Ok(())
-}
-
-/// Ends the process on signals: the first lets running requests finish, the second ends it at once.
-fn end_on_signals(balancer: Arc<Balancer>) -> anyhow::Result<()> {
-    let signalled = AtomicBool::new(false);
-    ctrlc::set_handler(move || {
-        if signalled.swap(true, Ordering::SeqCst) {
-            std::process::exit(1);
-        }
-        balancer.enter(Phase::Leaving);
-    })
-    .context("signals can't be handled")
 }

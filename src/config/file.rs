@@ -158,11 +158,20 @@ fn syntax(text: &str, errors: &[SyntaxError]) -> Vec<Mistake> {
         if mistakes.iter().all(|other| other.line != line) {
             let key = error.span().filter(|_| error.message() == "duplicate key");
             let key = key.and_then(|span| text.get(span)).unwrap_or_default();
-            let text = format!("{} {key}", error.message()).trim_end().to_owned();
-            mistakes.push(Mistake { line, text });
+            let said = format!("{} {key}", error.message());
+            let is_bare = text.lines().nth(line - 1).is_some_and(has_bare_value);
+            let hint = if is_bare { "; a text needs quotes" } else { "" };
+            mistakes.push(Mistake { line, text: format!("{}{hint}", said.trim_end()) });
         }
     }
     mistakes
+}
+
+/// Whether a line has a value that is neither in quotes nor of several parts, nor a number or a word of TOML.
+fn has_bare_value(line: &str) -> bool {
+    let value = line.split_once('=').map_or("", |(_, value)| value.trim());
+    let is_plain = value.chars().all(|c| c.is_ascii_digit()) || ["true", "false"].contains(&value);
+    !is_plain && !value.starts_with(['"', '\'', '[', '{', '#'])
 }
 
 /// Reads the keys of a file, and gathers what is wrong.

@@ -2,6 +2,7 @@
 
 use std::any::TypeId;
 use std::error::Error;
+use std::num::{IntErrorKind, ParseIntError};
 
 use clap::builder::PossibleValue;
 use clap::{Arg, ArgAction, Command, CommandFactory};
@@ -83,13 +84,16 @@ impl Kind {
 /// Returns what this flag takes, in words, with an example.
 pub(super) fn expected(flag: &Arg) -> String {
     let default = flag.get_default_values().first().map(|value| value.to_string_lossy());
-    let name = flag.get_value_names().and_then(|names| names.first()).map(|name| name.to_string());
-    let example = default.map(String::from).or(name).unwrap_or_default();
-    match Kind::of(flag) {
-        Kind::Switch => "true or false".to_owned(),
-        Kind::List => format!("a list of texts, such as [\"{example}\"]"),
-        Kind::Number if is_number(&example) => format!("a number, such as {example}"),
-        Kind::Number | Kind::Text => format!("a text in quotes, such as \"{example}\""),
+    let name = flag.get_value_names().and_then(|names| names.first());
+    let name = name.map(ToString::to_string).unwrap_or_default();
+    match (Kind::of(flag), default) {
+        (Kind::Switch, _) => "true or false".to_owned(),
+        (Kind::List, _) => format!("a list of texts: [\"{name}\", …]"),
+        (Kind::Number, Some(default)) if is_number(&default) => {
+            format!("a whole number, such as {default}")
+        }
+        (_, Some(default)) => format!("a text in quotes, such as \"{default}\""),
+        (_, None) => format!("a text in quotes: \"{name}\""),
     }
 }
 
@@ -108,8 +112,14 @@ pub(super) fn check(flag: &Arg, written: &str) -> Result<(), String> {
         return Err(one_of(&values, written.split_once('=').map_or("", |(_, value)| value)));
     }
     // clap's own text names the flag and repeats the value.
-    let reason = error.source().map(ToString::to_string);
+    let reason = error.source().filter(|reason| !is_no_number(*reason)).map(ToString::to_string);
     Err(reason.unwrap_or_else(|| format!("must be {}", expected(flag))))
+}
+
+/// Whether a value is wrong because it has other characters than digits.
+fn is_no_number(reason: &(dyn Error + 'static)) -> bool {
+    let error = reason.downcast_ref::<ParseIntError>();
+    error.is_some_and(|error| *error.kind() == IntErrorKind::InvalidDigit)
 }
 
 fn one_of(values: &[PossibleValue], given: &str) -> String {

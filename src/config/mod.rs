@@ -8,6 +8,7 @@ mod file;
 mod file_backends;
 mod flags;
 mod keys;
+mod live;
 mod show;
 mod text_file;
 
@@ -30,6 +31,7 @@ use self::file_backends::BackendOrigin;
 use self::flags::Command;
 pub use self::flags::Flags;
 use self::keys::{BACKEND, Keys};
+pub use self::live::LiveConfig;
 use crate::http;
 
 /// The command that needs of the file only where the control socket is: it works while the rest of the file is wrong, and
@@ -267,6 +269,8 @@ pub fn redact(text: &str) -> String {
         redacted += before;
         // The last @, because one in a password may not be encoded.
         let login = url[..end].rfind('@').unwrap_or(0);
+        // Our own errors say so of a URL's form.
+        let login = if url.starts_with("USER:PASSWORD@HOST") { 0 } else { login };
         redacted += if login > 0 { "…" } else { "" };
         rest = &url[login..];
     }

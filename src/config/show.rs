@@ -47,6 +47,17 @@ impl Config {
         changed.map(|(own, _)| own.key.as_str()).chain(backends).collect()
     }
 
+    /// Returns the error for a key that has changed and is read at the start alone.
+    pub fn fixed(&self, key: &str) -> String {
+        let setting = self.settings.iter().find(|setting| setting.key == key);
+        match setting.map(|setting| &setting.source) {
+            Some(Source::File(place)) => {
+                format!("{place}: {key} can't change without a restart")
+            }
+            _ => format!("{key} can't change without a restart"),
+        }
+    }
+
     fn shown_backend(&self, index: usize) -> String {
         let backend = &self.backends[index];
         let origin = self.backend_origins.get(index);

@@ -77,6 +77,7 @@ fn a_url_that_is_repeated_has_no_login() {
         ("unexpected 'redis://u:hunter2@h:1' found", "unexpected 'redis://…@h:1' found"),
         ("a://u:p@q@h b://h/@ c://:p@h", "a://…@h b://…@ c://…@h"),
         ("no URL, but a@b", "no URL, but a@b"),
+        ("write redis://USER:PASSWORD@HOST:PORT/DB", "write redis://USER:PASSWORD@HOST:PORT/DB"),
     ] {
         assert_eq!(redact(text), redacted);
     }

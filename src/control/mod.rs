@@ -18,13 +18,9 @@ pub use self::socket::{ControlError, ControlSocket};
 use crate::balance::Balancer;
 use crate::session::ClientList;
 
-/// Reads the configuration again and takes it over. Returns what that has changed, in words.
-///
-/// Two threads may call it at a time.
-///
-/// # Errors
-/// The reason for which nothing has changed.
-pub type Reload = Box<dyn Fn() -> Result<String, String> + Send + Sync>;
+/// Reads the configuration again and takes it over. Returns what that has changed, or why it has changed nothing, in
+/// lines for people.
+pub type Reload = Box<dyn Fn() -> Result<Vec<String>, Vec<String>> + Send + Sync>;
 
 /// What the socket gives control over.
 struct Control {

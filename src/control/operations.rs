@@ -44,7 +44,11 @@ impl Control {
             }
             Operation::Status => return document(&Status::of(&self.balancer, 0)),
             Operation::Backends => return document(&Status::of(&self.balancer, 0).of_backends()),
-            Operation::Overrides => return document(&discovery::left_in_place(&self.balancer)),
+            Operation::Overrides => {
+                let left = discovery::left_in_place(&self.balancer).into_iter();
+                let left = left.map(|(name, what)| format!("{name}: {what}"));
+                return document(&left.collect::<Vec<_>>());
+            }
             Operation::Clients { limit } => {
                 return document(&Clients::of(&self.balancer, &*self.clients, limit));
             }
@@ -74,7 +78,10 @@ impl Control {
             }
             Change::Add(backend) => self.add(*backend)?,
             Change::Remove(name) => return self.remove(&name),
-            Change::Reload => (self.reload)().map_err(|why| Refusal::new(409, why))?,
+            Change::Reload => match (self.reload)() {
+                Ok(lines) => lines.join("\n"),
+                Err(reasons) => return Err(Refusal::new(409, reasons.join("\n"))),
+            },
             Change::SetLogLevel(level) => set_log_level(balancer, level),
             Change::Kill(client) => clients::kill(&*self.clients, &client).ok_or_else(|| {
                 Refusal::new(
@@ -147,7 +154,7 @@ impl Control {
 
 fn set_log_level(balancer: &Balancer, level: Option<LevelFilter>) -> String {
     lock(&balancer.overlay).log_level = level;
-    let holds = level.unwrap_or(balancer.config.log_level);
+    let holds = level.unwrap_or(balancer.config().log_level);
     logging::set_level(holds);
     format!("the log has the level {}", holds.as_str().to_lowercase())
 }

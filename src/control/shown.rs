@@ -8,9 +8,10 @@ use crate::memory::size;
 use crate::text::is_hidden;
 use crate::text::table::{Alignment, table};
 
-/// Returns what was done.
+/// Returns what was done, in one line or more.
 pub(super) fn done(document: &Value) -> String {
-    text(&document["done"]) + "\n"
+    let lines = document["done"].as_str().into_iter().flat_map(str::lines);
+    lines.map(|line| text(&line.into()) + "\n").collect()
 }
 
 /// Returns the status: a line about the balancer, a table of backends, and what was set at run time.

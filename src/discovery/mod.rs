@@ -41,7 +41,7 @@ pub trait ServiceDiscovery {
 /// the check timeout at the latest.
 pub fn start(balancer: &Arc<Balancer>, source: &impl ServiceDiscovery) {
     balancer.add_all(&source.discover());
-    checker::start(balancer.check_settings(), &peers(balancer));
+    checker::start(&peers(balancer));
 }
 
 /// What an update has changed, by the names of backends.
@@ -124,13 +124,13 @@ pub fn add(balancer: &Arc<Balancer>, backend: &BackendConfig) -> Arc<Member> {
     info!("{} is added", backend.name());
     raise_descriptor_limit(balancer);
     let member = balancer.add(backend, Instant::now());
-    checker::watch(Arc::clone(&member), balancer.check_settings(), peers(balancer));
+    checker::watch(Arc::clone(&member), peers(balancer));
     member
 }
 
 /// Raises the limit of open files to what one more backend needs.
 fn raise_descriptor_limit(balancer: &Balancer) {
-    let config = &balancer.config;
+    let config = &balancer.config();
     let backends = balancer.backends().len() + 1;
     let needed = config.max_clients
         + backends * (config.backend_connections + DESCRIPTORS_OF_A_BACKEND)

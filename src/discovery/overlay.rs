@@ -8,7 +8,7 @@ use log::info;
 use super::{Changes, ServiceDiscovery, update_within};
 use crate::balance::{Balancer, Overlay};
 use crate::config::backend::BackendConfig;
-use crate::health::{Admin, Overrides};
+use crate::health::Member;
 use crate::sync::lock;
 
 /// Longest wait of an operator for the end of an update, which goes on by itself after that.
@@ -71,7 +71,7 @@ pub struct MergedList<'a>(pub &'a Balancer);
 
 impl ServiceDiscovery for MergedList<'_> {
     fn discover(&self) -> Vec<BackendConfig> {
-        let configured = &self.0.config.backends;
+        let configured = &self.0.config().backends;
         let mut overlay = lock(&self.0.overlay);
         settle(configured, &mut overlay);
         merge(configured, &overlay)
@@ -89,7 +89,7 @@ pub fn add_listed(balancer: &Arc<Balancer>, backend: BackendConfig) -> Result<Ch
         if overlay.has_removed(&name) {
             return Err(ListError::Removed(name));
         }
-        if has(&merge(&balancer.config.backends, &overlay), &name) {
+        if has(&merge(&balancer.config().backends, &overlay), &name) {
             return Err(ListError::Listed(name));
         }
         if overlay.added.len() >= MAX_ADDED {
@@ -106,7 +106,7 @@ pub fn add_listed(balancer: &Arc<Balancer>, backend: BackendConfig) -> Result<Ch
 /// There is none of this name, or no other.
 pub fn remove_listed(balancer: &Arc<Balancer>, name: &str) -> Result<Changes, ListError> {
     {
-        let configured = &balancer.config.backends;
+        let configured = &balancer.config().backends;
         let mut overlay = lock(&balancer.overlay);
         let listed = merge(configured, &overlay);
         if !has(&listed, name) {
@@ -136,29 +136,22 @@ pub fn restore(balancer: &Arc<Balancer>, name: &str) -> bool {
     true
 }
 
-/// Lists what was set at run time and goes on to hold, in words: `10.0.0.1:6379: weight 5, draining`.
-pub fn left_in_place(balancer: &Balancer) -> Vec<String> {
+/// Lists what was set at run time and goes on to hold, in words: a name, and what was set of it.
+pub fn left_in_place(balancer: &Balancer) -> Vec<(String, String)> {
     let overlay = lock(&balancer.overlay).clone();
-    let of_member = |name: &str, overrides: Overrides| {
-        let parts = [
-            overlay.has_added(name).then(|| "added".to_owned()),
-            overrides.weight.map(|weight| format!("weight {weight}")),
-            match overrides.admin {
-                Admin::Ready => None,
-                Admin::Drain => Some("draining".to_owned()),
-                Admin::Maint => Some("in maintenance".to_owned()),
-            },
-        ];
-        let parts: Vec<String> = parts.into_iter().flatten().collect();
-        (!parts.is_empty()).then(|| format!("{name}: {}", parts.join(", ")))
+    let of_member = |member: &Arc<Member>| {
+        let name = member.name();
+        let overrides = balancer.overrides(member.id).to_string();
+        let added = overlay.has_added(name).then(|| "added".to_owned());
+        let parts = added.into_iter().chain((!overrides.is_empty()).then_some(overrides));
+        let what = parts.collect::<Vec<_>>().join(", ");
+        (!what.is_empty() && !overlay.has_removed(name)).then(|| (name.to_owned(), what))
     };
     let members = balancer.shown_backends();
-    let of_members = members.iter().filter(|member| !overlay.has_removed(member.name()));
-    let of_members =
-        of_members.filter_map(|member| of_member(member.name(), balancer.overrides(member.id)));
-    let removed = overlay.removed.iter().map(|name| format!("{name}: removed"));
-    let level =
-        overlay.log_level.map(|level| format!("log level: {}", level.as_str().to_lowercase()));
+    let of_members = members.iter().filter_map(of_member);
+    let removed = overlay.removed.iter().map(|name| (name.clone(), "removed".to_owned()));
+    let level = overlay.log_level.map(|level| level.as_str().to_lowercase());
+    let level = level.map(|level| ("the log's level".to_owned(), level));
     of_members.chain(removed).chain(level).collect()
 }
 
@@ -212,7 +205,7 @@ mod tests {
     fn an_operator_adds_and_removes_and_a_new_list_leaves_that_in_place() {
         let arguments = ["lb", "--backend=127.0.0.1:1,127.0.0.1:2"];
         let balancer = Balancer::new(Config::from_arguments(arguments).expect("right"));
-        let listed = || names(&merge(&balancer.config.backends, &lock(&balancer.overlay)));
+        let listed = || names(&merge(&balancer.config().backends, &lock(&balancer.overlay)));
         let (one, two, three) = ("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3");
         let third = || backends("127.0.0.1:3").remove(0);
         super::super::start(&balancer, &MergedList(&balancer));

@@ -34,7 +34,7 @@ pub fn check(mut config: Config) -> Findings {
     // A connection attempt may take as long.
     config.backend_timeout = config.check_timeout;
     let balancer = Balancer::new(config);
-    let config = &balancer.config;
+    let config = &balancer.config();
     balancer.add_all(&config.backends);
     let mut servers = ask_all(config, &balancer.backends());
     let mut findings = Findings::default();

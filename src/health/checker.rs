@@ -43,13 +43,16 @@ pub trait Peers: Send + Sync {
     /// Returns the backends that are balanced now.
     fn members(&self) -> Vec<Arc<Member>>;
 
+    /// Returns the settings of checks as they are now.
+    fn check_settings(&self) -> CheckSettings;
+
     /// Takes note that a backend was checked.
     fn checked(&self);
 }
 
 /// Starts to check all backends. Returns when it is known which of them can serve: after the check timeout
 /// at the latest.
-pub fn start(settings: CheckSettings, peers: &Arc<dyn Peers>) {
+pub fn start(peers: &Arc<dyn Peers>) {
     let (to_us, first_checks) = channel();
     // The checkers go on when these are dropped at the end.
     let mut starts = Vec::new();
@@ -58,16 +61,16 @@ pub fn start(settings: CheckSettings, peers: &Arc<dyn Peers>) {
         let (start, started) = channel();
         starts.push(start);
         let first = FirstRound { place, of: members.len() as u32, results: to_us.clone(), started };
-        let checker = Checker::new(Arc::clone(member), settings, Arc::clone(peers));
+        let checker = Checker::new(Arc::clone(member), Arc::clone(peers));
         spawn("check", move || checker.run(Some(first)));
     }
     drop(to_us);
-    accept_first(&members, &first_checks, settings.timeout);
+    accept_first(&members, &first_checks, peers.check_settings().timeout);
 }
 
 /// Starts to check a backend that has joined the others.
-pub fn watch(member: Arc<Member>, settings: CheckSettings, peers: Arc<dyn Peers>) {
-    spawn("check", move || Checker::new(member, settings, peers).run(None));
+pub fn watch(member: Arc<Member>, peers: Arc<dyn Peers>) {
+    spawn("check", move || Checker::new(member, peers).run(None));
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
@@ -125,7 +128,6 @@ fn accept_first(
 /// Checks one backend.
 struct Checker {
     member: Arc<Member>,
-    settings: CheckSettings,
     peers: Arc<dyn Peers>,
     connection: Option<Connection>,
     /// When the last check began.
@@ -137,10 +139,9 @@ struct Checker {
 }
 
 impl Checker {
-    fn new(member: Arc<Member>, settings: CheckSettings, peers: Arc<dyn Peers>) -> Self {
+    fn new(member: Arc<Member>, peers: Arc<dyn Peers>) -> Self {
         Self {
             member,
-            settings,
             peers,
             connection: None,
             last: Instant::now(),
@@ -164,7 +165,7 @@ impl Checker {
             }
             _ = first.started.recv();
             // Each checker goes on at another moment.
-            next = Instant::now() + self.settings.interval * first.place / first.of;
+            next = Instant::now() + self.peers.check_settings().interval * first.place / first.of;
         }
         loop {
             self.wait_until(next);
@@ -176,12 +177,12 @@ impl Checker {
             let result = self.check(began);
             self.judge(result, began);
             let jitter = 1.0 + JITTER * (fastrand::f64() - 0.5);
-            next = Instant::now() + self.settings.interval.mul_f64(jitter);
+            next = Instant::now() + self.peers.check_settings().interval.mul_f64(jitter);
         }
     }
 
     fn check(&mut self, began: Instant) -> CheckResult {
-        let CheckSettings { timeout, max_lag, .. } = self.settings;
+        let CheckSettings { timeout, max_lag, .. } = self.peers.check_settings();
         self.last = began;
         // Another server may be at the address by now. A new connection leads to that one.
         if self.member.health.state() != BackendState::Up {

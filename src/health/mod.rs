@@ -56,7 +56,7 @@ pub(crate) use self::known::{Databases, DatabasesInUse};
 pub use self::settings::{Overrides, Settings};
 pub use self::state::{Admin, BackendState};
 pub(crate) use self::state::{Change, ShownState, StateListener, Summary};
-pub use self::state_machine::{Health, HealthSettings};
+pub use self::state_machine::Health;
 use crate::backend::Backend;
 
 /// A backend that is balanced, and its health.

@@ -1,5 +1,7 @@
 //! How much is read from a backend: as configured, and what an operator has set in its place.
 
+use std::fmt;
+
 use super::Admin;
 use crate::config::backend::BackendSettings;
 use crate::sync::{Mutex, lock};
@@ -22,6 +24,19 @@ pub struct Overrides {
     pub weight: Option<u16>,
     /// Whether it is drained or in maintenance.
     pub admin: Admin,
+}
+
+impl fmt::Display for Overrides {
+    fn fmt(&self, to: &mut fmt::Formatter) -> fmt::Result {
+        let weight = self.weight.map(|weight| format!("weight {weight}"));
+        let admin = match self.admin {
+            Admin::Ready => None,
+            Admin::Drain => Some("draining".to_owned()),
+            Admin::Maint => Some("in maintenance".to_owned()),
+        };
+        let parts: Vec<String> = weight.into_iter().chain(admin).collect();
+        to.write_str(&parts.join(", "))
+    }
 }
 
 impl Settings {

@@ -12,21 +12,11 @@ use super::record::{MAX_CHANGES, Proof, Record, keys_in_words};
 use super::rule::{self, Facts, Verdict};
 use super::{BackendState, Change, ShownState, StateListener};
 use crate::backend::Report;
+use crate::config::LiveConfig;
 use crate::sync::{Mutex, lock};
 
 /// Time for which a backend is `suspect` at least, after a failure that its checks don't notice.
 const DISTRUST_TIME: Duration = Duration::from_secs(5);
-
-/// The settings that decide when a server is down, up again, and forgotten.
-#[derive(Debug, Clone, Copy)]
-pub struct HealthSettings {
-    /// Failed checks in a row until it is down.
-    pub fall: u32,
-    /// Good checks in a row until it is up again.
-    pub rise: u32,
-    /// How long the number of a server's keys counts while it is away.
-    pub forget_after: Duration,
-}
 
 /// The state of one backend, and the reasons for it.
 #[derive(Debug)]
@@ -34,7 +24,7 @@ pub struct Health {
     /// The backend's name.
     pub(crate) name: Arc<str>,
     pub(super) listener: Box<dyn StateListener>,
-    pub(super) settings: HealthSettings,
+    pub(super) config: LiveConfig,
     pub(super) in_use: Arc<DatabasesInUse>,
     /// Lock-free copy of [`Record::unread`], read on every request.
     pub(super) unread: AtomicU64,
@@ -48,7 +38,7 @@ impl Health {
     pub fn new(
         name: &str,
         listener: Box<dyn StateListener>,
-        settings: HealthSettings,
+        config: LiveConfig,
         in_use: Arc<DatabasesInUse>,
         now: Instant,
     ) -> Arc<Self> {
@@ -60,7 +50,7 @@ impl Health {
         Arc::new(Self {
             name: name.into(),
             listener,
-            settings,
+            config,
             in_use,
             unread: AtomicU64::new(0),
             is_busy: AtomicBool::new(false),
@@ -152,7 +142,7 @@ impl Health {
         let why = record.last_failure.clone();
         match record.state {
             BackendState::Down => record.reason = why,
-            _ if record.bad >= self.settings.fall => {
+            _ if record.bad >= self.config.get().fall => {
                 self.change(&mut record, BackendState::Down, why, false, now)
             }
             BackendState::Up => self.change(&mut record, BackendState::Suspect, why, false, now),
@@ -217,7 +207,7 @@ impl Health {
                 self.serve(&mut record, report, began, now, others);
             }
             Verdict::Prove { cause, databases, relevant } => {
-                match record.prove(cause, &databases, &relevant, self.settings.rise) {
+                match record.prove(cause, &databases, &relevant, self.config.get().rise) {
                     Proof::Accepted => {
                         self.accept_proven(&mut record, report, began, now, others);
                     }
@@ -225,7 +215,11 @@ impl Health {
                     Proof::Held(cause) => {
                         let mut why = format!("{cause}; {}", record.progress(report));
                         if record.good > 0 {
-                            why += &format!(" in {} of {} checks", record.good, self.settings.rise);
+                            why += &format!(
+                                " in {} of {} checks",
+                                record.good,
+                                self.config.get().rise
+                            );
                         }
                         self.hold(&mut record, cause, why, now);
                     }
@@ -252,7 +246,7 @@ impl Health {
             before: &before,
             others,
             in_use: self.in_use.get(),
-            forget_after: self.settings.forget_after,
+            forget_after: self.config.get().forget_after,
         });
         if before.seen.is_some_and(|seen| seen.report.run_id != report.run_id) {
             record.good = 0;
@@ -324,7 +318,7 @@ impl Health {
             }
             BackendState::Down | BackendState::Syncing => {
                 record.good += 1;
-                if record.good >= self.settings.rise {
+                if record.good >= self.config.get().rise {
                     let why = format!("it answers again; {}", keys_in_words(report));
                     self.accept(record, report, now, why, true);
                 }

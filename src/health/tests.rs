@@ -5,6 +5,7 @@ use super::known::{Identity, Seen};
 use super::record::{MAX_CHANGES, STILL_CHECKS};
 use super::*;
 use crate::backend::{Keys, Report};
+use crate::config::LiveConfig;
 use crate::sync::{Mutex, lock};
 
 #[path = "operator_tests.rs"]
@@ -34,14 +35,16 @@ impl StateListener for Listener {
     fn set_silent(&self, _: bool) {}
 }
 
-/// `fall` is 3, `rise` is 2.
+/// `--fall` is 3, `--rise` is 2.
 fn backend() -> Backend {
-    let settings = HealthSettings { fall: 3, rise: 2, forget_after: Duration::from_secs(600) };
     let in_use = Arc::new(DatabasesInUse::default());
     in_use.note(Databases::of(0));
     let told = Arc::new(Told::default());
     let listener = Box::new(Listener(Arc::clone(&told)));
-    Backend { health: Health::new("a:1", listener, settings, in_use, Instant::now()), told }
+    Backend {
+        health: Health::new("a:1", listener, LiveConfig::of(&[]), in_use, Instant::now()),
+        told,
+    }
 }
 
 /// It has 1000 keys and is up.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use log::Level;
 
@@ -15,7 +16,7 @@ type CountLeases = dyn Fn() -> Vec<(Arc<str>, usize)> + Send + Sync;
 /// Writes an entry for each event, with the leases of all backends at that moment.
 pub struct AccessLog {
     count_leases: Box<CountLeases>,
-    is_quiet: bool,
+    is_quiet: AtomicBool,
 }
 
 impl AccessLog {
@@ -24,7 +25,12 @@ impl AccessLog {
         count_leases: impl Fn() -> Vec<(Arc<str>, usize)> + Send + Sync + 'static,
         is_quiet: bool,
     ) -> Self {
-        Self { count_leases: Box::new(count_leases), is_quiet }
+        Self { count_leases: Box::new(count_leases), is_quiet: AtomicBool::new(is_quiet) }
+    }
+
+    /// Sets whether it writes nothing.
+    pub fn set_quiet(&self, is_quiet: bool) {
+        self.is_quiet.store(is_quiet, Ordering::Relaxed);
     }
 
     /// Writes the event that `make` returns, if the log wants it.
@@ -34,7 +40,7 @@ impl AccessLog {
 
     /// Writes the event that `make` returns at this level, if the log wants it.
     pub fn write_at(&self, level: Level, make: impl FnOnce() -> Event) {
-        if self.is_quiet || !log::log_enabled!(level) {
+        if self.is_quiet.load(Ordering::Relaxed) || !log::log_enabled!(level) {
             return;
         }
         let event = make();

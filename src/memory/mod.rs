@@ -91,7 +91,7 @@ pub(crate) trait Holder: Send + Sync {
 /// The memory that all clients together may make us hold.
 #[derive(Debug)]
 pub struct MemoryBudget {
-    max_bytes: usize,
+    max_bytes: AtomicUsize,
     held: AtomicUsize,
     /// The clients that have held anything that counts.
     holders: Mutex<Vec<Weak<dyn Holder>>>,
@@ -174,12 +174,18 @@ impl MemoryBudget {
     /// Creates a budget of this many bytes.
     pub(crate) fn new(max_bytes: usize) -> Self {
         let (holders, closed) = (Mutex::new(Vec::new()), Counter::default());
-        Self { max_bytes, held: AtomicUsize::new(0), holders, freed: Condvar::new(), closed }
+        let (max_bytes, held) = (AtomicUsize::new(max_bytes), AtomicUsize::new(0));
+        Self { max_bytes, held, holders, freed: Condvar::new(), closed }
     }
 
     /// Returns the budget in bytes.
     pub(crate) fn max_bytes(&self) -> usize {
-        self.max_bytes
+        self.max_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Changes the budget. If all hold more than that, the next that grows makes room.
+    pub(crate) fn set_max_bytes(&self, max_bytes: usize) {
+        self.max_bytes.store(max_bytes, Ordering::Relaxed);
     }
 
     /// Returns how many bytes all clients hold.
@@ -210,7 +216,7 @@ impl MemoryBudget {
                 _ => {
                     drop(holders);
                     self.close(holder);
-                    return Err(OutOfMemory { held: need.own, max: self.max_bytes });
+                    return Err(OutOfMemory { held: need.own, max: self.max_bytes() });
                 }
             }
         }
@@ -236,7 +242,7 @@ impl MemoryBudget {
         });
         let own = holder.account().bytes.load(Ordering::Relaxed);
         let held = self.held_bytes();
-        (Need { own, held, leaving, largest: bytes, max: self.max_bytes }, largest)
+        (Need { own, held, leaving, largest: bytes, max: self.max_bytes() }, largest)
     }
 
     fn close(&self, holder: &dyn Holder) {
@@ -245,7 +251,7 @@ impl MemoryBudget {
             return;
         }
         self.closed.add_one();
-        let (held, max) = (size(account.bytes.load(Ordering::Relaxed)), size(self.max_bytes));
+        let (held, max) = (size(account.bytes.load(Ordering::Relaxed)), size(self.max_bytes()));
         warn!(
             "closed {}: it held {held} of memory, the most of all clients, which together may hold {max} \
              (--max-memory)",
@@ -299,7 +305,7 @@ impl<'a> Share<'a> {
             return Ok(());
         }
         budget.list(&self.holder);
-        let max = budget.max_bytes;
+        let max = budget.max_bytes();
         match decide(Need { own, held, leaving: 0, largest: 0, max }) {
             Decision::Enough => Ok(()),
             _ => budget.make_room(&*self.holder),

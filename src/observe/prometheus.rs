@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Instant, UNIX_EPOCH};
 
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
@@ -42,6 +42,7 @@ pub fn text(balancer: &Balancer) -> Result<String, fmt::Error> {
     add_settings(&mut families, balancer, &members, &backends);
     add_slow_reads(&mut families, balancer);
     add_memory(&mut families, balancer);
+    add_reloads(&mut families, balancer);
     add_connections(&mut families, balancer, &backends);
     let mut registry = Registry::with_prefix("redis_lb");
     registry.register_collector(Box::new(families));
@@ -116,7 +117,7 @@ fn add_clients(to: &mut Families, balancer: &Balancer) {
     });
     let help = "Connected clients, by protocol; new: it is not known yet";
     to.add("clients", help, Rows::Gauges(clients.into()));
-    let max = balancer.config.max_clients as f64;
+    let max = balancer.config().max_clients as f64;
     to.add("max_clients", "The limit of clients", Rows::gauge(max));
     let help = "Clients that have connected since the start, by protocol";
     to.add("connections", help, by_protocol(&metrics.connections));
@@ -243,6 +244,16 @@ fn add_memory(to: &mut Families, balancer: &Balancer) {
     to.add("client_memory_max_bytes", help, Rows::gauge(memory.max_bytes() as f64));
     let help = "Clients that were closed because they held the most when that was too much";
     to.add("client_memory_closed", help, Rows::counter(memory.closed.get()));
+}
+
+fn add_reloads(to: &mut Families, balancer: &Balancer) {
+    let record = balancer.reloads.record();
+    let help = "Whether the last reload of the configuration was taken over";
+    let is_good = record.refused.is_none();
+    to.add("config_last_reload_successful", help, Rows::gauge(f64::from(u8::from(is_good))));
+    let help = "When the configuration that is in effect was read, in Unix time";
+    let loaded_at = record.loaded_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    to.add("config_loaded_timestamp_seconds", help, Rows::gauge(loaded_at.as_secs_f64()));
 }
 
 fn add_connections(to: &mut Families, balancer: &Balancer, backends: &[BackendFigures]) {

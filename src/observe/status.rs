@@ -32,6 +32,7 @@ pub struct Status {
     uptime_seconds: f64,
     phase: Phase,
     ready: bool,
+    configuration: ConfigurationStatus,
     clients: Clients,
     connections: ByProtocol<u64>,
     requests: Requests,
@@ -47,6 +48,23 @@ pub struct Status {
     changes: Vec<ChangeStatus>,
     commands: Vec<CommandStatus>,
     slow_reads: SlowReads,
+}
+
+/// The configuration that is in effect.
+#[derive(Debug, Serialize)]
+struct ConfigurationStatus {
+    file: Option<String>,
+    loaded_at: String,
+    reloads: u64,
+    failed_reloads: u64,
+    refused: Option<RefusedReload>,
+}
+
+/// The last reload, which was not taken over.
+#[derive(Debug, Serialize)]
+struct RefusedReload {
+    at: String,
+    reason: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -117,11 +135,12 @@ impl Status {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             at: shown(SystemTime::now()),
-            listen: balancer.config.listen.to_string(),
+            listen: balancer.config().listen.to_string(),
             uptime_seconds: balancer.began.elapsed().as_secs_f64(),
             phase: balancer.phase(),
             ready: balancer.is_ready(),
-            clients: Clients { http, resp, new, max: balancer.config.max_clients },
+            configuration: ConfigurationStatus::of(balancer),
+            clients: Clients { http, resp, new, max: balancer.config().max_clients },
             connections: metrics.connections.get(),
             requests: Requests {
                 http: answered(&metrics.answered_here.http, |requests| requests.http),
@@ -153,6 +172,20 @@ impl Status {
     pub(crate) fn of_backends(self) -> Backends {
         let Self { backends, removed_backends, .. } = self;
         Backends { backends, removed_backends }
+    }
+}
+
+impl ConfigurationStatus {
+    fn of(balancer: &Balancer) -> Self {
+        let record = balancer.reloads.record();
+        let refused = record.refused.map(|(at, reason)| RefusedReload { at: shown(at), reason });
+        Self {
+            file: balancer.config().config_file.as_ref().map(|file| file.display().to_string()),
+            loaded_at: shown(record.loaded_at),
+            reloads: record.done,
+            failed_reloads: record.failed,
+            refused,
+        }
     }
 }
 

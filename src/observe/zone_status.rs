@@ -21,7 +21,7 @@ impl ZoneStatus {
             let is_across = balancer.is_across(&member.settings.effective());
             recent.share.map(|share| if is_across { share } else { 0.0 })
         });
-        let own = balancer.config.zone.clone();
+        let own = balancer.config().zone.clone();
         Self { across_share: own.as_ref().and_then(|_| shares.sum()), own }
     }
 }

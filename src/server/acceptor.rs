@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use log::{debug, error, info, warn};
 use rustix::event::{PollFd, PollFlags};
+use socket2::SockRef;
 
 use super::limits::Shares;
 use super::listener::{BACKLOG, Listeners};
@@ -59,6 +60,7 @@ pub fn serve(listeners: Listeners, shares: Shares, balancer: &Arc<Balancer>) -> 
             clients,
             workers: Arc::default(),
             turn_away: TurnAway::start(endpoint, balancer, turned_away)?,
+            keepalive: Cell::new(balancer.config().client_keepalive),
             closed_idle: Cell::default(),
         })
     };
@@ -85,7 +87,7 @@ fn is_time_to_drain(balancer: &Balancer, draining_at: &mut Option<Instant>) -> b
         return false;
     }
     let now = Instant::now();
-    let delay = balancer.config.drain_delay;
+    let delay = balancer.config().drain_delay;
     if draining_at.is_none() && !delay.is_zero() {
         info!("not ready any more; serves on for {}", humantime::format_duration(delay));
     }
@@ -100,6 +102,8 @@ struct Acceptor {
     clients: Arc<Clients>,
     workers: Arc<Workers>,
     turn_away: TurnAway,
+    /// `--client-keepalive`, as the listener has it.
+    keepalive: Cell<Duration>,
     /// Idle clients that were closed to make room, and when the log has last told of them.
     closed_idle: Cell<(u64, Option<Instant>)>,
 }
@@ -109,7 +113,7 @@ impl Acceptor {
         let mut back_off = SHORTEST_BACK_OFF;
         while goes_on() {
             let accepted = match self.accept() {
-                Ok(false) => self.wait_for_client(),
+                Ok(false) => self.wait_for_client().and_then(|()| self.follow_configuration()),
                 accepted => accepted.map(|_| ()),
             };
             match accepted {
@@ -137,7 +141,7 @@ impl Acceptor {
 
     /// Takes the next client; false when none is there.
     fn accept(&self) -> io::Result<bool> {
-        match ClientStream::accept(&self.listener, self.balancer.config.client_keepalive) {
+        match ClientStream::accept(&self.listener, self.keepalive.get()) {
             Ok((stream, address)) => self.admit(stream, address).map(|()| true),
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => Ok(false),
@@ -148,7 +152,19 @@ impl Acceptor {
         }
     }
 
-    /// Waits for a client, and for a moment at most: the end of the process wakes nobody here.
+    /// Takes over what has changed in the configuration.
+    fn follow_configuration(&self) -> io::Result<()> {
+        let config = self.balancer.config();
+        if self.endpoint == Endpoint::Public {
+            self.clients.set_max(config.max_clients);
+        }
+        if self.keepalive.replace(config.client_keepalive) != config.client_keepalive {
+            ClientStream::prepare(SockRef::from(&self.listener), config.client_keepalive)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for a client, and for a moment at most: the end of the process and a reload wake nobody here.
     fn wait_for_client(&self) -> io::Result<()> {
         poll(&mut [PollFd::new(&self.listener, PollFlags::IN)], LONGEST_WAIT)
     }
@@ -161,7 +177,7 @@ impl Acceptor {
             self.note_closed(closed as u64);
         }
         let Some(registration) = registration else {
-            debug!("{address} turned away: {} clients", self.clients.max);
+            debug!("{address} turned away: {} clients", self.clients.max());
             self.turn_away(socket);
             return Ok(());
         };
@@ -192,7 +208,7 @@ impl Acceptor {
             warn!(
                 "nearly all places for {} clients{limit}{address} are taken: idle HTTP clients are \
                  closed to make room, {} so far",
-                self.clients.max,
+                self.clients.max(),
                 before + closed
             );
         }
@@ -207,7 +223,7 @@ impl Acceptor {
 
 /// Waits for the clients to be done, then cuts off those that are not.
 fn drain(clients: &Clients, balancer: &Balancer) {
-    let timeout = balancer.config.drain_timeout;
+    let timeout = balancer.config().drain_timeout;
     let waiting = clients.len();
     info!(
         "no new clients; those here ({waiting}) may finish within {}",

@@ -20,14 +20,14 @@ use crate::text::table::{Alignment, table};
 /// Prints what is served, from where, and what to try, and warns of what will cause trouble. The address
 /// is in the first line.
 pub fn introduce(balancer: &Balancer, was_passed_on: bool) {
-    let mut text = serves(&balancer.config, was_passed_on);
+    let mut text = serves(&balancer.config(), was_passed_on);
     let head = [("reads from", Alignment::Left), ("state", Alignment::Left), ("", Alignment::Left)];
     let rows: Vec<_> = balancer.backends().iter().map(|backend| row(backend)).collect();
     table(&head, &rows).lines().for_each(|line| text += &format!("  {line}\n"));
-    text += &to_try(balancer.config.listen, balancer.config.status_address());
+    text += &to_try(balancer.config().listen, balancer.config().status_address());
     // That nobody reads it is no reason not to serve.
     let _ = std::io::stdout().write_all(text.as_bytes());
-    warn_of_addresses(&balancer.config);
+    warn_of_addresses(&balancer.config());
     warn_of_list(balancer);
     let backends = balancer.backends();
     for backend in backends.iter() {
@@ -37,7 +37,7 @@ pub fn introduce(balancer: &Balancer, was_passed_on: bool) {
     }
     for backend in backends.iter().filter(|backend| backend.health.state() == BackendState::Up) {
         warn_of_database(backend);
-        warn_of_scripts(backend, &balancer.config);
+        warn_of_scripts(backend, &balancer.config());
     }
 }
 
@@ -100,7 +100,7 @@ fn warn_of_list(balancer: &Balancer) {
     for (one, other) in duplicates(&run_ids) {
         warn!("{} and {} {SAME_SERVER}", names[one], names[other]);
     }
-    if databases_differ(&balancer.config.backends) {
+    if databases_differ(&balancer.config().backends) {
         warn!("{DATABASES_DIFFER}");
     }
 }

@@ -5,6 +5,8 @@ mod banner;
 mod limits;
 mod listener;
 mod places;
+mod reload;
+mod signals;
 mod turn_away;
 mod workers;
 
@@ -12,4 +14,6 @@ pub use acceptor::serve;
 pub use banner::introduce;
 pub use limits::raise_limits;
 pub use listener::{Listeners, PassedOn};
+pub use reload::reload;
+pub use signals::{notify, start_signals};
 pub use workers::schedule_in_batches;

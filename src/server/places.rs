@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::session::{self, Activity, ClientList, ClientSocket, Endpoint};
@@ -82,9 +83,8 @@ impl RoomRule {
 /// The places of one address's clients, with a handle to wake each.
 #[derive(Debug)]
 pub(super) struct Clients {
-    /// Number of places.
-    pub max: usize,
-    rule: RoomRule,
+    endpoint: Endpoint,
+    max: AtomicUsize,
     open: Mutex<Open>,
     /// Notified when the last client leaves, and at each that leaves while a newcomer waits.
     left: Condvar,
@@ -116,8 +116,22 @@ impl ClientList for Clients {
 
 impl Clients {
     pub fn new(endpoint: Endpoint, max: usize) -> Arc<Self> {
-        let rule = RoomRule::of(endpoint, max);
-        Arc::new(Self { max, rule, open: Mutex::default(), left: Condvar::default() })
+        let max = AtomicUsize::new(max);
+        Arc::new(Self { endpoint, max, open: Mutex::default(), left: Condvar::default() })
+    }
+
+    /// Returns the number of places.
+    pub fn max(&self) -> usize {
+        self.max.load(Ordering::Relaxed)
+    }
+
+    /// Changes the number of places. Clients that have one keep it.
+    pub fn set_max(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
+    }
+
+    fn rule(&self) -> RoomRule {
+        RoomRule::of(self.endpoint, self.max())
     }
 
     /// Gives a client its place; `None` when there is none. Also returns how many idle clients were closed
@@ -125,16 +139,16 @@ impl Clients {
     pub fn admit(self: &Arc<Self>, socket: &Arc<ClientSocket>) -> (Option<Registration>, usize) {
         let registered = self.register(socket);
         if registered.is_some() {
-            return (registered, self.make_room(self.rule.reserve));
+            return (registered, self.make_room(self.rule().reserve));
         }
-        let closed = self.make_room(self.rule.reserve.max(1));
+        let closed = self.make_room(self.rule().reserve.max(1));
         let registered = if self.wait_for_place() { self.register(socket) } else { None };
         (registered, closed)
     }
 
     fn register(self: &Arc<Self>, socket: &Arc<ClientSocket>) -> Option<Registration> {
         let mut open = lock(&self.open);
-        if open.sockets.len() >= self.max {
+        if open.sockets.len() >= self.max() {
             return None;
         }
         let id = open.next_id;
@@ -147,12 +161,12 @@ impl Clients {
     /// were closed.
     fn make_room(&self, reserve: usize) -> usize {
         let mut open = lock(&self.open);
-        let free = self.max.saturating_sub(open.sockets.len()) + open.leaving;
+        let free = self.max().saturating_sub(open.sockets.len()) + open.leaving;
         if free >= reserve || open.is_pausing() {
             return 0;
         }
         let clients = open.sockets.values().map(|socket| (socket.activity(), socket));
-        let chosen = self.rule.choose(clients, reserve, session::now());
+        let chosen = self.rule().choose(clients, reserve, session::now());
         let leaves = |(seen, socket): (Activity, &Arc<ClientSocket>)| {
             socket.make_leave(seen).then(|| Arc::clone(socket))
         };
@@ -169,7 +183,7 @@ impl Clients {
         let deadline = Instant::now() + MAX_WAIT;
         let mut open = lock(&self.open);
         open.is_awaited = true;
-        while open.sockets.len() >= self.max && open.leaving > 0 && !open.is_pausing() {
+        while open.sockets.len() >= self.max() && open.leaving > 0 && !open.is_pausing() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 // It answers a last request. Those who come next are not held up as well.
@@ -179,7 +193,7 @@ impl Clients {
             open = wait(&self.left, open, left);
         }
         open.is_awaited = false;
-        open.sockets.len() < self.max
+        open.sockets.len() < self.max()
     }
 
     pub fn len(&self) -> usize {

@@ -130,7 +130,7 @@ impl<'a> Client<'a> {
         endpoint: Endpoint,
         balancer: &'a Balancer,
     ) -> Self {
-        let client_timeout = balancer.config.client_timeout;
+        let client_timeout = balancer.config().client_timeout;
         let (idle_timeout, head_timeout) = match endpoint {
             Endpoint::Public => (client_timeout, HEAD_TIMEOUT),
             Endpoint::Admin => (client_timeout.min(ADMIN_TIMEOUT), ADMIN_HEAD_TIMEOUT),

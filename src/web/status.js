@@ -264,6 +264,14 @@ function showTile(name, text, note, title = "") {
   put(value.nextElementSibling, note, note);
 }
 
+/** Says so if the configuration file is not what is in effect. */
+function showConfiguration({ file, loaded_at, refused }) {
+  const notice = byId("configuration");
+  notice.hidden = refused === null;
+  if (refused === null) return;
+  put(notice, `The configuration is that of ${loaded_at}. ${file} was not taken over at ${refused.at}: ${refused.reason}`);
+}
+
 function showTiles(status) {
   const { clients, requests, refused, process, memory } = status;
   const all = answered(requests);
@@ -706,6 +714,7 @@ function show(status) {
   rebuild(status.backends);
   showHeader(status);
   showTiles(status);
+  showConfiguration(status.configuration);
   showBalance(status.backends);
   showZone(status.zone);
   const removed = status.removed_backends;

@@ -36,6 +36,7 @@ mod own_limits;
 mod places;
 mod policy;
 mod quick;
+mod reload;
 mod resp_failover;
 mod resp_limits;
 mod rights;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::backend::Class;
+use crate::config::LiveConfig;
 use crate::policy::{self, Script};
 use crate::resp::Command;
 
@@ -134,27 +135,27 @@ pub struct Kinds {
     entries: Box<[AtomicU64]>,
     hashes: RandomState,
     began: Instant,
-    timeout: Duration,
+    config: LiveConfig,
     /// When an exact command was marked slow last, as in the entries. While that counts, each command is
     /// looked up.
     exact_at: AtomicU64,
 }
 
 impl Kinds {
-    /// Empty table. A server may be silent for `timeout`.
-    pub fn new(timeout: Duration) -> Self {
+    /// Empty table.
+    pub fn new(config: &LiveConfig) -> Self {
         Self {
             entries: (0..BUCKETS * WAYS).map(|_| AtomicU64::new(0)).collect(),
             hashes: RandomState::new(),
             began: Instant::now(),
-            timeout,
+            config: config.clone(),
             exact_at: AtomicU64::new(0),
         }
     }
 
     /// How long a read that is not quick may keep its server silent until it counts as slow.
     pub fn slow_after(&self) -> Duration {
-        self.timeout / SLOW_PART
+        self.config.get().backend_timeout / SLOW_PART
     }
 
     /// Whether a read is quick without a look at the table, as most are.
@@ -249,7 +250,8 @@ impl Kinds {
         if read.is_fast && time < self.slow_after() {
             return;
         }
-        let observation = observe(time, self.timeout, self.class(read), is_alone);
+        let observation =
+            observe(time, self.config.get().backend_timeout, self.class(read), is_alone);
         match observation {
             Observation::Slow => self.mark_slow(read),
             _ if read.is_fast => {}

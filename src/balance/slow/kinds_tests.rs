@@ -44,7 +44,7 @@ fn each_row_of_what_an_answer_says() {
 
 #[test]
 fn twenty_quick_answers_make_a_kind_quick_and_a_late_one_unknown() {
-    let kinds = Kinds::new(TIMEOUT);
+    let kinds = Kinds::new(&LiveConfig::of(&[]));
     let read = key(&kinds, "HGETALL user:1");
     assert_eq!(kinds.class(&read), Class::Unknown);
     answer(&kinds, &read, 19);
@@ -59,7 +59,7 @@ fn twenty_quick_answers_make_a_kind_quick_and_a_late_one_unknown() {
 
 #[test]
 fn several_reads_as_one_are_quick_if_each_is_unless_they_were_late_together() {
-    let kinds = Kinds::new(TIMEOUT);
+    let kinds = Kinds::new(&LiveConfig::of(&[]));
     let each = ["HGETALL user:1", "LRANGE list:1 0 -1"].map(|words| key(&kinds, words));
     let together = each[0].with(each[1]);
     let class = || kinds.class_together(&together, &each);
@@ -80,7 +80,7 @@ fn several_reads_as_one_are_quick_if_each_is_unless_they_were_late_together() {
 
 #[test]
 fn a_slow_read_makes_its_kind_slow_until_twenty_of_that_were_quick_and_itself_for_longer() {
-    let kinds = Kinds::new(TIMEOUT);
+    let kinds = Kinds::new(&LiveConfig::of(&[]));
     let read = key(&kinds, "SORT_RO big ALPHA LIMIT 0 1");
     kinds.record_answer(&read, LONG, true);
     assert_eq!(kinds.class(&read), Class::Slow);
@@ -93,7 +93,7 @@ fn a_slow_read_makes_its_kind_slow_until_twenty_of_that_were_quick_and_itself_fo
 
 #[test]
 fn of_several_that_were_slow_together_each_is_measured_alone() {
-    let kinds = Kinds::new(TIMEOUT);
+    let kinds = Kinds::new(&LiveConfig::of(&[]));
     let read = key(&kinds, "LRANGE list:1 0 -1");
     answer(&kinds, &read, 20);
     kinds.record_answer(&read, LONG, false);
@@ -106,7 +106,7 @@ fn of_several_that_were_slow_together_each_is_measured_alone() {
 
 #[test]
 fn what_servers_flag_fast_is_quick_unless_it_was_slow_itself_or_has_many_arguments() {
-    let kinds = Kinds::new(TIMEOUT);
+    let kinds = Kinds::new(&LiveConfig::of(&[]));
     let get = key_of(&kinds, "GET key:1", true);
     assert_eq!(kinds.class(&get), Class::Quick);
     kinds.mark_slow(&get);
@@ -123,7 +123,7 @@ fn what_servers_flag_fast_is_quick_unless_it_was_slow_itself_or_has_many_argumen
 
 #[test]
 fn a_read_that_was_blamed_for_a_broken_connection_is_as_before() {
-    let kinds = Kinds::new(TIMEOUT);
+    let kinds = Kinds::new(&LiveConfig::of(&[]));
     let read = key(&kinds, "HGETALL user:1");
     kinds.mark_slow(&read);
     assert_eq!(kinds.class(&read), Class::Slow);
@@ -146,7 +146,7 @@ fn kinds_are_told_by_what_their_keys_begin_with() {
 
 #[test]
 fn a_flood_of_kinds_leaves_most_of_those_that_are_known() {
-    let kinds = Kinds::new(TIMEOUT);
+    let kinds = Kinds::new(&LiveConfig::of(&[]));
     let known: Vec<_> =
         (0..200).map(|number| key(&kinds, &format!("HGETALL known:{number}:a"))).collect();
     known.iter().for_each(|read| answer(&kinds, read, 20));

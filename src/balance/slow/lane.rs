@@ -13,10 +13,10 @@ use log::info;
 use super::kinds::{Kinds, ReadKey};
 use super::lane_state::{LaneError, LaneState, Open, ReadInfo, RunningRead, SharedAnswer};
 use super::open_read::OpenRead;
-use super::silence::TimeLimits;
 use crate::backend::{BackendId, Class};
 use crate::balance::ConnectionTable;
 use crate::balance::registry::Registry;
+use crate::config::LiveConfig;
 use crate::health::BackendState;
 use crate::metrics::Counter;
 use crate::sync::{Condvar, Mutex, lock, wait};
@@ -71,7 +71,7 @@ pub struct SlowLane {
     pub kinds: Kinds,
     table: Arc<ConnectionTable>,
     registry: Arc<Registry>,
-    read_timeout: Duration,
+    config: LiveConfig,
     ended: Counter,
     busy_ms: AtomicU64,
 }
@@ -81,15 +81,15 @@ impl SlowLane {
     pub(in crate::balance) fn new(
         table: &Arc<ConnectionTable>,
         registry: &Arc<Registry>,
-        limits: TimeLimits,
+        config: &LiveConfig,
     ) -> Self {
         Self {
             state: Mutex::default(),
             changed: Condvar::new(),
-            kinds: Kinds::new(limits.backend),
+            kinds: Kinds::new(config),
             table: Arc::clone(table),
             registry: Arc::clone(registry),
-            read_timeout: limits.read,
+            config: config.clone(),
             ended: Counter::default(),
             busy_ms: AtomicU64::new(0),
         }
@@ -146,7 +146,7 @@ impl SlowLane {
             if (is_slow || began.elapsed() >= HALF_CLOSED_WAIT) && is_client_gone() {
                 return Err(LaneError::ClientLeft);
             }
-            if began.elapsed() >= self.read_timeout {
+            if began.elapsed() >= self.config.get().read_timeout {
                 return Err(LaneError::TimedOut(began.elapsed()));
             }
             state = lock(&self.state);
@@ -335,7 +335,7 @@ impl SlowLane {
         let Some(member) = self.registry.get(backend) else { return true };
         member.health.has_answered_since(left_at)
             || matches!(member.health.state(), BackendState::Down | BackendState::Syncing)
-            || now.saturating_duration_since(left_at) > self.read_timeout * MAX_LINGERS
+            || now.saturating_duration_since(left_at) > self.config.get().read_timeout * MAX_LINGERS
     }
 
     /// Ends reads that were given up, on servers that answer again or are gone; called after each check.

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::backend::Class;
+use crate::config::Config;
 use crate::health::BackendState;
 
 /// The timeouts of the configuration that the rule needs.
@@ -13,6 +14,13 @@ pub struct TimeLimits {
     pub backend: Duration,
     /// `--read-timeout`: how long any read waits.
     pub read: Duration,
+}
+
+impl TimeLimits {
+    /// Those of a configuration.
+    pub fn of(config: &Config) -> Self {
+        Self { backend: config.backend_timeout, read: config.read_timeout }
+    }
 }
 
 /// A read that was sent to a server which has been silent since.

@@ -227,7 +227,7 @@ impl BalancedRead<'_, '_, '_> {
     /// Takes a lease for the next attempt; `None` if no backend is left, or no time.
     fn next_attempt(&mut self) -> Result<Option<(Attempt, Lease)>, LocalResponse> {
         let Some((lease, open)) = self.place()? else { return Ok(None) };
-        let delay = self.balancer.config.demo_delay;
+        let delay = self.balancer.config().demo_delay;
         if !std::mem::replace(&mut self.is_held, true) && !delay.is_zero() {
             // With its lease, so that the table can be watched.
             self.balancer.access_log.write(|| Event::Held { seconds: delay.as_secs_f64() });
@@ -248,7 +248,7 @@ impl BalancedRead<'_, '_, '_> {
         let backends = balancer.backends();
         let serves = |backend| backends.get(backend).is_some_and(|backend| backend.serves_own());
         // A read that `--demo-delay` holds is no reason to keep others away.
-        if failover.class() == Class::Quick || !balancer.config.demo_delay.is_zero() {
+        if failover.class() == Class::Quick || !balancer.config().demo_delay.is_zero() {
             let may_serve = |backend| failover.may_try(backend) && serves(backend);
             let lease = first.or_else(|| balancer.table.lease(Instant::now(), may_serve));
             return Ok(lease.map(|lease| (lease, None)));
@@ -278,9 +278,9 @@ impl BalancedRead<'_, '_, '_> {
     fn read_from(&mut self, attempt: &Attempt) -> Result<Option<u64>, ReadError> {
         self.memory.set(HTTP_READ_BYTES).map_err(io::Error::from)?;
         let (balancer, response) = (self.balancer, &mut self.response);
-        let frame = Frame::new(&balancer.config);
+        let frame = Frame::new(&balancer.config());
         add_backend_headers(response, &attempt.backend);
-        let max_stall = balancer.config.backend_timeout / 2;
+        let max_stall = balancer.config().backend_timeout / 2;
         response.writer().held = Some((Arc::clone(&attempt.backend.backend), max_stall));
         let (query, memory) = (&self.read.query, &mut self.memory);
         let result = query.read_from(attempt, self.peer, frame, response, memory);

@@ -150,7 +150,7 @@ fn respond(client: &mut Client, request: Request, shared_reads: Option<&mut Shar
     let balancer = client.balancer;
     client.begin_answer();
     let began = Instant::now();
-    let query = match route(&request, &balancer.config, client.endpoint) {
+    let query = match route(&request, &balancer.config(), client.endpoint) {
         Ok(Target::Key(key, listing)) => {
             balancer.metrics.http_keys.add_one();
             ReadQuery::Key(key, listing)

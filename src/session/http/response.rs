@@ -105,7 +105,7 @@ impl LocalResponse {
 
     pub fn send(self, client: &mut Client, request: &Request, level: Level) -> SentResponse {
         let is_page = client.endpoint == Endpoint::Public && request.wants_html();
-        let frame = is_page.then(|| Frame::new(&client.balancer.config));
+        let frame = is_page.then(|| Frame::new(&client.balancer.config()));
         let keep_alive = !client.balancer.is_draining();
         let mut response = ResponseWriter::new(&mut *client, request, keep_alive, SystemTime::now);
         let status = self.status;
@@ -140,7 +140,7 @@ impl LocalResponse {
 /// here.
 pub fn probe_response(head: &[u8], endpoint: Endpoint, balancer: &Balancer) -> Option<Vec<u8>> {
     let (request, _) = http::parse(head).ok()??;
-    let config = &balancer.config;
+    let config = &balancer.config();
     let Ok(Target::Admin(target)) = route(&request, config, endpoint) else { return None };
     let is_served = endpoint == Endpoint::Admin || config.admin_listen.is_none();
     if !is_served || !matches!(target, AdminTarget::Health | AdminTarget::Ready) {
@@ -158,7 +158,7 @@ pub(super) fn admin_response(
     balancer: &Balancer,
     endpoint: Endpoint,
 ) -> LocalResponse {
-    let config = &balancer.config;
+    let config = &balancer.config();
     if endpoint == Endpoint::Public {
         if config.admin_listen.is_some() {
             let why = "/-/ is served at another address here (--admin-listen)";

@@ -99,7 +99,7 @@ impl SharedReads {
     /// Takes a lease. Returns `None` if the read can't go by a shared connection.
     fn plan(&self, read: &mut HttpRead) -> Option<SendPlan> {
         let balancer = &self.sink.balancer;
-        if read.whole_value().is_none() || !balancer.config.demo_delay.is_zero() {
+        if read.whole_value().is_none() || !balancer.config().demo_delay.is_zero() {
             return None;
         }
         let backends = balancer.backends();

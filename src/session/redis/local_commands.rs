@@ -223,7 +223,7 @@ impl Session<'_> {
         if command.arg_count() - 2 > MAX_PATTERNS {
             return Err(format!("ERR CONFIG GET takes at most {MAX_PATTERNS} patterns").into());
         }
-        let config = &self.balancer.config;
+        let config = &self.balancer.config();
         let settings = [
             ("appendonly", "no".to_owned()),
             ("databases", "16".to_owned()),

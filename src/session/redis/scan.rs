@@ -89,7 +89,7 @@ impl Session<'_> {
         };
         let wait_policy = match backend.health.state() {
             BackendState::Up => WaitPolicy::QUICK,
-            _ => WaitPolicy::Until(Instant::now() + balancer.config.backend_timeout),
+            _ => WaitPolicy::Until(Instant::now() + balancer.config().backend_timeout),
         };
         let mut connection = backend.request(self.mode, command, wait_policy, is_its_server)?;
         let time = began.elapsed();

@@ -122,7 +122,7 @@ impl<'a> Session<'a> {
     #[inline(never)]
     fn boxed(client: Client<'a>, balancer: &'a Balancer) -> Box<Self> {
         let (commands_version, policy) = balancer.policy();
-        let backlog = Backlog::new(balancer.config.client_backlog, client.share());
+        let backlog = Backlog::new(balancer.config().client_backlog, client.share());
         let socket = client.socket;
         Box::new(Self {
             memory: client.share(),
@@ -132,7 +132,7 @@ impl<'a> Session<'a> {
             // Another client waits for a connection as long as the backend timeout.
             writer: ReplyWriter {
                 client,
-                max_stall: balancer.config.backend_timeout / 2,
+                max_stall: balancer.config().backend_timeout / 2,
                 given: Given::default(),
                 out: Vec::new(),
                 backlog,
@@ -156,7 +156,7 @@ impl<'a> Session<'a> {
 
     #[inline(never)]
     fn run(&mut self, mut input: Vec<u8>, since: Instant) -> Result<Infallible, SessionEnd> {
-        let mut parser = CommandParser::new(self.balancer.config.max_argument_bytes());
+        let mut parser = CommandParser::new(self.balancer.config().max_argument_bytes());
         let mut begun = Some(since);
         loop {
             self.hold(&input, &parser)?;

@@ -244,7 +244,7 @@ impl<'a> Upstream<'a> {
     /// watches, or `is_subscriber`.
     pub fn update_may_move(&mut self, is_subscriber: bool) {
         let is_watching = matches!(self.watch, Watch::Held(..));
-        let may_move = !self.balancer.config.no_rebalance && !is_watching && !is_subscriber;
+        let may_move = !self.balancer.config().no_rebalance && !is_watching && !is_subscriber;
         if let Some(lease) = &self.lease
             && self.may_move != may_move
         {

@@ -1,0 +1,99 @@
+//! Takes over another configuration while clients are served.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use log::{error, info, warn};
+
+use super::limits::raise_limits;
+use crate::balance::{Balancer, Phase};
+use crate::config::Config;
+use crate::discovery::{self, Changes, MergedList};
+use crate::logging;
+use crate::sync::lock;
+
+/// Keys that are read once, at the start.
+const FIXED_KEYS: [&str; 5] = ["listen", "admin-listen", "log-format", "control", "control-owner"];
+
+/// Reads the configuration file again and takes it over as a whole, or leaves everything as it is. Returns what it has
+/// done, in lines for people, or why it has not. Both are logged, and shown on the status page.
+///
+/// It may take 10 s where all backends are replaced. Of several calls at a time the others wait.
+///
+/// # Errors
+/// The file is wrong, a key can't change without a restart, or the process is to end.
+pub fn reload(balancer: &Arc<Balancer>) -> Result<Vec<String>, Vec<String>> {
+    let result = balancer.reloads.run(|| {
+        let (config, keys) = changed(balancer)?;
+        Ok(take_over(balancer, config, &keys))
+    });
+    match &result {
+        Ok(lines) => lines.iter().for_each(|line| info!("reload: {line}")),
+        Err(reasons) => {
+            error!("reload: the configuration stays as it was:");
+            reasons.iter().for_each(|reason| error!("reload: {reason}"));
+        }
+    }
+    result
+}
+
+/// Reads the configuration that is to be taken over. Returns it, and which keys have changed.
+fn changed(balancer: &Balancer) -> Result<(Config, Vec<String>), Vec<String>> {
+    if balancer.has_reached(Phase::Leaving) {
+        return Err(vec!["the process is to end".to_owned()]);
+    }
+    let old = balancer.config();
+    if old.config_file.is_none() {
+        return Err(vec!["there is no file to read again: start lb with --config FILE".to_owned()]);
+    }
+    let mut new = old.reread().map_err(|error| error.lines())?;
+    let keys: Vec<String> = old.changes(&new).into_iter().map(str::to_owned).collect();
+    let is_fixed = |key: &&String| FIXED_KEYS.contains(&key.as_str());
+    let fixed: Vec<String> = keys.iter().filter(is_fixed).map(|key| new.fixed(key)).collect();
+    if !fixed.is_empty() {
+        return Err(fixed);
+    }
+    // Port 0 was replaced by the one that was found.
+    (new.listen, new.admin_listen) = (old.listen, old.admin_listen);
+    raise_limits(&mut new).map_err(|error| vec![error.to_string()])?;
+    Ok((new, keys))
+}
+
+fn take_over(balancer: &Arc<Balancer>, config: Config, keys: &[String]) -> Vec<String> {
+    config.warnings().iter().for_each(|warning| warn!("{warning}"));
+    let overridden = config.overridden_keys().iter().map(ToString::to_string);
+    let mut lines: Vec<String> = overridden.collect();
+    let is_set_by_operator = lock(&balancer.overlay).log_level.is_some();
+    if keys.iter().any(|key| key == "log-level") && !is_set_by_operator {
+        logging::set_level(config.log_level);
+    }
+    balancer.reconfigure(config, Instant::now());
+    lines.splice(0..0, [summary(keys)]);
+    lines.extend(described(&discovery::update(balancer, &MergedList(balancer))));
+    let left = discovery::left_in_place(balancer).into_iter();
+    lines
+        .extend(left.map(|(name, what)| format!("{name} stays as it was set at run time: {what}")));
+    lines
+}
+
+fn summary(keys: &[String]) -> String {
+    match keys {
+        [] => "nothing has changed".to_owned(),
+        keys => format!("taken over: {}", keys.join(", ")),
+    }
+}
+
+/// Describes what has become of the backends.
+fn described(changes: &Changes) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (what, names) in [
+        ("added", &changes.added),
+        ("removed", &changes.removed),
+        ("other settings for", &changes.changed),
+    ] {
+        if !names.is_empty() {
+            lines.push(format!("{what} {}", names.join(", ")));
+        }
+    }
+    lines
+}
