@@ -220,8 +220,8 @@ mod tests {
         assert_eq!(listed(), format!("{two} {three}"));
         let id = balancer.backends()[0].id;
         balancer.set_weight(id, Some(5), std::time::Instant::now());
-        let left =
-            [format!("{two}: weight 5"), format!("{three}: added"), format!("{one}: removed")];
+        let left = [(two, "weight 5"), (three, "added"), (one, "removed")];
+        let left = left.map(|(name, what)| (name.to_owned(), what.to_owned()));
         assert_eq!(left_in_place(&balancer), left);
         remove_listed(&balancer, three).expect("it was added");
         assert_eq!(remove_listed(&balancer, two), Err(ListError::Last(two.to_owned())));

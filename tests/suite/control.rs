@@ -197,6 +197,61 @@ fn each_change_is_made_by_lb_ctl_and_shown_to_people_and_programs() {
 }
 
 #[test]
+fn a_reload_leaves_what_was_set_at_run_time_and_says_so() {
+    let servers = three_servers();
+    let [a, b, c] = servers.each_ref();
+    let folder = tempfile::tempdir().expect("a folder");
+    let (file, socket) = (folder.path().join("lb.toml"), folder.path().join("control"));
+    let write = |servers: &[&RedisServer], more: &str| {
+        let urls: Vec<String> = servers.iter().map(|server| server.address()).collect();
+        let text = format!(
+            "listen = \"127.0.0.1:0\"\ncontrol = \"{}\"\n{more}\nbackend = {urls:?}\n",
+            socket.display()
+        );
+        fs::write(&file, text).expect("a file");
+    };
+    write(&[a, b], "check-interval = \"200ms\"");
+    let mut command = Command::new(LB);
+    command.arg("--config").arg(&file);
+    let setup = Setup { lb: Balancer::spawn(command), folder };
+    let (one, other, third) = (a.address(), b.address(), c.address());
+    setup.ctl(&["weight", &one, "5"]);
+    setup.ctl(&["remove", &other]);
+    setup.ctl(&["add", &third]);
+    setup.ctl(&["log", "debug"]);
+    write(&[a, b], "max-clients = 77\nlog-level = \"warn\"");
+    let done = setup.ctl(&["reload"]);
+    for line in [
+        format!("{one} stays as it was set at run time: weight 5"),
+        format!("{other} stays as it was set at run time: removed"),
+        format!("{third} stays as it was set at run time: added"),
+        "the log's level stays as it was set at run time: debug".to_owned(),
+    ] {
+        assert!(done.lines().any(|said| said == line), "{line} is not in\n{done}");
+    }
+    let status = setup.status();
+    assert_eq!(status["clients"]["max"], 77);
+    let names = status["backends"].as_array().expect("a list").iter();
+    let names: Vec<_> = names.map(|backend| backend["name"].as_str()).collect();
+    assert_eq!(names, [Some(&*one), Some(&*third)]);
+    // What the file has by now is no longer set at run time.
+    write(&[b, c], "");
+    setup.ctl(&["reload"]);
+    setup.ctl(&["ready", &other]);
+    wait_until("the list is that of the file", || {
+        setup.backend(a) == Value::Null && setup.backend(b)["state"] == "up"
+    });
+    assert_eq!(setup.backend(c)["overrides"]["added"], false);
+    write(&[b, c], "control-owner = \"root\"");
+    let refused = setup.run(&["reload"]);
+    assert!(refused.code == Some(1) && refused.err.contains("control-owner"), "{refused:?}");
+    write(&[b, c], "no-such-key = 1");
+    let refused = setup.run(&["reload"]);
+    assert!(refused.code == Some(1) && refused.err.contains("no-such-key"), "{refused:?}");
+    setup.ctl(&["log", "default"]);
+}
+
+#[test]
 fn curl_does_what_lb_ctl_does() {
     let servers = three_servers();
     let [a, b, c] = servers.each_ref();
