@@ -83,14 +83,14 @@ impl ControlSocket {
         let owner = config.control_owner.as_ref().map(resolve).transpose()?;
         let temporary = temporary(path);
         // Of a process with our number that has ended.
-        let _ = fs::remove_file(&temporary);
+        remove_socket(&temporary);
         let made = make(&temporary, path, owner);
         let placed = made.and_then(|socket| {
             place(&temporary, path)?;
             Ok(socket)
         });
         if placed.is_err() {
-            let _ = fs::remove_file(&temporary);
+            remove_socket(&temporary);
         }
         let socket = placed?;
         let file = fs::symlink_metadata(path).map_err(failed)?;
@@ -118,6 +118,14 @@ impl Drop for ControlSocket {
 /// The name under which the socket is made, in the folder where it will be.
 fn temporary(path: &Path) -> PathBuf {
     path.with_file_name(format!(".lb-{}", std::process::id()))
+}
+
+/// Removes a socket, if one is there, and nothing else.
+fn remove_socket(path: &Path) {
+    if fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
+        // Where it can't be removed, no other can be made.
+        let _ = fs::remove_file(path);
+    }
 }
 
 /// The numbers of a user and a group; none stays as it is.
