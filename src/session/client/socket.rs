@@ -58,7 +58,7 @@ struct Notes {
 /// What a session is for, as long as that lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(in crate::session) enum Occupation {
+pub enum Occupation {
     /// Commands, one after the other.
     Commands,
     /// It is between MULTI and EXEC.
@@ -178,17 +178,17 @@ impl ClientSocket {
     }
 
     /// Notes the protocol that the client speaks.
-    pub(in crate::session) fn note_protocol(&self, protocol: WireProtocol) {
+    pub fn note_protocol(&self, protocol: WireProtocol) {
         self.notes.protocol.store(protocol as u8 + 1, Ordering::Relaxed);
     }
 
     /// Notes what the session is for.
-    pub(in crate::session) fn note_occupation(&self, occupation: Occupation) {
+    pub fn note_occupation(&self, occupation: Occupation) {
         self.notes.occupation.store(occupation as u8, Ordering::Relaxed);
     }
 
     /// Notes the name of a command that the client has sent.
-    pub(in crate::session) fn note_command(&self, name: &[u8]) {
+    pub fn note_command(&self, name: &[u8]) {
         let mut padded = [0; MAX_COMMAND_BYTES];
         let length = name.len().min(MAX_COMMAND_BYTES);
         padded[..length].copy_from_slice(&name[..length]);
@@ -198,13 +198,13 @@ impl ClientSocket {
     }
 
     /// Notes the lease that the client's reads count by, until it is given back. Note that before it is.
-    pub(in crate::session) fn note_lease(&self, lease: Option<&Lease>) {
+    pub fn note_lease(&self, lease: Option<&Lease>) {
         let slot = lease.map_or(0, |lease| lease.slot() + 1);
         self.notes.lease.store(slot, Ordering::Relaxed);
     }
 
     /// Notes the name that the client has given itself; none is the end of that.
-    pub(in crate::session) fn note_name(&self, name: &[u8]) {
+    pub fn note_name(&self, name: &[u8]) {
         *lock(&self.notes.name) = name[..name.len().min(MAX_NAME_BYTES)].into();
     }
 
