@@ -88,8 +88,9 @@ fn a_backend_far_away_gets_few_sessions_until_it_is_near_and_serves_alone_if_it_
     let why = format!("{} is slow: its short reads take ", far.address());
     assert!(lb.log().contains(&why), "{}", lb.log());
     wait_until("most sessions have left", || leases(&lb)[0] <= 1);
+    // It may have been suspect for a moment.
+    wait_for(&lb, &["slow", "up", "up"]);
     let status = lb.get("/-/status.json").json();
-    assert_eq!(status["backends"][0]["state"], "slow");
     let reason = status["backends"][0]["reason"].as_str().expect("text");
     assert!(reason.contains("at the median of 5 s, those of its peers"), "{reason}");
     far.clear();
@@ -100,7 +101,7 @@ fn a_backend_far_away_gets_few_sessions_until_it_is_near_and_serves_alone_if_it_
     wait_for(&lb, &["slow", "up", "up"]);
     servers[1..].iter_mut().for_each(RedisServer::kill);
     wait_for(&lb, &["up", "down", "down"]);
-    assert_eq!(leases(&lb), [30, 0, 0]);
+    wait_until("all sessions are there", || leases(&lb) == [30, 0, 0]);
     let seen = crowd.report().right;
     wait_until("it serves", || crowd.report().right > seen + 30);
     assert_clean(&crowd.finish());
