@@ -15,8 +15,8 @@ const MAX_ZONE_BYTES: usize = 64;
 /// How much is read from a backend. It may change while the backend is in service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendSettings {
-    /// Its share of the leases, in proportion to the weights of the others: 0 to [`MAX_WEIGHT`]. With 0 it is checked
-    /// and gets no leases.
+    /// Its share of the leases, in proportion to the weights of the others: 0 to [`MAX_WEIGHT`]. With 0 it is checked,
+    /// and leased only while no other serves.
     pub weight: u16,
     /// Whether it is read from only while no other is up.
     pub is_backup: bool,

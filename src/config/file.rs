@@ -24,7 +24,15 @@ const CONTROL: &str = "control";
 pub struct FileErrors {
     path: PathBuf,
     mistakes: Vec<Mistake>,
+    /// Whether there are more than are named.
+    has_more: bool,
 }
+
+/// Most mistakes of a file that are named: they fill the log and the status page.
+const MAX_MISTAKES: usize = 20;
+
+/// Most characters of a mistake that are shown.
+const MAX_MISTAKE_CHARS: usize = 300;
 
 /// A mistake and its line, which is 0 if the whole file is meant.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,7 +44,9 @@ pub(super) struct Mistake {
 impl FileErrors {
     pub(super) fn new(path: &Path, mut mistakes: Vec<Mistake>) -> Self {
         mistakes.sort();
-        Self { path: path.to_owned(), mistakes }
+        let has_more = mistakes.len() > MAX_MISTAKES;
+        mistakes.truncate(MAX_MISTAKES);
+        Self { path: path.to_owned(), mistakes, has_more }
     }
 
     /// Returns a line for each mistake: file, line, and what is wrong.
@@ -45,9 +55,13 @@ impl FileErrors {
         let line = |mistake: &Mistake| {
             let place =
                 if mistake.line == 0 { String::new() } else { format!(":{}", mistake.line) };
-            logging::escaped(&super::redact(&format!("{path}{place}: {}", mistake.text)))
+            let text: String =
+                super::redact(&mistake.text).chars().take(MAX_MISTAKE_CHARS).collect();
+            logging::escaped(&format!("{path}{place}: {text}"))
         };
-        self.mistakes.iter().map(line).collect()
+        let more =
+            self.has_more.then(|| format!("{path}: these are {MAX_MISTAKES} of its mistakes"));
+        self.mistakes.iter().map(line).chain(more).collect()
     }
 }
 
@@ -105,6 +119,9 @@ impl ConfigFile {
         let mut reader = Reader::new(path, text);
         for (key, value) in table.get_ref() {
             reader.take(key, value);
+            if reader.mistakes.len() > MAX_MISTAKES {
+                break;
+            }
         }
         match reader.mistakes.is_empty() {
             true => Ok(reader.file),
@@ -152,7 +169,7 @@ fn line_of(text: &[u8], at: usize) -> usize {
 /// Returns the first mistake in the syntax of each line: others often follow from it.
 fn syntax(text: &str, errors: &[SyntaxError]) -> Vec<Mistake> {
     let mut mistakes: Vec<Mistake> = Vec::new();
-    for error in errors {
+    for error in errors.iter().take(MAX_MISTAKES + 1) {
         // Of the error only its message: it would show the line, with a password in it.
         let line = line_of(text.as_bytes(), error.span().map_or(text.len(), |span| span.start));
         if mistakes.iter().all(|other| other.line != line) {

@@ -47,6 +47,11 @@ impl Config {
         changed.map(|(own, _)| own.key.as_str()).chain(backends).collect()
     }
 
+    /// Whether no backends are configured, so that they are the default ones.
+    pub fn has_default_backends(&self) -> bool {
+        self.backend_source == Source::Default
+    }
+
     /// Returns the error for a key that has changed and is read at the start alone.
     pub fn fixed(&self, key: &str) -> String {
         let setting = self.settings.iter().find(|setting| setting.key == key);

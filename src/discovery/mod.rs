@@ -17,7 +17,7 @@ use crate::health::checker::{self, Peers};
 use crate::health::{Admin, BackendState, Member, Overrides};
 
 /// How long an update waits until one of those listed is up, while only others are.
-const MAX_OVERLAP: Duration = Duration::from_secs(10);
+const MAX_OVERLAP: Duration = Duration::from_secs(1);
 
 /// File descriptors of a backend besides the connections in its pool: one for checks, and one to look its name up.
 const DESCRIPTORS_OF_A_BACKEND: usize = 2;
@@ -64,22 +64,13 @@ pub struct Changes {
 /// New backends get reads once they have proved that they have the data. Those that stay get the settings that are
 /// listed now, but what an operator has set holds on. Backends that are not listed any more get no reads, and their
 /// sessions move to others between two commands. They stay until one of those listed is up. That is waited for, for
-/// at most 10 s; after that they go as soon as one is. So a list with nothing but new backends, or with nothing that
-/// answers, is taken over without a failed read. A backend whose URL has changed is another backend.
+/// at most 1 s; after that they go as soon as one is, without the caller. So a list with nothing but new backends, or with nothing that
+/// answers, is taken over without a failed read. A backend whose URL has changed is another backend. Of two updates at a
+/// time, the later one has its way.
 pub fn update(balancer: &Arc<Balancer>, source: &impl ServiceDiscovery) -> Changes {
-    update_within(balancer, source, MAX_OVERLAP)
-}
-
-/// Does an [`update`] that waits for this time at most; what is to be done after it goes on without the caller. Of two
-/// updates at a time, the later one has its way.
-pub fn update_within(
-    balancer: &Arc<Balancer>,
-    source: &impl ServiceDiscovery,
-    max_wait: Duration,
-) -> Changes {
     let (round, Plan { mut changes, leaving, listed }) =
         balancer.begin_update(|| begin(balancer, source));
-    changes.staying = replace(balancer, leaving, listed, round, max_wait);
+    changes.staying = replace(balancer, leaving, listed, round);
     changes
 }
 
@@ -171,17 +162,18 @@ fn replace(
     leaving: Vec<Arc<Member>>,
     listed: Vec<Arc<Member>>,
     round: u64,
-    max_wait: Duration,
 ) -> Vec<String> {
-    let must_stay = |leaving: &[Arc<Member>]| is_any_up(leaving) && !is_any_up(&listed);
+    // They stay even if they fail meanwhile: they may be the only ones that come back.
+    let serves = |member: &Arc<Member>| member.health.state() <= BackendState::Suspect;
+    let are_needed = leaving.iter().any(serves) && !listed.is_empty();
     let began = Instant::now();
-    while must_stay(&leaving) && began.elapsed() < max_wait {
+    while are_needed && !is_any_up(&listed) && began.elapsed() < MAX_OVERLAP {
         thread::sleep(OVERLAP_STEP);
         if !balancer.go_on_with_update(round, || {}) {
             return Vec::new();
         }
     }
-    if !must_stay(&leaving) || listed.is_empty() {
+    if !are_needed || is_any_up(&listed) {
         balancer.go_on_with_update(round, || remove(balancer, &leaving));
         return Vec::new();
     }
@@ -189,7 +181,7 @@ fn replace(
     error!("no backend that is listed now is up: {} stays until one is", staying.join(", "));
     let balancer = Arc::clone(balancer);
     let wait = move || {
-        while is_any_up(&leaving) && !is_any_up(&listed) {
+        while !is_any_up(&listed) {
             thread::sleep(LATE_STEP);
             if !balancer.go_on_with_update(round, || {}) {
                 return;

@@ -1,18 +1,14 @@
 //! The list of the configuration, and what an operator has added to it and removed from it at run time.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use log::info;
 
-use super::{Changes, ServiceDiscovery, update_within};
+use super::{Changes, ServiceDiscovery, update};
 use crate::balance::{Balancer, Overlay};
 use crate::config::backend::BackendConfig;
 use crate::health::Member;
 use crate::sync::lock;
-
-/// Longest wait of an operator for the end of an update, which goes on by itself after that.
-const OPERATOR_WAIT: Duration = Duration::from_secs(1);
 
 /// Most backends that may be added at run time: each has threads and connections of its own.
 const MAX_ADDED: usize = 1000;
@@ -97,7 +93,7 @@ pub fn add_listed(balancer: &Arc<Balancer>, backend: BackendConfig) -> Result<Ch
         }
         overlay.added.push(backend);
     }
-    Ok(update_within(balancer, &MergedList(balancer), OPERATOR_WAIT))
+    Ok(update(balancer, &MergedList(balancer)))
 }
 
 /// Removes a backend from the list, as an operator wishes. It stays for as long as no other is up.
@@ -120,7 +116,7 @@ pub fn remove_listed(balancer: &Arc<Balancer>, name: &str) -> Result<Changes, Li
             overlay.removed.push(name.to_owned());
         }
     }
-    Ok(update_within(balancer, &MergedList(balancer), OPERATOR_WAIT))
+    Ok(update(balancer, &MergedList(balancer)))
 }
 
 /// Brings a backend back that was removed at run time. Returns false if none of this name was.
@@ -132,7 +128,7 @@ pub fn restore(balancer: &Arc<Balancer>, name: &str) -> bool {
         }
         overlay.removed.retain(|removed| removed != name);
     }
-    update_within(balancer, &MergedList(balancer), OPERATOR_WAIT);
+    update(balancer, &MergedList(balancer));
     true
 }
 

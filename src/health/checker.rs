@@ -136,6 +136,8 @@ struct Checker {
     warned_at: Option<Instant>,
     /// Whether the server ended the connection of the last check right after it.
     ends_at_once: bool,
+    /// Whether no check has had a result yet that the log knows of.
+    is_unknown: bool,
 }
 
 impl Checker {
@@ -147,6 +149,7 @@ impl Checker {
             last: Instant::now(),
             warned_at: None,
             ends_at_once: false,
+            is_unknown: true,
         }
     }
 
@@ -159,6 +162,7 @@ impl Checker {
         }
         let mut next = Instant::now();
         if let Some(first) = first {
+            self.is_unknown = false;
             let result = self.check(next);
             if let Err(late) = first.results.send((self.member.id, result)) {
                 self.judge(late.0.1, next);
@@ -217,6 +221,10 @@ impl Checker {
                 }
             }
             Err(error) => {
+                // One that has joined is down already, so no change of its state says so.
+                if self.is_unknown {
+                    warn!("{} does not answer yet: {error}", self.member.name());
+                }
                 let is_silence = error.is_timeout() || error.is_script();
                 health.check_failed(&error, is_silence, Instant::now());
                 if health.state() == BackendState::Down {
@@ -224,6 +232,7 @@ impl Checker {
                 }
             }
         }
+        self.is_unknown = false;
         self.peers.checked();
     }
 

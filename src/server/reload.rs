@@ -18,7 +18,7 @@ const FIXED_KEYS: [&str; 5] = ["listen", "admin-listen", "log-format", "control"
 /// Reads the configuration file again and takes it over as a whole, or leaves everything as it is. Returns what it has
 /// done, in lines for people, or why it has not. Both are logged, and shown on the status page.
 ///
-/// It may take 10 s where all backends are replaced. Of several calls at a time the others wait.
+/// It may take a second where all backends are replaced. Of several calls at a time the others wait.
 ///
 /// # Errors
 /// The file is wrong, a key can't change without a restart, or the process is to end.
@@ -53,6 +53,10 @@ fn changed(balancer: &Balancer) -> Result<(Config, Vec<String>), Vec<String>> {
     if !fixed.is_empty() {
         return Err(fixed);
     }
+    // The file may have been emptied by accident, or be half written.
+    if new.has_default_backends() && !old.has_default_backends() {
+        return Err(vec!["the file names no backend any more".to_owned()]);
+    }
     // Port 0 was replaced by the one that was found.
     (new.listen, new.admin_listen) = (old.listen, old.admin_listen);
     raise_limits(&mut new).map_err(|error| vec![error.to_string()])?;
@@ -86,9 +90,12 @@ fn summary(keys: &[String]) -> String {
 /// Describes what has become of the backends.
 fn described(changes: &Changes) -> Vec<String> {
     let mut lines = Vec::new();
+    let (staying, removed): (Vec<String>, Vec<String>) =
+        changes.removed.iter().cloned().partition(|name| changes.staying.contains(name));
     for (what, names) in [
         ("added", &changes.added),
-        ("removed", &changes.removed),
+        ("removed", &removed),
+        ("still read from, until a backend that is listed is up:", &staying),
         ("other settings for", &changes.changed),
     ] {
         if !names.is_empty() {

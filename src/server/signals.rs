@@ -24,7 +24,7 @@ enum Hangup {
     End,
     /// Nothing; the log says so.
     Ignore,
-    /// Nothing: it was so when the process began (`nohup`).
+    /// Nothing: it stays ignored, as `nohup` has set it.
     Leave,
 }
 
@@ -61,7 +61,7 @@ pub fn start_signals(balancer: &Arc<Balancer>) -> io::Result<()> {
     let handle = move || {
         for signal in signals.forever() {
             match (signal, hangup) {
-                // One that waits already reads the file as it is by then.
+                // A reload that waits reads the newest file, so a second is not needed.
                 (SIGHUP, Hangup::Reload) => _ = reload.try_send(()),
                 (SIGHUP, Hangup::Ignore) => {
                     info!("SIGHUP is ignored: there is no --config FILE to read again");
@@ -93,7 +93,9 @@ fn reload_each(balancer: &Arc<Balancer>, reloads: &Receiver<()>) {
         }
         // It is in the log.
         let _ = reload(balancer);
-        notify(&[NotifyState::Ready]);
+        if !balancer.has_reached(Phase::Leaving) {
+            notify(&[NotifyState::Ready]);
+        }
     }
 }
 

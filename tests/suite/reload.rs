@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::support::balancer::Balancer;
 use crate::support::data::Data;
 use crate::support::observe::{leases, metric, states};
-use crate::support::redis::{RedisServer, three_servers};
+use crate::support::redis::{RedisServer, free_port, three_servers};
 use crate::support::resp::RespClient;
 use crate::support::verify::{Crowd, Habits, KINDS};
 use crate::support::{seed, wait_until};
@@ -208,6 +208,31 @@ fn no_read_fails_and_no_session_ends_while_the_file_is_read_again_and_again() {
         let threads = status(&lb)["process"]["threads"].as_u64().expect("a number");
         threads <= threads_before + SPARE_THREADS
     });
+}
+
+#[test]
+fn a_server_that_is_replaced_by_none_that_answers_stays_even_if_it_fails_for_a_moment() {
+    let [a, b, _] = &three_servers();
+    let file = File::new(&backends(&[(a, "")]));
+    let lb = start(&file);
+    file.write(&format!("backend = [\"127.0.0.1:{}\"]\n", free_port()));
+    reload(&lb);
+    let left = format!("still read from, until a backend that is listed is up: {}", a.address());
+    wait_until("it is said", || lb.log().contains(&left));
+    wait_until("so is why", || lb.log().contains(" does not answer yet: "));
+    a.freeze();
+    wait_until("it is noticed", || states(&lb)[0] != "up");
+    a.thaw();
+    wait_until("it is up again", || states(&lb)[0] == "up");
+    assert_eq!(lb.get("/actor:1").status, 200);
+    // Without a backend, as an editor may leave it for a moment.
+    file.write("");
+    reload(&lb);
+    assert_eq!(reloads(&lb), (1, 1));
+    file.write(&backends(&[(b, "")]));
+    reload(&lb);
+    wait_until("it is corrected", || names(&lb) == [b.address()]);
+    assert_eq!(lb.get("/actor:1").status, 200);
 }
 
 #[test]
