@@ -64,8 +64,8 @@ fn whatever_clients_send_memory_stays_bounded_and_others_are_served() {
         ("arguments that do not arrive whole", 8, half),
         ("replies that are not read", 12, unread),
         ("commands after MULTI", 30, queued),
-        ("subscriptions", 30, names("SUBSCRIBE", 12)),
-        ("watched keys", 30, names("WATCH", 12)),
+        ("subscriptions", 30, names("SUBSCRIBE", 24)),
+        ("watched keys", 30, names("WATCH", 24)),
     ] {
         let closed = metric(&lb, "redis_lb_client_memory_closed_total");
         let streams = flood(&lb, count, &bytes);
