@@ -53,15 +53,17 @@ impl Balancer {
         (*updates, work())
     }
 
-    /// Does the rest of the update with this number, unless another has begun since: that one sees to it. Returns
-    /// whether it was the last.
-    pub fn go_on_with_update(&self, number: u64, work: impl FnOnce()) -> bool {
+    /// Does the rest of the update with this number, unless another has begun since, which does that.
+    pub fn go_on_with_update(&self, number: u64, work: impl FnOnce()) {
         let updates = lock(&self.updates);
-        let is_last = *updates == number;
-        if is_last {
+        if *updates == number {
             work();
         }
-        is_last
+    }
+
+    /// Whether no other update has begun since the one with this number.
+    pub fn is_current_update(&self, number: u64) -> bool {
+        *lock(&self.updates) == number
     }
 
     /// What an operator has set of a backend.

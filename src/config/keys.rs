@@ -8,12 +8,10 @@ use clap::builder::PossibleValue;
 use clap::{Arg, ArgAction, Command, CommandFactory};
 
 use super::flags::Flags;
+use crate::text;
 
 /// The key of the backends, which are tables or URLs.
 pub(super) const BACKEND: &str = "backend";
-
-/// Least likeness of two names, of 1, at which one is suggested for the other. `clap` has this figure.
-const MIN_LIKENESS: f64 = 0.7;
 
 /// What a key takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,10 +57,7 @@ impl Keys {
 pub(super) fn nearest<'a>(name: &str, among: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let name = name.to_lowercase().replace(['_', ' ', '.'], "-");
     let name = name.trim_start_matches("lb-").trim_start_matches('-');
-    let likeness = |other: &str| strsim::jaro(name, other);
-    let near = among.map(|other| (likeness(other), other));
-    let near = near.filter(|(likeness, _)| *likeness > MIN_LIKENESS);
-    near.max_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, name)| name)
+    text::nearest(name, among)
 }
 
 impl Kind {

@@ -16,9 +16,7 @@ use crate::health::{Admin, BackendState, Member};
 use crate::logging;
 use crate::observe::status::Status;
 use crate::sync::lock;
-
-/// Least likeness of two names, of 1, at which one is suggested for the other.
-const MIN_LIKENESS: f64 = 0.7;
+use crate::text;
 
 /// A response: its status and its document.
 pub(super) type Response = (u16, String);
@@ -143,10 +141,8 @@ impl Control {
         let members = self.balancer.shown_backends();
         let names = members.iter().map(|member| member.name().to_owned());
         let names: Vec<String> = names.filter(|name| !overlay.has_removed(name)).collect();
-        let near = names.iter().map(|other| (strsim::jaro(name, other), other));
-        let near = near.filter(|(likeness, _)| *likeness > MIN_LIKENESS);
-        let near = near.max_by(|(one, _), (other, _)| one.total_cmp(other));
-        let meant = near.map(|(_, other)| format!("; did you mean {other}?")).unwrap_or_default();
+        let near = text::nearest(name, names.iter().map(String::as_str));
+        let meant = near.map(|other| format!("; did you mean {other}?")).unwrap_or_default();
         let error = format!("there is no backend {}{meant}", logging::escaped(name));
         Refusal { backends: names, ..Refusal::new(404, error) }
     }

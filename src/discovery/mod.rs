@@ -14,13 +14,13 @@ pub use self::overlay::{
 use crate::balance::Balancer;
 use crate::config::backend::{BackendConfig, BackendSettings};
 use crate::health::checker::{self, Peers};
-use crate::health::{Admin, BackendState, Member, Overrides};
+use crate::health::{Admin, BackendState, Member};
 
 /// How long an update waits until one of those listed is up, while only others are.
 const MAX_OVERLAP: Duration = Duration::from_secs(1);
 
 /// File descriptors of a backend besides the connections in its pool: one for checks, and one to look its name up.
-const DESCRIPTORS_OF_A_BACKEND: usize = 2;
+pub(crate) const DESCRIPTORS_OF_A_BACKEND: usize = 2;
 
 /// File descriptors besides those of clients and backends: the admin address, clients that are turned away, and others.
 const OTHER_DESCRIPTORS: usize = 256;
@@ -55,8 +55,6 @@ pub struct Changes {
     pub staying: Vec<String>,
     /// Those that stay, with other settings.
     pub changed: Vec<String>,
-    /// Those that stay, and for which an operator has set something that goes on to hold.
-    pub overridden: Vec<(String, Overrides)>,
 }
 
 /// Takes over the backends that `source` lists now, and says what that has changed.
@@ -150,10 +148,6 @@ fn take_over(
         info!("{} has other settings: {settings}", member.name());
         changes.changed.push(member.name().to_owned());
     }
-    let overrides = balancer.overrides(member.id);
-    if overrides != Overrides::default() {
-        changes.overridden.push((member.name().to_owned(), overrides));
-    }
 }
 
 /// Removes backends once one of those that are listed is up. Returns the names of those that stay so long.
@@ -169,7 +163,7 @@ fn replace(
     let began = Instant::now();
     while are_needed && !is_any_up(&listed) && began.elapsed() < MAX_OVERLAP {
         thread::sleep(OVERLAP_STEP);
-        if !balancer.go_on_with_update(round, || {}) {
+        if !balancer.is_current_update(round) {
             return Vec::new();
         }
     }
@@ -183,7 +177,7 @@ fn replace(
     let wait = move || {
         while !is_any_up(&listed) {
             thread::sleep(LATE_STEP);
-            if !balancer.go_on_with_update(round, || {}) {
+            if !balancer.is_current_update(round) {
                 return;
             }
         }

@@ -8,14 +8,11 @@ use log::warn;
 use rlimit::Resource;
 
 use crate::config::Config;
+use crate::discovery::DESCRIPTORS_OF_A_BACKEND;
 
 /// Descriptors besides those of clients and backends: standard streams, two listeners, what signals
 /// and the system's statistics take, the client that is just being accepted, and some to spare.
 const OWN_DESCRIPTORS: usize = 16;
-
-/// Descriptors for each backend besides the connections in its pool: one for checks, and one to look
-/// its name up.
-const DESCRIPTORS_OF_A_BACKEND: usize = 2;
 
 /// Fewest connections to a backend with which `lb` serves.
 const MIN_CONNECTIONS: usize = 2;

@@ -5,17 +5,11 @@ use std::sync::Arc;
 
 use crate::support::data::Data;
 use crate::support::local::Local;
+use crate::support::observe::connections_to;
 use crate::support::redis::RedisServer;
 use crate::support::resp::RespClient;
 use crate::support::verify::{Crowd, Habits, KINDS};
 use crate::support::{seed, wait_until};
-
-fn clients_of(server: &RedisServer) -> usize {
-    let list: String =
-        redis::from_redis_value(server.command(&["CLIENT", "LIST"])).expect("a list");
-    // Less the one that asks.
-    list.lines().count() - 1
-}
 
 #[test]
 fn backends_join_and_leave_under_load_and_no_read_fails() {
@@ -33,7 +27,7 @@ fn backends_join_and_leave_under_load_and_no_read_fails() {
     for servers in rounds {
         lb.take_over(servers);
     }
-    wait_until("the removed servers are left", || clients_of(a) == 0 && clients_of(c) == 0);
+    wait_until("the removed servers are left", || connections_to(a) == 0 && connections_to(c) == 0);
     for server in [b, d] {
         server.command(&["PUBLISH", "news", "hello"]);
     }

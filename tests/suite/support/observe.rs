@@ -40,8 +40,16 @@ fn backends(lb: &Balancer, what: &str) -> Vec<String> {
 
 /// How many clients a server has, without the one that asks and the one that checks.
 pub fn clients_of(server: &RedisServer) -> usize {
-    let list: String = redis::from_redis_value(server.command(&["CLIENT", "LIST"])).expect("text");
-    list.lines().filter(|client| !client.contains(" cmd=dbsize ")).count() - 1
+    client_list(server).lines().filter(|client| !client.contains(" cmd=dbsize ")).count() - 1
+}
+
+/// All connections to a server, those of checks among them, but not the one that asks.
+pub fn connections_to(server: &RedisServer) -> usize {
+    client_list(server).lines().count() - 1
+}
+
+fn client_list(server: &RedisServer) -> String {
+    redis::from_redis_value(server.command(&["CLIENT", "LIST"])).expect("text")
 }
 
 /// The sum of a metric's values, as `/-/metrics` has them.
