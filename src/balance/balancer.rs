@@ -9,6 +9,7 @@ use arc_swap::Guard;
 use serde::Serialize;
 
 use super::cursor;
+use super::discovered::Discovered;
 use super::history::{BackendReading, History, Reading};
 use super::long_replies::LongReplies;
 use super::overlay::Overlay;
@@ -81,6 +82,8 @@ pub struct Balancer {
     pub reloads: Reloads,
     /// How often the list of backends was updated.
     pub(super) updates: Mutex<u64>,
+    /// What the sources of backends have found.
+    pub discovered: Discovered,
     /// What an operator has set at run time.
     pub overlay: Mutex<Overlay>,
     /// The databases that clients read.
@@ -128,6 +131,7 @@ impl Balancer {
             refusals,
             reloads: Reloads::default(),
             updates: Mutex::new(0),
+            discovered: Discovered::default(),
             overlay: Mutex::default(),
             in_use: Arc::default(),
             table,
@@ -168,9 +172,9 @@ impl Balancer {
     }
 
     /// Adds these backends, which count as down until they are checked.
-    pub fn add_all(&self, backends: &[BackendConfig]) {
+    pub fn add_all<'a>(&self, backends: impl IntoIterator<Item = &'a BackendConfig>) {
         let now = Instant::now();
-        backends.iter().for_each(|backend| _ = self.add(backend, now));
+        backends.into_iter().for_each(|backend| _ = self.add(backend, now));
     }
 
     /// Adds a backend, which counts as down until it is checked.

@@ -17,7 +17,7 @@ fn unchecked(backends: u16) -> Arc<Balancer> {
     let urls = (1..=backends).map(|port| format!("--backend=127.0.0.1:{port}"));
     let args = std::iter::once("lb".to_owned()).chain(urls);
     let balancer = Balancer::new(Config::from_arguments(args).expect("a configuration"));
-    balancer.add_all(&balancer.config().backends);
+    balancer.add_all(balancer.config().servers());
     balancer
 }
 

@@ -2,6 +2,7 @@
 
 mod balancer;
 pub mod cursor;
+pub(crate) mod discovered;
 pub(crate) mod failover;
 pub(crate) mod history;
 pub(crate) mod latency;

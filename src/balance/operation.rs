@@ -86,6 +86,7 @@ impl Balancer {
             weight: settings.weight,
             is_backup: settings.is_backup,
             is_across: self.is_across(settings),
+            is_never_read: settings.is_never_read,
         };
         self.table.set_terms(id, terms, now);
     }

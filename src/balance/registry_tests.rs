@@ -8,7 +8,7 @@ use std::time::Instant;
 fn two() -> Arc<Balancer> {
     let args = ["lb", "--backend=127.0.0.1:1", "--backend=127.0.0.1:2"];
     let balancer = Balancer::new(Config::from_arguments(args).expect("a configuration"));
-    balancer.add_all(&balancer.config().backends);
+    balancer.add_all(balancer.config().servers());
     for member in balancer.backends().iter() {
         balancer.table.set_state(member.id, BackendState::Up, false, Instant::now());
     }
@@ -45,7 +45,8 @@ fn a_backend_that_joins_again_has_a_new_identity() {
     let balancer = two();
     let old = balancer.backends()[1].id;
     balancer.remove(old, Instant::now());
-    let new = balancer.add(&balancer.config().backends[1], Instant::now());
+    let new =
+        balancer.add(balancer.config().servers().nth(1).expect("it is there"), Instant::now());
     assert_ne!(new.id, old);
     assert_eq!(new.name(), "127.0.0.1:2");
     assert_eq!(balancer.table.state(new.id), BackendState::Down, "until it is checked");
@@ -57,7 +58,7 @@ fn each_change_of_the_list_gives_the_commands_another_version() {
     let (id, now) = (balancer.backends()[0].id, Instant::now());
     let mut versions = vec![balancer.commands_version()];
     versions.push({
-        balancer.add(&balancer.config().backends[0], now);
+        balancer.add(balancer.config().servers().next().expect("it is there"), now);
         balancer.commands_version()
     });
     let before = Arc::clone(&balancer.backends());

@@ -59,7 +59,7 @@ pub(super) enum Standing {
     /// It is up, but an operator drains it, or its weight is 0.
     Drained,
     Down,
-    /// It is never leased: it may lack data, is in maintenance, or was removed.
+    /// It is never leased: it may lack data, is in maintenance, was removed, or is there for comparison alone.
     Never,
 }
 
@@ -84,11 +84,13 @@ pub struct LeaseTerms {
     pub is_backup: bool,
     /// Whether it is in another zone than the balancer.
     pub is_across: bool,
+    /// Whether it is never leased.
+    pub is_never_read: bool,
 }
 
 impl Default for LeaseTerms {
     fn default() -> Self {
-        Self { weight: 1, is_backup: false, is_across: false }
+        Self { weight: 1, is_backup: false, is_across: false, is_never_read: false }
     }
 }
 
@@ -170,6 +172,7 @@ impl Row {
     pub fn choice(&self) -> Standing {
         match (self.terms.is_backup, self.is_second_choice) {
             _ if self.is_draining || self.admin == Admin::Maint => Standing::Never,
+            _ if self.terms.is_never_read => Standing::Never,
             _ if self.is_drained() => Standing::Drained,
             (false, false) => Standing::Up,
             (false, true) => Standing::SecondChoice,
@@ -225,7 +228,8 @@ impl Rows {
     }
 
     pub fn eligible(&self, eligible: impl Fn(BackendId) -> bool) -> impl Iterator<Item = &Row> {
-        self.rows.iter().filter(move |row| !row.is_draining && eligible(row.id))
+        let may_be_read = |row: &Row| !row.is_draining && !row.terms.is_never_read;
+        self.rows.iter().filter(move |row| may_be_read(row) && eligible(row.id))
     }
 
     /// The backend to be leased next, of those with the least rank.

@@ -9,7 +9,7 @@ use log::{info, warn};
 use redis_lb::balance::{Balancer, start_rebalancing};
 use redis_lb::config::{Config, Task};
 use redis_lb::control::{ControlSocket, ctl};
-use redis_lb::discovery::{self, MergedList};
+use redis_lb::discovery;
 use redis_lb::observe::sampler;
 use redis_lb::server::{self, Listeners, PassedOn};
 use redis_lb::{doctor, logging};
@@ -87,7 +87,7 @@ fn serve(mut config: Config) -> anyhow::Result<()> {
     let control = ControlSocket::open(&config)?;
     let balancer = Balancer::new(config);
     server::start_signals(&balancer).context("signals can't be handled")?;
-    discovery::start(&balancer, &MergedList(&balancer));
+    discovery::start(&balancer, || discovery::listed(&balancer));
     start_rebalancing(&balancer);
     server::introduce(&balancer, listeners.was_passed_on);
     sampler::start(&balancer);

@@ -25,6 +25,27 @@ pub struct Login {
     pub password: Option<String>,
 }
 
+impl Login {
+    /// Returns whether there is neither.
+    pub(super) fn is_empty(&self) -> bool {
+        self.user.is_none() && self.password.is_none()
+    }
+
+    /// Returns this one or, if it is empty, the other.
+    ///
+    /// # Errors
+    /// Both are there.
+    pub(super) fn or(&self, other: &Self) -> Result<Self, AddressError> {
+        match (self.is_empty(), other.is_empty()) {
+            (true, _) => Ok(other.clone()),
+            (false, true) => Ok(self.clone()),
+            (false, false) => Err(AddressError::new(
+                "the login of Sentinels is in the URL and beside it".to_owned(),
+            )),
+        }
+    }
+}
+
 /// The address of one backend, with its database number and credentials.
 ///
 /// `Display` and `Debug` show only [`name`](Self::name): a password never reaches a log or a page.
@@ -46,13 +67,29 @@ impl PartialEq for BackendAddress {
 /// Error for a text that is no backend address. It does not repeat the text, which may contain a
 /// password.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{0}; write HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB or redis+unix:///PATH")]
-pub struct AddressError(String);
+#[error("{reason}; {form}")]
+pub struct AddressError {
+    reason: String,
+    form: &'static str,
+}
+
+/// The forms of a server's address, for errors.
+const FORMS: &str = "write HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB or redis+unix:///PATH";
 
 impl AddressError {
     /// An error for this reason, which repeats nothing of the text.
     pub(super) fn new(reason: String) -> Self {
-        Self(reason)
+        Self::in_form(reason, FORMS)
+    }
+
+    /// An error for this reason, with what to write.
+    pub(super) fn in_form(reason: String, form: &'static str) -> Self {
+        Self { reason, form }
+    }
+
+    /// Returns the reason alone.
+    pub(super) fn reason(&self) -> &str {
+        &self.reason
     }
 }
 
@@ -81,6 +118,35 @@ impl BackendAddress {
     /// Returns the password for `AUTH`, if the address names one.
     pub fn password(&self) -> Option<&str> {
         self.info.redis_settings().password()
+    }
+
+    /// Returns its host; an empty text for a Unix socket.
+    pub fn host(&self) -> &str {
+        match self.endpoint() {
+            ConnectionAddr::Tcp(host, _) => host,
+            _ => "",
+        }
+    }
+
+    /// Returns its port; 0 for a Unix socket.
+    pub fn port(&self) -> u16 {
+        match self.endpoint() {
+            ConnectionAddr::Tcp(_, port) => *port,
+            _ => 0,
+        }
+    }
+
+    /// Returns the address of another server, with the login and the database of this one.
+    pub fn at(&self, host: &str, port: u16) -> Self {
+        let endpoint = ConnectionAddr::Tcp(host.to_owned(), port);
+        Self { name: name(&endpoint), info: self.info.clone().set_addr(endpoint) }
+    }
+
+    /// Returns `USER:…@`, or nothing where there is no password.
+    pub(super) fn shown_login(&self) -> String {
+        let user = self.username().map(|user| utf8_percent_encode(user, IN_USER).to_string());
+        let login = || format!("{}:…@", user.unwrap_or_default());
+        self.password().map(|_| login()).unwrap_or_default()
     }
 
     /// Returns the address as it is written, with its user, and with `…` for its password.
@@ -121,7 +187,7 @@ impl BackendAddress {
     pub(super) fn parse(text: &str, login: &Login) -> Result<Self, AddressError> {
         let mut address = Self::parse_url(text)?;
         let own = address.info.redis_settings().clone();
-        let wrong = |why: &str| Err(AddressError(why.to_owned()));
+        let wrong = |why: &str| Err(AddressError::new(why.to_owned()));
         let merged = match (login, own.username(), own.password()) {
             (Login { user: Some(_), .. }, Some(_), _) => {
                 return wrong("the user is in the URL and beside it");
@@ -145,7 +211,7 @@ impl BackendAddress {
 
     /// Parses an address, whose login may lack a part.
     fn parse_url(text: &str) -> Result<Self, AddressError> {
-        let wrong = |why: &str| Err(AddressError(why.to_owned()));
+        let wrong = |why: &str| Err(AddressError::new(why.to_owned()));
         let text = text.trim();
         let url = if text.contains("://") {
             text.to_owned()
@@ -161,16 +227,14 @@ impl BackendAddress {
         if url.contains('@') && !authority.is_some_and(|authority| authority.contains('@')) {
             return wrong("percent-encode / ? # , and @ in a user or password");
         }
-        let info = url.into_connection_info().map_err(|error| AddressError(plain(&error)))?;
-        let name = match info.addr() {
+        let info = url.into_connection_info().map_err(|error| AddressError::new(plain(&error)))?;
+        match info.addr() {
             ConnectionAddr::Tcp(_, 0) => return wrong("port 0 is no server's port"),
-            ConnectionAddr::Tcp(host, port) if host.contains(':') => format!("[{host}]:{port}"),
-            ConnectionAddr::Tcp(host, port) => format!("{host}:{port}"),
-            ConnectionAddr::Unix(path) => path.display().to_string(),
+            ConnectionAddr::Tcp(..) | ConnectionAddr::Unix(_) => {}
             _ => return wrong("this kind of address is not supported"),
-        };
+        }
         match info.redis_settings().db() {
-            0.. => Ok(Self { info, name }),
+            0.. => Ok(Self { name: name(info.addr()), info }),
             _ => wrong("a database number is 0 or more"),
         }
     }
@@ -186,6 +250,16 @@ impl FromStr for BackendAddress {
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
         Self::parse(text, &Login::default())
+    }
+}
+
+/// Returns the name of the server at this endpoint.
+fn name(endpoint: &ConnectionAddr) -> String {
+    match endpoint {
+        ConnectionAddr::Tcp(host, port) if host.contains(':') => format!("[{host}]:{port}"),
+        ConnectionAddr::Tcp(host, port) => format!("{host}:{port}"),
+        ConnectionAddr::Unix(path) => path.display().to_string(),
+        other => other.to_string(),
     }
 }
 

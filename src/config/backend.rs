@@ -22,19 +22,24 @@ pub struct BackendSettings {
     pub is_backup: bool,
     /// The zone where it is, for `--zone`.
     pub zone: Option<String>,
+    /// Whether it is checked and never read from: the primary of replicas that are read alone. No URL says so.
+    pub is_never_read: bool,
 }
 
 impl Default for BackendSettings {
     fn default() -> Self {
-        Self { weight: 1, is_backup: false, zone: None }
+        Self { weight: 1, is_backup: false, zone: None, is_never_read: false }
     }
 }
 
 /// In the order and the words of a URL's query.
 impl fmt::Display for BackendSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { weight, is_backup, zone } = self;
+        let Self { weight, is_backup, zone, is_never_read } = self;
         write!(f, "weight {weight}")?;
+        if *is_never_read {
+            f.write_str(", never read from")?;
+        }
         if *is_backup {
             f.write_str(", backup")?;
         }
@@ -159,7 +164,7 @@ mod tests {
 
     fn parsed(text: &str) -> (String, i64, u16, bool, Option<String>) {
         let BackendConfig { address, settings } = text.parse().expect(text);
-        let BackendSettings { weight, is_backup, zone } = settings;
+        let BackendSettings { weight, is_backup, zone, .. } = settings;
         (address.name().to_owned(), address.database(), weight, is_backup, zone)
     }
 

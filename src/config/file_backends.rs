@@ -7,9 +7,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::address::Login;
-use super::backend::BackendConfig;
 use super::file::{Reader, decimal};
 use super::keys::nearest;
+use super::source::BackendEntry;
 use super::text_file;
 
 /// Address of the server, in any form that `--backend` takes.
@@ -18,6 +18,12 @@ pub(super) const URL: &str = "url";
 pub(super) const USER: &str = "user";
 /// File that holds the password.
 pub(super) const PASSWORD_FILE: &str = "password-file";
+/// User of the Sentinels of a source.
+pub(super) const SENTINEL_USER: &str = "sentinel-user";
+/// File that holds the password of the Sentinels.
+pub(super) const SENTINEL_PASSWORD_FILE: &str = "sentinel-password-file";
+/// The keys that take a text.
+const TEXTS: [&str; 6] = [URL, USER, PASSWORD_FILE, SENTINEL_USER, SENTINEL_PASSWORD_FILE, "zone"];
 /// The keys of a backend that a URL has as well.
 pub(super) const SETTINGS: [&str; 3] = ["weight", "backup", "zone"];
 
@@ -32,7 +38,7 @@ pub(super) struct FileBackends {
 /// A backend, and where it is written.
 #[derive(Debug)]
 pub(super) struct FileBackend {
-    pub config: BackendConfig,
+    pub config: BackendEntry,
     pub origin: BackendOrigin,
 }
 
@@ -43,18 +49,21 @@ pub(super) struct BackendOrigin {
     /// The keys of its table, with their lines.
     pub lines: BTreeMap<String, usize>,
     pub password_file: Option<PathBuf>,
+    pub sentinel_password_file: Option<PathBuf>,
 }
 
 impl FileBackends {
     /// Returns the backends, and where each is written.
-    pub fn parts(&self) -> (Vec<BackendConfig>, Vec<BackendOrigin>) {
+    pub fn parts(&self) -> (Vec<BackendEntry>, Vec<BackendOrigin>) {
         self.list.iter().map(|backend| (backend.config.clone(), backend.origin.clone())).unzip()
     }
 
     /// Whether the configuration file itself holds a password.
     pub fn has_passwords(&self) -> bool {
         let in_url = |backend: &FileBackend| {
-            backend.config.password().is_some() && backend.origin.password_file.is_none()
+            let BackendOrigin { password_file, sentinel_password_file, .. } = &backend.origin;
+            (backend.config.target().password().is_some() && password_file.is_none())
+                || (backend.config.has_sentinel_password() && sentinel_password_file.is_none())
         };
         self.list.iter().any(in_url)
     }
@@ -106,8 +115,14 @@ fn unless_listed(
 }
 
 fn of_url(reader: &mut Reader, line: usize, url: &str) -> Option<FileBackend> {
-    let config = reader.note(url.parse().map_err(|error| (line, format!("backend: {error}"))))?;
-    let origin = BackendOrigin { line, lines: BTreeMap::new(), password_file: None };
+    let config = BackendEntry::parse(url, &Login::default(), &Login::default());
+    let config = reader.note(config.map_err(|error| (line, format!("backend: {error}"))))?;
+    let origin = BackendOrigin {
+        line,
+        lines: BTreeMap::new(),
+        password_file: None,
+        sentinel_password_file: None,
+    };
     Some(FileBackend { config, origin })
 }
 
@@ -123,29 +138,40 @@ fn of_table(reader: &mut Reader, line: usize, table: &DeTable) -> Option<FileBac
     if !table.iter().any(|(key, _)| key.get_ref() == URL) {
         return reader.note(Err((line, "this backend has no url".to_owned())));
     }
-    let password_file = values.get(PASSWORD_FILE).map(|(line, path)| {
-        let folder = reader.file.path.parent();
-        (line, folder.map_or_else(|| PathBuf::from(path), |folder| folder.join(path)))
-    });
-    let password = match &password_file {
-        Some((line, path)) => Some(password(reader, *line, path)?),
-        None => None,
-    };
-    let login = Login { user: values.get(USER).map(|(_, user)| user.to_owned()), password };
+    let (own_login, password_file) = login(reader, &values, USER, PASSWORD_FILE)?;
+    let (sentinel_login, sentinel_password_file) =
+        login(reader, &values, SENTINEL_USER, SENTINEL_PASSWORD_FILE)?;
     let (url_line, url) = values.get(URL)?;
-    let config = BackendConfig::parse(url, &login);
+    let config = BackendEntry::parse(url, &own_login, &sentinel_login);
     let mut config = reader.note(config.map_err(|error| (url_line, format!("{URL}: {error}"))))?;
     for (key, (line, text)) in &values.0 {
-        _ = reader.note(config.settings.set(key, text).map_err(|reason| (*line, reason)));
+        _ = reader.note(config.settings_mut().set(key, text).map_err(|reason| (*line, reason)));
     }
     let lines = values.0.iter().map(|(key, (line, _))| (key.clone(), *line)).collect();
-    let password_file = password_file.map(|(_, path)| path);
-    Some(FileBackend { config, origin: BackendOrigin { line, lines, password_file } })
+    let origin = BackendOrigin { line, lines, password_file, sentinel_password_file };
+    Some(FileBackend { config, origin })
+}
+
+/// Takes the login that these keys name, and the path of its password. Returns `None` after a mistake.
+fn login(
+    reader: &mut Reader,
+    values: &Values,
+    user: &str,
+    password_file: &str,
+) -> Option<(Login, Option<PathBuf>)> {
+    let user = values.get(user).map(|(_, user)| user.to_owned());
+    let Some((line, path)) = values.get(password_file) else {
+        return Some((Login { user, password: None }, None));
+    };
+    let folder = reader.file.path.parent();
+    let path = folder.map_or_else(|| PathBuf::from(path), |folder| folder.join(path));
+    let password = Some(password(reader, line, password_file, &path)?);
+    Some((Login { user, password }, Some(path)))
 }
 
 /// Reads a password, and gathers the warning if every user can do so.
-fn password(reader: &mut Reader, line: usize, path: &Path) -> Option<String> {
-    let wrong = |reason| (line, format!("{PASSWORD_FILE}: {} {reason}", path.display()));
+fn password(reader: &mut Reader, line: usize, key: &str, path: &Path) -> Option<String> {
+    let wrong = |reason| (line, format!("{key}: {} {reason}", path.display()));
     let (password, is_open_to_all) = reader.note(text_file::read_password(path).map_err(wrong))?;
     let warning = text_file::warning(path);
     if is_open_to_all && !reader.file.warnings.contains(&warning) {
@@ -167,17 +193,18 @@ impl Values {
 /// Returns the value of a key as text, if the key takes a value of this type.
 fn checked(reader: &Reader, key: &str, value: &DeValue) -> Result<String, String> {
     match (key, value) {
-        (URL | USER | PASSWORD_FILE | "zone", DeValue::String(text)) => Ok(text.clone().into()),
+        (_, DeValue::String(text)) if TEXTS.contains(&key) => Ok(text.clone().into()),
         ("weight", DeValue::Integer(number)) => Ok(decimal(number)),
         ("backup", DeValue::Boolean(is_backup)) => Ok(is_backup.to_string()),
-        (URL | USER | PASSWORD_FILE | "zone", _) => Err(format!("{key} must be a text in quotes")),
+        _ if TEXTS.contains(&key) => Err(format!("{key} must be a text in quotes")),
         ("weight", _) => Err("weight must be a number, such as 1".to_owned()),
         ("backup", _) => Err("backup must be true or false".to_owned()),
         _ if reader.keys.get(key).is_some() => {
             Err(format!("{key} is no key of a backend; write it above the first [[backend]]"))
         }
         _ => {
-            let all = [URL, USER, PASSWORD_FILE].into_iter().chain(SETTINGS);
+            let logins = [URL, USER, PASSWORD_FILE, SENTINEL_USER, SENTINEL_PASSWORD_FILE];
+            let all = logins.into_iter().chain(SETTINGS);
             let suggested = nearest(key, all.clone());
             let suggested = suggested.map(|name| format!("did you mean {name}?"));
             let all = || format!("there are {}", all.collect::<Vec<_>>().join(", "));

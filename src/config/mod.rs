@@ -9,7 +9,9 @@ mod file_backends;
 mod flags;
 mod keys;
 mod live;
+pub mod rewrite;
 mod show;
+pub mod source;
 mod text_file;
 
 use std::ffi::OsString;
@@ -32,6 +34,7 @@ use self::flags::Command;
 pub use self::flags::Flags;
 use self::keys::{BACKEND, Keys};
 pub use self::live::LiveConfig;
+use self::source::{BackendEntry, SourceConfig};
 use crate::http;
 
 /// The command that needs of the file only where the control socket is: it works while the rest of the file is wrong, and
@@ -85,8 +88,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Address of the paths below `/-/`, if they are not served where clients connect.
     pub admin_listen: Option<SocketAddr>,
-    /// The backends: at least one, and none twice.
-    pub backends: Vec<BackendConfig>,
+    /// The servers and the sources of servers: at least one, and none twice.
+    pub backends: Vec<BackendEntry>,
     /// Host names that are served on loopback besides the local ones, as [`http::host_name`] returns
     /// them.
     pub allow_hosts: Vec<String>,
@@ -122,6 +125,22 @@ impl Config {
     /// Returns the address of the status page; `None` if it is turned off.
     pub fn status_address(&self) -> Option<SocketAddr> {
         self.admin_listen.or((!self.no_status).then_some(self.listen))
+    }
+
+    /// Returns the servers that it names.
+    pub fn servers(&self) -> impl Iterator<Item = &BackendConfig> {
+        self.backends.iter().filter_map(|entry| match entry {
+            BackendEntry::Server(backend) => Some(backend),
+            BackendEntry::Source(_) => None,
+        })
+    }
+
+    /// Returns the sources of servers that it names.
+    pub fn sources(&self) -> impl Iterator<Item = &SourceConfig> {
+        self.backends.iter().filter_map(|entry| match entry {
+            BackendEntry::Server(_) => None,
+            BackendEntry::Source(source) => Some(&**source),
+        })
     }
 
     /// Returns how long ago a replica may have heard from its primary to be read from while others are up;
@@ -225,7 +244,7 @@ impl Config {
         let (backends, backend_origins) = match (&backend_source, in_file) {
             (Source::File(_), Some(backends)) => backends.parts(),
             _ => {
-                let backends = backend::parse_list(&flags.backends);
+                let backends = source::parse_entries(&flags.backends);
                 (backends.map_err(|error| format!("--backend: {error}"))?, Vec::new())
             }
         };

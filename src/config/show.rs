@@ -3,9 +3,11 @@
 use std::path::absolute;
 
 use super::Config;
-use super::backend::{BackendConfig, BackendSettings};
+use super::backend::BackendSettings;
 use super::effective::{Setting, Source};
-use super::file_backends::{BackendOrigin, PASSWORD_FILE, SETTINGS, URL, USER};
+use super::file_backends::{
+    BackendOrigin, PASSWORD_FILE, SENTINEL_PASSWORD_FILE, SENTINEL_USER, SETTINGS, URL, USER,
+};
 use super::keys::{BACKEND, Kind, is_number};
 
 const HEAD: &str = "\
@@ -75,18 +77,21 @@ impl Config {
             text += &commented(&format!("{key} = {value}"), &place);
         };
         let password_file = origin.and_then(|origin| origin.password_file.as_ref());
-        let address = match password_file {
-            Some(_) => backend.address.without_login(),
-            None => backend.address.clone(),
-        };
-        line(URL, quoted(&address.without_password()), false);
-        if let Some(path) = password_file {
-            let user = backend.username();
-            user.into_iter().for_each(|user| line(USER, quoted(user), false));
+        let sentinel_file = origin.and_then(|origin| origin.sentinel_password_file.as_ref());
+        let url = backend.shown_url(password_file.is_none(), sentinel_file.is_none());
+        line(URL, quoted(&url), false);
+        let logins = [
+            (Some(backend.target()), password_file, USER, PASSWORD_FILE),
+            (backend.sentinel_login(), sentinel_file, SENTINEL_USER, SENTINEL_PASSWORD_FILE),
+        ];
+        for (login, path, user_key, file_key) in logins {
+            let Some(path) = path else { continue };
+            let user = login.and_then(|login| login.username());
+            user.into_iter().for_each(|user| line(user_key, quoted(user), false));
             let path = absolute(path).unwrap_or_else(|_| path.clone());
-            line(PASSWORD_FILE, quoted(&path.to_string_lossy()), false);
+            line(file_key, quoted(&path.to_string_lossy()), false);
         }
-        for (key, value, is_default) in settings(backend) {
+        for (key, value, is_default) in settings(backend.settings()) {
             line(key, value, is_default);
         }
         text
@@ -105,9 +110,9 @@ impl Config {
 }
 
 /// Returns the settings of a backend that have a value, and whether that is the default.
-fn settings(backend: &BackendConfig) -> Vec<(&'static str, String, bool)> {
+fn settings(settings: &BackendSettings) -> Vec<(&'static str, String, bool)> {
     let default = BackendSettings::default();
-    let BackendSettings { weight, is_backup, zone } = &backend.settings;
+    let BackendSettings { weight, is_backup, zone, .. } = settings;
     let [weight_key, backup_key, zone_key] = SETTINGS;
     let mut settings = vec![
         (weight_key, weight.to_string(), *weight == default.weight),

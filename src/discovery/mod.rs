@@ -1,6 +1,13 @@
 //! Where backends come from, and how a new list of them is taken over.
+//!
+//! The list is put together from three parts: the servers that the configuration names, those that its sources have
+//! found (`watch.rs`), and what an operator has added and removed (`overlay.rs`). Whenever one of them changes, the
+//! whole list is taken over by [`update`].
 
+mod dns;
 mod overlay;
+mod source;
+mod watch;
 
 use std::sync::Arc;
 use std::thread;
@@ -9,8 +16,9 @@ use std::time::{Duration, Instant};
 use log::{error, info, warn};
 
 pub use self::overlay::{
-    ListError, MergedList, add_listed, left_in_place, merge, remove_listed, restore,
+    ListError, add_listed, left_in_place, listed, merge, remove_listed, restore,
 };
+pub use self::watch::follow;
 use crate::balance::Balancer;
 use crate::config::backend::{BackendConfig, BackendSettings};
 use crate::health::checker::{self, Peers};
@@ -31,17 +39,14 @@ const OVERLAP_STEP: Duration = Duration::from_millis(10);
 /// Time between two such looks after that: as often as a backend that is not up is checked.
 const LATE_STEP: Duration = Duration::from_millis(100);
 
-/// Source of the list of backends.
-pub trait ServiceDiscovery {
-    /// The backends that there should be now.
-    fn discover(&self) -> Vec<BackendConfig>;
-}
-
-/// Adds the first list of backends and checks them. Returns when it is known which of them can serve, after
-/// the check timeout at the latest.
-pub fn start(balancer: &Arc<Balancer>, source: &impl ServiceDiscovery) {
-    balancer.add_all(&source.discover());
+/// Asks the sources of backends, then adds the first list of backends and checks them. Returns when it is known which
+/// of them can serve, after the time for an answer of the sources and the check timeout at the latest.
+pub fn start(balancer: &Arc<Balancer>, list: impl FnOnce() -> Vec<BackendConfig>) {
+    let watchers = follow(balancer);
+    balancer.add_all(&list());
     checker::start(&peers(balancer));
+    // From here on, sources that find others take them over.
+    drop(watchers);
 }
 
 /// What an update has changed, by the names of backends.
@@ -57,17 +62,17 @@ pub struct Changes {
     pub changed: Vec<String>,
 }
 
-/// Takes over the backends that `source` lists now, and says what that has changed.
+/// Takes over the backends that `list` returns, and says what that has changed.
 ///
 /// New backends get reads once they have proved that they have the data. Those that stay get the settings that are
 /// listed now, but what an operator has set holds on. Backends that are not listed any more get no reads, and their
 /// sessions move to others between two commands. They stay until one of those listed is up. That is waited for, for
 /// at most 1 s; after that they go as soon as one is, without the caller. So a list with nothing but new backends, or with nothing that
 /// answers, is taken over without a failed read. A backend whose URL has changed is another backend. Of two updates at a
-/// time, the later one has its way.
-pub fn update(balancer: &Arc<Balancer>, source: &impl ServiceDiscovery) -> Changes {
+/// time, the later one has its way. While a source has not answered yet, all stay.
+pub fn update(balancer: &Arc<Balancer>, list: impl FnOnce() -> Vec<BackendConfig>) -> Changes {
     let (round, Plan { mut changes, leaving, listed }) =
-        balancer.begin_update(|| begin(balancer, source));
+        balancer.begin_update(|| begin(balancer, list()));
     changes.staying = replace(balancer, leaving, listed, round);
     changes
 }
@@ -80,12 +85,14 @@ struct Plan {
 }
 
 /// Adds the new backends, gives their settings to those that stay, and drains those that leave.
-fn begin(balancer: &Arc<Balancer>, source: &impl ServiceDiscovery) -> Plan {
-    let wanted = source.discover();
-    let (staying, leaving): (Vec<_>, Vec<_>) = balancer
+fn begin(balancer: &Arc<Balancer>, wanted: Vec<BackendConfig>) -> Plan {
+    let (staying, mut leaving): (Vec<_>, Vec<_>) = balancer
         .members()
         .into_iter()
         .partition(|member| wanted.iter().any(|backend| backend.address == member.address));
+    if !balancer.discovered.is_complete() {
+        leaving.clear();
+    }
     let mut changes = Changes { removed: names(&leaving), ..Changes::default() };
     let mut listed = Vec::new();
     for BackendConfig { address, settings } in &wanted {
@@ -215,14 +222,6 @@ mod tests {
     use crate::config::Config;
     use crate::config::backend::parse_list;
 
-    struct StaticList<'a>(&'a [BackendConfig]);
-
-    impl ServiceDiscovery for StaticList<'_> {
-        fn discover(&self) -> Vec<BackendConfig> {
-            self.0.to_vec()
-        }
-    }
-
     /// Ports where nobody listens: the checks fail.
     const LISTED: [&str; 2] = ["127.0.0.1:1", "127.0.0.1:2"];
 
@@ -239,7 +238,7 @@ mod tests {
 
     /// The identities after a new list.
     fn updated(balancer: &Arc<Balancer>, urls: &[&str]) -> Vec<BackendId> {
-        update(balancer, &StaticList(&addresses(urls)));
+        update(balancer, || addresses(urls));
         ids(balancer)
     }
 

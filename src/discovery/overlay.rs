@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use log::info;
 
-use super::{Changes, ServiceDiscovery, update};
+use super::{Changes, update};
 use crate::balance::{Balancer, Overlay};
 use crate::config::backend::BackendConfig;
 use crate::health::Member;
@@ -62,16 +62,27 @@ fn has(backends: &[BackendConfig], name: &str) -> bool {
     backends.iter().any(|backend| backend.name() == name)
 }
 
-/// The list in the configuration, with what an operator has changed of it.
-pub struct MergedList<'a>(pub &'a Balancer);
-
-impl ServiceDiscovery for MergedList<'_> {
-    fn discover(&self) -> Vec<BackendConfig> {
-        let configured = &self.0.config().backends;
-        let mut overlay = lock(&self.0.overlay);
-        settle(configured, &mut overlay);
-        merge(configured, &overlay)
+/// Returns the servers that the configuration names, and then those that its sources have found.
+fn configured(balancer: &Balancer) -> Vec<BackendConfig> {
+    let mut all: Vec<BackendConfig> = balancer.config().servers().cloned().collect();
+    for server in balancer.discovered.servers() {
+        if !has(&all, server.name()) {
+            all.push(server);
+        }
     }
+    all
+}
+
+/// Returns the list of backends, with what an operator has changed of it.
+pub fn listed(balancer: &Balancer) -> Vec<BackendConfig> {
+    let configured = configured(balancer);
+    let is_static = balancer.config().sources().next().is_none();
+    let mut overlay = lock(&balancer.overlay);
+    // A server that a source has lost may be found again.
+    if is_static {
+        settle(&configured, &mut overlay);
+    }
+    merge(&configured, &overlay)
 }
 
 /// Adds a backend to the list, as an operator wishes.
@@ -85,7 +96,7 @@ pub fn add_listed(balancer: &Arc<Balancer>, backend: BackendConfig) -> Result<Ch
         if overlay.has_removed(&name) {
             return Err(ListError::Removed(name));
         }
-        if has(&merge(&balancer.config().backends, &overlay), &name) {
+        if has(&merge(&configured(balancer), &overlay), &name) {
             return Err(ListError::Listed(name));
         }
         if overlay.added.len() >= MAX_ADDED {
@@ -93,7 +104,7 @@ pub fn add_listed(balancer: &Arc<Balancer>, backend: BackendConfig) -> Result<Ch
         }
         overlay.added.push(backend);
     }
-    Ok(update(balancer, &MergedList(balancer)))
+    Ok(update(balancer, || listed(balancer)))
 }
 
 /// Removes a backend from the list, as an operator wishes. It stays for as long as no other is up.
@@ -102,7 +113,7 @@ pub fn add_listed(balancer: &Arc<Balancer>, backend: BackendConfig) -> Result<Ch
 /// There is none of this name, or no other.
 pub fn remove_listed(balancer: &Arc<Balancer>, name: &str) -> Result<Changes, ListError> {
     {
-        let configured = &balancer.config().backends;
+        let configured = &configured(balancer);
         let mut overlay = lock(&balancer.overlay);
         let listed = merge(configured, &overlay);
         if !has(&listed, name) {
@@ -116,7 +127,7 @@ pub fn remove_listed(balancer: &Arc<Balancer>, name: &str) -> Result<Changes, Li
             overlay.removed.push(name.to_owned());
         }
     }
-    Ok(update(balancer, &MergedList(balancer)))
+    Ok(update(balancer, || listed(balancer)))
 }
 
 /// Brings a backend back that was removed at run time. Returns false if none of this name was.
@@ -128,7 +139,7 @@ pub fn restore(balancer: &Arc<Balancer>, name: &str) -> bool {
         }
         overlay.removed.retain(|removed| removed != name);
     }
-    update(balancer, &MergedList(balancer));
+    update(balancer, || listed(balancer));
     true
 }
 
@@ -201,10 +212,10 @@ mod tests {
     fn an_operator_adds_and_removes_and_a_new_list_leaves_that_in_place() {
         let arguments = ["lb", "--backend=127.0.0.1:1,127.0.0.1:2"];
         let balancer = Balancer::new(Config::from_arguments(arguments).expect("right"));
-        let listed = || names(&merge(&balancer.config().backends, &lock(&balancer.overlay)));
+        let names_now = || names(&listed(&balancer));
         let (one, two, three) = ("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3");
         let third = || backends("127.0.0.1:3").remove(0);
-        super::super::start(&balancer, &MergedList(&balancer));
+        super::super::start(&balancer, || listed(&balancer));
         let changes = add_listed(&balancer, third()).expect("it is new");
         assert_eq!(changes.added, [three]);
         assert_eq!(add_listed(&balancer, third()), Err(ListError::Listed(three.to_owned())));
@@ -213,7 +224,7 @@ mod tests {
         assert_eq!(remove_listed(&balancer, one), Err(ListError::Missing(one.to_owned())));
         let first = backends(one).remove(0);
         assert_eq!(add_listed(&balancer, first), Err(ListError::Removed(one.to_owned())));
-        assert_eq!(listed(), format!("{two} {three}"));
+        assert_eq!(names_now(), format!("{two} {three}"));
         let id = balancer.backends()[0].id;
         balancer.set_weight(id, Some(5), std::time::Instant::now());
         let left = [(two, "weight 5"), (three, "added"), (one, "removed")];
@@ -222,6 +233,6 @@ mod tests {
         remove_listed(&balancer, three).expect("it was added");
         assert_eq!(remove_listed(&balancer, two), Err(ListError::Last(two.to_owned())));
         assert!(restore(&balancer, one) && !restore(&balancer, one) && !restore(&balancer, three));
-        assert_eq!(listed(), format!("{one} {two}"));
+        assert_eq!(names_now(), format!("{one} {two}"));
     }
 }

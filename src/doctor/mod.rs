@@ -35,7 +35,7 @@ pub fn check(mut config: Config) -> Findings {
     config.backend_timeout = config.check_timeout;
     let balancer = Balancer::new(config);
     let config = &balancer.config();
-    balancer.add_all(&config.backends);
+    balancer.add_all(config.servers());
     let mut servers = ask_all(config, &balancer.backends());
     let mut findings = Findings::default();
     findings.examine_each(config, &servers);

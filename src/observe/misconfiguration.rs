@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::config::backend::BackendConfig;
+use crate::config::source::BackendEntry;
 
 /// Warning about two addresses of one server.
 pub const SAME_SERVER: &str = "are the same server: its reads are not spread, and when it fails, \
@@ -13,8 +13,9 @@ pub const DATABASES_DIFFER: &str = "the URLs name different databases, so HTTP c
     different one on each server.";
 
 /// Whether the URLs name different databases.
-pub fn databases_differ(backends: &[BackendConfig]) -> bool {
-    backends.iter().any(|backend| backend.database() != backends[0].database())
+pub fn databases_differ(backends: &[BackendEntry]) -> bool {
+    let database = |backend: &BackendEntry| backend.target().database();
+    backends.iter().any(|backend| database(backend) != database(&backends[0]))
 }
 
 /// Finds servers that are in the list twice, by their `run_id`. Returns the indices of their first

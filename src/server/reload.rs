@@ -8,7 +8,7 @@ use log::{error, info, warn};
 use super::limits::raise_limits;
 use crate::balance::{Balancer, Phase};
 use crate::config::Config;
-use crate::discovery::{self, Changes, MergedList};
+use crate::discovery::{self, Changes};
 use crate::logging;
 use crate::sync::lock;
 
@@ -73,7 +73,8 @@ fn take_over(balancer: &Arc<Balancer>, config: Config, keys: &[String]) -> Vec<S
     }
     balancer.reconfigure(config, Instant::now());
     lines.splice(0..0, [summary(keys)]);
-    lines.extend(described(&discovery::update(balancer, &MergedList(balancer))));
+    drop(discovery::follow(balancer));
+    lines.extend(described(&discovery::update(balancer, || discovery::listed(balancer))));
     let left = discovery::left_in_place(balancer).into_iter();
     lines
         .extend(left.map(|(name, what)| format!("{name} stays as it was set at run time: {what}")));

@@ -23,7 +23,7 @@ fn lane_with(backends: u32, backend_timeout: &str, read_timeout: &str) -> Arc<Sl
     let args = ["lb", "--backend-timeout", backend_timeout, "--read-timeout", read_timeout];
     let args = args.map(str::to_owned).into_iter().chain(urls);
     let balancer = Balancer::new(Config::from_arguments(args).expect("a configuration"));
-    balancer.add_all(&balancer.config().backends);
+    balancer.add_all(balancer.config().servers());
     for backend in balancer.backends().iter() {
         balancer.table.set_state(backend.id, BackendState::Up, false, Instant::now());
     }

@@ -18,7 +18,7 @@ fn balancer() -> Arc<Balancer> {
     // Port 1 is nobody's.
     let args = ["lb", "--backend=127.0.0.1:1", "--quiet"].map(str::to_owned);
     let balancer = Balancer::new(Config::from_arguments(args).expect("a configuration"));
-    balancer.add_all(&balancer.config().backends);
+    balancer.add_all(balancer.config().servers());
     balancer
 }
 

@@ -8,7 +8,7 @@ use redis_lb::backend::BackendId;
 use redis_lb::balance::{Balancer, Phase, start_rebalancing};
 use redis_lb::config::Config;
 use redis_lb::config::backend::BackendConfig;
-use redis_lb::discovery::{self, Changes, ServiceDiscovery};
+use redis_lb::discovery::{self, Changes};
 use redis_lb::health::BackendState;
 use redis_lb::health::checker::Peers;
 use redis_lb::server::{self, Listeners, PassedOn};
@@ -17,19 +17,10 @@ use serde_json::Value;
 use super::redis::RedisServer;
 use super::wait_until;
 
-/// A list that changes.
-struct Listed(Mutex<Vec<BackendConfig>>);
-
-impl ServiceDiscovery for Listed {
-    fn discover(&self) -> Vec<BackendConfig> {
-        self.0.lock().expect("no panic").clone()
-    }
-}
-
 /// A balancer in this process, and where its backends come from.
 pub struct Local {
     pub balancer: Arc<Balancer>,
-    source: Listed,
+    listed: Mutex<Vec<BackendConfig>>,
     pub port: u16,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -55,12 +46,12 @@ impl Local {
         let listeners = Listeners::open(&mut config, PassedOn::default()).expect("a port");
         let port = config.listen.port();
         let balancer = Balancer::new(config);
-        let source = Listed(Mutex::new(backends));
-        discovery::start(&balancer, &source);
+        discovery::start(&balancer, || backends.clone());
+        let listed = Mutex::new(backends);
         start_rebalancing(&balancer);
         let served = Arc::clone(&balancer);
         let serve = move || server::serve(listeners, shares, &served).expect("it serves");
-        Self { balancer, source, port, thread: Some(thread::spawn(serve)) }
+        Self { balancer, listed, port, thread: Some(thread::spawn(serve)) }
     }
 
     /// Takes over this list, and waits until all on it are up and those that were removed are forgotten.
@@ -79,8 +70,8 @@ impl Local {
 
     /// Takes over this list.
     pub fn update(&self, backends: Vec<BackendConfig>) -> Changes {
-        *self.source.0.lock().expect("no panic") = backends;
-        discovery::update(&self.balancer, &self.source)
+        self.listed.lock().expect("no panic").clone_from(&backends);
+        discovery::update(&self.balancer, || backends)
     }
 
     /// The identity of the backend at this server.

@@ -1,0 +1,60 @@
+//! The seam where backends come from: DNS, a primary, Sentinels.
+
+use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::config::backend::BackendConfig;
+
+/// The servers that a source knows.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Found {
+    /// All of them, none twice.
+    pub servers: Vec<BackendConfig>,
+    /// How long the list is good; the source is asked again after that.
+    pub valid_for: Duration,
+}
+
+/// Reason why a source has no list to give. The last one holds on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DiscoveryError {
+    /// Nobody could be asked, or has answered in time.
+    #[error("{0}")]
+    NoAnswer(String),
+    /// The answer makes no sense.
+    #[error("{0}")]
+    Unusable(String),
+    /// The answer names no server.
+    #[error("the answer names no server")]
+    Empty,
+}
+
+impl From<io::Error> for DiscoveryError {
+    fn from(error: io::Error) -> Self {
+        Self::NoAnswer(error.to_string())
+    }
+}
+
+/// What a source may ask of those that were found before.
+pub(super) trait KnownServers {
+    /// Whether a server of this name is among the backends, and answers its checks.
+    fn answers(&self, name: &str) -> bool;
+}
+
+/// A source that knows servers. It has a thread of its own.
+pub(super) trait ServiceDiscovery: Send {
+    /// Asks for the whole list. Returns by `deadline`, whatever the other side does.
+    ///
+    /// # Errors
+    /// There is no list to be had, or an empty one.
+    fn discover(
+        &mut self,
+        known: &dyn KnownServers,
+        deadline: Instant,
+    ) -> Result<Found, DiscoveryError>;
+
+    /// Waits until the list may have changed, for at most `time`.
+    fn wait(&mut self, time: Duration) {
+        thread::sleep(time);
+    }
+}
