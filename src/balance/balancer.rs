@@ -149,6 +149,11 @@ impl Balancer {
         })
     }
 
+    /// The configuration as all parts share it.
+    pub fn live_config(&self) -> LiveConfig {
+        self.config.clone()
+    }
+
     /// The configuration as it is now.
     pub fn config(&self) -> Guard<Arc<Config>> {
         self.config.get()

@@ -14,6 +14,7 @@ use log::LevelFilter;
 
 use super::address::DEFAULT_BACKENDS;
 use super::control::{CtlArgs, SocketOwner, control_path};
+use super::rewrite::Rewrite;
 use crate::logging::Format;
 use crate::memory;
 
@@ -103,6 +104,17 @@ pub struct Flags {
     #[arg(long = "backend", env = "LB_BACKENDS", hide_env_values = true, value_name = "URL")]
     #[arg(value_delimiter = ',', default_values = DEFAULT_BACKENDS)]
     pub(super) backends: Vec<String>,
+
+    /// Reaches servers that a primary or a Sentinel announces as FROM at TO, each HOST or HOST:PORT; repeat it for
+    /// each, or separate them by commas
+    #[arg(help_heading = BACKENDS)]
+    #[arg(
+        long = "rewrite-address",
+        env = "LB_REWRITE_ADDRESSES",
+        value_name = "FROM=TO",
+        value_delimiter = ','
+    )]
+    pub rewrite_addresses: Vec<Rewrite>,
 
     /// Serves the paths below /-/ (status page, metrics, probes) at this address instead of where
     /// clients connect

@@ -6,7 +6,12 @@
 
 mod dns;
 mod overlay;
+mod peer;
+mod primary;
+mod sentinel;
+mod sentinel_events;
 mod source;
+mod topology;
 mod watch;
 
 use std::sync::Arc;

@@ -21,6 +21,9 @@ pub(super) enum DiscoveryError {
     /// Nobody could be asked, or has answered in time.
     #[error("{0}")]
     NoAnswer(String),
+    /// The answer is an error.
+    #[error("{0}")]
+    Refused(String),
     /// The answer makes no sense.
     #[error("{0}")]
     Unusable(String),
@@ -29,9 +32,26 @@ pub(super) enum DiscoveryError {
     Empty,
 }
 
+impl DiscoveryError {
+    /// Returns it with the name of the one that was asked.
+    pub fn with_name(self, name: &str) -> Self {
+        let named = |text| format!("{name}: {text}");
+        match self {
+            Self::NoAnswer(text) => Self::NoAnswer(named(text)),
+            Self::Refused(text) => Self::Refused(named(text)),
+            Self::Unusable(text) => Self::Unusable(named(text)),
+            Self::Empty => Self::Empty,
+        }
+    }
+}
+
 impl From<io::Error> for DiscoveryError {
     fn from(error: io::Error) -> Self {
-        Self::NoAnswer(error.to_string())
+        Self::NoAnswer(match error.kind() {
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => "no answer in time".to_owned(),
+            io::ErrorKind::UnexpectedEof => "it ended the connection".to_owned(),
+            _ => error.to_string(),
+        })
     }
 }
 

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use log::{error, info, warn};
 
 use super::dns::Dns;
+use super::primary::Primary;
+use super::sentinel::Sentinels;
 use super::source::{DiscoveryError, Found, KnownServers, ServiceDiscovery};
 use super::{listed, update};
 use crate::balance::Balancer;
@@ -46,7 +48,7 @@ pub fn follow(balancer: &Arc<Balancer>) -> Started {
             balancer: Arc::clone(balancer),
             id,
             name: source.name().to_owned(),
-            source: build(&source),
+            source: build(&source, balancer),
         };
         let to_us = to_us.clone();
         let work = move || watcher.run(to_us, &started);
@@ -62,10 +64,16 @@ pub fn follow(balancer: &Arc<Balancer>) -> Started {
 }
 
 /// Returns what asks a source.
-fn build(source: &SourceConfig) -> Box<dyn ServiceDiscovery> {
+fn build(source: &SourceConfig, balancer: &Balancer) -> Box<dyn ServiceDiscovery> {
     match &source.kind {
         SourceKind::Dns | SourceKind::DnsSrv => Box::new(Dns::new(source)),
-        SourceKind::Primary { .. } | SourceKind::Sentinel { .. } => todo!(),
+        SourceKind::Primary { read } => {
+            Box::new(Primary::new(source, *read, balancer.live_config()))
+        }
+        SourceKind::Sentinel { sentinels, primary, read } => {
+            let config = balancer.live_config();
+            Box::new(Sentinels::new(source, sentinels, primary, *read, config))
+        }
     }
 }
 

@@ -230,8 +230,8 @@ fn what_lb_config_prints_is_a_file_with_the_same_configuration() {
     let (before, after) = (before.expect("right"), after.expect("right"));
     assert_eq!(before.changes(&after), [""; 0], "{shown}");
     assert_eq!(after.backends.len(), 3);
-    assert_eq!(after.backends[2].password(), Some("hunter2"));
-    assert_eq!(after.backends[2].username(), Some("r/1"));
+    assert_eq!(after.backends[2].target().password(), Some("hunter2"));
+    assert_eq!(after.backends[2].target().username(), Some("r/1"));
     assert!(!shown.contains("hunter2"), "{shown}");
 }
 

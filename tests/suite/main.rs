@@ -43,6 +43,7 @@ mod rights;
 mod rooms;
 mod scripts;
 mod seed;
+mod sentinel;
 mod sessions;
 mod shared;
 mod shutdown;

@@ -86,7 +86,7 @@ fn backend(server: &RedisServer) -> Arc<Member> {
     let address = server.address();
     let args = ["lb", "--backend-timeout=10s", "--read-timeout=10s", "--backend", &address];
     let balancer = balance::Balancer::new(Config::from_arguments(args).expect("a configuration"));
-    balancer.add_all(&balancer.config().backends);
+    balancer.add_all(balancer.config().servers());
     balancer.backends().iter().next().cloned().expect("one backend")
 }
 

@@ -10,6 +10,7 @@ pub mod observe;
 pub mod redis;
 pub mod relay;
 pub mod resp;
+pub mod sentinel;
 pub mod terminal;
 pub mod verify;
 pub mod yardstick;

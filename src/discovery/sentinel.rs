@@ -1,0 +1,349 @@
+//! `sentinel://`: Sentinels, which watch a primary and its replicas.
+//!
+//! All Sentinels that are known are asked at the same time: those of the configuration, and those that these have named.
+//! The answer with the highest configuration epoch counts, since one of them may be wrong or old. When none answers, the
+//! servers are listened to: each Sentinel announces itself there every two seconds
+//! (<https://redis.io/docs/latest/operate/oss_and_stack/management/sentinel/>), even from another address.
+
+use std::collections::HashMap;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use redis::Value;
+
+use super::peer::{Peer, text};
+use super::sentinel_events::{Events, announced};
+use super::source::{DiscoveryError, Found, KnownServers, ServiceDiscovery};
+use super::topology::{Endpoint, Replica, Topology};
+use crate::config::LiveConfig;
+use crate::config::address::BackendAddress;
+use crate::config::backend::BackendConfig;
+use crate::config::rewrite::{Rewrite, rewritten};
+use crate::config::source::{ReadFrom, SourceConfig};
+use crate::resp::{CommandBuilder, command};
+
+/// Time between two questions, while no event is heard.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// Time that a Sentinel may take for its answers.
+const ANSWER_TIME: Duration = Duration::from_secs(1);
+
+/// Time after which the others are asked when the Sentinel whose events are heard has gone.
+const AFTER_LOSS: Duration = Duration::from_millis(200);
+
+/// Most Sentinels that are asked. A deployment has three to seven.
+const MAX_SENTINELS: usize = 64;
+
+/// Sentinels of one primary.
+pub(super) struct Sentinels {
+    source: SourceConfig,
+    primary: String,
+    read: ReadFrom,
+    config: LiveConfig,
+    /// Those of the configuration.
+    configured: Vec<BackendAddress>,
+    /// Those that were named by others.
+    learned: Vec<BackendAddress>,
+    connections: HashMap<String, Peer>,
+    /// The servers of the last list.
+    last: Vec<BackendConfig>,
+    events: Option<Events>,
+}
+
+/// What a Sentinel knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Answer {
+    /// Number of the configuration, which each failover raises.
+    epoch: u64,
+    topology: Topology,
+    /// The other Sentinels.
+    sentinels: Vec<Endpoint>,
+}
+
+impl Sentinels {
+    /// `sentinels` are those of the configuration, `primary` the name by which they know it.
+    pub fn new(
+        source: &SourceConfig,
+        sentinels: &[BackendAddress],
+        primary: &str,
+        read: ReadFrom,
+        config: LiveConfig,
+    ) -> Self {
+        Self {
+            source: source.clone(),
+            primary: primary.to_owned(),
+            read,
+            config,
+            configured: sentinels.to_vec(),
+            learned: Vec::new(),
+            connections: HashMap::new(),
+            last: Vec::new(),
+            events: None,
+        }
+    }
+
+    /// Asks all Sentinels at the same time. Returns the answers, or the reason of the first that has none.
+    fn ask_all(&mut self, deadline: Instant) -> Result<Vec<Answer>, DiscoveryError> {
+        let deadline = deadline.min(Instant::now() + ANSWER_TIME);
+        let questions = Questions::new(&self.primary);
+        let rewrites = &self.config.get().rewrite_addresses;
+        let known: Vec<_> = self.configured.iter().chain(&self.learned).cloned().collect();
+        let mut connections = std::mem::take(&mut self.connections);
+        let results: Vec<_> = thread::scope(|scope| {
+            let ask = |address: BackendAddress| {
+                let connection = connections.remove(address.name());
+                let questions = &questions;
+                let work = move || questions.ask(connection, &address, rewrites, deadline);
+                thread::Builder::new().name("sentinel".to_owned()).spawn_scoped(scope, work)
+            };
+            let threads: Vec<_> = known.iter().cloned().map(ask).collect();
+            let join = |thread: std::io::Result<thread::ScopedJoinHandle<'_, _>>| match thread {
+                Ok(thread) => thread.join().unwrap_or_else(|_| {
+                    Err(DiscoveryError::Unusable("an error of ours: see above".to_owned()))
+                }),
+                Err(error) => Err(error.into()),
+            };
+            threads.into_iter().map(join).collect()
+        });
+        let (mut answers, mut reason) = (Vec::new(), None);
+        for (address, result) in known.iter().zip(results) {
+            match result {
+                Ok((connection, answer)) => {
+                    self.connections.insert(address.name().to_owned(), connection);
+                    answers.push(answer);
+                }
+                Err(error) => {
+                    reason.get_or_insert_with(|| error.with_name(address.name()));
+                }
+            }
+        }
+        match answers.is_empty() {
+            true => Err(reason.unwrap_or(DiscoveryError::Empty)),
+            false => Ok(answers),
+        }
+    }
+
+    /// Takes note of the Sentinels that others have named.
+    fn learn(&mut self, named: impl IntoIterator<Item = Endpoint>) {
+        let Some(login) = self.configured.first().cloned() else { return };
+        // Nobody names itself.
+        self.learned.retain(|address| self.connections.contains_key(address.name()));
+        for (host, port) in named {
+            let address = login.at(&host, port);
+            let is_known = self.configured.contains(&address) || self.learned.contains(&address);
+            if !is_known && self.configured.len() + self.learned.len() < MAX_SENTINELS {
+                self.learned.push(address);
+            }
+        }
+    }
+
+    /// Listens to the servers of the last list for Sentinels that announce themselves. Returns whether there are any.
+    fn learn_from_servers(&mut self, known: &dyn KnownServers, deadline: Instant) -> bool {
+        let rewrites = &self.config.get().rewrite_addresses;
+        let mut answering = self.last.iter().filter(|server| known.answers(server.name()));
+        let heard = answering
+            .find_map(|server| announced(&server.address, &self.primary, rewrites, deadline).ok());
+        let heard = heard.unwrap_or_default();
+        let is_any = !heard.is_empty();
+        self.learn(heard);
+        is_any
+    }
+
+    /// Hears events of a Sentinel that answers.
+    fn hear_events(&mut self, deadline: Instant) {
+        if self.events.is_some() {
+            return;
+        }
+        let all = self.configured.iter().chain(&self.learned);
+        let mut answering = all.filter(|address| self.connections.contains_key(address.name()));
+        // Without events, changes are found a little later.
+        self.events = answering.find_map(|address| Events::hear(address, deadline).ok());
+    }
+}
+
+impl ServiceDiscovery for Sentinels {
+    fn discover(
+        &mut self,
+        known: &dyn KnownServers,
+        deadline: Instant,
+    ) -> Result<Found, DiscoveryError> {
+        let answers = match self.ask_all(deadline) {
+            Ok(answers) => answers,
+            Err(error) => {
+                self.events = None;
+                if !self.learn_from_servers(known, deadline) {
+                    return Err(error);
+                }
+                self.ask_all(Instant::now() + ANSWER_TIME)?
+            }
+        };
+        let Some(answer) = agreed(&answers) else { return Err(DiscoveryError::Empty) };
+        self.last = answer.topology.servers(&self.source, self.read, known);
+        self.learn(answer.sentinels);
+        self.hear_events(deadline);
+        Ok(Found { servers: self.last.clone(), valid_for: INTERVAL })
+    }
+
+    fn wait(&mut self, time: Duration) {
+        let deadline = Instant::now() + time;
+        if let Some(events) = &mut self.events {
+            match events.wait_for_change(&self.primary, deadline) {
+                Ok(()) => return,
+                Err(_) => {
+                    self.events = None;
+                    return thread::sleep(time.min(AFTER_LOSS));
+                }
+            }
+        }
+        thread::sleep(time);
+    }
+}
+
+/// Returns the newest answer. What the others add to it that agree with it is in it: one that has just started may not
+/// know all replicas yet.
+fn agreed(answers: &[Answer]) -> Option<Answer> {
+    let backers = |answer: &&Answer| {
+        let agrees = |other: &&Answer| other.topology.primary == answer.topology.primary;
+        answers.iter().filter(agrees).count()
+    };
+    let order = |answer: &&Answer| (answer.epoch, backers(answer));
+    let best = order(&answers.iter().max_by_key(order)?);
+    let mut agreed = answers.iter().find(|answer| order(answer) == best)?.clone();
+    for other in answers.iter().filter(|other| other.topology.primary == agreed.topology.primary) {
+        for replica in &other.topology.replicas {
+            let replicas = &mut agreed.topology.replicas;
+            match replicas.iter_mut().find(|known| known.endpoint == replica.endpoint) {
+                Some(known) => known.is_good |= replica.is_good,
+                None => replicas.push(replica.clone()),
+            }
+        }
+        for sentinel in &other.sentinels {
+            if !agreed.sentinels.contains(sentinel) {
+                agreed.sentinels.push(sentinel.clone());
+            }
+        }
+    }
+    Some(agreed)
+}
+
+/// The questions to a Sentinel.
+struct Questions {
+    primary: CommandBuilder,
+    replicas: CommandBuilder,
+    /// As Redis before 5 calls them.
+    slaves: CommandBuilder,
+    sentinels: CommandBuilder,
+}
+
+impl Questions {
+    fn new(name: &str) -> Self {
+        let about = |what: &str| command("SENTINEL").arg(what).arg(name);
+        Self {
+            primary: about("MASTER"),
+            replicas: about("REPLICAS"),
+            slaves: about("SLAVES"),
+            sentinels: about("SENTINELS"),
+        }
+    }
+
+    /// Asks a Sentinel, over this connection if it is still good.
+    fn ask(
+        &self,
+        connection: Option<Peer>,
+        address: &BackendAddress,
+        rewrites: &[Rewrite],
+        deadline: Instant,
+    ) -> Result<(Peer, Answer), DiscoveryError> {
+        if let Some(mut peer) = connection
+            && let Ok(answer) = self.ask_on(&mut peer, rewrites, deadline)
+        {
+            return Ok((peer, answer));
+        }
+        let mut peer = Peer::connect(address, deadline)?;
+        let answer = self.ask_on(&mut peer, rewrites, deadline)?;
+        Ok((peer, answer))
+    }
+
+    fn ask_on(
+        &self,
+        peer: &mut Peer,
+        rewrites: &[Rewrite],
+        deadline: Instant,
+    ) -> Result<Answer, DiscoveryError> {
+        let unusable =
+            || DiscoveryError::Unusable("it does not say where the primary is".to_owned());
+        let primary = peer.ask(&self.primary, deadline)?;
+        let primary = Fields::of(&primary).ok_or_else(unusable)?;
+        let endpoint = primary.endpoint(rewrites).ok_or_else(unusable)?;
+        let replicas = match peer.ask(&self.replicas, deadline) {
+            Err(DiscoveryError::Refused(_)) => peer.ask(&self.slaves, deadline)?,
+            replicas => replicas?,
+        };
+        let sentinels = peer.ask(&self.sentinels, deadline)?;
+        let replica = |fields: Fields<'_>| {
+            let endpoint = fields.endpoint(rewrites)?;
+            Some(Replica { endpoint, is_good: fields.is_good_replica() })
+        };
+        let sentinel = |fields: Fields<'_>| {
+            fields.endpoint(rewrites).filter(|_| !fields.is_flagged(&["s_down", "disconnected"]))
+        };
+        Ok(Answer {
+            epoch: primary.get("config-epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or(0),
+            topology: Topology {
+                primary: endpoint,
+                replicas: list(&replicas).filter_map(replica).collect(),
+            },
+            sentinels: list(&sentinels).filter_map(sentinel).collect(),
+        })
+    }
+}
+
+/// An instance as a Sentinel describes it: names and values in turn.
+struct Fields<'a>(Vec<(&'a str, &'a str)>);
+
+impl<'a> Fields<'a> {
+    fn of(value: &'a Value) -> Option<Self> {
+        let pair = |name: &'a Value, value: &'a Value| Some((text(name)?, text(value)?));
+        match value {
+            Value::Array(parts) => {
+                let pairs = parts.chunks_exact(2).filter_map(|parts| pair(&parts[0], &parts[1]));
+                Some(Self(pairs.collect()))
+            }
+            Value::Map(pairs) => {
+                let pairs = pairs.iter().filter_map(|(name, value)| pair(name, value));
+                Some(Self(pairs.collect()))
+            }
+            _ => None,
+        }
+    }
+
+    fn get(&self, wanted: &str) -> Option<&'a str> {
+        self.0.iter().find_map(|(name, value)| (*name == wanted).then_some(*value))
+    }
+
+    fn endpoint(&self, rewrites: &[Rewrite]) -> Option<Endpoint> {
+        Some(rewritten(rewrites, self.get("ip")?, self.get("port")?.parse().ok()?))
+    }
+
+    fn is_flagged(&self, flags: &[&str]) -> bool {
+        self.get("flags").unwrap_or_default().split(',').any(|flag| flags.contains(&flag))
+    }
+
+    /// Whether a replica can be reached and has its data, as far as the Sentinel knows.
+    fn is_good_replica(&self) -> bool {
+        !self.is_flagged(&["s_down", "o_down", "disconnected"])
+            && self.get("master-link-status").is_none_or(|status| status == "ok")
+    }
+}
+
+fn list(value: &Value) -> impl Iterator<Item = Fields<'_>> {
+    let parts = match value {
+        Value::Array(parts) => &parts[..],
+        _ => &[],
+    };
+    parts.iter().filter_map(Fields::of)
+}
+
+#[cfg(test)]
+#[path = "sentinel_tests.rs"]
+mod tests;

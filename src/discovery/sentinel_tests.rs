@@ -1,0 +1,57 @@
+use super::*;
+
+fn endpoint(port: u16) -> Endpoint {
+    ("h".to_owned(), port)
+}
+
+fn answer(epoch: u64, primary: u16, replicas: &[(u16, bool)], sentinels: &[u16]) -> Answer {
+    let replica = |&(port, is_good): &(u16, bool)| Replica { endpoint: endpoint(port), is_good };
+    let topology =
+        Topology { primary: endpoint(primary), replicas: replicas.iter().map(replica).collect() };
+    Answer { epoch, topology, sentinels: sentinels.iter().map(|port| endpoint(*port)).collect() }
+}
+
+#[test]
+fn the_newest_answer_counts_with_what_those_that_agree_know() {
+    let old = answer(1, 1, &[(2, true), (3, true)], &[91]);
+    let new = answer(2, 2, &[(1, false), (3, false)], &[92]);
+    let fresh = answer(2, 2, &[(3, true), (4, true)], &[93, 92]);
+    let together = answer(2, 2, &[(1, false), (3, true), (4, true)], &[92, 93]);
+    let lonely = answer(2, 9, &[], &[]);
+    for (answers, expected) in [
+        (vec![old.clone()], Some(old.clone())),
+        (vec![old.clone(), old.clone(), new.clone()], Some(new.clone())),
+        (vec![new.clone(), fresh.clone()], Some(together.clone())),
+        (vec![lonely.clone(), new.clone(), fresh, old], Some(together)),
+        (vec![lonely.clone()], Some(lonely)),
+        (vec![], None),
+    ] {
+        assert_eq!(agreed(&answers), expected, "{answers:?}");
+    }
+}
+
+#[test]
+fn instances_are_read_whatever_their_flags_and_protocol() {
+    let described = |fields: &[(&str, &str)]| {
+        let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        let flat = fields.iter().flat_map(|(name, value)| [bulk(name), bulk(value)]).collect();
+        let map = fields.iter().map(|(name, value)| (bulk(name), bulk(value))).collect();
+        [Value::Array(flat), Value::Map(map)]
+    };
+    let is_good = |flags, link| {
+        let fields = [("ip", "::1"), ("port", "1"), ("flags", flags), ("master-link-status", link)];
+        described(&fields).map(|value| {
+            let fields = Fields::of(&value).expect("fields");
+            assert_eq!(fields.endpoint(&[]), Some(("::1".to_owned(), 1)));
+            fields.is_good_replica()
+        })
+    };
+    assert_eq!(is_good("slave", "ok"), [true; 2]);
+    assert_eq!(is_good("slave", "err"), [false; 2]);
+    for flags in ["s_down,slave", "slave,disconnected", "s_down,o_down,slave"] {
+        assert_eq!(is_good(flags, "ok"), [false; 2], "{flags}");
+    }
+    let value = Value::Array(vec![Value::Nil, Value::Int(1), Value::Nil]);
+    assert!(Fields::of(&value).expect("none").endpoint(&[]).is_none());
+    assert!(Fields::of(&Value::Nil).is_none() && list(&Value::Nil).next().is_none());
+}

@@ -1,0 +1,94 @@
+use std::fs;
+use std::process::{Child, Command, Stdio};
+
+use redis::{ConnectionLike, Value};
+
+use super::redis::{RedisServer, free_port};
+use super::wait_until;
+
+/// Name by which the Sentinels know the primary.
+pub const NAME: &str = "mine";
+
+/// A Sentinel of the test's own; it ends when this is dropped.
+pub struct Sentinel {
+    port: u16,
+    process: Child,
+    // The Sentinel writes what it knows to the file there.
+    _folder: tempfile::TempDir,
+}
+
+impl Sentinel {
+    /// Watches a primary; `quorum` Sentinels decide that it is down.
+    pub fn start(primary: &RedisServer, quorum: usize) -> Self {
+        Self::start_with(primary, quorum, "")
+    }
+
+    /// With more lines of its configuration.
+    pub fn start_with(primary: &RedisServer, quorum: usize, lines: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("sentinel.conf");
+        let port = free_port();
+        let text = format!(
+            "bind 127.0.0.1\nport {port}\ndir {}\nlogfile {}\n\
+             sentinel monitor {NAME} 127.0.0.1 {} {quorum}\n\
+             sentinel down-after-milliseconds {NAME} 500\n\
+             sentinel failover-timeout {NAME} 2000\nsentinel parallel-syncs {NAME} 3\n{lines}\n",
+            folder.path().display(),
+            folder.path().join("log").display(),
+            primary.port(),
+        );
+        fs::write(&file, text).expect("a file");
+        let process = Command::new("redis-server")
+            .arg(&file)
+            .arg("--sentinel")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server");
+        let sentinel = Self { port, process, _folder: folder };
+        wait_until("the Sentinel answers", || sentinel.client().get_connection().is_ok());
+        sentinel
+    }
+
+    /// `127.0.0.1:PORT`
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    fn client(&self) -> redis::Client {
+        redis::Client::open(format!("redis://{}", self.address())).expect("an address")
+    }
+
+    /// Its answer to a command, or what kept it from one.
+    pub fn ask(&self, arguments: &[&str]) -> redis::RedisResult<Value> {
+        let command = redis::cmd("SENTINEL").arg(arguments).clone();
+        self.client().get_connection()?.req_command(&command)?.extract_error()
+    }
+
+    /// Names and values of each instance that it lists, such as `REPLICAS`.
+    pub fn list(&self, what: &str) -> Vec<std::collections::HashMap<String, String>> {
+        let answer = self.ask(&[what, NAME]).expect("a list");
+        redis::from_redis_value(answer).expect("a list of instances")
+    }
+
+    /// The port of the primary, as it knows it.
+    pub fn primary_port(&self) -> u16 {
+        let answer = self.ask(&["GET-MASTER-ADDR-BY-NAME", NAME]).expect("an answer");
+        let (_, port): (String, u16) = redis::from_redis_value(answer).expect("an address");
+        port
+    }
+
+    /// `kill -9`, and waits until the process is gone.
+    pub fn kill(&mut self) {
+        self.process.kill().expect("its process");
+        self.process.wait().expect("its end");
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        // Nothing is left to do if the process is gone already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
