@@ -8,6 +8,7 @@ mod error;
 mod id;
 mod kill;
 pub(crate) mod large_values;
+mod links;
 mod mode_uses;
 mod pace;
 mod pipeline;
@@ -39,6 +40,8 @@ pub use self::error::BackendError;
 pub(crate) use self::error::{LEFT_BUSY, LEFT_DOWN, STUCK, is_timeout};
 pub use self::id::BackendId;
 use self::large_values::LargeValueQueue;
+#[cfg(test)]
+pub use self::links::Links;
 use self::mode_uses::ModeUses;
 use self::pool::{Permit, Pool};
 pub use self::report::{Keys, Report};

@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::links::Links;
+
 /// The number of keys in each database of a server. A database without keys is not in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Keys {
@@ -129,6 +131,8 @@ pub struct Report {
     pub unserved: Option<String>,
     /// Whether it is a node of a Redis Cluster.
     pub is_cluster_node: bool,
+    /// Its replication links.
+    pub links: Links,
     /// The rights that its user lacks for a check.
     pub lacks: Vec<&'static str>,
 }
@@ -154,6 +158,7 @@ impl Report {
         report.is_replica = field("role") == Some("slave");
         report.is_cut_off = field("master_link_status") == Some("down");
         report.is_cluster_node = field("cluster_enabled") == Some("1");
+        report.links = Links::read(field);
         let silent = silent_seconds(field);
         report.lag = silent.filter(|seconds| *seconds != NEVER).map(Duration::from_secs);
         report.stale = stale(silent, max_lag);

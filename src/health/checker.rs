@@ -7,12 +7,16 @@ use std::time::{Duration, Instant};
 
 use log::warn;
 
+use super::danger::{self, Danger};
 use super::{Admin, BackendState, Known, Member};
 use crate::backend::{BackendError, BackendId, Connection, Report};
 
 /// Time between two checks of a backend that is not up, and between two looks whether a backend needs to be
 /// checked at once.
 const FAST_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Time between two checks of a primary that is about to empty a replica, and of that replica.
+const DANGER_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Time between two lookups of a backend's name, so that a backend that moves is found.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -252,17 +256,28 @@ impl Checker {
             || (health.is_replica() && self.others().iter().any(has_just_gone))
     }
 
+    /// Returns whether it is a replica that is about to be emptied, or the primary that is about to do that.
+    fn is_in_danger(&self) -> bool {
+        let Some(report) = self.member.health.report_in_trouble() else { return false };
+        let others: Vec<Known> = self.others().iter().map(|other| other.health.known()).collect();
+        match report.is_replica {
+            true => danger::of_replica(&report, &others) > Danger::None,
+            false => danger::is_by_primary(&report, &others),
+        }
+    }
+
     /// Waits until `next`, or until there is a reason to check at once: something is wrong with the
     /// backend, or it has ended our connection.
     fn wait_until(&mut self, next: Instant) {
         loop {
             let left = next.saturating_duration_since(Instant::now());
-            let is_news = self.pause(left.min(FAST_INTERVAL)) && self.is_end_news();
+            let interval = if self.is_in_danger() { DANGER_INTERVAL } else { FAST_INTERVAL };
+            let is_news = self.pause(left.min(interval)) && self.is_end_news();
             let health = &self.member.health;
             // A server that seems to be busy may have lost the connection of the slow read.
             let is_up = health.state() == BackendState::Up && !health.is_busy();
             let is_good = is_up && !is_news && !self.is_to_be_watched();
-            if left <= FAST_INTERVAL || !is_good {
+            if left <= interval || !is_good {
                 return;
             }
         }

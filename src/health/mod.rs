@@ -35,6 +35,7 @@
 
 pub(crate) mod backoff;
 pub mod checker;
+mod danger;
 mod known;
 mod operator;
 mod questions;

@@ -66,6 +66,15 @@ impl Health {
             || unproven.values().any(is_getting_better)
     }
 
+    /// Returns the report of its last check that was answered, if it is a replica whose link is down, or a primary
+    /// that has to prove itself.
+    pub(super) fn report_in_trouble(&self) -> Option<Report> {
+        let record = lock(&self.record);
+        let report = &record.known.seen.as_ref()?.report;
+        let is_unproven = !report.is_replica && record.known.must_prove.is_some();
+        (report.is_cut_off || is_unproven).then(|| report.clone())
+    }
+
     /// Returns whether it said at its last check that it is a replica.
     pub fn is_replica(&self) -> bool {
         self.last_report(|report| report.is_replica)

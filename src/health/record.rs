@@ -116,10 +116,15 @@ impl Record {
                 seen.report.run_id == report.run_id && seen.report.not_ready.is_none()
             });
         let since = same_process.map(|seen| seen.keys_since);
+        let last = same_process.and_then(|seen| seen.report.keys.as_ref());
         let is_settled = match (&self.settled_keys, &report.keys) {
             (Some(settled), Some(keys)) => {
-                let elapsed = since.map(|since| now.saturating_duration_since(since));
-                keys.keeps(settled, elapsed.unwrap_or_default())
+                let elapsed = |since: Option<Instant>| {
+                    since.map(|since| now.saturating_duration_since(since)).unwrap_or_default()
+                };
+                // What clients may change in a long time, only a primary changes at once.
+                let is_steady = |last| keys.keeps(last, elapsed(self.known.judged));
+                keys.keeps(settled, elapsed(since)) && last.is_none_or(is_steady)
             }
             (None, None) => true,
             _ => false,

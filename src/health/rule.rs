@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::danger::{self, Danger};
 use super::known::{Cause, Completeness, Databases, Grade, Known, SETTLE_TIME};
 use crate::backend::{Keys, Report, STEADY_KEYS_AT_ONCE, is_below_half, lacks};
 
@@ -75,6 +76,10 @@ pub fn judge(facts: &Facts) -> Verdict {
     let cause = doubt(before, report);
     if let Some(why) = &report.not_ready {
         return Verdict::NotReady { why: why.clone(), cause };
+    }
+    if danger::of_replica(report, facts.others) == Danger::Certain {
+        let why = "its primary, which has lost its data, fills it anew".to_owned();
+        return Verdict::NotReady { why, cause };
     }
     let all = facts.all_databases();
     let in_doubt: BTreeSet<u32> = match cause {

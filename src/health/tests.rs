@@ -8,6 +8,8 @@ use crate::backend::{Keys, Report};
 use crate::config::LiveConfig;
 use crate::sync::{Mutex, lock};
 
+#[path = "emptied_tests.rs"]
+mod emptied;
 #[path = "operator_tests.rs"]
 mod operator;
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::support::balancer::Balancer;
 use crate::support::data::Data;
 use crate::support::redis::RedisServer;
+use crate::support::resp::RespClient;
 use crate::support::sentinel::{NAME, Sentinel};
 use crate::support::verify::{Crowd, Habits, KINDS};
 use crate::support::{seed, wait_until};
@@ -22,13 +23,24 @@ struct Scene {
 
 impl Scene {
     fn start(data: &Data, replicas: usize, query: &str, arguments: &[&str]) -> Self {
-        let primary = RedisServer::start();
+        Self::start_with(RedisServer::start(), data, replicas, "", query, arguments)
+    }
+
+    /// With this primary, and more lines in the configuration of Sentinels.
+    fn start_with(
+        primary: RedisServer,
+        data: &Data,
+        replicas: usize,
+        lines: &str,
+        query: &str,
+        arguments: &[&str],
+    ) -> Self {
         data.load(&primary);
         let mut servers = vec![primary];
         for _ in 0..replicas {
             servers.push(replica_of(servers[0].port()));
         }
-        let sentinels = start_sentinels(&servers[0], servers.len());
+        let sentinels = start_sentinels_with(&servers[0], servers.len(), lines);
         let url = url(&sentinels, query);
         let lb = Balancer::start_at(&[url], arguments);
         let scene = Self { servers, sentinels, lb };
@@ -130,7 +142,11 @@ fn replica_of(port: u16) -> RedisServer {
 
 /// Three Sentinels that know each other and all servers.
 fn start_sentinels(primary: &RedisServer, servers: usize) -> Vec<Sentinel> {
-    let sentinels: Vec<_> = (0..3).map(|_| Sentinel::start(primary, 2)).collect();
+    start_sentinels_with(primary, servers, "")
+}
+
+fn start_sentinels_with(primary: &RedisServer, servers: usize, lines: &str) -> Vec<Sentinel> {
+    let sentinels: Vec<_> = (0..3).map(|_| Sentinel::start_with(primary, 2, lines)).collect();
     wait_until("the Sentinels know all", || {
         sentinels.iter().all(|sentinel| {
             let is_good = |replica: &std::collections::HashMap<String, String>| {
@@ -172,4 +188,26 @@ fn failovers_and_moves_fail_no_read() {
     let report = crowd.finish();
     assert!(report.is_clean() && report.right > 1000, "{report}\n{}", scene.lb.log());
     assert!(report.longest_stall() < LONGEST_STALL, "{report}\n{}", scene.lb.log());
+}
+
+/// The primary restarts without its data before a Sentinel notices, and its replicas take them over.
+#[test]
+fn replicas_that_an_empty_primary_empties_are_not_read_from() {
+    let data = Arc::new(Data::new());
+    // Redis' own default is 5 s.
+    let primary = RedisServer::start_with(&["--repl-diskless-sync-delay", "1"]);
+    let lines = format!("sentinel down-after-milliseconds {NAME} 30000");
+    let mut scene = Scene::start_with(primary, &data, 2, &lines, "", &[]);
+    let crowd = Crowd::start(scene.lb.port(), &data, &KINDS, Habits::default(), seed());
+    scene.servers[0].kill();
+    scene.servers[0].restart();
+    let is_empty = |server: &RedisServer| server.command(&["DBSIZE"]) == redis::Value::Int(0);
+    wait_until("all are empty", || scene.servers.iter().all(is_empty));
+    let mut client = RespClient::connect(scene.lb.port());
+    for _ in 0..200 {
+        let reply = client.call("GET string:5:1");
+        assert!(reply.starts_with("-ERR no backend could answer"), "{reply}");
+    }
+    let report = crowd.finish();
+    assert!(report.wrong == 0 && report.right > 100, "{report}\n{}", scene.lb.log());
 }
