@@ -41,12 +41,24 @@ pub(super) fn status(status: &Value) -> String {
     ];
     let backends = status["backends"].as_array().into_iter().flatten();
     let rows: Vec<Vec<String>> = backends.map(backend_row).collect();
+    let sources = status["sources"].as_array().into_iter().flatten();
+    let sources: String = sources.map(source_line).collect();
     let removed = list(&status["removed_backends"]);
     let removed = match removed.is_empty() {
         true => String::new(),
         false => format!("\nremoved at run time: {removed}\n"),
     };
-    head + &table(&columns, &rows) + &removed
+    let sources = if sources.is_empty() { sources } else { format!("\n{sources}") };
+    head + &table(&columns, &rows) + &sources + &removed
+}
+
+fn source_line(source: &Value) -> String {
+    let name = text(&source["name"]);
+    let count = source["servers"].as_array().map_or(0, Vec::len);
+    match &source["error"] {
+        Value::Null => format!("{name}: {count} servers\n"),
+        error => format!("{name}: no list ({}); the last one had {count} servers\n", text(error)),
+    }
 }
 
 fn backend_row(backend: &Value) -> Vec<String> {

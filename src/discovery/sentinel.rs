@@ -177,7 +177,9 @@ impl ServiceDiscovery for Sentinels {
                 self.ask_all(Instant::now() + ANSWER_TIME)?
             }
         };
-        let Some(answer) = agreed(&answers) else { return Err(DiscoveryError::Empty) };
+        let last: Vec<_> =
+            self.last.iter().map(|one| (one.host().to_owned(), one.port())).collect();
+        let answer = agreed(&answers, &last, self.configured.len() + self.learned.len())?;
         self.last = answer.topology.servers(&self.source, self.read, known);
         self.learn(answer.sentinels);
         self.hear_events(deadline);
@@ -199,16 +201,29 @@ impl ServiceDiscovery for Sentinels {
     }
 }
 
-/// Returns the newest answer. What the others add to it that agree with it is in it: one that has just started may not
+/// Returns the newest answer, of those that most of the Sentinels could have given a while ago or soon: its primary is
+/// theirs, or one of their replicas. A primary that is none of the `last` servers needs more than half of all
+/// `asked` Sentinels. What the others add to the answer that agree with it is in it: one that has just started may not
 /// know all replicas yet.
-fn agreed(answers: &[Answer]) -> Option<Answer> {
-    let backers = |answer: &&Answer| {
+fn agreed(answers: &[Answer], last: &[Endpoint], asked: usize) -> Result<Answer, DiscoveryError> {
+    let backers = |answer: &Answer| {
         let agrees = |other: &&Answer| other.topology.primary == answer.topology.primary;
         answers.iter().filter(agrees).count()
     };
-    let order = |answer: &&Answer| (answer.epoch, backers(answer));
-    let best = order(&answers.iter().max_by_key(order)?);
-    let mut agreed = answers.iter().find(|answer| order(answer) == best)?.clone();
+    let most = answers.iter().max_by_key(|answer| (backers(answer), answer.epoch));
+    let most = most.ok_or(DiscoveryError::Empty)?;
+    let is_known = |answer: &&Answer| most.topology.has(&answer.topology.primary);
+    let newest =
+        answers.iter().filter(is_known).max_by_key(|answer| (answer.epoch, backers(answer)));
+    let mut agreed = newest.unwrap_or(most).clone();
+    let primary = &agreed.topology.primary;
+    if !last.is_empty() && !last.contains(primary) && backers(most) * 2 <= asked {
+        let (host, port) = primary;
+        let count = backers(most);
+        return Err(DiscoveryError::Unusable(format!(
+            "{host}:{port} is a primary that was unknown, and {count} of {asked} Sentinels name it"
+        )));
+    }
     for other in answers.iter().filter(|other| other.topology.primary == agreed.topology.primary) {
         for replica in &other.topology.replicas {
             let replicas = &mut agreed.topology.replicas;
@@ -223,7 +238,7 @@ fn agreed(answers: &[Answer]) -> Option<Answer> {
             }
         }
     }
-    Some(agreed)
+    Ok(agreed)
 }
 
 /// The questions to a Sentinel.

@@ -17,16 +17,38 @@ fn the_newest_answer_counts_with_what_those_that_agree_know() {
     let new = answer(2, 2, &[(1, false), (3, false)], &[92]);
     let fresh = answer(2, 2, &[(3, true), (4, true)], &[93, 92]);
     let together = answer(2, 2, &[(1, false), (3, true), (4, true)], &[92, 93]);
-    let lonely = answer(2, 9, &[], &[]);
+    let wrong = answer(9, 9, &[], &[]);
     for (answers, expected) in [
         (vec![old.clone()], Some(old.clone())),
         (vec![old.clone(), old.clone(), new.clone()], Some(new.clone())),
         (vec![new.clone(), fresh.clone()], Some(together.clone())),
-        (vec![lonely.clone(), new.clone(), fresh, old], Some(together)),
-        (vec![lonely.clone()], Some(lonely)),
+        (vec![wrong.clone(), new, fresh, old.clone()], Some(together)),
+        (vec![old.clone(), wrong.clone(), old.clone()], Some(old)),
+        (vec![wrong.clone()], Some(wrong)),
         (vec![], None),
     ] {
-        assert_eq!(agreed(&answers), expected, "{answers:?}");
+        assert_eq!(agreed(&answers, &[], 9).ok(), expected, "{answers:?}");
+    }
+}
+
+#[test]
+fn a_primary_that_was_unknown_needs_more_than_half_of_the_sentinels() {
+    let (old, new) = (answer(1, 1, &[(2, true)], &[]), answer(2, 2, &[(1, true)], &[]));
+    let moved = answer(5, 9, &[(1, true)], &[]);
+    let last = [endpoint(1), endpoint(2)];
+    for (answers, last, asked, primary) in [
+        (vec![moved.clone()], &[][..], 3, Some(9)),
+        (vec![moved.clone()], &last, 3, None),
+        (vec![moved.clone()], &last, 2, None),
+        (vec![moved.clone()], &last, 1, Some(9)),
+        (vec![moved.clone(), moved.clone()], &last, 3, Some(9)),
+        (vec![moved.clone(), old.clone(), moved.clone()], &last, 3, Some(9)),
+        (vec![moved.clone(), old.clone(), old.clone()], &last, 3, Some(1)),
+        (vec![new], &last, 3, Some(2)),
+        (vec![old], &last, 3, Some(1)),
+    ] {
+        let found = agreed(&answers, last, asked).ok().map(|answer| answer.topology.primary.1);
+        assert_eq!(found, primary, "{answers:?} of {asked}");
     }
 }
 

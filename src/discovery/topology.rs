@@ -26,6 +26,12 @@ pub(super) struct Replica {
 }
 
 impl Topology {
+    /// Returns whether this is the primary or one of the replicas.
+    pub fn has(&self, endpoint: &Endpoint) -> bool {
+        self.primary == *endpoint
+            || self.replicas.iter().any(|replica| replica.endpoint == *endpoint)
+    }
+
     /// Returns the servers, with how much is read from each.
     ///
     /// A replica that is not good joins when it is. One that has joined stays for as long as it answers our own checks,

@@ -7,6 +7,7 @@ use super::Asked;
 use super::findings::Findings;
 use super::status::ServerStatus;
 use crate::backend::{Backend, BackendError};
+use crate::balance::Balancer;
 use crate::config::Config;
 use crate::logging;
 use crate::observe::misconfiguration::{
@@ -14,6 +15,24 @@ use crate::observe::misconfiguration::{
 };
 
 impl Findings {
+    /// Says what the sources of servers have found.
+    pub(super) fn examine_sources(&mut self, balancer: &Balancer) {
+        for state in balancer.discovered.states() {
+            let name = state.source.name();
+            match (state.servers, state.error) {
+                (Some(servers), _) => {
+                    self.sources.push(format!("{name}: {} servers", servers.len()))
+                }
+                (None, error) => {
+                    let error = error.unwrap_or_else(|| "no answer in time".to_owned());
+                    let problem = format!("{name} names no servers: {error}.");
+                    self.problems
+                        .push(format!("{problem} Check the address, the name and the login."));
+                }
+            }
+        }
+    }
+
     /// Finds the problems of each server by itself.
     pub(super) fn examine_each(&mut self, config: &Config, servers: &[Asked]) {
         for Asked { backend, status } in servers {

@@ -15,6 +15,8 @@ const STATUS_COLUMNS: usize = 5;
 #[derive(Debug, Default)]
 pub struct Findings {
     rows: Vec<Vec<String>>,
+    /// What each source of servers has answered.
+    pub(super) sources: Vec<String>,
     pub(super) problems: Vec<String>,
     /// Facts that are worth knowing, but no problem.
     pub(super) notes: Vec<String>,
@@ -40,7 +42,9 @@ impl Findings {
             ("ping", right),
             ("data", left),
         ];
-        let mut text = table(&head, &self.rows);
+        let mut text = String::new();
+        self.sources.iter().for_each(|source| _ = writeln!(text, "{source}"));
+        text += &table(&head, &self.rows);
         text.push('\n');
         for problem in &self.problems {
             _ = writeln!(text, "{} {problem}", bad().apply_to("wrong:"));
@@ -52,7 +56,7 @@ impl Findings {
         _ = match &self.compared {
             Some(compared) if self.is_good() => writeln!(text, "{good} {compared}."),
             Some(compared) => writeln!(text, "compared: {compared}."),
-            None if self.is_good() => {
+            None if self.is_good() && !self.rows.is_empty() => {
                 writeln!(text, "{good} it can be read from. There is no other to compare it with.")
             }
             None => Ok(()),

@@ -6,5 +6,6 @@ pub(crate) mod misconfiguration;
 mod process;
 pub(crate) mod prometheus;
 pub mod sampler;
+mod source_status;
 pub(crate) mod status;
 mod zone_status;

@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 
 use super::families::{Families, Labels, Rows};
 use super::process::Usage;
+use super::source_status::SourceStatus;
 use super::zone_status::ZoneStatus;
 use crate::backend::pool;
 use crate::balance::Balancer;
@@ -40,6 +41,7 @@ pub fn text(balancer: &Balancer) -> Result<String, fmt::Error> {
     add_requests(&mut families, balancer, &backends);
     add_backends(&mut families, balancer, &backends);
     add_settings(&mut families, balancer, &members, &backends);
+    add_sources(&mut families, balancer);
     add_slow_reads(&mut families, balancer);
     add_memory(&mut families, balancer);
     add_reloads(&mut families, balancer);
@@ -222,6 +224,19 @@ fn add_settings(
     let help = "Part of the requests in the last minute that other zones than --zone answered";
     let share = across.map(|share| (Labels::new(), share));
     to.add("across_zones_ratio", help, Rows::Gauges(share.into_iter().collect()));
+}
+
+/// What the sources of backends have found.
+fn add_sources(to: &mut Families, balancer: &Balancer) {
+    let sources = SourceStatus::all(balancer);
+    let rows = |value: fn(&SourceStatus) -> f64| {
+        let row = |source: &SourceStatus| (labels([("source", &source.name)]), value(source));
+        Rows::Gauges(sources.iter().map(row).collect())
+    };
+    let help = "1 if the source of backends has given a list when it was asked last, else 0";
+    to.add("source_up", help, rows(|source| f64::from(u8::from(source.error.is_none()))));
+    let help = "Servers in the last list of the source";
+    to.add("source_servers", help, rows(|source| source.servers.len() as f64));
 }
 
 fn add_slow_reads(to: &mut Families, balancer: &Balancer) {

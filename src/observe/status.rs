@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::backend_status::{BackendStatus, HistoryStatus, Requests, SlowReads, rounded, shown};
 use super::process::Usage;
+use super::source_status::SourceStatus;
 use super::zone_status::ZoneStatus;
 use crate::balance::history::RecentOfBackend;
 use crate::balance::{Balancer, Phase};
@@ -44,6 +45,7 @@ pub struct Status {
     zone: ZoneStatus,
     backends: Vec<BackendStatus>,
     removed_backends: Vec<String>,
+    sources: Vec<SourceStatus>,
     history: HistoryStatus,
     changes: Vec<ChangeStatus>,
     commands: Vec<CommandStatus>,
@@ -80,6 +82,7 @@ struct Clients {
 pub(crate) struct Backends {
     backends: Vec<BackendStatus>,
     removed_backends: Vec<String>,
+    sources: Vec<SourceStatus>,
 }
 
 /// The memory that clients make lb hold.
@@ -159,6 +162,7 @@ impl Status {
             zone: ZoneStatus::of(balancer, &members, &recent.backends),
             backends,
             removed_backends: overlay.removed,
+            sources: SourceStatus::all(balancer),
             history: HistoryStatus::of(&recent),
             changes: changes(balancer),
             commands: commands(balancer),
@@ -170,8 +174,8 @@ impl Status {
 impl Status {
     /// Returns the part about backends.
     pub(crate) fn of_backends(self) -> Backends {
-        let Self { backends, removed_backends, .. } = self;
-        Backends { backends, removed_backends }
+        let Self { backends, removed_backends, sources, .. } = self;
+        Backends { backends, removed_backends, sources }
     }
 }
 

@@ -24,6 +24,14 @@ pub fn introduce(balancer: &Balancer, was_passed_on: bool) {
     let head = [("reads from", Alignment::Left), ("state", Alignment::Left), ("", Alignment::Left)];
     let rows: Vec<_> = balancer.backends().iter().map(|backend| row(backend)).collect();
     table(&head, &rows).lines().for_each(|line| text += &format!("  {line}\n"));
+    for source in balancer.discovered.states() {
+        let name = source.source.name();
+        text += &match (source.servers, source.error) {
+            (Some(servers), _) => format!("  {} of them found by {name}\n", servers.len()),
+            (None, Some(error)) => format!("  {name} names no servers yet: {error}\n"),
+            (None, None) => format!("  {name} has not answered yet\n"),
+        };
+    }
     text += &to_try(balancer.config().listen, balancer.config().status_address());
     // That nobody reads it is no reason not to serve.
     let _ = std::io::stdout().write_all(text.as_bytes());

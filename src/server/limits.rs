@@ -81,6 +81,9 @@ impl Shares {
     }
 }
 
+/// Number of servers that a source is expected to find. For each one that it finds, the limit is raised further.
+const SERVERS_OF_A_SOURCE: usize = 4;
+
 /// Raises the limits on the number of clients as far as we may.
 ///
 /// Where there are too few file descriptors all the same, there may be fewer clients, and a warning says
@@ -89,7 +92,7 @@ impl Shares {
 /// # Errors
 /// When there are too few to serve anybody.
 pub fn raise_limits(config: &mut Config) -> io::Result<Shares> {
-    let backends = config.backends.len();
+    let backends = config.servers().count() + config.sources().count() * SERVERS_OF_A_SOURCE;
     let wanted = Shares {
         clients: config.max_clients,
         backend_connections: config.backend_connections,

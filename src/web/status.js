@@ -591,9 +591,17 @@ function cell(className, ...children) {
 }
 
 /** Describes what is configured, or was set at run time, of a backend, beside its role. */
-function place({ role, weight, backup, zone, overrides }) {
+// What a source of backends has found, in words.
+function found({ name, servers, answered_seconds, error }) {
+  const count = `${servers.length} ${servers.length === 1 ? "server" : "servers"}`;
+  if (error === null) return answered_seconds === null ? `${name} is asked` : `${count} found by ${name}`;
+  const last = answered_seconds === null ? "" : ` since ${Math.round(answered_seconds)} s; the last list holds on: ${count}`;
+  return `${name} gives no list${last} (${error})`;
+}
+
+function place({ role, weight, backup, zone, never_read, overrides }) {
   const set = overrides.weight === null ? "" : " (set at run time)";
-  const parts = [role, zone && `zone ${zone}`, backup && "backup", (weight !== 1 || set) && `weight ${weight}${set}`];
+  const parts = [role, zone && `zone ${zone}`, never_read ? "not read from" : backup && "backup", (weight !== 1 || set) && `weight ${weight}${set}`];
   if (overrides.added) parts.push("added at run time");
   return parts.filter(Boolean).join(" · ");
 }
@@ -717,6 +725,7 @@ function show(status) {
   showConfiguration(status.configuration);
   showBalance(status.backends);
   showZone(status.zone);
+  put(byId("sources"), status.sources.map((source) => `; ${found(source)}`).join(""));
   const removed = status.removed_backends;
   put(byId("removed"), removed.length === 0 ? "" : `; removed at run time: ${removed.join(", ")}`);
   [...byId("rows").children].forEach((row, index) => showRow(row, status.backends[index]));

@@ -35,6 +35,7 @@ mod metrics;
 mod own_limits;
 mod places;
 mod policy;
+mod primary;
 mod quick;
 mod reload;
 mod resp_failover;

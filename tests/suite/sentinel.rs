@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::support::balancer::Balancer;
 use crate::support::data::Data;
-use crate::support::redis::RedisServer;
+use crate::support::observe::{reads_of, wait_for_up};
+use crate::support::redis::{RedisServer, replica_of};
 use crate::support::resp::RespClient;
 use crate::support::sentinel::{NAME, Sentinel};
 use crate::support::verify::{Crowd, Habits, KINDS};
@@ -38,7 +39,7 @@ impl Scene {
         data.load(&primary);
         let mut servers = vec![primary];
         for _ in 0..replicas {
-            servers.push(replica_of(servers[0].port()));
+            servers.push(replica_of(&servers[0], &[]));
         }
         let sentinels = start_sentinels_with(&servers[0], servers.len(), lines);
         let url = url(&sentinels, query);
@@ -64,31 +65,9 @@ impl Scene {
         self.primary()
     }
 
-    /// Name, state and role of each backend.
-    fn backends(&self) -> Vec<(String, String, String)> {
-        let status = self.lb.get("/-/status.json").json();
-        let backends = status["backends"].as_array().expect("a list").clone();
-        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-        let row = |backend: &serde_json::Value| {
-            (text(&backend["name"]), text(&backend["state"]), text(&backend["role"]))
-        };
-        backends.iter().map(row).collect()
-    }
-
-    /// Waits until these servers, and no others, are backends that are up.
-    fn wait_for(&self, servers: &[&RedisServer]) {
-        wait_until("all of them are up", || {
-            let backends = self.backends();
-            let is_up = |server: &&RedisServer| {
-                let (name, up) = (server.address(), "up".to_owned());
-                backends.iter().any(|backend| (&backend.0, &backend.1) == (&name, &up))
-            };
-            backends.len() == servers.len() && servers.iter().all(is_up)
-        });
-    }
-
+    /// Waits until all servers, and no others, are backends that are up.
     fn wait_for_all(&self) {
-        self.wait_for(&self.servers.iter().collect::<Vec<_>>());
+        wait_for_up(&self.lb, &self.servers.iter().collect::<Vec<_>>());
     }
 
     /// The primary dies, another takes its place, and it returns as a replica of that, without data.
@@ -121,8 +100,8 @@ impl Scene {
 
     /// A replica joins.
     fn add_replica(&mut self) {
-        let port = self.servers[self.primary()].port();
-        self.servers.push(replica_of(port));
+        let replica = replica_of(&self.servers[self.primary()], &[]);
+        self.servers.push(replica);
         self.wait_for_all();
     }
 
@@ -134,10 +113,6 @@ impl Scene {
         gone.kill();
         self.wait_for_all();
     }
-}
-
-fn replica_of(port: u16) -> RedisServer {
-    RedisServer::start_with(&["--replicaof", "127.0.0.1", &port.to_string()])
 }
 
 /// Three Sentinels that know each other and all servers.
@@ -210,4 +185,96 @@ fn replicas_that_an_empty_primary_empties_are_not_read_from() {
     }
     let report = crowd.finish();
     assert!(report.wrong == 0 && report.right > 100, "{report}\n{}", scene.lb.log());
+}
+
+#[test]
+fn a_login_and_a_role_are_kept_and_the_last_list_holds_while_no_sentinel_answers() {
+    let data = Arc::new(Data::new());
+    let login = "requirepass s3cret\nsentinel sentinel-pass s3cret";
+    let query = "?read=replicas&sentinel-password=s3cret";
+    let primary = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
+    let mut scene = Scene::start_with(primary, &data, 2, login, query, &[]);
+    let before = reads_of(&scene.servers[0]);
+    let crowd = Crowd::start(scene.lb.port(), &data, &KINDS, Habits::default(), seed());
+    scene.sentinels[0].freeze();
+    scene.servers.push(replica_of(&scene.servers[0], &[]));
+    scene.wait_for_all();
+    scene.sentinels.clear();
+    let source = || scene.lb.get("/-/status.json").json()["sources"][0].clone();
+    wait_until("nobody answers", || source()["error"].is_string());
+    assert_eq!(source()["servers"].as_array().expect("a list").len(), 4);
+    let read = crowd.report().right;
+    wait_until("they read on", || crowd.report().right > read + 500);
+    let report = crowd.finish();
+    assert!(report.is_clean(), "{report}\n{}", scene.lb.log());
+    let after: Vec<u64> = scene.servers.iter().map(reads_of).collect();
+    assert_eq!(after[0], before, "the primary is not read from");
+    assert!(after[1..].iter().all(|reads| *reads > 10), "{after:?}");
+    let status = scene.lb.get("/-/status.json").json();
+    let backends = status["backends"].as_array().expect("a list");
+    let is_it = |backend: &&serde_json::Value| backend["never_read"] == true;
+    let names: Vec<_> = backends.iter().filter(is_it).map(|backend| &backend["name"]).collect();
+    assert_eq!(names, [&scene.servers[0].address()]);
+    assert!(!scene.lb.log().contains("s3cret"));
+    let metrics = String::from_utf8(scene.lb.get("/-/metrics").body).expect("text");
+    assert!(metrics.contains("redis_lb_source_up{") && !metrics.contains("s3cret"));
+}
+
+/// One of three watches another server by the same name.
+#[test]
+fn a_sentinel_that_names_another_primary_than_the_others_is_not_believed() {
+    let data = Arc::new(Data::new());
+    let mut scene = Scene::start(&data, 1, "", &[]);
+    let stranger = RedisServer::start();
+    let wrong = Sentinel::start_with(&stranger, 1, "");
+    let mut asked = vec![wrong];
+    asked.append(&mut scene.sentinels);
+    let lb = Balancer::start_at(&[url(&asked, "")], &[]);
+    wait_for_up(&lb, &scene.servers.iter().collect::<Vec<_>>());
+    asked[1].freeze();
+    asked.truncate(2);
+    // It is the only one that answers now, and still wrong.
+    wait_until("the others are gone", || {
+        let source = &lb.get("/-/status.json").json()["sources"][0];
+        source["error"].as_str().is_some_and(|error| error.contains(&stranger.address()))
+    });
+    wait_for_up(&lb, &scene.servers.iter().collect::<Vec<_>>());
+}
+
+/// From a list of servers to their Sentinels, and back.
+#[test]
+fn a_reload_goes_over_from_a_list_to_sentinels_and_no_read_fails() {
+    let data = Arc::new(Data::new());
+    let primary = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
+    data.load(&primary);
+    let replicas = [(); 2].map(|()| replica_of(&primary, &[]));
+    let all = [&primary, &replicas[0], &replicas[1]];
+    wait_until("the replicas have the data", || replicas.iter().all(|one| data.is_in(one)));
+    let sentinels = start_sentinels(&primary, 3);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("redis-lb.toml");
+    let write = |backends: &[String]| {
+        std::fs::write(&file, format!("backend = {backends:?}\n")).expect("a file");
+    };
+    write(&all.map(RedisServer::address));
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lb"));
+    command.args(["--listen", "127.0.0.1:0", "--config"]).arg(&file);
+    let lb = Balancer::spawn(command);
+    let crowd = Crowd::start(lb.port(), &data, &KINDS, Habits::default(), seed());
+    let status = || lb.get("/-/status.json").json();
+    for round in 1..=2 {
+        let lists = [vec![url(&sentinels, "")], all.map(RedisServer::address).to_vec()];
+        for (list, sources) in lists.into_iter().zip([1, 0]) {
+            write(&list);
+            lb.signal("-HUP");
+            wait_until("it is taken over", || {
+                status()["sources"].as_array().expect("a list").len() == sources
+            });
+            wait_for_up(&lb, &all);
+        }
+        wait_until("both were taken over", || status()["configuration"]["reloads"] == 2 * round);
+    }
+    let report = crowd.finish();
+    assert!(report.is_clean() && report.right > 200, "{report}\n{}", lb.log());
+    assert!(!lb.log().contains("is removed"), "each server stays what it was: {}", lb.log());
 }

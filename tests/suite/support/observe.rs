@@ -93,3 +93,27 @@ pub fn transcript(port: u16, commands: &[&str]) -> String {
     stream.read_to_end(&mut said).expect("an end");
     said.escape_ascii().to_string().replace("\\r\\n", "\n")
 }
+
+/// How many `HGETALL`s a server has answered.
+pub fn reads_of(server: &RedisServer) -> u64 {
+    let stats = server.command(&["INFO", "commandstats"]);
+    let stats: String = redis::from_redis_value(stats).expect("text");
+    let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_hgetall:calls="));
+    let count = line.and_then(|line| line.split(',').next());
+    count.map_or(0, |count| count.parse().expect("a number"))
+}
+
+/// Waits until these servers, and no others, are backends that are up.
+pub fn wait_for_up(lb: &Balancer, servers: &[&RedisServer]) {
+    super::wait_until("all of them are up", || {
+        let status = lb.get("/-/status.json").json();
+        let backends = status["backends"].as_array().expect("a list");
+        let is_up = |server: &&RedisServer| {
+            let is_it = |backend: &serde_json::Value| {
+                backend["name"] == server.address() && backend["state"] == "up"
+            };
+            backends.iter().any(is_it)
+        };
+        backends.len() == servers.len() && servers.iter().all(is_up)
+    });
+}

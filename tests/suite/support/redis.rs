@@ -139,6 +139,12 @@ pub fn three_servers() -> [RedisServer; 3] {
     servers
 }
 
+/// A replica of a server, with more arguments.
+pub fn replica_of(primary: &RedisServer, more_args: &[&str]) -> RedisServer {
+    let port = primary.port().to_string();
+    RedisServer::start_with(&[&["--replicaof", "127.0.0.1", &port], more_args].concat())
+}
+
 /// A port that nothing listens on at this moment. It is none of those that the system gives to
 /// connections, of which the tests make thousands.
 pub fn free_port() -> u16 {

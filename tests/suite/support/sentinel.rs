@@ -12,18 +12,14 @@ pub const NAME: &str = "mine";
 /// A Sentinel of the test's own; it ends when this is dropped.
 pub struct Sentinel {
     port: u16,
+    password: Option<String>,
     process: Child,
     // The Sentinel writes what it knows to the file there.
     _folder: tempfile::TempDir,
 }
 
 impl Sentinel {
-    /// Watches a primary; `quorum` Sentinels decide that it is down.
-    pub fn start(primary: &RedisServer, quorum: usize) -> Self {
-        Self::start_with(primary, quorum, "")
-    }
-
-    /// With more lines of its configuration.
+    /// Watches a primary; `quorum` Sentinels decide that it is down. `lines` are more of its configuration.
     pub fn start_with(primary: &RedisServer, quorum: usize, lines: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("sentinel.conf");
@@ -45,7 +41,9 @@ impl Sentinel {
             .stderr(Stdio::null())
             .spawn()
             .expect("redis-server");
-        let sentinel = Self { port, process, _folder: folder };
+        let password = lines.lines().find_map(|line| line.strip_prefix("requirepass "));
+        let password = password.map(str::to_owned);
+        let sentinel = Self { port, password, process, _folder: folder };
         wait_until("the Sentinel answers", || sentinel.client().get_connection().is_ok());
         sentinel
     }
@@ -56,7 +54,9 @@ impl Sentinel {
     }
 
     fn client(&self) -> redis::Client {
-        redis::Client::open(format!("redis://{}", self.address())).expect("an address")
+        let login = self.password.as_ref().map(|password| format!(":{password}@"));
+        let url = format!("redis://{}{}", login.unwrap_or_default(), self.address());
+        redis::Client::open(url).expect("an address")
     }
 
     /// Its answer to a command, or what kept it from one.
@@ -78,10 +78,11 @@ impl Sentinel {
         port
     }
 
-    /// `kill -9`, and waits until the process is gone.
-    pub fn kill(&mut self) {
-        self.process.kill().expect("its process");
-        self.process.wait().expect("its end");
+    /// SIGSTOP: the kernel still accepts and acknowledges, the Sentinel says nothing.
+    pub fn freeze(&self) {
+        let pid = self.process.id().to_string();
+        let status = Command::new("kill").args(["-STOP", &pid]).status().expect("kill");
+        assert!(status.success());
     }
 }
 
