@@ -15,6 +15,9 @@ use crate::support::{seed, wait_until};
 /// Longest time that a read may take. One that finds its server dead, frozen or demoted is sent elsewhere by then.
 const LONGEST_STALL: Duration = Duration::from_millis(1300);
 
+/// A primary fills its replicas without a delay for others that may come.
+const AT_ONCE: [&str; 2] = ["--repl-diskless-sync-delay", "0"];
+
 /// A primary with replicas, three Sentinels that watch them, and the balancer that asks these.
 struct Scene {
     servers: Vec<RedisServer>,
@@ -24,7 +27,7 @@ struct Scene {
 
 impl Scene {
     fn start(data: &Data, replicas: usize, query: &str, arguments: &[&str]) -> Self {
-        Self::start_with(RedisServer::start(), data, replicas, "", query, arguments)
+        Self::start_with(RedisServer::start_with(&AT_ONCE), data, replicas, "", query, arguments)
     }
 
     /// With this primary, and more lines in the configuration of Sentinels.
@@ -39,7 +42,7 @@ impl Scene {
         data.load(&primary);
         let mut servers = vec![primary];
         for _ in 0..replicas {
-            servers.push(replica_of(&servers[0], &[]));
+            servers.push(replica_of(&servers[0], &AT_ONCE));
         }
         let sentinels = start_sentinels_with(&servers[0], servers.len(), lines);
         let url = url(&sentinels, query);
@@ -70,6 +73,21 @@ impl Scene {
         wait_for_up(&self.lb, &self.servers.iter().collect::<Vec<_>>());
     }
 
+    /// Waits until all others follow the primary, and all are up.
+    fn wait_for_replicas(&self, primary: usize) {
+        let port = format!("\nmaster_port:{}\r", self.servers[primary].port());
+        let follows = |server: &RedisServer| {
+            let info = server.command(&["INFO", "replication"]);
+            let info: String = redis::from_redis_value(info).expect("text");
+            info.contains(&port) && info.contains("\nmaster_link_status:up\r")
+        };
+        wait_until("all follow the primary", || {
+            let others = self.servers.iter().enumerate().filter(|(index, _)| *index != primary);
+            others.map(|(_, server)| server).all(follows)
+        });
+        self.wait_for_all();
+    }
+
     /// The primary dies, another takes its place, and it returns as a replica of that, without data.
     fn kill_primary(&mut self) {
         let old = self.primary();
@@ -77,7 +95,7 @@ impl Scene {
         let new = self.wait_for_another_primary(old);
         let port = self.servers[new].port().to_string();
         self.servers[old].restart_with(&["--replicaof", "127.0.0.1", &port]);
-        self.wait_for_all();
+        self.wait_for_replicas(new);
     }
 
     /// An operator has a replica take the primary's place.
@@ -87,8 +105,8 @@ impl Scene {
         wait_until("a Sentinel fails over", || {
             self.sentinels.iter().any(|sentinel| sentinel.ask(&["FAILOVER", NAME]).is_ok())
         });
-        self.wait_for_another_primary(old);
-        self.wait_for_all();
+        let new = self.wait_for_another_primary(old);
+        self.wait_for_replicas(new);
     }
 
     /// All Sentinels end, and others at other addresses take their place.
@@ -100,7 +118,7 @@ impl Scene {
 
     /// A replica joins.
     fn add_replica(&mut self) {
-        let replica = replica_of(&self.servers[self.primary()], &[]);
+        let replica = replica_of(&self.servers[self.primary()], &AT_ONCE);
         self.servers.push(replica);
         self.wait_for_all();
     }
@@ -192,7 +210,7 @@ fn a_login_and_a_role_are_kept_and_the_last_list_holds_while_no_sentinel_answers
     let data = Arc::new(Data::new());
     let login = "requirepass s3cret\nsentinel sentinel-pass s3cret";
     let query = "?read=replicas&sentinel-password=s3cret";
-    let primary = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
+    let primary = RedisServer::start_with(&AT_ONCE);
     let mut scene = Scene::start_with(primary, &data, 2, login, query, &[]);
     let before = reads_of(&scene.servers[0]);
     let crowd = Crowd::start(scene.lb.port(), &data, &KINDS, Habits::default(), seed());
@@ -245,7 +263,7 @@ fn a_sentinel_that_names_another_primary_than_the_others_is_not_believed() {
 #[test]
 fn a_reload_goes_over_from_a_list_to_sentinels_and_no_read_fails() {
     let data = Arc::new(Data::new());
-    let primary = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
+    let primary = RedisServer::start_with(&AT_ONCE);
     data.load(&primary);
     let replicas = [(); 2].map(|()| replica_of(&primary, &[]));
     let all = [&primary, &replicas[0], &replicas[1]];

@@ -45,6 +45,8 @@ impl Sentinel {
         let password = password.map(str::to_owned);
         let sentinel = Self { port, password, process, _folder: folder };
         wait_until("the Sentinel answers", || sentinel.client().get_connection().is_ok());
+        // It would ask servers for their replicas every 10 s. Before Redis 7 it can't be told otherwise.
+        let _ = sentinel.ask(&["DEBUG", "INFO-PERIOD", "500"]);
         sentinel
     }
 
