@@ -36,6 +36,7 @@
 pub(crate) mod backoff;
 pub mod checker;
 mod known;
+mod lag;
 mod operator;
 mod questions;
 mod record;
