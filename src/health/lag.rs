@@ -21,12 +21,14 @@
 //!   lacks **at least**. How old its data are at most is not known.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 
 use crate::backend::{BackendId, Report};
+use crate::config::LagBounds;
 
 /// Most samples of one history. With [`AGE_PART`], samples every 100 ms for 24 hours (the longest time that a bound
 /// can have) are about 250.
@@ -123,24 +125,23 @@ pub struct Lag {
     age: Option<Duration>,
 }
 
-/// The bounds of what a replica may lack to be read from beside others.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct LagBounds {
-    /// Greatest age of its data.
-    pub time: Option<Duration>,
-    /// Most bytes.
-    pub bytes: Option<u64>,
+fn size(bytes: u64) -> impl Display {
+    ByteSize::b(bytes).display().iec()
 }
 
 impl Lag {
+    /// Returns the bytes that it lacks, in words, if it lacks some.
+    pub fn shown_bytes(&self) -> Option<String> {
+        let bytes = self.bytes.filter(|bytes| *bytes > 0)?;
+        let at_least = if self.is_at_least { "at least " } else { "" };
+        Some(format!("{at_least}{}", size(bytes)))
+    }
+
     /// Returns the reason why the server is read from only while no other is up, if these bounds are exceeded.
     pub fn excess(&self, bounds: LagBounds) -> Option<String> {
-        let lacks = self.bytes.filter(|bytes| *bytes > 0)?;
-        let at_least = if self.is_at_least { "at least " } else { "" };
-        let shown = |bytes| ByteSize::b(bytes).display().iec();
-        let lacking = format!("it lacks {at_least}{} of its primary's writes", shown(lacks));
-        if let Some(most) = bounds.bytes.filter(|most| lacks > *most) {
-            return Some(format!("{lacking} (--max-lag-bytes {})", shown(most)));
+        let lacking = format!("it lacks {} of its primary's writes", self.shown_bytes()?);
+        if let Some(most) = bounds.bytes.filter(|most| self.bytes > Some(*most)) {
+            return Some(format!("{lacking} (--max-lag-bytes {})", size(most)));
         }
         // One that has all that is known of is left to the measure by silence: its primary may just not be asked.
         let (age, longest) = (self.age?, bounds.time?);
