@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::lag::{Freshness, Lag, Offsets, Position};
+use super::lag::{Lag, Offsets, Position};
 use crate::backend::{BackendId, Report};
 use crate::sync::{Mutex, lock};
 
@@ -43,9 +43,9 @@ impl Replication {
         lock(&self.offsets).forget(id);
     }
 
-    /// Returns how old the data of a backend are at most.
-    pub fn freshness(&self, id: BackendId) -> Freshness {
-        lock(&self.offsets).freshness(id)
+    /// Returns how old the data of a backend are at most; `None` while that is not known.
+    pub fn staleness(&self, id: BackendId, now: Instant) -> Option<Duration> {
+        lock(&self.offsets).freshness(id).staleness(now)
     }
 
     /// Returns what a backend lacks now of its primary's writes.
