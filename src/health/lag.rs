@@ -115,7 +115,7 @@ pub fn is_fresh_enough(staleness: Option<Duration>, max_staleness: Duration) -> 
 /// What a server lacks of its primary's writes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Lag {
-    /// The bytes that it lacks; `None` while there is no other to compare with.
+    /// The bytes that it lacked when it was asked last; `None` while there is no other to compare with.
     pub bytes: Option<u64>,
     /// Whether it may lack more, because its primary is not asked.
     pub is_at_least: bool,
@@ -153,21 +153,31 @@ impl Lag {
     }
 }
 
-/// Samples of a growing offset, the oldest first: when the check began, and the offset.
+/// An offset that checks have found.
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    offset: u64,
+    /// When the first of these checks began.
+    first: Instant,
+    /// When the last of them began.
+    last: Instant,
+}
+
+/// Samples of a growing offset, the oldest first.
 #[derive(Debug, Default)]
-struct Samples(VecDeque<(Instant, u64)>);
+struct Samples(VecDeque<Sample>);
 
 impl Samples {
-    fn newest(&self) -> Option<(Instant, u64)> {
+    fn newest(&self) -> Option<Sample> {
         self.0.back().copied()
     }
 
     /// Adds a sample that is not below the newest one. One that began earlier than that tells nothing new.
     fn add(&mut self, began: Instant, offset: u64) {
         match self.0.back_mut() {
-            Some((newest, _)) if *newest >= began => return,
-            Some((newest, same)) if *same == offset => *newest = began,
-            _ => self.0.push_back((began, offset)),
+            Some(newest) if newest.last >= began => return,
+            Some(newest) if newest.offset == offset => newest.last = began,
+            _ => self.0.push_back(Sample { offset, first: began, last: began }),
         }
         self.thin(began);
     }
@@ -175,12 +185,12 @@ impl Samples {
     /// Leaves out samples that lie close together for their age. Data as old as one of these are taken for as old as
     /// the sample before it.
     fn thin(&mut self, now: Instant) {
-        let mut kept: VecDeque<(Instant, u64)> = VecDeque::with_capacity(self.0.len());
+        let mut kept: VecDeque<Sample> = VecDeque::with_capacity(self.0.len());
         for (at, sample) in self.0.iter().enumerate() {
             let is_needed = match (kept.back(), self.0.get(at + 1)) {
-                (Some((before, _)), Some((after, _))) => {
-                    let age = now.saturating_duration_since(*after);
-                    after.saturating_duration_since(*before) > age / AGE_PART
+                (Some(before), Some(after)) => {
+                    let age = now.saturating_duration_since(after.last);
+                    after.last.saturating_duration_since(before.last) > age / AGE_PART
                 }
                 _ => true,
             };
@@ -195,13 +205,19 @@ impl Samples {
 
     /// Returns when it was last known to be at this offset or below, in checks that began until `end`.
     fn last_at(&self, offset: u64, end: Option<Instant>) -> Option<Instant> {
-        let within = self.0.partition_point(|(_, sample)| *sample <= offset);
+        let within = self.0.partition_point(|sample| sample.offset <= offset);
         let samples = self.0.range(..within).rev();
-        samples.map(|(began, _)| *began).find(|began| end.is_none_or(|end| *began <= end))
+        samples.map(|sample| sample.last).find(|last| end.is_none_or(|end| *last <= end))
     }
 
-    fn oldest(&self) -> Option<Instant> {
-        self.0.front().map(|(began, _)| *began)
+    /// Returns the offset that was known at that time, or the first one after it.
+    fn known_at(&self, time: Instant) -> Option<u64> {
+        let until = self.0.partition_point(|sample| sample.first <= time);
+        self.0.get(until.saturating_sub(1)).map(|sample| sample.offset)
+    }
+
+    fn oldest(&self) -> Option<Sample> {
+        self.0.front().copied()
     }
 }
 
@@ -220,7 +236,7 @@ impl History {
     fn note(&mut self, position: &Position, offset: u64, began: Instant, before: Option<&Member>) {
         if !position.is_replica {
             let newest = self.primary.newest();
-            if newest.is_some_and(|(then, most)| then < began && most > offset) {
+            if newest.is_some_and(|newest| newest.last < began && newest.offset > offset) {
                 *self = Self::default();
             } else if newest.is_none() {
                 let was_there = before.filter(|one| one.position.history == position.previous);
@@ -228,13 +244,14 @@ impl History {
             }
             self.primary.add(began, offset);
         }
-        let most = self.front.newest().map_or(offset, |(_, most)| most.max(offset));
+        let most = self.front.newest().map_or(offset, |newest| newest.offset.max(offset));
         self.front.add(began, most);
     }
 
     /// Returns whether a check of the primary that began after that of the member has found less than the member has.
     fn has_less_than(&self, member: &Member, offset: u64) -> bool {
-        self.primary.newest().is_some_and(|(began, most)| began >= member.answered && most < offset)
+        let is_after = |newest: &Sample| newest.last >= member.answered;
+        self.primary.newest().filter(is_after).is_some_and(|newest| newest.offset < offset)
     }
 }
 
@@ -318,9 +335,13 @@ impl Offsets {
         };
         let is_at_least = self.primaries_of(&member.position.history).next().is_none();
         let samples = if is_at_least { &history.front } else { &history.primary };
-        let then = samples.last_at(offset, None).or(samples.oldest());
+        // What was written since its last answer may have arrived. That of one that fails has not been asked since.
+        let seen = if member.is_failing { now } else { member.answered };
+        let most = samples.known_at(seen);
+        let oldest = || samples.oldest().map(|oldest| oldest.last);
+        let then = samples.last_at(offset, None).or_else(oldest);
         Lag {
-            bytes: samples.newest().map(|(_, most)| most.saturating_sub(offset)),
+            bytes: most.map(|most| most.saturating_sub(offset)),
             is_at_least,
             staleness,
             age: then.map(|then| now.saturating_duration_since(then)),

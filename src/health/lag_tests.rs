@@ -98,6 +98,16 @@ fn data_are_as_old_as_the_last_sample_of_the_primary_that_the_replica_has_reache
         &[CURRENT, (Some(1000), Some(0), false)],
     );
     scene(
+        "what was written after its last check counts for its age alone",
+        vec![(0, 7_000, a(50)), (1, 8_000, r(50)), (0, 9_500, a(90))],
+        &[CURRENT, (Some(3000), Some(0), false)],
+    );
+    scene(
+        "it has lacked the same for long",
+        vec![(0, 1_000, a(40)), (0, 2_000, a(50)), (1, 9_000, r(45)), (0, 9_500, a(50))],
+        &[CURRENT, (Some(9000), Some(5), false)],
+    );
+    scene(
         "less than any sample",
         vec![(0, 9_000, a(50)), (1, 9_500, r(40))],
         &[CURRENT, (None, Some(10), false)],

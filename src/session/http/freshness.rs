@@ -56,9 +56,11 @@ impl MaxStaleness {
         let freshest = too_old.iter().filter_map(|one| one.staleness).min();
         let freshest = match freshest {
             Some(staleness) => format!("the freshest may be {} s old", seconds(staleness)),
-            None => "how old those of the others are is not known".to_owned(),
+            None => "how old they are is not known".to_owned(),
         };
-        format!("no backend that answers has data of at most {max} s (Max-Staleness): {freshest}")
+        format!(
+            "no backend that answers has data that are at most {max} s old (Max-Staleness): {freshest}"
+        )
     }
 }
 
