@@ -330,9 +330,8 @@ impl Offsets {
         }
         let none = Lag { staleness, ..Lag::default() };
         let Some(history) = self.histories.get(&member.position.history) else { return none };
-        let Some(offset) = member.position.offset.filter(|_| self.is_compared(id)) else {
-            return none;
-        };
+        let is_told = member.position.is_ready && self.is_compared(id);
+        let Some(offset) = member.position.offset.filter(|_| is_told) else { return none };
         let is_at_least = self.primaries_of(&member.position.history).next().is_none();
         let samples = if is_at_least { &history.front } else { &history.primary };
         // What was written since its last answer may have arrived. That of one that fails has not been asked since.

@@ -243,8 +243,8 @@ fn what_contradicts_itself_is_never_fresh() {
     );
     scene(
         "a replica that is filled",
-        vec![(0, 9_000, a(50)), (1, 9_000, Some(replica("a", 50).not_ready()))],
-        &[CURRENT, (None, Some(0), false)],
+        vec![(0, 9_000, a(50)), (1, 9_000, Some(replica("a", 1).not_ready()))],
+        &[CURRENT, UNKNOWN],
     );
     scene(
         "a check that began earlier and is noted later",
