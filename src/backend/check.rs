@@ -65,6 +65,24 @@ impl Backend {
         *kept = Some(connection);
         Ok(report)
     }
+
+    /// Asks only how far its data are, on the connection of the last check. The report has no more than
+    /// `INFO replication` says: no keys, and no `run_id`, which is that of the connection.
+    pub fn sample(
+        &self,
+        connection: &mut Connection,
+        deadline: Instant,
+        max_lag: Option<Duration>,
+    ) -> Result<Report, BackendError> {
+        connection.set_wait_policy(WaitPolicy::Until(deadline), Duration::ZERO);
+        connection.send(&command("INFO").arg("replication").into_bytes())?;
+        let info = info(connection.replies())?;
+        let mut report = info.map(|info| Report::from_info(&info, max_lag)).unwrap_or_default();
+        // It has not said how many keys it has.
+        report.keys = None;
+        report.not_ready.take_if(|_| !report.is_syncing);
+        Ok(report)
+    }
 }
 
 /// Returns an answer; `None` where our user may not ask.

@@ -113,16 +113,22 @@ pub struct Report {
     pub replication_id: Arc<str>,
     /// The history that this one continues (`master_replid2`); empty or zeros where there is none.
     pub previous_replication_id: Arc<str>,
+    /// First byte of its history that the one before does not have (`second_repl_offset`).
+    pub previous_end: Option<u64>,
+    /// How many bytes of its history it has: those that a primary has written, or a replica has applied.
+    pub offset: Option<u64>,
     /// The numbers of its keys; `None` where we may not ask.
     pub keys: Option<Keys>,
     /// Whether it is a replica.
     pub is_replica: bool,
+    /// Whether it is a replica that gets all of its data from its primary.
+    pub is_syncing: bool,
     /// Whether it is a replica whose link to its primary is down.
     pub is_cut_off: bool,
     /// Time since a replica has heard from its primary; `None` where it never has.
     pub lag: Option<Duration>,
     /// Reason why it is read from only while no fresher server is up: it has not heard from its primary
-    /// for longer than `--max-lag`.
+    /// for longer than `--max-lag`, or lacks too much of its primary's writes.
     pub stale: Option<String>,
     /// Reason why its data are not there, though it answers.
     pub not_ready: Option<String>,
@@ -156,7 +162,14 @@ impl Report {
         report.replication_id = id("master_replid");
         report.previous_replication_id = id("master_replid2");
         report.is_replica = field("role") == Some("slave");
+        let number = |name| field(name).and_then(|value| value.parse().ok());
+        report.previous_end = number("second_repl_offset");
+        report.offset = match report.is_replica {
+            true => number("slave_repl_offset"),
+            false => number("master_repl_offset"),
+        };
         report.is_cut_off = field("master_link_status") == Some("down");
+        report.is_syncing = report.is_cut_off && field("master_sync_in_progress") == Some("1");
         report.is_cluster_node = field("cluster_enabled") == Some("1");
         report.links = Links::read(field);
         let silent = silent_seconds(field);
@@ -164,7 +177,7 @@ impl Report {
         report.stale = stale(silent, max_lag);
         if field("loading") == Some("1") {
             report.not_ready = Some("it is loading its data".to_owned());
-        } else if report.is_cut_off && field("master_sync_in_progress") == Some("1") {
+        } else if report.is_syncing {
             let why = "it is a replica that is getting its data from its primary";
             report.not_ready = Some(why.to_owned());
         }
@@ -333,6 +346,20 @@ mod tests {
             node.add_cluster_info(&format!("cluster_state:ok\r\ncluster_size:{size}\r\n"));
             assert_eq!(node.unserved.is_none(), is_served, "{size}");
         }
+    }
+
+    #[test]
+    fn a_primary_says_what_it_has_written_and_a_replica_what_it_has_applied() {
+        let fields = "master_replid:a\r\nmaster_replid2:b\r\nmaster_repl_offset:70\r\n\
+            second_repl_offset:51\r\n";
+        let replica =
+            format!("role:slave\r\nslave_read_repl_offset:69\r\nslave_repl_offset:60\r\n{fields}");
+        let offset = |info: &str| Report::from_info(info, None).offset;
+        assert_eq!(offset(&format!("role:master\r\n{fields}")), Some(70));
+        assert_eq!(offset(&replica), Some(60), "what it has read counts for nothing");
+        assert_eq!(offset("role:slave\r\nmaster_repl_offset:70\r\n"), None);
+        assert_eq!(Report::from_info(&replica, None).previous_end, Some(51));
+        assert_eq!(Report::from_info("second_repl_offset:-1\r\n", None).previous_end, None);
     }
 
     #[test]

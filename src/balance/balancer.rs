@@ -24,7 +24,10 @@ use crate::backend::{Backend, BackendId, Timeouts};
 use crate::config::backend::BackendConfig;
 use crate::config::{Config, LiveConfig};
 use crate::health::checker::{CheckSettings, Peers};
-use crate::health::{BackendState, Change, Databases, DatabasesInUse, Health, Member, Settings};
+use crate::health::{
+    BackendState, Change, Databases, DatabasesInUse, Health, Member, Replication, Settings,
+    sample_interval,
+};
 use crate::logging::access_log::AccessLog;
 use crate::memory::{self, MemoryBudget};
 use crate::metrics::Metrics;
@@ -56,6 +59,8 @@ pub struct Balancer {
     registry: Arc<Registry>,
     /// The leases of each backend.
     pub table: Arc<ConnectionTable>,
+    /// How old the data of each backend are.
+    pub replication: Replication,
     /// How many reads may be sent again.
     pub retry_budget: Arc<RetryBudget>,
     /// The reads that may keep a backend busy.
@@ -135,6 +140,7 @@ impl Balancer {
             overlay: Mutex::default(),
             in_use: Arc::default(),
             table,
+            replication: Replication::default(),
             retry_budget,
             slow_lane: Arc::new(slow_lane),
             long_replies: LongReplies::default(),
@@ -379,12 +385,21 @@ impl Peers for Balancer {
     }
 
     fn check_settings(&self) -> CheckSettings {
-        let config = self.config();
+        let (config, asked) = (self.config(), self.replication.asked(Instant::now()));
+        let lag = config.lag_bounds();
         CheckSettings {
             interval: config.check_interval,
             timeout: config.check_timeout,
-            max_lag: config.max_lag(),
+            lag,
+            sample_interval: sample_interval(
+                lag.time.into_iter().chain(asked),
+                lag.bytes.is_some(),
+            ),
         }
+    }
+
+    fn replication(&self) -> &Replication {
+        &self.replication
     }
 
     fn checked(&self) {

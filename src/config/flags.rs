@@ -199,11 +199,17 @@ pub struct Flags {
     #[arg(long, env = "LB_RISE", value_name = "NUMBER", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub rise: u32,
 
-    /// A replica that has not heard from its primary for this long is read from only while no other
-    /// server is up; 0s means no limit
+    /// A replica that has not heard from its primary for this long, or whose data are older, is read from
+    /// only while no other server is up; 0s means no limit
     #[arg(help_heading = CHECKS)]
     #[arg(long, env = "LB_MAX_LAG", value_name = "TIME", default_value = "60s", value_parser = time)]
     pub max_lag: Duration,
+
+    /// A replica that lacks more than this of its primary's writes is read from only while no other
+    /// server is up; 0B means no limit
+    #[arg(help_heading = CHECKS)]
+    #[arg(long, env = "LB_MAX_LAG_BYTES", value_name = "SIZE", default_value = "0B", value_parser = lag_size)]
+    pub max_lag_bytes: u64,
 
     /// How long the keys of a server that is out of service count: until then, servers that come back
     /// are read from only if they have at least 90 % of them
@@ -315,6 +321,11 @@ pub(super) struct CheckArgs {
     /// LB_MAX_LAG]
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(super) max_lag: Option<Duration>,
+
+    /// How much of its primary's writes a replica may lack; 0B means no limit [default: 0B, or
+    /// LB_MAX_LAG_BYTES]
+    #[arg(long, value_name = "SIZE", value_parser = lag_size)]
+    pub(super) max_lag_bytes: Option<u64>,
 }
 
 impl Flags {
@@ -338,6 +349,7 @@ impl Flags {
         args.backends.append(&mut check.backends);
         args.check_timeout = check.check_timeout.unwrap_or(args.check_timeout);
         args.max_lag = check.max_lag.unwrap_or(args.max_lag);
+        args.max_lag_bytes = check.max_lag_bytes.unwrap_or(args.max_lag_bytes);
         Ok(args)
     }
 }
@@ -373,6 +385,11 @@ fn memory_size(text: &str) -> Result<usize, String> {
 /// Parses the number of bytes that are read of one client while it takes no replies.
 fn backlog_size(text: &str) -> Result<usize, String> {
     size_within(text, 64 * 1024..=1 << 30)
+}
+
+/// Parses the number of bytes that a replica may lack.
+fn lag_size(text: &str) -> Result<u64, String> {
+    size_within(text, 0..=1 << 46).map(|bytes| bytes as u64)
 }
 
 fn size_within(text: &str, range: RangeInclusive<u64>) -> Result<usize, String> {

@@ -78,6 +78,15 @@ impl ConfigError {
     }
 }
 
+/// What a replica may lack to be read from while others are up; `None` means no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LagBounds {
+    /// Longest time since it has heard from its primary, and greatest age of its data.
+    pub time: Option<Duration>,
+    /// Most bytes of its primary's writes that it lacks.
+    pub bytes: Option<u64>,
+}
+
 /// Configuration of `lb`, checked. It derefs to its [`Flags`], as far as these need no more than what `clap`
 /// checks.
 #[derive(Debug)]
@@ -143,10 +152,12 @@ impl Config {
         })
     }
 
-    /// Returns how long ago a replica may have heard from its primary to be read from while others are up;
-    /// `None` means no limit.
-    pub fn max_lag(&self) -> Option<Duration> {
-        Some(self.flags.max_lag).filter(|max_lag| !max_lag.is_zero())
+    /// Returns what a replica may lack to be read from while others are up.
+    pub fn lag_bounds(&self) -> LagBounds {
+        LagBounds {
+            time: Some(self.max_lag).filter(|time| !time.is_zero()),
+            bytes: Some(self.max_lag_bytes).filter(|bytes| *bytes > 0),
+        }
     }
 
     /// Returns the longest argument of a Redis command, in bytes.

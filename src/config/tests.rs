@@ -18,7 +18,8 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!(config.check_interval, Duration::from_secs(2));
     assert_eq!(config.check_timeout, Duration::from_secs(1));
     assert_eq!((config.fall, config.rise), (3, 2));
-    assert_eq!(config.max_lag(), Some(Duration::from_secs(60)));
+    let lag_bounds = LagBounds { time: Some(Duration::from_secs(60)), bytes: None };
+    assert_eq!(config.lag_bounds(), lag_bounds);
     assert_eq!(config.forget_after, Duration::from_secs(10 * 60));
     assert_eq!(config.slow_start, Duration::from_secs(10));
     assert!(!config.no_rebalance);

@@ -39,6 +39,7 @@ pub fn check(mut config: Config) -> Findings {
     let _asked = discovery::follow(&balancer);
     balancer.add_all(&discovery::listed(&balancer));
     let mut servers = ask_all(config, &balancer.backends());
+    find_lag(&balancer, &mut servers);
     let mut findings = Findings::default();
     findings.examine_sources(&balancer);
     findings.examine_each(config, &servers);
@@ -54,9 +55,28 @@ pub fn check(mut config: Config) -> Findings {
     findings
 }
 
+/// Finds what each server lacks of its primary's writes.
+fn find_lag(balancer: &Balancer, servers: &mut [Asked]) {
+    let replication = &balancer.replication;
+    for Asked { backend, status } in &*servers {
+        if let Ok(server) = status {
+            let (began, answered) = server.checked;
+            replication.note(backend.id, &server.report, began, answered);
+        }
+    }
+    let bounds = balancer.config().lag_bounds();
+    for Asked { backend, status } in servers {
+        if let Ok(server) = status {
+            server.lag = replication.lag(backend.id, server.checked.1);
+            let stale = server.report.stale.take();
+            server.report.stale = stale.or_else(|| server.lag.excess(bounds));
+        }
+    }
+}
+
 fn ask_all(config: &Config, backends: &[Arc<Member>]) -> Vec<Asked> {
     let deadline = Instant::now() + config.check_timeout;
-    let max_lag = config.max_lag();
+    let max_lag = config.lag_bounds().time;
     let (sender, receiver) = channel();
     for (index, backend) in backends.iter().enumerate() {
         let (backend, sender) = (Arc::clone(&backend.backend), sender.clone());

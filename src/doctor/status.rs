@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, BackendError, Connection, Report, WaitPolicy, is_not_permitted};
+use crate::health::Lag;
 use crate::resp::{self, CommandBuilder, command, reply};
 use crate::text::is_hidden;
 
@@ -47,6 +48,10 @@ pub type StatusResult = Result<ServerStatus, BackendError>;
 pub struct ServerStatus {
     /// The findings of a health check.
     pub report: Report,
+    /// When the check began and was answered.
+    pub checked: (Instant, Instant),
+    /// What it lacks of its primary's writes, once all have answered.
+    pub lag: Lag,
     /// The version in its `INFO`.
     pub version: String,
     /// `HOST:PORT` of its primary; `None` if it is one, or does not say.
@@ -75,7 +80,9 @@ impl ServerStatus {
     ) -> Result<Self, BackendError> {
         backend.resolve();
         let mut connection = None;
+        let began = Instant::now();
         let report = backend.check(&mut connection, deadline, max_lag)?;
+        let checked = (began, Instant::now());
         let mut connection = connection.ok_or(BackendError::Unresponsive)?;
         connection.set_wait_policy(WaitPolicy::Until(deadline), Duration::ZERO);
         let latency = latency(&mut connection)?;
@@ -86,6 +93,8 @@ impl ServerStatus {
             databases: info.lines().filter_map(database).collect(),
             latency,
             report,
+            checked,
+            lag: Lag::default(),
             no_database: None,
             lacks: Vec::new(),
             lacks_for_redis_clients: Vec::new(),
@@ -141,7 +150,8 @@ impl ServerStatus {
             None => "primary".to_owned(),
             Some(primary) => {
                 let link = if self.report.is_cut_off { "down" } else { "up" };
-                format!("replica of {primary}, link {link}")
+                let lacks = self.lag.shown_bytes().map(|bytes| format!(", lacks {bytes}"));
+                format!("replica of {primary}, link {link}{}", lacks.unwrap_or_default())
             }
         }
     }

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use log::warn;
 
 use super::danger::{self, Danger};
-use super::{Admin, BackendState, Known, Member};
+use super::{Admin, BackendState, Known, Member, Replication};
 use crate::backend::{BackendError, BackendId, Connection, Report};
+use crate::config::LagBounds;
 
 /// Time between two checks of a backend that is not up, and between two looks whether a backend needs to be
 /// checked at once.
@@ -38,8 +39,11 @@ pub struct CheckSettings {
     pub interval: Duration,
     /// Deadline for the answers to one check.
     pub timeout: Duration,
-    /// Longest time since a replica has heard from its primary; `None` for no bound.
-    pub max_lag: Option<Duration>,
+    /// What a replica may lack to be read from beside others. The bound of time is also the longest silence of its
+    /// primary.
+    pub lag: LagBounds,
+    /// Longest time between two samples of a replica's offset, and of its primary's; `None` if checks are enough.
+    pub sample_interval: Option<Duration>,
 }
 
 /// All backends, for the checker of one.
@@ -49,6 +53,9 @@ pub trait Peers: Send + Sync {
 
     /// Returns the settings of checks as they are now.
     fn check_settings(&self) -> CheckSettings;
+
+    /// Returns how far all backends are in the histories of their writes.
+    fn replication(&self) -> &Replication;
 
     /// Takes note that a backend was checked.
     fn checked(&self);
@@ -136,6 +143,10 @@ struct Checker {
     connection: Option<Connection>,
     /// When the last check began.
     last: Instant,
+    /// When the offset was asked for last, by a check or a sample.
+    sampled: Instant,
+    /// Whether the last check found a replica, and the history of its data.
+    place: Option<(bool, Arc<str>)>,
     /// When the log warned last that this machine can't check.
     warned_at: Option<Instant>,
     /// Whether the server ended the connection of the last check right after it.
@@ -151,6 +162,8 @@ impl Checker {
             peers,
             connection: None,
             last: Instant::now(),
+            sampled: Instant::now(),
+            place: None,
             warned_at: None,
             ends_at_once: false,
             is_unknown: true,
@@ -179,6 +192,7 @@ impl Checker {
             self.wait_until(next);
             self.sit_out_maintenance();
             if self.member.health.is_removed() {
+                self.peers.replication().forget(self.member.id);
                 return;
             }
             let began = Instant::now();
@@ -190,19 +204,67 @@ impl Checker {
     }
 
     fn check(&mut self, began: Instant) -> CheckResult {
-        let CheckSettings { timeout, max_lag, .. } = self.peers.check_settings();
+        let CheckSettings { timeout, lag, .. } = self.peers.check_settings();
         self.last = began;
+        self.sampled = began;
         // Another server may be at the address by now. A new connection leads to that one.
         if self.member.health.state() != BackendState::Up {
             self.connection = None;
         }
         let is_connected = self.connection.is_some();
-        let result = self.member.check(&mut self.connection, began + timeout, max_lag);
+        let mut result = self.member.check(&mut self.connection, began + timeout, lag.time);
+        match &mut result {
+            Ok(report) => {
+                self.place = Some((report.is_replica, Arc::clone(&report.replication_id)));
+                self.note_position(report, began, lag);
+            }
+            Err(_) => self.peers.replication().note_failed(self.member.id),
+        }
         // It is a short read as well, of a backend that may get no other.
         if is_connected && result.is_ok() {
             self.member.metrics.short_reads.add(began.elapsed(), 1);
         }
         result
+    }
+
+    /// Takes note of how far the data of the backend are, and whether it lacks too much.
+    fn note_position(&self, report: &mut Report, began: Instant, bounds: LagBounds) {
+        let (replication, now) = (self.peers.replication(), Instant::now());
+        replication.note(self.member.id, report, began, now);
+        let excess = || replication.lag(self.member.id, now).excess(bounds);
+        report.stale = report.stale.take().or_else(excess);
+    }
+
+    /// Asks for the offset between two checks. Returns false if the backend should be checked now.
+    fn sample(&mut self) -> bool {
+        let Some(mut connection) = self.connection.take() else { return true };
+        let CheckSettings { timeout, lag, .. } = self.peers.check_settings();
+        let began = Instant::now();
+        self.sampled = began;
+        match self.member.sample(&mut connection, began + timeout, lag.time) {
+            Ok(mut report) => {
+                self.connection = Some(connection);
+                let place = Some((report.is_replica, Arc::clone(&report.replication_id)));
+                if place != self.place {
+                    return false;
+                }
+                self.note_position(&mut report, began, lag);
+                self.member.health.note_stale(report.stale, Instant::now());
+                true
+            }
+            Err(error) => {
+                self.peers.replication().note_failed(self.member.id);
+                self.judge(Err(error), began);
+                false
+            }
+        }
+    }
+
+    /// Returns whether the offset has to be asked for before the next look.
+    fn is_sample_due(&self) -> bool {
+        let interval = self.peers.check_settings().sample_interval;
+        let is_due = |interval| self.sampled.elapsed() + FAST_INTERVAL > interval;
+        interval.is_some_and(is_due) && self.peers.replication().is_compared(self.member.id)
     }
 
     fn judge(&mut self, result: CheckResult, began: Instant) {
@@ -277,7 +339,7 @@ impl Checker {
             // A server that seems to be busy may have lost the connection of the slow read.
             let is_up = health.state() == BackendState::Up && !health.is_busy();
             let is_good = is_up && !is_news && !self.is_to_be_watched();
-            if left <= interval || !is_good {
+            if left <= interval || !is_good || (self.is_sample_due() && !self.sample()) {
                 return;
             }
         }
@@ -287,6 +349,7 @@ impl Checker {
     fn sit_out_maintenance(&mut self) {
         while self.member.health.admin() == Admin::Maint && !self.member.health.is_removed() {
             self.connection = None;
+            self.peers.replication().forget(self.member.id);
             thread::sleep(FAST_INTERVAL);
         }
     }

@@ -27,7 +27,8 @@
 //!   that has more is up: an older snapshot is better than ten minutes without service.
 //! - A server that is being loaded has all of one database before it has any of the next. So a server of which
 //!   some databases are complete serves these once the others have got no more keys in ten checks.
-//! - Stale replicas and last resorts are a second choice: they are read from while no first choice is up.
+//! - Stale replicas and last resorts are a second choice: they are read from while no first choice is up. A replica
+//!   is stale after a long silence of its primary, or when it lacks too much of its primary's writes (`lag.rs`).
 //! - Reads that fail while checks pass are counted. A backend whose count is more than one above the best of the
 //!   others that are up is ejected: it stays `suspect`, each time for longer (`backoff.rs`).
 //! - Replicas are checked every 100 ms while their link is down, or another backend has just gone, because
@@ -37,9 +38,11 @@ pub(crate) mod backoff;
 pub mod checker;
 mod danger;
 mod known;
+mod lag;
 mod operator;
 mod questions;
 mod record;
+mod replication;
 mod rule;
 #[cfg(test)]
 mod rule_tests;
@@ -54,6 +57,9 @@ use std::sync::Arc;
 
 pub use self::known::Known;
 pub(crate) use self::known::{Databases, DatabasesInUse};
+pub(crate) use self::lag::{Lag, is_fresh_enough};
+pub use self::replication::Replication;
+pub(crate) use self::replication::sample_interval;
 pub use self::settings::{Overrides, Settings};
 pub use self::state::{Admin, BackendState};
 pub(crate) use self::state::{Change, ShownState, StateListener, Summary};

@@ -367,13 +367,25 @@ impl Health {
             );
         }
         record.is_last_resort = resort.is_some();
-        if record.stale.is_some() != report.stale.is_some() {
-            match &report.stale {
+        self.set_stale(record, report.stale.clone(), now);
+    }
+
+    /// Takes note between two checks of why it is stale, if it is.
+    pub fn note_stale(&self, stale: Option<String>, now: Instant) {
+        let mut record = lock(&self.record);
+        if !record.is_out() {
+            self.set_stale(&mut record, stale, now);
+        }
+    }
+
+    fn set_stale(&self, record: &mut Record, stale: Option<String>, now: Instant) {
+        if record.stale.is_some() != stale.is_some() {
+            match &stale {
                 Some(why) => warn!("{} is read from only while no other is up: {why}", self.name),
-                None => info!("{} hears from its primary again", self.name),
+                None => info!("{} has its primary's writes again", self.name),
             }
         }
-        record.stale.clone_from(&report.stale);
+        record.stale = stale;
         let is_second_choice = record.stale.is_some() || record.is_last_resort;
         self.listener.set_second_choice(is_second_choice, now);
     }

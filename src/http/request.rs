@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
 
 use super::target::Query;
 
@@ -14,6 +15,13 @@ const MAX_HEADER_BYTES: usize = 16 * 1024;
 
 /// Most header lines.
 const MAX_HEADERS: usize = 100;
+
+/// Greatest age of data that a client may ask for: a day, as for the flags that are times.
+const MAX_STALENESS_SECONDS: f64 = 24.0 * 60.0 * 60.0;
+
+/// What is wrong with `Max-Staleness`.
+const WRONG_STALENESS: &str =
+    "Max-Staleness must be a number of seconds from 0 to 86400, such as 0.5, and be there once";
 
 /// Error for a request that is refused. The connection is closed after it, because the bytes that
 /// follow can't be trusted.
@@ -81,6 +89,8 @@ pub struct Request {
     pub host: Option<String>,
     /// `If-None-Match`, with all of its lines joined.
     pub if_none_match: Option<String>,
+    /// `Max-Staleness`: the greatest age of the data that may answer, or what is wrong with it.
+    pub max_staleness: Result<Option<Duration>, &'static str>,
     /// Whether `Accept` names `text/html`. Browsers do; clients that take anything, like curl, don't.
     pub accepts_html: bool,
     /// Whether the client wants to keep the connection.
@@ -151,6 +161,7 @@ fn http09(target: &[u8]) -> Result<Request, RequestError> {
         version: Version::Http09,
         host,
         if_none_match: None,
+        max_staleness: Ok(None),
         accepts_html: false,
         keep_alive: false,
         has_body: false,
@@ -186,6 +197,7 @@ fn http1(head: &[u8]) -> Result<Request, RequestError> {
         version,
         host: target_host.or(header_host),
         if_none_match: headers.joined("if-none-match"),
+        max_staleness: headers.max_staleness(),
         accepts_html: headers.accepts_html(),
         keep_alive: headers.keep_alive(version),
         has_body: headers.has_body(version)?,
@@ -293,6 +305,14 @@ impl<'a> Headers<'a> {
         items.filter_map(|item| std::str::from_utf8(item).ok()).map(str::trim)
     }
 
+    /// Returns the greatest age of data that the client wants; an error if it says that twice or wrongly.
+    fn max_staleness(&self) -> Result<Option<Duration>, &'static str> {
+        let mut values = self.all("max-staleness");
+        let Some(value) = values.next() else { return Ok(None) };
+        let seconds = std::str::from_utf8(value).ok().filter(|_| values.next().is_none());
+        seconds.and_then(decimal_seconds).map(Some).ok_or(WRONG_STALENESS)
+    }
+
     /// Whether the client wants to keep the connection.
     fn keep_alive(&self, version: Version) -> bool {
         let says =
@@ -336,6 +356,15 @@ impl<'a> Headers<'a> {
             }
         }
     }
+}
+
+/// Returns the time, if it is a decimal number of seconds that is not too large.
+fn decimal_seconds(text: &str) -> Option<Duration> {
+    let is_decimal = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+        && text.starts_with(|c: char| c.is_ascii_digit())
+        && text.ends_with(|c: char| c.is_ascii_digit());
+    let seconds: f64 = text.parse().ok().filter(|_| is_decimal)?;
+    (seconds <= MAX_STALENESS_SECONDS).then(|| Duration::from_secs_f64(seconds))
 }
 
 /// Returns the host if it is `HOST` or `HOST:PORT` (RFC 9110, section 7.2).

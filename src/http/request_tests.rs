@@ -186,3 +186,25 @@ fn local_hosts_are_those_that_can_mean_only_this_machine() {
         assert!(!is_local_host(&host_name(host)), "{host}");
     }
 }
+
+#[test]
+fn the_greatest_age_of_data_is_a_decimal_number_of_seconds() {
+    let asked =
+        |headers: &str| one(&format!("GET / HTTP/1.1\r\nHost: a\r\n{headers}\r\n")).max_staleness;
+    assert_eq!(asked(""), Ok(None));
+    for (text, millis) in
+        [("0", 0), ("2", 2000), ("0.5", 500), ("00.250", 250), ("86400", 86_400_000)]
+    {
+        let expected = Ok(Some(Duration::from_millis(millis)));
+        assert_eq!(asked(&format!("max-STALENESS: {text}\r\n")), expected, "{text}");
+    }
+    for text in [
+        "", "-1", "+1", ".5", "5.", "1.2.3", "1e3", "inf", "NaN", "1 s", "1, 2", "86400.1",
+        "\u{661}",
+    ] {
+        let error = asked(&format!("Max-Staleness: {text}\r\n")).expect_err(text);
+        assert!(error.contains("Max-Staleness"), "{error}");
+    }
+    asked("Max-Staleness: 1\r\nMax-Staleness: 1\r\n").expect_err("twice");
+    assert_eq!(one("GET /a\r\n").max_staleness, Ok(None));
+}

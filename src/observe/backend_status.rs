@@ -8,7 +8,7 @@ use crate::backend::pool;
 use crate::balance::Balancer;
 use crate::balance::history::{self, Recent, RecentOfBackend};
 use crate::balance::slow;
-use crate::health::{Admin, Member, ShownState};
+use crate::health::{Admin, Lag, Member, ShownState};
 
 #[derive(Debug, Serialize)]
 pub(super) struct Requests {
@@ -39,6 +39,9 @@ pub(super) struct BackendStatus {
     retries: u64,
     ejections: u64,
     lag_seconds: Option<f64>,
+    lag_bytes: Option<u64>,
+    lag_is_at_least: bool,
+    staleness_seconds: Option<f64>,
     keys: Option<u64>,
     latency_ms: Latency,
     connections: pool::Counts,
@@ -96,6 +99,7 @@ impl BackendStatus {
         backend: &Member,
         is_added: bool,
         leases: usize,
+        lag: &Lag,
         recent: &RecentOfBackend,
         now: Instant,
     ) -> Self {
@@ -132,6 +136,9 @@ impl BackendStatus {
             retries: backend.metrics.retries.get(),
             ejections: health.ejections,
             lag_seconds: health.lag.map(|lag| lag.as_secs_f64()),
+            lag_bytes: lag.bytes,
+            lag_is_at_least: lag.is_at_least,
+            staleness_seconds: lag.staleness.map(|time| time.as_millis() as f64 / 1000.0),
             keys: health.keys,
             latency_ms: Latency {
                 p50: percentile(0.5),

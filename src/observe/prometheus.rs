@@ -17,7 +17,7 @@ use super::source_status::SourceStatus;
 use super::zone_status::ZoneStatus;
 use crate::backend::pool;
 use crate::balance::Balancer;
-use crate::health::{Member, ShownState, Summary};
+use crate::health::{Lag, Member, ShownState, Summary};
 use crate::logging;
 use crate::metrics::{ByProtocol, Counter, Refusal};
 use crate::net::protocol::WireProtocol;
@@ -34,7 +34,8 @@ const PROTOCOLS: [(WireProtocol, &str); 2] =
 /// Encodes all metrics as they are now. Fails only if the encoder does.
 pub fn text(balancer: &Balancer) -> Result<String, fmt::Error> {
     let members = balancer.shown_backends();
-    let backends: Vec<_> = members.iter().map(BackendFigures::of).collect();
+    let figures = |member| BackendFigures::of(member, balancer);
+    let backends: Vec<_> = members.iter().map(figures).collect();
     let mut families = Families::default();
     add_balancer(&mut families, balancer);
     add_clients(&mut families, balancer);
@@ -61,14 +62,16 @@ pub fn text(balancer: &Balancer) -> Result<String, fmt::Error> {
 struct BackendFigures {
     member: Arc<Member>,
     health: Summary,
+    lag: Lag,
     connections: pool::Counts,
 }
 
 impl BackendFigures {
-    fn of(member: &Arc<Member>) -> Self {
-        let member = Arc::clone(member);
-        let health = member.health.summary(Instant::now());
-        Self { connections: member.pool.counts(), health, member }
+    fn of(member: &Arc<Member>, balancer: &Balancer) -> Self {
+        let (member, now) = (Arc::clone(member), Instant::now());
+        let health = member.health.summary(now);
+        let lag = balancer.replication.lag(member.id, now);
+        Self { connections: member.pool.counts(), health, lag, member }
     }
 }
 
@@ -183,6 +186,12 @@ fn add_backends(to: &mut Families, balancer: &Balancer, backends: &[BackendFigur
     let help = "How long before the last check a replica had heard from its primary";
     let lag = gauges(backends, |backend| backend.health.lag.map(|lag| lag.as_secs_f64()));
     to.add("backend_lag_seconds", help, lag);
+    let help = "Bytes of its primary's writes that a replica lacked at the last sample, at least";
+    let bytes = gauges(backends, |backend| backend.lag.bytes.map(|bytes| bytes as f64));
+    to.add("backend_lag_bytes", help, bytes);
+    let help = "How old the data of the backend are at most";
+    let staleness = |backend: &BackendFigures| Some(backend.lag.staleness?.as_secs_f64());
+    to.add("backend_staleness_seconds", help, gauges(backends, staleness));
     let errors = counters(backends, |backend| backend.metrics.errors.get());
     to.add("backend_errors", "Tries on the backend that failed", errors);
     let help = "Tries that failed and were made again on another backend";

@@ -129,7 +129,9 @@ impl Status {
         let overlay = lock(&balancer.overlay).clone();
         let status = |(member, recent): (&Arc<Member>, &RecentOfBackend)| {
             let is_added = overlay.has_added(member.name());
-            BackendStatus::of(member, is_added, balancer.table.leases(member.id), recent, now)
+            let leases = balancer.table.leases(member.id);
+            let lag = balancer.replication.lag(member.id, now);
+            BackendStatus::of(member, is_added, leases, &lag, recent, now)
         };
         let backends: Vec<_> = members.iter().zip(&recent.backends).map(status).collect();
         let answered = |here: &Counter, of: fn(&Requests) -> u64| {

@@ -606,6 +606,14 @@ function place({ role, weight, backup, zone, never_read, overrides }) {
   return parts.filter(Boolean).join(" · ");
 }
 
+/** Says how old the data of a replica are, and what they lack. */
+function lag({ role, lag_seconds, lag_bytes, lag_is_at_least, staleness_seconds }) {
+  if (role !== "replica") return "–";
+  const age = staleness_seconds === null ? lag_seconds : Math.round(staleness_seconds * 10) / 10;
+  const time = age === null ? "–" : `${exact(age)} s`;
+  return lag_bytes > 0 ? `${time} · ${lag_is_at_least ? "≥ " : ""}${compact(lag_bytes)}B` : time;
+}
+
 function showRow(row, backend) {
   const show = (name, text, title) => put(find(row, name), text, title);
   const figure = (name, value) => show(name, compact(value), exact(value));
@@ -621,7 +629,7 @@ function showRow(row, backend) {
   const { http, resp, per_second } = backend.requests;
   show("per_second", compact(per_second), `${exact(http)} http, ${exact(resp)} redis in total`);
   for (const name of ["leases", "errors", "retries", "error_replies", "keys"]) figure(name, backend[name]);
-  show("lag", backend.lag_seconds === null ? "–" : `${exact(backend.lag_seconds)} s`);
+  show("lag", lag(backend), backend.lag_seconds === null ? "" : `heard from its primary ${exact(backend.lag_seconds)} s before the last check`);
   for (const name of ["p50", "p99", "p99_9"]) show(name, milliseconds(backend.latency_ms?.[name]));
   const { open, idle, waiting, max } = backend.connections;
   Object.entries({ open, idle, max }).forEach(([name, value]) => figure(name, value));

@@ -26,6 +26,7 @@ mod guard;
 mod health;
 mod http;
 mod isolation;
+mod lag;
 mod large;
 mod listing;
 mod malformed;

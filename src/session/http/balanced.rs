@@ -6,6 +6,7 @@
 //! is asked. A longer body is sent while it is read. If the backend fails then, the connection is
 //! cut, so that half a response is never taken for a whole one.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::thread;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::browse::{self, Frame};
 use super::exchange::{HTTP_READ_BYTES, ReadError, ReadOutcome};
+use super::freshness::{self, MaxStaleness, TooOld};
 use super::json::{write_listing, write_value};
 use super::response::{LocalResponse, SentResponse, add_backend_headers, complete, write_error};
 use crate::backend::{BackendError, Class, is_not_permitted};
@@ -21,7 +23,7 @@ use crate::balance::slow::{
     self, Kinds, LaneError, LaneOutcome, OpenRead, ReadInfo, ReadKey, ReadProfile,
 };
 use crate::balance::{Balancer, Lease};
-use crate::health::Member;
+use crate::health::{BackendState, Member};
 use crate::http::target::{Format, KeyQuery, PageQuery};
 use crate::http::{BackendFailure, ErrorBody, Request, ResponseWriter, Version};
 use crate::logging::access_log::Event;
@@ -44,6 +46,10 @@ pub(super) struct HttpRead {
     pub key: Option<ReadKey>,
     /// What is known of how long the read takes.
     pub profile: ReadProfile,
+    /// The greatest age of the data that may answer it.
+    pub max_staleness: MaxStaleness,
+    /// How old the data are at most that answer it, if its response has to say that.
+    pub staleness: Option<Duration>,
 }
 
 impl HttpRead {
@@ -161,6 +167,7 @@ pub(super) fn send_balanced(
         read,
         failover,
         memory: client.share(),
+        staleness: None,
         response: ResponseWriter::new(&mut *client, &read.request, keep_alive, SystemTime::now),
         changes: 0,
         is_held: false,
@@ -182,6 +189,8 @@ struct BalancedRead<'a, 'c, 'r> {
     failover: Failover<'a>,
     /// The memory that it takes.
     memory: Share<'a>,
+    /// How old the data of the attempt are at most, if the response has to say that.
+    staleness: Option<Duration>,
     response: ResponseWriter<&'r mut Client<'c>>,
     /// The lease that was taken before, until an attempt has used it.
     first_lease: Option<Lease>,
@@ -198,8 +207,10 @@ impl BalancedRead<'_, '_, '_> {
         loop {
             self.failover.forgive();
             let Some((attempt, lease)) = self.next_attempt()? else {
-                // A backend that is up, but must not be read from in this database, is not waited for.
-                match self.refusals().is_empty() && self.failover.wait() {
+                // A backend that is up, but must not be read from in this database, is not waited for, nor is one
+                // whose data are too old.
+                let is_waiting = self.refusals().is_empty() && self.too_old().is_empty();
+                match is_waiting && self.failover.wait() {
                     true => continue,
                     false => return Err(self.no_backend_answered()),
                 }
@@ -226,7 +237,15 @@ impl BalancedRead<'_, '_, '_> {
 
     /// Takes a lease for the next attempt; `None` if no backend is left, or no time.
     fn next_attempt(&mut self) -> Result<Option<(Attempt, Lease)>, LocalResponse> {
-        let Some((lease, open)) = self.place()? else { return Ok(None) };
+        let (lease, open) = loop {
+            let Some((lease, open)) = self.place()? else { return Ok(None) };
+            let Some(backend) = lease.backend() else { return Ok(None) };
+            // The wait for a place may have been long.
+            if let Some(staleness) = self.read.max_staleness.admit(backend, self.balancer) {
+                self.staleness = staleness;
+                break (lease, open);
+            }
+        };
         let delay = self.balancer.config().demo_delay;
         if !std::mem::replace(&mut self.is_held, true) && !delay.is_zero() {
             // With its lease, so that the table can be watched.
@@ -246,7 +265,13 @@ impl BalancedRead<'_, '_, '_> {
         let first = self.first_lease.take();
         let Self { balancer, failover, read, peer, .. } = &*self;
         let backends = balancer.backends();
-        let serves = |backend| backends.get(backend).is_some_and(|backend| backend.serves_own());
+        let serves = |backend| {
+            backends.get(backend).is_some_and(|backend| backend.serves_own())
+                && read.max_staleness.allows(backend, balancer)
+        };
+        let first = first.filter(|lease| {
+            lease.backend().is_some_and(|backend| read.max_staleness.allows(backend, balancer))
+        });
         // A read that `--demo-delay` holds is no reason to keep others away.
         if failover.class() == Class::Quick || !balancer.config().demo_delay.is_zero() {
             let may_serve = |backend| failover.may_try(backend) && serves(backend);
@@ -280,6 +305,7 @@ impl BalancedRead<'_, '_, '_> {
         let (balancer, response) = (self.balancer, &mut self.response);
         let frame = Frame::new(&balancer.config());
         add_backend_headers(response, &attempt.backend);
+        freshness::add_header(response, self.staleness);
         let max_stall = balancer.config().backend_timeout / 2;
         response.writer().held = Some((Arc::clone(&attempt.backend.backend), max_stall));
         let (query, memory) = (&self.read.query, &mut self.memory);
@@ -356,6 +382,16 @@ impl BalancedRead<'_, '_, '_> {
         self.failover.refusals(|backend| Some(backend.own_mode().database))
     }
 
+    /// Returns the backends that were not tried because their data are too old for the request.
+    fn too_old(&self) -> Vec<TooOld> {
+        let backends = self.balancer.backends();
+        let is_left = |backend: &&Arc<Member>| {
+            let is_up = backend.health.state() == BackendState::Up;
+            is_up && backend.serves_own() && self.failover.may_try(backend.id)
+        };
+        self.read.max_staleness.too_old(backends.iter().filter(is_left), self.balancer)
+    }
+
     /// Returns the response after every backend has failed, or was not the one to which the query's
     /// cursor belongs.
     fn no_backend_answered(&self) -> LocalResponse {
@@ -363,17 +399,22 @@ impl BalancedRead<'_, '_, '_> {
         if let Some(trouble) = BackendError::local_trouble(failover.failures()) {
             return LocalResponse::unavailable(trouble);
         }
+        let too_old = if failover.is_over() { Vec::new() } else { self.too_old() };
         let all_unreachable = failover.failures().all(BackendError::is_unreachable);
-        let (status, why) = if failover.failures().any(BackendError::is_timeout) {
-            (504, "no backend answered in time")
+        let (status, why): (_, Cow<str>) = if !too_old.is_empty() {
+            (503, self.read.max_staleness.error(&too_old).into())
+        } else if failover.failures().any(BackendError::is_timeout) {
+            (504, "no backend answered in time".into())
         } else if self.read.query.has_cursor() && failover.was_anyone_asked() && all_unreachable {
-            (410, "the backend of this cursor is gone or was restarted; start again without it")
+            let why = "the backend of this cursor is gone or was restarted; start again without it";
+            (410, why.into())
         } else if all_unreachable {
-            (503, "no backend can be reached")
+            (503, "no backend can be reached".into())
         } else {
-            (503, "no backend could answer")
+            (503, "no backend could answer".into())
         };
-        let troubles = failover.troubles().into_iter().chain(self.refusals());
+        let too_old = too_old.into_iter().map(|one| (Arc::clone(&one.backend), one.reason()));
+        let troubles = failover.troubles().into_iter().chain(self.refusals()).chain(too_old);
         let failures = troubles.map(|(backend, error)| {
             let backend = backend.name().to_owned().into();
             BackendFailure { backend, error }

@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 use log::Level;
 
 use super::balanced::{HttpRead, ReadQuery, send_balanced};
+use super::freshness::MaxStaleness;
 use super::response::{LocalResponse, SentResponse, admin_response, complete};
 use super::shared_read::{ReadProgress, SharedReads, UnsentEnd};
 use crate::backend::is_timeout;
@@ -185,7 +186,18 @@ fn respond(client: &mut Client, request: Request, shared_reads: Option<&mut Shar
             return end_request(client, &request, began, sent);
         }
     };
-    let read = Box::new(HttpRead { request, query, began, lease: None, key, profile });
+    let max_staleness = MaxStaleness::asked(&request, balancer);
+    let read = HttpRead {
+        request,
+        query,
+        began,
+        lease: None,
+        key,
+        profile,
+        max_staleness,
+        staleness: None,
+    };
+    let read = Box::new(read);
     let unsent = match shared_reads {
         Some(shared_reads) => shared_reads.send(read),
         None => Some(read),
@@ -209,6 +221,9 @@ pub(super) fn route(
     if request.host.as_ref().is_some_and(|host| !is_served_host(host, config, endpoint)) {
         let why = "this Host is not served here; --allow-host NAME adds it";
         return Err(LocalResponse::error(421, why));
+    }
+    if let Err(why) = request.max_staleness {
+        return Err(LocalResponse::error(400, why));
     }
     match target::parse_request(request) {
         Ok(target) if endpoint == Endpoint::Public || matches!(target, Target::Admin(_)) => {

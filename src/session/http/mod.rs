@@ -12,6 +12,7 @@ mod balanced;
 mod browse;
 mod conversation;
 mod exchange;
+mod freshness;
 mod json;
 mod response;
 mod shared_read;

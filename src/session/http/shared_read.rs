@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
 
 use super::balanced::HttpRead;
+use super::freshness;
 use super::response::{SentResponse, add_backend_headers, complete, write_error};
 use crate::backend::Class;
 use crate::backend::reply_router::{Progress, Sink};
@@ -103,12 +104,17 @@ impl SharedReads {
             return None;
         }
         let backends = balancer.backends();
-        let serves = |backend| backends.get(backend).is_some_and(|backend| backend.serves_own());
+        let max_staleness = read.max_staleness;
+        let serves = |backend| {
+            backends.get(backend).is_some_and(|backend| backend.serves_own())
+                && max_staleness.allows(backend, balancer)
+        };
         let lease = read.lease.insert(balancer.table.lease(Instant::now(), serves)?);
         let backend = backends.get(lease.backend_if_up()?)?;
         if !backend.serves_own() {
             return None;
         }
+        read.staleness = max_staleness.admit(backend.id, balancer)?;
         let key = &read.whole_value()?.key;
         let value_type = backend.type_hints.of(key)?;
         // Redis reads a string at once.
@@ -242,6 +248,7 @@ impl ResponseSink {
         let mut response =
             ResponseWriter::new(io::sink(), &read.request, keep_alive, SystemTime::now);
         add_backend_headers(&mut response, backend);
+        freshness::add_header(&mut response, read.staleness);
         let mut validators = None;
         if !survey.is_empty {
             response.header("Content-Type", http::JSON);

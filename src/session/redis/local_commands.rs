@@ -413,12 +413,16 @@ fn section(balancer: &Balancer) -> String {
     for (index, backend) in backends.iter().enumerate() {
         let (health, leases) = (backend.health.summary(now), balancer.table.leases(backend.id));
         let role = health.role().unwrap_or("primary");
+        let lag = balancer.replication.lag(backend.id, now);
         let value = format!(
-            "address={},state={},role={role},leases={leases},connections={},keys={},since={},reason={}",
+            "address={},state={},role={role},leases={leases},connections={},keys={},lag_bytes={},\
+             staleness={},since={},reason={}",
             backend.name(),
             health.state,
             backend.pool.counts().open,
-            health.keys.map_or("unknown".to_owned(), |keys| keys.to_string()),
+            or_unknown(health.keys),
+            or_unknown(lag.bytes),
+            or_unknown(lag.staleness.map(|time| time.as_millis() as f64 / 1000.0)),
             health.state_for.as_secs(),
             plain(&health.reason),
         );
@@ -447,6 +451,10 @@ fn section(balancer: &Balancer) -> String {
         line(&format!("change{index}"), &value);
     }
     text
+}
+
+fn or_unknown(value: Option<impl ToString>) -> String {
+    value.map_or("unknown".to_owned(), |value| value.to_string())
 }
 
 /// In a list of fields, a comma begins the next.
