@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use log::warn;
 
 use super::danger::{self, Danger};
+use super::other_keys::{KeyComparison, OTHER_KEYS};
 use super::{Admin, BackendState, Known, Member};
 use crate::backend::{BackendError, BackendId, Connection, Report};
 
@@ -134,6 +135,7 @@ struct Checker {
     member: Arc<Member>,
     peers: Arc<dyn Peers>,
     connection: Option<Connection>,
+    comparison: KeyComparison,
     /// When the last check began.
     last: Instant,
     /// When the log warned last that this machine can't check.
@@ -150,6 +152,7 @@ impl Checker {
             member,
             peers,
             connection: None,
+            comparison: KeyComparison::default(),
             last: Instant::now(),
             warned_at: None,
             ends_at_once: false,
@@ -206,6 +209,7 @@ impl Checker {
     }
 
     fn judge(&mut self, result: CheckResult, began: Instant) {
+        let result = result.map(|report| self.with_other_keys(report));
         let health = &self.member.health;
         match result {
             Ok(report) => {
@@ -238,6 +242,18 @@ impl Checker {
         }
         self.is_unknown = false;
         self.peers.checked();
+    }
+
+    /// Notes in a report that the data are not there, if the server has to prove itself and has other keys than those that
+    /// serve.
+    fn with_other_keys(&mut self, mut report: Report) -> Report {
+        let (before, others) = (self.member.health.known(), self.others());
+        let timeout = self.peers.check_settings().timeout;
+        let (comparison, connection) = (&mut self.comparison, &mut self.connection);
+        if comparison.has_other_keys((&report, &before), connection, &others, timeout) {
+            report.not_ready = Some(OTHER_KEYS.to_owned());
+        }
+        report
     }
 
     fn others(&self) -> Vec<Arc<Member>> {
