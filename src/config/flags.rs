@@ -1,6 +1,7 @@
 //! The flags of `lb` and their environment variables, as `clap` sees them.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,6 +21,12 @@ use crate::memory;
 
 /// Longest time that a flag may have.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Port of a nameserver, as in RFC 1035.
+pub const NAMESERVER_PORT: u16 = 53;
+
+/// Most nameservers, as in `/etc/resolv.conf` (`MAXNS` of glibc).
+pub const MAX_NAMESERVERS: usize = 3;
 
 /// Longest silence before the kernel probes a connection. Linux takes 32,767 s at most.
 const MAX_KEEPALIVE: Duration = Duration::from_secs(9 * 60 * 60);
@@ -115,6 +122,12 @@ pub struct Flags {
         value_delimiter = ','
     )]
     pub rewrite_addresses: Vec<Rewrite>,
+
+    /// A nameserver for backends that dns:// and dns+srv:// name; repeat it for each, or separate them by
+    /// commas, at most 3 [default: those in /etc/resolv.conf]
+    #[arg(help_heading = BACKENDS)]
+    #[arg(long = "resolver", env = "LB_RESOLVER", value_name = "ADDRESS[:PORT]", value_delimiter = ',', value_parser = nameserver)]
+    pub resolvers: Vec<SocketAddr>,
 
     /// Serves the paths below /-/ (status page, metrics, probes) at this address instead of where
     /// clients connect
@@ -352,6 +365,15 @@ impl Flags {
         args.max_lag_bytes = check.max_lag_bytes.unwrap_or(args.max_lag_bytes);
         Ok(args)
     }
+}
+
+/// Parses the address of a nameserver.
+fn nameserver(text: &str) -> Result<SocketAddr, String> {
+    let ip = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let with_usual_port = ip.parse().map(|ip| SocketAddr::new(ip, NAMESERVER_PORT));
+    let address = with_usual_port.or_else(|_| text.parse());
+    address
+        .map_err(|_| "write an address, such as 10.0.0.53, 10.0.0.53:5353 or [::1]:53".to_owned())
 }
 
 /// Parses a level of the log.

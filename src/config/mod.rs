@@ -31,7 +31,7 @@ use self::file::ConfigFile;
 pub use self::file::FileErrors;
 use self::file_backends::BackendOrigin;
 use self::flags::Command;
-pub use self::flags::Flags;
+pub use self::flags::{Flags, MAX_NAMESERVERS, NAMESERVER_PORT};
 use self::keys::{BACKEND, Keys};
 pub use self::live::LiveConfig;
 use self::source::{BackendEntry, SourceConfig};
@@ -241,6 +241,9 @@ impl Config {
     fn checked(mut flags: Flags, file: Option<&ConfigFile>, given: &Given) -> Result<Self, String> {
         if flags.read_timeout < flags.backend_timeout {
             return Err("--read-timeout must not be shorter than --backend-timeout".to_owned());
+        }
+        if flags.resolvers.len() > MAX_NAMESERVERS {
+            return Err(format!("--resolver: at most {MAX_NAMESERVERS}"));
         }
         let (task, ctl) = match flags.command.take() {
             None => (Task::Serve, None),

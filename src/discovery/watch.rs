@@ -66,7 +66,7 @@ pub fn follow(balancer: &Arc<Balancer>) -> Started {
 /// Returns what asks a source.
 fn build(source: &SourceConfig, balancer: &Balancer) -> Box<dyn ServiceDiscovery> {
     match &source.kind {
-        SourceKind::Dns | SourceKind::DnsSrv => Box::new(Dns::new(source)),
+        SourceKind::Dns | SourceKind::DnsSrv => Box::new(Dns::new(source, balancer.live_config())),
         SourceKind::Primary { read } => {
             Box::new(Primary::new(source, *read, balancer.live_config()))
         }
