@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use super::message::{Absence, Question, RecordType, Records, Response, Unfit};
+use super::message::{Absence, Question, RecordType, Records, Response};
 
 /// Longest answer by UDP that is read. A question without EDNS gets at most 512 bytes; this is the size that resolvers
 /// with EDNS agree on by default (1232), and more.
@@ -102,15 +102,11 @@ fn ask_by_udp(
                 Ok(response) => return Ok(response),
                 Err(reason) => unfit = Some(reason),
             },
-            (Err(error), Some(unfit)) if is_timeout(&error) => return Err(Failure::from(unfit)),
+            (Err(error), Some(unfit)) if is_timeout(&error) => {
+                return Err(Failure { reason: unfit.to_string(), may_answer_later: true });
+            }
             (Err(error), _) => return Err(error.into()),
         }
-    }
-}
-
-impl From<Unfit> for Failure {
-    fn from(unfit: Unfit) -> Self {
-        Self { reason: unfit.to_string(), may_answer_later: true }
     }
 }
 
@@ -128,7 +124,7 @@ fn ask_by_tcp(
     read_by(&mut stream, &mut length, deadline)?;
     let mut answer = vec![0; u16::from_be_bytes(length).into()];
     read_by(&mut stream, &mut answer, deadline)?;
-    Ok(question.read(&answer)?)
+    question.read(&answer).map_err(|unfit| Failure::final_for(unfit.to_string()))
 }
 
 /// Fills the buffer, or fails at the deadline, however few bytes come at a time.

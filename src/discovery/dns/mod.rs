@@ -203,3 +203,6 @@ fn too_many(number: usize) -> DiscoveryError {
         "the answer has {number} servers; more than {MAX_SERVERS} are taken for a mistake"
     ))
 }
+
+#[cfg(test)]
+mod tests;
