@@ -2,6 +2,7 @@
 #
 # Installs the requirements of the client programs in this folder: Python, Node and
 # Chromium where they are missing, and client libraries, into target/test-clients.
+# On Linux also dnsmasq, a nameserver for the tests of backends that DNS names.
 # Safe to run again, and then fast.
 
 set -euo pipefail
@@ -37,7 +38,7 @@ is_installed() {
     [ "$(cat "$HOME_FOLDER/installed" 2>/dev/null)" = "$(wanted)" ] &&
         "$HOME_FOLDER/venv/bin/python" -c 'import redis' 2>/dev/null &&
         "$HOME_FOLDER/node" --version >/dev/null 2>&1 &&
-        has_chromium
+        has_chromium && has_dnsmasq
 }
 
 # The browser tests start the program that CHROMIUM names, or Debian's.
@@ -52,6 +53,20 @@ require_chromium() {
     as_root apt-get update || true
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium
     has_chromium || die "Chromium was installed but not found; set CHROMIUM to its program."
+}
+
+# Tests with it run on Linux alone, where all of 127.0.0.0/8 is this machine.
+has_dnsmasq() { [ "$(uname -s)" != Linux ] || PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v dnsmasq >/dev/null; }
+
+require_dnsmasq() {
+    if has_dnsmasq; then
+        return
+    fi
+    command -v apt-get >/dev/null || die "dnsmasq is missing; install it, then run this again."
+    as_root apt-get update || true
+    # The program alone: the package dnsmasq would start it as a service.
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends dnsmasq-base
+    has_dnsmasq || die "dnsmasq was installed but not found."
 }
 
 # Debian's python3 can't create a virtual environment without further packages.
@@ -79,6 +94,7 @@ if is_installed; then
 fi
 require_python
 require_chromium
+require_dnsmasq
 rm -rf "$HOME_FOLDER"
 mkdir -p "$HOME_FOLDER"
 cp requirements.txt package.json package-lock.json "$HOME_FOLDER"

@@ -18,6 +18,8 @@ mod demo;
 mod detection;
 mod differential;
 mod discovery;
+#[cfg(target_os = "linux")]
+mod dns;
 mod documents;
 mod failover;
 mod faults;

@@ -119,7 +119,7 @@ fn dns(url: &str, nameservers: &[&Nameserver]) -> Dns {
     arguments.extend(nameservers.iter().map(of));
     let config = Config::from_arguments(arguments).expect("a configuration");
     let source = config.sources().next().expect("a source").clone();
-    Dns::new(&source, &LiveConfig::new(config))
+    Dns::new(&source, LiveConfig::new(config))
 }
 
 fn discover(dns: &mut Dns, time: Duration) -> Result<(Vec<String>, Duration), String> {

@@ -4,6 +4,8 @@ pub mod balancer;
 pub mod client;
 pub mod commands;
 pub mod data;
+#[cfg(target_os = "linux")]
+pub mod dnsmasq;
 pub mod forms;
 pub mod local;
 pub mod observe;

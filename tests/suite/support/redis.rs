@@ -7,8 +7,12 @@ use redis::ConnectionLike;
 
 use super::wait_until;
 
+/// Where servers listen, unless a test wants another address.
+const LOOPBACK: &str = "127.0.0.1";
+
 /// A `redis-server` of the test's own; it ends when this is dropped.
 pub struct RedisServer {
+    host: String,
     port: u16,
     process: Child,
     extra_args: Vec<String>,
@@ -23,17 +27,23 @@ impl RedisServer {
 
     /// Starts a server with more `redis-server` arguments, such as `["--requirepass", "secret"]`.
     pub fn start_with(extra_args: &[&str]) -> Self {
+        // A port that was free a moment ago may be taken when the server binds it.
+        let started = (0..5).find_map(|_| Self::try_start(LOOPBACK, free_port(), extra_args));
+        started.expect("redis-server starts in five attempts")
+    }
+
+    /// An empty server at this address, such as 127.0.0.2: on Linux, all of 127.0.0.0/8 is this machine.
+    pub fn start_at(host: &str, port: u16) -> Self {
+        Self::try_start(host, port, &[]).expect("the address is free")
+    }
+
+    fn try_start(host: &str, port: u16, extra_args: &[&str]) -> Option<Self> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let extra_args: Vec<String> = extra_args.iter().map(|&arg| arg.into()).collect();
-        // A port that was free a moment ago may be taken when the server binds it.
-        for _ in 0..5 {
-            let port = free_port();
-            let mut process = spawn(port, folder.path(), &extra_args);
-            if answers(folder.path(), &mut process) {
-                return Self { port, process, extra_args, folder };
-            }
-        }
-        panic!("redis-server did not start in five attempts");
+        let mut process = spawn(host, port, folder.path(), &extra_args);
+        let is_there = answers(folder.path(), &mut process);
+        let host = host.to_owned();
+        is_there.then_some(Self { host, port, process, extra_args, folder })
     }
 
     pub fn port(&self) -> u16 {
@@ -42,7 +52,7 @@ impl RedisServer {
 
     /// `127.0.0.1:PORT`
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("{}:{}", self.host, self.port)
     }
 
     /// The path of the server's Unix socket.
@@ -95,7 +105,7 @@ impl RedisServer {
     /// Starts a server that has ended again on its old port, with the data that it saved last. It
     /// accepts connections when this returns, and may still be loading them.
     pub fn restart(&mut self) {
-        self.process = spawn(self.port, self.folder.path(), &self.extra_args);
+        self.process = spawn(&self.host, self.port, self.folder.path(), &self.extra_args);
         assert!(answers(self.folder.path(), &mut self.process), "port {} is taken", self.port);
     }
 
@@ -156,9 +166,9 @@ pub fn free_port() -> u16 {
     }
 }
 
-fn spawn(port: u16, folder: &Path, extra_args: &[String]) -> Child {
+fn spawn(host: &str, port: u16, folder: &Path, extra_args: &[String]) -> Child {
     Command::new("redis-server")
-        .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
+        .args(["--bind", host, "--port", &port.to_string()])
         .args(["--save", "", "--appendonly", "no", "--unixsocket", "redis.sock"])
         .args(["--enable-debug-command", "yes"])
         .arg("--dir")
