@@ -113,6 +113,12 @@ fn sample(flag: &Arg) -> (String, String) {
         (ArgAction::Append, Some("URL")) => {
             (format!("--{key}=h:1,h:2"), format!("{key} = [\"h:1\", \"h:2\"]"))
         }
+        (ArgAction::Append, Some("ADDRESS[:PORT]")) => {
+            (format!("--{key}=::1,[::1]:5"), format!("{key} = [\"::1\", \"[::1]:5\"]"))
+        }
+        (ArgAction::Append, Some("FROM=TO")) => {
+            (format!("--{key}=a=b,c:1=d:2"), format!("{key} = [\"a=b\", \"c:1=d:2\"]"))
+        }
         (ArgAction::Append, _) => (format!("--{key}=a,b"), format!("{key} = [\"a\", \"b\"]")),
         (_, Some("NUMBER" | "MIB")) => (format!("--{key}=7"), format!("{key} = 7")),
         (_, Some("TIME")) => quoted("7s"),
