@@ -6,6 +6,7 @@ mod connection;
 mod dial;
 mod error;
 mod id;
+mod key_sample;
 mod kill;
 pub(crate) mod large_values;
 mod links;

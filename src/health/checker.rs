@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use log::warn;
 
 use super::danger::{self, Danger};
+use super::other_keys::{KeyComparison, OTHER_KEYS};
 use super::{Admin, BackendState, Known, Member, Replication};
 use crate::backend::{BackendError, BackendId, Connection, Report};
 use crate::config::LagBounds;
@@ -141,6 +142,7 @@ struct Checker {
     member: Arc<Member>,
     peers: Arc<dyn Peers>,
     connection: Option<Connection>,
+    comparison: KeyComparison,
     /// When the last check began.
     last: Instant,
     /// When the offset was asked for last, by a check or a sample.
@@ -161,6 +163,7 @@ impl Checker {
             member,
             peers,
             connection: None,
+            comparison: KeyComparison::default(),
             last: Instant::now(),
             sampled: Instant::now(),
             place: None,
@@ -268,6 +271,7 @@ impl Checker {
     }
 
     fn judge(&mut self, result: CheckResult, began: Instant) {
+        let result = result.map(|report| self.with_other_keys(report));
         let health = &self.member.health;
         match result {
             Ok(report) => {
@@ -300,6 +304,18 @@ impl Checker {
         }
         self.is_unknown = false;
         self.peers.checked();
+    }
+
+    /// Notes in a report that the data are not there, if the server has to prove itself and has other keys than those that
+    /// serve.
+    fn with_other_keys(&mut self, mut report: Report) -> Report {
+        let (before, others) = (self.member.health.known(), self.others());
+        let timeout = self.peers.check_settings().timeout;
+        let (comparison, connection) = (&mut self.comparison, &mut self.connection);
+        if comparison.has_other_keys((&report, &before), connection, &others, timeout) {
+            report.not_ready = Some(OTHER_KEYS.to_owned());
+        }
+        report
     }
 
     fn others(&self) -> Vec<Arc<Member>> {

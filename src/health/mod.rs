@@ -27,6 +27,8 @@
 //!   that has more is up: an older snapshot is better than ten minutes without service.
 //! - A server that is being loaded has all of one database before it has any of the next. So a server of which
 //!   some databases are complete serves these once the others have got no more keys in ten checks.
+//! - Numbers don't say which keys they count. So some keys of a server that has to prove itself, chosen at random, are looked
+//!   for on one that serves, and the other way round (`other_keys.rs`).
 //! - Stale replicas and last resorts are a second choice: they are read from while no first choice is up. A replica
 //!   is stale after a long silence of its primary, or when it lacks too much of its primary's writes (`lag.rs`).
 //! - Reads that fail while checks pass are counted. A backend whose count is more than one above the best of the
@@ -40,6 +42,7 @@ mod danger;
 mod known;
 mod lag;
 mod operator;
+mod other_keys;
 mod questions;
 mod record;
 mod replication;

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::balancer::Balancer;
-use crate::support::data::Data;
+use crate::support::data::{DATABASES, Data};
 use crate::support::dnsmasq::Dnsmasq;
 use crate::support::observe::connections_to;
 use crate::support::redis::{RedisServer, free_port};
@@ -53,6 +53,27 @@ fn wait_for_log(lb: &Balancer, text: &str) {
     wait_until(text, || lb.log().contains(text));
 }
 
+/// A server at 127.0.0.`last` with as many keys as the data have, and others.
+fn server_with_others(as_many_as: &RedisServer, last: u8, port: u16) -> RedisServer {
+    let server = RedisServer::start_at(&format!("127.0.0.{last}"), port);
+    let mut connection = as_many_as.connect();
+    for database in 0..DATABASES {
+        let size: usize = redis::pipe()
+            .cmd("SELECT")
+            .arg(database)
+            .ignore()
+            .cmd("DBSIZE")
+            .query::<(usize,)>(&mut connection)
+            .expect("a number")
+            .0;
+        let mut pipe = redis::pipe();
+        pipe.cmd("SELECT").arg(database);
+        (0..size).for_each(|number| _ = pipe.set(format!("other:{number}"), number));
+        pipe.exec(&mut server.connect()).expect("the server takes them");
+    }
+    server
+}
+
 /// Answers all questions at this address with SERVFAIL until it is told to end.
 fn fail_at(address: &str, is_over: &AtomicBool) {
     let socket = UdpSocket::bind(address).expect("the port is free");
@@ -70,7 +91,7 @@ fn fail_at(address: &str, is_over: &AtomicBool) {
 #[test]
 fn whatever_the_nameserver_does_no_read_fails() {
     let (data, port) = (Arc::new(Data::new()), free_port());
-    let [mut a, b, c] = [2, 3, 4].map(|last| server(&data, last, port));
+    let [mut a, mut b, c] = [2, 3, 4].map(|last| server(&data, last, port));
     let mut dnsmasq = Dnsmasq::start("");
     let [of_a, of_b, of_c] =
         ["127.0.0.2 redis.example", "127.0.0.3 redis.example", "127.0.0.4 redis.example"];
@@ -114,6 +135,21 @@ fn whatever_the_nameserver_does_no_read_fails() {
     other.command(&["SET", "string:5:0", "of another"]);
     thread::sleep(Duration::from_millis(500));
     assert_eq!(connections_to(&other), 0, "a server that DNS does not name is left alone");
+
+    // An address is given away, and DNS still names it.
+    b.kill();
+    let mut other = server_with_others(&c, 3, port);
+    wait_until("it is found out", || {
+        let reason = backends(&lb, "reason").remove(&b.address()).unwrap_or_default();
+        reason.contains("it has other keys than the others")
+    });
+    let is_syncing = || backends(&lb, "state")[&b.address()] == "syncing";
+    thread::sleep(Duration::from_millis(1500));
+    assert!(is_syncing(), "it goes on to have other keys");
+    other.kill();
+    b.restart();
+    data.load(&b);
+    wait_for(&lb, &[&b, &c]);
 
     let report = crowd.finish();
     assert!(report.is_clean() && report.right > 1000, "{report}");
