@@ -58,8 +58,9 @@ impl Settings {
                     settings.search = words.take(MAX_SEARCH).map(without_end).collect();
                 }
                 Some("options") => {
-                    let ndots = words.filter_map(|word| word.strip_prefix("ndots:")?.parse().ok());
-                    settings.ndots = ndots.last().unwrap_or(settings.ndots).min(MAX_NDOTS);
+                    let mut ndots =
+                        words.filter_map(|word| word.strip_prefix("ndots:")?.parse().ok());
+                    settings.ndots = ndots.next_back().unwrap_or(settings.ndots).min(MAX_NDOTS);
                 }
                 _ => {}
             }
