@@ -41,6 +41,8 @@ Examples:
       the backends from the environment; listens on every network interface
   lb --demo-delay 3s
       each HTTP read takes 3 seconds longer, so that you can watch the balancing
+  lb --backend sentinel://10.0.0.1:26379,10.0.0.2:26379/mymaster
+      the replicas that Sentinels know, and their primary while none of them is up
   lb --config /etc/redis-lb.toml
       the configuration from a file, in which max-clients = 100 stands for --max-clients 100
   lb check
@@ -105,8 +107,9 @@ pub struct Flags {
     #[arg(long, env = "LB_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:1310")]
     pub(super) listen: String,
 
-    /// A Redis server: HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB or redis+unix:///PATH; repeat it
-    /// for each server, or separate them by commas
+    /// A Redis server: HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB or redis+unix:///PATH; or where servers are
+    /// found: sentinel://HOST:PORT,HOST:PORT/NAME, primary://HOST:PORT, dns://NAME:PORT or dns+srv://NAME; repeat it
+    /// for each, or separate them by commas
     #[arg(help_heading = BACKENDS)]
     #[arg(long = "backend", env = "LB_BACKENDS", hide_env_values = true, value_name = "URL")]
     #[arg(value_delimiter = ',', default_values = DEFAULT_BACKENDS)]

@@ -139,7 +139,7 @@ impl Config {
     /// Returns the servers that it names.
     pub fn servers(&self) -> impl Iterator<Item = &BackendConfig> {
         self.backends.iter().filter_map(|entry| match entry {
-            BackendEntry::Server(backend) => Some(backend),
+            BackendEntry::Server(backend) => Some(&**backend),
             BackendEntry::Source(_) => None,
         })
     }

@@ -123,7 +123,7 @@ impl SourceConfig {
 #[derive(Debug, Clone, PartialEq)]
 pub enum BackendEntry {
     /// One server.
-    Server(BackendConfig),
+    Server(Box<BackendConfig>),
     /// A source that knows servers.
     Source(Box<SourceConfig>),
 }
@@ -195,7 +195,7 @@ impl BackendEntry {
         let text = text.trim();
         let Some(scheme) = Scheme::of(text) else {
             return match sentinel_login.is_empty() {
-                true => BackendConfig::parse(text, login).map(Self::Server),
+                true => Ok(Self::Server(Box::new(BackendConfig::parse(text, login)?))),
                 false => Err(wrong("the login of Sentinels belongs to a sentinel:// URL")),
             };
         };
