@@ -30,12 +30,8 @@ pub struct SourceState {
 pub enum ReportMeaning {
     /// Its servers are others than before.
     Changed,
-    /// All is as it was.
+    /// Its servers are those of before.
     Same,
-    /// It began to fail, or fails for another reason.
-    Fails,
-    /// It answers again.
-    Recovered,
     /// It is not configured any more: nobody needs it.
     Unwanted,
 }
@@ -85,17 +81,15 @@ impl Discovered {
         match result {
             Ok(servers) => {
                 state.answered = Some(now);
-                let had_failed = state.error.take().is_some();
+                state.error = None;
                 match state.servers.replace(servers) {
                     before if before != state.servers => ReportMeaning::Changed,
-                    _ if had_failed => ReportMeaning::Recovered,
                     _ => ReportMeaning::Same,
                 }
             }
-            Err(error) if state.error.as_ref() == Some(&error) => ReportMeaning::Same,
             Err(error) => {
                 state.error = Some(error);
-                ReportMeaning::Fails
+                ReportMeaning::Same
             }
         }
     }
@@ -103,11 +97,6 @@ impl Discovered {
     /// Whether a source is still wanted.
     pub fn wants(&self, id: SourceId) -> bool {
         lock(&self.states).1.iter().any(|state| state.id == id)
-    }
-
-    /// Whether each source has answered at least once.
-    pub fn is_complete(&self) -> bool {
-        lock(&self.states).1.iter().all(|state| state.servers.is_some())
     }
 
     /// Returns the servers of all sources, in the order of the sources.
@@ -144,7 +133,7 @@ mod tests {
         let config = urls("dns://a:1,h:1,dns://b:1");
         let new = discovered.configure(config.sources());
         assert_eq!(new.len(), 2);
-        assert!(!discovered.is_complete() && discovered.servers().is_empty());
+        assert!(discovered.servers().is_empty());
         let (a, b) = (new[0].0, new[1].0);
         let now = Instant::now();
         let found = |at: usize, host: &str| vec![new[at].1.server(host, 1)];
@@ -155,9 +144,11 @@ mod tests {
         };
         assert_eq!(names(), ["x:1", "y:1"]);
         let fails = || discovered.report(a, Err("silence".to_owned()), now);
-        assert_eq!((fails(), fails()), (ReportMeaning::Fails, ReportMeaning::Same));
+        assert_eq!(fails(), ReportMeaning::Same);
+        assert_eq!(discovered.states()[0].error.as_deref(), Some("silence"));
         assert_eq!(names(), ["x:1", "y:1"]);
-        assert_eq!(discovered.report(a, Ok(found(0, "x")), now), ReportMeaning::Recovered);
+        assert_eq!(discovered.report(a, Ok(found(0, "x")), now), ReportMeaning::Same);
+        assert_eq!(discovered.states()[0].error, None);
         assert_eq!(discovered.report(a, Ok(found(0, "z")), now), ReportMeaning::Changed);
 
         assert!(discovered.configure(urls("h:1,dns://a:1").sources()).is_empty());

@@ -351,7 +351,8 @@ impl Rows {
             let full = f64::from(if is_ready { weight.max(1) } else { weight });
             let slowed = if is_slow { SLOW_WEIGHT } else { 1.0 };
             let now = full * row.slow_start_part(slow_start, now) * slowed;
-            let is_of_zone = !row.is_draining && row.terms.is_backup == is_backup;
+            let is_of_zone =
+                !row.is_draining && !row.terms.is_never_read && row.terms.is_backup == is_backup;
             Weighed {
                 weight: if is_ready { now } else { 0.0 },
                 up: if is_ready || standing == Standing::Busy { now } else { 0.0 },

@@ -5,17 +5,26 @@ use std::str::FromStr;
 /// One rule of `--rewrite-address`: `FROM=TO`, where each is `HOST` or `HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rewrite {
-    from: Endpoint,
-    to: Endpoint,
+    from: HostAndPort,
+    to: HostAndPort,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Endpoint {
+struct HostAndPort {
     host: String,
     port: Option<u16>,
 }
 
-impl FromStr for Endpoint {
+/// Longest name of a host, in bytes, as in DNS.
+const MAX_HOST_BYTES: usize = 253;
+
+/// Returns whether a text may be the name or the address of a host.
+pub fn is_host(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+    (1..=MAX_HOST_BYTES).contains(&text.len()) && text.bytes().all(is_plain)
+}
+
+impl FromStr for HostAndPort {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -31,8 +40,7 @@ impl FromStr for Endpoint {
             },
         };
         let port = port.map(str::parse::<u16>).transpose().map_err(|_| ())?;
-        let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
-        match !host.is_empty() && host.bytes().all(is_host) && port != Some(0) {
+        match is_host(host) && port != Some(0) {
             true => Ok(Self { host: host.to_owned(), port }),
             false => Err(()),
         }
@@ -45,7 +53,7 @@ impl FromStr for Rewrite {
     fn from_str(text: &str) -> Result<Self, String> {
         let parsed = || {
             let (from, to) = text.split_once('=').ok_or(())?;
-            let (from, to): (Endpoint, Endpoint) = (from.parse()?, to.parse()?);
+            let (from, to): (HostAndPort, HostAndPort) = (from.parse()?, to.parse()?);
             // All ports of a host would become one server.
             if from.port.is_none() && to.port.is_some() { Err(()) } else { Ok(Self { from, to }) }
         };

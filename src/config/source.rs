@@ -11,8 +11,8 @@ use super::backend::{BackendConfig, BackendSettings};
 /// Port of a Sentinel whose address names none, as in Redis.
 const SENTINEL_PORT: u16 = 26379;
 
-/// Most Sentinels that one source may name. A deployment has three to seven.
-const MAX_SENTINELS: usize = 64;
+/// Most Sentinels of one source. A deployment has three to seven.
+pub const MAX_SENTINELS: usize = 64;
 
 /// Which servers of a primary with replicas are read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

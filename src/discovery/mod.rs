@@ -74,7 +74,7 @@ pub struct Changes {
 /// sessions move to others between two commands. They stay until one of those listed is up. That is waited for, for
 /// at most 1 s; after that they go as soon as one is, without the caller. So a list with nothing but new backends, or with nothing that
 /// answers, is taken over without a failed read. A backend whose URL has changed is another backend. Of two updates at a
-/// time, the later one has its way. While a source has not answered yet, all stay.
+/// time, the later one has its way. An empty list, as before the first answer of a source, changes nothing.
 pub fn update(balancer: &Arc<Balancer>, list: impl FnOnce() -> Vec<BackendConfig>) -> Changes {
     let (round, Plan { mut changes, leaving, listed }) =
         balancer.begin_update(|| begin(balancer, list()));
@@ -95,7 +95,7 @@ fn begin(balancer: &Arc<Balancer>, wanted: Vec<BackendConfig>) -> Plan {
         .members()
         .into_iter()
         .partition(|member| wanted.iter().any(|backend| backend.address == member.address));
-    if !balancer.discovered.is_complete() {
+    if wanted.is_empty() {
         leaving.clear();
     }
     let mut changes = Changes { removed: names(&leaving), ..Changes::default() };
@@ -169,9 +169,10 @@ fn replace(
     listed: Vec<Arc<Member>>,
     round: u64,
 ) -> Vec<String> {
-    // They stay even if they fail meanwhile: they may be the only ones that come back.
-    let serves = |member: &Arc<Member>| member.health.state() <= BackendState::Suspect;
-    let are_needed = leaving.iter().any(serves) && !listed.is_empty();
+    // They stay even if they fail meanwhile: they may be the only ones that come back, and the new ones have to have
+    // their keys.
+    let has_served = |member: &Arc<Member>| member.health.known().accepted.is_some();
+    let are_needed = leaving.iter().any(has_served);
     let began = Instant::now();
     while are_needed && !is_any_up(&listed) && began.elapsed() < MAX_OVERLAP {
         thread::sleep(OVERLAP_STEP);
@@ -208,8 +209,12 @@ fn remove(balancer: &Balancer, leaving: &[Arc<Member>]) {
     }
 }
 
+/// Whether one of them can be read from.
 fn is_any_up(members: &[Arc<Member>]) -> bool {
-    members.iter().any(|member| member.health.state() == BackendState::Up)
+    members.iter().any(|member| {
+        let is_up = member.health.state() == BackendState::Up;
+        is_up && !member.settings.effective().is_never_read
+    })
 }
 
 fn names(members: &[Arc<Member>]) -> Vec<String> {
@@ -267,7 +272,7 @@ mod tests {
         assert_eq!(after.len(), 2);
         assert_eq!(after[0], before[1]);
         assert!(!before.contains(&after[1]));
-        assert!(updated(&balancer, &[]).is_empty());
+        assert_eq!(updated(&balancer, &[]), after, "an empty list is no list");
     }
 
     #[test]

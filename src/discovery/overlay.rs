@@ -82,7 +82,9 @@ pub fn listed(balancer: &Balancer) -> Vec<BackendConfig> {
     if is_static {
         settle(&configured, &mut overlay);
     }
-    merge(&configured, &overlay)
+    let listed = merge(&configured, &overlay);
+    // All that are left were removed by an operator.
+    if listed.is_empty() { configured } else { listed }
 }
 
 /// Adds a backend to the list, as an operator wishes.
@@ -205,6 +207,24 @@ mod tests {
             assert_eq!((names(&overlay.added).as_str(), overlay.removed.join(" ").as_str()), kept);
             assert!(merged.iter().all(|backend| backend.settings.weight == 1));
         }
+    }
+
+    #[test]
+    fn what_sources_have_left_is_listed_even_if_an_operator_removed_it() {
+        let arguments = ["lb", "--backend=dns://a:1"];
+        let balancer = Balancer::new(Config::from_arguments(arguments).expect("right"));
+        let new = balancer.discovered.configure(balancer.config().sources());
+        let (id, source) = &new[0];
+        let find = |hosts: &[&str]| {
+            let servers = hosts.iter().map(|host| source.server(host, 1)).collect();
+            balancer.discovered.report(*id, Ok(servers), std::time::Instant::now());
+            names(&listed(&balancer))
+        };
+        assert_eq!(find(&["x", "y"]), "x:1 y:1");
+        lock(&balancer.overlay).removed.push("x:1".to_owned());
+        assert_eq!(find(&["x", "y"]), "y:1");
+        assert_eq!(find(&["x"]), "x:1", "nothing else is left");
+        assert_eq!(find(&["x", "y", "z"]), "y:1 z:1", "the wish holds on");
     }
 
     /// Ports where nobody listens: the checks fail.

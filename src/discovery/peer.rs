@@ -3,6 +3,7 @@
 //! Each answer has a deadline as a whole, and a bound: nobody who answers slowly, or without an end, holds up more than
 //! the thread of its source, and that not for long.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::mpsc::channel;
@@ -16,6 +17,7 @@ use crate::config::address::BackendAddress;
 use crate::logging;
 use crate::net::backend_stream::BackendStream;
 use crate::resp::{CommandBuilder, Framer, command};
+use crate::sync::{Mutex, lock};
 
 /// Most bytes of one answer: a Sentinel needs 700 for each replica.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
@@ -40,9 +42,11 @@ impl Peer {
     /// It can't be reached, or refuses the login.
     pub fn connect(address: &BackendAddress, deadline: Instant) -> Result<Self, DiscoveryError> {
         let mut last = DiscoveryError::NoAnswer(format!("{} has no address", address.name()));
-        for socket_address in resolve(address.host(), address.port(), deadline)? {
+        let found = resolve(address.host(), address.port(), deadline)?;
+        for (socket_address, addresses_left) in found.iter().zip((1..=found.len() as u32).rev()) {
+            // An address that swallows packets must not use up the time of the next.
             let left = left(deadline);
-            match BackendStream::connect(socket_address, left, left) {
+            match BackendStream::connect(*socket_address, left / addresses_left, left) {
                 Ok(stream) => {
                     let mut peer = Self { stream, received: Vec::new() };
                     peer.log_in(address, deadline)?;
@@ -146,6 +150,9 @@ fn shown(error: &dyn std::fmt::Display) -> String {
     logging::escaped(&text)
 }
 
+/// Names that are being looked up: while the resolver hangs, there is one thread for each.
+static LOOKED_UP: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
 /// Looks a name up. The system's resolver has no timeout, so that a thread of its own waits for it.
 fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, DiscoveryError> {
     if let Ok(ip) = host.parse::<IpAddr>() {
@@ -153,11 +160,20 @@ fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, 
     }
     let (sender, receiver) = channel();
     let name = host.to_owned();
+    if !lock(&LOOKED_UP).insert(name.clone()) {
+        let text = format!("{host} is still being looked up");
+        return Err(DiscoveryError::NoAnswer(text));
+    }
     let look_up = move || {
         let found = (name.as_str(), port).to_socket_addrs();
+        lock(&LOOKED_UP).remove(&name);
         _ = sender.send(found.map(Iterator::collect));
     };
-    thread::Builder::new().name("resolve".to_owned()).spawn(look_up)?;
+    let started = thread::Builder::new().name("resolve".to_owned()).spawn(look_up);
+    if let Err(error) = started {
+        lock(&LOOKED_UP).remove(host);
+        return Err(error.into());
+    }
     let found = receiver.recv_timeout(left(deadline));
     let found = found.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
     found.map_err(|error| DiscoveryError::NoAnswer(format!("{host} can't be looked up: {error}")))

@@ -44,14 +44,14 @@ impl Primary {
         Self { source, read, config, last: Vec::new(), histories: VecDeque::new() }
     }
 
-    /// Finds the primary: the configured server, the one that it follows now or, if that does not answer, one of the
-    /// others that has replicas.
-    fn find(&self, deadline: Instant) -> Result<(BackendAddress, Replication), DiscoveryError> {
+    /// Finds the primary: the configured server, the one that it follows now or, if it does not answer or has no
+    /// replicas, one of the others that has.
+    fn find(&self, deadline: Instant) -> Result<(BackendAddress, RoleReport), DiscoveryError> {
         let target = &self.source.target;
         let others = self.last.iter().map(|server| server.address.clone());
         let mut to_ask: VecDeque<_> = [target.clone()].into_iter().chain(others).collect();
         let mut asked: Vec<String> = Vec::new();
-        let mut reason = None;
+        let (mut reason, mut lonely) = (None, None);
         while let Some(address) = to_ask.pop_front() {
             if asked.iter().any(|name| name == address.name()) {
                 continue;
@@ -70,15 +70,16 @@ impl Primary {
             match &replication.primary {
                 Some((host, port)) => to_ask.push_front(target.at(host, *port)),
                 // A stand-alone server may have been a replica: it is the primary if others follow it.
-                None if address == *target || !replication.replicas.is_empty() => {
-                    return Ok((address, replication));
-                }
+                None if !replication.replicas.is_empty() => return Ok((address, replication)),
+                None if address == *target => lonely = Some((address, replication)),
                 None => {}
             }
         }
-        Err(reason.unwrap_or_else(|| {
-            DiscoveryError::Unusable(format!("{} leads to no primary", target.name()))
-        }))
+        lonely.ok_or_else(|| {
+            reason.unwrap_or_else(|| {
+                DiscoveryError::Unusable(format!("{} leads to no primary", target.name()))
+            })
+        })
     }
 
     /// Asks a server for its role.
@@ -86,16 +87,16 @@ impl Primary {
         &self,
         address: &BackendAddress,
         deadline: Instant,
-    ) -> Result<Replication, DiscoveryError> {
+    ) -> Result<RoleReport, DiscoveryError> {
         let deadline = deadline.min(Instant::now() + ANSWER_TIME);
         let mut peer = Peer::connect(address, deadline)?;
         let rewrites = &self.config.get().rewrite_addresses;
         let info = command("INFO").arg("replication");
         let replication = match peer.ask(&info, deadline) {
-            Ok(info) => Replication::from_info(text(&info).unwrap_or_default(), rewrites),
+            Ok(info) => RoleReport::from_info(text(&info).unwrap_or_default(), rewrites),
             // Its user may lack the right.
             Err(DiscoveryError::Refused(_)) => {
-                Replication::from_role(&peer.ask(&command("ROLE"), deadline)?, rewrites)
+                RoleReport::from_role(&peer.ask(&command("ROLE"), deadline)?, rewrites)
             }
             Err(error) => return Err(error),
         };
@@ -103,18 +104,19 @@ impl Primary {
         replication.ok_or_else(|| DiscoveryError::Unusable(format!("{name} does not say its role")))
     }
 
-    /// Keeps replicas that the primary has lost and that say themselves that they belong to it: their links may have
-    /// been cut for a moment, and the primary may have been restarted.
+    /// Keeps replicas that the primary has lost, unless they say themselves that they belong to another: their links
+    /// may have been cut for a moment, and the primary may have been restarted.
     fn add_lost(&self, topology: &mut Topology, known: &dyn KnownServers, deadline: Instant) {
-        for server in self.last.iter().filter(|server| known.answers(server.name())) {
+        for server in self.last.iter().filter(|server| known.role(server.name()).is_some()) {
             let endpoint = (server.host().to_owned(), server.port());
             let is_it = |other: &Replica| other.endpoint == endpoint;
             if topology.replicas.iter().any(is_it) || topology.primary == endpoint {
                 continue;
             }
-            let belongs = self
-                .ask(&server.address, deadline)
-                .is_ok_and(|own| own.primary.is_some() && self.histories.contains(&own.history));
+            let belongs = match self.ask(&server.address, deadline) {
+                Ok(own) => own.primary.is_some() && self.histories.contains(&own.history),
+                Err(_) => true,
+            };
             if belongs {
                 topology.replicas.push(Replica { endpoint, is_good: true });
             }
@@ -150,7 +152,7 @@ impl ServiceDiscovery for Primary {
 
 /// What a server says of its replication. Addresses are those at which this machine reaches the others.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Replication {
+struct RoleReport {
     /// Its primary; `None` if it is one.
     primary: Option<Endpoint>,
     /// ID of its history; empty where it may not be asked.
@@ -158,7 +160,7 @@ struct Replication {
     replicas: Vec<Replica>,
 }
 
-impl Replication {
+impl RoleReport {
     /// Reads the replication section of `INFO`.
     fn from_info(info: &str, rewrites: &[Rewrite]) -> Option<Self> {
         let mut replication = Self::default();
@@ -237,7 +239,7 @@ mod tests {
             slave1:ip=10.0.0.3,port=6380,state=wait_bgsave,offset=0,lag=0\r\n\
             slave2:ip=10.0.0.4,port=0,state=online\r\nslave3:broken\r\n\
             slave_repl_offset:7\r\nmaster_replid:abc\r\n";
-        let replication = Replication::from_info(info, &rewrites).expect("a role");
+        let replication = RoleReport::from_info(info, &rewrites).expect("a role");
         let replicas = [
             replica("10.0.0.2", 6379, true),
             replica("h3", 6380, false),
@@ -247,10 +249,10 @@ mod tests {
         assert_eq!((replication.history.as_str(), &*replication.replicas), ("abc", &replicas[..]));
 
         let info = "role:slave\r\nmaster_host:10.0.0.3\r\nmaster_port:6379\r\nmaster_replid:x\r\n";
-        let replication = Replication::from_info(info, &rewrites).expect("a role");
+        let replication = RoleReport::from_info(info, &rewrites).expect("a role");
         assert_eq!(replication.primary, Some(("h3".to_owned(), 6379)));
         for wrong in ["", "role:sentinel", "role:slave", "role:slave\r\nmaster_host:x"] {
-            assert_eq!(Replication::from_info(wrong, &[]), None, "{wrong}");
+            assert_eq!(RoleReport::from_info(wrong, &[]), None, "{wrong}");
         }
     }
 
@@ -259,13 +261,13 @@ mod tests {
         let value = |text: &str| redis::parse_redis_value(text.as_bytes()).expect("a reply");
         let role =
             "*3\r\n$6\r\nmaster\r\n:9\r\n*2\r\n*3\r\n$1\r\na\r\n$4\r\n6379\r\n$1\r\n9\r\n*0\r\n";
-        let replication = Replication::from_role(&value(role), &[]).expect("a role");
+        let replication = RoleReport::from_role(&value(role), &[]).expect("a role");
         assert_eq!(replication.replicas, [replica("a", 6379, true)]);
         let role = "*5\r\n$5\r\nslave\r\n$1\r\na\r\n:6379\r\n$9\r\nconnected\r\n:9\r\n";
-        let replication = Replication::from_role(&value(role), &[]).expect("a role");
+        let replication = RoleReport::from_role(&value(role), &[]).expect("a role");
         assert_eq!(replication.primary, Some(("a".to_owned(), 6379)));
         for wrong in ["*0\r\n", "$-1\r\n", "*1\r\n$6\r\nmaster\r\n", "*1\r\n$8\r\nsentinel\r\n"] {
-            assert_eq!(Replication::from_role(&value(wrong), &[]), None, "{wrong}");
+            assert_eq!(RoleReport::from_role(&value(wrong), &[]), None, "{wrong}");
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::config::LiveConfig;
 use crate::config::address::BackendAddress;
 use crate::config::backend::BackendConfig;
 use crate::config::rewrite::{Rewrite, rewritten};
-use crate::config::source::{ReadFrom, SourceConfig};
+use crate::config::source::{MAX_SENTINELS, ReadFrom, SourceConfig};
 use crate::resp::{CommandBuilder, command};
 
 /// Time between two questions, while no event is heard.
@@ -30,9 +30,6 @@ const ANSWER_TIME: Duration = Duration::from_secs(1);
 
 /// Time after which the others are asked when the Sentinel whose events are heard has gone.
 const AFTER_LOSS: Duration = Duration::from_millis(200);
-
-/// Most Sentinels that are asked. A deployment has three to seven.
-const MAX_SENTINELS: usize = 64;
 
 /// Sentinels of one primary.
 pub(super) struct Sentinels {
@@ -126,7 +123,7 @@ impl Sentinels {
     /// Takes note of the Sentinels that others have named.
     fn learn(&mut self, named: impl IntoIterator<Item = Endpoint>) {
         let Some(login) = self.configured.first().cloned() else { return };
-        // Nobody names itself.
+        // A Sentinel does not name itself.
         self.learned.retain(|address| self.connections.contains_key(address.name()));
         for (host, port) in named {
             let address = login.at(&host, port);
@@ -140,7 +137,7 @@ impl Sentinels {
     /// Listens to the servers of the last list for Sentinels that announce themselves. Returns whether there are any.
     fn learn_from_servers(&mut self, known: &dyn KnownServers, deadline: Instant) -> bool {
         let rewrites = &self.config.get().rewrite_addresses;
-        let mut answering = self.last.iter().filter(|server| known.answers(server.name()));
+        let mut answering = self.last.iter().filter(|server| known.role(server.name()).is_some());
         let heard = answering
             .find_map(|server| announced(&server.address, &self.primary, rewrites, deadline).ok());
         let heard = heard.unwrap_or_default();
@@ -210,11 +207,12 @@ fn agreed(answers: &[Answer], last: &[Endpoint], asked: usize) -> Result<Answer,
         let agrees = |other: &&Answer| other.topology.primary == answer.topology.primary;
         answers.iter().filter(agrees).count()
     };
-    let most = answers.iter().max_by_key(|answer| (backers(answer), answer.epoch));
+    // Of equals the first, so that nothing changes from one round to the next.
+    let most = answers.iter().rev().max_by_key(|answer| (backers(answer), answer.epoch));
     let most = most.ok_or(DiscoveryError::Empty)?;
     let is_known = |answer: &&Answer| most.topology.has(&answer.topology.primary);
     let newest =
-        answers.iter().filter(is_known).max_by_key(|answer| (answer.epoch, backers(answer)));
+        answers.iter().rev().filter(is_known).max_by_key(|answer| (answer.epoch, backers(answer)));
     let mut agreed = newest.unwrap_or(most).clone();
     let primary = &agreed.topology.primary;
     if !last.is_empty() && !last.contains(primary) && backers(most) * 2 <= asked {
@@ -348,6 +346,7 @@ impl<'a> Fields<'a> {
     fn is_good_replica(&self) -> bool {
         !self.is_flagged(&["s_down", "o_down", "disconnected"])
             && self.get("master-link-status").is_none_or(|status| status == "ok")
+            && self.get("role-reported").is_none_or(|role| role == "slave")
     }
 }
 

@@ -37,7 +37,10 @@ const SUBSCRIBE_TIME: Duration = Duration::from_millis(300);
 const MAX_ANNOUNCEMENTS: usize = 64;
 
 /// Time after an event in which others of the same change come.
-const SETTLE_TIME: Duration = Duration::from_millis(50);
+const EVENT_BURST_TIME: Duration = Duration::from_millis(50);
+
+/// Most events that are dropped after one that counts.
+const MAX_DROPPED: usize = 1000;
 
 /// A subscription to the events of one Sentinel.
 pub(super) struct Events(Peer);
@@ -64,13 +67,24 @@ impl Events {
             if left.is_zero() || !self.0.wait_for_input(left) {
                 return Ok(());
             }
-            let message = self.0.answer(deadline + SETTLE_TIME)?;
+            let message = self.0.answer(deadline + EVENT_BURST_TIME)?;
             let is_it = published(&message).is_some_and(|text| names(text, primary));
             if is_it {
-                thread::sleep(SETTLE_TIME);
-                return Ok(());
+                thread::sleep(EVENT_BURST_TIME);
+                return self.drop_received();
             }
         }
+    }
+
+    /// Drops the events that have come meanwhile: they are about the same change.
+    fn drop_received(&mut self) -> Result<(), DiscoveryError> {
+        for _ in 0..MAX_DROPPED {
+            if !self.0.wait_for_input(Duration::ZERO) {
+                break;
+            }
+            self.0.answer(Instant::now() + EVENT_BURST_TIME)?;
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The seam where backends come from: DNS, a primary, Sentinels.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -57,8 +58,21 @@ impl From<io::Error> for DiscoveryError {
 
 /// What a source may ask of those that were found before.
 pub(super) trait KnownServers {
-    /// Whether a server of this name is among the backends, and answers its checks.
-    fn answers(&self, name: &str) -> bool;
+    /// Returns the role that a server of this name has said at its last check, if it is among the backends and
+    /// answers.
+    fn role(&self, name: &str) -> Option<Role>;
+}
+
+/// The role of a server in replication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Primary,
+    Replica,
+}
+
+/// Whether a server can have this address: others come from answers that are wrong.
+pub(super) fn is_usable(ip: IpAddr) -> bool {
+    !ip.is_unspecified() && !ip.is_multicast() && ip != IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
 /// A source that knows servers. It has a thread of its own.

@@ -1,7 +1,8 @@
 //! A primary and its replicas, and which of them are read from.
 
-use super::source::KnownServers;
+use super::source::{KnownServers, Role, is_usable};
 use crate::config::backend::BackendConfig;
+use crate::config::rewrite::is_host;
 use crate::config::source::{ReadFrom, SourceConfig};
 
 /// Most replicas of one primary: more come from an answer that is wrong.
@@ -35,7 +36,8 @@ impl Topology {
     /// Returns the servers, with how much is read from each.
     ///
     /// A replica that is not good joins when it is. One that has joined stays for as long as it answers our own checks,
-    /// which know better whether it can be read from. One that has announced no port yet is left out.
+    /// which know better whether it can be read from; but it is not read from while it calls itself a primary, as one
+    /// does that was replaced and has not heard of it. One that has announced no port yet is left out.
     pub fn servers(
         &self,
         source: &SourceConfig,
@@ -51,17 +53,30 @@ impl Topology {
         }
         let mut servers = vec![primary];
         for Replica { endpoint, is_good } in self.replicas.iter().take(MAX_REPLICAS) {
-            if endpoint.0.is_empty() || endpoint.1 == 0 {
+            if !is_reachable(endpoint) {
                 continue;
             }
-            let replica = server(endpoint);
-            let is_listed = servers.iter().any(|other| other.name() == replica.name());
-            if !is_listed && (*is_good || known.answers(replica.name())) {
-                servers.push(replica);
+            let mut replica = server(endpoint);
+            if servers.iter().any(|other| other.name() == replica.name()) {
+                continue;
             }
+            match known.role(replica.name()) {
+                _ if *is_good => {}
+                Some(Role::Replica) => {}
+                Some(Role::Primary) => replica.settings.is_never_read = true,
+                None => continue,
+            }
+            servers.push(replica);
         }
+        // Whatever the order in which they are named.
+        servers[1..].sort_by(|one, other| one.name().cmp(other.name()));
         servers
     }
+}
+
+/// Whether a server can be there.
+fn is_reachable((host, port): &Endpoint) -> bool {
+    *port > 0 && is_host(host) && host.parse().map_or(true, is_usable)
 }
 
 #[cfg(test)]
@@ -69,11 +84,15 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    struct Answering(&'static [&'static str]);
+    struct Known;
 
-    impl KnownServers for Answering {
-        fn answers(&self, name: &str) -> bool {
-            self.0.contains(&name)
+    impl KnownServers for Known {
+        fn role(&self, name: &str) -> Option<Role> {
+            match name {
+                "10.0.0.3:2" => Some(Role::Replica),
+                "10.0.0.3:3" => Some(Role::Primary),
+                _ => None,
+            }
         }
     }
 
@@ -86,7 +105,7 @@ mod tests {
         let config = Config::from_arguments(["lb".to_owned(), format!("--backend={url}")]);
         let config = config.expect("right");
         let source = config.sources().next().expect("one");
-        let servers = topology.servers(source, read, &Answering(&["10.0.0.3:2"]));
+        let servers = topology.servers(source, read, &Known);
         let text = |server: &BackendConfig| format!("{} {}", server.name(), server.settings);
         servers.iter().map(text).collect()
     }
@@ -97,14 +116,18 @@ mod tests {
             replica("10.0.0.2", 1, true),
             replica("10.0.0.3", 1, false),
             replica("10.0.0.3", 2, false),
+            replica("10.0.0.3", 3, false),
             replica("10.0.0.2", 1, true),
             replica("10.0.0.4", 0, true),
             replica("", 6379, true),
+            replica("0.0.0.0", 6379, true),
+            replica("a\nb", 6379, true),
         ];
         let topology = Topology { primary: ("db".to_owned(), 1), replicas };
         let url = "primary://db:1?weight=2";
         let names = |first: &str, read| {
-            let expected = [first, "10.0.0.2:1 weight 2", "10.0.0.3:2 weight 2"];
+            let replaced = "10.0.0.3:3 weight 2, never read from";
+            let expected = [first, "10.0.0.2:1 weight 2", "10.0.0.3:2 weight 2", replaced];
             assert_eq!(listed(&topology, url, read), expected);
         };
         names("db:1 weight 2", ReadFrom::All);

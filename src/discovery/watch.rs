@@ -11,7 +11,7 @@ use log::{error, info, warn};
 use super::dns::Dns;
 use super::primary::Primary;
 use super::sentinel::Sentinels;
-use super::source::{DiscoveryError, Found, KnownServers, ServiceDiscovery};
+use super::source::{DiscoveryError, Found, KnownServers, Role, ServiceDiscovery};
 use super::{listed, update};
 use crate::balance::Balancer;
 use crate::balance::discovered::{ReportMeaning, SourceId};
@@ -26,6 +26,9 @@ const FIRST_ANSWER_TIME: Duration = Duration::from_secs(2);
 
 /// Time after which a source that has no list to give is asked again.
 const RETRY_TIME: Duration = Duration::from_secs(1);
+
+/// Most reasons of one source that are logged while it fails.
+const MAX_REASONS: usize = 8;
 
 /// Longest time between two questions to a source, however long its list is good.
 const MAX_TIME: Duration = Duration::from_secs(30);
@@ -49,6 +52,7 @@ pub fn follow(balancer: &Arc<Balancer>) -> Started {
             id,
             name: source.name().to_owned(),
             source: build(&source, balancer),
+            reasons: Vec::new(),
         };
         let to_us = to_us.clone();
         let work = move || watcher.run(to_us, &started);
@@ -78,60 +82,99 @@ fn build(source: &SourceConfig, balancer: &Balancer) -> Box<dyn ServiceDiscovery
 }
 
 impl KnownServers for Balancer {
-    fn answers(&self, name: &str) -> bool {
-        let is_it = |state| state <= BackendState::Suspect || state == BackendState::Syncing;
-        self.backends().iter().any(|member| member.name() == name && is_it(member.health.state()))
+    fn role(&self, name: &str) -> Option<Role> {
+        let backends = self.backends();
+        let health = &backends.iter().find(|member| member.name() == name)?.health;
+        match health.state() {
+            BackendState::Down => None,
+            _ if health.is_replica() => Some(Role::Replica),
+            _ => Some(Role::Primary),
+        }
     }
 }
 
+/// Asks one source.
 struct Watcher {
     balancer: Arc<Balancer>,
     id: SourceId,
     name: String,
     source: Box<dyn ServiceDiscovery>,
+    /// Reasons that were logged since it gave a list last.
+    reasons: Vec<String>,
 }
 
 impl Watcher {
     /// Asks the source until nobody wants it any more. Says to `first` that the first answer is there, and takes no
     /// backends over before `started` has ended.
     fn run(mut self, first: Sender<()>, started: &Receiver<()>) {
-        let mut wait = self.ask_and_report();
+        let mut wait = self.supervised(Self::ask).unwrap_or(RETRY_TIME);
         drop(first);
         _ = started.recv();
-        let mut meaning = ReportMeaning::Changed;
+        self.supervised(Self::take_over);
         while self.balancer.discovered.wants(self.id) {
-            if meaning == ReportMeaning::Changed {
-                update(&self.balancer, || listed(&self.balancer));
-            }
-            self.source.wait(wait.0.min(MAX_TIME));
-            wait = self.ask_and_report();
-            meaning = wait.1;
+            let round = |watcher: &mut Self| watcher.wait_and_ask(wait);
+            wait = self.supervised(round).unwrap_or_else(|| {
+                thread::sleep(RETRY_TIME);
+                RETRY_TIME
+            });
         }
     }
 
-    /// Asks once. Returns how long its list is good, and what the answer means.
-    fn ask_and_report(&mut self) -> (Duration, ReportMeaning) {
-        let deadline = Instant::now() + ANSWER_TIME;
-        let (balancer, source) = (&*self.balancer, &mut self.source);
-        // A panic here would leave the list as it is for ever.
-        let asked = catch_unwind(AssertUnwindSafe(|| source.discover(balancer, deadline)));
-        let asked = asked.unwrap_or_else(|_| {
-            Err(DiscoveryError::Unusable("an error of ours: see above".to_owned()))
-        });
-        let (result, wait) = match asked {
-            Ok(Found { servers, .. }) if servers.is_empty() => {
-                (Err(DiscoveryError::Empty.to_string()), RETRY_TIME)
-            }
-            Ok(Found { servers, valid_for }) => (Ok(servers), valid_for),
-            Err(error) => (Err(error.to_string()), RETRY_TIME),
-        };
-        let reason = result.as_ref().err().cloned().unwrap_or_default();
-        let meaning = self.balancer.discovered.report(self.id, result, Instant::now());
-        match meaning {
-            ReportMeaning::Fails => warn!("{}: the last list holds on: {reason}", self.name),
-            ReportMeaning::Recovered => info!("{} answers again", self.name),
-            ReportMeaning::Changed | ReportMeaning::Same | ReportMeaning::Unwanted => {}
+    /// Does a part of the work. A panic in it must not leave the list as it is for ever.
+    fn supervised<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        let done = catch_unwind(AssertUnwindSafe(|| work(self)));
+        if done.is_err() {
+            error!("{}: an error of ours, see above; it is asked again", self.name);
         }
-        (wait, meaning)
+        done.ok()
+    }
+
+    fn wait_and_ask(&mut self, wait: Duration) -> Duration {
+        self.source.wait(wait.min(MAX_TIME));
+        if self.balancer.discovered.wants(self.id) { self.ask_and_take_over() } else { wait }
+    }
+
+    /// Takes over the whole list.
+    fn take_over(&mut self) {
+        update(&self.balancer, || listed(&self.balancer));
+    }
+
+    fn ask_and_take_over(&mut self) -> Duration {
+        let (wait, meaning) = self.ask_once();
+        if meaning == ReportMeaning::Changed {
+            self.take_over();
+        }
+        wait
+    }
+
+    fn ask(&mut self) -> Duration {
+        self.ask_once().0
+    }
+
+    /// Asks once. Returns how long its list is good, and what the answer means.
+    fn ask_once(&mut self) -> (Duration, ReportMeaning) {
+        let result = match self.source.discover(&*self.balancer, Instant::now() + ANSWER_TIME) {
+            Ok(Found { servers, .. }) if servers.is_empty() => Err(DiscoveryError::Empty),
+            result => result,
+        };
+        match &result {
+            Ok(_) if self.reasons.is_empty() => {}
+            Ok(_) => {
+                info!("{} answers again", self.name);
+                self.reasons.clear();
+            }
+            Err(error) => self.warn_once(error.to_string()),
+        }
+        let wait = result.as_ref().map_or(RETRY_TIME, |found| found.valid_for);
+        let servers = result.map(|found| found.servers).map_err(|error| error.to_string());
+        (wait, self.balancer.discovered.report(self.id, servers, Instant::now()))
+    }
+
+    /// Logs each reason once, until the source gives a list again.
+    fn warn_once(&mut self, reason: String) {
+        if !self.reasons.contains(&reason) && self.reasons.len() < MAX_REASONS {
+            warn!("{}: the last list holds on: {reason}", self.name);
+            self.reasons.push(reason);
+        }
     }
 }

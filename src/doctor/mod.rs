@@ -69,7 +69,7 @@ fn find_lag(balancer: &Balancer, servers: &mut [Asked]) {
         if let Ok(server) = status {
             server.lag = replication.lag(backend.id, server.checked.1);
             let stale = server.report.stale.take();
-            server.report.stale = stale.or_else(|| server.lag.excess(bounds));
+            server.report.stale = stale.or_else(|| server.lag.excess(bounds, false));
         }
     }
 }

@@ -143,6 +143,8 @@ struct Checker {
     peers: Arc<dyn Peers>,
     connection: Option<Connection>,
     comparison: KeyComparison,
+    /// Since when a replica is about to be emptied, if so.
+    danger_since: Option<Instant>,
     /// When the last check began.
     last: Instant,
     /// When the offset was asked for last, by a check or a sample.
@@ -164,6 +166,7 @@ impl Checker {
             peers,
             connection: None,
             comparison: KeyComparison::default(),
+            danger_since: None,
             last: Instant::now(),
             sampled: Instant::now(),
             place: None,
@@ -221,7 +224,7 @@ impl Checker {
                 self.place = Some((report.is_replica, Arc::clone(&report.replication_id)));
                 self.note_position(report, began, lag);
             }
-            Err(_) => self.peers.replication().note_failed(self.member.id),
+            Err(error) => self.note_no_position(error),
         }
         // It is a short read as well, of a backend that may get no other.
         if is_connected && result.is_ok() {
@@ -234,7 +237,8 @@ impl Checker {
     fn note_position(&self, report: &mut Report, began: Instant, bounds: LagBounds) {
         let (replication, now) = (self.peers.replication(), Instant::now());
         replication.note(self.member.id, report, began, now);
-        let excess = || replication.lag(self.member.id, now).excess(bounds);
+        let is_stale = self.member.health.is_stale();
+        let excess = || replication.lag(self.member.id, now).excess(bounds, is_stale);
         report.stale = report.stale.take().or_else(excess);
     }
 
@@ -248,7 +252,7 @@ impl Checker {
             Ok(mut report) => {
                 self.connection = Some(connection);
                 let place = Some((report.is_replica, Arc::clone(&report.replication_id)));
-                if place != self.place {
+                if place != self.place || report.is_cut_off || report.not_ready.is_some() {
                     return false;
                 }
                 self.note_position(&mut report, began, lag);
@@ -256,10 +260,17 @@ impl Checker {
                 true
             }
             Err(error) => {
-                self.peers.replication().note_failed(self.member.id);
+                self.note_no_position(&error);
                 self.judge(Err(error), began);
                 false
             }
+        }
+    }
+
+    /// Takes note that its offset is not known now, unless the reason is on this machine.
+    fn note_no_position(&self, error: &BackendError) {
+        if !error.is_local() {
+            self.peers.replication().note_failed(self.member.id);
         }
     }
 
@@ -335,7 +346,17 @@ impl Checker {
     }
 
     /// Returns whether it is a replica that is about to be emptied, or the primary that is about to do that.
-    fn is_in_danger(&self) -> bool {
+    ///
+    /// After a minute it counts no more: then something keeps them from each other.
+    fn is_in_danger(&mut self) -> bool {
+        if !self.has_danger() {
+            self.danger_since = None;
+            return false;
+        }
+        self.danger_since.get_or_insert_with(Instant::now).elapsed() < ALERT_TIME
+    }
+
+    fn has_danger(&self) -> bool {
         let Some(report) = self.member.health.report_in_trouble() else { return false };
         let others: Vec<Known> = self.others().iter().map(|other| other.health.known()).collect();
         match report.is_replica {

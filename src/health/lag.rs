@@ -137,16 +137,18 @@ impl Lag {
         Some(format!("{at_least}{}", size(bytes)))
     }
 
-    /// Returns the reason why the server is read from only while no other is up, if these bounds are exceeded.
-    pub fn excess(&self, bounds: LagBounds) -> Option<String> {
+    /// Returns the reason why the server is read from only while no other is up, if these bounds are exceeded. One that
+    /// `is_stale` already has to come below half of them, so that it does not go to and fro.
+    pub fn excess(&self, bounds: LagBounds, is_stale: bool) -> Option<String> {
+        let part = if is_stale { 2 } else { 1 };
         let lacking = format!("it lacks {} of its primary's writes", self.shown_bytes()?);
-        if let Some(most) = bounds.bytes.filter(|most| self.bytes > Some(*most)) {
+        if let Some(most) = bounds.bytes.filter(|most| self.bytes > Some(*most / part)) {
             return Some(format!("{lacking} (--max-lag-bytes {})", size(most)));
         }
         // One that has all that is known of is left to the measure by silence: its primary may just not be asked.
         let (age, longest) = (self.age?, bounds.time?);
         let longest_shown = humantime::format_duration(longest);
-        (age > longest).then(|| {
+        (age > longest / part as u32).then(|| {
             let seconds = age.as_secs_f64();
             format!("{lacking}, and its data are {seconds:.1} s old (--max-lag {longest_shown})")
         })

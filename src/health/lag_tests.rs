@@ -305,12 +305,29 @@ fn a_replica_that_lacks_more_than_a_bound_says_so() {
             Some("it lacks at least 12 B"),
         ),
     ] {
-        let said = lag.excess(bounds);
+        let said = lag.excess(bounds, false);
         assert!(said.is_some() == why.is_some(), "{lag:?} {bounds:?}: {said:?}");
         assert!(
             why.is_none_or(|why| said.clone().is_some_and(|said| said.contains(why))),
             "{said:?}"
         );
+    }
+}
+
+#[test]
+fn one_that_lags_too_much_has_to_come_below_half_of_the_bound() {
+    let second = Duration::from_secs(1);
+    let bounds = LagBounds { time: Some(10 * second), bytes: Some(1000) };
+    for (bytes, seconds, fresh, stale) in [
+        (400, 4, false, false),
+        (501, 0, false, true),
+        (400, 6, false, true),
+        (1001, 0, true, true),
+        (400, 11, true, true),
+    ] {
+        let lag = Lag { bytes: Some(bytes), age: Some(seconds * second), ..Lag::default() };
+        let is_excess = [false, true].map(|is_stale| lag.excess(bounds, is_stale).is_some());
+        assert_eq!(is_excess, [fresh, stale], "{lag:?}");
     }
 }
 

@@ -50,7 +50,7 @@ fn are_others(own: Sample, of_peer: Sample) -> bool {
 /// The comparisons of one server's keys.
 #[derive(Debug, Default)]
 pub(super) struct KeyComparison {
-    /// The process that was compared last, when, and whether it has other keys.
+    /// The process that was compared last, when, and whether it has other keys; false if that could not be found out.
     last: Option<(Arc<str>, Instant, bool)>,
 }
 
@@ -78,11 +78,12 @@ impl KeyComparison {
         let Some((peer, databases)) = peer(report, others) else { return false };
         let Some(mut own) = connection.take() else { return false };
         let compared = compare(&mut own, &peer, &databases, now + timeout.min(MAX_TIME));
-        if let Ok(has_others) = compared {
-            self.last = Some((Arc::clone(run_id), now, has_others));
+        if compared.is_ok() {
             *connection = Some(own);
         }
-        compared.unwrap_or(false)
+        let has_others = compared.unwrap_or(false);
+        self.last = Some((Arc::clone(run_id), now, has_others));
+        has_others
     }
 }
 
@@ -108,9 +109,15 @@ fn peer(report: &Report, others: &[Arc<Member>]) -> Option<(Arc<Member>, Vec<u32
     (!databases.is_empty()).then(|| (Arc::clone(peer), databases))
 }
 
+/// Returns the databases in which both have keys. Small ones, with a few keys for each server's own use, don't count while
+/// both have a larger one.
 fn shared_databases(own: &Keys, of_peer: &Keys) -> Vec<u32> {
-    let is_shared = |database: &u32| of_peer.count(*database) > 0;
-    own.databases().filter(is_shared).take(MAX_DATABASES).collect()
+    let have = |keys: u64| {
+        let is_shared = move |number: &u32| own.count(*number).min(of_peer.count(*number)) >= keys;
+        own.databases().filter(is_shared).take(MAX_DATABASES).collect::<Vec<u32>>()
+    };
+    let large = have(2 * KEYS as u64);
+    if large.is_empty() { have(1) } else { large }
 }
 
 fn compare(
@@ -184,6 +191,8 @@ mod tests {
             Keys::of(&numbers.iter().map(|number| (*number, 1)).collect::<Vec<_>>())
         };
         assert_eq!(shared_databases(&keys(&[0, 2, 3]), &keys(&[2, 3, 4])), [2, 3]);
+        let own = Keys::of(&[(0, 1000), (1, 1), (2, 15), (3, 16)]);
+        assert_eq!(shared_databases(&own, &own), [0, 3], "each may have a few of its own");
         let many: Vec<u32> = (0..9).collect();
         assert_eq!(shared_databases(&keys(&many), &keys(&many)).len(), MAX_DATABASES);
     }

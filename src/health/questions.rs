@@ -66,6 +66,11 @@ impl Health {
             || unproven.values().any(is_getting_better)
     }
 
+    /// Returns whether it is read from only while no other is up, because its data are old.
+    pub(super) fn is_stale(&self) -> bool {
+        lock(&self.record).stale.is_some()
+    }
+
     /// Returns the report of its last check that was answered, if it is a replica whose link is down, or a primary
     /// that has to prove itself.
     pub(super) fn report_in_trouble(&self) -> Option<Report> {

@@ -49,8 +49,12 @@ fn wait_for(lb: &Balancer, servers: &[&RedisServer]) {
     });
 }
 
-fn wait_for_log(lb: &Balancer, text: &str) {
-    wait_until(text, || lb.log().contains(text));
+/// Waits until the source fails for this reason now.
+fn wait_for_error(lb: &Balancer, text: &str) {
+    wait_until(text, || {
+        let error = &lb.get("/-/status.json").json()["sources"][0]["error"];
+        error.as_str().is_some_and(|error| error.contains(text))
+    });
 }
 
 /// A server at 127.0.0.`last` with as many keys as the data have, and others.
@@ -109,19 +113,19 @@ fn whatever_the_nameserver_does_no_read_fails() {
 
     // Whatever is no list changes nothing.
     dnsmasq.set_hosts(&[]);
-    wait_for_log(&lb, "no such name (NXDOMAIN): redis.example");
+    wait_for_error(&lb, "no such name (NXDOMAIN): redis.example");
     dnsmasq.restart("txt-record=redis.example,nothing else");
-    wait_for_log(&lb, "redis.example has neither A nor AAAA records");
+    wait_for_error(&lb, "redis.example has neither A nor AAAA records");
     dnsmasq.freeze();
-    wait_for_log(&lb, "does not answer");
+    wait_for_error(&lb, "does not answer");
     dnsmasq.thaw();
     dnsmasq.end();
-    wait_for_log(&lb, "nobody listens there");
+    wait_for_error(&lb, "nobody listens there");
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         let _guard = SetOnDrop(&is_over);
         scope.spawn(|| fail_at(&dnsmasq.address(), &is_over));
-        wait_for_log(&lb, "answers SERVFAIL");
+        wait_for_error(&lb, "answers SERVFAIL");
     });
     wait_for(&lb, &[&a, &b]);
 

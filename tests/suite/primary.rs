@@ -54,6 +54,32 @@ fn replicas_come_and_go_and_another_becomes_the_primary_and_no_read_fails() {
     assert!(report.is_clean() && report.right > 500, "{report}\n{}", lb.log());
 }
 
+/// The configured server dies, a replica takes its place, and it comes back as a primary of its own.
+#[test]
+fn a_replaced_primary_that_comes_back_alone_is_not_taken_for_the_primary() {
+    let data = Arc::new(Data::new());
+    let mut a = primary(&data);
+    let delay = ["--repl-diskless-sync-delay", "0"];
+    let (b, c) = (replica_of(&a, &delay), replica_of(&a, &delay));
+    let lb = Balancer::start_at(&[url(&a, "?read=all")], &[]);
+    wait_for_up(&lb, &[&a, &b, &c]);
+    a.save();
+    let crowd = Crowd::start(lb.port(), &data, &KINDS, Habits::default(), seed());
+    a.kill();
+    b.command(&["REPLICAOF", "NO", "ONE"]);
+    c.command(&["REPLICAOF", "127.0.0.1", &b.port().to_string()]);
+    wait_for_up(&lb, &[&b, &c]);
+    a.restart();
+    let sources = || lb.get("/-/status.json").json()["sources"][0].clone();
+    let before = reads_of(&a);
+    wait_until("it is asked again", || sources()["answered_seconds"].as_f64() > Some(1.0));
+    wait_until("it has been asked", || sources()["answered_seconds"].as_f64() < Some(1.0));
+    wait_for_up(&lb, &[&b, &c]);
+    let report = crowd.finish();
+    assert!(report.is_clean(), "{report}\n{}", lb.log());
+    assert_eq!(reads_of(&a), before);
+}
+
 #[test]
 fn announced_addresses_are_rewritten_and_phantoms_left_out() {
     let data = Data::new();

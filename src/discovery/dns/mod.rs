@@ -11,14 +11,14 @@ mod resolver;
 mod services;
 mod settings;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use self::addresses::{Addresses, KnownAddresses};
 use self::message::{Absence, RecordType, Records};
 use self::resolver::{LookupError, Resolver};
 use self::settings::Settings;
-use super::source::{DiscoveryError, Found, KnownServers, ServiceDiscovery};
+use super::source::{DiscoveryError, Found, KnownServers, ServiceDiscovery, is_usable};
 use crate::config::LiveConfig;
 use crate::config::backend::BackendConfig;
 use crate::config::source::{SourceConfig, SourceKind};
@@ -179,10 +179,7 @@ impl ServiceDiscovery for Dns {
 /// what it hides, which would be a server of this machine.
 fn usable(addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, DiscoveryError> {
     let mut usable: Vec<IpAddr> = addresses.iter().map(IpAddr::to_canonical).collect();
-    let is_of_no_server = |ip: &IpAddr| {
-        ip.is_unspecified() || ip.is_multicast() || *ip == IpAddr::V4(Ipv4Addr::BROADCAST)
-    };
-    if let Some(ip) = usable.iter().find(|ip| is_of_no_server(ip)) {
+    if let Some(ip) = usable.iter().find(|ip| !is_usable(**ip)) {
         return Err(DiscoveryError::Unusable(format!("the answer has {ip}, where no server is")));
     }
     usable.sort_unstable();

@@ -9,6 +9,7 @@ use std::thread;
 use simple_dns::rdata::{A, AAAA, RData, SRV};
 use simple_dns::{CLASS, Packet, PacketFlag, QTYPE, RCODE, ResourceRecord, TYPE};
 
+use super::super::source::Role;
 use super::*;
 use crate::config::Config;
 use crate::config::backend::BackendSettings;
@@ -19,8 +20,8 @@ const TIME: Duration = Duration::from_millis(600);
 struct NoServers;
 
 impl KnownServers for NoServers {
-    fn answers(&self, _name: &str) -> bool {
-        false
+    fn role(&self, _name: &str) -> Option<Role> {
+        None
     }
 }
 

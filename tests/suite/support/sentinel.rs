@@ -1,3 +1,5 @@
+//! Sentinels of the tests' own.
+
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
