@@ -202,6 +202,9 @@ impl BackendAddress {
             Some(password) => merged.set_password(password),
             None => merged,
         };
+        if merged.password() == Some("…") {
+            return wrong("the password was hidden as …; write it again");
+        }
         if merged.username().is_some() && merged.password().is_none() {
             return wrong("a user needs a password");
         }

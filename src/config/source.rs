@@ -345,6 +345,9 @@ fn sentinels(
     if hosts.len() > MAX_SENTINELS {
         return Err(AddressError::new(format!("at most {MAX_SENTINELS} Sentinels")));
     }
+    if (1..hosts.len()).any(|at| hosts[..at].contains(&hosts[at])) {
+        return Err(wrong("a Sentinel is named twice"));
+    }
     let addresses = hosts.iter().map(|host| BackendAddress::parse(host, sentinel));
     let sentinels = addresses.collect::<Result<Vec<_>, _>>()?;
     let target = format!("redis://{own_login}{}/{database}", hosts[0]);

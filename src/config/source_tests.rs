@@ -49,6 +49,8 @@ fn mistakes_are_named_and_no_text_is_repeated() {
         ("sentinel://a:1,b:2", "the name is missing"),
         ("sentinel://a:1/", "the name is missing"),
         ("sentinel://a:1/my db", "the name has letters"),
+        ("sentinel://a:1,b:2,a:1/n", "a Sentinel is named twice"),
+        ("sentinel://a:1/n?sentinel-password=%E2%80%A6", "the password was hidden"),
         ("sentinel://a:1/n/x", "Invalid database number"),
         ("sentinel://a:x/n", "HOST:PORT needs a port"),
         ("sentinel://a:1/n?sentinel-user=hunter2", "a user needs a password"),

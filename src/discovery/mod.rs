@@ -76,21 +76,23 @@ pub struct Changes {
 /// answers, is taken over without a failed read. A backend whose URL has changed is another backend. Of two updates at a
 /// time, the later one has its way. An empty list, as before the first answer of a source, changes nothing.
 pub fn update(balancer: &Arc<Balancer>, list: impl FnOnce() -> Vec<BackendConfig>) -> Changes {
-    let (round, Plan { mut changes, leaving, listed }) =
-        balancer.begin_update(|| begin(balancer, list()));
-    changes.staying = replace(balancer, leaving, listed, round);
+    let (round, (mut changes, replacement)) = balancer.begin_update(|| begin(balancer, list()));
+    changes.staying = replace(balancer, replacement, round);
     changes
 }
 
-/// An update that has begun: those that are listed are there.
-struct Plan {
-    changes: Changes,
+/// The second part of an update, once one of those that are to be read from is up.
+struct Replacement {
+    /// Those that are not listed any more.
     leaving: Vec<Arc<Member>>,
-    listed: Vec<Arc<Member>>,
+    /// Those that are not to be read from any more, with their new settings.
+    retiring: Vec<(Arc<Member>, BackendSettings)>,
+    /// Those that are to be read from.
+    readable: Vec<Arc<Member>>,
 }
 
 /// Adds the new backends, gives their settings to those that stay, and drains those that leave.
-fn begin(balancer: &Arc<Balancer>, wanted: Vec<BackendConfig>) -> Plan {
+fn begin(balancer: &Arc<Balancer>, wanted: Vec<BackendConfig>) -> (Changes, Replacement) {
     let (staying, mut leaving): (Vec<_>, Vec<_>) = balancer
         .members()
         .into_iter()
@@ -99,25 +101,34 @@ fn begin(balancer: &Arc<Balancer>, wanted: Vec<BackendConfig>) -> Plan {
         leaving.clear();
     }
     let mut changes = Changes { removed: names(&leaving), ..Changes::default() };
-    let mut listed = Vec::new();
+    let (mut readable, mut retiring) = (Vec::new(), Vec::new());
     for BackendConfig { address, settings } in &wanted {
         let Some(member) = staying.iter().find(|member| member.address == *address) else {
             continue;
         };
+        if settings.is_never_read && !member.settings.effective().is_never_read {
+            retiring.push((Arc::clone(member), settings.clone()));
+            continue;
+        }
         take_over(balancer, member, settings, &mut changes);
-        listed.push(Arc::clone(member));
+        if !settings.is_never_read {
+            readable.push(Arc::clone(member));
+        }
     }
     let is_new =
         |backend: &&BackendConfig| !staying.iter().any(|member| member.address == backend.address);
     for backend in wanted.iter().filter(is_new) {
-        listed.push(add(balancer, backend));
+        let member = add(balancer, backend);
+        if !backend.settings.is_never_read {
+            readable.push(member);
+        }
         changes.added.push(backend.name().to_owned());
     }
     let now = Instant::now();
     for member in leaving.iter().filter(|member| member.health.admin() == Admin::Ready) {
         balancer.table.set_admin(member.id, Admin::Drain, now);
     }
-    Plan { changes, leaving, listed }
+    (changes, Replacement { leaving, retiring, readable })
 }
 
 /// Adds a backend to those that are listed. It gets reads once it has proved that it has the data.
@@ -162,39 +173,39 @@ fn take_over(
     }
 }
 
-/// Removes backends once one of those that are listed is up. Returns the names of those that stay so long.
-fn replace(
-    balancer: &Arc<Balancer>,
-    leaving: Vec<Arc<Member>>,
-    listed: Vec<Arc<Member>>,
-    round: u64,
-) -> Vec<String> {
+/// Removes backends, and reads from others no more, once one of those that are to be read from is up. Returns the names of
+/// those that stay so long.
+fn replace(balancer: &Arc<Balancer>, replacement: Replacement, round: u64) -> Vec<String> {
     // They stay even if they fail meanwhile: they may be the only ones that come back, and the new ones have to have
     // their keys.
     let has_served = |member: &Arc<Member>| member.health.known().accepted.is_some();
-    let are_needed = leaving.iter().any(has_served);
+    let retiring = replacement.retiring.iter().map(|(member, _)| member);
+    let are_needed = replacement.leaving.iter().chain(retiring).any(has_served);
+    let is_due = move |replacement: &Replacement| !are_needed || is_any_up(&replacement.readable);
     let began = Instant::now();
-    while are_needed && !is_any_up(&listed) && began.elapsed() < MAX_OVERLAP {
+    while !is_due(&replacement) && began.elapsed() < MAX_OVERLAP {
         thread::sleep(OVERLAP_STEP);
         if !balancer.is_current_update(round) {
             return Vec::new();
         }
     }
-    if !are_needed || is_any_up(&listed) {
-        balancer.go_on_with_update(round, || remove(balancer, &leaving));
+    if is_due(&replacement) {
+        balancer.go_on_with_update(round, || finish(balancer, replacement));
         return Vec::new();
     }
-    let staying = names(&leaving);
-    error!("no backend that is listed now is up: {} stays until one is", staying.join(", "));
+    let staying = names(&replacement.leaving);
+    let retiring = replacement.retiring.iter().map(|(member, _)| member.name().to_owned());
+    let all: Vec<String> = staying.iter().cloned().chain(retiring).collect();
+    error!("no backend that is to be read from is up: {} stays until one is", all.join(", "));
     let balancer = Arc::clone(balancer);
     let wait = move || {
-        while !is_any_up(&listed) {
+        while !is_due(&replacement) {
             thread::sleep(LATE_STEP);
             if !balancer.is_current_update(round) {
                 return;
             }
         }
-        balancer.go_on_with_update(round, || remove(&balancer, &leaving));
+        balancer.go_on_with_update(round, || finish(&balancer, replacement));
     };
     if let Err(error) = thread::Builder::new().name("replace".to_owned()).spawn(wait) {
         warn!("cannot start a thread to remove backends: {error}: the next update does");
@@ -202,19 +213,18 @@ fn replace(
     staying
 }
 
-fn remove(balancer: &Balancer, leaving: &[Arc<Member>]) {
-    for member in leaving {
+fn finish(balancer: &Balancer, replacement: Replacement) {
+    for member in replacement.leaving {
         info!("{} is removed", member.name());
         balancer.remove(member.id, Instant::now());
     }
+    for (member, settings) in replacement.retiring {
+        take_over(balancer, &member, &settings, &mut Changes::default());
+    }
 }
 
-/// Whether one of them can be read from.
 fn is_any_up(members: &[Arc<Member>]) -> bool {
-    members.iter().any(|member| {
-        let is_up = member.health.state() == BackendState::Up;
-        is_up && !member.settings.effective().is_never_read
-    })
+    members.iter().any(|member| member.health.state() == BackendState::Up)
 }
 
 fn names(members: &[Arc<Member>]) -> Vec<String> {

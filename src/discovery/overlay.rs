@@ -23,7 +23,9 @@ pub enum ListError {
     #[error("{0} is in the configuration and was removed at run time; make it ready instead")]
     Removed(String),
     /// It is the only one.
-    #[error("{0} is the only backend: without it nothing can be read; add another first")]
+    #[error(
+        "{0} is the only backend that is read from: without it nothing can be read; add another first"
+    )]
     Last(String),
     /// None of this name is listed.
     #[error("there is no backend {0}")]
@@ -121,7 +123,9 @@ pub fn remove_listed(balancer: &Arc<Balancer>, name: &str) -> Result<Changes, Li
         if !has(&listed, name) {
             return Err(ListError::Missing(name.to_owned()));
         }
-        if listed.len() == 1 {
+        let is_other =
+            |backend: &&BackendConfig| backend.name() != name && !backend.settings.is_never_read;
+        if listed.iter().find(is_other).is_none() {
             return Err(ListError::Last(name.to_owned()));
         }
         overlay.added.retain(|backend| backend.name() != name);

@@ -114,7 +114,10 @@ impl Peer {
         let answer = std::mem::replace(&mut self.received, rest);
         let value = redis::parse_redis_value(&answer).map_err(|error| unusable(&error))?;
         match value {
-            Value::ServerError(error) => Err(DiscoveryError::Refused(shown(&error))),
+            Value::ServerError(error) => {
+                let details = error.details().unwrap_or_default();
+                Err(DiscoveryError::Refused(shown(&format!("{} {details}", error.code()))))
+            }
             value => Ok(value),
         }
     }

@@ -1,7 +1,7 @@
 //! `sentinel://`: Sentinels, which watch a primary and its replicas.
 //!
 //! All Sentinels that are known are asked at the same time: those of the configuration, and those that these have named.
-//! The answer with the highest configuration epoch counts, since one of them may be wrong or old. When none answers, the
+//! One of them may be wrong or old, so the majority counts, and then the highest configuration epoch. When none answers, the
 //! servers are listened to: each Sentinel announces itself there every two seconds
 //! (<https://redis.io/docs/latest/operate/oss_and_stack/management/sentinel/>), even from another address.
 
@@ -198,10 +198,10 @@ impl ServiceDiscovery for Sentinels {
     }
 }
 
-/// Returns the newest answer, of those that most of the Sentinels could have given a while ago or soon: its primary is
-/// theirs, or one of their replicas. A primary that is none of the `last` servers needs more than half of all
-/// `asked` Sentinels. What the others add to the answer that agree with it is in it: one that has just started may not
-/// know all replicas yet.
+/// Returns the newest answer about the primary that most Sentinels name. Where there is no majority, it is the newest of
+/// those that they could have given a while ago or soon: its primary is theirs, or one of their replicas. A primary that
+/// is none of the `last` servers needs half of all `asked` Sentinels, and at least two if there are two. What the others
+/// add to the answer that agree with it is in it: one that has just started may not know all replicas yet.
 fn agreed(answers: &[Answer], last: &[Endpoint], asked: usize) -> Result<Answer, DiscoveryError> {
     let backers = |answer: &Answer| {
         let agrees = |other: &&Answer| other.topology.primary == answer.topology.primary;
@@ -210,12 +210,17 @@ fn agreed(answers: &[Answer], last: &[Endpoint], asked: usize) -> Result<Answer,
     // Of equals the first, so that nothing changes from one round to the next.
     let most = answers.iter().rev().max_by_key(|answer| (backers(answer), answer.epoch));
     let most = most.ok_or(DiscoveryError::Empty)?;
-    let is_known = |answer: &&Answer| most.topology.has(&answer.topology.primary);
-    let newest =
-        answers.iter().rev().filter(is_known).max_by_key(|answer| (answer.epoch, backers(answer)));
+    let has_majority = backers(most) * 2 > answers.len();
+    let counts = |answer: &&Answer| match has_majority {
+        true => answer.topology.primary == most.topology.primary,
+        false => most.topology.has(&answer.topology.primary),
+    };
+    let newest = answers.iter().rev().filter(counts);
+    let newest = newest.max_by_key(|answer| (answer.epoch, backers(answer)));
     let mut agreed = newest.unwrap_or(most).clone();
     let primary = &agreed.topology.primary;
-    if !last.is_empty() && !last.contains(primary) && backers(most) * 2 <= asked {
+    let are_enough = backers(most) * 2 >= asked && backers(most) >= asked.min(2);
+    if !last.is_empty() && !last.contains(primary) && !are_enough {
         let (host, port) = primary;
         let count = backers(most);
         return Err(DiscoveryError::Unusable(format!(

@@ -42,6 +42,9 @@ const EVENT_BURST_TIME: Duration = Duration::from_millis(50);
 /// Most events that are dropped after one that counts.
 const MAX_DROPPED: usize = 1000;
 
+/// Events of other primaries after which there is a pause: a flood of them must not keep a processor busy.
+const EVENTS_AT_ONCE: u32 = 100;
+
 /// A subscription to the events of one Sentinel.
 pub(super) struct Events(Peer);
 
@@ -62,7 +65,7 @@ impl Events {
         primary: &str,
         deadline: Instant,
     ) -> Result<(), DiscoveryError> {
-        loop {
+        for heard in 1.. {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || !self.0.wait_for_input(left) {
                 return Ok(());
@@ -73,7 +76,11 @@ impl Events {
                 thread::sleep(EVENT_BURST_TIME);
                 return self.drop_received();
             }
+            if heard % EVENTS_AT_ONCE == 0 {
+                thread::sleep(EVENT_BURST_TIME);
+            }
         }
+        Ok(())
     }
 
     /// Drops the events that have come meanwhile: they are about the same change.

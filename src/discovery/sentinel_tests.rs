@@ -12,15 +12,19 @@ fn answer(epoch: u64, primary: u16, replicas: &[(u16, bool)], sentinels: &[u16])
 }
 
 #[test]
-fn the_newest_answer_counts_with_what_those_that_agree_know() {
+fn the_majority_counts_with_what_those_that_agree_know() {
     let old = answer(1, 1, &[(2, true), (3, true)], &[91]);
     let new = answer(2, 2, &[(1, false), (3, false)], &[92]);
     let fresh = answer(2, 2, &[(3, true), (4, true)], &[93, 92]);
     let together = answer(2, 2, &[(1, false), (3, true), (4, true)], &[92, 93]);
     let wrong = answer(9, 9, &[], &[]);
+    // It names one of the replicas.
+    let liar = answer(9, 3, &[], &[]);
     for (answers, expected) in [
         (vec![old.clone()], Some(old.clone())),
-        (vec![old.clone(), old.clone(), new.clone()], Some(new.clone())),
+        (vec![old.clone(), old.clone(), new.clone()], Some(old.clone())),
+        (vec![old.clone(), new.clone()], Some(new.clone())),
+        (vec![old.clone(), liar.clone(), old.clone()], Some(old.clone())),
         (vec![new.clone(), fresh.clone()], Some(together.clone())),
         (vec![wrong.clone(), new, fresh, old.clone()], Some(together)),
         (vec![old.clone(), wrong.clone(), old.clone()], Some(old)),
@@ -32,7 +36,7 @@ fn the_newest_answer_counts_with_what_those_that_agree_know() {
 }
 
 #[test]
-fn a_primary_that_was_unknown_needs_more_than_half_of_the_sentinels() {
+fn a_primary_that_was_unknown_needs_half_of_the_sentinels() {
     let (old, new) = (answer(1, 1, &[(2, true)], &[]), answer(2, 2, &[(1, true)], &[]));
     let moved = answer(5, 9, &[(1, true)], &[]);
     let last = [endpoint(1), endpoint(2)];
@@ -42,6 +46,8 @@ fn a_primary_that_was_unknown_needs_more_than_half_of_the_sentinels() {
         (vec![moved.clone()], &last, 2, None),
         (vec![moved.clone()], &last, 1, Some(9)),
         (vec![moved.clone(), moved.clone()], &last, 3, Some(9)),
+        (vec![moved.clone(), moved.clone(), moved.clone()], &last, 6, Some(9)),
+        (vec![moved.clone(), moved.clone()], &last, 6, None),
         (vec![moved.clone(), old.clone(), moved.clone()], &last, 3, Some(9)),
         (vec![moved.clone(), old.clone(), old.clone()], &last, 3, Some(1)),
         (vec![new], &last, 3, Some(2)),

@@ -61,9 +61,9 @@ impl Topology {
                 continue;
             }
             match known.role(replica.name()) {
-                _ if *is_good => {}
-                Some(Role::Replica) => {}
                 Some(Role::Primary) => replica.settings.is_never_read = true,
+                Some(Role::Replica) => {}
+                None if *is_good => {}
                 None => continue,
             }
             servers.push(replica);

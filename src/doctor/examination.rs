@@ -92,7 +92,7 @@ impl Findings {
                 ));
             }
         }
-        if is_empty {
+        if is_empty && !servers.is_empty() {
             self.problems.push("there are no keys at all. Load them first.".to_owned());
         }
         if databases_differ(&config.backends) {

@@ -14,9 +14,9 @@
 //!   which the promoted server still was in it.
 //! - A primary whose offset falls has another history under the same ID: its earlier samples are forgotten. A replica
 //!   that has more than its primary had later is of another history as well: how old its data are is not known.
-//! - Two members may call themselves primaries of one history. If one of them continues it from a lower offset than
-//!   the other, it lacks writes. If one continues what the other goes on with, nobody knows which of them is right.
-//!   Those in doubt are not current, and their replicas aren't.
+//! - Two members may call themselves primaries of one history. If both continue it, the one from a lower offset lacks
+//!   writes. If one continues what the other goes on with, nobody knows which of them is right. Those in doubt
+//!   are not current, and their replicas aren't. While neither has gone on, each is as old as the last look at the other.
 //! - If the primary of a replica is no member, the member with the most bytes of its history shows how much it
 //!   lacks **at least**. How old its data are at most is not known.
 
@@ -69,13 +69,23 @@ impl Position {
 
     /// Returns whether it may lack writes of another server that is a primary as well.
     fn is_in_doubt_beside(&self, other: &Self) -> bool {
-        // The data of both are the same until one of them goes on.
-        let has_gone_on = |end: u64| [self, other].iter().any(|one| one.has_from(end));
+        match self.parted_from(other) {
+            // The data of both are the same until one of them goes on.
+            Some(end) => [self, other].iter().any(|one| one.has_from(end)),
+            None => match (self.previous_end, other.previous_end) {
+                (Some(own), Some(others)) => self.previous == other.previous && own < others,
+                _ => false,
+            },
+        }
+    }
+
+    /// Returns from which offset on the data may differ from those of another server, if one of them continues the
+    /// history of the other.
+    fn parted_from(&self, other: &Self) -> Option<u64> {
         match (self.previous_end, other.previous_end) {
-            (Some(end), _) if self.previous == other.history => has_gone_on(end),
-            (_, Some(end)) if other.previous == self.history => has_gone_on(end),
-            (Some(own), Some(others)) => self.previous == other.previous && own < others,
-            _ => false,
+            (Some(end), _) if self.previous == other.history => Some(end),
+            (_, Some(end)) if other.previous == self.history => Some(end),
+            _ => None,
         }
     }
 
@@ -314,12 +324,14 @@ impl Offsets {
         self.members.get(&id).map_or(Freshness::Unknown, |member| member.freshness)
     }
 
-    /// Returns whether another member has data of this one's history.
+    /// Returns whether another member has data of this one's history, or of one that goes on from it.
     pub fn is_compared(&self, id: BackendId) -> bool {
         self.members.get(&id).is_some_and(|member| {
-            let history = &member.position.history;
+            let own = &member.position;
+            let is_kin =
+                |other: &Position| other.history == own.history || own.parted_from(other).is_some();
             let mut others = self.members.iter().filter(|(other, _)| **other != id);
-            !history.is_empty() && others.any(|(_, other)| other.position.history == *history)
+            !own.history.is_empty() && others.any(|(_, other)| is_kin(&other.position))
         })
     }
 
@@ -398,9 +410,18 @@ impl Offsets {
             return Freshness::Unknown;
         }
         if !position.is_replica {
-            return if *is_failing { Freshness::AsOf(*began) } else { Freshness::Current };
+            let newest = if *is_failing { Some(*began) } else { self.last_look_at_kin(member) };
+            return newest.map_or(Freshness::Current, Freshness::AsOf);
         }
         self.as_of(member).map_or(Freshness::Unknown, Freshness::AsOf)
+    }
+
+    /// Returns when other primaries were looked at last that had the same data as this one, and to which clients may write
+    /// now; `None` if there are none.
+    fn last_look_at_kin(&self, member: &Member) -> Option<Instant> {
+        let others = self.primaries().map(|(_, other)| other);
+        let kin = others.filter(|other| member.position.parted_from(&other.position).is_some());
+        kin.map(|other| other.began).min()
     }
 
     /// Returns the latest time at which the primary is known to have had no more than this replica has.

@@ -196,7 +196,7 @@ fn of_two_primaries_of_one_history_those_that_may_lack_writes_are_in_doubt() {
     scene(
         "a copy that was detached",
         vec![(0, 9_000, old(60)), (1, 9_000, heir("b", 60, 61))],
-        &[CURRENT, CURRENT],
+        &[(Some(1000), Some(0), false); 2],
     );
     for (name, checks) in [
         ("the heir goes on", vec![(0, 9_000, old(60)), (1, 9_000, heir("b", 61, 61))]),

@@ -60,10 +60,7 @@ impl Replication {
 
     /// Takes note that a request asks for data of at most this age.
     pub fn ask(&self, max_staleness: Duration, now: Instant) {
-        // No replica is that fresh, however often it is asked.
-        if !max_staleness.is_zero() {
-            lock(&self.asked).note(max_staleness, now);
-        }
+        lock(&self.asked).note(max_staleness, now);
     }
 
     /// Returns the shortest bound that a request has asked for not long ago.
