@@ -12,13 +12,13 @@ demo:
 	bash load_data.sh
 	cargo run --release --locked --bin lb
 
-# Runs all tests, with real Redis servers on free ports: twice as many at a time as there are processors, because tests wait
-# more than they compute.
+# Runs all tests, with real Redis servers on free ports: one more at a time than there are processors, because tests wait
+# as much as they compute.
 test:
 	bash load_data.sh --install
 	bash tests/clients/install.sh
 	command -v curl >/dev/null || $(AS_ROOT) apt-get install -y curl
-	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(getconf _NPROCESSORS_ONLN)))} cargo test --locked
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((1 + $$(getconf _NPROCESSORS_ONLN)))} cargo test --locked
 
 # Takes the screenshots in docs/pictures from the running program. Takes six minutes.
 pictures:

@@ -24,16 +24,36 @@ impl Links {
     }
 }
 
-/// Returns the port in `ip=10.0.0.2,port=6379,state=wait_bgsave,offset=0,lag=0`, unless the replica has its data.
-fn filled_port(fields: &str) -> Option<u16> {
-    let field = |wanted: &str| {
-        let mut pairs = fields.split(',').filter_map(|field| field.split_once('='));
-        pairs.find_map(|(name, value)| (name == wanted).then_some(value))
-    };
-    match field("state")? {
-        "wait_bgsave" | "send_bulk" => field("port")?.parse().ok(),
-        _ => None,
+/// A replica as its primary's `INFO` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnnouncedReplica<'a> {
+    /// The address that it has announced, or from which it came.
+    pub host: &'a str,
+    /// The port that it has announced; 0 if it has not.
+    pub port: u16,
+    /// How far the primary is with it, such as `online`.
+    pub state: &'a str,
+}
+
+impl<'a> AnnouncedReplica<'a> {
+    /// Reads `ip=10.0.0.2,port=6379,state=online,offset=1,lag=0`.
+    pub fn read(fields: &'a str) -> Option<Self> {
+        let field = |wanted: &str| {
+            let mut pairs = fields.split(',').filter_map(|field| field.split_once('='));
+            pairs.find_map(|(name, value)| (name == wanted).then_some(value))
+        };
+        Some(Self {
+            host: field("ip")?,
+            port: field("port")?.parse().ok()?,
+            state: field("state").unwrap_or_default(),
+        })
     }
+}
+
+/// Returns the port of a replica that gets all data, or is about to.
+fn filled_port(fields: &str) -> Option<u16> {
+    let replica = AnnouncedReplica::read(fields)?;
+    matches!(replica.state, "wait_bgsave" | "send_bulk").then_some(replica.port)
 }
 
 #[cfg(test)]

@@ -41,6 +41,7 @@ pub use self::error::BackendError;
 pub(crate) use self::error::{LEFT_BUSY, LEFT_DOWN, STUCK, is_timeout};
 pub use self::id::BackendId;
 use self::large_values::LargeValueQueue;
+pub use self::links::AnnouncedReplica;
 #[cfg(test)]
 pub use self::links::Links;
 use self::mode_uses::ModeUses;

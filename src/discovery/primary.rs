@@ -8,6 +8,7 @@ use redis::Value;
 use super::peer::{Peer, text};
 use super::source::{DiscoveryError, Found, KnownServers, ServiceDiscovery};
 use super::topology::{Endpoint, Replica, Topology};
+use crate::backend::AnnouncedReplica;
 use crate::config::LiveConfig;
 use crate::config::address::BackendAddress;
 use crate::config::backend::BackendConfig;
@@ -213,14 +214,10 @@ impl RoleReport {
     }
 }
 
-/// Reads `ip=10.0.0.2,port=6379,state=online,offset=1,lag=0`. A replica that was never told its port says 0.
+/// Returns a replica that its primary's `INFO` names.
 fn replica(fields: &str, rewrites: &[Rewrite]) -> Option<Replica> {
-    let field = |wanted: &str| {
-        let mut pairs = fields.split(',').filter_map(|field| field.split_once('='));
-        pairs.find_map(|(name, value)| (name == wanted).then_some(value))
-    };
-    let endpoint = rewritten(rewrites, field("ip")?, field("port")?.parse().ok()?);
-    Some(Replica { endpoint, is_good: field("state") == Some("online") })
+    let AnnouncedReplica { host, port, state } = AnnouncedReplica::read(fields)?;
+    Some(Replica { endpoint: rewritten(rewrites, host, port), is_good: state == "online" })
 }
 
 #[cfg(test)]

@@ -235,7 +235,7 @@ impl Samples {
 
 /// A history of writes.
 #[derive(Debug, Default)]
-struct History {
+struct OffsetHistory {
     /// Its primary's offsets.
     primary: Samples,
     /// The greatest offset of all members.
@@ -244,8 +244,14 @@ struct History {
     continues: Option<(Arc<str>, Instant)>,
 }
 
-impl History {
-    fn note(&mut self, position: &Position, offset: u64, began: Instant, before: Option<&Member>) {
+impl OffsetHistory {
+    fn note(
+        &mut self,
+        position: &Position,
+        offset: u64,
+        began: Instant,
+        before: Option<&TrackedMember>,
+    ) {
         if !position.is_replica {
             let newest = self.primary.newest();
             if newest.is_some_and(|newest| newest.last < began && newest.offset > offset) {
@@ -261,7 +267,7 @@ impl History {
     }
 
     /// Returns whether a check of the primary that began after that of the member has found less than the member has.
-    fn has_less_than(&self, member: &Member, offset: u64) -> bool {
+    fn has_less_than(&self, member: &TrackedMember, offset: u64) -> bool {
         let is_after = |newest: &Sample| newest.last >= member.answered;
         self.primary.newest().filter(is_after).is_some_and(|newest| newest.offset < offset)
     }
@@ -269,7 +275,7 @@ impl History {
 
 /// A member, as its last answer was.
 #[derive(Debug)]
-struct Member {
+struct TrackedMember {
     position: Position,
     /// When the check began.
     began: Instant,
@@ -283,8 +289,8 @@ struct Member {
 /// The offsets of all members, and what follows from them.
 #[derive(Debug, Default)]
 pub struct Offsets {
-    members: BTreeMap<BackendId, Member>,
-    histories: HashMap<Arc<str>, History>,
+    members: BTreeMap<BackendId, TrackedMember>,
+    histories: HashMap<Arc<str>, OffsetHistory>,
 }
 
 impl Offsets {
@@ -296,7 +302,7 @@ impl Offsets {
             history.note(&position, offset, began, self.members.get(&id));
         }
         let freshness = Freshness::Unknown;
-        let member = Member { position, began, answered, is_failing: false, freshness };
+        let member = TrackedMember { position, began, answered, is_failing: false, freshness };
         self.members.insert(id, member);
         self.forget_histories();
         self.judge();
@@ -362,15 +368,15 @@ impl Offsets {
     }
 
     /// Returns the members that are primaries and answer.
-    fn primaries(&self) -> impl Iterator<Item = (&BackendId, &Member)> {
-        let is_primary = |member: &Member| {
+    fn primaries(&self) -> impl Iterator<Item = (&BackendId, &TrackedMember)> {
+        let is_primary = |member: &TrackedMember| {
             let Position { is_replica, is_ready, .. } = member.position;
             !is_replica && is_ready && !member.is_failing
         };
         self.members.iter().filter(move |(_, member)| is_primary(member))
     }
 
-    fn primaries_of(&self, history: &str) -> impl Iterator<Item = &Member> {
+    fn primaries_of(&self, history: &str) -> impl Iterator<Item = &TrackedMember> {
         let primaries = self.primaries().map(|(_, member)| member);
         primaries.filter(move |member| *member.position.history == *history)
     }
@@ -378,7 +384,7 @@ impl Offsets {
     /// Forgets the histories to which no member's data belong.
     fn forget_histories(&mut self) {
         let members = &self.members;
-        let is_of = |member: &Member, id: &Arc<str>| {
+        let is_of = |member: &TrackedMember, id: &Arc<str>| {
             member.position.history == *id || member.position.previous == *id
         };
         self.histories.retain(|id, _| members.values().any(|member| is_of(member, id)));
@@ -396,7 +402,7 @@ impl Offsets {
 
     /// Returns the histories whose primary may lack writes of another primary.
     fn histories_in_doubt(&self) -> Vec<Arc<str>> {
-        let is_in_doubt = |(id, one): &(&BackendId, &Member)| {
+        let is_in_doubt = |(id, one): &(&BackendId, &TrackedMember)| {
             let mut others = self.primaries().filter(|(other, _)| other != id);
             others.any(|(_, other)| one.position.is_in_doubt_beside(&other.position))
         };
@@ -404,8 +410,8 @@ impl Offsets {
         in_doubt.map(|(_, member)| Arc::clone(&member.position.history)).collect()
     }
 
-    fn freshness_of(&self, member: &Member, in_doubt: &[Arc<str>]) -> Freshness {
-        let Member { position, began, is_failing, .. } = member;
+    fn freshness_of(&self, member: &TrackedMember, in_doubt: &[Arc<str>]) -> Freshness {
+        let TrackedMember { position, began, is_failing, .. } = member;
         if !position.is_ready || in_doubt.contains(&position.history) {
             return Freshness::Unknown;
         }
@@ -418,14 +424,14 @@ impl Offsets {
 
     /// Returns when other primaries were looked at last that had the same data as this one, and to which clients may write
     /// now; `None` if there are none.
-    fn last_look_at_kin(&self, member: &Member) -> Option<Instant> {
+    fn last_look_at_kin(&self, member: &TrackedMember) -> Option<Instant> {
         let others = self.primaries().map(|(_, other)| other);
         let kin = others.filter(|other| member.position.parted_from(&other.position).is_some());
         kin.map(|other| other.began).min()
     }
 
     /// Returns the latest time at which the primary is known to have had no more than this replica has.
-    fn as_of(&self, member: &Member) -> Option<Instant> {
+    fn as_of(&self, member: &TrackedMember) -> Option<Instant> {
         let Position { history, previous, previous_end, offset, .. } = &member.position;
         let (history, offset) = (self.histories.get(history)?, (*offset)?);
         if history.has_less_than(member, offset) {

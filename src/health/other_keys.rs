@@ -30,12 +30,12 @@ pub(super) const OTHER_KEYS: &str = "it has other keys than the others";
 
 /// Keys that were chosen on one server, and how many of them the other has.
 #[derive(Debug, Clone, Copy)]
-struct Sample {
+struct KeySample {
     chosen: usize,
     found: usize,
 }
 
-impl Sample {
+impl KeySample {
     fn is_mostly_missing(self) -> bool {
         self.found * 2 < self.chosen
     }
@@ -43,7 +43,7 @@ impl Sample {
 
 /// Returns whether two servers have other keys. Both must lack most of the other's: one that only lacks keys has fewer, which
 /// the numbers say.
-fn are_others(own: Sample, of_peer: Sample) -> bool {
+fn are_others(own: KeySample, of_peer: KeySample) -> bool {
     own.is_mostly_missing() && of_peer.is_mostly_missing()
 }
 
@@ -131,10 +131,10 @@ fn compare(
     for database in databases.iter().copied() {
         let own_keys = own.random_keys(database, KEYS)?;
         let found = peer.count_keys(database, &own_keys)?;
-        let of_own = Sample { chosen: own_keys.len(), found };
+        let of_own = KeySample { chosen: own_keys.len(), found };
         let peer_keys = peer.random_keys(database, KEYS)?;
         let found = own.count_keys(database, &peer_keys)?;
-        if are_others(of_own, Sample { chosen: peer_keys.len(), found }) {
+        if are_others(of_own, KeySample { chosen: peer_keys.len(), found }) {
             return Ok(true);
         }
     }
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn both_must_lack_most_of_the_keys_that_were_chosen_on_the_other() {
-        let sample = |(chosen, found)| Sample { chosen, found };
+        let sample = |(chosen, found)| KeySample { chosen, found };
         for (own, of_peer, expected) in [
             ((8, 8), (8, 8), false),
             ((8, 0), (8, 0), true),

@@ -22,7 +22,7 @@ pub(super) struct Addresses {
 
 /// What the last good answer for one family of a name was.
 #[derive(Debug, Default)]
-struct Known {
+struct KnownFamily {
     addresses: Vec<IpAddr>,
     /// Whether the last question had no answer, which has been logged.
     fails: bool,
@@ -30,7 +30,7 @@ struct Known {
 
 /// The addresses that names had, for the time when one of their families can't be asked.
 #[derive(Debug, Default)]
-pub(super) struct KnownAddresses(HashMap<(String, RecordType), Known>);
+pub(super) struct KnownAddresses(HashMap<(String, RecordType), KnownFamily>);
 
 impl KnownAddresses {
     /// Asks for both families of a whole name, by `deadline`. No family takes more than half of the time, so that both are
@@ -95,7 +95,7 @@ impl KnownAddresses {
         for family in FAMILIES {
             let of_family = |ip: &&IpAddr| ip.is_ipv4() == (family == RecordType::A);
             let addresses = addresses.iter().filter(of_family).copied().collect();
-            let known = Known { addresses, fails: false };
+            let known = KnownFamily { addresses, fails: false };
             self.0.insert((name.to_owned(), family), known);
         }
     }
@@ -117,7 +117,7 @@ impl KnownAddresses {
     }
 }
 
-impl Known {
+impl KnownFamily {
     /// Logs that one family has no answer while the other has, and that it has one again.
     fn note(&mut self, name: &str, family: RecordType, error: Option<&LookupError>) {
         let family = family.name();

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use self::addresses::{Addresses, KnownAddresses};
 use self::message::{Absence, RecordType, Records};
 use self::resolver::{LookupError, Resolver};
-use self::settings::Settings;
+use self::settings::ResolverSettings;
 use super::source::{DiscoveryError, Found, KnownServers, ServiceDiscovery, is_usable};
 use crate::config::LiveConfig;
 use crate::config::backend::BackendConfig;
@@ -46,7 +46,7 @@ impl Dns {
     /// The name that a source has, asked for as the configuration says at the time.
     pub fn new(source: &SourceConfig, config: LiveConfig) -> Self {
         let source = source.clone();
-        let resolver = Resolver::new(Settings::read(&config.get().resolvers));
+        let resolver = Resolver::new(ResolverSettings::read(&config.get().resolvers));
         Self { source, config, resolver, known: KnownAddresses::default() }
     }
 
@@ -167,7 +167,7 @@ impl ServiceDiscovery for Dns {
         _known: &dyn KnownServers,
         deadline: Instant,
     ) -> Result<Found, DiscoveryError> {
-        self.resolver.configure(Settings::read(&self.config.get().resolvers));
+        self.resolver.configure(ResolverSettings::read(&self.config.get().resolvers));
         match self.source.kind {
             SourceKind::DnsSrv => self.find_services(deadline),
             _ => self.find_addresses(deadline),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::exchange::{self, Failure};
 use super::message::{Absence, RecordType, Records};
-use super::settings::Settings;
+use super::settings::ResolverSettings;
 
 /// Longest time that one nameserver is waited for before the next one is asked. glibc waits 5 s; an answer that has come
 /// too late is in the nameserver's cache when it is asked again.
@@ -24,18 +24,18 @@ pub(super) enum LookupError {
 /// The nameservers that are asked.
 #[derive(Debug)]
 pub(super) struct Resolver {
-    settings: Settings,
+    settings: ResolverSettings,
     /// Place of the one that is asked first: the one that has answered last.
     first: usize,
 }
 
 impl Resolver {
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: ResolverSettings) -> Self {
         Self { settings, first: 0 }
     }
 
     /// Takes over other settings.
-    pub fn configure(&mut self, settings: Settings) {
+    pub fn configure(&mut self, settings: ResolverSettings) {
         if self.settings.nameservers != settings.nameservers {
             self.first = 0;
         }

@@ -16,7 +16,7 @@ const MAX_NDOTS: usize = 15;
 
 /// Whom to ask, and for which names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Settings {
+pub(super) struct ResolverSettings {
     /// Nameservers, in the order in which they are asked: at least one.
     pub nameservers: Vec<SocketAddr>,
     /// Domains in which a name is looked for.
@@ -25,7 +25,7 @@ pub(super) struct Settings {
     ndots: usize,
 }
 
-impl Settings {
+impl ResolverSettings {
     /// Reads what counts now. Without the file, and without a nameserver in it, there is one on this machine, as for all
     /// programs.
     pub fn read(resolvers: &[SocketAddr]) -> Self {
@@ -104,20 +104,20 @@ options ndots:5 edns0
 
     #[test]
     fn nameservers_search_and_ndots_are_taken_and_the_rest_is_not() {
-        let settings = Settings::parse(IN_A_POD);
+        let settings = ResolverSettings::parse(IN_A_POD);
         let nameservers =
             ["10.96.0.10:53", "[2001:db8::53]:53"].map(|text| text.parse().expect(text));
         assert_eq!(settings.nameservers, nameservers);
         let more = "domain a.example\nsearch\noptions ndots:99\n".to_owned()
             + &"nameserver 10.0.0.1\n".repeat(5);
-        let settings = Settings::parse(&more);
+        let settings = ResolverSettings::parse(&more);
         assert_eq!((settings.nameservers.len(), settings.ndots), (3, 15));
         assert_eq!(settings.candidates("a"), ["a"]);
     }
 
     #[test]
     fn names_are_looked_for_as_the_system_does() {
-        let pod = Settings::parse(IN_A_POD);
+        let pod = ResolverSettings::parse(IN_A_POD);
         for (name, candidates) in [
             ("redis.", &["redis"][..]),
             (
@@ -141,9 +141,9 @@ options ndots:5 edns0
         ] {
             assert_eq!(pod.candidates(name), candidates, "{name}");
         }
-        let plain = Settings::parse("search a.example");
+        let plain = ResolverSettings::parse("search a.example");
         assert_eq!(plain.candidates("b.example"), ["b.example", "b.example.a.example"]);
         assert_eq!(plain.candidates("b"), ["b.a.example", "b"]);
-        assert_eq!(Settings::parse("").candidates("b"), ["b"]);
+        assert_eq!(ResolverSettings::parse("").candidates("b"), ["b"]);
     }
 }
