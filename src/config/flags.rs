@@ -185,6 +185,7 @@ pub struct Flags {
     #[arg(long, env = "LB_PROXY_PROTOCOL", value_parser = BoolishValueParser::new())]
     pub proxy_protocol: bool,
 
+    /// TLS towards clients.
     #[command(flatten)]
     pub tls: TlsFlags,
 

@@ -60,8 +60,10 @@ impl Config {
     /// files have not changed: clients then resume their sessions. Returns whether others are in use.
     ///
     /// # Errors
-    /// A file is wrong, with its name and the reason. Other certificates than those of `old` have to be valid now.
+    /// A file is wrong, with its name and the reason. What takes the place of `old` has to be valid now; at the start,
+    /// nothing would be gained by an end.
     pub fn read_certificates(&mut self, old: Option<&Self>) -> Result<bool, String> {
+        let is_reload = old.is_some();
         let old = old.and_then(|old| old.listener_tls.as_ref());
         let new = self.read_listener_tls()?;
         let is_same = match (old, &new) {
@@ -69,7 +71,7 @@ impl Config {
             (None, None) => true,
             _ => false,
         };
-        if let (false, Some(_), Some(new)) = (is_same, old, &new)
+        if let (true, false, Some(new)) = (is_reload, is_same, &new)
             && let Some(concern) = new.validity.concern(SystemTime::now())
             && concern.is_invalid()
         {
