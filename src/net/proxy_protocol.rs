@@ -62,7 +62,11 @@ pub fn parse(received: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
 fn parse_text(received: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
     let line = &received[..received.len().min(MAX_TEXT_BYTES)];
     let Some(end) = line.windows(2).position(|bytes| bytes == b"\r\n") else {
-        return if line.len() < MAX_TEXT_BYTES { Ok(None) } else { Err(ProxyHeaderError::Malformed) };
+        return if line.len() < MAX_TEXT_BYTES {
+            Ok(None)
+        } else {
+            Err(ProxyHeaderError::Malformed)
+        };
     };
     let line = std::str::from_utf8(&line[..end]).map_err(|_| ProxyHeaderError::Malformed)?;
     let client = text_client(line).ok_or(ProxyHeaderError::Malformed)?;
@@ -102,8 +106,12 @@ fn address(ip: IpAddr, port: u16) -> SocketAddr {
 
 fn parse_binary(received: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
     let Some((fixed, rest)) = received.split_first_chunk::<FIXED_BYTES>() else { return Ok(None) };
-    let [version_and_command, family_and_transport, length @ ..] =
-        [fixed[FIXED_BYTES - 4], fixed[FIXED_BYTES - 3], fixed[FIXED_BYTES - 2], fixed[FIXED_BYTES - 1]];
+    let [version_and_command, family_and_transport, length @ ..] = [
+        fixed[FIXED_BYTES - 4],
+        fixed[FIXED_BYTES - 3],
+        fixed[FIXED_BYTES - 2],
+        fixed[FIXED_BYTES - 1],
+    ];
     let length = usize::from(u16::from_be_bytes(length));
     let is_local = match version_and_command {
         0x20 => true,
@@ -247,8 +255,14 @@ mod tests {
         ] {
             assert_eq!(parse(&bytes), Err(Malformed), "{}", bytes.escape_ascii());
         }
-        let missing: [&[u8]; 6] =
-            [b"GET / HTTP/1.1\r\n", b"PING\r\n", b"proxy ", b"\r\nPING", b"\x16\x03\x01", b"*1\r\n"];
+        let missing: [&[u8]; 6] = [
+            b"GET / HTTP/1.1\r\n",
+            b"PING\r\n",
+            b"proxy ",
+            b"\r\nPING",
+            b"\x16\x03\x01",
+            b"*1\r\n",
+        ];
         for bytes in missing {
             assert_eq!(parse(bytes), Err(Missing), "{}", bytes.escape_ascii());
         }

@@ -3,9 +3,10 @@
 use std::time::SystemTime;
 
 use log::{error, warn};
+use serde::Serialize;
 
 use crate::balance::Balancer;
-use crate::net::tls::expiry::{Validity, ValidityConcern};
+use crate::net::tls::expiry::{self, Validity, ValidityConcern};
 
 /// A certificate that somebody has to renew.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +17,16 @@ pub(crate) struct WatchedCertificate {
     pub origin: String,
     /// When it is valid.
     pub validity: Validity,
+}
+
+/// A certificate that somebody has to renew, as the status has it.
+#[derive(Debug, Serialize)]
+pub(super) struct CertificateStatus {
+    certificate: &'static str,
+    origin: String,
+    not_before: String,
+    not_after: String,
+    concern: Option<String>,
 }
 
 /// Returns all certificates that are watched.
@@ -29,6 +40,18 @@ pub(crate) fn watched(balancer: &Balancer) -> Vec<WatchedCertificate> {
     of_listener.into_iter().collect()
 }
 
+/// Returns all certificates that are watched, as the status has them.
+pub(super) fn statuses(balancer: &Balancer, now: SystemTime) -> Vec<CertificateStatus> {
+    let status = |certificate: WatchedCertificate| CertificateStatus {
+        certificate: certificate.name,
+        origin: certificate.origin,
+        not_before: expiry::shown(certificate.validity.not_before),
+        not_after: expiry::shown(certificate.validity.not_after),
+        concern: certificate.validity.concern(now).map(|concern| concern.to_string()),
+    };
+    watched(balancer).into_iter().map(status).collect()
+}
+
 /// Warns of the certificates that end soon, or are of no use at this time.
 pub fn warn_of_expiry(balancer: &Balancer, now: SystemTime) {
     for certificate in watched(balancer) {
@@ -38,7 +61,9 @@ pub fn warn_of_expiry(balancer: &Balancer, now: SystemTime) {
             Some(concern @ ValidityConcern::ExpiresSoon { .. }) => {
                 warn!("{origin}: the certificate {concern}; renew it, and reload");
             }
-            Some(concern) => error!("{origin}: the certificate {concern}; it is refused by those who check it"),
+            Some(concern) => {
+                error!("{origin}: the certificate {concern}; it is refused by those who check it")
+            }
         }
     }
 }

@@ -143,14 +143,16 @@ fn add_listener(to: &mut Families, balancer: &Balancer) {
     let help = "Connections that were closed because they began with no PROXY header";
     let count = metrics.without_proxy_header.get();
     to.add("without_proxy_header_connections", help, Rows::counter(count));
-    let clients = metrics.tls.clients().map(|(version, count)| {
-        (labels([("version", version)]), count as f64)
-    });
+    let clients = metrics
+        .tls
+        .clients()
+        .map(|(version, count)| (labels([("version", version)]), count as f64));
     to.add("tls_clients", "Connected clients that speak TLS", Rows::Gauges(clients.collect()));
     let handshakes = metrics.tls.handshakes().map(|(version, is_resumed, count)| {
         (labels([("version", version), ("resumed", &is_resumed.to_string())]), count)
     });
-    let help = "TLS sessions with clients that have begun; resumed: with the keys of an earlier one";
+    let help =
+        "TLS sessions with clients that have begun; resumed: with the keys of an earlier one";
     to.add("tls_sessions", help, Rows::Counters(handshakes.collect()));
     let failures = metrics.tls.failures();
     let failures = failures.map(|(reason, count)| (labels([("reason", reason)]), count));

@@ -101,7 +101,8 @@ fn to_try_at(listen: SocketAddr, status: Option<SocketAddr>, scheme: &str) -> St
         true => String::new(),
         false => format!("-h {} ", address.ip()),
     };
-    let watch = status.map(|status| format!(", and {scheme}://{}/-/ to watch it", from_here(status)));
+    let watch =
+        status.map(|status| format!(", and {scheme}://{}/-/ to watch it", from_here(status)));
     let watch = watch.unwrap_or_default();
     format!(
         "  try {scheme}://{address}/ in a browser{watch}\n      \

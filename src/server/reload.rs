@@ -24,9 +24,7 @@ const FIXED_KEYS: [&str; 5] = ["listen", "admin-listen", "log-format", "control"
 /// # Errors
 /// The file is wrong, a key can't change without a restart, or the process is to end.
 pub fn reload(balancer: &Arc<Balancer>) -> Result<Vec<String>, Vec<String>> {
-    let result = balancer.reloads.run(|| {
-        Ok(take_over(balancer, changed(balancer)?))
-    });
+    let result = balancer.reloads.run(|| Ok(take_over(balancer, changed(balancer)?)));
     match &result {
         Ok(lines) => lines.iter().for_each(|line| info!("reload: {line}")),
         Err(reasons) => {

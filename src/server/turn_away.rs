@@ -111,8 +111,7 @@ impl Attendant {
     }
 
     fn visitor(&self, (stream, denial): (ClientStream, Denial)) -> Visitor {
-        let has_header =
-            self.endpoint == Endpoint::Public && self.balancer.config().proxy_protocol;
+        let has_header = self.endpoint == Endpoint::Public && self.balancer.config().proxy_protocol;
         let received = Vec::with_capacity(DENIAL_BYTES);
         Visitor { stream, denial, since: Instant::now(), received, has_header, is_answered: false }
     }
@@ -136,8 +135,7 @@ impl Attendant {
             };
             let is_all = is_over || visitor.received.len() >= DENIAL_BYTES;
             let (denial, received) = (visitor.denial, &visitor.received);
-            let answer =
-                || denial_answer(denial, received, is_all, self.endpoint, &self.balancer);
+            let answer = || denial_answer(denial, received, is_all, self.endpoint, &self.balancer);
             match is_past_header.then(answer).flatten() {
                 Some(DenialAnswer::Denied(answer)) => {
                     self.count(denial);

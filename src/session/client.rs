@@ -127,11 +127,7 @@ pub(super) struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    pub fn new(
-        socket: &'a Arc<ClientSocket>,
-        endpoint: Endpoint,
-        balancer: &'a Balancer,
-    ) -> Self {
+    pub fn new(socket: &'a Arc<ClientSocket>, endpoint: Endpoint, balancer: &'a Balancer) -> Self {
         let client_timeout = balancer.config().client_timeout;
         let (idle_timeout, head_timeout) = match endpoint {
             Endpoint::Public => (client_timeout, HEAD_TIMEOUT),

@@ -56,9 +56,11 @@ impl Denial {
 
     fn response(self) -> Vec<u8> {
         let (status, retry, text) = match self {
-            Self::Full => {
-                ("503 Service Unavailable", "Retry-After: 1\r\n", "too many clients: try again later")
-            }
+            Self::Full => (
+                "503 Service Unavailable",
+                "Retry-After: 1\r\n",
+                "too many clients: try again later",
+            ),
             Self::AddressFull => (
                 "429 Too Many Requests",
                 "Retry-After: 1\r\n",

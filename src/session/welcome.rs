@@ -141,7 +141,9 @@ pub fn take_address_place(socket: &ClientSocket, balancer: &Balancer) -> bool {
     balancer.metrics.limited_by_address.add_one();
     if let Some(more) = ADDRESS_FULL.pass(Instant::now()) {
         let address = named(address);
-        warn!("{address} has {max} clients, and further ones are refused (--max-clients-per-address){more}");
+        warn!(
+            "{address} has {max} clients, and further ones are refused (--max-clients-per-address){more}"
+        );
     }
     false
 }

@@ -100,7 +100,8 @@ mod tests {
         assert_eq!(trusted(certificate.as_bytes()).expect("one").len(), 1);
         assert_eq!(text(private_key(both.as_bytes())), "read");
         let encrypted = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
-        let old = key.replace("PRIVATE KEY-----\n", "RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\n");
+        let old =
+            key.replace("PRIVATE KEY-----\n", "RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\n");
         let cut = &key[..key.len() / 2];
         for (pem, of_chain, of_key) in [
             ("", "has no certificate", "has no private key"),

@@ -102,7 +102,10 @@ mod tests {
             (not_before - second, Some("is not valid before 1970-04-11T00:00:00Z")),
             (not_before, None),
             (not_after - WARNING_TIME, None),
-            (not_after - WARNING_TIME + second, Some("expires in 13 days, on 1970-07-10T00:00:00Z")),
+            (
+                not_after - WARNING_TIME + second,
+                Some("expires in 13 days, on 1970-07-10T00:00:00Z"),
+            ),
             (not_after - second, Some("expires in 0 days, on 1970-07-10T00:00:00Z")),
             (not_after, Some("expires in 0 days, on 1970-07-10T00:00:00Z")),
             (not_after + second, Some("has expired on 1970-07-10T00:00:00Z")),

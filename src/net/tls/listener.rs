@@ -131,7 +131,8 @@ mod tests {
 
     #[test]
     fn a_key_must_fit_its_certificate_and_equal_files_are_told() {
-        let (one, other) = (KeyPair::generate().expect("a key"), KeyPair::generate().expect("a key"));
+        let (one, other) =
+            (KeyPair::generate().expect("a key"), KeyPair::generate().expect("a key"));
         let params = CertificateParams::new(vec!["a.example".to_owned()]).expect("parameters");
         let certificate = params.self_signed(&one).expect("a certificate").der().clone();
         let chain = || vec![certificate.clone()];
