@@ -13,12 +13,14 @@ pub mod rewrite;
 mod show;
 pub mod source;
 mod text_file;
+mod tls;
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use log::LevelFilter;
@@ -36,6 +38,7 @@ use self::keys::{BACKEND, Keys};
 pub use self::live::LiveConfig;
 use self::source::{BackendEntry, SourceConfig};
 use crate::http;
+use crate::net::tls::listener::ListenerTls;
 
 /// The command that needs of the file only where the control socket is: it works while the rest of the file is wrong, and
 /// for users who may not read its passwords.
@@ -102,6 +105,8 @@ pub struct Config {
     /// Host names that are served on loopback besides the local ones, as [`http::host_name`] returns
     /// them.
     pub allow_hosts: Vec<String>,
+    /// TLS towards clients, once [`read_certificates`](Self::read_certificates) has read it.
+    pub listener_tls: Option<Arc<ListenerTls>>,
     /// What is asked of another process.
     pub ctl: Option<CtlArgs>,
     flags: Flags,
@@ -150,6 +155,11 @@ impl Config {
             BackendEntry::Server(_) => None,
             BackendEntry::Source(source) => Some(&**source),
         })
+    }
+
+    /// Returns whether there are files to read again: its own, or certificates.
+    pub fn has_files(&self) -> bool {
+        self.config_file.is_some() || self.tls.tls_cert.is_some()
     }
 
     /// Returns what a replica may lack to be read from while others are up.
@@ -242,6 +252,7 @@ impl Config {
         if flags.read_timeout < flags.backend_timeout {
             return Err("--read-timeout must not be shorter than --backend-timeout".to_owned());
         }
+        flags.tls.check()?;
         if flags.resolvers.len() > MAX_NAMESERVERS {
             return Err(format!("--resolver: at most {MAX_NAMESERVERS}"));
         }
@@ -269,6 +280,7 @@ impl Config {
             admin_listen: admin_listen.map(|text| address("--admin-listen", text)).transpose()?,
             backends,
             allow_hosts: flags.allow_hosts.iter().map(host_name).collect(),
+            listener_tls: None,
             flags,
             arguments: Vec::new(),
             settings: Vec::new(),
