@@ -1,6 +1,9 @@
 //! The decision whether a user may run a command on its keys and channels.
 
+use std::collections::BTreeSet;
+
 use super::Policy;
+use super::command_rule::{CommandRule, look_up};
 use super::users::{Missing, User};
 use super::verdict::one_line;
 use crate::resp::Command;
@@ -42,7 +45,39 @@ impl Policy {
             Some(missing) => Err(denied(user, &rule.full_name, missing)),
         }
     }
+
+    /// The commands in a user's rules that no backend knows, sorted; none as long as no backend has answered. They may be
+    /// misspelt: `-flushal` would refuse nothing.
+    pub fn unknown_commands(&self, user: &User) -> Vec<String> {
+        let mut unknown = BTreeSet::new();
+        if !self.is_empty {
+            unknown.extend(user.named_commands().filter(|name| !self.knows(name)));
+        }
+        unknown.into_iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+    }
+
+    /// Whether there is a command of this name, such as `config|get`, or one of which it may be the first argument.
+    fn knows(&self, name: &[u8]) -> bool {
+        let bar = name.iter().position(|&byte| byte == b'|');
+        let (command, part) = name.split_at(bar.unwrap_or(name.len()));
+        let has_part = |rule: &CommandRule| match part.split_first() {
+            None => true,
+            Some((_, part)) => {
+                rule.subcommands.is_empty()
+                    || rule.unlisted.is_some()
+                    || look_up(&rule.subcommands, part).is_some()
+            }
+        };
+        // Servers may have renamed it; rules are about the name that it had before.
+        let is_old_name = |rule: &CommandRule| rule.access.iter().any(|own| *own.name == *command);
+        look_up(&self.commands, command).is_some_and(has_part)
+            || self.commands.values().any(|rule| is_old_name(rule) && has_part(rule))
+    }
 }
+
+/// Addition to Redis's error for a command that Redis would perhaps permit.
+const UNKNOWN_KEYS: &str =
+    ": redis-lb can't tell which keys it reads, and this user may not read all keys";
 
 fn denied(user: &User, name: &[u8], missing: Missing) -> Denied {
     let no_command = |why: &str| {
@@ -72,7 +107,3 @@ fn denied(user: &User, name: &[u8], missing: Missing) -> Denied {
     };
     Denied { lacking, error: one_line(error) }
 }
-
-/// Addition to Redis's error for a command that Redis would perhaps permit.
-const UNKNOWN_KEYS: &str =
-    ": redis-lb can't tell which keys it reads, and this user may not read all keys";

@@ -374,6 +374,22 @@ fn errors_are_those_of_redis_and_of_the_selector_that_permits_most() {
     );
 }
 
+#[test]
+fn commands_that_no_server_knows_are_named() {
+    let rules = "+get -nosuch +client|id -client|nosuch +select|1 +@all -ft.search (-gte ~a) +config|get \
+        -object|freq -object|nosuch";
+    for (tables, expected) in [
+        (&[][..], &[][..]),
+        (&[redis_7()], &["client|nosuch", "gte", "nosuch", "object|freq", "object|nosuch"]),
+        (&[redis_7(), redis_6()], &["client|nosuch", "gte", "nosuch"]),
+    ] {
+        let policy = Policy::new(tables, Allowed::default());
+        // What an older server has as subcommands is not known.
+        let rules = rules.replace(" +@all", "");
+        assert_eq!(policy.unknown_commands(&user(&rules)), expected);
+    }
+}
+
 mod properties {
     use proptest::prelude::*;
 

@@ -16,10 +16,13 @@ pub(super) struct CommandRules {
     by_name: FxHashMap<Name, Rule>,
     by_category: Vec<(Categories, Rule)>,
     /// Rules such as `+select|1`, about a command without subcommands.
-    by_first_arg: FxHashMap<Name, Vec<(Box<[u8]>, Rule)>>,
+    by_first_arg: FxHashMap<Name, ArgRules>,
     /// Number of rules so far.
     count: usize,
 }
+
+/// Rules about the first argument of one command.
+type ArgRules = Vec<(Box<[u8]>, Rule)>;
 
 /// One rule.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -57,6 +60,11 @@ impl CommandRules {
     fn next(&mut self, is_allowed: bool) -> Rule {
         self.count += 1;
         Rule { place: self.count, is_allowed }
+    }
+
+    /// The commands and subcommands that rules name, in lower case.
+    pub fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.by_name.keys().map(|name| &**name)
     }
 
     /// Whether every command passes, whatever it is.

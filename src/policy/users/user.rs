@@ -77,6 +77,11 @@ impl User {
         self.selectors.iter().filter(|selector| selector.commands.allow_something())
     }
 
+    /// The commands and subcommands that its rules name, in lower case.
+    pub(in crate::policy) fn named_commands(&self) -> impl Iterator<Item = &[u8]> {
+        self.selectors.iter().flat_map(|selector| selector.commands.names())
+    }
+
     /// Checks a command as one backend has it. The error is what is missing in the selector that permits most, as in
     /// Redis.
     pub(in crate::policy) fn check(
