@@ -43,6 +43,7 @@ pub(super) const FUNCTIONS_OFF: &str = "a function that only reads can still kee
 /// Commands that the session handles, with their arities in Redis 7.2: a backend may be older, or may have
 /// renamed them.
 pub(super) const LOCAL: &[(&str, i64, LocalCommand)] = &[
+    ("acl whoami", 2, LocalCommand::AclWhoAmI),
     ("auth", -2, LocalCommand::Auth),
     ("client getname", 2, LocalCommand::ClientGetName),
     ("client id", 2, LocalCommand::ClientId),

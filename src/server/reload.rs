@@ -43,7 +43,8 @@ fn changed(balancer: &Balancer) -> Result<(Config, Vec<String>), Vec<String>> {
         return Err(vec!["the process is to end".to_owned()]);
     }
     let old = balancer.config();
-    if old.config_file.is_none() {
+    let files = [&old.config_file, &old.users_file, &old.require_password_file];
+    if files.iter().all(|file| file.is_none()) {
         return Err(vec!["there is no file to read again: start lb with --config FILE".to_owned()]);
     }
     let mut new = old.reread().map_err(|error| error.lines())?;

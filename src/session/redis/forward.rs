@@ -126,7 +126,8 @@ impl<'a> Session<'a> {
                 Err(Unanswered::OtherCommands) if judgements < MAX_JUDGEMENTS => {
                     judgements += 1;
                     self.refresh_policy();
-                    batch.judge_again(&self.policy, self.commands_version, &mut self.writer);
+                    let Self { policy, login, commands_version, writer, .. } = self;
+                    batch.judge_again(policy, login.user(), *commands_version, writer);
                 }
                 Err(Unanswered::OtherCommands) => {
                     batch.refuse_rest(OTHER_COMMANDS.as_bytes(), writer)?;
