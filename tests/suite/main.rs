@@ -59,5 +59,7 @@ mod subscriptions;
 mod support;
 mod unable;
 mod unread;
+mod users;
+mod users_http;
 mod values;
 mod weights;
