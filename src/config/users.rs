@@ -167,7 +167,7 @@ fn read_users(path: &Path, warnings: &mut Vec<String>) -> Result<String, String>
 /// Returns the names and rules in a file of users whose form is right.
 fn users_of(text: &str) -> Vec<(String, String)> {
     let lines = text.lines().map(str::trim);
-    let users = lines.filter_map(|line| line.strip_prefix("user "));
+    let users = lines.filter_map(|line| line.strip_prefix("user"));
     let entry = |user: &str| {
         let (name, rules) = user.trim_start().split_once([' ', '\t']).unwrap_or((user.trim(), ""));
         (name.to_owned(), rules.trim().to_owned())

@@ -37,6 +37,7 @@ pub fn introduce(balancer: &Balancer, was_passed_on: bool) {
     let _ = std::io::stdout().write_all(text.as_bytes());
     warn_of_addresses(&balancer.config());
     warn_of_list(balancer);
+    warn_of_users(balancer);
     let backends = balancer.backends();
     for backend in backends.iter() {
         for right in backend.health.lacking_rights() {
@@ -110,6 +111,19 @@ fn warn_of_list(balancer: &Balancer) {
     }
     if databases_differ(&balancer.config().backends) {
         warn!("{DATABASES_DIFFER}");
+    }
+}
+
+/// Warns of rules about commands that no backend knows.
+pub(super) fn warn_of_users(balancer: &Balancer) {
+    let (config, (_, policy)) = (balancer.config(), balancer.policy());
+    for user in config.users.users.iter() {
+        let unknown = policy.unknown_commands(user);
+        if !unknown.is_empty() {
+            let (name, unknown) = (logging::escaped(user.name()), unknown.join(", "));
+            let unknown = logging::escaped(&unknown);
+            warn!("user {name}: no backend knows the command {unknown}, which its rules name");
+        }
     }
 }
 

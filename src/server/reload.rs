@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use log::{error, info, warn};
 
+use super::banner::warn_of_users;
 use super::limits::raise_limits;
 use crate::balance::{Balancer, Phase};
 use crate::config::Config;
@@ -76,6 +77,7 @@ fn take_over(balancer: &Arc<Balancer>, config: Config, keys: &[String]) -> Vec<S
     lines.splice(0..0, [summary(keys)]);
     drop(discovery::follow(balancer));
     lines.extend(described(&discovery::update(balancer, || discovery::listed(balancer))));
+    warn_of_users(balancer);
     let left = discovery::left_in_place(balancer).into_iter();
     lines
         .extend(left.map(|(name, what)| format!("{name} stays as it was set at run time: {what}")));

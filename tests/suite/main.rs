@@ -1,6 +1,7 @@
 //! The whole system, tested with real `redis-server` processes and the real binaries.
 
 mod access_log;
+mod acl_matrix;
 mod activation;
 mod admin;
 mod balancing;
