@@ -88,3 +88,89 @@ fn refuse(command: &Command, why: Refusal, error: Vec<u8>) -> Verdict {
     };
     Verdict::Refuse(Refused::new(why, error))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::policy::users::Users;
+    use crate::policy::{Allowed, CommandTable};
+    use crate::resp::{CommandParser, command};
+
+    /// A part of what a Redis lists: GET, SET, KEYS.
+    const TABLE: &[u8] = b"*3\r\n\
+        *6\r\n$3\r\nget\r\n:2\r\n*2\r\n+readonly\r\n+fast\r\n:1\r\n:1\r\n:1\r\n\
+        *6\r\n$3\r\nset\r\n:-3\r\n*1\r\n+write\r\n:1\r\n:1\r\n:1\r\n\
+        *6\r\n$4\r\nkeys\r\n:2\r\n*1\r\n+readonly\r\n:0\r\n:0\r\n:0\r\n";
+
+    fn user(rules: &str) -> Arc<User> {
+        let users = Users::from_entries(&[("u".to_owned(), rules.to_owned())]).expect(rules);
+        Arc::clone(users.get(b"u").expect("the user"))
+    }
+
+    #[test]
+    fn refusals_come_in_the_order_of_redis() {
+        let table = Arc::new(CommandTable::parse(TABLE).expect("a table"));
+        let policy = Policy::new(&[table], Allowed { keys: false, scripts: false });
+        let (all, some) = (user("on nopass ~* &* +@all"), user("on nopass ~a* &* +get +exec"));
+        let (nobody, some, all) = (None, Some(&*some), Some(&*all));
+        for (user, words, expected) in [
+            (nobody, "nosuch", "ERR unknown command"),
+            (nobody, "get", "ERR wrong number"),
+            (nobody, "get a", "NOAUTH "),
+            (nobody, "set a 1", "NOAUTH "),
+            (nobody, "ping", "NOAUTH "),
+            (nobody, "exec", "EXECABORT Transaction discarded because of: NOAUTH "),
+            (nobody, "auth x", "Local(Auth)"),
+            (nobody, "hello", "Local(Hello)"),
+            (nobody, "reset", "Local(Reset)"),
+            (nobody, "quit", "Local(Quit)"),
+            (nobody, "post", "Close"),
+            (some, "nosuch", "ERR unknown command"),
+            (some, "get a", "Forward"),
+            (some, "get b", "NOPERM No permissions to access a key"),
+            (some, "set a 1", "NOPERM User u has no permissions to run the 'set' command"),
+            (some, "multi", "NOPERM User u has no permissions to run the 'multi' command"),
+            (some, "exec", "Local(Exec)"),
+            (all, "set a 1", "READONLY "),
+            (all, "keys *", "ERR KEYS is not served"),
+            (all, "get b", "Forward"),
+        ] {
+            let words: Vec<&str> = words.split(' ').collect();
+            let bytes = command(words[0]).args(&words[1..]).into_bytes();
+            let mut parser = CommandParser::new(usize::MAX);
+            let parsed = parser.parse(&bytes).expect("valid").1.expect("whole");
+            let shown = match policy.verdict_for(user, &parsed) {
+                Verdict::Refuse(refused) => String::from_utf8(refused.error).expect("text"),
+                verdict => format!("{verdict:?}"),
+            };
+            assert!(shown.starts_with(expected), "{words:?}: {shown}, not {expected}");
+        }
+    }
+
+    #[test]
+    fn channels_that_name_keys_are_for_users_who_may_read_all() {
+        let (all, some) = (user("on nopass ~* &* +@all"), user("on nopass ~a:* &* +@all"));
+        use Subscription::{Channel, Pattern, Shard};
+        for (name, kind, tells) in [
+            ("__keyspace@0__:a:1", Channel, true),
+            ("__keyevent@0__:set", Shard, true),
+            ("news", Channel, false),
+            ("*", Channel, false),
+            ("*", Pattern, true),
+            ("__*", Pattern, true),
+            ("__key*__:*", Pattern, true),
+            ("__keyevent@0__:set", Pattern, true),
+            ("\\__keyevent@0__:set", Pattern, true),
+            ("[_]_key*", Pattern, true),
+            ("?_key*", Pattern, true),
+            ("__k", Pattern, false),
+            ("news*", Pattern, false),
+            ("__news*", Pattern, false),
+        ] {
+            assert_eq!(tells_keys(&some, name.as_bytes(), kind), tells, "{name} {kind:?}");
+            assert!(!tells_keys(&all, name.as_bytes(), kind));
+        }
+    }
+}

@@ -76,6 +76,20 @@ pub fn reload(lb: &Balancer) {
     wait_until("it is read again", || count(lb) > before);
 }
 
+/// Errors as Redis 7.2 words them; Redis 7.0 has other words for the same.
+fn as_by_redis_7_2(said: &str) -> String {
+    said.replace("this user has no permissions to run", "User app has no permissions to run")
+        .replace(
+            "this user has no permissions to access one of the keys used as arguments",
+            "No permissions to access a key",
+        )
+        .replace(
+            "this user has no permissions to access one of the channels used as arguments",
+            "No permissions to access a channel",
+        )
+        .replace("the HELLO AUTH <user>", "the HELLO <proto> AUTH <user>")
+}
+
 #[test]
 fn clients_log_in_and_are_refused_as_by_a_redis_with_the_same_users() {
     let arguments: Vec<String> = USERS
@@ -126,7 +140,7 @@ fn clients_log_in_and_are_refused_as_by_a_redis_with_the_same_users() {
     ] {
         let (ours, theirs) =
             (transcript(lb.port(), conversation), transcript(redis.port(), conversation));
-        assert_eq!(ours.replace("ERR CONFIG", ""), theirs, "{conversation:?}");
+        assert_eq!(ours, as_by_redis_7_2(&theirs), "{conversation:?}");
     }
     let greeting = RespClient::connect(lb.port()).call("HELLO 3 AUTH app secret SETNAME me");
     assert!(greeting.starts_with("%7\r\n"), "{greeting}");
@@ -438,7 +452,7 @@ fn an_address_that_goes_on_guessing_is_slowed_and_others_are_served() {
 #[test]
 fn a_user_over_a_limit_waits_and_then_gets_an_error() {
     let (server, files) = (RedisServer::start(), Files::new());
-    server.command(&["SET", "long", &"x".repeat(50_000)]);
+    server.command(&["SET", "long", &"x".repeat(10_000)]);
     let rules = "rules = \"on >x ~* &* +@all\"\n";
     let user = |limits: &str| format!("{rules}{limits}");
     let users = [
@@ -473,10 +487,10 @@ fn a_user_over_a_limit_waits_and_then_gets_an_error() {
     assert!(began.elapsed() < Duration::from_secs(5));
     let (mut bytes, _) = logged_in("bytes");
     let began = Instant::now();
-    for _ in 0..4 {
-        assert_eq!(bytes.command(&["GET", "long"]).len(), 50_000 + 10);
+    for _ in 0..20 {
+        assert_eq!(bytes.command(&["GET", "long"]).len(), 10_000 + 10);
     }
-    assert!(began.elapsed() >= Duration::from_millis(1500), "{:?}", began.elapsed());
+    assert!(began.elapsed() >= Duration::from_millis(2500), "{:?}", began.elapsed());
     let (one, other) = (logged_in("clients"), logged_in("clients"));
     assert_eq!([&one.1, &other.1], ["+OK\r\n"; 2]);
     assert_eq!(logged_in("clients").1, "-ERR user clients has as many clients as it may have\r\n");

@@ -161,6 +161,8 @@ impl Session<'_> {
 
     #[inline(never)]
     fn wait_for_limit(&mut self, verdict: Verdict) -> Result<Verdict, SessionEnd> {
+        // What has been answered meanwhile counts now.
+        self.in_flight.is_under_way();
         let Some(identity) = &self.login.identity else { return Ok(verdict) };
         let now = Instant::now();
         let given = self.writer.given.bytes + self.in_flight.bytes;
