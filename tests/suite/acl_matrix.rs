@@ -361,12 +361,8 @@ fn users_may_run_what_redis_lets_them_run() {
             }
         }
     }
-    assert!(
-        differences.is_empty(),
-        "{}: {:#?}",
-        differences.len(),
-        &differences[..differences.len().min(30)]
-    );
+    differences.truncate(30);
+    assert!(differences.is_empty(), "{differences:#?}");
     assert!(compared > 100_000, "{compared}");
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), SHOW_ANY_KEY, "each deviation is one");
 }
@@ -484,8 +480,8 @@ fn rules_in_any_order_mean_what_they_mean_to_redis() {
     let mut random = fastrand::Rng::with_seed(18);
     let probes: Vec<Vec<String>> =
         PROBES.iter().map(|words| words.split(' ').map(str::to_owned).collect()).collect();
-    let (mut taken, mut refused) = (0, 0);
-    for _ in 0..3000 {
+    let (mut taken, mut refused, mut differences) = (0, 0, Vec::new());
+    for _ in 0..6000 {
         let count = random.usize(1..9);
         let rules: Vec<&str> =
             (0..count).map(|_| *random.choice(RULE_WORDS).expect("a word")).collect();
@@ -501,15 +497,24 @@ fn rules_in_any_order_mean_what_they_mean_to_redis() {
             // A name may be that of a module's command, and so is kept.
             (Err(_), Ok(_)) if rules.contains("-select|1") => continue,
             (Ok(()), Err(error)) if error.to_string().contains("writing only") => continue,
-            (theirs, ours) => panic!("{rules}: Redis {theirs:?}, {ours:?}"),
+            // Redis 7.0 forgets a selector that is not closed when another begins.
+            (Ok(()), Err(error)) if error.to_string().contains("a selector has rules") => continue,
+            (theirs, ours) => {
+                differences.push(format!("{rules}: {:?}, Redis {theirs:?}", ours.map(drop)));
+                continue;
+            }
         };
         taken += 1;
         let user = ours.get(b"random").expect("the user");
         for (args, expected) in probes.iter().zip(beside.dry_run("random", &probes)) {
             let found = beside.lacking(user, args);
-            assert_eq!(Some(found), expected, "{rules}: {args:?}");
+            if Some(found) != expected {
+                differences.push(format!("{rules}: {args:?}: {found:?}, Redis {expected:?}"));
+            }
         }
     }
+    differences.truncate(30);
+    assert!(differences.is_empty(), "{differences:#?}");
     assert!(taken > 1000 && refused > 300, "{taken} taken, {refused} refused");
 }
 

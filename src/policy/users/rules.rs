@@ -274,6 +274,7 @@ impl Selector {
             [_, _, _, ..] => Err("a subcommand can't be restricted by its arguments".into()),
             [""] | ["", _] => Err("it names no command".into()),
             [_, ""] => Err("it names no subcommand".into()),
+            _ if name.contains(['(', ')']) => Err("there is a parenthesis too many in it".into()),
             _ => {
                 self.commands.add_name(name, is_allowed);
                 Ok(())

@@ -146,6 +146,7 @@ fn rules_that_can_not_be_kept_are_refused_with_the_reason() {
         ),
         ("+config|", "user alice: rule 1 (`+config|`): it names no subcommand"),
         ("-", "user alice: rule 1 (`-`): it names no command"),
+        ("+get)", "user alice: rule 1 (`+get)`): there is a parenthesis too many in it"),
         (
             "~* ~a",
             "user alice: rule 2 (`~a`): it comes after ~* or `allkeys`, so it would have no effect: put `resetkeys` before it",
