@@ -14,6 +14,7 @@ pub mod rewrite;
 mod show;
 pub mod source;
 mod text_file;
+mod tls;
 pub mod users;
 
 use std::ffi::OsString;
@@ -21,6 +22,7 @@ use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use log::LevelFilter;
@@ -40,6 +42,7 @@ pub use self::live::LiveConfig;
 use self::source::{BackendEntry, SourceConfig};
 use self::users::{UserSources, UsersConfig};
 use crate::http;
+use crate::net::tls::listener::ListenerTls;
 
 /// The command that needs of the file only where the control socket is: it works while the rest of the file is wrong, and
 /// for users who may not read its passwords.
@@ -112,6 +115,8 @@ pub struct Config {
     pub allow_hosts: Vec<String>,
     /// The users who may log in.
     pub users: UsersConfig,
+    /// TLS towards clients, once [`read_certificates`](Self::read_certificates) has read it.
+    pub listener_tls: Option<Arc<ListenerTls>>,
     /// What is asked of another process.
     pub ctl: Option<CtlArgs>,
     flags: Flags,
@@ -162,6 +167,12 @@ impl Config {
             BackendEntry::Server(_) => None,
             BackendEntry::Source(source) => Some(&**source),
         })
+    }
+
+    /// Returns whether there are files to read again: its own, users, or certificates.
+    pub fn has_files(&self) -> bool {
+        let files = [&self.config_file, &self.users_file, &self.require_password_file];
+        files.iter().any(|file| file.is_some()) || self.tls.tls_cert.is_some()
     }
 
     /// Returns what a replica may lack to be read from while others are up.
@@ -257,6 +268,7 @@ impl Config {
         if flags.read_timeout < flags.backend_timeout {
             return Err("--read-timeout must not be shorter than --backend-timeout".to_owned());
         }
+        flags.tls.check()?;
         if flags.resolvers.len() > MAX_NAMESERVERS {
             return Err(format!("--resolver: at most {MAX_NAMESERVERS}"));
         }
@@ -291,6 +303,7 @@ impl Config {
             backends,
             allow_hosts: flags.allow_hosts.iter().map(host_name).collect(),
             users,
+            listener_tls: None,
             flags,
             arguments: Vec::new(),
             settings: Vec::new(),

@@ -19,6 +19,7 @@ struct ClientRow {
     id: u64,
     address: String,
     protocol: Option<&'static str>,
+    tls: Option<&'static str>,
     name: Option<String>,
     user: Option<String>,
     connected_seconds: f64,
@@ -54,6 +55,7 @@ impl ClientRow {
             id: client.id,
             address: client.address.to_string(),
             protocol: client.protocol.map(protocol),
+            tls: client.tls,
             name: client.name,
             user: client.user,
             connected_seconds: seconds(client.connected),
@@ -72,7 +74,7 @@ pub(super) fn kill(list: &dyn ClientList, wanted: &str) -> Option<String> {
     let id = wanted.parse::<u64>().ok();
     let clients = list.clients();
     let is_wanted = |id_now: u64, address: String| id == Some(id_now) || address == wanted;
-    let client = clients.iter().find(|one| is_wanted(one.id, one.address.to_string()))?;
+    let client = clients.iter().find(|one| is_wanted(one.id, one.address().to_string()))?;
     client.kill();
-    Some(format!("client {} ({}) is closed", client.id, client.address))
+    Some(format!("client {} ({}) is closed", client.id, client.address()))
 }

@@ -106,6 +106,16 @@ fn flags() -> Vec<Arg> {
     keys
 }
 
+/// Flags without which the flag of this key makes no sense.
+fn needed(key: &str) -> &'static [&'static str] {
+    match key {
+        "tls-cert" => &["--tls-key=/none/needed"],
+        "tls-key" => &["--tls-cert=/none/needed"],
+        "tls-client-ca" | "tls-only" => &["--tls-cert=/none/needed", "--tls-key=/none/needed"],
+        _ => &[],
+    }
+}
+
 /// A value for a flag that is not its default, as an argument and as TOML.
 fn sample(flag: &Arg) -> (String, String) {
     let key = flag.get_long().expect("a name");
@@ -130,6 +140,7 @@ fn sample(flag: &Arg) -> (String, String) {
         (_, Some("FORMAT")) => quoted("json"),
         (_, Some("LEVEL")) => quoted("debug"),
         (_, Some("NAME")) => quoted("a"),
+        (_, Some("FILE")) => quoted("/none/file.pem"),
         (_, Some("PATH")) => quoted("/none/control"),
         (_, Some("FILE")) => quoted(USERS_FILE),
         (_, Some("PASSWORD")) => quoted("hunter2"),
@@ -145,10 +156,11 @@ fn each_key_does_what_its_flag_does() {
     let default = values(&setup.shown(&[], &[]));
     for flag in flags() {
         let (argument, toml) = sample(&flag);
+        let needed = needed(flag.get_long().expect("a name"));
         setup.write("lb.toml", "");
-        let by_flag = setup.shown(&[&argument], &[]);
+        let by_flag = setup.shown(&[needed, &[argument.as_str()]].concat(), &[]);
         setup.write("lb.toml", &toml);
-        let by_file = setup.shown(&[], &[]);
+        let by_file = setup.shown(needed, &[]);
         assert_eq!(values(&by_flag), values(&by_file), "{toml}");
         assert_ne!(values(&by_file), default, "{toml}");
         assert!(by_file.contains("# lb.toml:1\n"), "{by_file}");

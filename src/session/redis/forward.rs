@@ -126,8 +126,7 @@ impl<'a> Session<'a> {
                 Err(Unanswered::OtherCommands) if judgements < MAX_JUDGEMENTS => {
                     judgements += 1;
                     self.refresh_policy();
-                    let Self { policy, login, commands_version, writer, .. } = self;
-                    batch.judge_again(policy, login.user(), *commands_version, writer);
+                    self.judge_rest(&mut batch);
                 }
                 Err(Unanswered::OtherCommands) => {
                     batch.refuse_rest(OTHER_COMMANDS.as_bytes(), writer)?;

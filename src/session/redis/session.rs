@@ -383,12 +383,15 @@ impl<'a> Session<'a> {
     pub(super) fn refresh_policy(&mut self) {
         if self.commands_version != self.balancer.commands_version() {
             (self.commands_version, self.policy) = self.balancer.policy();
-            self.judge_again();
+            let mut batch = mem::take(&mut self.batch);
+            self.judge_rest(&mut batch);
+            self.batch = batch;
         }
     }
 
-    fn judge_again(&mut self) {
-        let Self { policy, login, commands_version, writer, batch, .. } = self;
+    /// Judges what is left of a batch again.
+    pub(super) fn judge_rest(&mut self, batch: &mut Batch) {
+        let Self { policy, login, commands_version, writer, .. } = self;
         batch.judge_again(policy, login.user(), *commands_version, writer);
     }
 

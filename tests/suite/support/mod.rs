@@ -1,6 +1,7 @@
 //! Starts and stops the real parts: Redis servers, each on a free port with a folder of its own.
 
 pub mod balancer;
+pub mod certificates;
 pub mod client;
 pub mod commands;
 pub mod data;
@@ -14,6 +15,7 @@ pub mod relay;
 pub mod resp;
 pub mod sentinel;
 pub mod terminal;
+pub mod tls;
 pub mod verify;
 pub mod yardstick;
 
