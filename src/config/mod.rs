@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod backend;
+pub mod backend_tls;
 pub mod control;
 mod effective;
 mod file;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use self::backend::BackendConfig;
+use self::backend_tls::{CredentialStore, TlsFileError, TlsFiles, TlsSettings};
 use self::control::CtlArgs;
 pub use self::effective::Overridden;
 use self::effective::{Given, Setting, Source};
@@ -102,6 +104,10 @@ pub struct Config {
     /// Host names that are served on loopback besides the local ones, as [`http::host_name`] returns
     /// them.
     pub allow_hosts: Vec<String>,
+    /// What was read from the files for TLS with backends.
+    pub credentials: CredentialStore,
+    /// The files and the name for all backends with which TLS is spoken.
+    tls: TlsSettings,
     /// What is asked of another process.
     pub ctl: Option<CtlArgs>,
     flags: Flags,
@@ -232,7 +238,7 @@ impl Config {
         config.settings = given.settings(&effective, file.as_ref());
         if let Some(file) = file {
             config.overridden = given.overridden(&file);
-            config.warnings = file.warnings;
+            config.warnings.splice(0..0, file.warnings);
         }
         config.arguments = arguments;
         Ok(config)
@@ -255,16 +261,25 @@ impl Config {
         let host_name = |name: &String| http::host_name(name).into_owned();
         let backend_source = given.source_with(BACKEND, file);
         let in_file = file.and_then(|file| file.backends.as_ref());
-        let (backends, backend_origins) = match (&backend_source, in_file) {
+        let (mut backends, backend_origins) = match (&backend_source, in_file) {
             (Source::File(_), Some(backends)) => backends.parts(),
             _ => {
                 let backends = source::parse_entries(&flags.backends);
                 (backends.map_err(|error| format!("--backend: {error}"))?, Vec::new())
             }
         };
+        let mut credentials = CredentialStore::default();
+        let tls = TlsSettings::new(flags.backend_tls.files()?, flags.backend_tls_server_name.clone());
+        // Another process has read the files.
+        if task != Task::Control {
+            load_tls(&tls, &mut backends, &mut credentials)?;
+        }
+        let warnings = credentials.all().iter().filter_map(|one| one.warning.clone()).collect();
         Ok(Self {
             task,
             ctl,
+            credentials,
+            tls,
             listen: address("--listen", &flags.listen)?,
             admin_listen: admin_listen.map(|text| address("--admin-listen", text)).transpose()?,
             backends,
@@ -275,9 +290,30 @@ impl Config {
             backend_source,
             backend_origins,
             overridden: Vec::new(),
-            warnings: Vec::new(),
+            warnings,
         })
     }
+}
+
+/// Reads the files for TLS with these backends, and those for all.
+fn load_tls(
+    all: &TlsSettings,
+    backends: &mut [BackendEntry],
+    store: &mut CredentialStore,
+) -> Result<(), String> {
+    if all.files != TlsFiles::default() {
+        store.load(&all.files).map_err(|error| wrong_file(all, &error))?;
+    }
+    for tls in backends.iter_mut().flat_map(BackendEntry::tls_mut) {
+        tls.load(all, store).map_err(|error| wrong_file(all, &error))?;
+    }
+    Ok(())
+}
+
+/// Returns the text of an error, with the flag or the key that names the file.
+fn wrong_file(all: &TlsSettings, error: &TlsFileError) -> String {
+    let dashes = if all.files.has_named(error) { "--backend-" } else { "" };
+    format!("{dashes}{}: {error}", error.file.key())
 }
 
 /// Resolves the address that a flag names.

@@ -1,0 +1,385 @@
+//! TLS towards backends: which files and name the configuration gives for it, and what is read from the files.
+//!
+//! A backend's address has its [`TlsSettings`]; the configuration that is in effect has the [`Credentials`] that were read
+//! from the files last. So a reload that finds other certificates in the same files counts from the next connection on,
+//! and changes no backend.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
+use rustls_pki_types::pem::{self, PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use xxhash_rust::xxh64::Xxh64;
+
+use super::text_file::{self, TextFile};
+
+/// Largest file of certificates, in bytes: four times the system's own bundle.
+const MAX_PEM_BYTES: u64 = 1024 * 1024;
+
+/// The flags of TLS towards backends, which count for all of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
+pub struct BackendTlsFlags {
+    /// Certificates (PEM) of those who may issue the certificates of rediss:// backends [default: the system's]
+    #[arg(help_heading = "Backends", id = "backend_tls_ca")]
+    #[arg(long = "backend-tls-ca", env = "LB_BACKEND_TLS_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+
+    /// Our own certificate (PEM), for rediss:// backends that ask for one
+    #[arg(help_heading = "Backends", id = "backend_tls_cert")]
+    #[arg(long = "backend-tls-cert", env = "LB_BACKEND_TLS_CERT", value_name = "FILE")]
+    pub cert: Option<PathBuf>,
+
+    /// The private key (PEM) of --backend-tls-cert
+    #[arg(help_heading = "Backends", id = "backend_tls_key")]
+    #[arg(long = "backend-tls-key", env = "LB_BACKEND_TLS_KEY", value_name = "FILE")]
+    pub key: Option<PathBuf>,
+}
+
+impl BackendTlsFlags {
+    /// Returns these flags, and those of `before` that are not among them.
+    pub(super) fn or(self, before: Self) -> Self {
+        Self {
+            ca: self.ca.or(before.ca),
+            cert: self.cert.or(before.cert),
+            key: self.key.or(before.key),
+        }
+    }
+
+    /// Returns the files that they name.
+    ///
+    /// # Errors
+    /// A certificate has no key, or a key no certificate.
+    pub fn files(&self) -> Result<TlsFiles, String> {
+        let Self { ca, cert, key } = self.clone();
+        let files = TlsFiles { ca, cert, key };
+        files.check_pair().map_err(|(one, other)| {
+            format!("--backend-{} needs --backend-{}", one.key(), other.key())
+        })?;
+        Ok(files)
+    }
+}
+
+/// The files for TLS towards a backend.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Certificates of those who may issue the backend's certificate; the system's if there is no such file.
+    pub ca: Option<PathBuf>,
+    /// Our own certificate, for a backend that asks for one.
+    pub cert: Option<PathBuf>,
+    /// The private key of our own certificate.
+    pub key: Option<PathBuf>,
+}
+
+impl TlsFiles {
+    /// Returns the files with their names.
+    pub(super) fn named(&self) -> impl Iterator<Item = (TlsFile, &Path)> {
+        let files = [(TlsFile::Ca, &self.ca), (TlsFile::Cert, &self.cert), (TlsFile::Key, &self.key)];
+        files.into_iter().filter_map(|(file, path)| Some((file, path.as_deref()?)))
+    }
+
+    pub(super) fn set(&mut self, file: TlsFile, path: PathBuf) {
+        let place = match file {
+            TlsFile::Ca => &mut self.ca,
+            TlsFile::Cert => &mut self.cert,
+            TlsFile::Key => &mut self.key,
+        };
+        *place = Some(path);
+    }
+
+    /// Checks that a certificate and its key are named together.
+    ///
+    /// # Errors
+    /// The file that is named, and the one that is missing.
+    pub(super) fn check_pair(&self) -> Result<(), (TlsFile, TlsFile)> {
+        match (&self.cert, &self.key) {
+            (Some(_), None) => Err((TlsFile::Cert, TlsFile::Key)),
+            (None, Some(_)) => Err((TlsFile::Key, TlsFile::Cert)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads the files that are named, to find out what is wrong with them.
+    pub(super) fn check(&self) -> Result<(), TlsFileError> {
+        let digest = &mut Xxh64::new(0);
+        if let Some(ca) = &self.ca {
+            roots(Some(ca), digest)?;
+        }
+        if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
+            own_certificate(cert, key, digest)?;
+        }
+        Ok(())
+    }
+
+    /// Returns these files, and of those for all backends the ones that these lack. A certificate comes with its key.
+    fn or(&self, all: &Self) -> Self {
+        let own = if self.cert.is_some() { self } else { all };
+        Self {
+            ca: self.ca.clone().or_else(|| all.ca.clone()),
+            cert: own.cert.clone(),
+            key: own.key.clone(),
+        }
+    }
+}
+
+/// One of the files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsFile {
+    /// [`TlsFiles::ca`]
+    Ca,
+    /// [`TlsFiles::cert`]
+    Cert,
+    /// [`TlsFiles::key`]
+    Key,
+}
+
+impl TlsFile {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Ca, Self::Cert, Self::Key];
+
+    /// Returns its key in the table of a backend. The flag for all backends is `--backend-` and this.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Ca => "tls-ca",
+            Self::Cert => "tls-cert",
+            Self::Key => "tls-key",
+        }
+    }
+}
+
+/// Error for a file that can't be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct TlsFileError {
+    /// The file that is to blame.
+    pub file: TlsFile,
+    /// The reason, with the file's path.
+    pub reason: String,
+}
+
+impl TlsFileError {
+    fn new(file: TlsFile, path: &Path, reason: impl fmt::Display) -> Self {
+        Self { file, reason: format!("{} {reason}", path.display()) }
+    }
+}
+
+/// How TLS is spoken with a backend, as it is configured.
+#[derive(Debug, Clone, Default)]
+pub struct TlsSettings {
+    /// The files.
+    pub files: TlsFiles,
+    /// The name that the backend's certificate must have, if it is not the host of the address.
+    pub server_name: Option<ServerName<'static>>,
+    /// What was read from the files when the configuration was made.
+    credentials: Option<Arc<Credentials>>,
+}
+
+/// Equal settings name the same files and ask for the same name; what is in the files may differ.
+impl PartialEq for TlsSettings {
+    fn eq(&self, other: &Self) -> bool {
+        self.files == other.files && self.server_name == other.server_name
+    }
+}
+
+impl TlsSettings {
+    /// Returns settings for which nothing was read yet.
+    pub(super) fn new(files: TlsFiles, server_name: Option<ServerName<'static>>) -> Self {
+        Self { files, server_name, credentials: None }
+    }
+
+    /// Adds what counts for all backends where these settings say nothing, and reads the files.
+    ///
+    /// # Errors
+    /// A file can't be used.
+    pub fn load(&mut self, all: &Self, store: &mut CredentialStore) -> Result<(), TlsFileError> {
+        self.files = self.files.or(&all.files);
+        self.server_name = self.server_name.take().or_else(|| all.server_name.clone());
+        self.credentials = Some(store.load(&self.files)?);
+        Ok(())
+    }
+
+    /// Returns what was read from the files last.
+    pub fn credentials<'a>(&'a self, store: &'a CredentialStore) -> Option<&'a Arc<Credentials>> {
+        store.get(&self.files).or(self.credentials.as_ref())
+    }
+}
+
+/// Parses the name that a certificate must have.
+///
+/// # Errors
+/// It is neither the name nor the address of a host.
+pub fn server_name(text: &str) -> Result<ServerName<'static>, String> {
+    let name = ServerName::try_from(text.to_owned());
+    name.map_err(|_| "write the name or the address of a host".to_owned())
+}
+
+/// What is read from the files.
+#[derive(Debug)]
+pub struct Credentials {
+    files: TlsFiles,
+    /// How TLS is spoken with them. It remembers sessions, which new connections resume.
+    pub config: Arc<ClientConfig>,
+    /// Our own certificate, if there is one.
+    pub certificate: Option<CertificateDer<'static>>,
+    /// Warning about a private key that every user can read.
+    pub warning: Option<String>,
+    /// Digest of all that was read.
+    digest: u64,
+}
+
+/// What is read from the files of all backends, once for each combination of files.
+#[derive(Debug, Default)]
+pub struct CredentialStore(Vec<Arc<Credentials>>);
+
+impl CredentialStore {
+    /// Returns what was read from these files.
+    pub fn get(&self, files: &TlsFiles) -> Option<&Arc<Credentials>> {
+        self.0.iter().find(|credentials| credentials.files == *files)
+    }
+
+    /// Returns what was read from all files.
+    pub fn all(&self) -> &[Arc<Credentials>] {
+        &self.0
+    }
+
+    /// Reads these files, unless that was done already.
+    ///
+    /// # Errors
+    /// A file can't be used.
+    pub fn load(&mut self, files: &TlsFiles) -> Result<Arc<Credentials>, TlsFileError> {
+        if let Some(known) = self.get(files) {
+            return Ok(Arc::clone(known));
+        }
+        let credentials = Arc::new(Credentials::load(files)?);
+        self.0.push(Arc::clone(&credentials));
+        Ok(credentials)
+    }
+
+    /// Returns the files of this store in which another one has found something else.
+    pub fn changed(&self, other: &Self) -> Vec<String> {
+        let mut changed = Vec::new();
+        for old in &self.0 {
+            let is_other = other.get(&old.files).is_some_and(|new| new.digest != old.digest);
+            for (_, path) in old.files.named().filter(|_| is_other) {
+                let path = path.display().to_string();
+                if !changed.contains(&path) {
+                    changed.push(path);
+                }
+            }
+        }
+        changed
+    }
+}
+
+impl Credentials {
+    fn load(files: &TlsFiles) -> Result<Self, TlsFileError> {
+        let mut digest = Xxh64::new(0);
+        let roots = roots(files.ca.as_deref(), &mut digest)?;
+        let builder = client_config().map_err(|error| {
+            let reason = error.to_string();
+            TlsFileError { file: TlsFile::Ca, reason }
+        })?;
+        let builder = builder.with_root_certificates(roots);
+        let (mut certificate, mut warning) = (None, None);
+        let config = match (&files.cert, &files.key) {
+            (Some(cert), Some(key)) => {
+                let own = own_certificate(cert, key, &mut digest)?;
+                certificate = own.chain.first().cloned();
+                warning = own.is_open_to_all.then(|| text_file::warning(key, "private key"));
+                builder.with_client_auth_cert(own.chain, own.key).map_err(|error| {
+                    let reason = format!("does not fit to {}: {error}", cert.display());
+                    TlsFileError::new(TlsFile::Key, key, reason)
+                })?
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        let (files, config, digest) = (files.clone(), Arc::new(config), digest.digest());
+        Ok(Self { files, config, certificate, warning, digest })
+    }
+}
+
+/// Our own certificate, with those that follow it in its file, and its key.
+struct OwnCertificate {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    /// Whether every user can read the key.
+    is_open_to_all: bool,
+}
+
+/// Begins a configuration with our only provider of cryptography, for TLS 1.2 and 1.3.
+fn client_config() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()
+}
+
+/// Reads the certificates of those who may issue a backend's certificate.
+fn roots(path: Option<&Path>, digest: &mut Xxh64) -> Result<RootCertStore, TlsFileError> {
+    let mut roots = RootCertStore::empty();
+    let Some(path) = path else {
+        let found = rustls_native_certs::load_native_certs().certs;
+        found.iter().for_each(|certificate| digest.update(certificate));
+        let (usable, _) = roots.add_parsable_certificates(found);
+        return match usable {
+            0 => Err(TlsFileError {
+                file: TlsFile::Ca,
+                reason: "is needed: this system has no CA certificates".to_owned(),
+            }),
+            _ => Ok(roots),
+        };
+    };
+    let wrong = |reason: &str| TlsFileError::new(TlsFile::Ca, path, reason);
+    for certificate in certificates(TlsFile::Ca, path, digest)? {
+        roots.add(certificate).map_err(|_| wrong("has a certificate that can't be read"))?;
+    }
+    Ok(roots)
+}
+
+fn own_certificate(
+    cert: &Path,
+    key: &Path,
+    digest: &mut Xxh64,
+) -> Result<OwnCertificate, TlsFileError> {
+    let chain = certificates(TlsFile::Cert, cert, digest)?;
+    let TextFile { bytes, is_open_to_all } = read(TlsFile::Key, key, digest)?;
+    let private = PrivateKeyDer::from_pem_slice(&bytes);
+    let key = private.map_err(|error| {
+        let reason = match error {
+            pem::Error::NoItemsFound if is_encrypted(&bytes) => {
+                "holds a key that is encrypted; lb can't ask for its passphrase".to_owned()
+            }
+            pem::Error::NoItemsFound => "holds no private key in PEM".to_owned(),
+            error => format!("holds no private key in PEM: {error}"),
+        };
+        TlsFileError::new(TlsFile::Key, key, reason)
+    })?;
+    Ok(OwnCertificate { chain, key, is_open_to_all })
+}
+
+fn is_encrypted(pem: &[u8]) -> bool {
+    const BEGIN: &[u8] = b"-----BEGIN ENCRYPTED PRIVATE KEY-----";
+    pem.windows(BEGIN.len()).any(|window| window == BEGIN)
+}
+
+/// Reads the certificates of a file, of which there must be one at least.
+fn certificates(
+    file: TlsFile,
+    path: &Path,
+    digest: &mut Xxh64,
+) -> Result<Vec<CertificateDer<'static>>, TlsFileError> {
+    let bytes = read(file, path, digest)?.bytes;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    let wrong = |reason: String| TlsFileError::new(file, path, reason);
+    let certificates = certificates.map_err(|error| wrong(format!("is no PEM: {error}")))?;
+    match certificates.is_empty() {
+        true => Err(wrong("holds no certificate in PEM".to_owned())),
+        false => Ok(certificates),
+    }
+}
+
+fn read(file: TlsFile, path: &Path, digest: &mut Xxh64) -> Result<TextFile, TlsFileError> {
+    let read = text_file::read(path, MAX_PEM_BYTES);
+    let read = read.map_err(|reason| TlsFileError::new(file, path, reason))?;
+    digest.update(&read.bytes);
+    Ok(read)
+}
