@@ -171,7 +171,7 @@ impl Backend {
         let mut last = BackendError::Unresolved("no address".to_owned());
         for address in &addresses {
             // An address that swallows packets must not use up the time of the next.
-            match BackendStream::connect(*address, wait / addresses.len() as u32, timeout) {
+            match BackendStream::connect(*address, wait / addresses.len() as u32, timeout, None) {
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = connect_error(error),
             }

@@ -86,6 +86,6 @@ pub fn timeouts(supervisor: &Arc<FakeSupervisor>, timeout: Duration) -> Timeouts
 pub fn connected() -> (BackendStream, TcpStream) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let address = listener.local_addr().expect("an address");
-    let stream = BackendStream::connect(address, LONG, LONG).expect("it listens");
+    let stream = BackendStream::connect(address, LONG, LONG, None).expect("it listens");
     (stream, listener.accept().expect("it has connected").0)
 }

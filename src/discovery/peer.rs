@@ -46,7 +46,7 @@ impl Peer {
         for (socket_address, addresses_left) in found.iter().zip((1..=found.len() as u32).rev()) {
             // An address that swallows packets must not use up the time of the next.
             let left = left(deadline);
-            match BackendStream::connect(*socket_address, left / addresses_left, left) {
+            match BackendStream::connect(*socket_address, left / addresses_left, left, None) {
                 Ok(stream) => {
                     let mut peer = Self { stream, received: Vec::new() };
                     peer.log_in(address, deadline)?;

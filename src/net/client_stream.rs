@@ -2,17 +2,21 @@
 
 use std::io::{self, PipeReader};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustls::{ServerConfig, ServerConnection};
 use socket2::{SockRef, TcpKeepalive};
 
 use super::backend_stream::BackendStream;
 use super::poll;
+use super::tls::session::{ReadWait, TlsSession};
+use super::tls::{TlsError, TlsSummary};
 
 /// Flags of a last `send`: the bytes and the end of our side go in one packet, where the system can do
 /// that.
@@ -42,6 +46,10 @@ const PEER_END: PollFlags = PollFlags::HUP;
 pub struct ClientStream {
     socket: TcpStream,
     read_timeout: LastTimeout,
+    /// Set once the client has begun to speak TLS.
+    tls: OnceLock<Box<TlsSession>>,
+    /// Whether the client is to see the end as an error.
+    resets: AtomicBool,
 }
 
 /// The timeout that a socket has. It is remembered, as to set it costs a system call.
@@ -93,7 +101,31 @@ impl ClientStream {
             // It fails where the client has left already, which the first read finds.
             let _ = set_options(SockRef::from(&socket), keepalive);
         }
-        Ok((Self { socket, read_timeout: LastTimeout::default() }, address))
+        let (read_timeout, tls) = (LastTimeout::default(), OnceLock::new());
+        Ok((Self { socket, read_timeout, tls, resets: AtomicBool::new(false) }, address))
+    }
+
+    /// Goes on in TLS, after a handshake that may take until `deadline`. `received` are the first bytes of the client,
+    /// which were read already. Only the thread that reads may call it, before anything was sent.
+    ///
+    /// # Errors
+    /// When the handshake fails. The client has been told why, as far as TLS tells it.
+    pub(crate) fn start_tls(
+        &self,
+        config: &Arc<ServerConfig>,
+        received: &[u8],
+        deadline: Instant,
+    ) -> Result<(), TlsError> {
+        let connection = ServerConnection::new(Arc::clone(config))?;
+        let session = TlsSession::handshake(&self.socket, connection, received, deadline)?;
+        // It is set once at most: nothing but a ClientHello in plain text leads here.
+        let _ = self.tls.set(Box::new(session));
+        Ok(())
+    }
+
+    /// Returns what the TLS handshake has come to; `None` in plain text.
+    pub(crate) fn tls(&self) -> Option<TlsSummary> {
+        self.tls.get().map(|tls| tls.summary())
     }
 
     /// Returns our address that the client has connected to.
@@ -104,6 +136,9 @@ impl ClientStream {
     /// Reads into the spare capacity of `buffer` the bytes that come within `timeout`; 0 at the end.
     pub(crate) fn read(&self, buffer: &mut Vec<u8>, timeout: Duration) -> io::Result<usize> {
         self.read_timeout.change(timeout, |timeout| self.socket.set_read_timeout(timeout))?;
+        if let Some(tls) = self.tls.get() {
+            return tls.read(&self.socket, buffer, ReadWait::SocketTimeout(timeout));
+        }
         loop {
             match recv(&self.socket, spare_capacity(buffer), RecvFlags::empty()) {
                 Err(Errno::INTR) => {}
@@ -117,15 +152,20 @@ impl ClientStream {
     /// # Errors
     /// With `WouldBlock` when nothing has arrived.
     pub(crate) fn read_now(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        Ok(recv(&self.socket, spare_capacity(buffer), RecvFlags::DONTWAIT)?.1)
+        match self.tls.get() {
+            Some(tls) => tls.read(&self.socket, buffer, ReadWait::Now),
+            None => Ok(recv(&self.socket, spare_capacity(buffer), RecvFlags::DONTWAIT)?.1),
+        }
     }
 
-    /// Returns how many bytes have arrived and are not read.
+    /// Returns how many bytes have arrived and are not read. Those of TLS that are not decrypted count as they are.
     pub(crate) fn arrived_bytes(&self) -> usize {
-        rustix::io::ioctl_fionread(&self.socket).map_or(0, |length| length as usize)
+        let plain = self.tls.get().map_or(0, |tls| tls.plain_bytes());
+        plain + rustix::io::ioctl_fionread(&self.socket).map_or(0, |length| length as usize)
     }
 
-    /// Sends without waiting; returns how many of `bytes` the client has taken.
+    /// Sends without waiting; returns how many of `bytes` the client has taken. The others have to be offered again,
+    /// before any other bytes.
     pub(crate) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
         self.send(bytes, SendFlags::empty())
     }
@@ -141,6 +181,9 @@ impl ClientStream {
     }
 
     fn send(&self, bytes: &[u8], flags: SendFlags) -> io::Result<usize> {
+        if let Some(tls) = self.tls.get() {
+            return tls.send_now(&self.socket, bytes);
+        }
         match send(&self.socket, bytes, SendFlags::DONTWAIT | flags) {
             Err(Errno::AGAIN | Errno::INTR) => Ok(0),
             sent => Ok(sent?),
@@ -154,8 +197,9 @@ impl ClientStream {
 
     /// Waits for `timeout` at most until the client takes more, or sends; returns whether it has sent.
     pub(crate) fn wait_for_room_or_input(&self, timeout: Duration) -> io::Result<bool> {
+        let timeout = if self.has_plain_text() { Duration::ZERO } else { timeout };
         let ready = self.wait(PollFlags::OUT | PollFlags::IN, timeout)?;
-        Ok(ready.contains(PollFlags::IN))
+        Ok(self.is_input(ready.contains(PollFlags::IN)))
     }
 
     fn wait(&self, events: PollFlags, timeout: Duration) -> io::Result<PollFlags> {
@@ -181,7 +225,9 @@ impl ClientStream {
         backend: &BackendStream,
         timeout: Duration,
     ) -> io::Result<(bool, bool)> {
-        self.wait_beside(backend.input(), timeout)
+        let timeout = if backend.has_plain_text() { Duration::ZERO } else { timeout };
+        let (client, other) = self.wait_beside(backend.input(), timeout)?;
+        Ok((client, backend.is_input(other)))
     }
 
     /// Returns the event of `poll` that tells that there is something to read.
@@ -190,9 +236,23 @@ impl ClientStream {
     }
 
     fn wait_beside(&self, other: PollFd, timeout: Duration) -> io::Result<(bool, bool)> {
+        let timeout = if self.has_plain_text() { Duration::ZERO } else { timeout };
         let mut polled = [self.input(), other];
         poll(&mut polled, timeout)?;
-        Ok((!polled[0].revents().is_empty(), !polled[1].revents().is_empty()))
+        Ok((self.is_input(!polled[0].revents().is_empty()), !polled[1].revents().is_empty()))
+    }
+
+    /// Whether there is something to read that no longer is in the socket.
+    fn has_plain_text(&self) -> bool {
+        self.tls.get().is_some_and(|tls| tls.plain_bytes() > 0)
+    }
+
+    /// Whether there is something to read, if the socket says so or not: bytes of TLS may come to nothing.
+    fn is_input(&self, is_ready: bool) -> bool {
+        match self.tls.get() {
+            Some(tls) => (is_ready || tls.plain_bytes() > 0) && tls.has_input(&self.socket),
+            None => is_ready,
+        }
     }
 
     /// Returns whether the client has left, or at least sends no more.
@@ -203,6 +263,7 @@ impl ClientStream {
 
     /// Sets whether the client sees the end of the connection as an error, whatever the reason.
     pub(crate) fn reset_on_close(&self, reset: bool) {
+        self.resets.store(reset, Ordering::Relaxed);
         // It fails where the client is gone already.
         let _ = SockRef::from(&self.socket).set_linger(reset.then_some(Duration::ZERO));
     }
@@ -215,6 +276,7 @@ impl ClientStream {
 
     /// Ends our side: the client reads the bytes that were sent, then the end.
     pub(crate) fn end_output(&self) -> io::Result<()> {
+        self.say_end();
         self.socket.shutdown(Shutdown::Write)
     }
 
@@ -222,6 +284,23 @@ impl ClientStream {
     pub(crate) fn shutdown(&self) {
         // It fails where the client is gone already.
         let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
+
+impl ClientStream {
+    /// Tells a client of TLS that this is an orderly end, and no attacker's.
+    fn say_end(&self) {
+        if let Some(tls) = self.tls.get() {
+            tls.close(&self.socket);
+        }
+    }
+}
+
+impl Drop for ClientStream {
+    fn drop(&mut self) {
+        if !self.resets.load(Ordering::Relaxed) {
+            self.say_end();
+        }
     }
 }
 

@@ -4,12 +4,14 @@
 
 mod command_rule;
 mod merge;
+mod permits;
 mod rules;
 pub(crate) mod scripts;
 mod shape;
 mod table;
 #[cfg(test)]
 mod tests;
+pub mod users;
 mod verdict;
 
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use std::sync::Arc;
 use self::command_rule::{Action, CommandRule, Rules, add_counts, look_up, share_counts};
 pub use self::merge::Allowed;
 use self::merge::{Merge, add_local};
+pub use self::permits::{Denied, Lacking};
 pub use self::shape::{Script, Shape};
 pub(crate) use self::shape::{is_script, script};
 pub use self::table::CommandTable;

@@ -1,6 +1,7 @@
 //! Starts and stops the real parts: Redis servers, each on a free port with a folder of its own.
 
 pub mod balancer;
+pub mod certificates;
 pub mod client;
 pub mod commands;
 pub mod data;
