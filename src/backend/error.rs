@@ -5,6 +5,7 @@ use std::io;
 use rustix::io::Errno;
 
 use super::unable::{Inability, inability};
+use crate::net::tls::TlsError;
 use crate::resp;
 use crate::text;
 
@@ -29,6 +30,9 @@ pub enum BackendError {
     /// No connection could be made.
     #[error("cannot connect: {0}")]
     Connect(io::Error),
+    /// The TLS handshake failed, or what came after it broke the rules.
+    #[error("TLS: {0}")]
+    Tls(TlsError),
     /// It said nothing for too long, before or within a reply.
     #[error("timed out")]
     TimedOut,
@@ -139,7 +143,8 @@ impl BackendError {
 
     /// Returns whether no connection to it could be made or kept.
     pub fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Unresolved(_) | Self::Connect(_) | Self::Lost(_) | Self::Syncing(_))
+        let is_connection = matches!(self, Self::Connect(_) | Self::Tls(_) | Self::Lost(_));
+        is_connection || matches!(self, Self::Unresolved(_) | Self::Syncing(_))
     }
 
     /// Returns whether the backend was too slow, rather than out of reach.
@@ -167,7 +172,10 @@ impl From<io::Error> for BackendError {
             LEFT_DOWN => Self::LeftDown,
             _ if is_timeout(&error) => Self::TimedOut,
             _ if is_local(&error) => Self::Local(error),
-            _ => Self::Lost(error),
+            _ => match error.downcast::<TlsError>() {
+                Ok(error) => Self::Tls(error),
+                Err(error) => Self::Lost(error),
+            },
         }
     }
 }

@@ -31,8 +31,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use redis::ConnectionAddr;
-
 pub(crate) use self::check::read_server_info;
 pub(crate) use self::connection::STALE_TIME;
 pub use self::connection::{Connection, PooledConnection};
@@ -128,12 +126,10 @@ impl Backend {
         max_connections: usize,
         all_metrics: Arc<Metrics>,
     ) -> Self {
-        let resolved = match address.endpoint() {
-            ConnectionAddr::Tcp(host, port) => match host.parse::<IpAddr>() {
-                Ok(ip) => Ok(vec![SocketAddr::new(ip, *port)]),
-                Err(_) => Err("not yet looked up".to_owned()),
-            },
-            _ => Ok(Vec::new()),
+        let resolved = match (address.unix_path(), address.host().parse::<IpAddr>()) {
+            (Some(_), _) => Ok(Vec::new()),
+            (None, Ok(ip)) => Ok(vec![SocketAddr::new(ip, address.port())]),
+            (None, Err(_)) => Err("not yet looked up".to_owned()),
         };
         Self {
             id,

@@ -8,11 +8,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
+use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use xxhash_rust::xxh64::Xxh64;
 
+use super::address::BackendAddress;
 use super::text_file::{self, TextFile};
 
 /// Largest file of certificates, in bytes: four times the system's own bundle.
@@ -51,7 +52,7 @@ impl BackendTlsFlags {
     ///
     /// # Errors
     /// A certificate has no key, or a key no certificate.
-    pub fn files(&self) -> Result<TlsFiles, String> {
+    pub(super) fn files(&self) -> Result<TlsFiles, String> {
         let Self { ca, cert, key } = self.clone();
         let files = TlsFiles { ca, cert, key };
         files.check_pair().map_err(|(one, other)| {
@@ -106,10 +107,22 @@ impl TlsFiles {
         if let Some(ca) = &self.ca {
             roots(Some(ca), digest)?;
         }
-        if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
-            own_certificate(cert, key, digest)?;
-        }
+        let own = self.own_certificate(digest)?;
+        client_config(RootCertStore::empty(), own).map_err(|error| self.misfit(&error))?;
         Ok(())
+    }
+
+    fn own_certificate(&self, digest: &mut Xxh64) -> Result<Option<OwnCertificate>, TlsFileError> {
+        match (&self.cert, &self.key) {
+            (Some(cert), Some(key)) => own_certificate(cert, key, digest).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Error for a certificate and a key that are no pair.
+    fn misfit(&self, error: &rustls::Error) -> TlsFileError {
+        let path = self.key.as_deref().unwrap_or(Path::new(""));
+        TlsFileError::new(TlsFile::Key, path, format!("does not fit to the certificate: {error}"))
     }
 
     /// Returns these files, and of those for all backends the ones that these lack. A certificate comes with its key.
@@ -159,6 +172,11 @@ pub struct TlsFileError {
 }
 
 impl TlsFileError {
+    /// Returns the text with the flag that names the file for all backends.
+    pub fn with_flag(&self) -> String {
+        format!("--backend-{}: {}", self.file.key(), self.reason)
+    }
+
     fn new(file: TlsFile, path: &Path, reason: impl fmt::Display) -> Self {
         Self { file, reason: format!("{} {reason}", path.display()) }
     }
@@ -205,6 +223,21 @@ impl TlsSettings {
     }
 }
 
+/// Reads the files for TLS with servers that no configuration names.
+///
+/// # Errors
+/// A file can't be used.
+pub fn read_tls_files(
+    flags: &BackendTlsFlags,
+    addresses: &mut [BackendAddress],
+) -> Result<(), String> {
+    let (all, mut store) = (TlsSettings::new(flags.files()?, None), CredentialStore::default());
+    for tls in addresses.iter_mut().filter_map(BackendAddress::tls_mut) {
+        tls.load(&all, &mut store).map_err(|error| error.with_flag())?;
+    }
+    Ok(())
+}
+
 /// Parses the name that a certificate must have.
 ///
 /// # Errors
@@ -229,7 +262,7 @@ pub struct Credentials {
 }
 
 /// What is read from the files of all backends, once for each combination of files.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct CredentialStore(Vec<Arc<Credentials>>);
 
 impl CredentialStore {
@@ -276,26 +309,33 @@ impl Credentials {
     fn load(files: &TlsFiles) -> Result<Self, TlsFileError> {
         let mut digest = Xxh64::new(0);
         let roots = roots(files.ca.as_deref(), &mut digest)?;
-        let builder = client_config().map_err(|error| {
-            let reason = error.to_string();
-            TlsFileError { file: TlsFile::Ca, reason }
-        })?;
-        let builder = builder.with_root_certificates(roots);
-        let (mut certificate, mut warning) = (None, None);
-        let config = match (&files.cert, &files.key) {
-            (Some(cert), Some(key)) => {
-                let own = own_certificate(cert, key, &mut digest)?;
-                certificate = own.chain.first().cloned();
-                warning = own.is_open_to_all.then(|| text_file::warning(key, "private key"));
-                builder.with_client_auth_cert(own.chain, own.key).map_err(|error| {
-                    let reason = format!("does not fit to {}: {error}", cert.display());
-                    TlsFileError::new(TlsFile::Key, key, reason)
-                })?
+        let own = files.own_certificate(&mut digest)?;
+        let certificate = own.as_ref().and_then(|own| own.chain.first().cloned());
+        let warning = match (&own, &files.key) {
+            (Some(own), Some(key)) if own.is_open_to_all => {
+                Some(text_file::warning(key, "private key"))
             }
-            _ => builder.with_no_client_auth(),
+            _ => None,
         };
-        let (files, config, digest) = (files.clone(), Arc::new(config), digest.digest());
-        Ok(Self { files, config, certificate, warning, digest })
+        let config = client_config(roots, own)
+            .map_err(|error| files.misfit(&error))?;
+        let (files, digest) = (files.clone(), digest.digest());
+        Ok(Self { files, config: Arc::new(config), certificate, warning, digest })
+    }
+}
+
+/// Makes a configuration with our only provider of cryptography, for TLS 1.2 and 1.3.
+fn client_config(
+    roots: RootCertStore,
+    own: Option<OwnCertificate>,
+) -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
+    match own {
+        Some(OwnCertificate { chain, key, .. }) => builder.with_client_auth_cert(chain, key),
+        None => Ok(builder.with_no_client_auth()),
     }
 }
 
@@ -305,12 +345,6 @@ struct OwnCertificate {
     key: PrivateKeyDer<'static>,
     /// Whether every user can read the key.
     is_open_to_all: bool,
-}
-
-/// Begins a configuration with our only provider of cryptography, for TLS 1.2 and 1.3.
-fn client_config() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()
 }
 
 /// Reads the certificates of those who may issue a backend's certificate.
@@ -323,7 +357,8 @@ fn roots(path: Option<&Path>, digest: &mut Xxh64) -> Result<RootCertStore, TlsFi
         return match usable {
             0 => Err(TlsFileError {
                 file: TlsFile::Ca,
-                reason: "is needed: this system has no CA certificates".to_owned(),
+                reason: "this system has no CA certificates; name a file with that of the backends"
+                    .to_owned(),
             }),
             _ => Ok(roots),
         };

@@ -20,12 +20,14 @@ use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use log::LevelFilter;
 
+use self::address::BackendAddress;
 use self::backend::BackendConfig;
-use self::backend_tls::{CredentialStore, TlsFileError, TlsFiles, TlsSettings};
+use self::backend_tls::{CredentialStore, TlsFiles, TlsSettings};
 use self::control::CtlArgs;
 pub use self::effective::Overridden;
 use self::effective::{Given, Setting, Source};
@@ -38,6 +40,8 @@ use self::keys::{BACKEND, Keys};
 pub use self::live::LiveConfig;
 use self::source::{BackendEntry, SourceConfig};
 use crate::http;
+use crate::net::backend_stream::BackendTls;
+use crate::net::tls::TlsError;
 
 /// The command that needs of the file only where the control socket is: it works while the rest of the file is wrong, and
 /// for users who may not read its passwords.
@@ -171,6 +175,32 @@ impl Config {
         self.max_argument_mib as usize * 1024 * 1024
     }
 
+    /// Adds to a backend that is not in this configuration what counts for TLS with all backends.
+    ///
+    /// # Errors
+    /// A file can't be used.
+    pub fn complete(&self, backend: &mut BackendConfig) -> Result<(), String> {
+        let Some(tls) = backend.address.tls_mut() else { return Ok(()) };
+        let loaded = tls.load(&self.tls, &mut self.credentials.clone());
+        loaded.map_err(|error| error.with_flag())
+    }
+
+    /// Returns how TLS is spoken with this address, if it is, by the files as they were read last.
+    ///
+    /// # Errors
+    /// They were never read, or there is no name that the certificate could have.
+    pub fn tls_with(&self, address: &BackendAddress) -> Result<Option<BackendTls>, TlsError> {
+        let Some(tls) = address.tls() else { return Ok(None) };
+        let never = || TlsError::Protocol("the certificates for it were not read".to_owned());
+        let credentials = tls.credentials(&self.credentials).ok_or_else(never)?;
+        let config = Arc::clone(&credentials.config);
+        let server_name = match &tls.server_name {
+            Some(name) => name.clone(),
+            None => backend_tls::server_name(address.host()).map_err(TlsError::Protocol)?,
+        };
+        Ok(Some(BackendTls { config, server_name }))
+    }
+
     /// Returns the level of the log, if one was chosen.
     pub fn chosen_log_level(&self) -> Option<LevelFilter> {
         let setting = self.settings.iter().find(|setting| setting.key == LOG_LEVEL)?;
@@ -295,25 +325,19 @@ impl Config {
     }
 }
 
-/// Reads the files for TLS with these backends, and those for all.
+/// Reads the files for TLS with these backends, and those for all. The keys of a backend were checked before.
 fn load_tls(
     all: &TlsSettings,
     backends: &mut [BackendEntry],
     store: &mut CredentialStore,
 ) -> Result<(), String> {
     if all.files != TlsFiles::default() {
-        store.load(&all.files).map_err(|error| wrong_file(all, &error))?;
+        store.load(&all.files).map_err(|error| error.with_flag())?;
     }
     for tls in backends.iter_mut().flat_map(BackendEntry::tls_mut) {
-        tls.load(all, store).map_err(|error| wrong_file(all, &error))?;
+        tls.load(all, store).map_err(|error| error.with_flag())?;
     }
     Ok(())
-}
-
-/// Returns the text of an error, with the flag or the key that names the file.
-fn wrong_file(all: &TlsSettings, error: &TlsFileError) -> String {
-    let dashes = if all.files.has_named(error) { "--backend-" } else { "" };
-    format!("{dashes}{}: {error}", error.file.key())
 }
 
 /// Resolves the address that a flag names.
