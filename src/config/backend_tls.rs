@@ -49,16 +49,9 @@ impl BackendTlsFlags {
     }
 
     /// Returns the files that they name.
-    ///
-    /// # Errors
-    /// A certificate has no key, or a key no certificate.
-    pub(super) fn files(&self) -> Result<TlsFiles, String> {
+    pub(super) fn files(&self) -> TlsFiles {
         let Self { ca, cert, key } = self.clone();
-        let files = TlsFiles { ca, cert, key };
-        files.check_pair().map_err(|(one, other)| {
-            format!("--backend-{} needs --backend-{}", one.key(), other.key())
-        })?;
-        Ok(files)
+        TlsFiles { ca, cert, key }
     }
 }
 
@@ -92,13 +85,14 @@ impl TlsFiles {
     /// Checks that a certificate and its key are named together.
     ///
     /// # Errors
-    /// The file that is named, and the one that is missing.
-    pub(super) fn check_pair(&self) -> Result<(), (TlsFile, TlsFile)> {
-        match (&self.cert, &self.key) {
-            (Some(_), None) => Err((TlsFile::Cert, TlsFile::Key)),
-            (None, Some(_)) => Err((TlsFile::Key, TlsFile::Cert)),
-            _ => Ok(()),
-        }
+    /// One of them is missing.
+    pub(super) fn check_pair(&self) -> Result<(), MissingFile> {
+        let (named, missing) = match (&self.cert, &self.key) {
+            (Some(_), None) => (TlsFile::Cert, TlsFile::Key),
+            (None, Some(_)) => (TlsFile::Key, TlsFile::Cert),
+            _ => return Ok(()),
+        };
+        Err(MissingFile { named, missing })
     }
 
     /// Reads the files that are named, to find out what is wrong with them.
@@ -158,6 +152,26 @@ impl TlsFile {
             Self::Cert => "tls-cert",
             Self::Key => "tls-key",
         }
+    }
+}
+
+/// Error for a certificate without its key, or a key without its certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MissingFile {
+    /// The file that is named.
+    pub named: TlsFile,
+    missing: TlsFile,
+}
+
+impl MissingFile {
+    /// Returns the text with the keys of a backend.
+    pub(super) fn with_keys(self) -> String {
+        format!("{} needs {}", self.named.key(), self.missing.key())
+    }
+
+    /// Returns the text with the flags for all backends.
+    pub(super) fn with_flags(self) -> String {
+        format!("--backend-{} needs --backend-{}", self.named.key(), self.missing.key())
     }
 }
 
@@ -231,7 +245,8 @@ pub fn read_tls_files(
     flags: &BackendTlsFlags,
     addresses: &mut [BackendAddress],
 ) -> Result<(), String> {
-    let (all, mut store) = (TlsSettings::new(flags.files()?, None), CredentialStore::default());
+    let (all, mut store) = (TlsSettings::new(flags.files(), None), CredentialStore::default());
+    all.files.check_pair().map_err(MissingFile::with_flags)?;
     for tls in addresses.iter_mut().filter_map(BackendAddress::tls_mut) {
         tls.load(&all, &mut store).map_err(|error| error.with_flag())?;
     }

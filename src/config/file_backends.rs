@@ -183,9 +183,8 @@ fn tls(reader: &mut Reader, values: &Values, config: &mut BackendEntry) -> Optio
         path.into_iter().for_each(|path| files.set(file, path));
     }
     let line_of = |key: &str| values.get(key).map_or(0, |(line, _)| line);
-    reader.note(files.check_pair().map_err(|(one, other)| {
-        (line_of(one.key()), format!("{} needs {}", one.key(), other.key()))
-    }))?;
+    let pair = files.check_pair();
+    reader.note(pair.map_err(|missing| (line_of(missing.named.key()), missing.with_keys())))?;
     let server_name = match values.get(TLS_SERVER_NAME) {
         Some((line, name)) => {
             let name = backend_tls::server_name(name);

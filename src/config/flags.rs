@@ -15,7 +15,7 @@ use log::LevelFilter;
 use rustls_pki_types::ServerName;
 
 use super::address::DEFAULT_BACKENDS;
-use super::backend_tls::{BackendTlsFlags, server_name};
+use super::backend_tls::{BackendTlsFlags, TlsSettings, server_name};
 use super::control::{CtlArgs, SocketOwner, control_path};
 use super::rewrite::Rewrite;
 use crate::logging::Format;
@@ -368,6 +368,11 @@ impl Flags {
     /// Parses the command line and the environment.
     pub(super) fn matches(arguments: &[OsString]) -> Result<ArgMatches, clap::Error> {
         Self::command().try_get_matches_from(arguments)
+    }
+
+    /// Returns what they say of TLS with all backends.
+    pub(super) fn backend_tls_settings(&self) -> TlsSettings {
+        TlsSettings::new(self.backend_tls.files(), self.backend_tls_server_name.clone())
     }
 
     /// Takes the flags from what was parsed. Flags after `check` or `ctl` override flags before it, but backends

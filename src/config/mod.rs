@@ -27,7 +27,7 @@ use log::LevelFilter;
 
 use self::address::BackendAddress;
 use self::backend::BackendConfig;
-use self::backend_tls::{CredentialStore, TlsFiles, TlsSettings};
+use self::backend_tls::{CredentialStore, MissingFile, TlsFiles, TlsSettings};
 use self::control::CtlArgs;
 pub use self::effective::Overridden;
 use self::effective::{Given, Setting, Source};
@@ -299,9 +299,8 @@ impl Config {
             }
         };
         let mut credentials = CredentialStore::default();
-        let tls = TlsSettings::new(flags.backend_tls.files()?, flags.backend_tls_server_name.clone());
-        // Another process has read the files.
-        if task != Task::Control {
+        let tls = flags.backend_tls_settings();
+        if matches!(task, Task::Serve | Task::Check) {
             load_tls(&tls, &mut backends, &mut credentials)?;
         }
         let warnings = credentials.all().iter().filter_map(|one| one.warning.clone()).collect();
@@ -331,6 +330,7 @@ fn load_tls(
     backends: &mut [BackendEntry],
     store: &mut CredentialStore,
 ) -> Result<(), String> {
+    all.files.check_pair().map_err(MissingFile::with_flags)?;
     if all.files != TlsFiles::default() {
         store.load(&all.files).map_err(|error| error.with_flag())?;
     }

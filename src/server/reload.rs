@@ -68,7 +68,7 @@ fn take_over(balancer: &Arc<Balancer>, config: Config, keys: &[String]) -> Vec<S
     let overridden = config.overridden_keys().iter().map(ToString::to_string);
     let mut lines: Vec<String> = overridden.collect();
     let read_anew = balancer.config().credentials.changed(&config.credentials);
-    lines.extend(read_anew.iter().map(|path| format!("{path} is another one; new connections use it")));
+    lines.extend(read_anew.iter().map(|path| format!("{path} has changed: new connections use it")));
     let is_set_by_operator = lock(&balancer.overlay).log_level.is_some();
     if keys.iter().any(|key| key == "log-level") && !is_set_by_operator {
         logging::set_level(config.log_level);

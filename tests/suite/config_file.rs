@@ -127,6 +127,7 @@ fn sample(flag: &Arg) -> (String, String) {
         (_, Some("FORMAT")) => quoted("json"),
         (_, Some("LEVEL")) => quoted("debug"),
         (_, Some("NAME")) => quoted("a"),
+        (_, Some("FILE")) => quoted("/none/file.pem"),
         (_, Some("PATH")) => quoted("/none/control"),
         (_, Some("USER[:GROUP]")) => quoted("root:7"),
         (_, other) => panic!("this test has no sample of {other:?} for --{key}"),

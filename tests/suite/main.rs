@@ -3,6 +3,7 @@
 mod access_log;
 mod activation;
 mod admin;
+mod backend_tls;
 mod balancing;
 mod browser;
 mod chaos;
