@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::client::Client;
 use super::redis::RedisServer;
-use super::{tls, wait_until};
+use super::{tls_everywhere, wait_until};
 
 /// An `lb` process of the test's own, on a free port; it ends when this is dropped.
 pub struct Balancer {
@@ -40,7 +40,7 @@ impl Balancer {
 
     /// From a command whose `--listen` has port 0.
     pub fn spawn(mut command: Command) -> Self {
-        tls::configure(&mut command);
+        tls_everywhere::configure(&mut command);
         let mut process =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("lb starts");
         let log = Arc::new(Mutex::new(String::new()));

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use redis::ConnectionLike;
 
 use super::certificates::CertificateFiles;
-use super::{tls, wait_until};
+use super::{tls_everywhere, wait_until};
 
 /// Where servers listen, unless a test wants another address.
 const LOOPBACK: &str = "127.0.0.1";
@@ -30,7 +30,7 @@ impl RedisServer {
 
     /// Starts a server with more `redis-server` arguments, such as `["--requirepass", "secret"]`.
     pub fn start_with(extra_args: &[&str]) -> Self {
-        match tls::everywhere() {
+        match tls_everywhere::certificates() {
             Some(certificates) => {
                 Self::start_tls(&certificates.server(), &certificates.ca(), extra_args)
             }
