@@ -12,6 +12,7 @@ use super::error::{is_local, is_timeout};
 use super::{Backend, BackendError, MAX_INFO_BYTES, Mode, WaitPolicy, commands};
 use crate::net::backend_stream::BackendStream;
 use crate::net::tls::TlsError;
+use crate::net::tls::expiry::Validity;
 use crate::policy::CommandTable;
 use crate::resp::{self, Protocol, command, reply};
 use crate::sync::lock;
@@ -90,7 +91,8 @@ impl Backend {
         waited: Duration,
     ) -> Result<Connection, BackendError> {
         let began = Instant::now();
-        let mut connection = self.open(wait_policy.clone(), waited)?;
+        let opened = self.open(wait_policy.clone(), waited);
+        let mut connection = opened.map_err(BackendError::of_read)?;
         let mut setup = command("INFO").arg("server").into_bytes();
         if mode.database != 0 {
             command("SELECT").number(mode.database).append_to(&mut setup);
@@ -128,6 +130,7 @@ impl Backend {
         let wait = wait_policy.left().unwrap_or(timeout.saturating_sub(waited));
         let wait = wait.clamp(MIN_CONNECT_TIME, timeout.max(MIN_CONNECT_TIME));
         let stream = self.connect(wait)?;
+        self.note_certificate(&stream);
         let mut connection = Connection::new(stream, &self.timeouts, wait_policy.clone());
         connection.set_wait_policy(wait_policy, waited);
         if let Some(password) = self.address.password() {
@@ -164,6 +167,21 @@ impl Backend {
         Ok(())
     }
 
+    /// Remembers which certificate its server has shown.
+    fn note_certificate(&self, stream: &BackendStream) {
+        let Some(shown) = stream.tls().and_then(|summary| summary.peer_certificate) else { return };
+        let mut certificate = lock(&self.certificate);
+        if certificate.as_ref().is_none_or(|(known, _)| *known != shown) {
+            let validity = Validity::of_chain(std::slice::from_ref(&shown));
+            *certificate = validity.map(|validity| (shown, validity));
+        }
+    }
+
+    /// Returns when the certificate is valid that its server has shown last.
+    pub fn certificate_validity(&self) -> Option<Validity> {
+        lock(&self.certificate).as_ref().map(|(_, validity)| *validity)
+    }
+
     fn connect(&self, wait: Duration) -> Result<BackendStream, BackendError> {
         let timeout = self.timeouts.timeout();
         if let Some(path) = self.address.unix_path() {
@@ -187,9 +205,9 @@ impl Backend {
 fn connect_error(error: io::Error) -> BackendError {
     match error {
         error if is_local(&error) => BackendError::Local(error),
-        error if is_timeout(&error) => BackendError::TimedOut,
         error => match error.downcast::<TlsError>() {
             Ok(error) => BackendError::Tls(error),
+            Err(error) if is_timeout(&error) => BackendError::TimedOut,
             Err(error) => BackendError::Connect(error),
         },
     }

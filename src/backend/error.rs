@@ -95,6 +95,14 @@ impl BackendError {
         }
     }
 
+    /// Turns a TLS handshake that takes too long into the silence that it is for a read.
+    pub(super) fn of_read(self) -> Self {
+        match self {
+            Self::Tls(TlsError::TimedOut) => Self::TimedOut,
+            error => error,
+        }
+    }
+
     /// Returns whether this is the backend's failure, not that of its load or of this machine.
     pub fn is_failure(&self) -> bool {
         match self {
@@ -155,7 +163,8 @@ impl BackendError {
     /// Returns whether the backend was asked and was silent. Without a connection for the request, or
     /// without a turn, it was not asked.
     pub fn is_unanswered(&self) -> bool {
-        matches!(self, Self::TimedOut | Self::Stuck | Self::Unresponsive)
+        let is_silent = matches!(self, Self::TimedOut | Self::Stuck | Self::Unresponsive);
+        is_silent || matches!(self, Self::Tls(TlsError::TimedOut))
     }
 
     /// Returns whether a script keeps it from answering.

@@ -31,6 +31,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustls_pki_types::CertificateDer;
+
 pub(crate) use self::check::read_server_info;
 pub(crate) use self::connection::STALE_TIME;
 pub use self::connection::{Connection, PooledConnection};
@@ -54,6 +56,7 @@ use self::type_hints::TypeHints;
 pub(crate) use self::unable::{Inability, check_server, inability, is_not_permitted, said};
 use crate::config::address::BackendAddress;
 use crate::metrics::{BackendMetrics, Metrics};
+use crate::net::tls::expiry::Validity;
 use crate::policy::CommandTable;
 use crate::render::json::Survey;
 use crate::resp::Protocol;
@@ -107,6 +110,8 @@ pub struct Backend {
     shared: Mutex<Vec<Arc<SharedConnection>>>,
     /// Which modes have one of these.
     mode_uses: Mutex<ModeUses>,
+    /// The certificate that its server has shown last, and when that is valid.
+    certificate: Mutex<Option<(CertificateDer<'static>, Validity)>>,
     server: Mutex<ServerInfo>,
     /// Counts the changes of [`commands`](Self::commands).
     commands_version: AtomicU64,
@@ -142,6 +147,7 @@ impl Backend {
             pool: Pool::new(max_connections),
             shared: Mutex::default(),
             mode_uses: Mutex::default(),
+            certificate: Mutex::default(),
             server: Mutex::default(),
             commands_version: AtomicU64::new(0),
             type_hints: TypeHints::default(),

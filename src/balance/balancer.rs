@@ -8,6 +8,7 @@ use std::time::Instant;
 use arc_swap::Guard;
 use serde::Serialize;
 
+use super::client_addresses::ClientAddresses;
 use super::cursor;
 use super::discovered::Discovered;
 use super::history::{BackendReading, History, Reading};
@@ -69,6 +70,8 @@ pub struct Balancer {
     pub long_replies: LongReplies,
     /// The reads that have killed backends.
     pub poison: Poison,
+    /// How many clients each address has.
+    pub client_addresses: Arc<ClientAddresses>,
     /// Counters of what all clients have done.
     pub metrics: Arc<Metrics>,
     /// The memory that clients make us hold.
@@ -145,6 +148,7 @@ impl Balancer {
             slow_lane: Arc::new(slow_lane),
             long_replies: LongReplies::default(),
             poison: Poison::default(),
+            client_addresses: Arc::default(),
             metrics: Arc::default(),
             history,
             began: now,

@@ -1,6 +1,7 @@
 //! Which backend a client reads from: the connection table, failing over, the slow lane.
 
 mod balancer;
+mod client_addresses;
 pub mod cursor;
 pub(crate) mod discovered;
 pub(crate) mod failover;
@@ -22,6 +23,7 @@ mod supervisor;
 mod table;
 
 pub use self::balancer::{Balancer, Phase};
+pub use self::client_addresses::AddressPlace;
 pub(crate) use self::lease::Lease;
 pub use self::overlay::Overlay;
 pub use self::rebalance::start_rebalancing;

@@ -80,6 +80,7 @@ fn serve(mut config: Config) -> anyhow::Result<()> {
     server::schedule_in_batches();
     let _logging = logging::start(config.log_format, config.chosen_log_level())
         .context("the log can't be started")?;
+    config.read_certificates(None).map_err(anyhow::Error::msg)?;
     config.warnings().iter().for_each(|warning| warn!("{warning}"));
     config.overridden_keys().iter().for_each(|key| info!("{key}"));
     let shares = server::raise_limits(&mut config).context("lb can't serve")?;

@@ -80,10 +80,12 @@ pub struct AddressError {
 }
 
 /// The forms of a server's address, for errors.
-const FORMS: &str = "write HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB, rediss:// for TLS, or redis+unix:///PATH";
+const FORMS: &str =
+    "write HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB, rediss:// for TLS, or redis+unix:///PATH";
 
 /// Refuses a URL that would turn the check of certificates off.
-const INSECURE: &str = "#insecure would trust any server; name the CA of its certificate instead (tls-ca)";
+const INSECURE: &str =
+    "#insecure would trust any server; name the CA of its certificate instead (tls-ca)";
 
 impl AddressError {
     /// An error for this reason, which repeats nothing of the text.

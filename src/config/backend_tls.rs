@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use xxhash_rust::xxh64::Xxh64;
 
 use super::address::BackendAddress;
-use super::text_file::{self, TextFile};
+use super::text_file;
+use crate::net::tls::certificates::{self, CertificateFileError};
+use crate::net::tls::expiry::Validity;
 
 /// Largest file of certificates, in bytes: four times the system's own bundle.
 const MAX_PEM_BYTES: u64 = 1024 * 1024;
@@ -69,7 +70,8 @@ pub struct TlsFiles {
 impl TlsFiles {
     /// Returns the files with their names.
     pub(super) fn named(&self) -> impl Iterator<Item = (TlsFile, &Path)> {
-        let files = [(TlsFile::Ca, &self.ca), (TlsFile::Cert, &self.cert), (TlsFile::Key, &self.key)];
+        let files =
+            [(TlsFile::Ca, &self.ca), (TlsFile::Cert, &self.cert), (TlsFile::Key, &self.key)];
         files.into_iter().filter_map(|(file, path)| Some((file, path.as_deref()?)))
     }
 
@@ -108,7 +110,12 @@ impl TlsFiles {
 
     fn own_certificate(&self, digest: &mut Xxh64) -> Result<Option<OwnCertificate>, TlsFileError> {
         match (&self.cert, &self.key) {
-            (Some(cert), Some(key)) => own_certificate(cert, key, digest).map(Some),
+            (Some(cert), Some(key)) => {
+                let (chain, _) = read(TlsFile::Cert, cert, certificates::chain, digest)?;
+                let (key, is_open_to_all) =
+                    read(TlsFile::Key, key, certificates::private_key, digest)?;
+                Ok(Some(OwnCertificate { chain, key, is_open_to_all }))
+            }
             _ => Ok(None),
         }
     }
@@ -265,11 +272,12 @@ pub fn server_name(text: &str) -> Result<ServerName<'static>, String> {
 /// What is read from the files.
 #[derive(Debug)]
 pub struct Credentials {
-    files: TlsFiles,
+    /// The files.
+    pub files: TlsFiles,
     /// How TLS is spoken with them. It remembers sessions, which new connections resume.
     pub config: Arc<ClientConfig>,
-    /// Our own certificate, if there is one.
-    pub certificate: Option<CertificateDer<'static>>,
+    /// When our own certificate is valid, if there is one.
+    pub validity: Option<Validity>,
     /// Warning about a private key that every user can read.
     pub warning: Option<String>,
     /// Digest of all that was read.
@@ -304,19 +312,17 @@ impl CredentialStore {
         Ok(credentials)
     }
 
-    /// Returns the files of this store in which another one has found something else.
-    pub fn changed(&self, other: &Self) -> Vec<String> {
-        let mut changed = Vec::new();
-        for old in &self.0 {
-            let is_other = other.get(&old.files).is_some_and(|new| new.digest != old.digest);
-            for (_, path) in old.files.named().filter(|_| is_other) {
-                let path = path.display().to_string();
-                if !changed.contains(&path) {
-                    changed.push(path);
-                }
-            }
-        }
-        changed
+    /// Returns whether a file is named that may have other contents one day.
+    pub fn has_files(&self) -> bool {
+        self.0.iter().any(|credentials| credentials.files != TlsFiles::default())
+    }
+
+    /// Returns whether another store has found something else in the same files.
+    pub fn differs(&self, other: &Self) -> bool {
+        let is_other = |old: &Arc<Credentials>| {
+            other.get(&old.files).is_some_and(|new| new.digest != old.digest)
+        };
+        self.0.iter().any(is_other)
     }
 }
 
@@ -325,17 +331,16 @@ impl Credentials {
         let mut digest = Xxh64::new(0);
         let roots = roots(files.ca.as_deref(), &mut digest)?;
         let own = files.own_certificate(&mut digest)?;
-        let certificate = own.as_ref().and_then(|own| own.chain.first().cloned());
+        let validity = own.as_ref().and_then(|own| Validity::of_chain(&own.chain));
         let warning = match (&own, &files.key) {
             (Some(own), Some(key)) if own.is_open_to_all => {
-                Some(text_file::warning(key, "private key"))
+                Some(text_file::warning_of(key, "a private key"))
             }
             _ => None,
         };
-        let config = client_config(roots, own)
-            .map_err(|error| files.misfit(&error))?;
+        let config = client_config(roots, own).map_err(|error| files.misfit(&error))?;
         let (files, digest) = (files.clone(), digest.digest());
-        Ok(Self { files, config: Arc::new(config), certificate, warning, digest })
+        Ok(Self { files, config: Arc::new(config), validity, warning, digest })
     }
 }
 
@@ -364,72 +369,32 @@ struct OwnCertificate {
 
 /// Reads the certificates of those who may issue a backend's certificate.
 fn roots(path: Option<&Path>, digest: &mut Xxh64) -> Result<RootCertStore, TlsFileError> {
-    let mut roots = RootCertStore::empty();
-    let Some(path) = path else {
-        let found = rustls_native_certs::load_native_certs().certs;
-        found.iter().for_each(|certificate| digest.update(certificate));
-        let (usable, _) = roots.add_parsable_certificates(found);
-        return match usable {
-            0 => Err(TlsFileError {
-                file: TlsFile::Ca,
-                reason: "this system has no CA certificates; name a file with that of the backends"
-                    .to_owned(),
-            }),
-            _ => Ok(roots),
-        };
-    };
-    let wrong = |reason: &str| TlsFileError::new(TlsFile::Ca, path, reason);
-    for certificate in certificates(TlsFile::Ca, path, digest)? {
-        roots.add(certificate).map_err(|_| wrong("has a certificate that can't be read"))?;
+    if let Some(path) = path {
+        return Ok(read(TlsFile::Ca, path, certificates::trusted, digest)?.0);
     }
-    Ok(roots)
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs().certs;
+    found.iter().for_each(|certificate| digest.update(certificate));
+    match roots.add_parsable_certificates(found) {
+        (0, _) => Err(TlsFileError {
+            file: TlsFile::Ca,
+            reason: "this system has no CA certificates; name a file with that of the backends"
+                .to_owned(),
+        }),
+        _ => Ok(roots),
+    }
 }
 
-fn own_certificate(
-    cert: &Path,
-    key: &Path,
-    digest: &mut Xxh64,
-) -> Result<OwnCertificate, TlsFileError> {
-    let chain = certificates(TlsFile::Cert, cert, digest)?;
-    let TextFile { bytes, is_open_to_all } = read(TlsFile::Key, key, digest)?;
-    let private = PrivateKeyDer::from_pem_slice(&bytes);
-    let key = private.map_err(|error| {
-        let reason = match error {
-            pem::Error::NoItemsFound if is_encrypted(&bytes) => {
-                "holds a key that is encrypted; lb can't ask for its passphrase".to_owned()
-            }
-            pem::Error::NoItemsFound => "holds no private key in PEM".to_owned(),
-            error => format!("holds no private key in PEM: {error}"),
-        };
-        TlsFileError::new(TlsFile::Key, key, reason)
-    })?;
-    Ok(OwnCertificate { chain, key, is_open_to_all })
-}
-
-fn is_encrypted(pem: &[u8]) -> bool {
-    const BEGIN: &[u8] = b"-----BEGIN ENCRYPTED PRIVATE KEY-----";
-    pem.windows(BEGIN.len()).any(|window| window == BEGIN)
-}
-
-/// Reads the certificates of a file, of which there must be one at least.
-fn certificates(
+/// Reads a file. Returns what is in it, and whether every user can read it.
+fn read<T>(
     file: TlsFile,
     path: &Path,
+    parse: impl FnOnce(&[u8]) -> Result<T, CertificateFileError>,
     digest: &mut Xxh64,
-) -> Result<Vec<CertificateDer<'static>>, TlsFileError> {
-    let bytes = read(file, path, digest)?.bytes;
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
-    let wrong = |reason: String| TlsFileError::new(file, path, reason);
-    let certificates = certificates.map_err(|error| wrong(format!("is no PEM: {error}")))?;
-    match certificates.is_empty() {
-        true => Err(wrong("holds no certificate in PEM".to_owned())),
-        false => Ok(certificates),
-    }
-}
-
-fn read(file: TlsFile, path: &Path, digest: &mut Xxh64) -> Result<TextFile, TlsFileError> {
+) -> Result<(T, bool), TlsFileError> {
     let read = text_file::read(path, MAX_PEM_BYTES);
     let read = read.map_err(|reason| TlsFileError::new(file, path, reason))?;
     digest.update(&read.bytes);
-    Ok(read)
+    let contents = parse(&read.bytes).map_err(|error| TlsFileError::new(file, path, error))?;
+    Ok((contents, read.is_open_to_all))
 }

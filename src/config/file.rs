@@ -98,7 +98,7 @@ impl ConfigFile {
         let (text, is_open_to_all) = read_text(path)?;
         let mut file = Self::parse(path, &text)?;
         if is_open_to_all && file.backends.as_ref().is_some_and(FileBackends::has_passwords) {
-            file.warnings.insert(0, text_file::warning(path, "password"));
+            file.warnings.insert(0, text_file::warning(path));
         }
         Ok(file)
     }

@@ -228,7 +228,7 @@ fn login(
 fn password(reader: &mut Reader, line: usize, key: &str, path: &Path) -> Option<String> {
     let wrong = |reason| (line, format!("{key}: {} {reason}", path.display()));
     let (password, is_open_to_all) = reader.note(text_file::read_password(path).map_err(wrong))?;
-    let warning = text_file::warning(path, "password");
+    let warning = text_file::warning(path);
     if is_open_to_all && !reader.file.warnings.contains(&warning) {
         reader.file.warnings.push(warning);
     }

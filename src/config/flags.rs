@@ -18,6 +18,7 @@ use super::address::DEFAULT_BACKENDS;
 use super::backend_tls::{BackendTlsFlags, TlsSettings, server_name};
 use super::control::{CtlArgs, SocketOwner, control_path};
 use super::rewrite::Rewrite;
+use super::tls::TlsFlags;
 use crate::logging::Format;
 use crate::memory;
 
@@ -184,6 +185,22 @@ pub struct Flags {
     #[arg(help_heading = CLIENTS)]
     #[arg(long, env = "LB_MAX_CLIENTS", value_name = "NUMBER", default_value_t = 4096, value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000))]
     pub max_clients: usize,
+
+    /// Most clients at a time of one address, of which an IPv6 network of 64 bits is one; further ones get an error and
+    /// are closed; 0 means no limit
+    #[arg(help_heading = CLIENTS)]
+    #[arg(long, env = "LB_MAX_CLIENTS_PER_ADDRESS", value_name = "NUMBER", default_value_t = 0, value_parser = RangedU64ValueParser::<usize>::new().range(0..=100_000))]
+    pub max_clients_per_address: usize,
+
+    /// Each client comes through a proxy that names its address first (PROXY protocol, version 1 or 2); connections
+    /// without that are closed
+    #[arg(help_heading = CLIENTS)]
+    #[arg(long, env = "LB_PROXY_PROTOCOL", value_parser = BoolishValueParser::new())]
+    pub proxy_protocol: bool,
+
+    /// TLS towards clients.
+    #[command(flatten)]
+    pub tls: TlsFlags,
 
     /// How long a client may be idle, or not read its reply
     #[arg(help_heading = CLIENTS)]

@@ -14,6 +14,7 @@ pub mod rewrite;
 mod show;
 pub mod source;
 mod text_file;
+mod tls;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -42,6 +43,7 @@ use self::source::{BackendEntry, SourceConfig};
 use crate::http;
 use crate::net::backend_stream::BackendTls;
 use crate::net::tls::TlsError;
+use crate::net::tls::listener::ListenerTls;
 
 /// The command that needs of the file only where the control socket is: it works while the rest of the file is wrong, and
 /// for users who may not read its passwords.
@@ -111,7 +113,9 @@ pub struct Config {
     /// What was read from the files for TLS with backends.
     pub credentials: CredentialStore,
     /// The files and the name for all backends with which TLS is spoken.
-    tls: TlsSettings,
+    backends_tls: TlsSettings,
+    /// TLS towards clients, once [`read_certificates`](Self::read_certificates) has read it.
+    pub listener_tls: Option<Arc<ListenerTls>>,
     /// What is asked of another process.
     pub ctl: Option<CtlArgs>,
     flags: Flags,
@@ -162,6 +166,12 @@ impl Config {
         })
     }
 
+    /// Returns whether there are files to read again: its own, or certificates.
+    pub fn has_files(&self) -> bool {
+        let has_client_files = self.tls.tls_cert.is_some();
+        self.config_file.is_some() || has_client_files || self.credentials.has_files()
+    }
+
     /// Returns what a replica may lack to be read from while others are up.
     pub fn lag_bounds(&self) -> LagBounds {
         LagBounds {
@@ -181,7 +191,7 @@ impl Config {
     /// A file can't be used.
     pub fn complete(&self, backend: &mut BackendConfig) -> Result<(), String> {
         let Some(tls) = backend.address.tls_mut() else { return Ok(()) };
-        let loaded = tls.load(&self.tls, &mut self.credentials.clone());
+        let loaded = tls.load(&self.backends_tls, &mut self.credentials.clone());
         loaded.map_err(|error| error.with_flag())
     }
 
@@ -278,6 +288,7 @@ impl Config {
         if flags.read_timeout < flags.backend_timeout {
             return Err("--read-timeout must not be shorter than --backend-timeout".to_owned());
         }
+        flags.tls.check()?;
         if flags.resolvers.len() > MAX_NAMESERVERS {
             return Err(format!("--resolver: at most {MAX_NAMESERVERS}"));
         }
@@ -299,20 +310,21 @@ impl Config {
             }
         };
         let mut credentials = CredentialStore::default();
-        let tls = flags.backend_tls_settings();
+        let backends_tls = flags.backend_tls_settings();
         if matches!(task, Task::Serve | Task::Check) {
-            load_tls(&tls, &mut backends, &mut credentials)?;
+            load_tls(&backends_tls, &mut backends, &mut credentials)?;
         }
         let warnings = credentials.all().iter().filter_map(|one| one.warning.clone()).collect();
         Ok(Self {
             task,
             ctl,
             credentials,
-            tls,
+            backends_tls,
             listen: address("--listen", &flags.listen)?,
             admin_listen: admin_listen.map(|text| address("--admin-listen", text)).transpose()?,
             backends,
             allow_hosts: flags.allow_hosts.iter().map(host_name).collect(),
+            listener_tls: None,
             flags,
             arguments: Vec::new(),
             settings: Vec::new(),

@@ -372,7 +372,8 @@ impl Scheme {
                 (SourceKind::DnsSrv, target, name)
             }
             Self::Sentinel => {
-                let (sentinels, primary, target) = sentinels(rest, login, &sentinel, &sentinel_tls)?;
+                let (sentinels, primary, target) =
+                    sentinels(rest, login, &sentinel, &sentinel_tls)?;
                 let names: Vec<&str> = sentinels.iter().map(BackendAddress::name).collect();
                 let name = format!("sentinel://{}/{primary}", names.join(","));
                 (SourceKind::Sentinel { sentinels, primary, read }, target, name)

@@ -55,10 +55,15 @@ pub(super) fn read_password(path: &Path) -> Result<(String, bool), String> {
     }
 }
 
-/// Returns the warning about a file with a secret, such as a password, that all may read.
-pub(super) fn warning(path: &Path, secret: &str) -> String {
+/// Returns the warning about a file with a password that all may read.
+pub(super) fn warning(path: &Path) -> String {
+    warning_of(path, "a password")
+}
+
+/// Returns the warning about a file with a secret that all may read.
+pub(super) fn warning_of(path: &Path, secret: &str) -> String {
     let path = path.display();
-    format!("{path} holds a {secret}, and every user of this machine can read it: chmod o-r {path}")
+    format!("{path} holds {secret}, and every user of this machine can read it: chmod o-r {path}")
 }
 
 #[cfg(unix)]

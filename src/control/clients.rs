@@ -19,6 +19,7 @@ struct ClientRow {
     id: u64,
     address: String,
     protocol: Option<&'static str>,
+    tls: Option<&'static str>,
     name: Option<String>,
     connected_seconds: f64,
     idle_seconds: Option<f64>,
@@ -53,6 +54,7 @@ impl ClientRow {
             id: client.id,
             address: client.address.to_string(),
             protocol: client.protocol.map(protocol),
+            tls: client.tls,
             name: client.name,
             connected_seconds: seconds(client.connected),
             idle_seconds: client.idle.map(seconds),
@@ -70,7 +72,7 @@ pub(super) fn kill(list: &dyn ClientList, wanted: &str) -> Option<String> {
     let id = wanted.parse::<u64>().ok();
     let clients = list.clients();
     let is_wanted = |id_now: u64, address: String| id == Some(id_now) || address == wanted;
-    let client = clients.iter().find(|one| is_wanted(one.id, one.address.to_string()))?;
+    let client = clients.iter().find(|one| is_wanted(one.id, one.address().to_string()))?;
     client.kill();
-    Some(format!("client {} ({}) is closed", client.id, client.address))
+    Some(format!("client {} ({}) is closed", client.id, client.address()))
 }

@@ -154,7 +154,8 @@ impl Sentinels {
         let all = self.configured.iter().chain(&self.learned);
         let mut answering = all.filter(|address| self.connections.contains_key(address.name()));
         // Without events, changes are found a little later.
-        self.events = answering.find_map(|address| Events::hear(address, &self.config, deadline).ok());
+        self.events =
+            answering.find_map(|address| Events::hear(address, &self.config, deadline).ok());
     }
 }
 

@@ -137,7 +137,13 @@ fn stale_data(server: &ServerStatus) -> Option<String> {
 /// Says what to do about a server with which TLS can't be spoken.
 fn advice_on_tls(error: &TlsError) -> &'static str {
     match error {
-        TlsError::NotTls | TlsError::Ended => "Is that its TLS port (tls-port)? If not, write redis://.",
+        TlsError::NotTls | TlsError::Ended => {
+            "Is that its TLS port (tls-port)? If not, write redis://."
+        }
+        TlsError::TimedOut => {
+            "Is that its TLS port (tls-port)? If not, write redis://. If so, it is frozen or \
+             overloaded."
+        }
         TlsError::Certificate(why) if why.contains("not for ") || why.contains("another name") => {
             "Write one of its names in the URL, or name it by --backend-tls-server-name \
              (tls-server-name in the file)."

@@ -257,9 +257,12 @@ fn split_target(method: Method, target: &str) -> Result<(Option<String>, String)
     if method == Method::Other || target.starts_with('/') {
         return Ok((None, target.to_owned()));
     }
-    let absolute = target.split_at_checked("http://".len());
-    let Some((_, rest)) = absolute.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("http://"))
-    else {
+    // What a request comes by says whether it is in TLS; the scheme does not.
+    let rest_after = |scheme: &str| {
+        let (begin, rest) = target.split_at_checked(scheme.len())?;
+        begin.eq_ignore_ascii_case(scheme).then_some(rest)
+    };
+    let Some(rest) = rest_after("http://").or_else(|| rest_after("https://")) else {
         return Err(RequestError::Malformed("a request target begins with / or http://"));
     };
     let host_end = rest.find(['/', '?']).unwrap_or(rest.len());

@@ -8,6 +8,7 @@ pub(crate) mod access_log;
 mod entry;
 mod format;
 mod level;
+pub(crate) mod throttle;
 mod writer;
 
 use std::io::{self, IsTerminal};

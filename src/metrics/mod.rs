@@ -1,6 +1,7 @@
 //! Counters of clients, requests, refusals and failures, and histograms of how long backends took.
 
 mod histogram;
+pub mod tls;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -9,6 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 pub use self::histogram::{Histogram, Times};
+use self::tls::TlsMetrics;
 use crate::net::protocol::WireProtocol;
 
 /// A number that only grows; any number of threads may count at once.
@@ -152,6 +154,12 @@ pub struct Metrics {
     pub connections: ByProtocol<Counter>,
     /// Clients that were refused because there are too many.
     pub turned_away: Counter,
+    /// Clients that were refused because their address has too many.
+    pub limited_by_address: Counter,
+    /// Connections that were closed because they did not begin with a PROXY header.
+    pub without_proxy_header: Counter,
+    /// TLS towards clients.
+    pub tls: TlsMetrics,
     /// Idle HTTP clients that were closed to make room for others.
     pub closed_idle: Counter,
     /// Requests that were answered without a backend.

@@ -7,6 +7,7 @@
 pub mod backend_stream;
 pub mod client_stream;
 pub mod protocol;
+pub mod proxy_protocol;
 pub mod tls;
 
 use std::io;

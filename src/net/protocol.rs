@@ -41,6 +41,29 @@ impl WireProtocol {
     }
 }
 
+/// What a connection begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// The handshake of TLS.
+    Tls,
+    /// One of our protocols, in plain text.
+    Plain(WireProtocol),
+}
+
+impl Opening {
+    /// Detects what a connection begins with by its first bytes; `None` while they don't tell.
+    ///
+    /// TLS begins with a record of the type handshake, whose version is 3 and something (RFC 8446, section 5.1). No command
+    /// and no HTTP method begins with that byte.
+    pub fn detect(received: &[u8]) -> Option<Self> {
+        match received {
+            [0x16] => None,
+            [0x16, 3, ..] => Some(Self::Tls),
+            _ => WireProtocol::detect(received).map(Self::Plain),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,6 +130,23 @@ mod tests {
         }
         for bytes in [&[b'A'; 16], &[b'\n'; 16], b"ABCDEFGHIJKLMNO ", b"ABCDEFGHIJKL htt"] {
             assert_eq!(decision(bytes), (16, Some(Resp)), "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn tls_is_told_by_two_bytes() {
+        for (bytes, expected) in [
+            (&b""[..], None),
+            (b"\x16", None),
+            (b"\x16\x03", Some(Opening::Tls)),
+            (b"\x16\x03\x01\x02\0\x01\0", Some(Opening::Tls)),
+            (b"\x16\x02", Some(Opening::Plain(Resp))),
+            (b"\x15\x03", Some(Opening::Plain(Resp))),
+            (b"*1\r\n", Some(Opening::Plain(Resp))),
+            (b"GET /", Some(Opening::Plain(Http))),
+            (b"GET", None),
+        ] {
+            assert_eq!(Opening::detect(bytes), expected, "{}", bytes.escape_ascii());
         }
     }
 }

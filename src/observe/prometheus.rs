@@ -11,6 +11,7 @@ use std::time::{Instant, UNIX_EPOCH};
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
+use super::certificates;
 use super::families::{Families, Labels, Rows};
 use super::process::Usage;
 use super::source_status::SourceStatus;
@@ -39,6 +40,7 @@ pub fn text(balancer: &Balancer) -> Result<String, fmt::Error> {
     let mut families = Families::default();
     add_balancer(&mut families, balancer);
     add_clients(&mut families, balancer);
+    add_listener(&mut families, balancer);
     add_requests(&mut families, balancer, &backends);
     add_backends(&mut families, balancer, &backends);
     add_settings(&mut families, balancer, &members, &backends);
@@ -130,6 +132,38 @@ fn add_clients(to: &mut Families, balancer: &Balancer) {
     to.add("turned_away_clients", help, Rows::counter(metrics.turned_away.get()));
     let help = "Idle HTTP clients that were closed to make room for others";
     to.add("closed_idle_clients", help, Rows::counter(metrics.closed_idle.get()));
+}
+
+/// TLS towards clients, and who is refused before anything is asked.
+fn add_listener(to: &mut Families, balancer: &Balancer) {
+    let metrics = &balancer.metrics;
+    let help = "Clients that were refused because their address has too many";
+    let count = metrics.limited_by_address.get();
+    to.add("turned_away_by_address_clients", help, Rows::counter(count));
+    let help = "Connections that were closed because they began with no PROXY header";
+    let count = metrics.without_proxy_header.get();
+    to.add("without_proxy_header_connections", help, Rows::counter(count));
+    let clients = metrics
+        .tls
+        .clients()
+        .map(|(version, count)| (labels([("version", version)]), count as f64));
+    to.add("tls_clients", "Connected clients that speak TLS", Rows::Gauges(clients.collect()));
+    let handshakes = metrics.tls.handshakes().map(|(version, is_resumed, count)| {
+        (labels([("version", version), ("resumed", &is_resumed.to_string())]), count)
+    });
+    let help =
+        "TLS sessions with clients that have begun; resumed: with the keys of an earlier one";
+    to.add("tls_sessions", help, Rows::Counters(handshakes.collect()));
+    let failures = metrics.tls.failures();
+    let failures = failures.map(|(reason, count)| (labels([("reason", reason)]), count));
+    let help = "Clients with which TLS was not agreed on";
+    to.add("tls_failures", help, Rows::Counters(failures.collect()));
+    let expiries = certificates::watched(balancer).into_iter().map(|certificate| {
+        let at = certificate.validity.not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
+        (labels([("certificate", &certificate.name)]), at.as_secs_f64())
+    });
+    let help = "When the certificate, or one that has signed it, expires, in Unix time";
+    to.add("tls_certificate_expiry_timestamp_seconds", help, Rows::Gauges(expiries.collect()));
 }
 
 fn add_requests(to: &mut Families, balancer: &Balancer, backends: &[BackendFigures]) {

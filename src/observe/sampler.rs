@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use log::warn;
 
+use super::certificates;
 use crate::balance::Balancer;
 use crate::balance::history::INTERVAL;
 use crate::balance::latency::Latencies;
+
+/// Time between two looks at the certificates that end soon.
+const CERTIFICATES_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Starts to take a sample each second.
 pub fn start(balancer: &Arc<Balancer>) {
@@ -16,9 +20,15 @@ pub fn start(balancer: &Arc<Balancer>) {
     let sample = move || {
         let mut next = Instant::now();
         let mut latencies = Latencies::default();
+        // The start has its own look.
+        let mut looked_at = Instant::now();
         loop {
             balancer.history.add(balancer.reading(&balancer.backends()));
             latencies.judge(&balancer, Instant::now());
+            if looked_at.elapsed() >= CERTIFICATES_INTERVAL {
+                looked_at = Instant::now();
+                certificates::warn_of_expiry(&balancer, SystemTime::now());
+            }
             next = (next + INTERVAL).max(Instant::now());
             thread::sleep(next.saturating_duration_since(Instant::now()));
         }

@@ -31,7 +31,7 @@ use super::workers::Workers;
 use crate::balance::{Balancer, Phase};
 use crate::net::client_stream::ClientStream;
 use crate::net::poll;
-use crate::session::{self, ClientSocket, Endpoint, IDLE_GRACE};
+use crate::session::{self, ClientSocket, Denial, Endpoint, IDLE_GRACE};
 
 /// Longest wait for a client, before a look whether the process is to end.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
@@ -172,21 +172,27 @@ impl Acceptor {
     /// Gives the client a thread, or turns it away.
     fn admit(&self, stream: ClientStream, address: SocketAddr) -> io::Result<()> {
         let socket = Arc::new(ClientSocket::new(stream, address));
+        // Behind a proxy the address becomes known later.
+        let is_known = self.endpoint == Endpoint::Public && !self.balancer.config().proxy_protocol;
+        if is_known && !session::take_address_place(&socket, &self.balancer) {
+            self.turn_away(socket, Denial::AddressFull);
+            return Ok(());
+        }
         let (registration, closed) = self.clients.admit(&socket);
         if closed > 0 {
             self.note_closed(closed as u64);
         }
         let Some(registration) = registration else {
             debug!("{address} turned away: {} clients", self.clients.max());
-            self.turn_away(socket);
+            self.turn_away(socket, Denial::Full);
             return Ok(());
         };
         let (endpoint, balancer) = (self.endpoint, Arc::clone(&self.balancer));
-        let serve = move || session::serve(&registration.socket, address, endpoint, &balancer);
+        let serve = move || session::serve(&registration.socket, endpoint, &balancer);
         let begun = self.workers.run(Box::new(serve));
         if begun.is_err() {
             // Without a thread the registration is gone, and the socket ours alone again.
-            self.turn_away(socket);
+            self.turn_away(socket, Denial::Full);
         }
         begun
     }
@@ -214,9 +220,9 @@ impl Acceptor {
         }
     }
 
-    fn turn_away(&self, socket: Arc<ClientSocket>) {
+    fn turn_away(&self, socket: Arc<ClientSocket>, why: Denial) {
         if let Some(socket) = Arc::into_inner(socket) {
-            self.turn_away.turn_away(socket.stream);
+            self.turn_away.turn_away(socket.stream, why);
         }
     }
 }

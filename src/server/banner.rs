@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use console::Style;
 use log::warn;
@@ -12,6 +12,7 @@ use crate::balance::Balancer;
 use crate::config::Config;
 use crate::health::{BackendState, Member, ShownState};
 use crate::logging;
+use crate::observe::certificates;
 use crate::observe::misconfiguration::{
     DATABASES_DIFFER, SAME_SERVER, databases_differ, duplicates,
 };
@@ -32,10 +33,11 @@ pub fn introduce(balancer: &Balancer, was_passed_on: bool) {
             (None, None) => format!("  {name} has not answered yet\n"),
         };
     }
-    text += &to_try(balancer.config().listen, balancer.config().status_address());
+    text += &to_try(&balancer.config());
     // That nobody reads it is no reason not to serve.
     let _ = std::io::stdout().write_all(text.as_bytes());
     warn_of_addresses(&balancer.config());
+    certificates::warn_of_expiry(balancer, SystemTime::now());
     warn_of_list(balancer);
     let backends = balancer.backends();
     for backend in backends.iter() {
@@ -51,11 +53,21 @@ pub fn introduce(balancer: &Balancer, was_passed_on: bool) {
 
 fn serves(config: &Config, was_passed_on: bool) -> String {
     let (version, address) = (env!("CARGO_PKG_VERSION"), config.listen);
-    let text = format!("redis-lb {version} listens on http://{address}/\n");
+    let scheme = scheme(config);
+    let mut text = format!("redis-lb {version} listens on {scheme}://{address}/\n");
+    if config.listener_tls.is_some() {
+        let plain = if config.tls.tls_only { "TLS alone" } else { "TLS and plain text" };
+        text += &format!("  {plain}, for HTTP and the Redis protocol\n");
+    }
     match was_passed_on {
         true => text + "  on the socket that was passed on to it; not on --listen\n",
         false => text,
     }
+}
+
+/// The scheme of our own URLs.
+fn scheme(config: &Config) -> &'static str {
+    if config.listener_tls.is_some() { "https" } else { "http" }
 }
 
 fn row(backend: &Member) -> Vec<String> {
@@ -75,17 +87,26 @@ fn row(backend: &Member) -> Vec<String> {
 }
 
 /// Commands that can be typed on this machine.
-fn to_try(listen: SocketAddr, status: Option<SocketAddr>) -> String {
+fn to_try(config: &Config) -> String {
+    to_try_at(config.listen, config.status_address(), scheme(config))
+}
+
+fn to_try_at(listen: SocketAddr, status: Option<SocketAddr>, scheme: &str) -> String {
     let address = from_here(listen);
+    let (cli_tls, curl_ca) = match scheme {
+        "https" => ("--tls --cacert CA ", "--cacert CA "),
+        _ => ("", ""),
+    };
     let host = match address.ip() == IpAddr::from(Ipv4Addr::LOCALHOST) {
         true => String::new(),
         false => format!("-h {} ", address.ip()),
     };
-    let watch = status.map(|status| format!(", and http://{}/-/ to watch it", from_here(status)));
+    let watch =
+        status.map(|status| format!(", and {scheme}://{}/-/ to watch it", from_here(status)));
     let watch = watch.unwrap_or_default();
     format!(
-        "  try http://{address}/ in a browser{watch}\n      \
-         curl 'http://{address}/?limit=10'\n      redis-cli {host}-p {} randomkey\n",
+        "  try {scheme}://{address}/ in a browser{watch}\n      \
+         curl {curl_ca}'{scheme}://{address}/?limit=10'\n      redis-cli {cli_tls}{host}-p {} randomkey\n",
         address.port()
     )
 }
@@ -163,7 +184,7 @@ fn without_right(right: &str) -> &'static str {
 /// Warns when other machines can connect.
 fn warn_of_addresses(config: &Config) {
     for address in [Some(config.listen), config.admin_listen].into_iter().flatten() {
-        if !address.ip().is_loopback() {
+        if !address.ip().is_loopback() && config.listener_tls.is_none() {
             warn!("{address} can be reached from other machines, and there are no passwords yet");
         }
     }
@@ -177,7 +198,7 @@ mod tests {
     fn what_is_to_be_tried_can_be_typed_on_this_machine() {
         let tried = |address: &str| {
             let address = address.parse().expect("an address");
-            to_try(address, Some(address))
+            to_try_at(address, Some(address), "http")
         };
         assert!(tried("127.0.0.1:1310").contains("redis-cli -p 1310 "));
         assert!(tried("0.0.0.0:1310").contains("http://127.0.0.1:1310/-/"));

@@ -1,7 +1,7 @@
 //! Takes over another configuration while clients are served.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use log::{error, info, warn};
 
@@ -10,6 +10,7 @@ use crate::balance::{Balancer, Phase};
 use crate::config::Config;
 use crate::discovery::{self, Changes};
 use crate::logging;
+use crate::observe::certificates;
 use crate::sync::lock;
 
 /// Keys that are read once, at the start.
@@ -23,10 +24,7 @@ const FIXED_KEYS: [&str; 5] = ["listen", "admin-listen", "log-format", "control"
 /// # Errors
 /// The file is wrong, a key can't change without a restart, or the process is to end.
 pub fn reload(balancer: &Arc<Balancer>) -> Result<Vec<String>, Vec<String>> {
-    let result = balancer.reloads.run(|| {
-        let (config, keys) = changed(balancer)?;
-        Ok(take_over(balancer, config, &keys))
-    });
+    let result = balancer.reloads.run(|| Ok(take_over(balancer, changed(balancer)?)));
     match &result {
         Ok(lines) => lines.iter().for_each(|line| info!("reload: {line}")),
         Err(reasons) => {
@@ -37,13 +35,22 @@ pub fn reload(balancer: &Arc<Balancer>) -> Result<Vec<String>, Vec<String>> {
     result
 }
 
-/// Reads the configuration that is to be taken over. Returns it, and which keys have changed.
-fn changed(balancer: &Balancer) -> Result<(Config, Vec<String>), Vec<String>> {
+/// A configuration that is to be taken over.
+struct Changed {
+    config: Config,
+    /// The keys that have changed.
+    keys: Vec<String>,
+    /// Whether the certificates or keys in its files have changed.
+    has_other_certificates: bool,
+}
+
+/// Reads the configuration that is to be taken over.
+fn changed(balancer: &Balancer) -> Result<Changed, Vec<String>> {
     if balancer.has_reached(Phase::Leaving) {
         return Err(vec!["the process is to end".to_owned()]);
     }
     let old = balancer.config();
-    if old.config_file.is_none() {
+    if !old.has_files() {
         return Err(vec!["there is no file to read again: start lb with --config FILE".to_owned()]);
     }
     let mut new = old.reread().map_err(|error| error.lines())?;
@@ -59,22 +66,24 @@ fn changed(balancer: &Balancer) -> Result<(Config, Vec<String>), Vec<String>> {
     }
     // Port 0 was replaced by the one that was found.
     (new.listen, new.admin_listen) = (old.listen, old.admin_listen);
+    let of_listener = new.read_certificates(Some(&old)).map_err(|error| vec![error])?;
+    let has_other_certificates = of_listener || old.credentials.differs(&new.credentials);
     raise_limits(&mut new).map_err(|error| vec![error.to_string()])?;
-    Ok((new, keys))
+    Ok(Changed { config: new, keys, has_other_certificates })
 }
 
-fn take_over(balancer: &Arc<Balancer>, config: Config, keys: &[String]) -> Vec<String> {
+fn take_over(balancer: &Arc<Balancer>, changed: Changed) -> Vec<String> {
+    let Changed { config, keys, has_other_certificates } = changed;
     config.warnings().iter().for_each(|warning| warn!("{warning}"));
     let overridden = config.overridden_keys().iter().map(ToString::to_string);
     let mut lines: Vec<String> = overridden.collect();
-    let read_anew = balancer.config().credentials.changed(&config.credentials);
-    lines.extend(read_anew.iter().map(|path| format!("{path} has changed: new connections use it")));
     let is_set_by_operator = lock(&balancer.overlay).log_level.is_some();
     if keys.iter().any(|key| key == "log-level") && !is_set_by_operator {
         logging::set_level(config.log_level);
     }
     balancer.reconfigure(config, Instant::now());
-    lines.splice(0..0, [summary(keys)]);
+    lines.splice(0..0, [summary(&keys, has_other_certificates)]);
+    certificates::warn_of_expiry(balancer, SystemTime::now());
     drop(discovery::follow(balancer));
     lines.extend(described(&discovery::update(balancer, || discovery::listed(balancer))));
     let left = discovery::left_in_place(balancer).into_iter();
@@ -83,10 +92,11 @@ fn take_over(balancer: &Arc<Balancer>, config: Config, keys: &[String]) -> Vec<S
     lines
 }
 
-fn summary(keys: &[String]) -> String {
-    match keys {
+fn summary(keys: &[String], has_other_certificates: bool) -> String {
+    let certificates = has_other_certificates.then_some("the certificates");
+    match keys.iter().map(String::as_str).chain(certificates).collect::<Vec<_>>()[..] {
         [] => "nothing has changed".to_owned(),
-        keys => format!("taken over: {}", keys.join(", ")),
+        ref changed => format!("taken over: {}", changed.join(", ")),
     }
 }
 

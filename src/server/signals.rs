@@ -46,7 +46,7 @@ impl Hangup {
 /// When signals can't be handled.
 pub fn start_signals(balancer: &Arc<Balancer>) -> io::Result<()> {
     let has_terminal = io::stdin().is_terminal() || io::stderr().is_terminal();
-    let has_file = balancer.config().config_file.is_some();
+    let has_file = balancer.config().has_files();
     let hangup = Hangup::of(has_file, is_hangup_ignored(), has_terminal);
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     if hangup != Hangup::Leave {

@@ -13,32 +13,14 @@ use std::time::{Duration, Instant};
 use crate::balance::Balancer;
 use crate::net::client_stream::ClientStream;
 use crate::net::poll;
-use crate::net::protocol::WireProtocol;
-use crate::session::{self, Endpoint};
-
-/// Longest time for one client over the limit to say what it wants, and to take the answer.
-const TURN_AWAY_TIME: Duration = Duration::from_millis(20);
+use crate::net::proxy_protocol;
+use crate::session::{DENIAL_BYTES, DENIAL_TIME, Denial, DenialAnswer, Endpoint, denial_answer};
 
 /// Longest wait for the bytes of these clients, before a look for more clients.
 const STEP: Duration = Duration::from_millis(2);
 
-/// Room for what such a client says. The head of a probe fits.
-const RECEIVED_BYTES: usize = 1024;
-
-/// How requests begin that are answered here.
-const PROBES: [&[u8]; 4] = [b"GET /-/health", b"GET /-/ready", b"HEAD /-/health", b"HEAD /-/ready"];
-
-const HTTP_FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
-    Content-Type: application/json; charset=utf-8\r\n\
-    X-Content-Type-Options: nosniff\r\n\
-    Content-Length: 51\r\n\
-    Retry-After: 1\r\n\
-    Connection: close\r\n\r\n\
-    {\n  \"error\": \"too many clients: try again later\"\n}\n";
-const RESP_FULL: &[u8] = b"-ERR max number of clients reached\r\n";
-
 /// Queue of the thread that turns clients away.
-pub(super) struct TurnAway(SyncSender<ClientStream>);
+pub(super) struct TurnAway(SyncSender<(ClientStream, Denial)>);
 
 /// Answers the clients over the limit.
 struct Attendant {
@@ -49,8 +31,11 @@ struct Attendant {
 /// A client over the limit.
 struct Visitor {
     stream: ClientStream,
+    denial: Denial,
     since: Instant,
     received: Vec<u8>,
+    /// Whether a proxy's header comes before anything else.
+    has_header: bool,
     is_answered: bool,
 }
 
@@ -70,16 +55,25 @@ impl TurnAway {
     }
 
     /// Leaves a client to the thread. Waits for a moment when too many have come at once.
-    pub fn turn_away(&self, client: ClientStream) {
+    pub fn turn_away(&self, client: ClientStream, why: Denial) {
         // The thread ends with the queue.
-        let _ = self.0.send(client);
+        let _ = self.0.send((client, why));
     }
 }
 
 impl Visitor {
-    fn new(stream: ClientStream) -> Self {
-        let received = Vec::with_capacity(RECEIVED_BYTES);
-        Self { stream, since: Instant::now(), received, is_answered: false }
+    /// Takes a proxy's header from what was received; returns whether the client's own bytes come next. An error means
+    /// that they never do.
+    fn take_header(&mut self) -> Result<bool, ()> {
+        if !self.has_header {
+            return Ok(true);
+        }
+        let Some(header) = proxy_protocol::parse(&self.received).map_err(|_| ())? else {
+            return Ok(false);
+        };
+        self.received.drain(..header.length);
+        self.has_header = false;
+        Ok(true)
     }
 
     fn send(&mut self, answer: &[u8]) {
@@ -92,14 +86,14 @@ impl Visitor {
 impl Attendant {
     /// Attends to the clients in the queue, `max` at a time, until the queue is closed and empty. It takes
     /// up to `batch` more at once.
-    fn attend_to_all(&self, queue: &Receiver<ClientStream>, max: usize, batch: usize) {
+    fn attend_to_all(&self, queue: &Receiver<(ClientStream, Denial)>, max: usize, batch: usize) {
         let mut visitors: Vec<Visitor> = Vec::new();
         loop {
             if visitors.is_empty() {
                 let Ok(client) = queue.recv() else { return };
-                visitors.push(Visitor::new(client));
+                visitors.push(self.visitor(client));
             }
-            visitors.extend(queue.try_iter().take(batch).map(Visitor::new));
+            visitors.extend(queue.try_iter().take(batch).map(|client| self.visitor(client)));
             while visitors.len() > max {
                 // Those that are answered make room for the others, then those that came first.
                 let leaves = visitors.iter().position(|visitor| visitor.is_answered);
@@ -110,10 +104,16 @@ impl Attendant {
             // If that fails, each is looked at all the same.
             let _ = poll(&mut inputs, STEP);
             visitors.retain_mut(|visitor| {
-                let is_late = visitor.since.elapsed() >= TURN_AWAY_TIME;
+                let is_late = visitor.since.elapsed() >= DENIAL_TIME;
                 self.attend(visitor, is_late)
             });
         }
+    }
+
+    fn visitor(&self, (stream, denial): (ClientStream, Denial)) -> Visitor {
+        let has_header = self.endpoint == Endpoint::Public && self.balancer.config().proxy_protocol;
+        let received = Vec::with_capacity(DENIAL_BYTES);
+        Visitor { stream, denial, since: Instant::now(), received, has_header, is_answered: false }
     }
 
     /// Reads what a client has sent, and answers it if that suffices; returns whether it stays.
@@ -129,15 +129,20 @@ impl Attendant {
         };
         let is_over = is_late || !is_there;
         if !visitor.is_answered {
-            let is_all = is_over || visitor.received.len() >= RECEIVED_BYTES;
-            let probe = |head: &[u8]| session::probe_response(head, self.endpoint, &self.balancer);
-            match answer_to(&visitor.received, is_all, probe) {
-                Some(Answer::Full(answer)) => {
-                    self.count();
-                    visitor.send(answer);
+            let Ok(is_past_header) = visitor.take_header() else {
+                self.balancer.metrics.without_proxy_header.add_one();
+                return false;
+            };
+            let is_all = is_over || visitor.received.len() >= DENIAL_BYTES;
+            let (denial, received) = (visitor.denial, &visitor.received);
+            let answer = || denial_answer(denial, received, is_all, self.endpoint, &self.balancer);
+            match is_past_header.then(answer).flatten() {
+                Some(DenialAnswer::Denied(answer)) => {
+                    self.count(denial);
+                    visitor.send(&answer);
                 }
-                Some(Answer::Probe(answer)) => visitor.send(&answer),
-                None if is_over => self.count(),
+                Some(DenialAnswer::Probe(answer)) => visitor.send(&answer),
+                None if is_over => self.count(denial),
                 None => {}
             }
         }
@@ -147,91 +152,10 @@ impl Attendant {
         !is_over
     }
 
-    /// Counts a client that is turned away, before it can know.
-    fn count(&self) {
-        if self.endpoint == Endpoint::Public {
+    /// Counts a client that is turned away, before it can know. One whose address has too many is counted already.
+    fn count(&self, denial: Denial) {
+        if self.endpoint == Endpoint::Public && denial == Denial::Full {
             self.balancer.metrics.turned_away.add_one();
         }
-    }
-}
-
-/// The answer to a client over the limit.
-#[derive(Debug, PartialEq, Eq)]
-enum Answer {
-    /// There is no place for it.
-    Full(&'static [u8]),
-    /// It needs no place.
-    Probe(Vec<u8>),
-}
-
-/// Returns the answer to a client over the limit, by the bytes that it has sent; `None` while they don't
-/// tell what it wants. `is_all` says that no more are waited for. `probe` answers a whole request for
-/// health or readiness.
-fn answer_to(
-    received: &[u8],
-    is_all: bool,
-    probe: impl FnOnce(&[u8]) -> Option<Vec<u8>>,
-) -> Option<Answer> {
-    match WireProtocol::detect(received)? {
-        WireProtocol::Resp => Some(Answer::Full(RESP_FULL)),
-        WireProtocol::Http if may_be_probe(received) => match probe(received) {
-            None if is_all => Some(Answer::Full(HTTP_FULL)),
-            answer => answer.map(Answer::Probe),
-        },
-        WireProtocol::Http => Some(Answer::Full(HTTP_FULL)),
-    }
-}
-
-/// Returns whether a request that begins with these bytes may be one for health or readiness.
-fn may_be_probe(received: &[u8]) -> bool {
-    let line = received.strip_prefix(b"\r\n").unwrap_or(received);
-    PROBES.iter().any(|probe| line.starts_with(probe) || probe.starts_with(line))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HEALTH: &str = "GET /-/health HTTP/1.1\r\n\r\n";
-
-    fn answer(received: &str, is_all: bool) -> Option<Answer> {
-        let probe = |head: &[u8]| head.ends_with(b"\r\n\r\n").then(|| b"OK".to_vec());
-        answer_to(received.as_bytes(), is_all, probe)
-    }
-
-    #[test]
-    fn a_client_over_the_limit_is_answered_in_its_protocol_or_not_at_all() {
-        let (http, resp) = (Some(Answer::Full(HTTP_FULL)), Some(Answer::Full(RESP_FULL)));
-        for (received, now, at_the_end) in [
-            ("GET /key HTTP/1.1\r\n", &http, &http),
-            ("GET /-/metrics HTTP/1.1\r\n", &http, &http),
-            ("GET /", &None, &http),
-            ("\r\nGET /-/he", &None, &http),
-            (&HEALTH[..HEALTH.len() - 2], &None, &http),
-            ("*1\r\n$4\r\nPING\r\n", &resp, &resp),
-            ("*", &resp, &resp),
-            ("GET key\r\n", &resp, &resp),
-            ("", &None, &None),
-            ("GET", &None, &None),
-            ("\r\n", &None, &None),
-        ] {
-            assert_eq!(answer(received, false), *now, "{received:?}");
-            assert_eq!(answer(received, true), *at_the_end, "{received:?}");
-        }
-    }
-
-    #[test]
-    fn a_probe_over_the_limit_is_answered() {
-        for head in [HEALTH, "HEAD /-/ready?from=a HTTP/1.1\r\n\r\n", "\r\nGET /-/ready\r\n\r\n"] {
-            assert_eq!(answer(head, false), Some(Answer::Probe(b"OK".to_vec())), "{head:?}");
-        }
-    }
-
-    #[test]
-    fn the_fixed_answer_has_the_length_that_it_names() {
-        let text = std::str::from_utf8(HTTP_FULL).expect("text");
-        let (head, body) = text.split_once("\r\n\r\n").expect("head and body");
-        assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{text}");
-        serde_json::from_str::<serde_json::Value>(body).expect("JSON");
     }
 }

@@ -10,6 +10,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::ServerConfig;
+
 pub use self::activity::{Activity, now};
 pub(super) use self::socket::Occupation;
 pub use self::socket::{ClientInfo, ClientList, ClientSocket, Doing};
@@ -19,6 +21,7 @@ use crate::backend::Backend;
 use crate::balance::{Balancer, Phase};
 use crate::memory::{Holder, Share};
 use crate::net::client_stream::ClientStream;
+use crate::net::tls::TlsError;
 
 /// A client that takes fewer bytes a second of an answer than this, on average, is cut off once the
 /// client timeout is over: it holds a thread, a lease, and a reply in a backend's memory.
@@ -124,12 +127,7 @@ pub(super) struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    pub fn new(
-        socket: &'a Arc<ClientSocket>,
-        address: SocketAddr,
-        endpoint: Endpoint,
-        balancer: &'a Balancer,
-    ) -> Self {
+    pub fn new(socket: &'a Arc<ClientSocket>, endpoint: Endpoint, balancer: &'a Balancer) -> Self {
         let client_timeout = balancer.config().client_timeout;
         let (idle_timeout, head_timeout) = match endpoint {
             Endpoint::Public => (client_timeout, HEAD_TIMEOUT),
@@ -138,7 +136,7 @@ impl<'a> Client<'a> {
         Self {
             balancer,
             socket,
-            address,
+            address: socket.address(),
             endpoint,
             idle_timeout,
             head_timeout,
@@ -201,6 +199,21 @@ impl<'a> Client<'a> {
         read
     }
 
+    /// Goes on in TLS. `received` are the client's first bytes, which came at `since`.
+    pub fn start_tls(
+        &mut self,
+        config: &Arc<ServerConfig>,
+        received: &[u8],
+        since: Instant,
+    ) -> Result<(), TlsError> {
+        self.socket.activity.set(Activity::Head(now().saturating_sub(since.elapsed())));
+        let started = self.stream().start_tls(config, received, since + self.head_timeout);
+        self.socket.activity.set(Activity::Busy);
+        // The first request may have come with the end of the handshake.
+        self.is_new = true;
+        started
+    }
+
     /// Reads what comes until `deadline`; 0 at the end.
     pub fn read_until(&mut self, deadline: Instant, buffer: &mut Vec<u8>) -> io::Result<usize> {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -257,6 +270,8 @@ impl<'a> Client<'a> {
         if self.stream().end_output().is_err() {
             return;
         }
+        // Others need its place more.
+        self.socket.activity.set(Activity::Spare(now()));
         let deadline = Instant::now() + LINGER_TIME;
         let (mut total, mut scrap) = (0, Vec::new());
         while let Ok(length @ 1..) = self.read_until(deadline, &mut scrap) {

@@ -1,19 +1,21 @@
 //! One client's conversation, on a thread of its own.
 
 mod client;
+mod denial;
 mod http;
 mod redis;
+mod welcome;
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use self::client::Client;
 pub use self::client::{
     Activity, ClientInfo, ClientList, ClientSocket, Doing, Endpoint, IDLE_GRACE, now,
 };
-pub use self::http::probe_response;
+pub use self::denial::{DENIAL_BYTES, DENIAL_TIME, Denial, DenialAnswer, denial_answer};
+pub use self::welcome::take_address_place;
+use self::welcome::{Beginning, welcome};
 use crate::balance::Balancer;
 use crate::metrics::Presence;
 use crate::net::protocol::WireProtocol;
@@ -22,20 +24,11 @@ use crate::net::protocol::WireProtocol;
 const ONLY_HTTP: &[u8] = b"-ERR this address serves HTTP alone, below /-/\r\n";
 
 /// Talks to one client until either side ends the conversation.
-pub fn serve(
-    socket: &Arc<ClientSocket>,
-    address: SocketAddr,
-    endpoint: Endpoint,
-    balancer: &Arc<Balancer>,
-) {
+pub fn serve(socket: &Arc<ClientSocket>, endpoint: Endpoint, balancer: &Arc<Balancer>) {
     let mut presence = (endpoint == Endpoint::Public).then(|| Presence::new(&balancer.metrics));
-    let mut client = Client::new(socket, address, endpoint, balancer);
-    let mut received = Vec::new();
-    if !matches!(client.read_more(&mut received), Ok(1..)) {
-        return;
-    }
-    let since = Instant::now();
-    let protocol = detect(&mut client, &mut received, since);
+    let mut client = Client::new(socket, endpoint, balancer);
+    let Some(beginning) = welcome(&mut client) else { return };
+    let Beginning { protocol, received, since, tls: _tls } = beginning;
     socket.note_protocol(protocol);
     if let Some(presence) = &mut presence {
         presence.speaks(protocol);
@@ -50,18 +43,6 @@ pub fn serve(
         WireProtocol::Resp => {
             client.keeps_place = true;
             redis::converse(client, received, since, balancer);
-        }
-    }
-}
-
-/// Reads until the first bytes, which came at `since`, tell the protocol. A client that sends no more in
-/// time is taken for a Redis client, whose conversation then ends with an error.
-fn detect(client: &mut Client, received: &mut Vec<u8>, since: Instant) -> WireProtocol {
-    loop {
-        match WireProtocol::detect(received) {
-            Some(protocol) => return protocol,
-            None if matches!(client.read_head(since, received), Ok(1..)) => {}
-            None => return WireProtocol::Resp,
         }
     }
 }

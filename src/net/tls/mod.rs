@@ -4,7 +4,10 @@
 //! other way. [`ClientStream`](super::client_stream::ClientStream) and
 //! [`BackendStream`](super::backend_stream::BackendStream) have one if they speak TLS; nobody else knows.
 
+pub mod certificates;
 pub mod error;
+pub mod expiry;
+pub mod listener;
 pub(super) mod session;
 #[cfg(test)]
 pub(super) mod test_support;

@@ -4,12 +4,12 @@
 //! that the list of clients costs a read nothing.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::activity::{Activity, ActivityCell, now};
-use crate::balance::Lease;
+use crate::balance::{AddressPlace, Lease};
 use crate::memory::{Account, Holder};
 use crate::net::client_stream::ClientStream;
 use crate::net::protocol::WireProtocol;
@@ -31,8 +31,12 @@ pub struct ClientSocket {
     pub stream: ClientStream,
     /// Number of the client, as `CLIENT ID` says.
     pub id: u64,
-    /// Its address.
-    pub address: SocketAddr,
+    /// The address of the other end.
+    peer: SocketAddr,
+    /// The client's address, if a proxy has named it.
+    proxied: OnceLock<SocketAddr>,
+    /// Its place among the clients of its address.
+    address_place: OnceLock<AddressPlace>,
     since: Duration,
     /// The memory that the client makes us hold.
     account: Account,
@@ -47,6 +51,8 @@ pub struct ClientSocket {
 struct Notes {
     /// 0 while unknown, else the protocol and one more.
     protocol: AtomicU8,
+    /// The version of TLS, if it speaks that.
+    tls: OnceLock<&'static str>,
     occupation: AtomicU8,
     /// The beginning of the last command's name.
     command: [AtomicU64; 2],
@@ -107,6 +113,8 @@ pub struct ClientInfo {
     pub address: SocketAddr,
     /// The protocol; `None` until the first bytes have told it.
     pub protocol: Option<WireProtocol>,
+    /// The version of TLS; `None` in plain text.
+    pub tls: Option<&'static str>,
     /// The name that it has given itself with `CLIENT SETNAME`, or the beginning of a long one.
     pub name: Option<String>,
     /// How long it has been connected.
@@ -125,17 +133,47 @@ pub struct ClientInfo {
 
 impl ClientSocket {
     /// Of a client that has just come.
-    pub fn new(stream: ClientStream, address: SocketAddr) -> Self {
+    pub fn new(stream: ClientStream, peer: SocketAddr) -> Self {
         Self {
             stream,
             id: LAST_ID.fetch_add(1, Ordering::Relaxed) + 1,
-            address,
+            peer,
+            proxied: OnceLock::new(),
+            address_place: OnceLock::new(),
             since: now(),
             account: Account::default(),
             activity: ActivityCell::default(),
             notes: Notes::default(),
             is_killed: AtomicBool::new(false),
         }
+    }
+
+    /// Returns the client's address: that of the other end, unless a proxy has named it.
+    pub fn address(&self) -> SocketAddr {
+        *self.proxied.get().unwrap_or(&self.peer)
+    }
+
+    /// Notes the address that a proxy has named.
+    pub(in crate::session) fn note_address(&self, address: SocketAddr) {
+        // A connection has one header.
+        let _ = self.proxied.set(address);
+    }
+
+    /// Notes the version of TLS that the client speaks.
+    pub(in crate::session) fn note_tls(&self, version: &'static str) {
+        // TLS begins once at most.
+        let _ = self.notes.tls.set(version);
+    }
+
+    /// Returns whether the client counts among those of its address.
+    pub(in crate::session) fn has_address_place(&self) -> bool {
+        self.address_place.get().is_some()
+    }
+
+    /// Keeps the client's place among those of its address until it is gone.
+    pub(in crate::session) fn keep_address_place(&self, place: AddressPlace) {
+        // It is asked before whether there is one.
+        let _ = self.address_place.set(place);
     }
 
     /// Returns why we have ended the connection, if we have.
@@ -221,7 +259,8 @@ impl ClientSocket {
         let name = String::from_utf8_lossy(&lock(&notes.name)).into_owned();
         ClientInfo {
             id: self.id,
-            address: self.address,
+            address: self.address(),
+            tls: notes.tls.get().copied(),
             protocol: match notes.protocol.load(Ordering::Relaxed) {
                 0 => None,
                 code if code == WireProtocol::Http as u8 + 1 => Some(WireProtocol::Http),
@@ -252,7 +291,7 @@ impl Holder for ClientSocket {
     }
 
     fn name(&self) -> String {
-        self.address.to_string()
+        self.address().to_string()
     }
 
     fn close(&self) {

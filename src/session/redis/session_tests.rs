@@ -39,7 +39,7 @@ fn replies(balancer: &Balancer, commands: &str) -> String {
         let mut replies = String::new();
         client.read_to_string(&mut replies).map(|_| replies)
     });
-    let session = Client::new(&socket, address, Endpoint::Public, balancer);
+    let session = Client::new(&socket, Endpoint::Public, balancer);
     super::converse(session, Vec::new(), Instant::now(), balancer);
     drop(socket);
     reader.join().expect("no panic").expect("replies")

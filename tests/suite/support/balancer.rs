@@ -53,6 +53,7 @@ impl Balancer {
             .next()
             .and_then(|port| port.parse().ok())
             .unwrap_or_else(|| panic!("no port in {first:?}"));
+        let port = tls_everywhere::port_for_tests(port);
         Self { process, port, log }
     }
 

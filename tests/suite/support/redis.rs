@@ -42,7 +42,8 @@ impl RedisServer {
     pub fn start_tls(certificate: &CertificateFiles, ca: &Path, extra_args: &[&str]) -> Self {
         let [certificate, key, ca] = [&certificate.certificate, &certificate.key, ca]
             .map(|path| path.to_str().expect("text"));
-        let args = ["--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", ca];
+        let args =
+            ["--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", ca];
         let args = [&args[..], &["--tls-auth-clients", "no"], extra_args].concat();
         Self::start_at_free_port(true, &args)
     }

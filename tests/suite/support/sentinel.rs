@@ -50,7 +50,11 @@ impl Sentinel {
              sentinel failover-timeout {NAME} 2000\nsentinel parallel-syncs {NAME} 3\n{lines}\n",
             folder.path().display(),
             folder.path().join("log").display(),
-            if lines.contains("tls-replication yes") { primary.balanced_port() } else { primary.port() },
+            if lines.contains("tls-replication yes") {
+                primary.balanced_port()
+            } else {
+                primary.port()
+            },
         );
         fs::write(&file, text).expect("a file");
         let process = Command::new("redis-server")
