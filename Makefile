@@ -34,7 +34,7 @@ chaos:
 	LB_CHAOS_SECONDS=$${LB_CHAOS_SECONDS:-300} cargo test --locked --test suite -- --nocapture chaos::
 
 # Compares every byte of SOAK_REPLIES replies to the random pipelines and HTTP requests of 500 clients, which
-# disconnect at the worst moments. Ends after SOAK_SECONDS (default 3600) at the latest.
+# disconnect at the worst moments. Ends after SOAK_SECONDS (default 3600) at the latest. SOAK_TLS=1 has TLS on both sides.
 SOAK_REPLIES ?= 100000000
 soak:
 	bash load_data.sh --install
@@ -69,7 +69,7 @@ fuzz:
 	done
 
 # Measures redis-lb and other proxies on this machine and writes docs/BENCHMARKS.md. Takes under 20 minutes;
-# less with BENCH_SECONDS=1 or BENCH_ONLY=resp,http (parts: resp, http, half, idle, seed, scaling, start).
+# less with BENCH_SECONDS=1 or BENCH_ONLY=resp,http (parts: resp, http, half, idle, seed, scaling, start, tls).
 bench:
 	bash bench/install.sh
 	cargo build --release --locked

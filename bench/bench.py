@@ -16,6 +16,7 @@ import measure_resp
 import measure_scaling
 import measure_seed
 import measure_start
+import measure_tls
 import peers
 import report
 from machine import HOME, RUN, say
@@ -28,6 +29,7 @@ PARTS = {
     "seed": measure_seed,
     "scaling": measure_scaling,
     "start": measure_start,
+    "tls": measure_tls,
 }
 RESULTS = RUN / "results.json"
 

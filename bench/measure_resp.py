@@ -47,9 +47,9 @@ def pilot(target, command, connections, pipeline):
     return measure(target, command, connections, pipeline, requests)["rate"]
 
 
-def measure(target, command, connections, pipeline, requests):
+def measure(target, command, connections, pipeline, requests, more=()):
     before = target.cpu_seconds()
-    options = ["-h", "127.0.0.1", "-p", target.port, "-c", connections, "-P", pipeline, "-n", requests, "--csv"]
+    options = ["-h", "127.0.0.1", "-p", target.port, "-c", connections, "-P", pipeline, "-n", requests, "--csv", *more]
     lines = machine.run(["redis-benchmark", *options, *command], 60).splitlines()
     cpu = target.cpu_seconds() - before
     head, values = list(csv.reader(lines))[-2:]

@@ -4,6 +4,7 @@ import re
 import socket
 import string
 
+import certificates
 import machine
 import redis_client
 from machine import CORES, HOME, RUN
@@ -24,24 +25,28 @@ HTTP = ["redis-lb", "webdis"]
 
 
 class Target:
-    def __init__(self, name, port, process):
-        self.name, self.port, self.process = name, port, process
+    def __init__(self, name, port, process, tls_port=None):
+        self.name, self.port, self.process, self.tls_port = name, port, process, tls_port
 
     def cpu_seconds(self):
         return machine.cpu_seconds(self.process.pid)
 
 
-def start_redis(name):
-    port = machine.free_port()
+def start_redis(name, tls=False):
+    port, tls_port = machine.free_port(), machine.free_port() if tls else None
     command = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    if tls:
+        command += ["--tls-port", tls_port, "--tls-auth-clients", "no"]
+        command += ["--tls-cert-file", certificates.CERTIFICATE, "--tls-key-file", certificates.KEY]
+        command += ["--tls-ca-cert-file", certificates.CERTIFICATE]
     process = machine.start(name, command + ["--maxclients", MAX_CLIENTS])
     machine.wait_until(lambda: redis_client.ask(port, "PING"))
-    return Target("direct", port, process)
+    return Target("direct", port, process, tls_port)
 
 
-def start_servers():
+def start_servers(tls=False):
     """Three servers with the same data: the actors, a short string and a long one."""
-    servers = [start_redis(f"redis{number}") for number in (1, 2, 3)]
+    servers = [start_redis(f"redis{number}{'-tls' * tls}", tls) for number in (1, 2, 3)]
     backends = [word for server in servers for word in ("--backend", f"127.0.0.1:{server.port}")]
     machine.run([SEED, HOME / "actors.csv", *backends], 60)
     for server in servers:
@@ -50,24 +55,35 @@ def start_servers():
     return servers
 
 
-def start_lb(backends, port=None, program=LB, folder="redis-lb"):
+def start_lb(backends, port=None, program=LB, folder="redis-lb", options=()):
+    """`backends` are ports, or addresses."""
     port = port or machine.free_port()
-    command = [program, "--quiet", "--listen", f"127.0.0.1:{port}", "--max-clients", MAX_CLIENTS]
+    command = [program, "--quiet", "--listen", f"127.0.0.1:{port}", "--max-clients", MAX_CLIENTS, *options]
     for backend in backends:
-        command += ["--backend", f"127.0.0.1:{backend}"]
+        command += ["--backend", f"127.0.0.1:{backend}" if isinstance(backend, int) else backend]
     return Target("redis-lb", port, machine.start(folder, command))
 
 
-def _start_peer(name, backends):
+# TLS towards clients.
+LB_TLS = ["--tls-cert", certificates.CERTIFICATE, "--tls-key", certificates.KEY]
+
+
+def tls_backends(servers):
+    """The options and addresses of `lb` for TLS towards Redis."""
+    return ["--backend-tls-ca", certificates.CERTIFICATE], [f"rediss://127.0.0.1:{server.tls_port}" for server in servers]
+
+
+def start_peer(name, backends):
     configuration = next((HOME / "bench/peers").glob(f"{name}.*"))
     port = machine.free_port()
     values = {"PORT": port, "CORES": CORES, "FILES": machine.raise_file_limit(), "MAX_CLIENTS": MAX_HAPROXY_CLIENTS}
+    values.update(CERTIFICATE=certificates.CERTIFICATE, KEY=certificates.KEY, BOTH=certificates.BOTH)
     values.update({f"BACKEND_{number}": backend for number, backend in enumerate(backends, 1)})
     folder = RUN / "run" / name
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / configuration.name
     file.write_text(string.Template(configuration.read_text()).substitute(values))
-    return Target(name, port, machine.start(name, _command(name, file)))
+    return Target(name, port, machine.start(name, _command(name.split("-")[0], file)))
 
 
 def _command(name, file):
@@ -97,7 +113,7 @@ def start(name, servers):
     ports = [server.port for server in servers]
     if name == "direct":
         return servers[0]
-    target = start_lb(ports) if name == "redis-lb" else _start_peer(name, ports)
+    target = start_lb(ports) if name == "redis-lb" else start_peer(name, ports)
     try:
         if name == "webdis":
             machine.wait_until(lambda: socket.create_connection(("127.0.0.1", target.port)).close())

@@ -101,6 +101,15 @@ Each Redis server has a relay ([bench/load](../bench/load/src/relay.rs)) in fron
 time, a millisecond each, so that the backends are the limit. `GET` of 64 bytes, {connections} clients, {rounds} rounds.
 """
 
+TLS = """## TLS
+
+As above, over TLS 1.3 from the clients, with a certificate of P-256; {rounds} rounds. In the rows that end in "both", the
+connections to Redis are TLS as well. direct is Redis' own TLS port. haproxy is
+[haproxy-tls.cfg](../bench/peers/haproxy-tls.cfg) and [haproxy-both.cfg](../bench/peers/haproxy-both.cfg), envoy is
+[envoy-tls.yaml](../bench/peers/envoy-tls.yaml). redis-benchmark has one thread and encrypts in it, so with a pipeline it is
+the limit.
+"""
+
 REPEAT = """## Run it yourself
 
 ```sh
@@ -169,6 +178,16 @@ def resp(part):
         lines.append(f"### `{case['command']}`, {clients}{pipeline}\n")
         direct = case["targets"].get("direct")
         lines.append(rates(case["targets"], direct))
+    return "\n".join(lines)
+
+
+def tls(part):
+    lines = [TLS.format(**part)]
+    for case in part["cases"]:
+        pipeline = f", pipeline {case['pipeline']}" if case["pipeline"] > 1 else ""
+        reconnects = ", a new connection for each" if case["reconnects"] else ""
+        lines.append(f"### TLS: `{case['command']}`, {case['connections']} clients{pipeline}{reconnects}\n")
+        lines.append(rates(case["targets"], case["targets"].get("direct")))
     return "\n".join(lines)
 
 
@@ -243,6 +262,7 @@ def start(part):
 
 SECTIONS = {
     "resp": resp, "http": http, "half": half, "idle": idle, "seed": seed, "scaling": scaling, "start": start,
+    "tls": tls,
 }
 
 

@@ -21,7 +21,8 @@ load idle PORT REFERENCE_PORT CLIENTS COMMAND...
 load relay PORT REDIS_PORT MICROSECONDS
     slow backend: passes commands on to the Redis server on REDIS_PORT, but answers one GET or
     HGETALL at a time and delays each by MICROSECONDS, until standard input ends
-load soak --lb 127.0.0.1:PORT --backend 127.0.0.1:PORT... [--clients N] [--replies N] [--seconds N]
+load soak --lb 127.0.0.1:PORT --backend 127.0.0.1:PORT... [--tls-ca FILE] [--clients N] [--replies N]
+    [--seconds N]
     fills the backends, then lets clients (default 500) send random pipelines to the balancer, compare
     every byte of the replies and disconnect at random, until enough replies (default 100,000,000)
     are verified or the time (default 3600) is over; fails if a reply was wrong or a session was

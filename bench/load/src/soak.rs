@@ -5,16 +5,18 @@ mod batch;
 mod client;
 mod data;
 mod http;
+mod socket;
 
 use std::error::Error;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use client::{Client, Failure, Leave};
 use data::{HttpItem, Table};
+use rustls::ClientConfig;
 
 const STACK_BYTES: usize = 128 * 1024;
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
@@ -29,6 +31,7 @@ const SHOWN_FAILURES: usize = 5;
 pub struct Plan {
     lb: u16,
     backends: Vec<u16>,
+    tls: Option<Arc<ClientConfig>>,
     clients: usize,
     replies: u64,
     time: Duration,
@@ -39,6 +42,7 @@ impl Plan {
         let mut plan = Plan {
             lb: 0,
             backends: Vec::new(),
+            tls: None,
             clients: 500,
             replies: 100_000_000,
             time: Duration::from_secs(3600),
@@ -48,6 +52,7 @@ impl Plan {
             match *flag {
                 "--lb" => plan.lb = port(value)?,
                 "--backend" => plan.backends.push(port(value)?),
+                "--tls-ca" => plan.tls = Some(socket::trust(value)?),
                 "--clients" => plan.clients = value.parse()?,
                 "--replies" => plan.replies = value.parse()?,
                 "--seconds" => plan.time = Duration::from_secs(value.parse()?),
@@ -70,6 +75,7 @@ fn port(address: &str) -> Result<u16, Box<dyn Error>> {
 /// State shared by all clients.
 struct Soak {
     lb: u16,
+    tls: Option<Arc<ClientConfig>>,
     tables: Vec<Table>,
     http_items: Vec<HttpItem>,
     is_over: AtomicBool,
@@ -148,6 +154,7 @@ pub fn run(plan: &Plan) -> Result<(), Box<dyn Error>> {
     }
     let soak = Soak {
         lb: plan.lb,
+        tls: plan.tls.clone(),
         tables: data::tables(),
         http_items: data::http_items(),
         is_over: AtomicBool::new(false),

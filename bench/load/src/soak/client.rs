@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::io::{BufReader, ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
 use super::batch::{Batch, Session};
 use super::http::Http;
+use super::socket::Socket;
 use super::{Random, Soak, add};
 use crate::wire;
 
@@ -152,13 +152,14 @@ impl<'a> Client<'a> {
     }
 
     fn run_http_session(&mut self) -> Result<(), Failure> {
-        let mut http = Http::new(self.dial()?);
+        let socket = self.dial()?;
+        let mut http = Http::new(&socket);
         while !self.is_over() {
             let item = self.random.pick(&self.soak.http_items);
             if self.random.below(PIPELINES_PER_SESSION) == 0 {
                 let way = *self.random.pick(&Leave::ALL);
-                let socket = http.leave(way, item, &mut self.random)?;
-                return self.end(socket, way);
+                http.leave(way, item, &mut self.random)?;
+                return self.end(&socket, way);
             }
             http.ask(item)?;
             add(&self.soak.verified, 1);
@@ -166,22 +167,23 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
-    fn dial(&self) -> Result<TcpStream, Failure> {
+    fn dial(&self) -> Result<Socket, Failure> {
         let socket = wire::connect(self.soak.lb).map_err(Failure::ConnectFailed)?;
         socket.set_read_timeout(Some(TIMEOUT))?;
         socket.set_write_timeout(Some(TIMEOUT))?;
+        let socket = Socket::new(socket, self.soak.tls.as_ref()).map_err(Failure::ConnectFailed)?;
         add(&self.soak.connections, 1);
         Ok(socket)
     }
 
-    fn connect(&mut self) -> Result<TcpStream, Failure> {
-        let mut socket = self.dial()?;
+    fn connect(&mut self) -> Result<Socket, Failure> {
+        let socket = self.dial()?;
         (self.inbox.start, self.inbox.end) = (0, 0);
         self.session.database = 0;
         self.session.is_resp3 = self.random.below(4) == 0;
         if self.session.is_resp3 {
             // This reply can't be compared: it contains the id of the connection.
-            socket.write_all(&wire::command(&["HELLO", "3"]))?;
+            (&socket).write_all(&wire::command(&["HELLO", "3"]))?;
             let mut reply = Vec::new();
             wire::read_value(&mut BufReader::new(&socket), &mut reply)?;
             if !reply.starts_with(b"%") {
@@ -192,16 +194,17 @@ impl<'a> Client<'a> {
     }
 
     /// Sends the batch in one write, or sometimes in two with the last command cut between them.
-    fn send(&mut self, mut socket: &TcpStream) -> Result<(), Failure> {
+    fn send(&mut self, mut socket: &Socket) -> Result<(), Failure> {
         let cut = if self.random.below(16) == 0 { self.batch.cut(&mut self.random) } else { 0 };
         let (first, second) = self.batch.requests.split_at(cut);
         socket.write_all(first)?;
         socket.write_all(second)?;
+        socket.flush()?;
         Ok(())
     }
 
     /// Compares the first `count` replies.
-    fn receive(&mut self, socket: &TcpStream, count: usize) -> Result<(), Failure> {
+    fn receive(&mut self, socket: &Socket, count: usize) -> Result<(), Failure> {
         for index in 0..count {
             if let Err(mut failure) = self.inbox.expect(socket, self.batch.reply(index)) {
                 add(&self.soak.verified, index as u64);
@@ -216,7 +219,7 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
-    fn leave(&mut self, mut socket: &TcpStream) -> Result<(), Failure> {
+    fn leave(&mut self, mut socket: &Socket) -> Result<(), Failure> {
         let way = *self.random.pick(&Leave::ALL);
         let answered = self.batch.len() - 1;
         match way {
@@ -234,10 +237,11 @@ impl<'a> Client<'a> {
         self.end(socket, way)
     }
 
-    fn end(&self, socket: &TcpStream, way: Leave) -> Result<(), Failure> {
+    fn end(&self, socket: &Socket, way: Leave) -> Result<(), Failure> {
         if matches!(way, Leave::Reset) {
-            rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO))
-                .map_err(std::io::Error::from)?;
+            let reset =
+                |tcp: &_| rustix::net::sockopt::set_socket_linger(tcp, Some(Duration::ZERO));
+            socket.with_tcp(reset).map_err(std::io::Error::from)?;
         }
         add(&self.soak.left[way as usize], 1);
         Ok(())
@@ -252,7 +256,7 @@ struct Inbox {
 }
 
 impl Inbox {
-    fn expect(&mut self, mut socket: &TcpStream, reply: &[u8]) -> Result<(), Failure> {
+    fn expect(&mut self, mut socket: &Socket, reply: &[u8]) -> Result<(), Failure> {
         let mut done = 0;
         while done < reply.len() {
             if self.start == self.end {

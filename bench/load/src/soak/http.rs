@@ -1,21 +1,21 @@
 //! An HTTP session of the soak test: sequential requests, with status and body compared.
 
 use std::io::{BufRead, BufReader, Error, Read, Write};
-use std::net::TcpStream;
 
 use super::Random;
 use super::client::{Failure, Leave, shown};
 use super::data::HttpItem;
+use super::socket::Socket;
 
 const MAX_HEAD_BYTES: u64 = 8 * 1024;
 
-pub struct Http {
-    stream: BufReader<TcpStream>,
+pub struct Http<'a> {
+    stream: BufReader<&'a Socket>,
     body: Vec<u8>,
 }
 
-impl Http {
-    pub fn new(socket: TcpStream) -> Http {
+impl<'a> Http<'a> {
+    pub fn new(socket: &'a Socket) -> Http<'a> {
         Http { stream: BufReader::new(socket), body: Vec::new() }
     }
 
@@ -60,13 +60,12 @@ impl Http {
         way: Leave,
         item: &HttpItem,
         random: &mut Random,
-    ) -> Result<&TcpStream, Failure> {
+    ) -> Result<(), Failure> {
         let length = match way {
             Leave::Idle => 0,
             Leave::HalfSent => 1 + random.below(item.request.len() - 1),
             Leave::Unread | Leave::Reset => item.request.len(),
         };
-        self.stream.get_mut().write_all(&item.request[..length])?;
-        Ok(self.stream.get_ref())
+        Ok(self.stream.get_mut().write_all(&item.request[..length])?)
     }
 }
