@@ -236,6 +236,62 @@ fn each_backend_of_a_file_may_have_a_ca_a_certificate_and_a_name_of_its_own() {
 }
 
 #[test]
+fn mistakes_are_named_with_their_lines_and_lb_config_prints_what_is_right() {
+    let (ca, other) = (Certificates::new("ca"), Certificates::new("other"));
+    let (own, stranger) = (ca.client(), other.client());
+    let file = ca.folder().join("redis-lb.toml");
+    let run = |command: &str, text: &str| {
+        fs::write(&file, text).expect("a file");
+        let mut lb = Command::new(env!("CARGO_BIN_EXE_lb"));
+        lb.args(["--config", path(&file), command]).env_remove("LB_BACKENDS");
+        let output = lb.output().expect("lb");
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.code(), said)
+    };
+    let backend = |keys: &str| format!("[[backend]]\nurl = \"rediss://h:1\"\n{keys}\n");
+    for (text, mistake) in [
+        (
+            "[[backend]]\nurl = \"h:1\"\ntls-ca = \"ca.pem\"".to_owned(),
+            "3: tls-ca needs a rediss:// URL",
+        ),
+        (backend("tls-ca = \"none.pem\""), "3: tls-ca: "),
+        (backend("tls-ca = \"client.key\""), "has no certificate"),
+        (backend("tls-cert = \"client.pem\""), "3: tls-cert needs tls-key"),
+        (backend("tls-server-name = \"a b\""), "3: tls-server-name: write the name or the address"),
+        (backend("sentinel-tls = true"), "3: sentinel-tls belongs to a sentinel:// URL"),
+        (
+            backend(&format!("tls-cert = \"client.pem\"\ntls-key = \"{}\"", path(&stranger.key))),
+            "4: tls-key: ",
+        ),
+        (
+            "backend = [\"rediss://h:1#insecure\"]".to_owned(),
+            "1: backend: #insecure would trust any",
+        ),
+        ("backend-tls-ca = \"none.pem\"\n".to_owned(), "1: backend-tls-ca: "),
+        (
+            "backend-tls-key = \"client.key\"\n".to_owned(),
+            "1: backend-tls-key needs --backend-tls-cert",
+        ),
+    ] {
+        let (code, said) = run("check", &text);
+        assert!(code == Some(2) && said.contains(mistake), "{text}: {said}");
+    }
+    let keys = "tls-ca = \"ca.pem\"\ntls-cert = \"client.pem\"\ntls-key = \"client.key\"\n\
+                tls-server-name = \"redis.example\"";
+    let (code, shown) = run("config", &backend(keys));
+    assert_eq!(code, Some(0), "{shown}");
+    for line in [
+        "url = \"rediss://h:1\"".to_owned(),
+        format!("tls-ca = \"{}\"", path(&ca.ca())),
+        format!("tls-key = \"{}\"", path(&own.key)),
+        "tls-server-name = \"redis.example\"".to_owned(),
+    ] {
+        assert!(shown.contains(&line), "{shown}");
+    }
+    assert_eq!(run("config", &shown).1.matches("tls-").count(), shown.matches("tls-").count());
+}
+
+#[test]
 fn sentinels_and_the_servers_that_they_name_are_asked_by_tls() {
     let (ca, data) = (Certificates::new("ca"), Arc::new(Data::new()));
     let by_tls = ["--tls-replication", "yes"];
