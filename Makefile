@@ -17,7 +17,8 @@ demo:
 test:
 	bash load_data.sh --install
 	bash tests/clients/install.sh
-	command -v curl >/dev/null || $(AS_ROOT) apt-get install -y curl
+	for program in curl openssl haproxy; do \
+		command -v $$program >/dev/null || $(AS_ROOT) apt-get install -y $$program; done
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((1 + $$(getconf _NPROCESSORS_ONLN)))} cargo test --locked
 
 # Takes the screenshots in docs/pictures from the running program. Takes six minutes.

@@ -38,7 +38,9 @@ fn a_line_without_a_version_is_http09() {
 
 #[test]
 fn an_absolute_target_names_the_host() {
+    let https = one("GET https://[::1]:80/a?b HTTP/1.1\r\nHost: other\r\n\r\n");
     let request = one("GET http://[::1]:80/a?b HTTP/1.1\r\nHost: other\r\n\r\n");
+    assert_eq!(format!("{https:?}"), format!("{request:?}"));
     assert_eq!(request.host.as_deref(), Some("[::1]:80"));
     assert_eq!(request.target, "/a?b");
     assert_eq!(one("GET HTTP://h?key=a HTTP/1.0\r\n\r\n").target, "/?key=a");

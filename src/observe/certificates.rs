@@ -3,9 +3,10 @@
 use std::time::SystemTime;
 
 use log::{error, warn};
+use serde::Serialize;
 
 use crate::balance::Balancer;
-use crate::net::tls::expiry::{Validity, ValidityConcern};
+use crate::net::tls::expiry::{self, Validity, ValidityConcern};
 
 /// What to do about a certificate of ours.
 const RENEW_OURS: &str = "renew it, and reload";
@@ -21,6 +22,16 @@ pub(crate) struct WatchedCertificate {
     pub advice: &'static str,
     /// When it is valid.
     pub validity: Validity,
+}
+
+/// A certificate that somebody has to renew, as the status has it.
+#[derive(Debug, Serialize)]
+pub(super) struct CertificateStatus {
+    certificate: String,
+    origin: String,
+    not_before: String,
+    not_after: String,
+    concern: Option<String>,
 }
 
 /// Returns all certificates that are watched.
@@ -51,6 +62,18 @@ pub(crate) fn watched(balancer: &Balancer) -> Vec<WatchedCertificate> {
         })
     });
     of_listener.into_iter().chain(of_ours).chain(of_backends).collect()
+}
+
+/// Returns all certificates that are watched, as the status has them.
+pub(super) fn statuses(balancer: &Balancer, now: SystemTime) -> Vec<CertificateStatus> {
+    let status = |certificate: WatchedCertificate| CertificateStatus {
+        certificate: certificate.name,
+        origin: certificate.origin,
+        not_before: expiry::shown(certificate.validity.not_before),
+        not_after: expiry::shown(certificate.validity.not_after),
+        concern: certificate.validity.concern(now).map(|concern| concern.to_string()),
+    };
+    watched(balancer).into_iter().map(status).collect()
 }
 
 /// Warns of the certificates that end soon, or are of no use at this time.

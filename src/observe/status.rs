@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 use serde::Serialize;
 
 use super::backend_status::{BackendStatus, HistoryStatus, Requests, SlowReads, rounded, shown};
+use super::certificates::{self, CertificateStatus};
 use super::process::Usage;
 use super::source_status::SourceStatus;
 use super::zone_status::ZoneStatus;
@@ -42,6 +43,7 @@ pub struct Status {
     log_lines_dropped: u64,
     process: Usage,
     memory: Memory,
+    certificates: Vec<CertificateStatus>,
     zone: ZoneStatus,
     backends: Vec<BackendStatus>,
     removed_backends: Vec<String>,
@@ -161,6 +163,7 @@ impl Status {
                 max_bytes: balancer.memory.max_bytes(),
                 closed_clients: balancer.memory.closed.get(),
             },
+            certificates: certificates::statuses(balancer, SystemTime::now()),
             zone: ZoneStatus::of(balancer, &members, &recent.backends),
             backends,
             removed_backends: overlay.removed,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::access::Access;
 use super::shape::Shape;
 use super::table::Name;
 use super::verdict::{LocalCommand, Refused};
@@ -27,6 +28,8 @@ pub(super) struct CommandRule {
     pub subcommands: Rules,
     /// The error for subcommands that are not listed; `None` if those are unknown.
     pub unlisted: Option<Refused>,
+    /// What the rules of users ask, as the backends say: usually all the same.
+    pub access: Vec<Access>,
     /// How often clients sent it.
     pub count: Arc<Counter>,
 }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::access::Access;
 use super::command_rule::{Action, CommandRule, Rules};
 use super::rules;
 use super::shape::Shape;
 use super::table::{CommandInfo, Flags, Name};
-use super::verdict::{LocalCommand, Refused, no_table, not_served};
+use super::verdict::{Refused, no_table, not_served};
 use crate::metrics::Refusal;
 
 /// Commands that pass only if the configuration says so.
@@ -57,6 +58,7 @@ impl Merge {
             action: self.action(path, infos),
             subcommands: self.rules(&format!("{path} "), &maps),
             unlisted: has_unlisted.then(unlisted),
+            access: different(infos),
             count: Arc::default(),
         })
     }
@@ -107,28 +109,42 @@ impl Allowed {
     }
 }
 
+/// What the rules of users ask of a command, once for each way in which backends have it.
+fn different(infos: &[&CommandInfo]) -> Vec<Access> {
+    let mut different: Vec<Access> = Vec::new();
+    for info in infos {
+        if !different.contains(&info.access) {
+            different.push(info.access.clone());
+        }
+    }
+    different
+}
+
 /// The arity that allows all that either allows, and perhaps more: the backend checks again.
 fn loosest(one: i64, other: i64) -> i64 {
     if one == other { one } else { -one.saturating_abs().min(other.saturating_abs()) }
 }
 
 /// Adds a command that the session handles, in place of the backends' own.
-pub(super) fn add_local(commands: &mut Rules, path: &str, arity: i64, local: LocalCommand) {
-    let rule = |path: &str, arity, action| CommandRule {
+pub(super) fn add_local(commands: &mut Rules, row: &rules::LocalRow) {
+    let &(path, arity, local, categories) = row;
+    let rule = |path: &str, arity, action, access| CommandRule {
         full_name: path.replace(' ', "|").into_bytes().into(),
         arity,
         shape: Shape::default(),
         action,
         subcommands: Rules::default(),
         unlisted: None,
+        access,
         count: Arc::default(),
     };
-    let local = rule(path, arity, Action::Local(local));
+    let access = Access::of_local(path, local, categories);
+    let local = rule(path, arity, Action::Local(local), vec![access]);
     match path.split_once(' ') {
         None => commands.insert(path.as_bytes().into(), local),
         Some((container, name)) => commands
             .entry(container.as_bytes().into())
-            .or_insert_with(|| rule(container, -2, Action::Refuse(no_table())))
+            .or_insert_with(|| rule(container, -2, Action::Refuse(no_table()), Vec::new()))
             .subcommands
             .insert(name.as_bytes().into(), local),
     };

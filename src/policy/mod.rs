@@ -2,9 +2,14 @@
 //!
 //! [`Policy`] decides by what the backends' `COMMAND` says of each command, and by the exceptions in `rules.rs`.
 
+mod access;
+mod categories;
 mod command_rule;
+mod key_specs;
 mod merge;
 mod permits;
+#[cfg(test)]
+mod permits_tests;
 mod rules;
 pub(crate) mod scripts;
 mod shape;
@@ -45,9 +50,7 @@ impl Policy {
     pub fn new(tables: &[Arc<CommandTable>], allowed: Allowed) -> Self {
         let maps: Vec<_> = tables.iter().map(|table| &table.commands).collect();
         let mut commands = Merge { tables: tables.len(), allowed }.rules("", &maps);
-        for &(path, arity, local) in rules::LOCAL {
-            add_local(&mut commands, path, arity, local);
-        }
+        rules::LOCAL.iter().for_each(|row| add_local(&mut commands, row));
         Self { commands, is_empty: tables.is_empty(), unknown: Arc::default() }
     }
 

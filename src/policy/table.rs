@@ -3,6 +3,9 @@
 use redis::Value;
 use rustc_hash::FxHashMap;
 
+use super::access::{Access, ListedKeys};
+use super::categories::Categories;
+use super::key_specs::KeySpec;
 use super::rules;
 use super::verdict::one_line;
 
@@ -28,6 +31,8 @@ pub(super) struct CommandInfo {
     pub subcommands: FxHashMap<Name, CommandInfo>,
     /// Whether it has more subcommands than are listed.
     pub has_unlisted: bool,
+    /// What the rules of users ask.
+    pub access: Access,
 }
 
 /// The flags that decide whether a command passes, and how it is sent.
@@ -48,7 +53,7 @@ impl CommandTable {
     /// as listed.
     pub fn parse(reply: &[u8]) -> Result<Self, &'static str> {
         let value = redis::parse_redis_value(reply).map_err(|_| NOT_A_TABLE)?;
-        let commands = infos(&value, b"").filter(|commands| !commands.is_empty());
+        let commands = infos(&value, None).filter(|commands| !commands.is_empty());
         Ok(Self { commands: commands.ok_or(NOT_A_TABLE)? })
     }
 
@@ -71,7 +76,7 @@ impl CommandTable {
         let asked = names.iter().zip(&infos).filter(|(_, value)| **value != Value::Nil);
         // The reply has the old name of a command that was renamed; clients use the one we asked for.
         let commands: Option<Vec<(Name, CommandInfo)>> = asked
-            .map(|(name, value)| Some((name.to_ascii_lowercase().into(), info(value, b"")?.1)))
+            .map(|(name, value)| Some((name.to_ascii_lowercase().into(), info(value, None)?.1)))
             .collect();
         self.commands.extend(commands?);
         Some(())
@@ -85,20 +90,21 @@ impl CommandTable {
 
 const NOT_A_TABLE: &str = "sent something that is no list of commands";
 
-/// Reads a list of commands, or of subcommands whose names begin with `prefix`.
-fn infos(value: &Value, prefix: &[u8]) -> Option<FxHashMap<Name, CommandInfo>> {
+/// Reads a list of commands, or of a container's subcommands.
+fn infos(value: &Value, container: Option<&CommandInfo>) -> Option<FxHashMap<Name, CommandInfo>> {
     let Value::Array(values) = value else { return None };
-    values.iter().map(|value| info(value, prefix)).collect()
+    values.iter().map(|value| info(value, container)).collect()
 }
 
-/// Reads name, arity, flags and the first key's place; after five more fields, the subcommands.
-fn info(value: &Value, prefix: &[u8]) -> Option<(Name, CommandInfo)> {
+/// Reads name, arity, flags and what follows; after seven more fields, the subcommands.
+fn info(value: &Value, container: Option<&CommandInfo>) -> Option<(Name, CommandInfo)> {
     let Value::Array(fields) = value else { return None };
     let [full_name, Value::Int(arity), Value::Array(flags), rest @ ..] = fields.as_slice() else {
         return None;
     };
     let full_name = text(full_name)?;
-    let name = full_name.strip_prefix(prefix).unwrap_or(full_name).to_ascii_lowercase();
+    let prefix = container.map_or(Vec::new(), |info| [&*info.full_name, b"|"].concat());
+    let name = full_name.strip_prefix(&*prefix).unwrap_or(full_name).to_ascii_lowercase();
     let has = |flag: &[u8]| flags.iter().any(|listed| text(listed) == Some(flag));
     let mut info = CommandInfo {
         full_name: one_line(full_name.to_vec()).into(),
@@ -115,11 +121,45 @@ fn info(value: &Value, prefix: &[u8]) -> Option<(Name, CommandInfo)> {
     if let Some(Value::Int(first_key)) = rest.first() {
         info.first_key = u8::try_from(*first_key).unwrap_or(0);
     }
+    let keys = listed_keys(rest, [has(b"readonly"), has(b"movablekeys"), has(b"module")]);
+    let categories = rest.get(3).and_then(categories);
+    let inherited = container.and_then(|info| info.access.categories).unwrap_or_default();
+    let lower_name = info.full_name.to_ascii_lowercase();
+    info.access = Access {
+        keys: keys.keys(&String::from_utf8_lossy(&lower_name)),
+        name: lower_name.into(),
+        categories: categories.map(|own| own.with(inherited)),
+        is_always_allowed: has(b"no_auth"),
+        ..Access::default()
+    };
     match rest.get(6) {
-        Some(subcommands) => info.subcommands = infos(subcommands, &[full_name, b"|"].concat())?,
+        Some(subcommands) => info.subcommands = infos(subcommands, Some(&info))?,
         None => info.add_known_subcommands(&String::from_utf8_lossy(&name)),
     }
+    info.access.is_container = !info.subcommands.is_empty();
     Some((name.into(), info))
+}
+
+/// The categories of a command; `None` if the field is something else.
+fn categories(value: &Value) -> Option<Categories> {
+    let Value::Array(names) = value else { return None };
+    let names = names.iter().filter_map(text);
+    Some(Categories::of(names.filter_map(|name| name.strip_prefix(b"@"))))
+}
+
+/// Reads where a command has its keys, from the fields after its flags: first key, last key, step, and four fields
+/// later the key specifications.
+fn listed_keys(fields: &[Value], [is_readonly, is_movable, is_module]: [bool; 3]) -> ListedKeys {
+    let number = |at: usize| match fields.get(at) {
+        Some(Value::Int(number)) => *number,
+        _ => 0,
+    };
+    let specs = match fields.get(5) {
+        Some(Value::Array(specs)) => Some(specs.iter().map(KeySpec::read).collect()),
+        _ => None,
+    };
+    let count = |at: usize| usize::try_from(number(at)).unwrap_or(0);
+    ListedKeys { specs, range: (count(0), number(1), count(2)), is_readonly, is_movable, is_module }
 }
 
 impl CommandInfo {
@@ -128,14 +168,16 @@ impl CommandInfo {
         let Some(subcommands) = rules::subcommands(container) else { return };
         self.has_unlisted = true;
         for name in subcommands {
-            let full_name = format!("{container}|{name}").into_bytes();
-            let info = Self { full_name: one_line(full_name).into(), arity: -2, ..Self::default() };
+            let full_name = format!("{container}|{name}");
+            let access = self.access.of_subcommand(&full_name);
+            let full_name = one_line(full_name.into_bytes()).into();
+            let info = Self { full_name, arity: -2, access, ..Self::default() };
             self.subcommands.insert(name.as_bytes().into(), info);
         }
     }
 }
 
-fn text(value: &Value) -> Option<&[u8]> {
+pub(super) fn text(value: &Value) -> Option<&[u8]> {
     match value {
         Value::SimpleString(text) => Some(text.as_bytes()),
         Value::BulkString(text) => Some(text),

@@ -1,13 +1,16 @@
 'use strict';
 
+const { readFileSync } = require('node:fs');
 const { isDeepStrictEqual, inspect } = require('node:util');
 
-/** Arguments of the programs: PORT BACKEND_PORT[,BACKEND_PORT...] PROTOCOL. */
+/** Arguments of the programs: PORT BACKEND_PORT[,BACKEND_PORT...] PROTOCOL. LB_TEST_CA names the CA, if they speak TLS. */
 const [port, backends, protocol] = [
   Number(process.argv[2]),
   process.argv[3].split(',').map(Number),
   Number(process.argv[4]),
 ];
+
+const tls = process.env.LB_TEST_CA && { ca: readFileSync(process.env.LB_TEST_CA) };
 
 function expect(what, found, wanted) {
   if (!isDeepStrictEqual(plain(found), wanted)) {
@@ -53,4 +56,4 @@ function run(name, program) {
   program().then(() => clearTimeout(tooLong), fail);
 }
 
-module.exports = { port, backends, protocol, expect, expectError, names, run };
+module.exports = { port, backends, protocol, tls, expect, expectError, names, run };

@@ -6,7 +6,7 @@
 
 const { once } = require('node:events');
 const Redis = require('ioredis');
-const { port, backends, protocol, expect, expectError, names, run } = require('./expect.js');
+const { port, backends, protocol, tls, expect, expectError, names, run } = require('./expect.js');
 
 async function everyType(redis) {
   expect('GET', await redis.get('greeting'), 'hello');
@@ -82,7 +82,7 @@ async function walks(redis) {
 }
 
 async function databases() {
-  const redis = new Redis({ port, db: 3, protocol });
+  const redis = new Redis({ port, db: 3, protocol, tls });
   expect('GET in database 3', await redis.get('greeting'), 'hello from 3');
   expect('SELECT', await redis.select(0), 'OK');
   expect('GET in database 0', await redis.get('greeting'), 'hello');
@@ -110,7 +110,7 @@ async function messages(redis) {
 }
 
 run('ioredis', async () => {
-  const redis = new Redis({ port, protocol, connectionName: 'reader' });
+  const redis = new Redis({ port, protocol, tls, connectionName: 'reader' });
   await everyType(redis);
   await connection(redis);
   await pipelines(redis);

@@ -2,13 +2,19 @@
 
 Usage: redis_py.py PORT BACKEND_PORT[,BACKEND_PORT...] PROTOCOL
 
-tests/suite/clients.rs loads the data. Messages are published directly at the backends.
+tests/suite/clients.rs loads the data. Messages are published directly at the backends. LB_TEST_CA names the CA, if the
+balancer is to be spoken to in TLS.
 """
 
+import os
 import sys
 import threading
 
 import redis
+
+
+CA = os.environ.get("LB_TEST_CA")
+TLS = {"ssl": True, "ssl_ca_certs": CA} if CA else {}
 
 
 def expect(what, found, wanted):
@@ -117,7 +123,7 @@ def walks(client):
 
 
 def databases(port, protocol):
-    client = redis.Redis(port=port, db=3, protocol=protocol, decode_responses=True)
+    client = redis.Redis(port=port, db=3, protocol=protocol, decode_responses=True, **TLS)
     expect("GET in database 3", client.get("greeting"), "hello from 3")
     client.select(0)
     client.close()
@@ -156,7 +162,8 @@ def messages(client, backends):
 
 
 def many_threads(port, protocol):
-    pool = redis.ConnectionPool(port=port, protocol=protocol, decode_responses=True, max_connections=20)
+    options = {"connection_class": redis.SSLConnection, "ssl_ca_certs": CA} if CA else {}
+    pool = redis.ConnectionPool(port=port, protocol=protocol, decode_responses=True, max_connections=20, **options)
     client = redis.Redis(connection_pool=pool)
     failures = []
 
@@ -181,7 +188,7 @@ def many_threads(port, protocol):
 def main():
     port, protocol = int(sys.argv[1]), int(sys.argv[3])
     backends = [redis.Redis(port=int(backend), protocol=2) for backend in sys.argv[2].split(",")]
-    client = redis.Redis(port=port, protocol=protocol, client_name="reader", decode_responses=True)
+    client = redis.Redis(port=port, protocol=protocol, client_name="reader", decode_responses=True, **TLS)
     every_type(client)
     connection(client, protocol)
     pipelines(client)
@@ -192,7 +199,7 @@ def main():
     databases(port, protocol)
     messages(client, backends)
     many_threads(port, protocol)
-    raw = redis.Redis(port=port, protocol=protocol)
+    raw = redis.Redis(port=port, protocol=protocol, **TLS)
     expect("bytes", raw.get("binary"), b"\x00\xff\r\n$-1\r\n")
 
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use redis::{Commands, Connection, ErrorKind, ServerErrorKind, Value};
 
 use crate::support::balancer::Balancer;
+use crate::support::certificates::Certificates;
 use crate::support::redis::RedisServer;
 
 /// No program takes a tenth of this.
@@ -20,14 +21,43 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 struct Site {
     servers: [RedisServer; 3],
     balancer: Balancer,
+    /// Whom programs trust that speak TLS.
+    certificates: Option<Certificates>,
 }
 
 impl Site {
     fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// A balancer that serves TLS alone.
+    fn start_tls() -> Self {
+        Self::start_with(Some(Certificates::new("ca")))
+    }
+
+    fn start_with(certificates: Option<Certificates>) -> Self {
         let servers = [(); 3].map(|()| RedisServer::start());
         servers.iter().for_each(load);
-        let balancer = Balancer::start_with(&servers.each_ref(), &["--allow-scripts"]);
-        Self { servers, balancer }
+        let mut flags = vec!["--allow-scripts".to_owned()];
+        if let Some(certificates) = &certificates {
+            flags.extend(certificates.server().flags());
+            flags.push("--tls-only".to_owned());
+        }
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let balancer = Balancer::start_with(&servers.each_ref(), &flags);
+        Self { servers, balancer, certificates }
+    }
+
+    /// Runs a program that takes the port, the backends and the protocol, over both protocols.
+    fn run(&self, program: impl Fn() -> Command) {
+        for protocol in ["2", "3"] {
+            let mut command = program();
+            command.args([&self.port(), &self.backends(), protocol]);
+            if let Some(certificates) = &self.certificates {
+                command.env("LB_TEST_CA", certificates.ca());
+            }
+            run(&mut command, "");
+        }
     }
 
     fn port(&self) -> String {
@@ -74,26 +104,24 @@ fn keys() -> BTreeSet<String> {
 
 #[test]
 fn a_program_with_redis_py_works() {
-    let site = Site::start();
-    for protocol in ["2", "3"] {
-        run(python("redis_py.py").args([&site.port(), &site.backends(), protocol]), "");
-    }
+    Site::start().run(|| python("redis_py.py"));
 }
 
 #[test]
 fn a_program_with_ioredis_works() {
-    let site = Site::start();
-    for protocol in ["2", "3"] {
-        run(node("ioredis.js").args([&site.port(), &site.backends(), protocol]), "");
-    }
+    Site::start().run(|| node("ioredis.js"));
 }
 
 #[test]
 fn a_program_with_node_redis_works() {
-    let site = Site::start();
-    for protocol in ["2", "3"] {
-        run(node("node_redis.js").args([&site.port(), &site.backends(), protocol]), "");
-    }
+    Site::start().run(|| node("node_redis.js"));
+}
+
+#[test]
+fn programs_that_speak_tls_work() {
+    let site = Site::start_tls();
+    site.run(|| python("redis_py.py"));
+    site.run(|| node("ioredis.js"));
 }
 
 #[test]
@@ -267,7 +295,7 @@ pub fn installed(what: &str) -> PathBuf {
 }
 
 /// Runs a program with this input, to its end; returns what it says. Panics if it fails.
-fn run(command: &mut Command, input: &str) -> String {
+pub fn run(command: &mut Command, input: &str) -> String {
     let mut output = tempfile::tempfile().expect("a file");
     let copy = || output.try_clone().expect("a file");
     let mut process = command

@@ -103,6 +103,16 @@ fn flags() -> Vec<Arg> {
     keys
 }
 
+/// Flags without which the flag of this key makes no sense.
+fn needed(key: &str) -> &'static [&'static str] {
+    match key {
+        "tls-cert" => &["--tls-key=/none/needed"],
+        "tls-key" => &["--tls-cert=/none/needed"],
+        "tls-client-ca" | "tls-only" => &["--tls-cert=/none/needed", "--tls-key=/none/needed"],
+        _ => &[],
+    }
+}
+
 /// A value for a flag that is not its default, as an argument and as TOML.
 fn sample(flag: &Arg) -> (String, String) {
     let key = flag.get_long().expect("a name");
@@ -140,10 +150,11 @@ fn each_key_does_what_its_flag_does() {
     let default = values(&setup.shown(&[], &[]));
     for flag in flags() {
         let (argument, toml) = sample(&flag);
+        let needed = needed(flag.get_long().expect("a name"));
         setup.write("lb.toml", "");
-        let by_flag = setup.shown(&[&argument], &[]);
+        let by_flag = setup.shown(&[needed, &[argument.as_str()]].concat(), &[]);
         setup.write("lb.toml", &toml);
-        let by_file = setup.shown(&[], &[]);
+        let by_file = setup.shown(needed, &[]);
         assert_eq!(values(&by_flag), values(&by_file), "{toml}");
         assert_ne!(values(&by_file), default, "{toml}");
         assert!(by_file.contains("# lb.toml:1\n"), "{by_file}");
@@ -328,7 +339,7 @@ const WRONG: &[(&str, usize, &str)] = &[
     ("backend = [\n\"h:1\",\n5]", 3, "a backend must be a URL in quotes, or a table"),
     ("[backend]\nurl = \"h:1\"", 1, "write [[backend]] for each server"),
     ("backend = [\"h:1\",\n\"h:1\"]", 2, "backend h:1 is on line 1 too; name each one once"),
-    ("backend = [\"h\"]", 1, "to 65535; write HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB or"),
+    ("backend = [\"h\"]", 1, "to 65535; write HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB, rediss://"),
     ("[[backend]]\nweight = 1", 1, "this backend has no url"),
     ("[[backend]]\nurl = 5", 2, "url must be a text in quotes"),
     ("[[backend]]\nurl = \"h\"", 2, "url: HOST:PORT needs a port"),

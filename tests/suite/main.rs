@@ -1,6 +1,7 @@
 //! The whole system, tested with real `redis-server` processes and the real binaries.
 
 mod access_log;
+mod acl_matrix;
 mod activation;
 mod admin;
 mod backend_tls;
@@ -40,6 +41,7 @@ mod own_limits;
 mod places;
 mod policy;
 mod primary;
+mod proxy_protocol;
 mod quick;
 mod reload;
 mod resp_failover;
@@ -58,6 +60,8 @@ mod startup;
 mod status;
 mod subscriptions;
 mod support;
+mod tls;
+mod tls_files;
 mod unable;
 mod unread;
 mod values;

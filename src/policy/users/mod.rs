@@ -1,25 +1,36 @@
 //! Users and what each may read, in Redis's own words.
 //!
-//! Everything here is a value: no socket, no clock. [`Users`] never changes; a reload makes another one.
+//! Everything here is a value: no socket, no clock. [`Users`] never changes; a reload makes another one. Rules about
+//! commands stay words until a command comes, because which commands there are, and in which categories, is known from
+//! the backends' `COMMAND` alone.
 
+mod commands;
 mod error;
+mod glob;
 mod passwords;
+mod rules;
+mod selector;
+#[cfg(test)]
+mod tests;
 mod user;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
 pub use self::error::UsersError;
+use self::error::shown;
+use self::passwords::Passwords;
+pub(super) use self::selector::Missing;
+use self::selector::Selector;
 pub use self::user::User;
 
 /// Name of the user that a client is before it authenticates.
 pub const DEFAULT_USER: &str = "default";
 
-/// Rules of the user `default` as long as nobody has configured users.
-const OPEN: &str = "on nopass ~* &* +@all";
+/// Limit of users: ten for each of a thousand applications.
+pub const MAX_USERS: usize = 10_000;
 
 /// All users. It never changes: another configuration makes another one.
 #[derive(Debug)]
@@ -33,8 +44,9 @@ pub struct Users {
 impl Users {
     /// The users where none are configured: `default` may do everything without a password.
     pub fn open() -> Self {
-        let open = User::parse(DEFAULT_USER, OPEN);
-        Self::of(open.into_iter().collect())
+        let mut own = Selector { all_keys: true, all_channels: true, ..Selector::default() };
+        own.commands.add_all(true);
+        Self::of(vec![User::new(DEFAULT_USER, true, Passwords::any(), [own].into())])
     }
 
     /// Reads users from the text of a `users.acl` as Redis writes it: a line `user NAME RULE…` for each.
@@ -42,18 +54,44 @@ impl Users {
     ///
     /// Without a line for `default` that user is off.
     pub fn parse_acl_file(text: &str) -> Result<Self, UsersError> {
-        let _ = text;
-        Err(UsersError::new("users.acl is not read yet"))
+        let mut users = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            let line = line.trim_matches([' ', '\t', '\r']);
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let user = read_line(line).map_err(|error| error.at_line(index + 1))?;
+            users.push((format!("line {}: ", index + 1), user));
+        }
+        Self::checked(users)
     }
 
-    /// Reads users from pairs of a name and the rules that `ACL SETUSER` takes, between spaces. Fails if there
-    /// are none.
+    /// Reads users from pairs of a name and the rules that `ACL SETUSER` takes, with white space between them.
     ///
     /// Without an entry for `default` that user is off.
     pub fn from_entries(entries: &[(String, String)]) -> Result<Self, UsersError> {
-        let users: Result<_, _> =
-            entries.iter().map(|(name, rules)| User::parse(name, rules)).collect();
-        Ok(Self::of(users?))
+        let read =
+            |(name, rules): &(String, String)| Ok((String::new(), rules::read_user(name, rules)?));
+        Self::checked(entries.iter().map(read).collect::<Result<_, _>>()?)
+    }
+
+    /// Takes users with the place of each, and refuses those of which there are none, two, or too many.
+    fn checked(users: Vec<(String, User)>) -> Result<Self, UsersError> {
+        if users.is_empty() {
+            return Err(UsersError::new("there is no user, so nobody could read anything"));
+        }
+        if users.len() > MAX_USERS {
+            let why = format!("there are {} users: at most {MAX_USERS} can be had", users.len());
+            return Err(UsersError::new(why));
+        }
+        let mut names = std::collections::HashSet::new();
+        for (place, user) in &users {
+            if !names.insert(user.name()) {
+                let name = shown(user.name());
+                return Err(UsersError::new(format!("{place}user {name} is there already")));
+            }
+        }
+        Ok(Self::of(users.into_iter().map(|(_, user)| user).collect()))
     }
 
     fn of(users: Vec<User>) -> Self {
@@ -69,16 +107,16 @@ impl Users {
 
     /// Whether a client must authenticate before anything else is answered.
     pub fn require_auth(&self) -> bool {
-        self.default_user().is_none()
+        self.get(DEFAULT_USER.as_bytes()).is_none_or(|user| !user.is_open())
     }
 
     /// The user of this name if the password is one of its own, or if it takes any (`nopass`); `None` if not, or if
-    /// the user is off, or if there is none of this name. The time that it takes depends on the length of the password
+    /// the user is off, or if there is none of this name. The time that it takes depends on the lengths of both
     /// alone.
     pub fn authenticate(&self, name: &[u8], password: &[u8]) -> Option<Arc<User>> {
-        let digest: [u8; 32] = Sha256::digest(password).into();
+        let digest = passwords::digest(password);
         let user = self.by_name.get(name);
-        let none = passwords::Passwords::default();
+        let none = Passwords::default();
         let passwords = user.map_or(&none, |user| &user.passwords);
         let matches = passwords.compare(&digest, self.compared);
         let is_on = Choice::from(u8::from(user.is_some_and(|user| user.is_on())));
@@ -95,4 +133,15 @@ impl Users {
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<User>> {
         self.by_name.values()
     }
+}
+
+/// Reads `user NAME RULE…`.
+fn read_line(line: &str) -> Result<User, UsersError> {
+    let rest = line.strip_prefix("user").filter(|rest| rest.starts_with([' ', '\t']));
+    let rest = rest.ok_or_else(|| {
+        UsersError::new("a line begins with `user` and the user's name, unless it is a comment")
+    })?;
+    let rest = rest.trim_start();
+    let (name, rules) = rest.split_once([' ', '\t']).unwrap_or((rest, ""));
+    rules::read_user(name, rules)
 }

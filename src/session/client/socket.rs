@@ -154,24 +154,24 @@ impl ClientSocket {
     }
 
     /// Notes the address that a proxy has named.
-    pub(in crate::session) fn note_address(&self, address: SocketAddr) {
+    pub(in super::super) fn note_address(&self, address: SocketAddr) {
         // A connection has one header.
         let _ = self.proxied.set(address);
     }
 
     /// Notes the version of TLS that the client speaks.
-    pub(in crate::session) fn note_tls(&self, version: &'static str) {
+    pub(in super::super) fn note_tls(&self, version: &'static str) {
         // TLS begins once at most.
         let _ = self.notes.tls.set(version);
     }
 
     /// Returns whether the client counts among those of its address.
-    pub(in crate::session) fn has_address_place(&self) -> bool {
+    pub(in super::super) fn has_address_place(&self) -> bool {
         self.address_place.get().is_some()
     }
 
     /// Keeps the client's place among those of its address until it is gone.
-    pub(in crate::session) fn keep_address_place(&self, place: AddressPlace) {
+    pub(in super::super) fn keep_address_place(&self, place: AddressPlace) {
         // It is asked before whether there is one.
         let _ = self.address_place.set(place);
     }

@@ -1,7 +1,7 @@
 //! Whole sessions with a client on a real socket, without a backend.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,16 +22,16 @@ fn balancer() -> Arc<Balancer> {
     balancer
 }
 
-fn connected() -> (TcpStream, Arc<ClientSocket>, SocketAddr) {
+fn connected() -> (TcpStream, Arc<ClientSocket>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("accepted");
     let (stream, address) = ClientStream::accept(&listener, Duration::ZERO).expect("a client");
-    (client, Arc::new(ClientSocket::new(stream, address)), address)
+    (client, Arc::new(ClientSocket::new(stream, address)))
 }
 
 /// What a client gets that sends `commands` at once, and nothing after them.
 fn replies(balancer: &Balancer, commands: &str) -> String {
-    let (mut client, socket, address) = connected();
+    let (mut client, socket) = connected();
     client.write_all(commands.as_bytes()).expect("room");
     client.shutdown(Shutdown::Write).expect("an end");
     client.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");

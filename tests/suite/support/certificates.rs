@@ -27,6 +27,15 @@ pub struct CertificateFiles {
     pub key: PathBuf,
 }
 
+impl CertificateFiles {
+    /// The flags by which `lb` shows it to clients.
+    pub fn flags(&self) -> [String; 4] {
+        let text = |path: &Path| path.to_str().expect("text").to_owned();
+        let [cert, key] = ["--tls-cert", "--tls-key"].map(str::to_owned);
+        [cert, text(&self.certificate), key, text(&self.key)]
+    }
+}
+
 /// When a certificate is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Validity {

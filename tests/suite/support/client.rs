@@ -4,11 +4,23 @@ use std::net::{Shutdown, TcpStream};
 use super::balancer::Answer;
 
 /// One HTTP connection that is spoken to byte by byte, and read answer by answer.
-pub struct Client(BufReader<TcpStream>);
+pub struct Client<S: Read = TcpStream>(BufReader<S>);
 
 impl Client {
     pub fn new(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a socket");
+        Self::over(stream)
+    }
+
+    /// Ends our side: lb sees that nothing more will come.
+    pub fn end(&self) {
+        self.0.get_ref().shutdown(Shutdown::Write).expect("a connection");
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    /// Over a connection of any kind.
+    pub fn over(stream: S) -> Self {
         Self(BufReader::new(stream))
     }
 
@@ -17,12 +29,8 @@ impl Client {
     }
 
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
-        self.0.get_mut().write_all(bytes.as_ref())
-    }
-
-    /// Ends our side: lb sees that nothing more will come.
-    pub fn end(&self) {
-        self.0.get_ref().shutdown(Shutdown::Write).expect("a connection");
+        self.0.get_mut().write_all(bytes.as_ref())?;
+        self.0.get_mut().flush()
     }
 
     /// GET over HTTP/1.1.

@@ -105,7 +105,7 @@ pub fn encode<A: AsRef<[u8]>>(args: &[A]) -> Vec<u8> {
 }
 
 /// Appends the next frame, with all that is nested in it.
-fn read_frame(from: &mut impl BufRead, frame: &mut Vec<u8>) -> io::Result<()> {
+pub fn read_frame(from: &mut impl BufRead, frame: &mut Vec<u8>) -> io::Result<()> {
     let mut missing = 1;
     while missing > 0 {
         missing -= 1;
