@@ -1,6 +1,6 @@
 //! The questions of a health check, and the meaning of the answers.
 
-use std::io::BufRead;
+use std::io::{self, BufRead};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -9,6 +9,12 @@ use super::connection::Connection;
 use super::report::{Keys, Report};
 use super::{Backend, BackendError, MAX_INFO_BYTES, WaitPolicy, is_not_permitted};
 use crate::resp::{self, command, reply};
+
+/// First byte of an alert of TLS (RFC 8446, section 5.1). No reply of Redis begins with it.
+const TLS_ALERT: u8 = 21;
+
+/// Reason why nothing is read from a server that answers plain text with an alert of TLS.
+const SPEAKS_TLS: &str = "it speaks TLS there: its URL begins with rediss://";
 
 impl Backend {
     /// Asks for its state, on the connection that was `kept` for that. It has until `deadline`; a
@@ -21,14 +27,20 @@ impl Backend {
     ) -> Result<Report, BackendError> {
         let has_moved = self.has_moved.swap(false, Ordering::AcqRel);
         let wait_policy = WaitPolicy::Until(deadline);
-        let mut connection = match kept.take().filter(|_| !has_moved) {
+        let kept_connection = kept.take().filter(|_| !has_moved);
+        let is_new = kept_connection.is_none();
+        let mut connection = match kept_connection {
             Some(connection) => connection,
             None => self.open(wait_policy.clone(), Duration::ZERO)?,
         };
         connection.set_wait_policy(wait_policy, Duration::ZERO);
         let mut questions = Vec::new();
         ["PING", "INFO", "DBSIZE"].iter().for_each(|name| command(name).append_to(&mut questions));
-        connection.send(&questions)?;
+        let sent = connection.send(&questions);
+        sent.map_err(|error| if is_new { self.with_hint(error) } else { error })?;
+        if connection.buffered().first() == Some(&TLS_ALERT) {
+            return Err(BackendError::Protocol(SPEAKS_TLS.to_owned()));
+        }
         let not_ready = match reply::simple(connection.replies()) {
             Ok(_) => None,
             Err(resp::Error::Redis(text)) => match text.split(' ').next() {
@@ -64,6 +76,17 @@ impl Backend {
         }
         *kept = Some(connection);
         Ok(report)
+    }
+
+    /// Adds a hint to the error of a server that ends a new connection in plain text: Redis does so where it expects TLS.
+    fn with_hint(&self, error: BackendError) -> BackendError {
+        match error {
+            BackendError::Lost(error) if self.address.tls().is_none() => {
+                let text = format!("{error} (if it speaks TLS, its URL begins with rediss://)");
+                BackendError::Lost(io::Error::new(error.kind(), text))
+            }
+            error => error,
+        }
     }
 
     /// Asks only how far its data are, on the connection of the last check. The report has no more than

@@ -13,12 +13,13 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::error::BackendError;
+use super::error::{BackendError, is_timeout};
 use super::large_values::Turn;
 use super::pool::Permit;
 use super::socket::{BackendSocket, Timeouts, WaitPolicy};
 use super::{Mode, unable};
 use crate::net::backend_stream::BackendStream;
+use crate::net::tls::TlsError;
 use crate::render::json::Survey;
 use crate::resp::{CommandBuilder, Framer, command, reply};
 
@@ -107,8 +108,22 @@ impl Connection {
     }
 
     fn write(&mut self, commands: &[u8]) -> Result<(), BackendError> {
-        self.reader.get_mut().write_all(commands)?;
+        if let Err(error) = self.reader.get_mut().write_all(commands) {
+            return Err(self.refusal(error));
+        }
         self.next_byte().map(|_| ())
+    }
+
+    /// Returns why the server has ended a connection on which no more can be sent. It refuses our certificate only after
+    /// the handshake (TLS 1.3), when we may be sending already.
+    fn refusal(&mut self, error: io::Error) -> BackendError {
+        if is_timeout(&error) || self.stream().tls().is_none() {
+            return error.into();
+        }
+        match self.reader.fill_buf() {
+            Err(refusal) if TlsError::of(&refusal).is_some() => refusal.into(),
+            _ => error.into(),
+        }
     }
 
     /// Returns its stream, for threads that wait in their own way.
@@ -137,6 +152,11 @@ impl Connection {
     pub fn next_byte(&mut self) -> Result<u8, BackendError> {
         let next = self.reader.fill_buf()?.first().copied();
         next.ok_or_else(|| BackendError::Lost(io::ErrorKind::UnexpectedEof.into()))
+    }
+
+    /// Returns the bytes that were received and not read yet.
+    pub(super) fn buffered(&self) -> &[u8] {
+        self.reader.buffer()
     }
 
     /// Returns whether there are bytes that were received and not read yet.

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use redis::ConnectionAddr;
-
 use super::check::{read_only, read_server_info};
 use super::connection::Connection;
 use super::error::{is_local, is_timeout};
 use super::{Backend, BackendError, MAX_INFO_BYTES, Mode, WaitPolicy, commands};
 use crate::net::backend_stream::BackendStream;
+use crate::net::tls::TlsError;
+use crate::net::tls::expiry::Validity;
 use crate::policy::CommandTable;
 use crate::resp::{self, Protocol, command, reply};
 use crate::sync::lock;
@@ -32,14 +32,17 @@ pub(super) struct ServerInfo {
 impl Backend {
     /// Returns whether its address holds a name, which may lead to another server one day.
     pub(crate) fn has_name(&self) -> bool {
-        matches!(self.address.endpoint(), ConnectionAddr::Tcp(host, _) if host.parse::<IpAddr>().is_err())
+        let is_name = self.address.host().parse::<IpAddr>().is_err();
+        self.address.unix_path().is_none() && is_name
     }
 
     /// Looks its name up. May take as long as the system's resolver likes: never call it for a
     /// client. When it fails, the last good addresses stay.
     pub fn resolve(&self) {
-        let ConnectionAddr::Tcp(host, port) = self.address.endpoint() else { return };
-        let found = (host.as_str(), *port).to_socket_addrs();
+        if self.address.unix_path().is_some() {
+            return;
+        }
+        let found = (self.address.host(), self.address.port()).to_socket_addrs();
         let mut resolved = lock(&self.resolved);
         match found {
             Ok(addresses) => {
@@ -88,7 +91,8 @@ impl Backend {
         waited: Duration,
     ) -> Result<Connection, BackendError> {
         let began = Instant::now();
-        let mut connection = self.open(wait_policy.clone(), waited)?;
+        let opened = self.open(wait_policy.clone(), waited);
+        let mut connection = opened.map_err(BackendError::of_read)?;
         let mut setup = command("INFO").arg("server").into_bytes();
         if mode.database != 0 {
             command("SELECT").number(mode.database).append_to(&mut setup);
@@ -126,6 +130,7 @@ impl Backend {
         let wait = wait_policy.left().unwrap_or(timeout.saturating_sub(waited));
         let wait = wait.clamp(MIN_CONNECT_TIME, timeout.max(MIN_CONNECT_TIME));
         let stream = self.connect(wait)?;
+        self.note_certificate(&stream);
         let mut connection = Connection::new(stream, &self.timeouts, wait_policy.clone());
         connection.set_wait_policy(wait_policy, waited);
         if let Some(password) = self.address.password() {
@@ -162,16 +167,33 @@ impl Backend {
         Ok(())
     }
 
+    /// Remembers which certificate its server has shown.
+    fn note_certificate(&self, stream: &BackendStream) {
+        let Some(shown) = stream.tls().and_then(|summary| summary.peer_certificate) else { return };
+        let mut certificate = lock(&self.certificate);
+        if certificate.as_ref().is_none_or(|(known, _)| *known != shown) {
+            let validity = Validity::of_chain(std::slice::from_ref(&shown));
+            *certificate = validity.map(|validity| (shown, validity));
+        }
+    }
+
+    /// Returns when the certificate is valid that its server has shown last.
+    pub fn certificate_validity(&self) -> Option<Validity> {
+        lock(&self.certificate).as_ref().map(|(_, validity)| *validity)
+    }
+
     fn connect(&self, wait: Duration) -> Result<BackendStream, BackendError> {
         let timeout = self.timeouts.timeout();
-        if let ConnectionAddr::Unix(path) = self.address.endpoint() {
+        if let Some(path) = self.address.unix_path() {
             return BackendStream::connect_unix(path, wait, timeout).map_err(connect_error);
         }
+        let tls = self.timeouts.config.get().tls_with(&self.address).map_err(BackendError::Tls)?;
         let addresses = lock(&self.resolved).clone().map_err(BackendError::Unresolved)?;
         let mut last = BackendError::Unresolved("no address".to_owned());
         for address in &addresses {
             // An address that swallows packets must not use up the time of the next.
-            match BackendStream::connect(*address, wait / addresses.len() as u32, timeout, None) {
+            let wait = wait / addresses.len() as u32;
+            match BackendStream::connect(*address, wait, timeout, tls.as_ref()) {
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = connect_error(error),
             }
@@ -183,8 +205,11 @@ impl Backend {
 fn connect_error(error: io::Error) -> BackendError {
     match error {
         error if is_local(&error) => BackendError::Local(error),
-        error if is_timeout(&error) => BackendError::TimedOut,
-        error => BackendError::Connect(error),
+        error => match error.downcast::<TlsError>() {
+            Ok(error) => BackendError::Tls(error),
+            Err(error) if is_timeout(&error) => BackendError::TimedOut,
+            Err(error) => BackendError::Connect(error),
+        },
     }
 }
 

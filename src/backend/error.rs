@@ -5,6 +5,7 @@ use std::io;
 use rustix::io::Errno;
 
 use super::unable::{Inability, inability};
+use crate::net::tls::TlsError;
 use crate::resp;
 use crate::text;
 
@@ -29,6 +30,9 @@ pub enum BackendError {
     /// No connection could be made.
     #[error("cannot connect: {0}")]
     Connect(io::Error),
+    /// The TLS handshake failed, or what came after it broke the rules.
+    #[error("TLS: {0}")]
+    Tls(TlsError),
     /// It said nothing for too long, before or within a reply.
     #[error("timed out")]
     TimedOut,
@@ -91,6 +95,14 @@ impl BackendError {
         }
     }
 
+    /// Turns a TLS handshake that takes too long into the silence that it is for a read.
+    pub(super) fn of_read(self) -> Self {
+        match self {
+            Self::Tls(TlsError::TimedOut) => Self::TimedOut,
+            error => error,
+        }
+    }
+
     /// Returns whether this is the backend's failure, not that of its load or of this machine.
     pub fn is_failure(&self) -> bool {
         match self {
@@ -139,7 +151,8 @@ impl BackendError {
 
     /// Returns whether no connection to it could be made or kept.
     pub fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Unresolved(_) | Self::Connect(_) | Self::Lost(_) | Self::Syncing(_))
+        let is_connection = matches!(self, Self::Connect(_) | Self::Tls(_) | Self::Lost(_));
+        is_connection || matches!(self, Self::Unresolved(_) | Self::Syncing(_))
     }
 
     /// Returns whether the backend was too slow, rather than out of reach.
@@ -150,7 +163,8 @@ impl BackendError {
     /// Returns whether the backend was asked and was silent. Without a connection for the request, or
     /// without a turn, it was not asked.
     pub fn is_unanswered(&self) -> bool {
-        matches!(self, Self::TimedOut | Self::Stuck | Self::Unresponsive)
+        let is_silent = matches!(self, Self::TimedOut | Self::Stuck | Self::Unresponsive);
+        is_silent || matches!(self, Self::Tls(TlsError::TimedOut))
     }
 
     /// Returns whether a script keeps it from answering.
@@ -167,7 +181,10 @@ impl From<io::Error> for BackendError {
             LEFT_DOWN => Self::LeftDown,
             _ if is_timeout(&error) => Self::TimedOut,
             _ if is_local(&error) => Self::Local(error),
-            _ => Self::Lost(error),
+            _ => match error.downcast::<TlsError>() {
+                Ok(error) => Self::Tls(error),
+                Err(error) => Self::Lost(error),
+            },
         }
     }
 }

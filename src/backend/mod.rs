@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use redis::ConnectionAddr;
+use rustls_pki_types::CertificateDer;
 
 pub(crate) use self::check::read_server_info;
 pub(crate) use self::connection::STALE_TIME;
@@ -56,6 +56,7 @@ use self::type_hints::TypeHints;
 pub(crate) use self::unable::{Inability, check_server, inability, is_not_permitted, said};
 use crate::config::address::BackendAddress;
 use crate::metrics::{BackendMetrics, Metrics};
+use crate::net::tls::expiry::Validity;
 use crate::policy::CommandTable;
 use crate::render::json::Survey;
 use crate::resp::Protocol;
@@ -109,6 +110,8 @@ pub struct Backend {
     shared: Mutex<Vec<Arc<SharedConnection>>>,
     /// Which modes have one of these.
     mode_uses: Mutex<ModeUses>,
+    /// The certificate that its server has shown last, and when that is valid.
+    certificate: Mutex<Option<(CertificateDer<'static>, Validity)>>,
     server: Mutex<ServerInfo>,
     /// Counts the changes of [`commands`](Self::commands).
     commands_version: AtomicU64,
@@ -128,12 +131,10 @@ impl Backend {
         max_connections: usize,
         all_metrics: Arc<Metrics>,
     ) -> Self {
-        let resolved = match address.endpoint() {
-            ConnectionAddr::Tcp(host, port) => match host.parse::<IpAddr>() {
-                Ok(ip) => Ok(vec![SocketAddr::new(ip, *port)]),
-                Err(_) => Err("not yet looked up".to_owned()),
-            },
-            _ => Ok(Vec::new()),
+        let resolved = match (address.unix_path(), address.host().parse::<IpAddr>()) {
+            (Some(_), _) => Ok(Vec::new()),
+            (None, Ok(ip)) => Ok(vec![SocketAddr::new(ip, address.port())]),
+            (None, Err(_)) => Err("not yet looked up".to_owned()),
         };
         Self {
             id,
@@ -146,6 +147,7 @@ impl Backend {
             pool: Pool::new(max_connections),
             shared: Mutex::default(),
             mode_uses: Mutex::default(),
+            certificate: Mutex::default(),
             server: Mutex::default(),
             commands_version: AtomicU64::new(0),
             type_hints: TypeHints::default(),

@@ -10,6 +10,7 @@ use clap::{CommandFactory, Parser};
 use redis_lb::config;
 use redis_lb::config::address::DEFAULT_BACKENDS;
 use redis_lb::config::backend;
+use redis_lb::config::backend_tls::{BackendTlsFlags, read_tls_files};
 use redis_lb::load::{Dataset, SeedSettings, seed, table};
 
 const EXAMPLES: &str = "\
@@ -32,11 +33,13 @@ struct Cli {
     /// The CSV file; its first line names the columns
     #[arg(default_value = "actors.csv")]
     file: PathBuf,
-    /// HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB or redis+unix:///PATH; give it once for each
+    /// HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB, rediss:// for TLS, or redis+unix:///PATH; give it once for each
     /// server. In LB_BACKENDS commas separate them. Replicas are not written to
     #[arg(long = "backend", value_name = "URL", env = "LB_BACKENDS", hide_env_values = true)]
     #[arg(value_delimiter = ',', default_values = DEFAULT_BACKENDS)]
     backends: Vec<String>,
+    #[command(flatten)]
+    tls: BackendTlsFlags,
     /// The beginning of all keys
     #[arg(long, default_value = "actor")]
     prefix: String,
@@ -55,7 +58,9 @@ fn main() -> anyhow::Result<ExitCode> {
     let backends = backend::parse_list(&cli.backends)
         .unwrap_or_else(|error| Cli::command().error(ErrorKind::ValueValidation, error).exit());
     // How much is read from each is for lb.
-    let backends: Vec<_> = backends.into_iter().map(|backend| backend.address).collect();
+    let mut backends: Vec<_> = backends.into_iter().map(|backend| backend.address).collect();
+    read_tls_files(&cli.tls, &mut backends)
+        .unwrap_or_else(|error| Cli::command().error(ErrorKind::ValueValidation, error).exit());
     let dataset = match Dataset::check(&cli.file, &cli.id) {
         Ok(dataset) => dataset,
         Err(error) => {

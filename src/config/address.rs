@@ -1,11 +1,14 @@
-//! Addresses of backends: `host:port`, `redis://user:password@host:port/db` or
+//! Addresses of backends: `host:port`, `redis://user:password@host:port/db`, `rediss://…` for TLS, or
 //! `redis+unix:///path?db=N`, for `lb` and `seed`.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
+
+use super::backend_tls::{TlsSettings, server_name};
 
 /// The three servers that `load_data.sh` starts; the default of `--backend`.
 pub const DEFAULT_BACKENDS: [&str; 3] = ["127.0.0.1:1111", "127.0.0.1:2222", "127.0.0.1:3333"];
@@ -51,14 +54,17 @@ impl Login {
 /// `Display` and `Debug` show only [`name`](Self::name): a password never reaches a log or a page.
 #[derive(Clone)]
 pub struct BackendAddress {
+    /// Where it is, without what concerns TLS, and how to log in.
     info: ConnectionInfo,
     name: String,
+    tls: Option<TlsSettings>,
 }
 
-/// Equal addresses lead to the same database of the same server, as the same user.
+/// Equal addresses lead to the same database of the same server, as the same user, by the same kind of connection.
 impl PartialEq for BackendAddress {
     fn eq(&self, other: &Self) -> bool {
         self.endpoint() == other.endpoint()
+            && self.tls == other.tls
             && self.database() == other.database()
             && (self.username(), self.password()) == (other.username(), other.password())
     }
@@ -74,7 +80,12 @@ pub struct AddressError {
 }
 
 /// The forms of a server's address, for errors.
-const FORMS: &str = "write HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB or redis+unix:///PATH";
+const FORMS: &str =
+    "write HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB, rediss:// for TLS, or redis+unix:///PATH";
+
+/// Refuses a URL that would turn the check of certificates off.
+const INSECURE: &str =
+    "#insecure would trust any server; name the CA of its certificate instead (tls-ca)";
 
 impl AddressError {
     /// An error for this reason, which repeats nothing of the text.
@@ -100,9 +111,30 @@ impl BackendAddress {
         &self.name
     }
 
-    /// Returns host and port, or the path of the socket.
-    pub fn endpoint(&self) -> &ConnectionAddr {
+    fn endpoint(&self) -> &ConnectionAddr {
         self.info.addr()
+    }
+
+    /// Returns the path of its Unix socket, if it has one.
+    pub fn unix_path(&self) -> Option<&Path> {
+        match self.endpoint() {
+            ConnectionAddr::Unix(path) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Returns how TLS is spoken with it, if it is.
+    pub fn tls(&self) -> Option<&TlsSettings> {
+        self.tls.as_ref()
+    }
+
+    /// Returns how TLS is spoken with it, to be changed.
+    pub fn tls_mut(&mut self) -> Option<&mut TlsSettings> {
+        self.tls.as_mut()
+    }
+
+    pub(super) fn set_tls(&mut self, tls: Option<TlsSettings>) {
+        self.tls = tls;
     }
 
     /// Returns the database that is read (and, by `seed`, written): 0 if the address names none.
@@ -136,10 +168,22 @@ impl BackendAddress {
         }
     }
 
-    /// Returns the address of another server, with the login and the database of this one.
+    /// Returns the address of another server, with the login, the database and the TLS of this one.
     pub fn at(&self, host: &str, port: u16) -> Self {
         let endpoint = ConnectionAddr::Tcp(host.to_owned(), port);
-        Self { name: name(&endpoint), info: self.info.clone().set_addr(endpoint) }
+        let (name, tls) = (name(&endpoint), self.tls.clone());
+        Self { name, info: self.info.clone().set_addr(endpoint), tls }
+    }
+
+    /// Returns the address of another server, whose certificate has this name unless another one is configured.
+    pub fn at_named(&self, host: &str, port: u16, certificate_name: &str) -> Self {
+        let mut address = self.at(host, port);
+        if let Some(tls) = &mut address.tls {
+            // Without a name that certificates can have, it is the host's address.
+            let own = tls.server_name.take();
+            tls.server_name = own.or_else(|| server_name(certificate_name).ok());
+        }
+        address
     }
 
     /// Returns `USER:…@`, or nothing where there is no password.
@@ -154,6 +198,7 @@ impl BackendAddress {
         let encoded = |text| utf8_percent_encode(text, IN_USER);
         let user = self.username().map(|user| encoded(user).to_string()).unwrap_or_default();
         let database = self.database();
+        let scheme = if self.tls.is_some() { "rediss" } else { "redis" };
         match (self.endpoint(), self.password().is_some(), database) {
             (ConnectionAddr::Unix(path), has_password, _) => {
                 let parts = [
@@ -166,10 +211,11 @@ impl BackendAddress {
                 let url = format!("redis+unix://{}", utf8_percent_encode(&path, IN_PATH));
                 if query.is_empty() { url } else { format!("{url}?{query}") }
             }
-            (_, false, 0) => self.name.clone(),
-            (_, false, _) => format!("redis://{}/{database}", self.name),
-            (_, true, 0) => format!("redis://{user}:…@{}", self.name),
-            (_, true, _) => format!("redis://{user}:…@{}/{database}", self.name),
+            (_, false, 0) if self.tls.is_none() => self.name.clone(),
+            (_, false, 0) => format!("{scheme}://{}", self.name),
+            (_, false, _) => format!("{scheme}://{}/{database}", self.name),
+            (_, true, 0) => format!("{scheme}://{user}:…@{}", self.name),
+            (_, true, _) => format!("{scheme}://{user}:…@{}/{database}", self.name),
         }
     }
 
@@ -177,7 +223,7 @@ impl BackendAddress {
     pub(super) fn without_login(&self) -> Self {
         let settings = RedisConnectionInfo::default().set_db(self.database());
         let info = self.info.clone().set_redis_settings(settings);
-        Self { info, name: self.name.clone() }
+        Self { info, ..self.clone() }
     }
 
     /// Parses an address, to which this login belongs.
@@ -223,28 +269,45 @@ impl BackendAddress {
         } else {
             return wrong("HOST:PORT needs a port from 1 to 65535");
         };
-        if url.starts_with("rediss:") {
-            return wrong("TLS (rediss://) is not supported");
-        }
         let authority = url.split("://").nth(1).and_then(|rest| rest.split(['/', '?', '#']).next());
         if url.contains('@') && !authority.is_some_and(|authority| authority.contains('@')) {
             return wrong("percent-encode / ? # , and @ in a user or password");
         }
-        let info = url.into_connection_info().map_err(|error| AddressError::new(plain(&error)))?;
+        let mut info =
+            url.into_connection_info().map_err(|error| AddressError::new(plain(&error)))?;
+        let mut tls = None;
+        if let ConnectionAddr::TcpTls { host, port, insecure, .. } = info.addr() {
+            if *insecure {
+                return wrong(INSECURE);
+            }
+            if server_name(host).is_err() {
+                return wrong("TLS needs the name or the address of a host");
+            }
+            let endpoint = ConnectionAddr::Tcp(host.clone(), *port);
+            info = info.set_addr(endpoint);
+            tls = Some(TlsSettings::default());
+        }
         match info.addr() {
             ConnectionAddr::Tcp(_, 0) => return wrong("port 0 is no server's port"),
             ConnectionAddr::Tcp(..) | ConnectionAddr::Unix(_) => {}
             _ => return wrong("this kind of address is not supported"),
         }
         match info.redis_settings().db() {
-            0.. => Ok(Self { name: name(info.addr()), info }),
+            0.. => Ok(Self { name: name(info.addr()), info, tls }),
             _ => wrong("a database number is 0 or more"),
         }
     }
 
     /// Returns the whole address for a client of the `redis` crate.
     pub fn connection_info(&self) -> ConnectionInfo {
-        self.info.clone()
+        let info = self.info.clone();
+        match (info.addr().clone(), &self.tls) {
+            (ConnectionAddr::Tcp(host, port), Some(_)) => {
+                let (insecure, tls_params) = (false, None);
+                info.set_addr(ConnectionAddr::TcpTls { host, port, insecure, tls_params })
+            }
+            _ => info,
+        }
     }
 }
 
@@ -316,6 +379,7 @@ mod tests {
         assert_eq!(parsed("redis://h/3"), ("h:6379".into(), 3, None, None));
         assert_eq!(parsed("redis://u:p%40ss@h:1/2"), ("h:1".into(), 2, s("u"), s("p@ss")));
         assert_eq!(parsed("redis://:secret@h:1"), ("h:1".into(), 0, None, s("secret")));
+        assert_eq!(parsed("rediss://u:p@h:1/2"), ("h:1".into(), 2, s("u"), s("p")));
         #[cfg(unix)]
         assert_eq!(parsed("redis+unix:///run/r.sock?db=4"), ("/run/r.sock".into(), 4, None, None));
     }
@@ -330,7 +394,10 @@ mod tests {
             ":1",
             "h:70000",
             "http://h:1",
-            "rediss://h:1",
+            "rediss://h:1#insecure",
+            "rediss://h:1/0#insecure",
+            "rediss://",
+            "rediss://h:0",
             "redis://",
             "redis://u:hunter2@h:99999",
             "redis://u:12?34@h:1",
@@ -345,6 +412,25 @@ mod tests {
             assert!(!error.contains("hunter2"), "{error}");
             assert!(error.contains("write HOST:PORT"), "{error}");
         }
+    }
+
+    #[test]
+    fn an_address_with_tls_is_another_one_and_is_shown_with_its_scheme() {
+        let address = |text: &str| text.parse::<BackendAddress>().expect(text);
+        let (plain, tls) = (address("redis://u:p@h:1/2"), address("rediss://u:p@h:1/2"));
+        assert!(plain != tls && tls == address("rediss://u:p@h:1/2"));
+        assert_eq!((plain.name(), tls.name()), ("h:1", "h:1"));
+        assert_eq!(tls.without_password(), "rediss://u:…@h:1/2");
+        assert_eq!(address("rediss://h:1").without_password(), "rediss://h:1");
+        assert_eq!(tls.at("10.0.0.1", 3).tls(), tls.tls());
+        let info = tls.connection_info();
+        assert!(matches!(info.addr(), ConnectionAddr::TcpTls { insecure: false, .. }));
+        assert!(matches!(plain.connection_info().addr(), ConnectionAddr::Tcp(..)));
+        let name = |address: BackendAddress| address.tls.and_then(|tls| tls.server_name);
+        let expected = server_name("redis.example").ok();
+        assert_eq!(name(tls.at_named("10.0.0.1", 3, "redis.example")), expected);
+        assert_eq!(name(plain.at_named("10.0.0.1", 3, "redis.example")), None);
+        assert_eq!(name(tls.at("10.0.0.1", 3)), None);
     }
 
     #[test]

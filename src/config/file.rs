@@ -226,6 +226,12 @@ impl<'a> Reader<'a> {
         line_of(self.text.as_bytes(), part.span().start)
     }
 
+    /// Returns a path that is not absolute as seen from the folder of the file.
+    pub fn beside(&self, path: &str) -> PathBuf {
+        let folder = self.file.path.parent();
+        folder.map_or_else(|| PathBuf::from(path), |folder| folder.join(path))
+    }
+
     pub fn mistake(&mut self, line: usize, text: impl Into<String>) {
         self.mistakes.push(Mistake { line, text: text.into() });
     }
@@ -293,6 +299,10 @@ impl<'a> Reader<'a> {
             let wrong = |text: String| (self.line(value), text);
             let text = text_of(value.get_ref(), kind)
                 .ok_or_else(|| wrong(format!("{key} must be {}", keys::expected(flag))))?;
+            let text = match keys::is_file(flag) {
+                true => self.beside(&text).to_string_lossy().into_owned(),
+                false => text,
+            };
             let argument = format!("--{key}={text}");
             keys::check(flag, &argument).map_err(|reason| wrong(format!("{key}: {reason}")))?;
             arguments.push(argument);

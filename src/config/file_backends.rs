@@ -7,6 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::address::Login;
+use super::backend_tls::{self, TlsFile, TlsFiles, TlsSettings};
 use super::file::{Reader, decimal};
 use super::keys::nearest;
 use super::source::BackendEntry;
@@ -22,8 +23,22 @@ pub(super) const PASSWORD_FILE: &str = "password-file";
 pub(super) const SENTINEL_USER: &str = "sentinel-user";
 /// File that holds the password of the Sentinels.
 pub(super) const SENTINEL_PASSWORD_FILE: &str = "sentinel-password-file";
-/// The keys that take a text.
-const TEXTS: [&str; 6] = [URL, USER, PASSWORD_FILE, SENTINEL_USER, SENTINEL_PASSWORD_FILE, "zone"];
+/// Whether TLS is spoken with the Sentinels of a source; if not said, it is as with its servers.
+const SENTINEL_TLS: &str = "sentinel-tls";
+/// The name that the certificate must have.
+pub(super) const TLS_SERVER_NAME: &str = "tls-server-name";
+/// The keys that a URL does not have, or in another form.
+const BESIDE_URL: [&str; 9] = [
+    USER,
+    PASSWORD_FILE,
+    SENTINEL_USER,
+    SENTINEL_PASSWORD_FILE,
+    SENTINEL_TLS,
+    TlsFile::Ca.key(),
+    TlsFile::Cert.key(),
+    TlsFile::Key.key(),
+    TLS_SERVER_NAME,
+];
 /// The keys of a backend that a URL has as well.
 pub(super) const SETTINGS: [&str; 3] = ["weight", "backup", "zone"];
 
@@ -50,6 +65,8 @@ pub(super) struct BackendOrigin {
     pub lines: BTreeMap<String, usize>,
     pub password_file: Option<PathBuf>,
     pub sentinel_password_file: Option<PathBuf>,
+    /// What the table says of TLS.
+    pub tls: TlsSettings,
 }
 
 impl FileBackends {
@@ -122,6 +139,7 @@ fn of_url(reader: &mut Reader, line: usize, url: &str) -> Option<FileBackend> {
         lines: BTreeMap::new(),
         password_file: None,
         sentinel_password_file: None,
+        tls: TlsSettings::default(),
     };
     Some(FileBackend { config, origin })
 }
@@ -147,9 +165,47 @@ fn of_table(reader: &mut Reader, line: usize, table: &DeTable) -> Option<FileBac
     for (key, (line, text)) in &values.0 {
         _ = reader.note(config.settings_mut().set(key, text).map_err(|reason| (*line, reason)));
     }
+    if let Some((line, is_tls)) = values.get(SENTINEL_TLS) {
+        let set = config.set_sentinel_tls(is_tls == "true");
+        reader.note(set.map_err(|reason| (line, format!("{SENTINEL_TLS} {reason}"))))?;
+    }
+    let tls = tls(reader, &values, &mut config)?;
     let lines = values.0.iter().map(|(key, (line, _))| (key.clone(), *line)).collect();
-    let origin = BackendOrigin { line, lines, password_file, sentinel_password_file };
+    let origin = BackendOrigin { line, lines, password_file, sentinel_password_file, tls };
     Some(FileBackend { config, origin })
+}
+
+/// Takes what these keys say of TLS, and reads the files to find what is wrong with them. Returns `None` after a mistake.
+fn tls(reader: &mut Reader, values: &Values, config: &mut BackendEntry) -> Option<TlsSettings> {
+    let mut files = TlsFiles::default();
+    for file in TlsFile::ALL {
+        let path = values.get(file.key()).map(|(_, path)| reader.beside(path));
+        path.into_iter().for_each(|path| files.set(file, path));
+    }
+    let line_of = |key: &str| values.get(key).map_or(0, |(line, _)| line);
+    let pair = files.check_pair();
+    reader.note(pair.map_err(|missing| (line_of(missing.named.key()), missing.with_keys())))?;
+    let server_name = match values.get(TLS_SERVER_NAME) {
+        Some((line, name)) => {
+            let name = backend_tls::server_name(name);
+            Some(reader.note(name.map_err(|why| (line, format!("{TLS_SERVER_NAME}: {why}"))))?)
+        }
+        None => None,
+    };
+    let named = files.named().map(|(file, _)| file.key());
+    let first = named.chain(server_name.is_some().then_some(TLS_SERVER_NAME)).next();
+    let Some(first) = first else { return Some(TlsSettings::default()) };
+    let own = TlsSettings::new(files, server_name);
+    let is_used = config.tls_mut().map(|tls| tls.clone_from(&own)).count() > 0;
+    if !is_used {
+        let text = format!("{first} needs a rediss:// URL");
+        return reader.note(Err((line_of(first), text)));
+    }
+    reader.note(own.files.check().map_err(|wrong| {
+        let key = wrong.file.key();
+        (line_of(key), format!("{key}: {wrong}"))
+    }))?;
+    Some(own)
 }
 
 /// Takes the login that these keys name, and the path of its password. Returns `None` after a mistake.
@@ -163,8 +219,7 @@ fn login(
     let Some((line, path)) = values.get(password_file) else {
         return Some((Login { user, password: None }, None));
     };
-    let folder = reader.file.path.parent();
-    let path = folder.map_or_else(|| PathBuf::from(path), |folder| folder.join(path));
+    let path = reader.beside(path);
     let password = Some(password(reader, line, password_file, &path)?);
     Some((Login { user, password }, Some(path)))
 }
@@ -192,23 +247,22 @@ impl Values {
 
 /// Returns the value of a key as text, if the key takes a value of this type.
 fn checked(reader: &Reader, key: &str, value: &DeValue) -> Result<String, String> {
+    let all = || [URL].into_iter().chain(BESIDE_URL).chain(SETTINGS);
     match (key, value) {
-        (_, DeValue::String(text)) if TEXTS.contains(&key) => Ok(text.clone().into()),
         ("weight", DeValue::Integer(number)) => Ok(decimal(number)),
-        ("backup", DeValue::Boolean(is_backup)) => Ok(is_backup.to_string()),
-        _ if TEXTS.contains(&key) => Err(format!("{key} must be a text in quotes")),
         ("weight", _) => Err("weight must be a number, such as 1".to_owned()),
-        ("backup", _) => Err("backup must be true or false".to_owned()),
+        ("backup" | SENTINEL_TLS, DeValue::Boolean(is_on)) => Ok(is_on.to_string()),
+        ("backup" | SENTINEL_TLS, _) => Err(format!("{key} must be true or false")),
+        (_, DeValue::String(text)) if all().any(|known| known == key) => Ok(text.clone().into()),
+        _ if all().any(|known| known == key) => Err(format!("{key} must be a text in quotes")),
         _ if reader.keys.get(key).is_some() => {
             Err(format!("{key} is no key of a backend; write it above the first [[backend]]"))
         }
         _ => {
-            let logins = [URL, USER, PASSWORD_FILE, SENTINEL_USER, SENTINEL_PASSWORD_FILE];
-            let all = logins.into_iter().chain(SETTINGS);
-            let suggested = nearest(key, all.clone());
+            let suggested = nearest(key, all());
             let suggested = suggested.map(|name| format!("did you mean {name}?"));
-            let all = || format!("there are {}", all.collect::<Vec<_>>().join(", "));
-            Err(format!("a backend has no key {key}; {}", suggested.unwrap_or_else(all)))
+            let listed = || format!("there are {}", all().collect::<Vec<_>>().join(", "));
+            Err(format!("a backend has no key {key}; {}", suggested.unwrap_or_else(listed)))
         }
     }
 }

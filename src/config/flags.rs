@@ -12,8 +12,10 @@ use clap::builder::{BoolishValueParser, PossibleValuesParser, RangedU64ValuePars
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use log::LevelFilter;
+use rustls_pki_types::ServerName;
 
 use super::address::DEFAULT_BACKENDS;
+use super::backend_tls::{BackendTlsFlags, TlsSettings, server_name};
 use super::control::{CtlArgs, SocketOwner, control_path};
 use super::rewrite::Rewrite;
 use super::tls::TlsFlags;
@@ -43,6 +45,8 @@ Examples:
       the backends from the environment; listens on every network interface
   lb --demo-delay 3s
       each HTTP read takes 3 seconds longer, so that you can watch the balancing
+  lb --backend rediss://redis.example:6379 --backend-tls-ca ca.pem
+      a server that speaks TLS, whose certificate is signed by this CA
   lb --backend sentinel://10.0.0.1:26379,10.0.0.2:26379/mymaster
       the replicas that Sentinels know, and their primary while none of them is up
   lb --config /etc/redis-lb.toml
@@ -126,13 +130,22 @@ pub struct Flags {
     #[arg(long, env = "LB_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:1310")]
     pub(super) listen: String,
 
-    /// A Redis server: HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB or redis+unix:///PATH; or where servers are
-    /// found: sentinel://HOST:PORT,HOST:PORT/NAME, primary://HOST:PORT, dns://NAME:PORT or dns+srv://NAME; repeat it
-    /// for each, or separate them by commas
+    /// A Redis server: HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB, rediss:// for TLS, or redis+unix:///PATH; or
+    /// where servers are found: sentinel://HOST:PORT,HOST:PORT/NAME, primary://HOST:PORT, dns://NAME:PORT or
+    /// dns+srv://NAME, each after rediss+ for TLS; repeat it for each, or separate them by commas
     #[arg(help_heading = BACKENDS)]
     #[arg(long = "backend", env = "LB_BACKENDS", hide_env_values = true, value_name = "URL")]
     #[arg(value_delimiter = ',', default_values = DEFAULT_BACKENDS)]
     pub(super) backends: Vec<String>,
+
+    #[command(flatten)]
+    pub(super) backend_tls: BackendTlsFlags,
+
+    /// The name that the certificates of rediss:// backends must have [default: the host in the URL, or the address
+    /// at which a server was found]
+    #[arg(help_heading = BACKENDS)]
+    #[arg(long, env = "LB_BACKEND_TLS_SERVER_NAME", value_name = "NAME", value_parser = server_name)]
+    pub(super) backend_tls_server_name: Option<ServerName<'static>>,
 
     /// Reaches servers that a primary or a Sentinel announces as FROM at TO, each HOST or HOST:PORT; repeat it for
     /// each, or separate them by commas
@@ -363,6 +376,13 @@ pub(super) struct CheckArgs {
     #[arg(long = "backend", value_name = "URL", value_delimiter = ',')]
     pub(super) backends: Vec<String>,
 
+    #[command(flatten)]
+    pub(super) backend_tls: BackendTlsFlags,
+
+    /// The name that the certificates of rediss:// servers must have [default: the host in the URL]
+    #[arg(long, value_name = "NAME", value_parser = server_name)]
+    pub(super) backend_tls_server_name: Option<ServerName<'static>>,
+
     /// How long each server may take to answer, and then for each step of the comparison [default:
     /// 1s, or LB_CHECK_TIMEOUT]
     #[arg(long, value_name = "TIME", value_parser = timeout)]
@@ -385,6 +405,11 @@ impl Flags {
         Self::command().try_get_matches_from(arguments)
     }
 
+    /// Returns what they say of TLS with all backends.
+    pub(super) fn backend_tls_settings(&self) -> TlsSettings {
+        TlsSettings::new(self.backend_tls.files(), self.backend_tls_server_name.clone())
+    }
+
     /// Takes the flags from what was parsed. Flags after `check` or `ctl` override flags before it, but backends
     /// are added together.
     pub(super) fn from_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
@@ -398,6 +423,9 @@ impl Flags {
             args.backends.clear();
         }
         args.backends.append(&mut check.backends);
+        args.backend_tls = std::mem::take(&mut check.backend_tls).or(args.backend_tls);
+        let server_name = check.backend_tls_server_name.take();
+        args.backend_tls_server_name = server_name.or(args.backend_tls_server_name);
         args.check_timeout = check.check_timeout.unwrap_or(args.check_timeout);
         args.max_lag = check.max_lag.unwrap_or(args.max_lag);
         args.max_lag_bytes = check.max_lag_bytes.unwrap_or(args.max_lag_bytes);

@@ -79,6 +79,11 @@ impl Kind {
     }
 }
 
+/// Returns whether this flag takes the path of a file to read: in a configuration file, it begins at the folder of that.
+pub(super) fn is_file(flag: &Arg) -> bool {
+    flag.get_value_names().is_some_and(|names| names.iter().any(|name| name == "FILE"))
+}
+
 /// Returns what this flag takes, in words, with an example.
 pub(super) fn expected(flag: &Arg) -> String {
     let default = flag.get_default_values().first().map(|value| value.to_string_lossy());

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod backend;
+pub mod backend_tls;
 pub mod control;
 mod effective;
 mod file;
@@ -27,7 +28,9 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use self::address::BackendAddress;
 use self::backend::BackendConfig;
+use self::backend_tls::{CredentialStore, MissingFile, TlsFiles, TlsSettings};
 use self::control::CtlArgs;
 pub use self::effective::Overridden;
 use self::effective::{Given, Setting, Source};
@@ -42,6 +45,8 @@ pub use self::live::LiveConfig;
 use self::source::{BackendEntry, SourceConfig};
 use self::users::{UserSources, UsersConfig};
 use crate::http;
+use crate::net::backend_stream::BackendTls;
+use crate::net::tls::TlsError;
 use crate::net::tls::listener::ListenerTls;
 
 /// The command that needs of the file only where the control socket is: it works while the rest of the file is wrong, and
@@ -115,6 +120,10 @@ pub struct Config {
     pub allow_hosts: Vec<String>,
     /// The users who may log in.
     pub users: UsersConfig,
+    /// What was read from the files for TLS with backends.
+    pub credentials: CredentialStore,
+    /// The files and the name for all backends with which TLS is spoken.
+    backends_tls: TlsSettings,
     /// TLS towards clients, once [`read_certificates`](Self::read_certificates) has read it.
     pub listener_tls: Option<Arc<ListenerTls>>,
     /// What is asked of another process.
@@ -172,7 +181,8 @@ impl Config {
     /// Returns whether there are files to read again: its own, users, or certificates.
     pub fn has_files(&self) -> bool {
         let files = [&self.config_file, &self.users_file, &self.require_password_file];
-        files.iter().any(|file| file.is_some()) || self.tls.tls_cert.is_some()
+        let has_client_files = self.tls.tls_cert.is_some();
+        files.iter().any(|file| file.is_some()) || has_client_files || self.credentials.has_files()
     }
 
     /// Returns what a replica may lack to be read from while others are up.
@@ -186,6 +196,32 @@ impl Config {
     /// Returns the longest argument of a Redis command, in bytes.
     pub fn max_argument_bytes(&self) -> usize {
         self.max_argument_mib as usize * 1024 * 1024
+    }
+
+    /// Adds to a backend that is not in this configuration what counts for TLS with all backends.
+    ///
+    /// # Errors
+    /// A file can't be used.
+    pub fn complete(&self, backend: &mut BackendConfig) -> Result<(), String> {
+        let Some(tls) = backend.address.tls_mut() else { return Ok(()) };
+        let loaded = tls.load(&self.backends_tls, &mut self.credentials.clone());
+        loaded.map_err(|error| error.with_flag())
+    }
+
+    /// Returns how TLS is spoken with this address, if it is, by the files as they were read last.
+    ///
+    /// # Errors
+    /// They were never read, or there is no name that the certificate could have.
+    pub fn tls_with(&self, address: &BackendAddress) -> Result<Option<BackendTls>, TlsError> {
+        let Some(tls) = address.tls() else { return Ok(None) };
+        let never = || TlsError::Protocol("the certificates for it were not read".to_owned());
+        let credentials = tls.credentials(&self.credentials).ok_or_else(never)?;
+        let config = Arc::clone(&credentials.config);
+        let server_name = match &tls.server_name {
+            Some(name) => name.clone(),
+            None => backend_tls::server_name(address.host()).map_err(TlsError::Protocol)?,
+        };
+        Ok(Some(BackendTls { config, server_name }))
     }
 
     /// Returns the level of the log, if one was chosen.
@@ -258,7 +294,7 @@ impl Config {
         }
         if let Some(file) = file {
             config.overridden = given.overridden(&file);
-            config.warnings.extend(file.warnings);
+            config.warnings.splice(0..0, file.warnings);
         }
         config.arguments = arguments;
         Ok(config)
@@ -288,16 +324,24 @@ impl Config {
         let host_name = |name: &String| http::host_name(name).into_owned();
         let backend_source = given.source_with(BACKEND, file);
         let in_file = file.and_then(|file| file.backends.as_ref());
-        let (backends, backend_origins) = match (&backend_source, in_file) {
+        let (mut backends, backend_origins) = match (&backend_source, in_file) {
             (Source::File(_), Some(backends)) => backends.parts(),
             _ => {
                 let backends = source::parse_entries(&flags.backends);
                 (backends.map_err(|error| format!("--backend: {error}"))?, Vec::new())
             }
         };
+        let mut credentials = CredentialStore::default();
+        let backends_tls = flags.backend_tls_settings();
+        if matches!(task, Task::Serve | Task::Check) {
+            load_tls(&backends_tls, &mut backends, &mut credentials)?;
+        }
+        let warnings = credentials.all().iter().filter_map(|one| one.warning.clone()).collect();
         Ok(Self {
             task,
             ctl,
+            credentials,
+            backends_tls,
             listen: address("--listen", &flags.listen)?,
             admin_listen: admin_listen.map(|text| address("--admin-listen", text)).transpose()?,
             backends,
@@ -337,6 +381,22 @@ fn user_sources<'a>(
         password_file: password_file.map(|path| beside("require-password-file", path)),
         tables: file.map_or(&[], |file| &file.users),
     }
+}
+
+/// Reads the files for TLS with these backends, and those for all. The keys of a backend were checked before.
+fn load_tls(
+    all: &TlsSettings,
+    backends: &mut [BackendEntry],
+    store: &mut CredentialStore,
+) -> Result<(), String> {
+    all.files.check_pair().map_err(MissingFile::with_flags)?;
+    if all.files != TlsFiles::default() {
+        store.load(&all.files).map_err(|error| error.with_flag())?;
+    }
+    for tls in backends.iter_mut().flat_map(BackendEntry::tls_mut) {
+        tls.load(all, store).map_err(|error| error.with_flag())?;
+    }
+    Ok(())
 }
 
 /// Resolves the address that a flag names.

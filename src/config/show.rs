@@ -1,12 +1,13 @@
 //! `lb config`: the effective configuration as a file, with where each value comes from.
 
-use std::path::absolute;
+use std::path::{Path, absolute};
 
 use super::Config;
 use super::backend::BackendSettings;
 use super::effective::{Setting, Source};
 use super::file_backends::{
-    BackendOrigin, PASSWORD_FILE, SENTINEL_PASSWORD_FILE, SENTINEL_USER, SETTINGS, URL, USER,
+    BackendOrigin, PASSWORD_FILE, SENTINEL_PASSWORD_FILE, SENTINEL_USER, SETTINGS, TLS_SERVER_NAME,
+    URL, USER,
 };
 use super::file_users::{self, FileUser};
 use super::keys::{BACKEND, Kind, REQUIRE_PASSWORD, is_number};
@@ -96,8 +97,14 @@ impl Config {
             let Some(path) = path else { continue };
             let user = login.and_then(|login| login.username());
             user.into_iter().for_each(|user| line(user_key, quoted(user), false));
-            let path = absolute(path).unwrap_or_else(|_| path.clone());
-            line(file_key, quoted(&path.to_string_lossy()), false);
+            line(file_key, quoted_path(path), false);
+        }
+        if let Some(tls) = origin.map(|origin| &origin.tls) {
+            for (file, path) in tls.files.named() {
+                line(file.key(), quoted_path(path), false);
+            }
+            let name = tls.server_name.iter().map(|name| name.to_str());
+            name.for_each(|name| line(TLS_SERVER_NAME, quoted(&name), false));
         }
         for (key, value, is_default) in settings(backend.settings()) {
             line(key, value, is_default);
@@ -172,6 +179,12 @@ fn comment(key: &str, source: &Source) -> String {
 /// Returns a line with a comment at its end.
 fn commented(text: &str, comment: &str) -> String {
     format!("{text:WIDTH$}  # {}\n", super::redact(comment).replace('\n', " "))
+}
+
+/// Returns a path, which is absolute, as a string of TOML.
+fn quoted_path(path: &Path) -> String {
+    let path = absolute(path).unwrap_or_else(|_| path.to_owned());
+    quoted(&path.to_string_lossy())
 }
 
 /// Returns a text as a string of TOML, which are written as those of JSON.

@@ -7,6 +7,10 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode
 
 use super::address::{AddressError, BackendAddress, Login};
 use super::backend::{BackendConfig, BackendSettings};
+use super::backend_tls::TlsSettings;
+
+/// What goes before the scheme of a source whose servers speak TLS.
+const TLS_PREFIX: &str = "rediss+";
 
 /// Port of a Sentinel whose address names none, as in Redis.
 const SENTINEL_PORT: u16 = 26379;
@@ -93,6 +97,13 @@ impl SourceConfig {
         BackendConfig { address: self.target.at(host, port), settings: self.settings.clone() }
     }
 
+    /// Returns the configuration of a server that it has found by a name, which is that of the server's certificate
+    /// unless another one is configured.
+    pub fn server_named(&self, host: &str, port: u16, name: &str) -> BackendConfig {
+        let address = self.target.at_named(host, port, name);
+        BackendConfig { address, settings: self.settings.clone() }
+    }
+
     /// Returns the URL as it is written, without the settings, with `…` in place of passwords.
     fn shown_url(&self, has_login: bool, has_sentinel_login: bool) -> String {
         let Self { kind, target, name, .. } = self;
@@ -112,7 +123,12 @@ impl SourceConfig {
                 });
                 let password = shown.and_then(|one| one.password());
                 let password = password.map_or("", |_| "&sentinel-password=…");
-                format!("?read={read}{}{password}", user.unwrap_or_default())
+                let is_tls = sentinels.iter().any(|sentinel| sentinel.tls().is_some());
+                let tls = match is_tls == target.tls().is_some() {
+                    true => String::new(),
+                    false => format!("&sentinel-tls={is_tls}"),
+                };
+                format!("?read={read}{}{password}{tls}", user.unwrap_or_default())
             }
         };
         format!("{scheme}://{login}{rest}{database}{query}")
@@ -143,6 +159,32 @@ impl BackendEntry {
             Self::Server(backend) => &backend.address,
             Self::Source(source) => &source.target,
         }
+    }
+
+    /// Returns how TLS is spoken with its servers and with its Sentinels, as far as it is.
+    pub(super) fn tls_mut(&mut self) -> impl Iterator<Item = &mut TlsSettings> {
+        let (target, sentinels) = match self {
+            Self::Server(backend) => (&mut backend.address, &mut [][..]),
+            Self::Source(source) => match &mut source.kind {
+                SourceKind::Sentinel { sentinels, .. } => (&mut source.target, &mut sentinels[..]),
+                _ => (&mut source.target, &mut [][..]),
+            },
+        };
+        [target].into_iter().chain(sentinels).filter_map(BackendAddress::tls_mut)
+    }
+
+    /// Sets whether TLS is spoken with its Sentinels.
+    ///
+    /// # Errors
+    /// It has none.
+    pub(super) fn set_sentinel_tls(&mut self, is_tls: bool) -> Result<(), String> {
+        let Self::Source(source) = self else { return Err(NO_SENTINELS.to_owned()) };
+        let SourceKind::Sentinel { sentinels, .. } = &mut source.kind else {
+            return Err(NO_SENTINELS.to_owned());
+        };
+        let tls = is_tls.then(TlsSettings::default);
+        sentinels.iter_mut().for_each(|sentinel| sentinel.set_tls(tls.clone()));
+        Ok(())
     }
 
     /// Returns whether it has a password for Sentinels.
@@ -193,13 +235,13 @@ impl BackendEntry {
         sentinel_login: &Login,
     ) -> Result<Self, AddressError> {
         let text = text.trim();
-        let Some(scheme) = Scheme::of(text) else {
+        let Some((scheme, tls)) = Scheme::of(text) else {
             return match sentinel_login.is_empty() {
                 true => Ok(Self::Server(Box::new(BackendConfig::parse(text, login)?))),
                 false => Err(wrong("the login of Sentinels belongs to a sentinel:// URL")),
             };
         };
-        let source = scheme.parse(text, login, sentinel_login).map_err(|error| {
+        let source = scheme.parse(text, tls, login, sentinel_login).map_err(|error| {
             let form = scheme.form();
             AddressError::in_form(error.reason().to_owned(), form)
         })?;
@@ -232,7 +274,9 @@ fn rejoined(texts: &[String]) -> Vec<String> {
     let mut joined: Vec<String> = Vec::new();
     for text in texts {
         let is_open = |last: &String| {
-            let sentinels = last.trim_start().strip_prefix("sentinel://");
+            let last = last.trim_start();
+            let last = last.strip_prefix(TLS_PREFIX).unwrap_or(last);
+            let sentinels = last.strip_prefix("sentinel://");
             sentinels.is_some_and(|rest| !rest.contains('/'))
         };
         match joined.last_mut().filter(|last| is_open(last)) {
@@ -252,14 +296,21 @@ enum Scheme {
 }
 
 impl Scheme {
-    fn of(text: &str) -> Option<Self> {
-        match text.split_once("://")?.0 {
-            "dns" => Some(Self::Dns),
-            "dns+srv" => Some(Self::DnsSrv),
-            "primary" => Some(Self::Primary),
-            "sentinel" => Some(Self::Sentinel),
-            _ => None,
-        }
+    /// Returns the scheme of a source's URL, and how TLS is spoken with its servers.
+    fn of(text: &str) -> Option<(Self, Option<TlsSettings>)> {
+        let (scheme, _) = text.split_once("://")?;
+        let (scheme, tls) = match scheme.strip_prefix(TLS_PREFIX) {
+            Some(scheme) => (scheme, Some(TlsSettings::default())),
+            None => (scheme, None),
+        };
+        let scheme = match scheme {
+            "dns" => Self::Dns,
+            "dns+srv" => Self::DnsSrv,
+            "primary" => Self::Primary,
+            "sentinel" => Self::Sentinel,
+            _ => return None,
+        };
+        Some((scheme, tls))
     }
 
     /// The form of its URLs, for errors.
@@ -277,6 +328,7 @@ impl Scheme {
     fn parse(
         self,
         text: &str,
+        tls: Option<TlsSettings>,
         login: &Login,
         sentinel_login: &Login,
     ) -> Result<SourceConfig, AddressError> {
@@ -293,8 +345,13 @@ impl Scheme {
         if self != Self::Sentinel && !sentinel.is_empty() {
             return Err(wrong("the login of Sentinels belongs to a sentinel:// URL"));
         }
-        let Query { settings, read, .. } = query;
-        let (kind, target, name) = match self {
+        let Query { settings, read, sentinel_tls, .. } = query;
+        let sentinel_tls = match sentinel_tls {
+            Some(true) => Some(TlsSettings::default()),
+            Some(false) => None,
+            None => tls.clone(),
+        };
+        let (kind, mut target, name) = match self {
             Self::Dns => {
                 let target = BackendAddress::parse(&format!("redis://{rest}"), login)?;
                 let name = format!("dns://{}", target.name());
@@ -314,20 +371,28 @@ impl Scheme {
                 let name = format!("dns+srv://{}", target.host());
                 (SourceKind::DnsSrv, target, name)
             }
-            Self::Sentinel => return sentinels(rest, login, &sentinel, read, settings),
+            Self::Sentinel => {
+                let (sentinels, primary, target) =
+                    sentinels(rest, login, &sentinel, &sentinel_tls)?;
+                let names: Vec<&str> = sentinels.iter().map(BackendAddress::name).collect();
+                let name = format!("sentinel://{}/{primary}", names.join(","));
+                (SourceKind::Sentinel { sentinels, primary, read }, target, name)
+            }
         };
+        let name = if tls.is_some() { format!("{TLS_PREFIX}{name}") } else { name };
+        target.set_tls(tls);
         Ok(SourceConfig { kind, target, settings, name })
     }
 }
 
-/// Parses `USER:PASSWORD@HOST:PORT,HOST:PORT/NAME/DB`.
+/// Parses `USER:PASSWORD@HOST:PORT,HOST:PORT/NAME/DB`. Returns the Sentinels, the name, and the first of them with the
+/// login for servers.
 fn sentinels(
     rest: &str,
     login: &Login,
     sentinel: &Login,
-    read: ReadFrom,
-    settings: BackendSettings,
-) -> Result<SourceConfig, AddressError> {
+    sentinel_tls: &Option<TlsSettings>,
+) -> Result<(Vec<BackendAddress>, String, BackendAddress), AddressError> {
     let (authority, path) = rest.split_once('/').ok_or_else(|| wrong("the name is missing"))?;
     let (own_login, hosts) = match authority.rsplit_once('@') {
         Some((own, hosts)) => (format!("{own}@"), hosts),
@@ -349,13 +414,11 @@ fn sentinels(
         return Err(wrong("a Sentinel is named twice"));
     }
     let addresses = hosts.iter().map(|host| BackendAddress::parse(host, sentinel));
-    let sentinels = addresses.collect::<Result<Vec<_>, _>>()?;
+    let mut sentinels = addresses.collect::<Result<Vec<_>, _>>()?;
+    sentinels.iter_mut().for_each(|sentinel| sentinel.set_tls(sentinel_tls.clone()));
     let target = format!("redis://{own_login}{}/{database}", hosts[0]);
     let target = BackendAddress::parse(&target, login)?;
-    let names: Vec<&str> = sentinels.iter().map(BackendAddress::name).collect();
-    let name = format!("sentinel://{}/{primary}", names.join(","));
-    let kind = SourceKind::Sentinel { sentinels, primary: primary.to_owned(), read };
-    Ok(SourceConfig { kind, target, settings, name })
+    Ok((sentinels, primary.to_owned(), target))
 }
 
 /// Returns `HOST:PORT`, with the usual port of a Sentinel if the text names none.
@@ -382,6 +445,7 @@ struct Query {
     settings: BackendSettings,
     read: ReadFrom,
     sentinel: Login,
+    sentinel_tls: Option<bool>,
 }
 
 impl Query {
@@ -397,6 +461,11 @@ impl Query {
                 "read" if has_read => query.read = value.parse().map_err(AddressError::new)?,
                 "sentinel-user" => query.sentinel.user = Some(decoded(value)?),
                 "sentinel-password" => query.sentinel.password = Some(decoded(value)?),
+                "sentinel-tls" if scheme == Scheme::Sentinel => {
+                    let is_tls = value.parse();
+                    let is_tls = is_tls.map_err(|_| wrong("sentinel-tls is true or false"))?;
+                    query.sentinel_tls = Some(is_tls);
+                }
                 _ if query.settings.set(name, value).map_err(AddressError::new)? => {}
                 _ if has_read => {
                     return Err(wrong("after the ? come read, weight, backup and zone"));
@@ -412,6 +481,9 @@ fn decoded(text: &str) -> Result<String, AddressError> {
     let decoded = percent_decode_str(text).decode_utf8();
     decoded.map(|text| text.into_owned()).map_err(|_| wrong("a login is no UTF-8"))
 }
+
+/// Error for what only Sentinels have.
+const NO_SENTINELS: &str = "belongs to a sentinel:// URL";
 
 fn wrong(reason: &str) -> AddressError {
     AddressError::new(reason.to_owned())

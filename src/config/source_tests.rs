@@ -37,6 +37,34 @@ fn every_documented_form_is_understood() {
 }
 
 #[test]
+fn sources_whose_servers_speak_tls_have_a_prefix() {
+    let is_tls = |address: &BackendAddress| address.tls().is_some();
+    for url in [
+        "rediss+dns://redis.svc:6379",
+        "rediss+dns+srv://_redis._tcp.example.org",
+        "rediss+primary://db:6379",
+    ] {
+        let source = source(url);
+        assert_eq!(source.name(), url);
+        assert!(is_tls(&source.target) && is_tls(&source.server("10.0.0.1", 1).address), "{url}");
+    }
+    for (url, of_servers, of_sentinels) in [
+        ("sentinel://a:1,b:2/n?read=all", false, false),
+        ("sentinel://a:1,b:2/n?read=all&sentinel-tls=true", false, true),
+        ("rediss+sentinel://a:1,b:2/n?read=all", true, true),
+        ("rediss+sentinel://a:1,b:2/n?read=all&sentinel-tls=false", true, false),
+    ] {
+        let source = source(url);
+        let SourceKind::Sentinel { sentinels, .. } = &source.kind else { panic!("{url}") };
+        assert_eq!(is_tls(&source.target), of_servers, "{url}");
+        assert_eq!(sentinels.iter().map(is_tls).collect::<Vec<_>>(), [of_sentinels; 2], "{url}");
+        assert_eq!(source.shown_url(true, true), url);
+    }
+    let texts = ["rediss+sentinel://a:1", "b:2/name", "h:2"].map(str::to_owned);
+    assert_eq!(parse_entries(&texts).expect("a list").len(), 2);
+}
+
+#[test]
 fn mistakes_are_named_and_no_text_is_repeated() {
     for (text, reason) in [
         ("dns://name", "the port is missing"),
@@ -44,6 +72,8 @@ fn mistakes_are_named_and_no_text_is_repeated() {
         ("dns://name:1?read=all", "after the ? come weight"),
         ("dns+srv://_redis._tcp.name:1", "the SRV records have the ports"),
         ("dns+srv://_redis._tcp.name?weight=2", "the SRV records have the weights"),
+        ("primary://h:1?sentinel-tls=true", "after the ? come read"),
+        ("sentinel://h:1/n?sentinel-tls=maybe", "sentinel-tls is true or false"),
         ("primary://h:1?read=some", "read is replicas, all or primary-last"),
         ("primary://h:1?sentinel-user=u&sentinel-password=hunter2", "the login of Sentinels"),
         ("sentinel://a:1,b:2", "the name is missing"),

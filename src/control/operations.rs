@@ -105,8 +105,10 @@ impl Control {
         })
     }
 
-    fn add(&self, backend: BackendConfig) -> Result<String, Refusal> {
+    fn add(&self, mut backend: BackendConfig) -> Result<String, Refusal> {
         let name = backend.name().to_owned();
+        let completed = self.balancer.config().complete(&mut backend);
+        completed.map_err(|reason| Refusal::new(409, reason))?;
         discovery::add_listed(&self.balancer, backend).map_err(|error| self.refuse(&error))?;
         Ok(format!("{name} is added; it is read from once it has proved its data"))
     }

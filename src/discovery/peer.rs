@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use redis::Value;
 
 use super::source::DiscoveryError;
+use crate::config::LiveConfig;
 use crate::config::address::BackendAddress;
 use crate::logging;
 use crate::net::backend_stream::BackendStream;
@@ -40,13 +41,19 @@ impl Peer {
     ///
     /// # Errors
     /// It can't be reached, or refuses the login.
-    pub fn connect(address: &BackendAddress, deadline: Instant) -> Result<Self, DiscoveryError> {
+    pub fn connect(
+        address: &BackendAddress,
+        config: &LiveConfig,
+        deadline: Instant,
+    ) -> Result<Self, DiscoveryError> {
+        let tls = config.get().tls_with(address).map_err(io::Error::from)?;
         let mut last = DiscoveryError::NoAnswer(format!("{} has no address", address.name()));
         let found = resolve(address.host(), address.port(), deadline)?;
         for (socket_address, addresses_left) in found.iter().zip((1..=found.len() as u32).rev()) {
             // An address that swallows packets must not use up the time of the next.
             let left = left(deadline);
-            match BackendStream::connect(*socket_address, left / addresses_left, left, None) {
+            let wait = left / addresses_left;
+            match BackendStream::connect(*socket_address, wait, left, tls.as_ref()) {
                 Ok(stream) => {
                     let mut peer = Self { stream, received: Vec::new() };
                     peer.log_in(address, deadline)?;

@@ -90,7 +90,7 @@ impl Primary {
         deadline: Instant,
     ) -> Result<RoleReport, DiscoveryError> {
         let deadline = deadline.min(Instant::now() + ANSWER_TIME);
-        let mut peer = Peer::connect(address, deadline)?;
+        let mut peer = Peer::connect(address, &self.config, deadline)?;
         let rewrites = &self.config.get().rewrite_addresses;
         let info = command("INFO").arg("replication");
         let replication = match peer.ask(&info, deadline) {

@@ -83,14 +83,14 @@ impl Sentinels {
     fn ask_all(&mut self, deadline: Instant) -> Result<Vec<Answer>, DiscoveryError> {
         let deadline = deadline.min(Instant::now() + ANSWER_TIME);
         let questions = Questions::new(&self.primary);
-        let rewrites = &self.config.get().rewrite_addresses;
+        let config = &self.config;
         let known: Vec<_> = self.configured.iter().chain(&self.learned).cloned().collect();
         let mut connections = std::mem::take(&mut self.connections);
         let results: Vec<_> = thread::scope(|scope| {
             let ask = |address: BackendAddress| {
                 let connection = connections.remove(address.name());
                 let questions = &questions;
-                let work = move || questions.ask(connection, &address, rewrites, deadline);
+                let work = move || questions.ask(connection, &address, config, deadline);
                 thread::Builder::new().name("sentinel".to_owned()).spawn_scoped(scope, work)
             };
             let threads: Vec<_> = known.iter().cloned().map(ask).collect();
@@ -136,10 +136,10 @@ impl Sentinels {
 
     /// Listens to the servers of the last list for Sentinels that announce themselves. Returns whether there are any.
     fn learn_from_servers(&mut self, known: &dyn KnownServers, deadline: Instant) -> bool {
-        let rewrites = &self.config.get().rewrite_addresses;
+        let config = &self.config;
         let mut answering = self.last.iter().filter(|server| known.role(server.name()).is_some());
         let heard = answering
-            .find_map(|server| announced(&server.address, &self.primary, rewrites, deadline).ok());
+            .find_map(|server| announced(&server.address, &self.primary, config, deadline).ok());
         let heard = heard.unwrap_or_default();
         let is_any = !heard.is_empty();
         self.learn(heard);
@@ -154,7 +154,8 @@ impl Sentinels {
         let all = self.configured.iter().chain(&self.learned);
         let mut answering = all.filter(|address| self.connections.contains_key(address.name()));
         // Without events, changes are found a little later.
-        self.events = answering.find_map(|address| Events::hear(address, deadline).ok());
+        self.events =
+            answering.find_map(|address| Events::hear(address, &self.config, deadline).ok());
     }
 }
 
@@ -269,15 +270,16 @@ impl Questions {
         &self,
         connection: Option<Peer>,
         address: &BackendAddress,
-        rewrites: &[Rewrite],
+        config: &LiveConfig,
         deadline: Instant,
     ) -> Result<(Peer, Answer), DiscoveryError> {
+        let rewrites = &config.get().rewrite_addresses;
         if let Some(mut peer) = connection
             && let Ok(answer) = self.ask_on(&mut peer, rewrites, deadline)
         {
             return Ok((peer, answer));
         }
-        let mut peer = Peer::connect(address, deadline)?;
+        let mut peer = Peer::connect(address, config, deadline)?;
         let answer = self.ask_on(&mut peer, rewrites, deadline)?;
         Ok((peer, answer))
     }

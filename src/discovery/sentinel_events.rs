@@ -8,6 +8,7 @@ use redis::Value;
 use super::peer::{Peer, text};
 use super::source::DiscoveryError;
 use super::topology::Endpoint;
+use crate::config::LiveConfig;
 use crate::config::address::BackendAddress;
 use crate::config::rewrite::{Rewrite, rewritten};
 use crate::resp::command;
@@ -50,8 +51,12 @@ pub(super) struct Events(Peer);
 
 impl Events {
     /// Subscribes to the events of a Sentinel.
-    pub fn hear(address: &BackendAddress, deadline: Instant) -> Result<Self, DiscoveryError> {
-        let mut peer = Peer::connect(address, deadline)?;
+    pub fn hear(
+        address: &BackendAddress,
+        config: &LiveConfig,
+        deadline: Instant,
+    ) -> Result<Self, DiscoveryError> {
+        let mut peer = Peer::connect(address, config, deadline)?;
         peer.ask(&command("SUBSCRIBE").args(CHANNELS), deadline)?;
         Ok(Self(peer))
     }
@@ -99,11 +104,12 @@ impl Events {
 pub(super) fn announced(
     server: &BackendAddress,
     primary: &str,
-    rewrites: &[Rewrite],
+    config: &LiveConfig,
     deadline: Instant,
 ) -> Result<Vec<Endpoint>, DiscoveryError> {
     let first_deadline = deadline.min(Instant::now() + SUBSCRIBE_TIME);
-    let mut peer = Peer::connect(server, first_deadline)?;
+    let mut peer = Peer::connect(server, config, first_deadline)?;
+    let rewrites = &config.get().rewrite_addresses;
     peer.ask(&command("SUBSCRIBE").arg(ANNOUNCEMENTS), first_deadline)?;
     let deadline = deadline.min(Instant::now() + ANNOUNCEMENT_TIME);
     let mut found = Vec::new();

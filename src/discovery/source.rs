@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::config::backend::BackendConfig;
+use crate::net::tls::TlsError;
 
 /// The servers that a source knows.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,6 +49,9 @@ impl DiscoveryError {
 
 impl From<io::Error> for DiscoveryError {
     fn from(error: io::Error) -> Self {
+        if let Some(error) = TlsError::of(&error) {
+            return Self::NoAnswer(format!("TLS: {error}"));
+        }
         Self::NoAnswer(match error.kind() {
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => "no answer in time".to_owned(),
             io::ErrorKind::UnexpectedEof => "it ended the connection".to_owned(),

@@ -10,6 +10,7 @@ use crate::backend::{Backend, BackendError};
 use crate::balance::Balancer;
 use crate::config::Config;
 use crate::logging;
+use crate::net::tls::TlsError;
 use crate::observe::misconfiguration::{
     DATABASES_DIFFER, SAME_SERVER, databases_differ, duplicates,
 };
@@ -133,11 +134,39 @@ fn stale_data(server: &ServerStatus) -> Option<String> {
     Some(format!("may have old data: {why}."))
 }
 
+/// Says what to do about a server with which TLS can't be spoken.
+fn advice_on_tls(error: &TlsError) -> &'static str {
+    match error {
+        TlsError::NotTls | TlsError::Ended => {
+            "Is that its TLS port (tls-port)? If not, write redis://."
+        }
+        TlsError::TimedOut => {
+            "Is that its TLS port (tls-port)? If not, write redis://. If so, it is frozen or \
+             overloaded."
+        }
+        TlsError::Certificate(why) if why.contains("not for ") || why.contains("another name") => {
+            "Write one of its names in the URL, or name it by --backend-tls-server-name \
+             (tls-server-name in the file)."
+        }
+        TlsError::Certificate(why) if why.contains("no CA that we trust") => {
+            "Name the certificate of its CA by --backend-tls-ca (tls-ca in the file)."
+        }
+        TlsError::Certificate(_) => "Give the server another certificate.",
+        TlsError::Alert(_) => {
+            "Name a certificate of ours that it trusts by --backend-tls-cert and --backend-tls-key \
+             (tls-cert and tls-key in the file)."
+        }
+        _ => "See its log.",
+    }
+}
+
 /// Says what to do about a server that can't be read from.
 fn advice(error: &BackendError, timeout: Duration) -> String {
     let advice = match error {
         BackendError::Unresolved(_) => "Is the name right?",
         BackendError::Connect(_) => "Does Redis run there, and is the address right?",
+        BackendError::Tls(error) => advice_on_tls(error),
+        BackendError::Lost(_) => "See its log, and whether it speaks TLS there (rediss://).",
         BackendError::Protocol(_) => "Is that a Redis server?",
         BackendError::Redis(why) if why.starts_with("NOAUTH") => {
             "It wants a password: write redis://:PASSWORD@HOST:PORT."

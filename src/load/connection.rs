@@ -1,13 +1,19 @@
 //! A connection of `seed` to one backend.
 
 use std::collections::HashMap;
+use std::fs;
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use redis::{Client, Connection, ConnectionLike, ErrorKind, InfoDict, RedisError, Value};
+use redis::{
+    Client, ClientTlsConfig, Connection, ConnectionInfo, ConnectionLike, ErrorKind, InfoDict,
+    RedisError, TlsCertificates, Value,
+};
 
 use super::dataset::DatasetError;
 use crate::config::address::BackendAddress;
+use crate::config::backend_tls::TlsFiles;
 
 /// How long a backend may take to accept the connection, and then for each reply until its role is
 /// known.
@@ -64,7 +70,7 @@ impl SeedConnection {
         let info = address.connection_info();
         // Each command of the login has a time limit of its own, so we send only those that we need.
         let login = info.redis_settings().clone().set_skip_set_lib_name();
-        let connection = Client::open(info.set_redis_settings(login))
+        let connection = client(address, info.set_redis_settings(login))
             .and_then(|client| client.get_connection_with_timeout(CONNECT_TIMEOUT))
             .map_err(failed)?;
         connection.set_write_timeout(Some(IO_TIMEOUT))?;
@@ -113,6 +119,18 @@ impl SeedConnection {
             _ => Err(unexpected("HSET")),
         }
     }
+}
+
+/// Returns a client that speaks TLS if the address asks for that.
+fn client(address: &BackendAddress, info: ConnectionInfo) -> Result<Client, RedisError> {
+    let Some(tls) = address.tls() else { return Client::open(info) };
+    let read = |path: &Option<PathBuf>| path.as_ref().map(fs::read).transpose();
+    let TlsFiles { ca, cert, key } = &tls.files;
+    let client_tls = match (read(cert)?, read(key)?) {
+        (Some(client_cert), Some(client_key)) => Some(ClientTlsConfig { client_cert, client_key }),
+        _ => None,
+    };
+    Client::build_with_tls(info, TlsCertificates { client_tls, root_cert: read(ca)? })
 }
 
 impl Replication {

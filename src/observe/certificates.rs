@@ -8,13 +8,18 @@ use serde::Serialize;
 use crate::balance::Balancer;
 use crate::net::tls::expiry::{self, Validity, ValidityConcern};
 
+/// What to do about a certificate of ours.
+const RENEW_OURS: &str = "renew it, and reload";
+
 /// A certificate that somebody has to renew.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct WatchedCertificate {
     /// What it is for, in metrics.
-    pub name: &'static str,
+    pub name: String,
     /// Where it comes from, in the log.
     pub origin: String,
+    /// What to do before it expires.
+    pub advice: &'static str,
     /// When it is valid.
     pub validity: Validity,
 }
@@ -22,7 +27,7 @@ pub(crate) struct WatchedCertificate {
 /// A certificate that somebody has to renew, as the status has it.
 #[derive(Debug, Serialize)]
 pub(super) struct CertificateStatus {
-    certificate: &'static str,
+    certificate: String,
     origin: String,
     not_before: String,
     not_after: String,
@@ -33,11 +38,30 @@ pub(super) struct CertificateStatus {
 pub(crate) fn watched(balancer: &Balancer) -> Vec<WatchedCertificate> {
     let config = balancer.config();
     let of_listener = config.listener_tls.as_ref().map(|tls| WatchedCertificate {
-        name: "listener",
+        name: "listener".to_owned(),
         origin: format!("--tls-cert {}", config.shown_cert()),
+        advice: RENEW_OURS,
         validity: tls.validity,
     });
-    of_listener.into_iter().collect()
+    let of_ours = config.credentials.all().iter().filter_map(|credentials| {
+        let path = credentials.files.cert.as_ref()?.display();
+        Some(WatchedCertificate {
+            name: format!("client {path}"),
+            origin: format!("{path}, which is shown to backends"),
+            advice: RENEW_OURS,
+            validity: credentials.validity?,
+        })
+    });
+    let backends = balancer.backends();
+    let of_backends = backends.iter().filter_map(|member| {
+        Some(WatchedCertificate {
+            name: format!("backend {}", member.name()),
+            origin: format!("backend {}", member.name()),
+            advice: "renew it there",
+            validity: member.certificate_validity()?,
+        })
+    });
+    of_listener.into_iter().chain(of_ours).chain(of_backends).collect()
 }
 
 /// Returns all certificates that are watched, as the status has them.
@@ -59,7 +83,7 @@ pub fn warn_of_expiry(balancer: &Balancer, now: SystemTime) {
         match certificate.validity.concern(now) {
             None => {}
             Some(concern @ ValidityConcern::ExpiresSoon { .. }) => {
-                warn!("{origin}: the certificate {concern}; renew it, and reload");
+                warn!("{origin}: the certificate {concern}; {}", certificate.advice);
             }
             Some(concern) => {
                 error!("{origin}: the certificate {concern}; it is refused by those who check it")

@@ -162,7 +162,7 @@ fn add_listener(to: &mut Families, balancer: &Balancer) {
     to.add("tls_failures", help, Rows::Counters(failures.collect()));
     let expiries = certificates::watched(balancer).into_iter().map(|certificate| {
         let at = certificate.validity.not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
-        (labels([("certificate", certificate.name)]), at.as_secs_f64())
+        (labels([("certificate", &certificate.name)]), at.as_secs_f64())
     });
     let help = "When the certificate, or one that has signed it, expires, in Unix time";
     to.add("tls_certificate_expiry_timestamp_seconds", help, Rows::Gauges(expiries.collect()));

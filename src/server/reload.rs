@@ -67,7 +67,8 @@ fn changed(balancer: &Balancer) -> Result<Changed, Vec<String>> {
     }
     // Port 0 was replaced by the one that was found.
     (new.listen, new.admin_listen) = (old.listen, old.admin_listen);
-    let has_other_certificates = new.read_certificates(Some(&old)).map_err(|error| vec![error])?;
+    let of_listener = new.read_certificates(Some(&old)).map_err(|error| vec![error])?;
+    let has_other_certificates = of_listener || old.credentials.differs(&new.credentials);
     raise_limits(&mut new).map_err(|error| vec![error.to_string()])?;
     Ok(Changed { config: new, keys, has_other_certificates })
 }

@@ -44,7 +44,7 @@ fn balancer(servers: &[RedisServer; 3], arguments: &[&str]) -> Balancer {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lb"));
     command.args(["--listen", "127.0.0.1:0"]).args(arguments);
     for server in servers {
-        command.args(["--backend", &server.address()]);
+        command.args(["--backend", &server.url()]);
     }
     command.env("RUST_LOG", "info,redis_lb::session::http=warn");
     Balancer::spawn(command)

@@ -4,6 +4,7 @@ mod access_log;
 mod acl_matrix;
 mod activation;
 mod admin;
+mod backend_tls;
 mod balancing;
 mod browser;
 mod chaos;

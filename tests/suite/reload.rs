@@ -49,7 +49,7 @@ impl File {
 /// The tables of backends, each with a line of settings.
 fn backends(servers: &[(&RedisServer, &str)]) -> String {
     let table = |(server, settings): &(&RedisServer, &str)| {
-        format!("[[backend]]\nurl = \"{}\"\n{settings}\n", server.address())
+        format!("[[backend]]\nurl = \"{}\"\n{settings}\n", server.url())
     };
     servers.iter().map(table).collect()
 }

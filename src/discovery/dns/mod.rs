@@ -59,8 +59,8 @@ impl Dns {
                 dns.known.look_up(&mut dns.resolver, name, deadline)
             })?,
         };
-        let servers = usable(all)?.into_iter().map(|ip| self.source.server(&ip.to_string(), port));
-        found(servers.collect(), time_to_live)
+        let server = |ip: IpAddr| self.source.server_named(&ip.to_string(), port, &host);
+        found(usable(all)?.into_iter().map(server).collect(), time_to_live)
     }
 
     /// Finds the servers of `dns+srv://`: each address of each record's target.
@@ -83,7 +83,8 @@ impl Dns {
         let mut servers: Vec<BackendConfig> = Vec::new();
         for share in &services {
             for ip in usable(self.known.get(&share.target))? {
-                let mut server = self.source.server(&ip.to_string(), share.port);
+                let (host, name) = (ip.to_string(), share.target.trim_end_matches('.'));
+                let mut server = self.source.server_named(&host, share.port, name);
                 server.settings.weight = share.weight;
                 server.settings.is_backup |= share.is_backup;
                 // Of two records, the one with the better priority counts.

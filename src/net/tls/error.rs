@@ -100,6 +100,9 @@ fn of_certificate(error: &CertificateError) -> String {
             "its certificate is for another purpose".to_owned()
         }
         CertificateError::BadEncoding => "its certificate can't be read".to_owned(),
+        CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+            "its certificate is that of a CA, which may only sign those of servers".to_owned()
+        }
         CertificateError::Revoked => "its certificate is revoked".to_owned(),
         error => format!("its certificate is refused: {error}"),
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::client::Client;
 use super::redis::RedisServer;
-use super::wait_until;
+use super::{tls_everywhere, wait_until};
 
 /// An `lb` process of the test's own, on a free port; it ends when this is dropped.
 pub struct Balancer {
@@ -23,7 +23,7 @@ impl Balancer {
 
     /// Starts the balancer with more arguments, such as `["--demo-delay", "1s"]`.
     pub fn start_with(servers: &[&RedisServer], arguments: &[&str]) -> Self {
-        let backends: Vec<String> = servers.iter().map(|server| server.address()).collect();
+        let backends: Vec<String> = servers.iter().map(|server| server.url()).collect();
         Self::start_at(&backends, arguments)
     }
 
@@ -40,6 +40,7 @@ impl Balancer {
 
     /// From a command whose `--listen` has port 0.
     pub fn spawn(mut command: Command) -> Self {
+        tls_everywhere::configure(&mut command);
         let mut process =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("lb starts");
         let log = Arc::new(Mutex::new(String::new()));
@@ -52,6 +53,7 @@ impl Balancer {
             .next()
             .and_then(|port| port.parse().ok())
             .unwrap_or_else(|| panic!("no port in {first:?}"));
+        let port = tls_everywhere::port_for_tests(port);
         Self { process, port, log }
     }
 

@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose, date_time_ymd,
 };
 use tempfile::TempDir;
+
+const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// A CA and a folder with its certificate, `ca.pem`, and with those that it signs.
 pub struct Certificates {
@@ -38,6 +41,8 @@ impl CertificateFiles {
 pub enum Validity {
     /// For many years.
     Valid,
+    /// For another week.
+    Soon,
     /// Until the year 2001.
     Expired,
     /// From the year 2200 on.
@@ -99,11 +104,14 @@ fn params(name: &str, hosts: &[&str], validity: Validity) -> CertificateParams {
     let mut params = CertificateParams::new(hosts).expect("names");
     params.distinguished_name.push(rcgen::DnType::CommonName, name);
     let (from, until) = match validity {
-        Validity::Valid => (2000, 2200),
+        Validity::Valid | Validity::Soon => (2000, 2200),
         Validity::Expired => (2000, 2001),
         Validity::NotYet => (2200, 2201),
     };
     params.not_before = date_time_ymd(from, 1, 1);
     params.not_after = date_time_ymd(until, 1, 1);
+    if validity == Validity::Soon {
+        params.not_after = (SystemTime::now() + WEEK).into();
+    }
     params
 }

@@ -87,7 +87,7 @@ impl Data {
 
     /// Whether a server answers and has all the keys.
     pub fn is_in(&self, server: &RedisServer) -> bool {
-        let Ok(client) = redis::Client::open(format!("redis://{}", server.address())) else {
+        let Ok(client) = redis::Client::open(server.plain_url()) else {
             return false;
         };
         let Ok(mut connection) = client.get_connection() else { return false };

@@ -16,6 +16,7 @@ pub mod resp;
 pub mod sentinel;
 pub mod terminal;
 pub mod tls;
+pub mod tls_everywhere;
 pub mod verify;
 pub mod yardstick;
 

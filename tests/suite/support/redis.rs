@@ -5,7 +5,8 @@ use std::process::{Child, Command, Stdio};
 
 use redis::ConnectionLike;
 
-use super::wait_until;
+use super::certificates::CertificateFiles;
+use super::{tls_everywhere, wait_until};
 
 /// Where servers listen, unless a test wants another address.
 const LOOPBACK: &str = "127.0.0.1";
@@ -14,6 +15,8 @@ const LOOPBACK: &str = "127.0.0.1";
 pub struct RedisServer {
     host: String,
     port: u16,
+    /// The port where it speaks TLS, if it does: the balancer is to use that one.
+    tls_port: Option<u16>,
     process: Child,
     extra_args: Vec<String>,
     folder: tempfile::TempDir,
@@ -27,9 +30,36 @@ impl RedisServer {
 
     /// Starts a server with more `redis-server` arguments, such as `["--requirepass", "secret"]`.
     pub fn start_with(extra_args: &[&str]) -> Self {
+        match tls_everywhere::certificates() {
+            Some(certificates) => {
+                Self::start_tls(&certificates.server(), &certificates.ca(), extra_args)
+            }
+            None => Self::start_at_free_port(false, extra_args),
+        }
+    }
+
+    /// Starts a server that speaks TLS as well, with this certificate, and with clients that this CA knows.
+    pub fn start_tls(certificate: &CertificateFiles, ca: &Path, extra_args: &[&str]) -> Self {
+        let [certificate, key, ca] = [&certificate.certificate, &certificate.key, ca]
+            .map(|path| path.to_str().expect("text"));
+        let args =
+            ["--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", ca];
+        let args = [&args[..], &["--tls-auth-clients", "no"], extra_args].concat();
+        Self::start_at_free_port(true, &args)
+    }
+
+    fn start_at_free_port(speaks_tls: bool, extra_args: &[&str]) -> Self {
+        let start = |_| {
+            let tls_port = speaks_tls.then(free_port);
+            let text = tls_port.unwrap_or_default().to_string();
+            let args = [&["--tls-port", &text], extra_args].concat();
+            let args = if speaks_tls { &args[..] } else { extra_args };
+            let mut server = Self::try_start(LOOPBACK, free_port(), args)?;
+            server.tls_port = tls_port;
+            Some(server)
+        };
         // A port that was free a moment ago may be taken when the server binds it.
-        let started = (0..5).find_map(|_| Self::try_start(LOOPBACK, free_port(), extra_args));
-        started.expect("redis-server starts in five attempts")
+        (0..5).find_map(start).expect("redis-server starts in five attempts")
     }
 
     /// An empty server at this address, such as 127.0.0.2: on Linux, all of 127.0.0.0/8 is this machine.
@@ -43,16 +73,33 @@ impl RedisServer {
         let mut process = spawn(host, port, folder.path(), &extra_args);
         let is_there = answers(folder.path(), &mut process);
         let host = host.to_owned();
-        is_there.then_some(Self { host, port, process, extra_args, folder })
+        is_there.then_some(Self { host, port, tls_port: None, process, extra_args, folder })
     }
 
+    /// The port where it speaks plain text.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// `127.0.0.1:PORT`
+    /// The port that the balancer uses: that of TLS, if there is one.
+    pub fn balanced_port(&self) -> u16 {
+        self.tls_port.unwrap_or(self.port)
+    }
+
+    /// `127.0.0.1:PORT`, the name that the balancer has for it.
     pub fn address(&self) -> String {
-        format!("{}:{}", self.host, self.port)
+        format!("{}:{}", self.host, self.balanced_port())
+    }
+
+    /// The address as the balancer needs it.
+    pub fn url(&self) -> String {
+        let scheme = if self.tls_port.is_some() { "rediss://" } else { "" };
+        format!("{scheme}{}", self.address())
+    }
+
+    /// The URL of a client that needs no TLS.
+    pub fn plain_url(&self) -> String {
+        format!("redis://{}:{}", self.host, self.port)
     }
 
     /// The path of the server's Unix socket.
@@ -62,7 +109,7 @@ impl RedisServer {
 
     /// A connection straight to the server (as the default user, without a password).
     pub fn connect(&self) -> redis::Connection {
-        redis::Client::open(format!("redis://{}", self.address()))
+        redis::Client::open(self.plain_url())
             .and_then(|client| client.get_connection())
             .expect("a connection to the test's own server")
     }

@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use redis::{ConnectionLike, Value};
 
+use super::certificates::Certificates;
 use super::redis::{RedisServer, free_port};
 use super::wait_until;
 
@@ -14,6 +15,7 @@ pub const NAME: &str = "mine";
 /// A Sentinel of the test's own; it ends when this is dropped.
 pub struct Sentinel {
     port: u16,
+    tls_port: Option<u16>,
     password: Option<String>,
     process: Child,
     // The Sentinel writes what it knows to the file there.
@@ -21,6 +23,21 @@ pub struct Sentinel {
 }
 
 impl Sentinel {
+    /// Like [`start_with`](Self::start_with), and speaks TLS with servers and Sentinels, and with clients at a port of its own.
+    pub fn start_tls(primary: &RedisServer, quorum: usize, certificates: &Certificates) -> Self {
+        let (tls_port, own) = (free_port(), certificates.server());
+        let lines = format!(
+            "tls-port {tls_port}\ntls-replication yes\ntls-auth-clients no\ntls-cert-file {}\n\
+             tls-key-file {}\ntls-ca-cert-file {}\n",
+            own.certificate.display(),
+            own.key.display(),
+            certificates.ca().display(),
+        );
+        let mut sentinel = Self::start_with(primary, quorum, &lines);
+        sentinel.tls_port = Some(tls_port);
+        sentinel
+    }
+
     /// Watches a primary; `quorum` Sentinels decide that it is down. `lines` are more of its configuration.
     pub fn start_with(primary: &RedisServer, quorum: usize, lines: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -33,7 +50,11 @@ impl Sentinel {
              sentinel failover-timeout {NAME} 2000\nsentinel parallel-syncs {NAME} 3\n{lines}\n",
             folder.path().display(),
             folder.path().join("log").display(),
-            primary.port(),
+            if lines.contains("tls-replication yes") {
+                primary.balanced_port()
+            } else {
+                primary.port()
+            },
         );
         fs::write(&file, text).expect("a file");
         let process = Command::new("redis-server")
@@ -45,7 +66,7 @@ impl Sentinel {
             .expect("redis-server");
         let password = lines.lines().find_map(|line| line.strip_prefix("requirepass "));
         let password = password.map(str::to_owned);
-        let sentinel = Self { port, password, process, _folder: folder };
+        let sentinel = Self { port, tls_port: None, password, process, _folder: folder };
         wait_until("the Sentinel answers", || sentinel.client().get_connection().is_ok());
         // It would ask servers for their replicas every 10 s. Before Redis 7 it can't be told otherwise.
         let _ = sentinel.ask(&["DEBUG", "INFO-PERIOD", "500"]);
@@ -55,6 +76,11 @@ impl Sentinel {
     /// `127.0.0.1:PORT`
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// `127.0.0.1:PORT`, where it speaks TLS.
+    pub fn tls_address(&self) -> String {
+        format!("127.0.0.1:{}", self.tls_port.expect("it speaks TLS"))
     }
 
     fn client(&self) -> redis::Client {
