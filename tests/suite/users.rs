@@ -293,7 +293,7 @@ fn the_usual_libraries_log_in() {
     assert_eq!(wrong, "invalid username-password pair or user is disabled.");
     let node = format!(
         "const Redis = require('ioredis');\n\
-         const r = new Redis({{port: {port}, username: 'app', password: 'secret'}});\n\
+         const r = new Redis({{port: {port}, username: 'app', password: 'secret', enableReadyCheck: false}});\n\
          r.get('app:1').then((text) => {{ console.log(text); r.disconnect(); }});"
     );
     let mut command = Command::new(installed("node"));

@@ -384,8 +384,7 @@ impl KeyInfo {
 
     /// Makes it look as if there were no such key.
     pub fn hide(&mut self) {
-        MISSING.clone_into(&mut self.type_name);
-        self.bytes = 0;
+        *self = Self { type_name: MISSING.to_owned(), bytes: 0 };
     }
 
     /// Returns the type, if it is one that we serve.
