@@ -4,7 +4,7 @@
 //! clients and gives each a thread; [`control`] lets an operator change what runs; `session` talks to one client in its protocol; [`observe`] shows what
 //! happens; [`discovery`] says which backends there are; [`balance`] chooses the backend of each read and
 //! retries elsewhere; [`health`] knows which backends may be read from; [`backend`] is one Redis server and the
-//! connections to it; [`policy`] says which commands may pass. [`doctor`] is `lb check`, [`load`] is `seed`.
+//! connections to it; [`login`] knows who clients are; [`policy`] says which commands may pass. [`doctor`] is `lb check`, [`load`] is `seed`.
 //! `docs/ARCHITECTURE.md` is the map.
 
 pub mod backend;
@@ -17,6 +17,7 @@ pub mod health;
 pub mod http;
 pub mod load;
 pub mod logging;
+pub mod login;
 mod memory;
 mod metrics;
 mod net;

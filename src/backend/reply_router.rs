@@ -54,6 +54,8 @@ pub struct Replies {
     pub answered: usize,
     /// Number of replies that are errors.
     pub errors: u64,
+    /// Length of all replies, in bytes.
+    pub bytes: u64,
     /// Length of the longest reply, in bytes.
     pub longest: usize,
     /// Longest time until a reply began.
@@ -154,6 +156,7 @@ impl<F> ReplyRouter<F> {
         state.give(replies);
         state.replies.answered += news.answered;
         state.replies.errors += news.errors;
+        state.replies.bytes += replies.len() as u64;
         state.replies.longest = state.replies.longest.max(news.longest);
         state.replies.slowest = state.replies.slowest.max(news.slowest);
         self.tell(&state);

@@ -30,6 +30,7 @@ use crate::health::{
     sample_interval,
 };
 use crate::logging::access_log::AccessLog;
+use crate::login::Logins;
 use crate::memory::{self, MemoryBudget};
 use crate::metrics::Metrics;
 use crate::policy::scripts::Scripts;
@@ -74,6 +75,8 @@ pub struct Balancer {
     pub client_addresses: Arc<ClientAddresses>,
     /// Counters of what all clients have done.
     pub metrics: Arc<Metrics>,
+    /// The users who may log in, and what is known of those who do.
+    pub logins: Logins,
     /// The memory that clients make us hold.
     pub memory: MemoryBudget,
     /// The last minutes.
@@ -131,10 +134,12 @@ impl Balancer {
         let access_log = AccessLog::new(leases, config.quiet);
         let refusals = RecentRefusals::new(Arc::clone(&table));
         let memory = MemoryBudget::new(max_memory(&config));
+        let logins = Logins::new(&config.users);
         drop(config);
         Arc::new(Self {
             config: live,
             memory,
+            logins,
             registry,
             refusals,
             reloads: Reloads::default(),
@@ -175,6 +180,7 @@ impl Balancer {
         self.memory.set_max_bytes(max_memory(&config));
         self.access_log.set_quiet(config.quiet);
         self.table.set_slow_start(config.slow_start);
+        self.logins.replace(&config.users);
         let max_connections = config.backend_connections;
         self.config.replace(config);
         for member in self.backends().known() {

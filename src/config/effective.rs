@@ -12,7 +12,8 @@ use clap::{Arg, ArgMatches, CommandFactory};
 use super::ConfigError;
 use super::file::{ConfigFile, FileErrors, Mistake};
 use super::flags::Flags;
-use super::keys::{BACKEND, Keys, Kind};
+use super::keys::{BACKEND, Keys, Kind, REQUIRE_PASSWORD};
+use super::users::PasswordDigest;
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,6 +167,10 @@ impl<'a> Given<'a> {
                 raw.map(|text| text.to_string_lossy().into_owned()).collect()
             }
         };
+        let texts = match key {
+            REQUIRE_PASSWORD if !texts.is_empty() => vec!["…".to_owned()],
+            _ => texts,
+        };
         Setting {
             key: key.to_owned(),
             heading: flag.get_help_heading().unwrap_or_default().to_owned(),
@@ -177,11 +182,14 @@ impl<'a> Given<'a> {
     }
 }
 
-/// Returns a time or a size in a form in which equal ones are equal texts; `None` for other values.
+/// Returns a time, a size or a password in a form in which equal ones are equal texts; `None` for other values.
 fn meaning(matches: &ArgMatches, id: &str) -> Option<String> {
     let time = matches.try_get_one::<Duration>(id).ok().flatten();
     let size = || matches.try_get_one::<usize>(id).ok().flatten();
-    time.map(|time| format!("{time:?}")).or_else(|| size().map(usize::to_string))
+    let password = || matches.try_get_one::<PasswordDigest>(id).ok().flatten();
+    time.map(|time| format!("{time:?}"))
+        .or_else(|| size().map(usize::to_string))
+        .or_else(|| password().map(|digest| digest.text().to_owned()))
 }
 
 /// Returns `FILE:LINE`.

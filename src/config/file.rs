@@ -9,7 +9,8 @@ use toml::Spanned;
 use toml::de::{DeInteger, DeString, DeTable, DeValue, Error as SyntaxError};
 
 use super::file_backends::{self, FileBackends};
-use super::keys::{self, BACKEND, Keys, Kind};
+use super::file_users::{self, FileUser, USER};
+use super::keys::{self, BACKEND, Keys, Kind, REQUIRE_PASSWORD};
 use super::text_file::{self, TextFile};
 use crate::logging;
 
@@ -79,6 +80,7 @@ pub(super) struct ConfigFile {
     pub path: PathBuf,
     pub entries: Vec<Entry>,
     pub backends: Option<FileBackends>,
+    pub users: Vec<FileUser>,
     /// Warnings about files with passwords that every user may read.
     pub warnings: Vec<String>,
 }
@@ -97,10 +99,17 @@ impl ConfigFile {
     pub fn read(path: &Path) -> Result<Self, FileErrors> {
         let (text, is_open_to_all) = read_text(path)?;
         let mut file = Self::parse(path, &text)?;
-        if is_open_to_all && file.backends.as_ref().is_some_and(FileBackends::has_passwords) {
+        if is_open_to_all && file.has_passwords() {
             file.warnings.insert(0, text_file::warning(path));
         }
         Ok(file)
+    }
+
+    /// Whether the file itself holds a password.
+    fn has_passwords(&self) -> bool {
+        self.backends.as_ref().is_some_and(FileBackends::has_passwords)
+            || self.users.iter().any(|user| user.has_password)
+            || self.entries.iter().any(|entry| entry.key == REQUIRE_PASSWORD)
     }
 
     /// Reads nothing of a file but where the control socket is. What else is wrong in it does not matter.
@@ -202,7 +211,13 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn new(path: &Path, text: &'a str) -> Self {
         let path = path.to_owned();
-        let file = ConfigFile { path, entries: Vec::new(), backends: None, warnings: Vec::new() };
+        let file = ConfigFile {
+            path,
+            entries: Vec::new(),
+            backends: None,
+            users: Vec::new(),
+            warnings: Vec::new(),
+        };
         Self { text, keys: Keys::new(), file, mistakes: Vec::new() }
     }
 
@@ -232,6 +247,7 @@ impl<'a> Reader<'a> {
         let key = key.get_ref().as_ref();
         let is_table = matches!(value.get_ref(), DeValue::Table(_));
         match self.keys.get(key).cloned() {
+            _ if key == USER => file_users::take(self, line, value),
             Some(_) if key == BACKEND => file_backends::take(self, line, value),
             Some(_) if is_table => {
                 self.mistake(line, format!("{key} is no section; write {key} = …"));
@@ -256,7 +272,8 @@ impl<'a> Reader<'a> {
             (Some(suggested), false) => format!("there is no key {key}{suggested}"),
             (None, false) => format!("there is no key {key}; lb config prints all"),
             (_, true) => format!(
-                "there is no {what} [{key}]; write keys without a section, and backends as [[backend]]"
+                "there is no {what} [{key}]; write keys without a section, backends as \
+                 [[backend]], and users as [[user]]"
             ),
         }
     }

@@ -19,6 +19,7 @@ use super::backend_tls::{BackendTlsFlags, TlsSettings, server_name};
 use super::control::{CtlArgs, SocketOwner, control_path};
 use super::rewrite::Rewrite;
 use super::tls::TlsFlags;
+use super::users::PasswordDigest;
 use crate::logging::Format;
 use crate::memory;
 
@@ -88,6 +89,7 @@ Exit code: 0, or 2 if a flag or the file is wrong.";
 
 /// Headings of the flags in `--help`.
 const CLIENTS: &str = "Clients";
+const USERS: &str = "Users";
 const BACKENDS: &str = "Backends";
 const CHECKS: &str = "Health checks";
 const BALANCING: &str = "Balancing";
@@ -106,6 +108,22 @@ pub struct Flags {
     /// A file in TOML with a key for each flag; the flag, or its environment variable, overrides the key
     #[arg(long = "config", env = "LB_CONFIG", value_name = "FILE", global = true)]
     pub config_file: Option<PathBuf>,
+
+    /// A file of users in the form of Redis' users.acl, which ACL LIST prints as well
+    #[arg(help_heading = USERS)]
+    #[arg(long, env = "LB_USERS_FILE", value_name = "FILE")]
+    pub users_file: Option<PathBuf>,
+
+    /// A file that holds a password, which the user default then has: clients must log in
+    #[arg(help_heading = USERS)]
+    #[arg(long, env = "LB_REQUIRE_PASSWORD_FILE", value_name = "FILE")]
+    pub require_password_file: Option<PathBuf>,
+
+    /// This password itself; others on the machine can see it on a command line, but not in the environment
+    #[arg(help_heading = USERS)]
+    #[arg(long, env = "LB_REQUIRE_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
+    #[arg(value_parser = PasswordDigest::of)]
+    pub(super) require_password: Option<PasswordDigest>,
 
     /// Address where clients connect; port 0 takes any free port
     #[arg(help_heading = CLIENTS)]

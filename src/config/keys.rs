@@ -13,6 +13,9 @@ use crate::text;
 /// The key of the backends, which are tables or URLs.
 pub(super) const BACKEND: &str = "backend";
 
+/// The key of a password for the user `default`, whose value shows nowhere.
+pub(super) const REQUIRE_PASSWORD: &str = "require-password";
+
 /// What a key takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {

@@ -7,6 +7,7 @@ pub mod control;
 mod effective;
 mod file;
 mod file_backends;
+mod file_users;
 mod flags;
 mod keys;
 mod live;
@@ -15,6 +16,7 @@ mod show;
 pub mod source;
 mod text_file;
 mod tls;
+pub mod users;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -35,11 +37,13 @@ use self::effective::{Given, Setting, Source};
 use self::file::ConfigFile;
 pub use self::file::FileErrors;
 use self::file_backends::BackendOrigin;
+use self::file_users::FileUser;
 use self::flags::Command;
 pub use self::flags::{Flags, MAX_NAMESERVERS, NAMESERVER_PORT};
-use self::keys::{BACKEND, Keys};
+use self::keys::{BACKEND, Keys, REQUIRE_PASSWORD};
 pub use self::live::LiveConfig;
 use self::source::{BackendEntry, SourceConfig};
+use self::users::{UserSources, UsersConfig};
 use crate::http;
 use crate::net::backend_stream::BackendTls;
 use crate::net::tls::TlsError;
@@ -51,6 +55,10 @@ const CTL: &str = "ctl";
 
 /// The key of the log's level.
 const LOG_LEVEL: &str = "log-level";
+
+/// Warning about a password that was typed.
+const VISIBLE_PASSWORD: &str = "--require-password shows the password to all users of this machine: write it to a \
+    file for --require-password-file, or set LB_REQUIRE_PASSWORD";
 
 /// What the process is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +118,8 @@ pub struct Config {
     /// Host names that are served on loopback besides the local ones, as [`http::host_name`] returns
     /// them.
     pub allow_hosts: Vec<String>,
+    /// The users who may log in.
+    pub users: UsersConfig,
     /// What was read from the files for TLS with backends.
     pub credentials: CredentialStore,
     /// The files and the name for all backends with which TLS is spoken.
@@ -121,6 +131,8 @@ pub struct Config {
     flags: Flags,
     /// The command line, to read the configuration again.
     arguments: Vec<OsString>,
+    /// The users of the file.
+    file_users: Vec<FileUser>,
     /// All values but the backends.
     settings: Vec<Setting>,
     backend_source: Source,
@@ -166,10 +178,11 @@ impl Config {
         })
     }
 
-    /// Returns whether there are files to read again: its own, or certificates.
+    /// Returns whether there are files to read again: its own, users, or certificates.
     pub fn has_files(&self) -> bool {
+        let files = [&self.config_file, &self.users_file, &self.require_password_file];
         let has_client_files = self.tls.tls_cert.is_some();
-        self.config_file.is_some() || has_client_files || self.credentials.has_files()
+        files.iter().any(|file| file.is_some()) || has_client_files || self.credentials.has_files()
     }
 
     /// Returns what a replica may lack to be read from while others are up.
@@ -276,6 +289,9 @@ impl Config {
             config.control = path.map(|path| ConfigFile::control(path)).transpose()?.flatten();
         }
         config.settings = given.settings(&effective, file.as_ref());
+        if given.source(REQUIRE_PASSWORD) == Source::Flag {
+            config.warnings.push(VISIBLE_PASSWORD.to_owned());
+        }
         if let Some(file) = file {
             config.overridden = given.overridden(&file);
             config.warnings.splice(0..0, file.warnings);
@@ -297,6 +313,12 @@ impl Config {
             Some(Command::Check(_)) => (Task::Check, None),
             Some(Command::Config) => (Task::Show, None),
             Some(Command::Ctl(ctl)) => (Task::Control, Some(ctl)),
+        };
+        let mut warnings = Vec::new();
+        let users = match task {
+            Task::Serve | Task::Show => user_sources(&flags, file, given).read(&mut warnings)?,
+            // They log nobody in, and may be run by users who may not read passwords.
+            Task::Check | Task::Control => UsersConfig::default(),
         };
         let admin_listen = flags.admin_listen.as_ref();
         let host_name = |name: &String| http::host_name(name).into_owned();
@@ -324,15 +346,40 @@ impl Config {
             admin_listen: admin_listen.map(|text| address("--admin-listen", text)).transpose()?,
             backends,
             allow_hosts: flags.allow_hosts.iter().map(host_name).collect(),
+            users,
             listener_tls: None,
             flags,
             arguments: Vec::new(),
             settings: Vec::new(),
+            file_users: file.map(|file| file.users.clone()).unwrap_or_default(),
             backend_source,
             backend_origins,
             overridden: Vec::new(),
             warnings,
         })
+    }
+}
+
+/// Returns where users are configured. Files that the configuration file names are looked for beside it.
+fn user_sources<'a>(
+    flags: &'a Flags,
+    file: Option<&'a ConfigFile>,
+    given: &Given,
+) -> UserSources<'a> {
+    let beside = |key: &str, path: &PathBuf| {
+        let folder = file.and_then(|file| file.path.parent());
+        match (given.source_with(key, file), folder) {
+            (Source::File(_), Some(folder)) => folder.join(path),
+            _ => path.clone(),
+        }
+    };
+    let users_file = flags.users_file.as_ref().map(|path| beside("users-file", path));
+    let password_file = flags.require_password_file.as_ref();
+    UserSources {
+        users_file,
+        password: flags.require_password.as_ref(),
+        password_file: password_file.map(|path| beside("require-password-file", path)),
+        tables: file.map_or(&[], |file| &file.users),
     }
 }
 

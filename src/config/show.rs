@@ -9,7 +9,8 @@ use super::file_backends::{
     BackendOrigin, PASSWORD_FILE, SENTINEL_PASSWORD_FILE, SENTINEL_USER, SETTINGS, TLS_SERVER_NAME,
     URL, USER,
 };
-use super::keys::{BACKEND, Kind, is_number};
+use super::file_users::{self, FileUser};
+use super::keys::{BACKEND, Kind, REQUIRE_PASSWORD, is_number};
 
 const HEAD: &str = "\
 # The configuration of lb that is in effect, and where each value comes from.
@@ -28,7 +29,12 @@ impl Config {
         let backends: Vec<String> =
             (0..self.backends.len()).map(|index| self.shown_backend(index)).collect();
         let mut text = HEAD.to_owned();
-        if backends.iter().any(|backend| backend.contains('…')) {
+        let has_password = self
+            .settings
+            .iter()
+            .any(|setting| setting.key == REQUIRE_PASSWORD && !setting.texts.is_empty());
+        let has_users = !self.shown_users().is_empty();
+        if has_password || has_users || backends.iter().any(|backend| backend.contains('…')) {
             text += HIDDEN;
         }
         let mut heading = None;
@@ -38,7 +44,7 @@ impl Config {
             }
             text += &shown_setting(setting);
         }
-        text + &backends.concat()
+        text + &backends.concat() + &self.shown_users()
     }
 
     /// Returns the keys whose values differ from those of another configuration, in the order of
@@ -47,7 +53,9 @@ impl Config {
         let pairs = self.settings.iter().zip(&other.settings);
         let changed = pairs.filter(|(own, others)| own.meaning != others.meaning);
         let backends = (self.backends != other.backends).then_some(BACKEND);
-        changed.map(|(own, _)| own.key.as_str()).chain(backends).collect()
+        // A file that a key names may have changed as well.
+        let users = (self.users.meaning != other.users.meaning).then_some(file_users::USER);
+        changed.map(|(own, _)| own.key.as_str()).chain(backends).chain(users).collect()
     }
 
     /// Whether no backends are configured, so that they are the default ones.
@@ -102,6 +110,20 @@ impl Config {
             line(key, value, is_default);
         }
         text
+    }
+
+    /// Returns the users of the configuration file; those of another file stay there.
+    fn shown_users(&self) -> String {
+        self.file_users.iter().map(|user| self.shown_user(user)).collect()
+    }
+
+    fn shown_user(&self, user: &FileUser) -> String {
+        let place = self.place_of(&user.line).unwrap_or_default();
+        let limits = user.limits.shown().into_iter().map(|(key, value)| (key, value.to_string()));
+        let lines = [("name", quoted(&user.name)), ("rules", quoted(&user.shown_rules()))];
+        let lines = lines.into_iter().chain(limits);
+        let lines = lines.map(|(key, value)| commented(&format!("{key} = {value}"), &place));
+        format!("\n[[{}]]\n{}", file_users::USER, lines.collect::<String>())
     }
 
     /// Returns where a backend comes from.

@@ -40,8 +40,10 @@ impl Control {
                 let paths = PATHS.into_iter().collect::<std::collections::BTreeMap<_, _>>();
                 return document(&paths);
             }
-            Operation::Status => return document(&Status::of(&self.balancer, 0)),
-            Operation::Backends => return document(&Status::of(&self.balancer, 0).of_backends()),
+            Operation::Status => return document(&Status::of(&self.balancer, 0, true)),
+            Operation::Backends => {
+                return document(&Status::of(&self.balancer, 0, true).of_backends());
+            }
             Operation::Overrides => {
                 let left = discovery::left_in_place(&self.balancer).into_iter();
                 let left = left.map(|(name, what)| format!("{name}: {what}"));

@@ -92,6 +92,7 @@ pub(super) fn clients(document: &Value) -> String {
         ("address", Alignment::Left),
         ("protocol", Alignment::Left),
         ("name", Alignment::Left),
+        ("user", Alignment::Left),
         ("connected", Alignment::Right),
         ("idle", Alignment::Right),
         ("backend", Alignment::Left),
@@ -106,6 +107,7 @@ pub(super) fn clients(document: &Value) -> String {
             text(&client["address"]),
             text(&client["protocol"]),
             text(&client["name"]),
+            text(&client["user"]),
             time(&client["connected_seconds"]),
             time(&client["idle_seconds"]),
             text(&client["backend"]),
@@ -184,7 +186,7 @@ mod tests {
     #[test]
     fn a_part_of_the_clients_is_said_to_be_one() {
         let client = json!({
-            "id": 7, "address": "127.0.0.1:5", "protocol": null, "name": null, "connected_seconds": 0.3,
+            "id": 7, "address": "127.0.0.1:5", "protocol": null, "name": null, "user": null, "connected_seconds": 0.3,
             "idle_seconds": null, "backend": null, "doing": "idle", "command": null, "memory_bytes": 4096,
         });
         let text = clients(&json!({"total": 9, "clients": [client]}));

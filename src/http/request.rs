@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
+use super::authorization::Authorization;
 use super::target::Query;
 
 /// Longest request line, with its line end. RFC 9112 asks for at least 8000.
@@ -87,6 +88,8 @@ pub struct Request {
     pub version: Version,
     /// The host that the client asks for: an absolute target's, else that of `Host`.
     pub host: Option<String>,
+    /// `Authorization`: who asks.
+    pub authorization: Option<Authorization>,
     /// `If-None-Match`, with all of its lines joined.
     pub if_none_match: Option<String>,
     /// `Max-Staleness`: the greatest age of the data that may answer, or what is wrong with it.
@@ -160,6 +163,7 @@ fn http09(target: &[u8]) -> Result<Request, RequestError> {
         target,
         version: Version::Http09,
         host,
+        authorization: None,
         if_none_match: None,
         max_staleness: Ok(None),
         accepts_html: false,
@@ -196,6 +200,7 @@ fn http1(head: &[u8]) -> Result<Request, RequestError> {
         target,
         version,
         host: target_host.or(header_host),
+        authorization: headers.only("authorization")?.map(Authorization::new),
         if_none_match: headers.joined("if-none-match"),
         max_staleness: headers.max_staleness(),
         accepts_html: headers.accepts_html(),

@@ -42,6 +42,8 @@ pub enum Event {
 #[derive(Debug, Serialize)]
 pub struct HttpRequest {
     pub client: SocketAddr,
+    /// The user, unless it is `default`.
+    pub user: Option<String>,
     pub method: Text,
     /// Path and query.
     pub target: Text,
@@ -60,6 +62,8 @@ pub struct HttpRequest {
 #[derive(Debug, Serialize)]
 pub struct Session {
     pub client: SocketAddr,
+    /// The user, unless it is `default`.
+    pub user: Option<String>,
     pub commands: u64,
     /// Replies that were errors.
     pub errors: u64,
@@ -130,9 +134,18 @@ impl fmt::Display for Entry {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Request(HttpRequest { client, method, target, status, backend, ms, .. }) => {
-                let backend = backend.as_deref().unwrap_or("-");
-                write!(f, "{client} {method} {target} {status} {backend} {ms:.3}ms")
+            Self::Request(HttpRequest {
+                client,
+                user,
+                method,
+                target,
+                status,
+                backend,
+                ms,
+                ..
+            }) => {
+                let (backend, user) = (backend.as_deref().unwrap_or("-"), shown_user(user));
+                write!(f, "{client}{user} {method} {target} {status} {backend} {ms:.3}ms")
             }
             Self::Refused { client, status, .. } => write!(f, "{client} refused {status}"),
             Self::Held { seconds } => {
@@ -140,14 +153,19 @@ impl fmt::Display for Event {
                 write!(f, "held for {time}")
             }
             Self::Reads { client, backend } => write!(f, "{client} reads from {backend}"),
-            Self::Session(Session { client, commands, errors, backend, seconds, .. }) => {
-                let backend = backend.as_deref().unwrap_or("-");
+            Self::Session(Session { client, user, commands, errors, backend, seconds, .. }) => {
+                let (backend, user) = (backend.as_deref().unwrap_or("-"), shown_user(user));
                 let (commands, errors) = (counted(*commands, "command"), counted(*errors, "error"));
-                write!(f, "{client} session {backend} {commands} {errors} {seconds:.3}s")
+                write!(f, "{client}{user} session {backend} {commands} {errors} {seconds:.3}s")
             }
             Self::Moved { sessions } => write!(f, "moved {}", counted(*sessions as u64, "session")),
         }
     }
+}
+
+/// The user of a line, before a field that no name of a user can be.
+fn shown_user(user: &Option<String>) -> String {
+    user.as_ref().map(|user| format!(" user={}", Text::cut(user))).unwrap_or_default()
 }
 
 fn counted(count: u64, noun: &str) -> String {

@@ -71,11 +71,25 @@ pub enum Refusal {
     NotServed,
     /// No backend could answer.
     Unanswered,
+    /// The client has to log in, or could not.
+    NotLoggedIn,
+    /// The user may not do this.
+    NotPermitted,
+    /// The user is over one of its limits.
+    Throttled,
 }
 
 impl Refusal {
-    pub const ALL: [Self; 5] =
-        [Self::Write, Self::BadRequest, Self::UnknownCommand, Self::NotServed, Self::Unanswered];
+    pub const ALL: [Self; 8] = [
+        Self::Write,
+        Self::BadRequest,
+        Self::UnknownCommand,
+        Self::NotServed,
+        Self::Unanswered,
+        Self::NotLoggedIn,
+        Self::NotPermitted,
+        Self::Throttled,
+    ];
 
     /// The value of the label `reason`.
     pub fn name(self) -> &'static str {
@@ -85,6 +99,9 @@ impl Refusal {
             Self::UnknownCommand => "unknown_command",
             Self::NotServed => "not_served",
             Self::Unanswered => "unanswered",
+            Self::NotLoggedIn => "not_logged_in",
+            Self::NotPermitted => "not_permitted",
+            Self::Throttled => "throttled",
         }
     }
 }

@@ -169,13 +169,16 @@ impl HistoryStatus {
 }
 
 impl SlowReads {
-    pub fn of(balancer: &Balancer) -> Self {
+    pub fn of(balancer: &Balancer, shows_keys: bool) -> Self {
         let slow::Snapshot { ended, busy_time, waiting, running, recent } =
             balancer.slow_lane.snapshot();
         let backends = balancer.backends();
         let name = |id| backends.get(id).map_or("", |backend| backend.name()).to_owned();
         let status = |read: slow::RunningRead| SlowReadStatus {
-            read: read.label,
+            read: match shows_keys {
+                true => read.label,
+                false => slow::without_key(&read.label).to_owned(),
+            },
             backend: name(read.backend),
             seconds: millis(read.time) / 1000.0,
         };

@@ -20,6 +20,7 @@ use crate::backend::pool;
 use crate::balance::Balancer;
 use crate::health::{Lag, Member, ShownState, Summary};
 use crate::logging;
+use crate::login::UserUsage;
 use crate::metrics::{ByProtocol, Counter, Refusal};
 use crate::net::protocol::WireProtocol;
 
@@ -47,6 +48,7 @@ pub fn text(balancer: &Balancer) -> Result<String, fmt::Error> {
     add_sources(&mut families, balancer);
     add_slow_reads(&mut families, balancer);
     add_memory(&mut families, balancer);
+    add_users(&mut families, balancer);
     add_reloads(&mut families, balancer);
     add_connections(&mut families, balancer, &backends);
     let mut registry = Registry::with_prefix("redis_lb");
@@ -302,6 +304,26 @@ fn add_memory(to: &mut Families, balancer: &Balancer) {
     to.add("client_memory_max_bytes", help, Rows::gauge(memory.max_bytes() as f64));
     let help = "Clients that were closed because they held the most when that was too much";
     to.add("client_memory_closed", help, Rows::counter(memory.closed.get()));
+}
+
+/// What users do. Their names come from the configuration.
+fn add_users(to: &mut Families, balancer: &Balancer) {
+    let help = "Logins that failed, by protocol";
+    to.add("failed_logins", help, by_protocol(&balancer.logins.failures));
+    let usages = balancer.logins.usages();
+    let counters = |count: fn(&UserUsage) -> u64| {
+        let row =
+            |(name, usage): &(String, Arc<UserUsage>)| (labels([("user", name)]), count(usage));
+        Rows::Counters(usages.iter().map(row).collect())
+    };
+    let clients = usages.iter();
+    let clients = clients.map(|(name, usage)| (labels([("user", name)]), usage.clients() as f64));
+    let help = "Clients that are logged in, by user";
+    to.add("user_clients", help, Rows::Gauges(clients.collect()));
+    let help = "Clients that were refused because their user has as many as it may have";
+    to.add("user_refused_clients", help, counters(|usage| usage.refused_clients.get()));
+    let help = "Requests that waited or were refused because their user is over a limit";
+    to.add("user_throttled_requests", help, counters(|usage| usage.throttled.get()));
 }
 
 fn add_reloads(to: &mut Families, balancer: &Balancer) {

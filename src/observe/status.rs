@@ -102,6 +102,9 @@ struct Refused {
     unknown_commands: u64,
     not_served: u64,
     unanswered: u64,
+    not_logged_in: u64,
+    not_permitted: u64,
+    throttled: u64,
     too_many_clients: u64,
 }
 
@@ -120,8 +123,9 @@ struct CommandStatus {
 }
 
 impl Status {
-    /// The status as it is now, with the samples of the history after number `since`.
-    pub fn of(balancer: &Balancer, since: u64) -> Self {
+    /// The status as it is now, with the samples of the history after number `since`. Slow reads are shown with their
+    /// keys if it `shows_keys`.
+    pub fn of(balancer: &Balancer, since: u64, shows_keys: bool) -> Self {
         let metrics = &balancer.metrics;
         let members = balancer.shown_backends();
         let recent = balancer.history.recent(&balancer.reading(&members), since);
@@ -171,7 +175,7 @@ impl Status {
             history: HistoryStatus::of(&recent),
             changes: changes(balancer),
             commands: commands(balancer),
-            slow_reads: SlowReads::of(balancer),
+            slow_reads: SlowReads::of(balancer, shows_keys),
         }
     }
 }
@@ -211,6 +215,9 @@ impl Refused {
             unknown_commands: count(Refusal::UnknownCommand),
             not_served: count(Refusal::NotServed),
             unanswered: count(Refusal::Unanswered),
+            not_logged_in: count(Refusal::NotLoggedIn),
+            not_permitted: count(Refusal::NotPermitted),
+            throttled: count(Refusal::Throttled),
             too_many_clients: metrics.turned_away.get(),
         }
     }

@@ -5,6 +5,7 @@
 mod access;
 mod categories;
 mod command_rule;
+mod gate;
 mod key_specs;
 mod merge;
 mod permits;
@@ -22,12 +23,14 @@ mod verdict;
 use std::sync::Arc;
 
 use self::command_rule::{Action, CommandRule, Rules, add_counts, look_up, share_counts};
+pub(crate) use self::gate::tells_keys;
 pub use self::merge::Allowed;
 use self::merge::{Merge, add_local};
 pub use self::permits::{Denied, Lacking};
 pub use self::shape::{Script, Shape};
 pub(crate) use self::shape::{is_script, script};
 pub use self::table::CommandTable;
+use self::users::User;
 pub use self::verdict::{LocalCommand, Refused, Subscription, Verdict};
 use self::verdict::{c_string, no_table, not_in_transaction, not_served};
 use crate::metrics::{Counter, Refusal};
@@ -82,8 +85,14 @@ impl Policy {
         verdict(command, self.find(command))
     }
 
-    /// Decides about a command that has just arrived, and counts it.
-    pub(crate) fn judge(&self, command: &Command) -> (Verdict, Shape) {
+    /// Decides about a command of this user outside of a transaction, without counting it; nobody is a client that has to
+    /// log in.
+    pub fn verdict_for(&self, user: Option<&User>, command: &Command) -> Verdict {
+        gate::for_user(self, user, command, self.verdict(command))
+    }
+
+    /// Decides about a command of this user that has just arrived, and counts it.
+    pub(crate) fn judge(&self, user: Option<&User>, command: &Command) -> (Verdict, Shape) {
         let found = self.find(command);
         let mut shape = Shape::default();
         match &found {
@@ -95,7 +104,7 @@ impl Policy {
             // No backend has answered `COMMAND` yet.
             Err(_) => {}
         }
-        (verdict(command, found), shape)
+        (gate::for_user(self, user, command, verdict(command, found)), shape)
     }
 
     /// How a command works, as far as the backends say.
@@ -111,9 +120,14 @@ impl Policy {
         in_transaction(command, self.verdict(command))
     }
 
-    /// Decides about a command that has just arrived between MULTI and EXEC, and counts it.
-    pub(crate) fn judge_in_transaction(&self, command: &Command) -> Verdict {
-        in_transaction(command, self.judge(command).0)
+    /// Decides about a command of this user between MULTI and EXEC, without counting it.
+    pub fn verdict_in_transaction_for(&self, user: Option<&User>, command: &Command) -> Verdict {
+        in_transaction(command, self.verdict_for(user, command))
+    }
+
+    /// Decides about a command of this user that has just arrived between MULTI and EXEC, and counts it.
+    pub(crate) fn judge_in_transaction(&self, user: Option<&User>, command: &Command) -> Verdict {
+        in_transaction(command, self.judge(user, command).0)
     }
 
     /// The name of a command or subcommand, such as `config|get`.

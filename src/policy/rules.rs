@@ -46,6 +46,7 @@ pub(super) type LocalRow = (&'static str, i64, LocalCommand, &'static str);
 /// Commands that the session handles, with their arities and categories in Redis 7.2: a backend may be older, or may
 /// have renamed them.
 pub(super) const LOCAL: &[LocalRow] = &[
+    ("acl whoami", 2, LocalCommand::AclWhoAmI, "slow"),
     ("auth", -2, LocalCommand::Auth, "fast connection"),
     ("client getname", 2, LocalCommand::ClientGetName, "slow connection"),
     ("client id", 2, LocalCommand::ClientId, "slow connection"),

@@ -49,6 +49,7 @@ pub enum LocalCommand {
     ClusterMode,
     Hello,
     Auth,
+    AclWhoAmI,
     ClientSetName,
     ClientGetName,
     ClientSetInfo,

@@ -33,6 +33,12 @@ pub enum ProtocolError {
     /// An argument's length is no number, negative, or over the limit.
     #[error("Protocol error: invalid bulk length")]
     InvalidLength,
+    /// A client that has to log in sends more arguments than a login needs.
+    #[error("Protocol error: unauthenticated multibulk length")]
+    UnauthenticatedCount,
+    /// A client that has to log in sends a longer argument than a login needs.
+    #[error("Protocol error: unauthenticated bulk length")]
+    UnauthenticatedLength,
     /// The whole command is over the limit. (Redis has no limit but that of its buffer, and closes
     /// the connection without a word.)
     #[error("Protocol error: too big command")]

@@ -19,6 +19,12 @@ pub(super) const MAX_INLINE_BYTES: usize = 64 * 1024;
 /// 2^31 - 1 for authenticated clients.)
 pub(super) const MAX_ARGUMENTS: i64 = 1024 * 1024;
 
+/// Most arguments of a command, its name included, of a client that has to log in, as in Redis.
+const MAX_UNAUTHENTICATED_ARGUMENTS: i64 = 10;
+
+/// Longest argument of a client that has to log in, as in Redis.
+const MAX_UNAUTHENTICATED_BYTES: usize = 16 * 1024;
+
 /// Upper limit of a parser's `max_argument_bytes`: Redis's default (`proto-max-bulk-len`).
 const MAX_ARGUMENT_BYTES: usize = 512 * 1024 * 1024;
 
@@ -39,6 +45,8 @@ const KEPT_BYTES: usize = 512;
 pub struct CommandParser {
     max_argument_bytes: usize,
     max_command_bytes: usize,
+    /// Whether the client has to log in, and may send no more than that takes.
+    is_restricted: bool,
     /// Start of the line or argument that is being read. This and all other positions count from
     /// the start of the command.
     position: usize,
@@ -73,6 +81,7 @@ impl CommandParser {
         Self {
             max_argument_bytes,
             max_command_bytes: MAX_COMMAND_BYTES.max(max_argument_bytes + COMMAND_OVERHEAD_BYTES),
+            is_restricted: false,
             position: 0,
             searched: 0,
             args_left: 0,
@@ -119,6 +128,11 @@ impl CommandParser {
                 }
             }
         }
+    }
+
+    /// Limits commands to what a login takes, or does so no more.
+    pub fn restrict(&mut self, is_restricted: bool) {
+        self.is_restricted = is_restricted;
     }
 
     /// How much memory it takes.
@@ -176,6 +190,9 @@ impl CommandParser {
         if count <= 0 {
             return Ok(Step::Empty(self.position));
         }
+        if self.is_restricted && count > MAX_UNAUTHENTICATED_ARGUMENTS {
+            return Err(ProtocolError::UnauthenticatedCount);
+        }
         self.args_left = count;
         self.read_arguments(input)
     }
@@ -210,6 +227,9 @@ impl CommandParser {
             .and_then(|length| usize::try_from(length).ok())
             .filter(|&length| length <= self.max_argument_bytes)
             .ok_or(ProtocolError::InvalidLength)?;
+        if self.is_restricted && length > MAX_UNAUTHENTICATED_BYTES {
+            return Err(ProtocolError::UnauthenticatedLength);
+        }
         if self.position + length + 2 > self.max_command_bytes {
             return Err(ProtocolError::TooBigCommand);
         }

@@ -39,6 +39,7 @@ pub fn introduce(balancer: &Balancer, was_passed_on: bool) {
     warn_of_addresses(&balancer.config());
     certificates::warn_of_expiry(balancer, SystemTime::now());
     warn_of_list(balancer);
+    warn_of_users(balancer);
     let backends = balancer.backends();
     for backend in backends.iter() {
         for right in backend.health.lacking_rights() {
@@ -134,6 +135,19 @@ fn warn_of_list(balancer: &Balancer) {
     }
 }
 
+/// Warns of rules about commands that no backend knows.
+pub(super) fn warn_of_users(balancer: &Balancer) {
+    let (config, (_, policy)) = (balancer.config(), balancer.policy());
+    for user in config.users.users.iter() {
+        let unknown = policy.unknown_commands(user);
+        if !unknown.is_empty() {
+            let (name, unknown) = (logging::escaped(user.name()), unknown.join(", "));
+            let unknown = logging::escaped(&unknown);
+            warn!("user {name}: no backend knows the command {unknown}, which its rules name");
+        }
+    }
+}
+
 /// Warns where the database of a URL can't be read.
 fn warn_of_database(backend: &Member) {
     let database = backend.own_mode().database;
@@ -183,16 +197,46 @@ fn without_right(right: &str) -> &'static str {
 
 /// Warns when other machines can connect.
 fn warn_of_addresses(config: &Config) {
+    let (has_users, has_tls) = (config.users.require_login(), config.listener_tls.is_some());
     for address in [Some(config.listen), config.admin_listen].into_iter().flatten() {
-        if !address.ip().is_loopback() && config.listener_tls.is_none() {
-            warn!("{address} can be reached from other machines, and there are no passwords yet");
+        if let Some(exposed) = exposure(address, has_users, has_tls) {
+            warn!("{exposed}");
         }
     }
+}
+
+/// Says that other machines can connect, if neither users who have to log in nor TLS stand between.
+fn exposure(address: SocketAddr, has_users: bool, has_tls: bool) -> Option<String> {
+    let is_exposed = !address.ip().is_loopback() && !has_users && !has_tls;
+    is_exposed.then(|| {
+        format!(
+            "{address} can be reached from other machines, and anybody there can read everything: no \
+             user has to log in (--require-password-file, --users-file), and there is no TLS"
+        )
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_an_address_that_others_reach_without_users_and_tls_is_warned_of() {
+        for (address, has_users, has_tls, is_warned_of) in [
+            ("0.0.0.0:1", false, false, true),
+            ("[::]:1", false, false, true),
+            ("10.0.0.1:1", false, false, true),
+            ("10.0.0.1:1", true, false, false),
+            ("10.0.0.1:1", false, true, false),
+            ("10.0.0.1:1", true, true, false),
+            ("127.0.0.1:1", false, false, false),
+            ("[::1]:1", false, false, false),
+        ] {
+            let address = address.parse().expect("an address");
+            let warning = exposure(address, has_users, has_tls);
+            assert_eq!(warning.is_some(), is_warned_of, "{address} {has_users} {has_tls}");
+        }
+    }
 
     #[test]
     fn what_is_to_be_tried_can_be_typed_on_this_machine() {

@@ -14,6 +14,9 @@ use crate::support::wait_until;
 
 const LB: &str = env!("CARGO_BIN_EXE_lb");
 
+/// A file that may be one of users, and one of a password.
+const USERS_FILE: &str = "users.acl";
+
 /// A folder with a configuration file.
 struct Setup {
     folder: TempDir,
@@ -139,6 +142,8 @@ fn sample(flag: &Arg) -> (String, String) {
         (_, Some("NAME")) => quoted("a"),
         (_, Some("FILE")) => quoted("/none/file.pem"),
         (_, Some("PATH")) => quoted("/none/control"),
+        (_, Some("FILE")) => quoted(USERS_FILE),
+        (_, Some("PASSWORD")) => quoted("hunter2"),
         (_, Some("USER[:GROUP]")) => quoted("root:7"),
         (_, other) => panic!("this test has no sample of {other:?} for --{key}"),
     }
@@ -147,6 +152,7 @@ fn sample(flag: &Arg) -> (String, String) {
 #[test]
 fn each_key_does_what_its_flag_does() {
     let setup = Setup::new("");
+    setup.write(USERS_FILE, "user a on nopass\n");
     let default = values(&setup.shown(&[], &[]));
     for flag in flags() {
         let (argument, toml) = sample(&flag);
@@ -537,9 +543,13 @@ fn the_example_has_every_key_at_its_default() {
     let default = setup.shown(&[], &[]);
     setup.write("lb.toml", &example);
     assert_eq!(values(&setup.shown(&[], &[])), values(&default));
+    // Their values are examples.
+    let has_default = |name: &str| name != "users-file" && !name.starts_with("require-password");
     let is_key = |line: &&str| {
         let name = line.strip_prefix('#').and_then(|line| line.split_once(" = "));
-        name.is_some_and(|(name, _)| name.chars().all(|c| c == '-' || c.is_ascii_lowercase()))
+        name.is_some_and(|(name, _)| {
+            has_default(name) && name.chars().all(|c| c == '-' || c.is_ascii_lowercase())
+        })
     };
     for flag in flags().iter().filter_map(Arg::get_long).filter(|key| *key != "backend") {
         let begin = format!("#{flag} = ");

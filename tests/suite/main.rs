@@ -64,5 +64,7 @@ mod tls;
 mod tls_files;
 mod unable;
 mod unread;
+mod users;
+mod users_http;
 mod values;
 mod weights;

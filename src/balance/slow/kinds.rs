@@ -367,6 +367,11 @@ pub fn shown(name: &[u8], key: &[u8]) -> String {
     format!("{} {}", name.to_ascii_uppercase(), crate::logging::escaped(&text))
 }
 
+/// Returns the part of such a text that names no key: the command, or what stands for it.
+pub fn without_key(label: &str) -> &str {
+    label.split(' ').next().unwrap_or_default()
+}
+
 fn tag(hash: u64) -> u64 {
     hash >> (64 - TAG_BITS)
 }

@@ -46,7 +46,7 @@ mod open_read;
 mod poison;
 mod silence;
 
-pub use self::kinds::{Kinds, MAX_FAST_ARGUMENTS, ReadKey, ReadProfile, shown};
+pub use self::kinds::{Kinds, MAX_FAST_ARGUMENTS, ReadKey, ReadProfile, shown, without_key};
 pub use self::lane::{LaneOutcome, SlowLane, Snapshot};
 pub use self::lane_state::{LaneError, ReadInfo, RunningRead, SharedAnswer};
 pub use self::open_read::OpenRead;

@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn a_pattern_of_many_stars_takes_a_moment_only() {
         let text = [b'a'; 5000];
-        assert!(!matches("a*".repeat(500).as_bytes(), &[&text[..], b"b"].concat()[..0]));
+        assert!(!matches(["a*".repeat(500).as_bytes(), b"b"].concat().as_slice(), &text));
         assert!(!matches(["*a".repeat(900).as_bytes(), b"b"].concat().as_slice(), &text));
         assert!(matches("*a".repeat(900).as_bytes(), &text));
         assert!(!matches("*a".repeat(1001).as_bytes(), &text));

@@ -59,6 +59,7 @@ struct Notes {
     /// 0 without a lease, else its slot and one more.
     lease: AtomicUsize,
     name: Mutex<Box<[u8]>>,
+    user: Mutex<Box<str>>,
 }
 
 /// What a session is for, as long as that lasts.
@@ -117,6 +118,8 @@ pub struct ClientInfo {
     pub tls: Option<&'static str>,
     /// The name that it has given itself with `CLIENT SETNAME`, or the beginning of a long one.
     pub name: Option<String>,
+    /// The user as whom it is logged in.
+    pub user: Option<String>,
     /// How long it has been connected.
     pub connected: Duration,
     /// How long it has asked for nothing; `None` for a subscriber.
@@ -246,6 +249,14 @@ impl ClientSocket {
         *lock(&self.notes.name) = name[..name.len().min(MAX_NAME_BYTES)].into();
     }
 
+    /// Notes the user as whom the client is logged in; none is the end of that.
+    pub fn note_user(&self, name: &str) {
+        let mut user = lock(&self.notes.user);
+        if **user != *name {
+            *user = name.into();
+        }
+    }
+
     /// Returns the client as it is at this moment.
     pub fn info(&self) -> ClientInfo {
         let now = now();
@@ -267,6 +278,7 @@ impl ClientSocket {
                 _ => Some(WireProtocol::Resp),
             },
             name: (!name.is_empty()).then_some(name),
+            user: Some(lock(&notes.user).to_string()).filter(|user| !user.is_empty()),
             connected: now.saturating_sub(self.since),
             idle: (doing != Doing::Subscribed).then_some(idle),
             doing,

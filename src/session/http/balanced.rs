@@ -16,7 +16,10 @@ use super::browse::{self, Frame};
 use super::exchange::{HTTP_READ_BYTES, ReadError, ReadOutcome};
 use super::freshness::{self, MaxStaleness, TooOld};
 use super::json::{write_listing, write_value};
-use super::response::{LocalResponse, SentResponse, add_backend_headers, complete, write_error};
+use super::response::{
+    Caching, LocalResponse, SentResponse, add_backend_headers, complete, write_error,
+};
+use super::rights::{Caller, Rights};
 use crate::backend::{BackendError, Class, is_not_permitted};
 use crate::balance::failover::{Attempt, Failover};
 use crate::balance::slow::{
@@ -37,6 +40,7 @@ const MAX_CHANGES: usize = 30;
 /// A request for data, until it is answered.
 pub(super) struct HttpRead {
     pub request: Request,
+    pub caller: Caller,
     pub query: ReadQuery,
     /// When the request had arrived.
     pub began: Instant,
@@ -116,19 +120,22 @@ impl ReadQuery {
         frame: Frame,
         response: &mut ResponseWriter<W>,
         memory: &mut Share,
+        rights: Option<&Rights>,
     ) -> Result<Option<u64>, ReadError> {
         let (Self::Key(KeyQuery { format, .. }, _) | Self::Page(PageQuery { format, .. })) = self;
         let frame = (*format == Format::Html).then_some(frame);
         let mut write_page = |page, response: &mut ResponseWriter<W>| match frame {
-            Some(frame) => browse::write_listing_page(attempt, peer, page, frame, response, memory),
-            None => write_listing(attempt, peer, page, response, memory),
+            Some(frame) => {
+                browse::write_listing_page(attempt, peer, page, frame, response, memory, rights)
+            }
+            None => write_listing(attempt, peer, page, response, memory, rights),
         };
         let outcome = match (self, frame) {
             (Self::Page(page), _) => write_page(page, response),
             (Self::Key(key, _), Some(frame)) => {
-                browse::write_key_page(attempt, peer, key, frame, response)
+                browse::write_key_page(attempt, peer, key, frame, response, rights)
             }
-            (Self::Key(key, _), None) => write_value(attempt, peer, key, response),
+            (Self::Key(key, _), None) => write_value(attempt, peer, key, response, rights),
         };
         let outcome = match (outcome, self) {
             (Ok(ReadOutcome::Refused(404, _)), Self::Key(_, Some(page))) => {
@@ -304,12 +311,13 @@ impl BalancedRead<'_, '_, '_> {
         self.memory.set(HTTP_READ_BYTES).map_err(io::Error::from)?;
         let (balancer, response) = (self.balancer, &mut self.response);
         let frame = Frame::new(&balancer.config());
-        add_backend_headers(response, &attempt.backend);
+        add_backend_headers(response, &attempt.backend, Caching::of(balancer));
         freshness::add_header(response, self.staleness);
         let max_stall = balancer.config().backend_timeout / 2;
         response.writer().held = Some((Arc::clone(&attempt.backend.backend), max_stall));
-        let (query, memory) = (&self.read.query, &mut self.memory);
-        let result = query.read_from(attempt, self.peer, frame, response, memory);
+        let (HttpRead { query, caller, .. }, memory) = (self.read, &mut self.memory);
+        let rights = caller.rights.as_ref();
+        let result = query.read_from(attempt, self.peer, frame, response, memory, rights);
         response.writer().held = None;
         // A client that knows that the connection goes on may have sent its next request already.
         if balancer.is_draining() && !response.is_sent() {

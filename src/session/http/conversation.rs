@@ -8,7 +8,9 @@ use log::Level;
 
 use super::balanced::{HttpRead, ReadQuery, send_balanced};
 use super::freshness::MaxStaleness;
+use super::login::HttpLogin;
 use super::response::{LocalResponse, SentResponse, admin_response, complete};
+use super::rights::Caller;
 use super::shared_read::{ReadProgress, SharedReads, UnsentEnd};
 use crate::backend::is_timeout;
 use crate::balance::Balancer;
@@ -31,6 +33,7 @@ pub(crate) fn converse(
     balancer: &Arc<Balancer>,
 ) {
     let mut since = Some(since);
+    let mut login = HttpLogin::default();
     let mut shared_reads = SharedReads::new(client.socket, client.address, balancer);
     while wait_for_shared_read(&mut client, &mut shared_reads, &mut buffer) {
         let (mut request, length) = match next_request(&mut client, &mut buffer, since.take()) {
@@ -50,7 +53,7 @@ pub(crate) fn converse(
         // A read on a shared connection leaves this thread free to wait for the next request. If
         // that has come already, nothing is gained.
         let shared_reads = if has_more { None } else { Some(&mut shared_reads) };
-        if !respond(&mut client, request, shared_reads) {
+        if !respond(&mut client, request, &mut login, shared_reads) {
             return;
         }
     }
@@ -147,11 +150,21 @@ fn refuse_bytes(client: &mut Client, status: u16, why: String) {
 
 /// Responds to one request, or has that done on a shared connection. Returns whether the conversation
 /// goes on.
-fn respond(client: &mut Client, request: Request, shared_reads: Option<&mut SharedReads>) -> bool {
+fn respond(
+    client: &mut Client,
+    request: Request,
+    login: &mut HttpLogin,
+    shared_reads: Option<&mut SharedReads>,
+) -> bool {
     let balancer = client.balancer;
     client.begin_answer();
     let began = Instant::now();
-    let query = match route(&request, &balancer.config(), client.endpoint) {
+    let target = route(&request, &balancer.config(), client.endpoint);
+    let (caller, target) = match target.and_then(|target| login.admit(&request, target, client)) {
+        Ok((caller, target)) => (caller, Ok(target)),
+        Err(refusal) => (Caller::default(), Err(refusal)),
+    };
+    let query = match target {
         Ok(Target::Key(key, listing)) => {
             balancer.metrics.http_keys.add_one();
             ReadQuery::Key(key, listing)
@@ -161,21 +174,8 @@ fn respond(client: &mut Client, request: Request, shared_reads: Option<&mut Shar
             ReadQuery::Page(page)
         }
         other => {
-            let sent = match other {
-                Ok(Target::Admin(target)) => {
-                    let response = admin_response(&target, client.balancer, client.endpoint);
-                    // The status page asks every half second. That and probes would drown the rest.
-                    response.send(client, &request, Level::Debug)
-                }
-                Ok(_) => LocalResponse::empty(204).send_as(client, &request, Outcome::Answered),
-                Err(refusal)
-                    if client.endpoint == Endpoint::Admin || target::is_admin(&request.target) =>
-                {
-                    refusal.send(client, &request, Level::Debug)
-                }
-                Err(refusal) => refusal.send_refusal(client, &request),
-            };
-            return end_request(client, &request, began, sent);
+            let sent = respond_here(client, &request, &caller, other);
+            return end_request(client, &request, &caller, began, sent);
         }
     };
     let key = query.read_key(&balancer.slow_lane.kinds);
@@ -183,12 +183,13 @@ fn respond(client: &mut Client, request: Request, shared_reads: Option<&mut Shar
         Ok(profile) => profile,
         Err(why) => {
             let sent = LocalResponse::error(503, why).send_refusal(client, &request);
-            return end_request(client, &request, began, sent);
+            return end_request(client, &request, &caller, began, sent);
         }
     };
     let max_staleness = MaxStaleness::asked(&request, balancer);
     let read = HttpRead {
         request,
+        caller,
         query,
         began,
         lease: None,
@@ -206,6 +207,28 @@ fn respond(client: &mut Client, request: Request, shared_reads: Option<&mut Shar
         let failover = Failover::new(balancer, read.profile, Instant::now());
         respond_balanced(client, read, failover)
     })
+}
+
+/// Responds to a request for what is no data.
+fn respond_here(
+    client: &mut Client,
+    request: &Request,
+    caller: &Caller,
+    target: Result<Target, LocalResponse>,
+) -> SentResponse {
+    match target {
+        Ok(Target::Admin(target)) => {
+            let shows_keys = caller.sees_all_keys();
+            let response = admin_response(&target, client.balancer, client.endpoint, shows_keys);
+            // The status page asks every half second. That and probes would drown the rest.
+            response.send(client, request, Level::Debug)
+        }
+        Ok(_) => LocalResponse::empty(204).send_as(client, request, Outcome::Answered),
+        Err(refusal) if client.endpoint == Endpoint::Admin || target::is_admin(&request.target) => {
+            refusal.send(client, request, Level::Debug)
+        }
+        Err(refusal) => refusal.send_refusal(client, request),
+    }
 }
 
 /// Returns what the request asks for, or the response that refuses it.
@@ -251,12 +274,19 @@ fn is_served_host(host: &str, config: &Config, endpoint: Endpoint) -> bool {
 /// Responds to a read by way of the pool. Returns whether the conversation goes on.
 fn respond_balanced(client: &mut Client, mut read: Box<HttpRead>, failover: Failover) -> bool {
     let sent = send_balanced(client, &mut read, failover);
-    end_request(client, &read.request, read.began, sent)
+    end_request(client, &read.request, &read.caller, read.began, sent)
 }
 
-/// Logs a request. Returns whether the conversation goes on.
-fn end_request(client: &mut Client, request: &Request, began: Instant, sent: SentResponse) -> bool {
-    sent.log(client.balancer, client.address, request, began, client.taken_bytes());
+/// Logs a request, and charges its user. Returns whether the conversation goes on.
+fn end_request(
+    client: &mut Client,
+    request: &Request,
+    caller: &Caller,
+    began: Instant,
+    sent: SentResponse,
+) -> bool {
+    caller.charge(client.answer_bytes);
+    sent.log(client.balancer, client.address, request, caller, began, client.taken_bytes());
     // A response that was cut must not end like a whole one.
     if !sent.keep_alive && sent.cut.is_none() {
         client.linger();

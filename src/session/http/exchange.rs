@@ -5,6 +5,7 @@ use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::rights::Rights;
 use crate::backend::large_values::{LARGE_VALUE_BYTES, NoTurn};
 use crate::backend::{
     BackendError, PooledConnection, WaitPolicy, is_not_permitted, read_server_info,
@@ -352,6 +353,9 @@ pub(super) fn look_at<K: AsRef<[u8]>>(keys: &[K]) -> Vec<u8> {
     commands
 }
 
+/// What `TYPE` says of a key that is not there.
+const MISSING: &str = "none";
+
 /// What is known of a key before its value is read.
 pub(super) struct KeyInfo {
     /// The type as `TYPE` names it.
@@ -375,7 +379,13 @@ impl KeyInfo {
 
     /// Whether there is no such key.
     pub fn is_missing(&self) -> bool {
-        self.type_name == "none"
+        self.type_name == MISSING
+    }
+
+    /// Makes it look as if there were no such key.
+    pub fn hide(&mut self) {
+        MISSING.clone_into(&mut self.type_name);
+        self.bytes = 0;
     }
 
     /// Returns the type, if it is one that we serve.
@@ -408,6 +418,7 @@ pub(super) fn read_page_keys(
     query: &PageQuery,
     run_id: String,
     memory: &mut Share,
+    rights: Option<&Rights>,
 ) -> Result<(Vec<Vec<u8>>, Option<String>), ReadError> {
     if query.cursor.as_ref().is_some_and(|cursor| cursor.run_id != run_id) {
         return Err(ReadError::OtherBackend);
@@ -430,6 +441,9 @@ pub(super) fn read_page_keys(
                 Err(resp::Error::TooLong) => return Err(ReadError::KeysTooLong),
                 key => key?,
             };
+            if rights.is_some_and(|rights| !rights.may_read_key(&key)) {
+                continue;
+            }
             bytes += key.len() + size_of::<Vec<u8>>();
             keys.push(key);
             memory.set(HTTP_READ_BYTES + bytes).map_err(io::Error::from)?;

@@ -8,6 +8,7 @@ use super::exchange::{
     BATCH_KEYS, Exchange, HELD_REPLY_BYTES, KeyInfo, MAX_LOOKS, ReadError, ReadOutcome, look_at,
     read_page_keys, read_server_run_id,
 };
+use super::rights::{Rights, hide_unless_readable};
 use crate::backend::BackendError;
 use crate::balance::failover::Attempt;
 use crate::http::target::{KeyQuery, PageQuery};
@@ -27,6 +28,7 @@ pub(super) fn write_value<'q, W: Write>(
     peer: ClientHandle,
     query: &'q KeyQuery,
     response: &mut ResponseWriter<W>,
+    rights: Option<&Rights>,
 ) -> Result<ReadOutcome<'q>, ReadError> {
     Exchange::serve(attempt, peer, &look_at(&[&query.key]), |exchange| {
         let info = KeyInfo::read(exchange.replies()?)?;
@@ -34,6 +36,9 @@ pub(super) fn write_value<'q, W: Write>(
         if let Some(value_type) = value_type {
             let is_long = info.bytes > MAX_SHORT_VALUE_BYTES;
             attempt.backend.type_hints.note(&query.key, value_type, is_long);
+        }
+        if let Some(denied) = denial(query, value_type, rights) {
+            return Ok(Some(denied));
         }
         let why = match (&query.field, query.is_raw(), value_type) {
             _ if info.is_missing() => {
@@ -60,6 +65,20 @@ pub(super) fn write_value<'q, W: Write>(
         let error = ErrorBody { kind, field: None, ..ErrorBody::about(query, why) };
         Ok(Some(ReadOutcome::Refused(415, error)))
     })
+}
+
+/// Returns the refusal if the user may not run the command that reads this value.
+pub(super) fn denial<'q>(
+    query: &'q KeyQuery,
+    value_type: Option<ValueType>,
+    rights: Option<&Rights>,
+) -> Option<ReadOutcome<'q>> {
+    let read = match &query.field {
+        Some(field) => command("HGET").arg(&query.key).arg(field),
+        None => value_type?.read_command(&query.key),
+    };
+    let why = rights?.permits(read).err()?;
+    Some(ReadOutcome::Refused(403, ErrorBody::about(query, why)))
 }
 
 /// Sends `command`, and writes its reply as the response; `None` if there is no value.
@@ -99,13 +118,15 @@ pub(super) fn write_listing<'q, W: Write>(
     query: &PageQuery,
     response: &mut ResponseWriter<W>,
     memory: &mut Share,
+    rights: Option<&Rights>,
 ) -> Result<ReadOutcome<'q>, ReadError> {
     Exchange::serve(attempt, peer, &command("INFO").arg("server").into_bytes(), |exchange| {
         let run_id = read_server_run_id(exchange)?;
-        let (keys, next) = read_page_keys(exchange, query, run_id, memory)?;
+        let (keys, next) = read_page_keys(exchange, query, run_id, memory, rights)?;
         response.header("Content-Type", http::JSON);
         let writer = ListingWriter {
             exchange,
+            rights,
             names_are_text: keys.iter().all(|key| std::str::from_utf8(key).is_ok()),
             json: JsonWriter::new(&mut *response),
             count: 0,
@@ -117,6 +138,7 @@ pub(super) fn write_listing<'q, W: Write>(
 
 struct ListingWriter<'a, 'e, W: Write> {
     exchange: &'a mut Exchange<'e>,
+    rights: Option<&'a Rights>,
     json: JsonWriter<&'a mut ResponseWriter<W>>,
     names_are_text: bool,
     count: usize,
@@ -152,7 +174,10 @@ impl<W: Write> ListingWriter<'_, '_, W> {
     /// Writes the first keys of `batch`, at least one; returns how many.
     fn write_some(&mut self, batch: &[Vec<u8>]) -> Result<usize, ReadError> {
         let from = self.exchange.ask(look_at(batch))?;
-        let infos = batch.iter().map(|_| KeyInfo::read(from)).collect::<Result<Vec<_>, _>>()?;
+        let mut infos = batch.iter().map(|_| KeyInfo::read(from)).collect::<Result<Vec<_>, _>>()?;
+        for (info, key) in infos.iter_mut().zip(batch) {
+            hide_unless_readable(info, key, self.rights);
+        }
         // The reply should fit into what is held, so that the value can be read with others.
         let is_small = |info: &&KeyInfo| info.bytes < HELD_REPLY_BYTES as u64;
         let small = infos.iter().take_while(is_small).count();
@@ -217,7 +242,8 @@ impl<W: Write> ListingWriter<'_, '_, W> {
     /// Writes one key in exchanges of its own.
     fn write_alone(&mut self, key: &[u8]) -> Result<(), ReadError> {
         for _ in 0..MAX_LOOKS {
-            let info = KeyInfo::read(self.exchange.ask(look_at(&[key]))?)?;
+            let mut info = KeyInfo::read(self.exchange.ask(look_at(&[key]))?)?;
+            hide_unless_readable(&mut info, key, self.rights);
             let Some(value_type) = info.value_type() else {
                 return self.write_unserved(key, &info);
             };

@@ -14,7 +14,9 @@ mod conversation;
 mod exchange;
 mod freshness;
 mod json;
+mod login;
 mod response;
+mod rights;
 mod shared_read;
 
 pub(super) use self::conversation::converse;

@@ -12,6 +12,7 @@ use log::Level;
 
 use super::browse::{self, Frame};
 use super::conversation::route;
+use super::rights::Caller;
 use crate::backend::Backend;
 use crate::balance::Balancer;
 use crate::health::Member;
@@ -54,6 +55,10 @@ pub(super) struct LocalResponse {
     text: Cow<'static, str>,
     /// Written in place of the text.
     error: Option<Box<ErrorBody<'static>>>,
+    /// Whether it may not be kept without asking again.
+    is_made_now: bool,
+    /// Reason of a refusal, if its status does not tell.
+    why: Option<Refusal>,
 }
 
 impl LocalResponse {
@@ -86,12 +91,23 @@ impl LocalResponse {
         self
     }
 
+    /// Has caches ask again each time.
+    fn made_now(self) -> Self {
+        Self { is_made_now: true, ..self }
+    }
+
+    /// Names the reason of a refusal.
+    pub fn because(self, why: Refusal) -> Self {
+        Self { why: Some(why), ..self }
+    }
+
     /// Sends the response to a request for data that is refused, and counts it.
     pub fn send_refusal(self, client: &mut Client, request: &Request) -> SentResponse {
-        let reason = match self.status {
-            405 => Refusal::Write,
-            403 | 503 | 504 => Refusal::Unanswered,
-            _ => Refusal::BadRequest,
+        let reason = match (self.why, self.status) {
+            (Some(why), _) => why,
+            (None, 405) => Refusal::Write,
+            (None, 403 | 503 | 504) => Refusal::Unanswered,
+            (None, _) => Refusal::BadRequest,
         };
         self.send_as(client, request, Outcome::Refused(reason))
     }
@@ -107,9 +123,10 @@ impl LocalResponse {
         let is_page = client.endpoint == Endpoint::Public && request.wants_html();
         let frame = is_page.then(|| Frame::new(&client.balancer.config()));
         let keep_alive = !client.balancer.is_draining();
+        let caching = Caching::of(client.balancer);
         let mut response = ResponseWriter::new(&mut *client, request, keep_alive, SystemTime::now);
         let status = self.status;
-        let is_sent = self.write_to(frame, &mut response).is_ok();
+        let is_sent = self.write_to(frame, caching, &mut response).is_ok();
         let keep_alive = is_sent && response.keeps_alive();
         SentResponse { status, backend: None, keep_alive, level, cut: None }
     }
@@ -117,6 +134,7 @@ impl LocalResponse {
     fn write_to<W: Write>(
         self,
         frame: Option<Frame>,
+        caching: Caching,
         response: &mut ResponseWriter<W>,
     ) -> io::Result<()> {
         response.status(self.status);
@@ -124,10 +142,14 @@ impl LocalResponse {
             response.header(name, value);
         }
         match &self.error {
-            None => response.write_all(self.text.as_bytes())?,
+            None => {
+                if self.is_made_now {
+                    caching.add_headers(response);
+                }
+                response.write_all(self.text.as_bytes())?;
+            }
             Some(error) => {
-                response.header("Vary", "Accept");
-                response.header("Cache-Control", "no-cache");
+                caching.add_headers(response);
                 write_error(frame, self.status, error, response)?;
             }
         }
@@ -148,7 +170,10 @@ pub fn probe_response(head: &[u8], endpoint: Endpoint, balancer: &Balancer) -> O
     }
     let mut bytes = Vec::new();
     let mut response = ResponseWriter::new(&mut bytes, &request, false, SystemTime::now);
-    admin_response(&target, balancer, endpoint).write_to(None, &mut response).ok()?;
+    let caching = Caching::of(balancer);
+    admin_response(&target, balancer, endpoint, false)
+        .write_to(None, caching, &mut response)
+        .ok()?;
     Some(bytes)
 }
 
@@ -157,6 +182,7 @@ pub(super) fn admin_response(
     target: &AdminTarget,
     balancer: &Balancer,
     endpoint: Endpoint,
+    shows_keys: bool,
 ) -> LocalResponse {
     let config = &balancer.config();
     if endpoint == Endpoint::Public {
@@ -172,12 +198,12 @@ pub(super) fn admin_response(
         AdminTarget::Page => {
             let page = if endpoint == Endpoint::Admin { &ADMIN_PAGE } else { &PAGE };
             LocalResponse::document(200, http::HTML, page.as_str())
-                .with_header("Cache-Control", "no-cache")
+                .made_now()
                 .with_header("Content-Security-Policy", &POLICY)
                 .with_header("Referrer-Policy", "no-referrer")
         }
         AdminTarget::Status { since } => {
-            let json = serde_json::to_string(&Status::of(balancer, *since));
+            let json = serde_json::to_string(&Status::of(balancer, *since, shows_keys));
             made_now(http::JSON, json.map(|json| json + "\n"))
         }
         AdminTarget::Metrics => made_now(prometheus::CONTENT_TYPE, prometheus::text(balancer)),
@@ -196,8 +222,7 @@ pub(super) fn admin_response(
 /// A document that is made for this request.
 fn made_now(content_type: &'static str, made: Result<String, impl Display>) -> LocalResponse {
     match made {
-        Ok(text) => LocalResponse::document(200, content_type, text)
-            .with_header("Cache-Control", "no-cache"),
+        Ok(text) => LocalResponse::document(200, content_type, text).made_now(),
         Err(error) => LocalResponse::error(500, error.to_string()),
     }
 }
@@ -247,12 +272,14 @@ impl SentResponse {
         balancer: &Balancer,
         client: SocketAddr,
         request: &Request,
+        caller: &Caller,
         began: Instant,
         bytes: u64,
     ) {
         balancer.access_log.write_at(self.level, || {
             Event::Request(HttpRequest {
                 client,
+                user: caller.shown_user(),
                 method: Text::cut(&request.method_name),
                 target: Text::cut(&request.target),
                 status: self.status,
@@ -289,7 +316,11 @@ pub(super) fn complete(
 }
 
 /// Adds the headers of every response from a backend.
-pub(super) fn add_backend_headers<W: Write>(response: &mut ResponseWriter<W>, backend: &Backend) {
+pub(super) fn add_backend_headers<W: Write>(
+    response: &mut ResponseWriter<W>,
+    backend: &Backend,
+    caching: Caching,
+) {
     // The path of a Unix socket can contain what a header can't.
     let is_shown = |c: char| c.is_ascii_graphic();
     let name = backend.name();
@@ -297,6 +328,26 @@ pub(super) fn add_backend_headers<W: Write>(response: &mut ResponseWriter<W>, ba
         true => response.header("X-Served-By", name),
         false => response.header("X-Served-By", &name.replace(|c| !is_shown(c), "?")),
     }
-    response.header("Cache-Control", "no-cache");
-    response.header("Vary", "Accept");
+    caching.add_headers(response);
+}
+
+/// What caches are told: to ask again each time, and where there are users, that a response is for one of them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Caching {
+    is_private: bool,
+}
+
+impl Caching {
+    pub fn of(balancer: &Balancer) -> Self {
+        Self { is_private: balancer.logins.are_configured() }
+    }
+
+    fn add_headers<W: Write>(self, response: &mut ResponseWriter<W>) {
+        let (control, vary) = match self.is_private {
+            true => ("private, no-cache", "Accept, Authorization"),
+            false => ("no-cache", "Accept"),
+        };
+        response.header("Cache-Control", control);
+        response.header("Vary", vary);
+    }
 }

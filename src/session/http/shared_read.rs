@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime};
 
 use super::balanced::HttpRead;
 use super::freshness;
-use super::response::{SentResponse, add_backend_headers, complete, write_error};
+use super::response::{Caching, SentResponse, add_backend_headers, complete, write_error};
 use crate::backend::Class;
 use crate::backend::reply_router::{Progress, Sink};
 use crate::backend::shared::{ClientReplyRouter, Entry, SharedConnection, SharedFailure};
@@ -121,6 +121,10 @@ impl SharedReads {
         let is_quick = read.profile.class == Class::Quick
             || (value_type == ValueType::String && read.profile.class == Class::Unknown);
         if !is_quick || read.profile.has_one_try {
+            return None;
+        }
+        let rights = read.caller.rights.as_ref();
+        if rights.is_some_and(|rights| rights.permits(value_type.read_command(key)).is_err()) {
             return None;
         }
         let shared = backend.shared(backend.own_mode())?;
@@ -247,7 +251,7 @@ impl ResponseSink {
         let keep_alive = !self.balancer.is_draining();
         let mut response =
             ResponseWriter::new(io::sink(), &read.request, keep_alive, SystemTime::now);
-        add_backend_headers(&mut response, backend);
+        add_backend_headers(&mut response, backend, Caching::of(&self.balancer));
         freshness::add_header(&mut response, read.staleness);
         let mut validators = None;
         if !survey.is_empty {
@@ -281,7 +285,7 @@ impl Sink for ResponseSink {
             return Ok(0);
         };
         let SentRead { read, backend, sent_at, value_type } = sent;
-        let HttpRead { request, began, lease, key, .. } = *read;
+        let HttpRead { request, caller, began, lease, key, .. } = *read;
         let time = sent_at.elapsed();
         if let Some(key) = key.filter(|_| value_type != ValueType::String) {
             self.balancer.slow_lane.record_late(backend.id, sent_at, &[key], time);
@@ -300,7 +304,8 @@ impl Sink for ResponseSink {
             length
         });
         state.unsent = UnsentEnd { bytes: bytes.split_off(sent), is_last };
-        response.log(&self.balancer, self.address, &request, began, length as u64);
+        caller.charge(length as u64);
+        response.log(&self.balancer, self.address, &request, &caller, began, length as u64);
         Ok(reply.len())
     }
 }

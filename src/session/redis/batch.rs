@@ -10,6 +10,7 @@ use crate::backend::{BackendError, Class};
 use crate::balance::Balancer;
 use crate::balance::slow::{ReadInfo, ReadKey, ReadProfile, shown};
 use crate::metrics::Refusal;
+use crate::policy::users::User;
 use crate::policy::{self, Policy, Refused, Verdict};
 use crate::resp::{Command, CommandParser, write};
 
@@ -214,7 +215,13 @@ impl Batch {
 
     /// Judges the commands that are left again, by this version of the backends' commands. Those that may
     /// not pass any more get their error.
-    pub fn judge_again(&mut self, policy: &Policy, version: u64, writer: &mut ReplyWriter) {
+    pub fn judge_again(
+        &mut self,
+        policy: &Policy,
+        user: Option<&User>,
+        version: u64,
+        writer: &mut ReplyWriter,
+    ) {
         let mut old = std::mem::take(self);
         (self.window, self.max_window) = (old.window, old.max_window);
         (self.is_after_long, self.has_script) = (old.is_after_long, old.has_script);
@@ -232,7 +239,7 @@ impl Batch {
                     old.done.commands += length;
                     // It was whole when it was judged first.
                     let Ok((_, Some(command))) = parser.parse(bytes) else { continue };
-                    let (why, error) = match policy.verdict(&command) {
+                    let (why, error) = match policy.verdict_for(user, &command) {
                         Verdict::Forward => {
                             self.has_script |= policy::is_script(&command);
                             self.forward(&command, version, is_silent, old.profile);

@@ -106,7 +106,11 @@ impl Session<'_> {
     /// Handles one command after MULTI.
     #[inline(never)]
     pub(super) fn in_transaction(&mut self, command: &Command) -> Result<(), SessionEnd> {
-        let verdict = self.policy.judge_in_transaction(command);
+        let verdict = self.policy.judge_in_transaction(self.login.user(), command);
+        let verdict = match verdict {
+            Verdict::Forward => self.hold_back(verdict)?,
+            of_session => of_session,
+        };
         let answered = match self.balancer.scripts.admit(command, verdict) {
             Verdict::Forward => self.queue(command),
             Verdict::Local(LocalCommand::Multi) => Err("ERR MULTI calls can not be nested".into()),
@@ -175,7 +179,7 @@ impl Session<'_> {
                 });
                 match backend {
                     None => self.exec_in_vain(),
-                    Some(_) if !transaction.may_pass(&self.policy) => Err(ABORTED.into()),
+                    Some(_) if !self.may_pass(&transaction) => Err(ABORTED.into()),
                     Some(backend) => {
                         self.exec_where_watched(*connection, backend, &transaction, profile)
                     }
@@ -185,11 +189,16 @@ impl Session<'_> {
         }
     }
 
+    /// Whether all of it is still allowed: its commands were judged by the rules of the moment at which they came.
+    fn may_pass(&self, transaction: &Transaction) -> bool {
+        transaction.may_pass(&self.policy, self.login.user())
+    }
+
     fn exec_anywhere(&mut self, transaction: &Transaction, profile: ReadProfile) -> Answered {
         let (commands, is_silent) = (transaction.whole(), self.is_silent);
         let info = |_| transaction.read_info(profile.class);
         for _ in 0..MAX_JUDGEMENTS {
-            if !transaction.may_pass(&self.policy) {
+            if !self.may_pass(transaction) {
                 return Err(ABORTED.into());
             }
             let version = Some(self.commands_version);

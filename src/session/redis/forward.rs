@@ -126,7 +126,7 @@ impl<'a> Session<'a> {
                 Err(Unanswered::OtherCommands) if judgements < MAX_JUDGEMENTS => {
                     judgements += 1;
                     self.refresh_policy();
-                    batch.judge_again(&self.policy, self.commands_version, &mut self.writer);
+                    self.judge_rest(&mut batch);
                 }
                 Err(Unanswered::OtherCommands) => {
                     batch.refuse_rest(OTHER_COMMANDS.as_bytes(), writer)?;

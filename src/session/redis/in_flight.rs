@@ -69,6 +69,8 @@ pub struct InFlight {
     batch: Batch,
     /// Errors among the replies that have been given to the client.
     pub errors: u64,
+    /// Length of these replies, in bytes.
+    pub bytes: u64,
     /// Number of the next commands that go on connections of the session's own.
     elsewhere: usize,
 }
@@ -85,6 +87,7 @@ impl InFlight {
             since: None,
             batch: Batch::default(),
             errors: 0,
+            bytes: 0,
             elsewhere: 0,
         }
     }
@@ -203,6 +206,7 @@ impl InFlight {
 
     fn finish(&mut self, replies: Replies) {
         self.errors += replies.errors;
+        self.bytes += replies.bytes;
         if replies.longest > LONG_REPLY_BYTES {
             self.elsewhere = COMMANDS_AFTER_LONG_REPLY;
         }

@@ -10,8 +10,9 @@ use super::client::{ReplyMode, allowed_name};
 use super::replies::{Answered, SessionEnd};
 use super::session::{FIRST_MODE, Session};
 use crate::backend::Mode;
-use crate::balance::Balancer;
+use crate::balance::{Balancer, slow};
 use crate::policy::LocalCommand;
+use crate::policy::users::User;
 use crate::resp::{self, Command, Protocol, reply, write};
 
 /// Reply of Redis to arguments that it can't make sense of.
@@ -19,15 +20,6 @@ const SYNTAX_ERROR: &str = "ERR syntax error";
 
 /// Reply of a Redis without cluster to READONLY and READWRITE.
 const NO_CLUSTER: &str = "ERR This instance has cluster support disabled";
-
-/// Reply of a Redis without passwords to a password without a user.
-const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the \
-    default user. Are you sure your configuration is correct?";
-
-/// The one user that a Redis without passwords has, who takes any password.
-const USER: &[u8] = b"default";
-
-const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 
 /// A longer pattern of CONFIG GET matches nothing.
 const MAX_PATTERN_BYTES: usize = 256;
@@ -58,6 +50,7 @@ impl Session<'_> {
             LocalCommand::Time => self.time(),
             LocalCommand::ClusterMode => return Err(NO_CLUSTER.into()),
             LocalCommand::Auth => return self.auth(command),
+            LocalCommand::AclWhoAmI => self.acl_whoami(),
             LocalCommand::ClientSetName => {
                 let name = command.arg(2).unwrap_or_default();
                 self.set_name(name)?;
@@ -119,16 +112,6 @@ impl Session<'_> {
         });
     }
 
-    #[inline(never)]
-    fn auth(&mut self, command: &Command) -> Answered {
-        match (command.arg(1), command.arg_count()) {
-            (_, 2) => Err(NO_PASSWORD.into()),
-            (Some(USER), 3) => self.ok(),
-            (_, 3) => Err(WRONG_PASSWORD.into()),
-            _ => Err(SYNTAX_ERROR.into()),
-        }
-    }
-
     fn set_name(&mut self, name: &[u8]) -> Answered {
         self.state.name = allowed_name(name, "Client names")?;
         self.writer.client.socket.note_name(&self.state.name);
@@ -170,7 +153,7 @@ impl Session<'_> {
         let line = format!(
             "id={} addr={} laddr={} fd=-1 name={} age={} idle=0 flags={} db={} sub={} psub={} ssub={} \
              multi=-1 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 \
-             tot-mem=0 events=r cmd=client|info user=default redir=-1 resp={} lib-name={} \
+             tot-mem=0 events=r cmd=client|info user={} redir=-1 resp={} lib-name={} \
              lib-ver={}\n",
             state.id,
             state.address,
@@ -182,6 +165,7 @@ impl Session<'_> {
             counts[0],
             counts[1],
             counts[2],
+            self.login.user().map_or("", User::name),
             self.mode.protocol.version(),
             text(&state.library_name),
             text(&state.library_version),
@@ -271,7 +255,8 @@ impl Session<'_> {
             if !text.is_empty() {
                 text.extend_from_slice(b"\r\n");
             }
-            text.extend_from_slice(section(self.balancer).as_bytes());
+            let shows_keys = self.login.key_filter().is_none();
+            text.extend_from_slice(section(self.balancer, shows_keys).as_bytes());
         }
         let protocol = self.mode.protocol;
         self.answer(|out| write::text(out, &text, protocol));
@@ -305,13 +290,11 @@ impl Session<'_> {
                 return Err("ERR Protocol version is not an integer or out of range".into());
             }
         };
-        let mut at = 2;
+        let (mut at, mut login) = (2, None);
         while let Some(option) = command.arg(at) {
             let values = command.arg_count() - at - 1;
             if command.is(at, b"auth") && values >= 2 {
-                if command.arg(at + 1) != Some(USER) {
-                    return Err(WRONG_PASSWORD.into());
-                }
+                login = command.arg(at + 1).zip(command.arg(at + 2));
                 at += 3;
             } else if command.is(at, b"setname") && values >= 1 {
                 let name = command.arg(at + 1).unwrap_or_default();
@@ -321,6 +304,10 @@ impl Session<'_> {
                 return Err([b"ERR Syntax error in HELLO option '", option, b"'"].concat().into());
             }
         }
+        if let Some((name, password)) = login {
+            self.log_in(name, password)?;
+        }
+        self.check_greeted()?;
         Ok(protocol)
     }
 
@@ -353,6 +340,7 @@ impl Session<'_> {
         self.state.reply_mode = ReplyMode::On;
         self.mode = FIRST_MODE;
         self.upstream.database = Some(self.mode.database);
+        self.forget_login()?;
         self.answer(|out| write::simple(out, "RESET"));
         Ok(())
     }
@@ -395,7 +383,7 @@ fn with_id(greeting: &[u8], id: u64) -> Vec<u8> {
 }
 
 /// Our section. Its names begin with `lb_`: clients join all sections into one table.
-fn section(balancer: &Balancer) -> String {
+fn section(balancer: &Balancer, shows_keys: bool) -> String {
     let mut text = String::from("# Balancer\r\n");
     let mut line = |name: &str, value: &dyn Display| {
         // Writing to a String can't fail.
@@ -428,18 +416,18 @@ fn section(balancer: &Balancer) -> String {
         );
         line(&format!("backend{index}"), &value);
     }
-    let slow = balancer.slow_lane.snapshot();
-    line("slow_reads", &slow.ended);
-    line("slow_reads_busy_seconds", &format!("{:.3}", slow.busy_time.as_secs_f64()));
-    line("slow_reads_running", &slow.running.len());
-    line("slow_reads_waiting", &slow.waiting);
-    for (index, read) in slow.running.iter().chain(&slow.recent).enumerate() {
+    let lane = balancer.slow_lane.snapshot();
+    line("slow_reads", &lane.ended);
+    line("slow_reads_busy_seconds", &format!("{:.3}", lane.busy_time.as_secs_f64()));
+    line("slow_reads_running", &lane.running.len());
+    line("slow_reads_waiting", &lane.waiting);
+    for (index, read) in lane.running.iter().chain(&lane.recent).enumerate() {
         let value = format!(
             "read={},address={},seconds={:.3},running={}",
-            plain(&read.label),
+            plain(if shows_keys { &read.label } else { slow::without_key(&read.label) }),
             backends.get(read.backend).map_or("", |backend| backend.name()),
             read.time.as_secs_f64(),
-            u8::from(index < slow.running.len()),
+            u8::from(index < lane.running.len()),
         );
         line(&format!("slow_read{index}"), &value);
     }

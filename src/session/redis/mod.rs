@@ -7,6 +7,7 @@ mod exec;
 mod forward;
 mod in_flight;
 mod local_commands;
+mod login;
 mod names;
 mod replies;
 mod reply_writer;

@@ -1,5 +1,6 @@
 //! SCAN, HSCAN, SSCAN and ZSCAN: cursors that carry their backend.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::local_commands::integer;
@@ -11,6 +12,7 @@ use crate::balance::Balancer;
 use crate::balance::cursor::{self, MAX_SCAN_COUNT};
 use crate::balance::slow::{ReadInfo, ReadProfile};
 use crate::health::{BackendState, Member};
+use crate::policy::users::User;
 use crate::resp::{self, Command, reply, write};
 
 /// [`MAX_SCAN_COUNT`] as it is sent.
@@ -24,6 +26,16 @@ const NO_RIGHT: &str = "ERR SCAN can't go on: this backend's user lacks the righ
 
 const TOO_LARGE: &str = "ERR SCAN can't go on: the server's cursor is too large to be passed on";
 
+/// Longest keys together of one SCAN that is filtered. They are held in memory; with more, the SCAN fails.
+const MAX_FILTERED_BYTES: u64 = 64 * 1024 * 1024;
+
+/// How the reply to a SCAN is passed on.
+struct Passing {
+    is_silent: bool,
+    /// The user, if there are keys that it may not read.
+    filter: Option<Arc<User>>,
+}
+
 impl Session<'_> {
     #[inline(never)]
     pub(super) fn scan(&mut self, command: &Command, cursor_arg: usize) -> Answered {
@@ -31,17 +43,31 @@ impl Session<'_> {
         self.run_batch()?;
         let args = with_capped_counts(command, cursor_arg);
         if cursor != 0 {
-            return self.scan_on(args, cursor_arg, cursor);
+            let passing = self.passing(command);
+            return self.scan_on(args, cursor_arg, cursor, &passing);
         }
-        let is_silent = self.is_silent;
+        let passing = self.passing(command);
         let (profile, info) = (ReadProfile::QUICK, |_| ReadInfo::default());
         self.on_connection(&encode(&args), None, profile, info, |connection, writer| {
-            relay_scan(connection, writer, is_silent)
+            relay_scan(connection, writer, &passing)
         })
     }
 
+    /// How a reply is passed on: of a SCAN a user with key patterns gets the keys that it may read.
+    fn passing(&self, command: &Command) -> Passing {
+        let names_keys = command.is(0, b"scan");
+        let filter = if names_keys { self.login.key_filter() } else { None };
+        Passing { is_silent: self.is_silent, filter }
+    }
+
     /// Goes on where the cursor comes from, which may be another backend than the session's.
-    fn scan_on(&mut self, args: Vec<&[u8]>, cursor_arg: usize, cursor: u64) -> Answered {
+    fn scan_on(
+        &mut self,
+        args: Vec<&[u8]>,
+        cursor_arg: usize,
+        cursor: u64,
+        passing: &Passing,
+    ) -> Answered {
         let (position, tag) = cursor::split(cursor);
         let position = position.to_string();
         let mut args: Vec<&[u8]> = args;
@@ -51,7 +77,7 @@ impl Session<'_> {
         let lease = is_elsewhere
             .then(|| self.balancer.table.lease(Instant::now(), |other| other == backend.id));
         let given = self.writer.given;
-        let outcome = self.scan_at(&backend, tag, &encode(&args));
+        let outcome = self.scan_at(&backend, tag, &encode(&args), passing);
         drop(lease);
         if let Err(ForwardError::Backend(error) | ForwardError::Cut(error)) = &outcome {
             backend.metrics.errors.add((!error.is_local()).into());
@@ -77,7 +103,13 @@ impl Session<'_> {
     }
 
     /// Returns how long it took until the reply began.
-    fn scan_at(&mut self, backend: &Member, tag: u16, command: &[u8]) -> Tried<Duration> {
+    fn scan_at(
+        &mut self,
+        backend: &Member,
+        tag: u16,
+        command: &[u8],
+        passing: &Passing,
+    ) -> Tried<Duration> {
         let began = Instant::now();
         let balancer = self.balancer;
         // A new connection may have found another server at this address.
@@ -93,7 +125,7 @@ impl Session<'_> {
         };
         let mut connection = backend.request(self.mode, command, wait_policy, is_its_server)?;
         let time = began.elapsed();
-        relay_scan(&mut connection, &mut self.writer, self.is_silent)?;
+        relay_scan(&mut connection, &mut self.writer, passing)?;
         connection.keep();
         Ok(time)
     }
@@ -126,8 +158,9 @@ fn encode(args: &[&[u8]]) -> Vec<u8> {
 fn relay_scan(
     connection: &mut PooledConnection,
     writer: &mut ReplyWriter,
-    is_silent: bool,
+    passing: &Passing,
 ) -> Tried {
+    let is_silent = passing.is_silent;
     if connection.next_byte()? == b'-' {
         return writer.relay(connection, is_silent).map(|_| ());
     }
@@ -156,11 +189,46 @@ fn relay_scan(
         write::array(&mut writer.out, 2);
         write::bulk(&mut writer.out, cursor.to_string().as_bytes());
     }
+    if let Some(user) = &passing.filter {
+        let filtered = relay_readable(connection, writer, user, is_silent);
+        if filtered.is_err() {
+            writer.out.truncate(start);
+        }
+        return filtered;
+    }
     let passed = writer.relay(connection, is_silent);
     if let Err(ForwardError::Backend(_)) = passed {
         writer.out.truncate(start);
     }
     passed.map(|_| ())
+}
+
+/// Passes on the keys that a user may read, of those that come next.
+fn relay_readable(
+    connection: &mut PooledConnection,
+    writer: &mut ReplyWriter,
+    user: &User,
+    is_silent: bool,
+) -> Tried {
+    let from = connection.replies();
+    let (mut keys, mut bytes) = (Vec::new(), 0);
+    let mut memory = writer.client.share();
+    for _ in 0..reply::array(from)? {
+        let key = reply::bytes(from, MAX_FILTERED_BYTES.saturating_sub(bytes))?;
+        bytes += key.len() as u64;
+        if !user.may_read_key(&key) {
+            continue;
+        }
+        memory.set(bytes as usize).map_err(|error| ForwardError::Client(error.into()))?;
+        keys.push(key);
+    }
+    if !is_silent {
+        let start = writer.out.len();
+        write::array(&mut writer.out, keys.len());
+        keys.iter().for_each(|key| write::bulk(&mut writer.out, key));
+        writer.given.bytes += (writer.out.len() - start) as u64;
+    }
+    writer.deliver_if_full(Some(connection))
 }
 
 /// The cursor that a client gets for a server's; or why there is none.

@@ -12,6 +12,7 @@ use super::backlog::Backlog;
 use super::batch::{Batch, IDLE_CAPACITY_BYTES};
 use super::client::ClientState;
 use super::in_flight::InFlight;
+use super::login::Login;
 use super::names;
 use super::replies::{Answered, Given, LocalReply, OTHER_COMMANDS, SessionEnd, Unanswered};
 use super::reply_writer::ReplyWriter;
@@ -47,7 +48,11 @@ pub const FIRST_MODE: Mode = Mode { database: 0, protocol: Protocol::Resp2 };
 pub fn converse(client: Client, input: Vec<u8>, since: Instant, balancer: &Balancer) {
     // Not on the stack, which takes whole pages.
     let mut session = Session::boxed(client, balancer);
-    let Err(ended) = session.run(input, since);
+    let Err(ended) = match session.forget_login() {
+        Ok(()) => session.run(input, since),
+        Err(SessionEnd::Refused(why)) => Err(session.refuse_with(&why)),
+        Err(ended) => Err(ended),
+    };
     end(session, &ended, since, balancer);
 }
 
@@ -61,7 +66,7 @@ fn give_back(input: &mut Vec<u8>) {
 /// Gives back what the session has, then notes its end.
 #[inline(never)]
 fn end(session: Box<Session>, ended: &SessionEnd, since: Instant, balancer: &Balancer) {
-    let Session { commands, mut writer, upstream, subscriptions, in_flight, .. } = *session;
+    let Session { commands, mut writer, upstream, subscriptions, in_flight, login, .. } = *session;
     let backend = upstream.backend().map(|backend| backend.name().to_owned());
     writer.client.socket.note_lease(None);
     drop((upstream, subscriptions));
@@ -73,6 +78,7 @@ fn end(session: Box<Session>, ended: &SessionEnd, since: Instant, balancer: &Bal
     balancer.access_log.write(|| {
         Event::Session(access_log::Session {
             client: writer.client.address,
+            user: login.shown_user(),
             commands,
             errors: writer.given.errors + in_flight.errors,
             backend,
@@ -97,6 +103,7 @@ pub struct Session<'a> {
     pub(super) in_flight: InFlight,
     pub(super) transaction: Option<Transaction>,
     pub(super) subscriptions: Option<Subscriptions>,
+    pub(super) login: Login,
     pub(super) policy: Arc<Policy>,
     /// The version of the backends' commands that `policy` was made of.
     pub(super) commands_version: u64,
@@ -143,6 +150,7 @@ impl<'a> Session<'a> {
             in_flight: InFlight::new(balancer.slow_lane.kinds.slow_after()),
             transaction: None,
             subscriptions: None,
+            login: Login::unknown(),
             policy,
             commands_version,
             asked_at: None,
@@ -162,6 +170,7 @@ impl<'a> Session<'a> {
             self.hold(&input, &parser)?;
             let mut used = 0;
             loop {
+                parser.restrict(self.login.user().is_none());
                 let (length, command) = parser
                     .parse(&input[used..])
                     .map_err(|error| self.refuse(error.to_string(), |out| error.write(out)))?;
@@ -233,6 +242,8 @@ impl<'a> Session<'a> {
         let deadline = begun.map(|begun| {
             begun + COMMAND_TIME + Duration::from_secs((input.len() / BYTES_A_SECOND) as u64)
         });
+        self.refresh_login()?;
+        self.limit_login_time()?;
         self.upstream.update_may_move(self.subscriptions.is_some());
         self.writer.client.socket.note_occupation(self.occupation());
         if !self.wait_with_subscriptions(deadline)? {
@@ -310,6 +321,7 @@ impl<'a> Session<'a> {
         }
         self.is_silent = self.state.reply_mode.next();
         self.local_reply = LocalReply::default();
+        self.refresh_login()?;
         self.refresh_policy();
         match self.ask_for_commands(command) {
             Err(unanswered) => {
@@ -327,7 +339,8 @@ impl<'a> Session<'a> {
     }
 
     fn outside_transaction(&mut self, command: &Command) -> Result<(), SessionEnd> {
-        let (verdict, shape) = self.policy.judge(command);
+        let (verdict, shape) = self.policy.judge(self.login.user(), command);
+        let verdict = self.hold_back(verdict)?;
         let answered = match self.balancer.scripts.admit(command, verdict) {
             Verdict::Refuse(Refused { why, error }) => {
                 Err(Unanswered::Error(error, Outcome::Refused(why)))
@@ -370,15 +383,24 @@ impl<'a> Session<'a> {
     pub(super) fn refresh_policy(&mut self) {
         if self.commands_version != self.balancer.commands_version() {
             (self.commands_version, self.policy) = self.balancer.policy();
-            self.batch.judge_again(&self.policy, self.commands_version, &mut self.writer);
+            let mut batch = mem::take(&mut self.batch);
+            self.judge_rest(&mut batch);
+            self.batch = batch;
         }
+    }
+
+    /// Judges what is left of a batch again.
+    pub(super) fn judge_rest(&mut self, batch: &mut Batch) {
+        let Self { policy, login, commands_version, writer, .. } = self;
+        batch.judge_again(policy, login.user(), *commands_version, writer);
     }
 
     /// Asks a backend for its commands, where none has said so yet and that matters. Fails when none can be
     /// reached.
     fn ask_for_commands(&mut self, command: &Command) -> Answered {
-        let is_known =
-            !self.policy.is_empty() || !matches!(self.policy.verdict(command), Verdict::Refuse(_));
+        let is_known = self.login.user().is_none()
+            || !self.policy.is_empty()
+            || !matches!(self.policy.verdict(command), Verdict::Refuse(_));
         if !is_known && self.asked_at.is_none_or(|at| at.elapsed() >= ASK_INTERVAL) {
             self.asked_at = Some(Instant::now());
             self.short_exchange(&resp::command("PING").into_bytes())?;

@@ -3,6 +3,7 @@
 
 use crate::backend::Class;
 use crate::balance::slow::{Kinds, MAX_FAST_ARGUMENTS, ReadInfo, ReadKey, shown};
+use crate::policy::users::User;
 use crate::policy::{self, Policy, Script, Shape, Verdict};
 use crate::resp::{self, Command, CommandParser};
 
@@ -92,11 +93,11 @@ impl Transaction {
     }
 
     /// Whether all of it is still allowed.
-    pub fn may_pass(&self, policy: &Policy) -> bool {
+    pub fn may_pass(&self, policy: &Policy, user: Option<&User>) -> bool {
         let mut parser = CommandParser::new(usize::MAX);
         let mut rest = &self.commands[..];
         while let Ok((length, Some(command))) = parser.parse(rest) {
-            if policy.verdict_in_transaction(&command) != Verdict::Forward {
+            if policy.verdict_in_transaction_for(user, &command) != Verdict::Forward {
                 return false;
             }
             rest = &rest[length..];

@@ -19,6 +19,7 @@ use crate::session::http::exchange::{
     BATCH_KEYS, Exchange, KeyInfo, ReadError, ReadOutcome, if_permitted, look_at, read_page_keys,
     read_server_run_id,
 };
+use crate::session::http::rights::{Rights, hide_unless_readable, may_count};
 
 /// Longest string that a cell shows whole, in bytes.
 const CELL_BYTES: usize = 120;
@@ -43,18 +44,20 @@ pub(crate) fn write_listing_page<'q, W: Write>(
     frame: Frame,
     response: &mut ResponseWriter<W>,
     memory: &mut Share,
+    rights: Option<&Rights>,
 ) -> Result<ReadOutcome<'q>, ReadError> {
     let mut first = command("INFO").arg("server").into_bytes();
     command("DBSIZE").append_to(&mut first);
     Exchange::serve(attempt, peer, &first, |exchange| {
         let run_id = read_server_run_id(exchange)?;
         let all_keys = if_permitted(reply::integer(exchange.replies()?))?.flatten();
-        let (keys, next) = read_page_keys(exchange, query, run_id, memory)?;
+        let (keys, next) = read_page_keys(exchange, query, run_id, memory, rights)?;
+        let all_keys = all_keys.filter(|_| may_count(rights));
         let all_keys = all_keys.and_then(|keys| u64::try_from(keys).ok());
         let (here, has_next) = (keys.len() as u64, next.is_some());
         write_head(query, all_keys, here, has_next, attempt.backend.name(), frame, response)?;
         if !keys.is_empty() {
-            write_table(exchange, &keys, response)?;
+            write_table(exchange, &keys, response, rights)?;
         }
         write_next_link(response, next.as_deref())?;
         frame.end(response)?;
@@ -107,10 +110,11 @@ fn write_table<W: Write>(
     exchange: &mut Exchange,
     keys: &[Vec<u8>],
     response: &mut ResponseWriter<W>,
+    rights: Option<&Rights>,
 ) -> Result<(), ReadError> {
     let mut columns = Vec::new();
     for (at, batch) in keys.chunks(BATCH_KEYS).enumerate() {
-        let rows = read_rows(exchange, batch)?;
+        let rows = read_rows(exchange, batch, rights)?;
         if at == 0 {
             columns = choose_columns(&rows);
             begin_table(response, "Keys", &titles(&columns))?;
@@ -219,11 +223,16 @@ impl Row<'_> {
 }
 
 /// Reads what the table shows of these keys, in two exchanges. Leaves out keys that are gone.
-fn read_rows<'k>(exchange: &mut Exchange, keys: &'k [Vec<u8>]) -> Result<Vec<Row<'k>>, ReadError> {
+fn read_rows<'k>(
+    exchange: &mut Exchange,
+    keys: &'k [Vec<u8>],
+    rights: Option<&Rights>,
+) -> Result<Vec<Row<'k>>, ReadError> {
     let from = exchange.ask(look_at(keys))?;
     let mut rows = Vec::with_capacity(keys.len());
     for key in keys {
-        let info = KeyInfo::read(from)?;
+        let mut info = KeyInfo::read(from)?;
+        hide_unless_readable(&mut info, key, rights);
         if !info.is_missing() {
             rows.push(Row { key, info, length: None, strings: Vec::new(), count: 0 });
         }

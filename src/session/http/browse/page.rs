@@ -186,10 +186,13 @@ pub(crate) fn write_error_page<W: Write>(
 ) -> io::Result<()> {
     let key = error.key.as_ref().map(|key| key.0);
     let headline = match status {
+        401 => "Log in",
+        403 => "Not permitted",
         404 if error.field.is_some() => "No such field",
         404 => "Not found",
         410 => "This page has gone",
         415 => "Can’t be shown",
+        429 => "Too many requests",
         503 | 504 => "No answer",
         _ => "That did not work",
     };

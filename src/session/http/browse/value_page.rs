@@ -14,6 +14,8 @@ use crate::session::client::ClientHandle;
 use crate::session::http::exchange::{
     Exchange, KeyInfo, ReadError, ReadOutcome, if_permitted, look_at, read_server_run_id,
 };
+use crate::session::http::json::denial;
+use crate::session::http::rights::Rights;
 
 /// Bytes of a string on one page.
 const PAGE_BYTES: u64 = 16 * 1024;
@@ -34,6 +36,7 @@ pub(crate) fn write_key_page<'q, W: Write>(
     query: &'q KeyQuery,
     frame: Frame,
     response: &mut ResponseWriter<W>,
+    rights: Option<&Rights>,
 ) -> Result<ReadOutcome<'q>, ReadError> {
     let (key, backend) = (&query.key, attempt.backend.name());
     let mut look = look_at(&[key]);
@@ -49,6 +52,11 @@ pub(crate) fn write_key_page<'q, W: Write>(
             Err(resp::Error::Redis(_)) => None,
             Err(error) => return Err(error.into()),
         };
+        if let Some(denied) =
+            denial(query, info.value_type(), rights).filter(|_| !info.is_missing())
+        {
+            return Ok(Some(denied));
+        }
         let length = 0;
         KeyPage { query, frame, backend, exchange, info, ttl, encoding, length, response }.write()
     })
