@@ -140,7 +140,6 @@ fn sample(flag: &Arg) -> (String, String) {
         (_, Some("FORMAT")) => quoted("json"),
         (_, Some("LEVEL")) => quoted("debug"),
         (_, Some("NAME")) => quoted("a"),
-        (_, Some("FILE")) => quoted("/none/file.pem"),
         (_, Some("PATH")) => quoted("/none/control"),
         (_, Some("FILE")) => quoted(USERS_FILE),
         (_, Some("PASSWORD")) => quoted("hunter2"),
