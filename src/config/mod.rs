@@ -332,7 +332,8 @@ impl Config {
             }
         };
         let mut credentials = CredentialStore::default();
-        let backends_tls = flags.backend_tls_settings();
+        let server_name = flags.backend_tls_server_name.clone();
+        let backends_tls = TlsSettings::new(flags.backend_tls.files(), server_name);
         if matches!(task, Task::Serve | Task::Check) {
             load_tls(&backends_tls, &mut backends, &mut credentials)?;
         }

@@ -197,7 +197,7 @@ fn the_state_and_a_check_say_what_is_wrong_with_a_certificate() {
             let backend = first(&lb);
             backend["state"] == "down" && backend["reason"].as_str().unwrap_or("").contains(reason)
         });
-        wait_until("it is logged", || lb.log().contains(reason));
+        // The log has the reasons of the first checks, but not of those that the start does not wait for.
         assert!(lb.log().matches(reason).count() <= 3, "{}", lb.log());
         let arguments = &arguments[2..];
         let mut command = Command::new(env!("CARGO_BIN_EXE_lb"));
