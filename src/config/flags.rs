@@ -15,7 +15,7 @@ use log::LevelFilter;
 use rustls_pki_types::ServerName;
 
 use super::address::DEFAULT_BACKENDS;
-use super::backend_tls::{BackendTlsFlags, TlsSettings, server_name};
+use super::backend_tls::{BackendTlsFlags, server_name};
 use super::control::{CtlArgs, SocketOwner, control_path};
 use super::rewrite::Rewrite;
 use super::tls::TlsFlags;
@@ -143,8 +143,7 @@ pub struct Flags {
 
     /// The name that the certificates of rediss:// backends must have [default: the host in the URL, or the address
     /// at which a server was found]
-    #[arg(help_heading = BACKENDS)]
-    #[arg(long, env = "LB_BACKEND_TLS_SERVER_NAME", value_name = "NAME", value_parser = server_name)]
+    #[arg(help_heading = BACKENDS, long, env = "LB_BACKEND_TLS_SERVER_NAME", value_name = "NAME", value_parser = server_name)]
     pub(super) backend_tls_server_name: Option<ServerName<'static>>,
 
     /// Reaches servers that a primary or a Sentinel announces as FROM at TO, each HOST or HOST:PORT; repeat it for
@@ -403,11 +402,6 @@ impl Flags {
     /// Parses the command line and the environment.
     pub(super) fn matches(arguments: &[OsString]) -> Result<ArgMatches, clap::Error> {
         Self::command().try_get_matches_from(arguments)
-    }
-
-    /// Returns what they say of TLS with all backends.
-    pub(super) fn backend_tls_settings(&self) -> TlsSettings {
-        TlsSettings::new(self.backend_tls.files(), self.backend_tls_server_name.clone())
     }
 
     /// Takes the flags from what was parsed. Flags after `check` or `ctl` override flags before it, but backends

@@ -316,7 +316,7 @@ impl Config {
         };
         let mut warnings = Vec::new();
         let users = match task {
-            Task::Serve | Task::Show => user_sources(&flags, file, given).read(&mut warnings)?,
+            Task::Serve | Task::Show => user_sources(&flags, file).read(&mut warnings)?,
             // They log nobody in, and may be run by users who may not read passwords.
             Task::Check | Task::Control => UsersConfig::default(),
         };
@@ -332,7 +332,8 @@ impl Config {
             }
         };
         let mut credentials = CredentialStore::default();
-        let backends_tls = flags.backend_tls_settings();
+        let server_name = flags.backend_tls_server_name.clone();
+        let backends_tls = TlsSettings::new(flags.backend_tls.files(), server_name);
         if matches!(task, Task::Serve | Task::Check) {
             load_tls(&backends_tls, &mut backends, &mut credentials)?;
         }
@@ -360,25 +361,12 @@ impl Config {
     }
 }
 
-/// Returns where users are configured. Files that the configuration file names are looked for beside it.
-fn user_sources<'a>(
-    flags: &'a Flags,
-    file: Option<&'a ConfigFile>,
-    given: &Given,
-) -> UserSources<'a> {
-    let beside = |key: &str, path: &PathBuf| {
-        let folder = file.and_then(|file| file.path.parent());
-        match (given.source_with(key, file), folder) {
-            (Source::File(_), Some(folder)) => folder.join(path),
-            _ => path.clone(),
-        }
-    };
-    let users_file = flags.users_file.as_ref().map(|path| beside("users-file", path));
-    let password_file = flags.require_password_file.as_ref();
+/// Returns where users are configured.
+fn user_sources<'a>(flags: &'a Flags, file: Option<&'a ConfigFile>) -> UserSources<'a> {
     UserSources {
-        users_file,
+        users_file: flags.users_file.clone(),
         password: flags.require_password.as_ref(),
-        password_file: password_file.map(|path| beside("require-password-file", path)),
+        password_file: flags.require_password_file.clone(),
         tables: file.map_or(&[], |file| &file.users),
     }
 }
