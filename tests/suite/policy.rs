@@ -14,7 +14,7 @@ use crate::support::resp::RespClient;
 use crate::support::wait_until;
 
 /// Commands that lb answers or handles itself.
-const LOCAL: &str = "auth client|getname client|id client|info client|no-evict client|no-touch \
+const LOCAL: &str = "acl|whoami auth client|getname client|id client|info client|no-evict client|no-touch \
     client|reply client|setinfo client|setname config|get discard echo exec hello hscan info multi \
     ping psubscribe punsubscribe quit readonly readwrite reset scan select sscan ssubscribe \
     subscribe sunsubscribe time unsubscribe unwatch watch zscan";
