@@ -38,7 +38,7 @@ impl FileUser {
             Some(first @ ('>' | '<' | '#' | '!')) => format!("{first}…"),
             _ => rule.to_owned(),
         };
-        self.rules.split_whitespace().map(rule).collect::<Vec<_>>().join(" ")
+        self.rules.split_ascii_whitespace().map(rule).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -100,7 +100,7 @@ fn of_table(reader: &mut Reader, line: usize, table: &DeTable) -> Option<FileUse
     let entry = [(user.name.clone(), user.rules.clone())];
     let checked = Users::from_entries(&entry).map_err(|error| (rules_line, error.to_string()));
     reader.note(checked)?;
-    user.has_password = user.rules.split_whitespace().any(|rule| rule.starts_with('>'));
+    user.has_password = user.rules.split_ascii_whitespace().any(|rule| rule.starts_with('>'));
     user.rules = with_digests(&user.rules);
     Some(user)
 }
@@ -112,7 +112,7 @@ pub(super) fn with_digests(rules: &str) -> String {
         Some(("<", password)) => format!("!{}", hex(password.as_bytes())),
         _ => rule.to_owned(),
     };
-    rules.split_whitespace().map(rule).collect::<Vec<_>>().join(" ")
+    rules.split_ascii_whitespace().map(rule).collect::<Vec<_>>().join(" ")
 }
 
 /// Takes the value of a key.

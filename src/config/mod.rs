@@ -337,7 +337,7 @@ impl Config {
         if matches!(task, Task::Serve | Task::Check) {
             load_tls(&backends_tls, &mut backends, &mut credentials)?;
         }
-        let warnings = credentials.all().iter().filter_map(|one| one.warning.clone()).collect();
+        warnings.extend(credentials.all().iter().filter_map(|one| one.warning.clone()));
         Ok(Self {
             task,
             ctl,

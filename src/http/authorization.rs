@@ -17,8 +17,8 @@ impl fmt::Debug for Authorization {
 }
 
 impl Authorization {
-    pub(super) fn new(value: &str) -> Self {
-        Self(value.to_owned())
+    pub(super) fn new(value: &[u8]) -> Self {
+        Self(String::from_utf8_lossy(value).into_owned())
     }
 
     /// Returns the user's name and password.
@@ -63,7 +63,7 @@ mod tests {
             ("", None),
             ("Bearer YXBwOmh1bnRlcjI=", None),
         ] {
-            let authorization = Authorization::new(value);
+            let authorization = Authorization::new(value.as_bytes());
             let read = authorization.basic().ok();
             let expected = expected.map(|(name, password)| (name.into(), password.into()));
             assert_eq!(read, expected, "{value}");

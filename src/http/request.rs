@@ -200,7 +200,8 @@ fn http1(head: &[u8]) -> Result<Request, RequestError> {
         target,
         version,
         host: target_host.or(header_host),
-        authorization: headers.only("authorization")?.map(Authorization::new),
+        // Whatever it is: where there are no users, it does not matter.
+        authorization: headers.only_bytes("authorization")?.map(Authorization::new),
         if_none_match: headers.joined("if-none-match"),
         max_staleness: headers.max_staleness(),
         accepts_html: headers.accepts_html(),
@@ -286,12 +287,17 @@ impl<'a> Headers<'a> {
 
     /// Returns the value of a header that may occur only once.
     fn only(&self, name: &'static str) -> Result<Option<&'a str>, RequestError> {
-        let mut values = self.all(name);
         let text = |value| {
             std::str::from_utf8(value)
                 .map_err(|_| RequestError::Malformed("a header that is not UTF-8"))
         };
-        let first = values.next().map(text).transpose()?;
+        self.only_bytes(name)?.map(text).transpose()
+    }
+
+    /// Like [`only`](Self::only), for a value that may not be UTF-8.
+    fn only_bytes(&self, name: &'static str) -> Result<Option<&'a [u8]>, RequestError> {
+        let mut values = self.all(name);
+        let first = values.next();
         match values.next() {
             Some(_) => {
                 Err(RequestError::Malformed("a header that may occur only once occurs twice"))

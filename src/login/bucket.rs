@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+/// Longest time, in seconds, for which a bucket stays overdrawn: one reply of any length blocks nobody for longer.
+const MAX_DEBT_SECONDS: f64 = 60.0;
+
 /// A token bucket. It holds what may be used within one second, and may be overdrawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TokenBucket {
@@ -44,7 +47,7 @@ impl TokenBucket {
     /// Takes tokens that were used already.
     pub fn charge(&mut self, used: u64, now: Instant) {
         self.fill(now);
-        self.tokens -= used as f64;
+        self.tokens = (self.tokens - used as f64).max(-self.per_second * MAX_DEBT_SECONDS);
     }
 
     /// Gives tokens back that were taken and are not used.
@@ -103,7 +106,10 @@ mod tests {
         bucket.charge(5000, began);
         assert_eq!(bucket.take(0, SECOND, began), Err(Duration::from_millis(4500)));
         assert_eq!(bucket.take(0, SECOND, began + 6 * SECOND), Ok(Duration::ZERO));
+        bucket.charge(u64::MAX, began + 6 * SECOND);
+        assert_eq!(bucket.take(0, SECOND, began + 6 * SECOND), Err(59 * SECOND));
+        assert_eq!(bucket.take(0, SECOND, began + 66 * SECOND), Ok(Duration::ZERO));
         bucket.give_back(1_000_000);
-        assert_eq!(bucket.take(1000, Duration::ZERO, began + 6 * SECOND), Ok(Duration::ZERO));
+        assert_eq!(bucket.take(1000, Duration::ZERO, began + 66 * SECOND), Ok(Duration::ZERO));
     }
 }

@@ -83,6 +83,9 @@ pub enum LoginError {
     /// The user has as many clients as it may have.
     #[error("user {0} has as many clients as it may have")]
     TooManyClients(String),
+    /// The user of a client is not there any more, or is off.
+    #[error("its user {0} is gone or off")]
+    Gone(String),
     /// Too many logins from this address have failed, and too many wait.
     #[error("too many failed logins from your address: wait a minute")]
     TooManyGuesses,
@@ -104,11 +107,6 @@ impl Identity {
     /// What the user's clients use.
     pub fn usage(&self) -> &Arc<UserUsage> {
         &self.place.0
-    }
-
-    /// Follows other rules of the same user.
-    pub fn follow(&mut self, user: Arc<User>) {
-        self.user = user;
     }
 }
 
@@ -174,10 +172,22 @@ impl Logins {
         roster.users.default_user().map(|user| roster.enter(user)).transpose()
     }
 
-    /// Returns the user of this name as it is now; `None` if it is gone or off.
-    pub fn user(&self, name: &str) -> Option<Arc<User>> {
+    /// Takes over the rules and the limits that a client's user has now.
+    ///
+    /// # Errors
+    /// The user is gone or off, or is another of that name, who has too many clients.
+    pub fn renew(&self, identity: &mut Identity) -> Result<(), LoginError> {
         let roster = self.roster.load();
-        roster.users.get(name.as_bytes()).filter(|user| user.is_on()).cloned()
+        let name = identity.name();
+        let Some(user) = roster.users.get(name.as_bytes()).filter(|user| user.is_on()).cloned()
+        else {
+            return Err(LoginError::Gone(name.to_owned()));
+        };
+        match roster.usages.get(name) {
+            Some(usage) if Arc::ptr_eq(usage, identity.usage()) => identity.user = user,
+            _ => *identity = roster.enter(user)?,
+        }
+        Ok(())
     }
 
     /// Logs a client in. For an address that goes on guessing this takes longer.

@@ -20,6 +20,9 @@ const BINARY_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Length of the fixed part of version 2: the signature, version and command, family and transport, the length of the rest.
 const FIXED_BYTES: usize = BINARY_SIGNATURE.len() + 4;
 
+/// Longest header of either version.
+pub const MAX_BYTES: usize = FIXED_BYTES + MAX_BINARY_BYTES;
+
 /// A whole header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProxyHeader {

@@ -1,5 +1,6 @@
 //! The certificates that somebody has to renew, and the warnings about those that end soon.
 
+use std::collections::HashSet;
 use std::time::SystemTime;
 
 use log::{error, warn};
@@ -61,7 +62,11 @@ pub(crate) fn watched(balancer: &Balancer) -> Vec<WatchedCertificate> {
             validity: member.certificate_validity()?,
         })
     });
-    of_listener.into_iter().chain(of_ours).chain(of_backends).collect()
+    let mut watched: Vec<_> = of_listener.into_iter().chain(of_ours).chain(of_backends).collect();
+    // One file may be shown to backends of several CAs.
+    let mut names = HashSet::new();
+    watched.retain(|certificate| names.insert(certificate.name.clone()));
+    watched
 }
 
 /// Returns all certificates that are watched, as the status has them.

@@ -46,6 +46,17 @@ impl Policy {
         }
     }
 
+    /// Like [`permits`](Self::permits), where no verdict comes first: a command that no backend has named is not
+    /// permitted, as its categories and keys are unknown.
+    pub fn permits_known(&self, user: &User, command: &Command) -> Result<(), Denied> {
+        if !user.is_unrestricted() && self.find(command).is_err() {
+            let error =
+                [b"NOPERM no backend has said yet what '", command.name(), b"' does"].concat();
+            return Err(Denied { lacking: Lacking::Command, error: one_line(error) });
+        }
+        self.permits(user, command)
+    }
+
     /// The commands in a user's rules that no backend knows, sorted; none as long as no backend has answered. They may be
     /// misspelt: `-flushal` would refuse nothing.
     pub fn unknown_commands(&self, user: &User) -> Vec<String> {

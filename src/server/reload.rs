@@ -52,7 +52,7 @@ fn changed(balancer: &Balancer) -> Result<Changed, Vec<String>> {
     }
     let old = balancer.config();
     if !old.has_files() {
-        return Err(vec!["there is no file to read again: start lb with --config FILE".to_owned()]);
+        return Err(vec!["there is no file to read again: start lb with --config FILE, or with a flag that names a file".to_owned()]);
     }
     let mut new = old.reread().map_err(|error| error.lines())?;
     let keys: Vec<String> = old.changes(&new).into_iter().map(str::to_owned).collect();

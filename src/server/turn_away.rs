@@ -112,7 +112,8 @@ impl Attendant {
 
     fn visitor(&self, (stream, denial): (ClientStream, Denial)) -> Visitor {
         let has_header = self.endpoint == Endpoint::Public && self.balancer.config().proxy_protocol;
-        let received = Vec::with_capacity(DENIAL_BYTES);
+        let header_bytes = if has_header { proxy_protocol::MAX_BYTES } else { 0 };
+        let received = Vec::with_capacity(header_bytes + DENIAL_BYTES);
         Visitor { stream, denial, since: Instant::now(), received, has_header, is_answered: false }
     }
 

@@ -23,7 +23,7 @@ use super::error::TlsError;
 use crate::net::poll;
 use crate::sync::{Mutex, lock};
 
-/// Most bytes that are encrypted before the socket is asked to take them: four records of TLS.
+/// Most bytes that are encrypted before the socket is asked to take them, or received at a time: four records of TLS.
 const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Room for bytes of a handshake at a time.
@@ -55,8 +55,6 @@ struct TlsState {
 pub struct TlsSummary {
     /// The version, as OpenSSL writes it.
     pub version: &'static str,
-    /// The cipher suite, as the IANA writes it.
-    pub cipher_suite: String,
     /// Whether it goes on with the keys of an earlier connection.
     pub is_resumed: bool,
     /// The certificate that the other end has shown, in DER.
@@ -107,9 +105,6 @@ impl TlsSession {
                 Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
                 _ => "unknown",
             },
-            cipher_suite: connection
-                .negotiated_cipher_suite()
-                .map_or(String::new(), |suite| format!("{:?}", suite.suite())),
             is_resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
             peer_certificate: certificate.map(|certificate| certificate.clone().into_owned()),
         }
@@ -182,8 +177,12 @@ impl TlsSession {
             let received = receive(socket, room, flags)?;
             state = lock(&self.state);
             state.feed(&received)?;
-            // What is to be said to it may wait until the next bytes are sent.
-            state.flush(socket)?;
+            // What is to be said to it may wait until the next bytes are sent, and so may an error of that: what has
+            // come is read first.
+            let flushed = state.flush(socket);
+            if !state.has_input() {
+                flushed?;
+            }
             if !state.has_input() && !timeout.is_zero() && began.elapsed() >= timeout {
                 return Err(ErrorKind::WouldBlock.into());
             }
@@ -302,9 +301,9 @@ impl TlsState {
     }
 }
 
-/// Receives about `room` bytes, which is a record's overhead more than the plain text in them.
+/// Receives about `room` bytes, [`CHUNK_BYTES`] at most, which is a record's overhead more than the plain text in them.
 fn receive(socket: BorrowedFd, room: usize, flags: RecvFlags) -> io::Result<Vec<u8>> {
-    let mut received = Vec::with_capacity(room.max(HANDSHAKE_READ_BYTES));
+    let mut received = Vec::with_capacity(room.clamp(HANDSHAKE_READ_BYTES, CHUNK_BYTES));
     loop {
         match recv(socket, spare_capacity(&mut received), flags) {
             Err(Errno::INTR) => {}

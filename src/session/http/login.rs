@@ -86,7 +86,7 @@ impl HttpLogin {
 fn refusal(error: LoginError, has_credentials: bool) -> LocalResponse {
     let retry_after = match &error {
         LoginError::Wrong if has_credentials => return challenge(WRONG),
-        LoginError::Wrong => return challenge(LOG_IN),
+        LoginError::Wrong | LoginError::Gone(_) => return challenge(LOG_IN),
         LoginError::TooManyClients(_) => Duration::from_secs(1),
         LoginError::TooManyGuesses => Duration::from_secs(60),
     };

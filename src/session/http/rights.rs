@@ -62,8 +62,10 @@ impl Rights {
     pub fn permits(&self, command: CommandBuilder) -> Result<(), String> {
         let bytes = command.into_bytes();
         let mut parser = CommandParser::new(usize::MAX);
-        let Ok((_, Some(command))) = parser.parse(&bytes) else { return Ok(()) };
-        let permitted = self.policy.permits(&self.user, &command);
+        let Ok((_, Some(command))) = parser.parse(&bytes) else {
+            return Err("NOPERM this command is too long".to_owned());
+        };
+        let permitted = self.policy.permits_known(&self.user, &command);
         permitted.map_err(|denied| String::from_utf8_lossy(&denied.error).into_owned())
     }
 }

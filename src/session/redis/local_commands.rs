@@ -279,7 +279,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Checks HELLO and takes its name: one before something wrong stays, as in Redis.
+    /// Checks HELLO, logs in, and takes its name, in the order of its options: what comes before something wrong stays,
+    /// as in Redis.
     fn apply_hello_options(&mut self, command: &Command) -> Answered<Protocol> {
         let protocol = match command.arg(1).map(integer) {
             None => self.mode.protocol,
@@ -290,11 +291,13 @@ impl Session<'_> {
                 return Err("ERR Protocol version is not an integer or out of range".into());
             }
         };
-        let (mut at, mut login) = (2, None);
+        let mut at = 2;
         while let Some(option) = command.arg(at) {
             let values = command.arg_count() - at - 1;
             if command.is(at, b"auth") && values >= 2 {
-                login = command.arg(at + 1).zip(command.arg(at + 2));
+                let [name, password] =
+                    [at + 1, at + 2].map(|at| command.arg(at).unwrap_or_default());
+                self.log_in(name, password)?;
                 at += 3;
             } else if command.is(at, b"setname") && values >= 1 {
                 let name = command.arg(at + 1).unwrap_or_default();
@@ -303,9 +306,6 @@ impl Session<'_> {
             } else {
                 return Err([b"ERR Syntax error in HELLO option '", option, b"'"].concat().into());
             }
-        }
-        if let Some((name, password)) = login {
-            self.log_in(name, password)?;
         }
         self.check_greeted()?;
         Ok(protocol)
@@ -340,7 +340,7 @@ impl Session<'_> {
         self.state.reply_mode = ReplyMode::On;
         self.mode = FIRST_MODE;
         self.upstream.database = Some(self.mode.database);
-        self.forget_login()?;
+        self.begin_login()?;
         self.answer(|out| write::simple(out, "RESET"));
         Ok(())
     }

@@ -43,6 +43,8 @@ pub(super) struct Login {
     version: u64,
     /// When the client had to log in.
     since: Instant,
+    /// Whether the user had a limit of requests or bytes when this was decided.
+    has_rates: bool,
     /// Number of bytes of replies that were charged to the user.
     charged_bytes: u64,
 }
@@ -51,7 +53,7 @@ impl Login {
     /// Nobody, until it is looked up who the client is.
     pub fn unknown() -> Self {
         let (since, version) = (Instant::now(), u64::MAX);
-        Self { identity: None, is_named: false, version, since, charged_bytes: 0 }
+        Self { identity: None, is_named: false, version, since, has_rates: false, charged_bytes: 0 }
     }
 
     /// A client that has said nothing yet. An error says why it can't be served.
@@ -61,8 +63,7 @@ impl Login {
             Ok(identity) => (identity, None),
             Err(error) => (None, Some(error)),
         };
-        let since = Instant::now();
-        (Self { identity, is_named: false, version, since, charged_bytes: 0 }, error)
+        (Self { identity, version, ..Self::unknown() }, error)
     }
 
     /// The user, if there are keys that it may not read.
@@ -90,6 +91,8 @@ impl Session<'_> {
         let name = self.login.user().map_or("", User::name);
         client.socket.note_user(name);
         client.keeps_place = self.login.identity.is_some();
+        let has_rates = |identity: &Identity| identity.usage().has_rates();
+        self.login.has_rates = self.login.identity.as_ref().is_some_and(has_rates);
         client.idle_timeout = self.balancer.config().client_timeout;
     }
 
@@ -106,32 +109,43 @@ impl Session<'_> {
 
     #[inline(never)]
     fn renew_login(&mut self) -> Result<(), SessionEnd> {
+        self.charge_replies();
         let logins = &self.balancer.logins;
         self.login.version = logins.version();
         let named = self.login.identity.as_mut().filter(|_| self.login.is_named);
-        match named {
-            Some(identity) => {
-                let gone =
-                    || SessionEnd::Gone(format!("its user {} is gone or off", identity.name()));
-                let user = logins.user(identity.name()).ok_or_else(gone)?;
-                identity.follow(user);
-            }
-            None => self.forget_login()?,
+        match named.map(|identity| logins.renew(identity)) {
+            Some(Ok(())) => {}
+            Some(Err(error)) => return Err(SessionEnd::Gone(error.to_string())),
+            None => self.begin_login()?,
         }
         self.follow_login();
         self.check_subscriptions()
     }
 
     /// The client is who it was at its beginning.
-    pub(super) fn forget_login(&mut self) -> Result<(), SessionEnd> {
+    pub(super) fn begin_login(&mut self) -> Result<(), SessionEnd> {
+        self.charge_replies();
+        // The time to log in begins when the client ceases to be somebody.
+        let was_somebody = self.login.identity.is_some();
+        let since = if was_somebody { Instant::now() } else { self.login.since };
         // Its place is free before another is taken.
         self.login = self.login_left();
         let (login, refused) = Login::new(self.balancer);
-        self.login = Login { charged_bytes: self.login.charged_bytes, ..login };
+        self.login = Login { charged_bytes: self.login.charged_bytes, since, ..login };
         self.follow_login();
         match refused {
             None => Ok(()),
-            Some(error) => Err(SessionEnd::Refused(error.to_string())),
+            Some(error) => Err(self.refuse_with(&error.to_string())),
+        }
+    }
+
+    /// Charges the user with the replies that the client has got since the last time.
+    pub(super) fn charge_replies(&mut self) {
+        self.in_flight.is_under_way();
+        let given = self.writer.given.bytes + self.in_flight.bytes;
+        let bytes = given.saturating_sub(std::mem::replace(&mut self.login.charged_bytes, given));
+        if let Some(identity) = self.login.identity.as_ref().filter(|_| self.login.has_rates) {
+            identity.usage().charge(bytes, Instant::now());
         }
     }
 
@@ -152,8 +166,7 @@ impl Session<'_> {
 
     /// Decides about a command that has just arrived, and has it wait if the user is over a limit.
     pub(super) fn hold_back(&mut self, verdict: Verdict) -> Result<Verdict, SessionEnd> {
-        let has_rates = |identity: &Identity| identity.usage().has_rates();
-        match self.login.identity.as_ref().is_some_and(has_rates) && is_limited(&verdict) {
+        match self.login.has_rates && is_limited(&verdict) {
             true => self.wait_for_limit(verdict),
             false => Ok(verdict),
         }
@@ -161,15 +174,10 @@ impl Session<'_> {
 
     #[inline(never)]
     fn wait_for_limit(&mut self, verdict: Verdict) -> Result<Verdict, SessionEnd> {
-        // What has been answered meanwhile counts now.
-        self.in_flight.is_under_way();
+        self.charge_replies();
         let Some(identity) = &self.login.identity else { return Ok(verdict) };
-        let now = Instant::now();
-        let given = self.writer.given.bytes + self.in_flight.bytes;
-        identity.usage().charge(given.saturating_sub(self.login.charged_bytes), now);
-        self.login.charged_bytes = given;
         let max_wait = MAX_WAIT.min(self.balancer.config().read_timeout);
-        match identity.usage().admit(identity.name(), max_wait, now) {
+        match identity.usage().admit(identity.name(), max_wait, Instant::now()) {
             Ok(Duration::ZERO) => Ok(verdict),
             Ok(wait) => {
                 // What came before it is not held up.
@@ -199,16 +207,13 @@ impl Session<'_> {
     pub(super) fn log_in(&mut self, name: &[u8], password: &[u8]) -> Answered {
         let logins = &self.balancer.logins;
         let version = logins.version();
-        if self.login.user().is_none() || !logins.is_default_open() {
-            // It may take longer, and what came before is not held up.
-            self.run_batch()?;
-            self.writer.deliver().map_err(SessionEnd::from)?;
-        }
+        // What came before belongs to the user so far, and a login may take longer.
+        self.run_batch()?;
+        self.writer.deliver().map_err(SessionEnd::from)?;
+        self.charge_replies();
         let address = self.writer.client.address;
-        let refused = |text: String| {
-            let outcome = Outcome::Refused(Refusal::NotLoggedIn);
-            Unanswered::Error(text.into_bytes(), outcome)
-        };
+        let refused =
+            |text: String, why| Unanswered::Error(text.into_bytes(), Outcome::Refused(why));
         match logins.log_in(address, WireProtocol::Resp, name, password) {
             Ok(identity) => {
                 let login = Login {
@@ -221,8 +226,8 @@ impl Session<'_> {
                 self.follow_login();
                 Ok(())
             }
-            Err(LoginError::Wrong) => Err(refused(WRONG_PASSWORD.to_owned())),
-            Err(error) => Err(refused(format!("ERR {error}"))),
+            Err(LoginError::Wrong) => Err(refused(WRONG_PASSWORD.to_owned(), Refusal::NotLoggedIn)),
+            Err(error) => Err(refused(format!("ERR {error}"), Refusal::Throttled)),
         }
     }
 

@@ -1,5 +1,6 @@
 //! SCAN, HSCAN, SSCAN and ZSCAN: cursors that carry their backend.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -214,7 +215,7 @@ fn relay_readable(
     let (mut keys, mut bytes) = (Vec::new(), 0);
     let mut memory = writer.client.share();
     for _ in 0..reply::array(from)? {
-        let key = reply::bytes(from, MAX_FILTERED_BYTES.saturating_sub(bytes))?;
+        let key = reply::bytes(from, MAX_FILTERED_BYTES.saturating_sub(bytes)).map_err(too_long)?;
         bytes += key.len() as u64;
         if !user.may_read_key(&key) {
             continue;
@@ -229,6 +230,16 @@ fn relay_readable(
         writer.given.bytes += (writer.out.len() - start) as u64;
     }
     writer.deliver_if_full(Some(connection))
+}
+
+/// That the keys of one reply are too long to be filtered is the client's fault, and no server's.
+fn too_long(error: resp::Error) -> ForwardError {
+    match error {
+        resp::Error::TooLong => {
+            ForwardError::Client(io::Error::other("SCAN with too large a COUNT"))
+        }
+        error => error.into(),
+    }
 }
 
 /// The cursor that a client gets for a server's; or why there is none.

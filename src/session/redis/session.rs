@@ -48,11 +48,11 @@ pub const FIRST_MODE: Mode = Mode { database: 0, protocol: Protocol::Resp2 };
 pub fn converse(client: Client, input: Vec<u8>, since: Instant, balancer: &Balancer) {
     // Not on the stack, which takes whole pages.
     let mut session = Session::boxed(client, balancer);
-    let Err(ended) = match session.forget_login() {
+    let Err(ended) = match session.begin_login() {
         Ok(()) => session.run(input, since),
-        Err(SessionEnd::Refused(why)) => Err(session.refuse_with(&why)),
         Err(ended) => Err(ended),
     };
+    session.charge_replies();
     end(session, &ended, since, balancer);
 }
 
@@ -295,7 +295,7 @@ impl<'a> Session<'a> {
     }
 
     #[inline(never)]
-    fn refuse_with(&mut self, why: &str) -> SessionEnd {
+    pub(super) fn refuse_with(&mut self, why: &str) -> SessionEnd {
         self.refuse(why.to_owned(), |out| write::error(out, format!("ERR {why}")))
     }
 
