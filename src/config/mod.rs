@@ -316,9 +316,11 @@ impl Config {
         };
         let mut warnings = Vec::new();
         let users = match task {
-            Task::Serve | Task::Show => user_sources(&flags, file).read(&mut warnings)?,
-            // They log nobody in, and may be run by users who may not read passwords.
-            Task::Check | Task::Control => UsersConfig::default(),
+            Task::Serve | Task::Show | Task::Check => {
+                user_sources(&flags, file).read(&mut warnings)?
+            }
+            // It logs nobody in, and may be run by users who may not read passwords.
+            Task::Control => UsersConfig::default(),
         };
         let admin_listen = flags.admin_listen.as_ref();
         let host_name = |name: &String| http::host_name(name).into_owned();

@@ -1,6 +1,6 @@
 //! Addresses from which logins have failed: one that goes on guessing is slowed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -22,7 +22,11 @@ const MAX_WAITING: u32 = 8;
 /// Most addresses that are remembered. The one that has failed longest ago makes room for another.
 const MAX_ORIGINS: usize = 4096;
 
-/// What becomes of a login before its password is looked at.
+/// Most logins that are remembered as right. Only who has a right password adds one; when there are too many, all are
+/// forgotten, and are slowed as others until they are right again.
+const MAX_PROVEN: usize = 16 * 1024;
+
+/// Decision about a login before its password is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Admission {
     AtOnce,
@@ -112,6 +116,9 @@ pub struct Guesses {
     origins: Mutex<Origins>,
     /// How many addresses are remembered: while there are none, nobody takes the lock.
     known: AtomicUsize,
+    /// Addresses with the digests of the logins that were right there: they are not slowed by somebody else who guesses
+    /// from the address. That tells nothing to one who guesses.
+    proven: Mutex<HashSet<(IpAddr, [u8; 32])>>,
 }
 
 /// Error of a login from an address that has too many logins waiting.
@@ -119,13 +126,16 @@ pub struct Guesses {
 pub struct TooManyGuesses;
 
 impl Guesses {
-    /// Waits before a password from this address is looked at, if the address is slowed. A right password waits as
-    /// long: otherwise a quick answer would tell it from a wrong one.
-    pub fn wait(&self, address: IpAddr) -> Result<(), TooManyGuesses> {
+    /// Waits before a password from this address is looked at, if the address is slowed, and this login was not right there
+    /// before. A right password waits as long: otherwise a quick answer would tell it from a wrong one.
+    pub fn wait(&self, address: IpAddr, login: [u8; 32]) -> Result<(), TooManyGuesses> {
         if self.known.load(Ordering::Relaxed) == 0 {
             return Ok(());
         }
         let origin = origin(address);
+        if lock(&self.proven).contains(&(origin, login)) {
+            return Ok(());
+        }
         match self.change(|origins| origins.begin(origin, Instant::now())) {
             Admission::AtOnce => Ok(()),
             Admission::Refused => Err(TooManyGuesses),
@@ -138,8 +148,18 @@ impl Guesses {
     }
 
     /// Counts a failed login.
-    pub fn failed(&self, address: IpAddr) {
+    pub fn failed(&self, address: IpAddr, login: [u8; 32]) {
+        lock(&self.proven).remove(&(origin(address), login));
         self.change(|origins| origins.failed(origin(address), Instant::now()));
+    }
+
+    /// Remembers a login that was right.
+    pub fn succeeded(&self, address: IpAddr, login: [u8; 32]) {
+        let mut proven = lock(&self.proven);
+        if proven.len() >= MAX_PROVEN {
+            proven.clear();
+        }
+        proven.insert((origin(address), login));
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Origins) -> T) -> T {

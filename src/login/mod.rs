@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use log::warn;
+use sha2::{Digest, Sha256};
 
 use self::guesses::{Guesses, LogPace, TooManyGuesses};
 pub use self::usage::{MAX_WAIT, Throttled, UserUsage};
@@ -72,6 +73,12 @@ impl Roster {
             false => Err(LoginError::TooManyClients(name.to_owned())),
         }
     }
+}
+
+/// Returns what stands for a name with its password, which are not kept.
+fn digest(name: &[u8], password: &[u8]) -> [u8; 32] {
+    let length = (name.len() as u64).to_le_bytes();
+    Sha256::new().chain_update(length).chain_update(name).chain_update(password).finalize().into()
 }
 
 /// Error of a login.
@@ -201,15 +208,19 @@ impl Logins {
         name: &[u8],
         password: &[u8],
     ) -> Result<Identity, LoginError> {
-        if let Err(TooManyGuesses) = self.guesses.wait(address.ip()) {
+        let login = digest(name, password);
+        if let Err(TooManyGuesses) = self.guesses.wait(address.ip(), login) {
             self.note_failure(address, protocol, name);
             return Err(LoginError::TooManyGuesses);
         }
         let roster = self.roster.load();
         match roster.users.authenticate(name, password) {
-            Some(user) => roster.enter(user),
+            Some(user) => {
+                self.guesses.succeeded(address.ip(), login);
+                roster.enter(user)
+            }
             None => {
-                self.guesses.failed(address.ip());
+                self.guesses.failed(address.ip(), login);
                 self.note_failure(address, protocol, name);
                 Err(LoginError::Wrong)
             }

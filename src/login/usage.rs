@@ -99,6 +99,11 @@ impl UserUsage {
         self.has_rates.load(Ordering::Relaxed)
     }
 
+    /// Whether replies have a limit of bytes.
+    pub fn has_byte_limit(&self) -> bool {
+        lock(&self.rates).bytes.is_some()
+    }
+
     /// Counts a request of this user; returns how long it has to wait.
     ///
     /// # Errors

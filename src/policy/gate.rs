@@ -62,10 +62,18 @@ fn is_before_login(verdict: &Verdict) -> bool {
     matches!(verdict, Verdict::Local(Auth | Hello | Quit | Reset))
 }
 
-/// Whether a subscription would tell a user of keys that it may not read.
+/// Whether a subscription, or a list of channels, would tell a user of keys that it may not read.
 fn names_keys(user: &User, command: &Command, verdict: &Verdict) -> bool {
-    let Verdict::Local(LocalCommand::Subscribe(kind)) = verdict else { return false };
-    command.args().skip(1).any(|name| tells_keys(user, name, *kind))
+    match verdict {
+        Verdict::Local(LocalCommand::Subscribe(kind)) => {
+            command.args().skip(1).any(|name| tells_keys(user, name, *kind))
+        }
+        // It lists the channels of all clients.
+        _ if command.is(0, b"pubsub") && command.is(1, b"channels") => {
+            tells_keys(user, command.arg(2).unwrap_or(b"*"), Subscription::Pattern)
+        }
+        _ => false,
+    }
 }
 
 /// Whether what comes on a channel, or on those of a pattern, may name keys that the user may not read.

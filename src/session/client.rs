@@ -109,6 +109,8 @@ pub(super) struct Client<'a> {
     pub idle_timeout: Duration,
     /// Longest time from the first to the last byte of a request's head.
     pub head_timeout: Duration,
+    /// While the client has to log in: since when. It makes room for others all that time, whatever it sends.
+    pub has_to_log_in_since: Option<Instant>,
     /// Whether it keeps its place while it is idle, also when others need one.
     pub keeps_place: bool,
     /// Whether nothing was read from it yet.
@@ -140,6 +142,7 @@ impl<'a> Client<'a> {
             endpoint,
             idle_timeout,
             head_timeout,
+            has_to_log_in_since: None,
             keeps_place: false,
             is_new: true,
             piece: PIECE_BYTES,
@@ -177,7 +180,11 @@ impl<'a> Client<'a> {
     /// Reads the client's next request, for which it may be idle; 0 at the end.
     pub fn read_more(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         // In this order: either the phase shows here, or this in `end_if_idle`.
-        let idle = if self.keeps_place { Activity::Idle(now()) } else { Activity::Spare(now()) };
+        let idle = match self.has_to_log_in_since {
+            Some(since) => Activity::Spare(now().saturating_sub(since.elapsed())),
+            None if self.keeps_place => Activity::Idle(now()),
+            None => Activity::Spare(now()),
+        };
         self.socket.activity.set(idle);
         let mut timeout = self.idle_timeout;
         if self.is_new && self.endpoint == Endpoint::Admin {
@@ -220,7 +227,12 @@ impl<'a> Client<'a> {
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        self.read_within(left.max(Duration::from_millis(1)), buffer)
+        if let Some(since) = self.has_to_log_in_since {
+            self.socket.activity.set(Activity::Head(now().saturating_sub(since.elapsed())));
+        }
+        let read = self.read_within(left.max(Duration::from_millis(1)), buffer);
+        self.socket.activity.set(Activity::Busy);
+        read
     }
 
     /// Reads the bytes that come within `timeout`, unless the pipe is closed before; 0 at the end.

@@ -73,11 +73,15 @@ pub(super) fn denial<'q>(
     value_type: Option<ValueType>,
     rights: Option<&Rights>,
 ) -> Option<ReadOutcome<'q>> {
-    let read = match &query.field {
-        Some(field) => command("HGET").arg(&query.key).arg(field),
-        None => value_type?.read_command(&query.key),
+    let rights = rights?;
+    let describe = rights.permits(command("TYPE").arg(&query.key));
+    let may_read = |one: &ValueType| rights.permits(one.read_command(&query.key)).is_ok();
+    let why = match (&query.field, describe) {
+        (Some(field), _) => rights.permits(command("HGET").arg(&query.key).arg(field)).err()?,
+        // Such a user is not told whether there is such a key, and of which type.
+        (None, Err(why)) if !ValueType::ALL.iter().any(may_read) => why,
+        (None, _) => rights.permits(value_type?.read_command(&query.key)).err()?,
     };
-    let why = rights?.permits(read).err()?;
     Some(ReadOutcome::Refused(403, ErrorBody::about(query, why)))
 }
 

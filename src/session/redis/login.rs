@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::replies::{Answered, SessionEnd, Unanswered};
 use super::session::Session;
-use crate::balance::Balancer;
+use crate::balance::{Balancer, Phase};
 use crate::login::{Identity, LoginError, MAX_WAIT};
 use crate::metrics::{Outcome, Refusal};
 use crate::net::protocol::WireProtocol;
@@ -91,6 +91,7 @@ impl Session<'_> {
         let name = self.login.user().map_or("", User::name);
         client.socket.note_user(name);
         client.keeps_place = self.login.identity.is_some();
+        client.has_to_log_in_since = self.login.identity.is_none().then_some(self.login.since);
         let has_rates = |identity: &Identity| identity.usage().has_rates();
         self.login.has_rates = self.login.identity.as_ref().is_some_and(has_rates);
         client.idle_timeout = self.balancer.config().client_timeout;
@@ -174,9 +175,19 @@ impl Session<'_> {
 
     #[inline(never)]
     fn wait_for_limit(&mut self, verdict: Verdict) -> Result<Verdict, SessionEnd> {
+        let has_byte_limit = |identity: &Identity| identity.usage().has_byte_limit();
+        if self.login.identity.as_ref().is_some_and(has_byte_limit) {
+            // Replies count once they have come, so no more than one is on its way.
+            self.run_batch()?;
+            self.wait_in_flight()?;
+        }
         self.charge_replies();
         let Some(identity) = &self.login.identity else { return Ok(verdict) };
-        let max_wait = MAX_WAIT.min(self.balancer.config().read_timeout);
+        let mut max_wait = MAX_WAIT.min(self.balancer.config().read_timeout);
+        if self.writer.client.handle().is_gone() || self.balancer.has_reached(Phase::Closing) {
+            // A client that has left would hold its place for as long as what it has sent lasts.
+            max_wait = Duration::ZERO;
+        }
         match identity.usage().admit(identity.name(), max_wait, Instant::now()) {
             Ok(Duration::ZERO) => Ok(verdict),
             Ok(wait) => {
@@ -224,7 +235,7 @@ impl Session<'_> {
                 };
                 self.login = login;
                 self.follow_login();
-                Ok(())
+                Ok(self.check_subscriptions()?)
             }
             Err(LoginError::Wrong) => Err(refused(WRONG_PASSWORD.to_owned(), Refusal::NotLoggedIn)),
             Err(error) => Err(refused(format!("ERR {error}"), Refusal::Throttled)),

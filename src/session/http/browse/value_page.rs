@@ -52,9 +52,7 @@ pub(crate) fn write_key_page<'q, W: Write>(
             Err(resp::Error::Redis(_)) => None,
             Err(error) => return Err(error.into()),
         };
-        if let Some(denied) =
-            denial(query, info.value_type(), rights).filter(|_| !info.is_missing())
-        {
+        if let Some(denied) = denial(query, info.value_type(), rights) {
             return Ok(Some(denied));
         }
         let length = 0;
