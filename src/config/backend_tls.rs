@@ -15,6 +15,7 @@ use xxhash_rust::xxh64::Xxh64;
 use super::address::BackendAddress;
 use super::text_file;
 use crate::net::tls::certificates::{self, CertificateFileError};
+use crate::net::tls::error::of_certificate;
 use crate::net::tls::expiry::Validity;
 
 /// Largest file of certificates, in bytes: four times the system's own bundle.
@@ -122,8 +123,16 @@ impl TlsFiles {
 
     /// Error for a certificate and a key that are no pair.
     fn misfit(&self, error: &rustls::Error) -> TlsFileError {
-        let path = self.key.as_deref().unwrap_or(Path::new(""));
-        TlsFileError::new(TlsFile::Key, path, format!("does not fit to the certificate: {error}"))
+        let (file, path, why) = match error {
+            rustls::Error::InvalidCertificate(error) => {
+                (TlsFile::Cert, &self.cert, format!("is of no use: {}", of_certificate(error)))
+            }
+            rustls::Error::InconsistentKeys(_) => {
+                (TlsFile::Key, &self.key, "does not fit the certificate".to_owned())
+            }
+            error => (TlsFile::Key, &self.key, format!("is of no use: {error}")),
+        };
+        TlsFileError::new(file, path.as_deref().unwrap_or(Path::new("")), why)
     }
 
     /// Returns these files, and of those for all backends the ones that these lack. A certificate comes with its key.

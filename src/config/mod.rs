@@ -315,12 +315,10 @@ impl Config {
             Some(Command::Ctl(ctl)) => (Task::Control, Some(ctl)),
         };
         let mut warnings = Vec::new();
+        // `lb ctl` logs nobody in, and may be run by users who may not read passwords.
         let users = match task {
-            Task::Serve | Task::Show | Task::Check => {
-                user_sources(&flags, file).read(&mut warnings)?
-            }
-            // It logs nobody in, and may be run by users who may not read passwords.
             Task::Control => UsersConfig::default(),
+            _ => user_sources(&flags, file).read(&mut warnings)?,
         };
         let admin_listen = flags.admin_listen.as_ref();
         let host_name = |name: &String| http::host_name(name).into_owned();

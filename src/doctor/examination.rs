@@ -152,6 +152,14 @@ fn advice_on_tls(error: &TlsError) -> &'static str {
             "Name the certificate of its CA by --backend-tls-ca (tls-ca in the file)."
         }
         TlsError::Certificate(_) => "Give the server another certificate.",
+        TlsError::Alert(why) if why.contains("versions of TLS") => {
+            "Let it speak TLS 1.2 or 1.3 (tls-protocols)."
+        }
+        TlsError::Alert(why)
+            if !why.contains("certificate of ours") && !why.contains("our certificate") =>
+        {
+            "See its log."
+        }
         TlsError::Alert(_) => {
             "Name a certificate of ours that it trusts by --backend-tls-cert and --backend-tls-key \
              (tls-cert and tls-key in the file)."

@@ -437,8 +437,6 @@ fn an_address_that_goes_on_guessing_is_slowed_and_others_are_served() {
     let (server, files) = (RedisServer::start(), Files::new());
     let password = files.write("password", "secret\n");
     let lb = Balancer::start_with(&[&server], &["--require-password-file", &password]);
-    let mut there = RespClient::connect(lb.port());
-    assert_eq!(there.call("AUTH secret"), "+OK\r\n");
     let mut guesser = RespClient::connect(lb.port());
     for number in 0..10 {
         assert!(guesser.call(&format!("AUTH {number}")).starts_with("-WRONGPASS "));
@@ -450,14 +448,57 @@ fn an_address_that_goes_on_guessing_is_slowed_and_others_are_served() {
     let began = Instant::now();
     assert_eq!(guesser.call("AUTH secret"), "+OK\r\n");
     assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+    let mut there = RespClient::connect(lb.port());
     let mut many: Vec<_> = (0..20).map(|_| RespClient::connect(lb.port())).collect();
     many.iter_mut().for_each(|client| client.send(&["AUTH", "x"]));
+    // What was right from this address before is right at once, whoever guesses there.
+    assert_eq!(there.call("AUTH secret"), "+OK\r\n");
     assert_eq!(there.call("GET a"), "$-1\r\n");
     let refused =
         many.iter_mut().map(RespClient::reply).filter(|reply| reply.starts_with(b"-ERR "));
     assert!(refused.count() >= 4);
     assert!(failed_logins(&lb, "default:secret") >= 31);
     assert!(lb.log().matches("failed to log in").count() <= 10, "{}", lb.log());
+}
+
+#[test]
+fn clients_that_have_to_log_in_make_room_whatever_they_send() {
+    let (server, files) = (RedisServer::start(), Files::new());
+    let password = files.write("password", "secret\n");
+    let flags = ["--require-password-file", &password, "--max-clients", "20"];
+    let lb = Balancer::start_with(&[&server], &flags);
+    let mut crowd: Vec<_> = (0..20)
+        .map(|_| {
+            let mut client = RespClient::connect(lb.port());
+            client.send_raw(b"PING\r\n*2\r\n$4\r\nAUTH\r\n");
+            assert!(client.reply().starts_with(b"-NOAUTH "));
+            client
+        })
+        .collect();
+    wait_until("a newcomer logs in", || {
+        let mut client = RespClient::connect(lb.port());
+        client.call("AUTH secret") == "+OK\r\n" && client.call("GET a") == "$-1\r\n"
+    });
+    crowd.clear();
+}
+
+#[test]
+fn keyspace_channels_are_not_listed_for_a_user_who_may_not_read_all_keys() {
+    let (server, files) = (RedisServer::start(), Files::new());
+    let users = [("app", "on >x ~app:* &* +@all"), ("all", "on >x ~* &* +@all")];
+    let path = files.write("users.acl", &acl_file(&users));
+    let lb = Balancer::start_with(&[&server], &["--users-file", &path]);
+    let mut client = RespClient::connect(lb.port());
+    assert_eq!(client.call("AUTH app x"), "+OK\r\n");
+    for (command, expected) in [
+        ("PUBSUB CHANNELS", "-NOPERM "),
+        ("PUBSUB channels __key*", "-NOPERM "),
+        ("PUBSUB CHANNELS news*", "*0\r\n"),
+    ] {
+        assert!(client.call(command).starts_with(expected), "{command}");
+    }
+    assert_eq!(client.call("AUTH all x"), "+OK\r\n");
+    assert_eq!(client.call("PUBSUB CHANNELS"), "*0\r\n");
 }
 
 #[test]

@@ -14,6 +14,7 @@ const USERS: &[(&str, &str)] = &[
     ("app", "on >secret ~app:* +get +hgetall +scan"),
     ("all", "on >secret ~* &* +@all"),
     ("scraper", "on >secret +info"),
+    ("pinger", "on >secret ~* +ping"),
 ];
 
 pub fn basic(login: &str) -> String {
@@ -97,6 +98,22 @@ fn each_path_is_for_users_with_the_rights_to_it() {
     assert_eq!(twice.status, 400);
     assert_eq!(lb.request("GET", "/app:1", &["Authorization: Bearer x"]).status, 401);
     wait_until("the user is in the log", || lb.log().contains(" user=app GET /app:1 200 "));
+}
+
+#[test]
+fn a_user_without_any_command_for_a_key_is_not_told_whether_it_is_there() {
+    let (_server, _files, lb) = site();
+    for form in ["", "?format=html"] {
+        let answer = |key: &str| {
+            let answer = get(&lb, &format!("/{key}{form}"), "pinger:secret");
+            assert_eq!(answer.status, 403, "{key}: {answer:?}");
+            String::from_utf8_lossy(&answer.body).replace(key, "KEY")
+        };
+        let missing = answer("app:nothing");
+        for key in ["app:1", "app:2", "app:3"] {
+            assert_eq!(answer(key), missing, "{key}{form}");
+        }
+    }
 }
 
 #[test]

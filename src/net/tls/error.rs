@@ -77,8 +77,8 @@ impl From<TlsError> for io::Error {
     }
 }
 
-/// Why a certificate is refused.
-fn of_certificate(error: &CertificateError) -> String {
+/// Reason why a certificate is refused.
+pub fn of_certificate(error: &CertificateError) -> String {
     match error {
         CertificateError::Expired => "its certificate has expired".to_owned(),
         CertificateError::ExpiredContext { not_after, .. } => {
@@ -102,6 +102,10 @@ fn of_certificate(error: &CertificateError) -> String {
         CertificateError::BadEncoding => "its certificate can't be read".to_owned(),
         CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
             "its certificate is that of a CA, which may only sign those of servers".to_owned()
+        }
+        CertificateError::Other(other) if other.to_string().contains("UnsupportedCertVersion") => {
+            "its certificate is of X.509 version 1: sign it with extensions (subjectAltName, extendedKeyUsage)"
+                .to_owned()
         }
         CertificateError::Revoked => "its certificate is revoked".to_owned(),
         error => format!("its certificate is refused: {error}"),

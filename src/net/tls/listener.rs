@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use rustls::crypto::ring::{self, Ticketer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
+use rustls::{CertificateError, InconsistentKeys, RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 
+use super::error::of_certificate;
 use super::expiry::Validity;
 
 /// The protocol that is agreed on with clients that ask for one (ALPN). HTTP/2 is not spoken here; Redis clients ask for
@@ -40,6 +41,9 @@ pub enum ListenerTlsError {
     /// The certificate can't be read.
     #[error("the certificate can't be read")]
     Unreadable,
+    /// The certificate is of no use.
+    #[error("{0}")]
+    Refused(String),
     /// Something else is wrong with the certificate or the key.
     #[error("{0}")]
     Rustls(rustls::Error),
@@ -52,7 +56,8 @@ impl From<rustls::Error> for ListenerTlsError {
     fn from(error: rustls::Error) -> Self {
         match error {
             rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => Self::OtherKey,
-            rustls::Error::InvalidCertificate(_) => Self::Unreadable,
+            rustls::Error::InvalidCertificate(CertificateError::BadEncoding) => Self::Unreadable,
+            rustls::Error::InvalidCertificate(error) => Self::Refused(of_certificate(&error)),
             error => Self::Rustls(error),
         }
     }
