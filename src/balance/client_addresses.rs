@@ -2,14 +2,11 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::net::client_network;
 use crate::sync::{Mutex, lock};
-
-/// Number of bits of an IPv6 address that are one client's network: a customer has at least so much (RFC 6177), and
-/// chooses the others at will.
-const IPV6_NETWORK_BITS: u32 = 64;
 
 /// The clients of each address. An address without clients is not remembered, so there are no more of them than
 /// clients.
@@ -26,7 +23,7 @@ pub struct AddressPlace {
 impl ClientAddresses {
     /// Counts a client of this address, unless there are `max` of them already; 0 means no limit.
     pub fn admit(self: &Arc<Self>, address: IpAddr, max: usize) -> Option<AddressPlace> {
-        let network = network_of(address);
+        let network = client_network(address);
         let mut addresses = lock(&self.0);
         let count = addresses.get(&network).copied().unwrap_or(0);
         if max > 0 && count >= max {
@@ -46,17 +43,6 @@ impl Drop for AddressPlace {
                 count.remove();
             }
         }
-    }
-}
-
-/// Returns the part of an address that counts as one client's.
-fn network_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(ip) => {
-            let host_bits = u128::BITS - IPV6_NETWORK_BITS;
-            Ipv6Addr::from_bits(ip.to_bits() >> host_bits << host_bits).into()
-        }
-        ip => ip,
     }
 }
 
@@ -96,7 +82,11 @@ mod tests {
             ("10.0.0.1", "10.0.0.2", false),
             ("10.0.0.1", "::ffff:10.0.0.1", true),
         ] {
-            assert_eq!(network_of(ip(one)) == network_of(ip(other)), is_same, "{one} {other}");
+            assert_eq!(
+                client_network(ip(one)) == client_network(ip(other)),
+                is_same,
+                "{one} {other}"
+            );
         }
     }
 }

@@ -18,9 +18,6 @@ use crate::net::tls::certificates::{self, CertificateFileError};
 use crate::net::tls::error::of_certificate;
 use crate::net::tls::expiry::Validity;
 
-/// Largest file of certificates, in bytes: four times the system's own bundle.
-const MAX_PEM_BYTES: u64 = 1024 * 1024;
-
 /// The flags of TLS towards backends, which count for all of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 pub struct BackendTlsFlags {
@@ -401,9 +398,8 @@ fn read<T>(
     parse: impl FnOnce(&[u8]) -> Result<T, CertificateFileError>,
     digest: &mut Xxh64,
 ) -> Result<(T, bool), TlsFileError> {
-    let read = text_file::read(path, MAX_PEM_BYTES);
-    let read = read.map_err(|reason| TlsFileError::new(file, path, reason))?;
+    let read = text_file::read_pem(path, parse);
+    let (contents, read) = read.map_err(|why| TlsFileError::new(file, path, why))?;
     digest.update(&read.bytes);
-    let contents = parse(&read.bytes).map_err(|error| TlsFileError::new(file, path, error))?;
     Ok((contents, read.is_open_to_all))
 }

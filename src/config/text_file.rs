@@ -1,4 +1,4 @@
-//! Small files that the configuration is read from: itself, and those that hold a password.
+//! Small files that the configuration is read from: itself, and those that hold a password or certificates.
 
 use std::fs::{self, File, Metadata};
 use std::io::Read;
@@ -6,8 +6,13 @@ use std::path::Path;
 
 use bytesize::ByteSize;
 
+use crate::net::tls::certificates::CertificateFileError;
+
 /// Largest file that holds a password, in bytes: far more than anybody types, and no mistake for a log or a device.
 const MAX_PASSWORD_BYTES: u64 = 4096;
+
+/// Largest file of certificates or a key, in bytes. All CAs that systems trust together take 250 KiB.
+const MAX_PEM_BYTES: u64 = 1024 * 1024;
 
 /// A file's text, and whether every user of the machine may read it.
 #[derive(Debug)]
@@ -35,6 +40,19 @@ pub(super) fn read(path: &Path, max_bytes: u64) -> Result<TextFile, String> {
         return Err(format!("is larger than {}", ByteSize::b(max_bytes).display().iec()));
     }
     Ok(TextFile { bytes, is_open_to_all: is_open_to_all(&metadata) })
+}
+
+/// Reads a file of certificates or a key in PEM; returns what `parse` makes of it, and the file.
+///
+/// # Errors
+/// As [`read`], or as `parse` fails.
+pub(super) fn read_pem<T>(
+    path: &Path,
+    parse: impl FnOnce(&[u8]) -> Result<T, CertificateFileError>,
+) -> Result<(T, TextFile), String> {
+    let file = read(path, MAX_PEM_BYTES)?;
+    let contents = parse(&file.bytes).map_err(|error| error.to_string())?;
+    Ok((contents, file))
 }
 
 /// Reads a password. The end of its line is no part of it.

@@ -11,9 +11,6 @@ use super::text_file;
 use crate::net::tls::certificates::{self, CertificateFileError};
 use crate::net::tls::listener::ListenerTls;
 
-/// Largest file of certificates or a key. All CAs that systems trust together take 250 KiB.
-const MAX_PEM_BYTES: u64 = 1024 * 1024;
-
 const TLS: &str = "TLS towards clients";
 
 /// The flags of TLS towards clients.
@@ -114,8 +111,7 @@ fn read_pem<T>(
     path: &Path,
     parse: impl FnOnce(&[u8]) -> Result<T, CertificateFileError>,
 ) -> Result<(T, bool), String> {
-    let named = |reason: String| format!("{flag} {}: {reason}", path.display());
-    let file = text_file::read(path, MAX_PEM_BYTES).map_err(named)?;
-    let contents = parse(&file.bytes).map_err(|error| named(error.to_string()))?;
+    let read = text_file::read_pem(path, parse);
+    let (contents, file) = read.map_err(|why| format!("{flag} {}: {why}", path.display()))?;
     Ok((contents, file.is_open_to_all))
 }

@@ -4,12 +4,15 @@ use std::time::{Duration, Instant};
 
 use crate::sync::{Mutex, lock};
 
-/// Shortest time between two lines of one kind.
+/// Usual shortest time between two lines of one kind.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// Lets a line of one kind pass now and then.
-#[derive(Debug, Default)]
-pub(crate) struct Throttle(Mutex<State>);
+#[derive(Debug)]
+pub(crate) struct Throttle {
+    pause: Duration,
+    state: Mutex<State>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -20,18 +23,28 @@ struct State {
 impl Throttle {
     /// Of lines that have not come yet.
     pub const fn new() -> Self {
-        Self(Mutex::new(State { passed_at: None, held_back: 0 }))
+        Self::every(PAUSE)
     }
 
-    /// Returns whether a line may pass now: the end of its text, which tells how many were held back since the last.
-    pub fn pass(&self, now: Instant) -> Option<String> {
-        let mut state = lock(&self.0);
-        if state.passed_at.is_some_and(|at| now.saturating_duration_since(at) < PAUSE) {
+    /// Of lines that have not come yet, and of which one may pass in each `pause`.
+    pub const fn every(pause: Duration) -> Self {
+        Self { pause, state: Mutex::new(State { passed_at: None, held_back: 0 }) }
+    }
+
+    /// Returns how many lines were held back since the last if another may pass now.
+    pub fn admit(&self, now: Instant) -> Option<u64> {
+        let mut state = lock(&self.state);
+        if state.passed_at.is_some_and(|at| now.saturating_duration_since(at) < self.pause) {
             state.held_back += 1;
             return None;
         }
         state.passed_at = Some(now);
-        Some(match std::mem::take(&mut state.held_back) {
+        Some(std::mem::take(&mut state.held_back))
+    }
+
+    /// Returns whether a line may pass now: the end of its text, which tells how many were held back since the last.
+    pub fn pass(&self, now: Instant) -> Option<String> {
+        Some(match self.admit(now)? {
             0 => String::new(),
             count => format!(" ({count} more since the last such line)"),
         })
@@ -41,6 +54,16 @@ impl Throttle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_are_left_out_and_counted() {
+        let (throttle, began) = (Throttle::every(Duration::from_secs(1)), Instant::now());
+        let at = |millis| throttle.admit(began + Duration::from_millis(millis));
+        assert_eq!(
+            [at(0), at(1), at(999), at(1000), at(2000)],
+            [Some(0), None, None, Some(2), Some(0)]
+        );
+    }
 
     #[test]
     fn one_line_passes_in_a_while_and_the_others_are_counted() {

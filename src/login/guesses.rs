@@ -1,10 +1,11 @@
 //! Addresses from which logins have failed: one that goes on guessing is slowed.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::net::client_network as origin;
 use crate::sync::{Mutex, lock};
 
 /// Number of failed logins after which an address is slowed. People who mistype a password stay below it.
@@ -99,17 +100,6 @@ impl Origins {
     }
 }
 
-/// The address as it is counted: a network of IPv6 has one owner, and 2^64 addresses.
-fn origin(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-        address => address,
-    }
-}
-
 /// The addresses from which logins have failed.
 #[derive(Debug, Default)]
 pub struct Guesses {
@@ -170,26 +160,6 @@ impl Guesses {
     }
 }
 
-/// How often a line of the log was left out, and when the last was written.
-#[derive(Debug, Default)]
-pub struct LogPace(Mutex<(Option<Instant>, u64)>);
-
-/// Shortest time between two lines about failed logins.
-const LOG_PAUSE: Duration = Duration::from_secs(1);
-
-impl LogPace {
-    /// Returns how many were left out since the last line if another may be written now.
-    pub fn admit(&self, now: Instant) -> Option<u64> {
-        let mut state = lock(&self.0);
-        if state.0.is_some_and(|at| now.saturating_duration_since(at) < LOG_PAUSE) {
-            state.1 += 1;
-            return None;
-        }
-        state.0 = Some(now);
-        Some(std::mem::take(&mut state.1))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,15 +205,5 @@ mod tests {
         assert_eq!(ip("2001:db8:1:2:3:4:5:6"), ip("2001:db8:1:2::1"));
         assert_ne!(ip("2001:db8:1:2::1"), ip("2001:db8:1:3::1"));
         assert_eq!(ip("::ffff:10.0.0.1"), ip("10.0.0.1"));
-    }
-
-    #[test]
-    fn lines_are_left_out_and_counted() {
-        let (pace, began) = (LogPace::default(), Instant::now());
-        let at = |millis| pace.admit(began + Duration::from_millis(millis));
-        assert_eq!(
-            [at(0), at(1), at(999), at(1000), at(2000)],
-            [Some(0), None, None, Some(2), Some(0)]
-        );
     }
 }

@@ -9,22 +9,26 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use log::warn;
 use sha2::{Digest, Sha256};
 
-use self::guesses::{Guesses, LogPace, TooManyGuesses};
+use self::guesses::{Guesses, TooManyGuesses};
 pub use self::usage::{MAX_WAIT, Throttled, UserUsage};
 use crate::config::users::UsersConfig;
 use crate::logging::escaped;
+use crate::logging::throttle::Throttle;
 use crate::metrics::{ByProtocol, Counter};
 use crate::net::protocol::WireProtocol;
 use crate::policy::users::{User, Users};
 
 /// Longest part of the name in a failed login that is logged, in characters.
 const LOGGED_NAME_CHARS: usize = 64;
+
+/// Shortest time between two lines of the log about failed logins.
+const LOG_PAUSE: Duration = Duration::from_secs(1);
 
 /// The users that are in effect, and what is known of those who log in.
 #[derive(Debug)]
@@ -35,7 +39,7 @@ pub struct Logins {
     guesses: Guesses,
     /// Failed logins.
     pub failures: ByProtocol<Counter>,
-    log_pace: LogPace,
+    log_throttle: Throttle,
 }
 
 /// The users at one moment.
@@ -143,7 +147,7 @@ impl Logins {
             version: AtomicU64::new(0),
             guesses: Guesses::default(),
             failures: ByProtocol::default(),
-            log_pace: LogPace::default(),
+            log_throttle: Throttle::every(LOG_PAUSE),
         }
     }
 
@@ -229,7 +233,7 @@ impl Logins {
 
     fn note_failure(&self, address: SocketAddr, protocol: WireProtocol, name: &[u8]) {
         self.failures.of(protocol).add_one();
-        let Some(left_out) = self.log_pace.admit(Instant::now()) else { return };
+        let Some(left_out) = self.log_throttle.admit(Instant::now()) else { return };
         let name = String::from_utf8_lossy(&name[..name.len().min(4 * LOGGED_NAME_CHARS)]);
         let name: String = name.chars().take(LOGGED_NAME_CHARS).collect();
         let protocol = match protocol {

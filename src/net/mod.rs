@@ -11,10 +11,26 @@ pub mod proxy_protocol;
 pub mod tls;
 
 use std::io;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use rustix::event::{PollFd, Timespec};
 use rustix::io::Errno;
+
+/// Number of bits of an IPv6 address that are one client's network: a customer has at least so much (RFC 6177), and
+/// chooses the others at will.
+const IPV6_NETWORK_BITS: u32 = 64;
+
+/// Returns the part of an address that counts as one client's.
+pub(crate) fn client_network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(ip) => {
+            let host_bits = u128::BITS - IPV6_NETWORK_BITS;
+            Ipv6Addr::from_bits(ip.to_bits() >> host_bits << host_bits).into()
+        }
+        ip => ip,
+    }
+}
 
 /// Waits until one of `polled` is ready, for `timeout` at most. A signal may end the wait early.
 pub(crate) fn poll(polled: &mut [PollFd], timeout: Duration) -> io::Result<()> {

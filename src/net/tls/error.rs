@@ -1,8 +1,11 @@
 //! What goes wrong in TLS, in words that say what to do.
 
 use std::io;
+use std::time::{Duration, UNIX_EPOCH};
 
 use rustls::{AlertDescription, CertificateError};
+
+use super::expiry;
 
 /// Error of a TLS handshake, or of a TLS connection.
 #[derive(Debug, thiserror::Error)]
@@ -129,11 +132,7 @@ fn shown(names: &[String]) -> String {
 }
 
 fn date(seconds: u64) -> String {
-    // Later years than that have five digits, which the format has no room for.
-    const LAST_SECOND: u64 = 253_402_300_799;
-    let time = std::time::SystemTime::UNIX_EPOCH
-        + std::time::Duration::from_secs(seconds.min(LAST_SECOND));
-    humantime::format_rfc3339_seconds(time).to_string()
+    expiry::shown(UNIX_EPOCH + Duration::from_secs(seconds.min(expiry::LAST_SECOND)))
 }
 
 /// What an alert of the other end means for us (RFC 8446, section 6.2).

@@ -80,6 +80,9 @@ impl Validity {
     }
 }
 
+/// The last second that can be shown, in seconds since 1970: later years have five digits. Certificates name none.
+pub const LAST_SECOND: u64 = 253_402_300_799;
+
 /// Returns a time as the log and the status page show it.
 pub fn shown(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()

@@ -22,8 +22,6 @@ const LOGIN_TIME: Duration = Duration::from_secs(60);
 const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the \
     default user. Are you sure your configuration is correct?";
 
-const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
-
 /// Reply of Redis to HELLO of a client that has to log in.
 const HELLO_FIRST: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO \
     <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at \
@@ -237,7 +235,9 @@ impl Session<'_> {
                 self.follow_login();
                 Ok(self.check_subscriptions()?)
             }
-            Err(LoginError::Wrong) => Err(refused(WRONG_PASSWORD.to_owned(), Refusal::NotLoggedIn)),
+            Err(error @ LoginError::Wrong) => {
+                Err(refused(format!("WRONGPASS {error}"), Refusal::NotLoggedIn))
+            }
             Err(error) => Err(refused(format!("ERR {error}"), Refusal::Throttled)),
         }
     }
