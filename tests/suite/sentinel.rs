@@ -10,7 +10,7 @@ use crate::support::redis::{RedisServer, replica_of};
 use crate::support::resp::RespClient;
 use crate::support::sentinel::{NAME, Sentinel};
 use crate::support::verify::{Crowd, Habits, KINDS};
-use crate::support::{seed, wait_until};
+use crate::support::{seed, wait_until, wait_up_to};
 
 /// Longest time that a read may take on a quiet machine, in the rounds of `FAILOVERS`. One that finds its server dead,
 /// frozen or demoted is sent elsewhere by then.
@@ -141,7 +141,8 @@ fn start_sentinels(primary: &RedisServer, servers: usize) -> Vec<Sentinel> {
 
 fn start_sentinels_with(primary: &RedisServer, servers: usize, lines: &str) -> Vec<Sentinel> {
     let sentinels: Vec<_> = (0..3).map(|_| Sentinel::start_with(primary, 2, lines)).collect();
-    wait_until("the Sentinels know all", || {
+    // A Sentinel that asks a replica too early asks again after ten seconds.
+    wait_up_to(Duration::from_secs(30), "the Sentinels know all", || {
         sentinels.iter().all(|sentinel| {
             let is_good = |replica: &std::collections::HashMap<String, String>| {
                 replica["flags"] == "slave" && replica["master-link-status"] == "ok"

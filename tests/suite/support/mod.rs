@@ -29,7 +29,12 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 /// Waits until `condition` holds; panics with `what` when it does not within ten seconds of a quiet
 /// computer. On a busy one, where the sleep between two looks and the look itself take longer than they
 /// should, that is up to a minute.
-pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
+    wait_up_to(Duration::from_secs(10), what, condition);
+}
+
+/// Waits like [`wait_until`], for `limit` of a quiet computer's time.
+pub fn wait_up_to(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let began = Instant::now();
     let mut waited = Duration::ZERO;
     loop {
@@ -38,8 +43,7 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
             return;
         }
         waited += look_began.elapsed().min(LOOK_INTERVAL * 4) + LOOK_INTERVAL;
-        let is_over =
-            waited >= Duration::from_secs(10) || began.elapsed() >= Duration::from_secs(60);
+        let is_over = waited >= limit || began.elapsed() >= limit * 6;
         assert!(!is_over, "waited {:.1?} in vain: {what}", began.elapsed());
         std::thread::sleep(LOOK_INTERVAL);
     }
