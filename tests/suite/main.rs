@@ -7,6 +7,7 @@ mod admin;
 mod backend_tls;
 mod balancing;
 mod browser;
+mod cache_shown;
 mod chaos;
 mod check;
 mod clients;
