@@ -16,7 +16,7 @@ fn cache(lb: &Balancer) -> Value {
 }
 
 fn info(lb: &Balancer, sections: &str) -> String {
-    RespClient::connect(lb.port()).call(&format!("INFO {sections}"))
+    RespClient::connect(lb.port()).call(format!("INFO {sections}").trim_end())
 }
 
 #[test]
