@@ -8,6 +8,7 @@ mod backend_tls;
 mod balancing;
 mod browser;
 mod cache_forms;
+mod cache_shown;
 mod chaos;
 mod check;
 mod clients;
