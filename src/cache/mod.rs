@@ -20,6 +20,8 @@ mod entry;
 mod fill;
 pub mod hot_keys;
 mod position;
+#[cfg(test)]
+mod position_tests;
 mod store;
 mod tracker;
 mod tracker_thread;
