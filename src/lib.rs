@@ -3,12 +3,13 @@
 //! The rooms, from the top to the bottom; each imports only from those below it: [`server`] accepts
 //! clients and gives each a thread; [`control`] lets an operator change what runs; `session` talks to one client in its protocol; [`observe`] shows what
 //! happens; [`discovery`] says which backends there are; [`balance`] chooses the backend of each read and
-//! retries elsewhere; [`health`] knows which backends may be read from; [`backend`] is one Redis server and the
+//! retries elsewhere; [`cache`] answers hot reads without a backend; [`health`] knows which backends may be read from; [`backend`] is one Redis server and the
 //! connections to it; [`login`] knows who clients are; [`policy`] says which commands may pass. [`doctor`] is `lb check`, [`load`] is `seed`.
 //! `docs/ARCHITECTURE.md` is the map.
 
 pub mod backend;
 pub mod balance;
+pub mod cache;
 pub mod config;
 pub mod control;
 pub mod discovery;

@@ -33,6 +33,7 @@ use crate::logging::access_log::AccessLog;
 use crate::login::Logins;
 use crate::memory::{self, MemoryBudget};
 use crate::metrics::Metrics;
+use crate::metrics::cache::CacheSummary;
 use crate::policy::scripts::Scripts;
 use crate::policy::{self, Allowed, Policy, Shape};
 use crate::resp::Command;
@@ -374,6 +375,17 @@ impl Balancer {
         let here = &self.metrics.answered_here;
         let answered_here = here.http.get() + here.resp.get();
         Reading { answered_here, backends: backends.iter().map(reading).collect() }
+    }
+
+    /// What the near cache holds, with at most `hottest` of its hottest keys; `None` without a cache.
+    pub fn cache_summary(&self, _hottest: usize) -> Option<CacheSummary> {
+        let max_bytes = self.config().cache_bytes;
+        (max_bytes > 0).then(|| CacheSummary { max_bytes, ..CacheSummary::default() })
+    }
+
+    /// Reason why a backend is read without the near cache; `None` if it is not, or without a cache.
+    pub fn cache_refusal(&self, _backend: BackendId) -> Option<String> {
+        None
     }
 
     /// The last changes of backends' states, at most `max`, the newest first.

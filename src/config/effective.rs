@@ -186,9 +186,11 @@ impl<'a> Given<'a> {
 fn meaning(matches: &ArgMatches, id: &str) -> Option<String> {
     let time = matches.try_get_one::<Duration>(id).ok().flatten();
     let size = || matches.try_get_one::<usize>(id).ok().flatten();
+    let long_size = || matches.try_get_one::<u64>(id).ok().flatten();
     let password = || matches.try_get_one::<PasswordDigest>(id).ok().flatten();
     time.map(|time| format!("{time:?}"))
         .or_else(|| size().map(usize::to_string))
+        .or_else(|| long_size().map(u64::to_string))
         .or_else(|| password().map(|digest| digest.text().to_owned()))
 }
 

@@ -2,13 +2,10 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bytesize::ByteSize;
-use clap::builder::TypedValueParser;
-use clap::builder::{BoolishValueParser, PossibleValuesParser, RangedU64ValueParser};
+use clap::builder::{BoolishValueParser, RangedU64ValueParser};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use log::LevelFilter;
@@ -20,20 +17,15 @@ use super::control::{CtlArgs, SocketOwner, control_path};
 use super::rewrite::Rewrite;
 use super::tls::TlsFlags;
 use super::users::PasswordDigest;
+use super::values::{
+    backlog_size, cache_silence, cache_size, keepalive, key_glob, lag_size, log_level, memory_size,
+    nameserver, time, timeout,
+};
 use crate::logging::Format;
-use crate::memory;
-
-/// Longest time that a flag may have.
-const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Port of a nameserver, as in RFC 1035.
-pub const NAMESERVER_PORT: u16 = 53;
+use crate::policy::users::KeyGlob;
 
 /// Most nameservers, as in `/etc/resolv.conf` (`MAXNS` of glibc).
 pub const MAX_NAMESERVERS: usize = 3;
-
-/// Longest silence before the kernel probes a connection. Linux takes 32,767 s at most.
-const MAX_KEEPALIVE: Duration = Duration::from_secs(9 * 60 * 60);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -93,6 +85,7 @@ const USERS: &str = "Users";
 const BACKENDS: &str = "Backends";
 const CHECKS: &str = "Health checks";
 const BALANCING: &str = "Balancing";
+const CACHE: &str = "Cache";
 const END: &str = "The end";
 const WATCHING: &str = "Watching";
 const CONTROL: &str = "Control at run time";
@@ -327,6 +320,23 @@ pub struct Flags {
     #[arg(long, env = "LB_ALLOW_SCRIPTS", value_parser = BoolishValueParser::new())]
     pub allow_scripts: bool,
 
+    /// Most memory for the near cache, such as 64MiB, which keeps replies that are asked for again and again; 0B turns
+    /// it off
+    #[arg(help_heading = CACHE)]
+    #[arg(long = "cache", env = "LB_CACHE", value_name = "SIZE", default_value = "0B", value_parser = cache_size)]
+    pub cache_bytes: u64,
+
+    /// How long what was read of a backend counts while that says nothing: the most by which the near cache may be late
+    #[arg(help_heading = CACHE)]
+    #[arg(long, env = "LB_CACHE_MAX_SILENCE", value_name = "TIME", default_value = "1s", value_parser = cache_silence)]
+    pub cache_max_silence: Duration,
+
+    /// Keeps no key in the near cache that matches this pattern, as Redis' KEYS understands it; repeat it for each, or
+    /// separate them by commas
+    #[arg(help_heading = CACHE)]
+    #[arg(long = "no-cache", env = "LB_NO_CACHE", value_name = "KEYPATTERN", value_delimiter = ',', value_parser = key_glob())]
+    pub no_cache: Vec<KeyGlob>,
+
     /// How long after SIGINT or SIGTERM clients are still accepted while /-/ready answers 503, so that a
     /// load balancer in front can notice
     #[arg(help_heading = END)]
@@ -424,72 +434,5 @@ impl Flags {
         args.max_lag = check.max_lag.unwrap_or(args.max_lag);
         args.max_lag_bytes = check.max_lag_bytes.unwrap_or(args.max_lag_bytes);
         Ok(args)
-    }
-}
-
-/// Parses the address of a nameserver.
-fn nameserver(text: &str) -> Result<SocketAddr, String> {
-    let ip = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    let with_usual_port = ip.parse().map(|ip| SocketAddr::new(ip, NAMESERVER_PORT));
-    let address = with_usual_port.or_else(|_| text.parse());
-    address
-        .map_err(|_| "write an address, such as 10.0.0.53, 10.0.0.53:5353 or [::1]:53".to_owned())
-}
-
-/// Parses a level of the log.
-fn log_level() -> impl TypedValueParser<Value = LevelFilter> {
-    let levels = PossibleValuesParser::new(["error", "warn", "info", "debug"]);
-    levels.try_map(|level| level.parse::<LevelFilter>())
-}
-
-/// Parses a time, which may be zero.
-fn time(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(time) if time <= MAX_TIMEOUT => Ok(time),
-        Ok(_) => Err("at most 24h".to_owned()),
-        Err(_) => Err("write a number with its unit, such as 500ms, 30s or 5m".to_owned()),
-    }
-}
-
-/// Parses a time that a socket takes for a timeout.
-fn timeout(text: &str) -> Result<Duration, String> {
-    match time(text)? {
-        short if short < Duration::from_millis(1) => Err("at least 1ms".to_owned()),
-        time => Ok(time),
-    }
-}
-
-/// Parses the budget of memory for all clients.
-fn memory_size(text: &str) -> Result<usize, String> {
-    size_within(text, memory::MIN_BYTES..=1 << 46)
-}
-
-/// Parses the number of bytes that are read of one client while it takes no replies.
-fn backlog_size(text: &str) -> Result<usize, String> {
-    size_within(text, 64 * 1024..=1 << 30)
-}
-
-/// Parses the number of bytes that a replica may lack.
-fn lag_size(text: &str) -> Result<u64, String> {
-    size_within(text, 0..=1 << 46).map(|bytes| bytes as u64)
-}
-
-fn size_within(text: &str, range: RangeInclusive<u64>) -> Result<usize, String> {
-    let size = text.parse::<ByteSize>();
-    let bytes = size.map_err(|_| "write a number with its unit, such as 64MiB or 2GiB")?.as_u64();
-    let shown = |bytes: &u64| ByteSize::b(*bytes).display().iec().to_string();
-    match usize::try_from(bytes) {
-        Ok(fitting) if range.contains(&bytes) => Ok(fitting),
-        _ => Err(format!("between {} and {}", shown(range.start()), shown(range.end()))),
-    }
-}
-
-/// Parses a time that the kernel takes for its probes of a connection, which are off if it is zero.
-fn keepalive(text: &str) -> Result<Duration, String> {
-    match time(text)? {
-        time if time.is_zero() || (Duration::from_secs(1)..=MAX_KEEPALIVE).contains(&time) => {
-            Ok(time)
-        }
-        _ => Err("1s to 9h, or 0s".to_owned()),
     }
 }

@@ -17,6 +17,7 @@ pub mod source;
 mod text_file;
 mod tls;
 pub mod users;
+mod values;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -39,11 +40,12 @@ pub use self::file::FileErrors;
 use self::file_backends::BackendOrigin;
 use self::file_users::FileUser;
 use self::flags::Command;
-pub use self::flags::{Flags, MAX_NAMESERVERS, NAMESERVER_PORT};
+pub use self::flags::{Flags, MAX_NAMESERVERS};
 use self::keys::{BACKEND, Keys, REQUIRE_PASSWORD};
 pub use self::live::LiveConfig;
 use self::source::{BackendEntry, SourceConfig};
 use self::users::{UserSources, UsersConfig};
+pub use self::values::NAMESERVER_PORT;
 use crate::http;
 use crate::net::backend_stream::BackendTls;
 use crate::net::tls::TlsError;
@@ -55,6 +57,9 @@ const CTL: &str = "ctl";
 
 /// The key of the log's level.
 const LOG_LEVEL: &str = "log-level";
+
+/// Most patterns of keys that the near cache does not keep: each is tried for a key before that is kept.
+const MAX_CACHE_PATTERNS: usize = 64;
 
 /// Warning about a password that was typed.
 const VISIBLE_PASSWORD: &str = "--require-password shows the password to all users of this machine: write it to a \
@@ -307,6 +312,9 @@ impl Config {
         flags.tls.check()?;
         if flags.resolvers.len() > MAX_NAMESERVERS {
             return Err(format!("--resolver: at most {MAX_NAMESERVERS}"));
+        }
+        if flags.no_cache.len() > MAX_CACHE_PATTERNS {
+            return Err(format!("--no-cache: at most {MAX_CACHE_PATTERNS} patterns"));
         }
         let (task, ctl) = match flags.command.take() {
             None => (Task::Serve, None),

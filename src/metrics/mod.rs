@@ -1,5 +1,6 @@
 //! Counters of clients, requests, refusals and failures, and histograms of how long backends took.
 
+pub mod cache;
 mod histogram;
 pub mod tls;
 
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use self::cache::CacheMetrics;
 pub use self::histogram::{Histogram, Times};
 use self::tls::TlsMetrics;
 use crate::net::protocol::WireProtocol;
@@ -158,6 +160,8 @@ pub struct BackendMetrics {
     pub retries: Counter,
     /// Error replies to Redis clients.
     pub error_replies: Counter,
+    /// Reads that the near cache answered with what it keeps of this backend. They count as answered, too.
+    pub cache_hits: Counter,
 }
 
 /// Metrics of all clients together, without those of backends.
@@ -187,6 +191,8 @@ pub struct Metrics {
     pub http_keys: Counter,
     /// HTTP requests for listings.
     pub http_listings: Counter,
+    /// The near cache.
+    pub cache: CacheMetrics,
     refused: ByProtocol<[Counter; Refusal::ALL.len()]>,
 }
 

@@ -67,6 +67,11 @@ impl KeySpec {
         Self { needs, begin: Begin::Index(first), find: Find::Range { last, step, limit: 0 } }
     }
 
+    /// Whether these are the keys from argument 1 to the last one, or, without `to_the_last`, that at argument 1 alone.
+    pub fn is_range_from_1(&self, to_the_last: bool) -> bool {
+        *self == Self::range(self.needs, 1, if to_the_last { -1 } else { 1 }, 1)
+    }
+
     /// Reads one specification of `COMMAND`.
     pub fn read(value: &Value) -> Listed {
         let flags: Vec<&[u8]> = match field(value, b"flags") {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::access::Access;
+use super::cacheable::Cacheable;
 use super::command_rule::{Action, CommandRule, Rules};
 use super::rules;
 use super::shape::Shape;
@@ -54,6 +55,7 @@ impl Merge {
             shape: Shape {
                 is_fast: infos.iter().all(|info| info.flags.fast),
                 first_key: infos.first()?.first_key,
+                cacheable: Cacheable::find(path, infos),
             },
             action: self.action(path, infos),
             subcommands: self.rules(&format!("{path} "), &maps),

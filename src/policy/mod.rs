@@ -3,6 +3,7 @@
 //! [`Policy`] decides by what the backends' `COMMAND` says of each command, and by the exceptions in `rules.rs`.
 
 mod access;
+pub mod cacheable;
 mod categories;
 mod command_rule;
 mod gate;
@@ -107,8 +108,13 @@ impl Policy {
         (gate::for_user(self, user, command, verdict(command, found)), shape)
     }
 
+    /// Whether any backend knows a time to live for the fields of a hash.
+    pub fn has_field_ttl(&self) -> bool {
+        look_up(&self.commands, b"hpttl").is_some()
+    }
+
     /// How a command works, as far as the backends say.
-    pub(crate) fn shape(&self, command: &Command) -> Shape {
+    pub fn shape(&self, command: &Command) -> Shape {
         self.find(command).map_or(Shape::default(), |rule| rule.shape)
     }
 

@@ -1,5 +1,6 @@
 //! How a command works, as far as that decides how it is sent.
 
+use super::cacheable::{Cacheable, CachedCommand};
 use crate::resp::Command;
 
 /// Commands that run a script or a function which only reads.
@@ -12,9 +13,16 @@ pub struct Shape {
     pub is_fast: bool,
     /// The number of the argument that is its first key; 0 if that depends.
     pub(super) first_key: u8,
+    /// Whether its replies may be kept, if its arguments permit it.
+    pub(super) cacheable: Option<Cacheable>,
 }
 
 impl Shape {
+    /// What the near cache may keep of this command; `None` if nothing.
+    pub fn cached(self, command: &Command) -> Option<CachedCommand> {
+        self.cacheable?.cached(command)
+    }
+
     /// The number of the argument that tells a command from others of its name: its first key, or
     /// the script that it runs.
     pub(crate) fn key_arg(self, command: &Command) -> usize {

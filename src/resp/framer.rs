@@ -148,7 +148,7 @@ fn whole_bulk(bytes: &[u8]) -> Option<usize> {
 }
 
 /// Whether this is a null, a boolean, a double or a big number.
-fn is_scalar(kind: u8, text: &[u8]) -> bool {
+pub(super) fn is_scalar(kind: u8, text: &[u8]) -> bool {
     match kind {
         b'_' => text.is_empty(),
         b'#' => matches!(text, b"t" | b"f"),

@@ -1,7 +1,7 @@
 //! The Redis protocol (RESP2 and RESP3) as bytes and frames, without sockets.
 //!
 //! [`CommandParser`] finds a client's commands. [`Framer`] finds the end of a reply without decoding
-//! it; the functions of [`reply`] read one (RESP2) piece by piece. None of them holds a reply as a
+//! it; the functions of [`reply`] read one (RESP2) piece by piece; [`to_resp2()`] makes RESP2 of RESP3. None of them holds a reply as a
 //! tree of values, or allocates by a length that came over the wire. [`mod@write`] writes our own
 //! replies, and [`command()`] builds our own commands.
 
@@ -11,12 +11,14 @@ mod command;
 mod framer;
 mod parser;
 pub mod reply;
+mod to_resp2;
 pub mod value_type;
 pub mod write;
 
 pub use command::{Command, CommandBuilder, ProtocolError, command};
 pub use framer::Framer;
 pub use parser::CommandParser;
+pub use to_resp2::{Resp2Form, to_resp2};
 
 /// Longest line of a reply: a status, an error, an integer or a length.
 const MAX_LINE_BYTES: usize = 64 * 1024;

@@ -15,7 +15,16 @@ use crate::observe::certificates;
 use crate::sync::lock;
 
 /// Keys that are read once, at the start.
-const FIXED_KEYS: [&str; 5] = ["listen", "admin-listen", "log-format", "control", "control-owner"];
+const FIXED_KEYS: [&str; 8] = [
+    "listen",
+    "admin-listen",
+    "log-format",
+    "control",
+    "control-owner",
+    "cache",
+    "cache-max-silence",
+    "no-cache",
+];
 
 /// Reads the configuration file again and takes it over as a whole, or leaves everything as it is. Returns what it has
 /// done, in lines for people, or why it has not. Both are logged, and shown on the status page.

@@ -3,6 +3,61 @@
 /// Limit of stars in a pattern beyond which Redis lets it match nothing. (It needs the limit for its stack.)
 const MAX_STARS: usize = 1000;
 
+/// Longest pattern: no key that anybody types a pattern for is longer.
+const MAX_BYTES: usize = 1024;
+
+/// A pattern of keys on its own, outside the rules of a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyGlob(Box<[u8]>);
+
+/// Error in a pattern of keys. Redis takes such a pattern, and reads it otherwise than its author.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum KeyGlobError {
+    /// It has no bytes, and no key is empty.
+    #[error("a pattern of keys can't be empty")]
+    Empty,
+    /// It has too many bytes.
+    #[error("a pattern of keys has at most {MAX_BYTES} bytes")]
+    TooLong,
+    /// A class of characters has no end.
+    #[error("a [ without ] in a pattern of keys; write \\[ for the character itself")]
+    UnclosedClass,
+    /// Nothing comes after the last backslash.
+    #[error(
+        "nothing comes after the last \\ of this pattern of keys; write \\\\ for the character itself"
+    )]
+    LoneBackslash,
+}
+
+impl KeyGlob {
+    /// Takes a pattern, which may be any bytes.
+    ///
+    /// # Errors
+    /// It is empty, too long, or breaks off.
+    pub fn parse(pattern: &[u8]) -> Result<Self, KeyGlobError> {
+        match pattern.len() {
+            0 => return Err(KeyGlobError::Empty),
+            1..=MAX_BYTES => {}
+            _ => return Err(KeyGlobError::TooLong),
+        }
+        let mut rest = pattern;
+        while let [byte, after @ ..] = rest {
+            rest = match (byte, after) {
+                (b'\\', []) => return Err(KeyGlobError::LoneBackslash),
+                (b'\\', [_, after @ ..]) => after,
+                (b'[', _) => after_class(after).ok_or(KeyGlobError::UnclosedClass)?,
+                _ => after,
+            };
+        }
+        Ok(Self(pattern.into()))
+    }
+
+    /// Returns whether it matches this key.
+    pub fn matches(&self, key: &[u8]) -> bool {
+        matches(&self.0, key)
+    }
+}
+
 /// Whether a pattern matches a text as `stringmatchlen` of Redis says, with its peculiarities: `*` does not match
 /// the empty text, and a class that is not closed ends with the pattern.
 ///
@@ -56,6 +111,19 @@ fn match_byte(pattern: &[u8], byte: u8) -> (bool, &[u8]) {
         [b'[', rest @ ..] => match_class(rest, byte),
         [b'\\', literal, rest @ ..] | [literal, rest @ ..] => (*literal == byte, rest),
         [] => (false, pattern),
+    }
+}
+
+/// Returns what follows the end of a class, if it has one.
+fn after_class(class: &[u8]) -> Option<&[u8]> {
+    let mut class = class;
+    loop {
+        class = match class {
+            [b'\\', _, rest @ ..] => rest,
+            [b']', rest @ ..] => return Some(rest),
+            [_, b'-', _, rest @ ..] | [_, rest @ ..] => rest,
+            [] => return None,
+        };
     }
 }
 
@@ -146,5 +214,37 @@ mod tests {
         assert!(!matches(["*a".repeat(900).as_bytes(), b"b"].concat().as_slice(), &text));
         assert!(matches("*a".repeat(900).as_bytes(), &text));
         assert!(!matches("*a".repeat(1001).as_bytes(), &text));
+    }
+
+    #[test]
+    fn a_pattern_that_breaks_off_is_refused() {
+        let long = "a".repeat(MAX_BYTES);
+        let longer = "a".repeat(MAX_BYTES + 1);
+        for (pattern, expected) in [
+            ("session:*", Ok(())),
+            ("a[bc]d", Ok(())),
+            ("a[^\\]]d", Ok(())),
+            ("a]", Ok(())),
+            ("a\\[", Ok(())),
+            ("a\\\\", Ok(())),
+            (&long, Ok(())),
+            ("", Err(KeyGlobError::Empty)),
+            (&longer, Err(KeyGlobError::TooLong)),
+            ("a[bc", Err(KeyGlobError::UnclosedClass)),
+            ("a[bc\\]", Err(KeyGlobError::UnclosedClass)),
+            ("a[b-]", Err(KeyGlobError::UnclosedClass)),
+            ("a[b-]]c", Ok(())),
+            ("a\\", Err(KeyGlobError::LoneBackslash)),
+        ] {
+            let parsed = KeyGlob::parse(pattern.as_bytes());
+            assert_eq!(parsed.as_ref().map(|_| ()).map_err(|why| *why), expected, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_on_its_own_matches_bytes_that_are_no_text() {
+        let glob = KeyGlob::parse(b"a\xff[\x00-\x02]*").expect("a pattern");
+        assert!(glob.matches(b"a\xff\x01b"));
+        assert!(!glob.matches(b"a\xff\x03b"));
     }
 }

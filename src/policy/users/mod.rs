@@ -21,6 +21,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 pub use self::error::UsersError;
 use self::error::shown;
+pub use self::glob::{KeyGlob, KeyGlobError};
 use self::passwords::Passwords;
 pub(super) use self::selector::Missing;
 use self::selector::Selector;

@@ -1,0 +1,3 @@
+//! The near cache: what is kept so that hot reads need no backend.
+
+pub mod hot_keys;
