@@ -21,6 +21,13 @@ pub struct CachedCommand {
     pub form: Resp2Form,
 }
 
+impl CachedCommand {
+    /// Its name, as it is sent.
+    pub fn name(self) -> &'static str {
+        rows().nth(usize::from(self.number)).map_or("", |(name, _)| name)
+    }
+}
+
 /// How the reply to a command is made of what is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CachedKind {

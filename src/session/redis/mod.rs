@@ -9,6 +9,7 @@ mod in_flight;
 mod local_commands;
 mod login;
 mod names;
+mod near_cache;
 mod replies;
 mod reply_writer;
 mod scan;
