@@ -10,6 +10,7 @@ mod browser;
 mod cache;
 mod cache_faults;
 mod cache_http;
+mod cache_shown;
 mod cache_writes;
 mod chaos;
 mod check;

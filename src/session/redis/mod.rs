@@ -6,6 +6,7 @@ mod client;
 mod exec;
 mod forward;
 mod in_flight;
+mod info;
 mod local_commands;
 mod login;
 mod names;
