@@ -170,7 +170,7 @@ fn a_session_sees_nothing_older_than_what_it_has_seen_by_another_connection() {
     let [mut client, mut other] = [(); 2].map(|()| RespClient::connect(lb.port()));
     server.command(&["SET", "key", "0"]);
     let mut others_saw_old = 0;
-    for round in 1..=10 {
+    for round in 1..=40 {
         let (old, new) = ((round - 1).to_string(), round.to_string());
         let [old, new] = [old, new].map(|text| format!("${}\r\n{text}\r\n", text.len()));
         for client in [&mut client, &mut other] {

@@ -36,8 +36,10 @@ const START_TIME: Duration = Duration::from_secs(30);
 /// The run ends early after this many failures.
 const MAX_FAILURES: u64 = 1000;
 
-/// Half of all reads and writes are of so many keys.
+/// Most reads and half of all writes are of so many keys.
 const HOT_KEYS: usize = 64;
+const READS_PER_COLD_ONE: usize = 8;
+const WRITES_PER_COLD_ONE: usize = 2;
 
 /// One of this many clients speaks HTTP.
 const CLIENTS_PER_HTTP: usize = 4;
@@ -51,8 +53,9 @@ impl Drop for EndOnDrop<'_> {
     }
 }
 
-fn choose_key(random: &mut Random, keys: usize) -> usize {
-    let among = if random.below(2) == 0 { HOT_KEYS } else { keys };
+/// One of all keys, or, but for one of so many cases, one of the hot ones.
+fn choose_key(random: &mut Random, keys: usize, per_cold_one: usize) -> usize {
+    let among = if random.below(per_cold_one) == 0 { keys } else { HOT_KEYS };
     random.below(among)
 }
 

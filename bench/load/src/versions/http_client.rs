@@ -10,7 +10,7 @@ use super::check::{Checker, Failure, Reply, Seen, Source};
 use super::history::Content;
 use super::keys::{self, VERSIONED};
 use super::writer::wall_ms;
-use super::{choose_key, repeat, seen};
+use super::{READS_PER_COLD_ONE, choose_key, repeat, seen};
 use crate::soak::Random;
 use crate::wire;
 
@@ -65,7 +65,7 @@ impl Client<'_> {
     }
 
     fn read(&mut self, stream: &mut BufReader<TcpStream>) -> io::Result<()> {
-        let key = choose_key(&mut self.random, VERSIONED);
+        let key = choose_key(&mut self.random, VERSIONED, READS_PER_COLD_ONE);
         let field = if keys::is_hash(key) && self.random.below(4) == 0 { "?field=a" } else { "" };
         let path = keys::name(key) + field;
         let known = self.etags.get(&path).filter(|_| self.random.below(2) == 0).cloned();

@@ -9,7 +9,7 @@ use super::check::{Checker, Failure, Reply, Seen, Source};
 use super::history::Content;
 use super::keys::{self, KEYS, SWAPPED_DATABASE, VERSIONED};
 use super::writer::wall_ms;
-use super::{choose_key, repeat, seen};
+use super::{READS_PER_COLD_ONE, choose_key, repeat, seen};
 use crate::soak::Random;
 use crate::wire;
 
@@ -19,7 +19,7 @@ const SESSIONS_PER_SWAPPED: usize = 10;
 
 /// Most groups of reads between two questions for the server's number, and most reads of a group.
 const MAX_GROUPS: usize = 4;
-const MAX_PIPELINE: usize = 48;
+const MAX_PIPELINE: usize = 32;
 const MAX_IN_MULTI: usize = 6;
 const MAX_ONE_BY_ONE: usize = 6;
 
@@ -163,14 +163,15 @@ impl Client<'_> {
             return Read { keys: Vec::new(), bytes: keys::read(&name, number % 2 == 1, form) };
         }
         if random.below(READS_PER_MGET) == 0 {
-            let keys: Vec<usize> =
-                (0..2 + form % 4).map(|_| choose_key(random, VERSIONED) & !1).collect();
+            let keys: Vec<usize> = (0..2 + form % 4)
+                .map(|_| choose_key(random, VERSIONED, READS_PER_COLD_ONE) & !1)
+                .collect();
             let names: Vec<String> = keys.iter().map(|&key| keys::name(key)).collect();
             let words: Vec<&str> =
                 std::iter::once("MGET").chain(names.iter().map(String::as_str)).collect();
             return Read { keys, bytes: wire::command(&words) };
         }
-        let key = choose_key(random, VERSIONED);
+        let key = choose_key(random, VERSIONED, READS_PER_COLD_ONE);
         Read { keys: vec![key], bytes: keys::read(&keys::name(key), keys::is_hash(key), form) }
     }
 

@@ -98,7 +98,7 @@ impl<'a> Writer<'a> {
                 swapped = Instant::now();
                 way = Way::Swap;
             }
-            let key = super::choose_key(&mut self.random, KEYS);
+            let key = super::choose_key(&mut self.random, KEYS, super::WRITES_PER_COLD_ONE);
             self.write(way, key)?;
             thread::sleep(PAUSE);
         }
