@@ -271,11 +271,18 @@ impl Cache {
         self.look_up(tracker, &page_name(tracker, request), since)
     }
 
-    /// Keeps the HTTP answer that was made of an entry. It counts as long as that does.
-    pub fn keep_page(&self, tracker: &Tracker, request: &[u8], made_of: &Entry, page: Page) {
+    /// Keeps the HTTP answer that was made of an entry, and returns its own. It counts as long as that does.
+    pub fn keep_page(
+        &self,
+        tracker: &Tracker,
+        request: &[u8],
+        made_of: &Entry,
+        page: Page,
+    ) -> Arc<Entry> {
         let Entry { stamp, asked_at, .. } = *made_of;
-        let entry = Entry { stamp, asked_at, content: Content::Page(page) };
-        self.store.insert(page_name(tracker, request).to_key(), Arc::new(entry));
+        let entry = Arc::new(Entry { stamp, asked_at, content: Content::Page(page) });
+        self.store.insert(page_name(tracker, request).to_key(), Arc::clone(&entry));
+        entry
     }
 
     /// Returns whether all of these entries count at this moment. If they were found one after the other before, there was

@@ -9,6 +9,7 @@ mod balancing;
 mod browser;
 mod cache;
 mod cache_faults;
+mod cache_forms;
 mod cache_http;
 mod cache_shown;
 mod cache_writes;

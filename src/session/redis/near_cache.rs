@@ -29,7 +29,10 @@ pub struct NearCache {
     /// Whether a command was handled in another way since the last reply from the cache. Then the session may know more
     /// than its tracker.
     has_read_elsewhere: bool,
+    /// Whether replies from the cache were given to the client that are not delivered yet.
     has_given: bool,
+    /// When such a command was noticed last. Nothing comes from a tracker that has not come so far.
+    since: Option<Instant>,
     /// Hits that are not counted yet, and the length of their replies.
     hits: u64,
     hit_bytes: u64,
@@ -81,7 +84,11 @@ impl Session<'_> {
         cached: CachedCommand,
     ) -> bool {
         let Some((backend, tracker)) = self.tracker(cache) else { return false };
-        let since = self.near_cache.has_read_elsewhere.then(Instant::now);
+        let near = &mut self.near_cache;
+        if std::mem::take(&mut near.has_read_elsewhere) {
+            near.since = Some(Instant::now());
+        }
+        let since = near.since;
         let lookup = Lookup { cache, tracker, since };
         match cached.kind {
             CachedKind::One => self.one(&lookup, &backend, command, shape, cached),
@@ -217,7 +224,6 @@ impl Session<'_> {
         let bytes = (self.writer.out.len() - before) as u64;
         self.writer.given.bytes += bytes;
         let near = &mut self.near_cache;
-        near.has_read_elsewhere = false;
         near.has_given = true;
         near.hits += 1;
         near.hit_bytes += bytes;
@@ -241,7 +247,6 @@ impl Session<'_> {
         self.writer.out.extend_from_slice(reply);
         let bytes = reply.len() as u64;
         self.writer.given.bytes += bytes;
-        self.near_cache.has_read_elsewhere = false;
         self.writer.complete(command.name(), Some((backend, time)), bytes, Outcome::Answered);
         true
     }
