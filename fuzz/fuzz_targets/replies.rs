@@ -2,7 +2,7 @@
 //! size of the pieces in which the other bytes arrive.
 //!
 //! All parsers must find the same end of a reply, the pieces must not change it, and the JSON made from
-//! a reply must be valid and have its content.
+//! a reply must be valid and have its content. What is made of it for RESP2 must be a reply.
 
 #![no_main]
 
@@ -14,7 +14,7 @@ use libfuzzer_sys::fuzz_target;
 use redis::Value;
 use redis_lb::render::json::{JsonWriter, RenderError, Survey, render, survey};
 use redis_lb::resp::value_type::ValueType;
-use redis_lb::resp::{Framer, reply};
+use redis_lb::resp::{Framer, Resp2Form, reply, to_resp2};
 use serde_json::{Value as Json, json};
 
 fuzz_target!(|data: &[u8]| {
@@ -28,6 +28,8 @@ fuzz_target!(|data: &[u8]| {
         let _ = reply::no_error(&bytes[..end]);
         let _ = reply::string(&bytes[..end]);
     }
+
+    check_resp2(bytes);
 
     let mut rest = bytes;
     let mut pieces = BufReader::with_capacity(size, bytes);
@@ -49,6 +51,20 @@ fuzz_target!(|data: &[u8]| {
         }
     }
 });
+
+fn check_resp2(bytes: &[u8]) {
+    use Resp2Form::{Frames, NullArrays, Pairs, Text};
+    for form in [Frames, NullArrays, Pairs, Text] {
+        let Some(resp2) = to_resp2(bytes, form) else { continue };
+        assert_eq!(
+            feed_pieces([bytes]),
+            Ok(Some(bytes.len())),
+            "more than one reply was converted"
+        );
+        assert_eq!(feed_pieces([&resp2[..]]), Ok(Some(resp2.len())));
+        assert!(b"+-:$*".contains(&resp2[0]));
+    }
+}
 
 /// Returns the end of the reply, `None` if it is incomplete, or an error.
 fn feed_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Option<usize>, String> {

@@ -12,7 +12,7 @@ pub(crate) mod large_values;
 mod links;
 mod mode_uses;
 mod pace;
-mod pipeline;
+pub(crate) mod pipeline;
 pub(crate) mod pool;
 pub(crate) mod reply_router;
 mod report;
@@ -108,6 +108,8 @@ pub struct Backend {
     pub(crate) pool: Arc<Pool<Mode, Connection>>,
     /// Connections that many clients send on, one for each mode.
     shared: Mutex<Vec<Arc<SharedConnection>>>,
+    /// How often all connections were closed.
+    times_closed: AtomicU64,
     /// Which modes have one of these.
     mode_uses: Mutex<ModeUses>,
     /// The certificate that its server has shown last, and when that is valid.
@@ -146,6 +148,7 @@ impl Backend {
             has_moved: AtomicBool::new(false),
             pool: Pool::new(max_connections),
             shared: Mutex::default(),
+            times_closed: AtomicU64::new(0),
             mode_uses: Mutex::default(),
             certificate: Mutex::default(),
             server: Mutex::default(),
@@ -294,10 +297,16 @@ impl Backend {
 
     /// Closes the idle connections now, and those in use when they are given back.
     pub fn close_all(&self) {
+        self.times_closed.fetch_add(1, Ordering::Release);
         self.pool.close_all();
         for shared in lock(&self.shared).drain(..) {
             shared.retire();
         }
+    }
+
+    /// Returns how often all connections were closed, because they may lead to another server.
+    pub fn times_closed(&self) -> u64 {
+        self.times_closed.load(Ordering::Acquire)
     }
 
     /// Returns whether the server of this connection knows the commands that the backend is known for:

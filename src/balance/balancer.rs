@@ -22,6 +22,7 @@ use super::slow::{Poison, Poisoned, ReadKey, ReadProfile, SlowLane};
 use super::supervisor::{BackendSupervisor, TableRow};
 use super::table::ConnectionTable;
 use crate::backend::{Backend, BackendId, Timeouts};
+use crate::cache::Cache;
 use crate::config::backend::BackendConfig;
 use crate::config::{Config, LiveConfig};
 use crate::health::checker::{CheckSettings, Peers};
@@ -76,6 +77,8 @@ pub struct Balancer {
     pub client_addresses: Arc<ClientAddresses>,
     /// Counters of what all clients have done.
     pub metrics: Arc<Metrics>,
+    /// Replies that are asked for again and again; `None` if it is off.
+    pub cache: Option<Arc<Cache>>,
     /// The users who may log in, and what is known of those who do.
     pub logins: Logins,
     /// The memory that clients make us hold.
@@ -136,6 +139,8 @@ impl Balancer {
         let refusals = RecentRefusals::new(Arc::clone(&table));
         let memory = MemoryBudget::new(max_memory(&config));
         let logins = Logins::new(&config.users);
+        let metrics: Arc<Metrics> = Arc::default();
+        let cache = Cache::new(&config, Arc::clone(&metrics));
         drop(config);
         Arc::new(Self {
             config: live,
@@ -155,7 +160,8 @@ impl Balancer {
             long_replies: LongReplies::default(),
             poison: Poison::default(),
             client_addresses: Arc::default(),
-            metrics: Arc::default(),
+            cache,
+            metrics,
             history,
             began: now,
             phase: AtomicU8::new(Phase::Serving as u8),
@@ -235,6 +241,9 @@ impl Balancer {
         self.table.remove(id, now);
         member.health.remove(now);
         member.close_all();
+        if let Some(cache) = &self.cache {
+            cache.forget(id);
+        }
     }
 
     /// Forgets the removed backends that no session uses any more.
@@ -378,14 +387,13 @@ impl Balancer {
     }
 
     /// What the near cache holds, with at most `hottest` of its hottest keys; `None` without a cache.
-    pub fn cache_summary(&self, _hottest: usize) -> Option<CacheSummary> {
-        let max_bytes = self.config().cache_bytes;
-        (max_bytes > 0).then(|| CacheSummary { max_bytes, ..CacheSummary::default() })
+    pub fn cache_summary(&self, hottest: usize) -> Option<CacheSummary> {
+        self.cache.as_ref().map(|cache| cache.summary(hottest))
     }
 
     /// Reason why a backend is read without the near cache; `None` if it is not, or without a cache.
-    pub fn cache_refusal(&self, _backend: BackendId) -> Option<String> {
-        None
+    pub fn cache_refusal(&self, backend: BackendId) -> Option<String> {
+        self.cache.as_ref()?.refusal(backend)
     }
 
     /// The last changes of backends' states, at most `max`, the newest first.

@@ -1,3 +1,386 @@
-//! The near cache: what is kept so that hot reads need no backend.
+//! The near cache (`--cache`): hot reads are answered by the thread that reads the command, without a backend.
+//!
+//! It is kept right by Redis' own invalidation messages, and it is never wrong by more than they take to arrive:
+//!
+//! - All that is kept was read on a *tracker's* connection ([`tracker`]), on which invalidations come in order with
+//!   replies. The time to live of a key is asked for with its value. An invalidation between the two discards the
+//!   value.
+//! - An entry belongs to one tracker, and so to one connection to one backend. When that ends, none of its entries
+//!   counts. Nor does any while the tracker has not been heard for `--cache-max-silence`, or its backend is not up.
+//! - An invalidation raises the counter of its key ([`versions`]), which each entry remembers. Nothing has to be found
+//!   and removed.
+//! - A client whose last reply came by another connection may know more than the tracker. It gets nothing from here
+//!   before the tracker has got an answer to something that was sent after that reply ([`Tracker::wait_for`]).
+//! - Only keys that are asked for again are read for the cache ([`admission`]), and reads that miss at the same time
+//!   are asked for once ([`fill`]). Whoever waits in vain goes the usual way, which fails over.
 
+mod admission;
+mod check;
+mod entry;
+mod fill;
 pub mod hot_keys;
+mod store;
+mod tracker;
+mod tracker_thread;
+mod versions;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use log::{info, warn};
+
+use self::admission::Admission;
+use self::entry::{Content, EntryRef};
+pub use self::entry::{Entry, Page};
+use self::fill::Fill;
+use self::hot_keys::HotKeys;
+use self::store::Store;
+pub use self::tracker::Tracker;
+use self::tracker::{Clock, What};
+use self::tracker_thread::End;
+use self::versions::Versions;
+use crate::backend::BackendId;
+use crate::config::Config;
+use crate::health::Member;
+use crate::metrics::Metrics;
+use crate::metrics::cache::{CacheMetrics, CacheSummary};
+use crate::policy::cacheable::CachedCommand;
+use crate::policy::users::KeyGlob;
+use crate::resp::command;
+use crate::sync::{Mutex, lock};
+
+/// How long a client waits for the tracker's connection at most. Then its read goes the usual way, so that a server that
+/// is silent costs no more time than without a cache.
+const MAX_WAIT: Duration = Duration::from_millis(50);
+
+/// Time after which a tracker that has ended is begun again.
+const RESTART_TIME: Duration = Duration::from_secs(1);
+
+/// Time after which a server is asked again that has refused.
+const REFUSED_TIME: Duration = Duration::from_secs(60);
+
+/// Most trackers of a backend, each of one database.
+const MAX_TRACKERS: usize = 4;
+
+/// One of so many bytes of the cache is a counter of versions, and another a place of the keys that were asked for.
+const BYTES_A_COUNTER: u64 = 1024;
+
+/// Least and most counters.
+const MIN_COUNTERS: u64 = 1 << 10;
+const MAX_COUNTERS: u64 = 1 << 20;
+
+/// Number of the command under which finished HTTP answers are kept. No command has it.
+const PAGE: u8 = u8::MAX;
+
+/// Longest time to live of a reply with fields that may have one of their own.
+pub const FIELD_TIME: Duration = Duration::from_secs(1);
+
+/// The near cache of all backends.
+#[derive(Debug)]
+pub struct Cache {
+    clock: Clock,
+    max_silence: Duration,
+    store: Store,
+    versions: Versions,
+    admission: Admission,
+    hot_keys: HotKeys,
+    /// `--no-cache`
+    excluded: Vec<KeyGlob>,
+    /// `--cache`
+    max_bytes: u64,
+    /// Bytes of the tables.
+    table_bytes: u64,
+    metrics: Arc<Metrics>,
+    trackers: Mutex<HashMap<(BackendId, i64), Tracking>>,
+    /// Why backends can't be tracked.
+    refusals: Mutex<HashMap<BackendId, String>>,
+    next_number: AtomicU64,
+}
+
+/// What becomes of one database of one backend.
+#[derive(Debug)]
+enum Tracking {
+    /// It is tracked, or about to be.
+    By(Arc<Tracker>),
+    /// It is not, until then.
+    NotUntil(Instant),
+}
+
+/// One read that may be kept.
+#[derive(Debug, Clone, Copy)]
+pub struct CachedRead<'a> {
+    /// The command.
+    pub command: CachedCommand,
+    /// Number of its arguments, its name included.
+    pub arg_count: usize,
+    /// Its arguments without the name, encoded as they are sent.
+    pub args: &'a [u8],
+    /// Its key.
+    pub key: &'a [u8],
+    /// How long its reply counts at most.
+    pub max_time: Duration,
+}
+
+/// What the cache has for a client.
+#[derive(Debug)]
+pub enum Found {
+    /// It was there.
+    Hit(Arc<Entry>),
+    /// It may be asked for, to be kept.
+    Miss,
+    /// The client has to ask the backend: this is not worth keeping, or can't be at the moment.
+    Nothing,
+}
+
+impl Cache {
+    /// Returns the cache as it is configured; `None` if it is off.
+    pub fn new(config: &Config, metrics: Arc<Metrics>) -> Option<Arc<Self>> {
+        let max_bytes = config.cache_bytes;
+        if max_bytes == 0 {
+            return None;
+        }
+        let counters = (max_bytes / BYTES_A_COUNTER).clamp(MIN_COUNTERS, MAX_COUNTERS);
+        let counters = counters.next_power_of_two() as usize;
+        let table_bytes = (2 * counters * size_of::<u64>()) as u64;
+        Some(Arc::new(Self {
+            clock: Clock(Instant::now()),
+            max_silence: config.cache_max_silence,
+            store: Store::new(max_bytes.saturating_sub(table_bytes), Arc::clone(&metrics)),
+            versions: Versions::new(counters),
+            admission: Admission::new(counters),
+            hot_keys: HotKeys::default(),
+            excluded: config.no_cache.clone(),
+            max_bytes,
+            table_bytes,
+            metrics,
+            trackers: Mutex::default(),
+            refusals: Mutex::default(),
+            next_number: AtomicU64::new(0),
+        }))
+    }
+
+    /// Returns the tracker of one database of a backend, and begins one where there is none. `None` while it can't be
+    /// tracked.
+    pub fn tracker(self: &Arc<Self>, member: &Arc<Member>, database: i64) -> Option<Arc<Tracker>> {
+        let mut trackers = lock(&self.trackers);
+        match trackers.get(&(member.id, database)) {
+            Some(Tracking::By(tracker)) => return Some(Arc::clone(tracker)),
+            Some(Tracking::NotUntil(until)) if Instant::now() < *until => return None,
+            _ => {}
+        }
+        let is_tracked = |(id, tracking): (&(BackendId, i64), &Tracking)| {
+            id.0 == member.id && matches!(tracking, Tracking::By(_))
+        };
+        if trackers.iter().filter(|row| is_tracked(*row)).count() >= MAX_TRACKERS {
+            return None;
+        }
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let (clock, max_silence) = (self.clock, self.max_silence);
+        let tracker = Tracker::new(number, Arc::clone(member), database, clock, max_silence);
+        let tracker = Arc::new(tracker);
+        if let Err(error) = tracker_thread::start(self, &tracker) {
+            warn!("{}: cannot start a thread for the cache: {error}", member.name());
+            return None;
+        }
+        trackers.insert((member.id, database), Tracking::By(Arc::clone(&tracker)));
+        Some(tracker)
+    }
+
+    /// A tracker has begun: its backend does not refuse.
+    fn begun(&self, tracker: &Tracker) {
+        lock(&self.refusals).remove(&tracker.member.id);
+    }
+
+    /// A tracker has ended.
+    fn ended(&self, tracker: &Tracker, end: End) {
+        self.store.drop_all_of(tracker.number);
+        let (backend, name) = (tracker.member.id, tracker.member.name());
+        let until = match end {
+            End::Idle => None,
+            End::Lost(why) => {
+                info!("{name}: the cache has lost it for a moment: {why}");
+                Some(RESTART_TIME)
+            }
+            End::Refused(why) => {
+                let known = lock(&self.refusals).insert(backend, why.clone());
+                if known.as_ref() != Some(&why) {
+                    warn!("{name} is read without the cache: {why}");
+                }
+                Some(REFUSED_TIME)
+            }
+        };
+        let until = until.filter(|_| !tracker.member.health.is_removed());
+        let mut trackers = lock(&self.trackers);
+        match until {
+            Some(time) => {
+                let not = Tracking::NotUntil(Instant::now() + time);
+                trackers.insert((backend, tracker.database), not);
+            }
+            None => _ = trackers.remove(&(backend, tracker.database)),
+        }
+    }
+
+    /// Returns why a backend is read without the cache, if it is.
+    pub fn refusal(&self, backend: BackendId) -> Option<String> {
+        lock(&self.refusals).get(&backend).cloned()
+    }
+
+    /// A backend is gone for good.
+    pub fn forget(&self, backend: BackendId) {
+        lock(&self.trackers).retain(|(id, _), _| *id != backend);
+        lock(&self.refusals).remove(&backend);
+    }
+
+    /// Looks a read up for a client whose last reply by another connection came at `since`, if one did. Waits a moment
+    /// where the tracker may not have come so far.
+    pub fn get(&self, tracker: &Tracker, read: &CachedRead, since: Option<Instant>) -> Found {
+        self.look_up(tracker, &read.name(tracker), since)
+    }
+
+    /// Reads for the cache what is asked for again, for all who ask for the same. Returns the entry if the caller is to
+    /// wait for it, and it came in a moment.
+    pub fn fill(
+        &self,
+        tracker: &Tracker,
+        read: &CachedRead,
+        since: Option<Instant>,
+        waits: bool,
+    ) -> Option<Arc<Entry>> {
+        let now = Instant::now();
+        let is_wanted = tracker.may_serve(self.clock.nanos(now))
+            && !self.excluded.iter().any(|pattern| pattern.matches(read.key))
+            && self.admission.is_asked_again(tracker.database, read.key, now - self.clock.0);
+        if !is_wanted {
+            return None;
+        }
+        let place = self.versions.place(tracker.member.id, read.key);
+        let (name, sent_at) = (read.name(tracker).to_key(), self.clock.nanos(now));
+        let fill = Fill::new(name, read.command.form, place, sent_at, read.max_time);
+        let (fill, is_new) = tracker.join_fill(fill, self.moment(since))?;
+        if is_new {
+            self.metrics.cache.fills.add_one();
+            tracker.send_fill(&fill, read);
+        }
+        if waits { tracker.wait_for_fill(&fill, MAX_WAIT) } else { None }
+    }
+
+    /// The finished HTTP answer to a request for a value, if it is there. `request` stands for what was asked.
+    pub fn page(&self, tracker: &Tracker, request: &[u8], since: Option<Instant>) -> Found {
+        self.look_up(tracker, &page_name(tracker, request), since)
+    }
+
+    /// Keeps the HTTP answer that was made of an entry, and returns its own. It counts as long as that does.
+    pub fn keep_page(
+        &self,
+        tracker: &Tracker,
+        request: &[u8],
+        made_of: &Entry,
+        page: Page,
+    ) -> Arc<Entry> {
+        let Entry { stamp, asked_at, .. } = *made_of;
+        let entry = Arc::new(Entry { stamp, asked_at, content: Content::Page(page) });
+        self.store.insert(page_name(tracker, request).to_key(), Arc::clone(&entry));
+        entry
+    }
+
+    /// Returns whether all of these entries count at this moment. If they were found one after the other before, there was
+    /// a moment at which they all did.
+    pub fn are_current<'a>(
+        &self,
+        tracker: &Tracker,
+        entries: impl IntoIterator<Item = &'a Arc<Entry>>,
+    ) -> bool {
+        let now = self.clock.nanos(Instant::now());
+        entries.into_iter().all(|entry| self.is_current(tracker, entry, now))
+    }
+
+    fn look_up(&self, tracker: &Tracker, name: &EntryRef, since: Option<Instant>) -> Found {
+        let Some(entry) = self.current(tracker, name) else { return Found::Miss };
+        if matches!(entry.content, Content::Unfit) {
+            return Found::Nothing;
+        }
+        let since = self.moment(since);
+        if tracker.as_of() >= since {
+            return hit(tracker, entry);
+        }
+        if !tracker.wait_for(since, MAX_WAIT) {
+            return Found::Nothing;
+        }
+        // What the client may know of has come by now.
+        self.current(tracker, name).map_or(Found::Miss, |entry| hit(tracker, entry))
+    }
+
+    /// The entry of this name, if it counts at this moment.
+    fn current(&self, tracker: &Tracker, name: &EntryRef) -> Option<Arc<Entry>> {
+        let entry = self.store.get(name)?;
+        self.is_current(tracker, &entry, self.clock.nanos(Instant::now())).then_some(entry)
+    }
+
+    fn is_current(&self, tracker: &Tracker, entry: &Entry, now: u64) -> bool {
+        tracker.may_serve(now) && entry.stamp.is_current(&self.versions, tracker.flushes(), now)
+    }
+
+    fn moment(&self, since: Option<Instant>) -> u64 {
+        since.map_or(0, |since| self.clock.nanos(since))
+    }
+
+    /// Returns its counters.
+    pub fn metrics(&self) -> &CacheMetrics {
+        &self.metrics.cache
+    }
+
+    /// Takes note of one of many hits of a key.
+    pub fn note_hot(&self, tracker: &Tracker, key: &[u8]) {
+        self.hot_keys.note(tracker.database, key);
+    }
+
+    /// Returns what it holds, with so many of the keys that are read most.
+    pub fn summary(&self, hottest: usize) -> CacheSummary {
+        CacheSummary {
+            bytes: self.store.bytes() + self.table_bytes,
+            max_bytes: self.max_bytes,
+            entries: self.store.len() as u64,
+            hottest: self.hot_keys.hottest(hottest),
+        }
+    }
+
+    /// How long ago an entry was read from its backend.
+    pub fn age(&self, entry: &Entry) -> Duration {
+        Duration::from_nanos(self.clock.nanos(Instant::now()).saturating_sub(entry.asked_at))
+    }
+}
+
+impl CachedRead<'_> {
+    fn name(&self, tracker: &Tracker) -> EntryRef<'_> {
+        EntryRef { tracker: tracker.number, command: self.command.number, args: self.args }
+    }
+}
+
+fn page_name<'a>(tracker: &Tracker, request: &'a [u8]) -> EntryRef<'a> {
+    EntryRef { tracker: tracker.number, command: PAGE, args: request }
+}
+
+fn hit(tracker: &Tracker, entry: Arc<Entry>) -> Found {
+    // Most find it set, and need not write what others read.
+    if !tracker.is_used.load(Ordering::Relaxed) {
+        tracker.is_used.store(true, Ordering::Relaxed);
+    }
+    Found::Hit(entry)
+}
+
+impl Tracker {
+    /// Sends a fill: `PTTL` of its key and the read.
+    fn send_fill(&self, fill: &Arc<Fill>, read: &CachedRead) {
+        let mut commands = command("PTTL").arg(read.key).into_bytes();
+        let name = read.command.name();
+        let head = format!("*{}\r\n${}\r\n{name}\r\n", read.arg_count, name.len());
+        commands.extend_from_slice(head.as_bytes());
+        commands.extend_from_slice(read.args);
+        if !self.send(What::Fill(Arc::clone(fill)), &commands) {
+            self.forget_fill(fill);
+            fill.finish(None);
+        }
+    }
+}

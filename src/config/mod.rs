@@ -306,16 +306,7 @@ impl Config {
     }
 
     fn checked(mut flags: Flags, file: Option<&ConfigFile>, given: &Given) -> Result<Self, String> {
-        if flags.read_timeout < flags.backend_timeout {
-            return Err("--read-timeout must not be shorter than --backend-timeout".to_owned());
-        }
-        flags.tls.check()?;
-        if flags.resolvers.len() > MAX_NAMESERVERS {
-            return Err(format!("--resolver: at most {MAX_NAMESERVERS}"));
-        }
-        if flags.no_cache.len() > MAX_CACHE_PATTERNS {
-            return Err(format!("--no-cache: at most {MAX_CACHE_PATTERNS} patterns"));
-        }
+        check_together(&flags)?;
         let (task, ctl) = match flags.command.take() {
             None => (Task::Serve, None),
             Some(Command::Check(_)) => (Task::Check, None),
@@ -367,6 +358,20 @@ impl Config {
             warnings,
         })
     }
+}
+
+/// Checks what `clap` does not: values that have to fit each other, and how many there are of each.
+fn check_together(flags: &Flags) -> Result<(), String> {
+    if flags.read_timeout < flags.backend_timeout {
+        return Err("--read-timeout must not be shorter than --backend-timeout".to_owned());
+    }
+    if flags.resolvers.len() > MAX_NAMESERVERS {
+        return Err(format!("--resolver: at most {MAX_NAMESERVERS}"));
+    }
+    if flags.no_cache.len() > MAX_CACHE_PATTERNS {
+        return Err(format!("--no-cache: at most {MAX_CACHE_PATTERNS} patterns"));
+    }
+    flags.tls.check()
 }
 
 /// Returns where users are configured.

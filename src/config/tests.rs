@@ -49,6 +49,7 @@ fn the_flags_of_a_check_count_before_and_after_its_name() {
 
 #[test]
 fn wrong_values_are_refused_with_what_to_do() {
+    let many = ["a"; 65].join(",");
     for (args, why) in [
         (["--listen", "1310"], "ADDRESS:PORT"),
         (["--listen", "127.0.0.1"], "ADDRESS:PORT"),
@@ -60,9 +61,39 @@ fn wrong_values_are_refused_with_what_to_do() {
         (["--backend-timeout", "25h"], "at most 24h"),
         (["--demo-delay", "soon"], "--demo-delay"),
         (["--read-timeout", "900ms"], "--backend-timeout"),
+        (["--cache", "1023KiB"], "at least 1.0 MiB, or 0B"),
+        (["--cache", "lots"], "such as 64MiB"),
+        (["--cache-max-silence", "99ms"], "between 100ms and 60s"),
+        (["--cache-max-silence", "61s"], "between 100ms and 60s"),
+        (["--no-cache", "a[b"], "a [ without ]"),
+        (["--no-cache", "a,"], "can't be empty"),
+        (["--no-cache", &many], "at most 64 patterns"),
     ] {
         let error = config(&args).expect_err(args[1]);
         assert!(error.contains(why), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn the_near_cache_is_off_unless_it_has_a_size() {
+    let of = |args: &[&str]| config(args).expect("valid");
+    let default = of(&[]);
+    assert_eq!((default.cache_bytes, default.cache_max_silence), (0, Duration::from_secs(1)));
+    assert!(default.no_cache.is_empty());
+    assert_eq!(of(&["--cache", "0"]).cache_bytes, 0);
+    assert_eq!(of(&["--cache", "64mib"]).cache_bytes, 64 << 20);
+}
+
+#[test]
+fn patterns_that_are_not_cached_may_have_any_bytes() {
+    use std::os::unix::ffi::OsStringExt;
+    let patterns = OsString::from_vec(b"--no-cache=a\xff*,b:?".to_vec());
+    let config = Config::from_arguments(["lb".into(), patterns]).expect("valid");
+    let is_kept = |key: &[u8]| !config.no_cache.iter().any(|pattern| pattern.matches(key));
+    for (key, expected) in
+        [(&b"a\xff1"[..], false), (b"b:1", false), (b"b:12", true), (b"a1", true)]
+    {
+        assert_eq!(is_kept(key), expected, "{key:?}");
     }
 }
 

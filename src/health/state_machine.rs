@@ -30,6 +30,8 @@ pub struct Health {
     pub(super) unread: AtomicU64,
     /// Whether a slow read of ours runs on it. Then it answers no checks, which says nothing.
     pub(super) is_busy: AtomicBool,
+    /// How often it ceased to be up.
+    times_left_up: AtomicU64,
     pub(super) record: Mutex<Record>,
 }
 
@@ -54,8 +56,14 @@ impl Health {
             in_use,
             unread: AtomicU64::new(0),
             is_busy: AtomicBool::new(false),
+            times_left_up: AtomicU64::new(0),
             record: Mutex::new(record),
         })
+    }
+
+    /// Returns how often it ceased to be up. Takes no lock.
+    pub fn times_left_up(&self) -> u64 {
+        self.times_left_up.load(Ordering::Acquire)
     }
 
     /// Sets whether a slow read of ours runs on it. While one does, silence makes it `suspect` at most.
@@ -433,6 +441,9 @@ impl Health {
         slowly: bool,
         now: Instant,
     ) {
+        if record.state == BackendState::Up && state != BackendState::Up {
+            self.times_left_up.fetch_add(1, Ordering::Release);
+        }
         record.state = state;
         record.since = Some(now);
         record.is_ejected = false;

@@ -138,8 +138,18 @@ impl<W: Write> ResponseWriter<W> {
     /// Adds a small JSON document as the body.
     pub fn json(&mut self, json: &impl Serialize) -> io::Result<()> {
         self.header("Content-Type", JSON);
+        self.json_body(json)
+    }
+
+    /// Writes a small JSON document, whose `Content-Type` is set already.
+    pub(crate) fn json_body(&mut self, json: &impl Serialize) -> io::Result<()> {
         serde_json::to_writer_pretty(&mut *self, json)?;
         self.write_all(b"\n")
+    }
+
+    /// Returns the body as far as it was written; `None` once some of it has been sent.
+    pub(crate) fn held_body(&self) -> Option<&[u8]> {
+        (self.state == ResponseState::Held).then_some(&*self.body)
     }
 
     /// Sends the rest. `validators` are the digest of the value and the request's `If-None-Match`: a

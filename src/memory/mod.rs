@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytesize::ByteSize;
 use log::warn;
 
-pub(crate) use self::system::default_bytes;
+pub(crate) use self::system::{available_bytes, default_bytes};
 use crate::metrics::Counter;
 use crate::sync::{Condvar, Mutex, lock, wait};
 

@@ -14,14 +14,18 @@ const ASSUMED_BYTES: u64 = 1024 * 1024 * 1024;
 
 /// Returns the default of `--max-memory`: a quarter of what there is.
 pub(crate) fn default_bytes() -> u64 {
+    (available_bytes() / DEFAULT_PART).max(MIN_BYTES)
+}
+
+/// Returns how much memory there is.
+pub(crate) fn available_bytes() -> u64 {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let limits = limit_files(&groups, Path::new("/sys/fs/cgroup"));
     let limits = limits.iter().filter_map(|file| fs::read_to_string(file).ok());
     // "max" stands for no limit.
     let limits = limits.filter_map(|text| text.trim().parse().ok());
-    let least = limits.chain(machine).min().unwrap_or(ASSUMED_BYTES);
-    (least / DEFAULT_PART).max(MIN_BYTES)
+    limits.chain(machine).min().unwrap_or(ASSUMED_BYTES)
 }
 
 /// Returns the machine's memory, as `/proc/meminfo` names it.

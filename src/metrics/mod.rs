@@ -160,7 +160,7 @@ pub struct BackendMetrics {
     pub retries: Counter,
     /// Error replies to Redis clients.
     pub error_replies: Counter,
-    /// Reads that the near cache answered with what it keeps of this backend. They count as answered, too.
+    /// Reads that the near cache answered with what it keeps of this backend.
     pub cache_hits: Counter,
 }
 

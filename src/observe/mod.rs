@@ -1,6 +1,7 @@
 //! What is seen from outside: the status page's data, the metrics for Prometheus, the samples of the history.
 
 mod backend_status;
+mod cache_status;
 pub mod certificates;
 mod families;
 pub(crate) mod misconfiguration;

@@ -21,6 +21,7 @@ use crate::balance::Balancer;
 use crate::health::{Lag, Member, ShownState, Summary};
 use crate::logging;
 use crate::login::UserUsage;
+use crate::metrics::cache::{CacheMetrics, CacheSummary};
 use crate::metrics::{ByProtocol, Counter, Refusal};
 use crate::net::protocol::WireProtocol;
 
@@ -48,6 +49,7 @@ pub fn text(balancer: &Balancer) -> Result<String, fmt::Error> {
     add_sources(&mut families, balancer);
     add_slow_reads(&mut families, balancer);
     add_memory(&mut families, balancer);
+    add_cache(&mut families, balancer, &backends);
     add_users(&mut families, balancer);
     add_reloads(&mut families, balancer);
     add_connections(&mut families, balancer, &backends);
@@ -304,6 +306,31 @@ fn add_memory(to: &mut Families, balancer: &Balancer) {
     to.add("client_memory_max_bytes", help, Rows::gauge(memory.max_bytes() as f64));
     let help = "Clients that were closed because they held the most when that was too much";
     to.add("client_memory_closed", help, Rows::counter(memory.closed.get()));
+}
+
+/// The near cache. Without one, all is zero.
+fn add_cache(to: &mut Families, balancer: &Balancer, backends: &[BackendFigures]) {
+    let CacheSummary { bytes, max_bytes, entries, .. } =
+        balancer.cache_summary(0).unwrap_or_default();
+    let help = "Memory that the near cache takes, with its keys";
+    to.add("cache_bytes", help, Rows::gauge(bytes as f64));
+    to.add("cache_max_bytes", "The limit of this memory", Rows::gauge(max_bytes as f64));
+    to.add("cache_entries", "Replies that the near cache holds", Rows::gauge(entries as f64));
+    let CacheMetrics { hits, misses, fills, invalidations, flushes, evictions } =
+        &balancer.metrics.cache;
+    for (name, help, counter) in [
+        ("cache_hits", "Reads that were answered from the near cache", hits),
+        ("cache_misses", "Reads that could have been answered from it, and were not", misses),
+        ("cache_fills", "Replies that were put into it", fills),
+        ("cache_invalidations", "Keys that backends have said were changed", invalidations),
+        ("cache_flushes", "How often all entries of a backend were dropped at once", flushes),
+        ("cache_evictions", "Entries that made room for others", evictions),
+    ] {
+        to.add(name, help, Rows::counter(counter.get()));
+    }
+    let help = "Reads that were answered from what the near cache holds of the backend";
+    let hits = counters(backends, |backend| backend.metrics.cache_hits.get());
+    to.add("backend_cache_hits", help, hits);
 }
 
 /// What users do. Their names come from the configuration.

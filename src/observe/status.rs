@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 use serde::Serialize;
 
 use super::backend_status::{BackendStatus, HistoryStatus, Requests, SlowReads, rounded, shown};
+use super::cache_status::{CacheStatus, MAX_HOTTEST};
 use super::certificates::{self, CertificateStatus};
 use super::process::Usage;
 use super::source_status::SourceStatus;
@@ -43,6 +44,7 @@ pub struct Status {
     log_lines_dropped: u64,
     process: Usage,
     memory: Memory,
+    cache: Option<CacheStatus>,
     certificates: Vec<CertificateStatus>,
     zone: ZoneStatus,
     backends: Vec<BackendStatus>,
@@ -123,8 +125,8 @@ struct CommandStatus {
 }
 
 impl Status {
-    /// The status as it is now, with the samples of the history after number `since`. Slow reads are shown with their
-    /// keys if it `shows_keys`.
+    /// The status as it is now, with the samples of the history after number `since`. Slow reads, and the cache, are
+    /// shown with their keys if it `shows_keys`.
     pub fn of(balancer: &Balancer, since: u64, shows_keys: bool) -> Self {
         let metrics = &balancer.metrics;
         let members = balancer.shown_backends();
@@ -137,7 +139,8 @@ impl Status {
             let is_added = overlay.has_added(member.name());
             let leases = balancer.table.leases(member.id);
             let lag = balancer.replication.lag(member.id, now);
-            BackendStatus::of(member, is_added, leases, &lag, recent, now)
+            let cache_refused = balancer.cache_refusal(member.id);
+            BackendStatus::of(member, is_added, leases, &lag, cache_refused, recent, now)
         };
         let backends: Vec<_> = members.iter().zip(&recent.backends).map(status).collect();
         let answered = |here: &Counter, of: fn(&Requests) -> u64| {
@@ -167,6 +170,9 @@ impl Status {
                 max_bytes: balancer.memory.max_bytes(),
                 closed_clients: balancer.memory.closed.get(),
             },
+            cache: balancer
+                .cache_summary(MAX_HOTTEST)
+                .map(|summary| CacheStatus::of(summary, &metrics.cache, shows_keys)),
             certificates: certificates::statuses(balancer, SystemTime::now()),
             zone: ZoneStatus::of(balancer, &members, &recent.backends),
             backends,

@@ -5,7 +5,8 @@
 
 use super::access::{Access, Keys};
 use super::table::CommandInfo;
-use crate::resp::{Command, Resp2Form};
+use crate::resp::Command;
+use crate::resp::Resp2Form::{self, Frames, NullArrays, Pairs, Text};
 
 /// A command whose reply may be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +20,13 @@ pub struct CachedCommand {
     pub is_hash: bool,
     /// How the reply in RESP3 becomes that in RESP2.
     pub form: Resp2Form,
+}
+
+impl CachedCommand {
+    /// Its name, as it is sent.
+    pub fn name(self) -> &'static str {
+        rows().nth(usize::from(self.number)).map_or("", |(name, _)| name)
+    }
 }
 
 /// How the reply to a command is made of what is kept.
@@ -54,65 +62,17 @@ enum Special {
     JsonGet,
 }
 
-use Resp2Form::{Frames, NullArrays, Pairs, Text};
-
-/// The commands by the form of their replies. The number of a command is its place, all rows counted.
-const TABLE: [(Resp2Form, &[&str]); 4] = [
+/// The names of the commands by the form of their replies. The number of a command is its place.
+const TABLE: [(Resp2Form, &str); 4] = [
     (
         Frames,
-        &[
-            "bitcount",
-            "bitfield_ro",
-            "bitpos",
-            "exists",
-            "geodist",
-            "geohash",
-            "geosearch",
-            "get",
-            "getbit",
-            "getrange",
-            "hexists",
-            "hget",
-            "hgetall",
-            "hkeys",
-            "hlen",
-            "hmget",
-            "hstrlen",
-            "hvals",
-            "lindex",
-            "llen",
-            "lpos",
-            "lrange",
-            "scard",
-            "sismember",
-            "smembers",
-            "smismember",
-            "strlen",
-            "substr",
-            "type",
-            "xlen",
-            "zcard",
-            "zcount",
-            "zlexcount",
-            "zmscore",
-            "zrank",
-            "zrevrank",
-            "zscore",
-        ],
+        "bitcount bitfield_ro bitpos exists geodist geohash geosearch get getbit getrange hexists hget hgetall \
+         hkeys hlen hmget hstrlen hvals lindex llen lpos lrange scard sismember smembers smismember strlen \
+         substr type xlen zcard zcount zlexcount zmscore zrank zrevrank zscore",
     ),
-    (NullArrays, &["geopos", "xrange", "xrevrange"]),
-    (
-        Pairs,
-        &[
-            "zrange",
-            "zrangebylex",
-            "zrangebyscore",
-            "zrevrange",
-            "zrevrangebylex",
-            "zrevrangebyscore",
-        ],
-    ),
-    (Text, &["json.get"]),
+    (NullArrays, "geopos xrange xrevrange"),
+    (Pairs, "zrange zrangebylex zrangebyscore zrevrange zrevrangebylex zrevrangebyscore"),
+    (Text, "json.get"),
 ];
 
 /// The names of all commands in the table and of those that are made of their replies, in lower case.
@@ -121,7 +81,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 }
 
 fn rows() -> impl Iterator<Item = (&'static str, Resp2Form)> {
-    TABLE.iter().flat_map(|(form, names)| names.iter().map(|name| (*name, *form)))
+    TABLE.iter().flat_map(|(form, names)| names.split_ascii_whitespace().map(|name| (name, *form)))
 }
 
 impl Cacheable {

@@ -107,6 +107,12 @@ impl<'a> Command<'a> {
         self.args.get(index).map(|span| span.of(self.bytes))
     }
 
+    /// Returns the arguments from one to another, encoded as they are sent. Both exist, and neither is the name.
+    pub fn encoded_args(&self, from: usize, to: usize) -> &'a [u8] {
+        let end_of = |index: usize| self.args[index].end as usize + b"\r\n".len();
+        &self.bytes[end_of(from - 1)..end_of(to)]
+    }
+
     /// Returns the name as the client wrote it, in upper or lower case.
     pub fn name(&self) -> &'a [u8] {
         self.arg(0).unwrap_or_default()

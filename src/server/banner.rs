@@ -12,6 +12,7 @@ use crate::balance::Balancer;
 use crate::config::Config;
 use crate::health::{BackendState, Member, ShownState};
 use crate::logging;
+use crate::memory;
 use crate::observe::certificates;
 use crate::observe::misconfiguration::{
     DATABASES_DIFFER, SAME_SERVER, databases_differ, duplicates,
@@ -37,6 +38,7 @@ pub fn introduce(balancer: &Balancer, was_passed_on: bool) {
     // That nobody reads it is no reason not to serve.
     let _ = std::io::stdout().write_all(text.as_bytes());
     warn_of_addresses(&balancer.config());
+    warn_of_memory(balancer);
     certificates::warn_of_expiry(balancer, SystemTime::now());
     warn_of_list(balancer);
     warn_of_users(balancer);
@@ -195,6 +197,29 @@ fn without_right(right: &str) -> &'static str {
     }
 }
 
+/// Warns when the near cache and the clients may take more memory than there is.
+fn warn_of_memory(balancer: &Balancer) {
+    let (cache, clients) = (balancer.config().cache_bytes, balancer.memory.max_bytes() as u64);
+    if let Some(excess) = memory_excess(cache, clients, memory::available_bytes()) {
+        warn!("{excess}");
+    }
+}
+
+/// Says that there is less memory than the near cache and the clients may take together.
+fn memory_excess(cache: u64, clients: u64, available: u64) -> Option<String> {
+    let is_too_much = cache > 0 && cache.saturating_add(clients) > available;
+    let size = |bytes: u64| memory::size(usize::try_from(bytes).unwrap_or(usize::MAX));
+    is_too_much.then(|| {
+        format!(
+            "--cache {} and --max-memory {} are more than the memory that there is, {}: the system may end lb \
+             when both are used",
+            size(cache),
+            size(clients),
+            size(available)
+        )
+    })
+}
+
 /// Warns when other machines can connect.
 fn warn_of_addresses(config: &Config) {
     let (has_users, has_tls) = (config.users.require_login(), config.listener_tls.is_some());
@@ -235,6 +260,19 @@ mod tests {
             let address = address.parse().expect("an address");
             let warning = exposure(address, has_users, has_tls);
             assert_eq!(warning.is_some(), is_warned_of, "{address} {has_users} {has_tls}");
+        }
+    }
+
+    #[test]
+    fn a_cache_that_does_not_fit_beside_the_clients_is_warned_of() {
+        for (cache, clients, available, is_warned_of) in [
+            (0, 200, 100, false),
+            (50, 50, 100, false),
+            (50, 51, 100, true),
+            (u64::MAX, 1, 100, true),
+        ] {
+            let warning = memory_excess(cache, clients, available);
+            assert_eq!(warning.is_some(), is_warned_of, "{cache} {clients} {available}");
         }
     }
 

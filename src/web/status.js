@@ -105,6 +105,7 @@ function compact(value) {
 function bytes(value) {
   if (value == null) return "–";
   const mib = value / 2 ** 20;
+  if (mib < 0.1) return `${(value / 1024).toFixed(value < 10240 ? 1 : 0)} KiB`;
   return mib < 1024 ? `${mib.toFixed(mib < 10 ? 1 : 0)} MiB` : `${(mib / 1024).toFixed(1)} GiB`;
 }
 
@@ -171,11 +172,11 @@ function remember({ last: newest, backends }) {
   past.last = newest;
 }
 
-function count({ refused, process, backends }) {
+function count({ refused, process, backends, cache }) {
   const at = performance.now();
   const requests = backends.map((b) => answered(b.requests));
   recent = recent.filter((entry) => at - entry.at < RECENT_MS);
-  recent.push({ at, refused, cpu: process.cpu_seconds, requests });
+  recent.push({ at, refused, cpu: process.cpu_seconds, requests, cache });
 }
 
 /** Returns the newest counters that are at least this old. */
@@ -290,6 +291,7 @@ function showTiles(status) {
   const byClients = `${bytes(memory.held_bytes)} for clients, at most ${bytes(memory.max_bytes)}`;
   showTile("memory", bytes(process.resident_bytes), byClients, exact(process.resident_bytes));
   showTile("cpu", percent(cpuShare()), "of one core");
+  showHitRate(status.cache);
   const sums = last(stack(past.backends.map((b) => b.requests))) ?? [];
   drawSpark(byId("total").firstChild, sums, Math.max(1, ...sums), []);
 }
@@ -300,6 +302,17 @@ function showRefusals(tile, name, note) {
   const fresh = total - recent[0].refused[name];
   showTile(tile, compact(total), fresh > 0 ? `+${compact(fresh)} in 1 min` : note, exact(total));
   find(byId("tiles"), tile).parentElement.classList.toggle("fresh", fresh > 0);
+}
+
+/** Shows which part of the reads that can be kept was answered from the cache in the last minute. */
+function showHitRate(cache) {
+  byId("cache-tile").hidden = cache === null;
+  byId("tiles").classList.toggle("cached", cache !== null);
+  if (cache === null) return;
+  const of = (name) => cache[name] - (recent[0].cache?.[name] ?? 0);
+  const [hits, all] = [of("hits"), of("hits") + of("misses")];
+  const note = all === 0 ? "no such reads in 1 min" : `of ${compact(all)} in 1 min`;
+  showTile("cache_hits", all === 0 ? "–" : percent(hits / all), note, `${exact(hits)} of ${exact(all)} in the last minute`);
 }
 
 // ---- Small curves
@@ -590,19 +603,20 @@ function cell(className, ...children) {
   return make("td", { role: "cell", class: className }, ...children);
 }
 
-/** Describes what is configured, or was set at run time, of a backend, beside its role. */
-// What a source of backends has found, in words.
-function found({ name, servers, answered_seconds, error }) {
+/** Describes what a source of backends has found. */
+function foundBy({ name, servers, answered_seconds, error }) {
   const count = `${servers.length} ${servers.length === 1 ? "server" : "servers"}`;
   if (error === null) return answered_seconds === null ? `${name} is asked` : `${count} found by ${name}`;
   const last = answered_seconds === null ? "" : ` since ${Math.round(answered_seconds)} s; the last list holds on: ${count}`;
   return `${name} gives no list${last} (${error})`;
 }
 
-function place({ role, weight, backup, zone, never_read, overrides }) {
+/** Describes what is configured, or was set at run time, of a backend, beside its role. */
+function place({ role, weight, backup, zone, never_read, overrides, cache_refused }) {
   const set = overrides.weight === null ? "" : " (set at run time)";
   const parts = [role, zone && `zone ${zone}`, never_read ? "not read from" : backup && "backup", (weight !== 1 || set) && `weight ${weight}${set}`];
   if (overrides.added) parts.push("added at run time");
+  if (cache_refused !== null) parts.push("not cached");
   return parts.filter(Boolean).join(" · ");
 }
 
@@ -621,13 +635,13 @@ function showRow(row, backend) {
     row.dataset.state = backend.state;
     row.querySelector(".badge").replaceWith(badge(backend.state));
   }
-  show("role", place(backend));
+  show("role", place(backend), backend.cache_refused === null ? "" : `read without the cache: ${backend.cache_refused}`);
   const since = new Date(backend.since).toLocaleString("en-GB");
   show("for", `for ${duration(backend.state_seconds)}`, `since ${since}`);
   show("reason", backend.reason ?? "", backend.reason ?? "");
   show("share", percent(backend.share, 1));
   const { http, resp, per_second } = backend.requests;
-  show("per_second", compact(per_second), `${exact(http)} http, ${exact(resp)} redis in total`);
+  show("per_second", compact(per_second), `${exact(http)} http, ${exact(resp)} redis in total; ${exact(backend.cache_hits)} cache hits`);
   for (const name of ["leases", "errors", "retries", "error_replies", "keys"]) figure(name, backend[name]);
   show("lag", lag(backend), backend.lag_seconds === null ? "" : `heard from its primary ${exact(backend.lag_seconds)} s before the last check`);
   for (const name of ["p50", "p99", "p99_9"]) show(name, milliseconds(backend.latency_ms?.[name]));
@@ -667,14 +681,18 @@ function changeItem({ at, backend, state, reason }) {
   return make("li", { "data-state": state }, when, badge(state), name, why);
 }
 
+function bar(part, whole) {
+  const bar = make("div", { class: "bar" });
+  bar.style.width = cssShare(part, whole);
+  return bar;
+}
+
 function showCommands(commands) {
   const most = Math.max(1, ...commands.map((c) => c.count));
   const item = (command) => {
-    const bar = make("div", { class: "bar" });
-    bar.style.width = cssShare(command.count, most);
     const name = make("span", { class: "mono", title: command.name }, command.name);
     const count = make("span", { title: exact(command.count) }, compact(command.count));
-    return make("li", { "data-command": command.name }, name, bar, count);
+    return make("li", { "data-command": command.name }, name, bar(command.count, most), count);
   };
   showList("commands", commands, item, "No requests yet.");
 }
@@ -694,10 +712,31 @@ function showSlowReads({ ended, busy_seconds, waiting, running, recent }) {
   showList("slow", entries, slowItem, "None yet.");
 }
 
+/** Shows the near cache, unless there is none. */
+function showCache({ cache, backends }) {
+  byId("cache").hidden = cache === null;
+  if (cache === null) return;
+  const without = backends.filter((b) => b.cache_refused !== null).map((b) => `${b.name} (${b.cache_refused})`);
+  const refused = without.length === 0 ? "" : `; not used for ${without.join(", ")}`;
+  put(byId("cache-note"), `${bytes(cache.bytes)} of ${bytes(cache.max_bytes)}, ${exact(cache.entries)} entries${refused}`);
+  showCountsIn("cache-counts", cache);
+  const most = Math.max(1, ...(cache.hottest ?? []).map((hot) => hot.reads));
+  const item = ({ database, key, reads }) => {
+    const name = database === 0 ? key : `${key} (database ${database})`;
+    const count = make("span", { title: `about ${exact(reads)} hits; older ones count less` }, compact(reads));
+    return make("li", { "data-hot": key }, make("span", { class: "mono", title: name }, name), bar(reads, most), count);
+  };
+  const empty = cache.hottest === null ? "Shown only to those who may read all keys." : "None yet.";
+  showList("hottest", cache.hottest ?? [], item, empty);
+}
+
 function showCounts({ connections, refused, cut_answers, log_lines_dropped }) {
   const { http: connections_http, resp: connections_resp } = connections;
-  const counts = { ...refused, connections_http, connections_resp, cut_answers, log_lines_dropped };
-  for (const value of byId("counts").querySelectorAll("dd")) {
+  showCountsIn("counts", { ...refused, connections_http, connections_resp, cut_answers, log_lines_dropped });
+}
+
+function showCountsIn(id, counts) {
+  for (const value of byId(id).querySelectorAll("dd")) {
     const count = counts[value.dataset.field];
     put(value, compact(count), exact(count));
     value.parentElement.classList.toggle("none", count === 0);
@@ -733,7 +772,7 @@ function show(status) {
   showConfiguration(status.configuration);
   showBalance(status.backends);
   showZone(status.zone);
-  put(byId("sources"), status.sources.map((source) => `; ${found(source)}`).join(""));
+  put(byId("sources"), status.sources.map((source) => `; ${foundBy(source)}`).join(""));
   const removed = status.removed_backends;
   put(byId("removed"), removed.length === 0 ? "" : `; removed at run time: ${removed.join(", ")}`);
   [...byId("rows").children].forEach((row, index) => showRow(row, status.backends[index]));
@@ -742,6 +781,7 @@ function show(status) {
   showList("changes", status.changes, changeItem, "None yet.");
   showCommands(status.commands);
   showSlowReads(status.slow_reads);
+  showCache(status);
   showCounts(status);
   const { dataset } = document.documentElement;
   dataset.updates = Number(dataset.updates ?? 0) + 1;

@@ -45,6 +45,11 @@ const shown = (page) => page.evaluate(() => {
     rows,
     title: document.title,
     overall: document.querySelector('[data-field="overall"]').textContent,
+    cache: document.getElementById('cache').hidden ? null : {
+      note: document.getElementById('cache-note').textContent,
+      hits: document.querySelector('[data-field="cache_hits"]').textContent,
+      hottest: [...document.querySelectorAll('[data-hot]')].map((one) => one.dataset.hot),
+    },
     commands: [...document.querySelectorAll('[data-command]')].map((one) => one.dataset.command),
     updates: Number(document.documentElement.dataset.updates || 0),
     answering: document.documentElement.dataset.answering,

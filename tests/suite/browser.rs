@@ -130,10 +130,29 @@ fn the_status_page_follows_what_happens() {
 }
 
 #[test]
+fn the_near_cache_is_on_the_status_page_while_there_is_one() {
+    let server = RedisServer::start();
+    for (arguments, expected) in
+        [(&[][..], Value::Null), (&["--cache", "64MiB"], json!(" of 64 MiB, "))]
+    {
+        let lb = Balancer::start_with(&[&server], arguments);
+        let mut browser = Browser::start(&lb);
+        browser.open_status();
+        let note = browser.shown()["cache"]["note"].clone();
+        let is_shown = match (note.as_str(), expected.as_str()) {
+            (Some(note), Some(expected)) => note.contains(expected),
+            (note, expected) => note == expected,
+        };
+        assert!(is_shown, "{note}");
+        browser.assert_nothing_wrong();
+    }
+}
+
+#[test]
 fn the_pages_fit_on_a_phone() {
     let server = RedisServer::start();
     seed(&[&server]);
-    let lb = Balancer::start(&[&server]);
+    let lb = Balancer::start_with(&[&server], &["--cache", "64MiB"]);
     let mut browser = Browser::start(&lb);
     browser.step("phone", "");
     browser.open_status();

@@ -7,6 +7,8 @@ mod admin;
 mod backend_tls;
 mod balancing;
 mod browser;
+mod cache_forms;
+mod cache_shown;
 mod chaos;
 mod check;
 mod clients;

@@ -84,7 +84,7 @@ fn a_replica_shows_its_role_and_its_lag() {
 #[test]
 fn every_field_that_is_documented_is_there_and_no_other() {
     let servers = three_servers();
-    let lb = Balancer::start(&servers.each_ref());
+    let lb = Balancer::start_with(&servers.each_ref(), &["--cache", "1MiB"]);
     lb.get("/actor:1");
     wait_until("there is a sample", || status(&lb)["history"]["last"].as_u64() >= Some(1));
     let documents = include_str!("../../docs/MONITORING.md");

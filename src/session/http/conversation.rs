@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 use log::Level;
 
 use super::balanced::{HttpRead, ReadQuery, send_balanced};
+use super::cached_read::CachedReads;
 use super::freshness::MaxStaleness;
 use super::login::HttpLogin;
 use super::response::{LocalResponse, SentResponse, admin_response, complete};
@@ -35,6 +36,7 @@ pub(crate) fn converse(
     let mut since = Some(since);
     let mut login = HttpLogin::default();
     let mut shared_reads = SharedReads::new(client.socket, client.address, balancer);
+    let mut cached_reads = CachedReads::default();
     while wait_for_shared_read(&mut client, &mut shared_reads, &mut buffer) {
         let (mut request, length) = match next_request(&mut client, &mut buffer, since.take()) {
             Ok(Some(next)) => next,
@@ -53,7 +55,7 @@ pub(crate) fn converse(
         // A read on a shared connection leaves this thread free to wait for the next request. If
         // that has come already, nothing is gained.
         let shared_reads = if has_more { None } else { Some(&mut shared_reads) };
-        if !respond(&mut client, request, &mut login, shared_reads) {
+        if !respond(&mut client, request, &mut login, &mut cached_reads, shared_reads) {
             return;
         }
     }
@@ -154,6 +156,7 @@ fn respond(
     client: &mut Client,
     request: Request,
     login: &mut HttpLogin,
+    cached_reads: &mut CachedReads,
     shared_reads: Option<&mut SharedReads>,
 ) -> bool {
     let balancer = client.balancer;
@@ -198,7 +201,13 @@ fn respond(
         max_staleness,
         staleness: None,
     };
-    let read = Box::new(read);
+    let read = match cached_reads.respond(client, Box::new(read)) {
+        Ok((read, sent)) => {
+            let HttpRead { request, caller, began, .. } = &*read;
+            return end_request(client, request, caller, *began, sent);
+        }
+        Err(read) => read,
+    };
     let unsent = match shared_reads {
         Some(shared_reads) => shared_reads.send(read),
         None => Some(read),

@@ -23,6 +23,11 @@ impl MaxStaleness {
         Self(max)
     }
 
+    /// Whether data of any age may answer.
+    pub fn is_any(self) -> bool {
+        self.0.is_none()
+    }
+
     /// Returns whether the read may go to this backend now.
     pub fn allows(self, backend: BackendId, balancer: &Balancer) -> bool {
         self.0.is_none_or(|max| is_fresh_enough(staleness(backend, balancer), max))

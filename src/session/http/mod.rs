@@ -10,6 +10,7 @@
 
 mod balanced;
 mod browse;
+mod cached_read;
 mod conversation;
 mod exchange;
 mod freshness;

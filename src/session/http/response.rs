@@ -328,6 +328,14 @@ pub(super) fn add_backend_headers<W: Write>(
         true => response.header("X-Served-By", name),
         false => response.header("X-Served-By", &name.replace(|c| !is_shown(c), "?")),
     }
+    match caching.age {
+        Some(age) => {
+            response.header("X-Cache", "hit");
+            response.header("Age", &age.to_string());
+        }
+        None if caching.has_near_cache => response.header("X-Cache", "miss"),
+        None => {}
+    }
     caching.add_headers(response);
 }
 
@@ -335,11 +343,24 @@ pub(super) fn add_backend_headers<W: Write>(
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Caching {
     is_private: bool,
+    /// Whether there is a near cache, which might have answered.
+    has_near_cache: bool,
+    /// The seconds since a near cache's answer was read from its backend.
+    age: Option<u64>,
 }
 
 impl Caching {
     pub fn of(balancer: &Balancer) -> Self {
-        Self { is_private: balancer.logins.are_configured() }
+        Self {
+            is_private: balancer.logins.are_configured(),
+            has_near_cache: balancer.cache.is_some(),
+            age: None,
+        }
+    }
+
+    /// For an answer from the near cache, which was read so many seconds ago.
+    pub fn hit(self, age: u64) -> Self {
+        Self { age: Some(age), ..self }
     }
 
     fn add_headers<W: Write>(self, response: &mut ResponseWriter<W>) {

@@ -4,14 +4,14 @@
 //! backend. The connection's thread writes the response ([`ResponseSink`]), while the session's own
 //! thread waits for the next request.
 
-use std::io::{self, PipeReader};
+use std::io::{self, PipeReader, Write};
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
 
 use super::balanced::HttpRead;
 use super::freshness;
-use super::response::{Caching, SentResponse, add_backend_headers, complete, write_error};
+use super::response::{Caching, SentResponse, add_backend_headers, complete};
 use crate::backend::Class;
 use crate::backend::reply_router::{Progress, Sink};
 use crate::backend::shared::{ClientReplyRouter, Entry, SharedConnection, SharedFailure};
@@ -19,6 +19,7 @@ use crate::balance::Balancer;
 use crate::balance::failover::Failover;
 use crate::balance::slow::ReadProfile;
 use crate::health::Member;
+use crate::http::target::KeyQuery;
 use crate::http::{self, ErrorBody, ResponseWriter};
 use crate::metrics::Outcome;
 use crate::net::protocol::WireProtocol;
@@ -109,7 +110,10 @@ impl SharedReads {
             backends.get(backend).is_some_and(|backend| backend.serves_own())
                 && max_staleness.allows(backend, balancer)
         };
-        let lease = read.lease.insert(balancer.table.lease(Instant::now(), serves)?);
+        if read.lease.is_none() {
+            read.lease = balancer.table.lease(Instant::now(), serves);
+        }
+        let lease = read.lease.as_ref().filter(|lease| lease.backend().is_some_and(serves))?;
         let backend = backends.get(lease.backend_if_up()?)?;
         if !backend.serves_own() {
             return None;
@@ -243,37 +247,47 @@ impl ResponseSink {
     }
 
     /// Makes the whole response; `None` if this reply is not enough for that.
-    fn response(&self, sent: &SentRead, mut reply: &[u8]) -> Option<(SentResponse, Vec<u8>)> {
+    fn response(&self, sent: &SentRead, reply: &[u8]) -> Option<(SentResponse, Vec<u8>)> {
         let SentRead { read, backend, value_type, .. } = sent;
-        let value = reply;
-        // If the hint was wrong, the reply is an error.
-        let survey = survey(*value_type, &mut reply).ok()?;
         let keep_alive = !self.balancer.is_draining();
         let mut response =
             ResponseWriter::new(io::sink(), &read.request, keep_alive, SystemTime::now);
         add_backend_headers(&mut response, backend, Caching::of(&self.balancer));
         freshness::add_header(&mut response, read.staleness);
-        let mut validators = None;
-        if !survey.is_empty {
-            response.header("Content-Type", http::JSON);
-            let mut json = JsonWriter::new(&mut response);
-            render(*value_type, &mut &value[..], &survey, &mut json).ok()?;
-            json.finish().ok()?;
-            validators = Some((survey.digest, read.request.if_none_match.as_deref()));
-        } else if *value_type == ValueType::Stream {
-            // Either there is no such key, or the stream has no entries.
-            return None;
-        } else {
-            let error = ErrorBody::about(read.whole_value()?, "no such key");
-            write_error(None, 404, &error, &mut response).ok()?;
-        }
-        // A response that is longer than what is held might be cut, and has to look so.
-        if response.is_sent() {
-            return None;
-        }
-        let message = response.held_message(validators);
+        response.header("Content-Type", http::JSON);
+        let digest = write_reply(*value_type, reply, read.whole_value()?, &mut response)?;
+        let tag = read.request.if_none_match.as_deref();
+        let message = response.held_message(digest.map(|digest| (digest, tag)));
         Some((SentResponse::from_backend(backend, &response), message))
     }
+}
+
+/// Writes status and body of the response to a read of a whole value, of this reply to the command that reads it. Returns the
+/// digest for its ETag, if it gets one; `None` if the reply is not enough, or the response is too long to be held.
+pub(super) fn write_reply<W: Write>(
+    value_type: ValueType,
+    mut reply: &[u8],
+    query: &KeyQuery,
+    response: &mut ResponseWriter<W>,
+) -> Option<Option<u64>> {
+    let value = reply;
+    // If the hint was wrong, the reply is an error.
+    let survey = survey(value_type, &mut reply).ok()?;
+    let mut digest = None;
+    if !survey.is_empty {
+        let mut json = JsonWriter::new(&mut *response);
+        render(value_type, &mut &value[..], &survey, &mut json).ok()?;
+        json.finish().ok()?;
+        digest = Some(survey.digest);
+    } else if value_type == ValueType::Stream {
+        // Either there is no such key, or the stream has no entries.
+        return None;
+    } else {
+        response.status(404);
+        response.json_body(&ErrorBody::about(query, "no such key")).ok()?;
+    }
+    // A response that is longer than what is held might be cut, and has to look so.
+    (!response.is_sent()).then_some(digest)
 }
 
 impl Sink for ResponseSink {

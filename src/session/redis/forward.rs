@@ -63,7 +63,12 @@ impl<'a> Session<'a> {
     /// Sends all commands that are gathered, and gives the client their replies. Those to commands on a
     /// shared connection follow later.
     pub(super) fn flush(&mut self) -> Result<(), SessionEnd> {
+        self.count_hits();
         self.record_late();
+        if self.near_cache.take_has_given() && !self.batch.is_empty() {
+            // Then what was not in the cache can go by a shared connection.
+            self.writer.deliver()?;
+        }
         let is_quiet = self.batch.is_empty() && self.writer.is_delivered();
         if is_quiet || self.send_shared()? {
             return Ok(());
@@ -75,6 +80,7 @@ impl<'a> Session<'a> {
     /// Sends the commands that are gathered, and gathers their replies.
     #[inline(never)]
     pub(super) fn run_batch(&mut self) -> Result<(), SessionEnd> {
+        self.count_hits();
         self.wait_in_flight()?;
         if self.batch.is_empty() {
             return Ok(self.writer.deliver_if_full(None)?);

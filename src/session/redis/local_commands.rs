@@ -1,8 +1,7 @@
 //! Commands that the session answers itself, or that change it.
 
-use std::fmt::{Display, Write};
 use std::mem;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use wildmatch::WildMatch;
 
@@ -10,10 +9,9 @@ use super::client::{ReplyMode, allowed_name};
 use super::replies::{Answered, SessionEnd};
 use super::session::{FIRST_MODE, Session};
 use crate::backend::Mode;
-use crate::balance::{Balancer, slow};
 use crate::policy::LocalCommand;
 use crate::policy::users::User;
-use crate::resp::{self, Command, Protocol, reply, write};
+use crate::resp::{self, Command, Protocol, write};
 
 /// Reply of Redis to arguments that it can't make sense of.
 const SYNTAX_ERROR: &str = "ERR syntax error";
@@ -26,15 +24,6 @@ const MAX_PATTERN_BYTES: usize = 256;
 
 /// The most patterns of one CONFIG GET.
 const MAX_PATTERNS: usize = 1000;
-
-/// The name of our section.
-const SECTION: &[u8] = b"balancer";
-
-/// The changes of state that are shown.
-const MAX_CHANGES: usize = 16;
-
-/// Names of sections that are ours or include it.
-const WITH_OURS: [&[u8]; 4] = [SECTION, b"all", b"default", b"everything"];
 
 impl Session<'_> {
     /// Handles a command of the session's own.
@@ -234,35 +223,6 @@ impl Session<'_> {
         Ok(())
     }
 
-    #[inline(never)]
-    fn info(&mut self, command: &Command) -> Answered {
-        let is_ours = |section: &&[u8]| section.eq_ignore_ascii_case(SECTION);
-        let includes_ours = |name: &&[u8]| WITH_OURS.iter().any(|w| name.eq_ignore_ascii_case(w));
-        let sections: Vec<&[u8]> = command.args().skip(1).collect();
-        let shows_ours = sections.is_empty() || sections.iter().any(includes_ours);
-        let theirs: Vec<_> = sections.iter().filter(|section| !is_ours(section)).collect();
-        let mut text = Vec::new();
-        if sections.is_empty() || !theirs.is_empty() {
-            self.run_batch()?;
-            let reply = self.short_exchange(&resp::command("INFO").args(theirs).into_bytes())?;
-            let Some(theirs) = reply::string(&reply) else {
-                self.answer_raw(&reply);
-                return Ok(());
-            };
-            text.extend_from_slice(theirs);
-        }
-        if shows_ours {
-            if !text.is_empty() {
-                text.extend_from_slice(b"\r\n");
-            }
-            let shows_keys = self.login.key_filter().is_none();
-            text.extend_from_slice(section(self.balancer, shows_keys).as_bytes());
-        }
-        let protocol = self.mode.protocol;
-        self.answer(|out| write::text(out, &text, protocol));
-        Ok(())
-    }
-
     /// HELLO is a backend's answer, but for the client's id.
     #[inline(never)]
     fn hello(&mut self, command: &Command) -> Answered {
@@ -380,72 +340,4 @@ fn with_id(greeting: &[u8], id: u64) -> Vec<u8> {
     let Some(begin) = found.map(|at| at + BEFORE.len()) else { return greeting.to_vec() };
     let end = greeting[begin..].iter().position(|&byte| byte == b'\r').map_or(begin, |n| begin + n);
     [&greeting[..begin], id.to_string().as_bytes(), &greeting[end..]].concat()
-}
-
-/// Our section. Its names begin with `lb_`: clients join all sections into one table.
-fn section(balancer: &Balancer, shows_keys: bool) -> String {
-    let mut text = String::from("# Balancer\r\n");
-    let mut line = |name: &str, value: &dyn Display| {
-        // Writing to a String can't fail.
-        let _ = write!(text, "lb_{name}:{value}\r\n");
-    };
-    line("version", &env!("CARGO_PKG_VERSION"));
-    line("uptime_in_seconds", &balancer.began.elapsed().as_secs());
-    line("clients", &balancer.metrics.all_clients());
-    let memory = &balancer.memory;
-    line("client_memory", &memory.held_bytes());
-    line("client_memory_max", &memory.max_bytes());
-    line("client_memory_closed", &memory.closed.get());
-    let (backends, now) = (balancer.backends(), Instant::now());
-    line("backends", &backends.len());
-    for (index, backend) in backends.iter().enumerate() {
-        let (health, leases) = (backend.health.summary(now), balancer.table.leases(backend.id));
-        let role = health.role().unwrap_or("primary");
-        let lag = balancer.replication.lag(backend.id, now);
-        let value = format!(
-            "address={},state={},role={role},leases={leases},connections={},keys={},lag_bytes={},\
-             staleness={},since={},reason={}",
-            backend.name(),
-            health.state,
-            backend.pool.counts().open,
-            or_unknown(health.keys),
-            or_unknown(lag.bytes),
-            or_unknown(lag.staleness.map(|time| time.as_millis() as f64 / 1000.0)),
-            health.state_for.as_secs(),
-            plain(&health.reason),
-        );
-        line(&format!("backend{index}"), &value);
-    }
-    let lane = balancer.slow_lane.snapshot();
-    line("slow_reads", &lane.ended);
-    line("slow_reads_busy_seconds", &format!("{:.3}", lane.busy_time.as_secs_f64()));
-    line("slow_reads_running", &lane.running.len());
-    line("slow_reads_waiting", &lane.waiting);
-    for (index, read) in lane.running.iter().chain(&lane.recent).enumerate() {
-        let value = format!(
-            "read={},address={},seconds={:.3},running={}",
-            plain(if shows_keys { &read.label } else { slow::without_key(&read.label) }),
-            backends.get(read.backend).map_or("", |backend| backend.name()),
-            read.time.as_secs_f64(),
-            u8::from(index < lane.running.len()),
-        );
-        line(&format!("slow_read{index}"), &value);
-    }
-    for (index, (backend, change)) in balancer.changes(MAX_CHANGES).iter().enumerate() {
-        let at = humantime::format_rfc3339_seconds(change.at);
-        let reason = plain(&change.reason);
-        let name = backend.name();
-        let value = format!("at={at},address={name},state={},reason={reason}", change.state);
-        line(&format!("change{index}"), &value);
-    }
-    text
-}
-
-fn or_unknown(value: Option<impl ToString>) -> String {
-    value.map_or("unknown".to_owned(), |value| value.to_string())
-}
-
-/// In a list of fields, a comma begins the next.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c == ',' || c.is_control() { ';' } else { c }).collect()
 }

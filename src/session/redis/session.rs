@@ -14,6 +14,7 @@ use super::client::ClientState;
 use super::in_flight::InFlight;
 use super::login::Login;
 use super::names;
+use super::near_cache::NearCache;
 use super::replies::{Answered, Given, LocalReply, OTHER_COMMANDS, SessionEnd, Unanswered};
 use super::reply_writer::ReplyWriter;
 use super::subscription::Subscriptions;
@@ -101,6 +102,7 @@ pub struct Session<'a> {
     pub(super) state: ClientState,
     pub(super) batch: Batch,
     pub(super) in_flight: InFlight,
+    pub(super) near_cache: NearCache,
     pub(super) transaction: Option<Transaction>,
     pub(super) subscriptions: Option<Subscriptions>,
     pub(super) login: Login,
@@ -148,6 +150,7 @@ impl<'a> Session<'a> {
             mode: FIRST_MODE,
             batch: Batch::default(),
             in_flight: InFlight::new(balancer.slow_lane.kinds.slow_after()),
+            near_cache: NearCache::default(),
             transaction: None,
             subscriptions: None,
             login: Login::unknown(),
@@ -177,6 +180,7 @@ impl<'a> Session<'a> {
                 used += length;
                 let Some(command) = command else { break };
                 begun = None;
+                self.near_cache.has_more = used < input.len();
                 self.command(&command)?;
             }
             input.drain(..used);
@@ -328,7 +332,10 @@ impl<'a> Session<'a> {
                 self.abort();
                 self.complete(command.name(), Err(unanswered))?;
             }
-            Ok(()) if self.transaction.is_some() => self.in_transaction(command)?,
+            Ok(()) if self.transaction.is_some() => {
+                self.near_cache.note_other();
+                self.in_transaction(command)?;
+            }
             Ok(()) => self.outside_transaction(command)?,
         }
         match self.batch.is_full() || self.writer.is_full() {
@@ -345,8 +352,12 @@ impl<'a> Session<'a> {
             Verdict::Refuse(Refused { why, error }) => {
                 Err(Unanswered::Error(error, Outcome::Refused(why)))
             }
-            Verdict::Local(local) => self.answer_locally(local, command),
+            Verdict::Local(local) => {
+                self.near_cache.note_other();
+                self.answer_locally(local, command)
+            }
             Verdict::Forward if self.is_subscriber() => Err(self.not_for_subscribers(command)),
+            Verdict::Forward if self.answer_from_cache(command, shape) => return Ok(()),
             Verdict::Forward => return self.forward(command, shape),
             Verdict::Close => Err(self.close()),
         };

@@ -1,0 +1,189 @@
+//! Values over HTTP that are answered from the near cache.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::balanced::HttpRead;
+use super::response::{Caching, SentResponse, add_backend_headers, complete};
+use super::shared_read::write_reply;
+use crate::backend::Class;
+use crate::balance::Balancer;
+use crate::cache::hot_keys::SAMPLED_READS;
+use crate::cache::{Cache, CachedRead, Entry, FIELD_TIME, Found, Page, Tracker};
+use crate::health::Member;
+use crate::http::target::KeyQuery;
+use crate::http::{self, ResponseWriter};
+use crate::metrics::Outcome;
+use crate::resp::{CommandParser, Protocol};
+use crate::session::client::Client;
+
+/// What one HTTP connection knows of the near cache.
+#[derive(Default)]
+pub(super) struct CachedReads {
+    /// When the last reply was noticed that came by another connection than a tracker's.
+    since: Option<Instant>,
+    /// Whether one may have come after that.
+    has_read_elsewhere: bool,
+    hits: u64,
+}
+
+/// An answer from the cache, or one that was just read for it.
+struct Answer {
+    entry: Arc<Entry>,
+    /// How long the backend took, if it was asked.
+    time: Option<Duration>,
+}
+
+impl CachedReads {
+    /// Answers a read of a value from the near cache.
+    ///
+    /// # Errors
+    /// Returns the read where it has to go to a backend.
+    pub fn respond(
+        &mut self,
+        client: &mut Client,
+        mut read: Box<HttpRead>,
+    ) -> Result<(Box<HttpRead>, SentResponse), Box<HttpRead>> {
+        let balancer = client.balancer;
+        let Some(cache) = balancer.cache.as_ref() else { return Err(read) };
+        if std::mem::take(&mut self.has_read_elsewhere) {
+            self.since = Some(Instant::now());
+        }
+        let answer = self.look_up(cache, balancer, &mut read);
+        let Some((backend, answer)) = answer else {
+            self.has_read_elsewhere = true;
+            return Err(read);
+        };
+        let sent = send(client, cache, &read, &backend, &answer);
+        Ok((read, sent))
+    }
+
+    fn look_up(
+        &mut self,
+        cache: &Arc<Cache>,
+        balancer: &Balancer,
+        read: &mut HttpRead,
+    ) -> Option<(Arc<Member>, Answer)> {
+        let is_usual = read.caller.rights.is_none()
+            && read.max_staleness.is_any()
+            && balancer.config().demo_delay.is_zero();
+        let query = read.whole_value().filter(|_| is_usual)?;
+        let backends = balancer.backends();
+        let serves = |id| backends.get(id).is_some_and(|backend| backend.serves_own());
+        let lease = balancer.table.lease(Instant::now(), serves)?;
+        let backend = lease.backend_if_up().and_then(|id| backends.get(id)).cloned();
+        let answer = backend.and_then(|backend| {
+            let tracker = cache.tracker(&backend, backend.own_mode().database)?;
+            let answer = self.page(cache, &tracker, query).or_else(|| {
+                cache.metrics().misses.add_one();
+                self.value(cache, balancer, &backend, &tracker, read, query)
+            });
+            Some((backend, answer?))
+        });
+        // Without an answer, the read goes where it has been counted already.
+        read.lease = Some(lease);
+        answer
+    }
+
+    /// The finished answer, if it is there.
+    fn page(&mut self, cache: &Cache, tracker: &Tracker, query: &KeyQuery) -> Option<Answer> {
+        let Found::Hit(entry) = cache.page(tracker, &query.key, self.since) else { return None };
+        self.note_hit(cache, tracker, &query.key);
+        Some(Answer { entry, time: None })
+    }
+
+    fn note_hit(&mut self, cache: &Cache, tracker: &Tracker, key: &[u8]) {
+        self.hits += 1;
+        if self.hits.is_multiple_of(SAMPLED_READS) {
+            cache.note_hot(tracker, key);
+        }
+        cache.metrics().hits.add_one();
+        tracker.member.metrics.cache_hits.add_one();
+    }
+
+    /// The answer that is made of the value, which is there or is read for the cache.
+    fn value(
+        &self,
+        cache: &Cache,
+        balancer: &Balancer,
+        backend: &Member,
+        tracker: &Tracker,
+        read: &HttpRead,
+        query: &KeyQuery,
+    ) -> Option<Answer> {
+        let value_type = backend.type_hints.of(&query.key)?;
+        let bytes = value_type.read_command(&query.key).into_bytes();
+        let mut parser = CommandParser::new(usize::MAX);
+        let Ok((_, Some(command))) = parser.parse(&bytes) else { return None };
+        let (_, policy) = balancer.policy();
+        let cached = policy.shape(&command).cached(&command)?;
+        let has_field_ttl = cached.is_hash && policy.has_field_ttl();
+        let cached_read = CachedRead {
+            command: cached,
+            arg_count: command.arg_count(),
+            args: command.encoded_args(1, command.arg_count() - 1),
+            key: &query.key,
+            max_time: if has_field_ttl { FIELD_TIME } else { Duration::MAX },
+        };
+        let began = Instant::now();
+        let (entry, time) = match cache.get(tracker, &cached_read, self.since) {
+            Found::Hit(entry) => (entry, None),
+            Found::Miss if read.profile.class != Class::Slow && !read.profile.has_one_try => {
+                let entry = cache.fill(tracker, &cached_read, self.since, true)?;
+                (entry, Some(began.elapsed()))
+            }
+            Found::Miss | Found::Nothing => return None,
+        };
+        let keep_alive = !balancer.is_draining();
+        let mut response =
+            ResponseWriter::new(io::sink(), &read.request, keep_alive, SystemTime::now);
+        let reply = entry.reply(Protocol::Resp2)?;
+        let digest = write_reply(value_type, reply, query, &mut response)?;
+        let page =
+            Page { status: response.sent_status(), digest, body: response.held_body()?.into() };
+        let entry = cache.keep_page(tracker, &query.key, &entry, page);
+        Some(Answer { entry, time })
+    }
+}
+
+/// Sends an answer, and counts it.
+fn send(
+    client: &mut Client,
+    cache: &Cache,
+    read: &HttpRead,
+    backend: &Member,
+    answer: &Answer,
+) -> SentResponse {
+    let balancer = client.balancer;
+    client.socket.note_lease(read.lease.as_ref());
+    let keep_alive = !balancer.is_draining();
+    let mut response =
+        ResponseWriter::new(&mut *client, &read.request, keep_alive, SystemTime::now);
+    let sent = answer.entry.page().map_or(Ok(()), |page| {
+        response.status(page.status);
+        let caching = Caching::of(balancer);
+        match answer.time {
+            None => {
+                let age = cache.age(&answer.entry).as_secs();
+                add_backend_headers(&mut response, backend, caching.hit(age));
+            }
+            Some(_) => add_backend_headers(&mut response, backend, caching),
+        }
+        response.header("Content-Type", http::JSON);
+        response.write_all(&page.body)?;
+        let tag = read.request.if_none_match.as_deref();
+        let message = response.held_message(page.digest.map(|digest| (digest, tag)));
+        let (metrics, target) = (&balancer.metrics, read.request.target.as_bytes());
+        let answered_by = answer.time.map(|time| (&backend.metrics, time));
+        let address = response.writer().address;
+        complete(metrics, address, target, answered_by, message.len() as u64, Outcome::Answered);
+        response.writer().write_all(&message)?;
+        response.writer().flush()
+    });
+    let mut log = SentResponse::from_backend(backend, &response);
+    log.cut = sent.err().map(|error| error.to_string());
+    log.keep_alive &= log.cut.is_none();
+    client.socket.note_lease(None);
+    log
+}

@@ -1,0 +1,286 @@
+//! Reads of a session that are answered from the near cache.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::session::Session;
+use crate::backend::Class;
+use crate::cache::hot_keys::SAMPLED_READS;
+use crate::cache::{Cache, CachedRead, Entry, FIELD_TIME, Found, Tracker};
+use crate::health::Member;
+use crate::metrics::{Completion, Outcome};
+use crate::net::protocol::WireProtocol;
+use crate::policy::Shape;
+use crate::policy::cacheable::{CachedCommand, CachedKind};
+use crate::resp::{Command, Protocol, write};
+
+/// Most keys of one command whose replies are put together from those to each key.
+const MAX_PARTS: usize = 128;
+
+/// What a session knows of the near cache.
+#[derive(Default)]
+pub struct NearCache {
+    /// The tracker of its backend and database.
+    tracker: Option<Arc<Tracker>>,
+    /// The session's backend, while commands are handled that have arrived together.
+    backend: Option<Arc<Member>>,
+    /// Whether more commands have arrived after the one at hand.
+    pub has_more: bool,
+    /// Whether a command was handled in another way since the last reply from the cache. Then the session may know more
+    /// than its tracker.
+    has_read_elsewhere: bool,
+    /// Whether replies from the cache were given to the client that are not delivered yet.
+    has_given: bool,
+    /// When such a command was noticed last. Nothing comes from a tracker that has not come so far.
+    since: Option<Instant>,
+    /// Hits that are not counted yet, and the length of their replies.
+    hits: u64,
+    hit_bytes: u64,
+    /// How many hits there were.
+    all_hits: u64,
+}
+
+impl NearCache {
+    /// Whether replies from the cache were given to the client since the last time.
+    pub fn take_has_given(&mut self) -> bool {
+        std::mem::take(&mut self.has_given)
+    }
+
+    /// A command is handled in another way.
+    pub fn note_other(&mut self) {
+        self.has_read_elsewhere = true;
+    }
+}
+
+/// One lookup of a command, or of a part of it.
+struct Lookup<'a> {
+    cache: &'a Cache,
+    tracker: Arc<Tracker>,
+    since: Option<Instant>,
+}
+
+impl Session<'_> {
+    /// Answers a command from the near cache. Returns false where it has to go to a backend.
+    ///
+    /// Nothing comes from there while a command before it is unanswered: the reply to that would be newer.
+    pub(super) fn answer_from_cache(&mut self, command: &Command, shape: Shape) -> bool {
+        let Some(cache) = &self.balancer.cache else { return false };
+        let is_answered = !self.is_silent
+            && self.batch.is_empty()
+            && self.subscriptions.is_none()
+            && !self.in_flight.is_under_way()
+            && shape
+                .cached(command)
+                .is_some_and(|cached| self.look_up(cache, command, shape, cached));
+        self.near_cache.has_read_elsewhere |= !is_answered;
+        is_answered
+    }
+
+    fn look_up(
+        &mut self,
+        cache: &Arc<Cache>,
+        command: &Command,
+        shape: Shape,
+        cached: CachedCommand,
+    ) -> bool {
+        let Some((backend, tracker)) = self.tracker(cache) else { return false };
+        let near = &mut self.near_cache;
+        if std::mem::take(&mut near.has_read_elsewhere) {
+            near.since = Some(Instant::now());
+        }
+        let since = near.since;
+        let lookup = Lookup { cache, tracker, since };
+        match cached.kind {
+            CachedKind::One => self.one(&lookup, &backend, command, shape, cached),
+            CachedKind::Mget | CachedKind::ExistsOfMany => {
+                self.many(&lookup, &backend, command, cached)
+            }
+        }
+    }
+
+    /// The session's backend and its tracker, where reads go there in the usual way.
+    fn tracker(&mut self, cache: &Arc<Cache>) -> Option<(Arc<Member>, Arc<Tracker>)> {
+        let backend = match &self.near_cache.backend {
+            Some(backend) => Arc::clone(backend),
+            None => {
+                let backend = self.upstream.usual_backend(self.writer.client.address)?;
+                Arc::clone(self.near_cache.backend.insert(backend))
+            }
+        };
+        let database = self.mode.database;
+        let is_its = |tracker: &&Arc<Tracker>| {
+            tracker.member.id == backend.id && tracker.database == database && !tracker.is_over()
+        };
+        let tracker = match self.near_cache.tracker.as_ref().filter(is_its) {
+            Some(tracker) => Arc::clone(tracker),
+            None => {
+                self.near_cache.tracker = cache.tracker(&backend, database);
+                self.near_cache.tracker.clone()?
+            }
+        };
+        Some((backend, tracker))
+    }
+
+    /// Answers a command whose reply is kept as it is. Reads it for the cache if it is asked for again.
+    fn one(
+        &mut self,
+        lookup: &Lookup,
+        backend: &Member,
+        command: &Command,
+        shape: Shape,
+        cached: CachedCommand,
+    ) -> bool {
+        let Some(key) = command.arg(1) else { return false };
+        let args = command.encoded_args(1, command.arg_count() - 1);
+        let max_time = self.max_time(cached);
+        let read =
+            CachedRead { command: cached, arg_count: command.arg_count(), args, key, max_time };
+        let began = Instant::now();
+        match lookup.cache.get(&lookup.tracker, &read, lookup.since) {
+            Found::Hit(entry) => self.give_hit(lookup, backend, key, |out, protocol| {
+                out.extend_from_slice(entry.reply(protocol).unwrap_or_default());
+            }),
+            Found::Miss if self.may_fill(command, shape) => {
+                // What has arrived after it is not held up.
+                let waits = !self.near_cache.has_more;
+                lookup.cache.metrics().misses.add_one();
+                self.near_cache.backend = None;
+                let entry = lookup.cache.fill(&lookup.tracker, &read, lookup.since, waits);
+                entry.is_some_and(|entry| self.give_fill(command, backend, &entry, began.elapsed()))
+            }
+            Found::Miss | Found::Nothing => {
+                lookup.cache.metrics().misses.add_one();
+                false
+            }
+        }
+    }
+
+    /// Whether a command may be read for the cache: it is quick, and its reply is short, as far as is known.
+    fn may_fill(&self, command: &Command, shape: Shape) -> bool {
+        let is_quick = self
+            .balancer
+            .profile(command, shape)
+            .is_ok_and(|(profile, _)| profile.class != Class::Slow && !profile.has_one_try);
+        is_quick && !self.balancer.long_replies.is_known(command.bytes())
+    }
+
+    fn max_time(&self, cached: CachedCommand) -> Duration {
+        match cached.is_hash && self.policy.has_field_ttl() {
+            true => FIELD_TIME,
+            false => Duration::MAX,
+        }
+    }
+
+    /// Answers a command about several keys from what is kept of each, if all is. What is not is read for the cache.
+    fn many(
+        &mut self,
+        lookup: &Lookup,
+        backend: &Member,
+        command: &Command,
+        cached: CachedCommand,
+    ) -> bool {
+        let keys = command.arg_count() - 1;
+        if keys > MAX_PARTS {
+            return false;
+        }
+        let cached_part = CachedCommand { kind: CachedKind::One, ..cached };
+        let part = |index: usize| CachedRead {
+            command: cached_part,
+            arg_count: 2,
+            args: command.encoded_args(index, index),
+            key: command.arg(index).unwrap_or_default(),
+            max_time: Duration::MAX,
+        };
+        let mut entries = Vec::with_capacity(keys);
+        for index in 1..=keys {
+            match lookup.cache.get(&lookup.tracker, &part(index), lookup.since) {
+                Found::Hit(entry) => entries.push(entry),
+                Found::Miss => {
+                    _ = lookup.cache.fill(&lookup.tracker, &part(index), lookup.since, false);
+                }
+                Found::Nothing => {}
+            }
+        }
+        if entries.len() < keys || !lookup.cache.are_current(&lookup.tracker, &entries) {
+            lookup.cache.metrics().misses.add_one();
+            return false;
+        }
+        let key = command.arg(1).unwrap_or_default();
+        self.give_hit(lookup, backend, key, |out, protocol| {
+            write_parts(out, cached.kind, protocol, &entries);
+        })
+    }
+
+    /// Gives the client a reply from the cache.
+    fn give_hit(
+        &mut self,
+        lookup: &Lookup,
+        backend: &Member,
+        key: &[u8],
+        write: impl FnOnce(&mut Vec<u8>, Protocol),
+    ) -> bool {
+        let before = self.writer.out.len();
+        write(&mut self.writer.out, self.mode.protocol);
+        let bytes = (self.writer.out.len() - before) as u64;
+        self.writer.given.bytes += bytes;
+        let near = &mut self.near_cache;
+        near.has_given = true;
+        near.hits += 1;
+        near.hit_bytes += bytes;
+        near.all_hits += 1;
+        if near.all_hits.is_multiple_of(SAMPLED_READS) {
+            lookup.cache.note_hot(&lookup.tracker, key);
+        }
+        backend.metrics.cache_hits.add_one();
+        true
+    }
+
+    /// Gives the client a reply that has just been read for the cache.
+    fn give_fill(
+        &mut self,
+        command: &Command,
+        backend: &Member,
+        entry: &Entry,
+        time: Duration,
+    ) -> bool {
+        let Some(reply) = entry.reply(self.mode.protocol) else { return false };
+        self.writer.out.extend_from_slice(reply);
+        let bytes = reply.len() as u64;
+        self.writer.given.bytes += bytes;
+        self.writer.complete(command.name(), Some((backend, time)), bytes, Outcome::Answered);
+        true
+    }
+
+    /// Counts the hits so far, before the client has the replies.
+    pub(super) fn count_hits(&mut self) {
+        let near = &mut self.near_cache;
+        near.backend = None;
+        let Some(cache) = self.balancer.cache.as_ref().filter(|_| near.hits > 0) else { return };
+        let (count, bytes) = (std::mem::take(&mut near.hits), std::mem::take(&mut near.hit_bytes));
+        cache.metrics().hits.add(count);
+        self.balancer.metrics.complete(&Completion {
+            client: self.writer.client.address,
+            protocol: WireProtocol::Resp,
+            what: b"",
+            backend: None,
+            count,
+            bytes,
+            time: Duration::ZERO,
+            outcome: Outcome::Answered,
+        });
+    }
+}
+
+/// Writes the reply to a command about several keys, made of those to each key.
+fn write_parts(out: &mut Vec<u8>, kind: CachedKind, protocol: Protocol, entries: &[Arc<Entry>]) {
+    let replies = entries.iter().map(|entry| entry.reply(protocol).unwrap_or_default());
+    match kind {
+        CachedKind::One | CachedKind::Mget => {
+            write::array(out, entries.len());
+            replies.for_each(|reply| out.extend_from_slice(reply));
+        }
+        CachedKind::ExistsOfMany => {
+            write::integer(out, replies.filter(|reply| *reply == b":1\r\n").count() as i64);
+        }
+    }
+}
