@@ -81,8 +81,8 @@ fuzz:
 		|| { echo "make fuzz: $$target failed; see above for the input and how to repeat it" >&2; exit 1; }; \
 	done
 
-# Measures redis-lb and other proxies on this machine and writes docs/BENCHMARKS.md. Takes under 20 minutes;
-# less with BENCH_SECONDS=1 or BENCH_ONLY=resp,http (parts: resp, http, half, idle, seed, scaling, start, tls).
+# Measures redis-lb and other proxies on this machine and writes docs/BENCHMARKS.md. Takes about 45 minutes;
+# less with BENCH_SECONDS=1 or BENCH_ONLY=resp,http (parts: resp, http, open, cache, growth, idle, seed, scaling, start, tls).
 bench:
 	bash bench/install.sh
 	cargo build --release --locked

@@ -9,9 +9,11 @@ import sys
 import time
 
 import machine
-import measure_half_load
+import measure_cache
+import measure_growth
 import measure_http
 import measure_idle
+import measure_open
 import measure_resp
 import measure_scaling
 import measure_seed
@@ -19,12 +21,15 @@ import measure_start
 import measure_tls
 import peers
 import report
+import runs
 from machine import HOME, RUN, say
 
 PARTS = {
     "resp": measure_resp,
     "http": measure_http,
-    "half": measure_half_load,
+    "open": measure_open,
+    "cache": measure_cache,
+    "growth": measure_growth,
     "idle": measure_idle,
     "seed": measure_seed,
     "scaling": measure_scaling,
@@ -75,6 +80,7 @@ def main():
         results = measure(names, float(os.environ.get("BENCH_SECONDS", "1.6")))
     finally:
         machine.stop_all()
+    runs.save(results, names)
     report.write(results, HOME / "docs")
     say("written: docs/BENCHMARKS.md")
 

@@ -7,8 +7,8 @@ import machine
 import peers
 
 CONNECTIONS = 50
-ROUNDS = 5
-PATHS = {"redis-lb": "/actor:1", "webdis": "/HGETALL/actor:1"}
+ROUNDS = 7
+PATHS = {"redis-lb": "/actor:1", "redis-lb-cache": "/actor:1", "webdis": "/HGETALL/actor:1"}
 CASES = {"keep-alive": [], "new connection": ["-H", "Connection: close"]}
 UNITS = {"us": 1e-3, "ms": 1, "s": 1e3}
 
@@ -24,7 +24,7 @@ def run(servers, seconds, say):
     for turn in range(ROUNDS):
         for name, options in CASES.items():
             say(f"HTTP, round {turn + 1} of {ROUNDS}: {name}")
-            for target in peers.without(targets, failures):
+            for target in peers.in_turn(targets, turn, failures):
                 try:
                     cases[name][target.name].append(measure(target, options, seconds))
                 except RuntimeError as error:

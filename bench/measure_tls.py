@@ -39,7 +39,7 @@ def run(_plain_servers, seconds, say):
         for case, (command, connections, pipeline, reconnects) in zip(cases, CASES):
             say(f"TLS, round {turn + 1} of {ROUNDS}: {case['command']}, pipeline {pipeline}, reconnects: {reconnects}")
             options = OPTIONS + ["-k", "0"] * reconnects
-            for target in peers.without(targets, failures):
+            for target in peers.in_turn(targets, turn, failures):
                 runs = case["targets"].setdefault(target.name, [])
                 try:
                     rate = runs[-1]["rate"] if runs else measure(target, command, connections, pipeline, 2000, options)["rate"]

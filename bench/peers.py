@@ -22,6 +22,9 @@ LONG = ("GET", "string:65536")
 # Targets in the order of the tables. "direct" is one of the Redis servers, without a proxy.
 RESP = ["direct", "redis-lb", "haproxy", "nginx", "nutcracker", "envoy"]
 HTTP = ["redis-lb", "webdis"]
+# redis-lb with its near cache.
+CACHED = "redis-lb-cache"
+CACHE = ["--cache", "64mib"]
 
 
 class Target:
@@ -113,7 +116,11 @@ def start(name, servers):
     ports = [server.port for server in servers]
     if name == "direct":
         return servers[0]
-    target = start_lb(ports) if name == "redis-lb" else start_peer(name, ports)
+    if name in ("redis-lb", CACHED):
+        target = start_lb(ports, folder=name, options=CACHE * (name == CACHED))
+        target.name = name
+    else:
+        target = start_peer(name, ports)
     try:
         if name == "webdis":
             machine.wait_until(lambda: socket.create_connection(("127.0.0.1", target.port)).close())
@@ -147,6 +154,13 @@ def start_each(names, servers, failures):
 def without(targets, failures):
     """The targets that have not failed; another failure could take another long wait."""
     return [target for target in targets if target.name not in failures]
+
+
+def in_turn(targets, turn, failures):
+    """The targets that have not failed, each of them the first in its turn."""
+    targets = without(targets, failures)
+    first = turn % len(targets) if targets else 0
+    return targets[first:] + targets[:first]
 
 
 def stop_each(targets):

@@ -1,6 +1,8 @@
-"""Bar charts as SVG, readable on light and on dark pages."""
+"""Charts as SVG, readable on light and on dark pages."""
 
 from html import escape
+
+from goals import median
 
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #24292f }
@@ -48,3 +50,46 @@ def bars(title, names, groups, digits, line=None):
 def text(x, y, words, kind="", anchor="start"):
     kind = f' class="{kind}"' if kind else ""
     return f'<text{kind} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
+# Growths that are drawn, and their titles.
+GROWTHS = {
+    "clients": "Against the number of clients",
+    "size": "Against the size of the value in bytes",
+    "hits": "Against the share of hits in %",
+    "backends": "Against the number of slow backends",
+}
+PANELS = [("rate", "requests/s"), ("p99", "p99 ms"), ("cpu", "CPU µs a request")]
+COLORS = {"redis-lb": "#0969da", "redis-lb-cache": "#1a7f37", "haproxy": "#8c959f"}
+PANEL, HEIGHT, BASE = 250, 300, 250
+
+
+def growth(title, targets):
+    """Three charts beside each other; `targets` have runs by step. The steps are equally far apart."""
+    body = [text(16, 28, title, "title")]
+    for index, name in enumerate(targets):
+        x = 16 + 140 * index
+        body.append(f'<rect x="{x}" y="40" width="12" height="4" fill="{COLORS[name]}"/>')
+        body.append(text(x + 18, 47, name))
+    for index, (key, label) in enumerate(PANELS):
+        body += panel(40 + index * PANEL, key, label, targets)
+    width = 20 + len(PANELS) * PANEL
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT}" width="{width}" height="{HEIGHT}" role="img">'
+    card = f'<rect class="card" x="0.5" y="0.5" width="{width - 1}" height="{HEIGHT - 1}" rx="6"/>'
+    return "\n".join([head, f"<title>{escape(title)}</title>", f"<style>{STYLE}</style>", card, *body, "</svg>", ""])
+
+
+def panel(left, key, label, targets):
+    lines = {name: {step: median(runs, key) for step, runs in steps.items() if runs} for name, steps in targets.items()}
+    steps = list(next(iter(targets.values())))
+    top = max((value for line in lines.values() for value in line.values()), default=0) or 1
+    x = {step: left + index * (PANEL - 50) / max(1, len(steps) - 1) for index, step in enumerate(steps)}
+    body = [text(left, 72, f"{label}, up to {top:,.0f}" if top >= 10 else f"{label}, up to {top:.2f}")]
+    body.append(f'<line class="line" x1="{left}" y1="{BASE}" x2="{left + PANEL - 50}" y2="{BASE}"/>')
+    body += [text(x[step], BASE + 16, step, "number", "middle") for step in steps]
+    for name, line in lines.items():
+        points = [(x[step], BASE - 165 * value / top) for step, value in line.items()]
+        path = " ".join(f"{across:.1f},{up:.1f}" for across, up in points)
+        body.append(f'<polyline points="{path}" fill="none" stroke="{COLORS[name]}" stroke-width="2"/>')
+        body += [f'<circle cx="{across:.1f}" cy="{up:.1f}" r="3" fill="{COLORS[name]}"/>' for across, up in points]
+    return body

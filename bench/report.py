@@ -4,12 +4,14 @@ import pathlib
 import statistics
 
 import goals
-import measure_half_load
+import measure_growth
 import measure_http
 import measure_idle
+import measure_open
 import measure_scaling
 import peers
 import picture
+import runs
 from goals import median
 
 HEAD = """# Benchmarks
@@ -51,14 +53,14 @@ connection, and can't retry a read on another server. nutcracker and Envoy under
 configuration can be better, please change it and repeat the run.
 
 CPU is user and system time of all processes of the proxy, from `/proc/PID/stat`, which has a resolution of
-10 ms.
+10 ms. "With Redis" adds that of the three Redis servers: sharing connections saves their time, too.
 """
 
 RESP = """## RESP
 
 Closed loop, with `redis-benchmark`: {seconds:g} s a run for `HGETALL`, 0.6 of that for `GET`, {rounds} rounds. After × is
 the ratio to direct. With a pipeline, latency is that of the whole pipeline. Latency has a resolution of 8 µs.
-redis-benchmark has one thread, which may be the limit with a pipeline of 16, for direct above all. Ratios to
+The order of the targets is rotated in each round. redis-benchmark has one thread, which may be the limit with a pipeline of 16, for direct above all. Ratios to
 direct then look better than they are. The CPU of direct is that of Redis; the CPU of a proxy does not include
 Redis. 64 KiB to 500 clients with a pipeline of 16 is left out: 500 MiB of outstanding replies would measure
 memory.
@@ -71,12 +73,29 @@ redis-lb and `{theirs}` for Webdis. redis-lb sends JSON with an `ETag`, for whic
 size of the value. After × is the ratio to Webdis.
 """
 
-HALF = """## Latency at half load
+OPEN = """## Latency under open load
 
-Open loop, with [bench/load](../bench/load/src/open.rs): {rate:,} requests a second over {connections} connections, half of
-what {of} reached with 50 clients in the same run. Latency counts from the time at which a request was due, so
-a stall counts for every request that it delays. Each reply is compared. {seconds:g} s a run, {rounds} rounds. The last
-column shows how late the generator sent requests; that delay is part of the latencies.
+Open loop, with [bench/load](../bench/load/src/open.rs): {connections} connections, at shares of the {saturation:,.0f} requests a
+second that {of} reached with 50 clients in the same run. Latency counts from the time at which a request was due, so
+a stall counts for every request that it delays. Each reply is compared. {seconds:g} s a run, {rounds} rounds, the order
+rotated in each. The last column shows how late the generator sent requests; that delay is part of the latencies.
+"""
+
+CACHE = """## The near cache
+
+redis-lb-cache is `lb --cache 64mib`. Each read but those of "no hits" is of one key, so nearly all are hits. In "no
+hits", each reads one of ten million keys that are not there. In "one hot key", `GET` of 64 bytes, slow stands before
+three relays ([bench/load](../bench/load/src/relay.rs)) that answer one read at a time, a millisecond each, and pass
+invalidations on only between commands; redis-lb-cache stands before Redis itself. With If-None-Match, all answers are
+`304`. {seconds:g} s a run, {rounds} rounds, the order rotated in each.
+"""
+
+GROWTH = """## How cost grows
+
+`HGETALL actor:327` (clients) and `GET` (size of the value) with `redis-benchmark`, 50 clients where their number is
+not what grows. Hit rate: `GET` of 64 bytes of one of {hot} keys for that share of the reads, of a key that is not
+there and read once for the others ([bench/load](../bench/load/src/mixed.rs)). Slow backends: relays that answer one
+read at a time, a millisecond each, and 80 clients. {seconds:g} s a run, {rounds} rounds.
 """
 
 IDLE = """## Idle clients
@@ -113,7 +132,7 @@ the limit.
 REPEAT = """## Run it yourself
 
 ```sh
-make bench                                         # all parts, under 20 minutes
+make bench                                         # all parts, about 45 minutes
 BENCH_ONLY=resp,http BENCH_SECONDS=1 make bench    # some parts of: {parts}
 make compare BEFORE=/tmp/lb-before                 # an older build of lb against this one, to find regressions
 ```
@@ -127,7 +146,7 @@ the two builds in each round, so that changes of the machine's speed affect both
 
 def write(results, docs):
     sections = [HEAD, table(["goal", "wanted", "measured", "reached"], goals.judge(results), "lllc"), disturbance(results)]
-    sections += [machine(results), METHOD, failures(results)]
+    sections += [runs.section(table), machine(results), METHOD, failures(results)]
     for name, make in SECTIONS.items():
         if name in results:
             sections.append(make(results[name]))
@@ -137,6 +156,9 @@ def write(results, docs):
     (docs / "BENCHMARKS.md").write_text(text)
     if "resp" in results:
         pictures(results, docs / "pictures")
+    for name, targets in results.get("growth", {}).get("growths", {}).items():
+        text = picture.growth(picture.GROWTHS[name], targets)
+        (docs / "pictures" / f"bench-growth-{name}.svg").write_text(text)
 
 
 def disturbance(results):
@@ -204,23 +226,35 @@ def rates(targets, base):
         ratio = f" ×{median(runs, key) / median(base, key):.2f}" if base and median(base, key) else ""
         return spread([run[key] for run in runs], digits) + ratio
 
+    columns = [("rate", 0, "requests/s"), ("p50", 3, "p50 ms"), ("p99", 3, "p99 ms"), ("cpu", 1, "CPU µs a request")]
+    if all("total_cpu" in run for runs in targets.values() for run in runs):
+        columns.append(("total_cpu", 1, "with Redis"))
+    rows = [[name, *(cell(runs, key, digits) for key, digits, _ in columns)] for name, runs in targets.items() if runs]
+    return table(["", *(head for _, _, head in columns)], rows, "l" + "r" * len(columns))
+
+
+def open_load(part):
     rows = [
-        [name, cell(runs, "rate", 0), cell(runs, "p50", 3), cell(runs, "p99", 3), cell(runs, "cpu", 1)]
+        [f"{share} %", name] + [spread([run[key] for run in runs], 2) for key in ("p50", "p99", "p99.9")]
+        + [str(sum(run["unanswered"] for run in runs)), spread([run["sent_late_p99"] for run in runs], 2)]
+        for share, targets in part["loads"].items()
         for name, runs in targets.items()
         if runs
     ]
-    return table(["", "requests/s", "p50 ms", "p99 ms", "CPU µs a request"], rows, "lrrrr")
+    head = ["load", "", "p50 ms", "p99 ms", "p99.9 ms", "unanswered", "sent late, p99 ms"]
+    return OPEN.format(connections=measure_open.CONNECTIONS, **part) + "\n" + table(head, rows, "rlrrrrr")
 
 
-def half(part):
-    rows = [
-        [name] + [spread([run[key] for run in runs], 2) for key in ("p50", "p99", "p99.9")]
-        + [str(sum(run["unanswered"] for run in runs)), spread([run["sent_late_p99"] for run in runs], 2)]
-        for name, runs in part["targets"].items()
-        if runs
-    ]
-    head = ["", "p50 ms", "p99 ms", "p99.9 ms", "unanswered", "sent late, p99 ms"]
-    return HALF.format(connections=measure_half_load.CONNECTIONS, **part) + "\n" + table(head, rows, "lrrrrr")
+def cache(part):
+    lines = [CACHE.format(**part)]
+    for name, targets in part["cases"].items():
+        lines += [f"### Cache: {name}\n", rates(targets, next(iter(targets.values())))]
+    return "\n".join(lines)
+
+
+def growth(part):
+    pictures = "\n".join(f"![{title}](pictures/bench-growth-{name}.svg)\n" for name, title in picture.GROWTHS.items())
+    return GROWTH.format(hot=measure_growth.HOT_KEYS, **part) + "\n" + pictures
 
 
 def idle(part):
@@ -261,7 +295,7 @@ def start(part):
 
 
 SECTIONS = {
-    "resp": resp, "http": http, "half": half, "idle": idle, "seed": seed, "scaling": scaling, "start": start,
+    "resp": resp, "http": http, "open": open_load, "cache": cache, "growth": growth, "idle": idle, "seed": seed, "scaling": scaling, "start": start,
     "tls": tls,
 }
 

@@ -26,6 +26,7 @@ pub mod observe;
 pub mod policy;
 pub mod render;
 pub mod resp;
+pub mod scheduling;
 pub mod server;
 mod session;
 mod sync;

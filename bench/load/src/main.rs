@@ -2,6 +2,7 @@
 //! and verified random sessions, all on 127.0.0.1.
 
 mod idle;
+mod mixed;
 mod open;
 mod relay;
 mod soak;
@@ -19,6 +20,10 @@ load open PORT REFERENCE_PORT CONNECTIONS RATE SECONDS COMMAND...
 load idle PORT REFERENCE_PORT CLIENTS COMMAND...
     connects CLIENTS clients, each of which sends PING and COMMAND, prints \"ready\", and keeps the
     connections open until standard input ends
+load mixed PORT CONNECTIONS SECONDS HOT_PERCENT HOT_KEYS
+    closed loop: each connection reads, and waits for the reply; HOT_PERCENT of the reads are of the keys
+    hot:0 to hot:HOT_KEYS, which must have one value, the others of keys that are not there; prints the
+    rate and latencies as JSON
 load relay PORT REDIS_PORT MICROSECONDS
     slow backend: passes commands on to the Redis server on REDIS_PORT, but answers one GET or
     HGETALL at a time and delays each by MICROSECONDS, until standard input ends
@@ -70,6 +75,17 @@ fn run(arguments: &[&str]) -> Result<(), Box<dyn Error>> {
         ["idle", port, reference, clients, command @ ..] if !command.is_empty() => {
             let expected = wire::ask(reference.parse()?, command)?;
             idle::run(port.parse()?, clients.parse()?, command, &expected)
+        }
+        ["mixed", port, connections, seconds, hot_percent, hot_keys] => {
+            let plan = mixed::Plan {
+                port: port.parse()?,
+                connections: connections.parse()?,
+                seconds: seconds.parse()?,
+                hot_percent: hot_percent.parse()?,
+                hot_keys: hot_keys.parse()?,
+            };
+            println!("{}", mixed::run(&plan)?);
+            Ok(())
         }
         ["relay", port, redis, delay] => relay::run(port.parse()?, redis.parse()?, delay.parse()?),
         ["soak", flags @ ..] => soak::run(&soak::Plan::from_flags(flags)?),
