@@ -1,6 +1,6 @@
 # Each target installs the programs that it needs.
 
-.PHONY: demo test pictures chaos soak scenes fuzz bench compare lint
+.PHONY: demo test pictures chaos soak cache-soak scenes fuzz bench compare lint
 
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
@@ -43,6 +43,18 @@ soak:
 	cargo build --release --locked --bin lb
 	cargo build --release --locked --manifest-path bench/load/Cargo.toml --target-dir target/bench/load
 	SOAK_REPLIES=$(SOAK_REPLIES) python3 bench/soak.py
+
+# Reads CACHE_READS times through the cache, by 50 clients, while the versions of 1000 keys are raised in every way on
+# a primary with two replicas. Fails if a reply is older than one that its session has seen, or than promised. Ends after
+# CACHE_SECONDS (default 3600) at the latest. CACHE_FAULTS=1 ends, holds up and black-holes tracking connections,
+# and freezes servers; CACHE_SIZE is the size of the cache.
+CACHE_READS ?= 100000000
+cache-soak:
+	bash load_data.sh --install
+	command -v python3 >/dev/null || $(AS_ROOT) apt-get install -y python3
+	cargo build --release --locked --bin lb
+	cargo build --release --locked --manifest-path bench/load/Cargo.toml --target-dir target/bench/load
+	CACHE_READS=$(CACHE_READS) python3 bench/cache_soak.py
 
 # Plays scenes beside regular clients that compare every reply: slow reads, commands that kill servers,
 # endless scripts, servers that freeze or lose their keys, slow links. Takes half an hour; SCENES="slow-sort frozen"

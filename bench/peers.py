@@ -35,14 +35,14 @@ class Target:
         return machine.cpu_seconds(self.process.pid)
 
 
-def start_redis(name, tls=False):
+def start_redis(name, tls=False, options=()):
     port, tls_port = machine.free_port(), machine.free_port() if tls else None
     command = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     if tls:
         command += ["--tls-port", tls_port, "--tls-auth-clients", "no"]
         command += ["--tls-cert-file", certificates.CERTIFICATE, "--tls-key-file", certificates.KEY]
         command += ["--tls-ca-cert-file", certificates.CERTIFICATE]
-    process = machine.start(name, command + ["--maxclients", MAX_CLIENTS])
+    process = machine.start(name, command + ["--maxclients", MAX_CLIENTS, *options])
     machine.wait_until(lambda: redis_client.ask(port, "PING"))
     return Target("direct", port, process, tls_port)
 

@@ -1,7 +1,7 @@
 //! The locks of the program. Loom's locks take their place in the model checks.
 
 use std::sync::PoisonError;
-pub use std::sync::{Condvar, Mutex, MutexGuard};
+pub use std::sync::{Condvar, Mutex, MutexGuard, atomic};
 use std::time::Duration;
 
 /// Locks `mutex`, poisoned or not. The data that our locks guard are whole after each statement, so a panic

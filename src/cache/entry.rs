@@ -5,7 +5,7 @@ use std::mem::size_of;
 
 use quick_cache::Equivalent;
 
-use super::versions::{Place, Versions};
+use super::position::Stamp;
 use crate::resp::Protocol;
 
 /// Most bytes of one entry with its key.
@@ -62,26 +62,6 @@ impl Hash for EntryKey {
 impl Equivalent<EntryKey> for EntryRef<'_> {
     fn equivalent(&self, key: &EntryKey) -> bool {
         (self.tracker, self.command) == (key.tracker, key.command) && *self.args == *key.args
-    }
-}
-
-/// The moment of a tracker's time at which a reply was made, and when its time is up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
-    /// Where invalidations of its key are counted.
-    pub place: Place,
-    /// How many there had been.
-    pub version: u64,
-    /// How often all keys had been invalidated.
-    pub flushes: u64,
-    /// When it ends, in nanoseconds of the cache's clock, whatever comes.
-    pub ends_at: u64,
-}
-
-impl Stamp {
-    /// Returns whether what has it is still what the backend has, as far as the tracker knows.
-    pub fn is_current(&self, versions: &Versions, flushes: u64, now: u64) -> bool {
-        now < self.ends_at && flushes == self.flushes && versions.get(self.place) == self.version
     }
 }
 

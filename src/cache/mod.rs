@@ -7,8 +7,8 @@
 //!   value.
 //! - An entry belongs to one tracker, and so to one connection to one backend. When that ends, none of its entries
 //!   counts. Nor does any while the tracker has not been heard for `--cache-max-silence`, or its backend is not up.
-//! - An invalidation raises the counter of its key ([`versions`]), which each entry remembers. Nothing has to be found
-//!   and removed.
+//! - An invalidation raises the counter of its key ([`versions`]), which each entry remembers ([`position::Stamp`]). Nothing
+//!   has to be found and removed.
 //! - A client whose last reply came by another connection may know more than the tracker. It gets nothing from here
 //!   before the tracker has got an answer to something that was sent after that reply ([`Tracker::wait_for`]).
 //! - Only keys that are asked for again are read for the cache ([`admission`]), and reads that miss at the same time
@@ -19,6 +19,9 @@ mod check;
 mod entry;
 mod fill;
 pub mod hot_keys;
+mod position;
+#[cfg(test)]
+mod position_tests;
 mod store;
 mod tracker;
 mod tracker_thread;
@@ -302,7 +305,7 @@ impl Cache {
             return Found::Nothing;
         }
         let since = self.moment(since);
-        if tracker.as_of() >= since {
+        if tracker.position.as_of() >= since {
             return hit(tracker, entry);
         }
         if !tracker.wait_for(since, MAX_WAIT) {
@@ -319,7 +322,7 @@ impl Cache {
     }
 
     fn is_current(&self, tracker: &Tracker, entry: &Entry, now: u64) -> bool {
-        tracker.may_serve(now) && entry.stamp.is_current(&self.versions, tracker.flushes(), now)
+        tracker.may_serve(now) && entry.stamp.is_current(&tracker.position, &self.versions, now)
     }
 
     fn moment(&self, since: Option<Instant>) -> u64 {

@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::entry::{EntryKey, Stamp};
+use super::entry::EntryKey;
 use super::fill::{Fill, TimeIsUp};
-use super::versions::{Place, Versions};
+use super::position::Position;
 use crate::backend::pipeline::Pipeline;
 use crate::health::Member;
 use crate::net::backend_stream::BackendStream;
@@ -67,21 +67,15 @@ pub struct Tracker {
     pub(super) pipeline: Pipeline<Sent>,
     /// Its connection, once it is made.
     pub(super) stream: OnceLock<Arc<BackendStream>>,
-    /// Whether tracking has begun.
-    pub(super) is_live: AtomicBool,
     is_over: AtomicBool,
     /// Whether the last reply that was waited for has not come in time.
     is_stalled: AtomicBool,
     /// Whether somebody has asked since the thread looked last.
     pub(super) is_used: AtomicBool,
-    /// When the newest command was sent that is answered.
-    as_of: AtomicU64,
-    /// When the newest `INFO` was sent that is answered.
-    checked_as_of: AtomicU64,
+    /// How far it has come.
+    pub(super) position: Position,
     /// When the newest command was sent.
     last_sent: AtomicU64,
-    /// How often all keys were invalidated.
-    flushes: AtomicU64,
     /// How often the backend's connections had been closed, and it had left `up`, when the tracker began.
     began_with: (u64, u64),
     fills: Mutex<HashMap<EntryKey, Arc<Fill>>>,
@@ -107,14 +101,11 @@ impl Tracker {
             max_silence,
             pipeline: Pipeline::new(),
             stream: OnceLock::new(),
-            is_live: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
             is_stalled: AtomicBool::new(false),
             is_used: AtomicBool::new(true),
-            as_of: AtomicU64::new(0),
-            checked_as_of: AtomicU64::new(0),
+            position: Position::new(),
             last_sent: AtomicU64::new(0),
-            flushes: AtomicU64::new(0),
             began_with,
             fills: Mutex::default(),
             waiting: Mutex::default(),
@@ -122,13 +113,9 @@ impl Tracker {
         }
     }
 
-    /// Whether its entries may count at all, at this moment. Ask this before a stamp is looked at: what the tracker
-    /// has heard up to now shows in the stamps then.
+    /// Whether its entries may count at all, at this moment.
     pub fn may_serve(&self, now: u64) -> bool {
-        let heard = self.checked_as_of.load(Ordering::Acquire);
-        self.is_live.load(Ordering::Acquire)
-            && now.saturating_sub(heard) <= self.max_silence.as_nanos() as u64
-            && !self.is_doubtful()
+        self.position.is_recent(now, self.max_silence.as_nanos() as u64) && !self.is_doubtful()
     }
 
     /// Whether it has ended.
@@ -141,32 +128,9 @@ impl Tracker {
         self.is_over.load(Ordering::Acquire) || breaks(&self.member) != self.began_with
     }
 
-    /// When the newest command was sent that is answered.
-    pub fn as_of(&self) -> u64 {
-        self.as_of.load(Ordering::Acquire)
-    }
-
-    /// How often all keys were invalidated.
-    pub fn flushes(&self) -> u64 {
-        self.flushes.load(Ordering::Acquire)
-    }
-
-    /// All keys are invalid.
-    pub fn flush(&self) {
-        self.flushes.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// The stamp of a reply to come.
-    pub fn stamp(&self, versions: &Versions, place: Place, ends_at: u64) -> Stamp {
-        Stamp { place, version: versions.get(place), flushes: self.flushes(), ends_at }
-    }
-
     /// Takes note that a command is answered, which was sent then.
     pub fn answered(&self, sent_at: u64, is_check: bool) {
-        if is_check {
-            self.checked_as_of.fetch_max(sent_at, Ordering::AcqRel);
-        }
-        self.as_of.fetch_max(sent_at, Ordering::AcqRel);
+        self.position.answered(sent_at, is_check);
         self.is_stalled.store(false, Ordering::Relaxed);
         if *lock(&self.waiting) > 0 {
             self.moved.notify_all();
@@ -175,7 +139,7 @@ impl Tracker {
 
     /// Waits until a command is answered that was sent at `since` or later, for `time` at most. Returns whether one is.
     pub fn wait_for(&self, since: u64, time: Duration) -> bool {
-        if self.as_of() >= since {
+        if self.position.as_of() >= since {
             return true;
         }
         if self.is_stalled.load(Ordering::Relaxed) {
@@ -189,7 +153,7 @@ impl Tracker {
         *waiting += 1;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let is_reached = self.as_of() >= since;
+            let is_reached = self.position.as_of() >= since;
             if is_reached || left.is_zero() || self.is_over.load(Ordering::Acquire) {
                 *waiting -= 1;
                 drop(waiting);

@@ -12,8 +12,9 @@ use redis::{PushKind, Value};
 
 use super::Cache;
 use super::check::{Seen, needs_flush};
-use super::entry::{Content, Entry, MAX_ENTRY_BYTES, Stamp};
+use super::entry::{Content, Entry, MAX_ENTRY_BYTES};
 use super::fill::Fill;
+use super::position::Stamp;
 use super::tracker::{Sent, Tracker, What, write};
 use crate::backend::{
     BackendError, Mode, PooledConnection, WaitPolicy, inability, is_timeout, said,
@@ -290,7 +291,7 @@ impl<'a> Reader<'a> {
     }
 
     fn flush(&self) {
-        self.tracker.flush();
+        self.tracker.position.flush();
         self.cache.metrics.cache.flushes.add_one();
         self.cache.store.drop_all_of(self.tracker.number);
     }
@@ -314,10 +315,10 @@ impl<'a> Reader<'a> {
                 Some(stamp) => self.fill(fill, stamp, frame),
             },
         }
-        self.tracker.answered(at, is_check);
-        if is_check && !self.tracker.is_live.swap(true, Ordering::AcqRel) {
+        if is_check && self.tracker.position.as_of() == 0 {
             self.cache.begun(self.tracker);
         }
+        self.tracker.answered(at, is_check);
         Ok(true)
     }
 
@@ -344,7 +345,7 @@ impl<'a> Reader<'a> {
     fn stamp(&self, fill: &Fill, ttl: Option<&[u8]>) -> Option<Stamp> {
         let left = ttl_left(ttl?)?.min(fill.max_time);
         let ends_at = fill.sent_at.saturating_add(nanos(left));
-        Some(self.tracker.stamp(&self.cache.versions, fill.place, ends_at))
+        Some(self.tracker.position.stamp(&self.cache.versions, fill.place, ends_at))
     }
 
     /// Keeps the value of a fill, and gives it to those who wait.
@@ -352,13 +353,12 @@ impl<'a> Reader<'a> {
         let content = content(fill, reply);
         self.tracker.forget_fill(fill);
         let Some(content) = content else { return fill.finish(None) };
-        // Without a stamp, the reply is good for those who wait for it, and nobody else.
-        let (place, ends_at) = (fill.place, fill.sent_at);
-        let now = || self.tracker.stamp(&self.cache.versions, place, ends_at);
-        let kept = stamp.filter(|stamp| Stamp { ends_at, ..*stamp } == now());
-        let mut stamp = kept.unwrap_or_else(now);
+        // Without a stamp that still counts, the reply is good for those who wait for it, and nobody else.
+        let (position, versions) = (&self.tracker.position, &self.cache.versions);
+        let kept = stamp.filter(|stamp| stamp.is_current(position, versions, fill.sent_at));
+        let mut stamp = kept.unwrap_or_else(|| position.stamp(versions, fill.place, fill.sent_at));
         if matches!(content, Content::Unfit) {
-            stamp.ends_at = stamp.ends_at.min(fill.sent_at.saturating_add(nanos(UNFIT_TIME)));
+            stamp = stamp.until(fill.sent_at.saturating_add(nanos(UNFIT_TIME)));
         }
         let entry = Arc::new(Entry { stamp, asked_at: fill.sent_at, content });
         if kept.is_some() {

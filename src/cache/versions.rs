@@ -1,9 +1,9 @@
 //! Which keys have changed: counters that invalidations raise.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::backend::BackendId;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Fixed table of counters, one for all keys with the same hash. An invalidation raises the counter of its key,
 /// in whatever database the key was changed, since Redis does not say. What was read before counts no more then: the

@@ -9,7 +9,7 @@ pub struct CacheMetrics {
     pub hits: Counter,
     /// Reads that could have been answered from the cache, and were not.
     pub misses: Counter,
-    /// Replies that were put into the cache.
+    /// Reads that were made to fill the cache.
     pub fills: Counter,
     /// Keys that backends have said were changed.
     pub invalidations: Counter,

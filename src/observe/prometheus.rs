@@ -321,7 +321,7 @@ fn add_cache(to: &mut Families, balancer: &Balancer, backends: &[BackendFigures]
     for (name, help, counter) in [
         ("cache_hits", "Reads that were answered from the near cache", hits),
         ("cache_misses", "Reads that could have been answered from it, and were not", misses),
-        ("cache_fills", "Replies that were put into it", fills),
+        ("cache_fills", "Reads that were made to fill it", fills),
         ("cache_invalidations", "Keys that backends have said were changed", invalidations),
         ("cache_flushes", "How often all entries of a backend were dropped at once", flushes),
         ("cache_evictions", "Entries that made room for others", evictions),

@@ -105,6 +105,7 @@ function compact(value) {
 function bytes(value) {
   if (value == null) return "–";
   const mib = value / 2 ** 20;
+  if (value < 1024) return `${value} B`;
   if (mib < 0.1) return `${(value / 1024).toFixed(value < 10240 ? 1 : 0)} KiB`;
   return mib < 1024 ? `${mib.toFixed(mib < 10 ? 1 : 0)} MiB` : `${(mib / 1024).toFixed(1)} GiB`;
 }

@@ -44,11 +44,19 @@ mod pipeline;
 #[expect(dead_code, reason = "what the models do not use")]
 mod pool;
 
+#[path = "../../src/cache/position.rs"]
+#[expect(dead_code, reason = "what the models do not use")]
+mod position;
+
+#[path = "../../src/cache/versions.rs"]
+mod versions;
+
+mod cache;
 mod pooled;
 mod shared;
 
 mod sync {
-    pub use loom::sync::{Condvar, Mutex, MutexGuard};
+    pub use loom::sync::{Condvar, Mutex, MutexGuard, atomic};
 
     pub fn wait<'a, T>(
         condvar: &Condvar,
@@ -73,7 +81,24 @@ use loom::thread;
 use table::ConnectionTable;
 
 fn main() {
-    let models: [(&str, fn()); 16] = [
+    let models: [(&str, fn()); 21] = [
+        (
+            "an invalidation comes before what is answered after it",
+            cache::an_invalidation_comes_before_what_is_answered_after_it,
+        ),
+        (
+            "a flush comes before what is answered after it",
+            cache::a_flush_comes_before_what_is_answered_after_it,
+        ),
+        (
+            "a value that changes while it is read is not kept",
+            cache::a_value_that_changes_while_it_is_read_is_not_kept,
+        ),
+        ("two hits never go back", cache::two_hits_never_go_back),
+        (
+            "entries that still count are of one moment",
+            cache::entries_that_still_count_are_of_one_moment,
+        ),
         ("leases that are taken and given back leave no count", taken_and_given_back),
         ("a lease that is moved while it is given back is counted once", moved_while_given_back),
         ("a session that settles while it is moved has one lease", settled_while_moved),

@@ -149,6 +149,19 @@ fn the_near_cache_is_on_the_status_page_while_there_is_one() {
 }
 
 #[test]
+fn the_status_page_says_what_sources_have_found() {
+    let primary = RedisServer::start();
+    let lb = Balancer::start_at(&[format!("primary://{}?read=all", primary.address())], &[]);
+    let mut browser = Browser::start(&lb);
+    browser.open_status();
+    wait_until("it does", || {
+        let text = browser.step("text", "");
+        text.as_str().is_some_and(|text| text.contains("1 server found by primary://"))
+    });
+    browser.assert_nothing_wrong();
+}
+
+#[test]
 fn the_pages_fit_on_a_phone() {
     let server = RedisServer::start();
     seed(&[&server]);

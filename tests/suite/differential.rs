@@ -10,6 +10,7 @@ use fastrand::Rng;
 
 use crate::support::balancer::Balancer;
 use crate::support::commands::{self, CommandStream, Item};
+use crate::support::observe::metric;
 use crate::support::redis::RedisServer;
 use crate::support::resp::RespClient;
 use crate::support::{seed, wait_until};
@@ -19,19 +20,36 @@ const COMMANDS: usize = 100_000;
 
 #[test]
 fn a_hundred_thousand_commands_get_the_same_bytes_through_the_balancer() {
+    compare_streams(COMMANDS, 1, &[]);
+}
+
+/// `LB_DIFFERENTIAL_COMMANDS` sets how many.
+#[test]
+fn commands_that_are_repeated_get_the_same_bytes_from_the_cache() {
+    let asked = std::env::var("LB_DIFFERENTIAL_COMMANDS");
+    let commands = asked.map_or(COMMANDS / 20, |text| text.parse().expect("a number"));
+    let hits = compare_streams(commands, 3, &["--cache", "64MiB"]);
+    println!("{hits} hits");
+    assert!(hits > commands as u64 / 20, "{hits} hits");
+}
+
+/// Sends so many commands, and reads so often. Returns how many were answered from the cache.
+fn compare_streams(commands: usize, times: usize, arguments: &[&str]) -> u64 {
     let seed = seed();
     let primary = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
     commands::load(&mut primary.connect(), seed);
     let replica = replica_of(&primary);
     commands::settle(&mut replica.connect());
-    let balancer = Balancer::start_with(&[&replica], &["--allow-scripts"]);
+    let arguments = [arguments, &["--allow-scripts"]].concat();
+    let balancer = Balancer::start_with(&[&replica], &arguments);
     let (proxied, direct) = (balancer.port(), replica.port());
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..CONNECTIONS)
             .map(|number| {
                 let seed = seed.wrapping_mul(CONNECTIONS).wrapping_add(number);
                 let stream = CommandStream::new(seed, &mut replica.connect());
-                scope.spawn(move || compare(stream, Rng::with_seed(!seed), proxied, direct))
+                let rng = Rng::with_seed(!seed);
+                scope.spawn(move || compare(stream, rng, (commands, times), [proxied, direct]))
             })
             .collect();
         for thread in threads {
@@ -39,6 +57,7 @@ fn a_hundred_thousand_commands_get_the_same_bytes_through_the_balancer() {
             compared.unwrap_or_else(|difference| panic!("LB_TEST_SEED={seed}: {difference}"));
         }
     });
+    metric(&balancer, "redis_lb_cache_hits_total") as u64
 }
 
 fn replica_of(primary: &RedisServer) -> RedisServer {
@@ -55,11 +74,11 @@ fn replica_of(primary: &RedisServer) -> RedisServer {
 fn compare(
     mut stream: CommandStream,
     mut rng: Rng,
-    proxied: u16,
-    direct: u16,
+    (commands, times): (usize, usize),
+    ports: [u16; 2],
 ) -> Result<(), String> {
-    let (mut proxied, mut direct) = (RespClient::connect(proxied), RespClient::connect(direct));
-    let mut left = COMMANDS / CONNECTIONS as usize;
+    let [mut proxied, mut direct] = ports.map(RespClient::connect);
+    let mut left = commands / CONNECTIONS as usize;
     while left > 0 {
         let depth = match rng.u8(0..4) {
             0 => 1,
@@ -68,19 +87,34 @@ fn compare(
         };
         let batch: Vec<Item> = (0..depth.min(left)).map(|_| stream.next()).collect();
         left -= batch.len();
-        let bytes: Vec<u8> = batch.iter().flat_map(|item| &item.bytes).copied().collect();
-        let (to_proxied, to_direct) = (clone(&proxied), clone(&direct));
-        let rng = &mut rng;
-        std::thread::scope(|scope| {
-            // Beside the reading, as a server may stop to read from a client that does not.
-            scope.spawn(|| {
-                write(to_direct, &bytes);
-                write_in_pieces(to_proxied, &bytes, rng);
-            });
-            compare_replies(&batch, &mut proxied, &mut direct)
-        })?;
+        // Reads that follow each other are repeated together.
+        let same = |one: &Item, other: &Item| times == 1 || one.is_read == other.is_read;
+        for part in batch.chunk_by(same) {
+            let times = if part[0].is_read { times } else { 1 };
+            for _ in 0..times {
+                exchange(part, &mut rng, &mut proxied, &mut direct)?;
+            }
+        }
     }
     Ok(())
+}
+
+fn exchange(
+    batch: &[Item],
+    rng: &mut Rng,
+    proxied: &mut RespClient,
+    direct: &mut RespClient,
+) -> Result<(), String> {
+    let bytes: Vec<u8> = batch.iter().flat_map(|item| &item.bytes).copied().collect();
+    let (to_proxied, to_direct) = (clone(proxied), clone(direct));
+    std::thread::scope(|scope| {
+        // Beside the reading, as a server may stop to read from a client that does not.
+        scope.spawn(|| {
+            write(to_direct, &bytes);
+            write_in_pieces(to_proxied, &bytes, rng);
+        });
+        compare_replies(batch, proxied, direct)
+    })
 }
 
 fn compare_replies(

@@ -1,4 +1,4 @@
-//! Load generator for `make bench` and `make soak`: open-loop requests, idle clients, slow backends
+//! Load generator for `make bench`, `make soak` and `make cache-soak`: open-loop requests, idle clients, slow backends
 //! and verified random sessions, all on 127.0.0.1.
 
 mod idle;
@@ -6,6 +6,7 @@ mod mixed;
 mod open;
 mod relay;
 mod soak;
+mod versions;
 mod wire;
 
 use std::error::Error;
@@ -31,7 +32,14 @@ load soak --lb 127.0.0.1:PORT --backend 127.0.0.1:PORT... [--tls-ca FILE] [--cli
     fills the backends, then lets clients (default 500) send random pipelines to the balancer, compare
     every byte of the replies and disconnect at random, until enough replies (default 100,000,000)
     are verified or the time (default 3600) is over; fails if a reply was wrong or a session was
-    dropped";
+    dropped
+load cache --lb PORT --primary PORT --backend NAME=PORT... [--relay PORT=PORT]... [--clients N]
+    [--reads N] [--seconds N] [--max-silence-ms N] [--faults 1]
+    raises the versions of keys on the primary in every way, while clients (default 50) read them through
+    a balancer with a cache; fails if a reply is older than one that its session has seen, or than
+    promised. NAME is the balancer's name for the server on PORT; a relay listens on the first PORT and
+    passes bytes on to the server on the second. Faults end, hold up and black-hole tracking
+    connections, and freeze servers";
 
 fn main() -> ExitCode {
     // By default the kernel may wake a thread 50 µs late. New threads inherit this setting.
@@ -81,6 +89,7 @@ fn run(arguments: &[&str]) -> Result<(), Box<dyn Error>> {
         }
         ["relay", port, redis, delay] => relay::run(port.parse()?, redis.parse()?, delay.parse()?),
         ["soak", flags @ ..] => soak::run(&soak::Plan::from_flags(flags)?),
+        ["cache", flags @ ..] => versions::run(&versions::Plan::from_flags(flags)?),
         _ => Err(USAGE.into()),
     }
 }

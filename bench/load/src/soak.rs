@@ -189,20 +189,20 @@ pub fn run(plan: &Plan) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn add(counter: &AtomicU64, count: u64) {
+pub fn add(counter: &AtomicU64, count: u64) {
     counter.fetch_add(count, Ordering::Relaxed);
 }
 
-fn get(counter: &AtomicU64) -> u64 {
+pub fn get(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
-fn rate(count: u64, time: Duration) -> u64 {
+pub fn rate(count: u64, time: Duration) -> u64 {
     (count as f64 / time.as_secs_f64()) as u64
 }
 
 /// Formats 1234567 as 1,234,567.
-fn grouped(number: u64) -> String {
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -215,23 +215,23 @@ fn grouped(number: u64) -> String {
 }
 
 /// Xorshift generator: random enough for a test, and cheap beside the I/O.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    fn new() -> Random {
+    pub fn new() -> Random {
         // A seed without another dependency: `RandomState` has random keys.
         Random(RandomState::new().hash_one(0) | 1)
     }
 
     /// Returns a number below `limit`, which must not be 0.
-    fn below(&mut self, limit: usize) -> usize {
+    pub fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 >> 16) as usize % limit
     }
 
-    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         &from[self.below(from.len())]
     }
 }

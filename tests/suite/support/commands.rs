@@ -270,6 +270,8 @@ pub struct Item {
     pub replies: usize,
     /// Whether two servers in the same state give the same bytes.
     pub is_comparable: bool,
+    /// Whether it may be sent again without a change to anything.
+    pub is_read: bool,
 }
 
 /// An endless stream, the same for the same seed.
@@ -325,7 +327,10 @@ impl CommandStream {
                 100..150 => self.push_write(),
                 // Redis passes over what is empty.
                 150..155 => self.push_silent(),
-                _ => self.push_read(),
+                _ => {
+                    self.push_read();
+                    self.ready.iter_mut().for_each(|item| item.is_read = true);
+                }
             }
         }
         self.ready.pop_front().expect("an item")
@@ -351,7 +356,7 @@ impl CommandStream {
 
     fn push_silent(&mut self) {
         let bytes = self.choose(&[&b"\r\n"[..], b"\n", b"*0\r\n", b"*-1\r\n", b"  \r\n"]).to_vec();
-        self.ready.push_back(Item { bytes, replies: 0, is_comparable: true });
+        self.ready.push_back(Item { bytes, replies: 0, is_comparable: true, is_read: false });
     }
 
     fn push_transaction(&mut self) {
@@ -407,7 +412,7 @@ impl CommandStream {
             0 => self.inline(&args),
             _ => encode(&args),
         };
-        self.ready.push_back(Item { bytes, replies: 1, is_comparable });
+        self.ready.push_back(Item { bytes, replies: 1, is_comparable, is_read: false });
     }
 
     /// A line as one would type it, with quotes where they are needed and where they are not.

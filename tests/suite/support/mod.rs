@@ -9,6 +9,7 @@ pub mod data;
 pub mod dnsmasq;
 pub mod forms;
 pub mod local;
+pub mod near_cache;
 pub mod observe;
 pub mod redis;
 pub mod relay;
