@@ -26,7 +26,6 @@ pub mod observe;
 pub mod policy;
 pub mod render;
 pub mod resp;
-pub mod scheduling;
 pub mod server;
 mod session;
 mod sync;

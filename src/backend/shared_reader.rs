@@ -13,7 +13,6 @@ use super::{Backend, PooledConnection, unable};
 use crate::metrics::{Completion, Outcome};
 use crate::net::protocol::WireProtocol;
 use crate::resp::{self, Framer, Protocol};
-use crate::scheduling::WakeUps;
 
 /// Longest reply that is held until it is whole, so that another backend can still give it: a string of
 /// 64 KiB with the bytes that RESP puts around it.
@@ -67,7 +66,6 @@ pub(super) struct Reader {
     next: NextReplies,
     /// Wakes the waiting threads when it is dropped.
     wake_writer: Option<PipeWriter>,
-    wake_ups: WakeUps,
 }
 
 /// State of the next replies in the buffer, which answer the first entry.
@@ -110,7 +108,6 @@ impl Reader {
             buffer: vec![0; HELD_REPLY_BYTES + READ_BYTES],
             end: 0,
             next: NextReplies::default(),
-            wake_ups: WakeUps::new(),
         };
         let thread = thread::Builder::new().name("replies".to_owned()).stack_size(STACK_BYTES);
         thread.spawn(move || reader.run()).map(|_| ())
@@ -141,7 +138,6 @@ impl Reader {
     /// # Errors
     /// When the connection has ended, or no client needs it any more.
     fn read(&mut self) -> io::Result<()> {
-        self.wake_ups.prepare();
         loop {
             let read = (&*self.shared.stream).read(&mut self.buffer[self.end..]);
             if self.shared.is_retired() && !self.is_awaited() {

@@ -12,7 +12,7 @@ use redis_lb::control::{ControlSocket, ctl};
 use redis_lb::discovery;
 use redis_lb::observe::sampler;
 use redis_lb::server::{self, Listeners, PassedOn};
-use redis_lb::{doctor, logging, scheduling};
+use redis_lb::{doctor, logging};
 use sd_notify::NotifyState;
 
 /// jemalloc gives memory back to the system within seconds, which glibc's allocator does not. Its settings, for very many
@@ -77,7 +77,7 @@ fn serve(mut config: Config) -> anyhow::Result<()> {
     // Both come before the first thread: one changes the environment, the other is inherited by threads.
     let passed_on =
         PassedOn::take().context("LISTEN_FDS: the socket that was passed on can't be served")?;
-    scheduling::schedule_in_batches();
+    server::schedule_in_batches();
     let _logging = logging::start(config.log_format, config.chosen_log_level())
         .context("the log can't be started")?;
     config.read_certificates(None).map_err(anyhow::Error::msg)?;

@@ -16,3 +16,4 @@ pub use limits::raise_limits;
 pub use listener::{Listeners, PassedOn};
 pub use reload::reload;
 pub use signals::{notify, start_signals};
+pub use workers::schedule_in_batches;
