@@ -245,7 +245,7 @@ impl Backend {
             match probed.and_then(|()| connection.send(commands)) {
                 Ok(()) => return Ok(connection),
                 Err(BackendError::Lost(_)) if !is_probed && began.elapsed() < STALE_TIME => {
-                    self.close_all();
+                    self.close_pooled();
                     permit = connection.permit;
                 }
                 Err(error) => return Err(error),
@@ -298,6 +298,11 @@ impl Backend {
     /// Closes the idle connections now, and those in use when they are given back.
     pub fn close_all(&self) {
         self.times_closed.fetch_add(1, Ordering::Release);
+        self.close_pooled();
+    }
+
+    /// Closes connections as [`close_all`](Self::close_all) does, of a server that is still the same.
+    fn close_pooled(&self) {
         self.pool.close_all();
         for shared in lock(&self.shared).drain(..) {
             shared.retire();

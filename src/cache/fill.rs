@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::admission::KeyHash;
 use super::entry::{Entry, EntryKey};
 use super::versions::Place;
 use crate::resp::Resp2Form;
@@ -11,7 +12,10 @@ use crate::sync::{Condvar, Mutex, lock, wait};
 /// A read that was sent on a tracker's connection, after a `PTTL` of its key.
 #[derive(Debug)]
 pub struct Fill {
+    /// The name of the entry that it makes.
     pub key: EntryKey,
+    /// The hash of its Redis key.
+    pub hash: KeyHash,
     /// How its reply in RESP3 becomes that in RESP2.
     pub form: Resp2Form,
     /// Where invalidations of its key are counted.
@@ -33,13 +37,14 @@ struct FillState {
 impl Fill {
     pub fn new(
         key: EntryKey,
+        hash: KeyHash,
         form: Resp2Form,
         place: Place,
         sent_at: u64,
         max_time: Duration,
     ) -> Self {
         let (state, done) = (Mutex::default(), Condvar::new());
-        Self { key, form, place, sent_at, max_time, state, done }
+        Self { key, hash, form, place, sent_at, max_time, state, done }
     }
 
     /// Takes note of how it ended; `None` where there is no reply to give away.

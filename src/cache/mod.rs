@@ -28,14 +28,15 @@ mod tracker_thread;
 mod versions;
 
 use std::collections::HashMap;
+use std::hash::RandomState;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
-use self::admission::Admission;
-use self::entry::{Content, EntryRef};
+use self::admission::{KeyHash, RecentKeys};
+use self::entry::{Content, EntryRef, MAX_ENTRY_BYTES};
 pub use self::entry::{Entry, Page};
 use self::fill::Fill;
 use self::hot_keys::HotKeys;
@@ -54,9 +55,9 @@ use crate::policy::users::KeyGlob;
 use crate::resp::command;
 use crate::sync::{Mutex, lock};
 
-/// How long a client waits for the tracker's connection at most. Then its read goes the usual way, so that a server that
-/// is silent costs no more time than without a cache.
-const MAX_WAIT: Duration = Duration::from_millis(50);
+/// How long a client waits at most until the tracker has come as far as the client, and again for a fill. Then its read
+/// goes the usual way: a server that is silent costs it 50 ms at most, once.
+const MAX_WAIT: Duration = Duration::from_millis(25);
 
 /// Time after which a tracker that has ended is begun again.
 const RESTART_TIME: Duration = Duration::from_secs(1);
@@ -67,8 +68,14 @@ const REFUSED_TIME: Duration = Duration::from_secs(60);
 /// Most trackers of a backend, each of one database.
 const MAX_TRACKERS: usize = 4;
 
-/// One of so many bytes of the cache is a counter of versions, and another a place of the keys that were asked for.
+/// One in so many of a backend's connections may be a tracker's. The others serve reads.
+const TRACKED_PART: usize = 8;
+
+/// There is one counter of versions, and one place for a key that was asked for, for so many bytes of the cache.
 const BYTES_A_COUNTER: u64 = 1024;
+
+/// Number of keys that are known to have long replies, a power of two.
+const LONG_KEYS: usize = 1024;
 
 /// Least and most counters.
 const MIN_COUNTERS: u64 = 1 << 10;
@@ -87,7 +94,11 @@ pub struct Cache {
     max_silence: Duration,
     store: Store,
     versions: Versions,
-    admission: Admission,
+    hashes: RandomState,
+    /// Keys that were asked for a short time ago.
+    asked: RecentKeys,
+    /// Keys of which a reply was too long to be kept, a short time ago.
+    too_long: RecentKeys,
     hot_keys: HotKeys,
     /// `--no-cache`
     excluded: Vec<KeyGlob>,
@@ -146,13 +157,15 @@ impl Cache {
         }
         let counters = (max_bytes / BYTES_A_COUNTER).clamp(MIN_COUNTERS, MAX_COUNTERS);
         let counters = counters.next_power_of_two() as usize;
-        let table_bytes = (2 * counters * size_of::<u64>()) as u64;
+        let table_bytes = ((2 * counters + LONG_KEYS) * size_of::<u64>()) as u64;
         Some(Arc::new(Self {
             clock: Clock(Instant::now()),
             max_silence: config.cache_max_silence,
             store: Store::new(max_bytes.saturating_sub(table_bytes), Arc::clone(&metrics)),
             versions: Versions::new(counters),
-            admission: Admission::new(counters),
+            hashes: RandomState::new(),
+            asked: RecentKeys::new(counters),
+            too_long: RecentKeys::new(LONG_KEYS),
             hot_keys: HotKeys::default(),
             excluded: config.no_cache.clone(),
             max_bytes,
@@ -176,18 +189,25 @@ impl Cache {
         let is_tracked = |(id, tracking): (&(BackendId, i64), &Tracking)| {
             id.0 == member.id && matches!(tracking, Tracking::By(_))
         };
-        if trackers.iter().filter(|row| is_tracked(*row)).count() >= MAX_TRACKERS {
+        let max = MAX_TRACKERS.min(member.pool.max_open() / TRACKED_PART);
+        if trackers.iter().filter(|row| is_tracked(*row)).count() >= max {
             return None;
         }
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let (clock, max_silence) = (self.clock, self.max_silence);
         let tracker = Tracker::new(number, Arc::clone(member), database, clock, max_silence);
         let tracker = Arc::new(tracker);
-        if let Err(error) = tracker_thread::start(self, &tracker) {
+        let started = tracker_thread::start(self, &tracker);
+        let row = match &started {
+            Ok(()) => Tracking::By(Arc::clone(&tracker)),
+            Err(_) => Tracking::NotUntil(Instant::now() + RESTART_TIME),
+        };
+        trackers.insert((member.id, database), row);
+        drop(trackers);
+        if let Err(error) = started {
             warn!("{}: cannot start a thread for the cache: {error}", member.name());
             return None;
         }
-        trackers.insert((member.id, database), Tracking::By(Arc::clone(&tracker)));
         Some(tracker)
     }
 
@@ -200,28 +220,34 @@ impl Cache {
     fn ended(&self, tracker: &Tracker, end: End) {
         self.store.drop_all_of(tracker.number);
         let (backend, name) = (tracker.member.id, tracker.member.name());
-        let until = match end {
-            End::Idle => None,
+        let mut trackers = lock(&self.trackers);
+        let row = trackers.get(&(backend, tracker.database));
+        let is_listed =
+            matches!(row, Some(Tracking::By(listed)) if listed.number == tracker.number);
+        // Not where the backend has been forgotten meanwhile.
+        if !is_listed {
+            return;
+        }
+        let mut not_until = |time: Duration| {
+            let row = Tracking::NotUntil(Instant::now() + time);
+            trackers.insert((backend, tracker.database), row);
+        };
+        match end {
+            End::Idle => _ = trackers.remove(&(backend, tracker.database)),
             End::Lost(why) => {
+                not_until(RESTART_TIME);
+                drop(trackers);
+                self.metrics.cache.flushes.add_one();
                 info!("{name}: the cache has lost it for a moment: {why}");
-                Some(RESTART_TIME)
             }
             End::Refused(why) => {
+                not_until(REFUSED_TIME);
                 let known = lock(&self.refusals).insert(backend, why.clone());
+                drop(trackers);
                 if known.as_ref() != Some(&why) {
                     warn!("{name} is read without the cache: {why}");
                 }
-                Some(REFUSED_TIME)
             }
-        };
-        let until = until.filter(|_| !tracker.member.health.is_removed());
-        let mut trackers = lock(&self.trackers);
-        match until {
-            Some(time) => {
-                let not = Tracking::NotUntil(Instant::now() + time);
-                trackers.insert((backend, tracker.database), not);
-            }
-            None => _ = trackers.remove(&(backend, tracker.database)),
         }
     }
 
@@ -232,14 +258,26 @@ impl Cache {
 
     /// A backend is gone for good.
     pub fn forget(&self, backend: BackendId) {
-        lock(&self.trackers).retain(|(id, _), _| *id != backend);
+        let mut trackers = lock(&self.trackers);
+        trackers.retain(|(id, _), _| *id != backend);
         lock(&self.refusals).remove(&backend);
     }
 
     /// Looks a read up for a client whose last reply by another connection came at `since`, if one did. Waits a moment
     /// where the tracker may not have come so far.
     pub fn get(&self, tracker: &Tracker, read: &CachedRead, since: Option<Instant>) -> Found {
+        // What is as long as half of an entry may be is not copied to find out.
+        let is_kept = read.args.len() <= MAX_ENTRY_BYTES / 2 && !self.is_excluded(read.key);
+        if !is_kept {
+            return Found::Nothing;
+        }
         self.look_up(tracker, &read.name(tracker), since)
+    }
+
+    /// Waits a moment until the tracker has come as far as a client's last reply by another connection. Returns whether it
+    /// has.
+    pub fn reach(&self, tracker: &Tracker, since: Option<Instant>) -> bool {
+        tracker.wait_for(self.moment(since), MAX_WAIT)
     }
 
     /// Reads for the cache what is asked for again, for all who ask for the same. Returns the entry if the caller is to
@@ -252,15 +290,16 @@ impl Cache {
         waits: bool,
     ) -> Option<Arc<Entry>> {
         let now = Instant::now();
+        let hash = KeyHash::of(tracker.database, read.key, &self.hashes);
         let is_wanted = tracker.may_serve(self.clock.nanos(now))
-            && !self.excluded.iter().any(|pattern| pattern.matches(read.key))
-            && self.admission.is_asked_again(tracker.database, read.key, now - self.clock.0);
+            && !self.too_long.knows(hash, now - self.clock.0)
+            && self.asked.note(hash, now - self.clock.0);
         if !is_wanted {
             return None;
         }
         let place = self.versions.place(tracker.member.id, read.key);
         let (name, sent_at) = (read.name(tracker).to_key(), self.clock.nanos(now));
-        let fill = Fill::new(name, read.command.form, place, sent_at, read.max_time);
+        let fill = Fill::new(name, hash, read.command.form, place, sent_at, read.max_time);
         let (fill, is_new) = tracker.join_fill(fill, self.moment(since))?;
         if is_new {
             self.metrics.cache.fills.add_one();
@@ -300,12 +339,14 @@ impl Cache {
     }
 
     fn look_up(&self, tracker: &Tracker, name: &EntryRef, since: Option<Instant>) -> Found {
-        let Some(entry) = self.current(tracker, name) else { return Found::Miss };
+        let since = self.moment(since);
+        let find = || self.current(tracker, name);
+        let (is_reached, found) = tracker.position.look_up(since, find);
+        let Some(entry) = found else { return Found::Miss };
         if matches!(entry.content, Content::Unfit) {
             return Found::Nothing;
         }
-        let since = self.moment(since);
-        if tracker.position.as_of() >= since {
+        if is_reached {
             return hit(tracker, entry);
         }
         if !tracker.wait_for(since, MAX_WAIT) {
@@ -323,6 +364,16 @@ impl Cache {
 
     fn is_current(&self, tracker: &Tracker, entry: &Entry, now: u64) -> bool {
         tracker.may_serve(now) && entry.stamp.is_current(&tracker.position, &self.versions, now)
+    }
+
+    /// Whether `--no-cache` keeps a key out.
+    pub fn is_excluded(&self, key: &[u8]) -> bool {
+        self.excluded.iter().any(|pattern| pattern.matches(key))
+    }
+
+    /// A reply is too long to be kept: no read of its key is tried again for a while.
+    fn note_too_long(&self, fill: &Fill) {
+        self.too_long.note(fill.hash, self.clock.0.elapsed());
     }
 
     fn moment(&self, since: Option<Instant>) -> u64 {

@@ -29,6 +29,13 @@ impl Position {
         self.as_of.load(Ordering::Acquire)
     }
 
+    /// Returns what is found, and whether this position was at `since` or later before that. In this order: what has
+    /// come by `since` shows in the stamp of what is found.
+    pub fn look_up<T>(&self, since: u64, find: impl FnOnce() -> T) -> (bool, T) {
+        let is_reached = self.as_of() >= since;
+        (is_reached, find())
+    }
+
     /// Returns whether the server was asked, and has answered, whether all is as before, within the last `max_silence`.
     pub fn is_recent(&self, now: u64, max_silence: u64) -> bool {
         let checked = self.checked_as_of.load(Ordering::Acquire);

@@ -11,6 +11,9 @@ use crate::metrics::Metrics;
 /// Usual size of an entry, by which the tables are laid out first.
 const USUAL_ENTRY_BYTES: u64 = 512;
 
+/// Number of entries that have gone and are remembered, as a part of those that are there.
+const GHOST_PART: f64 = 0.1;
+
 /// Least bytes of each part of the store, which has a lock of its own.
 const MIN_SHARD_BYTES: u64 = 16 * MAX_ENTRY_BYTES as u64;
 
@@ -53,6 +56,8 @@ impl Store {
             .shards(shards as usize)
             .estimated_items_capacity((max_bytes / USUAL_ENTRY_BYTES) as usize)
             .weight_capacity(max_bytes)
+            // What it remembers of entries that have gone takes room beside them.
+            .ghost_allocation(GHOST_PART)
             .build()
             .expect("both capacities are set");
         let (hashes, evictions) = (DefaultHashBuilder::default(), Evictions(metrics));

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::entry::EntryKey;
+use super::entry::{Entry, EntryKey};
 use super::fill::{Fill, TimeIsUp};
 use super::position::Position;
 use crate::backend::pipeline::Pipeline;
@@ -165,7 +165,7 @@ impl Tracker {
     }
 
     /// Waits for a fill, for `time` at most.
-    pub fn wait_for_fill(&self, fill: &Fill, time: Duration) -> Option<Arc<super::entry::Entry>> {
+    pub fn wait_for_fill(&self, fill: &Fill, time: Duration) -> Option<Arc<Entry>> {
         if self.is_stalled.load(Ordering::Relaxed) {
             return None;
         }
@@ -215,6 +215,10 @@ impl Tracker {
     /// It is over: nobody waits any longer.
     pub fn end(&self) {
         self.is_over.store(true, Ordering::Release);
+        self.pipeline.close();
+        if let Some(stream) = self.stream.get() {
+            stream.shutdown();
+        }
         let fills = std::mem::take(&mut *lock(&self.fills));
         fills.into_values().for_each(|fill| fill.finish(None));
         let _waiting = lock(&self.waiting);

@@ -3,12 +3,11 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
-
-use redis::{PushKind, Value};
 
 use super::Cache;
 use super::check::{Seen, needs_flush};
@@ -17,7 +16,7 @@ use super::fill::Fill;
 use super::position::Stamp;
 use super::tracker::{Sent, Tracker, What, write};
 use crate::backend::{
-    BackendError, Mode, PooledConnection, WaitPolicy, inability, is_timeout, said,
+    BackendError, Inability, Mode, PooledConnection, WaitPolicy, inability, is_timeout, said,
 };
 use crate::resp::{Framer, Protocol, command, to_resp2};
 
@@ -39,6 +38,9 @@ const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
 /// Time for which a read counts that is not worth keeping: it is not asked for in vain meanwhile.
 const UNFIT_TIME: Duration = Duration::from_secs(60);
 
+/// First element of an invalidation.
+const INVALIDATE: &[u8] = b"invalidate";
+
 /// Stack of the thread, in bytes.
 const STACK_BYTES: usize = 256 * 1024;
 
@@ -53,6 +55,16 @@ pub enum End {
     Idle,
 }
 
+impl End {
+    /// The end after an error reply. A server that can't answer anybody has not refused.
+    fn of_error(error: String) -> Self {
+        match inability(&error) {
+            Some(Inability::Server | Inability::Unnoticed) => Self::Lost(error),
+            Some(Inability::Request) | None => Self::Refused(error),
+        }
+    }
+}
+
 impl From<io::Error> for End {
     fn from(error: io::Error) -> Self {
         Self::Lost(error.to_string())
@@ -62,7 +74,7 @@ impl From<io::Error> for End {
 impl From<BackendError> for End {
     fn from(error: BackendError) -> Self {
         match error {
-            BackendError::Redis(text) => Self::Refused(text),
+            BackendError::Redis(text) => Self::of_error(text),
             error => Self::Lost(error.to_string()),
         }
     }
@@ -82,14 +94,12 @@ pub fn start(cache: &Arc<Cache>, tracker: &Arc<Tracker>) -> io::Result<()> {
     let (cache, tracker) = (Arc::clone(cache), Arc::clone(tracker));
     let thread = thread::Builder::new().name("tracker".to_owned()).stack_size(STACK_BYTES);
     let run = move || {
-        let end = match Reader::connect(&cache, &tracker) {
-            Ok(mut reader) => {
-                let end = reader.run();
-                reader.close();
-                end
-            }
+        let read = AssertUnwindSafe(|| match Reader::connect(&cache, &tracker) {
+            Ok(mut reader) => reader.run(),
             Err(end) => end,
-        };
+        });
+        // Whatever happens, nobody waits for it any longer, and another may begin.
+        let end = catch_unwind(read).unwrap_or_else(|_| End::Lost("an error of ours".to_owned()));
         tracker.end();
         cache.ended(&tracker, end);
     };
@@ -132,7 +142,7 @@ impl<'a> Reader<'a> {
         let mut reply = Vec::new();
         connection.hold(&mut reply, MAX_FRAME_BYTES)?;
         if let Some(error) = said(&reply) {
-            return Err(End::Refused(error));
+            return Err(End::of_error(error));
         }
         let stream = Arc::clone(connection.stream());
         stream.set_read_timeout(step(tracker))?;
@@ -163,14 +173,6 @@ impl<'a> Reader<'a> {
             if let Err(end) = self.read().and_then(|()| self.look_around()) {
                 return end;
             }
-        }
-    }
-
-    /// Takes no more commands.
-    fn close(&mut self) {
-        self.tracker.pipeline.close_and_take(&mut self.sent);
-        if let Some(stream) = self.tracker.stream.get() {
-            stream.shutdown();
         }
     }
 
@@ -210,12 +212,12 @@ impl<'a> Reader<'a> {
         if now.duration_since(self.used_at) > MAX_IDLE_TIME { Err(End::Idle) } else { Ok(()) }
     }
 
-    /// Asks whether all is as before.
+    /// Asks whether all is as before; if too much waits to be sent, the next time.
     fn ask(&mut self) {
-        (self.is_check_pending, self.checked_at) = (true, Instant::now());
         let info = command("INFO").arg("server").arg("commandstats").into_bytes();
-        // Where that fails, the next read does.
-        let _ = self.tracker.send(What::Check, &info);
+        if self.tracker.send(What::Check, &info) {
+            (self.is_check_pending, self.checked_at) = (true, Instant::now());
+        }
     }
 
     /// Handles the frames that have come; returns how many commands are answered.
@@ -249,6 +251,9 @@ impl<'a> Reader<'a> {
             _ => MAX_FRAME_BYTES,
         };
         if self.is_skipping || length > max as u64 {
+            if let Some(What::Fill(fill)) = self.sent.front().map(|sent| &sent.what) {
+                self.cache.note_too_long(fill);
+            }
             if self.framer.announced_bytes() > MAX_SKIPPED_BYTES {
                 return Err(End::Lost("a reply is too long".to_owned()));
             }
@@ -269,24 +274,16 @@ impl<'a> Reader<'a> {
         self.sent.front().map(|sent| &sent.what)
     }
 
-    /// Takes note of a push. One that can't be read may be about any key.
+    /// Takes note of a push. An invalidation that can't be read may be of any key.
     fn invalidate(&self, frame: Option<&[u8]>) {
-        let metrics = &self.cache.metrics.cache;
-        let push = frame.and_then(|frame| redis::parse_redis_value(frame).ok());
-        match push {
-            Some(Value::Push { kind: PushKind::Invalidate, data }) => match data.as_slice() {
-                [Value::Array(keys)] => {
-                    for key in keys {
-                        let Value::BulkString(key) = key else { return self.flush() };
-                        let place = self.cache.versions.place(self.tracker.member.id, key);
-                        self.cache.versions.raise(place);
-                        metrics.invalidations.add_one();
-                    }
-                }
-                _ => self.flush(),
-            },
-            Some(Value::Push { .. }) => {}
-            _ => self.flush(),
+        match frame.map_or(Push::AllKeys, push) {
+            Push::Key(key) => {
+                let place = self.cache.versions.place(self.tracker.member.id, key);
+                self.cache.versions.raise(place);
+                self.cache.metrics.cache.invalidations.add_one();
+            }
+            Push::AllKeys => self.flush(),
+            Push::Other => {}
         }
     }
 
@@ -327,7 +324,7 @@ impl<'a> Reader<'a> {
         self.is_check_pending = false;
         let frame = frame.ok_or_else(|| End::Refused("its INFO is too long".to_owned()))?;
         if let Some(error) = said(frame) {
-            return Err(End::Refused(format!("INFO: {error}")));
+            return Err(End::of_error(error));
         }
         let now = Seen::parse(&String::from_utf8_lossy(frame));
         if let Some(why) = now.refusal() {
@@ -362,10 +359,55 @@ impl<'a> Reader<'a> {
         }
         let entry = Arc::new(Entry { stamp, asked_at: fill.sent_at, content });
         if kept.is_some() {
-            self.cache.store.insert(fill.key.clone(), Arc::clone(&entry));
+            self.keep(fill, &entry);
         }
         fill.finish(Some(entry));
     }
+}
+
+impl Reader<'_> {
+    /// Keeps an entry; of one that is too long in both forms, that it is not worth asking for.
+    fn keep(&self, fill: &Fill, entry: &Arc<Entry>) {
+        let is_short = entry.bytes(&fill.key) <= MAX_ENTRY_BYTES;
+        let entry = match is_short {
+            true => Arc::clone(entry),
+            false => {
+                self.cache.note_too_long(fill);
+                let stamp = entry.stamp.until(fill.sent_at.saturating_add(nanos(UNFIT_TIME)));
+                Arc::new(Entry { stamp, asked_at: fill.sent_at, content: Content::Unfit })
+            }
+        };
+        self.cache.store.insert(fill.key.clone(), entry);
+    }
+}
+
+/// What a push says.
+#[derive(Debug, PartialEq, Eq)]
+enum Push<'a> {
+    /// This key is invalid.
+    Key(&'a [u8]),
+    /// All keys are.
+    AllKeys,
+    /// Something else.
+    Other,
+}
+
+/// Reads a push. Redis sends one for each key (tracking.c: sendTrackingMessage), and null for all keys.
+fn push(frame: &[u8]) -> Push<'_> {
+    let Some(what) = frame.strip_prefix(b">2\r\n$10\r\ninvalidate\r\n") else {
+        return match frame.windows(INVALIDATE.len()).any(|window| window == INVALIDATE) {
+            true => Push::AllKeys,
+            false => Push::Other,
+        };
+    };
+    let key = || {
+        let rest = what.strip_prefix(b"*1\r\n$")?;
+        let line = rest.iter().position(|&byte| byte == b'\r')?;
+        let length: usize = std::str::from_utf8(&rest[..line]).ok()?.parse().ok()?;
+        let key = rest.get(line + 2..)?.strip_suffix(b"\r\n")?;
+        (key.len() == length).then_some(key)
+    };
+    key().map_or(Push::AllKeys, Push::Key)
 }
 
 /// What is kept of the reply to a fill; `None` for an error that says nothing of the read.
@@ -393,7 +435,7 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Time between two checks.
+/// Time between two looks around, and two checks.
 fn step(tracker: &Tracker) -> Duration {
     tracker.max_silence / CHECKS_IN_SILENCE
 }
@@ -401,6 +443,22 @@ fn step(tracker: &Tracker) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pushes_name_a_key_or_mean_all() {
+        let key = |key: &'static str| Push::Key(key.as_bytes());
+        for (frame, expected) in [
+            (">2\r\n$10\r\ninvalidate\r\n*1\r\n$3\r\nkey\r\n", key("key")),
+            (">2\r\n$10\r\ninvalidate\r\n*1\r\n$0\r\n\r\n", key("")),
+            (">2\r\n$10\r\ninvalidate\r\n*1\r\n$4\r\n\r\n\r\n\r\n", key("\r\n\r\n")),
+            (">2\r\n$10\r\ninvalidate\r\n_\r\n", Push::AllKeys),
+            (">2\r\n$10\r\ninvalidate\r\n*2\r\n$1\r\na\r\n$1\r\nb\r\n", Push::AllKeys),
+            (">2\r\n+invalidate\r\n*1\r\n$3\r\nkey\r\n", Push::AllKeys),
+            (">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n", Push::Other),
+        ] {
+            assert_eq!(push(frame.as_bytes()), expected, "{frame:?}");
+        }
+    }
 
     #[test]
     fn the_time_that_a_key_has_left_is_what_redis_says() {

@@ -65,9 +65,10 @@ fn changed_and_asked(invalidate: fn(&Model)) {
             model.fill(1, model.stamp(), 2);
         })
     };
-    if model.position.as_of() >= 20 {
-        assert_eq!(model.look_up(0), None, "older than what the client knows");
-        assert_ne!(model.look_up(1), Some(1));
+    let found = model.position.look_up(20, || [model.look_up(0), model.look_up(1)]);
+    if let (true, [first, second]) = found {
+        assert_eq!(first, None, "older than what the client knows");
+        assert_ne!(second, Some(1));
     }
     thread.join().expect("no panic");
     assert_eq!((model.look_up(0), model.look_up(1)), (None, Some(2)));

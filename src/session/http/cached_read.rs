@@ -6,8 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::balanced::HttpRead;
 use super::response::{Caching, SentResponse, add_backend_headers, complete};
-use super::shared_read::write_reply;
-use crate::backend::Class;
+use super::shared_read::{is_read_at_once, write_reply};
 use crate::balance::Balancer;
 use crate::cache::hot_keys::SAMPLED_READS;
 use crate::cache::{Cache, CachedRead, Entry, FIELD_TIME, Found, Page, Tracker};
@@ -25,7 +24,6 @@ pub(super) struct CachedReads {
     since: Option<Instant>,
     /// Whether one may have come after that.
     has_read_elsewhere: bool,
-    hits: u64,
 }
 
 /// An answer from the cache, or one that was just read for it.
@@ -75,10 +73,14 @@ impl CachedReads {
         let backend = lease.backend_if_up().and_then(|id| backends.get(id)).cloned();
         let answer = backend.and_then(|backend| {
             let tracker = cache.tracker(&backend, backend.own_mode().database)?;
-            let answer = self.page(cache, &tracker, query).or_else(|| {
-                cache.metrics().misses.add_one();
-                self.value(cache, balancer, &backend, &tracker, read, query)
-            });
+            let answer = self
+                .page(cache, &tracker, query)
+                .or_else(|| self.value(cache, balancer, &backend, &tracker, read, query));
+            match &answer {
+                Some(Answer { time: None, .. }) => Self::note_hit(cache, &tracker, &query.key),
+                _ if cache.is_excluded(&query.key) => {}
+                _ => cache.metrics().misses.add_one(),
+            }
             Some((backend, answer?))
         });
         // Without an answer, the read goes where it has been counted already.
@@ -87,15 +89,13 @@ impl CachedReads {
     }
 
     /// The finished answer, if it is there.
-    fn page(&mut self, cache: &Cache, tracker: &Tracker, query: &KeyQuery) -> Option<Answer> {
+    fn page(&self, cache: &Cache, tracker: &Tracker, query: &KeyQuery) -> Option<Answer> {
         let Found::Hit(entry) = cache.page(tracker, &query.key, self.since) else { return None };
-        self.note_hit(cache, tracker, &query.key);
         Some(Answer { entry, time: None })
     }
 
-    fn note_hit(&mut self, cache: &Cache, tracker: &Tracker, key: &[u8]) {
-        self.hits += 1;
-        if self.hits.is_multiple_of(SAMPLED_READS) {
+    fn note_hit(cache: &Cache, tracker: &Tracker, key: &[u8]) {
+        if fastrand::u64(..SAMPLED_READS) == 0 {
             cache.note_hot(tracker, key);
         }
         cache.metrics().hits.add_one();
@@ -129,7 +129,7 @@ impl CachedReads {
         let began = Instant::now();
         let (entry, time) = match cache.get(tracker, &cached_read, self.since) {
             Found::Hit(entry) => (entry, None),
-            Found::Miss if read.profile.class != Class::Slow && !read.profile.has_one_try => {
+            Found::Miss if is_read_at_once(value_type, &read.profile) => {
                 let entry = cache.fill(tracker, &cached_read, self.since, true)?;
                 (entry, Some(began.elapsed()))
             }

@@ -201,7 +201,19 @@ fn respond(
         max_staleness,
         staleness: None,
     };
-    let read = match cached_reads.respond(client, Box::new(read)) {
+    respond_with_data(client, Box::new(read), cached_reads, shared_reads)
+}
+
+/// Responds to a read: from the near cache, on a shared connection, or by way of the pool. Returns whether the
+/// conversation goes on.
+fn respond_with_data(
+    client: &mut Client,
+    read: Box<HttpRead>,
+    cached_reads: &mut CachedReads,
+    shared_reads: Option<&mut SharedReads>,
+) -> bool {
+    let balancer = client.balancer;
+    let read = match cached_reads.respond(client, read) {
         Ok((read, sent)) => {
             let HttpRead { request, caller, began, .. } = &*read;
             return end_request(client, request, caller, *began, sent);

@@ -15,9 +15,9 @@ use super::response::{Caching, SentResponse, add_backend_headers, complete};
 use crate::backend::Class;
 use crate::backend::reply_router::{Progress, Sink};
 use crate::backend::shared::{ClientReplyRouter, Entry, SharedConnection, SharedFailure};
-use crate::balance::Balancer;
 use crate::balance::failover::Failover;
 use crate::balance::slow::ReadProfile;
+use crate::balance::{Balancer, Lease};
 use crate::health::Member;
 use crate::http::target::KeyQuery;
 use crate::http::{self, ErrorBody, ResponseWriter};
@@ -110,10 +110,12 @@ impl SharedReads {
             backends.get(backend).is_some_and(|backend| backend.serves_own())
                 && max_staleness.allows(backend, balancer)
         };
-        if read.lease.is_none() {
+        // It may have been taken before, and its backend have failed since.
+        let is_good = |lease: &Lease| lease.backend_if_up().is_some_and(serves);
+        if !read.lease.as_ref().is_some_and(is_good) {
             read.lease = balancer.table.lease(Instant::now(), serves);
         }
-        let lease = read.lease.as_ref().filter(|lease| lease.backend().is_some_and(serves))?;
+        let lease = read.lease.as_ref()?;
         let backend = backends.get(lease.backend_if_up()?)?;
         if !backend.serves_own() {
             return None;
@@ -121,10 +123,7 @@ impl SharedReads {
         read.staleness = max_staleness.admit(backend.id, balancer)?;
         let key = &read.whole_value()?.key;
         let value_type = backend.type_hints.of(key)?;
-        // Redis reads a string at once.
-        let is_quick = read.profile.class == Class::Quick
-            || (value_type == ValueType::String && read.profile.class == Class::Unknown);
-        if !is_quick || read.profile.has_one_try {
+        if !is_read_at_once(value_type, &read.profile) {
             return None;
         }
         let rights = read.caller.rights.as_ref();
@@ -260,6 +259,16 @@ impl ResponseSink {
         let message = response.held_message(digest.map(|digest| (digest, tag)));
         Some((SentResponse::from_backend(backend, &response), message))
     }
+}
+
+/// Whether a value may be read beside others: it is quick, as far as is known. Redis reads a string at once.
+pub(super) fn is_read_at_once(value_type: ValueType, profile: &ReadProfile) -> bool {
+    let is_quick = match profile.class {
+        Class::Quick => true,
+        Class::Unknown => value_type == ValueType::String,
+        Class::Slow => false,
+    };
+    is_quick && !profile.has_one_try
 }
 
 /// Writes status and body of the response to a read of a whole value, of this reply to the command that reads it. Returns the

@@ -1,6 +1,6 @@
 //! Reads of a session that are answered from the near cache.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::session::Session;
@@ -21,7 +21,7 @@ const MAX_PARTS: usize = 128;
 #[derive(Default)]
 pub struct NearCache {
     /// The tracker of its backend and database.
-    tracker: Option<Arc<Tracker>>,
+    tracker: Weak<Tracker>,
     /// The session's backend, while commands are handled that have arrived together.
     backend: Option<Arc<Member>>,
     /// Whether more commands have arrived after the one at hand.
@@ -36,8 +36,6 @@ pub struct NearCache {
     /// Hits that are not counted yet, and the length of their replies.
     hits: u64,
     hit_bytes: u64,
-    /// How many hits there were.
-    all_hits: u64,
 }
 
 impl NearCache {
@@ -108,14 +106,15 @@ impl Session<'_> {
             }
         };
         let database = self.mode.database;
-        let is_its = |tracker: &&Arc<Tracker>| {
+        let is_its = |tracker: &Arc<Tracker>| {
             tracker.member.id == backend.id && tracker.database == database && !tracker.is_over()
         };
-        let tracker = match self.near_cache.tracker.as_ref().filter(is_its) {
-            Some(tracker) => Arc::clone(tracker),
+        let tracker = match self.near_cache.tracker.upgrade().filter(is_its) {
+            Some(tracker) => tracker,
             None => {
-                self.near_cache.tracker = cache.tracker(&backend, database);
-                self.near_cache.tracker.clone()?
+                let tracker = cache.tracker(&backend, database)?;
+                self.near_cache.tracker = Arc::downgrade(&tracker);
+                tracker
             }
         };
         Some((backend, tracker))
@@ -148,10 +147,11 @@ impl Session<'_> {
                 let entry = lookup.cache.fill(&lookup.tracker, &read, lookup.since, waits);
                 entry.is_some_and(|entry| self.give_fill(command, backend, &entry, began.elapsed()))
             }
-            Found::Miss | Found::Nothing => {
+            Found::Miss => {
                 lookup.cache.metrics().misses.add_one();
                 false
             }
+            Found::Nothing => false,
         }
     }
 
@@ -160,7 +160,7 @@ impl Session<'_> {
         let is_quick = self
             .balancer
             .profile(command, shape)
-            .is_ok_and(|(profile, _)| profile.class != Class::Slow && !profile.has_one_try);
+            .is_ok_and(|(profile, _)| profile.class == Class::Quick && !profile.has_one_try);
         is_quick && !self.balancer.long_replies.is_known(command.bytes())
     }
 
@@ -180,7 +180,7 @@ impl Session<'_> {
         cached: CachedCommand,
     ) -> bool {
         let keys = command.arg_count() - 1;
-        if keys > MAX_PARTS {
+        if keys > MAX_PARTS || !lookup.cache.reach(&lookup.tracker, lookup.since) {
             return false;
         }
         let cached_part = CachedCommand { kind: CachedKind::One, ..cached };
@@ -227,8 +227,8 @@ impl Session<'_> {
         near.has_given = true;
         near.hits += 1;
         near.hit_bytes += bytes;
-        near.all_hits += 1;
-        if near.all_hits.is_multiple_of(SAMPLED_READS) {
+        // At random: a client that asks for its keys in turn would show the same one each time.
+        if fastrand::u64(..SAMPLED_READS) == 0 {
             lookup.cache.note_hot(&lookup.tracker, key);
         }
         backend.metrics.cache_hits.add_one();
