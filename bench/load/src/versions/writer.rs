@@ -151,11 +151,17 @@ impl<'a> Writer<'a> {
             Way::FlushAll => one(&["FLUSHALL"]),
             Way::Swap => self.swap(&value),
         };
-        let is_there = match way {
-            Way::Delete | Way::Unlink | Way::Expire | Way::RenameAway | Way::MoveAway => false,
-            Way::Flush | Way::FlushAll => false,
-            _ => true,
-        };
+        let is_gone = matches!(
+            way,
+            Way::Delete
+                | Way::Unlink
+                | Way::Expire
+                | Way::RenameAway
+                | Way::MoveAway
+                | Way::Flush
+                | Way::FlushAll
+        );
+        let is_there = !is_gone;
         let written = match way {
             Way::Flush => 0..VERSIONED,
             Way::FlushAll => 0..KEYS,
