@@ -5,10 +5,10 @@
 pub struct Seen {
     run_id: Option<String>,
     version: Option<String>,
-    /// How often `SWAPDB` was called.
-    swaps: Option<u64>,
-    /// How often `CONFIG RESETSTAT` was called, which resets this count as well.
-    resets: Option<u64>,
+    /// How often `SWAPDB` was called, and for how long.
+    swaps: Option<String>,
+    /// The same of `CONFIG RESETSTAT`, which resets these figures as well: it is the time by which two calls differ.
+    resets: Option<String>,
     /// How often `INFO` was called: more often each time, unless the counts were reset.
     infos: Option<u64>,
 }
@@ -22,8 +22,8 @@ impl Seen {
             match name {
                 "run_id" => seen.run_id = Some(value.to_owned()),
                 "redis_version" => seen.version = Some(value.to_owned()),
-                "cmdstat_swapdb" => seen.swaps = calls(value),
-                "cmdstat_config|resetstat" => seen.resets = calls(value),
+                "cmdstat_swapdb" => seen.swaps = Some(value.to_owned()),
+                "cmdstat_config|resetstat" => seen.resets = Some(value.to_owned()),
                 "cmdstat_info" => seen.infos = calls(value),
                 _ => {}
             }

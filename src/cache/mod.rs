@@ -177,9 +177,14 @@ impl Cache {
         }))
     }
 
-    /// Returns the tracker of one database of a backend, and begins one where there is none. `None` while it can't be
-    /// tracked.
-    pub fn tracker(self: &Arc<Self>, member: &Arc<Member>, database: i64) -> Option<Arc<Tracker>> {
+    /// Returns the tracker of one database of a backend. Where there is none, one begins if the `key` is asked for again.
+    /// `None` while it can't be tracked.
+    pub fn tracker(
+        self: &Arc<Self>,
+        member: &Arc<Member>,
+        database: i64,
+        key: &[u8],
+    ) -> Option<Arc<Tracker>> {
         let mut trackers = lock(&self.trackers);
         match trackers.get(&(member.id, database)) {
             Some(Tracking::By(tracker)) => return Some(Arc::clone(tracker)),
@@ -189,23 +194,29 @@ impl Cache {
         let is_tracked = |(id, tracking): (&(BackendId, i64), &Tracking)| {
             id.0 == member.id && matches!(tracking, Tracking::By(_))
         };
+        let hash = KeyHash::of(database, key, &self.hashes);
+        if !self.asked.note(hash, self.clock.0.elapsed()) {
+            return None;
+        }
         let max = MAX_TRACKERS.min(member.pool.max_open() / TRACKED_PART);
         if trackers.iter().filter(|row| is_tracked(*row)).count() >= max {
             return None;
         }
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let (clock, max_silence) = (self.clock, self.max_silence);
-        let tracker = Tracker::new(number, Arc::clone(member), database, clock, max_silence);
+        let member = Arc::clone(member);
+        let tracker = Tracker::new(number, member, database, clock, max_silence, MAX_WAIT);
         let tracker = Arc::new(tracker);
         let started = tracker_thread::start(self, &tracker);
         let row = match &started {
             Ok(()) => Tracking::By(Arc::clone(&tracker)),
             Err(_) => Tracking::NotUntil(Instant::now() + RESTART_TIME),
         };
-        trackers.insert((member.id, database), row);
+        trackers.insert((tracker.member.id, database), row);
         drop(trackers);
         if let Err(error) = started {
-            warn!("{}: cannot start a thread for the cache: {error}", member.name());
+            let name = tracker.member.name();
+            warn!("{name}: cannot start a thread for the cache: {error}");
             return None;
         }
         Some(tracker)
@@ -277,7 +288,7 @@ impl Cache {
     /// Waits a moment until the tracker has come as far as a client's last reply by another connection. Returns whether it
     /// has.
     pub fn reach(&self, tracker: &Tracker, since: Option<Instant>) -> bool {
-        tracker.wait_for(self.moment(since), MAX_WAIT)
+        tracker.wait_for(self.moment(since))
     }
 
     /// Reads for the cache what is asked for again, for all who ask for the same. Returns the entry if the caller is to
@@ -305,7 +316,7 @@ impl Cache {
             self.metrics.cache.fills.add_one();
             tracker.send_fill(&fill, read);
         }
-        if waits { tracker.wait_for_fill(&fill, MAX_WAIT) } else { None }
+        if waits { tracker.wait_for_fill(&fill) } else { None }
     }
 
     /// The finished HTTP answer to a request for a value, if it is there. `request` stands for what was asked.
@@ -349,7 +360,7 @@ impl Cache {
         if is_reached {
             return hit(tracker, entry);
         }
-        if !tracker.wait_for(since, MAX_WAIT) {
+        if !tracker.wait_for(since) {
             return Found::Nothing;
         }
         // What the client may know of has come by now.

@@ -64,11 +64,13 @@ pub struct Tracker {
     pub(super) clock: Clock,
     /// `--cache-max-silence`.
     pub(super) max_silence: Duration,
+    /// How long a client waits at most.
+    max_wait: Duration,
     pub(super) pipeline: Pipeline<Sent>,
     /// Its connection, once it is made.
     pub(super) stream: OnceLock<Arc<BackendStream>>,
     is_over: AtomicBool,
-    /// Whether the last reply that was waited for has not come in time.
+    /// Whether the last reply has come later than anybody waits for it.
     is_stalled: AtomicBool,
     /// Whether somebody has asked since the thread looked last.
     pub(super) is_used: AtomicBool,
@@ -91,6 +93,7 @@ impl Tracker {
         database: i64,
         clock: Clock,
         max_silence: Duration,
+        max_wait: Duration,
     ) -> Self {
         let began_with = breaks(&member);
         Self {
@@ -99,6 +102,7 @@ impl Tracker {
             database,
             clock,
             max_silence,
+            max_wait,
             pipeline: Pipeline::new(),
             stream: OnceLock::new(),
             is_over: AtomicBool::new(false),
@@ -131,14 +135,16 @@ impl Tracker {
     /// Takes note that a command is answered, which was sent then.
     pub fn answered(&self, sent_at: u64, is_check: bool) {
         self.position.answered(sent_at, is_check);
-        self.is_stalled.store(false, Ordering::Relaxed);
+        // Whoever waits for a server that is slow or far away waits in vain.
+        let took = self.clock.nanos(Instant::now()).saturating_sub(sent_at);
+        self.is_stalled.store(took > self.max_wait.as_nanos() as u64, Ordering::Relaxed);
         if *lock(&self.waiting) > 0 {
             self.moved.notify_all();
         }
     }
 
-    /// Waits until a command is answered that was sent at `since` or later, for `time` at most. Returns whether one is.
-    pub fn wait_for(&self, since: u64, time: Duration) -> bool {
+    /// Waits a moment until a command is answered that was sent at `since` or later. Returns whether one is.
+    pub fn wait_for(&self, since: u64) -> bool {
         if self.position.as_of() >= since {
             return true;
         }
@@ -148,7 +154,7 @@ impl Tracker {
         if self.last_sent.load(Ordering::Acquire) < since {
             self.send(What::Sync, &command("PING").into_bytes());
         }
-        let deadline = Instant::now() + time;
+        let deadline = Instant::now() + self.max_wait;
         let mut waiting = lock(&self.waiting);
         *waiting += 1;
         loop {
@@ -164,12 +170,12 @@ impl Tracker {
         }
     }
 
-    /// Waits for a fill, for `time` at most.
-    pub fn wait_for_fill(&self, fill: &Fill, time: Duration) -> Option<Arc<Entry>> {
+    /// Waits a moment for a fill.
+    pub fn wait_for_fill(&self, fill: &Fill) -> Option<Arc<Entry>> {
         if self.is_stalled.load(Ordering::Relaxed) {
             return None;
         }
-        fill.wait(time).unwrap_or_else(|TimeIsUp| {
+        fill.wait(self.max_wait).unwrap_or_else(|TimeIsUp| {
             self.is_stalled.store(true, Ordering::Relaxed);
             None
         })

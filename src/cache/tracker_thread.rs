@@ -23,8 +23,8 @@ use crate::resp::{Framer, Protocol, command, to_resp2};
 /// Longest reply of a server to `INFO`, or longest push.
 const MAX_FRAME_BYTES: usize = 1024 * 1024;
 
-/// Longest rest of a reply that is read and dropped, since a longer one would hold up invalidations.
-const MAX_SKIPPED_BYTES: u64 = 1024 * 1024;
+/// Longest rest of a reply that is read and dropped. A longer one would hold up invalidations for too long.
+const MAX_SKIPPED_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Most bytes that are read at a time.
 const READ_BYTES: usize = 64 * 1024;
@@ -305,6 +305,9 @@ impl<'a> Reader<'a> {
             What::Check => self.check(frame)?,
             What::Fill(fill) => match self.expiry.take() {
                 None => {
+                    if let Some(error) = frame.and_then(said) {
+                        return Err(End::of_error(format!("PTTL: {error}")));
+                    }
                     self.expiry = Some(self.stamp(fill, frame));
                     self.sent.push_front(Sent { at, what });
                     return Ok(false);

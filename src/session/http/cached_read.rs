@@ -72,7 +72,7 @@ impl CachedReads {
         let lease = balancer.table.lease(Instant::now(), serves)?;
         let backend = lease.backend_if_up().and_then(|id| backends.get(id)).cloned();
         let answer = backend.and_then(|backend| {
-            let tracker = cache.tracker(&backend, backend.own_mode().database)?;
+            let tracker = cache.tracker(&backend, backend.own_mode().database, &query.key)?;
             let answer = self
                 .page(cache, &tracker, query)
                 .or_else(|| self.value(cache, balancer, &backend, &tracker, read, query));

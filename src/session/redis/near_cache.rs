@@ -55,6 +55,8 @@ struct Lookup<'a> {
     cache: &'a Cache,
     tracker: Arc<Tracker>,
     since: Option<Instant>,
+    /// Whether an answer is of use. Else what is asked for is only read for the cache.
+    may_answer: bool,
 }
 
 impl Session<'_> {
@@ -63,10 +65,8 @@ impl Session<'_> {
     /// Nothing comes from there while a command before it is unanswered: the reply to that would be newer.
     pub(super) fn answer_from_cache(&mut self, command: &Command, shape: Shape) -> bool {
         let Some(cache) = &self.balancer.cache else { return false };
-        let is_answered = !self.is_silent
-            && self.batch.is_empty()
-            && self.subscriptions.is_none()
-            && !self.in_flight.is_under_way()
+        let is_asked = !self.is_silent && self.subscriptions.is_none();
+        let is_answered = is_asked
             && shape
                 .cached(command)
                 .is_some_and(|cached| self.look_up(cache, command, shape, cached));
@@ -81,13 +81,16 @@ impl Session<'_> {
         shape: Shape,
         cached: CachedCommand,
     ) -> bool {
-        let Some((backend, tracker)) = self.tracker(cache) else { return false };
+        let key = command.arg(1).unwrap_or_default();
+        let Some((backend, tracker)) = self.tracker(cache, key) else { return false };
+        let may_answer = self.batch.is_empty() && !self.in_flight.is_under_way();
         let near = &mut self.near_cache;
-        if std::mem::take(&mut near.has_read_elsewhere) {
+        if may_answer && std::mem::take(&mut near.has_read_elsewhere) {
             near.since = Some(Instant::now());
         }
-        let since = near.since;
-        let lookup = Lookup { cache, tracker, since };
+        // Without an answer, nobody has to wait for it.
+        let since = near.since.filter(|_| may_answer);
+        let lookup = Lookup { cache, tracker, since, may_answer };
         match cached.kind {
             CachedKind::One => self.one(&lookup, &backend, command, shape, cached),
             CachedKind::Mget | CachedKind::ExistsOfMany => {
@@ -97,7 +100,7 @@ impl Session<'_> {
     }
 
     /// The session's backend and its tracker, where reads go there in the usual way.
-    fn tracker(&mut self, cache: &Arc<Cache>) -> Option<(Arc<Member>, Arc<Tracker>)> {
+    fn tracker(&mut self, cache: &Arc<Cache>, key: &[u8]) -> Option<(Arc<Member>, Arc<Tracker>)> {
         let backend = match &self.near_cache.backend {
             Some(backend) => Arc::clone(backend),
             None => {
@@ -112,7 +115,7 @@ impl Session<'_> {
         let tracker = match self.near_cache.tracker.upgrade().filter(is_its) {
             Some(tracker) => tracker,
             None => {
-                let tracker = cache.tracker(&backend, database)?;
+                let tracker = cache.tracker(&backend, database, key)?;
                 self.near_cache.tracker = Arc::downgrade(&tracker);
                 tracker
             }
@@ -136,18 +139,20 @@ impl Session<'_> {
             CachedRead { command: cached, arg_count: command.arg_count(), args, key, max_time };
         let began = Instant::now();
         match lookup.cache.get(&lookup.tracker, &read, lookup.since) {
-            Found::Hit(entry) => self.give_hit(lookup, backend, key, |out, protocol| {
-                out.extend_from_slice(entry.reply(protocol).unwrap_or_default());
-            }),
+            Found::Hit(entry) if lookup.may_answer => {
+                self.give_hit(lookup, backend, key, |out, protocol| {
+                    out.extend_from_slice(entry.reply(protocol).unwrap_or_default());
+                })
+            }
             Found::Miss if self.may_fill(command, shape) => {
                 // What has arrived after it is not held up.
-                let waits = !self.near_cache.has_more;
+                let waits = lookup.may_answer && !self.near_cache.has_more;
                 lookup.cache.metrics().misses.add_one();
                 self.near_cache.backend = None;
                 let entry = lookup.cache.fill(&lookup.tracker, &read, lookup.since, waits);
                 entry.is_some_and(|entry| self.give_fill(command, backend, &entry, began.elapsed()))
             }
-            Found::Miss => {
+            Found::Hit(_) | Found::Miss => {
                 lookup.cache.metrics().misses.add_one();
                 false
             }
@@ -180,7 +185,10 @@ impl Session<'_> {
         cached: CachedCommand,
     ) -> bool {
         let keys = command.arg_count() - 1;
-        if keys > MAX_PARTS || !lookup.cache.reach(&lookup.tracker, lookup.since) {
+        if keys > MAX_PARTS
+            || !lookup.may_answer
+            || !lookup.cache.reach(&lookup.tracker, lookup.since)
+        {
             return false;
         }
         let cached_part = CachedCommand { kind: CachedKind::One, ..cached };
