@@ -2,7 +2,7 @@
 
 /// What `INFO server commandstats` has said.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct InfoSnapshot {
     run_id: Option<String>,
     version: Option<String>,
     /// How often `SWAPDB` was called, and for how long.
@@ -13,7 +13,7 @@ pub struct Seen {
     infos: Option<u64>,
 }
 
-impl Seen {
+impl InfoSnapshot {
     /// Reads a reply to `INFO`.
     pub fn parse(info: &str) -> Self {
         let mut seen = Self::default();
@@ -48,7 +48,7 @@ fn calls(value: &str) -> Option<u64> {
 }
 
 /// Whether databases may have been swapped between two replies to `INFO`, or another server has answered.
-pub fn needs_flush(before: &Seen, now: &Seen) -> bool {
+pub fn needs_flush(before: &InfoSnapshot, now: &InfoSnapshot) -> bool {
     let is_reset = before.infos.is_some() && now.infos <= before.infos;
     is_reset
         || before.run_id != now.run_id
@@ -60,8 +60,8 @@ pub fn needs_flush(before: &Seen, now: &Seen) -> bool {
 mod tests {
     use super::*;
 
-    fn seen(lines: &[&str]) -> Seen {
-        Seen::parse(&lines.join("\r\n"))
+    fn seen(lines: &[&str]) -> InfoSnapshot {
+        InfoSnapshot::parse(&lines.join("\r\n"))
     }
 
     #[test]

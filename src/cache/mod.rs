@@ -41,8 +41,8 @@ pub use self::entry::{Entry, Page};
 use self::fill::Fill;
 use self::hot_keys::HotKeys;
 use self::store::Store;
+use self::tracker::Clock;
 pub use self::tracker::Tracker;
-use self::tracker::{Clock, What};
 use self::tracker_thread::End;
 use self::versions::Versions;
 use crate::backend::BackendId;
@@ -52,7 +52,6 @@ use crate::metrics::Metrics;
 use crate::metrics::cache::{CacheMetrics, CacheSummary};
 use crate::policy::cacheable::CachedCommand;
 use crate::policy::users::KeyGlob;
-use crate::resp::command;
 use crate::sync::{Mutex, lock};
 
 /// How long a client waits at most until the tracker has come as far as the client, and again for a fill. Then its read
@@ -433,19 +432,4 @@ fn hit(tracker: &Tracker, entry: Arc<Entry>) -> Found {
         tracker.is_used.store(true, Ordering::Relaxed);
     }
     Found::Hit(entry)
-}
-
-impl Tracker {
-    /// Sends a fill: `PTTL` of its key and the read.
-    fn send_fill(&self, fill: &Arc<Fill>, read: &CachedRead) {
-        let mut commands = command("PTTL").arg(read.key).into_bytes();
-        let name = read.command.name();
-        let head = format!("*{}\r\n${}\r\n{name}\r\n", read.arg_count, name.len());
-        commands.extend_from_slice(head.as_bytes());
-        commands.extend_from_slice(read.args);
-        if !self.send(What::Fill(Arc::clone(fill)), &commands) {
-            self.forget_fill(fill);
-            fill.finish(None);
-        }
-    }
 }

@@ -1,4 +1,4 @@
-//! What is known of one database of one backend: how far its invalidations have come, and the reads on their way.
+//! Purpose is known of one database of one backend: how far its invalidations have come, and the reads on their way.
 //!
 //! A tracker is one connection in RESP3 with `CLIENT TRACKING ON`, and the thread that reads it (`tracker_thread`). Redis sends an
 //! invalidation of a key in order with the replies on the connection that has read it. So when a command is answered
@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::CachedRead;
 use super::entry::{Entry, EntryKey};
 use super::fill::{Fill, TimeIsUp};
 use super::position::Position;
@@ -38,12 +39,12 @@ impl Clock {
 pub struct Sent {
     /// When, in nanoseconds of the cache's clock.
     pub at: u64,
-    pub what: What,
+    pub purpose: Purpose,
 }
 
-/// What they are for.
+/// Purpose they are for.
 #[derive(Debug)]
-pub enum What {
+pub enum Purpose {
     /// `PING`: somebody waits for the moment to be reached.
     Sync,
     /// `INFO`: whether what has no invalidations has changed.
@@ -152,7 +153,7 @@ impl Tracker {
             return false;
         }
         if self.last_sent.load(Ordering::Acquire) < since {
-            self.send(What::Sync, &command("PING").into_bytes());
+            self.send(Purpose::Sync, &command("PING").into_bytes());
         }
         let deadline = Instant::now() + self.max_wait;
         let mut waiting = lock(&self.waiting);
@@ -182,13 +183,14 @@ impl Tracker {
     }
 
     /// Sends commands; returns false where that is not possible (any more).
-    pub fn send(&self, what: What, commands: &[u8]) -> bool {
-        let at = match &what {
-            What::Fill(fill) => fill.sent_at,
-            What::Sync | What::Check => self.clock.nanos(Instant::now()),
+    pub fn send(&self, purpose: Purpose, commands: &[u8]) -> bool {
+        let at = match &purpose {
+            Purpose::Fill(fill) => fill.sent_at,
+            Purpose::Sync | Purpose::Check => self.clock.nanos(Instant::now()),
         };
         let Some(stream) = self.stream.get() else { return false };
-        let pushed = self.pipeline.push(Sent { at, what }, commands, |bytes| write(stream, bytes));
+        let pushed =
+            self.pipeline.push(Sent { at, purpose }, commands, |bytes| write(stream, bytes));
         if let Ok(true) = pushed {
             self.last_sent.fetch_max(at, Ordering::AcqRel);
         }
@@ -197,6 +199,19 @@ impl Tracker {
             stream.shutdown();
             true
         })
+    }
+
+    /// Sends a fill: `PTTL` of its key and the read.
+    pub fn send_fill(&self, fill: &Arc<Fill>, read: &CachedRead) {
+        let mut commands = command("PTTL").arg(read.key).into_bytes();
+        let name = read.command.name();
+        let head = format!("*{}\r\n${}\r\n{name}\r\n", read.arg_count, name.len());
+        commands.extend_from_slice(head.as_bytes());
+        commands.extend_from_slice(read.args);
+        if !self.send(Purpose::Fill(Arc::clone(fill)), &commands) {
+            self.forget_fill(fill);
+            fill.finish(None);
+        }
     }
 
     /// The fill of this name that is on its way, if its reply will be no older than `since`; else the new one,

@@ -10,11 +10,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Cache;
-use super::check::{Seen, needs_flush};
+use super::check::{InfoSnapshot, needs_flush};
 use super::entry::{Content, Entry, MAX_ENTRY_BYTES};
 use super::fill::Fill;
 use super::position::Stamp;
-use super::tracker::{Sent, Tracker, What, write};
+use super::tracker::{Purpose, Sent, Tracker, write};
 use crate::backend::{
     BackendError, Inability, Mode, PooledConnection, WaitPolicy, inability, is_timeout, said,
 };
@@ -112,7 +112,7 @@ struct Reader<'a> {
     tracker: &'a Tracker,
     /// Holds the connection's place in the pool.
     _connection: PooledConnection,
-    /// What the next replies answer.
+    /// Purpose the next replies answer.
     sent: VecDeque<Sent>,
     /// Bytes that were read and not handled.
     buffer: Vec<u8>,
@@ -125,8 +125,8 @@ struct Reader<'a> {
     is_skipping: bool,
     /// The reply to the `PTTL` of the fill that is answered next: the stamp of its value, if that is to be kept.
     expiry: Option<Option<Stamp>>,
-    /// What the last `INFO` has said.
-    seen: Option<Seen>,
+    /// Purpose the last `INFO` has said.
+    seen: Option<InfoSnapshot>,
     /// When `INFO` was sent last.
     checked_at: Instant,
     is_check_pending: bool,
@@ -170,7 +170,7 @@ impl<'a> Reader<'a> {
     fn run(&mut self) -> End {
         self.ask();
         loop {
-            if let Err(end) = self.read().and_then(|()| self.look_around()) {
+            if let Err(end) = self.read().and_then(|()| self.look_after()) {
                 return end;
             }
         }
@@ -195,7 +195,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Does what is due now and then.
-    fn look_around(&mut self) -> Result<(), End> {
+    fn look_after(&mut self) -> Result<(), End> {
         let now = Instant::now();
         if self.tracker.is_doubtful() {
             return Err(End::Lost("its backend is in doubt".to_owned()));
@@ -215,7 +215,7 @@ impl<'a> Reader<'a> {
     /// Asks whether all is as before; if too much waits to be sent, the next time.
     fn ask(&mut self) {
         let info = command("INFO").arg("server").arg("commandstats").into_bytes();
-        if self.tracker.send(What::Check, &info) {
+        if self.tracker.send(Purpose::Check, &info) {
             (self.is_check_pending, self.checked_at) = (true, Instant::now());
         }
     }
@@ -246,12 +246,12 @@ impl<'a> Reader<'a> {
     fn make_room(&mut self) -> Result<(), End> {
         let length = (self.looked - self.start) as u64 + self.framer.announced_bytes();
         let is_push = self.framer.kind() == Some(b'>');
-        let max = match self.next_what() {
-            Some(What::Fill(_)) if !is_push => MAX_ENTRY_BYTES,
+        let max = match self.next_purpose() {
+            Some(Purpose::Fill(_)) if !is_push => MAX_ENTRY_BYTES,
             _ => MAX_FRAME_BYTES,
         };
         if self.is_skipping || length > max as u64 {
-            if let Some(What::Fill(fill)) = self.sent.front().map(|sent| &sent.what) {
+            if let Some(Purpose::Fill(fill)) = self.sent.front().map(|sent| &sent.purpose) {
                 self.cache.note_too_long(fill);
             }
             if self.framer.announced_bytes() > MAX_SKIPPED_BYTES {
@@ -266,12 +266,12 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// What the next reply answers.
-    fn next_what(&mut self) -> Option<&What> {
+    /// Purpose the next reply answers.
+    fn next_purpose(&mut self) -> Option<&Purpose> {
         if self.sent.is_empty() {
             self.tracker.pipeline.take_written(&mut self.sent);
         }
-        self.sent.front().map(|sent| &sent.what)
+        self.sent.front().map(|sent| &sent.purpose)
     }
 
     /// Takes note of a push. An invalidation that can't be read may be of any key.
@@ -295,21 +295,21 @@ impl<'a> Reader<'a> {
 
     /// Takes a reply; returns whether the commands that were sent with its own are all answered.
     fn reply(&mut self, frame: Option<&[u8]>) -> Result<bool, End> {
-        self.next_what();
-        let Some(Sent { at, what }) = self.sent.pop_front() else {
+        self.next_purpose();
+        let Some(Sent { at, purpose }) = self.sent.pop_front() else {
             return Err(End::Lost("a reply that nobody asked for".to_owned()));
         };
-        let is_check = matches!(what, What::Check);
-        match &what {
-            What::Sync => {}
-            What::Check => self.check(frame)?,
-            What::Fill(fill) => match self.expiry.take() {
+        let is_check = matches!(purpose, Purpose::Check);
+        match &purpose {
+            Purpose::Sync => {}
+            Purpose::Check => self.check(frame)?,
+            Purpose::Fill(fill) => match self.expiry.take() {
                 None => {
                     if let Some(error) = frame.and_then(said) {
                         return Err(End::of_error(format!("PTTL: {error}")));
                     }
                     self.expiry = Some(self.stamp(fill, frame));
-                    self.sent.push_front(Sent { at, what });
+                    self.sent.push_front(Sent { at, purpose });
                     return Ok(false);
                 }
                 Some(stamp) => self.fill(fill, stamp, frame),
@@ -329,7 +329,7 @@ impl<'a> Reader<'a> {
         if let Some(error) = said(frame) {
             return Err(End::of_error(error));
         }
-        let now = Seen::parse(&String::from_utf8_lossy(frame));
+        let now = InfoSnapshot::parse(&String::from_utf8_lossy(frame));
         if let Some(why) = now.refusal() {
             return Err(End::Refused(why));
         }
@@ -384,7 +384,7 @@ impl Reader<'_> {
     }
 }
 
-/// What a push says.
+/// Purpose a push says.
 #[derive(Debug, PartialEq, Eq)]
 enum Push<'a> {
     /// This key is invalid.
@@ -413,7 +413,7 @@ fn push(frame: &[u8]) -> Push<'_> {
     key().map_or(Push::AllKeys, Push::Key)
 }
 
-/// What is kept of the reply to a fill; `None` for an error that says nothing of the read.
+/// Purpose is kept of the reply to a fill; `None` for an error that says nothing of the read.
 fn content(fill: &Fill, reply: Option<&[u8]>) -> Option<Content> {
     let Some(reply) = reply else { return Some(Content::Unfit) };
     if let Some(error) = said(reply) {

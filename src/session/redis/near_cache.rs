@@ -29,10 +29,10 @@ pub struct NearCache {
     /// Whether a command was handled in another way since the last reply from the cache. Then the session may know more
     /// than its tracker.
     has_read_elsewhere: bool,
-    /// Whether replies from the cache were given to the client that are not delivered yet.
-    has_given: bool,
     /// When such a command was noticed last. Nothing comes from a tracker that has not come so far.
     since: Option<Instant>,
+    /// Whether replies from the cache were given to the client that are not delivered yet.
+    has_given: bool,
     /// Hits that are not counted yet, and the length of their replies.
     hits: u64,
     hit_bytes: u64,
@@ -92,9 +92,9 @@ impl Session<'_> {
         let since = near.since.filter(|_| may_answer);
         let lookup = Lookup { cache, tracker, since, may_answer };
         match cached.kind {
-            CachedKind::One => self.one(&lookup, &backend, command, shape, cached),
+            CachedKind::One => self.answer_one_key(&lookup, &backend, command, shape, cached),
             CachedKind::Mget | CachedKind::ExistsOfMany => {
-                self.many(&lookup, &backend, command, cached)
+                self.answer_keys(&lookup, &backend, command, cached)
             }
         }
     }
@@ -124,7 +124,7 @@ impl Session<'_> {
     }
 
     /// Answers a command whose reply is kept as it is. Reads it for the cache if it is asked for again.
-    fn one(
+    fn answer_one_key(
         &mut self,
         lookup: &Lookup,
         backend: &Member,
@@ -148,6 +148,7 @@ impl Session<'_> {
                 // What has arrived after it is not held up.
                 let waits = lookup.may_answer && !self.near_cache.has_more;
                 lookup.cache.metrics().misses.add_one();
+                // After the wait another may be the session's.
                 self.near_cache.backend = None;
                 let entry = lookup.cache.fill(&lookup.tracker, &read, lookup.since, waits);
                 entry.is_some_and(|entry| self.give_fill(command, backend, &entry, began.elapsed()))
@@ -160,13 +161,19 @@ impl Session<'_> {
         }
     }
 
-    /// Whether a command may be read for the cache: it is quick, and its reply is short, as far as is known.
+    /// Whether a command may be read for the cache: it is quick, and its reply is short, as far as is known. It was judged
+    /// by the commands of all servers that are tracked.
     fn may_fill(&self, command: &Command, shape: Shape) -> bool {
         let is_quick = self
             .balancer
             .profile(command, shape)
             .is_ok_and(|(profile, _)| profile.class == Class::Quick && !profile.has_one_try);
-        is_quick && !self.balancer.long_replies.is_known(command.bytes())
+        is_quick && self.is_judged() && !self.balancer.long_replies.is_known(command.bytes())
+    }
+
+    /// Whether the session's policy is made of what all servers have said of their commands by now.
+    fn is_judged(&self) -> bool {
+        self.commands_version == self.balancer.commands_version()
     }
 
     fn max_time(&self, cached: CachedCommand) -> Duration {
@@ -177,7 +184,7 @@ impl Session<'_> {
     }
 
     /// Answers a command about several keys from what is kept of each, if all is. What is not is read for the cache.
-    fn many(
+    fn answer_keys(
         &mut self,
         lookup: &Lookup,
         backend: &Member,
@@ -203,10 +210,10 @@ impl Session<'_> {
         for index in 1..=keys {
             match lookup.cache.get(&lookup.tracker, &part(index), lookup.since) {
                 Found::Hit(entry) => entries.push(entry),
-                Found::Miss => {
+                Found::Miss if self.is_judged() => {
                     _ = lookup.cache.fill(&lookup.tracker, &part(index), lookup.since, false);
                 }
-                Found::Nothing => {}
+                Found::Miss | Found::Nothing => {}
             }
         }
         if entries.len() < keys || !lookup.cache.are_current(&lookup.tracker, &entries) {
@@ -225,10 +232,10 @@ impl Session<'_> {
         lookup: &Lookup,
         backend: &Member,
         key: &[u8],
-        write: impl FnOnce(&mut Vec<u8>, Protocol),
+        write_reply: impl FnOnce(&mut Vec<u8>, Protocol),
     ) -> bool {
         let before = self.writer.out.len();
-        write(&mut self.writer.out, self.mode.protocol);
+        write_reply(&mut self.writer.out, self.mode.protocol);
         let bytes = (self.writer.out.len() - before) as u64;
         self.writer.given.bytes += bytes;
         let near = &mut self.near_cache;
