@@ -1,7 +1,7 @@
 //! The keys that are read most, of which only a bounded sample is kept.
 //!
 //! Space-saving (Metwally, Agrawal, El Abbadi 2005): each place counts one key. A key that has no place takes that of
-//! the key with the fewest reads, and its count. So a key that is read more often than one in [`PLACES`] reads has a
+//! the key with the fewest reads, and its count. So a key that is read more often than one in `PLACES` reads has a
 //! place, and counts are too high at most by the smallest one. Reads that are long ago count for less and less.
 
 use std::time::{Duration, Instant};

@@ -2,17 +2,17 @@
 //!
 //! It is kept right by Redis' own invalidation messages, and it is never wrong by more than they take to arrive:
 //!
-//! - All that is kept was read on a *tracker's* connection ([`tracker`]), on which invalidations come in order with
+//! - All that is kept was read on a *tracker's* connection (`tracker`), on which invalidations come in order with
 //!   replies. The time to live of a key is asked for with its value. An invalidation between the two discards the
 //!   value.
 //! - An entry belongs to one tracker, and so to one connection to one backend. When that ends, none of its entries
 //!   counts. Nor does any while the tracker has not been heard for `--cache-max-silence`, or its backend is not up.
-//! - An invalidation raises the counter of its key ([`versions`]), which each entry remembers ([`position::Stamp`]). Nothing
+//! - An invalidation raises the counter of its key (`versions`), which each entry remembers (`position::Stamp`). Nothing
 //!   has to be found and removed.
 //! - A client whose last reply came by another connection may know more than the tracker. It gets nothing from here
-//!   before the tracker has got an answer to something that was sent after that reply ([`Tracker::wait_for`]).
-//! - Only keys that are asked for again are read for the cache ([`admission`]), and reads that miss at the same time
-//!   are asked for once ([`fill`]). Whoever waits in vain goes the usual way, which fails over.
+//!   before the tracker has got an answer to something that was sent after that reply (`Tracker::wait_for`).
+//! - Only keys that are asked for again are read for the cache (`admission`), and reads that miss at the same time
+//!   are asked for once (`fill`). Whoever waits in vain goes the usual way, which fails over.
 
 mod admission;
 mod check;
