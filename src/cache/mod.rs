@@ -54,9 +54,9 @@ use crate::policy::cacheable::CachedCommand;
 use crate::policy::users::KeyGlob;
 use crate::sync::{Mutex, lock};
 
-/// How long a client waits at most until the tracker has come as far as the client, and again for a fill. Then its read
-/// goes the usual way: a server that is silent costs it 50 ms at most, once.
-const MAX_WAIT: Duration = Duration::from_millis(25);
+/// How long a client waits at most until the tracker has come as far as the client, and then for a fill. A wait in vain is
+/// the only one: the read goes the usual way, so that a server that is silent costs no more.
+const MAX_WAIT: Duration = Duration::from_millis(50);
 
 /// Time after which a tracker that has ended is begun again.
 const RESTART_TIME: Duration = Duration::from_secs(1);

@@ -149,11 +149,16 @@ impl Tracker {
         if self.position.as_of() >= since {
             return true;
         }
-        if self.is_stalled.load(Ordering::Relaxed) {
-            return false;
-        }
-        if self.last_sent.load(Ordering::Acquire) < since {
+        let last_sent = self.last_sent.load(Ordering::Acquire);
+        let is_stalled = self.is_stalled.load(Ordering::Relaxed);
+        // One is enough to find out whether a tracker that was slow still is.
+        let is_needed =
+            if is_stalled { last_sent <= self.position.as_of() } else { last_sent < since };
+        if is_needed {
             self.send(Purpose::Sync, &command("PING").into_bytes());
+        }
+        if is_stalled {
+            return false;
         }
         let deadline = Instant::now() + self.max_wait;
         let mut waiting = lock(&self.waiting);
