@@ -1,13 +1,11 @@
 """Reads through redis-lb's cache what is being written, with CACHE_FAULTS=1 while tracking connections fail. See `make cache-soak`."""
 
 import os
-import signal
-import subprocess
-import sys
 
 import machine
 import peers
 import redis_client
+import soak_run
 
 MAX_SILENCE_MS = 1000
 
@@ -35,28 +33,7 @@ def cache_soak():
     words += ["--seconds", os.environ.get("CACHE_SECONDS", "3600"), "--faults", int(faults)]
     lb = peers.start_lb(seen, program=peers.LB, options=options)
     machine.wait_until(lambda: redis_client.ask(lb.port, "PING"), lb.process)
-    print(f"redis-lb on port {lb.port}, Redis on {', '.join(map(str, ports))}", flush=True)
-    load = subprocess.Popen([str(word) for word in [machine.LOAD, *words, "--lb", lb.port]])
-    try:
-        code = load.wait()
-    finally:
-        load.kill()
-        load.wait()
-    if lb.process.poll() is not None:
-        sys.exit(f"cache-soak: redis-lb has ended with code {lb.process.returncode}")
-    memory = machine.resident_kib(lb.process.pid) // 1024
-    print(f"redis-lb used {lb.cpu_seconds():.1f} s of CPU and {memory} MiB of memory")
-    return code
+    return soak_run.load("cache-soak", lb, ports, [*words, "--lb", lb.port])
 
 
-def main():
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("cache-soak: ended by a signal"))
-    machine.raise_file_limit()
-    try:
-        code = cache_soak()
-    finally:
-        machine.stop_all()
-    sys.exit(code)
-
-
-main()
+soak_run.main("cache-soak", cache_soak)

@@ -39,7 +39,7 @@ use self::admission::{KeyHash, RecentKeys};
 use self::entry::{Content, EntryRef, MAX_ENTRY_BYTES};
 pub use self::entry::{Entry, Page};
 use self::fill::Fill;
-use self::hot_keys::HotKeys;
+use self::hot_keys::{HotKeys, SAMPLED_READS};
 use self::store::Store;
 use self::tracker::Clock;
 pub use self::tracker::Tracker;
@@ -50,8 +50,10 @@ use crate::config::Config;
 use crate::health::Member;
 use crate::metrics::Metrics;
 use crate::metrics::cache::{CacheMetrics, CacheSummary};
+use crate::policy::Policy;
 use crate::policy::cacheable::CachedCommand;
 use crate::policy::users::KeyGlob;
+use crate::resp::Command;
 use crate::sync::{Mutex, lock};
 
 /// How long a client waits at most until the tracker has come as far as the client, and then for a fill. A wait in vain is
@@ -84,7 +86,7 @@ const MAX_COUNTERS: u64 = 1 << 20;
 const PAGE: u8 = u8::MAX;
 
 /// Longest time to live of a reply with fields that may have one of their own.
-pub const FIELD_TIME: Duration = Duration::from_secs(1);
+const FIELD_TIME: Duration = Duration::from_secs(1);
 
 /// The near cache of all backends.
 #[derive(Debug)]
@@ -134,6 +136,43 @@ pub struct CachedRead<'a> {
     pub key: &'a [u8],
     /// How long its reply counts at most.
     pub max_time: Duration,
+}
+
+impl<'a> CachedRead<'a> {
+    /// Returns what may be kept of a command that reads one key.
+    pub fn of(command: &Command<'a>, cached: CachedCommand, policy: &Policy) -> Self {
+        let has_field_ttl = cached.is_hash && policy.has_field_ttl();
+        Self {
+            command: cached,
+            arg_count: command.arg_count(),
+            args: command.encoded_args(1, command.arg_count() - 1),
+            key: command.arg(1).unwrap_or_default(),
+            max_time: if has_field_ttl { FIELD_TIME } else { Duration::MAX },
+        }
+    }
+}
+
+/// What a client may know that a tracker does not: replies that came to it by another connection.
+#[derive(Debug, Default)]
+pub struct ReadElsewhere {
+    /// Whether such a reply may have come, or be to come, since [`since`](Self::since) was asked.
+    is_new: bool,
+    since: Option<Instant>,
+}
+
+impl ReadElsewhere {
+    /// Takes note that a read goes another way.
+    pub fn note(&mut self) {
+        self.is_new = true;
+    }
+
+    /// Returns when the last such reply had come; `None` if there was none. All are answered that were noted.
+    pub fn since(&mut self) -> Option<Instant> {
+        if std::mem::take(&mut self.is_new) {
+            self.since = Some(Instant::now());
+        }
+        self.since
+    }
 }
 
 /// What the cache has for a client.
@@ -395,9 +434,13 @@ impl Cache {
         &self.metrics.cache
     }
 
-    /// Takes note of one of many hits of a key.
-    pub fn note_hot(&self, tracker: &Tracker, key: &[u8]) {
-        self.hot_keys.note(tracker.database, key);
+    /// Takes note of a hit of a key, which the caller counts among all.
+    pub fn note_hit(&self, tracker: &Tracker, key: &[u8]) {
+        // At random: a client that asks for its keys in turn would show the same one each time.
+        if fastrand::u64(..SAMPLED_READS) == 0 {
+            self.hot_keys.note(tracker.database, key);
+        }
+        tracker.member.metrics.cache_hits.add_one();
     }
 
     /// Returns what it holds, with so many of the keys that are read most.

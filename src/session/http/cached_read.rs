@@ -8,8 +8,7 @@ use super::balanced::HttpRead;
 use super::response::{Caching, SentResponse, add_backend_headers, complete};
 use super::shared_read::{is_read_at_once, write_reply};
 use crate::balance::Balancer;
-use crate::cache::hot_keys::SAMPLED_READS;
-use crate::cache::{Cache, CachedRead, Entry, FIELD_TIME, Found, Page, Tracker};
+use crate::cache::{Cache, CachedRead, Entry, Found, Page, ReadElsewhere, Tracker};
 use crate::health::Member;
 use crate::http::target::KeyQuery;
 use crate::http::{self, ResponseWriter};
@@ -20,10 +19,8 @@ use crate::session::client::Client;
 /// What one HTTP connection knows of the near cache.
 #[derive(Default)]
 pub(super) struct CachedReads {
-    /// When the last reply was noticed that came by another connection than a tracker's.
-    since: Option<Instant>,
-    /// Whether one may have come after that.
-    has_read_elsewhere: bool,
+    /// What came by another connection than a tracker's.
+    elsewhere: ReadElsewhere,
 }
 
 /// An answer from the cache, or one that was just read for it.
@@ -45,106 +42,94 @@ impl CachedReads {
     ) -> Result<(Box<HttpRead>, SentResponse), Box<HttpRead>> {
         let balancer = client.balancer;
         let Some(cache) = balancer.cache.as_ref() else { return Err(read) };
-        if std::mem::take(&mut self.has_read_elsewhere) {
-            self.since = Some(Instant::now());
-        }
-        let answer = self.look_up(cache, balancer, &mut read);
+        let since = self.elsewhere.since();
+        let answer = look_up(cache, balancer, &mut read, since);
         let Some((backend, answer)) = answer else {
-            self.has_read_elsewhere = true;
+            self.elsewhere.note();
             return Err(read);
         };
         let sent = send(client, cache, &read, &backend, &answer);
         Ok((read, sent))
     }
+}
 
-    fn look_up(
-        &mut self,
-        cache: &Arc<Cache>,
-        balancer: &Balancer,
-        read: &mut HttpRead,
-    ) -> Option<(Arc<Member>, Answer)> {
-        let is_usual = read.caller.rights.is_none()
-            && read.max_staleness.is_any()
-            && balancer.config().demo_delay.is_zero();
-        let query = read.whole_value().filter(|_| is_usual)?;
-        let backends = balancer.backends();
-        let serves = |id| backends.get(id).is_some_and(|backend| backend.serves_own());
-        let lease = balancer.table.lease(Instant::now(), serves)?;
-        let backend = lease.backend_if_up().and_then(|id| backends.get(id)).cloned();
-        let answer = backend.and_then(|backend| {
-            let tracker = cache.tracker(&backend, backend.own_mode().database, &query.key)?;
-            let answer = self
-                .page(cache, &tracker, query)
-                .or_else(|| self.value(cache, balancer, &backend, &tracker, read, query));
-            match &answer {
-                Some(Answer { time: None, .. }) => Self::note_hit(cache, &tracker, &query.key),
-                _ if cache.is_excluded(&query.key) => {}
-                _ => cache.metrics().misses.add_one(),
+/// The answer to a read from the near cache, and its backend; `None` where it has to go to a backend.
+fn look_up(
+    cache: &Arc<Cache>,
+    balancer: &Balancer,
+    read: &mut HttpRead,
+    since: Option<Instant>,
+) -> Option<(Arc<Member>, Answer)> {
+    let is_usual = read.caller.rights.is_none()
+        && read.max_staleness.is_any()
+        && balancer.config().demo_delay.is_zero();
+    let query = read.whole_value().filter(|_| is_usual)?;
+    let backends = balancer.backends();
+    let serves = |id| backends.get(id).is_some_and(|backend| backend.serves_own());
+    let lease = balancer.table.lease(Instant::now(), serves)?;
+    let backend = lease.backend_if_up().and_then(|id| backends.get(id)).cloned();
+    let answer = backend.and_then(|backend| {
+        let tracker = cache.tracker(&backend, backend.own_mode().database, &query.key)?;
+        let answer = page(cache, &tracker, query, since)
+            .or_else(|| value(cache, balancer, &tracker, read, query, since));
+        match &answer {
+            Some(Answer { time: None, .. }) => {
+                cache.note_hit(&tracker, &query.key);
+                cache.metrics().hits.add_one();
             }
-            Some((backend, answer?))
-        });
-        // Without an answer, the read goes where it has been counted already.
-        read.lease = Some(lease);
-        answer
-    }
-
-    /// The finished answer, if it is there.
-    fn page(&self, cache: &Cache, tracker: &Tracker, query: &KeyQuery) -> Option<Answer> {
-        let Found::Hit(entry) = cache.page(tracker, &query.key, self.since) else { return None };
-        Some(Answer { entry, time: None })
-    }
-
-    fn note_hit(cache: &Cache, tracker: &Tracker, key: &[u8]) {
-        if fastrand::u64(..SAMPLED_READS) == 0 {
-            cache.note_hot(tracker, key);
+            _ if cache.is_excluded(&query.key) => {}
+            _ => cache.metrics().misses.add_one(),
         }
-        cache.metrics().hits.add_one();
-        tracker.member.metrics.cache_hits.add_one();
-    }
+        Some((backend, answer?))
+    });
+    // Without an answer, the read goes where it has been counted already.
+    read.lease = Some(lease);
+    answer
+}
 
-    /// The answer that is made of the value, which is there or is read for the cache.
-    fn value(
-        &self,
-        cache: &Cache,
-        balancer: &Balancer,
-        backend: &Member,
-        tracker: &Tracker,
-        read: &HttpRead,
-        query: &KeyQuery,
-    ) -> Option<Answer> {
-        let value_type = backend.type_hints.of(&query.key)?;
-        let bytes = value_type.read_command(&query.key).into_bytes();
-        let mut parser = CommandParser::new(usize::MAX);
-        let Ok((_, Some(command))) = parser.parse(&bytes) else { return None };
-        let (_, policy) = balancer.policy();
-        let cached = policy.shape(&command).cached(&command)?;
-        let has_field_ttl = cached.is_hash && policy.has_field_ttl();
-        let cached_read = CachedRead {
-            command: cached,
-            arg_count: command.arg_count(),
-            args: command.encoded_args(1, command.arg_count() - 1),
-            key: &query.key,
-            max_time: if has_field_ttl { FIELD_TIME } else { Duration::MAX },
-        };
-        let began = Instant::now();
-        let (entry, time) = match cache.get(tracker, &cached_read, self.since) {
-            Found::Hit(entry) => (entry, None),
-            Found::Miss if is_read_at_once(value_type, &read.profile) => {
-                let entry = cache.fill(tracker, &cached_read, self.since, true)?;
-                (entry, Some(began.elapsed()))
-            }
-            Found::Miss | Found::Nothing => return None,
-        };
-        let keep_alive = !balancer.is_draining();
-        let mut response =
-            ResponseWriter::new(io::sink(), &read.request, keep_alive, SystemTime::now);
-        let reply = entry.reply(Protocol::Resp2)?;
-        let digest = write_reply(value_type, reply, query, &mut response)?;
-        let page =
-            Page { status: response.sent_status(), digest, body: response.held_body()?.into() };
-        let entry = cache.keep_page(tracker, &query.key, &entry, page);
-        Some(Answer { entry, time })
-    }
+/// The finished answer, if it is there.
+fn page(
+    cache: &Cache,
+    tracker: &Tracker,
+    query: &KeyQuery,
+    since: Option<Instant>,
+) -> Option<Answer> {
+    let Found::Hit(entry) = cache.page(tracker, &query.key, since) else { return None };
+    Some(Answer { entry, time: None })
+}
+
+/// The answer that is made of the value, which is there or is read for the cache.
+fn value(
+    cache: &Cache,
+    balancer: &Balancer,
+    tracker: &Tracker,
+    read: &HttpRead,
+    query: &KeyQuery,
+    since: Option<Instant>,
+) -> Option<Answer> {
+    let value_type = tracker.member.type_hints.of(&query.key)?;
+    let bytes = value_type.read_command(&query.key).into_bytes();
+    let mut parser = CommandParser::new(usize::MAX);
+    let Ok((_, Some(command))) = parser.parse(&bytes) else { return None };
+    let (_, policy) = balancer.policy();
+    let cached = policy.shape(&command).cached(&command)?;
+    let cached_read = CachedRead::of(&command, cached, &policy);
+    let began = Instant::now();
+    let (entry, time) = match cache.get(tracker, &cached_read, since) {
+        Found::Hit(entry) => (entry, None),
+        Found::Miss if is_read_at_once(value_type, &read.profile) => {
+            let entry = cache.fill(tracker, &cached_read, since, true)?;
+            (entry, Some(began.elapsed()))
+        }
+        Found::Miss | Found::Nothing => return None,
+    };
+    let keep_alive = !balancer.is_draining();
+    let mut response = ResponseWriter::new(io::sink(), &read.request, keep_alive, SystemTime::now);
+    let reply = entry.reply(Protocol::Resp2)?;
+    let digest = write_reply(value_type, reply, query, &mut response)?;
+    let page = Page { status: response.sent_status(), digest, body: response.held_body()?.into() };
+    let entry = cache.keep_page(tracker, &query.key, &entry, page);
+    Some(Answer { entry, time })
 }
 
 /// Sends an answer, and counts it.

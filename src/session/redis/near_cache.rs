@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::session::Session;
 use crate::backend::Class;
-use crate::cache::hot_keys::SAMPLED_READS;
-use crate::cache::{Cache, CachedRead, Entry, FIELD_TIME, Found, Tracker};
+use crate::cache::{Cache, CachedRead, Entry, Found, ReadElsewhere, Tracker};
 use crate::health::Member;
 use crate::metrics::{Completion, Outcome};
 use crate::net::protocol::WireProtocol;
@@ -26,11 +25,8 @@ pub struct NearCache {
     backend: Option<Arc<Member>>,
     /// Whether more commands have arrived after the one at hand.
     pub has_more: bool,
-    /// Whether a command was handled in another way since the last reply from the cache. Then the session may know more
-    /// than its tracker.
-    has_read_elsewhere: bool,
-    /// When such a command was noticed last. Nothing comes from a tracker that has not come so far.
-    since: Option<Instant>,
+    /// The commands that were handled in another way. The session may know more than its tracker.
+    elsewhere: ReadElsewhere,
     /// Whether replies from the cache were given to the client that are not delivered yet.
     has_given: bool,
     /// Hits that are not counted yet, and the length of their replies.
@@ -46,7 +42,7 @@ impl NearCache {
 
     /// A command is handled in another way.
     pub fn note_other(&mut self) {
-        self.has_read_elsewhere = true;
+        self.elsewhere.note();
     }
 }
 
@@ -70,7 +66,9 @@ impl Session<'_> {
             && shape
                 .cached(command)
                 .is_some_and(|cached| self.look_up(cache, command, shape, cached));
-        self.near_cache.has_read_elsewhere |= !is_answered;
+        if !is_answered {
+            self.near_cache.note_other();
+        }
         is_answered
     }
 
@@ -84,17 +82,13 @@ impl Session<'_> {
         let key = command.arg(1).unwrap_or_default();
         let Some((backend, tracker)) = self.tracker(cache, key) else { return false };
         let may_answer = self.batch.is_empty() && !self.in_flight.is_under_way();
-        let near = &mut self.near_cache;
-        if may_answer && std::mem::take(&mut near.has_read_elsewhere) {
-            near.since = Some(Instant::now());
-        }
         // Without an answer, nobody has to wait for it.
-        let since = near.since.filter(|_| may_answer);
+        let since = if may_answer { self.near_cache.elsewhere.since() } else { None };
         let lookup = Lookup { cache, tracker, since, may_answer };
         match cached.kind {
             CachedKind::One => self.answer_one_key(&lookup, &backend, command, shape, cached),
             CachedKind::Mget | CachedKind::ExistsOfMany => {
-                self.answer_keys(&lookup, &backend, command, cached)
+                self.answer_keys(&lookup, command, cached)
             }
         }
     }
@@ -133,14 +127,11 @@ impl Session<'_> {
         cached: CachedCommand,
     ) -> bool {
         let Some(key) = command.arg(1) else { return false };
-        let args = command.encoded_args(1, command.arg_count() - 1);
-        let max_time = self.max_time(cached);
-        let read =
-            CachedRead { command: cached, arg_count: command.arg_count(), args, key, max_time };
+        let read = CachedRead::of(command, cached, &self.policy);
         let began = Instant::now();
         match lookup.cache.get(&lookup.tracker, &read, lookup.since) {
             Found::Hit(entry) if lookup.may_answer => {
-                self.give_hit(lookup, backend, key, |out, protocol| {
+                self.give_hit(lookup, key, |out, protocol| {
                     out.extend_from_slice(entry.reply(protocol).unwrap_or_default());
                 })
             }
@@ -176,21 +167,8 @@ impl Session<'_> {
         self.commands_version == self.balancer.commands_version()
     }
 
-    fn max_time(&self, cached: CachedCommand) -> Duration {
-        match cached.is_hash && self.policy.has_field_ttl() {
-            true => FIELD_TIME,
-            false => Duration::MAX,
-        }
-    }
-
     /// Answers a command about several keys from what is kept of each, if all is. What is not is read for the cache.
-    fn answer_keys(
-        &mut self,
-        lookup: &Lookup,
-        backend: &Member,
-        command: &Command,
-        cached: CachedCommand,
-    ) -> bool {
+    fn answer_keys(&mut self, lookup: &Lookup, command: &Command, cached: CachedCommand) -> bool {
         let keys = command.arg_count() - 1;
         if keys > MAX_PARTS
             || !lookup.may_answer
@@ -221,7 +199,7 @@ impl Session<'_> {
             return false;
         }
         let key = command.arg(1).unwrap_or_default();
-        self.give_hit(lookup, backend, key, |out, protocol| {
+        self.give_hit(lookup, key, |out, protocol| {
             write_parts(out, cached.kind, protocol, &entries);
         })
     }
@@ -230,7 +208,6 @@ impl Session<'_> {
     fn give_hit(
         &mut self,
         lookup: &Lookup,
-        backend: &Member,
         key: &[u8],
         write_reply: impl FnOnce(&mut Vec<u8>, Protocol),
     ) -> bool {
@@ -242,11 +219,7 @@ impl Session<'_> {
         near.has_given = true;
         near.hits += 1;
         near.hit_bytes += bytes;
-        // At random: a client that asks for its keys in turn would show the same one each time.
-        if fastrand::u64(..SAMPLED_READS) == 0 {
-            lookup.cache.note_hot(&lookup.tracker, key);
-        }
-        backend.metrics.cache_hits.add_one();
+        lookup.cache.note_hit(&lookup.tracker, key);
         true
     }
 
