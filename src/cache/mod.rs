@@ -434,13 +434,12 @@ impl Cache {
         &self.metrics.cache
     }
 
-    /// Takes note of a hit of a key, which the caller counts among all.
-    pub fn note_hit(&self, tracker: &Tracker, key: &[u8]) {
+    /// Takes note of a hit of a key, for the list of hot keys. The caller counts it.
+    pub fn note_hot(&self, database: i64, key: &[u8]) {
         // At random: a client that asks for its keys in turn would show the same one each time.
         if fastrand::u64(..SAMPLED_READS) == 0 {
-            self.hot_keys.note(tracker.database, key);
+            self.hot_keys.note(database, key);
         }
-        tracker.member.metrics.cache_hits.add_one();
     }
 
     /// Returns what it holds, with so many of the keys that are read most.

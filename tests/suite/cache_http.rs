@@ -133,6 +133,24 @@ fn a_value_over_both_protocols_is_right_in_each() {
 }
 
 #[test]
+fn keys_that_begin_alike_are_kept_whatever_their_types() {
+    let server = RedisServer::start();
+    fill(&server);
+    server.command(&["SET", "other:1", "value"]);
+    let lb = with_cache(&[&server], LONG, &[]);
+    let mut client = lb.client();
+    // Then the server is tracked.
+    warm_http(&mut client, "/other:1");
+    let mut are_hits = || {
+        ["/string", "/hash", "/list"]
+            .map(|path| client.get(path).header("x-cache") == Some("hit"))
+            .iter()
+            .all(|is_hit| *is_hit)
+    };
+    assert!((0..100).any(|_| are_hits()), "a guess that was wrong keeps them out");
+}
+
+#[test]
 fn each_answer_names_the_backend_whose_value_it_is() {
     let servers = [(); 2].map(|()| RedisServer::start());
     for server in &servers {

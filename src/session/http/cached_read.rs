@@ -13,7 +13,8 @@ use crate::health::Member;
 use crate::http::target::KeyQuery;
 use crate::http::{self, ResponseWriter};
 use crate::metrics::Outcome;
-use crate::resp::{CommandParser, Protocol};
+use crate::resp::value_type::ValueType;
+use crate::resp::{CommandBuilder, CommandParser, Protocol, command};
 use crate::session::client::Client;
 
 /// What one HTTP connection knows of the near cache.
@@ -74,8 +75,9 @@ fn look_up(
             .or_else(|| value(cache, balancer, &tracker, read, query, since));
         match &answer {
             Some(Answer { time: None, .. }) => {
-                cache.note_hit(&tracker, &query.key);
+                cache.note_hot(tracker.database, &query.key);
                 cache.metrics().hits.add_one();
+                backend.metrics.cache_hits.add_one();
             }
             _ if cache.is_excluded(&query.key) => {}
             _ => cache.metrics().misses.add_one(),
@@ -107,29 +109,52 @@ fn value(
     query: &KeyQuery,
     since: Option<Instant>,
 ) -> Option<Answer> {
-    let value_type = tracker.member.type_hints.of(&query.key)?;
-    let bytes = value_type.read_command(&query.key).into_bytes();
-    let mut parser = CommandParser::new(usize::MAX);
-    let Ok((_, Some(command))) = parser.parse(&bytes) else { return None };
-    let (_, policy) = balancer.policy();
-    let cached = policy.shape(&command).cached(&command)?;
-    let cached_read = CachedRead::of(&command, cached, &policy);
     let began = Instant::now();
-    let (entry, time) = match cache.get(tracker, &cached_read, since) {
-        Found::Hit(entry) => (entry, None),
-        Found::Miss if is_read_at_once(value_type, &read.profile) => {
-            let entry = cache.fill(tracker, &cached_read, since, true)?;
-            (entry, Some(began.elapsed()))
-        }
-        Found::Miss | Found::Nothing => return None,
+    let find = |command| find(cache, balancer, tracker, command, since);
+    let value_type = match tracker.member.type_hints.of(&query.key) {
+        Some(hint) => hint,
+        None => named_type(&find(command("TYPE").arg(&query.key))?.0)?,
     };
+    if !is_read_at_once(value_type, &read.profile) {
+        return None;
+    }
+    let (entry, is_kept) = find(value_type.read_command(&query.key))?;
     let keep_alive = !balancer.is_draining();
     let mut response = ResponseWriter::new(io::sink(), &read.request, keep_alive, SystemTime::now);
     let reply = entry.reply(Protocol::Resp2)?;
     let digest = write_reply(value_type, reply, query, &mut response)?;
     let page = Page { status: response.sent_status(), digest, body: response.held_body()?.into() };
     let entry = cache.keep_page(tracker, &query.key, &entry, page);
+    let time = (!is_kept).then(|| began.elapsed());
     Some(Answer { entry, time })
+}
+
+/// What the cache has of a read, or what is read for it now, and whether it was there.
+fn find(
+    cache: &Cache,
+    balancer: &Balancer,
+    tracker: &Tracker,
+    command: CommandBuilder,
+    since: Option<Instant>,
+) -> Option<(Arc<Entry>, bool)> {
+    let bytes = command.into_bytes();
+    let mut parser = CommandParser::new(usize::MAX);
+    let Ok((_, Some(command))) = parser.parse(&bytes) else { return None };
+    let (_, policy) = balancer.policy();
+    let cached = policy.shape(&command).cached(&command)?;
+    let cached_read = CachedRead::of(&command, cached, &policy);
+    match cache.get(tracker, &cached_read, since) {
+        Found::Hit(entry) => Some((entry, true)),
+        Found::Miss => Some((cache.fill(tracker, &cached_read, since, true)?, false)),
+        Found::Nothing => None,
+    }
+}
+
+/// The type that a reply of `TYPE` names.
+fn named_type(entry: &Entry) -> Option<ValueType> {
+    let reply = entry.reply(Protocol::Resp2)?;
+    let name = reply.strip_prefix(b"+")?.strip_suffix(b"\r\n")?;
+    ValueType::from_name(std::str::from_utf8(name).ok()?)
 }
 
 /// Sends an answer, and counts it.

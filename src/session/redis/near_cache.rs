@@ -1,5 +1,6 @@
 //! Reads of a session that are answered from the near cache.
 
+use std::mem;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -21,8 +22,8 @@ const MAX_PARTS: usize = 128;
 pub struct NearCache {
     /// The tracker of its backend and database.
     tracker: Weak<Tracker>,
-    /// The session's backend, while commands are handled that have arrived together.
-    backend: Option<Arc<Member>>,
+    /// Where reads go in the usual way, while commands are handled that have arrived together.
+    place: Option<Place>,
     /// Whether more commands have arrived after the one at hand.
     pub has_more: bool,
     /// The commands that were handled in another way. The session may know more than its tracker.
@@ -32,24 +33,39 @@ pub struct NearCache {
     /// Hits that are not counted yet, and the length of their replies.
     hits: u64,
     hit_bytes: u64,
+    /// Those of them at the place.
+    place_hits: u64,
 }
 
 impl NearCache {
     /// Whether replies from the cache were given to the client since the last time.
     pub fn take_has_given(&mut self) -> bool {
-        std::mem::take(&mut self.has_given)
+        mem::take(&mut self.has_given)
     }
 
-    /// A command is handled in another way.
+    /// A command is handled here, or in a transaction. The session's backend or database may be another after it.
     pub fn note_other(&mut self) {
         self.elsewhere.note();
+        self.leave_place();
     }
+
+    fn leave_place(&mut self) {
+        if let Some(place) = self.place.take() {
+            place.backend.metrics.cache_hits.add(mem::take(&mut self.place_hits));
+        }
+    }
+}
+
+/// The session's backend, and the tracker of that and of the session's database.
+struct Place {
+    backend: Arc<Member>,
+    tracker: Arc<Tracker>,
 }
 
 /// One lookup of a command, or of a part of it.
 struct Lookup<'a> {
     cache: &'a Cache,
-    tracker: Arc<Tracker>,
+    tracker: &'a Tracker,
     since: Option<Instant>,
     /// Whether an answer is of use. Else what is asked for is only read for the cache.
     may_answer: bool,
@@ -67,7 +83,7 @@ impl Session<'_> {
                 .cached(command)
                 .is_some_and(|cached| self.look_up(cache, command, shape, cached));
         if !is_answered {
-            self.near_cache.note_other();
+            self.near_cache.elsewhere.note();
         }
         is_answered
     }
@@ -80,28 +96,28 @@ impl Session<'_> {
         cached: CachedCommand,
     ) -> bool {
         let key = command.arg(1).unwrap_or_default();
-        let Some((backend, tracker)) = self.tracker(cache, key) else { return false };
+        let Some(place) = self.place(cache, key) else { return false };
         let may_answer = self.batch.is_empty() && !self.in_flight.is_under_way();
         // Without an answer, nobody has to wait for it.
         let since = if may_answer { self.near_cache.elsewhere.since() } else { None };
-        let lookup = Lookup { cache, tracker, since, may_answer };
-        match cached.kind {
-            CachedKind::One => self.answer_one_key(&lookup, &backend, command, shape, cached),
+        let lookup = Lookup { cache, tracker: &place.tracker, since, may_answer };
+        let is_answered = match cached.kind {
+            CachedKind::One => self.answer_one_key(&lookup, &place.backend, command, shape, cached),
             CachedKind::Mget | CachedKind::ExistsOfMany => {
                 self.answer_keys(&lookup, command, cached)
             }
-        }
+        };
+        self.near_cache.place = Some(place);
+        is_answered
     }
 
-    /// The session's backend and its tracker, where reads go there in the usual way.
-    fn tracker(&mut self, cache: &Arc<Cache>, key: &[u8]) -> Option<(Arc<Member>, Arc<Tracker>)> {
-        let backend = match &self.near_cache.backend {
-            Some(backend) => Arc::clone(backend),
-            None => {
-                let backend = self.upstream.usual_backend(self.writer.client.address)?;
-                Arc::clone(self.near_cache.backend.insert(backend))
-            }
-        };
+    /// Returns the session's backend and its tracker, where reads go there in the usual way.
+    fn place(&mut self, cache: &Arc<Cache>, key: &[u8]) -> Option<Place> {
+        // Taken out rather than shared: each count of references that is raised for a hit is one that all threads write.
+        if let Some(place) = self.near_cache.place.take() {
+            return Some(place);
+        }
+        let backend = self.upstream.usual_backend(self.writer.client.address)?;
         let database = self.mode.database;
         let is_its = |tracker: &Arc<Tracker>| {
             tracker.member.id == backend.id && tracker.database == database && !tracker.is_over()
@@ -114,7 +130,7 @@ impl Session<'_> {
                 tracker
             }
         };
-        Some((backend, tracker))
+        Some(Place { backend, tracker })
     }
 
     /// Answers a command whose reply is kept as it is. Reads it for the cache if it is asked for again.
@@ -128,8 +144,7 @@ impl Session<'_> {
     ) -> bool {
         let Some(key) = command.arg(1) else { return false };
         let read = CachedRead::of(command, cached, &self.policy);
-        let began = Instant::now();
-        match lookup.cache.get(&lookup.tracker, &read, lookup.since) {
+        match lookup.cache.get(lookup.tracker, &read, lookup.since) {
             Found::Hit(entry) if lookup.may_answer => {
                 self.give_hit(lookup, key, |out, protocol| {
                     out.extend_from_slice(entry.reply(protocol).unwrap_or_default());
@@ -139,9 +154,8 @@ impl Session<'_> {
                 // What has arrived after it is not held up.
                 let waits = lookup.may_answer && !self.near_cache.has_more;
                 lookup.cache.metrics().misses.add_one();
-                // After the wait another may be the session's.
-                self.near_cache.backend = None;
-                let entry = lookup.cache.fill(&lookup.tracker, &read, lookup.since, waits);
+                let began = Instant::now();
+                let entry = lookup.cache.fill(lookup.tracker, &read, lookup.since, waits);
                 entry.is_some_and(|entry| self.give_fill(command, backend, &entry, began.elapsed()))
             }
             Found::Hit(_) | Found::Miss => {
@@ -172,7 +186,7 @@ impl Session<'_> {
         let keys = command.arg_count() - 1;
         if keys > MAX_PARTS
             || !lookup.may_answer
-            || !lookup.cache.reach(&lookup.tracker, lookup.since)
+            || !lookup.cache.reach(lookup.tracker, lookup.since)
         {
             return false;
         }
@@ -186,15 +200,15 @@ impl Session<'_> {
         };
         let mut entries = Vec::with_capacity(keys);
         for index in 1..=keys {
-            match lookup.cache.get(&lookup.tracker, &part(index), lookup.since) {
+            match lookup.cache.get(lookup.tracker, &part(index), lookup.since) {
                 Found::Hit(entry) => entries.push(entry),
                 Found::Miss if self.is_judged() => {
-                    _ = lookup.cache.fill(&lookup.tracker, &part(index), lookup.since, false);
+                    _ = lookup.cache.fill(lookup.tracker, &part(index), lookup.since, false);
                 }
                 Found::Miss | Found::Nothing => {}
             }
         }
-        if entries.len() < keys || !lookup.cache.are_current(&lookup.tracker, &entries) {
+        if entries.len() < keys || !lookup.cache.are_current(lookup.tracker, &entries) {
             lookup.cache.metrics().misses.add_one();
             return false;
         }
@@ -219,7 +233,8 @@ impl Session<'_> {
         near.has_given = true;
         near.hits += 1;
         near.hit_bytes += bytes;
-        lookup.cache.note_hit(&lookup.tracker, key);
+        near.place_hits += 1;
+        lookup.cache.note_hot(lookup.tracker.database, key);
         true
     }
 
@@ -242,9 +257,9 @@ impl Session<'_> {
     /// Counts the hits so far, before the client has the replies.
     pub(super) fn count_hits(&mut self) {
         let near = &mut self.near_cache;
-        near.backend = None;
+        near.leave_place();
         let Some(cache) = self.balancer.cache.as_ref().filter(|_| near.hits > 0) else { return };
-        let (count, bytes) = (std::mem::take(&mut near.hits), std::mem::take(&mut near.hit_bytes));
+        let (count, bytes) = (mem::take(&mut near.hits), mem::take(&mut near.hit_bytes));
         cache.metrics().hits.add(count);
         self.balancer.metrics.complete(&Completion {
             client: self.writer.client.address,
