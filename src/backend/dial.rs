@@ -20,6 +20,9 @@ use crate::sync::lock;
 /// Least time for a connect, however late it is.
 const MIN_CONNECT_TIME: Duration = Duration::from_millis(10);
 
+/// Most bytes of a reply to SCRIPT LOAD, which is a digest, or an error of one line.
+const MAX_LOAD_REPLY_BYTES: usize = 64 * 1024;
+
 /// The process that answers at a backend's address, as far as its newest connection tells.
 #[derive(Debug, Default)]
 pub(super) struct ServerInfo {
@@ -150,6 +153,9 @@ impl Backend {
         }
         drop(server);
         let commands = commands::ask(connection)?.map(Arc::new);
+        if connection.run_id.is_some() {
+            self.load_scripts(connection)?;
+        }
         let mut server = lock(&self.server);
         let is_other = server.run_id.is_some() && server.run_id != connection.run_id;
         let has_changed = server.commands != commands;
@@ -164,6 +170,28 @@ impl Backend {
         }
         // With the lock held: it is the version of this server's commands.
         connection.commands_version = self.commands_version();
+        Ok(())
+    }
+
+    /// Gives a server that was not there before the scripts that clients have sent.
+    fn load_scripts(&self, connection: &mut Connection) -> Result<(), BackendError> {
+        let (loads, count) = self.timeouts.supervisor.script_loads();
+        if count > 0 {
+            connection.send(&loads)?;
+        }
+        for _ in 0..count {
+            // A server that refuses one gets it when a client asks for it.
+            connection.hold(&mut Vec::new(), MAX_LOAD_REPLY_BYTES)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a `SCRIPT LOAD`; what the server says of it is of no interest.
+    pub fn load_script(&self, load: &[u8]) -> Result<(), BackendError> {
+        let mut connection = self.request(self.own_mode(), load, WaitPolicy::QUICK, |_| true)?;
+        if connection.hold(&mut Vec::new(), MAX_LOAD_REPLY_BYTES)? {
+            connection.keep();
+        }
         Ok(())
     }
 

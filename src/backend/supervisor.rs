@@ -54,6 +54,9 @@ pub trait Supervisor: fmt::Debug + Send + Sync {
     /// Takes note of a command that the backend has refused with these words. Returns true when all
     /// backends that can be asked refuse it: then the refusal is the answer.
     fn refuses(&self, error: &str) -> bool;
+
+    /// Returns the commands by which a server gets the scripts that clients have sent, and how many they are.
+    fn script_loads(&self) -> (Vec<u8>, usize);
 }
 
 /// A read that is not quick, while it is unanswered. Its connection reports to it.

@@ -72,6 +72,10 @@ impl Supervisor for FakeSupervisor {
     fn refuses(&self, _: &str) -> bool {
         self.all_refuse.load(Ordering::SeqCst)
     }
+
+    fn script_loads(&self) -> (Vec<u8>, usize) {
+        (Vec::new(), 0)
+    }
 }
 
 /// Timeouts that ask this supervisor.
