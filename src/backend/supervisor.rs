@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::BackendError;
@@ -55,8 +56,8 @@ pub trait Supervisor: fmt::Debug + Send + Sync {
     /// backends that can be asked refuse it: then the refusal is the answer.
     fn refuses(&self, error: &str) -> bool;
 
-    /// Returns the commands by which a server gets the scripts that clients have sent, and how many they are.
-    fn script_loads(&self) -> (Vec<u8>, usize);
+    /// Returns the sources of the scripts that clients have sent.
+    fn scripts(&self) -> Vec<Arc<[u8]>>;
 }
 
 /// A read that is not quick, while it is unanswered. Its connection reports to it.

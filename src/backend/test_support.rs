@@ -73,8 +73,8 @@ impl Supervisor for FakeSupervisor {
         self.all_refuse.load(Ordering::SeqCst)
     }
 
-    fn script_loads(&self) -> (Vec<u8>, usize) {
-        (Vec::new(), 0)
+    fn scripts(&self) -> Vec<Arc<[u8]>> {
+        Vec::new()
     }
 }
 

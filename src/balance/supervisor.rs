@@ -113,8 +113,8 @@ impl Supervisor for BackendSupervisor {
         self.refusals.refuses(self.id, &self.health.name, error, Instant::now())
     }
 
-    fn script_loads(&self) -> (Vec<u8>, usize) {
-        self.scripts.loads()
+    fn scripts(&self) -> Vec<Arc<[u8]>> {
+        self.scripts.sources()
     }
 }
 

@@ -13,7 +13,7 @@ use sha1::{Digest as _, Sha1};
 
 use super::verdict::{LocalCommand, Refused, Verdict};
 use crate::metrics::Refusal;
-use crate::resp::{Command, CommandParser, command, write};
+use crate::resp::{Command, CommandParser, write};
 use crate::sync::lock;
 
 /// Commands that run a script or a function, and the forms in which they are sent: a server lets those only read.
@@ -94,13 +94,9 @@ impl Scripts {
         lock(&self.known).sources.get(&parse_digest(digest)?).cloned()
     }
 
-    /// Returns the commands by which a server gets all scripts, and how many they are.
-    pub fn loads(&self) -> (Vec<u8>, usize) {
-        let sources: Vec<_> = lock(&self.known).sources.values().cloned().collect();
-        let mut loads = Vec::new();
-        let load = |source| command("SCRIPT").arg("LOAD").arg(source);
-        sources.iter().for_each(|source| load(source).append_to(&mut loads));
-        (loads, sources.len())
+    /// Returns all sources.
+    pub fn sources(&self) -> Vec<Arc<[u8]>> {
+        lock(&self.known).sources.values().cloned().collect()
     }
 
     /// Returns a whole `EVALSHA` as the `EVAL_RO` that brings the source along; `None` if that is not known, or if it
@@ -304,9 +300,7 @@ mod tests {
                 assert_eq!(whole(&format!("{name} {ONE} 1 k")), expected);
             }
             assert_eq!(whole(&format!("FCALL {ONE} 0")), None);
-            let (loads, count) = scripts.loads();
-            let load: CommandBuilder = ["SCRIPT", "LOAD", "return 1"].iter().collect();
-            assert_eq!((loads, count), (load.into_bytes(), 1));
+            assert_eq!(scripts.sources(), [Arc::from(&b"return 1"[..])]);
         }
     }
 

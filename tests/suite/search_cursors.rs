@@ -177,7 +177,7 @@ fn a_search_goes_on_at_the_server_where_it_began() {
     let balancers = [(); 2].map(|()| Balancer::start_at(&addresses, &[]));
     let session = |step: usize| {
         let mut session = RespClient::connect(balancers[step % 2].port());
-        if step % 3 == 0 {
+        if step.is_multiple_of(3) {
             session.call("HELLO 3");
         }
         session

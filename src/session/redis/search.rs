@@ -110,10 +110,8 @@ fn relay_parts(
         if length == 2 && ends_page(before, kind) {
             relay_cursor(connection, writer, is_silent)?;
         } else {
-            let relayed = writer.relay(connection, is_silent);
-            *is_partly_given |=
-                matches!(relayed, Ok(Relayed::InPieces) | Err(ForwardError::Cut(_)));
-            relayed?;
+            let relayed = writer.relay(connection, is_silent)?;
+            *is_partly_given |= relayed == Relayed::InPieces && !is_silent;
         }
         before = Some(kind);
         if writer.is_full() {
