@@ -20,6 +20,13 @@ use crate::sync::lock;
 /// Least time for a connect, however late it is.
 const MIN_CONNECT_TIME: Duration = Duration::from_millis(10);
 
+/// Part of the backend timeout, as its denominator, in which a new server is given scripts. 500 take 50 ms where the
+/// server is near.
+const LOADING_PART: u32 = 4;
+
+/// Most bytes of a reply to SCRIPT LOAD, which is a digest, or an error of one line.
+const MAX_LOAD_REPLY_BYTES: usize = 64 * 1024;
+
 /// The process that answers at a backend's address, as far as its newest connection tells.
 #[derive(Debug, Default)]
 pub(super) struct ServerInfo {
@@ -150,6 +157,9 @@ impl Backend {
         }
         drop(server);
         let commands = commands::ask(connection)?.map(Arc::new);
+        if connection.run_id.is_some() {
+            self.load_scripts(connection)?;
+        }
         let mut server = lock(&self.server);
         let is_other = server.run_id.is_some() && server.run_id != connection.run_id;
         let has_changed = server.commands != commands;
@@ -164,6 +174,30 @@ impl Backend {
         }
         // With the lock held: it is the version of this server's commands.
         connection.commands_version = self.commands_version();
+        Ok(())
+    }
+
+    /// Gives a server that was not there before the scripts that clients have sent. Those for which there is no time
+    /// are sent when clients ask for them, as is one that the server refuses.
+    fn load_scripts(&self, connection: &mut Connection) -> Result<(), BackendError> {
+        let began = Instant::now();
+        for source in self.timeouts.supervisor.scripts() {
+            if began.elapsed() > self.timeouts.timeout() / LOADING_PART {
+                break;
+            }
+            let load = command("SCRIPT").arg("LOAD").arg(source);
+            connection.send(&load.into_bytes())?;
+            connection.hold(&mut Vec::new(), MAX_LOAD_REPLY_BYTES)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a `SCRIPT LOAD`; what the server says of it is of no interest.
+    pub fn load_script(&self, load: &[u8]) -> Result<(), BackendError> {
+        let mut connection = self.request(self.own_mode(), load, WaitPolicy::QUICK, |_| true)?;
+        if connection.hold(&mut Vec::new(), MAX_LOAD_REPLY_BYTES)? {
+            connection.keep();
+        }
         Ok(())
     }
 

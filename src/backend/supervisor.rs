@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::BackendError;
@@ -54,6 +55,9 @@ pub trait Supervisor: fmt::Debug + Send + Sync {
     /// Takes note of a command that the backend has refused with these words. Returns true when all
     /// backends that can be asked refuse it: then the refusal is the answer.
     fn refuses(&self, error: &str) -> bool;
+
+    /// Returns the sources of the scripts that clients have sent.
+    fn scripts(&self) -> Vec<Arc<[u8]>>;
 }
 
 /// A read that is not quick, while it is unanswered. Its connection reports to it.

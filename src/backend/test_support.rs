@@ -72,6 +72,10 @@ impl Supervisor for FakeSupervisor {
     fn refuses(&self, _: &str) -> bool {
         self.all_refuse.load(Ordering::SeqCst)
     }
+
+    fn scripts(&self) -> Vec<Arc<[u8]>> {
+        Vec::new()
+    }
 }
 
 /// Timeouts that ask this supervisor.

@@ -91,7 +91,7 @@ pub struct Balancer {
     /// Policy made from the backends' commands, and the version of those.
     policy: Mutex<(u64, Arc<Policy>)>,
     /// The scripts that clients have sent.
-    pub scripts: Scripts,
+    pub scripts: Arc<Scripts>,
     refusals: Arc<RecentRefusals>,
     /// How often the configuration was read again, and with what result.
     pub reloads: Reloads,
@@ -166,7 +166,7 @@ impl Balancer {
             began: now,
             phase: AtomicU8::new(Phase::Serving as u8),
             policy,
-            scripts: Scripts::default(),
+            scripts: Arc::default(),
             access_log,
         })
     }
@@ -224,6 +224,7 @@ impl Balancer {
             retry_budget: Arc::clone(&self.retry_budget),
             refusals: Arc::clone(&self.refusals),
             config: self.config.clone(),
+            scripts: Arc::clone(&self.scripts),
         });
         let timeouts = Timeouts { supervisor, config: self.config.clone() };
         let (address, metrics) = (backend.address.clone(), Arc::clone(&self.metrics));

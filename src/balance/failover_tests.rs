@@ -183,6 +183,7 @@ fn leaving_a_silent_backend_costs_a_retry_for_which_requests_have_paid() {
         retry_budget: Arc::clone(&balancer.retry_budget),
         refusals: RecentRefusals::new(Arc::clone(&balancer.table)),
         config: LiveConfig::of(&[]),
+        scripts: Arc::default(),
     };
     let waits = |class| {
         let (silent, usual) = (Duration::from_millis(1001), Duration::from_secs(1));

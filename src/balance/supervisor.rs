@@ -11,6 +11,7 @@ use super::table::ConnectionTable;
 use crate::backend::{BackendError, BackendId, Class, LEFT_BUSY, LEFT_DOWN, STUCK, Supervisor};
 use crate::config::LiveConfig;
 use crate::health::{Admin, BackendState, Health, StateListener};
+use crate::policy::scripts::Scripts;
 
 /// A read and a check that begin within this time of each other may be answered in any order.
 const ORDER_MARGIN: Duration = Duration::from_millis(50);
@@ -24,6 +25,7 @@ pub(super) struct BackendSupervisor {
     pub retry_budget: Arc<RetryBudget>,
     pub refusals: Arc<RecentRefusals>,
     pub config: LiveConfig,
+    pub scripts: Arc<Scripts>,
 }
 
 impl BackendSupervisor {
@@ -109,6 +111,10 @@ impl Supervisor for BackendSupervisor {
 
     fn refuses(&self, error: &str) -> bool {
         self.refusals.refuses(self.id, &self.health.name, error, Instant::now())
+    }
+
+    fn scripts(&self) -> Vec<Arc<[u8]>> {
+        self.scripts.sources()
     }
 }
 

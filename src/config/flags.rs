@@ -314,8 +314,8 @@ pub struct Flags {
     #[arg(long, env = "LB_ALLOW_KEYS", value_parser = BoolishValueParser::new())]
     pub allow_keys: bool,
 
-    /// Allows scripts and functions that only read (EVAL_RO, EVALSHA_RO, FCALL_RO), which can keep a
-    /// Redis server busy, fill its memory and administer it
+    /// Allows scripts and functions, which may only read (EVAL, EVALSHA, FCALL, SCRIPT LOAD); they can keep a Redis
+    /// server busy, fill its memory and administer it
     #[arg(help_heading = CLIENTS)]
     #[arg(long, env = "LB_ALLOW_SCRIPTS", value_parser = BoolishValueParser::new())]
     pub allow_scripts: bool,

@@ -12,6 +12,10 @@ use crate::resp::Command;
 const SHOW_ANY_KEY: &[&str] =
     &["cluster|getkeysinslot", "eval_ro", "evalsha_ro", "fcall_ro", "keys", "randomkey"];
 
+/// Commands that run scripts. They may read keys that are in their sources only, and need the permission to write
+/// those that are in their arguments.
+const SCRIPTS: &[&str] = &["eval", "evalsha", "fcall"];
+
 /// Beginning of the names of commands that search indexes. Some versions list the index as their key.
 const SEARCH_PREFIX: &str = "ft.";
 
@@ -43,6 +47,8 @@ pub(super) enum Keys {
     Sort,
     /// It may read any key.
     Any,
+    /// It may read any key beside those at these places.
+    AnyAnd(Box<[KeySpec]>),
 }
 
 /// Which channels a command subscribes to with all its arguments.
@@ -86,6 +92,7 @@ impl ListedKeys {
         };
         match specs {
             None => Keys::Any,
+            Some(specs) if SCRIPTS.contains(&name) => Keys::AnyAnd(specs.into()),
             Some(specs) if !specs.is_empty() => Keys::At(specs.into()),
             Some(_) if self.is_readonly && !SHOW_NO_KEY.contains(&name) => Keys::Any,
             Some(_) => Keys::None,
@@ -158,12 +165,17 @@ impl Access {
         self.keys != Keys::None
     }
 
+    /// Whether the command may read keys that are in none of its arguments.
+    pub fn may_read_any_key(&self) -> bool {
+        matches!(self.keys, Keys::Any | Keys::AnyAnd(_))
+    }
+
     /// The keys of a command; `None` if they can't be known.
     pub fn key_uses(&self, command: &Command) -> Option<Vec<KeyUse>> {
         let mut uses = Vec::new();
         match &self.keys {
             Keys::None => {}
-            Keys::At(specs) => {
+            Keys::At(specs) | Keys::AnyAnd(specs) => {
                 specs.iter().try_for_each(|spec| spec.add_uses(command, &mut uses))?;
             }
             Keys::Sort => uses.push(KeyUse { at: 1, needs: Needs { read: true, write: false } }),

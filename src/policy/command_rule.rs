@@ -39,6 +39,8 @@ pub(super) enum Action {
     Forward,
     /// It is forwarded if it has no BLOCK: XREAD.
     ForwardUnlessBlock,
+    /// It is forwarded unless its reply has a cursor, or it names one: commands that search indexes.
+    ForwardUnlessCursor,
     Local(LocalCommand),
     Refuse(Refused),
 }

@@ -9,6 +9,7 @@ use super::access::Access;
 use super::cacheable::Cacheable;
 use super::command_rule::{Action, CommandRule, Rules};
 use super::rules;
+use super::scripts::READ_ONLY_FORMS;
 use super::shape::Shape;
 use super::table::{CommandInfo, Flags, Name};
 use super::verdict::{Refused, no_table, not_served};
@@ -19,7 +20,7 @@ use crate::metrics::Refusal;
 pub struct Allowed {
     /// KEYS (`--allow-keys`).
     pub keys: bool,
-    /// Scripts and functions that only read (`--allow-scripts`).
+    /// Scripts and functions, which are sent so that they only read (`--allow-scripts`).
     pub scripts: bool,
 }
 
@@ -75,6 +76,9 @@ impl Merge {
             _ if may_write || !is_everywhere => {}
             // Before Redis 7 no flag said that it may block.
             "xread" if is_readonly => return Action::ForwardUnlessBlock,
+            _ if is_readonly && !may_block && rules::SEARCHES.contains(&path) => {
+                return Action::ForwardUnlessCursor;
+            }
             _ if is_readonly && !may_block => return Action::Forward,
             _ if rules::is_read(path) => return Action::Forward,
             _ => {}
@@ -107,6 +111,18 @@ impl Allowed {
             "eval_ro" | "evalsha_ro" if !self.scripts => Some(rules::SCRIPTS_OFF),
             "fcall_ro" if !self.scripts => Some(rules::FUNCTIONS_OFF),
             _ => None,
+        }
+    }
+}
+
+/// Lets commands pass that run scripts which may write, where the forms pass in which they are sent.
+pub(super) fn admit_scripts(commands: &mut Rules) {
+    for (name, read_only) in READ_ONLY_FORMS {
+        let passes = |rule: &CommandRule| matches!(rule.action, Action::Forward);
+        if commands.get(read_only.as_bytes()).is_some_and(passes)
+            && let Some(rule) = commands.get_mut(name.as_bytes())
+        {
+            rule.action = Action::Forward;
         }
     }
 }

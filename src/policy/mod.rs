@@ -26,7 +26,7 @@ use std::sync::Arc;
 use self::command_rule::{Action, CommandRule, Rules, add_counts, look_up, share_counts};
 pub(crate) use self::gate::tells_keys;
 pub use self::merge::Allowed;
-use self::merge::{Merge, add_local};
+use self::merge::{Merge, add_local, admit_scripts};
 pub use self::permits::{Denied, Lacking};
 pub use self::shape::{Script, Shape};
 pub(crate) use self::shape::{is_script, script};
@@ -55,6 +55,10 @@ impl Policy {
         let maps: Vec<_> = tables.iter().map(|table| &table.commands).collect();
         let mut commands = Merge { tables: tables.len(), allowed }.rules("", &maps);
         rules::LOCAL.iter().for_each(|row| add_local(&mut commands, row));
+        if allowed.scripts {
+            rules::LOCAL_WITH_SCRIPTS.iter().for_each(|row| add_local(&mut commands, row));
+            admit_scripts(&mut commands);
+        }
         Self { commands, is_empty: tables.is_empty(), unknown: Arc::default() }
     }
 
@@ -181,6 +185,7 @@ fn verdict(command: &Command, found: Result<&CommandRule, Refused>) -> Verdict {
             Verdict::Refuse(not_served("XREAD with BLOCK", rules::NO_BLOCK))
         }
         Action::ForwardUnlessBlock => Verdict::Forward,
+        Action::ForwardUnlessCursor => search(command),
         Action::Local(local) => Verdict::Local(*local),
         Action::Refuse(refused) => Verdict::Refuse(refused.clone()),
     }
@@ -188,15 +193,34 @@ fn verdict(command: &Command, found: Result<&CommandRule, Refused>) -> Verdict {
 
 /// Turns the verdict outside of a transaction into that within one.
 fn in_transaction(command: &Command, verdict: Verdict) -> Verdict {
-    use LocalCommand::{Discard, Echo, Exec, Multi, Ping, Quit, Reset, Time, Unwatch, Watch};
+    use LocalCommand::{
+        Discard, Echo, Exec, Multi, Ping, Quit, Reset, ScriptExists, ScriptLoad, Time, Unwatch,
+        Watch,
+    };
     let is_about_session =
         || [&b"client"[..], b"command", b"config"].iter().any(|name| command.is(0, name));
     match verdict {
-        Verdict::Local(Ping | Echo | Time | Unwatch) => Verdict::Forward,
+        Verdict::Local(Ping | Echo | Time | Unwatch | ScriptExists | ScriptLoad) => {
+            Verdict::Forward
+        }
         Verdict::Local(Multi | Exec | Discard | Watch | Reset | Quit) => verdict,
         Verdict::Local(_) => Verdict::Refuse(not_in_transaction(command)),
         Verdict::Forward if is_about_session() => Verdict::Refuse(not_in_transaction(command)),
         other => other,
+    }
+}
+
+/// Decides about a command that searches an index: the session handles those that have to do with a cursor.
+fn search(command: &Command) -> Verdict {
+    let names_cursor =
+        || (command.is(1, b"read") || command.is(1, b"del")) && command.arg_count() > 3;
+    match command.is(0, b"ft.cursor") {
+        true if names_cursor() => Verdict::Local(LocalCommand::SearchCursor),
+        // After the index and the query. Where it is a value, the reply shows that.
+        false if command.args().skip(3).any(|arg| arg.eq_ignore_ascii_case(b"WITHCURSOR")) => {
+            Verdict::Local(LocalCommand::SearchPage)
+        }
+        _ => Verdict::Forward,
     }
 }
 

@@ -84,6 +84,16 @@ pub(super) const LOCAL: &[LocalRow] = &[
     ("zscan", -3, LocalCommand::Scan { cursor_arg: 2 }, "read sortedset slow"),
 ];
 
+/// Commands that the session handles where scripts are allowed.
+pub(super) const LOCAL_WITH_SCRIPTS: &[LocalRow] = &[
+    ("script exists", -3, LocalCommand::ScriptExists, "slow scripting"),
+    ("script load", 3, LocalCommand::ScriptLoad, "slow scripting"),
+];
+
+/// Commands that search indexes and may have to do with a cursor. Some servers list the parts of FT.CURSOR.
+pub(super) const SEARCHES: &[&str] =
+    &["ft.aggregate", "ft.search", "ft.cursor", "ft.cursor read", "ft.cursor del"];
+
 /// Commands that only read although they may lack the flag `readonly`, as is every container's `HELP`.
 /// Before a colon stands their container. Subcommands of CLUSTER that are not listed could change the node.
 const READS: &[&str] = &[

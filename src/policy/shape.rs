@@ -1,10 +1,8 @@
 //! How a command works, as far as that decides how it is sent.
 
 use super::cacheable::{Cacheable, CachedCommand};
+use super::scripts::READ_ONLY_FORMS;
 use crate::resp::Command;
-
-/// Commands that run a script or a function which only reads.
-const SCRIPTS: [&[u8]; 3] = [b"eval_ro", b"evalsha_ro", b"fcall_ro"];
 
 /// How a command works, as far as the backends say.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -39,19 +37,20 @@ impl Shape {
 /// The kind of code that a command runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Script {
-    /// A script, by `EVAL_RO` or `EVALSHA_RO`.
+    /// A script, by `EVAL` or `EVALSHA`, or by their forms that only read.
     Eval,
-    /// A function of a library, by `FCALL_RO`.
+    /// A function of a library, by `FCALL` or `FCALL_RO`.
     Function,
 }
 
 /// Whether a command runs a script or a function, which may take any time.
 pub(crate) fn is_script(command: &Command) -> bool {
-    SCRIPTS.iter().any(|name| command.name().eq_ignore_ascii_case(name))
+    let is = |name: &str| command.is(0, name.as_bytes());
+    READ_ONLY_FORMS.iter().any(|(name, read_only)| is(name) || is(read_only))
 }
 
 /// The kind of script that a command runs, if it runs one.
 pub(crate) fn script(command: &Command) -> Option<Script> {
-    let is_function = command.name().eq_ignore_ascii_case(b"fcall_ro");
+    let is_function = command.is(0, b"fcall") || command.is(0, b"fcall_ro");
     is_script(command).then_some(if is_function { Script::Function } else { Script::Eval })
 }

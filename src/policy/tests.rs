@@ -16,6 +16,8 @@ const REDIS_7: &[Listed] = &[
     ("monitor", 1, "admin", &[]),
     ("pfselftest", 1, "admin", &[]),
     ("eval", -3, "noscript", &[]),
+    ("evalsha", -3, "noscript", &[]),
+    ("fcall", -3, "noscript", &[]),
     ("eval_ro", -3, "readonly noscript", &[]),
     ("evalsha_ro", -3, "readonly noscript", &[]),
     ("fcall_ro", -3, "readonly noscript", &[]),
@@ -199,12 +201,25 @@ fn scripts_and_functions_pass_only_where_they_are_allowed() {
         assert_eq!(verdict(&on, allowed), Verdict::Forward, "{allowed}");
         assert_eq!(in_transaction(&on, allowed), Verdict::Forward, "{allowed}");
     }
+    for (words, reason) in [
+        ("eval s 0", "EVAL is not served by redis-lb: a script may write. Use EVAL_RO"),
+        ("evalsha s 0", "EVALSHA is not served by redis-lb: a script may write. Use EVALSHA_RO"),
+        ("fcall f 0", "FCALL is not served by redis-lb: a function may write. Use FCALL_RO"),
+    ] {
+        assert_refused(verdict(&off, words), &format!("ERR {reason}"));
+        assert_eq!(verdict(&on, words), Verdict::Forward, "{words}");
+        assert_eq!(in_transaction(&on, words), Verdict::Forward, "{words}");
+    }
+    for (words, ours) in [
+        ("script exists s", LocalCommand::ScriptExists),
+        ("script load s", LocalCommand::ScriptLoad),
+    ] {
+        assert_eq!(verdict(&on, words), Verdict::Local(ours));
+        assert_eq!(in_transaction(&on, words), Verdict::Forward, "{words}");
+    }
+    assert_eq!(verdict(&off, "script exists s"), Verdict::Forward);
+    assert!(matches!(verdict(&off, "script load s"), Verdict::Refuse(_)));
     for policy in [off, on] {
-        assert_refused(
-            verdict(&policy, "eval s 0"),
-            "ERR EVAL is not served by redis-lb: a script may write. Use EVAL_RO",
-        );
-        assert_eq!(verdict(&policy, "script exists s"), Verdict::Forward);
         assert!(matches!(verdict(&policy, "script kill"), Verdict::Refuse(_)));
     }
     // Only some servers have it: that can't be helped by a flag.
@@ -213,6 +228,41 @@ fn scripts_and_functions_pass_only_where_they_are_allowed() {
         verdict(&both, "eval_ro s 0"),
         "ERR EVAL_RO is not served by redis-lb: not every backend knows this command",
     );
+    assert!(matches!(verdict(&both, "eval s 0"), Verdict::Refuse(_)), "it would be sent as that");
+}
+
+/// What searches an index, as servers list it with and without the parts of FT.CURSOR.
+const SEARCH: &[Listed] =
+    &[("FT.AGGREGATE", -1, "readonly", &[]), ("FT.CURSOR", -1, "readonly", &[])];
+const SEARCH_IN_PARTS: &[Listed] = &[
+    ("FT.AGGREGATE", -1, "readonly", &[]),
+    (
+        "FT.CURSOR",
+        -2,
+        "readonly",
+        &[("FT.CURSOR|READ", -4, "readonly"), ("FT.CURSOR|DEL", 4, "readonly")],
+    ),
+];
+
+#[test]
+fn searches_with_cursors_are_handled_where_servers_know_them() {
+    let (page, cursor) = (LocalCommand::SearchPage, LocalCommand::SearchCursor);
+    for listed in [SEARCH, SEARCH_IN_PARTS] {
+        let policy = Policy::new(&[table(listed, true)], NOTHING);
+        for (words, expected) in [
+            ("ft.aggregate index *", Verdict::Forward),
+            ("FT.AGGREGATE WITHCURSOR withcursor", Verdict::Forward),
+            ("FT.AGGREGATE index * WithCursor COUNT 3", Verdict::Local(page)),
+            ("FT.CURSOR READ index 7", Verdict::Local(cursor)),
+            ("ft.cursor read index 7 COUNT 3", Verdict::Local(cursor)),
+            ("ft.cursor Del index 7", Verdict::Local(cursor)),
+        ] {
+            assert_eq!(verdict(&policy, words), expected, "{words}");
+        }
+        assert!(matches!(in_transaction(&policy, "FT.CURSOR READ index 7"), Verdict::Refuse(_)));
+    }
+    let without = verdict(&redis_7(), "FT.CURSOR READ index 7");
+    assert!(matches!(without, Verdict::Refuse(Refused { why: Refusal::UnknownCommand, .. })));
 }
 
 #[test]

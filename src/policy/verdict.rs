@@ -61,6 +61,12 @@ pub enum LocalCommand {
     Select,
     Info,
     ConfigGet,
+    ScriptExists,
+    ScriptLoad,
+    /// FT.AGGREGATE or FT.SEARCH with WITHCURSOR
+    SearchPage,
+    /// FT.CURSOR READ or DEL
+    SearchCursor,
     /// SCAN, HSCAN, SSCAN, ZSCAN
     Scan {
         /// The number of the argument that is the cursor; the command's name is number 0.

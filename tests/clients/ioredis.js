@@ -58,6 +58,21 @@ async function transactions(redis) {
   await expectError('SET in a transaction', 'EXECABORT', write);
 }
 
+async function scripts(redis) {
+  const define = (name, lua) => redis.defineCommand(name, { numberOfKeys: 1, lua });
+  define('readOne', "return redis.call('GET', KEYS[1])");
+  define('countOne', "return redis.call('LLEN', KEYS[1])");
+  define('writeOne', "return redis.call('SET', KEYS[1], 'bye')");
+  expect('a script', await redis.readOne('greeting'), 'hello');
+  expect('the same again', await redis.readOne('number'), '42');
+  const some = [[null, 'hello'], [null, 3], [null, '42']];
+  const piped = redis.pipeline().readOne('greeting').countOne('list').get('number').exec();
+  expect('scripts in a pipeline', await piped, some);
+  const whole = redis.multi().readOne('greeting').countOne('list').get('number').exec();
+  expect('scripts in a transaction', await whole, some);
+  await expectError('a script that writes', 'ERR Write commands are not allowed', redis.writeOne('greeting'));
+}
+
 async function refused(redis) {
   await expectError('SET', 'READONLY', redis.set('greeting', 'bye'));
   await expectError('DEL', 'READONLY', redis.del('greeting'));
@@ -115,6 +130,7 @@ run('ioredis', async () => {
   await connection(redis);
   await pipelines(redis);
   await transactions(redis);
+  await scripts(redis);
   await refused(redis);
   await walks(redis);
   await databases();

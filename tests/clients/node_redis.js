@@ -4,7 +4,7 @@
 
 'use strict';
 
-const { createClient } = require('redis');
+const { createClient, defineScript } = require('redis');
 const { port, backends, protocol, expect, expectError, names, run } = require('./expect.js');
 
 function connect(options = {}) {
@@ -59,6 +59,31 @@ async function transactions(client) {
   expect('EXEC after WATCH', await client.multi().get('greeting').exec(), ['hello']);
   const write = client.multi().get('greeting').set('greeting', 'bye').exec();
   await expectError('SET in a transaction', 'READONLY', write);
+}
+
+function script(lua) {
+  return defineScript({
+    SCRIPT: lua,
+    NUMBER_OF_KEYS: 1,
+    parseCommand: (parser, key) => parser.pushKey(key),
+    transformReply: undefined,
+  });
+}
+
+async function scripts() {
+  const client = await connect({
+    scripts: {
+      readOne: script("return redis.call('GET', KEYS[1])"),
+      countOne: script("return redis.call('LLEN', KEYS[1])"),
+      writeOne: script("return redis.call('SET', KEYS[1], 'bye')"),
+    },
+  });
+  expect('a script', await client.readOne('greeting'), 'hello');
+  expect('the same again', await client.readOne('number'), '42');
+  const whole = client.multi().readOne('greeting').countOne('list').readOne('number').exec();
+  expect('scripts in a transaction', await whole, ['hello', 3, '42']);
+  await expectError('a script that writes', 'ERR Write commands are not allowed', client.writeOne('greeting'));
+  await client.close();
 }
 
 async function refused(client) {
@@ -120,6 +145,7 @@ run('node-redis', async () => {
   await connection(client);
   await pipelines(client);
   await transactions(client);
+  await scripts();
   await refused(client);
   await walks(client);
   await databases();

@@ -17,6 +17,13 @@ CA = os.environ.get("LB_TEST_CA")
 TLS = {"ssl": True, "ssl_ca_certs": CA} if CA else {}
 
 
+FUNCTIONS = """#!lua name=readers
+redis.register_function{
+  function_name='read_one', flags={'no-writes'},
+  callback=function(keys) return redis.call('GET', keys[1]) end}
+"""
+
+
 def expect(what, found, wanted):
     if found != wanted:
         sys.exit(f"redis-py, {what}: {found!r} instead of {wanted!r}")
@@ -102,6 +109,33 @@ def touched(client, backends):
         pipe.multi()
         pipe.get("touched")
         expect_error("EXEC with a touched key", redis.WatchError, pipe.execute)
+
+
+def scripts(client, backends):
+    read = client.register_script("return redis.call('GET', KEYS[1])")
+    expect("a script", read(keys=["greeting"]), "hello")
+    pipe = client.pipeline()
+    read(keys=["greeting"], client=pipe)
+    expect("a script in a transaction", pipe.get("number").execute(), ["hello", "42"])
+    second = client.script_load("return redis.call('LLEN', KEYS[1])")
+    expect("SCRIPT EXISTS", client.script_exists(second, read.sha, "0" * 40), [True, True, False])
+    expect("EVALSHA", client.evalsha(second, 1, "list"), 3)
+    expect("EVAL", client.eval("return ARGV[1]", 0, "a"), "a")
+    write = "return redis.call('SET', KEYS[1], 'bye')"
+    expect_error("a script that writes", redis.ResponseError, lambda: client.eval(write, 1, "greeting"))
+    for backend in backends:
+        backend.function_load(FUNCTIONS, replace=True)
+    expect("FCALL", client.fcall("read_one", 1, "greeting"), "hello")
+    expect("the value after that", client.get("greeting"), "hello")
+
+
+def long_transaction(client):
+    pipe = client.pipeline()
+    for _ in range(50_000):
+        pipe.hgetall("hash")
+    found = pipe.execute()
+    hashes = [hash == {"name": "Ada", "role": "engineer"} for hash in found]
+    expect("a long transaction", (len(hashes), all(hashes)), (50_000, True))
 
 
 def refused(client):
@@ -194,6 +228,8 @@ def main():
     pipelines(client)
     transactions(client)
     touched(client, backends)
+    scripts(client, backends)
+    long_transaction(client)
     refused(client)
     walks(client)
     databases(port, protocol)

@@ -14,8 +14,17 @@ use crate::support::resp::{RespClient, encode};
 
 /// Commands that sit between both: they may show any key, so users who may not read all keys are refused, whatever
 /// Redis says.
-const SHOW_ANY_KEY: &[&str] =
-    &["cluster|getkeysinslot", "eval_ro", "evalsha_ro", "fcall_ro", "keys", "randomkey"];
+const SHOW_ANY_KEY: &[&str] = &[
+    "cluster|getkeysinslot",
+    "eval",
+    "eval_ro",
+    "evalsha",
+    "evalsha_ro",
+    "fcall",
+    "fcall_ro",
+    "keys",
+    "randomkey",
+];
 
 /// Rules for one user each, as `ACL SETUSER` takes them after `reset on nopass`.
 const RULES: &[&str] = &[

@@ -118,6 +118,12 @@ fn a_program_with_node_redis_works() {
 }
 
 #[test]
+fn a_program_that_reads_a_queue_of_bullmq_works() {
+    let site = Site::start();
+    run(node("bullmq.js").args([&site.port(), &site.backends(), "2"]), "");
+}
+
+#[test]
 fn programs_that_speak_tls_work() {
     let site = Site::start_tls();
     site.run(|| python("redis_py.py"));

@@ -92,6 +92,9 @@ impl Selector {
             return Ok(());
         }
         let reads_all = self.reads_all_keys();
+        if asked.access.may_read_any_key() && !reads_all {
+            return Err(Missing::AllKeys);
+        }
         match asked.uses.get_or_init(|| asked.access.key_uses(asked.command)) {
             Some(uses) => self.check_uses(uses, asked.command)?,
             None if reads_all => {}

@@ -20,6 +20,8 @@ pub struct Backlog<'a> {
     bytes: Vec<u8>,
     /// Number of bytes that are read while the client takes no replies (`--client-backlog`).
     max_bytes: usize,
+    /// Number of bytes that are read in any case: those of a transaction, which would be held all the same.
+    pub min_bytes: usize,
     /// Number of these bytes, and of those that were moved last.
     taken_in: usize,
     share: Share<'a>,
@@ -29,7 +31,8 @@ pub struct Backlog<'a> {
 
 impl<'a> Backlog<'a> {
     pub fn new(max_bytes: usize, share: Share<'a>) -> Self {
-        Self { bytes: Vec::new(), max_bytes, taken_in: 0, share, is_half_closed: false }
+        let (bytes, is_half_closed) = (Vec::new(), false);
+        Self { bytes, max_bytes, min_bytes: 0, taken_in: 0, share, is_half_closed }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -38,7 +41,11 @@ impl<'a> Backlog<'a> {
 
     /// Whether more can come, and be read.
     pub fn is_open(&self) -> bool {
-        !self.is_half_closed && self.taken_in < self.max_bytes
+        !self.is_half_closed && !self.is_full()
+    }
+
+    fn is_full(&self) -> bool {
+        self.taken_in >= self.max_bytes.max(self.min_bytes)
     }
 
     /// Reads what has come.
@@ -60,8 +67,8 @@ impl<'a> Backlog<'a> {
         client: &ClientStream,
         nothing_taken_for: Duration,
     ) -> io::Result<()> {
-        let is_full = !self.is_half_closed && self.taken_in >= self.max_bytes;
-        if !is_full || nothing_taken_for < MAX_DEADLOCK || client.arrived_bytes() == 0 {
+        let is_stuck = !self.is_half_closed && self.is_full();
+        if !is_stuck || nothing_taken_for < MAX_DEADLOCK || client.arrived_bytes() == 0 {
             return Ok(());
         }
         let sent = memory::size(self.taken_in);

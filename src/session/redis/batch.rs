@@ -5,13 +5,15 @@
 
 mod run;
 
+use std::borrow::Cow;
+
 use super::reply_writer::ReplyWriter;
 use crate::backend::{BackendError, Class};
 use crate::balance::Balancer;
 use crate::balance::slow::{ReadInfo, ReadKey, ReadProfile, shown};
 use crate::metrics::Refusal;
 use crate::policy::users::User;
-use crate::policy::{self, Policy, Refused, Verdict};
+use crate::policy::{self, Policy, Refused, Verdict, scripts};
 use crate::resp::{Command, CommandParser, write};
 
 /// Length of the commands, or of the answers, from which on a batch is full.
@@ -155,6 +157,15 @@ impl Batch {
     pub fn as_plain(&mut self, version: u64) -> Option<PlainBatch<'_>> {
         let may_go = self.is_plain() && self.version == version && self.done.steps == 0;
         may_go.then_some(PlainBatch { batch: self })
+    }
+
+    /// The next `length` bytes of commands as they are sent. A script, which is alone, is sent so that it only reads.
+    fn as_sent(&self, length: usize) -> Cow<'_, [u8]> {
+        let commands = &self.commands[self.done.commands..][..length];
+        match self.has_script {
+            true => scripts::as_read_only(commands),
+            false => Cow::Borrowed(commands),
+        }
     }
 
     /// Begins again, as if nothing were done.

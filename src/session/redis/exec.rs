@@ -1,9 +1,11 @@
 //! Transactions: MULTI, EXEC and DISCARD, and WATCH, for which a connection of the session's own watches until
 //! it takes the EXEC.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::batch::READ_AT_ONCE_BYTES;
 use super::forward::MAX_JUDGEMENTS;
 use super::names::have_room;
 use super::replies::{
@@ -32,7 +34,7 @@ const OK: &[u8] = b"+OK\r\n";
 
 impl Session<'_> {
     pub(super) fn multi(&mut self) -> Answered {
-        self.transaction = Some(Transaction::default());
+        self.transaction = Some(Transaction::new(self.writer.client.share()));
         self.ok()
     }
 
@@ -157,12 +159,14 @@ impl Session<'_> {
 
     #[inline(never)]
     fn exec(&mut self) -> Answered {
-        let Some(transaction) = self.transaction.take() else { return Ok(()) };
+        let Some(mut transaction) = self.transaction.take() else { return Ok(()) };
         self.run_batch()?;
         let watch = self.upstream.take_watch();
         if transaction.is_aborted {
             return Err(ABORTED.into());
         }
+        let sealed = transaction.seal(&self.balancer.scripts).map_err(io::Error::from);
+        sealed.map_err(SessionEnd::from)?;
         let key = transaction.read_key();
         let profile = key.map_or(Ok(ReadProfile::QUICK), |key| self.balancer.profile_of(&key));
         let profile = profile.map_err(|why| format!("ERR {why}"))?;
@@ -195,17 +199,17 @@ impl Session<'_> {
     }
 
     fn exec_anywhere(&mut self, transaction: &Transaction, profile: ReadProfile) -> Answered {
-        let (commands, is_silent) = (transaction.whole(), self.is_silent);
+        let is_silent = self.is_silent;
         let info = |_| transaction.read_info(profile.class);
+        let first = transaction.first();
         for _ in 0..MAX_JUDGEMENTS {
             if !self.may_pass(transaction) {
                 return Err(ABORTED.into());
             }
             let version = Some(self.commands_version);
-            let ran =
-                self.on_connection(&commands, version, profile, info, |connection, writer| {
-                    relay_exec(connection, transaction.count, writer, is_silent)
-                });
+            let ran = self.on_connection(first, version, profile, info, |connection, writer| {
+                relay_exec(connection, transaction, writer, is_silent)
+            });
             match ran {
                 // Other backends may have been met since it was queued.
                 Err(Unanswered::OtherCommands) => self.refresh_policy(),
@@ -246,12 +250,14 @@ impl Session<'_> {
         );
         let attempt = failover.past_attempt(Arc::clone(&backend), began, open.clone());
         connection.set_wait_policy(attempt.wait_policy(), Duration::ZERO);
-        let sent = connection.send(&transaction.whole());
+        let first = transaction.first();
+        let sent = connection.send(first);
         let (time, given) = (began.elapsed(), self.writer.given);
         let passed = match sent {
             Ok(()) => {
+                let open = open.filter(|_| first.len() <= READ_AT_ONCE_BYTES);
                 open.iter().for_each(|open| open.reply_began());
-                relay_exec(&mut connection, transaction.count, &mut self.writer, self.is_silent)
+                relay_exec(&mut connection, transaction, &mut self.writer, self.is_silent)
             }
             Err(error) => {
                 failover.failed_alone(&attempt, &error, Instant::now());
@@ -282,18 +288,29 @@ impl Session<'_> {
     }
 }
 
-/// Relays the reply to EXEC, after those to MULTI and to `count` commands, which the client has
-/// had already.
+/// Sends the rest of a transaction whose first piece is sent, and relays the reply to EXEC, after those to MULTI and
+/// to the commands, which the client has had already. Each piece waits for the replies to the one before: the server
+/// need not hold them, and neither side waits for the other to read.
 fn relay_exec(
     connection: &mut PooledConnection,
-    count: usize,
+    transaction: &Transaction,
     writer: &mut ReplyWriter,
     is_silent: bool,
 ) -> Tried {
     let mut refused = None;
-    for _ in 0..=count {
-        let reply = short_reply(connection)?;
-        refused = refused.or(said(&reply));
+    let pieces = transaction.pieces();
+    for (at, piece) in pieces.iter().enumerate() {
+        if refused.is_some() && at + 1 < pieces.len() {
+            // The last one has the EXEC, which is refused by now.
+            continue;
+        }
+        if at > 0 {
+            connection.send_next(piece.bytes())?;
+        }
+        for _ in 0..piece.replies {
+            let reply = short_reply(connection)?;
+            refused = refused.or(said(&reply));
+        }
     }
     let Some(why) = refused else { return writer.relay(connection, is_silent).map(|_| ()) };
     // The client has been told that it was queued: so it is to hear of it here, as Redis words it.

@@ -124,9 +124,9 @@ impl<'a> Session<'a> {
                     batch.answer_one(&answer, balancer, writer)?;
                     continue;
                 }
-                Err(Unanswered::Error(text, _)) => {
+                Err(Unanswered::Error(text, outcome)) => {
                     *failover = failover.for_the_rest(Instant::now());
-                    batch.refuse_one(&text, writer)?;
+                    batch.refuse_one(&text, outcome, writer)?;
                     continue;
                 }
                 Err(Unanswered::OtherCommands) if judgements < MAX_JUDGEMENTS => {

@@ -14,6 +14,8 @@ mod near_cache;
 mod replies;
 mod reply_writer;
 mod scan;
+mod scripts;
+mod search;
 mod session;
 #[cfg(test)]
 mod session_tests;

@@ -24,6 +24,8 @@ pub enum ForwardError {
     Cut(BackendError),
     /// The client failed.
     Client(io::Error),
+    /// The server lacks the script that a command names, and says so with these words. Another may have it.
+    NoScript(String),
 }
 
 impl<E: Into<BackendError>> From<E> for ForwardError {
@@ -69,6 +71,7 @@ impl From<ForwardError> for SessionEnd {
         match failure {
             ForwardError::Backend(error) | ForwardError::Cut(error) => Self::Cut(error.to_string()),
             ForwardError::Client(error) => error.into(),
+            ForwardError::NoScript(error) => Self::Cut(error),
         }
     }
 }

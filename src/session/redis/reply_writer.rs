@@ -1,5 +1,6 @@
 //! What a client of the Redis protocol is given: replies are gathered and sent many at a time.
 
+use std::borrow::Cow;
 use std::io::{self, BufRead};
 use std::time::Duration;
 
@@ -9,8 +10,12 @@ use super::replies::{ForwardError, Given, Tried, UNWANTED_PUSH, witness};
 use crate::backend::{Backend, HELD_REPLY_BYTES, PooledConnection, check_server, inability, said};
 use crate::metrics::{Completion, Outcome, Refusal};
 use crate::net::protocol::WireProtocol;
+use crate::policy::scripts;
 use crate::resp::{self, Framer};
 use crate::session::client::{Client, MAX_SPOOLED_BYTES, check_stall, stall_step};
+
+/// Beginning of the error of a server that has no script with a digest.
+const NO_SCRIPT: &str = "NOSCRIPT ";
 
 /// Number of bytes of whole replies that are sent at once, also while there is more to do.
 const GATHERED_BYTES: usize = 64 * 1024;
@@ -89,6 +94,7 @@ impl ReplyWriter<'_> {
         is_silent: bool,
         command: &[u8],
     ) -> Tried<Relayed> {
+        let mut command = Cow::Borrowed(command);
         let mut was_repeated = false;
         loop {
             let (start, given) = (self.out.len(), self.given);
@@ -97,13 +103,19 @@ impl ReplyWriter<'_> {
                 let is_error = reply.first().or(piece.first()) == Some(&b'-');
                 reply.extend_from_slice(if is_error { piece } else { &[] });
             })?;
-            let error = said(&reply).filter(|_| passed == Relayed::Error);
-            let Some(claimed) = error.and_then(|error| inability(&error)) else {
-                return Ok(passed);
-            };
+            let error = said(&reply).filter(|_| passed == Relayed::Error).unwrap_or_default();
+            if is_lacking(&error, &command) {
+                self.out.truncate(start);
+                self.given = given;
+                let whole = self.client.balancer.scripts.whole(&command);
+                command = Cow::Owned(whole.ok_or(ForwardError::NoScript(error))?);
+                connection.send(&command)?;
+                continue;
+            }
+            let Some(claimed) = inability(&error) else { return Ok(passed) };
             self.out.truncate(start);
             self.given = given;
-            let is_confirmed = witness(connection, command, claimed)?;
+            let is_confirmed = witness(connection, &command, claimed)?;
             if is_confirmed {
                 connection.check_answer(&reply)?;
             }
@@ -116,7 +128,7 @@ impl ReplyWriter<'_> {
                 self.given.errors += 1;
                 return Ok(passed);
             }
-            connection.send(command)?;
+            connection.send(&command)?;
             was_repeated = true;
         }
     }
@@ -240,6 +252,12 @@ impl ReplyWriter<'_> {
             }
         })
     }
+}
+
+/// Whether an error says that the server lacks the script that the command names. What a script says that was sent
+/// whole is its own.
+fn is_lacking(error: &str, command: &[u8]) -> bool {
+    error.starts_with(NO_SCRIPT) && scripts::names_digest(command)
 }
 
 /// A reply that is being passed on.

@@ -1,4 +1,4 @@
-//! SCAN, HSCAN, SSCAN and ZSCAN: cursors that carry their backend.
+//! SCAN, HSCAN, SSCAN and ZSCAN: cursors that carry their backend. Those of searches go on here as well.
 
 use std::io;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::local_commands::integer;
 use super::replies::{Answered, ForwardError, SessionEnd, Tried};
 use super::reply_writer::ReplyWriter;
+use super::search::relay_page;
 use super::session::Session;
 use crate::backend::{BackendError, Connection, PooledConnection, WaitPolicy};
 use crate::balance::Balancer;
@@ -22,19 +23,62 @@ const MAX_SCAN_COUNT_TEXT: &[u8] = b"10000";
 const GONE: &str = "ERR invalid cursor: its server is gone or was restarted, and would miss \
     elements: start again from 0";
 
-const NO_RIGHT: &str = "ERR SCAN can't go on: this backend's user lacks the right +info, without which \
-    a cursor can't be led back to its server (ACL SETUSER ... +info)";
+const SEARCH_GONE: &str = "ERR invalid cursor: its server is gone or was restarted: search again";
 
-const TOO_LARGE: &str = "ERR SCAN can't go on: the server's cursor is too large to be passed on";
+const NO_RIGHT: &str = "ERR a cursor can't go on: this backend's user lacks the right +info, without which \
+    it can't be led back to its server (ACL SETUSER ... +info)";
+
+const TOO_LARGE: &str =
+    "ERR a cursor can't go on: the server's number is too large to be passed on";
 
 /// Longest keys together of one SCAN that is filtered. They are held in memory; with more, the SCAN fails.
 const MAX_FILTERED_BYTES: u64 = 64 * 1024 * 1024;
 
-/// How the reply to a SCAN is passed on.
-struct Passing {
-    is_silent: bool,
-    /// The user, if there are keys that it may not read.
-    filter: Option<Arc<User>>,
+/// How a reply with a cursor is passed on.
+pub(super) struct Passing {
+    pub is_silent: bool,
+    pub form: CursorReply,
+}
+
+/// The form of a reply with a cursor.
+pub(super) enum CursorReply {
+    /// Of a SCAN; with a user, if there are keys that it may not read.
+    Scan(Option<Arc<User>>),
+    /// Of a search.
+    Search,
+}
+
+impl Passing {
+    fn relay(&self, connection: &mut PooledConnection, writer: &mut ReplyWriter) -> Tried {
+        match &self.form {
+            CursorReply::Scan(filter) => {
+                relay_scan(connection, writer, self.is_silent, filter.as_deref())
+            }
+            CursorReply::Search => relay_page(connection, writer, self.is_silent),
+        }
+    }
+
+    /// Error for a cursor whose server is not there any more.
+    fn gone(&self) -> &'static str {
+        match &self.form {
+            CursorReply::Scan(_) => GONE,
+            CursorReply::Search => SEARCH_GONE,
+        }
+    }
+
+    /// How long a server that is up may work on it. A page of a search takes what the search takes.
+    fn wait_policy(&self, read_timeout: Duration) -> WaitPolicy {
+        match &self.form {
+            CursorReply::Scan(_) => WaitPolicy::QUICK,
+            CursorReply::Search => WaitPolicy::Until(Instant::now() + read_timeout),
+        }
+    }
+
+    /// Whether an error says that the server has failed. That a search takes long does not.
+    fn is_failure(&self, error: &BackendError) -> bool {
+        let is_search = matches!(self.form, CursorReply::Search);
+        error.is_failure() && !(is_search && matches!(error, BackendError::TimedOut))
+    }
 }
 
 impl Session<'_> {
@@ -50,7 +94,7 @@ impl Session<'_> {
         let passing = self.passing(command);
         let (profile, info) = (ReadProfile::QUICK, |_| ReadInfo::default());
         self.on_connection(&encode(&args), None, profile, info, |connection, writer| {
-            relay_scan(connection, writer, &passing)
+            passing.relay(connection, writer)
         })
     }
 
@@ -58,11 +102,11 @@ impl Session<'_> {
     fn passing(&self, command: &Command) -> Passing {
         let names_keys = command.is(0, b"scan");
         let filter = if names_keys { self.login.key_filter() } else { None };
-        Passing { is_silent: self.is_silent, filter }
+        Passing { is_silent: self.is_silent, form: CursorReply::Scan(filter) }
     }
 
     /// Goes on where the cursor comes from, which may be another backend than the session's.
-    fn scan_on(
+    pub(super) fn scan_on(
         &mut self,
         args: Vec<&[u8]>,
         cursor_arg: usize,
@@ -73,7 +117,7 @@ impl Session<'_> {
         let position = position.to_string();
         let mut args: Vec<&[u8]> = args;
         args[cursor_arg] = position.as_bytes();
-        let backend = self.balancer.find_server(tag).ok_or(GONE)?;
+        let backend = self.balancer.find_server(tag).ok_or(passing.gone())?;
         let is_elsewhere = self.upstream.backend().is_none_or(|own| own.id != backend.id);
         let lease = is_elsewhere
             .then(|| self.balancer.table.lease(Instant::now(), |other| other == backend.id));
@@ -82,7 +126,7 @@ impl Session<'_> {
         drop(lease);
         if let Err(ForwardError::Backend(error) | ForwardError::Cut(error)) = &outcome {
             backend.metrics.errors.add((!error.is_local()).into());
-            if error.is_failure() {
+            if passing.is_failure(error) {
                 backend.failed(error);
             }
         }
@@ -93,7 +137,7 @@ impl Session<'_> {
                 Ok(())
             }
             Err(ForwardError::Backend(BackendError::OtherCommands | BackendError::Syncing(_))) => {
-                Err(GONE.into())
+                Err(passing.gone().into())
             }
             Err(ForwardError::Backend(error)) => {
                 let name = backend.name();
@@ -121,12 +165,12 @@ impl Session<'_> {
                 .is_some_and(|run_id| balancer.cursor_tag(run_id) == Some(tag))
         };
         let wait_policy = match backend.health.state() {
-            BackendState::Up => WaitPolicy::QUICK,
+            BackendState::Up => passing.wait_policy(balancer.config().read_timeout),
             _ => WaitPolicy::Until(Instant::now() + balancer.config().backend_timeout),
         };
         let mut connection = backend.request(self.mode, command, wait_policy, is_its_server)?;
         let time = began.elapsed();
-        relay_scan(&mut connection, &mut self.writer, passing)?;
+        passing.relay(&mut connection, &mut self.writer)?;
         connection.keep();
         Ok(time)
     }
@@ -159,9 +203,9 @@ fn encode(args: &[&[u8]]) -> Vec<u8> {
 fn relay_scan(
     connection: &mut PooledConnection,
     writer: &mut ReplyWriter,
-    passing: &Passing,
+    is_silent: bool,
+    filter: Option<&User>,
 ) -> Tried {
-    let is_silent = passing.is_silent;
     if connection.next_byte()? == b'-' {
         return writer.relay(connection, is_silent).map(|_| ());
     }
@@ -190,7 +234,7 @@ fn relay_scan(
         write::array(&mut writer.out, 2);
         write::bulk(&mut writer.out, cursor.to_string().as_bytes());
     }
-    if let Some(user) = &passing.filter {
+    if let Some(user) = filter {
         let filtered = relay_readable(connection, writer, user, is_silent);
         if filtered.is_err() {
             writer.out.truncate(start);
@@ -243,7 +287,7 @@ fn too_long(error: resp::Error) -> ForwardError {
 }
 
 /// The cursor that a client gets for a server's; or why there is none.
-fn outgoing_cursor(
+pub(super) fn outgoing_cursor(
     position: u64,
     run_id: Option<&str>,
     balancer: &Balancer,

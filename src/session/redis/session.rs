@@ -18,7 +18,7 @@ use super::near_cache::NearCache;
 use super::replies::{Answered, Given, LocalReply, OTHER_COMMANDS, SessionEnd, Unanswered};
 use super::reply_writer::ReplyWriter;
 use super::subscription::Subscriptions;
-use super::transaction::Transaction;
+use super::transaction::{MAX_QUEUED_BYTES, Transaction};
 use super::upstream::Upstream;
 use crate::backend::{Mode, is_timeout};
 use crate::balance::{Balancer, Phase};
@@ -103,7 +103,7 @@ pub struct Session<'a> {
     pub(super) batch: Batch,
     pub(super) in_flight: InFlight,
     pub(super) near_cache: NearCache,
-    pub(super) transaction: Option<Transaction>,
+    pub(super) transaction: Option<Transaction<'a>>,
     pub(super) subscriptions: Option<Subscriptions>,
     pub(super) login: Login,
     pub(super) policy: Arc<Policy>,
@@ -212,9 +212,11 @@ impl<'a> Session<'a> {
         let received = input.capacity() + parser.held_bytes();
         // A long command is copied once, at least, while it is handled.
         let received = if received > MAX_INPUT_BYTES { 2 * received } else { received };
-        let queued = self.transaction.as_ref().map_or(0, |transaction| transaction.held_bytes());
         let sent = self.batch.held_bytes() + self.in_flight.held_bytes();
-        let held = received + queued + sent + self.held_names();
+        let held = received + sent + self.held_names();
+        // Libraries send a transaction whole before they read a reply.
+        let queue = if self.transaction.is_some() { MAX_QUEUED_BYTES } else { 0 };
+        self.writer.backlog.min_bytes = queue;
         Ok(self.memory.set(held).map_err(io::Error::from)?)
     }
 

@@ -105,9 +105,13 @@ impl<'a> Upstream<'a> {
         info: impl Fn(bool) -> ReadInfo,
         mut work: impl FnMut(&mut Self, &Attempt) -> Tried<T>,
     ) -> Answered<T> {
+        let mut no_script = None;
         loop {
             failover.forgive();
             let Some((attempt, _lease)) = self.attempt(failover, client, &info)? else {
+                if let Some(error) = no_script {
+                    return Err(Unanswered::from(error));
+                }
                 let refusals = self.refusals(failover);
                 // One that is up, and must not be read from in this database, is not waited for.
                 match refusals.is_empty() && failover.wait() {
@@ -137,6 +141,14 @@ impl<'a> Upstream<'a> {
                     return Err(SessionEnd::Cut(why).into());
                 }
                 Err(ForwardError::Client(error)) => return Err(SessionEnd::from(error).into()),
+                // Another server may have it. The keys are watched here only.
+                Err(ForwardError::NoScript(error)) if self.watched_backend().is_some() => {
+                    return Err(error.into());
+                }
+                Err(ForwardError::NoScript(error)) => {
+                    failover.pass_over(&attempt);
+                    no_script = Some(error);
+                }
             }
         }
     }

@@ -120,9 +120,14 @@ const READS: &[&str] = &[
     "SORT_RO <list>",
     "EVAL_RO <script> 1 <key>",
     "EVAL_RO <script> 1 <hash> <element>",
+    "EVAL <reader> 1 <key>",
+    "EVAL <reader> 1 <hash> <element>",
     "EVALSHA_RO <sha> 1 <string>",
+    "EVALSHA <sha> 1 <string>",
     "FCALL_RO reading 1 <string>",
     "FCALL_RO <word> 0",
+    "FCALL reading 1 <string>",
+    "FCALL <word> 0",
     "PUBSUB CHANNELS",
     "PUBSUB NUMSUB <word>",
     "PUBSUB NUMPAT",
@@ -218,7 +223,6 @@ const CONTAINERS: [&str; 15] = [
 const SCRIPTS: &[&str] = &[
     "return redis.call('GET', KEYS[1])",
     "return redis.call('HGET', KEYS[1], ARGV[1])",
-    "return redis.call('SET', KEYS[1], 'x')",
     "return redis.pcall('TYPE', KEYS[1])",
     "return {1, 'two', {3, false, nil}, 4}",
     "return {err = 'MINE of my own'}",
@@ -231,6 +235,9 @@ const SCRIPTS: &[&str] = &[
     "return nothing.at_all",
     "",
 ];
+
+/// A replica has another error for it where it may write.
+const WRITING_SCRIPT: &str = "return redis.call('SET', KEYS[1], 'x')";
 
 const CACHED_SCRIPT: &str = "return {KEYS[1], redis.call('STRLEN', KEYS[1])}";
 
@@ -476,7 +483,8 @@ impl CommandStream {
                 1 => self.rng.i64(0..100).to_string().into_bytes(),
                 _ => format!("{}-1", self.rng.i64(0..100)).into(),
             },
-            "script" => self.choose(SCRIPTS).into(),
+            "script" if self.rng.u8(0..14) == 0 => WRITING_SCRIPT.into(),
+            "script" | "reader" => self.choose(SCRIPTS).into(),
             "sha" => match self.rng.u8(0..3) {
                 0 => format!("{:040x}", self.rng.u128(..)).into(),
                 _ => self.sha.clone().into(),

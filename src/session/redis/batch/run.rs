@@ -81,7 +81,13 @@ impl Batch {
                         }
                     };
                     let relayed =
-                        self.relay_next(&exchange, connection, *time, is_silent, writer)?;
+                        match self.relay_next(&exchange, connection, *time, is_silent, writer) {
+                            Err(error @ ForwardError::NoScript(_)) => {
+                                begun.into_iter().for_each(|(own, _)| upstream.release(own));
+                                return Err(error);
+                            }
+                            relayed => relayed?,
+                        };
                     has_long |= relayed == Relayed::InPieces;
                     writer.deliver_if_full(Some(connection))?;
                     self.skip(1);
@@ -133,7 +139,10 @@ impl Batch {
         }
         let (start, bytes) = (writer.out.len(), writer.given.bytes);
         let relayed = match self.has_script && self.steps.len() == 1 {
-            true => writer.relay_from_script(connection, is_silent, &self.commands),
+            true => {
+                let command = self.as_sent(self.commands.len() - self.done.commands);
+                writer.relay_from_script(connection, is_silent, &command)
+            }
             false => writer.relay(connection, is_silent),
         }?;
         // A script may return something else each time.
@@ -165,7 +174,7 @@ impl Batch {
     ) -> Tried<(PooledConnection, Duration)> {
         let began = Instant::now();
         let lengths = self.steps[self.done.steps..end].iter().map(Step::command_bytes);
-        let commands = &self.commands[self.done.commands..][..lengths.sum()];
+        let commands = &self.as_sent(lengths.sum());
         if !self.takes_turn() {
             return Ok((upstream.send(target, commands)?, began.elapsed()));
         }
@@ -214,7 +223,7 @@ impl Batch {
     /// No backend could answer: the commands that are left get this error.
     pub fn refuse_rest(&mut self, error: &[u8], writer: &mut ReplyWriter) -> Tried {
         while !self.is_done() {
-            self.refuse_one(error, writer)?;
+            self.refuse_one(error, Outcome::Refused(Refusal::Unanswered), writer)?;
         }
         Ok(())
     }
@@ -240,9 +249,15 @@ impl Batch {
     }
 
     /// The first command that is left gets this error.
-    pub fn refuse_one(&mut self, error: &[u8], writer: &mut ReplyWriter) -> Tried {
+    pub fn refuse_one(
+        &mut self,
+        error: &[u8],
+        outcome: Outcome,
+        writer: &mut ReplyWriter,
+    ) -> Tried {
         let Some(is_silent) = self.next_command(writer)? else { return Ok(()) };
-        writer.count_refusal(self.next_name(), Refusal::Unanswered);
+        writer.given.errors += 1;
+        writer.complete(self.next_name(), None, 0, outcome);
         if !is_silent {
             write::error(&mut writer.out, error);
         }
