@@ -60,12 +60,15 @@ pub enum LocalCommand {
     ClientOk,
     Select,
     Info,
+    Role,
     ConfigGet,
     /// SCAN, HSCAN, SSCAN, ZSCAN
     Scan {
         /// The number of the argument that is the cursor; the command's name is number 0.
         cursor_arg: usize,
     },
+    /// XREAD with BLOCK
+    BlockingXread,
     Multi,
     Exec,
     Discard,

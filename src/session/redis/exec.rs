@@ -195,7 +195,7 @@ impl Session<'_> {
     }
 
     fn exec_anywhere(&mut self, transaction: &Transaction, profile: ReadProfile) -> Answered {
-        let (commands, is_silent) = (transaction.whole(), self.is_silent);
+        let (commands, is_silent) = (transaction.whole(self.login.user_name()), self.is_silent);
         let info = |_| transaction.read_info(profile.class);
         for _ in 0..MAX_JUDGEMENTS {
             if !self.may_pass(transaction) {
@@ -246,7 +246,7 @@ impl Session<'_> {
         );
         let attempt = failover.past_attempt(Arc::clone(&backend), began, open.clone());
         connection.set_wait_policy(attempt.wait_policy(), Duration::ZERO);
-        let sent = connection.send(&transaction.whole());
+        let sent = connection.send(&transaction.whole(self.login.user_name()));
         let (time, given) = (began.elapsed(), self.writer.given);
         let passed = match sent {
             Ok(()) => {

@@ -24,6 +24,8 @@ pub struct Transaction {
     /// Its first read that is not fast, for the log.
     label: String,
     pub script: Option<Script>,
+    /// Whether there is an ACL WHOAMI, which the backend can't answer.
+    has_whoami: bool,
     /// Whether something was refused, so that EXEC will be.
     pub is_aborted: bool,
 }
@@ -46,6 +48,7 @@ impl Transaction {
         self.count += 1;
         self.arguments += command.arg_count();
         self.script = self.script.or(policy::script(command));
+        self.has_whoami |= is_whoami(command);
         self.key = Some(self.key.map_or(key, |before| before.with(key)));
         if !key.is_fast && self.is_short() && !self.parts.contains(&key) {
             self.parts.push(key);
@@ -105,9 +108,50 @@ impl Transaction {
         rest.is_empty()
     }
 
-    /// All of it, as a backend gets it.
-    pub fn whole(&self) -> Vec<u8> {
+    /// All of it, as a backend gets it. That does not know the user, whose name it only echoes.
+    pub fn whole(&self, user: &str) -> Vec<u8> {
         let [multi, exec] = ["MULTI", "EXEC"].map(|name| resp::command(name).into_bytes());
-        [&multi[..], &self.commands, &exec].concat()
+        match self.has_whoami {
+            true => [&multi[..], &with_name(&self.commands, user), &exec].concat(),
+            false => [&multi[..], &self.commands, &exec].concat(),
+        }
+    }
+}
+
+fn is_whoami(command: &Command) -> bool {
+    command.is(0, b"acl") && command.is(1, b"whoami")
+}
+
+/// The commands with an ECHO of the user's name in the place of each ACL WHOAMI: both replies have one form.
+fn with_name(commands: &[u8], user: &str) -> Vec<u8> {
+    let (mut named, mut rest) = (Vec::new(), commands);
+    let mut parser = CommandParser::new(usize::MAX);
+    while let Ok((length, Some(command))) = parser.parse(rest) {
+        match is_whoami(&command) {
+            true => resp::command("ECHO").arg(user).append_to(&mut named),
+            false => named.extend_from_slice(command.bytes()),
+        }
+        rest = &rest[length..];
+    }
+    named
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_echoes_the_name_that_it_does_not_know() {
+        let encoded = |words: &str| resp::command(words).into_bytes();
+        let whoami = resp::command("Acl").arg("WHOAMI").into_bytes();
+        let get = resp::command("GET").arg("whoami").into_bytes();
+        let echo = resp::command("ECHO").arg("ada").into_bytes();
+        let mut transaction = Transaction { commands: get.clone(), ..Transaction::default() };
+        let whole = [&encoded("MULTI")[..], &get, &encoded("EXEC")].concat();
+        assert_eq!(transaction.whole("ada"), whole);
+        transaction.commands = [&whoami[..], &get, &whoami].concat();
+        transaction.has_whoami = true;
+        let whole = [&encoded("MULTI")[..], &echo, &get, &echo, &encoded("EXEC")].concat();
+        assert_eq!(transaction.whole("ada"), whole);
     }
 }
