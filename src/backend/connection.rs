@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::error::{BackendError, is_timeout};
 use super::large_values::Turn;
-use super::pool::Permit;
+use super::pool::{MAX_PINNED_PERCENT, MAX_WAITING_PERCENT, Permit};
 use super::socket::{BackendSocket, Timeouts, WaitPolicy};
 use super::{Mode, unable};
 use crate::net::backend_stream::BackendStream;
@@ -98,6 +98,16 @@ impl Connection {
     pub fn send(&mut self, commands: &[u8]) -> Result<(), BackendError> {
         self.reader.get_mut().expect_reply(self.timeout)?;
         self.write(commands)
+    }
+
+    /// Sends one command whose reply may come much later, and waits for nothing.
+    pub fn post(&mut self, command: &[u8]) -> Result<(), BackendError> {
+        let socket = self.reader.get_mut();
+        socket.expect_reply(self.timeout)?;
+        match socket.write_all(command) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.refusal(error)),
+        }
     }
 
     /// Like [`send`](Self::send), for the next commands of a read that can't do without the replies before: the
@@ -239,7 +249,13 @@ impl PooledConnection {
     /// Makes it one client's own for as long as the client likes; false when too many are.
     pub fn pin(&mut self) -> bool {
         self.set_wait_policy(WaitPolicy::QUICK, Duration::ZERO);
-        self.permit.pin()
+        self.permit.pin(MAX_PINNED_PERCENT)
+    }
+
+    /// Makes it one client's own while that waits for a reply which may come much later; false when too many are.
+    pub fn pin_to_wait(&mut self) -> bool {
+        self.set_wait_policy(WaitPolicy::QUICK, Duration::ZERO);
+        self.permit.pin(MAX_WAITING_PERCENT)
     }
 }
 

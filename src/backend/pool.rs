@@ -13,7 +13,11 @@ use crate::sync::{Condvar, Mutex, MutexGuard, lock, wait};
 const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
 
 /// Share of a pool that may be clients' own, for a subscription or a `WATCH`. The rest serves reads.
-const MAX_PINNED_PERCENT: usize = 75;
+pub(super) const MAX_PINNED_PERCENT: usize = 75;
+
+/// Share of a pool up to which a connection may become the own one of a client that waits in XREAD BLOCK. What is left
+/// of [`MAX_PINNED_PERCENT`] is for subscriptions and `WATCH` alone.
+pub(super) const MAX_WAITING_PERCENT: usize = 50;
 
 /// A bounded set of connections `C`, each set up for one mode `M`.
 #[derive(Debug)]
@@ -219,11 +223,12 @@ impl<M, C> Waiter<M, C> {
 }
 
 impl<M: Copy + Eq, C> Permit<M, C> {
-    /// Makes the connection one client's own for as long as the client likes; false when too many are.
-    pub fn pin(&mut self) -> bool {
+    /// Makes the connection one client's own for as long as the client likes; false when that share of the pool is
+    /// already.
+    pub fn pin(&mut self, max_percent: usize) -> bool {
         let mut state = lock(&self.pool.state);
         if !self.is_pinned {
-            if state.pinned >= self.pool.max_open() * MAX_PINNED_PERCENT / 100 {
+            if state.pinned >= self.pool.max_open() * max_percent / 100 {
                 return false;
             }
             state.pinned += 1;
@@ -380,8 +385,10 @@ mod tests {
         let pool: TestPool = Pool::new(4);
         let mut permits: Vec<_> =
             (0..4).filter_map(|_| pool.take(0, SHORT)).map(|(permit, _)| permit).collect();
-        let pinned: Vec<bool> = permits.iter_mut().map(Permit::pin).collect();
-        assert_eq!(pinned, [true, true, true, false]);
+        let mut pin = |at: usize, share| permits[at].pin(share);
+        assert!(pin(0, MAX_WAITING_PERCENT) && pin(1, MAX_WAITING_PERCENT));
+        assert!(!pin(2, MAX_WAITING_PERCENT), "the rest is for others");
+        assert!(pin(2, MAX_PINNED_PERCENT) && !pin(3, MAX_PINNED_PERCENT));
         drop(permits);
         assert_eq!(lock(&pool.state).pinned, 0);
     }

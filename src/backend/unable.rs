@@ -25,7 +25,7 @@ pub enum Inability {
 /// Two sorts of errors are answers, and not in the table: errors that any server would send for the
 /// command (`WRONGTYPE`, `NOSCRIPT`, `CROSSSLOT`, `ERR …`), and errors that only writes get (`READONLY`,
 /// `NOREPLICAS`, `MISCONF`; a `PING` gets `MISCONF` as well, but a server that can't save serves reads).
-const TABLE: [(&str, &str, Inability); 14] = [
+const TABLE: [(&str, &str, Inability); 15] = [
     // server.c: createSharedObjects, processCommand.
     ("LOADING", " is loading the dataset in memory", Inability::Server),
     // server.c: createSharedObjects, processCommand; script.c: scriptPrepareForRun.
@@ -47,6 +47,8 @@ const TABLE: [(&str, &str, Inability); 14] = [
     ("MOVED", "", Inability::Request),
     ("ASK", "", Inability::Request),
     ("TRYAGAIN", "", Inability::Request),
+    // blocked.c: disconnectOrRedirectAllBlockedClients, where a primary becomes a replica.
+    ("UNBLOCKED", "force unblock from blocking operation", Inability::Request),
     // acl.c: getAclErrorMessage; in 6.2 server.c: processCommand.
     ("NOPERM", "", Inability::Request),
     // server.c: processCommand. Reads get it between MULTI and EXEC.
@@ -152,6 +154,10 @@ mod tests {
             ("MOVED 3999 127.0.0.1:6381", Some(Request)),
             ("ASK 3999 127.0.0.1:6381", Some(Request)),
             ("TRYAGAIN Multiple keys request during rehashing of slot", Some(Request)),
+            (
+                "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
+                Some(Request),
+            ),
             (NOPERM, Some(Request)),
             ("NOPERM this user has no permissions to run the 'get' command or its", Some(Request)),
             ("NOPERM No permissions to access a key", Some(Request)),

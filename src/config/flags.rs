@@ -15,6 +15,7 @@ use super::address::DEFAULT_BACKENDS;
 use super::backend_tls::{BackendTlsFlags, server_name};
 use super::control::{CtlArgs, SocketOwner, control_path};
 use super::rewrite::Rewrite;
+use super::role::Role;
 use super::tls::TlsFlags;
 use super::users::PasswordDigest;
 use super::values::{
@@ -319,6 +320,11 @@ pub struct Flags {
     #[arg(help_heading = CLIENTS)]
     #[arg(long, env = "LB_ALLOW_SCRIPTS", value_parser = BoolishValueParser::new())]
     pub allow_scripts: bool,
+
+    /// Role that Redis clients are told by ROLE, HELLO and INFO, whatever the servers' roles are
+    #[arg(help_heading = CLIENTS)]
+    #[arg(long, env = "LB_ROLE", value_name = "ROLE", value_enum, default_value_t = Role::Master)]
+    pub role: Role,
 
     /// Most memory for the near cache, such as 64MiB, which keeps replies that are asked for again and again; 0B turns
     /// it off

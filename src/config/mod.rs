@@ -12,6 +12,7 @@ mod flags;
 mod keys;
 mod live;
 pub mod rewrite;
+pub mod role;
 mod show;
 pub mod source;
 mod text_file;

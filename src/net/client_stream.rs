@@ -202,6 +202,16 @@ impl ClientStream {
         Ok(self.is_input(ready.contains(PollFlags::IN)))
     }
 
+    /// Waits for `timeout` at most until the kernel has sent all to the client, or that sends; returns whether the
+    /// kernel has. Call it only before the end of our side.
+    pub(crate) fn wait_for_all_sent_or_input(&self, timeout: Duration) -> io::Result<bool> {
+        // From now on there is room only if nothing is left to be sent.
+        #[cfg(target_os = "linux")]
+        SockRef::from(&self.socket).set_tcp_notsent_lowat(1)?;
+        let timeout = if self.has_plain_text() { Duration::ZERO } else { timeout };
+        Ok(self.wait(PollFlags::OUT | PollFlags::IN, timeout)?.contains(PollFlags::OUT))
+    }
+
     fn wait(&self, events: PollFlags, timeout: Duration) -> io::Result<PollFlags> {
         let mut polled = [PollFd::new(&self.socket, events)];
         poll(&mut polled, timeout)?;

@@ -37,7 +37,7 @@ pub(super) struct CommandRule {
 #[derive(Debug)]
 pub(super) enum Action {
     Forward,
-    /// It is forwarded if it has no BLOCK: XREAD.
+    /// It is forwarded if it has no BLOCK, else the session reads and waits: XREAD.
     ForwardUnlessBlock,
     /// It is forwarded unless its reply has a cursor, or it names one: commands that search indexes.
     ForwardUnlessCursor,

@@ -75,7 +75,7 @@ impl Merge {
             _ if self.allowed.switched_off(path).is_some() => {}
             _ if may_write || !is_everywhere => {}
             // Before Redis 7 no flag said that it may block.
-            "xread" if is_readonly => return Action::ForwardUnlessBlock,
+            _ if is_readonly && rules::is_blocking_read(path) => return Action::ForwardUnlessBlock,
             _ if is_readonly && !may_block && rules::SEARCHES.contains(&path) => {
                 return Action::ForwardUnlessCursor;
             }

@@ -20,6 +20,7 @@ mod table;
 mod tests;
 pub mod users;
 mod verdict;
+mod xread;
 
 use std::sync::Arc;
 
@@ -33,7 +34,8 @@ pub(crate) use self::shape::{is_script, script};
 pub use self::table::CommandTable;
 use self::users::User;
 pub use self::verdict::{LocalCommand, Refused, Subscription, Verdict};
-use self::verdict::{c_string, no_table, not_in_transaction, not_served};
+use self::verdict::{c_string, no_table, not_in_transaction};
+pub(crate) use self::xread::XreadOptions;
 use crate::metrics::{Counter, Refusal};
 use crate::resp::Command;
 
@@ -181,8 +183,8 @@ fn verdict(command: &Command, found: Result<&CommandRule, Refused>) -> Verdict {
     }
     match &rule.action {
         Action::Forward => Verdict::Forward,
-        Action::ForwardUnlessBlock if has_block(command) => {
-            Verdict::Refuse(not_served("XREAD with BLOCK", rules::NO_BLOCK))
+        Action::ForwardUnlessBlock if XreadOptions::of(command).may_block() => {
+            Verdict::Local(LocalCommand::BlockingXread)
         }
         Action::ForwardUnlessBlock => Verdict::Forward,
         Action::ForwardUnlessCursor => search(command),
@@ -194,15 +196,16 @@ fn verdict(command: &Command, found: Result<&CommandRule, Refused>) -> Verdict {
 /// Turns the verdict outside of a transaction into that within one.
 fn in_transaction(command: &Command, verdict: Verdict) -> Verdict {
     use LocalCommand::{
-        Discard, Echo, Exec, Multi, Ping, Quit, Reset, ScriptExists, ScriptLoad, Time, Unwatch,
-        Watch,
+        AclWhoAmI, BlockingXread, Discard, Echo, Exec, Multi, Ping, Quit, Reset, ScriptExists,
+        ScriptLoad, Time, Unwatch, Watch,
     };
     let is_about_session =
         || [&b"client"[..], b"command", b"config"].iter().any(|name| command.is(0, name));
     match verdict {
-        Verdict::Local(Ping | Echo | Time | Unwatch | ScriptExists | ScriptLoad) => {
-            Verdict::Forward
-        }
+        // Between MULTI and EXEC, nothing blocks.
+        Verdict::Local(
+            AclWhoAmI | BlockingXread | Echo | Ping | ScriptExists | ScriptLoad | Time | Unwatch,
+        ) => Verdict::Forward,
         Verdict::Local(Multi | Exec | Discard | Watch | Reset | Quit) => verdict,
         Verdict::Local(_) => Verdict::Refuse(not_in_transaction(command)),
         Verdict::Forward if is_about_session() => Verdict::Refuse(not_in_transaction(command)),
@@ -228,22 +231,4 @@ fn search(command: &Command) -> Verdict {
 fn is_http(name: &[u8]) -> bool {
     let name = c_string(name, b"host:".len() + 1);
     name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:")
-}
-
-/// Whether XREAD has BLOCK among its options, which end at STREAMS. Other words are skipped: the backend
-/// refuses them.
-fn has_block(command: &Command) -> bool {
-    let mut options = command.args().skip(1);
-    while let Some(option) = options.next() {
-        // Redis compares up to a NUL.
-        let option = c_string(option, b"STREAMS".len() + 1);
-        let is = |word: &[u8]| option.eq_ignore_ascii_case(word);
-        if is(b"BLOCK") || is(b"STREAMS") {
-            return is(b"BLOCK");
-        }
-        if is(b"COUNT") {
-            options.next();
-        }
-    }
-    false
 }

@@ -24,9 +24,6 @@ pub(super) const BLOCKING: &str = "it may wait without end";
 /// Reason for a command of which nothing else is known.
 pub(super) const NO_READ: &str = "the backends do not call it a read";
 
-/// Reason for XREAD with BLOCK.
-pub(super) const NO_BLOCK: &str = "poll with XREAD without BLOCK";
-
 /// Reason for KEYS where it is not allowed.
 pub(super) const KEYS_OFF: &str = "it keeps a server busy until it has looked at every key. \
     Use SCAN, or start redis-lb with --allow-keys";
@@ -72,6 +69,7 @@ pub(super) const LOCAL: &[LocalRow] = &[
     ("readwrite", 1, LocalCommand::ClusterMode, "fast connection"),
     ("reset", 1, LocalCommand::Reset, "fast connection"),
     ("scan", -2, LocalCommand::Scan { cursor_arg: 1 }, "keyspace read slow"),
+    ("role", 1, LocalCommand::Role, "admin fast dangerous"),
     ("select", 2, LocalCommand::Select, "fast connection"),
     ("sscan", -3, LocalCommand::Scan { cursor_arg: 2 }, "read set slow"),
     ("ssubscribe", -2, LocalCommand::Subscribe(Subscription::Shard), "pubsub slow"),
@@ -97,17 +95,22 @@ pub(super) const SEARCHES: &[&str] =
 /// Commands that only read although they may lack the flag `readonly`, as is every container's `HELP`.
 /// Before a colon stands their container. Subcommands of CLUSTER that are not listed could change the node.
 const READS: &[&str] = &[
-    "command eval_ro evalsha_ro fcall_ro lastsave role",
+    "command eval_ro evalsha_ro fcall_ro lastsave",
     "cluster: count-failure-reports countkeysinslot getkeysinslot info keyslot links myid myshardid",
     "cluster: nodes replicas shards slaves slot-stats slots",
     "command: count docs getkeys getkeysandflags info list",
     "function: list stats",
     "memory: usage",
+    "module: list",
     "object: encoding freq idletime refcount",
     "pubsub: channels numpat numsub shardchannels shardnumsub",
     "script: exists",
     "xinfo: consumers groups stream",
 ];
+
+/// Commands with the flag `blocking` that only read: the session waits in their place. All others that may block
+/// are refused.
+const BLOCKING_READS: &str = "xread";
 
 /// Containers of Redis 6, whose `COMMAND` does not list their subcommands.
 const CONTAINERS: &str = "acl client cluster command config latency memory module object pubsub script \
@@ -149,6 +152,11 @@ const REASONS: &[(&str, &str)] = &[
 pub(super) fn is_read(path: &str) -> bool {
     let (container, name) = path.split_once(' ').unwrap_or(("", path));
     name == "help" && !container.is_empty() || reads(container).any(|read| read == name)
+}
+
+/// Whether the session waits for the reply to this command, if the command asks it to.
+pub(super) fn is_blocking_read(path: &str) -> bool {
+    BLOCKING_READS.split_ascii_whitespace().any(|name| name == path)
 }
 
 /// The commands that only read; of a container, or, without one, those that are none's.

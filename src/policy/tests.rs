@@ -266,20 +266,30 @@ fn searches_with_cursors_are_handled_where_servers_know_them() {
 }
 
 #[test]
-fn xread_passes_unless_it_blocks() {
+fn xread_passes_and_is_the_sessions_if_it_blocks() {
+    let blocking = Verdict::Local(LocalCommand::BlockingXread);
     for policy in [redis_7(), Policy::new(&[table(REDIS_6, false)], NOTHING)] {
-        for reads in ["streams block 0", "count 2 streams k 0", "count block streams k 0"] {
-            assert_eq!(verdict(&policy, format!("xread {reads}")), Verdict::Forward, "{reads}");
-        }
-        for blocks in
-            ["block 0 streams k $", "count 2 Block 5 streams k $", "block\0x 0 streams k $"]
-        {
-            assert_refused(
-                verdict(&policy, format!("xread {blocks}")),
-                "ERR XREAD with BLOCK is not served by redis-lb: poll with XREAD without BLOCK",
-            );
+        for (args, expected) in [
+            ("streams block 0", &Verdict::Forward),
+            ("count 2 streams k 0", &Verdict::Forward),
+            ("count block streams k 0", &Verdict::Forward),
+            ("block 0 streams k $", &blocking),
+            ("count 2 Block 5 streams k $", &blocking),
+            ("block\0x 0 streams k $", &blocking),
+            ("nosuch block 0 streams k $", &blocking),
+        ] {
+            assert_eq!(&verdict(&policy, format!("xread {args}")), expected, "{args}");
         }
     }
+    let policy = redis_7();
+    let xread = "xread block 0 streams k $";
+    let words: Vec<&str> = xread.split(' ').collect();
+    let bytes = crate::resp::command(words[0]).args(&words[1..]).into_bytes();
+    let mut parser = CommandParser::new(usize::MAX);
+    let parsed = parser.parse(&bytes).expect("valid").1.expect("whole");
+    assert_eq!(policy.verdict_in_transaction(&parsed), Verdict::Forward, "it does not block");
+    let options = XreadOptions::of(&parsed);
+    assert_eq!(options, XreadOptions { blocks: vec![1], streams: Some(3) });
 }
 
 #[test]

@@ -60,6 +60,7 @@ pub enum LocalCommand {
     ClientOk,
     Select,
     Info,
+    Role,
     ConfigGet,
     ScriptExists,
     ScriptLoad,
@@ -72,6 +73,8 @@ pub enum LocalCommand {
         /// The number of the argument that is the cursor; the command's name is number 0.
         cursor_arg: usize,
     },
+    /// XREAD with BLOCK
+    BlockingXread,
     Multi,
     Exec,
     Discard,

@@ -89,12 +89,18 @@ impl Span {
 pub struct Command<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) args: &'a [Span],
+    pub(super) follows_empty: bool,
 }
 
 impl<'a> Command<'a> {
     /// Returns the command in its canonical form, which can be forwarded as it is.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
+    }
+
+    /// Whether a command without arguments (`*0`, an empty line) came before it, since the command before that.
+    pub fn follows_empty(&self) -> bool {
+        self.follows_empty
     }
 
     /// Returns the number of arguments, the name included: at least 1.

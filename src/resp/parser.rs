@@ -59,6 +59,8 @@ pub struct CommandParser {
     args: Vec<Span>,
     is_canonical: bool,
     is_within_command: bool,
+    /// Whether a command without arguments came after the last command.
+    follows_empty: bool,
     /// Canonical form of the last command, if it came in another form.
     encoded: Vec<u8>,
 }
@@ -89,6 +91,7 @@ impl CommandParser {
             args: Vec::new(),
             is_canonical: true,
             is_within_command: false,
+            follows_empty: false,
             encoded: Vec::new(),
         }
     }
@@ -120,6 +123,7 @@ impl CommandParser {
                 }
                 Step::Empty(length) => {
                     self.is_within_command = false;
+                    self.follows_empty = true;
                     used += length;
                 }
                 Step::Whole(length) => {
@@ -144,6 +148,11 @@ impl CommandParser {
     /// one byte of it is enough.
     pub fn is_within_command(&self) -> bool {
         self.is_within_command
+    }
+
+    /// Whether a command without arguments came after the last command, and none with arguments since.
+    pub fn follows_empty(&self) -> bool {
+        self.follows_empty
     }
 
     /// Forgets the last command.
@@ -276,14 +285,15 @@ impl CommandParser {
 
     /// Returns the command that was found in `bytes`.
     fn command<'a>(&'a mut self, bytes: &'a [u8]) -> Command<'a> {
+        let follows_empty = std::mem::take(&mut self.follows_empty);
         if self.is_canonical {
-            return Command { bytes, args: &self.args };
+            return Command { bytes, args: &self.args, follows_empty };
         }
         if self.encoded.is_empty() {
             let args = std::mem::take(&mut self.args);
             self.encode(args.iter().map(|span| span.of(bytes)));
         }
-        Command { bytes: &self.encoded, args: &self.args }
+        Command { bytes: &self.encoded, args: &self.args, follows_empty }
     }
 
     /// Makes the canonical form of a command that came in another form.

@@ -17,7 +17,7 @@ pub(super) use self::socket::Occupation;
 pub use self::socket::{ClientInfo, ClientList, ClientSocket, Doing};
 pub(super) use self::spool::MAX_SPOOLED_BYTES;
 use self::spool::Spool;
-use crate::backend::Backend;
+use crate::backend::{Backend, is_timeout};
 use crate::balance::{Balancer, Phase};
 use crate::memory::{Holder, Share};
 use crate::net::client_stream::ClientStream;
@@ -34,11 +34,17 @@ const NOT_READING: &str = "does not read its replies";
 /// about to ask for something, then for sessions to end of themselves.
 pub const IDLE_GRACE: Duration = Duration::from_millis(500);
 
-/// Longest time for which a connection lingers.
+/// Longest time for which a connection lingers after all was sent.
 const LINGER_TIME: Duration = Duration::from_secs(1);
 
-/// Number of bytes that are read from a lingering connection, at most.
-const LINGER_BYTES: usize = 256 * 1024;
+/// Number of bytes that are read from a lingering connection, at most: as many as the longest usual command has.
+const LINGER_BYTES: usize = 64 * 1024 * 1024;
+
+/// Number of bytes that reach any client without its taking them: the kernel of a client has so much room for them.
+const SURELY_SENT_BYTES: u64 = 2 * 1024;
+
+/// Number of bytes that are read at a time, to be thrown away.
+const SCRAP_BYTES: usize = 64 * 1024;
 
 /// Shortest time between two looks at a client that takes nothing.
 const MIN_STALL_STEP: Duration = Duration::from_millis(10);
@@ -121,6 +127,8 @@ pub(super) struct Client<'a> {
     answer_began: Instant,
     /// How many bytes of the answer are written; those that are kept are among them.
     pub answer_bytes: u64,
+    /// How many bytes the client was sent in all.
+    pub sent_bytes: u64,
     /// The backend whose connection is held while the answer is written, and how long the client may
     /// take nothing once others wait for that.
     pub held: Option<(Arc<Backend>, Duration)>,
@@ -148,6 +156,7 @@ impl<'a> Client<'a> {
             piece: PIECE_BYTES,
             answer_began: Instant::now(),
             answer_bytes: 0,
+            sent_bytes: 0,
             held: None,
             spool: None,
         }
@@ -271,27 +280,57 @@ impl<'a> Client<'a> {
         let _ = self.stream().read_now(buffer);
     }
 
-    /// Ends our side, and reads on for a moment.
+    /// Ends our side once the client has been sent all, and reads on for a moment. Each connection ends so after a last
+    /// answer, and after the part of one that is cut.
     ///
-    /// The kernel resets a connection that is closed with unread bytes, and the client's kernel then
-    /// throws away the answer that the client has not read yet. So after an answer that does not wait
+    /// The kernel resets a connection that is closed with unread bytes: what it has not sent yet is lost, and the
+    /// client's kernel may throw away what the client has not read yet. So after an answer that does not wait
     /// for the end of the request (an error amid a long body, say), we announce that we send no more,
-    /// and throw away what the client still sends, until it closes as well. A client that goes on for
-    /// too long, or with too much, is reset after all.
-    pub fn linger(&mut self) {
+    /// and throw away what the client still sends, until it closes as well. A client that takes too long, or sends
+    /// too much, is reset after all. `waits` says whether it may take as long as while it is served: a client that is cut
+    /// off because it does not read may not.
+    pub fn linger(&mut self, waits: bool) {
+        // Others need its place more.
+        self.socket.activity.set(Activity::Spare(now()));
+        let mut thrown_away = 0;
+        let max_wait = if waits { self.idle_timeout } else { LINGER_TIME };
+        if self.sent_bytes > SURELY_SENT_BYTES
+            && self.wait_until_sent(max_wait, &mut thrown_away).is_err()
+        {
+            return;
+        }
         if self.stream().end_output().is_err() {
             return;
         }
-        // Others need its place more.
-        self.socket.activity.set(Activity::Spare(now()));
-        let deadline = Instant::now() + LINGER_TIME;
-        let (mut total, mut scrap) = (0, Vec::new());
-        while let Ok(length @ 1..) = self.read_until(deadline, &mut scrap) {
-            total += length;
+        let (deadline, mut scrap) = (Instant::now() + LINGER_TIME, Vec::new());
+        while thrown_away <= LINGER_BYTES
+            && let Ok(length @ 1..) = self.read_until(deadline, &mut scrap)
+        {
             scrap.clear();
-            // At the end of the process what the client sends is no fault of its own.
-            if total > LINGER_BYTES && !self.balancer.has_reached(Phase::Closing) {
-                break;
+            make_room(&mut scrap, SCRAP_BYTES);
+            thrown_away += length;
+        }
+    }
+
+    /// Waits until the kernel has sent all to the client, for `max_wait` at most. What it sends is thrown away.
+    fn wait_until_sent(&self, max_wait: Duration, thrown_away: &mut usize) -> io::Result<()> {
+        let (began, mut scrap) = (Instant::now(), Vec::with_capacity(SCRAP_BYTES));
+        loop {
+            if self.stream().wait_for_all_sent_or_input(MAX_STALL_STEP)? {
+                return Ok(());
+            }
+            match self.stream().read_now(&mut scrap) {
+                // Nothing more comes that could be unread.
+                Ok(0) => return Ok(()),
+                Ok(length) => *thrown_away += length,
+                Err(error) if is_timeout(&error) => {}
+                Err(error) => return Err(error),
+            }
+            scrap.clear();
+            let is_closing = self.balancer.has_reached(Phase::Closing);
+            let limit = if is_closing { LINGER_TIME } else { max_wait };
+            if began.elapsed() >= limit || *thrown_away > LINGER_BYTES {
+                return Err(too_slow());
             }
         }
     }
@@ -314,6 +353,7 @@ impl<'a> Client<'a> {
     /// Gives the client bytes without waiting for it: what its socket does not take is kept.
     pub fn send_or_keep(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.send_kept()?;
+        self.sent_bytes += bytes.len() as u64;
         let sent = match &self.spool {
             None => self.stream().send_now(bytes)?,
             Some(_) => 0,

@@ -172,7 +172,7 @@ pub(super) fn deny(
 
 fn send_last(client: &mut Client, answer: &[u8]) {
     if client.write_all(answer).is_ok() {
-        client.linger();
+        client.linger(true);
     }
 }
 

@@ -37,7 +37,7 @@ pub fn serve(socket: &Arc<ClientSocket>, endpoint: Endpoint, balancer: &Arc<Bala
         WireProtocol::Http => http::converse(client, received, since, balancer),
         WireProtocol::Resp if endpoint == Endpoint::Admin => {
             if client.write_all(ONLY_HTTP).is_ok() {
-                client.linger();
+                client.linger(true);
             }
         }
         WireProtocol::Resp => {

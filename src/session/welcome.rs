@@ -166,7 +166,7 @@ fn start_tls<'a>(
         metrics.fail(error.label());
         log_failure(client, &error);
         // The alert is lost if the connection is closed with unread bytes.
-        client.linger();
+        client.linger(true);
         return None;
     }
     let summary = client.stream().tls()?;

@@ -113,6 +113,11 @@ fn a_program_with_ioredis_works() {
 }
 
 #[test]
+fn a_program_that_follows_a_stream_with_ioredis_works() {
+    Site::start().run(|| node("follow.js"));
+}
+
+#[test]
 fn a_program_with_node_redis_works() {
     Site::start().run(|| node("node_redis.js"));
 }

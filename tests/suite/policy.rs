@@ -16,7 +16,7 @@ use crate::support::wait_until;
 /// Commands that lb answers or handles itself.
 const LOCAL: &str = "acl|whoami auth client|getname client|id client|info client|no-evict client|no-touch \
     client|reply client|setinfo client|setname config|get discard echo exec hello hscan info multi \
-    ping psubscribe punsubscribe quit readonly readwrite reset scan select sscan ssubscribe \
+    ping psubscribe punsubscribe quit readonly readwrite reset role scan select sscan ssubscribe \
     subscribe sunsubscribe time unsubscribe unwatch watch zscan";
 
 /// Commands that pass although they lack the flag `readonly` or have the flag `blocking`.
@@ -25,7 +25,7 @@ const EXCEPTIONS: &str = "cluster|count-failure-reports cluster|countkeysinslot 
     cluster|myshardid cluster|nodes cluster|replicas cluster|shards cluster|slaves \
     cluster|slot-stats cluster|slots command command|count command|docs command|getkeys \
     command|getkeysandflags command|info command|list function|list function|stats lastsave \
-    pubsub|channels pubsub|numpat pubsub|numsub pubsub|shardchannels pubsub|shardnumsub role \
+    module|list pubsub|channels pubsub|numpat pubsub|numsub pubsub|shardchannels pubsub|shardnumsub \
     script|exists xread";
 
 const READONLY: &str = "-READONLY You can't write against a read only replica.\r\n";
@@ -241,23 +241,6 @@ fn what_does_not_exist_is_what_the_server_says_it_is() {
         assert!(expected.starts_with("-ERR unknown "), "{expected}");
         assert_eq!(through.ask(args), expected);
     }
-}
-
-#[test]
-fn xread_passes_unless_it_blocks() {
-    let server = RedisServer::start();
-    let lb = Balancer::start(&[&server]);
-    server.command(&["XADD", "BLOCK", "1-1", "name", "value"]);
-    let mut through = Raw::through(&lb);
-    for blocking in [
-        &["XREAD", "BLOCK", "0", "STREAMS", "BLOCK", "$"][..],
-        &["xread", "count", "2", "block", "0", "streams", "BLOCK", "$"],
-        &["xread", "block\0", "0", "streams", "BLOCK", "$"],
-    ] {
-        let reply = through.ask(blocking);
-        assert!(reply.starts_with("-ERR XREAD with BLOCK is not served by redis-lb: "), "{reply}");
-    }
-    assert_eq!(through.ask(&["XREAD", "STREAMS", "BLOCK", "0"]), "*1\r\n");
 }
 
 #[test]

@@ -83,7 +83,7 @@ fn wait_for_shared_read(
             ReadProgress::Responded(UnsentEnd { bytes, is_last }) => {
                 let is_sent = client.write_all(&bytes).and_then(|()| client.flush()).is_ok();
                 if is_sent && is_last && !is_gone {
-                    client.linger();
+                    client.linger(true);
                 }
                 return is_sent && !is_last;
             }
@@ -146,7 +146,7 @@ fn refuse_bytes(client: &mut Client, status: u16, why: String) {
     let mut response = ResponseWriter::to_no_request(&mut *client, SystemTime::now);
     response.status(status);
     if response.json(&ErrorBody::new(why)).and_then(|()| response.finish(None)).is_ok() {
-        client.linger();
+        client.linger(true);
     }
 }
 
@@ -310,7 +310,7 @@ fn end_request(
     sent.log(client.balancer, client.address, request, caller, began, client.taken_bytes());
     // A response that was cut must not end like a whole one.
     if !sent.keep_alive && sent.cut.is_none() {
-        client.linger();
+        client.linger(true);
     }
     sent.keep_alive
 }

@@ -18,6 +18,13 @@ pub enum ReplyMode {
 }
 
 impl ReplyMode {
+    /// Takes note of a command without arguments, which gets no reply itself: it is the next command.
+    pub fn pass_empty(&mut self) {
+        if *self == Self::SkipNext {
+            *self = Self::On;
+        }
+    }
+
     /// Whether the next command gets no reply.
     pub fn next(&mut self) -> bool {
         let is_silent = *self != Self::On;

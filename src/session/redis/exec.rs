@@ -151,7 +151,11 @@ impl Session<'_> {
         let shape = self.policy.shape(command);
         let key = self.balancer.read_key(command, shape);
         if let Some(transaction) = &mut self.transaction {
-            transaction.add(command, shape, key)?;
+            match command.is(0, b"acl") {
+                // Of these, WHOAMI alone may be in a transaction.
+                true => transaction.add_whoami(self.login.user_name(), shape, key)?,
+                false => transaction.add(command, shape, key)?,
+            }
             self.answer(|out| write::simple(out, "QUEUED"));
         }
         Ok(())

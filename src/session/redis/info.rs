@@ -39,7 +39,7 @@ impl Session<'_> {
                 self.answer_raw(&reply);
                 return Ok(());
             };
-            text.extend_from_slice(theirs);
+            text = self.with_own_role(theirs);
         }
         let shows_keys = self.login.key_filter().is_none();
         for (_, section) in SECTIONS.iter().filter(|(name, _)| has_all || is_asked(name)) {

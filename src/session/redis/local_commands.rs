@@ -3,10 +3,9 @@
 use std::mem;
 use std::time::SystemTime;
 
-use wildmatch::WildMatch;
-
 use super::client::{ReplyMode, allowed_name};
 use super::replies::{Answered, SessionEnd};
+use super::role::with_role;
 use super::session::{FIRST_MODE, Session};
 use crate::backend::Mode;
 use crate::policy::LocalCommand;
@@ -18,12 +17,6 @@ const SYNTAX_ERROR: &str = "ERR syntax error";
 
 /// Reply of a Redis without cluster to READONLY and READWRITE.
 const NO_CLUSTER: &str = "ERR This instance has cluster support disabled";
-
-/// A longer pattern of CONFIG GET matches nothing.
-const MAX_PATTERN_BYTES: usize = 256;
-
-/// The most patterns of one CONFIG GET.
-const MAX_PATTERNS: usize = 1000;
 
 impl Session<'_> {
     /// Handles a command of the session's own.
@@ -58,6 +51,8 @@ impl Session<'_> {
             LocalCommand::Hello => return self.hello(command),
             LocalCommand::Select => return self.select(command),
             LocalCommand::Info => return self.info(command),
+            LocalCommand::Role => return self.role(),
+            LocalCommand::BlockingXread => return self.blocking_xread(command),
             LocalCommand::Scan { cursor_arg } => return self.scan(command, cursor_arg),
             LocalCommand::ScriptExists => return self.script_exists(command),
             LocalCommand::ScriptLoad => return self.script_load(command),
@@ -193,41 +188,7 @@ impl Session<'_> {
         self.ok()
     }
 
-    /// A short list of settings that clients ask for, which are true of the balancer.
-    #[inline(never)]
-    fn config_get(&mut self, command: &Command) -> Answered {
-        // The patterns follow CONFIG and GET.
-        if command.arg_count() - 2 > MAX_PATTERNS {
-            return Err(format!("ERR CONFIG GET takes at most {MAX_PATTERNS} patterns").into());
-        }
-        let config = &self.balancer.config();
-        let settings = [
-            ("appendonly", "no".to_owned()),
-            ("databases", "16".to_owned()),
-            ("maxclients", config.max_clients.to_string()),
-            ("maxmemory", "0".to_owned()),
-            ("maxmemory-policy", "noeviction".to_owned()),
-            ("proto-max-bulk-len", config.max_argument_bytes().to_string()),
-            ("save", String::new()),
-            ("timeout", config.client_timeout.as_secs().to_string()),
-        ];
-        let patterns = command.args().skip(2).filter(|pattern| pattern.len() <= MAX_PATTERN_BYTES);
-        let lower = |pattern| String::from_utf8_lossy(pattern).to_ascii_lowercase();
-        let patterns: Vec<_> = patterns.map(|pattern| WildMatch::new(&lower(pattern))).collect();
-        let is_asked = |name: &str| patterns.iter().any(|pattern| pattern.matches(name));
-        let found: Vec<_> = settings.iter().filter(|(name, _)| is_asked(name)).collect();
-        let protocol = self.mode.protocol;
-        self.answer(|out| {
-            write::map(out, found.len(), protocol);
-            for (name, value) in found {
-                write::bulk(out, name.as_bytes());
-                write::bulk(out, value.as_bytes());
-            }
-        });
-        Ok(())
-    }
-
-    /// HELLO is a backend's answer, but for the client's id.
+    /// HELLO is a backend's answer, but for the client's id and our role.
     #[inline(never)]
     fn hello(&mut self, command: &Command) -> Answered {
         let protocol = self.apply_hello_options(command)?;
@@ -238,6 +199,7 @@ impl Session<'_> {
             self.mode.protocol = protocol;
             self.greet_subscription(&hello)?;
             greeting = with_id(&greeting, self.state.id);
+            greeting = with_role(&greeting, self.balancer.config().role);
         }
         self.answer_raw(&greeting);
         Ok(())

@@ -75,6 +75,11 @@ impl Login {
         self.identity.as_deref()
     }
 
+    /// The name of the user; none while the client has to log in.
+    pub fn user_name(&self) -> &str {
+        self.user().map_or("", User::name)
+    }
+
     /// The name of the user in the log, unless it is `default`.
     pub fn shown_user(&self) -> Option<String> {
         let name = self.user().map(User::name).filter(|name| *name != DEFAULT_USER);
@@ -86,7 +91,7 @@ impl Session<'_> {
     /// Takes over who the client is now.
     pub(super) fn follow_login(&mut self) {
         let client = &mut self.writer.client;
-        let name = self.login.user().map_or("", User::name);
+        let name = self.login.user_name();
         client.socket.note_user(name);
         client.keeps_place = self.login.identity.is_some();
         client.has_to_log_in_since = self.login.identity.is_none().then_some(self.login.since);
@@ -272,7 +277,7 @@ impl Session<'_> {
     }
 
     pub(super) fn acl_whoami(&mut self) {
-        let name = self.login.user().map_or("", User::name).to_owned();
+        let name = self.login.user_name().to_owned();
         self.answer(|out| write::bulk(out, name.as_bytes()));
     }
 }

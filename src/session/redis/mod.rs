@@ -2,7 +2,9 @@
 
 mod backlog;
 mod batch;
+mod blocking_read;
 mod client;
+mod config_get;
 mod exec;
 mod forward;
 mod in_flight;
@@ -13,6 +15,7 @@ mod names;
 mod near_cache;
 mod replies;
 mod reply_writer;
+mod role;
 mod scan;
 mod scripts;
 mod search;

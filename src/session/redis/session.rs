@@ -68,6 +68,7 @@ fn give_back(input: &mut Vec<u8>) {
 #[inline(never)]
 fn end(session: Box<Session>, ended: &SessionEnd, since: Instant, balancer: &Balancer) {
     let Session { commands, mut writer, upstream, subscriptions, in_flight, login, .. } = *session;
+    writer.client.sent_bytes += in_flight.bytes;
     let backend = upstream.backend().map(|backend| backend.name().to_owned());
     writer.client.socket.note_lease(None);
     drop((upstream, subscriptions));
@@ -87,8 +88,9 @@ fn end(session: Box<Session>, ended: &SessionEnd, since: Instant, balancer: &Bal
             ended: why,
         })
     });
-    if !matches!(ended, SessionEnd::Cut(_)) {
-        writer.client.linger();
+    // Of a reply that is cut, the client gets what has come.
+    if !matches!(ended, SessionEnd::Cut(_)) || writer.deliver().is_ok() {
+        writer.client.linger(!matches!(ended, SessionEnd::Gone(_)));
     }
 }
 
@@ -174,9 +176,15 @@ impl<'a> Session<'a> {
             let mut used = 0;
             loop {
                 parser.restrict(self.login.user().is_none());
-                let (length, command) = parser
-                    .parse(&input[used..])
-                    .map_err(|error| self.refuse(error.to_string(), |out| error.write(out)))?;
+                let (length, command) = match parser.parse(&input[used..]) {
+                    Ok(parsed) => parsed,
+                    Err(error) => {
+                        if parser.follows_empty() {
+                            self.state.reply_mode.pass_empty();
+                        }
+                        return Err(self.refuse(error.to_string(), |out| error.write(out)));
+                    }
+                };
                 used += length;
                 let Some(command) = command else { break };
                 begun = None;
@@ -324,6 +332,9 @@ impl<'a> Session<'a> {
         // Of those that are sent together, the first stands for all.
         if self.batch.is_empty() {
             self.writer.client.socket.note_command(command.name());
+        }
+        if command.follows_empty() {
+            self.state.reply_mode.pass_empty();
         }
         self.is_silent = self.state.reply_mode.next();
         self.local_reply = LocalReply::default();

@@ -11,7 +11,7 @@ use crate::memory::{OutOfMemory, Share, size};
 use crate::policy::scripts::Scripts;
 use crate::policy::users::User;
 use crate::policy::{self, Policy, Script, Shape, Verdict};
-use crate::resp::{Command, CommandParser};
+use crate::resp::{self, Command, CommandParser};
 
 /// The most that may be queued between MULTI and EXEC, in bytes; all of it counts towards `--max-memory`. Client
 /// libraries send a pipeline as a transaction by default: 50,000 commands take 2 to 5 MiB. Redis has no limit but
@@ -53,6 +53,8 @@ pub struct Transaction<'a> {
     /// Its first read that is not fast, for the log.
     label: String,
     pub script: Option<Script>,
+    /// ECHO of the user's name, sent in the place of ACL WHOAMI: the backend does not know that user.
+    echo: Option<Vec<u8>>,
     /// Whether something was refused, so that EXEC will be.
     pub is_aborted: bool,
 }
@@ -71,6 +73,7 @@ impl<'a> Transaction<'a> {
             parts: Vec::new(),
             label: String::new(),
             script: None,
+            echo: None,
             is_aborted: false,
         }
     }
@@ -100,6 +103,20 @@ impl<'a> Transaction<'a> {
             let key = command.arg(shape.key_arg(command)).unwrap_or_default();
             self.label = shown(b"MULTI", command.name()) + &shown(b"", key);
         }
+        Ok(())
+    }
+
+    /// Adds an ACL WHOAMI of this user.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add).
+    pub fn add_whoami(&mut self, user: &str, shape: Shape, key: ReadKey) -> Answered {
+        let echo = resp::command("ECHO").arg(user).into_bytes();
+        let mut parser = CommandParser::new(usize::MAX);
+        if let Ok((_, Some(command))) = parser.parse(&echo) {
+            self.add(&command, shape, key)?;
+        }
+        self.echo = Some(echo);
         Ok(())
     }
 
@@ -190,7 +207,8 @@ impl<'a> Transaction<'a> {
         self.pieces.iter().all(|piece| {
             let mut rest = &piece.bytes[..];
             while let Ok((length, Some(command))) = parser.parse(rest) {
-                let is_own = [MULTI, EXEC].contains(&command.bytes());
+                let is_own = [MULTI, EXEC].contains(&command.bytes())
+                    || self.echo.as_deref() == Some(command.bytes());
                 let verdict = || policy.verdict_in_transaction_for(user, &command);
                 if !is_own && verdict() != Verdict::Forward {
                     return false;
