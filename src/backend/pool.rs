@@ -12,7 +12,7 @@ use crate::sync::{Condvar, Mutex, MutexGuard, lock, wait};
 /// Time after which a connection that was idle all the time is closed.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
 
-/// Share of a pool that may be clients' own, for a subscription or a `WATCH`. The rest serves reads.
+/// Share of a pool that may be clients' own, for a `WATCH`, or the subscribers'. The rest serves reads.
 const MAX_PINNED_PERCENT: usize = 75;
 
 /// A bounded set of connections `C`, each set up for one mode `M`.
