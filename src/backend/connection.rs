@@ -241,12 +241,12 @@ impl PooledConnection {
         self.permit.pool.counts().waiting > 0 || self.turn.as_ref().is_some_and(Turn::is_wanted)
     }
 
-    /// Returns the error of a client that can't have a connection of its own.
-    pub fn no_room(&self) -> BackendError {
+    /// Returns the error of one that can't be kept for as long as it is wanted.
+    pub(super) fn no_room(&self) -> BackendError {
         BackendError::NoConnection(self.permit.pool.max_open())
     }
 
-    /// Makes it one client's own for as long as the client likes; false when too many are.
+    /// Makes it one client's own, or that of all subscribers, for as long as they like; false when too many are.
     pub fn pin(&mut self) -> bool {
         self.set_wait_policy(WaitPolicy::QUICK, Duration::ZERO);
         self.permit.pin(MAX_PINNED_PERCENT)

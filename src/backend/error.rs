@@ -81,6 +81,10 @@ pub enum BackendError {
     /// The commands that it knows have changed since the request was judged by them.
     #[error("the commands that it knows have changed")]
     OtherCommands,
+    /// The connection that carries its subscriptions has ended, or could not be made. The thread that reads it has counted
+    /// the failure.
+    #[error("{0}")]
+    SubscriptionsLost(String),
     /// The value changed between the two passes over it.
     #[error("the value changed while it was read")]
     Changed,
@@ -109,6 +113,7 @@ impl BackendError {
             Self::Changed
             | Self::Busy
             | Self::NoConnection(_)
+            | Self::SubscriptionsLost(_)
             | Self::OtherCommands
             | Self::Stale
             | Self::Departed(_)

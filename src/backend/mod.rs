@@ -19,6 +19,7 @@ mod report;
 pub(crate) mod shared;
 mod shared_reader;
 mod socket;
+pub(crate) mod subscriptions;
 mod supervisor;
 #[cfg(test)]
 mod test_support;
@@ -52,6 +53,7 @@ use self::shared::SharedConnection;
 pub(crate) use self::shared_reader::HELD_REPLY_BYTES;
 pub use self::socket::{Timeouts, WaitPolicy};
 pub use self::supervisor::{Class, PendingRead, Supervisor};
+use self::subscriptions::SubscriptionConnection;
 use self::type_hints::TypeHints;
 pub(crate) use self::unable::{Inability, check_server, inability, is_not_permitted, said};
 use crate::config::address::BackendAddress;
@@ -110,7 +112,9 @@ pub struct Backend {
     shared: Mutex<Vec<Arc<SharedConnection>>>,
     /// How often all connections were closed.
     times_closed: AtomicU64,
-    /// Which modes have one of these.
+    /// The connection that carries the subscriptions of all clients.
+    subscriptions: Mutex<Option<Arc<SubscriptionConnection>>>,
+    /// Which modes have a connection that is shared.
     mode_uses: Mutex<ModeUses>,
     /// The certificate that its server has shown last, and when that is valid.
     certificate: Mutex<Option<(CertificateDer<'static>, Validity)>>,
@@ -148,6 +152,7 @@ impl Backend {
             has_moved: AtomicBool::new(false),
             pool: Pool::new(max_connections),
             shared: Mutex::default(),
+            subscriptions: Mutex::default(),
             times_closed: AtomicU64::new(0),
             mode_uses: Mutex::default(),
             certificate: Mutex::default(),

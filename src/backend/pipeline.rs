@@ -44,6 +44,18 @@ impl<E> PipelineState<E> {
     fn is_idle(&self) -> bool {
         self.on_wire == 0 && self.entries.is_empty()
     }
+
+    fn is_full(&self) -> bool {
+        self.unwritten.len() >= MAX_UNWRITTEN_BYTES
+            || self.entries.len() + self.on_wire >= MAX_ENTRIES
+    }
+
+    fn append(&mut self, entries: impl IntoIterator<Item = E>, bytes: &[u8]) {
+        let before = self.entries.len();
+        self.entries.extend(entries);
+        self.unwritten_entries += self.entries.len() - before;
+        self.unwritten.extend_from_slice(bytes);
+    }
 }
 
 impl<E> Pipeline<E> {
@@ -73,17 +85,30 @@ impl<E> Pipeline<E> {
         write: impl Fn(&[u8]) -> io::Result<()>,
     ) -> io::Result<bool> {
         let mut state = lock(&self.state);
-        let is_full = state.unwritten.len() >= MAX_UNWRITTEN_BYTES
-            || state.entries.len() + state.on_wire >= MAX_ENTRIES;
-        if state.is_closed || is_full {
+        if state.is_closed || state.is_full() {
             return Ok(false);
         }
-        state.entries.push_back(entry);
-        state.unwritten.extend_from_slice(bytes);
-        state.unwritten_entries += 1;
+        state.append([entry], bytes);
         let is_first = state.on_wire == 0;
         drop(state);
         if is_first { self.write_next(write) } else { Ok(()) }.map(|()| true)
+    }
+
+    /// Adds entries and their bytes, which are not written before [`write_next`](Self::write_next) is called. So a
+    /// caller can add them with a lock held that no write is waited for with. Returns false, and adds nothing, if it is
+    /// closed, or full where it may not be (`may_overfill`).
+    pub fn append(
+        &self,
+        entries: impl IntoIterator<Item = E>,
+        bytes: &[u8],
+        may_overfill: bool,
+    ) -> bool {
+        let mut state = lock(&self.state);
+        if state.is_closed || (state.is_full() && !may_overfill) {
+            return false;
+        }
+        state.append(entries, bytes);
+        true
     }
 
     /// Moves the entries whose bytes are written, or being written, to the end of `taken`, in order. Only
@@ -124,7 +149,10 @@ impl<E> Pipeline<E> {
     }
 
     /// Writes the bytes that wait, if all that was written is answered.
-    fn write_next(&self, write: impl Fn(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// When `write` failed: then it is closed.
+    pub fn write_next(&self, write: impl Fn(&[u8]) -> io::Result<()>) -> io::Result<()> {
         let mut state = lock(&self.state);
         while state.on_wire == 0 && !state.unwritten.is_empty() {
             let spare = std::mem::take(&mut state.spare);

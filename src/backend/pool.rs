@@ -12,11 +12,11 @@ use crate::sync::{Condvar, Mutex, MutexGuard, lock, wait};
 /// Time after which a connection that was idle all the time is closed.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
 
-/// Share of a pool that may be clients' own, for a subscription or a `WATCH`. The rest serves reads.
+/// Share of a pool that may be clients' own, for a `WATCH`, or the subscribers'. The rest serves reads.
 pub(super) const MAX_PINNED_PERCENT: usize = 75;
 
 /// Share of a pool up to which a connection may become the own one of a client that waits in XREAD BLOCK. What is left
-/// of [`MAX_PINNED_PERCENT`] is for subscriptions and `WATCH` alone.
+/// of [`MAX_PINNED_PERCENT`] is for a `WATCH` and the subscribers alone.
 pub(super) const MAX_WAITING_PERCENT: usize = 50;
 
 /// A bounded set of connections `C`, each set up for one mode `M`.

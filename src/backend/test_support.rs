@@ -69,6 +69,10 @@ impl Supervisor for FakeSupervisor {
         self.may_wait_once_more()
     }
 
+    fn subscribers_leave(&self, silent: Duration, _: Duration) -> Option<BackendError> {
+        (silent >= LONG).then_some(BackendError::TimedOut)
+    }
+
     fn refuses(&self, _: &str) -> bool {
         self.all_refuse.load(Ordering::SeqCst)
     }

@@ -21,6 +21,7 @@ use super::retry_budget::RetryBudget;
 use super::slow::{Poison, Poisoned, ReadKey, ReadProfile, SlowLane};
 use super::supervisor::{BackendSupervisor, TableRow};
 use super::table::ConnectionTable;
+use crate::backend::subscriptions::Subscribers;
 use crate::backend::{Backend, BackendId, Timeouts};
 use crate::cache::Cache;
 use crate::config::backend::BackendConfig;
@@ -82,7 +83,9 @@ pub struct Balancer {
     /// The users who may log in, and what is known of those who do.
     pub logins: Logins,
     /// The memory that clients make us hold.
-    pub memory: MemoryBudget,
+    pub memory: Arc<MemoryBudget>,
+    /// What all subscribers share.
+    pub subscribers: Arc<Subscribers>,
     /// The last minutes.
     pub history: History,
     /// When it began to serve.
@@ -137,13 +140,14 @@ impl Balancer {
         };
         let access_log = AccessLog::new(leases, config.quiet);
         let refusals = RecentRefusals::new(Arc::clone(&table));
-        let memory = MemoryBudget::new(max_memory(&config));
+        let memory = Arc::new(MemoryBudget::new(max_memory(&config)));
         let logins = Logins::new(&config.users);
         let metrics: Arc<Metrics> = Arc::default();
         let cache = Cache::new(&config, Arc::clone(&metrics));
         drop(config);
         Arc::new(Self {
             config: live,
+            subscribers: Subscribers::new(Arc::clone(&memory)),
             memory,
             logins,
             registry,
@@ -197,6 +201,13 @@ impl Balancer {
         }
         // Other commands may be allowed.
         self.registry.touch();
+        // They may not stay.
+        self.wake_subscribers();
+    }
+
+    /// Has subscribers, which ask for nothing, look around.
+    fn wake_subscribers(&self) {
+        self.backends().known().for_each(|member| member.wake_subscribers());
     }
 
     /// Adds these backends, which count as down until they are checked.
@@ -350,6 +361,9 @@ impl Balancer {
     /// Enters a phase of the process's end; there is no way back.
     pub fn enter(&self, phase: Phase) {
         self.phase.fetch_max(phase as u8, Ordering::SeqCst);
+        if self.has_reached(Phase::Closing) {
+            self.wake_subscribers();
+        }
     }
 
     /// Whether the process has reached a phase of its end.

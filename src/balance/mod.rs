@@ -19,6 +19,7 @@ pub(crate) mod retry_budget;
 mod rows;
 mod shares;
 pub(crate) mod slow;
+mod subscribers;
 mod supervisor;
 mod table;
 

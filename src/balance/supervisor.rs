@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::refusals::RecentRefusals;
 use super::retry_budget::RetryBudget;
 use super::slow::{self, Decision, Situation, TimeLimits};
+use super::subscribers::{self, Carrier, Departure};
 use super::table::ConnectionTable;
 use crate::backend::{BackendError, BackendId, Class, LEFT_BUSY, LEFT_DOWN, STUCK, Supervisor};
 use crate::config::LiveConfig;
@@ -107,6 +108,33 @@ impl Supervisor for BackendSupervisor {
             return Err(STUCK.into());
         }
         Ok(!(self.table.has_better(self.id) && self.retry_budget.withdraw()))
+    }
+
+    fn subscribers_leave(&self, silent: Duration, age: Duration) -> Option<BackendError> {
+        let departure = subscribers::departure(&Carrier {
+            state: self.health.state(),
+            is_busy: self.health.is_busy(),
+            silent,
+            timeout: self.config.get().backend_timeout,
+            age,
+            has_better: self.table.has_better(self.id),
+            is_outranked: self.table.is_outranked(self.id, |_| true),
+        })?;
+        if let Some(why) = self.health.departure() {
+            return Some(BackendError::Departed(why));
+        }
+        let terms = self.table.terms(self.id);
+        Some(match departure {
+            Departure::Out => BackendError::Unresponsive,
+            Departure::Silent => BackendError::TimedOut,
+            Departure::Outranked if terms.weight == 0 => {
+                BackendError::Departed("its weight is 0")
+            }
+            Departure::Outranked if terms.is_backup => {
+                BackendError::Departed("it is a backup, and another is up")
+            }
+            Departure::Outranked => BackendError::Stale,
+        })
     }
 
     fn refuses(&self, error: &str) -> bool {

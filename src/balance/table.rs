@@ -102,6 +102,11 @@ impl ConnectionTable {
         });
     }
 
+    /// How much is read from a backend; of a removed one, what is usual.
+    pub fn terms(&self, id: BackendId) -> LeaseTerms {
+        self.with(id, |row| row.terms).unwrap_or_default()
+    }
+
     /// Sets what an operator wants of a backend. One that is ready again begins its slow start.
     pub fn set_admin(&self, id: BackendId, admin: Admin, now: Instant) {
         self.change_standing(id, now, |row| {

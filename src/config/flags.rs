@@ -19,7 +19,7 @@ use super::role::Role;
 use super::tls::TlsFlags;
 use super::users::PasswordDigest;
 use super::values::{
-    backlog_size, cache_silence, cache_size, keepalive, key_glob, lag_size, log_level, memory_size,
+    OnGap, backlog_size, cache_silence, cache_size, keepalive, key_glob, lag_size, log_level, memory_size,
     nameserver, time, timeout,
 };
 use crate::logging::Format;
@@ -304,6 +304,12 @@ pub struct Flags {
     #[arg(help_heading = CLIENTS)]
     #[arg(long, env = "LB_CLIENT_BACKLOG", value_name = "SIZE", default_value = "16MiB", value_parser = backlog_size)]
     pub client_backlog: usize,
+
+    /// What becomes of a Redis client that has subscribed when its server fails, and messages may be lost: it goes on at
+    /// another server, or is closed, for clients that take that as the sign to forget what they know
+    #[arg(help_heading = CLIENTS)]
+    #[arg(long, env = "LB_ON_GAP", value_name = "ACTION", value_enum, default_value_t = OnGap::Continue)]
+    pub on_gap: OnGap,
 
     /// Longest argument of a Redis command, in MiB
     #[arg(help_heading = CLIENTS)]

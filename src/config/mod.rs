@@ -46,7 +46,7 @@ use self::keys::{BACKEND, Keys, REQUIRE_PASSWORD};
 pub use self::live::LiveConfig;
 use self::source::{BackendEntry, SourceConfig};
 use self::users::{UserSources, UsersConfig};
-pub use self::values::NAMESERVER_PORT;
+pub use self::values::{NAMESERVER_PORT, OnGap};
 use crate::http;
 use crate::net::backend_stream::BackendTls;
 use crate::net::tls::TlsError;

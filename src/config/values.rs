@@ -28,6 +28,15 @@ const MIN_CACHE_BYTES: u64 = 1024 * 1024;
 const CACHE_SILENCE: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(60);
 
+/// What becomes of a Redis client whose subscriptions have a gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnGap {
+    /// It goes on at another server.
+    Continue,
+    /// It is closed.
+    Close,
+}
+
 /// Parses the address of a nameserver.
 pub(super) fn nameserver(text: &str) -> Result<SocketAddr, String> {
     let ip = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);

@@ -193,6 +193,16 @@ impl MemoryBudget {
         self.held.load(Ordering::Relaxed)
     }
 
+    /// Counts memory that no single client holds. Whoever adds to it has a bound of its own.
+    pub(crate) fn add_common(&self, bytes: usize) {
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes note that memory which no single client held was given back.
+    pub(crate) fn give_back_common(&self, bytes: usize) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     /// Makes room for what `holder` has grown by, or finds that there is none.
     #[cold]
     fn make_room(&self, holder: &dyn Holder) -> Result<(), OutOfMemory> {

@@ -13,7 +13,6 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use rustls::{ServerConfig, ServerConnection};
 use socket2::{SockRef, TcpKeepalive};
 
-use super::backend_stream::BackendStream;
 use super::poll;
 use super::tls::session::{ReadWait, TlsSession};
 use super::tls::{TlsError, TlsSummary};
@@ -225,31 +224,22 @@ impl ClientStream {
         pipe: &PipeReader,
         timeout: Duration,
     ) -> io::Result<bool> {
-        Ok(self.wait_beside(PollFd::new(pipe, PollFlags::IN), timeout)?.0)
+        let timeout = if self.has_plain_text() { Duration::ZERO } else { timeout };
+        let mut polled = [self.input(), PollFd::new(pipe, PollFlags::IN)];
+        poll(&mut polled, timeout)?;
+        Ok(self.is_input(!polled[0].revents().is_empty()))
     }
 
-    /// Waits for `timeout` at most until the client or the backend sends; returns which of them has
-    /// something to read.
-    pub(crate) fn wait_for_input_or_backend(
-        &self,
-        backend: &BackendStream,
-        timeout: Duration,
-    ) -> io::Result<(bool, bool)> {
-        let timeout = if backend.has_plain_text() { Duration::ZERO } else { timeout };
-        let (client, other) = self.wait_beside(backend.input(), timeout)?;
-        Ok((client, backend.is_input(other)))
+    /// Waits for `timeout` at most until the client sends; returns whether there is something to read.
+    pub(crate) fn wait_for_input(&self, timeout: Duration) -> io::Result<bool> {
+        let timeout = if self.has_plain_text() { Duration::ZERO } else { timeout };
+        let ready = self.wait(PollFlags::IN, timeout)?;
+        Ok(self.is_input(!ready.is_empty()))
     }
 
     /// Returns the event of `poll` that tells that there is something to read.
     pub(crate) fn input(&self) -> PollFd<'_> {
         PollFd::new(&self.socket, PollFlags::IN)
-    }
-
-    fn wait_beside(&self, other: PollFd, timeout: Duration) -> io::Result<(bool, bool)> {
-        let timeout = if self.has_plain_text() { Duration::ZERO } else { timeout };
-        let mut polled = [self.input(), other];
-        poll(&mut polled, timeout)?;
-        Ok((self.is_input(!polled[0].revents().is_empty()), !polled[1].revents().is_empty()))
     }
 
     /// Whether there is something to read that no longer is in the socket.
@@ -312,6 +302,24 @@ impl Drop for ClientStream {
             self.say_end();
         }
     }
+}
+
+/// Waits for `timeout` at most until one of these clients takes more; returns which of them do. Those that are `None` are
+/// not waited for.
+pub(crate) fn wait_for_any_room(
+    streams: Vec<Option<&ClientStream>>,
+    timeout: Duration,
+) -> Vec<bool> {
+    let polled = streams.iter().flatten();
+    let mut polled: Vec<_> =
+        polled.map(|stream| PollFd::new(&stream.socket, PollFlags::OUT)).collect();
+    if poll(&mut polled, timeout).is_err() {
+        // The kernel lacks memory: it is tried without being asked.
+        std::thread::sleep(timeout);
+        return vec![true; streams.len()];
+    }
+    let mut polled = polled.iter().map(|polled| !polled.revents().is_empty());
+    streams.iter().map(|stream| stream.is_some() && polled.next().unwrap_or(false)).collect()
 }
 
 /// Sets the options of each client's socket.

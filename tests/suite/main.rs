@@ -64,6 +64,7 @@ mod seed;
 mod sentinel;
 mod sessions;
 mod shared;
+mod shared_subscriptions;
 mod shutdown;
 mod slow_links;
 mod slow_reads;

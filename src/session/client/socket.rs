@@ -44,6 +44,8 @@ pub struct ClientSocket {
     pub(super) activity: ActivityCell,
     notes: Notes,
     is_killed: AtomicBool,
+    /// Whether we have ended it because it did not take its messages.
+    is_cut_off: AtomicBool,
 }
 
 /// What a session notes for the list of clients.
@@ -148,6 +150,7 @@ impl ClientSocket {
             activity: ActivityCell::default(),
             notes: Notes::default(),
             is_killed: AtomicBool::new(false),
+            is_cut_off: AtomicBool::new(false),
         }
     }
 
@@ -184,8 +187,17 @@ impl ClientSocket {
         match (self.account.is_closed(), self.is_killed.load(Ordering::Relaxed)) {
             (true, _) => Some("closed: it held too much memory"),
             (_, true) => Some("closed: an operator has ended it"),
+            _ if self.is_cut_off.load(Ordering::Relaxed) => {
+                Some("closed: it did not take its messages")
+            }
             (false, false) => None,
         }
+    }
+
+    /// Ends the connection of a subscriber that does not take its messages.
+    pub fn cut_off_subscriber(&self) {
+        self.is_cut_off.store(true, Ordering::Relaxed);
+        self.stream.shutdown();
     }
 
     /// Ends the connection, as an operator wishes. Returns false if that was done before.

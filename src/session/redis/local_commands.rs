@@ -62,8 +62,8 @@ impl Session<'_> {
             LocalCommand::Exec | LocalCommand::Discard => return Err(self.without_multi(command)),
             LocalCommand::Watch => return self.watch(command),
             LocalCommand::Unwatch => return self.unwatch(),
-            LocalCommand::Subscribe(kind) => return self.change_names(true, kind, command),
-            LocalCommand::Unsubscribe(kind) => return self.change_names(false, kind, command),
+            LocalCommand::Subscribe(kind) => return self.subscribe(kind, command),
+            LocalCommand::Unsubscribe(kind) => return self.unsubscribe(kind, command),
             LocalCommand::Reset => return self.reset(),
             LocalCommand::Quit => return self.quit(),
         }
@@ -137,7 +137,7 @@ impl Session<'_> {
     fn client_info(&mut self) {
         let state = &self.state;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let counts = self.subscriptions.as_ref().map_or([0; 3], |all| all.counts());
+        let counts = self.subscriptions.as_ref().map_or([0; 3], |all| all.names.counts());
         let line = format!(
             "id={} addr={} laddr={} fd=-1 name={} age={} idle=0 flags={} db={} sub={} psub={} ssub={} \
              multi=-1 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 \
@@ -197,7 +197,7 @@ impl Session<'_> {
         let mut greeting = self.change_mode(&hello, Mode { protocol, ..self.mode })?;
         if !greeting.starts_with(b"-") {
             self.mode.protocol = protocol;
-            self.greet_subscription(&hello)?;
+            self.switch_messages();
             greeting = with_id(&greeting, self.state.id);
             greeting = with_role(&greeting, self.balancer.config().role);
         }

@@ -27,10 +27,6 @@ const HELLO_FIRST: &str = "NOAUTH HELLO must be called with the client already a
     <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at \
     the same time";
 
-/// The kinds of subscriptions, in the order of their names.
-const KINDS: [Subscription; 3] =
-    [Subscription::Channel, Subscription::Pattern, Subscription::Shard];
-
 /// Who a client is.
 pub(super) struct Login {
     /// `None` while the client has to log in.
@@ -158,9 +154,8 @@ impl Session<'_> {
         let may_stay = |user: &User, name: &[u8], kind: Subscription| {
             user.may_receive(name, kind == Subscription::Pattern) && !tells_keys(user, name, kind)
         };
-        let mut names = KINDS.into_iter().zip(&subscriptions.names);
         let may_stay = self.login.user().is_some_and(|user| {
-            names.all(|(kind, names)| names.iter().all(|name| may_stay(user, name, kind)))
+            subscriptions.names.iter().all(|(kind, name)| may_stay(user, name, kind))
         });
         match may_stay {
             true => Ok(()),

@@ -6,20 +6,22 @@ const MAX_NAMES: usize = 16 * 1024;
 /// The most that they may take together.
 const MAX_NAME_BYTES: usize = 1024 * 1024;
 
-/// Memory that a name takes beside its bytes.
-const NAME_OVERHEAD_BYTES: usize = 64;
+/// Memory that a name takes beside its bytes: its places among the client's names and, for a channel, among those of
+/// all clients.
+const NAME_OVERHEAD_BYTES: usize = 192;
 
-/// Memory that these names take.
-pub fn held_bytes<'t>(names: impl IntoIterator<Item = &'t Vec<u8>>) -> usize {
-    names.into_iter().map(|name| name.len() + NAME_OVERHEAD_BYTES).sum()
+/// Memory that names of these lengths take.
+pub fn held_bytes(lengths: impl IntoIterator<Item = usize>) -> usize {
+    lengths.into_iter().map(|length| length + NAME_OVERHEAD_BYTES).sum()
 }
 
 /// Whether a client that has the names `there` may have `more`.
-pub fn have_room<'t, 'm>(
-    there: impl IntoIterator<Item = &'t Vec<u8>>,
-    more: impl IntoIterator<Item = &'m [u8]>,
+pub fn have_room(
+    there: impl IntoIterator<Item: AsRef<[u8]>>,
+    more: impl IntoIterator<Item: AsRef<[u8]>>,
 ) -> bool {
-    let lengths = there.into_iter().map(Vec::len).chain(more.into_iter().map(<[u8]>::len));
+    let there = there.into_iter().map(|name| name.as_ref().len());
+    let lengths = there.chain(more.into_iter().map(|name| name.as_ref().len()));
     let (count, bytes) = lengths.fold((0, 0), |(count, bytes), length| (count + 1, bytes + length));
     count <= MAX_NAMES && bytes <= MAX_NAME_BYTES
 }
@@ -43,9 +45,10 @@ mod tests {
         ] {
             assert_eq!(have_room(names(there), more(added)), is_room, "{there} {added}");
         }
-        assert!(have_room([], [&long[..]]));
+        let none: [&[u8]; 0] = [];
+        assert!(have_room(none, [&long[..]]));
         assert!(!have_room([&long], [&name[..]]));
-        assert!(!have_room([], [&long[..], b"n"]));
+        assert!(!have_room(none, [&long[..], b"n"]));
         assert!(have_room([&long], [&b""[..]]));
     }
 }

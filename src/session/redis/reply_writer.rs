@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::backlog::Backlog;
 use super::batch::IDLE_CAPACITY_BYTES;
 use super::replies::{ForwardError, Given, Tried, UNWANTED_PUSH, witness};
-use crate::backend::{Backend, HELD_REPLY_BYTES, PooledConnection, check_server, inability, said};
+use crate::backend::{Backend, HELD_REPLY_BYTES, PooledConnection, inability, said};
 use crate::metrics::{Completion, Outcome, Refusal};
 use crate::net::protocol::WireProtocol;
 use crate::policy::scripts;
@@ -18,7 +18,7 @@ use crate::session::client::{Client, MAX_SPOOLED_BYTES, check_stall, stall_step}
 const NO_SCRIPT: &str = "NOSCRIPT ";
 
 /// Number of bytes of whole replies that are sent at once, also while there is more to do.
-const GATHERED_BYTES: usize = 64 * 1024;
+pub const GATHERED_BYTES: usize = 64 * 1024;
 
 /// The replies on their way to a client.
 pub struct ReplyWriter<'a> {
@@ -82,7 +82,7 @@ impl ReplyWriter<'_> {
     /// Takes the next reply in, to be sent with others; or reads it only, where it `is_silent`. One
     /// that is long is sent meanwhile.
     pub fn relay(&mut self, connection: &mut PooledConnection, is_silent: bool) -> Tried<Relayed> {
-        self.relay_checked(connection, is_silent, Check::Answer, |_| {})
+        self.relay_watched(connection, is_silent, true, |_| {})
     }
 
     /// Takes in the reply to a script, which `command` has called and with which nothing else is
@@ -99,7 +99,7 @@ impl ReplyWriter<'_> {
         loop {
             let (start, given) = (self.out.len(), self.given);
             let mut reply = Vec::new();
-            let passed = self.relay_checked(connection, is_silent, Check::None, |piece| {
+            let passed = self.relay_watched(connection, is_silent, false, |piece| {
                 let is_error = reply.first().or(piece.first()) == Some(&b'-');
                 reply.extend_from_slice(if is_error { piece } else { &[] });
             })?;
@@ -133,17 +133,17 @@ impl ReplyWriter<'_> {
         }
     }
 
-    /// Takes the next reply or message in, as [`relay`](Self::relay) does, and shows `look` each piece
-    /// of it. Errors that `check` does not name are the client's.
-    pub fn relay_checked(
+    /// Takes the next reply in, as [`relay`](Self::relay) does, and shows `look` each piece of it. An error is the
+    /// client's unless `is_checked`.
+    fn relay_watched(
         &mut self,
         connection: &mut PooledConnection,
         is_silent: bool,
-        check: Check,
+        is_checked: bool,
         look: impl FnMut(&[u8]),
     ) -> Tried<Relayed> {
         let start = self.out.len();
-        let mut frame = ReplyInFlight { start, is_silent, check, passed: Relayed::Whole };
+        let mut frame = ReplyInFlight { start, is_silent, is_checked, passed: Relayed::Whole };
         let passed = self.relay_frame(connection, &mut frame, look);
         // The client has got, or was about to get, some of it.
         let is_partly_sent = frame.passed == Relayed::InPieces && !is_silent;
@@ -171,8 +171,7 @@ impl ReplyWriter<'_> {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
             let used = framer.feed(available)?;
-            // Only a subscription brings pushes.
-            if framer.kind() == Some(b'>') && frame.check != Check::Server {
+            if framer.kind() == Some(b'>') {
                 return Err(resp::Error::Protocol(UNWANTED_PUSH).into());
             }
             look(&available[..used]);
@@ -181,11 +180,8 @@ impl ReplyWriter<'_> {
             self.given.bytes += if frame.is_silent { 0 } else { used as u64 };
             if framer.is_done() {
                 if let (Some(b'-'), Relayed::Whole) = (framer.kind(), frame.passed) {
-                    let reply = &self.out[frame.start..];
-                    match frame.check {
-                        Check::Answer => connection.check_answer(reply)?,
-                        Check::Server => check_server(reply)?,
-                        Check::None => {}
+                    if frame.is_checked {
+                        connection.check_answer(&self.out[frame.start..])?;
                     }
                     frame.passed = Relayed::Error;
                     self.given.errors += 1;
@@ -265,19 +261,9 @@ struct ReplyInFlight {
     /// Where in what is not sent yet it begins.
     start: usize,
     is_silent: bool,
-    check: Check,
+    /// Whether an error may be a server's failure to answer.
+    is_checked: bool,
     passed: Relayed,
-}
-
-/// Which errors are a server's failure to answer, and no answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Check {
-    /// Those of a server that can't answer anybody, or not this.
-    Answer,
-    /// Those of a server that can't answer anybody.
-    Server,
-    /// None.
-    None,
 }
 
 /// How a reply was passed on.

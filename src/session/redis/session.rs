@@ -1,7 +1,6 @@
 //! One client's session: what it knows, its loop, which reads commands, and what becomes of each: it is
 //! answered here, refused, or gathered to be forwarded.
 
-use std::collections::HashSet;
 use std::convert::Infallible;
 use std::io;
 use std::mem;
@@ -229,11 +228,13 @@ impl<'a> Session<'a> {
     }
 
     fn held_names(&mut self) -> usize {
-        let subscribed = self.subscriptions.iter().flat_map(|all| &all.names);
+        let subscribed = self.subscriptions.as_ref().map(|all| &all.names);
+        let counts = subscribed.map_or([0; 3], |names| names.counts());
         let watched = &self.upstream.watched_keys;
-        let count = subscribed.clone().map(HashSet::len).sum::<usize>() + watched.len();
+        let count = counts.into_iter().sum::<usize>() + watched.len();
         if count != self.names.0 {
-            self.names = (count, names::held_bytes(subscribed.flatten().chain(watched)));
+            let subscribed = subscribed.map_or(0, |names| names.held_bytes());
+            self.names = (count, subscribed + names::held_bytes(watched.iter().map(Vec::len)));
         }
         self.names.1
     }

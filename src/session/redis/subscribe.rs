@@ -1,36 +1,37 @@
 //! SUBSCRIBE, UNSUBSCRIBE and their like, and the wait of a client that has subscribed.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::warn;
 
-use super::names::have_room;
-use super::replies::{Answered, ForwardError, SessionEnd, Unanswered, served_by, short_reply};
+use super::names::{have_room, held_bytes};
+use super::replies::{Answered, SessionEnd, Tried, Unanswered, served_by};
+use super::reply_writer::{GATHERED_BYTES, ReplyWriter};
 use super::session::Session;
-use super::subscription::{
-    Names, SUBSCRIBE, SUBSCRIBED, Subscriptions, UNSUBSCRIBED, encode, skip_confirmations,
+use super::subscription::{Names, Subscriptions};
+use crate::backend::subscriptions::{
+    NamesOfKind, NamesShare, Order, Recipient, Subscribed, Subscriber, SubscriptionConnection,
 };
-use super::upstream::TOO_MANY_PINNED;
-use crate::backend::BackendError;
-use crate::balance::Balancer;
-use crate::config::backend::BackendSettings;
-use crate::health::BackendState;
+use crate::backend::{BackendError, WaitPolicy};
+use crate::config::OnGap;
+use crate::health::Member;
+use crate::logging::throttle::Throttle;
 use crate::policy::Subscription;
-use crate::resp::{Command, Protocol, write};
-use crate::session::client::IDLE_GRACE;
+use crate::resp::{Command, Protocol};
 
-/// A subscriber may be idle for ever, but is not watched for longer at a time: so that the end of the
-/// process is noticed, and that of a backend which falls silent.
-const LONGEST_WAIT: Duration = IDLE_GRACE;
+/// A subscriber may be idle for ever. It is woken when there is something to do; this is how soon it would notice what
+/// it was not woken for.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// A subscriber stays for so long before it moves from a stale server to a fresher one: should that have
-/// no room, it is not tried all the time.
-const MIN_STAY: Duration = Duration::from_secs(1);
+/// How long a subscriber waits at a time that can't be woken, because there are no file descriptors.
+const BLIND_WAIT: Duration = Duration::from_millis(500);
 
 /// How often one command may lose its connection.
 const MAX_LOSSES: usize = 3;
+
+static SUBSCRIBED_ANEW: Throttle = Throttle::every(Duration::from_secs(1));
+static CLOSED_FOR_GAP: Throttle = Throttle::every(Duration::from_secs(1));
 
 impl Session<'_> {
     /// Whether only the commands of subscribers are allowed: RESP2 has no other way to tell replies
@@ -53,128 +54,120 @@ impl Session<'_> {
         [code, b" Can't execute '", name, why].concat().into()
     }
 
-    /// Messages come in the protocol of the connection that has subscribed.
-    pub(super) fn greet_subscription(&mut self, hello: &[u8]) -> Result<(), SessionEnd> {
-        let Self { subscriptions: Some(all), writer, .. } = self else { return Ok(()) };
-        match all.greet(hello, writer) {
-            // The new connection has the new protocol.
-            Err(ForwardError::Backend(error)) => self.resubscribe(&error),
-            greeted => Ok(greeted?),
+    /// Messages come in the protocol of the session from now on.
+    pub(super) fn switch_messages(&mut self) {
+        if let Some(all) = &self.subscriptions {
+            all.subscriber.switch_protocol(self.mode.protocol, &mut self.writer.out);
         }
     }
 
-    /// SUBSCRIBE, where it `is_more`, or UNSUBSCRIBE, and their like.
+    /// SUBSCRIBE and its like.
     #[inline(never)]
-    pub(super) fn change_names(
-        &mut self,
-        is_more: bool,
-        kind: Subscription,
-        command: &Command,
-    ) -> Answered {
+    pub(super) fn subscribe(&mut self, kind: Subscription, command: &Command) -> Answered {
         self.run_batch()?;
-        let names: Vec<&[u8]> = command.args().skip(1).collect();
-        let there = self.subscriptions.iter().flat_map(|all| &all.names);
-        if is_more && !have_room(there.flatten(), names.iter().copied()) {
+        let new: Vec<Arc<[u8]>> = command.args().skip(1).map(Arc::from).collect();
+        let known = self.subscriptions.as_ref().map(|all| &all.names);
+        let there = known.into_iter().flat_map(|names| names.iter()).map(|(_, name)| name);
+        if !have_room(there, &new) {
             return Err("ERR too many subscriptions for one client".into());
         }
-        let known = self.subscriptions.as_ref().map_or(0, |all| all.names[kind as usize].len());
-        let word = if is_more { SUBSCRIBED } else { UNSUBSCRIBED }[kind as usize];
-        let (mut done, mut losses) = (0, 0);
-        loop {
-            let rest = &names[done..];
-            let bytes = encode(command.name(), rest);
-            let sent = match &mut self.subscriptions {
-                Some(all) => all.connection.send(&bytes),
-                None if is_more => Ok(self.subscribe_anywhere(&bytes, Names::default(), 0)?),
-                None => return self.nothing_to_unsubscribe(word, rest),
-            };
-            let Self { subscriptions: Some(all), writer, .. } = self else { return Ok(()) };
-            let count = if names.is_empty() { known.max(1) } else { rest.len() };
-            let mut confirmed = 0;
-            let outcome = match sent {
-                Ok(()) => all.confirm(word, count, &mut confirmed, writer),
-                Err(error) => Err(error.into()),
-            };
-            let own = &mut all.names[kind as usize];
-            if is_more {
-                own.extend(rest.iter().take(confirmed).map(|name| name.to_vec()));
-            } else if names.is_empty() && confirmed == count {
-                own.clear();
-            } else {
-                rest.iter().take(confirmed).for_each(|name| _ = own.remove(*name));
-            }
-            match outcome {
-                // Which of all names are left, nobody knows.
-                Err(ForwardError::Backend(error)) if names.is_empty() && confirmed > 0 => {
-                    let why = format!("its subscriptions are lost: {error}");
-                    return Err(SessionEnd::Cut(why).into());
-                }
-                // The rest is sent again on the connection that takes the place of the lost one.
-                Err(ForwardError::Backend(error)) if losses < MAX_LOSSES => {
-                    (done, losses) = (done + confirmed, losses + 1);
-                    self.resubscribe(&error)?;
-                }
-                outcome => {
-                    outcome.map_err(SessionEnd::from)?;
-                    // After the last unsubscribe the connection is closed.
-                    self.subscriptions.take_if(|all| all.counts() == [0; 3]);
-                    return Ok(());
-                }
-            }
+        let none = Names::default();
+        let (confirmations, bytes) =
+            known.unwrap_or(&none).confirmations(kind, &new, self.mode.protocol);
+        let mut share = NamesShare::new(&self.balancer.subscribers);
+        if !share.add(bytes) {
+            return Err("ERR too many subscriptions of all clients: try again later".into());
         }
+        let parts = vec![(kind, new.clone())];
+        match self.subscriptions.is_some() {
+            true => self.subscribe_too(parts, confirmations)?,
+            false => self.subscribe_first(parts, confirmations)?,
+        }
+        if let Some(all) = &mut self.subscriptions {
+            all.names.insert(kind, &new);
+            all.share.join(share);
+        }
+        Ok(self.take_messages()?)
     }
 
-    /// Sends the command on a connection that is then the session's own, with `names` that are
-    /// confirmed by the first `count` confirmations, of which the client hears nothing.
-    fn subscribe_anywhere(&mut self, command: &[u8], names: Names, count: usize) -> Answered {
-        let Self { upstream, writer, mode, local_reply, .. } = self;
-        let mut messages = Vec::new();
-        let subscribed = upstream.with_failover(writer.client.handle(), |upstream, attempt| {
-            let backend = &attempt.backend;
-            let mut connection =
-                backend.request(*mode, command, attempt.wait_policy(), |_| true)?;
-            messages.clear();
-            local_reply.served_by = served_by(attempt);
-            if connection.next_byte()? == b'-' {
-                let error = short_reply(&mut connection)?;
-                connection.keep();
-                return Ok(Err(error_text(&error)));
-            }
-            if let Some(error) = skip_confirmations(&mut connection, count, &mut messages)? {
-                return Ok(Err(error_text(&error)));
-            }
-            Ok(match connection.pin() {
-                true => {
-                    upstream.pin_lease(backend.id);
-                    Ok((connection, Arc::clone(backend)))
-                }
-                // Where others lose theirs, too, there may be room at another backend.
-                false if count > 0 => return Err(connection.no_room().into()),
-                false => Err(TOO_MANY_PINNED.into()),
-            })
-        })?;
-        writer.out.extend_from_slice(&messages);
-        let (connection, backend) = subscribed?;
+    /// Subscribes a client that has no subscriptions yet.
+    fn subscribe_first(&mut self, parts: Vec<NamesOfKind>, confirmations: Vec<u8>) -> Answered {
+        let client = &self.writer.client;
+        let socket = Arc::clone(client.socket) as Arc<dyn Recipient>;
+        let (shared, protocol) = (&self.balancer.subscribers, self.mode.protocol);
+        let timeout = self.balancer.config().client_timeout;
+        let subscriber = Subscriber::new(self.state.id, socket, shared, timeout, protocol);
+        let order = Order { subscriber: Arc::clone(&subscriber), parts, confirmations };
+        let (connection, backend) = self.subscribe_anywhere(&Arc::new(order))?;
+        let (names, share) = (Names::default(), NamesShare::new(shared));
         self.subscriptions =
-            Some(Subscriptions { connection, backend, since: Instant::now(), names });
+            Some(Subscriptions { subscriber, connection, backend, names, share });
         Ok(())
     }
 
-    /// The connection of the subscriptions is lost: another takes its place. The session ends when
-    /// none can.
-    fn resubscribe(&mut self, error: &BackendError) -> Result<(), SessionEnd> {
-        let Some(Subscriptions { backend, names, .. }) = self.subscriptions.take() else {
-            return Ok(());
-        };
-        let count = names.iter().map(HashSet::len).sum();
-        if count == 0 {
+    /// Subscribes a client to more, where its other subscriptions are.
+    fn subscribe_too(&mut self, parts: Vec<NamesOfKind>, confirmations: Vec<u8>) -> Answered {
+        let Some(all) = &self.subscriptions else { return Ok(()) };
+        let subscriber = Arc::clone(&all.subscriber);
+        let order = Arc::new(Order { subscriber, parts, confirmations });
+        let mut losses = 0;
+        loop {
+            let Some(Subscriptions { backend, connection, .. }) = &self.subscriptions else {
+                return Ok(());
+            };
+            match backend.subscribe_on(connection, &order, &WaitPolicy::QUICK) {
+                Ok(Subscribed::By(_)) => return Ok(()),
+                Ok(Subscribed::Refused(reply)) => return Err(error_text(&reply).into()),
+                Err(error) if losses < MAX_LOSSES => {
+                    losses += 1;
+                    self.subscribe_anew(&error)?;
+                }
+                Err(error) => return Err(SessionEnd::Cut(error.to_string()).into()),
+            }
+        }
+    }
+
+    /// Has a backend take an order, the session's own or another.
+    fn subscribe_anywhere(
+        &mut self,
+        order: &Arc<Order>,
+    ) -> Answered<(Arc<SubscriptionConnection>, Arc<Member>)> {
+        let Self { upstream, writer, local_reply, .. } = self;
+        let subscribed = upstream.with_failover(writer.client.handle(), |upstream, attempt| {
+            let member = &attempt.backend;
+            let subscribed = member.backend.subscribe(order, &attempt.wait_policy())?;
+            local_reply.served_by = served_by(attempt);
+            Ok(match subscribed {
+                Subscribed::By(connection) => {
+                    upstream.pin_lease(member.id);
+                    Ok((connection, Arc::clone(member)))
+                }
+                Subscribed::Refused(reply) => Err(error_text(&reply)),
+            })
+        })?;
+        subscribed.map_err(Unanswered::from)
+    }
+
+    /// The connection of the subscriptions is lost, so messages may be: the client subscribes anew, or is closed where it
+    /// is to be (`--on-gap`). The session ends when no backend takes it.
+    fn subscribe_anew(&mut self, error: &BackendError) -> Result<(), SessionEnd> {
+        let Some(all) = &self.subscriptions else { return Ok(()) };
+        let (left, address) = (Arc::clone(&all.backend), self.writer.client.address);
+        // Nothing more comes by it, so nothing comes twice.
+        all.connection.leave(&all.subscriber, all.names.iter());
+        if self.balancer.config().on_gap == OnGap::Close {
+            let why = format!("its messages have a gap: {}: {error} (--on-gap close)", left.name());
+            if let Some(more) = CLOSED_FOR_GAP.pass(Instant::now()) {
+                warn!("closed the subscriber {address}: {why}{more}");
+            }
+            return Err(SessionEnd::Cut(why));
+        }
+        let (subscriber, parts) = (Arc::clone(&all.subscriber), all.names.parts());
+        if parts.is_empty() {
             return Ok(());
         }
-        let mut commands = Vec::new();
-        for (word, names) in SUBSCRIBE.iter().zip(&names).filter(|(_, names)| !names.is_empty()) {
-            commands.extend(encode(word, &names.iter().map(Vec::as_slice).collect::<Vec<_>>()));
-        }
-        self.subscribe_anywhere(&commands, names, count).map_err(|unanswered| {
+        let order = Arc::new(Order { subscriber, parts, confirmations: Vec::new() });
+        let (connection, backend) = self.subscribe_anywhere(&order).map_err(|unanswered| {
             let why = match unanswered {
                 Unanswered::SessionEnd(ended) => return ended,
                 Unanswered::Error(text, _) => format!("-{}", String::from_utf8_lossy(&text)),
@@ -184,103 +177,101 @@ impl Session<'_> {
             };
             SessionEnd::Cut(format!("its subscriptions are lost: {why}"))
         })?;
-        warn!(
-            "{} lost its connection to {} ({error}) and has subscribed anew at {}: messages in \
-             between may be lost",
-            self.writer.client.address,
-            backend.name(),
-            self.subscriptions.as_ref().map_or("-", |all| all.backend.name()),
-        );
-        Ok(())
-    }
-
-    /// Answers a client that has no subscriptions, as Redis does.
-    fn nothing_to_unsubscribe(&mut self, word: &[u8], names: &[&[u8]]) -> Answered {
-        let protocol = self.mode.protocol;
-        let names: Vec<Option<&[u8]>> = match names {
-            [] => vec![None],
-            names => names.iter().copied().map(Some).collect(),
-        };
-        // Pushes come whatever CLIENT REPLY says.
-        let out = &mut self.writer.out;
-        for name in names {
-            write::push(out, 3, protocol);
-            write::bulk(out, word);
-            match name {
-                Some(name) => write::bulk(out, name),
-                None => write::null(out, protocol),
-            }
-            write::integer(out, 0);
+        if let Some(more) = SUBSCRIBED_ANEW.pass(Instant::now()) {
+            let (from, to) = (left.name(), backend.name());
+            warn!(
+                "{address} lost its subscriptions at {from} ({error}) and has subscribed anew at {to}: \
+                 messages in between may be lost{more}"
+            );
+        }
+        if let Some(all) = &mut self.subscriptions {
+            (all.connection, all.backend) = (connection, backend);
         }
         Ok(())
     }
 
-    /// Waits for the client's bytes and, where it has subscribed, passes messages on meanwhile.
+    /// UNSUBSCRIBE and its like.
+    #[inline(never)]
+    pub(super) fn unsubscribe(&mut self, kind: Subscription, command: &Command) -> Answered {
+        self.run_batch()?;
+        let names: Vec<&[u8]> = command.args().skip(1).collect();
+        let protocol = self.mode.protocol;
+        let confirmations = match &mut self.subscriptions {
+            None => Names::default().remove(kind, &names, protocol).1,
+            Some(all) => {
+                let (removed, confirmations) = all.names.remove(kind, &names, protocol);
+                all.connection.leave(&all.subscriber, removed.iter().map(|name| (kind, name)));
+                all.share.shrink(held_bytes(removed.iter().map(|name| name.len())));
+                confirmations
+            }
+        };
+        // The last messages that came for these names.
+        self.take_messages()?;
+        // Pushes come whatever CLIENT REPLY says.
+        self.writer.out.extend_from_slice(&confirmations);
+        self.subscriptions.take_if(|all| all.names.counts() == [0; 3]);
+        Ok(())
+    }
+
+    /// Takes the messages that wait in the queue.
+    fn take_messages(&mut self) -> Result<(), SessionEnd> {
+        let Self { subscriptions: Some(all), writer, .. } = self else { return Ok(()) };
+        Ok(take_messages(&all.subscriber, writer)?)
+    }
+
+    /// Waits for the client's bytes and, where it has subscribed, lets its messages come meanwhile.
     /// True when there may be bytes.
     pub(super) fn wait_with_subscriptions(
         &mut self,
         deadline: Option<Instant>,
     ) -> Result<bool, SessionEnd> {
-        let Self { balancer, subscriptions: Some(all), writer, mode, .. } = self else {
-            return Ok(true);
-        };
-        if let Some(why) = reason_to_leave(balancer, all, mode.database) {
-            self.resubscribe(&why)?;
+        let Self { subscriptions: Some(all), writer, .. } = self else { return Ok(true) };
+        // Before the look at the connection: so no wake-up is missed.
+        let wake_pipe = all.connection.wake_pipe();
+        if let Some(why) = all.connection.end() {
+            let error = BackendError::SubscriptionsLost(why.to_owned());
+            self.subscribe_anew(&error)?;
             return Ok(false);
         }
-        if all.connection.has_buffered() {
-            return self.pass_messages().map(|()| false);
+        loop {
+            take_messages(&all.subscriber, writer)?;
+            writer.deliver()?;
+            // While the client did not take them, what it sent may have been taken in.
+            if !writer.backlog.is_empty() || writer.backlog.is_half_closed {
+                return Ok(false);
+            }
+            if all.subscriber.rest() {
+                break;
+            }
         }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let left = left.unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT);
         let client = writer.client.stream();
-        let (from_client, from_backend) = client
-            .wait_for_input_or_backend(all.connection.stream(), left)
-            .map_err(|error| SessionEnd::Gone(error.to_string()))?;
-        if from_backend {
-            self.pass_messages()?;
-            // While the client did not take them, what it sent may have been taken in.
-            return Ok(from_client && self.writer.backlog.is_empty());
-        }
+        let has_come = match wake_pipe {
+            Some(pipe) => client.wait_for_input_or_pipe(&pipe, left),
+            None => client.wait_for_input(left.min(BLIND_WAIT)),
+        };
+        all.subscriber.end_rest();
+        let has_come = has_come.map_err(|error| SessionEnd::Gone(error.to_string()))?;
+        take_messages(&all.subscriber, writer)?;
         // A command that is not complete in time is told so where the client is read.
-        Ok(from_client || deadline.is_some_and(|at| at <= Instant::now()))
-    }
-
-    #[inline(never)]
-    fn pass_messages(&mut self) -> Result<(), SessionEnd> {
-        let Self { subscriptions: Some(all), writer, .. } = self else { return Ok(()) };
-        match all.relay_messages(writer) {
-            Err(ForwardError::Backend(error)) => self.resubscribe(&error),
-            passed => Ok(passed?),
-        }
+        Ok(has_come || deadline.is_some_and(|at| at <= Instant::now()))
     }
 }
 
-/// Why a subscriber should go to another backend now, if it should.
-fn reason_to_leave(
-    balancer: &Balancer,
-    all: &Subscriptions,
-    database: i64,
-) -> Option<BackendError> {
-    let Subscriptions { backend, since, .. } = all;
-    let departure = || backend.health.departure().map(BackendError::Departed);
-    let is_out = matches!(backend.health.state(), BackendState::Down | BackendState::Syncing);
-    if is_out && balancer.table.has_better(backend.id) {
-        return departure().or(Some(BackendError::Unresponsive));
+/// Takes the messages that wait in the queue at this moment. Those that come meanwhile are taken the next time: however
+/// many there are, the client's own commands are answered.
+fn take_messages(subscriber: &Subscriber, writer: &mut ReplyWriter) -> Tried {
+    let mut left = subscriber.queued_bytes();
+    while left > 0 {
+        let taken = subscriber.take(&mut writer.out, left.min(GATHERED_BYTES));
+        if taken == 0 {
+            break;
+        }
+        left -= taken;
+        writer.deliver_if_full(None)?;
     }
-    let backends = balancer.backends();
-    let serves = |id| backends.get(id).is_some_and(|backend| backend.health.serves(database));
-    let is_outranked =
-        || since.elapsed() >= MIN_STAY && balancer.table.is_outranked(backend.id, serves);
-    if !is_outranked() {
-        return None;
-    }
-    let BackendSettings { weight, is_backup, .. } = backend.settings.effective();
-    departure().or(Some(match (weight, is_backup) {
-        (0, _) => BackendError::Departed("its weight is 0"),
-        (_, true) => BackendError::Departed("it is a backup, and another is up"),
-        _ => BackendError::Stale,
-    }))
+    Ok(())
 }
 
 /// The text of an error reply.

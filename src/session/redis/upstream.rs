@@ -17,7 +17,7 @@ use crate::logging::access_log::Event;
 use crate::session::client::{ClientHandle, ClientSocket};
 
 /// So many clients have a connection of their own that the others are kept for reads.
-pub const TOO_MANY_PINNED: &str = "ERR too many clients watch or subscribe: try again later";
+pub const TOO_MANY_PINNED: &str = "ERR too many clients watch keys: try again later";
 
 /// State that a WATCH has left.
 #[derive(Default)]
