@@ -242,7 +242,7 @@ impl PooledConnection {
     }
 
     /// Returns the error of one that can't be kept for as long as it is wanted.
-    pub(super) fn no_room(&self) -> BackendError {
+    pub fn no_room(&self) -> BackendError {
         BackendError::NoConnection(self.permit.pool.max_open())
     }
 

@@ -13,6 +13,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use rustls::{ServerConfig, ServerConnection};
 use socket2::{SockRef, TcpKeepalive};
 
+use super::backend_stream::BackendStream;
 use super::poll;
 use super::tls::session::{ReadWait, TlsSession};
 use super::tls::{TlsError, TlsSummary};
@@ -224,10 +225,19 @@ impl ClientStream {
         pipe: &PipeReader,
         timeout: Duration,
     ) -> io::Result<bool> {
-        let timeout = if self.has_plain_text() { Duration::ZERO } else { timeout };
-        let mut polled = [self.input(), PollFd::new(pipe, PollFlags::IN)];
-        poll(&mut polled, timeout)?;
-        Ok(self.is_input(!polled[0].revents().is_empty()))
+        Ok(self.wait_beside(PollFd::new(pipe, PollFlags::IN), timeout)?.0)
+    }
+
+    /// Waits for `timeout` at most until the client or the backend sends; returns which of them has
+    /// something to read.
+    pub(crate) fn wait_for_input_or_backend(
+        &self,
+        backend: &BackendStream,
+        timeout: Duration,
+    ) -> io::Result<(bool, bool)> {
+        let timeout = if backend.has_plain_text() { Duration::ZERO } else { timeout };
+        let (client, other) = self.wait_beside(backend.input(), timeout)?;
+        Ok((client, backend.is_input(other)))
     }
 
     /// Waits for `timeout` at most until the client sends; returns whether there is something to read.
@@ -240,6 +250,13 @@ impl ClientStream {
     /// Returns the event of `poll` that tells that there is something to read.
     pub(crate) fn input(&self) -> PollFd<'_> {
         PollFd::new(&self.socket, PollFlags::IN)
+    }
+
+    fn wait_beside(&self, other: PollFd, timeout: Duration) -> io::Result<(bool, bool)> {
+        let timeout = if self.has_plain_text() { Duration::ZERO } else { timeout };
+        let mut polled = [self.input(), other];
+        poll(&mut polled, timeout)?;
+        Ok((self.is_input(!polled[0].revents().is_empty()), !polled[1].revents().is_empty()))
     }
 
     /// Whether there is something to read that no longer is in the socket.

@@ -17,7 +17,7 @@ use super::local_commands::integer;
 use super::replies::{
     Answered, ForwardError, SessionEnd, Tried, Unanswered, served_by, short_reply,
 };
-use super::reply_writer::{Check, ReplyWriter};
+use super::reply_writer::ReplyWriter;
 use super::session::Session;
 use crate::backend::{BackendError, Connection, PooledConnection};
 use crate::balance::slow::{ReadInfo, ReadProfile, shown};
@@ -226,7 +226,7 @@ impl Session<'_> {
         self.on_connection(bytes, version, profile, info, |connection, writer| {
             let (start, given, mut head) = (writer.out.len(), writer.given, Vec::new());
             let look = |piece: &[u8]| keep_head(&mut head, piece);
-            writer.relay_checked(connection, is_silent, Check::Answer, look)?;
+            writer.relay_watched(connection, is_silent, true, look)?;
             let is_empty = NOTHING.contains(&&*head) && !is_last;
             if is_empty {
                 writer.out.truncate(start);
@@ -334,7 +334,7 @@ fn last_id(
     writer: &mut ReplyWriter,
 ) -> Tried<Result<Vec<u8>, Unanswered>> {
     let (given, mut head) = (writer.given, Vec::new());
-    writer.relay_checked(connection, true, Check::Answer, |piece| keep_head(&mut head, piece))?;
+    writer.relay_watched(connection, true, true, |piece| keep_head(&mut head, piece))?;
     writer.given = given;
     if let Some(error) = head.strip_prefix(b"-") {
         return Ok(Err(error.trim_ascii_end().to_vec().into()));

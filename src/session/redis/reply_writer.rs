@@ -135,7 +135,7 @@ impl ReplyWriter<'_> {
 
     /// Takes the next reply in, as [`relay`](Self::relay) does, and shows `look` each piece of it. An error is the
     /// client's unless `is_checked`.
-    fn relay_watched(
+    pub fn relay_watched(
         &mut self,
         connection: &mut PooledConnection,
         is_silent: bool,
