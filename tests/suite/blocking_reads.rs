@@ -102,7 +102,8 @@ fn reads_that_may_block_are_answered_as_by_redis() {
             assert_eq!(through, direct, "{hello}");
         }
     }
-    let refused = transcript(lb.port(), &["BLPOP nosuch 1", "XREADGROUP GROUP g c STREAMS events >"]);
+    let refused =
+        transcript(lb.port(), &["BLPOP nosuch 1", "XREADGROUP GROUP g c STREAMS events >"]);
     assert_eq!(refused.matches("-READONLY ").count(), 2, "{refused}");
 }
 
@@ -221,7 +222,7 @@ fn clients_that_follow_a_stream_see_each_entry_once_while_servers_fail() {
                     let block = ["XREAD", "COUNT", "1", "BLOCK", "200", "STREAMS", "events", &last];
                     let reply = text(client.command(&block));
                     if reply != "*-1\r\n" {
-                        last = reply.lines().nth(6).expect("an ID").to_owned();
+                        last = reply.lines().nth(7).expect("an ID").to_owned();
                         seen.push(last.clone());
                     }
                 }

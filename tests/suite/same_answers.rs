@@ -110,9 +110,12 @@ fn settings_are_those_on_which_all_servers_agree() {
         assert_eq!(value("appendonly"), Some("no"));
         assert_eq!(value("save"), Some(""));
         assert_eq!(value("maxclients"), Some("77"));
-        let direct = settings(&mut RespClient::connect(servers[0].port()), &["notify-keyspace-events"]);
+        let direct =
+            settings(&mut RespClient::connect(servers[0].port()), &["notify-keyspace-events"]);
         assert_eq!(settings(&mut client, &["Notify-*", "nosuch"]), direct);
-        for secret in ["requirepass", "masterauth", "dir", "tls-key-file", "bind", "port", "replicaof"] {
+        for secret in
+            ["requirepass", "masterauth", "dir", "tls-key-file", "bind", "port", "replicaof"]
+        {
             assert_eq!(value(secret), None, "{secret}");
         }
     }
@@ -133,9 +136,16 @@ fn a_command_without_arguments_ends_a_silence_as_in_redis() {
     let lb = Balancer::start(&[&server]);
     let words = ["CLIENT", "REPLY", "SKIP"];
     let skip = crate::support::resp::encode(&words);
-    for between in
-        ["", "*0\r\n", "*-1\r\n", "\r\n", "  \r\n", "\n", "*0\r\n*0\r\n", "*0\r\n*1\r\n$4\r\nPING\r\n"]
-    {
+    for between in [
+        "",
+        "*0\r\n",
+        "*-1\r\n",
+        "\r\n",
+        "  \r\n",
+        "\n",
+        "*0\r\n*0\r\n",
+        "*0\r\n*1\r\n$4\r\nPING\r\n",
+    ] {
         for before in ["", "*0\r\n", "\r\n", "MULTI\r\n"] {
             for after in ["ECHO a\r\n", "*1\r\n!\r\n"] {
                 let mut bytes = before.as_bytes().to_vec();

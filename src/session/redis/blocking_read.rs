@@ -33,7 +33,8 @@ use crate::session::client::IDLE_GRACE;
 const TOO_MANY: &str = "ERR too many clients wait in XREAD BLOCK: try again later";
 
 /// Error for a subscriber: its messages would wait as long as the read does.
-const SUBSCRIBER: &str = "ERR XREAD with BLOCK is not served to subscribers by redis-lb: use another connection";
+const SUBSCRIBER: &str =
+    "ERR XREAD with BLOCK is not served to subscribers by redis-lb: use another connection";
 
 /// Time between two looks at what ends a wait and shows on no socket: the end of the process, the state of the server.
 const LOOK_INTERVAL: Duration = IDLE_GRACE;
@@ -66,7 +67,8 @@ struct BlockingRead<'a> {
 }
 
 impl<'a> BlockingRead<'a> {
-    /// Reads a command; `None` if its time is none, which a server has to say.
+    /// Reads a command; `None` if its time is none, or its streams are not what they should be: a server refuses it
+    /// at once, in its own words.
     fn new(command: &Command<'a>, now: Instant) -> Option<Self> {
         let options = XreadOptions::of(command);
         let time_at = |block: &usize| command.arg(block + 1).and_then(integer);
@@ -76,11 +78,16 @@ impl<'a> BlockingRead<'a> {
             [.., last] => Duration::from_millis(last.cast_unsigned()),
             [] => return None,
         };
-        let is_block = |at: usize| options.blocks.iter().any(|block| at == *block || at == block + 1);
+        let is_block =
+            |at: usize| options.blocks.iter().any(|block| at == *block || at == block + 1);
         let args = command.args().enumerate().filter(|(at, _)| !is_block(*at));
         let args: Vec<&[u8]> = args.map(|(_, arg)| arg).collect();
-        let first = options.streams.map_or(args.len(), |at| at + 1 - 2 * options.blocks.len());
-        let streams = (first, args.len().saturating_sub(first) / 2);
+        let first = options.streams? + 1 - 2 * options.blocks.len();
+        let rest = args.len() - first;
+        if rest == 0 || rest % 2 != 0 {
+            return None;
+        }
+        let streams = (first, rest / 2);
         // A time beyond the clock's is for ever.
         let deadline = (!time.is_zero()).then(|| now.checked_add(time)).flatten();
         Some(Self { args, streams, ids: Vec::new(), deadline })
@@ -108,7 +115,8 @@ impl<'a> BlockingRead<'a> {
         // Not a moment less than is left; 0 means for ever.
         let time = self.left().map_or(0, |left| left.as_millis() as u64 + 1).to_string();
         let block: &[&[u8]] = if waits { &[b"BLOCK", time.as_bytes()] } else { &[] };
-        let (name, rest) = args.split_first().map_or((&b""[..], &[][..]), |(name, rest)| (*name, rest));
+        let (name, rest) =
+            args.split_first().map_or((&b""[..], &[][..]), |(name, rest)| (*name, rest));
         resp::command(name).args(block).args(rest).into_bytes()
     }
 }
@@ -393,11 +401,25 @@ mod tests {
     fn a_read_is_taken_apart_as_redis_does() {
         for (words, expected) in [
             ("xread block 0 streams a $", Some(("xread streams a $", vec![3], false))),
-            ("XREAD COUNT 2 BLOCK 5 STREAMS $ b 0 $", Some(("XREAD COUNT 2 STREAMS $ b 0 $", vec![7], true))),
-            ("xread block 5 block 0 streams a b $ $", Some(("xread streams a b $ $", vec![4, 5], false))),
-            ("xread block 5 nosuch", Some(("xread nosuch", vec![], true))),
-            ("xread block 5 streams a", Some(("xread streams a", vec![], true))),
-            ("xread block 9223372036854775807 streams a 0", Some(("xread streams a 0", vec![], true))),
+            (
+                "XREAD COUNT 2 BLOCK 5 STREAMS $ b 0 $",
+                Some(("XREAD COUNT 2 STREAMS $ b 0 $", vec![7], true)),
+            ),
+            (
+                "xread block 5 block 0 streams a b $ $",
+                Some(("xread streams a b $ $", vec![4, 5], false)),
+            ),
+            (
+                "xread block 5 nosuch a 0 streams a 0",
+                Some(("xread nosuch a 0 streams a 0", vec![], true)),
+            ),
+            ("xread block 5 nosuch", None),
+            ("xread block 5 streams a", None),
+            ("xread block 5 streams", None),
+            (
+                "xread block 9223372036854775807 streams a 0",
+                Some(("xread streams a 0", vec![], true)),
+            ),
             ("xread block -1 streams a $", None),
             ("xread block 1 block x streams a $", None),
             ("xread block 05 streams a $", None),

@@ -130,10 +130,7 @@ fn ask(
 }
 
 /// Reads the reply about one setting: its name and value, nothing, or an error.
-fn setting(
-    from: &mut impl std::io::BufRead,
-    name: &str,
-) -> Result<Option<Vec<u8>>, resp::Error> {
+fn setting(from: &mut impl std::io::BufRead, name: &str) -> Result<Option<Vec<u8>>, resp::Error> {
     match reply::array(from) {
         Ok(2) => {
             let found = reply::bytes(from, MAX_VALUE_BYTES)?;
