@@ -222,7 +222,7 @@ fn clients_that_follow_a_stream_see_each_entry_once_while_servers_fail() {
                     let block = ["XREAD", "COUNT", "1", "BLOCK", "200", "STREAMS", "events", &last];
                     let reply = text(client.command(&block));
                     if reply != "*-1\r\n" {
-                        last = reply.lines().nth(6).expect("an ID").to_owned();
+                        last = reply.lines().nth(7).expect("an ID").to_owned();
                         seen.push(last.clone());
                     }
                 }

@@ -67,7 +67,8 @@ struct BlockingRead<'a> {
 }
 
 impl<'a> BlockingRead<'a> {
-    /// Reads a command; `None` if its time is none, which a server has to say.
+    /// Reads a command; `None` if its time is none, or its streams are not what they should be: a server refuses it
+    /// at once, in its own words.
     fn new(command: &Command<'a>, now: Instant) -> Option<Self> {
         let options = XreadOptions::of(command);
         let time_at = |block: &usize| command.arg(block + 1).and_then(integer);
@@ -81,8 +82,12 @@ impl<'a> BlockingRead<'a> {
             |at: usize| options.blocks.iter().any(|block| at == *block || at == block + 1);
         let args = command.args().enumerate().filter(|(at, _)| !is_block(*at));
         let args: Vec<&[u8]> = args.map(|(_, arg)| arg).collect();
-        let first = options.streams.map_or(args.len(), |at| at + 1 - 2 * options.blocks.len());
-        let streams = (first, args.len().saturating_sub(first) / 2);
+        let first = options.streams? + 1 - 2 * options.blocks.len();
+        let rest = args.len() - first;
+        if rest == 0 || rest % 2 != 0 {
+            return None;
+        }
+        let streams = (first, rest / 2);
         // A time beyond the clock's is for ever.
         let deadline = (!time.is_zero()).then(|| now.checked_add(time)).flatten();
         Some(Self { args, streams, ids: Vec::new(), deadline })
@@ -404,8 +409,13 @@ mod tests {
                 "xread block 5 block 0 streams a b $ $",
                 Some(("xread streams a b $ $", vec![4, 5], false)),
             ),
-            ("xread block 5 nosuch", Some(("xread nosuch", vec![], true))),
-            ("xread block 5 streams a", Some(("xread streams a", vec![], true))),
+            (
+                "xread block 5 nosuch a 0 streams a 0",
+                Some(("xread nosuch a 0 streams a 0", vec![], true)),
+            ),
+            ("xread block 5 nosuch", None),
+            ("xread block 5 streams a", None),
+            ("xread block 5 streams", None),
             (
                 "xread block 9223372036854775807 streams a 0",
                 Some(("xread streams a 0", vec![], true)),
