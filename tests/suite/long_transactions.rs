@@ -46,10 +46,10 @@ fn check(session: &mut RespClient, count: usize, expected: &[u8]) {
 #[test]
 fn a_long_transaction_is_run_although_its_client_reads_nothing_before_it_has_sent_all() {
     let server = server("64mb");
-    // More than is read of a client otherwise that takes no replies, and more replies than sockets hold.
-    let count = 24 * MIB / 28;
+    // More replies than sockets hold, and then more than is read of a client otherwise that takes none.
+    let count = 400_000;
     let (sent, reply) = transaction(count);
-    let lb = Balancer::start(&[&server]);
+    let lb = Balancer::start_with(&[&server], &["--client-backlog", "1MiB"]);
     let mut session = RespClient::connect(lb.port());
     session.send_raw(&sent);
     check(&mut session, count, &reply);

@@ -13,11 +13,12 @@ use crate::support::redis::RedisServer;
 use crate::support::resp::RespClient;
 use crate::support::wait_until;
 
-/// Commands that lb answers or handles itself.
+/// Commands that lb answers or handles itself, or sends in another form.
 const LOCAL: &str = "acl|whoami auth client|getname client|id client|info client|no-evict client|no-touch \
-    client|reply client|setinfo client|setname config|get discard echo exec hello hscan info multi \
-    ping psubscribe punsubscribe quit readonly readwrite reset role scan select sscan ssubscribe \
-    subscribe sunsubscribe time unsubscribe unwatch watch zscan";
+    client|reply client|setinfo client|setname config|get discard echo eval evalsha exec fcall hello \
+    hscan info multi ping psubscribe punsubscribe quit readonly readwrite reset role scan \
+    script|exists script|load select sscan ssubscribe subscribe sunsubscribe time unsubscribe unwatch \
+    watch zscan";
 
 /// Commands that pass although they lack the flag `readonly` or have the flag `blocking`.
 const EXCEPTIONS: &str = "cluster|count-failure-reports cluster|countkeysinslot \
@@ -26,7 +27,7 @@ const EXCEPTIONS: &str = "cluster|count-failure-reports cluster|countkeysinslot 
     cluster|slot-stats cluster|slots command command|count command|docs command|getkeys \
     command|getkeysandflags command|info command|list function|list function|stats lastsave \
     module|list pubsub|channels pubsub|numpat pubsub|numsub pubsub|shardchannels pubsub|shardnumsub \
-    script|exists xread";
+    xread";
 
 const READONLY: &str = "-READONLY You can't write against a read only replica.\r\n";
 
