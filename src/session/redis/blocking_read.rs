@@ -84,7 +84,7 @@ impl<'a> BlockingRead<'a> {
         let args: Vec<&[u8]> = args.map(|(_, arg)| arg).collect();
         let first = options.streams? + 1 - 2 * options.blocks.len();
         let rest = args.len() - first;
-        if rest == 0 || rest % 2 != 0 {
+        if rest == 0 || !rest.is_multiple_of(2) {
             return None;
         }
         let streams = (first, rest / 2);
