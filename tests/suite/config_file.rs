@@ -139,6 +139,7 @@ fn sample(flag: &Arg) -> (String, String) {
         (_, Some("ADDRESS:PORT")) => quoted("127.0.0.1:7777"),
         (_, Some("FORMAT")) => quoted("json"),
         (_, Some("LEVEL")) => quoted("debug"),
+        (_, Some("ACTION")) => quoted("close"),
         (_, Some("NAME")) => quoted("a"),
         (_, Some("PATH")) => quoted("/none/control"),
         (_, Some("FILE")) => quoted(USERS_FILE),
