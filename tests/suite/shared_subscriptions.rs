@@ -148,7 +148,8 @@ fn many_subscribers_go_on_when_one_server_dies_and_one_freezes() {
     let publisher = Publisher::new(&servers);
     thread::scope(|scope| {
         let _ends = SetOnDrop(&publisher.is_over);
-        scope.spawn(|| publisher.run(Duration::from_millis(20)));
+        // As many deliveries a second, however many subscribe.
+        scope.spawn(|| publisher.run(Duration::from_millis(20 + count as u64 / 30)));
         let subscribe = |_| (Listener::subscribe(&lb, &[&["SUBSCRIBE", "news"]]), None);
         let mut listeners: Vec<(Listener, Option<u64>)> = (0..count).map(subscribe).collect();
         let share = count / 3;
