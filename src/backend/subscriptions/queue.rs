@@ -73,7 +73,11 @@ impl MessageQueue {
     }
 
     /// Why the subscriber is cut off, if it is. It is as well if it takes nothing for `client_timeout`.
-    pub fn reason_to_cut_off(&self, client_timeout: Duration, now: Instant) -> Option<&'static str> {
+    pub fn reason_to_cut_off(
+        &self,
+        client_timeout: Duration,
+        now: Instant,
+    ) -> Option<&'static str> {
         let held = self.bytes + self.len() * PLACE_BYTES;
         let since = |at: Instant| now.saturating_duration_since(at);
         reason_to_cut_off(Untaken {
@@ -207,7 +211,9 @@ mod tests {
     fn queue_of(messages: &[&[u8]], now: Instant) -> MessageQueue {
         let subscribers = Subscribers::new(Arc::new(MemoryBudget::new(1 << 30)));
         let mut queue = MessageQueue::new(now);
-        messages.iter().for_each(|&bytes| queue.push(Message::new(bytes.into(), &subscribers), now));
+        messages
+            .iter()
+            .for_each(|&bytes| queue.push(Message::new(bytes.into(), &subscribers), now));
         queue
     }
 

@@ -112,7 +112,9 @@ fn finish(
     let had_subscribers = connection.close(&why, sent);
     if had_subscribers && !matches!(end, End::NotMade(_)) {
         let name = backend.name();
-        warn!("the subscribers of {name} leave it: {why}: messages may be lost until they have subscribed anew");
+        warn!(
+            "the subscribers of {name} leave it: {why}: messages may be lost until they have subscribed anew"
+        );
     }
 }
 

@@ -42,7 +42,12 @@ impl<S> Routes<S> {
 
     /// Takes note that a subscription is confirmed, of this subscriber, or that it won't be. Returns whether nobody wants
     /// the name any more.
-    pub fn settle(&mut self, kind: Subscription, name: &[u8], subscriber: Option<(u64, S)>) -> bool {
+    pub fn settle(
+        &mut self,
+        kind: Subscription,
+        name: &[u8],
+        subscriber: Option<(u64, S)>,
+    ) -> bool {
         self.change(kind, name, |route| {
             route.pending -= 1;
             if let Some((id, subscriber)) = subscriber

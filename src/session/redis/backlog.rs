@@ -35,8 +35,9 @@ impl<'a> Backlog<'a> {
         Self { bytes, max_bytes, min_bytes: 0, taken_in: 0, share, is_half_closed }
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+    /// Whether bytes of the client, or its end, were taken in while it did not take its replies.
+    pub fn has_taken_in(&self) -> bool {
+        !self.bytes.is_empty() || self.is_half_closed
     }
 
     /// Whether more can come, and be read.

@@ -100,8 +100,7 @@ impl Session<'_> {
         let order = Order { subscriber: Arc::clone(&subscriber), parts, confirmations };
         let (connection, backend) = self.subscribe_anywhere(&Arc::new(order))?;
         let (names, share) = (Names::default(), NamesShare::new(shared));
-        self.subscriptions =
-            Some(Subscriptions { subscriber, connection, backend, names, share });
+        self.subscriptions = Some(Subscriptions { subscriber, connection, backend, names, share });
         Ok(())
     }
 
@@ -236,8 +235,7 @@ impl Session<'_> {
         loop {
             take_messages(&all.subscriber, writer)?;
             writer.deliver()?;
-            // While the client did not take them, what it sent may have been taken in.
-            if !writer.backlog.is_empty() || writer.backlog.is_half_closed {
+            if writer.backlog.has_taken_in() {
                 return Ok(false);
             }
             if all.subscriber.rest() {
@@ -255,7 +253,8 @@ impl Session<'_> {
         let has_come = has_come.map_err(|error| SessionEnd::Gone(error.to_string()))?;
         take_messages(&all.subscriber, writer)?;
         // A command that is not complete in time is told so where the client is read.
-        Ok(has_come || deadline.is_some_and(|at| at <= Instant::now()))
+        let may_read = has_come || deadline.is_some_and(|at| at <= Instant::now());
+        Ok(may_read && !writer.backlog.has_taken_in())
     }
 }
 

@@ -127,13 +127,7 @@ impl Names {
     }
 }
 
-fn confirm(
-    out: &mut Vec<u8>,
-    word: &[u8],
-    name: Option<&[u8]>,
-    count: usize,
-    protocol: Protocol,
-) {
+fn confirm(out: &mut Vec<u8>, word: &[u8], name: Option<&[u8]>, count: usize, protocol: Protocol) {
     write::push(out, 3, protocol);
     write::bulk(out, word);
     match name {
