@@ -52,9 +52,9 @@ pub trait Supervisor: fmt::Debug + Send + Sync {
     /// [`BackendError::Stuck`] when `is_unusual`, and the backend answers others meanwhile.
     fn may_wait_as_last_resort(&self, silent: Duration, is_unusual: bool) -> io::Result<bool>;
 
-    /// Returns the reason why subscribers, or a read that blocks, should go to another backend now, if they should. Their
-    /// connection, which was made so long ago (`age`), has been `silent` while an answer was due.
-    fn waiters_leave(&self, silent: Duration, age: Duration) -> Option<BackendError>;
+    /// Returns the reason why subscribers should go to another backend now, if they should. Their connection, which was
+    /// made so long ago (`age`), has been `silent` while an answer was due.
+    fn subscribers_leave(&self, silent: Duration, age: Duration) -> Option<BackendError>;
 
     /// Takes note of a command that the backend has refused with these words. Returns true when all
     /// backends that can be asked refuse it: then the refusal is the answer.

@@ -69,7 +69,7 @@ impl Supervisor for FakeSupervisor {
         self.may_wait_once_more()
     }
 
-    fn waiters_leave(&self, silent: Duration, _: Duration) -> Option<BackendError> {
+    fn subscribers_leave(&self, silent: Duration, _: Duration) -> Option<BackendError> {
         (silent >= LONG).then_some(BackendError::TimedOut)
     }
 

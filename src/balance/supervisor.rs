@@ -110,7 +110,7 @@ impl Supervisor for BackendSupervisor {
         Ok(!(self.table.has_better(self.id) && self.retry_budget.withdraw()))
     }
 
-    fn waiters_leave(&self, silent: Duration, age: Duration) -> Option<BackendError> {
+    fn subscribers_leave(&self, silent: Duration, age: Duration) -> Option<BackendError> {
         let departure = subscribers::departure(&Carrier {
             state: self.health.state(),
             is_busy: self.health.is_busy(),

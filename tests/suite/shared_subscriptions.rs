@@ -401,3 +401,27 @@ fn a_fan_out_to_many_holds_up_no_other_channel() {
     });
     drop(crowd);
 }
+
+#[test]
+fn a_further_subscription_that_is_refused_costs_nothing_of_what_there_is() {
+    let servers = [(); 2].map(|()| RedisServer::start());
+    let rule = "ACL SETUSER reader reset on >secret +@read +@pubsub +ping +select +command +info +hello ~* resetchannels &news";
+    let urls = servers.each_ref().map(|server| {
+        server.command(&rule.split(' ').collect::<Vec<_>>());
+        format!("redis://reader:secret@{}", server.address())
+    });
+    let lb = Balancer::start_at(&urls, &[]);
+    let mut client = RespClient::connect(lb.port());
+    client.call("SUBSCRIBE news");
+    for _ in 0..3 {
+        let refusal = client.call("SUBSCRIBE other");
+        assert!(refusal.starts_with("-NOPERM"), "{refusal}");
+    }
+    servers.iter().for_each(|server| _ = server.command(&["PUBLISH", "news", "1"]));
+    assert!(client.reply().contains("message"));
+    assert!(
+        !lb.log().contains("leave it") && !lb.log().contains("lost its subscriptions"),
+        "{}",
+        lb.log()
+    );
+}

@@ -16,7 +16,7 @@
 //!
 //! When the connection ends, so that messages may be lost, it wakes the threads of all its subscribers by a pipe that they
 //! share ([`wake_pipe`]). Each subscribes anew, where its lease leads it. The reader ends it when the server has closed it,
-//! is silent, or is to be left: [`Supervisor::waiters_leave`](super::Supervisor::waiters_leave).
+//! is silent, or is to be left: [`Supervisor::subscribers_leave`](super::Supervisor::subscribers_leave).
 
 mod connection;
 mod message;

@@ -384,7 +384,7 @@ impl<'a> Reader<'a> {
         let asked_since = *self.asked_since.get_or_insert(now);
         let silent = now.saturating_duration_since(self.quiet_since.max(asked_since));
         let age = now.saturating_duration_since(connection.since);
-        if let Some(error) = timeouts.supervisor.waiters_leave(silent, age) {
+        if let Some(error) = timeouts.supervisor.subscribers_leave(silent, age) {
             return Err(End::Left(error));
         }
         self.end_if_unused(now)

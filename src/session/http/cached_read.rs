@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::balanced::HttpRead;
 use super::response::{Caching, SentResponse, add_backend_headers, complete};
 use super::shared_read::{is_read_at_once, write_reply};
+use crate::backend::Class;
 use crate::balance::Balancer;
 use crate::cache::{Cache, CachedRead, Entry, Found, Page, ReadElsewhere, Tracker};
 use crate::health::Member;
@@ -110,15 +111,15 @@ fn value(
     since: Option<Instant>,
 ) -> Option<Answer> {
     let began = Instant::now();
-    let find = |command| find(cache, balancer, tracker, command, since);
+    let find = |command, may_fill| find(cache, balancer, tracker, (command, may_fill), since);
     let value_type = match tracker.member.type_hints.of(&query.key) {
         Some(hint) => hint,
-        None => named_type(&find(command("TYPE").arg(&query.key))?.0)?,
+        None => named_type(
+            &find(command("TYPE").arg(&query.key), read.profile.class == Class::Quick)?.0,
+        )?,
     };
-    if !is_read_at_once(value_type, &read.profile) {
-        return None;
-    }
-    let (entry, is_kept) = find(value_type.read_command(&query.key))?;
+    let may_fill = is_read_at_once(value_type, &read.profile);
+    let (entry, is_kept) = find(value_type.read_command(&query.key), may_fill)?;
     let keep_alive = !balancer.is_draining();
     let mut response = ResponseWriter::new(io::sink(), &read.request, keep_alive, SystemTime::now);
     let reply = entry.reply(Protocol::Resp2)?;
@@ -129,12 +130,12 @@ fn value(
     Some(Answer { entry, time })
 }
 
-/// What the cache has of a read, or what is read for it now, and whether it was there.
+/// What the cache has of a read, or what is read for it now if it `may_fill`, and whether it was there.
 fn find(
     cache: &Cache,
     balancer: &Balancer,
     tracker: &Tracker,
-    command: CommandBuilder,
+    (command, may_fill): (CommandBuilder, bool),
     since: Option<Instant>,
 ) -> Option<(Arc<Entry>, bool)> {
     let bytes = command.into_bytes();
@@ -145,8 +146,8 @@ fn find(
     let cached_read = CachedRead::of(&command, cached, &policy);
     match cache.get(tracker, &cached_read, since) {
         Found::Hit(entry) => Some((entry, true)),
-        Found::Miss => Some((cache.fill(tracker, &cached_read, since, true)?, false)),
-        Found::Nothing => None,
+        Found::Miss if may_fill => Some((cache.fill(tracker, &cached_read, since, true)?, false)),
+        Found::Miss | Found::Nothing => None,
     }
 }
 

@@ -20,9 +20,10 @@ use super::replies::{
 use super::reply_writer::ReplyWriter;
 use super::session::Session;
 use crate::backend::{BackendError, Connection, PooledConnection};
-use crate::balance::Phase;
 use crate::balance::slow::{ReadInfo, ReadProfile, shown};
-use crate::health::Member;
+use crate::balance::{Balancer, Phase};
+use crate::config::backend::BackendSettings;
+use crate::health::{BackendState, Member};
 use crate::metrics::Outcome;
 use crate::policy::{LocalCommand, Refused, Shape, Verdict, XreadOptions};
 use crate::resp::{self, Command, CommandParser};
@@ -96,7 +97,8 @@ impl<'a> BlockingRead<'a> {
     fn unresolved(&self) -> Vec<usize> {
         let (first, count) = self.streams;
         let ids = first + count..self.args.len();
-        let is_known = |at: &usize| self.ids.iter().any(|(known, _)| known == at);
+        // They were asked for in this order.
+        let is_known = |at: &usize| self.ids.binary_search_by_key(at, |(at, _)| *at).is_ok();
         ids.filter(|at| self.args[*at] == b"$" && !is_known(at)).collect()
     }
 
@@ -282,13 +284,11 @@ impl Session<'_> {
         }
         let since = Instant::now();
         while !self.wait_beside_client(&connection)? {
-            let limit = self.balancer.config().backend_timeout;
+            let (balancer, database) = (self.balancer, self.mode.database);
+            let limit = balancer.config().backend_timeout;
             let is_late = read.deadline.is_some_and(|deadline| deadline.elapsed() >= limit);
             let late = || is_late.then_some(BackendError::TimedOut);
-            let supervisor = &backend.timeouts.supervisor;
-            // Nothing is due before the deadline.
-            let why = supervisor.waiters_leave(Duration::ZERO, since.elapsed()).or_else(late);
-            if let Some(why) = why {
+            if let Some(why) = reason_to_leave(balancer, backend, since, database).or_else(late) {
                 return Ok(Waited::Left(why));
             }
         }
@@ -358,6 +358,30 @@ fn last_id(
 
 fn keep_head(head: &mut Vec<u8>, piece: &[u8]) {
     head.extend_from_slice(&piece[..piece.len().min(HEAD_BYTES - head.len())]);
+}
+
+/// Why a client should wait at another server now, if it should.
+fn reason_to_leave(
+    balancer: &Balancer,
+    backend: &Member,
+    since: Instant,
+    database: i64,
+) -> Option<BackendError> {
+    let departure = || backend.health.departure().map(BackendError::Departed);
+    if matches!(backend.health.state(), BackendState::Down | BackendState::Syncing) {
+        return departure().or(Some(BackendError::Unresponsive));
+    }
+    let backends = balancer.backends();
+    let serves = |id| backends.get(id).is_some_and(|backend| backend.health.serves(database));
+    if since.elapsed() < GOOD_WAIT || !balancer.table.is_outranked(backend.id, serves) {
+        return None;
+    }
+    let BackendSettings { weight, is_backup, .. } = backend.settings.effective();
+    departure().or(Some(match (weight, is_backup) {
+        (0, _) => BackendError::Departed("its weight is 0"),
+        (_, true) => BackendError::Departed("it is a backup, and another is up"),
+        _ => BackendError::Stale,
+    }))
 }
 
 #[cfg(test)]

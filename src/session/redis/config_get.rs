@@ -18,7 +18,7 @@ const MAX_PATTERN_BYTES: usize = 256;
 /// Most patterns of one CONFIG GET.
 const MAX_PATTERNS: usize = 1000;
 
-/// Longest value of a server, in bytes. A longer one counts as none: none of [`THEIRS`] comes near.
+/// Longest value of a server, in bytes. None of [`THEIRS`] comes near; with a longer one, nothing is taken from that server.
 const MAX_VALUE_BYTES: u64 = 1024;
 
 /// The settings of servers that clients get, if all servers that are up have one value. None is a secret, a path or an

@@ -1,7 +1,7 @@
 //! The names that a Redis client may have a server look out for: channels, patterns, watched keys.
 
 /// The most names that one client may have a server look out for: channels, patterns, or watched keys.
-const MAX_NAMES: usize = 16 * 1024;
+pub const MAX_NAMES: usize = 16 * 1024;
 
 /// The most that they may take together.
 const MAX_NAME_BYTES: usize = 1024 * 1024;

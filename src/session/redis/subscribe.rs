@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use log::warn;
 
-use super::names::{have_room, held_bytes};
+use super::names::{MAX_NAMES, have_room, held_bytes};
 use super::replies::{Answered, SessionEnd, Tried, Unanswered, served_by};
 use super::reply_writer::{GATHERED_BYTES, ReplyWriter};
 use super::session::Session;
@@ -13,7 +13,7 @@ use super::subscription::{Names, Subscriptions};
 use crate::backend::subscriptions::{
     NamesOfKind, NamesShare, Order, Recipient, Subscribed, Subscriber, SubscriptionConnection,
 };
-use crate::backend::{BackendError, WaitPolicy};
+use crate::backend::{BackendError, Inability, WaitPolicy, inability};
 use crate::config::OnGap;
 use crate::health::Member;
 use crate::logging::throttle::Throttle;
@@ -26,6 +26,11 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// How long a subscriber waits at a time that can't be woken, because there are no file descriptors.
 const BLIND_WAIT: Duration = Duration::from_millis(500);
+
+/// Number of names that UNSUBSCRIBE handles at a time.
+const NAMES_AT_ONCE: usize = 1024;
+
+const TOO_MANY: &str = "ERR too many subscriptions for one client";
 
 /// How often one command may lose its connection.
 const MAX_LOSSES: usize = 3;
@@ -65,11 +70,14 @@ impl Session<'_> {
     #[inline(never)]
     pub(super) fn subscribe(&mut self, kind: Subscription, command: &Command) -> Answered {
         self.run_batch()?;
+        if command.arg_count() - 1 > MAX_NAMES {
+            return Err(TOO_MANY.into());
+        }
         let new: Vec<Arc<[u8]>> = command.args().skip(1).map(Arc::from).collect();
         let known = self.subscriptions.as_ref().map(|all| &all.names);
         let there = known.into_iter().flat_map(|names| names.iter()).map(|(_, name)| name);
         if !have_room(there, &new) {
-            return Err("ERR too many subscriptions for one client".into());
+            return Err(TOO_MANY.into());
         }
         let none = Names::default();
         let (confirmations, bytes) =
@@ -117,6 +125,12 @@ impl Session<'_> {
             match backend.subscribe_on(connection, &order, &WaitPolicy::QUICK) {
                 Ok(Subscribed::By(_)) => return Ok(()),
                 Ok(Subscribed::Refused(reply)) => return Err(error_text(&reply).into()),
+                // Others may not refuse it. But a move costs messages of what it has already.
+                Err(BackendError::Redis(error))
+                    if inability(&error) == Some(Inability::Request) =>
+                {
+                    return Err(error.into());
+                }
                 Err(error) if losses < MAX_LOSSES => {
                     losses += 1;
                     self.subscribe_anew(&error)?;
@@ -194,11 +208,23 @@ impl Session<'_> {
     pub(super) fn unsubscribe(&mut self, kind: Subscription, command: &Command) -> Answered {
         self.run_batch()?;
         let names: Vec<&[u8]> = command.args().skip(1).collect();
+        match names.is_empty() {
+            true => self.unsubscribe_from(kind, &[])?,
+            // A client may name a million, and their confirmations are longer than they.
+            false => names
+                .chunks(NAMES_AT_ONCE)
+                .try_for_each(|names| self.unsubscribe_from(kind, names))?,
+        }
+        self.subscriptions.take_if(|all| all.names.counts() == [0; 3]);
+        Ok(())
+    }
+
+    fn unsubscribe_from(&mut self, kind: Subscription, names: &[&[u8]]) -> Result<(), SessionEnd> {
         let protocol = self.mode.protocol;
         let confirmations = match &mut self.subscriptions {
-            None => Names::default().remove(kind, &names, protocol).1,
+            None => Names::default().remove(kind, names, protocol).1,
             Some(all) => {
-                let (removed, confirmations) = all.names.remove(kind, &names, protocol);
+                let (removed, confirmations) = all.names.remove(kind, names, protocol);
                 all.connection.leave(&all.subscriber, removed.iter().map(|name| (kind, name)));
                 all.share.shrink(held_bytes(removed.iter().map(|name| name.len())));
                 confirmations
@@ -208,8 +234,7 @@ impl Session<'_> {
         self.take_messages()?;
         // Pushes come whatever CLIENT REPLY says.
         self.writer.out.extend_from_slice(&confirmations);
-        self.subscriptions.take_if(|all| all.names.counts() == [0; 3]);
-        Ok(())
+        Ok(self.writer.deliver_if_full(None)?)
     }
 
     /// Takes the messages that wait in the queue.
@@ -232,15 +257,15 @@ impl Session<'_> {
             self.subscribe_anew(&error)?;
             return Ok(false);
         }
-        loop {
-            take_messages(&all.subscriber, writer)?;
-            writer.deliver()?;
-            if writer.backlog.has_taken_in() {
-                return Ok(false);
-            }
-            if all.subscriber.rest() {
-                break;
-            }
+        take_messages(&all.subscriber, writer)?;
+        writer.deliver()?;
+        if writer.backlog.has_taken_in() {
+            return Ok(false);
+        }
+        if !all.subscriber.rest() {
+            // More has come meanwhile. However many messages there are, the session looks around, and reads its client.
+            let has_come = writer.client.stream().wait_for_input(Duration::ZERO);
+            return has_come.map_err(|error| SessionEnd::Gone(error.to_string()));
         }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let left = left.unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT);
