@@ -108,8 +108,10 @@ impl Allowed {
     fn switched_off(self, path: &str) -> Option<&'static str> {
         match path {
             "keys" if !self.keys => Some(rules::KEYS_OFF),
-            "eval_ro" | "evalsha_ro" if !self.scripts => Some(rules::SCRIPTS_OFF),
-            "fcall_ro" if !self.scripts => Some(rules::FUNCTIONS_OFF),
+            "eval" | "evalsha" | "eval_ro" | "evalsha_ro" | "script load" if !self.scripts => {
+                Some(rules::SCRIPTS_OFF)
+            }
+            "fcall" | "fcall_ro" if !self.scripts => Some(rules::FUNCTIONS_OFF),
             _ => None,
         }
     }

@@ -85,6 +85,16 @@ impl Scripts {
         Ok(())
     }
 
+    /// Forgets what a command has sent as a script, and no server takes.
+    pub fn forget(&self, command: &Command) {
+        let Some(source) = source(command) else { return };
+        let digest: Digest = Sha1::digest(source).into();
+        let mut known = lock(&self.known);
+        if known.sources.remove(&digest).is_some() {
+            known.bytes -= source.len();
+        }
+    }
+
     /// Returns whether a client has sent the script with this digest, which is given as text.
     pub fn knows(&self, digest: &[u8]) -> bool {
         self.source(digest).is_some()

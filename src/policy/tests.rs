@@ -136,7 +136,6 @@ fn what_is_neither_is_refused_with_its_reason() {
     let policy = redis_7();
     for (words, reason) in [
         ("monitor", "MONITOR is not served by redis-lb: it shows the commands of one server"),
-        ("eval s 0", "EVAL is not served by redis-lb: a script may write. Use EVAL_RO"),
         (
             "client kill id 3",
             "CLIENT KILL is not served by redis-lb: \
@@ -202,9 +201,9 @@ fn scripts_and_functions_pass_only_where_they_are_allowed() {
         assert_eq!(in_transaction(&on, allowed), Verdict::Forward, "{allowed}");
     }
     for (words, reason) in [
-        ("eval s 0", "EVAL is not served by redis-lb: a script may write. Use EVAL_RO"),
-        ("evalsha s 0", "EVALSHA is not served by redis-lb: a script may write. Use EVALSHA_RO"),
-        ("fcall f 0", "FCALL is not served by redis-lb: a function may write. Use FCALL_RO"),
+        ("eval s 0", format!("EVAL is not served by redis-lb: {}", rules::SCRIPTS_OFF)),
+        ("evalsha s 0", format!("EVALSHA is not served by redis-lb: {}", rules::SCRIPTS_OFF)),
+        ("fcall f 0", format!("FCALL is not served by redis-lb: {}", rules::FUNCTIONS_OFF)),
     ] {
         assert_refused(verdict(&off, words), &format!("ERR {reason}"));
         assert_eq!(verdict(&on, words), Verdict::Forward, "{words}");

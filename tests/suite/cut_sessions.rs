@@ -68,3 +68,19 @@ fn an_error_that_ends_a_session_comes_after_all_replies_to_a_client_that_reads_s
     let error = "-ERR Protocol error: expected '$', got '!'\r\n".len();
     assert_eq!(total, head + SENT_BYTES + 2 + error);
 }
+
+#[test]
+fn replies_come_before_the_end_where_quit_itself_has_none() {
+    let server = RedisServer::start();
+    server.command(&["SET", "key", "value"]);
+    let lb = Balancer::start(&[&server]);
+    for silence in ["CLIENT REPLY OFF", "CLIENT REPLY SKIP"] {
+        let mut client = lb.connect();
+        let commands = ["GET key", "GET key", "GET key", silence, "QUIT"];
+        let encoded = commands.map(|words| encode(&words.split(' ').collect::<Vec<_>>()));
+        client.write_all(&encoded.concat()).expect("lb reads");
+        let mut replies = String::new();
+        client.read_to_string(&mut replies).expect("an orderly end");
+        assert_eq!(replies, "$5\r\nvalue\r\n".repeat(3), "{silence}");
+    }
+}

@@ -28,7 +28,7 @@ fn scripts_and_functions_are_off_unless_they_are_allowed() {
         assert!(session.call("EXEC").starts_with("-EXECABORT"));
     }
     assert_eq!(session.call("SCRIPT EXISTS abc"), "*1\r\n:0\r\n");
-    assert!(session.call("EVAL return(1) 0").contains("a script may write"));
+    assert!(session.call("EVAL return(1) 0").contains("--allow-scripts"));
     let stats = format!("{:?}", server.command(&["INFO", "commandstats"]));
     assert!(!stats.contains("cmdstat_eval"), "{stats}");
     let allowed = Balancer::start_with(&[&server], &["--allow-scripts"]);
@@ -401,4 +401,21 @@ fn a_script_in_a_pipeline_that_is_refused_leaves_the_replies_in_order() {
     assert_eq!(session.reply(), b"$1\r\n1\r\n");
     assert!(session.reply().starts_with(b"-ERR EVAL_RO is not served"));
     assert_eq!(session.reply(), b"$1\r\n1\r\n");
+}
+
+#[test]
+fn what_no_server_takes_or_runs_takes_no_place_of_a_script() {
+    let server = RedisServer::start();
+    let lb = Balancer::start_with(&[&server], &["--allow-scripts"]);
+    let mut session = RespClient::connect(lb.port());
+    let mut subscriber = RespClient::connect(lb.port());
+    subscriber.call("SUBSCRIBE news");
+    for number in 0..500 {
+        let reply = session.command(&["SCRIPT", "LOAD", &format!("return {number} +")]);
+        assert!(reply.starts_with(b"-ERR Error compiling script"), "{reply:?}");
+        let reply = subscriber.command(&["EVAL", &format!("return {number}"), "0"]);
+        assert!(reply.starts_with(b"-ERR Can't execute 'eval'"), "{reply:?}");
+    }
+    let reply = session.command(&["EVAL", "return 'there is room'", "0"]);
+    assert_eq!(reply, b"$13\r\nthere is room\r\n");
 }

@@ -276,6 +276,8 @@ impl Session<'_> {
         self.ok()?;
         self.complete(b"QUIT", Ok(()))?;
         self.flush()?;
+        // Where QUIT itself has no reply, others may be on their way.
+        self.wait_in_flight()?;
         Err(SessionEnd::Gone("quit".to_owned()).into())
     }
 }

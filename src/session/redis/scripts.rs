@@ -6,6 +6,9 @@ use super::session::Session;
 use crate::health::BackendState;
 use crate::resp::{Command, reply, write};
 
+/// Start of the error that a server has for what is no script.
+const NO_SCRIPT_AT_ALL: &[u8] = b"-ERR Error compiling script";
+
 impl Session<'_> {
     /// The client's server says what it thinks of the script; the others get it as well.
     #[inline(never)]
@@ -21,6 +24,9 @@ impl Session<'_> {
                     let _ = backend.load_script(command.bytes());
                 }
             }
+        }
+        if reply.starts_with(NO_SCRIPT_AT_ALL) {
+            self.balancer.scripts.forget(command);
         }
         self.answer_raw(&reply);
         Ok(())

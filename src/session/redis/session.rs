@@ -362,7 +362,12 @@ impl<'a> Session<'a> {
     fn outside_transaction(&mut self, command: &Command) -> Result<(), SessionEnd> {
         let (verdict, shape) = self.policy.judge(self.login.user(), command);
         let verdict = self.hold_back(verdict)?;
-        let answered = match self.balancer.scripts.admit(command, verdict) {
+        let verdict = match self.is_subscriber() {
+            // It may run none.
+            true => verdict,
+            false => self.balancer.scripts.admit(command, verdict),
+        };
+        let answered = match verdict {
             Verdict::Refuse(Refused { why, error }) => {
                 Err(Unanswered::Error(error, Outcome::Refused(why)))
             }
@@ -401,7 +406,8 @@ impl<'a> Session<'a> {
     pub(super) fn close(&mut self) -> Unanswered {
         let why = "POST or Host: is no Redis command";
         self.writer.complete(b"", None, 0, Outcome::Closed(Refusal::BadRequest));
-        self.flush().err().unwrap_or_else(|| SessionEnd::Refused(why.to_owned())).into()
+        let replies = self.flush().and_then(|()| self.wait_in_flight());
+        replies.err().unwrap_or_else(|| SessionEnd::Refused(why.to_owned())).into()
     }
 
     /// Takes over what the backends say of their commands, where that has changed.
