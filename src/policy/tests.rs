@@ -120,7 +120,7 @@ fn assert_refused(verdict: Verdict, error: &str) {
 #[test]
 fn reads_pass_and_writes_do_not() {
     let policy = redis_7();
-    for read in ["get k", "GeT k", "role", "command", "command docs get"] {
+    for read in ["get k", "GeT k", "command", "command docs get"] {
         assert_eq!(verdict(&policy, read), Verdict::Forward, "{read}");
     }
     for help in ["client help", "XGROUP Help", "cluster replicas id"] {
@@ -378,7 +378,7 @@ fn a_command_must_be_a_read_on_every_backend() {
     let module: &[Listed] = &[
         ("FT.SEARCH", -3, "readonly module", &[]),
         ("get", -2, "readonly", &[]),
-        ("role", 1, "write", &[]),
+        ("command", -1, "write", &[]),
         ("config", -2, "", &[("config|get", -2, "admin")]),
     ];
     let alone = Policy::new(&[table(module, true)], NOTHING);
@@ -393,7 +393,7 @@ fn a_command_must_be_a_read_on_every_backend() {
         "ERR FT.SEARCH is not served by redis-lb: not every backend knows this command",
     );
     assert_eq!(verdict(&both, "get a b"), Verdict::Forward, "the looser arity, for it to judge");
-    assert_refused(verdict(&both, "role"), rules::READONLY);
+    assert_refused(verdict(&both, "command"), rules::READONLY);
     assert_refused(verdict(&both, "set k v"), rules::READONLY);
     assert!(matches!(verdict(&both, "eval_ro s 0"), Verdict::Refuse(_)));
     assert!(matches!(verdict(&both, "config set a b"), Verdict::Refuse(_)));
