@@ -290,6 +290,10 @@ impl<'a> Client<'a> {
     /// too much, is reset after all. `waits` says whether it may take as long as while it is served: a client that is cut
     /// off because it does not read may not.
     pub fn linger(&mut self, waits: bool) {
+        // One that was closed for the memory that it held gives that back at once.
+        if self.socket.account().is_closed() {
+            return;
+        }
         // Others need its place more.
         self.socket.activity.set(Activity::Spare(now()));
         let mut thrown_away = 0;
