@@ -60,7 +60,7 @@ fn whatever_clients_send_memory_stays_bounded_and_others_are_served() {
     let half = [b"*2\r\n$4\r\nECHO\r\n$16000000\r\n".to_vec(), vec![b'x'; 15_000_000]].concat();
     let unread = encode(&["ECHO".to_owned(), "e".repeat(4_000_000)]).repeat(4);
     let queued =
-        [b"MULTI\r\n".to_vec(), encode(&["GET".to_owned(), "m".repeat(60_000)]).repeat(16)]
+        [b"MULTI\r\n".to_vec(), encode(&["GET".to_owned(), "m".repeat(60_000)]).repeat(32)]
             .concat();
     for (what, count, bytes) in [
         ("arguments without end", 10, endless),
