@@ -98,9 +98,12 @@ impl Input {
     /// Makes the error of a file that can't be read.
     pub(super) fn unreadable(&self, error: &io::Error) -> DatasetError {
         let is_missing = error.kind() == io::ErrorKind::NotFound;
-        let advice = match is_missing && hints::is_server(&self.name) {
-            true => "servers are named by --backend, and the file before them: seed FILE --backend HOST:PORT",
-            false => "check the name and the permissions",
+        let advice = match is_missing {
+            true if hints::is_server(&self.name) => {
+                "a server is named by --backend: seed FILE --backend HOST:PORT"
+            }
+            true => "check the name: seed FILE loads another",
+            false => "check its permissions",
         };
         self.problem(format_args!("cannot be read ({error}); {advice}"))
     }
