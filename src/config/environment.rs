@@ -94,7 +94,7 @@ fn is_of_kubernetes(name: &str, value: &OsStr) -> bool {
     name.ends_with("_SERVICE_HOST")
         || name.ends_with("_SERVICE_PORT")
         || name.contains("_SERVICE_PORT_")
-        || ["_TCP", "_UDP", "_SCTP", "_ADDR", "_PROTO", "_PORT"].iter().any(|end| is_part(&end))
+        || ["_TCP", "_UDP", "_SCTP", "_ADDR", "_PROTO", "_PORT"].iter().any(is_part)
         || (name.ends_with("_PORT") && is_url)
 }
 

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
 use super::Config;
 use super::address::BackendAddress;
+use super::source::BackendEntry;
 
 /// The usual port, for examples.
 const USUAL_PORT: u16 = 1310;
@@ -56,19 +57,28 @@ fn reason(text: &str) -> Option<String> {
 /// # Errors
 /// Names the first such backend.
 pub(super) fn check_own(config: &Config) -> Result<(), String> {
-    let listened = [("--listen", Some(config.listen)), ("--admin-listen", config.admin_listen)];
-    let servers = config.backends.iter().map(|entry| (entry.name(), entry.target()));
-    for (name, target) in servers {
-        for (flag, address) in listened {
-            if address.is_some_and(|address| is_own(address, target)) {
-                return Err(format!(
-                    "--backend: {name} is where lb itself listens ({flag}): write the address of a \
-                     Redis server"
-                ));
-            }
-        }
+    let mut targets = config.backends.iter().map(BackendEntry::target);
+    let checked = targets.try_for_each(|target| config.refuse_itself(target));
+    checked.map_err(|reason| format!("--backend: {reason}"))
+}
+
+impl Config {
+    /// Refuses the address of a backend at which `lb` would reach itself.
+    ///
+    /// # Errors
+    /// It would.
+    pub fn refuse_itself(&self, backend: &BackendAddress) -> Result<(), String> {
+        let listened = [("--listen", Some(self.listen)), ("--admin-listen", self.admin_listen)];
+        let own = listened.into_iter().find(|(_, address)| {
+            address.is_some_and(|address| is_own(address, backend))
+        });
+        own.map_or(Ok(()), |(flag, _)| {
+            Err(format!(
+                "{} is where lb itself listens ({flag}): write the address of a Redis server",
+                backend.name()
+            ))
+        })
     }
-    Ok(())
 }
 
 /// Returns whether a connection to this backend, from this machine, leads to what listens at an address.
