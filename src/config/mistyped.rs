@@ -27,7 +27,6 @@ pub(super) fn reason(text: &str) -> Option<String> {
     }
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "each of its callers returns it")]
 fn said(reason: &str) -> Option<String> {
     Some(reason.to_owned())
 }
