@@ -135,7 +135,9 @@ mod tests {
     fn each_failure_has_its_advice_which_can_be_typed() {
         let address = |text: &str| text.parse::<BackendAddress>().expect("an address");
         let (plain, tls) = (address("10.0.0.1:6379"), address("rediss://10.0.0.1:6379"));
-        let said = |error: &BackendError, address| advice_on_failure(error, address, Duration::from_secs(1));
+        let said = |error: &BackendError, address| {
+            advice_on_failure(error, address, Duration::from_secs(1))
+        };
         let redis = |text: &str| BackendError::Redis(text.to_owned());
         let lost = || BackendError::Lost(std::io::ErrorKind::UnexpectedEof.into());
         for (error, address, expected) in [

@@ -144,7 +144,10 @@ mod tests {
             (b"J\0\0\0\n8.0.35\0", "the protocol of MySQL"),
             (b"ERROR\r\n", "the protocol of memcached"),
             (b"220 mail.example ESMTP\r\n", "it speaks SMTP"),
-            (b"hello\x1b[2J, this is something else", "no Redis reply: 'hello?[2J, this is somet…'"),
+            (
+                b"hello\x1b[2J, this is something else",
+                "no Redis reply: 'hello?[2J, this is somet…'",
+            ),
             (b"hello\r\n", "no Redis reply: 'hello'"),
         ] {
             let stranger = Stranger::of(answer, b"+-").expect("no Redis").to_string();

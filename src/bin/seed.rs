@@ -71,9 +71,9 @@ impl Cli {
         let is_word = arguments.get(1).is_some_and(|word| !Path::new(word).exists());
         let arguments = if is_word { hints::with_help(arguments) } else { arguments };
         environment::check(&mut Self::command(), &arguments)?;
-        let matches = Self::command().try_get_matches_from(&arguments).map_err(|error| {
-            hints::explain(error, &Self::command(), &arguments, Program::Seed)
-        })?;
+        let matches = Self::command()
+            .try_get_matches_from(&arguments)
+            .map_err(|error| hints::explain(error, &Self::command(), &arguments, Program::Seed))?;
         let from = match matches.value_source("backends") {
             Some(ValueSource::EnvVariable) => "LB_BACKENDS",
             _ => "--backend",
@@ -93,8 +93,8 @@ fn main() -> anyhow::Result<ExitCode> {
     let mut backends: Vec<_> = backends.into_iter().map(|backend| backend.address).collect();
     read_tls_files(&cli.tls, &mut backends)
         .unwrap_or_else(|error| Cli::command().error(ErrorKind::ValueValidation, error).exit());
-    let dataset = Input::open(&cli.file)
-        .and_then(|input| Dataset::check(input, &cli.id, cli.delimiter));
+    let dataset =
+        Input::open(&cli.file).and_then(|input| Dataset::check(input, &cli.id, cli.delimiter));
     let dataset = match dataset {
         Ok(dataset) => dataset,
         Err(error) => {

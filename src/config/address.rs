@@ -238,8 +238,8 @@ impl BackendAddress {
             }
             _ => Ok(address),
         });
-        let mut address = parsed
-            .map_err(|error| mistyped::reason(text).map_or(error, AddressError::new))?;
+        let mut address =
+            parsed.map_err(|error| mistyped::reason(text).map_or(error, AddressError::new))?;
         let own = address.info.redis_settings().clone();
         let wrong = |why: &str| Err(AddressError::new(why.to_owned()));
         let merged = match (login, own.username(), own.password()) {

@@ -77,7 +77,9 @@ fn warning(name: &str, known: &[String]) -> String {
     let rests = known.iter().filter_map(|name| name.strip_prefix(PREFIX));
     let hint = match (rest, text::nearest(rest, rests)) {
         ("PORT" | "HOST" | "BIND" | "ADDRESS", _) => "LB_LISTEN has the address".to_owned(),
-        ("SERVERS" | "REDIS" | "REDIS_URL" | "UPSTREAMS", _) => "LB_BACKENDS has the servers".to_owned(),
+        ("SERVERS" | "REDIS" | "REDIS_URL" | "UPSTREAMS", _) => {
+            "LB_BACKENDS has the servers".to_owned()
+        }
         (_, Some(nearest)) => format!("did you mean {PREFIX}{nearest}?"),
         _ => "lb --help names all".to_owned(),
     };

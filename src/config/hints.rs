@@ -27,17 +27,34 @@ const LB_FLAGS: [Foreign; 30] = [
         "write --listen ADDRESS:PORT for where clients connect, and --backend HOST:PORT for each Redis server",
     ),
     (
-        &["-b", "-s", "-r", "--backends", "--server", "--servers", "--redis", "--redis-url", "--url", "--uri"],
+        &[
+            "-b",
+            "-s",
+            "-r",
+            "--backends",
+            "--server",
+            "--servers",
+            "--redis",
+            "--redis-url",
+            "--url",
+            "--uri",
+        ],
         "write --backend HOST:PORT, once for each Redis server",
     ),
     (
-        &["--upstream", "--upstreams", "--target", "--node", "--nodes", "--endpoint", "--replica", "--replicas"],
+        &[
+            "--upstream",
+            "--upstreams",
+            "--target",
+            "--node",
+            "--nodes",
+            "--endpoint",
+            "--replica",
+            "--replicas",
+        ],
         "write --backend HOST:PORT, once for each Redis server",
     ),
-    (
-        &["--master", "--primary"],
-        "write --backend primary://HOST:PORT, and its replicas are found",
-    ),
+    (&["--master", "--primary"], "write --backend primary://HOST:PORT, and its replicas are found"),
     (
         &["--sentinel", "--sentinels", "--master-name"],
         "write --backend sentinel://HOST:PORT,HOST:PORT/NAME, and its servers are found",
@@ -81,7 +98,10 @@ const LB_FLAGS: [Foreign; 30] = [
         &["-v", "-vv", "--verbose", "--debug", "--trace"],
         "write --log-level debug for more in the log; -V prints the version",
     ),
-    (&["-q", "--silent", "--no-log"], "write --quiet for a log without requests, --log-level error for errors alone"),
+    (
+        &["-q", "--silent", "--no-log"],
+        "write --quiet for a log without requests, --log-level error for errors alone",
+    ),
     (
         &["-o", "--log", "--log-file", "--logfile", "--access-log"],
         "the log goes to standard error: write 2> FILE after the command",
@@ -91,11 +111,28 @@ const LB_FLAGS: [Foreign; 30] = [
         "write --config FILE",
     ),
     (
-        &["-d", "-D", "--daemon", "--daemonize", "--background", "--detach", "--pidfile", "--pid-file"],
+        &[
+            "-d",
+            "-D",
+            "--daemon",
+            "--daemonize",
+            "--background",
+            "--detach",
+            "--pidfile",
+            "--pid-file",
+        ],
         "lb stays in the foreground: let systemd start it (contrib/systemd), or write & after the command",
     ),
     (
-        &["--admin", "--admin-port", "--stats", "--status", "--metrics", "--metrics-port", "--prometheus"],
+        &[
+            "--admin",
+            "--admin-port",
+            "--stats",
+            "--status",
+            "--metrics",
+            "--metrics-port",
+            "--prometheus",
+        ],
         "they are below /-/ where clients connect, or at an address of their own: --admin-listen ADDRESS:PORT",
     ),
     (
@@ -103,7 +140,15 @@ const LB_FLAGS: [Foreign; 30] = [
         "they are in the URL: --backend 'redis://HOST:PORT?weight=2&backup=true'",
     ),
     (
-        &["--algorithm", "--balance", "--strategy", "--policy", "--method", "--round-robin", "--leastconn"],
+        &[
+            "--algorithm",
+            "--balance",
+            "--strategy",
+            "--policy",
+            "--method",
+            "--round-robin",
+            "--leastconn",
+        ],
         "there is one way: the server with the fewest clients is next; weights are in the URLs of --backend",
     ),
     (
@@ -117,12 +162,27 @@ const LB_FLAGS: [Foreign; 30] = [
         "there is no such time: Redis says when a key changes; --cache-max-silence TIME bounds how late that may be known",
     ),
     (&["--check", "--config-check", "--test", "--dry-run"], "check is a command: lb check"),
-    (&["--ctl", "--reload", "--stop", "--drain"], "what changes a running lb is a command: lb ctl --help"),
+    (
+        &["--ctl", "--reload", "--stop", "--drain"],
+        "what changes a running lb is a command: lb ctl --help",
+    ),
 ];
 
 const SEED_FLAGS: [Foreign; 9] = [
     (
-        &["-h", "-H", "-s", "-b", "--host", "--server", "--servers", "--backends", "--redis", "--url", "--target"],
+        &[
+            "-h",
+            "-H",
+            "-s",
+            "-b",
+            "--host",
+            "--server",
+            "--servers",
+            "--backends",
+            "--redis",
+            "--url",
+            "--target",
+        ],
         "write --backend HOST:PORT, once for each server",
     ),
     (&["-p", "--port"], "write --backend 127.0.0.1:{}"),
@@ -149,7 +209,10 @@ const WORDS: [(&[&str], &str); 6] = [
     ),
     (&["stop", "quit", "shutdown", "down", "kill", "end"], "Ctrl-C, or kill PID, ends lb in peace"),
     (
-        &["reload", "restart", "status", "drain", "maint", "ready", "weight", "add", "remove", "log", "clients"],
+        &[
+            "reload", "restart", "status", "drain", "maint", "ready", "weight", "add", "remove",
+            "log", "clients",
+        ],
         "write lb ctl before it: lb ctl --help",
     ),
     (&["test", "doctor", "ping", "validate", "verify"], "write lb check"),
@@ -176,7 +239,9 @@ pub fn with_help(arguments: Vec<OsString>) -> Vec<OsString> {
     let flags: &[&str] = match words[..] {
         ["help"] => &["--help"],
         ["version"] => &["--version"],
-        ["help", command] | [command @ ("check" | "config" | "ctl"), "help"] => &[command, "--help"],
+        ["help", command] | [command @ ("check" | "config" | "ctl"), "help"] => {
+            &[command, "--help"]
+        }
         _ => return arguments,
     };
     let program = arguments.first().cloned().unwrap_or_default();
@@ -230,7 +295,9 @@ fn of_flag(
         let name = word.strip_prefix('-')?.split('=').next()?;
         is_flag(name).then_some(name)
     });
-    if let Some(name) = single.filter(|name| !typed.starts_with("--") && name.starts_with(&typed[1..])) {
+    if let Some(name) =
+        single.filter(|name| !typed.starts_with("--") && name.starts_with(&typed[1..]))
+    {
         return Some(format!("write --{name}, with two hyphens"));
     }
     if let Some(name) = typed.strip_prefix("--").filter(|name| is_flag(name)) {
@@ -283,12 +350,13 @@ fn of_word(word: &str, command: &Command, program: Program) -> Option<String> {
     if word.bytes().all(|byte| byte.is_ascii_digit()) && !word.is_empty() {
         return Some(format!("write --listen 127.0.0.1:{word} for the port where clients connect"));
     }
-    let is_file = word.ends_with(".toml") || (word.contains(['/', '.']) && Path::new(word).is_file());
+    let is_file =
+        word.ends_with(".toml") || (word.contains(['/', '.']) && Path::new(word).is_file());
     is_file.then(|| format!("write --config {word}"))
 }
 
 /// Returns whether a word is meant to be the address of a server.
-pub(super) fn is_server(word: &str) -> bool {
+pub fn is_server(word: &str) -> bool {
     let has_port = word.rsplit_once(':').is_some_and(|(host, port)| {
         let port = port.split(['/', '?']).next().unwrap_or_default();
         !host.is_empty() && !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())
@@ -309,12 +377,15 @@ fn of_value(
     let mut all = all.flat_map(Command::get_arguments);
     let flag = all.find(|flag| flag.get_long() == Some(long))?;
     if error.kind() == ErrorKind::TooManyValues {
-        return (Kind::of(flag) == Kind::Switch)
-            .then(|| format!("--{long} has no value: write it to turn it on, leave it out to turn it off"));
+        return (Kind::of(flag) == Kind::Switch).then(|| {
+            format!("--{long} has no value: write it to turn it on, leave it out to turn it off")
+        });
     }
     if is_from_environment(flag, arguments) {
         let (name, takes) = (name(flag), takes(flag));
-        return Some(format!("the value is that of the environment variable {name}, which takes {takes}"));
+        return Some(format!(
+            "the value is that of the environment variable {name}, which takes {takes}"
+        ));
     }
     let has_values = error.get(ContextKind::ValidValue).is_some_and(|values| match values {
         ContextValue::Strings(values) => !values.is_empty(),
@@ -325,7 +396,8 @@ fn of_value(
 
 /// Returns whether the value of a flag is that of its variable.
 fn is_from_environment(flag: &Arg, arguments: &[OsString]) -> bool {
-    flag.get_env().is_some_and(|name| std::env::var_os(name).is_some()) && !is_typed(flag, arguments)
+    flag.get_env().is_some_and(|name| std::env::var_os(name).is_some())
+        && !is_typed(flag, arguments)
 }
 
 #[cfg(test)]
@@ -336,7 +408,8 @@ mod tests {
     use super::*;
 
     fn said(words: &[&str]) -> String {
-        let arguments: Vec<OsString> = [&["lb"], words].concat().iter().map(OsString::from).collect();
+        let arguments: Vec<OsString> =
+            [&["lb"], words].concat().iter().map(OsString::from).collect();
         let command = Flags::command();
         let error = Flags::command().try_get_matches_from(&arguments).expect_err("it is wrong");
         explain(error, &command, &arguments, Program::Lb).to_string()

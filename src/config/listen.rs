@@ -69,9 +69,9 @@ impl Config {
     /// It would.
     pub fn refuse_itself(&self, backend: &BackendAddress) -> Result<(), String> {
         let listened = [("--listen", Some(self.listen)), ("--admin-listen", self.admin_listen)];
-        let own = listened.into_iter().find(|(_, address)| {
-            address.is_some_and(|address| is_own(address, backend))
-        });
+        let own = listened
+            .into_iter()
+            .find(|(_, address)| address.is_some_and(|address| is_own(address, backend)));
         own.map_or(Ok(()), |(flag, _)| {
             Err(format!(
                 "{} is where lb itself listens ({flag}): write the address of a Redis server",
@@ -143,7 +143,8 @@ mod tests {
             ("0.0.0.0:6379", "redis:6379", false),
             ("127.0.0.1:0", "127.0.0.1:1310", false),
         ] {
-            let (address, backend) = (listen.parse().expect(listen), backend.parse().expect(backend));
+            let (address, backend) =
+                (listen.parse().expect(listen), backend.parse().expect(backend));
             assert_eq!(is_own(address, &backend), expected, "{listen} {backend}");
         }
     }

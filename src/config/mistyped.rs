@@ -37,9 +37,13 @@ fn of_scheme(scheme: &str) -> Option<String> {
         "redis" | "rediss" | "valkey" | "valkeys" | "redis+unix" | "valkey+unix" | "unix" => {
             return None;
         }
-        "http" | "https" => "a web server's address is no backend's: write HOST:PORT of a Redis server",
+        "http" | "https" => {
+            "a web server's address is no backend's: write HOST:PORT of a Redis server"
+        }
         "tcp" => "write HOST:PORT without tcp://",
-        "tls" | "ssl" | "redis+tls" | "redis+ssl" | "redis-tls" => "with TLS it is rediss://HOST:PORT",
+        "tls" | "ssl" | "redis+tls" | "redis+ssl" | "redis-tls" => {
+            "with TLS it is rediss://HOST:PORT"
+        }
         "redis+sentinel" | "redis-sentinel" | "redis+sentinels" => {
             "Sentinels are written sentinel://HOST:PORT,HOST:PORT/NAME"
         }
@@ -60,9 +64,9 @@ fn of_bare(text: &str) -> Option<String> {
     if text.starts_with(['/', '.']) || text.ends_with(".sock") {
         return said("a Unix socket is written redis+unix:///PATH");
     }
-    let is_half = ["redis:", "rediss:"].iter().any(|scheme| {
-        text.strip_prefix(scheme).is_some_and(|rest| rest.parse::<u32>().is_err())
-    });
+    let is_half = ["redis:", "rediss:"]
+        .iter()
+        .any(|scheme| text.strip_prefix(scheme).is_some_and(|rest| rest.parse::<u32>().is_err()));
     if is_half {
         return said("two slashes follow the scheme, as in redis://HOST:PORT");
     }

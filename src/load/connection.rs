@@ -72,8 +72,7 @@ impl SeedConnection {
         address: &BackendAddress,
         mut waits: impl FnMut(),
     ) -> Result<(Self, Replication), SeedError> {
-        let failed =
-            |error| SeedError::Other(why_not_connected(&error, address, CONNECT_TIMEOUT));
+        let failed = |error| SeedError::Other(why_not_connected(&error, address, CONNECT_TIMEOUT));
         let info = address.connection_info();
         // Each command of the login has a time limit of its own, so we send only those that we need.
         let login = info.redis_settings().clone().set_skip_set_lib_name();

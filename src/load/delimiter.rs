@@ -94,7 +94,9 @@ impl FromStr for Delimiter {
             _ => return Err(FORMS.to_owned()),
         };
         match byte {
-            b'"' => Err("a quote can't separate values, because values are quoted by it".to_owned()),
+            b'"' => {
+                Err("a quote can't separate values, because values are quoted by it".to_owned())
+            }
             b'\r' | b'\n' => Err("the end of a line separates rows".to_owned()),
             b'\t' | b' '..=b'~' => Ok(Self(byte)),
             _ => Err(FORMS.to_owned()),
@@ -103,7 +105,8 @@ impl FromStr for Delimiter {
 }
 
 /// What a delimiter may be, for errors.
-const FORMS: &str = "write one character of ASCII in quotes, such as ';', or comma, semicolon, tab, pipe or space";
+const FORMS: &str =
+    "write one character of ASCII in quotes, such as ';', or comma, semicolon, tab, pipe or space";
 
 #[cfg(test)]
 mod tests {

@@ -110,9 +110,7 @@ impl Input {
 
     /// Makes the error of a file that is another one than before.
     pub(super) fn changed(&self) -> DatasetError {
-        self.problem(
-            "was changed while it was being read; run seed again when nothing changes it",
-        )
+        self.problem("was changed while it was being read; run seed again when nothing changes it")
     }
 }
 

@@ -58,7 +58,9 @@ impl<'a> Task<'a> {
 
     fn connect(&mut self) -> Result<(SeedConnection, Replication), SeedError> {
         let progress = &mut self.progress;
-        SeedConnection::connect(self.address, || progress.start("waiting until its data are loaded"))
+        SeedConnection::connect(self.address, || {
+            progress.start("waiting until its data are loaded")
+        })
     }
 
     /// Prepares and sends batches while the backend executes those before.

@@ -74,15 +74,27 @@ fn whatever_is_no_redis_is_named_at_the_start_and_by_the_check_with_what_to_do()
     for (address, what, advice) in [
         (http.clone(), "it speaks HTTP there", "Is that a web server's port?"),
         (format!("redis://:hunter2@{http}"), "it speaks HTTP there", "a web server's port?"),
-        (stranger(Some(b"<!DOCTYPE HTML>\n<html>"), false), "it speaks HTTP", "a web server's port?"),
-        (stranger(Some(b"\x15\x03\x01\0\x02\x02\x28"), false), "it speaks TLS there", "rediss://127.0.0.1:"),
+        (
+            stranger(Some(b"<!DOCTYPE HTML>\n<html>"), false),
+            "it speaks HTTP",
+            "a web server's port?",
+        ),
+        (
+            stranger(Some(b"\x15\x03\x01\0\x02\x02\x28"), false),
+            "it speaks TLS there",
+            "rediss://127.0.0.1:",
+        ),
         (tls.clone(), "connection lost", "Is that a TLS port? Then write rediss://127.0.0.1:"),
         (stranger(Some(b"SSH-2.0-OpenSSH_9.2\r\n"), true), "it speaks SSH", "usually 6379"),
         (stranger(Some(b"220 mail.example ESMTP\r\n"), true), "it speaks SMTP", "usually 6379"),
         (stranger(Some(b"+OK POP3 ready\r\n"), true), "it speaks POP3", "usually 6379"),
         (stranger(Some(b"hello\x1b[2J\r\n"), true), "no Redis reply: 'hello?[2J'", "usually 6379"),
         (stranger(None, false), "no answer to PING", "Is that a Redis server?"),
-        (format!("redis://:hunter2@{}", stranger(None, false)), "no answer to AUTH", "a Redis server?"),
+        (
+            format!("redis://:hunter2@{}", stranger(None, false)),
+            "no answer to AUTH",
+            "a Redis server?",
+        ),
         (locked.address(), "NOAUTH", &password),
     ] {
         let name = address.rsplit('@').next().expect("an address");
@@ -90,8 +102,15 @@ fn whatever_is_no_redis_is_named_at_the_start_and_by_the_check_with_what_to_do()
         assert_eq!(warnings(&log, &[name, what, advice]), 1, "{what}: {log}");
         assert!(said.contains(what) && !said.contains("not checked yet"), "{what}: {said}");
         assert!(!log.contains("hunter2") && !log.contains('\u{1b}'), "{log}");
-        let arguments =
-            ["check", "--check-timeout", "300ms", "--backend", &good.address(), "--backend", &address];
+        let arguments = [
+            "check",
+            "--check-timeout",
+            "300ms",
+            "--backend",
+            &good.address(),
+            "--backend",
+            &address,
+        ];
         let (code, said) = lb_with(&[], &arguments);
         assert_eq!(code, Some(1), "{said}");
         let line = said.lines().find(|line| line.starts_with("wrong: ")).expect("a problem");
@@ -117,7 +136,8 @@ fn a_balancer_serves_behind_another_one() {
     assert_eq!(RespClient::connect(outer.port()).call("GET key"), "$5\r\nvalue\r\n");
     assert_eq!(outer.get("/key").json(), "value");
     assert_eq!(warnings(&outer.log(), &["does not answer"]), 0, "{}", outer.log());
-    let (code, said) = lb_with(&[], &["check", "--backend", &format!("127.0.0.1:{}", inner.port())]);
+    let (code, said) =
+        lb_with(&[], &["check", "--backend", &format!("127.0.0.1:{}", inner.port())]);
     assert_eq!(code, Some(0), "{said}");
 }
 
@@ -153,7 +173,8 @@ fn variables_that_are_wrong_are_named_with_what_they_take() {
 
 #[test]
 fn variables_that_lb_does_not_have_are_warned_of_but_for_those_of_kubernetes() {
-    let variables = [("LB_BACKEND", "a:1"), ("LB_SERVICE_HOST", "a"), ("LB_PORT_1_TCP", "tcp://a:1")];
+    let variables =
+        [("LB_BACKEND", "a:1"), ("LB_SERVICE_HOST", "a"), ("LB_PORT_1_TCP", "tcp://a:1")];
     let (code, said) = lb_with(&variables, &["config"]);
     assert_eq!(code, Some(0), "{said}");
     let warnings: Vec<&str> = said.lines().filter(|line| line.starts_with("warning: ")).collect();
@@ -177,7 +198,10 @@ fn what_is_typed_wrong_is_told_with_what_to_type() {
         (&["--backend", "a:1,"], "is there a comma too many?"),
         (&["--backend", "a:1", "--backend", "a:1"], "name each one once"),
         (&["--backend", "127.0.0.1:1310"], "is where lb itself listens"),
-        (&["--listen", "0.0.0.0:7000", "--backend", "localhost:7000"], "is where lb itself listens"),
+        (
+            &["--listen", "0.0.0.0:7000", "--backend", "localhost:7000"],
+            "is where lb itself listens",
+        ),
         (&["--backend"], "--backend"),
         // Words.
         (&["127.0.0.1:6379"], "lb --backend 127.0.0.1:6379"),
@@ -272,9 +296,8 @@ fn tls_on_a_port_of_plain_text_is_answered_at_once_and_logged_once_for_each_addr
             assert!(time < Duration::from_secs(5), "it took {time:?}");
         }
     }
-    let lines = |address: &Ipv4Addr| {
-        lb.log().matches(&format!("{address} wants to speak TLS")).count()
-    };
+    let lines =
+        |address: &Ipv4Addr| lb.log().matches(&format!("{address} wants to speak TLS")).count();
     wait_until("the log tells", || addresses.iter().all(|address| lines(address) > 0));
     assert!(addresses.iter().all(|address| lines(address) == 1), "{}", lb.log());
     assert!(lb.log().contains("begins with http:// or redis://"), "{}", lb.log());
@@ -316,9 +339,13 @@ fn quotes_and_columns_that_are_wrong_are_an_error_with_their_line() {
         ("id,name,\n1,a,\n", "rows.csv:1: column 3 has no name"),
         ("id, ,name\n1,a,b\n", "rows.csv:1: column 2 has no name"),
         ("id,name\n1,a,b\n2,\"c\"d\n", "rows.csv:2: the row has 3 columns"),
-        ("id;name\n1;a;b\n", "rows.csv:2: the row has 3 columns, the header 2; look for a missing or extra semicolon"),
+        (
+            "id;name\n1;a;b\n",
+            "rows.csv:2: the row has 3 columns, the header 2; look for a missing or extra semicolon",
+        ),
     ] {
-        let (code, said) = seed(content.as_bytes(), b"", &["rows.csv", "--backend", &server.address()]);
+        let (code, said) =
+            seed(content.as_bytes(), b"", &["rows.csv", "--backend", &server.address()]);
         assert_eq!(code, Some(2), "{content:?}: {said}");
         assert!(said.contains(expected), "{content:?}: {said}");
     }
