@@ -5,12 +5,16 @@ pub mod backend;
 pub mod backend_tls;
 pub mod control;
 mod effective;
+pub mod environment;
 mod file;
 mod file_backends;
 mod file_users;
 mod flags;
+pub mod hints;
 mod keys;
+mod listen;
 mod live;
+mod mistyped;
 pub mod rewrite;
 pub mod role;
 mod show;
@@ -22,12 +26,13 @@ mod values;
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::CommandFactory;
 use log::LevelFilter;
 
 use self::address::BackendAddress;
@@ -278,7 +283,10 @@ impl Config {
     pub fn from_arguments(
         arguments: impl IntoIterator<Item: Into<OsString>>,
     ) -> Result<Self, ConfigError> {
-        let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+        let arguments = hints::with_help(arguments.into_iter().map(Into::into).collect());
+        if !arguments.iter().any(|word| word == CTL) {
+            environment::check(&mut Flags::command(), &arguments)?;
+        }
         let matches = Flags::matches(&arguments)?;
         let keys = Keys::new();
         let given = Given::new(&matches, &keys);
@@ -290,11 +298,15 @@ impl Config {
         let (program, typed) = arguments.split_at(arguments.len().min(1));
         let effective = Flags::matches(&[program, &from_file, typed].concat())?;
         let mut config = Self::checked(Flags::from_matches(&effective)?, file.as_ref(), &given)
+            .and_then(|config| config.without_itself())
             .map_err(|reason| given.blame(reason, file.as_ref()))?;
         if is_ctl && config.control.is_none() {
             config.control = path.map(|path| ConfigFile::control(path)).transpose()?.flatten();
         }
         config.settings = given.settings(&effective, file.as_ref());
+        if !is_ctl {
+            config.warnings.extend(environment::unknown(&Flags::command()));
+        }
         if given.source(REQUIRE_PASSWORD) == Source::Flag {
             config.warnings.push(VISIBLE_PASSWORD.to_owned());
         }
@@ -304,6 +316,14 @@ impl Config {
         }
         config.arguments = arguments;
         Ok(config)
+    }
+
+    /// Refuses backends at which it would reach itself. A socket that was passed on listens elsewhere.
+    fn without_itself(self) -> Result<Self, String> {
+        match self.task == Task::Serve && std::env::var_os("LISTEN_FDS").is_none() {
+            true => listen::check_own(&self).map(|()| self),
+            false => Ok(self),
+        }
     }
 
     fn checked(mut flags: Flags, file: Option<&ConfigFile>, given: &Given) -> Result<Self, String> {
@@ -343,8 +363,10 @@ impl Config {
             ctl,
             credentials,
             backends_tls,
-            listen: address("--listen", &flags.listen)?,
-            admin_listen: admin_listen.map(|text| address("--admin-listen", text)).transpose()?,
+            listen: listen::address("--listen", &flags.listen)?,
+            admin_listen: admin_listen
+                .map(|text| listen::address("--admin-listen", text))
+                .transpose()?,
             backends,
             allow_hosts: flags.allow_hosts.iter().map(host_name).collect(),
             users,
@@ -399,17 +421,6 @@ fn load_tls(
         tls.load(all, store).map_err(|error| error.with_flag())?;
     }
     Ok(())
-}
-
-/// Resolves the address that a flag names.
-fn address(flag: &str, text: &str) -> Result<SocketAddr, String> {
-    let found = text.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
-    found.ok_or_else(|| {
-        format!(
-            "{flag} {text}: write ADDRESS:PORT, such as 127.0.0.1:1310 for this machine alone \
-             or 0.0.0.0:1310 for every network"
-        )
-    })
 }
 
 /// Returns `text` without the user and password of any URL in it, for errors that repeat what was

@@ -46,6 +46,7 @@ mod malformed;
 mod malformed_commands;
 mod memory;
 mod metrics;
+mod mistakes;
 mod own_limits;
 mod places;
 mod policy;
