@@ -38,6 +38,7 @@ use super::pipeline::Pipeline;
 use super::reply_router::ReplyRouter;
 use super::shared_reader::Reader;
 use super::{Backend, Class, Mode, PooledConnection, Timeouts};
+use crate::metrics::SentCommands;
 use crate::net::backend_stream::BackendStream;
 use crate::net::protocol::WireProtocol;
 use crate::sync::{Mutex, lock};
@@ -90,8 +91,10 @@ pub(crate) struct Entry {
     pub protocol: WireProtocol,
     /// The router's ticket for the commands.
     pub ticket: u64,
-    /// Number of commands.
+    /// Number of commands that are not answered.
     pub commands: usize,
+    /// All of its commands, as they are timed.
+    pub sent: SentCommands,
     /// When they were sent.
     pub began: Instant,
     /// Number of bytes that had been received on the connection by then.

@@ -10,7 +10,7 @@ use super::error::{BackendError, is_timeout};
 use super::reply_router::{Progress, Replies};
 use super::shared::{Entry, IncompleteReply, LineHead, SharedConnection, SharedFailure};
 use super::{Backend, PooledConnection, unable};
-use crate::metrics::{Completion, Outcome};
+use crate::metrics::{CommandId, Completion, Outcome};
 use crate::net::protocol::WireProtocol;
 use crate::resp::{self, Framer, Protocol};
 
@@ -333,12 +333,17 @@ fn complete(entry: &Entry, replies: &Replies, bytes: usize, backend: &Backend) {
         client: entry.client,
         protocol: entry.protocol,
         what: b"",
+        // They may be several.
+        command: CommandId::default(),
+        status: None,
         backend: Some(&backend.metrics),
         count: replies.answered as u64 - replies.errors,
         bytes: bytes as u64,
         time: replies.slowest,
         outcome: Outcome::Answered,
     };
+    let times = &backend.all_metrics.command_times;
+    times.add_sent(&entry.sent, entry.commands, replies.answered, replies.slowest);
     if answered.count > 0 {
         backend.all_metrics.complete(&answered);
     }
@@ -390,9 +395,10 @@ impl NextReplies {
 
     /// Gives the whole replies to their client, before the others of their entry have come.
     fn give_some(&mut self, entry: &mut Entry, buffer: &[u8], backend: &Backend) {
-        if self.replies.answered > 0 {
-            entry.commands -= self.replies.answered;
+        let answered = self.replies.answered;
+        if answered > 0 {
             self.give(entry, buffer, backend);
+            entry.commands -= answered;
         }
     }
 

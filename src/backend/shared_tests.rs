@@ -8,6 +8,7 @@ use super::super::test_support::{FakeSupervisor, LONG, connected, timeouts};
 use super::super::{BackendId, HELD_REPLY_BYTES, WaitPolicy};
 use super::*;
 use crate::config::address::BackendAddress;
+use crate::metrics::CommandId;
 use crate::resp::Protocol;
 
 /// A shared connection, and the server at its other end.
@@ -60,6 +61,7 @@ impl Scene {
             protocol: WireProtocol::Resp,
             ticket,
             commands: commands.len(),
+            sent: SentCommands::Alike(CommandId::default()),
             began: Instant::now(),
             received: self.shared.received(),
         };
@@ -179,7 +181,8 @@ fn a_reply_that_answers_no_command_is_the_backends_failure() {
     let (router, began) = (Arc::clone(&late.router), Instant::now());
     let client = ([127, 0, 0, 1], 1).into();
     let protocol = WireProtocol::Resp;
-    let entry = Entry { client, router, protocol, ticket, commands: 1, began, received: 0 };
+    let sent = SentCommands::Alike(CommandId::default());
+    let entry = Entry { client, router, protocol, ticket, commands: 1, sent, began, received: 0 };
     assert!(!scene.shared.send(entry, b"b"), "it has ended");
 }
 

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use arc_swap::Guard;
 use serde::Serialize;
@@ -13,6 +13,7 @@ use super::cursor;
 use super::discovered::Discovered;
 use super::history::{BackendReading, History, Reading};
 use super::long_replies::LongReplies;
+use super::outages::Outages;
 use super::overlay::Overlay;
 use super::refusals::RecentRefusals;
 use super::registry::{Backends, Registry};
@@ -31,7 +32,7 @@ use crate::health::{
     BackendState, Change, Databases, DatabasesInUse, Health, Member, Replication, Settings,
     sample_interval,
 };
-use crate::logging::access_log::AccessLog;
+use crate::logging::access_log::{AccessLog, AccessLogSettings};
 use crate::login::Logins;
 use crate::memory::{self, MemoryBudget};
 use crate::metrics::Metrics;
@@ -90,6 +91,8 @@ pub struct Balancer {
     pub history: History,
     /// When it began to serve.
     pub began: Instant,
+    /// The same moment by the system's clock.
+    pub began_at: SystemTime,
     phase: AtomicU8,
     /// Policy made from the backends' commands, and the version of those.
     policy: Mutex<(u64, Arc<Policy>)>,
@@ -108,10 +111,18 @@ pub struct Balancer {
     in_use: Arc<DatabasesInUse>,
     /// Where requests and sessions leave lines in the log.
     pub access_log: AccessLog,
+    /// Notices when no backend is left.
+    pub(super) outages: Arc<Outages>,
 }
 
 fn max_memory(config: &Config) -> usize {
     config.max_memory.unwrap_or_else(|| memory::default_bytes() as usize)
+}
+
+fn access_log_settings(config: &Config) -> AccessLogSettings {
+    // A delay is there to watch the leases.
+    let has_leases = config.log_leases || !config.demo_delay.is_zero();
+    AccessLogSettings { is_quiet: config.quiet, has_leases }
 }
 
 fn allowed(config: &Config) -> Allowed {
@@ -138,7 +149,8 @@ impl Balancer {
             };
             registry.snapshot().iter().map(leases).collect()
         };
-        let access_log = AccessLog::new(leases, config.quiet);
+        let access_log = AccessLog::new(leases, access_log_settings(&config));
+        let outages = Outages::new(&table, access_log.states());
         let refusals = RecentRefusals::new(Arc::clone(&table));
         let memory = Arc::new(MemoryBudget::new(max_memory(&config)));
         let logins = Logins::new(&config.users);
@@ -168,10 +180,12 @@ impl Balancer {
             metrics,
             history,
             began: now,
+            began_at: SystemTime::now(),
             phase: AtomicU8::new(Phase::Serving as u8),
             policy,
             scripts: Arc::default(),
             access_log,
+            outages,
         })
     }
 
@@ -189,7 +203,7 @@ impl Balancer {
     /// limits.
     pub fn reconfigure(&self, config: Config, now: Instant) {
         self.memory.set_max_bytes(max_memory(&config));
-        self.access_log.set_quiet(config.quiet);
+        self.access_log.configure(access_log_settings(&config));
         self.table.set_slow_start(config.slow_start);
         self.logins.replace(&config.users);
         let max_connections = config.backend_connections;
@@ -225,7 +239,13 @@ impl Balancer {
     fn member(&self, id: BackendId, backend: &BackendConfig, now: Instant) -> Member {
         let config = self.config();
         self.table.add(id);
-        let row = TableRow { table: Arc::clone(&self.table), id };
+        let row = TableRow {
+            table: Arc::clone(&self.table),
+            id,
+            name: backend.name().into(),
+            outages: Arc::clone(&self.outages),
+            log: self.access_log.states(),
+        };
         let in_use = Arc::clone(&self.in_use);
         let health = Health::new(backend.name(), Box::new(row), self.config.clone(), in_use, now);
         let supervisor = Arc::new(BackendSupervisor {
@@ -287,6 +307,7 @@ impl Balancer {
             let tables: Vec<_> = backends.iter().filter_map(|backend| backend.commands()).collect();
             let mut new = Policy::new(&tables, allowed(&self.config()));
             new.share_counts(&policy.1);
+            new.time_commands(&self.metrics.command_times);
             *policy = (version, Arc::new(new));
         }
         policy.clone()
@@ -450,6 +471,10 @@ impl Peers for Balancer {
     fn checked(&self) {
         // Reads that were given up on this server may be over.
         self.slow_lane.backend_checked(Instant::now());
+    }
+
+    fn all_checked(&self) {
+        self.outages.begin(Instant::now());
     }
 }
 

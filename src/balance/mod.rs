@@ -10,6 +10,7 @@ pub(crate) mod latency;
 mod lease;
 mod long_replies;
 mod operation;
+mod outages;
 mod overlay;
 mod rebalance;
 mod refusals;

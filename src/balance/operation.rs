@@ -89,6 +89,10 @@ impl Balancer {
             is_never_read: settings.is_never_read,
         };
         self.table.set_terms(id, terms, now);
+        // Whether it is read from at all may have changed.
+        if let Some(member) = self.backend(id) {
+            self.outages.look(member.name(), now);
+        }
     }
 
     /// Whether a backend with these settings is in another zone than `--zone`. One without a zone is, too.

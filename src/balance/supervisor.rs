@@ -4,6 +4,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use log::Level;
+
+use super::outages::Outages;
 use super::refusals::RecentRefusals;
 use super::retry_budget::RetryBudget;
 use super::slow::{self, Decision, Situation, TimeLimits};
@@ -11,7 +14,8 @@ use super::subscribers::{self, Carrier, Departure};
 use super::table::ConnectionTable;
 use crate::backend::{BackendError, BackendId, Class, LEFT_BUSY, LEFT_DOWN, STUCK, Supervisor};
 use crate::config::LiveConfig;
-use crate::health::{Admin, BackendState, Health, StateListener};
+use crate::health::{Admin, BackendState, Change, Health, ShownState, StateListener};
+use crate::logging::access_log::{Event, StateChange, StateLog};
 use crate::policy::scripts::Scripts;
 
 /// A read and a check that begin within this time of each other may be answered in any order.
@@ -139,16 +143,36 @@ impl Supervisor for BackendSupervisor {
     }
 }
 
-/// The row of one backend in the connection table.
+/// The row of one backend in the connection table, and the log of its states.
 #[derive(Debug)]
 pub(super) struct TableRow {
     pub table: Arc<ConnectionTable>,
     pub id: BackendId,
+    /// The backend's name.
+    pub name: Arc<str>,
+    pub outages: Arc<Outages>,
+    pub log: StateLog,
 }
 
 impl StateListener for TableRow {
+    fn announce(&self, change: &Change) {
+        let level = match change.state {
+            ShownState::Up | ShownState::Draining | ShownState::Maint => Level::Info,
+            _ => Level::Warn,
+        };
+        let change = StateChange {
+            backend: self.name.to_string(),
+            state: change.state.name(),
+            before: change.before.name(),
+            reason: change.reason.clone(),
+            keys: change.keys,
+        };
+        self.log.write(level, Event::State(change));
+    }
+
     fn set_state(&self, state: BackendState, slowly: bool, now: Instant) {
         self.table.set_state(self.id, state, slowly, now);
+        self.outages.look(&self.name, now);
     }
 
     fn set_second_choice(&self, is_second_choice: bool, now: Instant) {

@@ -183,6 +183,11 @@ pub struct Flags {
     #[arg(long, env = "LB_QUIET", value_parser = BoolishValueParser::new())]
     pub quiet: bool,
 
+    /// Adds the leases of all backends at that moment to the lines of requests and sessions, as --demo-delay does
+    #[arg(help_heading = WATCHING)]
+    #[arg(long, env = "LB_LOG_LEASES", value_parser = BoolishValueParser::new())]
+    pub log_leases: bool,
+
     /// A Unix socket through which `lb ctl` changes things at run time; only its owner may use it
     #[arg(help_heading = CONTROL)]
     #[arg(long, env = "LB_CONTROL", value_name = "PATH", value_parser = control_path)]

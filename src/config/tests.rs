@@ -29,6 +29,7 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!(config.drain_delay, Duration::ZERO);
     assert_eq!(config.drain_timeout, Duration::from_secs(30));
     assert_eq!(config.demo_delay, Duration::ZERO);
+    assert!(!config.quiet && !config.log_leases);
 }
 
 #[test]

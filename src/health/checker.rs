@@ -62,6 +62,9 @@ pub trait Peers: Send + Sync {
 
     /// Takes note that a backend was checked.
     fn checked(&self);
+
+    /// Takes note that all were checked for the first time, or that the time for that is over.
+    fn all_checked(&self);
 }
 
 /// Time after the check timeout in which a first result is still waited for: a server that says nothing is told so by
@@ -84,6 +87,7 @@ pub fn start(peers: &Arc<dyn Peers>) {
     }
     drop(to_us);
     accept_first(&members, &first_checks, peers.check_settings().timeout);
+    peers.all_checked();
 }
 
 /// Starts to check a backend that has joined the others.
@@ -149,9 +153,6 @@ fn accept_first(
         let others = reports.iter().filter(|(other, _)| other.id != member.id);
         let others: Vec<&Report> = others.map(|(_, report)| report).collect();
         member.health.accept_first(report, &others, now);
-    }
-    if members.iter().all(|member| member.health.state() != BackendState::Up) {
-        warn!("no backend answers: reads fail until one does");
     }
 }
 
@@ -255,10 +256,11 @@ impl Checker {
         let mut result = self.member.check(&mut self.connection, began + timeout, lag.time);
         match &mut result {
             Ok(report) => {
+                self.member.metrics.answered_checks.add_one();
                 self.place = Some((report.is_replica, Arc::clone(&report.replication_id)));
                 self.note_position(report, began, lag);
             }
-            Err(error) => self.note_no_position(error),
+            Err(error) => self.note_failed(error),
         }
         // It is a short read as well, of a backend that may get no other.
         if is_connected && result.is_ok() {
@@ -294,16 +296,17 @@ impl Checker {
                 true
             }
             Err(error) => {
-                self.note_no_position(&error);
+                self.note_failed(&error);
                 self.judge(Err(error), began);
                 false
             }
         }
     }
 
-    /// Takes note that its offset is not known now, unless the reason is on this machine.
-    fn note_no_position(&self, error: &BackendError) {
+    /// Takes note that it has failed a check, and that its offset is not known now, unless the reason is on this machine.
+    fn note_failed(&self, error: &BackendError) {
         if !error.is_local() {
+            self.member.metrics.failed_checks.add_one();
             self.peers.replication().note_failed(self.member.id);
         }
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::known::{Databases, Known, Unproven};
 use super::record::STILL_CHECKS;
 use super::{BackendState, Change, Health, ShownState, Summary};
-use crate::backend::{Keys, Report};
+use crate::backend::Report;
 use crate::sync::lock;
 
 impl Health {
@@ -38,10 +38,11 @@ impl Health {
                 (BackendState::Up, Some(report)) => record.while_up(report),
                 _ => record.reason.clone(),
             },
-            keys: seen.and_then(|report| report.keys.as_ref()).map(Keys::total),
+            keys: record.keys(),
             is_replica: seen.map(|report| report.is_replica),
             lag: seen.and_then(|report| report.lag),
             ejections: record.ejections,
+            entered: record.entered,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The reasons for the state of one backend, without a lock or a clock.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use log::warn;
 
@@ -67,6 +67,10 @@ pub(super) struct Record {
     pub is_removed: bool,
     /// What an operator wants of it.
     pub admin: Admin,
+    /// The state that was shown last.
+    pub shown: ShownState,
+    /// How often its state has changed to each of [`ShownState::ALL`].
+    pub entered: [u64; ShownState::ALL.len()],
     pub changes: VecDeque<Change>,
 }
 
@@ -107,6 +111,25 @@ impl Record {
             BackendState::Suspect if self.is_ejected => ShownState::Ejected,
             state => state.into(),
         }
+    }
+
+    /// Takes note of the state that is shown from now on, for this reason.
+    pub fn note_change(&mut self, reason: String, at: SystemTime) -> &Change {
+        let state = self.shown_state();
+        let before = std::mem::replace(&mut self.shown, state);
+        self.entered[state as usize] += 1;
+        if self.changes.len() == MAX_CHANGES {
+            self.changes.pop_front();
+        }
+        let keys = self.keys();
+        self.changes.push_back(Change { at, state, before, reason, keys });
+        // It was added last.
+        &self.changes[self.changes.len() - 1]
+    }
+
+    /// Returns the keys of all its databases at the last check; `None` while unknown.
+    pub fn keys(&self) -> Option<u64> {
+        self.known.seen.as_ref().and_then(|seen| seen.report.keys.as_ref()).map(Keys::total)
     }
 
     /// Returns since when the numbers of its keys are about those of this report.

@@ -74,6 +74,20 @@ impl ShownState {
         Self::Draining,
         Self::Maint,
     ];
+
+    /// Its name, as it is shown.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Slow => "slow",
+            Self::Suspect => "suspect",
+            Self::Ejected => "ejected",
+            Self::Down => "down",
+            Self::Syncing => "syncing",
+            Self::Draining => "draining",
+            Self::Maint => "maint",
+        }
+    }
 }
 
 impl From<BackendState> for ShownState {
@@ -89,21 +103,15 @@ impl From<BackendState> for ShownState {
 
 impl fmt::Display for ShownState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Up => "up",
-            Self::Slow => "slow",
-            Self::Suspect => "suspect",
-            Self::Ejected => "ejected",
-            Self::Down => "down",
-            Self::Syncing => "syncing",
-            Self::Draining => "draining",
-            Self::Maint => "maint",
-        })
+        f.write_str(self.name())
     }
 }
 
-/// Receiver of the changes of one backend's state: its row in the connection table.
+/// Receiver of the changes of one backend's state: its row in the connection table, and the log.
 pub trait StateListener: fmt::Debug + Send + Sync {
+    /// Tells that the state that is shown changes. What decides about leases changes after that.
+    fn announce(&self, change: &Change);
+
     /// Sets the backend's state from `now` on. A backend that comes up `slowly` gets its share little by
     /// little.
     fn set_state(&self, state: BackendState, slowly: bool, now: Instant);
@@ -128,8 +136,12 @@ pub struct Change {
     pub at: SystemTime,
     /// The new state.
     pub state: ShownState,
+    /// The state that was shown before.
+    pub before: ShownState,
     /// The reason, in words.
     pub reason: String,
+    /// The keys of all its databases at the last check; `None` while unknown.
+    pub keys: Option<u64>,
 }
 
 /// The state of a backend, to be shown.
@@ -151,6 +163,8 @@ pub struct Summary {
     pub lag: Option<Duration>,
     /// How often it was ejected since the start of the process.
     pub ejections: u64,
+    /// How often its state has changed to each of [`ShownState::ALL`] since the start of the process.
+    pub entered: [u64; ShownState::ALL.len()],
 }
 
 impl Summary {

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 use log::{error, info, warn};
 
 use super::known::{Cause, DatabasesInUse, Known, Seen, Unproven};
-use super::record::{MAX_CHANGES, Proof, Record, keys_in_words};
+use super::record::{Proof, Record, keys_in_words};
 use super::rule::{self, Facts, Verdict};
-use super::{BackendState, Change, ShownState, StateListener};
+use super::{BackendState, StateListener};
 use crate::backend::Report;
 use crate::config::LiveConfig;
 use crate::sync::{Mutex, lock};
@@ -458,20 +458,10 @@ impl Health {
         self.listener.set_state(state, slowly, now);
     }
 
-    /// Logs the state that is shown from now on, and keeps it among the changes.
+    /// Tells of the state that is shown from now on, and keeps it among the changes.
     pub(super) fn announce(&self, record: &mut Record, reason: String, now: Instant) {
-        let state = record.shown_state();
-        match state {
-            ShownState::Up | ShownState::Draining | ShownState::Maint => {
-                info!("{} is {state}: {reason}", self.name);
-            }
-            _ => warn!("{} is {state}: {reason}", self.name),
-        }
         record.reason.clone_from(&reason);
         record.shown_since = Some(now);
-        if record.changes.len() == MAX_CHANGES {
-            record.changes.pop_front();
-        }
-        record.changes.push_back(Change { at: SystemTime::now(), state, reason });
+        self.listener.announce(record.note_change(reason, SystemTime::now()));
     }
 }

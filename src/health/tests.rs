@@ -26,6 +26,8 @@ struct Told(Mutex<Option<BackendState>>);
 struct Listener(Arc<Told>);
 
 impl StateListener for Listener {
+    fn announce(&self, _: &Change) {}
+
     fn set_state(&self, state: BackendState, _: bool, _: Instant) {
         *lock(&self.0.0) = Some(state);
     }

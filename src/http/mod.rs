@@ -1,10 +1,12 @@
 //! HTTP/1.1, 1.0 and 0.9 as bytes and messages, without sockets.
 
+mod accept;
 pub mod authorization;
 mod request;
 mod response;
 pub mod target;
 
+pub use accept::MetricsForm;
 pub(crate) use request::MAX_REQUEST_LINE_BYTES;
 pub use request::{Method, Request, RequestError, Version, host_name, is_local_host, parse};
 pub(crate) use response::{BackendFailure, HTML, JSON};

@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
+use super::accept::MetricsForm;
 use super::authorization::Authorization;
-use super::target::Query;
+use super::target::{self, Query};
 
 /// Longest request line, with its line end. RFC 9112 asks for at least 8000.
 pub(crate) const MAX_REQUEST_LINE_BYTES: usize = 16 * 1024;
@@ -96,6 +97,8 @@ pub struct Request {
     pub max_staleness: Result<Option<Duration>, &'static str>,
     /// Whether `Accept` names `text/html`. Browsers do; clients that take anything, like curl, don't.
     pub accepts_html: bool,
+    /// The form of the metrics that `Accept` wants most; for paths below `/-/` alone.
+    pub metrics_form: MetricsForm,
     /// Whether the client wants to keep the connection.
     pub keep_alive: bool,
     /// Whether a body follows. We never read it, but close the connection.
@@ -167,6 +170,7 @@ fn http09(target: &[u8]) -> Result<Request, RequestError> {
         if_none_match: None,
         max_staleness: Ok(None),
         accepts_html: false,
+        metrics_form: MetricsForm::default(),
         keep_alive: false,
         has_body: false,
     })
@@ -193,6 +197,10 @@ fn http1(head: &[u8]) -> Result<Request, RequestError> {
     if header_host.is_none() && version == Version::Http11 {
         return Err(RequestError::Malformed("Host is missing"));
     }
+    let metrics_form = match target::is_admin(&target) {
+        true => MetricsForm::wanted(headers.all("accept")),
+        false => MetricsForm::default(),
+    };
     Ok(Request {
         method,
         method_name,
@@ -205,6 +213,7 @@ fn http1(head: &[u8]) -> Result<Request, RequestError> {
         if_none_match: headers.joined("if-none-match"),
         max_staleness: headers.max_staleness(),
         accepts_html: headers.accepts_html(),
+        metrics_form,
         keep_alive: headers.keep_alive(version),
         has_body: headers.has_body(version)?,
     })

@@ -171,15 +171,24 @@ impl<W: Write> ResponseWriter<W> {
         self.out.flush()
     }
 
+    /// Returns the status with which [`finish`](Self::finish) ends the response, with the same `validators`.
+    pub(crate) fn final_status(&self, validators: Option<(u64, Option<&str>)>) -> u16 {
+        match (self.state, validators) {
+            (ResponseState::Held, Some((digest, Some(list)))) => {
+                let etag = ETag { digest, length: self.body.len() };
+                if matches(list, &etag.to_string()) { 304 } else { self.status }
+            }
+            _ => self.status,
+        }
+    }
+
     /// Ends a response of which nothing has been sent, as [`finish`](Self::finish) does. Returns it for the caller to
     /// send.
     pub(crate) fn held_message(&mut self, validators: Option<(u64, Option<&str>)>) -> Vec<u8> {
         let length = self.body.len();
         let etag = validators.map(|(digest, _)| ETag { digest, length });
-        if let (Some(etag), Some((_, Some(list)))) = (&etag, validators)
-            && matches(list, &etag.to_string())
-        {
-            self.status = 304;
+        self.status = self.final_status(validators);
+        if self.status == 304 {
             self.body.clear();
         }
         // 204 never has a length, 304 could only have the 200's (RFC 9110, section 8.6).

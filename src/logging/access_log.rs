@@ -1,4 +1,4 @@
-//! Writes the lines that requests and sessions leave in the log.
+//! Writes the lines that requests, sessions and the states of backends leave in the log.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,30 +7,53 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use log::Level;
 
 use super::entry::{Entry, Leases};
-pub use super::entry::{Event, HttpRequest, Session, Text};
+pub use super::entry::{Event, HttpRequest, Session, StateChange, Text};
 use super::writer;
+
+/// The target of lines about backends, by which `RUST_LOG` chooses them.
+const STATES: &str = "redis_lb::health";
 
 /// Returns the number of leases of each backend, by name.
 type CountLeases = dyn Fn() -> Vec<(Arc<str>, usize)> + Send + Sync;
 
-/// Writes an entry for each event, with the leases of all backends at that moment.
+/// What requests and sessions leave in the log.
+#[derive(Debug, Clone, Copy)]
+pub struct AccessLogSettings {
+    /// Whether they leave nothing.
+    pub is_quiet: bool,
+    /// Whether each line has the leases of all backends at that moment.
+    pub has_leases: bool,
+}
+
+/// Writes an entry for each event.
 pub struct AccessLog {
-    count_leases: Box<CountLeases>,
+    states: StateLog,
     is_quiet: AtomicBool,
+    has_leases: AtomicBool,
 }
 
 impl AccessLog {
-    /// Returns a log that writes nothing if it `is_quiet`.
+    /// Returns a log that counts leases so.
     pub fn new(
         count_leases: impl Fn() -> Vec<(Arc<str>, usize)> + Send + Sync + 'static,
-        is_quiet: bool,
+        settings: AccessLogSettings,
     ) -> Self {
-        Self { count_leases: Box::new(count_leases), is_quiet: AtomicBool::new(is_quiet) }
+        let states = StateLog { count_leases: Arc::new(count_leases) };
+        let log =
+            Self { states, is_quiet: AtomicBool::default(), has_leases: AtomicBool::default() };
+        log.configure(settings);
+        log
     }
 
-    /// Sets whether it writes nothing.
-    pub fn set_quiet(&self, is_quiet: bool) {
-        self.is_quiet.store(is_quiet, Ordering::Relaxed);
+    /// Takes over other settings.
+    pub fn configure(&self, settings: AccessLogSettings) {
+        self.is_quiet.store(settings.is_quiet, Ordering::Relaxed);
+        self.has_leases.store(settings.has_leases, Ordering::Relaxed);
+    }
+
+    /// Returns the log of the backends' states.
+    pub fn states(&self) -> StateLog {
+        self.states.clone()
     }
 
     /// Writes the event that `make` returns, if the log wants it.
@@ -44,12 +67,40 @@ impl AccessLog {
             return;
         }
         let event = make();
-        writer::queue_entry(level, || Entry { event, leases: Leases((self.count_leases)()) });
+        let has_leases = event.needs_leases() || self.has_leases.load(Ordering::Relaxed);
+        self.states.queue(level, event, has_leases);
     }
 }
 
 impl fmt::Debug for AccessLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AccessLog").field("is_quiet", &self.is_quiet).finish_non_exhaustive()
+    }
+}
+
+/// Writes an entry for each event about the states of backends.
+#[derive(Clone)]
+pub struct StateLog {
+    count_leases: Arc<CountLeases>,
+}
+
+impl StateLog {
+    /// Writes an event at this level, with the leases of all backends at that moment if it needs them.
+    pub fn write(&self, level: Level, event: Event) {
+        if log::log_enabled!(target: STATES, level) {
+            let has_leases = event.needs_leases();
+            self.queue(level, event, has_leases);
+        }
+    }
+
+    fn queue(&self, level: Level, event: Event, has_leases: bool) {
+        let leases = || has_leases.then(|| Leases((self.count_leases)()));
+        writer::queue_entry(level, || Entry { event, leases: leases() });
+    }
+}
+
+impl fmt::Debug for StateLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StateLog").finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! Entries of the log about requests and sessions, as text and as JSON.
+//! Entries of the log about requests, sessions and the states of backends, as text and as JSON.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -17,10 +17,11 @@ const LOGGED_CHARS: usize = 256;
 pub struct Entry {
     #[serde(flatten)]
     pub event: Event,
-    pub leases: Leases,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leases: Option<Leases>,
 }
 
-/// Something that happened to a request, a session, or several sessions.
+/// Something that happened to a request, a session, several sessions, or a backend.
 #[derive(Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Event {
@@ -36,6 +37,37 @@ pub enum Event {
     Session(Session),
     /// Sessions were moved to other backends.
     Moved { sessions: usize },
+    /// The state of a backend has changed.
+    State(StateChange),
+    /// There is no backend to read from.
+    Outage { message: &'static str },
+    /// There is one again, after so long.
+    Recovery { backend: String, seconds: f64 },
+}
+
+/// A change of the state of a backend.
+#[derive(Debug, Serialize)]
+pub struct StateChange {
+    /// The name of the backend.
+    pub backend: String,
+    pub state: &'static str,
+    /// The state that it had before.
+    pub before: &'static str,
+    /// The reason, in words.
+    pub reason: String,
+    /// The keys of all its databases at the last check; `None` while unknown.
+    pub keys: Option<u64>,
+}
+
+impl Event {
+    /// Whether it tells little without the leases, whatever the configuration says.
+    pub fn needs_leases(&self) -> bool {
+        match self {
+            Self::Held { .. } | Self::Moved { .. } | Self::State(_) | Self::Outage { .. } => true,
+            Self::Request(_) | Self::Refused { .. } | Self::Reads { .. } => false,
+            Self::Session(_) | Self::Recovery { .. } => false,
+        }
+    }
 }
 
 /// An HTTP request, and how it was answered.
@@ -118,7 +150,13 @@ impl fmt::Display for Leases {
 
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.event, self.leases)?;
+        self.event.fmt(f)?;
+        if let Some(leases) = &self.leases {
+            // After a sentence.
+            let end =
+                if matches!(self.event, Event::State(_) | Event::Outage { .. }) { ";" } else { "" };
+            write!(f, "{end} {leases}")?;
+        }
         // A reason is a sentence, so it comes last.
         match &self.event {
             Event::Request(HttpRequest { cut: Some(why), .. }) => {
@@ -159,6 +197,14 @@ impl fmt::Display for Event {
                 write!(f, "{client}{user} session {backend} {commands} {errors} {seconds:.3}s")
             }
             Self::Moved { sessions } => write!(f, "moved {}", counted(*sessions as u64, "session")),
+            Self::State(StateChange { backend, state, reason, .. }) => {
+                write!(f, "{} is {state}: {}", escaped(backend), escaped(reason))
+            }
+            Self::Outage { message } => f.write_str(message),
+            Self::Recovery { backend, seconds } => {
+                let backend = escaped(backend);
+                write!(f, "{backend} is back: reads are answered again, after {seconds:.3}s")
+            }
         }
     }
 }

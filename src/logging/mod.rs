@@ -1,8 +1,8 @@
 //! The log, on standard error; a flag chooses its level, by default `info`, and `RUST_LOG` that of single modules.
 //!
 //! Logging never blocks a client. Lines go into a bounded queue that one thread writes out; lines that
-//! find the queue full are dropped, counted, and their number logged. The entries of requests and
-//! sessions (`access_log`) are also formatted by that thread.
+//! find the queue full are dropped, counted, and their number logged. The entries of requests, sessions and
+//! the states of backends (`access_log`) are also formatted by that thread.
 
 pub(crate) mod access_log;
 mod entry;

@@ -3,13 +3,15 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::octaves::{FIRST_BITS, LAST_BITS, OctaveTimes};
+
 /// Buckets in each octave (from a power of two to the next): a bucket is at most a sixteenth as wide
 /// as the times in it.
 const BUCKETS_IN_OCTAVE: usize = 1 << OCTAVE_BITS;
 const OCTAVE_BITS: usize = 4;
 
 /// Buckets reach up to 2^26 µs, which is 67 s; one more holds all longer times.
-const MAX_BITS: usize = 26;
+const MAX_BITS: usize = LAST_BITS;
 
 const BUCKETS: usize = (MAX_BITS - OCTAVE_BITS + 1) * BUCKETS_IN_OCTAVE + 1;
 
@@ -94,21 +96,19 @@ impl Times {
         Some(Duration::from_micros((lower_bound(bucket) + lower_bound(bucket + 1)) / 2))
     }
 
-    /// Counts events by powers of two of microseconds, from 2^`first` on: each entry has the events
-    /// below its bound that are in no entry before. Events above the last bound are in none.
-    pub fn by_octave(&self, first: usize) -> Vec<(Duration, u64)> {
-        let octaves = first..=MAX_BITS;
+    /// The same events by powers of two of microseconds.
+    pub fn octaves(&self) -> OctaveTimes {
         let mut rest = self.counts.iter().enumerate().peekable();
-        octaves
-            .map(|bits| {
-                let bound = 1 << bits;
-                let mut count = 0;
-                while let Some((_, more)) = rest.next_if(|(at, _)| lower_bound(*at) < bound) {
-                    count += more;
-                }
-                (Duration::from_micros(bound), count)
-            })
-            .collect()
+        let octaves = (FIRST_BITS..=MAX_BITS).map(|bits| {
+            let mut count = 0;
+            while let Some((_, more)) = rest.next_if(|(at, _)| lower_bound(*at) < 1 << bits) {
+                count += more;
+            }
+            count
+        });
+        let mut octaves: Vec<u64> = octaves.collect();
+        octaves.push(rest.map(|(_, count)| count).sum());
+        OctaveTimes::new(octaves, self.sum())
     }
 }
 
@@ -158,11 +158,12 @@ mod tests {
 
     #[test]
     fn octaves_hold_each_time_once() {
-        let times = counted([0, 63, 64, 127, 128, 1 << 25, 1 << 26, u64::MAX / 4]);
-        let octaves = times.by_octave(6);
-        assert_eq!(octaves[..3].iter().map(|(_, count)| *count).collect::<Vec<_>>(), [2, 2, 1]);
-        assert_eq!(octaves.last(), Some(&(Duration::from_micros(1 << 26), 1)));
-        assert_eq!((times.count(), octaves.iter().map(|(_, count)| count).sum::<u64>()), (8, 6));
+        let times = counted([0, 63, 64, 127, 128, (1 << 26) - 1, 1 << 26, u64::MAX / 4]);
+        let octaves = times.octaves();
+        let counts: Vec<u64> = octaves.buckets().into_iter().map(|(_, count)| count).collect();
+        assert_eq!(counts[..3], [2, 2, 1]);
+        assert_eq!(counts[counts.len() - 2..], [1, 2]);
+        assert_eq!((times.count(), octaves.count(), octaves.sum()), (8, 8, times.sum()));
     }
 
     #[test]

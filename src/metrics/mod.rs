@@ -1,18 +1,27 @@
 //! Counters of clients, requests, refusals and failures, and histograms of how long backends took.
 
 pub mod cache;
+mod commands;
 mod histogram;
+mod octaves;
+mod striped;
 pub mod tls;
+mod traffic;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
 
 use self::cache::CacheMetrics;
+pub use self::commands::{CommandId, CommandTimes, SentCommands};
 pub use self::histogram::{Histogram, Times};
+pub use self::octaves::OctaveTimes;
+use self::striped::Striped;
 use self::tls::TlsMetrics;
+pub use self::traffic::Traffic;
 use crate::net::protocol::WireProtocol;
 
 /// A number that only grows; any number of threads may count at once.
@@ -67,9 +76,11 @@ pub enum Refusal {
     Write,
     /// It is malformed.
     BadRequest,
-    /// The command does not exist.
+    /// It took too long to arrive.
+    TooSlow,
+    /// The command, or the method of HTTP, does not exist.
     UnknownCommand,
-    /// The command exists and is not served.
+    /// The command, the method of HTTP, or the host exists and is not served.
     NotServed,
     /// No backend could answer.
     Unanswered,
@@ -82,9 +93,10 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Write,
         Self::BadRequest,
+        Self::TooSlow,
         Self::UnknownCommand,
         Self::NotServed,
         Self::Unanswered,
@@ -98,6 +110,7 @@ impl Refusal {
         match self {
             Self::Write => "write",
             Self::BadRequest => "bad_request",
+            Self::TooSlow => "too_slow",
             Self::UnknownCommand => "unknown_command",
             Self::NotServed => "not_served",
             Self::Unanswered => "unanswered",
@@ -134,6 +147,10 @@ pub struct Completion<'a> {
     /// Name of the command, or target of the request. It is empty for commands that were answered
     /// together and for bytes that are no command.
     pub what: &'a [u8],
+    /// The Redis command, as it is timed; of none for those that are timed together with others, or not at all.
+    pub command: CommandId,
+    /// The status of the response, over HTTP.
+    pub status: Option<u16>,
     /// Counters of the backend that answered; `None` for an answer of our own.
     pub backend: Option<&'a BackendMetrics>,
     /// Number of commands.
@@ -162,7 +179,19 @@ pub struct BackendMetrics {
     pub error_replies: Counter,
     /// Reads that the near cache answered with what it keeps of this backend.
     pub cache_hits: Counter,
+    /// Reads that kept it busy, and have ended.
+    pub slow_reads: Counter,
+    /// Health checks that it answered, whatever it said.
+    pub answered_checks: Counter,
+    /// Health checks that it did not answer.
+    pub failed_checks: Counter,
 }
+
+/// One more than the highest first digit of a status.
+const RESPONSE_CLASSES: usize = 6;
+
+/// The first digits of the statuses that we send, with their names.
+pub const STATUS_CLASSES: [(usize, &str); 4] = [(2, "2xx"), (3, "3xx"), (4, "4xx"), (5, "5xx")];
 
 /// Metrics of all clients together, without those of backends.
 #[derive(Debug, Default)]
@@ -193,6 +222,12 @@ pub struct Metrics {
     pub http_listings: Counter,
     /// The near cache.
     pub cache: CacheMetrics,
+    /// How long backends took over each Redis command.
+    pub command_times: CommandTimes,
+    /// Bytes of the clients whose protocol is known.
+    pub traffic: ByProtocol<Arc<Traffic>>,
+    /// HTTP responses by the first digit of their status.
+    responses: Striped<RESPONSE_CLASSES>,
     refused: ByProtocol<[Counter; Refusal::ALL.len()]>,
 }
 
@@ -204,8 +239,15 @@ impl Metrics {
         match (outcome, completion.backend) {
             (Outcome::Cut, _) => self.cut.of(protocol).add(count),
             (Outcome::Closed(_), _) => {}
-            (_, Some(backend)) => backend.answered.of(protocol).add(completion.time, count),
+            (_, Some(backend)) => {
+                backend.answered.of(protocol).add(completion.time, count);
+                self.command_times.add(completion.command, completion.time, count);
+            }
             (_, None) => self.answered_here.of(protocol).add(count),
+        }
+        if let Some(status) = completion.status.filter(|_| outcome != Outcome::Cut) {
+            let class = usize::from(status / 100).min(RESPONSE_CLASSES - 1);
+            self.responses.add(class, count);
         }
         match (outcome, completion.backend) {
             (Outcome::Refused(why) | Outcome::Closed(why), _) => {
@@ -214,6 +256,11 @@ impl Metrics {
             (Outcome::ErrorReply, Some(backend)) => backend.error_replies.add(count),
             _ => {}
         }
+    }
+
+    /// How many HTTP responses had a status with this first digit.
+    pub fn responses(&self, class: usize) -> u64 {
+        self.responses.get(class.min(RESPONSE_CLASSES - 1))
     }
 
     /// How many requests were refused for this reason.
@@ -290,6 +337,8 @@ mod tests {
                 client: SocketAddr::from(([127, 0, 0, 1], 1)),
                 protocol: WireProtocol::Resp,
                 what: b"GET",
+                command: CommandId::default(),
+                status: Some(404),
                 backend: is_by_backend.then_some(&backend),
                 count: 2,
                 bytes: 10,
@@ -305,6 +354,9 @@ mod tests {
             ];
             assert_eq!(counted, expected, "{outcome:?}");
             assert_eq!(metrics.answered_here.http.get() + metrics.cut.http.get(), 0);
+            let responses = STATUS_CLASSES.map(|(class, _)| metrics.responses(class));
+            let expected = if outcome == Outcome::Cut { 0 } else { 2 };
+            assert_eq!(responses, [0, 0, expected, 0]);
         }
     }
 }

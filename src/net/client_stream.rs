@@ -38,6 +38,14 @@ const PEER_END: PollFlags = PollFlags::RDHUP;
 #[cfg(not(target_os = "linux"))]
 const PEER_END: PollFlags = PollFlags::HUP;
 
+/// Receiver of the numbers of bytes that go to clients and come from them.
+pub trait ByteCounter: std::fmt::Debug + Send + Sync {
+    /// Takes note that clients have sent so many.
+    fn received(&self, bytes: usize);
+    /// Takes note that clients were sent so many.
+    fn sent(&self, bytes: usize);
+}
+
 /// A connection that a client has made to us.
 ///
 /// Any thread may write, end it, or look at its state, while one thread reads. Bytes from several
@@ -50,6 +58,8 @@ pub struct ClientStream {
     tls: OnceLock<Box<TlsSession>>,
     /// Whether the client is to see the end as an error.
     resets: AtomicBool,
+    /// What counts the bytes from some moment on.
+    counter: OnceLock<Arc<dyn ByteCounter>>,
 }
 
 /// The timeout that a socket has. It is remembered, as to set it costs a system call.
@@ -102,7 +112,15 @@ impl ClientStream {
             let _ = set_options(SockRef::from(&socket), keepalive);
         }
         let (read_timeout, tls) = (LastTimeout::default(), OnceLock::new());
-        Ok((Self { socket, read_timeout, tls, resets: AtomicBool::new(false) }, address))
+        let (resets, counter) = (AtomicBool::new(false), OnceLock::new());
+        Ok((Self { socket, read_timeout, tls, resets, counter }, address))
+    }
+
+    /// Has the bytes counted from now on, and those that were received before. Within TLS, those that are encrypted count.
+    pub(crate) fn count_bytes(&self, counter: Arc<dyn ByteCounter>, received: usize) {
+        counter.received(received);
+        // The protocol, by which they are counted, is found out once.
+        let _ = self.counter.set(counter);
     }
 
     /// Goes on in TLS, after a handshake that may take until `deadline`. `received` are the first bytes of the client,
@@ -135,6 +153,11 @@ impl ClientStream {
 
     /// Reads into the spare capacity of `buffer` the bytes that come within `timeout`; 0 at the end.
     pub(crate) fn read(&self, buffer: &mut Vec<u8>, timeout: Duration) -> io::Result<usize> {
+        let read = self.read_uncounted(buffer, timeout);
+        self.count_received(read)
+    }
+
+    fn read_uncounted(&self, buffer: &mut Vec<u8>, timeout: Duration) -> io::Result<usize> {
         self.read_timeout.change(timeout, |timeout| self.socket.set_read_timeout(timeout))?;
         if let Some(tls) = self.tls.get() {
             return tls.read(&self.socket, buffer, ReadWait::SocketTimeout(timeout));
@@ -152,10 +175,19 @@ impl ClientStream {
     /// # Errors
     /// With `WouldBlock` when nothing has arrived.
     pub(crate) fn read_now(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        match self.tls.get() {
+        self.count_received(match self.tls.get() {
             Some(tls) => tls.read(&self.socket, buffer, ReadWait::Now),
-            None => Ok(recv(&self.socket, spare_capacity(buffer), RecvFlags::DONTWAIT)?.1),
+            None => recv(&self.socket, spare_capacity(buffer), RecvFlags::DONTWAIT)
+                .map(|(_, length)| length)
+                .map_err(io::Error::from),
+        })
+    }
+
+    fn count_received(&self, read: io::Result<usize>) -> io::Result<usize> {
+        if let (Ok(length @ 1..), Some(counter)) = (&read, self.counter.get()) {
+            counter.received(*length);
         }
+        read
     }
 
     /// Returns how many bytes have arrived and are not read. Those of TLS that are not decrypted count as they are.
@@ -181,13 +213,17 @@ impl ClientStream {
     }
 
     fn send(&self, bytes: &[u8], flags: SendFlags) -> io::Result<usize> {
-        if let Some(tls) = self.tls.get() {
-            return tls.send_now(&self.socket, bytes);
+        let sent = match self.tls.get() {
+            Some(tls) => tls.send_now(&self.socket, bytes)?,
+            None => match send(&self.socket, bytes, SendFlags::DONTWAIT | flags) {
+                Err(Errno::AGAIN | Errno::INTR) => 0,
+                sent => sent?,
+            },
+        };
+        if let Some(counter) = self.counter.get().filter(|_| sent > 0) {
+            counter.sent(sent);
         }
-        match send(&self.socket, bytes, SendFlags::DONTWAIT | flags) {
-            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
-            sent => Ok(sent?),
-        }
+        Ok(sent)
     }
 
     /// Waits for `timeout` at most until the client takes more.
@@ -355,126 +391,5 @@ fn set_options(socket: SockRef, keepalive: Duration) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{Read, Write};
-    use std::thread;
-
-    use super::*;
-
-    const SHORT: Duration = Duration::from_millis(1);
-    const LONG: Duration = Duration::from_secs(10);
-
-    /// All that is on its way between two sockets has arrived by then.
-    const STALL: Duration = Duration::from_millis(100);
-
-    /// A client, and our end of its connection.
-    fn connected() -> (TcpStream, ClientStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        ClientStream::prepare(SockRef::from(&listener), LONG).expect("options");
-        let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("accepted");
-        poll(&mut [PollFd::new(&listener, PollFlags::IN)], LONG).expect("a wait");
-        let (stream, address) = ClientStream::accept(&listener, LONG).expect("a client");
-        assert_eq!(Some(address), client.local_addr().ok());
-        assert_eq!(stream.local_address(), client.peer_addr().ok());
-        let error = ClientStream::accept(&listener, LONG).expect_err("no other client");
-        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
-        (client, stream)
-    }
-
-    fn is_timeout(read: io::Result<usize>) -> bool {
-        matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn silent_clients_are_probed_as_redis_does_or_not_at_all() {
-        for (seconds, interval, is_on) in [(300, 100, true), (1, 1, true), (0, 0, false)] {
-            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-            ClientStream::prepare(SockRef::from(&listener), Duration::from_secs(seconds))
-                .expect("options");
-            let _client = TcpStream::connect(listener.local_addr().expect("bound"));
-            listener.set_nonblocking(false).expect("a socket");
-            let (socket, _) = listener.accept().expect("a client");
-            let socket = SockRef::from(&socket);
-            assert_eq!(socket.keepalive().expect("an option"), is_on, "{seconds}");
-            if is_on {
-                let time = socket.tcp_keepalive_time().expect("an option");
-                let between = socket.tcp_keepalive_interval().expect("an option");
-                assert_eq!((time.as_secs(), between.as_secs()), (seconds, interval));
-                assert_eq!(socket.tcp_keepalive_retries().expect("an option"), 3);
-            }
-        }
-    }
-
-    #[test]
-    fn what_has_arrived_is_read_and_nothing_is_waited_for_too_long() {
-        let (mut client, stream) = connected();
-        let mut buffer = Vec::with_capacity(4);
-        assert!(is_timeout(stream.read_now(&mut buffer)));
-        assert!(is_timeout(stream.read(&mut buffer, SHORT)));
-        assert_eq!(stream.arrived_bytes(), 0);
-        client.write_all(b"123456").expect("room");
-        assert!(stream.wait_for_room_or_input(LONG).expect("a wait"));
-        assert_eq!(stream.arrived_bytes(), 6);
-        assert_eq!(stream.read(&mut buffer, LONG).expect("bytes"), 4);
-        buffer.clear();
-        assert_eq!(stream.read_now(&mut buffer).expect("bytes"), 2);
-        assert_eq!(buffer, b"56");
-        assert!(!stream.is_gone());
-        client.shutdown(Shutdown::Write).expect("an end");
-        assert_eq!(stream.read(&mut buffer, LONG).expect("the end"), 0);
-        assert!(stream.is_gone());
-    }
-
-    #[test]
-    fn a_client_that_takes_nothing_is_sent_what_fits() {
-        let (mut client, stream) = connected();
-        let piece = [b'x'; 1 << 16];
-        let mut sent = 0;
-        loop {
-            match stream.send_now(&piece).expect("a client") {
-                // What arrives meanwhile may make some room.
-                0 if !stream
-                    .wait(PollFlags::OUT, STALL)
-                    .expect("a wait")
-                    .contains(PollFlags::OUT) =>
-                {
-                    break;
-                }
-                length => sent += length,
-            }
-        }
-        stream.wait_for_room(SHORT).expect("a wait");
-        assert!(!stream.wait_for_room_or_input(SHORT).expect("a wait"));
-        let reader = thread::spawn(move || {
-            let mut all = Vec::new();
-            client.read_to_end(&mut all).map(|_| all.len())
-        });
-        while stream.send_last(b"end").expect("a client") == 0 {
-            stream.wait_for_room(LONG).expect("a wait");
-        }
-        assert_eq!(reader.join().expect("no panic").expect("an orderly end"), sent + 3);
-    }
-
-    #[test]
-    fn a_wait_ends_with_input_or_with_what_else_is_waited_for() {
-        let (mut client, stream) = connected();
-        let (alarm, bell) = io::pipe().expect("a pipe");
-        assert!(!stream.wait_for_input_or_pipe(&alarm, SHORT).expect("a wait"));
-        drop(bell);
-        assert!(!stream.wait_for_input_or_pipe(&alarm, LONG).expect("a wait"));
-        client.write_all(b"1").expect("room");
-        stream.wait_for_room_or_input(LONG).expect("a wait");
-        assert!(stream.wait_for_input_or_pipe(&alarm, LONG).expect("a wait"));
-    }
-
-    #[test]
-    fn the_wait_of_a_thread_that_reads_is_ended() {
-        let (_client, stream) = connected();
-        thread::scope(|scope| {
-            let read = scope.spawn(|| stream.read(&mut Vec::with_capacity(1), LONG));
-            stream.end_input();
-            assert_eq!(read.join().expect("no panic").expect("the end"), 0);
-        });
-    }
-}
+#[path = "client_stream_tests.rs"]
+mod tests;

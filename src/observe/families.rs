@@ -1,4 +1,4 @@
-//! Families of metrics (each a metric with all its labels), written in the OpenMetrics form.
+//! Families of metrics (each a metric with all its labels), written in either form.
 
 use std::fmt;
 
@@ -7,10 +7,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-use crate::metrics::Times;
-
-/// The first bucket of latencies ends at 2 to the power of this, in µs.
-const FIRST_OCTAVE: usize = 6;
+use crate::metrics::OctaveTimes;
 
 /// Names of labels with their values.
 pub(super) type Labels = Vec<(&'static str, String)>;
@@ -28,7 +25,7 @@ pub(super) enum Rows {
     /// A counter of seconds, in whose name Prometheus expects them.
     Seconds(f64),
     Gauges(Vec<(Labels, f64)>),
-    Durations(Vec<(Labels, Times)>),
+    Durations(Vec<(Labels, OctaveTimes)>),
 }
 
 impl Rows {
@@ -71,19 +68,10 @@ impl Collector for Families {
                 Rows::Durations(rows) => rows.iter().try_for_each(|(labels, times)| {
                     let (sum, count) = (times.sum().as_secs_f64(), times.count());
                     let mut row = family.encode_family(labels)?;
-                    row.encode_histogram::<NoLabelSet>(sum, count, &buckets(times), None)
+                    row.encode_histogram::<NoLabelSet>(sum, count, &times.buckets(), None)
                 })?,
             }
         }
         Ok(())
     }
-}
-
-/// The number of durations in each octave; the last bucket has all longer ones.
-fn buckets(times: &Times) -> Vec<(f64, u64)> {
-    let octaves = times.by_octave(FIRST_OCTAVE).into_iter();
-    let mut buckets: Vec<_> = octaves.map(|(bound, count)| (bound.as_secs_f64(), count)).collect();
-    let within: u64 = buckets.iter().map(|(_, count)| count).sum();
-    buckets.push((f64::INFINITY, times.count() - within));
-    buckets
 }

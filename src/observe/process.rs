@@ -34,3 +34,21 @@ impl Usage {
         }
     }
 }
+
+/// Returns the number of open file descriptors; `None` if the system does not tell it.
+pub fn open_descriptors() -> Option<u64> {
+    const FOLDER: &str = if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" };
+    // Since 6.2, Linux says the number at once. Of very many, to list them takes long.
+    let told = std::fs::metadata(FOLDER).map_or(0, |folder| folder.len());
+    if cfg!(target_os = "linux") && told > 0 {
+        return Some(told);
+    }
+    // One of them is that of the list.
+    let listed = std::fs::read_dir(FOLDER).ok()?.count() as u64;
+    Some(listed.saturating_sub(1))
+}
+
+/// Returns how many file descriptors may be open; `None` if the system does not tell it.
+pub fn max_descriptors() -> Option<u64> {
+    rlimit::Resource::NOFILE.get_soft().ok()
+}

@@ -1,4 +1,4 @@
-//! The metrics for Prometheus: the text at `/-/metrics`, in the OpenMetrics form.
+//! The metrics for Prometheus: the text at `/-/metrics`, in the form that is asked for.
 //!
 //! No label holds text of a client: protocols, reasons and states are ours, backends come from the
 //! configuration, and commands are those that backends know.
@@ -8,25 +8,26 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, UNIX_EPOCH};
 
-use prometheus_client::encoding::text;
+use prometheus_client::encoding::{prometheus_text, text};
 use prometheus_client::registry::Registry;
 
 use super::certificates;
 use super::families::{Families, Labels, Rows};
-use super::process::Usage;
+use super::process::{self, Usage};
 use super::source_status::SourceStatus;
 use super::zone_status::ZoneStatus;
 use crate::backend::pool;
 use crate::balance::Balancer;
 use crate::health::{Lag, Member, ShownState, Summary};
+use crate::http::MetricsForm;
 use crate::logging;
 use crate::login::UserUsage;
 use crate::metrics::cache::{CacheMetrics, CacheSummary};
-use crate::metrics::{ByProtocol, Counter, Refusal};
+use crate::metrics::{ByProtocol, Counter, Refusal, STATUS_CLASSES, Traffic};
 use crate::net::protocol::WireProtocol;
 
-/// `Content-Type` of the text.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Commands whose latencies are told: those with most replies.
+const MAX_TIMED_COMMANDS: usize = 50;
 
 /// Label for the backend of requests that the balancer answers itself.
 const NO_BACKEND: &str = "none";
@@ -34,8 +35,34 @@ const NO_BACKEND: &str = "none";
 const PROTOCOLS: [(WireProtocol, &str); 2] =
     [(WireProtocol::Http, "http"), (WireProtocol::Resp, "resp")];
 
+/// Returns the `Content-Type` of the text in this form.
+pub fn content_type(form: MetricsForm) -> &'static str {
+    match form {
+        MetricsForm::Classic => prometheus_text::CONTENT_TYPE,
+        MetricsForm::OpenMetrics0 => "application/openmetrics-text; version=0.0.1; charset=utf-8",
+        MetricsForm::OpenMetrics1 => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+    }
+}
+
 /// Encodes all metrics as they are now. Fails only if the encoder does.
-pub fn text(balancer: &Balancer) -> Result<String, fmt::Error> {
+pub fn text(balancer: &Balancer, form: MetricsForm) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("redis_lb");
+    registry.register_collector(Box::new(own_families(balancer)));
+    let mut process = Registry::default();
+    process.register_collector(Box::new(process_families(balancer)));
+    let mut text = String::new();
+    if form == MetricsForm::Classic {
+        prometheus_text::encode(&mut text, &registry)?;
+        prometheus_text::encode(&mut text, &process)?;
+        return Ok(text);
+    }
+    text::encode_registry(&mut text, &registry)?;
+    text::encode_registry(&mut text, &process)?;
+    text::encode_eof(&mut text)?;
+    Ok(text)
+}
+
+fn own_families(balancer: &Balancer) -> Families {
     let members = balancer.shown_backends();
     let figures = |member| BackendFigures::of(member, balancer);
     let backends: Vec<_> = members.iter().map(figures).collect();
@@ -44,24 +71,19 @@ pub fn text(balancer: &Balancer) -> Result<String, fmt::Error> {
     add_clients(&mut families, balancer);
     add_listener(&mut families, balancer);
     add_requests(&mut families, balancer, &backends);
+    add_traffic(&mut families, balancer);
+    add_times(&mut families, balancer, &backends);
     add_backends(&mut families, balancer, &backends);
+    add_checks(&mut families, &backends);
     add_settings(&mut families, balancer, &members, &backends);
     add_sources(&mut families, balancer);
-    add_slow_reads(&mut families, balancer);
+    add_slow_reads(&mut families, balancer, &backends);
     add_memory(&mut families, balancer);
     add_cache(&mut families, balancer, &backends);
     add_users(&mut families, balancer);
     add_reloads(&mut families, balancer);
     add_connections(&mut families, balancer, &backends);
-    let mut registry = Registry::with_prefix("redis_lb");
-    registry.register_collector(Box::new(families));
-    let mut process = Registry::default();
-    process.register_collector(Box::new(process_families()));
-    let mut text = String::new();
-    text::encode_registry(&mut text, &registry)?;
-    text::encode_registry(&mut text, &process)?;
-    text::encode_eof(&mut text)?;
-    Ok(text)
+    families
 }
 
 /// Figures of a backend that belong together.
@@ -199,19 +221,66 @@ fn add_requests(to: &mut Families, balancer: &Balancer, backends: &[BackendFigur
     to.add("commands", "Redis commands that clients sent", Rows::Counters(commands.collect()));
 }
 
-fn add_backends(to: &mut Families, balancer: &Balancer, backends: &[BackendFigures]) {
+/// What goes to clients and comes from them.
+fn add_traffic(to: &mut Families, balancer: &Balancer) {
+    let metrics = &balancer.metrics;
+    let responses =
+        STATUS_CLASSES.map(|(class, name)| (labels([("class", name)]), metrics.responses(class)));
+    let help =
+        "HTTP answers by the class of their status. Those to requests below /-/ do not count";
+    to.add("http_responses", help, Rows::Counters(responses.into()));
+    let bytes = |count: fn(&Traffic) -> u64| {
+        let row =
+            |(protocol, name)| (labels([("protocol", name)]), count(metrics.traffic.of(protocol)));
+        Rows::Counters(PROTOCOLS.map(row).into())
+    };
+    let help = "Bytes that clients have sent, within TLS those that are encrypted";
+    to.add("received_bytes", help, bytes(Traffic::received_bytes));
+    let help = "Bytes that clients were sent, within TLS those that are encrypted";
+    to.add("sent_bytes", help, bytes(Traffic::sent_bytes));
+}
+
+/// How long backends take.
+fn add_times(to: &mut Families, balancer: &Balancer, backends: &[BackendFigures]) {
     let times = backends.iter().flat_map(|BackendFigures { member, .. }| {
         PROTOCOLS.map(|(protocol, name)| {
             let labels = labels([("protocol", name), ("backend", member.name())]);
-            (labels, member.metrics.answered.of(protocol).times())
+            (labels, member.metrics.answered.of(protocol).times().octaves())
         })
     });
     let help = "From the choice of the backend until its reply began, over HTTP until ours began; \
                 commands that were sent together share the time of the first";
     to.add("request_duration", help, Rows::Durations(times.collect()));
+    let commands = balancer.metrics.command_times.busiest(MAX_TIMED_COMMANDS).into_iter();
+    let commands = commands.map(|(name, times)| (vec![("command", name)], times));
+    let help = "That time by the Redis command: the 50 to which backends have replied most often";
+    to.add("command_duration", help, Rows::Durations(commands.collect()));
+}
+
+/// Health checks, and what became of them.
+fn add_checks(to: &mut Families, backends: &[BackendFigures]) {
+    let checks = backends.iter().flat_map(|BackendFigures { member, .. }| {
+        let metrics = &member.metrics;
+        let results = [("answered", &metrics.answered_checks), ("failed", &metrics.failed_checks)];
+        results.map(|(result, count)| {
+            (labels([("backend", member.name()), ("result", result)]), count.get())
+        })
+    });
+    let help = "Health checks; failed: the backend did not answer as a Redis server does";
+    to.add("backend_checks", help, Rows::Counters(checks.collect()));
+    let changes = backends.iter().flat_map(|BackendFigures { member, health, .. }| {
+        ShownState::ALL.into_iter().zip(health.entered).map(|(state, count)| {
+            (labels([("backend", member.name()), ("state", state.name())]), count)
+        })
+    });
+    let help = "How often the state of the backend has changed to this one";
+    to.add("backend_state_changes", help, Rows::Counters(changes.collect()));
+}
+
+fn add_backends(to: &mut Families, balancer: &Balancer, backends: &[BackendFigures]) {
     let states = backends.iter().flat_map(|BackendFigures { member, health, .. }| {
         ShownState::ALL.map(|state| {
-            let labels = labels([("backend", member.name()), ("state", &state.to_string())]);
+            let labels = labels([("backend", member.name()), ("state", state.name())]);
             (labels, f64::from(health.state == state))
         })
     });
@@ -286,10 +355,13 @@ fn add_sources(to: &mut Families, balancer: &Balancer) {
     to.add("source_servers", help, rows(|source| source.servers.len() as f64));
 }
 
-fn add_slow_reads(to: &mut Families, balancer: &Balancer) {
+fn add_slow_reads(to: &mut Families, balancer: &Balancer, backends: &[BackendFigures]) {
     let slow = balancer.slow_lane.snapshot();
     let help = "Reads that kept a backend busy and have ended";
     to.add("slow_reads", help, Rows::counter(slow.ended));
+    let help = "Those of them that kept this backend busy";
+    let slow_reads = counters(backends, |backend| backend.metrics.slow_reads.get());
+    to.add("backend_slow_reads", help, slow_reads);
     let help = "How long these kept their backends busy";
     to.add("slow_reads_busy", help, Rows::Seconds(slow.busy_time.as_secs_f64()));
     let help = "Reads that keep a backend busy now";
@@ -381,15 +453,22 @@ fn add_connections(to: &mut Families, balancer: &Balancer, backends: &[BackendFi
 }
 
 /// The process's figures, under the names that Prometheus has for all processes.
-fn process_families() -> Families {
+fn process_families(balancer: &Balancer) -> Families {
     let usage = Usage::now();
     let mut to = Families::default();
     to.add("process_cpu", "Processor time", Rows::Seconds(usage.cpu_seconds));
-    if let Some(bytes) = usage.resident_bytes {
-        to.add("process_resident_memory_bytes", "Memory in RAM", Rows::gauge(bytes as f64));
-    }
-    if let Some(threads) = usage.threads {
-        to.add("process_threads", "Threads", Rows::gauge(threads as f64));
+    let started_at = balancer.began_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let help = "When the process began, in Unix time";
+    to.add("process_start_time_seconds", help, Rows::gauge(started_at.as_secs_f64()));
+    for (name, help, value) in [
+        ("process_resident_memory_bytes", "Memory in RAM", usage.resident_bytes),
+        ("process_threads", "Threads", usage.threads),
+        ("process_open_fds", "Open file descriptors", process::open_descriptors()),
+        ("process_max_fds", "The limit of file descriptors", process::max_descriptors()),
+    ] {
+        if let Some(value) = value {
+            to.add(name, help, Rows::gauge(value as f64));
+        }
     }
     to
 }

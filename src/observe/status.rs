@@ -101,6 +101,7 @@ struct Memory {
 struct Refused {
     writes: u64,
     bad_requests: u64,
+    too_slow: u64,
     unknown_commands: u64,
     not_served: u64,
     unanswered: u64,
@@ -218,6 +219,7 @@ impl Refused {
         Self {
             writes: count(Refusal::Write),
             bad_requests: count(Refusal::BadRequest),
+            too_slow: count(Refusal::TooSlow),
             unknown_commands: count(Refusal::UnknownCommand),
             not_served: count(Refusal::NotServed),
             unanswered: count(Refusal::Unanswered),

@@ -8,7 +8,7 @@ use super::access::Access;
 use super::shape::Shape;
 use super::table::Name;
 use super::verdict::{LocalCommand, Refused};
-use crate::metrics::Counter;
+use crate::metrics::{CommandTimes, Counter};
 
 /// Longer names are unknown. No command of Redis or of its known modules has half as much.
 const MAX_NAME_BYTES: usize = 64;
@@ -67,6 +67,16 @@ pub(super) fn share_counts(rules: &mut Rules, older: &Rules) {
             rule.count = Arc::clone(&older.count);
             share_counts(&mut rule.subcommands, &older.subcommands);
         }
+    }
+}
+
+/// Gives each command that may be answered the number under which it is timed.
+pub(super) fn number(rules: &mut Rules, times: &CommandTimes) {
+    for rule in rules.values_mut() {
+        if !matches!(rule.action, Action::Refuse(_)) {
+            rule.shape.id = times.number(&String::from_utf8_lossy(&rule.full_name));
+        }
+        number(&mut rule.subcommands, times);
     }
 }
 

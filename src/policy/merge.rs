@@ -13,7 +13,7 @@ use super::scripts::READ_ONLY_FORMS;
 use super::shape::Shape;
 use super::table::{CommandInfo, Flags, Name};
 use super::verdict::{Refused, no_table, not_served};
-use crate::metrics::Refusal;
+use crate::metrics::{CommandId, Refusal};
 
 /// Commands that pass only if the configuration says so.
 #[derive(Debug, Clone, Copy, Default)]
@@ -54,6 +54,7 @@ impl Merge {
             full_name: infos.first()?.full_name.clone(),
             arity: infos.iter().map(|info| info.arity).reduce(loosest)?,
             shape: Shape {
+                id: CommandId::default(),
                 is_fast: infos.iter().all(|info| info.flags.fast),
                 first_key: infos.first()?.first_key,
                 cacheable: Cacheable::find(path, infos),

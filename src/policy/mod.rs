@@ -24,7 +24,9 @@ mod xread;
 
 use std::sync::Arc;
 
-use self::command_rule::{Action, CommandRule, Rules, add_counts, look_up, share_counts};
+use self::command_rule::{
+    Action, CommandRule, Rules, add_counts, look_up, number, share_counts,
+};
 pub(crate) use self::gate::tells_keys;
 pub use self::merge::Allowed;
 use self::merge::{Merge, add_local, admit_scripts};
@@ -36,7 +38,7 @@ use self::users::User;
 pub use self::verdict::{LocalCommand, Refused, Subscription, Verdict};
 use self::verdict::{c_string, no_table, not_in_transaction};
 pub(crate) use self::xread::XreadOptions;
-use crate::metrics::{Counter, Refusal};
+use crate::metrics::{CommandTimes, Counter, Refusal};
 use crate::resp::Command;
 
 /// Name under which commands are counted that do not exist.
@@ -68,6 +70,11 @@ impl Policy {
     pub(crate) fn share_counts(&mut self, older: &Self) {
         self.unknown = Arc::clone(&older.unknown);
         share_counts(&mut self.commands, &older.commands);
+    }
+
+    /// Has replies to each command timed under its name.
+    pub(crate) fn time_commands(&mut self, times: &CommandTimes) {
+        number(&mut self.commands, times);
     }
 
     /// How often clients sent each command that they sent at all, sorted by name.
@@ -138,8 +145,13 @@ impl Policy {
     }
 
     /// Decides about a command of this user that has just arrived between MULTI and EXEC, and counts it.
-    pub(crate) fn judge_in_transaction(&self, user: Option<&User>, command: &Command) -> Verdict {
-        in_transaction(command, self.judge(user, command).0)
+    pub(crate) fn judge_in_transaction(
+        &self,
+        user: Option<&User>,
+        command: &Command,
+    ) -> (Verdict, Shape) {
+        let (verdict, shape) = self.judge(user, command);
+        (in_transaction(command, verdict), shape)
     }
 
     /// The name of a command or subcommand, such as `config|get`.

@@ -2,11 +2,14 @@
 
 use super::cacheable::{Cacheable, CachedCommand};
 use super::scripts::READ_ONLY_FORMS;
+use crate::metrics::CommandId;
 use crate::resp::Command;
 
-/// How a command works, as far as the backends say.
+/// How a command works, as far as the backends say, and the number under which it is timed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
+    /// The number under which replies to it are timed.
+    pub id: CommandId,
     /// Whether each backend flags it `fast`.
     pub is_fast: bool,
     /// The number of the argument that is its first key; 0 if that depends.

@@ -33,6 +33,8 @@ pub fn serve(socket: &Arc<ClientSocket>, endpoint: Endpoint, balancer: &Arc<Bala
     socket.note_protocol(protocol);
     if let Some(presence) = &mut presence {
         presence.speaks(protocol);
+        let traffic = Arc::clone(balancer.metrics.traffic.of(protocol));
+        socket.stream.count_bytes(traffic, received.len());
     }
     match protocol {
         WireProtocol::Http => http::converse(client, received, since, balancer),

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use log::{debug, info, warn};
+use log::{debug, warn};
 
 use super::client::{Client, ClientSocket, Endpoint};
 use super::denial::{DENIAL_TIME, Denial, deny, named};
@@ -27,7 +27,6 @@ static NO_TLS: OnceEach = OnceEach::new();
 static NO_TLS_OF_MANY: Throttle = Throttle::new();
 static PLAIN_TEXT: Throttle = Throttle::new();
 static HANDSHAKE: Throttle = Throttle::new();
-static BROKEN_OFF: Throttle = Throttle::new();
 
 /// What a client has begun its conversation with.
 pub(super) struct Beginning<'a> {
@@ -101,11 +100,11 @@ fn read_proxy_header(client: &mut Client, received: &mut Vec<u8>) -> Option<()> 
         }
         match client.read_head(since, received) {
             Ok(1..) => {}
+            // Health checks of many proxies connect and say nothing.
+            Ok(_) | Err(_) if received.is_empty() => return None,
             Err(error) if is_late(client, since, &error) => {
                 return refuse_header(client, "its PROXY header was not whole in time");
             }
-            // Health checks of many proxies connect and say nothing.
-            Ok(_) | Err(_) if received.is_empty() => return None,
             Ok(_) | Err(_) => return refuse_header(client, "its PROXY header breaks off"),
         }
     };
@@ -182,10 +181,9 @@ fn start_tls<'a>(
 fn log_failure(client: &Client, error: &TlsError) {
     let address = client.address;
     // Scanners and health checks leave without a word.
-    if matches!(error, TlsError::Ended | TlsError::TimedOut | TlsError::Io(_)) {
-        if let Some(more) = BROKEN_OFF.pass(Instant::now()) {
-            info!("{address}: no TLS with this client: {error}{more}");
-        }
+    let has_left = matches!(error, TlsError::Ended | TlsError::TimedOut | TlsError::Io(_));
+    if has_left {
+        debug!("{address}: no TLS with this client: {error}");
     } else if let Some(more) = HANDSHAKE.pass(Instant::now()) {
         warn!("{address}: no TLS with this client: {error}{more}");
     } else {

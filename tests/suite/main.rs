@@ -51,6 +51,8 @@ mod own_limits;
 mod places;
 mod policy;
 mod primary;
+#[cfg(target_os = "linux")]
+mod prometheus;
 mod proxy_protocol;
 mod quick;
 mod reload;

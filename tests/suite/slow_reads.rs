@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::support::SetOnDrop;
 use crate::support::balancer::Balancer;
-use crate::support::observe::leases;
+use crate::support::observe::{leases, metric};
 use crate::support::redis::RedisServer;
 use crate::support::resp::RespClient;
 use crate::support::wait_until;
@@ -104,6 +104,7 @@ fn slow_reads_of_three_clients_are_answered_one_after_the_other_and_take_no_serv
     let calls: usize = servers.iter().map(scripts_of).sum();
     assert_eq!(calls, 9, "none was sent twice");
     assert_eq!(status(&lb)["slow_reads"]["ended"], 9);
+    assert_eq!(metric(&lb, "redis_lb_backend_slow_reads_total"), 9.0);
     wait_until("the log names them", || {
         lb.log().matches("slow read answered: EVAL_RO ").count() == 9
     });

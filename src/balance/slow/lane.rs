@@ -354,6 +354,7 @@ impl SlowLane {
             let seconds = time.as_secs_f64();
             info!("slow read {how}: {} kept {name} busy for {seconds:.3} s", open.label);
             self.ended.add_one();
+            member.iter().for_each(|member| member.metrics.slow_reads.add_one());
             self.busy_ms.fetch_add(time.as_millis() as u64, Ordering::Relaxed);
             state.recent.truncate(MAX_RECENT - 1);
             state.recent.push_front(RunningRead { label: open.label, backend, time });

@@ -65,6 +65,11 @@ impl HttpRead {
             && self.request.version != Version::Http09;
         is_whole.then_some(query)
     }
+
+    /// Returns what a response with this digest is validated by, for [`ResponseWriter::finish`].
+    fn validators(&self, digest: Option<u64>) -> Option<(u64, Option<&str>)> {
+        digest.map(|digest| (digest, self.request.if_none_match.as_deref()))
+    }
 }
 
 /// What a client wants to read.
@@ -327,7 +332,8 @@ impl BalancedRead<'_, '_, '_> {
         if result.is_ok() || response.is_done() {
             let until = response.writer().answer_began().unwrap_or_else(Instant::now);
             let time = until.saturating_duration_since(attempt.began);
-            self.complete(Some((&attempt.backend.metrics, time)), Outcome::Answered);
+            let digest = result.as_ref().ok().copied().flatten();
+            self.complete(Some((&attempt.backend.metrics, time)), digest, Outcome::Answered);
         }
         result
     }
@@ -356,8 +362,7 @@ impl BalancedRead<'_, '_, '_> {
     fn finish(mut self, attempt: &Attempt, digest: Result<Option<u64>, ReadError>) -> SentResponse {
         let finished = match digest {
             Ok(digest) => {
-                let if_none_match = self.read.request.if_none_match.as_deref();
-                let validators = digest.map(|digest| (digest, if_none_match));
+                let validators = self.read.validators(digest);
                 self.response.finish(validators).map_err(ReadError::Client)
             }
             Err(error) => {
@@ -365,7 +370,7 @@ impl BalancedRead<'_, '_, '_> {
                 if let ReadError::Backend(error) = &error {
                     Failover::count_failure(attempt, error);
                     if !is_complete {
-                        self.complete(None, Outcome::Cut);
+                        self.complete(None, None, Outcome::Cut);
                     }
                 }
                 if is_complete { Ok(()) } else { Err(error) }
@@ -378,11 +383,18 @@ impl BalancedRead<'_, '_, '_> {
         }
     }
 
-    fn complete(&mut self, answered_by: Option<(&BackendMetrics, Duration)>, outcome: Outcome) {
+    /// Counts the request, before the end of its response, which gets an ETag of this digest.
+    fn complete(
+        &mut self,
+        answered_by: Option<(&BackendMetrics, Duration)>,
+        digest: Option<u64>,
+        outcome: Outcome,
+    ) {
+        let status = self.response.final_status(self.read.validators(digest));
         let client = self.response.writer();
         let (address, bytes) = (client.address, client.answer_bytes);
         let target = self.read.request.target.as_bytes();
-        complete(&self.balancer.metrics, address, target, answered_by, bytes, outcome);
+        complete(&self.balancer.metrics, address, target, answered_by, (status, bytes), outcome);
     }
 
     /// Returns why backends that were not tried are up, but must not be read from in this database.

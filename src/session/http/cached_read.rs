@@ -188,7 +188,8 @@ fn send(
         let (metrics, target) = (&balancer.metrics, read.request.target.as_bytes());
         let answered_by = answer.time.map(|time| (&backend.metrics, time));
         let address = response.writer().address;
-        complete(metrics, address, target, answered_by, message.len() as u64, Outcome::Answered);
+        let sent = (response.sent_status(), message.len() as u64);
+        complete(metrics, address, target, answered_by, sent, Outcome::Answered);
         response.writer().write_all(&message)?;
         response.writer().flush()
     });

@@ -140,8 +140,8 @@ fn refuse_bytes(client: &mut Client, status: u16, why: String) {
     let reason = why.clone();
     balancer.access_log.write(|| Event::Refused { client: address, status, reason });
     if client.endpoint == Endpoint::Public {
-        let outcome = Outcome::Refused(Refusal::BadRequest);
-        complete(&balancer.metrics, address, b"", None, 0, outcome);
+        let why = if status == 408 { Refusal::TooSlow } else { Refusal::BadRequest };
+        complete(&balancer.metrics, address, b"", None, (status, 0), Outcome::Refused(why));
     }
     let mut response = ResponseWriter::to_no_request(&mut *client, SystemTime::now);
     response.status(status);
@@ -240,7 +240,8 @@ fn respond_here(
     match target {
         Ok(Target::Admin(target)) => {
             let shows_keys = caller.sees_all_keys();
-            let response = admin_response(&target, client.balancer, client.endpoint, shows_keys);
+            let (balancer, endpoint) = (client.balancer, client.endpoint);
+            let response = admin_response(request, &target, balancer, endpoint, shows_keys);
             // The status page asks every half second. That and probes would drown the rest.
             response.send(client, request, Level::Debug)
         }

@@ -19,7 +19,7 @@ use crate::health::Member;
 use crate::http::target::{AdminTarget, Target};
 use crate::http::{self, ErrorBody, Request, ResponseWriter};
 use crate::logging::access_log::{Event, HttpRequest, Text};
-use crate::metrics::{BackendMetrics, Completion, Metrics, Outcome, Refusal};
+use crate::metrics::{BackendMetrics, CommandId, Completion, Metrics, Outcome, Refusal};
 use crate::net::protocol::WireProtocol;
 use crate::observe::prometheus;
 use crate::observe::status::Status;
@@ -105,8 +105,9 @@ impl LocalResponse {
     pub fn send_refusal(self, client: &mut Client, request: &Request) -> SentResponse {
         let reason = match (self.why, self.status) {
             (Some(why), _) => why,
-            (None, 405) => Refusal::Write,
-            (None, 403 | 503 | 504) => Refusal::Unanswered,
+            (None, 405) => refused_method(&request.method_name),
+            (None, 421) => Refusal::NotServed,
+            (None, 403 | 410 | 503 | 504) => Refusal::Unanswered,
             (None, _) => Refusal::BadRequest,
         };
         self.send_as(client, request, Outcome::Refused(reason))
@@ -115,7 +116,8 @@ impl LocalResponse {
     /// Sends the response to a request for data, and counts that as this outcome.
     pub fn send_as(self, client: &mut Client, request: &Request, outcome: Outcome) -> SentResponse {
         let (metrics, target) = (&client.balancer.metrics, request.target.as_bytes());
-        complete(metrics, client.address, target, None, client.answer_bytes, outcome);
+        let sent = (self.status, client.answer_bytes);
+        complete(metrics, client.address, target, None, sent, outcome);
         self.send(client, request, Level::Info)
     }
 
@@ -171,7 +173,7 @@ pub fn probe_response(head: &[u8], endpoint: Endpoint, balancer: &Balancer) -> O
     let mut bytes = Vec::new();
     let mut response = ResponseWriter::new(&mut bytes, &request, false, SystemTime::now);
     let caching = Caching::of(balancer);
-    admin_response(&target, balancer, endpoint, false)
+    admin_response(&request, &target, balancer, endpoint, false)
         .write_to(None, caching, &mut response)
         .ok()?;
     Some(bytes)
@@ -179,6 +181,7 @@ pub fn probe_response(head: &[u8], endpoint: Endpoint, balancer: &Balancer) -> O
 
 /// Returns the response to a request for the balancer's own state, which came in on this endpoint.
 pub(super) fn admin_response(
+    request: &Request,
     target: &AdminTarget,
     balancer: &Balancer,
     endpoint: Endpoint,
@@ -206,7 +209,10 @@ pub(super) fn admin_response(
             let json = serde_json::to_string(&Status::of(balancer, *since, shows_keys));
             made_now(http::JSON, json.map(|json| json + "\n"))
         }
-        AdminTarget::Metrics => made_now(prometheus::CONTENT_TYPE, prometheus::text(balancer)),
+        AdminTarget::Metrics => {
+            let form = request.metrics_form;
+            made_now(prometheus::content_type(form), prometheus::text(balancer, form))
+        }
         AdminTarget::Ping => LocalResponse::document(200, TEXT, "PONG\n"),
         AdminTarget::Health => LocalResponse::document(200, TEXT, "OK\n"),
         AdminTarget::Ready if balancer.is_ready() => LocalResponse::document(200, TEXT, "READY\n"),
@@ -292,14 +298,45 @@ impl SentResponse {
     }
 }
 
+/// Methods that don't change anything, as far as they are not served, and those that are about the connection.
+const READING_METHODS: [&str; 8] =
+    ["OPTIONS", "TRACE", "CONNECT", "PRI", "PROPFIND", "REPORT", "SEARCH", "QUERY"];
+
+/// Methods that change something.
+const WRITING_METHODS: [&str; 14] = [
+    "POST",
+    "PUT",
+    "PATCH",
+    "DELETE",
+    "COPY",
+    "MOVE",
+    "MKCOL",
+    "LOCK",
+    "UNLOCK",
+    "PROPPATCH",
+    "LINK",
+    "UNLINK",
+    "MERGE",
+    "ACL",
+];
+
+/// The reason for which a request with a method that is not served counts as refused.
+fn refused_method(name: &str) -> Refusal {
+    match name {
+        _ if WRITING_METHODS.contains(&name) => Refusal::Write,
+        _ if READING_METHODS.contains(&name) => Refusal::NotServed,
+        _ => Refusal::UnknownCommand,
+    }
+}
+
 /// Counts a request that is over. If a backend has answered it, `answered_by` is that and the time
-/// until its reply began.
+/// until its reply began. The response has this status and so many bytes.
 pub(super) fn complete(
     metrics: &Metrics,
     client: SocketAddr,
     target: &[u8],
     answered_by: Option<(&BackendMetrics, Duration)>,
-    bytes: u64,
+    (status, bytes): (u16, u64),
     outcome: Outcome,
 ) {
     let (backend, time) = answered_by.unzip();
@@ -307,6 +344,8 @@ pub(super) fn complete(
         client,
         protocol: WireProtocol::Http,
         what: target,
+        command: CommandId::default(),
+        status: Some(status),
         backend,
         count: 1,
         bytes,

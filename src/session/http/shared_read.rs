@@ -21,7 +21,7 @@ use crate::balance::{Balancer, Lease};
 use crate::health::Member;
 use crate::http::target::KeyQuery;
 use crate::http::{self, ErrorBody, ResponseWriter};
-use crate::metrics::Outcome;
+use crate::metrics::{CommandId, Outcome, SentCommands};
 use crate::net::protocol::WireProtocol;
 use crate::render::json::{JsonWriter, render, survey};
 use crate::resp::value_type::ValueType;
@@ -85,6 +85,7 @@ impl SharedReads {
             protocol: WireProtocol::Http,
             ticket,
             commands: 1,
+            sent: SentCommands::Alike(CommandId::default()),
             began: sent_at,
             received: shared.received(),
         };
@@ -316,7 +317,8 @@ impl Sink for ResponseSink {
         let (length, is_last) = (bytes.len(), !response.keep_alive);
         let (metrics, target) = (&self.balancer.metrics, request.target.as_bytes());
         let answered_by = Some((&backend.metrics, time));
-        complete(metrics, self.address, target, answered_by, length as u64, Outcome::Answered);
+        let sent = (response.status, length as u64);
+        complete(metrics, self.address, target, answered_by, sent, Outcome::Answered);
         self.client.note_lease(None);
         drop(lease);
         let stream = &self.client.stream;

@@ -11,7 +11,7 @@ use super::reply_writer::ReplyWriter;
 use crate::backend::{BackendError, Class};
 use crate::balance::Balancer;
 use crate::balance::slow::{ReadInfo, ReadKey, ReadProfile, shown};
-use crate::metrics::Refusal;
+use crate::metrics::{CommandId, Refusal, SentCommands};
 use crate::policy::users::User;
 use crate::policy::{self, Policy, Refused, Verdict, scripts};
 use crate::resp::{Command, CommandParser, write};
@@ -45,7 +45,7 @@ pub const IDLE_CAPACITY_BYTES: usize = 1024;
 /// One thing that the client is to be given.
 enum Step {
     /// The reply to the next `length` bytes of commands, which the client gets unless it `is_silent`.
-    Forward { length: usize, is_silent: bool },
+    Forward { length: usize, is_silent: bool, command: CommandId },
     /// The next `length` bytes of answers of our own.
     Answer { length: usize },
 }
@@ -56,6 +56,14 @@ impl Step {
         match self {
             Self::Forward { length, .. } => *length,
             Self::Answer { .. } => 0,
+        }
+    }
+
+    /// The number under which its command is timed.
+    fn command(&self) -> CommandId {
+        match self {
+            Self::Forward { command, .. } => *command,
+            Self::Answer { .. } => CommandId::default(),
         }
     }
 }
@@ -198,11 +206,12 @@ impl Batch {
             || self.answers.len() >= MAX_BYTES
     }
 
-    /// Adds a command that was judged by this version of the backends' commands. (For a script, the
-    /// caller sets `has_script`.)
+    /// Adds a command that was judged by this version of the backends' commands, and is timed under this number. (For
+    /// a script, the caller sets `has_script`.)
     pub fn forward(
         &mut self,
         command: &Command,
+        id: CommandId,
         version: u64,
         is_silent: bool,
         profile: ReadProfile,
@@ -213,7 +222,7 @@ impl Batch {
         self.profile = self.profile.with(profile);
         self.has_other |= is_silent;
         self.commands.extend_from_slice(bytes);
-        self.steps.push(Step::Forward { length: bytes.len(), is_silent });
+        self.steps.push(Step::Forward { length: bytes.len(), is_silent, command: id });
     }
 
     /// Adds an answer of our own.
@@ -245,7 +254,7 @@ impl Batch {
                     self.answer(|out| out.extend_from_slice(answer));
                     old.done.answers += length;
                 }
-                Step::Forward { length, is_silent } => {
+                Step::Forward { length, is_silent, command: id } => {
                     let bytes = &old.commands[old.done.commands..][..length];
                     old.done.commands += length;
                     // It was whole when it was judged first.
@@ -253,7 +262,7 @@ impl Batch {
                     let (why, error) = match policy.verdict_for(user, &command) {
                         Verdict::Forward => {
                             self.has_script |= policy::is_script(&command);
-                            self.forward(&command, version, is_silent, old.profile);
+                            self.forward(&command, id, version, is_silent, old.profile);
                             continue;
                         }
                         Verdict::Refuse(Refused { why, error }) => (why, error),
@@ -351,6 +360,11 @@ impl PlainBatch<'_> {
     /// How many commands there are.
     pub fn len(&self) -> usize {
         self.batch.steps.len()
+    }
+
+    /// The numbers under which they are timed.
+    pub fn sent_commands(&self) -> SentCommands {
+        SentCommands::of(self.batch.steps.iter().map(Step::command))
     }
 
     /// The commands, in the form in which they are sent.

@@ -108,7 +108,8 @@ impl Session<'_> {
     /// Handles one command after MULTI.
     #[inline(never)]
     pub(super) fn in_transaction(&mut self, command: &Command) -> Result<(), SessionEnd> {
-        let verdict = self.policy.judge_in_transaction(self.login.user(), command);
+        let (verdict, shape) = self.policy.judge_in_transaction(self.login.user(), command);
+        self.local_reply.command = shape.id;
         let verdict = match verdict {
             Verdict::Forward => self.hold_back(verdict)?,
             of_session => of_session,

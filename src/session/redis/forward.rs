@@ -56,7 +56,7 @@ impl<'a> Session<'a> {
         }
         self.batch.is_long |= is_long;
         self.batch.has_script |= is_script;
-        self.batch.forward(command, version, self.is_silent, profile);
+        self.batch.forward(command, shape.id, version, self.is_silent, profile);
         if goes_alone { self.run_batch() } else { Ok(()) }
     }
 

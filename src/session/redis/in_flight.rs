@@ -146,6 +146,7 @@ impl InFlight {
             protocol: WireProtocol::Resp,
             ticket,
             commands: batch.len(),
+            sent: batch.sent_commands(),
             began,
             received: shared.received(),
         };

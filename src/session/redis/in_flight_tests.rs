@@ -1,5 +1,6 @@
 use super::*;
 use crate::balance::slow::ReadProfile;
+use crate::metrics::CommandId;
 use crate::resp::{CommandParser, command};
 
 struct Nowhere;
@@ -16,7 +17,8 @@ fn batch(commands: usize) -> Batch {
     let mut parser = CommandParser::new(usize::MAX);
     for _ in 0..commands {
         let (_, command) = parser.parse(&get).expect("a command");
-        batch.forward(&command.expect("a whole one"), 1, false, ReadProfile::QUICK);
+        let (command, id) = (command.expect("a whole one"), CommandId::default());
+        batch.forward(&command, id, 1, false, ReadProfile::QUICK);
     }
     batch
 }

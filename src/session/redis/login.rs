@@ -135,7 +135,7 @@ impl Session<'_> {
         self.follow_login();
         match refused {
             None => Ok(()),
-            Some(error) => Err(self.refuse_with(&error.to_string())),
+            Some(error) => Err(self.refuse_with(&error.to_string(), Refusal::Throttled)),
         }
     }
 

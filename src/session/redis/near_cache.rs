@@ -8,7 +8,7 @@ use super::session::Session;
 use crate::backend::Class;
 use crate::cache::{Cache, CachedRead, Entry, Found, ReadElsewhere, Tracker};
 use crate::health::Member;
-use crate::metrics::{Completion, Outcome};
+use crate::metrics::{CommandId, Completion, Outcome};
 use crate::net::protocol::WireProtocol;
 use crate::policy::Shape;
 use crate::policy::cacheable::{CachedCommand, CachedKind};
@@ -156,7 +156,9 @@ impl Session<'_> {
                 lookup.cache.metrics().misses.add_one();
                 let began = Instant::now();
                 let entry = lookup.cache.fill(lookup.tracker, &read, lookup.since, waits);
-                entry.is_some_and(|entry| self.give_fill(command, backend, &entry, began.elapsed()))
+                entry.is_some_and(|entry| {
+                    self.give_fill(command, shape, backend, &entry, began.elapsed())
+                })
             }
             Found::Hit(_) | Found::Miss => {
                 lookup.cache.metrics().misses.add_one();
@@ -242,6 +244,7 @@ impl Session<'_> {
     fn give_fill(
         &mut self,
         command: &Command,
+        shape: Shape,
         backend: &Member,
         entry: &Entry,
         time: Duration,
@@ -250,7 +253,8 @@ impl Session<'_> {
         self.writer.out.extend_from_slice(reply);
         let bytes = reply.len() as u64;
         self.writer.given.bytes += bytes;
-        self.writer.complete(command.name(), Some((backend, time)), bytes, Outcome::Answered);
+        let answered_by = Some((&**backend, time));
+        self.writer.complete(command.name(), shape.id, answered_by, bytes, Outcome::Answered);
         true
     }
 
@@ -265,6 +269,8 @@ impl Session<'_> {
             client: self.writer.client.address,
             protocol: WireProtocol::Resp,
             what: b"",
+            command: CommandId::default(),
+            status: None,
             backend: None,
             count,
             bytes,

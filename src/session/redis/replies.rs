@@ -9,7 +9,7 @@ use crate::backend::{BackendError, Inability, PooledConnection, inability, said}
 use crate::balance::failover::Attempt;
 use crate::balance::slow::SharedAnswer;
 use crate::health::Member;
-use crate::metrics::{Outcome, Refusal};
+use crate::metrics::{CommandId, Outcome, Refusal};
 use crate::resp::{self, CommandParser};
 
 /// Error reply to commands whose verdicts were out of date each time that they were to be sent.
@@ -133,6 +133,8 @@ pub struct Given {
 /// End of a command that the session answers itself, from which its completion is made.
 #[derive(Debug, Default)]
 pub struct LocalReply {
+    /// The number under which the command is timed.
+    pub command: CommandId,
     /// The backend that has answered it, if one has.
     pub served_by: ServedBy,
     /// Length of the reply.

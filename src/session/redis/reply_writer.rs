@@ -8,7 +8,7 @@ use super::backlog::Backlog;
 use super::batch::IDLE_CAPACITY_BYTES;
 use super::replies::{ForwardError, Given, Tried, UNWANTED_PUSH, witness};
 use crate::backend::{Backend, HELD_REPLY_BYTES, PooledConnection, inability, said};
-use crate::metrics::{Completion, Outcome, Refusal};
+use crate::metrics::{CommandId, Completion, Outcome, Refusal};
 use crate::net::protocol::WireProtocol;
 use crate::policy::scripts;
 use crate::resp::{self, Framer};
@@ -35,10 +35,11 @@ pub struct ReplyWriter<'a> {
 
 impl ReplyWriter<'_> {
     /// Counts a command that is over. A backend that answered it comes with the time until its reply
-    /// began.
+    /// began, which counts for `command`.
     pub fn complete(
         &self,
         what: &[u8],
+        command: CommandId,
         answered_by: Option<(&Backend, Duration)>,
         bytes: u64,
         outcome: Outcome,
@@ -48,6 +49,8 @@ impl ReplyWriter<'_> {
             client: self.client.address,
             protocol: WireProtocol::Resp,
             what,
+            command,
+            status: None,
             backend: backend.map(|backend| &backend.metrics),
             count: 1,
             bytes,
@@ -59,7 +62,7 @@ impl ReplyWriter<'_> {
     /// Counts a command that gets an error of ours.
     pub fn count_refusal(&mut self, what: &[u8], why: Refusal) {
         self.given.errors += 1;
-        self.complete(what, None, 0, Outcome::Refused(why));
+        self.complete(what, CommandId::default(), None, 0, Outcome::Refused(why));
     }
 
     /// Sends what is gathered when that is much, while we may hold a connection that others may want.

@@ -7,6 +7,8 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use log::Level;
+
 use super::backlog::Backlog;
 use super::batch::{Batch, IDLE_CAPACITY_BYTES};
 use super::client::ClientState;
@@ -23,7 +25,7 @@ use crate::backend::{Mode, is_timeout};
 use crate::balance::{Balancer, Phase};
 use crate::logging::access_log::{self, Event};
 use crate::memory::Share;
-use crate::metrics::{Outcome, Refusal};
+use crate::metrics::{CommandId, Outcome, Refusal};
 use crate::policy::{Policy, Refused, Verdict};
 use crate::resp::{self, Command, CommandParser, Protocol, write};
 use crate::session::client::{Client, Occupation, TICK};
@@ -71,17 +73,24 @@ fn end(session: Box<Session>, ended: &SessionEnd, since: Instant, balancer: &Bal
     let backend = upstream.backend().map(|backend| backend.name().to_owned());
     writer.client.socket.note_lease(None);
     drop((upstream, subscriptions));
-    let why = writer.client.socket.closed_because();
-    let why = why.map_or_else(|| ended.to_string(), str::to_owned);
+    let closed = writer.client.socket.closed_because();
+    let errors = writer.given.errors + in_flight.errors;
+    // Probes ask for a PING, and leave.
+    let is_probe = backend.is_none() && errors == 0 && closed.is_none();
+    let level = match ended {
+        SessionEnd::Gone(_) if is_probe => Level::Debug,
+        _ => Level::Info,
+    };
+    let why = closed.map_or_else(|| ended.to_string(), str::to_owned);
     if let SessionEnd::Cut(_) = ended {
-        writer.complete(b"", None, 0, Outcome::Cut);
+        writer.complete(b"", CommandId::default(), None, 0, Outcome::Cut);
     }
-    balancer.access_log.write(|| {
+    balancer.access_log.write_at(level, || {
         Event::Session(access_log::Session {
             client: writer.client.address,
             user: login.shown_user(),
             commands,
-            errors: writer.given.errors + in_flight.errors,
+            errors,
             backend,
             seconds: since.elapsed().as_secs_f64(),
             ended: why,
@@ -181,7 +190,8 @@ impl<'a> Session<'a> {
                         if parser.follows_empty() {
                             self.state.reply_mode.pass_empty();
                         }
-                        return Err(self.refuse(error.to_string(), |out| error.write(out)));
+                        let (why, kind) = (error.to_string(), Refusal::BadRequest);
+                        return Err(self.refuse(why, kind, |out| error.write(out)));
                     }
                 };
                 used += length;
@@ -285,7 +295,8 @@ impl<'a> Session<'a> {
             }
             Err(error) if is_timeout(&error) && is_in_flight => self.recover_in_flight(),
             Err(error) if is_timeout(&error) && begun.is_some() => {
-                Err(self.refuse_with("Protocol error: the command took too long to arrive"))
+                let why = "Protocol error: the command took too long to arrive";
+                Err(self.refuse_with(why, Refusal::TooSlow))
             }
             Err(error) if is_timeout(&error) => {
                 Err(SessionEnd::Gone("idle for too long".to_owned()))
@@ -310,20 +321,25 @@ impl<'a> Session<'a> {
     }
 
     #[inline(never)]
-    pub(super) fn refuse_with(&mut self, why: &str) -> SessionEnd {
-        self.refuse(why.to_owned(), |out| write::error(out, format!("ERR {why}")))
+    pub(super) fn refuse_with(&mut self, why: &str, kind: Refusal) -> SessionEnd {
+        self.refuse(why.to_owned(), kind, |out| write::error(out, format!("ERR {why}")))
     }
 
     /// Tells the client what is wrong with what it sent, after the replies that it still gets.
     #[inline(never)]
-    fn refuse(&mut self, why: String, write: impl FnOnce(&mut Vec<u8>)) -> SessionEnd {
+    fn refuse(
+        &mut self,
+        why: String,
+        kind: Refusal,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> SessionEnd {
         if let Err(ended) = self.run_batch() {
             return ended;
         }
         if !self.state.reply_mode.next() {
             write(&mut self.writer.out);
         }
-        self.writer.count_refusal(b"", Refusal::BadRequest);
+        self.writer.count_refusal(b"", kind);
         self.writer.deliver().err().map_or(SessionEnd::Refused(why), SessionEnd::from)
     }
 
@@ -361,6 +377,7 @@ impl<'a> Session<'a> {
 
     fn outside_transaction(&mut self, command: &Command) -> Result<(), SessionEnd> {
         let (verdict, shape) = self.policy.judge(self.login.user(), command);
+        self.local_reply.command = shape.id;
         let verdict = self.hold_back(verdict)?;
         let verdict = match self.is_subscriber() {
             // It may run none.
@@ -396,16 +413,17 @@ impl<'a> Session<'a> {
             Err(Unanswered::Shared(answer)) => self.answer_raw(&answer.reply),
             Err(Unanswered::SessionEnd(ended)) => return Err(ended),
         }
-        let LocalReply { served_by, bytes, outcome } = mem::take(&mut self.local_reply);
+        let LocalReply { command, served_by, bytes, outcome } = mem::take(&mut self.local_reply);
         let answered_by = served_by.as_ref().map(|(by, time)| (by.backend.as_ref(), *time));
-        self.writer.complete(name, answered_by, bytes, outcome);
+        self.writer.complete(name, command, answered_by, bytes, outcome);
         Ok(())
     }
 
     /// Ends the session of a client that sends HTTP, as Redis does: a web page may have made it do so.
     pub(super) fn close(&mut self) -> Unanswered {
         let why = "POST or Host: is no Redis command";
-        self.writer.complete(b"", None, 0, Outcome::Closed(Refusal::BadRequest));
+        let outcome = Outcome::Closed(Refusal::BadRequest);
+        self.writer.complete(b"", CommandId::default(), None, 0, outcome);
         let replies = self.flush().and_then(|()| self.wait_in_flight());
         replies.err().unwrap_or_else(|| SessionEnd::Refused(why.to_owned())).into()
     }

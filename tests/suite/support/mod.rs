@@ -11,6 +11,8 @@ pub mod forms;
 pub mod local;
 pub mod near_cache;
 pub mod observe;
+#[cfg(target_os = "linux")]
+pub mod prometheus;
 pub mod redis;
 pub mod relay;
 pub mod resp;

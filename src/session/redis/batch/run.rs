@@ -7,7 +7,7 @@ use crate::backend::PooledConnection;
 use crate::backend::large_values::LARGE_VALUE_BYTES;
 use crate::balance::Balancer;
 use crate::balance::slow::SharedAnswer;
-use crate::metrics::{Outcome, Refusal};
+use crate::metrics::{CommandId, Outcome, Refusal};
 use crate::resp::write;
 use crate::session::client::ClientHandle;
 use crate::session::redis::replies::{ForwardError, Tried, first_word};
@@ -159,7 +159,7 @@ impl Batch {
             Relayed::Whole | Relayed::InPieces => Outcome::Answered,
         };
         let answered_by = Some((attempt.backend.backend.as_ref(), time));
-        writer.complete(self.next_name(), answered_by, bytes, outcome);
+        writer.complete(self.next_name(), self.next_id(), answered_by, bytes, outcome);
         Ok(relayed)
     }
 
@@ -189,6 +189,11 @@ impl Batch {
     fn next_command_bytes(&self) -> &[u8] {
         let length = self.steps.get(self.done.steps).map_or(0, Step::command_bytes);
         &self.commands[self.done.commands..][..length]
+    }
+
+    /// The number under which the first command that is not done is timed.
+    fn next_id(&self) -> CommandId {
+        self.steps.get(self.done.steps).map(Step::command).unwrap_or_default()
     }
 
     /// The name of the first command that is not done.
@@ -242,7 +247,8 @@ impl Batch {
         if let Some(backend) = balancer.backend(answer.backend) {
             let answered_by = Some((backend.backend.as_ref(), answer.sent_at.elapsed()));
             let bytes = answer.reply.len() as u64;
-            writer.complete(self.next_name(), answered_by, bytes, Outcome::Answered);
+            let (name, id) = (self.next_name(), self.next_id());
+            writer.complete(name, id, answered_by, bytes, Outcome::Answered);
         }
         self.skip(1);
         Ok(())
@@ -257,7 +263,7 @@ impl Batch {
     ) -> Tried {
         let Some(is_silent) = self.next_command(writer)? else { return Ok(()) };
         writer.given.errors += 1;
-        writer.complete(self.next_name(), None, 0, outcome);
+        writer.complete(self.next_name(), self.next_id(), None, 0, outcome);
         if !is_silent {
             write::error(&mut writer.out, error);
         }

@@ -4,7 +4,8 @@ fn forward(batch: &mut Batch, version: u64) {
     let mut parser = CommandParser::new(usize::MAX);
     let bytes = b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
     let (_, command) = parser.parse(bytes).expect("a command");
-    batch.forward(&command.expect("a whole one"), version, false, ReadProfile::QUICK);
+    let (command, id) = (command.expect("a whole one"), CommandId::default());
+    batch.forward(&command, id, version, false, ReadProfile::QUICK);
 }
 
 #[test]
