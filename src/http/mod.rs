@@ -1,5 +1,6 @@
 //! HTTP/1.1, 1.0 and 0.9 as bytes and messages, without sockets.
 
+mod accept;
 pub mod authorization;
 mod request;
 mod response;

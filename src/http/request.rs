@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
+use super::accept::prefers_html;
 use super::authorization::Authorization;
 use super::target::Query;
 
@@ -94,7 +95,7 @@ pub struct Request {
     pub if_none_match: Option<String>,
     /// `Max-Staleness`: the greatest age of the data that may answer, or what is wrong with it.
     pub max_staleness: Result<Option<Duration>, &'static str>,
-    /// Whether `Accept` names `text/html`. Browsers do; clients that take anything, like curl, don't.
+    /// Whether `Accept` prefers HTML to JSON: browsers do; clients that take anything, like curl, don't.
     pub accepts_html: bool,
     /// Whether the client wants to keep the connection.
     pub keep_alive: bool,
@@ -204,7 +205,7 @@ fn http1(head: &[u8]) -> Result<Request, RequestError> {
         authorization: headers.only_bytes("authorization")?.map(Authorization::new),
         if_none_match: headers.joined("if-none-match"),
         max_staleness: headers.max_staleness(),
-        accepts_html: headers.accepts_html(),
+        accepts_html: prefers_html(headers.items("accept")),
         keep_alive: headers.keep_alive(version),
         has_body: headers.has_body(version)?,
     })
@@ -332,19 +333,6 @@ impl<'a> Headers<'a> {
         let says =
             |option| self.items("connection").any(|listed| listed.eq_ignore_ascii_case(option));
         !says("close") && (version == Version::Http11 || says("keep-alive"))
-    }
-
-    /// Whether `Accept` names `text/html` with a quality above 0.
-    fn accepts_html(&self) -> bool {
-        self.items("accept").any(|range| {
-            let mut parts = range.split(';').map(str::trim);
-            let is_html = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case("text/html"));
-            let quality = parts.find_map(|part| {
-                let (name, value) = part.split_once('=')?;
-                name.trim().eq_ignore_ascii_case("q").then(|| value.trim().parse::<f32>())
-            });
-            is_html && quality.is_none_or(|quality| quality.is_ok_and(|quality| quality > 0.0))
-        })
     }
 
     /// Whether a body follows.
