@@ -2,11 +2,12 @@
 
 mod accept;
 pub mod authorization;
+mod head;
 mod request;
 mod response;
 pub mod target;
 
-pub(crate) use request::MAX_REQUEST_LINE_BYTES;
+pub(crate) use head::HeadScan;
 pub use request::{Method, Request, RequestError, Version, host_name, is_local_host, parse};
 pub(crate) use response::{BackendFailure, HTML, JSON};
 pub use response::{ErrorBody, ResponseWriter};

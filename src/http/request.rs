@@ -9,11 +9,12 @@ use super::accept::prefers_html;
 use super::authorization::Authorization;
 use super::target::Query;
 
-/// Longest request line, with its line end. RFC 9112 asks for at least 8000.
-pub(crate) const MAX_REQUEST_LINE_BYTES: usize = 16 * 1024;
+/// Longest request line, with its line end. RFC 9112 asks for at least 8000; a key takes three times its length where
+/// each of its bytes is encoded.
+pub(super) const MAX_REQUEST_LINE_BYTES: usize = 64 * 1024;
 
 /// Most bytes of all header lines together.
-const MAX_HEADER_BYTES: usize = 16 * 1024;
+pub(super) const MAX_HEADER_BYTES: usize = 16 * 1024;
 
 /// Most header lines.
 const MAX_HEADERS: usize = 100;

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
 
 use super::Request;
+use super::request::MAX_REQUEST_LINE_BYTES;
 
 /// Keys on one page of a listing unless `limit` says otherwise.
 const DEFAULT_PAGE_KEYS: usize = 10_000;
@@ -21,8 +22,18 @@ const DEFAULT_HTML_KEYS: usize = 2000;
 /// Highest `limit` of such a page: browsers are slow with longer tables.
 const MAX_HTML_KEYS: usize = 10_000;
 
+/// Longest id of a server process in a cursor.
+const MAX_RUN_ID_BYTES: usize = 64;
+
 /// Most parameters of a query. No path takes more than seven; each is compared with those before it.
 const MAX_PARAMETERS: usize = 32;
+
+/// Longest path and query of a link of ours: the rest of a request line is for its method and version, and for a host,
+/// which some proxies name there.
+pub(crate) const MAX_LINK_BYTES: usize = MAX_REQUEST_LINE_BYTES - 512;
+
+/// Room in a link to a key for the parameters that lead to its other forms and pages. Fields are not among them.
+const LINK_PARAMETER_BYTES: usize = 256;
 
 /// Characters that are percent-encoded in a link. A hyphen is among them because `/-/` is ours, and a
 /// slash because `//` would begin the name of a host and clients remove `/../`.
@@ -73,6 +84,14 @@ pub enum AdminTarget {
     Ready,
     /// Any other path.
     Unknown,
+}
+
+impl AdminTarget {
+    /// Whether it is open to everybody, by whatever name: it says no more than that there is a balancer, and whether that
+    /// can serve.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self, Self::Ping | Self::Health | Self::Ready)
+    }
 }
 
 /// A request for a value or a part of it.
@@ -137,7 +156,7 @@ impl Cursor {
     /// Parses it from a URL.
     fn parse(text: &str) -> Option<Self> {
         let (run_id, position) = text.rsplit_once('-')?;
-        let is_id = (1..=64).contains(&run_id.len())
+        let is_id = (1..=MAX_RUN_ID_BYTES).contains(&run_id.len())
             && run_id.bytes().all(|byte| byte.is_ascii_alphanumeric());
         is_id.then_some(())?;
         Some(Self { run_id: run_id.to_owned(), position: position.parse().ok()? })
@@ -166,8 +185,12 @@ impl PageQuery {
 }
 
 /// Returns the path and query that lead to `key`, whatever its bytes, with these parameters (names and
-/// values).
-pub(crate) fn link_to_key(key: &[u8], parameters: &[(&str, &[u8])]) -> String {
+/// values); `None` if that would be longer than what is served. A key that has a link has one for each of its pages.
+pub(crate) fn link_to_key(key: &[u8], parameters: &[(&str, &[u8])]) -> Option<String> {
+    // Not encoded in vain.
+    if key.len() > MAX_LINK_BYTES {
+        return None;
+    }
     let encode = |bytes| percent_encode(bytes, LINK);
     // To us or to browsers, these paths mean something else.
     let is_special = key.ends_with(b":") || [&b""[..], b".", b"..", b"favicon.ico"].contains(&key);
@@ -179,7 +202,8 @@ pub(crate) fn link_to_key(key: &[u8], parameters: &[(&str, &[u8])]) -> String {
         link += &format!("{separator}{name}={}", encode(value));
         separator = '&';
     }
-    link
+    let room = if parameters.is_empty() { LINK_PARAMETER_BYTES } else { 0 };
+    (link.len() + room <= MAX_LINK_BYTES).then_some(link)
 }
 
 /// Whether the target is below `/-/`.
@@ -372,7 +396,15 @@ impl Query {
             }
         };
         let is_format_named = self.is_format_named;
-        Ok(PageQuery { prefix, pattern, matching, search, limit, cursor, format, is_format_named })
+        let page =
+            PageQuery { prefix, pattern, matching, search, limit, cursor, format, is_format_named };
+        let last = Cursor { run_id: "0".repeat(MAX_RUN_ID_BYTES), position: u64::MAX };
+        if page.link(&last).len() > MAX_LINK_BYTES {
+            let why = "what the keys begin with, and match or search, are too long: the link to the next page would be \
+                       longer than what is served";
+            return Err(why.to_owned());
+        }
+        Ok(page)
     }
 
     /// Fails if a parameter has not been taken.

@@ -189,9 +189,34 @@ fn any_key_has_a_link_that_leads_to_it() {
         b"<\"'>",
     ];
     for key in keys {
-        let target = parse(&link_to_key(key, &[]), true);
+        let target = parse(&link_to_key(key, &[]).expect("a link"), true);
         assert_eq!(target, Ok(Target::Key(query(key, None, Format::Html), None)));
-        let target = parse(&link_to_key(key, &[("field", b"&="), ("format", b"raw")]), true);
+        let link = link_to_key(key, &[("field", b"&="), ("format", b"raw")]).expect("a link");
+        let target = parse(&link, true);
         assert_eq!(target, Ok(Target::Key(query(key, Some(b"&="), Format::Raw), None)));
     }
+}
+
+#[test]
+fn what_would_be_too_long_has_no_link() {
+    let fits = vec![0xff; (MAX_LINK_BYTES - LINK_PARAMETER_BYTES - 1) / 3];
+    let link = link_to_key(&fits, &[]).expect("a link");
+    let head = format!("HEAD {link} HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(matches!(http::parse(head.as_bytes()), Ok(Some(_))));
+    let cursor = Cursor { run_id: "a".repeat(MAX_RUN_ID_BYTES), position: u64::MAX }.to_text();
+    let (cursor, from) = (cursor.as_bytes(), u64::MAX.to_string());
+    for (name, value) in [("cursor", cursor), ("from", from.as_bytes()), ("format", b"json")] {
+        assert!(link_to_key(&fits, &[(name, value)]).is_some(), "{name}");
+    }
+    assert_eq!(link_to_key(&[&fits[..], b"ab"].concat(), &[]), None);
+    assert_eq!(link_to_key(&vec![b'a'; 100_000_000], &[]), None);
+    assert_eq!(link_to_key(b"key", &[("field", &vec![0xff; MAX_LINK_BYTES / 3])]), None);
+}
+
+#[test]
+fn a_listing_whose_next_page_could_have_no_link_is_refused() {
+    let long = "*".repeat(MAX_LINK_BYTES / 3);
+    let error = parse(&format!("/?match={long}"), false).expect_err("too long");
+    assert!(error.contains("too long"), "{error}");
+    assert!(parse(&format!("/?match={}", &long[..long.len() - 100]), false).is_ok());
 }

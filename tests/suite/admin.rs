@@ -60,6 +60,10 @@ fn with_an_admin_address_the_balancer_is_shown_there_alone_and_data_is_not() {
     assert!(
         Answer::parse(&admin.talk("GET /-/ HTTP/1.1\r\nHost: evil.example\r\n\r\n")).status == 421
     );
+    for path in ["/-/health", "/-/ready"] {
+        let probe = format!("GET {path} HTTP/1.1\r\nHost: 10.1.2.3:8080\r\nConnection: close\r\n\r\n");
+        assert_eq!(Answer::parse(&admin.talk(&probe)).status, 200, "{path}");
+    }
     assert_eq!(lb.get("/?limit=1").status, 200);
 }
 

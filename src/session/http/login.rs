@@ -42,8 +42,7 @@ impl HttpLogin {
         target: Target,
         client: &Client,
     ) -> Result<(Caller, Target), LocalResponse> {
-        use AdminTarget::{Health, Ping, Ready};
-        let is_open = matches!(target, Target::Admin(Health | Ping | Ready));
+        let is_open = matches!(&target, Target::Admin(target) if target.is_open());
         if is_open || !client.balancer.logins.are_configured() {
             return Ok((Caller::default(), target));
         }

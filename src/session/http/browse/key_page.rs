@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use super::page::{
-    Element, Frame, count, link, parts, shortened_to, size, write_facts, write_next_link,
+    Element, Frame, count, link, link_if_any, parts, shortened_to, size, write_facts, write_next_link,
 };
 use crate::balance::cursor::MAX_SCAN_COUNT;
 use crate::http::target::{KeyQuery, link_to_key};
@@ -78,20 +78,24 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
     ) -> Result<(), ReadError> {
         let form = |format: &[u8], name| {
             let parameters = [parameters, &[("format", format)]].concat();
-            link(&link_to_key(&self.query.key, &parameters), name)
+            link_to_key(&self.query.key, &parameters).map(|to| link(&to, name))
         };
-        let json = form(b"json", "JSON");
-        let raw = if is_raw { format!(" {}", form(b"raw", "Raw bytes")) } else { String::new() };
-        Ok(writeln!(self.response, "<p class=\"forms\">{json}{raw}</p>")?)
+        // A link that would be too long is left out.
+        let raw = if is_raw { form(b"raw", "Raw bytes") } else { None };
+        let forms: Vec<String> = [form(b"json", "JSON"), raw].into_iter().flatten().collect();
+        Ok(writeln!(self.response, "<p class=\"forms\">{}</p>", forms.join(" "))?)
     }
 
     /// Ends the page, with a link to the next one if this parameter leads to one.
     pub fn end(&mut self, next: Option<(&str, &[u8])>) -> Result<ReadOutcome<'q>, ReadError> {
         let is_first = self.query.from.is_none() && self.query.cursor.is_none();
-        let next = next.map(|parameter| link_to_key(&self.query.key, &[parameter]));
-        write_next_link(self.response, next.as_deref())?;
+        let next_link = next.and_then(|parameter| link_to_key(&self.query.key, &[parameter]));
+        if next.is_some() && next_link.is_none() {
+            writeln!(self.response, "<p>There is more, but the link to it would be too long.</p>")?;
+        }
+        write_next_link(self.response, next_link.as_deref())?;
         if !is_first {
-            let first = link(&link_to_key(&self.query.key, &[]), "First page");
+            let first = link_if_any(link_to_key(&self.query.key, &[]).as_deref(), "First page");
             writeln!(self.response, "<p>{first}</p>")?;
         }
         self.frame.end(self.response)?;
@@ -132,7 +136,8 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
         }
         let whole = field.filter(|field| !field.is_cut()).map_or(String::new(), |field| {
             let parameters = [("field", &field.bytes[..]), ("format", b"raw")];
-            format!(": {}", link(&link_to_key(&self.query.key, &parameters), "all of it"))
+            let link = link_to_key(&self.query.key, &parameters).map(|to| link(&to, "all of it"));
+            link.map_or(String::new(), |link| format!(": {link}"))
         });
         let length = element.length;
         format!("{shown}… <span class=\"more\">cut, of {length} bytes{whole}</span>")

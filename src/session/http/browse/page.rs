@@ -85,9 +85,14 @@ pub(super) fn link(to: &str, text: impl Display) -> String {
     format!("<a href=\"{}\">{text}</a>", attribute(to))
 }
 
+/// The text as a link; alone where that would be too long.
+pub(super) fn link_if_any(to: Option<&str>, text: impl Display) -> String {
+    to.map_or_else(|| text.to_string(), |to| link(to, &text))
+}
+
 /// A link to a key's page, with its name.
 pub(super) fn key_link(key: &[u8]) -> String {
-    link(&link_to_key(key, &[]), shortened(key))
+    link_if_any(link_to_key(key, &[]).as_deref(), shortened(key))
 }
 
 /// Returns the command that counts the parts of a value, and what people call such a part.

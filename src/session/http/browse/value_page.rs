@@ -140,7 +140,9 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
         self.frame.begin(self.response, field, b"")?;
         writeln!(self.response, "<h1 class=\"mono key\">{}</h1>", shortened(field))?;
         let (link, key) = (link_to_key(key, &[]), shortened(key));
-        let key = format!("<a class=\"mono\" href=\"{}\">{key}</a>", attribute(&link));
+        let key = link.map_or(key.clone(), |link| {
+            format!("<a class=\"mono\" href=\"{}\">{key}</a>", attribute(&link))
+        });
         let facts = [
             ("Field of", Some(key)),
             ("Length", Some(length(ValueType::String, value.length))),
