@@ -3,6 +3,7 @@
 mod accept;
 pub mod authorization;
 mod head;
+mod query;
 mod request;
 mod response;
 pub mod target;

@@ -8,7 +8,6 @@ use std::time::SystemTime;
 use httpdate::HttpDate;
 use serde::Serialize;
 
-use super::target::KeyQuery;
 use super::{Method, Request, Version};
 use crate::render::json::TextOrBase64;
 
@@ -368,10 +367,13 @@ impl<'a> ErrorBody<'a> {
         Self { error: error.into(), ..Self::default() }
     }
 
-    /// Creates an error about what this query asks for.
-    pub(crate) fn about(query: &'a KeyQuery, error: impl Into<Cow<'a, str>>) -> Self {
-        let key = Some(TextOrBase64(&query.key));
-        let field = query.field.as_deref().map(TextOrBase64);
+    /// Creates an error about a key, or a field of it.
+    pub(crate) fn about(
+        key: &'a [u8],
+        field: Option<&'a [u8]>,
+        error: impl Into<Cow<'a, str>>,
+    ) -> Self {
+        let (key, field) = (Some(TextOrBase64(key)), field.map(TextOrBase64));
         Self { key, field, ..Self::new(error) }
     }
 }

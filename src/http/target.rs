@@ -1,12 +1,12 @@
 //! What a request's path and query ask for, and links that ask for it.
 
-use std::fmt::Display;
-use std::ops::RangeInclusive;
-use std::str::FromStr;
+use std::borrow::Cow;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
-use super::Request;
+use super::{ErrorBody, Request};
+use super::query::NamedKeys;
+pub(crate) use super::query::{Query, decode};
 use super::request::MAX_REQUEST_LINE_BYTES;
 
 /// Keys on one page of a listing unless `limit` says otherwise.
@@ -24,9 +24,6 @@ const MAX_HTML_KEYS: usize = 10_000;
 
 /// Longest id of a server process in a cursor.
 const MAX_RUN_ID_BYTES: usize = 64;
-
-/// Most parameters of a query. No path takes more than seven; each is compared with those before it.
-const MAX_PARAMETERS: usize = 32;
 
 /// Longest path and query of a link of ours: the rest of a request line is for its method and version, and for a host,
 /// which some proxies name there.
@@ -60,6 +57,8 @@ pub enum Target {
     /// The value of a key. There is a listing as well if the path ends in `:` and asks for the whole
     /// value: if there is no such key, it shows the keys that begin with it.
     Key(KeyQuery, Option<PageQuery>),
+    /// The values of several keys.
+    Keys(KeysQuery),
     /// A page of keys with their values.
     Page(PageQuery),
 }
@@ -114,6 +113,18 @@ impl KeyQuery {
     pub(crate) fn is_raw(&self) -> bool {
         self.format == Format::Raw
     }
+
+    /// Returns an error about what it asks for.
+    pub(crate) fn error<'a>(&'a self, why: impl Into<Cow<'a, str>>) -> ErrorBody<'a> {
+        ErrorBody::about(&self.key, self.field.as_deref(), why)
+    }
+}
+
+/// A request for the values of several keys, as JSON.
+#[derive(Debug, PartialEq, Eq)]
+pub struct KeysQuery {
+    /// The keys, in the order of the answer, each once.
+    pub keys: Vec<Vec<u8>>,
 }
 
 /// A request for a page of keys.
@@ -236,9 +247,10 @@ fn parse_with(target: &str, query: &Result<Query, String>, html: bool) -> Result
     let mut query = query.clone()?;
     let format = query.format(html)?;
     let target = if name.is_empty() {
-        match query.take("key") {
-            Some(key) => Target::Key(query.key(key, format, true)?, None),
-            None => Target::Page(query.page(Vec::new(), format)?),
+        match query.take_keys() {
+            NamedKeys::One(key) => Target::Key(query.key(key, format, true)?, None),
+            NamedKeys::Several(keys) => Target::Keys(query.several(keys, format)?),
+            NamedKeys::No => Target::Page(query.page(Vec::new(), format)?),
         }
     } else if name.ends_with(b":") {
         // A cursor belongs to the listing: links to such keys have the other form.
@@ -277,71 +289,7 @@ fn limits(format: Format) -> (usize, usize) {
     }
 }
 
-/// The parameters of a query that have not been taken yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Query {
-    pairs: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Whether `format` was one of them.
-    is_format_named: bool,
-}
-
 impl Query {
-    /// Parses the query of a target.
-    ///
-    /// # Errors
-    /// Says what is wrong, for a status 400.
-    pub(crate) fn of(target: &str) -> Result<Self, String> {
-        let text = target.split_once('?').map_or("", |(_, query)| query);
-        let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-        for pair in text.split('&').filter(|pair| !pair.is_empty()) {
-            if pairs.len() >= MAX_PARAMETERS {
-                return Err(format!("the query has more than {MAX_PARAMETERS} parameters"));
-            }
-            // A plus is a space, as in an HTML form.
-            let pair = pair.replace('+', " ");
-            let (name, value) = pair.split_once('=').unwrap_or((&pair, ""));
-            let name = decode(name)?;
-            if pairs.iter().any(|(earlier, _)| *earlier == name) {
-                return Err(format!("the parameter {} occurs twice", shown(&name)));
-            }
-            pairs.push((name, decode(value)?));
-        }
-        Ok(Self { pairs, is_format_named: false })
-    }
-
-    /// Whether the format is HTML; `None` if the query names none.
-    pub(crate) fn names_html(&self) -> Option<bool> {
-        let format = self.pairs.iter().find(|(name, _)| name == b"format");
-        format.map(|(_, value)| value == b"html")
-    }
-
-    /// Takes a parameter's value.
-    pub(crate) fn take(&mut self, name: &str) -> Option<Vec<u8>> {
-        let at = self.pairs.iter().position(|(given, _)| given == name.as_bytes())?;
-        Some(self.pairs.swap_remove(at).1)
-    }
-
-    /// Takes a number within these bounds; `None` if there is no such parameter.
-    pub(crate) fn number<T>(
-        &mut self,
-        name: &str,
-        bounds: RangeInclusive<T>,
-    ) -> Result<Option<T>, String>
-    where
-        T: FromStr + PartialOrd + Display,
-    {
-        let Some(digits) = self.take(name) else { return Ok(None) };
-        let number = std::str::from_utf8(&digits).ok().and_then(|digits| digits.parse().ok());
-        let (least, most) = (bounds.start(), bounds.end());
-        let why = || format!("{name} is a number from {least} to {most}");
-        number.filter(|number| bounds.contains(number)).map(Some).ok_or_else(why)
-    }
-
-    /// Returns the name of a parameter that has not been taken, quoted for an error.
-    pub(crate) fn left_over(&self) -> Option<String> {
-        self.pairs.first().map(|(name, _)| shown(name))
-    }
-
     /// Takes the format; `html` is the default for a client that accepts it.
     fn format(&mut self, html: bool) -> Result<Format, String> {
         let named = self.take("format");
@@ -365,6 +313,18 @@ impl Query {
         let from = if is_paged { self.take("from") } else { None };
         let cursor = if is_paged && takes_cursor { self.cursor()? } else { None };
         Ok(KeyQuery { key, field: self.take("field"), format, from, cursor })
+    }
+
+    /// Takes the parameters of several keys.
+    fn several(&mut self, keys: Vec<Vec<u8>>, format: Format) -> Result<KeysQuery, String> {
+        // A browser that was not asked for a format gets JSON, too.
+        if self.is_format_named && format != Format::Json {
+            return Err("several keys are answered as JSON: leave format out, or ask for one key".to_owned());
+        }
+        if self.take("field").is_some() {
+            return Err("a field is one of one key: ask for one key, or leave field out".to_owned());
+        }
+        Ok(KeysQuery { keys })
     }
 
     fn cursor(&mut self) -> Result<Option<Cursor>, String> {
@@ -409,32 +369,12 @@ impl Query {
 
     /// Fails if a parameter has not been taken.
     fn end(self) -> Result<(), String> {
-        match self.pairs.first() {
-            None => Ok(()),
-            Some((name, _)) => Err(format!(
-                "the parameter {} is not one that this path takes: \
-                 a key takes field and format, a listing match, search, limit, cursor and format",
-                shown(name)
-            )),
-        }
-    }
-}
-
-/// Quotes a parameter's name for an error, cut to a reasonable length.
-fn shown(name: &[u8]) -> String {
-    let text: String = String::from_utf8_lossy(name).chars().take(40).collect();
-    format!("{text:?}")
-}
-
-/// Decodes percent-encoding. Every byte may be encoded; each `%` must begin an escape.
-pub(crate) fn decode(text: &str) -> Result<Vec<u8>, String> {
-    let bytes = text.as_bytes();
-    let is_escape = |at: usize| {
-        bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
-    };
-    match (0..bytes.len()).find(|&at| bytes[at] == b'%' && !is_escape(at)) {
-        Some(_) => Err("a % that two hexadecimal digits don't follow: write %25".to_owned()),
-        None => Ok(percent_decode(bytes).collect()),
+        self.left_over().map_or(Ok(()), |name| {
+            Err(format!(
+                "the parameter {name} is not one that this path takes: a key takes field and format, several keys shape, \
+                 a listing match, search, limit, cursor, shape and format"
+            ))
+        })
     }
 }
 

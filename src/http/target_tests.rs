@@ -1,5 +1,6 @@
 use super::*;
 use crate::http;
+use crate::http::query::{MAX_KEYS, MAX_PARAMETERS};
 
 fn key(name: &[u8]) -> Target {
     Target::Key(query(name, None, Format::Json), None)
@@ -219,4 +220,51 @@ fn a_listing_whose_next_page_could_have_no_link_is_refused() {
     let error = parse(&format!("/?match={long}"), false).expect_err("too long");
     assert!(error.contains("too long"), "{error}");
     assert!(parse(&format!("/?match={}", &long[..long.len() - 100]), false).is_ok());
+}
+
+#[test]
+fn several_keys_keep_their_order_and_an_encoded_comma_belongs_to_a_key() {
+    let keys = |target: &str| match parse(target, true) {
+        Ok(Target::Keys(query)) => query.keys,
+        other => panic!("{target}: {other:?}"),
+    };
+    for (target, expected) in [
+        ("/?keys=b,a,c", &[&b"b"[..], b"a", b"c"][..]),
+        ("/?keys=a", &[b"a"]),
+        ("/?keys=a,,b", &[b"a", b"", b"b"]),
+        ("/?keys=,", &[b""]),
+        ("/?keys=a%2Cb,c%2cd", &[b"a,b", b"c,d"]),
+        ("/?keys=a+b,%ff", &[b"a b", b"\xff"]),
+        ("/?keys=a,b,a", &[b"a", b"b"]),
+        ("/?key=b&key=a", &[b"b", b"a"]),
+        ("/?key=b&key=b", &[b"b"]),
+        ("/?key=&key=a,b", &[b"", b"a,b"]),
+        ("/?key=c&keys=a,b&key=d&keys=e", &[b"c", b"a", b"b", b"d", b"e"]),
+        ("/?keys=a&format=json", &[b"a"]),
+    ] {
+        assert_eq!(keys(target), expected, "{target}");
+    }
+    assert!(matches!(parse("/?key=a,b", false), Ok(Target::Key(..))), "one key");
+    let many: Vec<String> = (0..MAX_KEYS).map(|number| number.to_string()).collect();
+    assert_eq!(keys(&format!("/?keys={}", many.join(","))).len(), MAX_KEYS);
+    assert_eq!(keys(&format!("/?key={}", many.join("&key="))).len(), MAX_KEYS);
+    for (target, why) in [
+        (&format!("/?keys={},x", many.join(","))[..], "at most 1000 keys"),
+        ("/?keys=", "keys=A,B"),
+        ("/?keys=%", "%25"),
+        ("/?keys=a,b&format=raw", "JSON"),
+        ("/?keys=a,b&format=html", "JSON"),
+        ("/?key=a&key=b&format=raw", "JSON"),
+        ("/?keys=a,b&field=f", "field"),
+        ("/?keys=a,b&limit=1", "\"limit\""),
+        ("/a?keys=a,b", "\"keys\""),
+        ("/a:?key=b", "\"key\""),
+        ("/a?key=b&key=c", "\"key\""),
+    ] {
+        for html in [true, false] {
+            let html = html || target.contains("=html");
+            let error = parse(target, html).expect_err(target);
+            assert!(error.contains(why), "{target:.60}: {error}");
+        }
+    }
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::browse::{self, Frame};
 use super::exchange::{HTTP_READ_BYTES, ReadError, ReadOutcome};
 use super::freshness::{self, MaxStaleness, TooOld};
-use super::json::{write_listing, write_value};
+use super::json::{write_listing, write_value, write_values};
 use super::response::{
     Caching, LocalResponse, SentResponse, add_backend_headers, complete, write_error,
 };
@@ -27,7 +27,7 @@ use crate::balance::slow::{
 };
 use crate::balance::{Balancer, Lease};
 use crate::health::{BackendState, Member};
-use crate::http::target::{Format, KeyQuery, PageQuery};
+use crate::http::target::{Format, KeyQuery, KeysQuery, PageQuery};
 use crate::http::{BackendFailure, ErrorBody, Request, ResponseWriter, Version};
 use crate::logging::access_log::Event;
 use crate::memory::Share;
@@ -72,6 +72,8 @@ impl HttpRead {
 pub(super) enum ReadQuery {
     /// A key's value. If there is no such key, the page of keys, if there is one.
     Key(KeyQuery, Option<PageQuery>),
+    /// The values of several keys.
+    Keys(KeysQuery),
     /// A page of keys with their values.
     Page(PageQuery),
 }
@@ -82,6 +84,7 @@ impl ReadQuery {
         match self {
             Self::Page(page) | Self::Key(_, Some(page)) => page.cursor.is_some(),
             Self::Key(key, None) => key.cursor.is_some(),
+            Self::Keys(_) => false,
         }
     }
 
@@ -93,6 +96,10 @@ impl ReadQuery {
             Self::Key(KeyQuery { format: Format::Html, .. }, _) => None,
             Self::Page(PageQuery { format: Format::Html, .. }) => None,
             Self::Key(query, _) => Some(kinds.http_key("value", &query.key, b"")),
+            Self::Keys(query) => {
+                let first = query.keys.first().map_or(&[][..], Vec::as_slice);
+                Some(kinds.http_key("values", first, &query.keys.join(&0)))
+            }
             Self::Page(query) => {
                 let pattern = query.pattern.as_deref().unwrap_or_default();
                 let position = query.cursor.as_ref().map_or(0, |cursor| cursor.position);
@@ -105,6 +112,7 @@ impl ReadQuery {
     pub fn label(&self) -> String {
         match self {
             Self::Key(query, _) => slow::shown(b"GET", &query.key),
+            Self::Keys(query) => slow::shown(b"GET keys", &query.keys.join(&b' ')),
             Self::Page(query) => {
                 slow::shown(b"listing", query.pattern.as_deref().unwrap_or_default())
             }
@@ -122,8 +130,14 @@ impl ReadQuery {
         memory: &mut Share,
         rights: Option<&Rights>,
     ) -> Result<Option<u64>, ReadError> {
-        let (Self::Key(KeyQuery { format, .. }, _) | Self::Page(PageQuery { format, .. })) = self;
-        let frame = (*format == Format::Html).then_some(frame);
+        let is_html = match self {
+            Self::Key(KeyQuery { format, .. }, _) | Self::Page(PageQuery { format, .. }) => {
+                *format == Format::Html
+            }
+            // They are data, also for a browser.
+            Self::Keys(_) => false,
+        };
+        let frame = is_html.then_some(frame);
         let mut write_page = |page, response: &mut ResponseWriter<W>| match frame {
             Some(frame) => {
                 browse::write_listing_page(attempt, peer, page, frame, response, memory, rights)
@@ -136,6 +150,7 @@ impl ReadQuery {
                 browse::write_key_page(attempt, peer, key, frame, response, rights)
             }
             (Self::Key(key, _), None) => write_value(attempt, peer, key, response, rights),
+            (Self::Keys(keys), _) => write_values(attempt, peer, keys, response, rights),
         };
         let outcome = match (outcome, self) {
             (Ok(ReadOutcome::Refused(404, _)), Self::Key(_, Some(page))) => {

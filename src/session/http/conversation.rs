@@ -184,6 +184,10 @@ fn respond(
             balancer.metrics.http_keys.add_one();
             ReadQuery::Key(key, listing)
         }
+        Ok(Target::Keys(keys)) => {
+            balancer.metrics.http_keys.add_one();
+            ReadQuery::Keys(keys)
+        }
         Ok(Target::Page(page)) => {
             balancer.metrics.http_listings.add_one();
             ReadQuery::Page(page)

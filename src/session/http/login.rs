@@ -131,7 +131,12 @@ fn permitted(target: Target, rights: Option<&Rights>) -> Result<Target, LocalRes
             Ok(Target::Key(key, page.filter(|_| may_list().is_ok())))
         }
         Target::Key(_, Some(page)) => may_list().map(|()| Target::Page(page)).map_err(forbidden),
-        Target::Key(..) => Err(forbidden("NOPERM No permissions to access a key".to_owned())),
+        Target::Keys(keys) if keys.keys.iter().all(|key| rights.may_read_key(key)) => {
+            Ok(Target::Keys(keys))
+        }
+        Target::Key(..) | Target::Keys(_) => {
+            Err(forbidden("NOPERM No permissions to access a key".to_owned()))
+        }
         Target::Page(page) => may_list().map(|()| Target::Page(page)).map_err(forbidden),
         Target::Admin(AdminTarget::Page | AdminTarget::Status { .. } | AdminTarget::Metrics) => {
             rights.permits(command("INFO")).map(|()| target).map_err(forbidden)

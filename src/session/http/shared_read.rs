@@ -20,7 +20,7 @@ use crate::balance::slow::ReadProfile;
 use crate::balance::{Balancer, Lease};
 use crate::health::Member;
 use crate::http::target::KeyQuery;
-use crate::http::{self, ErrorBody, ResponseWriter};
+use crate::http::{self, ResponseWriter};
 use crate::metrics::Outcome;
 use crate::net::protocol::WireProtocol;
 use crate::render::json::{JsonWriter, render, survey};
@@ -293,7 +293,7 @@ pub(super) fn write_reply<W: Write>(
         return None;
     } else {
         response.status(404);
-        response.json_body(&ErrorBody::about(query, "no such key")).ok()?;
+        response.json_body(&query.error("no such key")).ok()?;
     }
     // A response that is longer than what is held might be cut, and has to look so.
     (!response.is_sent()).then_some(digest)

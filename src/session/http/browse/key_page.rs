@@ -42,7 +42,7 @@ pub(super) struct KeyPage<'q, 'p, 'e, W: Write> {
 impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
     pub fn refused(&self, status: u16, why: &'static str) -> ReadOutcome<'q> {
         let kind = (status != 404).then(|| self.info.type_name.clone());
-        ReadOutcome::Refused(status, ErrorBody { kind, ..ErrorBody::about(self.query, why) })
+        ReadOutcome::Refused(status, ErrorBody { kind, ..self.query.error(why) })
     }
 
     /// Begins the page with the key and what is known of it.

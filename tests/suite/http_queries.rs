@@ -1,0 +1,150 @@
+//! What the query of an HTTP request can ask for beside one value: several keys.
+
+use serde_json::{Value, json};
+
+use crate::support::balancer::{Answer, Balancer};
+use crate::support::forms::{Sample, TYPES};
+use crate::support::redis::{RedisServer, three_servers};
+use crate::users::{Files, acl_file};
+use crate::users_http::basic;
+
+fn start() -> (RedisServer, Balancer) {
+    let server = RedisServer::start();
+    let lb = Balancer::start(&[&server]);
+    (server, lb)
+}
+
+fn ok(lb: &Balancer, path: &str) -> Value {
+    let answer = lb.get(path);
+    assert!(answer.status == 200 && answer.is_whole, "{path:.100}: {answer:.300?}");
+    answer.json()
+}
+
+fn error(answer: &Answer, status: u16) -> String {
+    assert_eq!(answer.status, status, "{answer:?}");
+    answer.json()["error"].as_str().expect("an error").to_owned()
+}
+
+/// The names in `data`, in the order of the text.
+fn names(answer: &Answer) -> Vec<String> {
+    let text = String::from_utf8_lossy(&answer.body);
+    let lines = text.lines().filter_map(|line| line.strip_prefix("    \"")?.split_once("\": "));
+    lines.map(|(name, _)| name.to_owned()).collect()
+}
+
+#[test]
+fn several_keys_are_one_answer_in_the_order_asked_for() {
+    let (server, lb) = start();
+    for kind in TYPES {
+        Sample::new(kind, ["x", "y"])
+            .write(kind.as_bytes())
+            .exec(&mut server.connect())
+            .expect("written");
+    }
+    server.command(&["SET", "a,b", "comma"]);
+    server.command(&["SET", "", "empty"]);
+    for path in ["/?keys=zset,hash,missing,string,list,set,stream", "/?key=zset&key=hash&key=missing&key=string&key=list&key=set&key=stream"]
+    {
+        let answer = lb.get(path);
+        assert_eq!(
+            names(&answer),
+            ["zset", "hash", "missing", "string", "list", "set", "stream"],
+            "{path}"
+        );
+        let page = answer.json();
+        for kind in TYPES {
+            assert!(Sample::new(kind, ["x", "y"]).is(&page["data"][kind]), "{page}");
+        }
+        assert_eq!((&page["data"]["missing"], &page["count"]), (&Value::Null, &json!(7)));
+        assert_eq!(page["next"], Value::Null);
+        assert_eq!(answer.served_by(), server.address());
+    }
+    let page = ok(&lb, "/?keys=a%2Cb,,a");
+    assert_eq!(page["data"], json!({"a,b": "comma", "": "empty", "a": null}));
+    assert_eq!(ok(&lb, "/?keys=string")["count"], 1, "a list of one is a list");
+    assert_eq!(ok(&lb, "/?keys=string,string")["count"], 1, "each key comes once");
+    assert_eq!(ok(&lb, "/?keys=none")["data"], json!({"none": null}));
+    server.command(&[&b"SET"[..], b"\xff", b"bytes"]);
+    let expected = json!([{"key": {"base64": "/w=="}, "value": "bytes"}, {"key": "none", "value": null}]);
+    assert_eq!(ok(&lb, "/?keys=%ff,none")["data"], expected);
+}
+
+#[test]
+fn what_can_t_be_asked_of_several_keys_is_named() {
+    let (_server, lb) = start();
+    for (path, why) in [
+        ("/?keys=a,b&format=raw", "JSON"),
+        ("/?keys=a,b&format=html", "JSON"),
+        ("/?key=a&key=b&field=f", "field"),
+        ("/?keys=", "keys=A,B"),
+        ("/actor:?keys=a,b", "\"keys\""),
+        (&format!("/?keys={}", vec!["k"; 1001].join(",")), "at most 1000 keys"),
+    ] {
+        assert!(lb.get(path).status == 400, "{path:.100}");
+        let answer = lb.request("GET", path, &["Accept: application/json"]);
+        if !path.contains("html") {
+            assert!(error(&answer, 400).contains(why), "{path:.100}: {answer:?}");
+        }
+    }
+    let browser = "Accept: text/html,application/xhtml+xml,*/*;q=0.8";
+    let answer = lb.request("GET", "/?keys=a,b", &[browser]);
+    assert_eq!(answer.json()["count"], 2, "they are data, also for a browser");
+}
+
+#[test]
+fn many_keys_of_all_lengths_come_from_one_server() {
+    let servers = three_servers();
+    let lb = Balancer::start(&servers.each_ref());
+    for server in &servers {
+        for number in 0..1000 {
+            server.command(&["SET", &format!("k{number}"), &server.address()]);
+        }
+        server.command(&["SET", "k500", &"long".repeat(100_000)]);
+    }
+    let keys: Vec<String> = (0..1000).rev().map(|number| format!("k{number}")).collect();
+    for _ in 0..6 {
+        let answer = lb.get(&format!("/?keys={}", keys.join(",")));
+        assert_eq!(names(&answer), keys);
+        let (page, from) = (answer.json(), answer.served_by().to_owned());
+        assert_eq!(page["count"], 1000);
+        for key in &keys {
+            match &**key {
+                "k500" => assert_eq!(page["data"][key], "long".repeat(100_000)),
+                _ => assert_eq!(page["data"][key], *from, "{key}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn an_answer_of_several_keys_has_an_etag_that_changes_with_them() {
+    let (server, lb) = start();
+    server.command(&["SET", "a", "1"]);
+    let etag = |path: &str| lb.get(path).header("etag").expect("an ETag").to_owned();
+    let first = etag("/?keys=a,b");
+    assert_eq!(etag("/?keys=a,b"), first);
+    let same = format!("If-None-Match: {first}");
+    assert_eq!(lb.request("GET", "/?keys=a,b", &[&same]).status, 304);
+    server.command(&["SET", "b", "2"]);
+    assert_ne!(etag("/?keys=a,b"), first);
+}
+
+#[test]
+fn a_user_gets_several_keys_if_each_of_them_is_its_own() {
+    let (server, files) = (RedisServer::start(), Files::new());
+    let mut pipe = redis::pipe();
+    pipe.set("app:1", "one").hset("app:2", "name", "Ada").rpush("app:3", &["a"]).set("other", "x");
+    pipe.exec(&mut server.connect()).expect("loaded");
+    let users = [("app", "on >secret ~app:* +get +hgetall +type"), ("all", "on >secret ~* +@all")];
+    let path = files.write("users.acl", &acl_file(&users));
+    let lb = Balancer::start_with(&[&server], &["--users-file", &path]);
+    let get = |path: &str, login: &str| lb.request("GET", path, &[&basic(login)]);
+    let page = get("/?keys=app:2,app:1,app:none", "app:secret").json();
+    assert_eq!(page["data"], json!({"app:2": {"name": "Ada"}, "app:1": "one", "app:none": null}));
+    for path in ["/?keys=app:1,other", "/?keys=other,none", "/?key=app:1&key=app:3"] {
+        let answer = get(path, "app:secret");
+        assert!(error(&answer, 403).contains("NOPERM"), "{path}: {answer:?}");
+        assert_eq!(get(path, "all:secret").status, 200, "{path}");
+        assert_eq!(lb.get(path).status, 401, "{path}");
+    }
+}
