@@ -125,6 +125,8 @@ impl KeyQuery {
 pub struct KeysQuery {
     /// The keys, in the order of the answer, each once.
     pub keys: Vec<Vec<u8>>,
+    /// Whether the data are an array, whatever the keys are.
+    pub is_array: bool,
 }
 
 /// A request for a page of keys.
@@ -146,6 +148,8 @@ pub struct PageQuery {
     pub cursor: Option<Cursor>,
     /// The form of the response: never raw.
     pub format: Format,
+    /// Whether the data are an array in JSON, whatever the keys are.
+    pub is_array: bool,
 }
 
 /// The place where a listing goes on. A `SCAN` cursor means something only to the server process that
@@ -187,6 +191,9 @@ impl PageQuery {
         }
         if self.is_format_named {
             link += if self.format == Format::Html { "format=html&" } else { "format=json&" };
+        }
+        if self.is_array {
+            link += "shape=array&";
         }
         if self.limit != limits(self.format).0 {
             link += &format!("limit={}&", self.limit);
@@ -324,7 +331,18 @@ impl Query {
         if self.take("field").is_some() {
             return Err("a field is one of one key: ask for one key, or leave field out".to_owned());
         }
-        Ok(KeysQuery { keys })
+        let is_array = self.is_array(Format::Json)?;
+        Ok(KeysQuery { keys, is_array })
+    }
+
+    /// Takes the shape of the data.
+    fn is_array(&mut self, format: Format) -> Result<bool, String> {
+        match self.take("shape").as_deref() {
+            None => Ok(false),
+            Some(b"array") if format == Format::Json => Ok(true),
+            Some(b"array") => Err("shape is for JSON: add format=json".to_owned()),
+            Some(_) => Err("shape is array, or is left out".to_owned()),
+        }
     }
 
     fn cursor(&mut self) -> Result<Option<Cursor>, String> {
@@ -340,7 +358,7 @@ impl Query {
         }
         let (default, most) = limits(format);
         let limit = self.number("limit", 1..=most)?.unwrap_or(default);
-        let cursor = self.cursor()?;
+        let (cursor, is_array) = (self.cursor()?, self.is_array(format)?);
         let search = self.take("search");
         let matching = self.take("match");
         let glob = match (&matching, &search) {
@@ -356,8 +374,17 @@ impl Query {
             }
         };
         let is_format_named = self.is_format_named;
-        let page =
-            PageQuery { prefix, pattern, matching, search, limit, cursor, format, is_format_named };
+        let page = PageQuery {
+            prefix,
+            pattern,
+            matching,
+            search,
+            is_format_named,
+            limit,
+            cursor,
+            format,
+            is_array,
+        };
         let last = Cursor { run_id: "0".repeat(MAX_RUN_ID_BYTES), position: u64::MAX };
         if page.link(&last).len() > MAX_LINK_BYTES {
             let why = "what the keys begin with, and match or search, are too long: the link to the next page would be \

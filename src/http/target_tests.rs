@@ -91,13 +91,14 @@ fn a_link_leads_back_to_the_same_listing() {
         cursor: None,
         format: Format::Json,
         is_format_named: true,
+        is_array: true,
     };
     let cursor = Cursor { run_id: "abc".to_owned(), position: 7 };
     let link = query.link(&cursor);
-    assert_eq!(link, "/%2D%2Fa%20b:?match=x%2A%26%FF&format=json&limit=5&cursor=abc-7");
+    assert_eq!(link, "/%2D%2Fa%20b:?match=x%2A%26%FF&format=json&shape=array&limit=5&cursor=abc-7");
     let parsed = page(&link);
     assert_eq!((parsed.prefix, parsed.matching), (query.prefix, query.matching));
-    assert_eq!((parsed.limit, parsed.cursor), (5, Some(cursor)));
+    assert_eq!((parsed.limit, parsed.cursor, parsed.is_array), (5, Some(cursor), true));
 }
 
 #[test]

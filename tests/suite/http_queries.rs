@@ -1,4 +1,4 @@
-//! What the query of an HTTP request can ask for beside one value: several keys.
+//! What the query of an HTTP request can ask for beside one value: several keys, and another shape.
 
 use serde_json::{Value, json};
 
@@ -96,10 +96,11 @@ fn many_keys_of_all_lengths_come_from_one_server() {
     let servers = three_servers();
     let lb = Balancer::start(&servers.each_ref());
     for server in &servers {
+        let mut pipe = redis::pipe();
         for number in 0..1000 {
-            server.command(&["SET", &format!("k{number}"), &server.address()]);
+            pipe.set(format!("k{number}"), server.address());
         }
-        server.command(&["SET", "k500", &"long".repeat(100_000)]);
+        pipe.set("k500", "long".repeat(100_000)).exec(&mut server.connect()).expect("loaded");
     }
     let keys: Vec<String> = (0..1000).rev().map(|number| format!("k{number}")).collect();
     for _ in 0..6 {
@@ -146,5 +147,74 @@ fn a_user_gets_several_keys_if_each_of_them_is_its_own() {
         assert!(error(&answer, 403).contains("NOPERM"), "{path}: {answer:?}");
         assert_eq!(get(path, "all:secret").status, 200, "{path}");
         assert_eq!(lb.get(path).status, 401, "{path}");
+    }
+}
+
+#[test]
+fn with_shape_array_data_is_always_an_array() {
+    let (server, lb) = start();
+    assert_eq!(ok(&lb, "/?shape=array"), json!({"data": [], "count": 0, "total": 0, "next": null}));
+    for number in 0..300 {
+        server.command(&["SET", &format!("a:{number}"), &number.to_string()]);
+    }
+    let entry = |number: usize| json!({"key": format!("a:{number}"), "value": number.to_string()});
+    let all: Vec<Value> = (0..300).map(entry).collect();
+    for path in ["/?shape=array", "/a:?shape=array", "/?shape=array&match=a*&format=json"] {
+        let page = ok(&lb, path);
+        assert_eq!((&page["data"], &page["count"]), (&json!(all), &json!(300)), "{path}");
+    }
+    let (mut found, mut path) = (Vec::new(), "/?shape=array&limit=20".to_owned());
+    loop {
+        let page = ok(&lb, &path);
+        let entries = page["data"].as_array().expect("an array").clone();
+        assert_eq!(page["count"], entries.len());
+        found.extend(entries);
+        let Some(next) = page["next"].as_str() else { break };
+        path = next.to_owned();
+    }
+    found.sort_by_key(|entry| entry["value"].as_str().and_then(|text| text.parse::<u64>().ok()));
+    assert_eq!(found, all);
+    let values = json!([{"key": "x", "value": null}, {"key": "a:7", "value": "7"}]);
+    assert_eq!(ok(&lb, "/?keys=x,a:7&shape=array")["data"], values);
+    server.command(&[&b"SET"[..], b"\xff", b"bytes"]);
+    assert_eq!(ok(&lb, "/?shape=array&search=%ff")["data"], ok(&lb, "/?search=%ff")["data"]);
+    for (path, why) in [
+        ("/?shape=object", "shape is array"),
+        ("/a:?shape=", "shape is array"),
+        ("/?key=a:1&shape=array", "\"shape\""),
+        ("/a?shape=array", "\"shape\""),
+    ] {
+        assert!(error(&lb.get(path), 400).contains(why), "{path}");
+    }
+    let page = lb.get("/?shape=array&format=html");
+    assert!(page.status == 400 && String::from_utf8_lossy(&page.body).contains("format=json"));
+}
+
+#[test]
+fn a_listing_of_all_keys_says_how_many_there_are() {
+    let (server, lb) = start();
+    for number in 0..50 {
+        server.command(&["SET", &format!("k{number}"), "v"]);
+    }
+    let page = ok(&lb, "/?limit=5");
+    assert_eq!(page["total"], 50);
+    assert!(page["count"].as_u64().expect("a number") < 50);
+    assert_eq!(ok(&lb, page["next"].as_str().expect("a next page"))["total"], 50);
+    for path in ["/?match=k*", "/k:", "/?search=k", "/?keys=k1,k2"] {
+        assert_eq!(ok(&lb, path).get("total"), None, "{path}");
+    }
+    let tag = format!("If-None-Match: {}", lb.get("/?match=k1").header("etag").expect("a tag"));
+    assert_eq!(lb.request("GET", "/?match=k1", &[&tag]).status, 304);
+    let files = Files::new();
+    let users = [
+        ("some", "on >secret ~k1* +@read +info +dbsize"),
+        ("uncounted", "on >secret ~* +@read -dbsize"),
+        ("all", "on >secret ~* +@all"),
+    ];
+    let path = files.write("users.acl", &acl_file(&users));
+    let lb = Balancer::start_with(&[&server], &["--users-file", &path]);
+    for (login, total) in [("some", None), ("uncounted", None), ("all", Some(50))] {
+        let answer = lb.request("GET", "/", &[&basic(&format!("{login}:secret"))]);
+        assert_eq!(answer.json().get("total").cloned(), total.map(Value::from), "{login}");
     }
 }

@@ -5,10 +5,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 
 use super::exchange::{
-    BATCH_KEYS, Exchange, HELD_REPLY_BYTES, KeyInfo, MAX_LOOKS, ReadError, ReadOutcome, look_at,
-    read_page_keys, read_server_run_id,
+    BATCH_KEYS, Exchange, HELD_REPLY_BYTES, KeyInfo, MAX_LOOKS, ReadError, ReadOutcome,
+    if_permitted, look_at, read_page_keys, read_server_run_id,
 };
-use super::rights::{Rights, hide_unless_readable};
+use super::rights::{Rights, hide_unless_readable, may_count};
 use crate::backend::BackendError;
 use crate::balance::failover::Attempt;
 use crate::http::target::{KeyQuery, KeysQuery, PageQuery};
@@ -133,10 +133,21 @@ pub(super) fn write_listing<'q, W: Write>(
     memory: &mut Share,
     rights: Option<&Rights>,
 ) -> Result<ReadOutcome<'q>, ReadError> {
-    Exchange::serve(attempt, peer, &command("INFO").arg("server").into_bytes(), |exchange| {
+    let mut look = command("INFO").arg("server").into_bytes();
+    // Redis counts all keys, not those that match, nor those that a user may read.
+    let is_counted = query.pattern.is_none() && may_count(rights);
+    if is_counted {
+        command("DBSIZE").append_to(&mut look);
+    }
+    Exchange::serve(attempt, peer, &look, |exchange| {
         let run_id = read_server_run_id(exchange)?;
+        let total = match is_counted {
+            true => if_permitted(reply::integer(exchange.replies()?))?.flatten(),
+            false => None,
+        };
         let (keys, next) = read_page_keys(exchange, query, run_id, memory, rights)?;
-        let writer = ListingWriter::new(exchange, &keys, response, rights);
+        let mut writer = ListingWriter::new(exchange, &keys, query.is_array, response, rights);
+        writer.total = total.and_then(|total| u64::try_from(total).ok());
         writer.write(&keys, None, next.as_deref()).map(Some)
     })
 }
@@ -159,7 +170,7 @@ pub(super) fn write_values<'q, W: Write>(
         if let Some(denied) = denied {
             return Ok(Some(denied));
         }
-        let mut writer = ListingWriter::new(exchange, keys, response, rights);
+        let mut writer = ListingWriter::new(exchange, keys, query.is_array, response, rights);
         writer.shows_missing = true;
         writer.write(keys, Some(&infos), None).map(Some)
     })
@@ -169,9 +180,12 @@ struct ListingWriter<'a, 'e, W: Write> {
     exchange: &'a mut Exchange<'e>,
     rights: Option<&'a Rights>,
     json: JsonWriter<&'a mut ResponseWriter<W>>,
-    names_are_text: bool,
+    /// Whether the keys are the names of an object; else there is an array of keys and values.
+    is_object: bool,
     /// Whether a key that is not there is shown as null: it was asked for by name.
     shows_missing: bool,
+    /// Number of keys in the database, where that is known and told.
+    total: Option<u64>,
     count: usize,
     /// The sum of the entries' digests; `None` once an entry has none.
     digest: Option<u64>,
@@ -181,16 +195,19 @@ impl<'a, 'e, W: Write> ListingWriter<'a, 'e, W> {
     fn new(
         exchange: &'a mut Exchange<'e>,
         keys: &[Vec<u8>],
+        is_array: bool,
         response: &'a mut ResponseWriter<W>,
         rights: Option<&'a Rights>,
     ) -> Self {
         response.header("Content-Type", http::JSON);
+        let is_text = |key: &Vec<u8>| std::str::from_utf8(key).is_ok();
         Self {
             exchange,
             rights,
             json: JsonWriter::new(response),
-            names_are_text: keys.iter().all(|key| std::str::from_utf8(key).is_ok()),
+            is_object: !is_array && keys.iter().all(is_text),
             shows_missing: false,
+            total: None,
             count: 0,
             digest: Some(0),
         }
@@ -205,7 +222,7 @@ impl<'a, 'e, W: Write> ListingWriter<'a, 'e, W> {
     ) -> Result<ReadOutcome<'q>, ReadError> {
         self.json.begin("{")?;
         self.json.key("data")?;
-        self.json.begin(if self.names_are_text { "{" } else { "[" })?;
+        self.json.begin(if self.is_object { "{" } else { "[" })?;
         let mut at = 0;
         while at < keys.len() {
             let batch = &keys[at..keys.len().min(at + BATCH_KEYS)];
@@ -217,14 +234,18 @@ impl<'a, 'e, W: Write> ListingWriter<'a, 'e, W> {
                 }
             };
         }
-        self.json.end(if self.names_are_text { "}" } else { "]" })?;
+        self.json.end(if self.is_object { "}" } else { "]" })?;
         self.json.key("count")?;
         self.json.value(&self.count)?;
+        if let Some(total) = self.total {
+            self.json.key("total")?;
+            self.json.value(&total)?;
+        }
         self.json.key("next")?;
         self.json.value(&next)?;
         self.json.end("}")?;
         self.json.finish()?;
-        let digest = self.digest.map(|digest| hash_of(&(digest, self.count, next)));
+        let digest = self.digest.map(|digest| hash_of(&(digest, self.count, self.total, next)));
         Ok(ReadOutcome::Written(digest))
     }
 
@@ -346,7 +367,7 @@ impl<'a, 'e, W: Write> ListingWriter<'a, 'e, W> {
     }
 
     fn begin_entry(&mut self, key: &[u8]) -> Result<(), ReadError> {
-        if self.names_are_text {
+        if self.is_object {
             self.json.key(&String::from_utf8_lossy(key))?;
             return Ok(());
         }
@@ -358,7 +379,7 @@ impl<'a, 'e, W: Write> ListingWriter<'a, 'e, W> {
     }
 
     fn end_entry(&mut self, key: &[u8], digest: Option<u64>) -> Result<(), ReadError> {
-        if !self.names_are_text {
+        if !self.is_object {
             self.json.end("}")?;
         }
         self.count += 1;
