@@ -23,6 +23,8 @@ pub struct Query {
     has_list: bool,
     /// Whether `format` was one of them.
     pub(super) is_format_named: bool,
+    /// The `db`, once it is taken.
+    pub(super) database: Option<i64>,
 }
 
 /// The keys that a query names.
@@ -88,6 +90,12 @@ impl Query {
     pub(crate) fn names_html(&self) -> Option<bool> {
         let format = self.pairs.iter().find(|(name, _)| name == b"format");
         format.map(|(_, value)| value == b"html")
+    }
+
+    /// The database that the query names, if it is a number.
+    pub(crate) fn names_database(&self) -> Option<i64> {
+        let (_, number) = self.pairs.iter().find(|(name, _)| name == b"db")?;
+        std::str::from_utf8(number).ok()?.parse().ok().filter(|number| *number >= 0)
     }
 
     /// Takes a parameter's value.

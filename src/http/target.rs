@@ -22,6 +22,9 @@ const DEFAULT_HTML_KEYS: usize = 2000;
 /// Highest `limit` of such a page: browsers are slow with longer tables.
 const MAX_HTML_KEYS: usize = 10_000;
 
+/// Highest number of a database: Redis takes no higher one.
+const MAX_DATABASE: i64 = i32::MAX as i64;
+
 /// Longest id of a server process in a cursor.
 const MAX_RUN_ID_BYTES: usize = 64;
 
@@ -63,6 +66,18 @@ pub enum Target {
     Page(PageQuery),
 }
 
+impl Target {
+    /// Returns the database that is named, if one is.
+    pub(crate) fn database(&self) -> Option<i64> {
+        match self {
+            Self::Key(KeyQuery { database, .. }, _)
+            | Self::Keys(KeysQuery { database, .. })
+            | Self::Page(PageQuery { database, .. }) => *database,
+            Self::Admin(_) | Self::Favicon => None,
+        }
+    }
+}
+
 /// A path below `/-/`, where the balancer shows its own state.
 #[derive(Debug, PartialEq, Eq)]
 pub enum AdminTarget {
@@ -98,6 +113,8 @@ impl AdminTarget {
 pub struct KeyQuery {
     /// The key's bytes.
     pub key: Vec<u8>,
+    /// The database, if not that of each backend's URL.
+    pub database: Option<i64>,
     /// One field of a hash, if not the whole value is requested.
     pub field: Option<Vec<u8>>,
     /// The form of the response.
@@ -127,6 +144,8 @@ pub struct KeysQuery {
     pub keys: Vec<Vec<u8>>,
     /// Whether the data are an array, whatever the keys are.
     pub is_array: bool,
+    /// The database, if not that of each backend's URL.
+    pub database: Option<i64>,
 }
 
 /// A request for a page of keys.
@@ -150,6 +169,8 @@ pub struct PageQuery {
     pub format: Format,
     /// Whether the data are an array in JSON, whatever the keys are.
     pub is_array: bool,
+    /// The database, if not that of each backend's URL.
+    pub database: Option<i64>,
 }
 
 /// The place where a listing goes on. A `SCAN` cursor means something only to the server process that
@@ -183,6 +204,9 @@ impl PageQuery {
     pub fn link(&self, cursor: &Cursor) -> String {
         let encode = |bytes| percent_encode(bytes, LINK);
         let mut link = format!("/{}?", encode(&self.prefix));
+        if let Some(database) = self.database {
+            link += &format!("db={database}&");
+        }
         if let Some(matching) = &self.matching {
             link += &format!("match={}&", encode(matching));
         }
@@ -202,9 +226,18 @@ impl PageQuery {
     }
 }
 
-/// Returns the path and query that lead to `key`, whatever its bytes, with these parameters (names and
+/// Returns the path and query that lead to the first page of this database's keys.
+pub(crate) fn link_to_keys(database: Option<i64>) -> String {
+    database.map_or("/".to_owned(), |database| format!("/?db={database}"))
+}
+
+/// Returns the path and query that lead to `key` in this database, whatever its bytes, with these parameters (names and
 /// values); `None` if that would be longer than what is served. A key that has a link has one for each of its pages.
-pub(crate) fn link_to_key(key: &[u8], parameters: &[(&str, &[u8])]) -> Option<String> {
+pub(crate) fn link_to_key(
+    key: &[u8],
+    database: Option<i64>,
+    parameters: &[(&str, &[u8])],
+) -> Option<String> {
     // Not encoded in vain.
     if key.len() > MAX_LINK_BYTES {
         return None;
@@ -216,6 +249,10 @@ pub(crate) fn link_to_key(key: &[u8], parameters: &[(&str, &[u8])]) -> Option<St
         true => (format!("/?key={}", encode(key)), '&'),
         false => (format!("/{}", encode(key)), '?'),
     };
+    if let Some(database) = database {
+        link += &format!("{separator}db={database}");
+        separator = '&';
+    }
     for (name, value) in parameters {
         link += &format!("{separator}{name}={}", encode(value));
         separator = '&';
@@ -253,6 +290,7 @@ fn parse_with(target: &str, query: &Result<Query, String>, html: bool) -> Result
     let name = decode(path.strip_prefix('/').unwrap_or(path))?;
     let mut query = query.clone()?;
     let format = query.format(html)?;
+    query.database = query.number("db", 0..=MAX_DATABASE)?;
     let target = if name.is_empty() {
         match query.take_keys() {
             NamedKeys::One(key) => Target::Key(query.key(key, format, true)?, None),
@@ -319,7 +357,7 @@ impl Query {
         let is_paged = format == Format::Html;
         let from = if is_paged { self.take("from") } else { None };
         let cursor = if is_paged && takes_cursor { self.cursor()? } else { None };
-        Ok(KeyQuery { key, field: self.take("field"), format, from, cursor })
+        Ok(KeyQuery { key, database: self.database, field: self.take("field"), format, from, cursor })
     }
 
     /// Takes the parameters of several keys.
@@ -332,7 +370,7 @@ impl Query {
             return Err("a field is one of one key: ask for one key, or leave field out".to_owned());
         }
         let is_array = self.is_array(Format::Json)?;
-        Ok(KeysQuery { keys, is_array })
+        Ok(KeysQuery { keys, is_array, database: self.database })
     }
 
     /// Takes the shape of the data.
@@ -384,6 +422,7 @@ impl Query {
             cursor,
             format,
             is_array,
+            database: self.database,
         };
         let last = Cursor { run_id: "0".repeat(MAX_RUN_ID_BYTES), position: u64::MAX };
         if page.link(&last).len() > MAX_LINK_BYTES {
@@ -399,7 +438,7 @@ impl Query {
         self.left_over().map_or(Ok(()), |name| {
             Err(format!(
                 "the parameter {name} is not one that this path takes: a key takes field and format, several keys shape, \
-                 a listing match, search, limit, cursor, shape and format"
+                 a listing match, search, limit, cursor, shape and format, and each of them db"
             ))
         })
     }

@@ -1,10 +1,12 @@
-//! What the query of an HTTP request can ask for beside one value: several keys, and another shape.
+//! What the query of an HTTP request can ask for beside one value: several keys, another shape, another database.
 
 use serde_json::{Value, json};
 
 use crate::support::balancer::{Answer, Balancer};
 use crate::support::forms::{Sample, TYPES};
+use crate::support::near_cache::{hits, warm_http, with_cache};
 use crate::support::redis::{RedisServer, three_servers};
+use crate::support::wait_until;
 use crate::users::{Files, acl_file};
 use crate::users_http::basic;
 
@@ -216,5 +218,145 @@ fn a_listing_of_all_keys_says_how_many_there_are() {
     for (login, total) in [("some", None), ("uncounted", None), ("all", Some(50))] {
         let answer = lb.request("GET", "/", &[&basic(&format!("{login}:secret"))]);
         assert_eq!(answer.json().get("total").cloned(), total.map(Value::from), "{login}");
+    }
+}
+
+/// `k:1` to `k:9` are strings in database 0, and hashes in database 3.
+fn with_databases() -> RedisServer {
+    let server = RedisServer::start();
+    let mut pipe = redis::pipe();
+    for number in 1..10 {
+        pipe.set(format!("k:{number}"), format!("zero {number}"));
+    }
+    pipe.cmd("SELECT").arg(3);
+    for number in 1..10 {
+        pipe.hset(format!("k:{number}"), "name", format!("three {number}"));
+    }
+    pipe.set("only", "here").exec(&mut server.connect()).expect("loaded");
+    server
+}
+
+#[test]
+fn a_database_can_be_named_in_the_query() {
+    let server = with_databases();
+    let own = Balancer::start(&[&server]);
+    let third = Balancer::start_at(&[format!("redis://{}:{}/3", "127.0.0.1", server.port())], &[]);
+    let mut client = own.client();
+    for round in 0..5 {
+        for number in 1..10 {
+            let (zero, three) = (json!(format!("zero {number}")), json!({"name": format!("three {number}")}));
+            let mut read = |query: &str| client.get(&format!("/k:{number}{query}")).json();
+            assert_eq!(read(""), zero, "{round}");
+            assert_eq!(read("?db=3"), three, "{round}");
+            assert_eq!(read("?db=0"), zero, "{round}");
+            assert_eq!(read("?db=3&field=name"), three["name"], "{round}");
+            assert_eq!(ok(&third, &format!("/k:{number}")), three);
+            assert_eq!(ok(&third, &format!("/k:{number}?db=0")), zero);
+        }
+    }
+    assert_eq!(own.get("/only").status, 404);
+    assert_eq!(own.get("/only?db=3&format=raw").body, b"here");
+    assert_eq!(ok(&own, "/?keys=only,k:1&db=3")["data"]["k:1"]["name"], "three 1");
+    assert_eq!(ok(&own, "/?db=3")["total"], 10);
+    assert_eq!(ok(&own, "/?db=5"), json!({"data": {}, "count": 0, "total": 0, "next": null}));
+    let (mut count, mut path) = (0, "/k:?db=3&limit=2".to_owned());
+    loop {
+        let page = ok(&own, &path);
+        for value in page["data"].as_object().expect("an object").values() {
+            assert!(value["name"].is_string(), "{page}");
+            count += 1;
+        }
+        let Some(next) = page["next"].as_str() else { break };
+        path = next.to_owned();
+    }
+    assert_eq!(count, 9);
+}
+
+#[test]
+fn a_database_that_there_is_not_is_named() {
+    let server = with_databases();
+    let lb = Balancer::start(&[&server]);
+    for path in ["/k:1?db=16", "/?db=16", "/?keys=a,b&db=16", "/k:1?db=16&format=raw", "/?key=a&db=2147483647"]
+    {
+        for _ in 0..3 {
+            let why = error(&lb.get(path), 400);
+            assert!(why.contains("no such database") && why.contains(&server.address()), "{why}");
+        }
+    }
+    for path in ["/k:1?db=x", "/k:1?db=-1", "/?db=", "/?db=1.5", "/?db=2147483648"] {
+        assert!(error(&lb.get(path), 400).contains("db is a number from 0"), "{path}");
+    }
+    assert_eq!(lb.get("/k:1?db=3").status, 200, "the server has not failed");
+    assert_eq!(crate::support::observe::states(&lb), ["up"]);
+}
+
+#[test]
+fn links_of_the_data_browser_stay_in_their_database() {
+    let server = with_databases();
+    let lb = Balancer::start(&[&server]);
+    let html = |path: &str| {
+        let page = lb.request("GET", path, &["Accept: text/html"]);
+        assert!(page.header("content-type").is_some_and(|kind| kind.starts_with("text/html")));
+        String::from_utf8(page.body).expect("text").replace("&amp;", "&")
+    };
+    let (mut seen, mut left) = (Vec::new(), vec!["/?db=3&limit=4".to_owned()]);
+    while let Some(path) = left.pop() {
+        let page = html(&path);
+        assert!(page.contains("<input type=\"hidden\" name=\"db\" value=\"3\">"), "{path}");
+        for link in page.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+            if link == "/-/" || link.starts_with('#') {
+                continue;
+            }
+            assert!(link.contains("db=3"), "{path}: {link}");
+            if !link.contains("format=") && !seen.contains(&link.to_owned()) {
+                seen.push(link.to_owned());
+                left.push(link.to_owned());
+            }
+        }
+    }
+    assert!(seen.len() > 11, "{seen:?}");
+    for path in ["/none?db=3", "/?db=3&search=none", "/?db=3&limit=x"] {
+        assert!(html(path).contains("href=\"/?db=3\""), "{path}");
+    }
+    assert!(!html("/").contains("db="));
+}
+
+#[test]
+fn the_near_cache_tells_databases_apart() {
+    let server = with_databases();
+    let lb = with_cache(&[&server], "1s", &[]);
+    let mut client = lb.client();
+    for path in ["/k:1", "/k:1?db=3"] {
+        warm_http(&mut client, path);
+    }
+    for _ in 0..50 {
+        assert_eq!(client.get("/k:1").json(), "zero 1");
+        assert_eq!(client.get("/k:1?db=3").json()["name"], "three 1");
+        assert_eq!(client.get("/k:1?db=16").status, 400);
+    }
+    assert!(hits(&lb) > 0);
+    let mut connection = server.connect();
+    redis::cmd("SELECT").arg(3).exec(&mut connection).expect("it");
+    redis::cmd("HSET").arg(&["k:1", "name", "new"]).exec(&mut connection).expect("it");
+    wait_until("the change shows", || client.get("/k:1?db=3").json()["name"] == "new");
+    assert_eq!(client.get("/k:1").json(), "zero 1");
+}
+
+#[test]
+fn a_user_may_read_a_database_that_it_may_select() {
+    let (server, files) = (with_databases(), Files::new());
+    let users = [("three", "on >secret ~* +@read +select|3"), ("own", "on >secret ~* +@read")];
+    let path = files.write("users.acl", &acl_file(&users));
+    let lb = Balancer::start_with(&[&server], &["--users-file", &path]);
+    let status = |path: &str, user: &str| {
+        lb.request("GET", path, &[&basic(&format!("{user}:secret"))]).status
+    };
+    for path in ["/k:1", "/?keys=k:1", "/"] {
+        let with = |number: u8| {
+            format!("{path}{}db={number}", if path.contains('?') { '&' } else { '?' })
+        };
+        assert_eq!((status(path, "three"), status(path, "own")), (200, 200), "{path}");
+        assert_eq!((status(&with(3), "three"), status(&with(3), "own")), (200, 403), "{path}");
+        assert_eq!((status(&with(1), "three"), status(&with(1), "own")), (403, 403), "{path}");
     }
 }

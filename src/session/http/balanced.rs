@@ -88,22 +88,34 @@ impl ReadQuery {
         }
     }
 
+    /// Returns the database that is named, if one is.
+    pub fn database(&self) -> Option<i64> {
+        match self {
+            Self::Key(KeyQuery { database, .. }, _)
+            | Self::Keys(KeysQuery { database, .. })
+            | Self::Page(PageQuery { database, .. }) => *database,
+        }
+    }
+
     /// Returns the name under which the slow lane knows it; `None` if every server answers it at once.
     pub fn read_key(&self, kinds: &Kinds) -> Option<ReadKey> {
+        let database = self.database().map_or(Vec::new(), |number| number.to_le_bytes().to_vec());
         match self {
             Self::Key(query, _) if query.field.is_some() || query.is_raw() => None,
             // Pages for people show a bounded part of a value.
             Self::Key(KeyQuery { format: Format::Html, .. }, _) => None,
             Self::Page(PageQuery { format: Format::Html, .. }) => None,
-            Self::Key(query, _) => Some(kinds.http_key("value", &query.key, b"")),
+            Self::Key(query, _) => Some(kinds.http_key("value", &query.key, &database)),
             Self::Keys(query) => {
                 let first = query.keys.first().map_or(&[][..], Vec::as_slice);
-                Some(kinds.http_key("values", first, &query.keys.join(&0)))
+                let rest = [query.keys.join(&0), database].concat();
+                Some(kinds.http_key("values", first, &rest))
             }
             Self::Page(query) => {
                 let pattern = query.pattern.as_deref().unwrap_or_default();
                 let position = query.cursor.as_ref().map_or(0, |cursor| cursor.position);
-                Some(kinds.http_key("listing", pattern, &position.to_le_bytes()))
+                let rest = [&position.to_le_bytes()[..], &database].concat();
+                Some(kinds.http_key("listing", pattern, &rest))
             }
         }
     }
@@ -288,7 +300,7 @@ impl BalancedRead<'_, '_, '_> {
         let Self { balancer, failover, read, peer, .. } = &*self;
         let backends = balancer.backends();
         let serves = |backend| {
-            backends.get(backend).is_some_and(|backend| backend.serves_own())
+            backends.get(backend).is_some_and(|backend| backend.serves_in(read.query.database()))
                 && read.max_staleness.allows(backend, balancer)
         };
         let first = first.filter(|lease| {
@@ -325,7 +337,7 @@ impl BalancedRead<'_, '_, '_> {
     fn read_from(&mut self, attempt: &Attempt) -> Result<Option<u64>, ReadError> {
         self.memory.set(HTTP_READ_BYTES).map_err(io::Error::from)?;
         let (balancer, response) = (self.balancer, &mut self.response);
-        let frame = Frame::new(&balancer.config());
+        let frame = Frame::new(&balancer.config(), self.read.query.database());
         add_backend_headers(response, &attempt.backend, Caching::of(balancer));
         freshness::add_header(response, self.staleness);
         let max_stall = balancer.config().backend_timeout / 2;
@@ -352,6 +364,10 @@ impl BalancedRead<'_, '_, '_> {
         if matches!(error, BackendError::Changed) && self.changes < MAX_CHANGES {
             self.changes += 1;
             return Ok(());
+        }
+        let database = self.read.query.database();
+        if let Some(why) = database.and_then(|number| no_such_database(number, attempt, &error)) {
+            return Err(LocalResponse::error(400, why));
         }
         let refusal = error.refusal().map(str::to_owned);
         let refusal = refusal.filter(|refusal| attempt.backend.refuses(refusal));
@@ -402,7 +418,8 @@ impl BalancedRead<'_, '_, '_> {
 
     /// Returns why backends that were not tried are up, but must not be read from in this database.
     fn refusals(&self) -> Vec<(Arc<Member>, String)> {
-        self.failover.refusals(|backend| Some(backend.own_mode().database))
+        let database = self.read.query.database();
+        self.failover.refusals(|backend| Some(backend.mode_in(database).database))
     }
 
     /// Returns the backends that were not tried because their data are too old for the request.
@@ -410,7 +427,8 @@ impl BalancedRead<'_, '_, '_> {
         let backends = self.balancer.backends();
         let is_left = |backend: &&Arc<Member>| {
             let is_up = backend.health.state() == BackendState::Up;
-            is_up && backend.serves_own() && self.failover.may_try(backend.id)
+            let is_served = backend.serves_in(self.read.query.database());
+            is_up && is_served && self.failover.may_try(backend.id)
         };
         self.read.max_staleness.too_old(backends.iter().filter(is_left), self.balancer)
     }
@@ -446,4 +464,17 @@ impl BalancedRead<'_, '_, '_> {
         let response = LocalResponse::error_body(status, error);
         if status == 410 { response } else { response.with_header("Retry-After", "1") }
     }
+}
+
+/// Returns what to tell a client whose database the backend does not have.
+fn no_such_database(number: i64, attempt: &Attempt, error: &BackendError) -> Option<String> {
+    const ERRORS: [&str; 3] = [
+        "ERR DB index is out of range",
+        "ERR invalid DB index",
+        "ERR SELECT is not allowed in cluster mode",
+    ];
+    let BackendError::Redis(said) = error else { return None };
+    let is_it = ERRORS.iter().any(|error| said.starts_with(error));
+    let name = attempt.backend.name();
+    is_it.then(|| format!("db={number}: {name} has no such database ({said})"))
 }

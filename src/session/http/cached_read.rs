@@ -67,11 +67,17 @@ fn look_up(
         && balancer.config().demo_delay.is_zero();
     let query = read.whole_value().filter(|_| is_usual)?;
     let backends = balancer.backends();
-    let serves = |id| backends.get(id).is_some_and(|backend| backend.serves_own());
+    let database = query.database;
+    let serves = |id| backends.get(id).is_some_and(|backend| backend.serves_in(database));
     let lease = balancer.table.lease(Instant::now(), serves)?;
     let backend = lease.backend_if_up().and_then(|id| backends.get(id)).cloned();
     let answer = backend.and_then(|backend| {
-        let tracker = cache.tracker(&backend, backend.own_mode().database, &query.key)?;
+        let mode = backend.mode_in(database);
+        // Whoever asks for databases that there are not must have none tracked.
+        if database.is_some() && mode != backend.own_mode() {
+            backend.shared(mode)?;
+        }
+        let tracker = cache.tracker(&backend, mode.database, &query.key)?;
         let answer = page(cache, &tracker, query, since)
             .or_else(|| value(cache, balancer, &tracker, read, query, since));
         match &answer {
@@ -112,7 +118,7 @@ fn value(
 ) -> Option<Answer> {
     let began = Instant::now();
     let find = |command, may_fill| find(cache, balancer, tracker, (command, may_fill), since);
-    let value_type = match tracker.member.type_hints.of(&query.key) {
+    let value_type = match tracker.member.type_hints.of(tracker.database, &query.key) {
         Some(hint) => hint,
         None => named_type(
             &find(command("TYPE").arg(&query.key), read.profile.class == Class::Quick)?.0,

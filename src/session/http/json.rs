@@ -6,8 +6,9 @@ use std::io::Write;
 
 use super::exchange::{
     BATCH_KEYS, Exchange, HELD_REPLY_BYTES, KeyInfo, MAX_LOOKS, ReadError, ReadOutcome,
-    if_permitted, look_at, read_page_keys, read_server_run_id,
+    if_permitted, look_at,
 };
+use super::page_keys::{read_page_keys, read_server_run_id};
 use super::rights::{Rights, hide_unless_readable, may_count};
 use crate::backend::BackendError;
 use crate::balance::failover::Attempt;
@@ -30,12 +31,14 @@ pub(super) fn write_value<'q, W: Write>(
     response: &mut ResponseWriter<W>,
     rights: Option<&Rights>,
 ) -> Result<ReadOutcome<'q>, ReadError> {
-    Exchange::serve(attempt, peer, &look_at(&[&query.key]), |exchange| {
+    let database = query.database;
+    Exchange::serve(attempt, peer, database, &look_at(&[&query.key]), |exchange| {
         let info = KeyInfo::read(exchange.replies()?)?;
         let value_type = info.value_type();
         if let Some(value_type) = value_type {
             let is_long = info.bytes > MAX_SHORT_VALUE_BYTES;
-            attempt.backend.type_hints.note(&query.key, value_type, is_long);
+            let database = attempt.backend.mode_in(database).database;
+            attempt.backend.type_hints.note(database, &query.key, value_type, is_long);
         }
         if let Some(denied) = denial(query, value_type, rights) {
             return Ok(Some(denied));
@@ -139,7 +142,7 @@ pub(super) fn write_listing<'q, W: Write>(
     if is_counted {
         command("DBSIZE").append_to(&mut look);
     }
-    Exchange::serve(attempt, peer, &look, |exchange| {
+    Exchange::serve(attempt, peer, query.database, &look, |exchange| {
         let run_id = read_server_run_id(exchange)?;
         let total = match is_counted {
             true => if_permitted(reply::integer(exchange.replies()?))?.flatten(),
@@ -161,7 +164,7 @@ pub(super) fn write_values<'q, W: Write>(
     rights: Option<&Rights>,
 ) -> Result<ReadOutcome<'q>, ReadError> {
     let keys = &query.keys;
-    Exchange::serve(attempt, peer, &look_at(keys), |exchange| {
+    Exchange::serve(attempt, peer, query.database, &look_at(keys), |exchange| {
         let from = exchange.replies()?;
         let infos = keys.iter().map(|_| KeyInfo::read(from)).collect::<Result<Vec<_>, _>>()?;
         let mut looked_at = keys.iter().zip(&infos);

@@ -126,6 +126,9 @@ fn permitted(target: Target, rights: Option<&Rights>) -> Result<Target, LocalRes
     let Some(rights) = rights else { return Ok(target) };
     let forbidden = |why: String| LocalResponse::error(403, why).because(Refusal::NotPermitted);
     let may_list = || rights.permits(command("SCAN").arg("0"));
+    if let Some(database) = target.database() {
+        rights.permits(command("SELECT").number(database)).map_err(forbidden)?;
+    }
     match target {
         Target::Key(key, page) if rights.may_read_key(&key.key) => {
             Ok(Target::Key(key, page.filter(|_| may_list().is_ok())))

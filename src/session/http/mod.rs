@@ -16,6 +16,7 @@ mod exchange;
 mod freshness;
 mod json;
 mod login;
+mod page_keys;
 mod response;
 mod rights;
 mod shared_read;

@@ -16,7 +16,7 @@ use super::rights::Caller;
 use crate::backend::Backend;
 use crate::balance::Balancer;
 use crate::health::Member;
-use crate::http::target::{AdminTarget, Target};
+use crate::http::target::{AdminTarget, Query, Target};
 use crate::http::{self, ErrorBody, Request, ResponseWriter};
 use crate::logging::access_log::{Event, HttpRequest, Text};
 use crate::metrics::{BackendMetrics, Completion, Metrics, Outcome, Refusal};
@@ -121,7 +121,8 @@ impl LocalResponse {
 
     pub fn send(self, client: &mut Client, request: &Request, level: Level) -> SentResponse {
         let is_page = client.endpoint == Endpoint::Public && request.wants_html();
-        let frame = is_page.then(|| Frame::new(&client.balancer.config()));
+        let database = request.query.as_ref().ok().and_then(Query::names_database);
+        let frame = is_page.then(|| Frame::new(&client.balancer.config(), database));
         let keep_alive = !client.balancer.is_draining();
         let caching = Caching::of(client.balancer);
         let mut response = ResponseWriter::new(&mut *client, request, keep_alive, SystemTime::now);

@@ -105,9 +105,9 @@ impl SharedReads {
             return None;
         }
         let backends = balancer.backends();
-        let max_staleness = read.max_staleness;
+        let (max_staleness, database) = (read.max_staleness, read.query.database());
         let serves = |backend| {
-            backends.get(backend).is_some_and(|backend| backend.serves_own())
+            backends.get(backend).is_some_and(|backend| backend.serves_in(database))
                 && max_staleness.allows(backend, balancer)
         };
         // It may have been taken before, and its backend have failed since.
@@ -117,12 +117,13 @@ impl SharedReads {
         }
         let lease = read.lease.as_ref()?;
         let backend = backends.get(lease.backend_if_up()?)?;
-        if !backend.serves_own() {
+        if !backend.serves_in(database) {
             return None;
         }
         read.staleness = max_staleness.admit(backend.id, balancer)?;
         let key = &read.whole_value()?.key;
-        let value_type = backend.type_hints.of(key)?;
+        let mode = backend.mode_in(database);
+        let value_type = backend.type_hints.of(mode.database, key)?;
         if !is_read_at_once(value_type, &read.profile) {
             return None;
         }
@@ -130,7 +131,7 @@ impl SharedReads {
         if rights.is_some_and(|rights| rights.permits(value_type.read_command(key)).is_err()) {
             return None;
         }
-        let shared = backend.shared(backend.own_mode())?;
+        let shared = backend.shared(mode)?;
         let command = value_type.read_command(key).into_bytes();
         Some((Arc::clone(backend), shared, value_type, command))
     }
@@ -187,7 +188,8 @@ impl SharedReads {
             // The hint was wrong, or the value is long.
             Some(SharedFailure::LongReply) | None => {
                 if let Some(query) = read.whole_value() {
-                    backend.type_hints.distrust(&query.key);
+                    let database = backend.mode_in(query.database).database;
+                    backend.type_hints.distrust(database, &query.key);
                 }
             }
         }

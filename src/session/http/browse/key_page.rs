@@ -61,6 +61,7 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
             ("Expires", self.ttl.map(expiry)),
             ("Memory", (info.bytes > 0).then(|| format!("about {}", size(info.bytes)))),
             ("Encoding", self.encoding.clone()),
+            ("Database", self.query.database.map(|number| number.to_string())),
             ("Served by", Some(line(self.backend).to_string())),
         ];
         write_facts(self.response, "", &facts)?;
@@ -68,6 +69,11 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
             Some(value_type) => self.write_forms(&[], value_type == ValueType::String),
             None => Ok(()),
         }
+    }
+
+    /// Returns a link to this key, if it is not too long.
+    fn link(&self, parameters: &[(&str, &[u8])]) -> Option<String> {
+        link_to_key(&self.query.key, self.query.database, parameters)
     }
 
     /// Writes links to the other forms of the value, or of the field that the parameters name.
@@ -78,7 +84,7 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
     ) -> Result<(), ReadError> {
         let form = |format: &[u8], name| {
             let parameters = [parameters, &[("format", format)]].concat();
-            link_to_key(&self.query.key, &parameters).map(|to| link(&to, name))
+            self.link(&parameters).map(|to| link(&to, name))
         };
         // A link that would be too long is left out.
         let raw = if is_raw { form(b"raw", "Raw bytes") } else { None };
@@ -89,13 +95,13 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
     /// Ends the page, with a link to the next one if this parameter leads to one.
     pub fn end(&mut self, next: Option<(&str, &[u8])>) -> Result<ReadOutcome<'q>, ReadError> {
         let is_first = self.query.from.is_none() && self.query.cursor.is_none();
-        let next_link = next.and_then(|parameter| link_to_key(&self.query.key, &[parameter]));
+        let next_link = next.and_then(|parameter| self.link(&[parameter]));
         if next.is_some() && next_link.is_none() {
             writeln!(self.response, "<p>There is more, but the link to it would be too long.</p>")?;
         }
         write_next_link(self.response, next_link.as_deref())?;
         if !is_first {
-            let first = link_if_any(link_to_key(&self.query.key, &[]).as_deref(), "First page");
+            let first = link_if_any(self.link(&[]).as_deref(), "First page");
             writeln!(self.response, "<p>{first}</p>")?;
         }
         self.frame.end(self.response)?;
@@ -136,7 +142,7 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
         }
         let whole = field.filter(|field| !field.is_cut()).map_or(String::new(), |field| {
             let parameters = [("field", &field.bytes[..]), ("format", b"raw")];
-            let link = link_to_key(&self.query.key, &parameters).map(|to| link(&to, "all of it"));
+            let link = self.link(&parameters).map(|to| link(&to, "all of it"));
             link.map_or(String::new(), |link| format!(": {link}"))
         });
         let length = element.length;
