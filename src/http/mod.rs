@@ -7,8 +7,10 @@ mod query;
 mod request;
 mod response;
 pub mod target;
+mod timing;
 
 pub(crate) use head::HeadScan;
 pub use request::{Method, Request, RequestError, Version, host_name, is_local_host, parse};
 pub(crate) use response::{BackendFailure, HTML, JSON};
 pub use response::{ErrorBody, ResponseWriter};
+pub(crate) use timing::ServerTiming;

@@ -92,6 +92,10 @@ pub struct Request {
     pub host: Option<String>,
     /// `Authorization`: who asks.
     pub authorization: Option<Authorization>,
+    /// `Origin`: the web page that asks.
+    pub origin: Option<String>,
+    /// `X-Forwarded-For`, with all of its lines joined.
+    pub forwarded_for: Option<String>,
     /// `If-None-Match`, with all of its lines joined.
     pub if_none_match: Option<String>,
     /// `Max-Staleness`: the greatest age of the data that may answer, or what is wrong with it.
@@ -105,6 +109,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// Whether it asks what it may ask.
+    pub(crate) fn is_options(&self) -> bool {
+        self.method_name == "OPTIONS"
+    }
+
     /// Whether the response, or an error, is for a person to read: `format` goes before what the client
     /// accepts. This is decided nowhere else.
     pub(crate) fn wants_html(&self) -> bool {
@@ -166,6 +175,8 @@ fn http09(target: &[u8]) -> Result<Request, RequestError> {
         version: Version::Http09,
         host,
         authorization: None,
+        origin: None,
+        forwarded_for: None,
         if_none_match: None,
         max_staleness: Ok(None),
         accepts_html: false,
@@ -204,6 +215,8 @@ fn http1(head: &[u8]) -> Result<Request, RequestError> {
         host: target_host.or(header_host),
         // Whatever it is: where there are no users, it does not matter.
         authorization: headers.only_bytes("authorization")?.map(Authorization::new),
+        origin: headers.only("origin")?.map(str::to_owned),
+        forwarded_for: headers.joined("x-forwarded-for"),
         if_none_match: headers.joined("if-none-match"),
         max_staleness: headers.max_staleness(),
         accepts_html: prefers_html(headers.items("accept")),

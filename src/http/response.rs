@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use httpdate::HttpDate;
 use serde::Serialize;
 
+use super::timing::ServerTiming;
 use super::{Method, Request, Version};
 use crate::render::json::TextOrBase64;
 
@@ -30,8 +31,8 @@ const FIRST_HEADERS: &[u8] = b"X-Content-Type-Options: nosniff\r\n";
 /// Initial room for headers, and for a short body.
 const USUAL_BYTES: usize = 512;
 
-/// Room for what a head has beside [`headers`](ResponseWriter::headers): status, date, ETag, length.
-const HEAD_BYTES: usize = 192;
+/// Room for what a head has beside [`headers`](ResponseWriter::headers): status, date, ETag, times, length.
+const HEAD_BYTES: usize = 320;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ResponseState {
@@ -53,6 +54,10 @@ pub struct ResponseWriter<W: Write> {
     status: u16,
     /// The lines of the headers that are known so far.
     headers: Vec<u8>,
+    /// How many bytes of them are the same for each attempt.
+    lasting: usize,
+    /// Times that the response tells.
+    timing: Option<ServerTiming>,
     body: Vec<u8>,
     state: ResponseState,
 }
@@ -78,6 +83,8 @@ impl<W: Write> ResponseWriter<W> {
             keep_alive: false,
             status: 200,
             headers,
+            lasting: FIRST_HEADERS.len(),
+            timing: None,
             body: Vec::with_capacity(USUAL_BYTES),
             state: ResponseState::Held,
         }
@@ -100,11 +107,22 @@ impl<W: Write> ResponseWriter<W> {
         }
     }
 
-    /// Drops status, body and all headers but those that every response has, for another attempt.
+    /// Keeps the headers so far for each attempt.
+    pub(crate) fn keep_headers(&mut self) {
+        self.lasting = self.headers.len();
+    }
+
+    /// Has the response tell these times.
+    pub(crate) fn timing(&mut self, timing: ServerTiming) {
+        self.timing = Some(timing);
+    }
+
+    /// Drops status, body and all headers but those that are [kept](Self::keep_headers), for another attempt.
     /// Only allowed while nothing has been [sent](Self::is_sent).
     pub fn restart(&mut self) {
         self.status = 200;
-        self.headers.truncate(FIRST_HEADERS.len());
+        self.headers.truncate(self.lasting);
+        self.timing = None;
         self.body.clear();
     }
 
@@ -248,6 +266,9 @@ impl<W: Write> ResponseWriter<W> {
         head.extend_from_slice(&self.headers);
         if let Some(etag) = etag {
             write!(head, "ETag: {etag}\r\n")?;
+        }
+        if let Some(timing) = &self.timing {
+            timing.write_to(head)?;
         }
         if let Some(length) = length {
             write!(head, "Content-Length: {length}\r\n")?;

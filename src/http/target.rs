@@ -64,6 +64,8 @@ pub enum Target {
     Keys(KeysQuery),
     /// A page of keys with their values.
     Page(PageQuery),
+    /// What may be asked: `OPTIONS`.
+    Options,
 }
 
 impl Target {
@@ -73,7 +75,7 @@ impl Target {
             Self::Key(KeyQuery { database, .. }, _)
             | Self::Keys(KeysQuery { database, .. })
             | Self::Page(PageQuery { database, .. }) => *database,
-            Self::Admin(_) | Self::Favicon => None,
+            Self::Admin(_) | Self::Favicon | Self::Options => None,
         }
     }
 }

@@ -37,6 +37,7 @@ mod grey;
 mod guard;
 mod health;
 mod http;
+mod http_headers;
 mod http_queries;
 mod isolation;
 mod lag;

@@ -10,14 +10,15 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::browse::{self, Frame};
 use super::exchange::{HTTP_READ_BYTES, ReadError, ReadOutcome};
 use super::freshness::{self, MaxStaleness, TooOld};
 use super::json::{write_listing, write_value, write_values};
 use super::response::{
-    Caching, LocalResponse, SentResponse, add_backend_headers, complete, write_error,
+    Caching, LocalResponse, SentResponse, add_backend_headers, add_timing, begin, complete,
+    write_error,
 };
 use super::rights::{Caller, Rights};
 use crate::backend::{BackendError, Class, is_not_permitted};
@@ -193,7 +194,6 @@ pub(super) fn send_balanced(
     if ends_with_connection {
         client.stream().reset_on_close(true);
     }
-    let keep_alive = !balancer.is_draining();
     let balanced = BalancedRead {
         balancer,
         peer: client.handle(),
@@ -202,7 +202,7 @@ pub(super) fn send_balanced(
         failover,
         memory: client.share(),
         staleness: None,
-        response: ResponseWriter::new(&mut *client, &read.request, keep_alive, SystemTime::now),
+        response: begin(&mut *client, &read.request, balancer),
         changes: 0,
         is_held: false,
     };
@@ -339,6 +339,7 @@ impl BalancedRead<'_, '_, '_> {
         let (balancer, response) = (self.balancer, &mut self.response);
         let frame = Frame::new(&balancer.config(), self.read.query.database());
         add_backend_headers(response, &attempt.backend, Caching::of(balancer));
+        add_timing(response, &attempt.backend, self.read.began, attempt.began);
         freshness::add_header(response, self.staleness);
         let max_stall = balancer.config().backend_timeout / 2;
         response.writer().held = Some((Arc::clone(&attempt.backend.backend), max_stall));

@@ -2,17 +2,19 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::balanced::HttpRead;
-use super::response::{Caching, SentResponse, add_backend_headers, complete};
+use super::response::{
+    Caching, SentResponse, add_backend_headers, add_timing, begin, complete,
+};
 use super::shared_read::{is_read_at_once, write_reply};
 use crate::backend::Class;
 use crate::balance::Balancer;
 use crate::cache::{Cache, CachedRead, Entry, Found, Page, ReadElsewhere, Tracker};
 use crate::health::Member;
 use crate::http::target::KeyQuery;
-use crate::http::{self, ResponseWriter};
+use crate::http;
 use crate::metrics::Outcome;
 use crate::resp::value_type::ValueType;
 use crate::resp::{CommandBuilder, CommandParser, Protocol, command};
@@ -126,8 +128,7 @@ fn value(
     };
     let may_fill = is_read_at_once(value_type, &read.profile);
     let (entry, is_kept) = find(value_type.read_command(&query.key), may_fill)?;
-    let keep_alive = !balancer.is_draining();
-    let mut response = ResponseWriter::new(io::sink(), &read.request, keep_alive, SystemTime::now);
+    let mut response = begin(io::sink(), &read.request, balancer);
     let reply = entry.reply(Protocol::Resp2)?;
     let digest = write_reply(value_type, reply, query, &mut response)?;
     let page = Page { status: response.sent_status(), digest, body: response.held_body()?.into() };
@@ -174,9 +175,7 @@ fn send(
 ) -> SentResponse {
     let balancer = client.balancer;
     client.socket.note_lease(read.lease.as_ref());
-    let keep_alive = !balancer.is_draining();
-    let mut response =
-        ResponseWriter::new(&mut *client, &read.request, keep_alive, SystemTime::now);
+    let mut response = begin(&mut *client, &read.request, balancer);
     let sent = answer.entry.page().map_or(Ok(()), |page| {
         response.status(page.status);
         let caching = Caching::of(balancer);
@@ -185,7 +184,12 @@ fn send(
                 let age = cache.age(&answer.entry).as_secs();
                 add_backend_headers(&mut response, backend, caching.hit(age));
             }
-            Some(_) => add_backend_headers(&mut response, backend, caching),
+            Some(time) => {
+                add_backend_headers(&mut response, backend, caching);
+                if let Some(asked) = Instant::now().checked_sub(time) {
+                    add_timing(&mut response, backend, read.began, asked);
+                }
+            }
         }
         response.header("Content-Type", http::JSON);
         response.write_all(&page.body)?;

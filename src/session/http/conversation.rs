@@ -8,6 +8,7 @@ use log::Level;
 
 use super::balanced::{HttpRead, ReadQuery, send_balanced};
 use super::cached_read::CachedReads;
+use super::cors;
 use super::freshness::MaxStaleness;
 use super::login::HttpLogin;
 use super::response::{LocalResponse, SentResponse, admin_response, complete};
@@ -260,6 +261,10 @@ fn respond_here(
             // The status page asks every half second. That and probes would drown the rest.
             response.send(client, request, Level::Debug)
         }
+        Ok(Target::Options) => {
+            let response = cors::options_response(request, &client.balancer.config());
+            response.send(client, request, Level::Debug)
+        }
         Ok(_) => LocalResponse::empty(204).send_as(client, request, Outcome::Answered),
         Err(refusal) if client.endpoint == Endpoint::Admin || target::is_admin(&request.target) => {
             refusal.send(client, request, Level::Debug)
@@ -274,7 +279,8 @@ pub(super) fn route(
     config: &Config,
     endpoint: Endpoint,
 ) -> Result<Target, LocalResponse> {
-    if request.method == Method::Other {
+    let is_options = request.is_options() && !config.http.cors_origins.is_empty();
+    if request.method == Method::Other && !is_options {
         let why = "only GET and HEAD are served: nobody can write here";
         return Err(LocalResponse::error(405, why).with_header("Allow", "GET, HEAD"));
     }
@@ -286,6 +292,9 @@ pub(super) fn route(
     if request.host.as_ref().is_some_and(is_unknown) {
         let why = "this Host is not served here; --allow-host NAME adds it";
         return Err(LocalResponse::error(421, why));
+    }
+    if is_options {
+        return Ok(Target::Options);
     }
     if let Err(why) = request.max_staleness {
         return Err(LocalResponse::error(400, why));

@@ -12,6 +12,7 @@ mod balanced;
 mod browse;
 mod cached_read;
 mod conversation;
+mod cors;
 mod exchange;
 mod freshness;
 mod json;

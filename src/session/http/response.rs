@@ -12,12 +12,13 @@ use log::Level;
 
 use super::browse::{self, Frame};
 use super::conversation::route;
+use super::cors;
 use super::rights::Caller;
 use crate::backend::Backend;
 use crate::balance::Balancer;
 use crate::health::Member;
 use crate::http::target::{AdminTarget, Query, Target};
-use crate::http::{self, ErrorBody, Request, ResponseWriter};
+use crate::http::{self, ErrorBody, Request, ResponseWriter, ServerTiming};
 use crate::logging::access_log::{Event, HttpRequest, Text};
 use crate::metrics::{BackendMetrics, Completion, Metrics, Outcome, Refusal};
 use crate::net::protocol::WireProtocol;
@@ -123,9 +124,8 @@ impl LocalResponse {
         let is_page = client.endpoint == Endpoint::Public && request.wants_html();
         let database = request.query.as_ref().ok().and_then(Query::names_database);
         let frame = is_page.then(|| Frame::new(&client.balancer.config(), database));
-        let keep_alive = !client.balancer.is_draining();
-        let caching = Caching::of(client.balancer);
-        let mut response = ResponseWriter::new(&mut *client, request, keep_alive, SystemTime::now);
+        let (balancer, caching) = (client.balancer, Caching::of(client.balancer));
+        let mut response = begin(&mut *client, request, balancer);
         let status = self.status;
         let is_sent = self.write_to(frame, caching, &mut response).is_ok();
         let keep_alive = is_sent && response.keeps_alive();
@@ -158,6 +158,19 @@ impl LocalResponse {
     }
 }
 
+/// Begins the response to a request, with what is the same for all of them.
+pub(super) fn begin<W: Write>(
+    out: W,
+    request: &Request,
+    balancer: &Balancer,
+) -> ResponseWriter<W> {
+    let keep_alive = !balancer.is_draining();
+    let mut response = ResponseWriter::new(out, request, keep_alive, SystemTime::now);
+    cors::add_headers(&mut response, request, &balancer.config());
+    response.keep_headers();
+    response
+}
+
 /// Returns the whole response to a probe for which there is no place among the clients of this endpoint.
 /// `None` if the bytes are no complete request for `/-/health` or `/-/ready`, or these are not served
 /// here.
@@ -170,7 +183,8 @@ pub fn probe_response(head: &[u8], endpoint: Endpoint, balancer: &Balancer) -> O
         return None;
     }
     let mut bytes = Vec::new();
-    let mut response = ResponseWriter::new(&mut bytes, &request, false, SystemTime::now);
+    let mut response = begin(&mut bytes, &request, balancer);
+    response.close();
     let caching = Caching::of(balancer);
     admin_response(&target, balancer, endpoint, false)
         .write_to(None, caching, &mut response)
@@ -280,6 +294,10 @@ impl SentResponse {
         balancer.access_log.write_at(self.level, || {
             Event::Request(HttpRequest {
                 client,
+                forwarded_for: balancer
+                    .config()
+                    .http
+                    .forwarded_client(client.ip(), request.forwarded_for.as_deref()),
                 user: caller.shown_user(),
                 method: Text::cut(&request.method_name),
                 target: Text::cut(&request.target),
@@ -314,6 +332,18 @@ pub(super) fn complete(
         time: time.unwrap_or_default(),
         outcome,
     });
+}
+
+/// Has a response to a request that has arrived at `began` tell how long it and this backend took, which was asked at
+/// `asked`.
+pub(super) fn add_timing<W: Write>(
+    response: &mut ResponseWriter<W>,
+    backend: &Member,
+    began: Instant,
+    asked: Instant,
+) {
+    let backend = Arc::clone(&backend.health.name);
+    response.timing(ServerTiming { began, asked, backend, clock: Instant::now });
 }
 
 /// Adds the headers of every response from a backend.

@@ -7,11 +7,13 @@
 use std::io::{self, PipeReader, Write};
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use super::balanced::HttpRead;
 use super::freshness;
-use super::response::{Caching, SentResponse, add_backend_headers, complete};
+use super::response::{
+    Caching, SentResponse, add_backend_headers, add_timing, begin, complete,
+};
 use crate::backend::Class;
 use crate::backend::reply_router::{Progress, Sink};
 use crate::backend::shared::{ClientReplyRouter, Entry, SharedConnection, SharedFailure};
@@ -249,11 +251,10 @@ impl ResponseSink {
 
     /// Makes the whole response; `None` if this reply is not enough for that.
     fn response(&self, sent: &SentRead, reply: &[u8]) -> Option<(SentResponse, Vec<u8>)> {
-        let SentRead { read, backend, value_type, .. } = sent;
-        let keep_alive = !self.balancer.is_draining();
-        let mut response =
-            ResponseWriter::new(io::sink(), &read.request, keep_alive, SystemTime::now);
+        let SentRead { read, backend, value_type, sent_at } = sent;
+        let mut response = begin(io::sink(), &read.request, &self.balancer);
         add_backend_headers(&mut response, backend, Caching::of(&self.balancer));
+        add_timing(&mut response, backend, read.began, *sent_at);
         freshness::add_header(&mut response, read.staleness);
         response.header("Content-Type", http::JSON);
         let digest = write_reply(*value_type, reply, read.whole_value()?, &mut response)?;
