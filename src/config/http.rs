@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use clap::builder::BoolishValueParser;
 use ipnet::IpNet;
 
 const CLIENTS: &str = "Clients";
@@ -25,6 +26,11 @@ pub struct HttpFlags {
     #[arg(help_heading = CLIENTS)]
     #[arg(long = "trusted-proxy", env = "LB_TRUSTED_PROXIES", value_name = "ADDRESS[/BITS]", value_delimiter = ',')]
     pub trusted_proxies: Vec<Network>,
+
+    /// Compresses no answers over HTTP, also for clients that ask for it: the network is faster than that
+    #[arg(help_heading = CLIENTS)]
+    #[arg(long, env = "LB_NO_COMPRESSION", value_parser = BoolishValueParser::new())]
+    pub no_compression: bool,
 }
 
 impl HttpFlags {
@@ -143,7 +149,11 @@ mod tests {
     fn flags(origins: &[&str], proxies: &[&str]) -> HttpFlags {
         let origins = origins.iter().map(|text| text.parse().expect("an origin"));
         let proxies = proxies.iter().map(|text| text.parse().expect("a network"));
-        HttpFlags { cors_origins: origins.collect(), trusted_proxies: proxies.collect() }
+        HttpFlags {
+            cors_origins: origins.collect(),
+            trusted_proxies: proxies.collect(),
+            no_compression: false,
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod accept;
 pub mod authorization;
+mod encoding;
 mod head;
 mod query;
 mod request;
@@ -10,6 +11,7 @@ pub mod target;
 mod timing;
 
 pub(crate) use head::HeadScan;
+pub use encoding::Encoding;
 pub use request::{Method, Request, RequestError, Version, host_name, is_local_host, parse};
 pub(crate) use response::{BackendFailure, HTML, JSON};
 pub use response::{ErrorBody, ResponseWriter};

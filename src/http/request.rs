@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::accept::prefers_html;
 use super::authorization::Authorization;
+use super::encoding::Encoding;
 use super::target::Query;
 
 /// Longest request line, with its line end. RFC 9112 asks for at least 8000; a key takes three times its length where
@@ -102,6 +103,8 @@ pub struct Request {
     pub max_staleness: Result<Option<Duration>, &'static str>,
     /// Whether `Accept` prefers HTML to JSON: browsers do; clients that take anything, like curl, don't.
     pub accepts_html: bool,
+    /// How `Accept-Encoding` prefers the body, unless it is as it is.
+    pub encoding: Option<Encoding>,
     /// Whether the client wants to keep the connection.
     pub keep_alive: bool,
     /// Whether a body follows. We never read it, but close the connection.
@@ -180,6 +183,7 @@ fn http09(target: &[u8]) -> Result<Request, RequestError> {
         if_none_match: None,
         max_staleness: Ok(None),
         accepts_html: false,
+        encoding: None,
         keep_alive: false,
         has_body: false,
     })
@@ -220,6 +224,7 @@ fn http1(head: &[u8]) -> Result<Request, RequestError> {
         if_none_match: headers.joined("if-none-match"),
         max_staleness: headers.max_staleness(),
         accepts_html: prefers_html(headers.items("accept")),
+        encoding: Encoding::preferred(headers.items("accept-encoding")),
         keep_alive: headers.keep_alive(version),
         has_body: headers.has_body(version)?,
     })

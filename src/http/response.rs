@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use httpdate::HttpDate;
 use serde::Serialize;
 
+use super::encoding::{Encoding, MIN_ENCODED_BYTES, StreamEncoder, looks_compressed};
 use super::timing::ServerTiming;
 use super::{Method, Request, Version};
 use crate::render::json::TextOrBase64;
@@ -59,6 +60,10 @@ pub struct ResponseWriter<W: Write> {
     /// Times that the response tells.
     timing: Option<ServerTiming>,
     body: Vec<u8>,
+    /// How the client would have a longer body.
+    encoding: Option<Encoding>,
+    /// Compresses a body that is streamed.
+    encoder: Option<Box<StreamEncoder>>,
     state: ResponseState,
 }
 
@@ -68,7 +73,8 @@ impl<W: Write> ResponseWriter<W> {
     pub fn new(out: W, request: &Request, keep_alive: bool, clock: fn() -> SystemTime) -> Self {
         let keep_alive = keep_alive && request.keep_alive && !request.has_body;
         let head_only = request.method == Method::Head;
-        Self { version: request.version, head_only, keep_alive, ..Self::to_no_request(out, clock) }
+        let (version, encoding) = (request.version, request.encoding);
+        Self { version, head_only, keep_alive, encoding, ..Self::to_no_request(out, clock) }
     }
 
     /// Begins a response to bytes that are no request; the connection closes after it.
@@ -86,6 +92,8 @@ impl<W: Write> ResponseWriter<W> {
             lasting: FIRST_HEADERS.len(),
             timing: None,
             body: Vec::with_capacity(USUAL_BYTES),
+            encoding: None,
+            encoder: None,
             state: ResponseState::Held,
         }
     }
@@ -129,6 +137,23 @@ impl<W: Write> ResponseWriter<W> {
     /// Closes the connection after this response. The client is told if the head has not been sent.
     pub fn close(&mut self) {
         self.keep_alive = false;
+    }
+
+    /// Sends the body as it is, whatever the client accepts.
+    pub(crate) fn compress_nothing(&mut self) {
+        self.encoding = None;
+    }
+
+    /// Returns how many bytes of the body are to be compressed before any of it can be sent.
+    pub(crate) fn bytes_to_compress(&self) -> usize {
+        self.encoding_of_body().map_or(0, |_| self.body.len())
+    }
+
+    /// How a body is sent that begins with what is held of it.
+    fn encoding_of_body(&self) -> Option<Encoding> {
+        let has_head = self.version != Version::Http09;
+        let is_long = self.body.len() >= MIN_ENCODED_BYTES;
+        self.encoding.filter(|_| has_head && is_long && !looks_compressed(&self.body))
     }
 
     /// Whether a byte has been sent to the client.
@@ -179,6 +204,10 @@ impl<W: Write> ResponseWriter<W> {
             }
             ResponseState::Streaming => {
                 self.send_chunk()?;
+                if let Some(encoder) = self.encoder.take() {
+                    self.body = encoder.finish()?;
+                    self.send_chunk()?;
+                }
                 if self.version == Version::Http11 {
                     self.out.write_all(b"0\r\n\r\n")?;
                 }
@@ -191,16 +220,25 @@ impl<W: Write> ResponseWriter<W> {
     /// Ends a response of which nothing has been sent, as [`finish`](Self::finish) does. Returns it for the caller to
     /// send.
     pub(crate) fn held_message(&mut self, validators: Option<(u64, Option<&str>)>) -> Vec<u8> {
-        let length = self.body.len();
-        let etag = validators.map(|(digest, _)| ETag { digest, length });
+        let (length, encoding) = (self.body.len(), self.encoding_of_body());
+        let mut etag = validators.map(|(digest, _)| ETag { digest, length, encoding });
         if let (Some(etag), Some((_, Some(list)))) = (&etag, validators)
             && matches(list, &etag.to_string())
         {
             self.status = 304;
             self.body.clear();
+        } else if let Some(encoding) = encoding {
+            match encoding.compress(&self.body) {
+                Ok(compressed) => {
+                    self.body = compressed;
+                    self.header("Content-Encoding", encoding.name());
+                }
+                // There is no memory for it.
+                Err(_) => etag = etag.map(|etag| ETag { encoding: None, ..etag }),
+            }
         }
         // 204 never has a length, 304 could only have the 200's (RFC 9110, section 8.6).
-        let length = Some(length).filter(|_| ![204, 304].contains(&self.status));
+        let length = Some(self.body.len()).filter(|_| ![204, 304].contains(&self.status));
         let mut message = self.head(etag, length);
         if !self.head_only {
             message.extend_from_slice(&self.body);
@@ -220,6 +258,12 @@ impl<W: Write> ResponseWriter<W> {
         } else {
             self.keep_alive = false;
         }
+        // Without memory for it, the body goes as it is.
+        let encoder = |encoding| Some((encoding, StreamEncoder::new(encoding).ok()?));
+        if let Some((encoding, encoder)) = self.encoding_of_body().and_then(encoder) {
+            self.header("Content-Encoding", encoding.name());
+            self.encoder = Some(Box::new(encoder));
+        }
         let head = self.head(None, None);
         self.state = if self.head_only { ResponseState::Done } else { ResponseState::Streaming };
         self.out.write_all(&head)?;
@@ -232,6 +276,10 @@ impl<W: Write> ResponseWriter<W> {
     }
 
     fn send_chunk(&mut self) -> io::Result<()> {
+        if let Some(encoder) = &mut self.encoder {
+            self.body = encoder.encode(&self.body)?;
+        }
+        // The compressor may keep all of it. An empty chunk would be the end.
         if self.body.is_empty() {
             return Ok(());
         }
@@ -309,15 +357,20 @@ impl<W: Write> Write for ResponseWriter<W> {
     }
 }
 
-/// The ETag of a body: what is in it, and how long its form is.
+/// The ETag of a body: what is in it, how long its form is, and how it is compressed.
 struct ETag {
     digest: u64,
     length: usize,
+    encoding: Option<Encoding>,
 }
 
 impl fmt::Display for ETag {
     fn fmt(&self, to: &mut fmt::Formatter) -> fmt::Result {
-        write!(to, "W/\"{:016x}-{:x}\"", self.digest, self.length)
+        let (mark, encoding) = match self.encoding {
+            Some(encoding) => ("-", encoding.name()),
+            None => ("", ""),
+        };
+        write!(to, "W/\"{:016x}-{:x}{mark}{encoding}\"", self.digest, self.length)
     }
 }
 

@@ -179,7 +179,7 @@ fn each_answer_has_the_headers_that_it_needs_and_an_error_is_json() {
         let answer = lb.get(path);
         assert_eq!((answer.status, answer.served_by().contains(':')), (status, true));
         assert_eq!(answer.header("cache-control"), Some("no-cache"), "{path}");
-        assert_eq!(answer.header("vary"), Some("Accept"), "{path}");
+        assert_eq!(answer.header("vary"), Some("Accept, Accept-Encoding"), "{path}");
     }
     for (method, path, header, status) in [
         ("GET", "/actor:1", "", 200),

@@ -1,4 +1,6 @@
-//! Headers that say how long an answer took, let web pages read, and name the client behind a proxy.
+//! Headers that say how long an answer took, let web pages read, name the client behind a proxy, and ask for compression.
+
+use std::process::Command;
 
 use crate::support::balancer::{Answer, Balancer};
 use crate::support::near_cache::{warm_http, with_cache};
@@ -130,4 +132,122 @@ fn the_log_names_the_client_that_a_trusted_proxy_names() {
     others.request("GET", "/key:1", &[forwarded]);
     wait_until("it is logged", || others.log().contains("GET /key:1 200"));
     assert!(!others.log().contains("203.0.113.9"), "this proxy is not trusted");
+}
+
+fn decoded(answer: &Answer) -> Vec<u8> {
+    let mut plain = Vec::new();
+    match answer.header("content-encoding") {
+        Some("gzip") => {
+            let mut from = flate2::read::GzDecoder::new(&answer.body[..]);
+            std::io::copy(&mut from, &mut plain).expect("gzip");
+        }
+        Some("zstd") => plain = zstd::stream::decode_all(&answer.body[..]).expect("zstd"),
+        None => plain.clone_from(&answer.body),
+        Some(other) => panic!("{other}"),
+    }
+    plain
+}
+
+/// Values of all lengths: `text:LENGTH`, and `noise:LENGTH`, which nothing makes shorter.
+fn with_lengths() -> RedisServer {
+    let server = RedisServer::start();
+    let (mut pipe, mut state) = (redis::pipe(), 1_u64);
+    for length in [10, 1500, 5_000, 20_000, 100_000, 3_000_000] {
+        let text: String = (0..length / 10).map(|number| format!("{number:09} ")).collect();
+        pipe.set(format!("text:{length}"), &text);
+        let mut random = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        };
+        let noise: Vec<u8> = (0..length).map(|_| random()).collect();
+        pipe.set(format!("noise:{length}"), noise);
+    }
+    pipe.exec(&mut server.connect()).expect("loaded");
+    server
+}
+
+#[test]
+fn a_long_answer_is_compressed_for_whoever_asks_for_it() {
+    let server = with_lengths();
+    let lb = Balancer::start(&[&server]);
+    let mut paths: Vec<(String, bool)> = Vec::new();
+    for length in [10, 1500, 5_000, 20_000, 100_000, 3_000_000] {
+        let is_long = length > 1024;
+        paths.push((format!("/text:{length}"), is_long));
+        paths.push((format!("/text:{length}?format=raw"), is_long));
+        paths.push((format!("/noise:{length}?format=raw"), false));
+    }
+    for path in ["/?match=text:*", "/?keys=text:1500,text:20000", "/?format=html", "/-/", "/text:5000?format=html"]
+    {
+        paths.push((path.to_owned(), true));
+    }
+    for (path, is_compressed) in paths {
+        let plain = lb.get(&path);
+        assert_eq!((plain.status, plain.header("content-encoding")), (200, None), "{path}");
+        for round in 0..3 {
+            for (asked, encoding) in [
+                ("gzip, deflate, br", Some("gzip")),
+                ("zstd", Some("zstd")),
+                ("gzip;q=0.5, zstd;q=0.9", Some("zstd")),
+                ("gzip;q=0, identity", None),
+                ("br", None),
+            ] {
+                let header = format!("Accept-Encoding: {asked}");
+                let answer = lb.request("GET", &path, &[&header]);
+                let expected = encoding.filter(|_| is_compressed);
+                assert_eq!(answer.header("content-encoding"), expected, "{path} {asked} {round}");
+                assert!(answer.is_whole && decoded(&answer) == plain.body || path.starts_with("/-/"), "{path} {asked}");
+                assert!(expected.is_none() || answer.body.len() < plain.body.len(), "{path} {asked}");
+                if !["/-/"].contains(&&*path) {
+                    let vary = answer.header("vary").expect("Vary");
+                    assert!(vary.contains("Accept-Encoding"), "{path}: {vary}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn each_encoding_of_a_value_has_its_own_etag() {
+    let server = with_lengths();
+    let lb = Balancer::start(&[&server]);
+    for path in ["/text:1500", "/text:20000", "/?keys=text:1500"] {
+        let ask = |encoding: &str, tag: &str| {
+            let lines = [format!("Accept-Encoding: {encoding}"), format!("If-None-Match: {tag}")];
+            lb.request("GET", path, &[&lines[0], &lines[1]])
+        };
+        let tags = ["identity", "gzip", "zstd"].map(|encoding| {
+            let answer = ask(encoding, "\"none\"");
+            assert_eq!(answer.status, 200);
+            answer.header("etag").expect("an ETag").to_owned()
+        });
+        assert!(tags[0] != tags[1] && tags[1] != tags[2] && tags[0] != tags[2], "{tags:?}");
+        for (encoding, tag) in ["identity", "gzip", "zstd"].into_iter().zip(&tags) {
+            let answer = ask(encoding, tag);
+            assert_eq!((answer.status, answer.body.len()), (304, 0), "{path} {encoding}");
+            assert_eq!(answer.header("etag"), Some(&**tag), "{path} {encoding}");
+            assert_eq!(answer.header("content-encoding"), None, "{path} {encoding}");
+        }
+        assert_eq!(ask("gzip", &tags[0]).status, 200, "{path}");
+    }
+}
+
+#[test]
+fn compression_can_be_turned_off_and_curl_undoes_it() {
+    let server = with_lengths();
+    let lb = Balancer::start_with(&[&server], &["--no-compression"]);
+    let answer = lb.request("GET", "/text:20000", &["Accept-Encoding: gzip"]);
+    assert_eq!(answer.header("content-encoding"), None);
+    let lb = Balancer::start(&[&server]);
+    for path in ["/text:20000", "/text:3000000", "/?match=text:*"] {
+        let url = lb.url(path);
+        let curl = Command::new("curl").args(["-sSf", "--compressed", &url]).output().expect("curl");
+        assert!(curl.stdout == lb.get(path).body, "{path}");
+    }
+    let mut client = lb.client();
+    for _ in 0..3 {
+        client.send("HEAD /text:5000 HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n\r\n");
+        let head = client.head().expect("a head");
+        assert_eq!((head.status, head.header("content-encoding")), (200, Some("gzip")));
+    }
 }

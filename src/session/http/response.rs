@@ -166,7 +166,11 @@ pub(super) fn begin<W: Write>(
 ) -> ResponseWriter<W> {
     let keep_alive = !balancer.is_draining();
     let mut response = ResponseWriter::new(out, request, keep_alive, SystemTime::now);
-    cors::add_headers(&mut response, request, &balancer.config());
+    let config = balancer.config();
+    cors::add_headers(&mut response, request, &config);
+    if config.http.no_compression {
+        response.compress_nothing();
+    }
     response.keep_headers();
     response
 }
@@ -396,8 +400,8 @@ impl Caching {
 
     fn add_headers<W: Write>(self, response: &mut ResponseWriter<W>) {
         let (control, vary) = match self.is_private {
-            true => ("private, no-cache", "Accept, Authorization"),
-            false => ("no-cache", "Accept"),
+            true => ("private, no-cache", "Accept, Accept-Encoding, Authorization"),
+            false => ("no-cache", "Accept, Accept-Encoding"),
         };
         response.header("Cache-Control", control);
         response.header("Vary", vary);

@@ -30,6 +30,10 @@ use crate::resp::value_type::ValueType;
 use crate::session::client::{ClientSocket, TICK};
 use crate::sync::{Mutex, lock};
 
+/// Longest body that the thread of a shared connection compresses: that takes it a tenth of a millisecond, for which other
+/// clients wait. A longer one is read once more, by the thread of its client.
+const MAX_COMPRESSED_HERE: usize = 8 * 1024;
+
 /// One client's reads on shared connections, one at a time.
 pub(super) struct SharedReads {
     sink: Arc<ResponseSink>,
@@ -79,7 +83,14 @@ impl SharedReads {
         }
         let sent_at = Instant::now();
         self.sink.client.note_lease(read.lease.as_ref());
-        let sent = SentRead { read, backend: Arc::clone(&backend), value_type, sent_at };
+        let backend_of_read = Arc::clone(&backend);
+        let sent = SentRead {
+            read,
+            backend: backend_of_read,
+            value_type,
+            sent_at,
+            is_for_session: false,
+        };
         lock(&self.sink.state).sent = Some(sent);
         let entry = Entry {
             router: Arc::clone(&self.router),
@@ -167,7 +178,7 @@ impl SharedReads {
         }
         self.under_way = None;
         let unserved = left.or(self.router.take_back().1);
-        let SentRead { mut read, backend, sent_at, .. } = match self.sink.take_back() {
+        let SentRead { mut read, backend, sent_at, is_for_session, .. } = match self.sink.take_back() {
             Ok(unsent) => return ReadProgress::Responded(unsent),
             Err(sent) => sent,
         };
@@ -187,6 +198,7 @@ impl SharedReads {
             }
             Some(SharedFailure::Stale) => {}
             Some(SharedFailure::Lost) => failover.connection_lost(&backend),
+            None if is_for_session => {}
             // The hint was wrong, or the value is long.
             Some(SharedFailure::LongReply) | None => {
                 if let Some(query) = read.whole_value() {
@@ -214,6 +226,8 @@ struct SentRead {
     /// The type that the value has if the hint is right.
     value_type: ValueType,
     sent_at: Instant,
+    /// Whether the response is to be made by the session's own thread.
+    is_for_session: bool,
 }
 
 /// Turns the reply to one client's read into the response, and sends it.
@@ -249,15 +263,19 @@ impl ResponseSink {
         }
     }
 
-    /// Makes the whole response; `None` if this reply is not enough for that.
-    fn response(&self, sent: &SentRead, reply: &[u8]) -> Option<(SentResponse, Vec<u8>)> {
-        let SentRead { read, backend, value_type, sent_at } = sent;
+    /// Makes the whole response; `None` if this reply is not enough for that, or it takes too long here.
+    fn response(&self, sent: &mut SentRead, reply: &[u8]) -> Option<(SentResponse, Vec<u8>)> {
+        let SentRead { read, backend, value_type, sent_at, is_for_session } = sent;
         let mut response = begin(io::sink(), &read.request, &self.balancer);
         add_backend_headers(&mut response, backend, Caching::of(&self.balancer));
         add_timing(&mut response, backend, read.began, *sent_at);
         freshness::add_header(&mut response, read.staleness);
         response.header("Content-Type", http::JSON);
         let digest = write_reply(*value_type, reply, read.whole_value()?, &mut response)?;
+        *is_for_session = response.bytes_to_compress() > MAX_COMPRESSED_HERE;
+        if *is_for_session {
+            return None;
+        }
         let tag = read.request.if_none_match.as_deref();
         let message = response.held_message(digest.map(|digest| (digest, tag)));
         Some((SentResponse::from_backend(backend, &response), message))
@@ -305,12 +323,12 @@ pub(super) fn write_reply<W: Write>(
 impl Sink for ResponseSink {
     fn send_now(&self, reply: &[u8]) -> io::Result<usize> {
         let mut state = lock(&self.state);
-        let Some(sent) = state.sent.take() else { return Ok(0) };
-        let Some((mut response, mut bytes)) = self.response(&sent, reply) else {
+        let Some(mut sent) = state.sent.take() else { return Ok(0) };
+        let Some((mut response, mut bytes)) = self.response(&mut sent, reply) else {
             state.sent = Some(sent);
             return Ok(0);
         };
-        let SentRead { read, backend, sent_at, value_type } = sent;
+        let SentRead { read, backend, sent_at, value_type, .. } = sent;
         let HttpRead { request, caller, began, lease, key, .. } = *read;
         let time = sent_at.elapsed();
         if let Some(key) = key.filter(|_| value_type != ValueType::String) {
