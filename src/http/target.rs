@@ -92,6 +92,8 @@ pub enum AdminTarget {
     },
     /// `/-/metrics`
     Metrics,
+    /// `/-/openapi.json`
+    OpenApi,
     /// `/-/ping`
     Ping,
     /// `/-/health`
@@ -321,6 +323,7 @@ fn admin(path: &str, query: &Result<Query, String>) -> Result<AdminTarget, Strin
             AdminTarget::Status { since }
         }
         "metrics" => AdminTarget::Metrics,
+        "openapi.json" => AdminTarget::OpenApi,
         "ping" => AdminTarget::Ping,
         "health" => AdminTarget::Health,
         "ready" => AdminTarget::Ready,

@@ -43,6 +43,7 @@ fn what_is_ours_is_told_apart() {
     assert_eq!(admin("/-/status.json"), AdminTarget::Status { since: 0 });
     assert_eq!(admin("/-/status.json?since=7"), AdminTarget::Status { since: 7 });
     assert_eq!(admin("/-/metrics"), AdminTarget::Metrics);
+    assert_eq!(admin("/-/openapi.json"), AdminTarget::OpenApi);
     assert_eq!(admin("/-/ping"), AdminTarget::Ping);
     assert_eq!(admin("/-/health"), AdminTarget::Health);
     assert_eq!(admin("/-/ready?from=a"), AdminTarget::Ready);

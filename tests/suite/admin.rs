@@ -7,8 +7,15 @@ use crate::support::balancer::{Answer, Balancer};
 use crate::support::redis::{RedisServer, free_port};
 use crate::support::wait_until;
 
-const INTERNAL: [&str; 6] =
-    ["/-/", "/-/status.json", "/-/metrics", "/-/ping", "/-/health", "/-/ready"];
+const INTERNAL: [&str; 7] = [
+    "/-/",
+    "/-/status.json",
+    "/-/metrics",
+    "/-/openapi.json",
+    "/-/ping",
+    "/-/health",
+    "/-/ready",
+];
 
 /// With an address of its own for what is below `/-/`.
 fn start(server: &RedisServer, arguments: &[&str]) -> (Balancer, Admin) {

@@ -48,6 +48,7 @@ mod malformed;
 mod malformed_commands;
 mod memory;
 mod metrics;
+mod openapi;
 mod own_limits;
 mod places;
 mod policy;

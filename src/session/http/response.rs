@@ -44,6 +44,9 @@ static ADMIN_PAGE: LazyLock<String> = LazyLock::new(|| PAGE.replacen(DATA_LINK, 
 
 const DATA_LINK: &str = "<a class=\"button\" href=\"/\">Browse the data</a>";
 
+/// The description of all that is served over HTTP.
+const OPEN_API: &str = include_str!("../../../docs/openapi.json");
+
 /// Allows the page's own style and script, and its requests to us; nothing else.
 static POLICY: LazyLock<String> =
     LazyLock::new(|| html::content_security_policy(STYLE, Some(SCRIPT)));
@@ -226,6 +229,7 @@ pub(super) fn admin_response(
             made_now(http::JSON, json.map(|json| json + "\n"))
         }
         AdminTarget::Metrics => made_now(prometheus::CONTENT_TYPE, prometheus::text(balancer)),
+        AdminTarget::OpenApi => LocalResponse::document(200, http::JSON, OPEN_API).made_now(),
         AdminTarget::Ping => LocalResponse::document(200, TEXT, "PONG\n"),
         AdminTarget::Health => LocalResponse::document(200, TEXT, "OK\n"),
         AdminTarget::Ready if balancer.is_ready() => LocalResponse::document(200, TEXT, "READY\n"),
