@@ -18,13 +18,23 @@ pub struct HttpFlags {
     /// A web page of this origin, such as https://app.example, may read over HTTP (CORS); * stands for any; repeat it for
     /// each, or separate them by commas
     #[arg(help_heading = CLIENTS)]
-    #[arg(long = "cors-origin", env = "LB_CORS_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
+    #[arg(
+        long = "cors-origin",
+        env = "LB_CORS_ORIGINS",
+        value_name = "ORIGIN",
+        value_delimiter = ','
+    )]
     pub cors_origins: Vec<Origin>,
 
     /// A proxy, or a network of proxies, whose X-Forwarded-For tells the log which client has sent a request; repeat it
     /// for each, or separate them by commas
     #[arg(help_heading = CLIENTS)]
-    #[arg(long = "trusted-proxy", env = "LB_TRUSTED_PROXIES", value_name = "ADDRESS[/BITS]", value_delimiter = ',')]
+    #[arg(
+        long = "trusted-proxy",
+        env = "LB_TRUSTED_PROXIES",
+        value_name = "ADDRESS[/BITS]",
+        value_delimiter = ','
+    )]
     pub trusted_proxies: Vec<Network>,
 
     /// Compresses no answers over HTTP, also for clients that ask for it: the network is faster than that
@@ -77,7 +87,8 @@ impl HttpFlags {
 
 /// An address in `X-Forwarded-For`, which some proxies write with a port.
 fn forwarded_address(text: &str) -> Option<IpAddr> {
-    let ip = text.parse().or_else(|_| text.parse().map(|address: std::net::SocketAddr| address.ip()));
+    let ip =
+        text.parse().or_else(|_| text.parse().map(|address: std::net::SocketAddr| address.ip()));
     let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
     ip.ok().or_else(bracketed).map(|ip: IpAddr| ip.to_canonical())
 }
@@ -90,7 +101,8 @@ impl FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let network = text.parse().or_else(|_| text.parse().map(|ip: IpAddr| IpNet::from(ip.to_canonical())));
+        let network =
+            text.parse().or_else(|_| text.parse().map(|ip: IpAddr| IpNet::from(ip.to_canonical())));
         let why = "write an address or a network, such as 10.0.0.7, 10.0.0.0/8 or fd00::/8";
         network.map(Self).map_err(|_| why.to_owned())
     }
@@ -125,7 +137,8 @@ impl FromStr for Origin {
         };
         let origin = text.to_ascii_lowercase();
         let (scheme, host) = origin.split_once("://").ok_or_else(why)?;
-        let is_scheme = !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+        let is_scheme = !scheme.is_empty()
+            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
         let is_host = !host.is_empty()
             && host.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#@\\*\"',".contains(&byte));
         if !is_scheme || !is_host {
@@ -158,7 +171,8 @@ mod tests {
 
     #[test]
     fn an_origin_is_what_a_browser_sends() {
-        let some = flags(&["https://App.example:443", "http://localhost:5173", "http://[::1]:80"], &[]);
+        let some =
+            flags(&["https://App.example:443", "http://localhost:5173", "http://[::1]:80"], &[]);
         for (origin, is_allowed) in [
             ("https://app.example", true),
             ("http://localhost:5173", true),
@@ -174,8 +188,17 @@ mod tests {
         }
         assert!(!some.allows_all_origins() && flags(&["*"], &[]).allows_origin("https://any"));
         assert!(!flags(&[], &[]).allows_origin("https://any"));
-        for wrong in ["app.example", "https://", "https://a/", "https://a/b", "https://u@a", "null", "https://*.a", "", "://a"]
-        {
+        for wrong in [
+            "app.example",
+            "https://",
+            "https://a/",
+            "https://a/b",
+            "https://u@a",
+            "null",
+            "https://*.a",
+            "",
+            "://a",
+        ] {
             let error = wrong.parse::<Origin>().expect_err(wrong);
             assert!(error.contains("https://app.example"), "{error}");
         }

@@ -175,7 +175,8 @@ mod tests {
 
     #[test]
     fn what_is_compressed_is_what_was_there_in_whatever_pieces() {
-        let body: Vec<u8> = (0..50_000_u32).flat_map(|n| format!("\"actor:{n}\",\n").into_bytes()).collect();
+        let body: Vec<u8> =
+            (0..50_000_u32).flat_map(|n| format!("\"actor:{n}\",\n").into_bytes()).collect();
         for encoding in [Encoding::Gzip, Encoding::Zstd] {
             let whole = encoding.compress(&body).expect("memory");
             assert!(whole.len() < body.len() / 2, "{encoding:?}: {}", whole.len());
@@ -202,7 +203,10 @@ mod tests {
         };
         let bytes: Vec<u8> = (0..20_000).map(|_| random()).collect();
         assert!(looks_compressed(&bytes) && looks_compressed(&bytes[..MIN_ENCODED_BYTES]));
-        let base64: Vec<u8> = bytes.iter().map(|byte| b"ABCDEFGHIJKLMNOPabcdefghijklmnop"[usize::from(byte % 32)]).collect();
+        let base64: Vec<u8> = bytes
+            .iter()
+            .map(|byte| b"ABCDEFGHIJKLMNOPabcdefghijklmnop"[usize::from(byte % 32)])
+            .collect();
         assert!(!looks_compressed(&base64));
     }
 }

@@ -10,8 +10,8 @@ mod response;
 pub mod target;
 mod timing;
 
-pub(crate) use head::HeadScan;
 pub use encoding::Encoding;
+pub(crate) use head::HeadScan;
 pub use request::{Method, Request, RequestError, Version, host_name, is_local_host, parse};
 pub(crate) use response::{BackendFailure, HTML, JSON};
 pub use response::{ErrorBody, ResponseWriter};

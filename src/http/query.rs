@@ -59,7 +59,9 @@ impl Query {
     fn add(&mut self, name: Vec<u8>, value: &str) -> Result<(), String> {
         match &name[..] {
             b"key" => self.add_key(value),
-            b"keys" if value.is_empty() => Err("keys=A,B lists keys; the empty key is key=".to_owned()),
+            b"keys" if value.is_empty() => {
+                Err("keys=A,B lists keys; the empty key is key=".to_owned())
+            }
             b"keys" => {
                 self.has_list = true;
                 // A comma that is encoded belongs to a key.

@@ -4,10 +4,10 @@ use std::borrow::Cow;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
-use super::{ErrorBody, Request};
 use super::query::NamedKeys;
 pub(crate) use super::query::{Query, decode};
 use super::request::MAX_REQUEST_LINE_BYTES;
+use super::{ErrorBody, Request};
 
 /// Keys on one page of a listing unless `limit` says otherwise.
 const DEFAULT_PAGE_KEYS: usize = 10_000;
@@ -362,14 +362,22 @@ impl Query {
         let is_paged = format == Format::Html;
         let from = if is_paged { self.take("from") } else { None };
         let cursor = if is_paged && takes_cursor { self.cursor()? } else { None };
-        Ok(KeyQuery { key, database: self.database, field: self.take("field"), format, from, cursor })
+        Ok(KeyQuery {
+            key,
+            database: self.database,
+            field: self.take("field"),
+            format,
+            from,
+            cursor,
+        })
     }
 
     /// Takes the parameters of several keys.
     fn several(&mut self, keys: Vec<Vec<u8>>, format: Format) -> Result<KeysQuery, String> {
         // A browser that was not asked for a format gets JSON, too.
         if self.is_format_named && format != Format::Json {
-            return Err("several keys are answered as JSON: leave format out, or ask for one key".to_owned());
+            return Err("several keys are answered as JSON: leave format out, or ask for one key"
+                .to_owned());
         }
         if self.take("field").is_some() {
             return Err("a field is one of one key: ask for one key, or leave field out".to_owned());

@@ -97,7 +97,10 @@ fn a_link_leads_back_to_the_same_listing() {
     };
     let cursor = Cursor { run_id: "abc".to_owned(), position: 7 };
     let link = query.link(&cursor);
-    assert_eq!(link, "/%2D%2Fa%20b:?db=3&match=x%2A%26%FF&format=json&shape=array&limit=5&cursor=abc-7");
+    assert_eq!(
+        link,
+        "/%2D%2Fa%20b:?db=3&match=x%2A%26%FF&format=json&shape=array&limit=5&cursor=abc-7"
+    );
     let parsed = page(&link);
     assert_eq!((parsed.prefix, parsed.matching), (query.prefix, query.matching));
     assert_eq!((parsed.limit, parsed.cursor, parsed.is_array), (5, Some(cursor), true));
@@ -278,7 +281,8 @@ fn several_keys_keep_their_order_and_an_encoded_comma_belongs_to_a_key() {
 
 #[test]
 fn a_database_can_be_named_everywhere_and_links_keep_it() {
-    for (target, html) in [("/a?db=3", false), ("/?key=a:&db=3", true), ("/a?format=raw&db=3", false)]
+    for (target, html) in
+        [("/a?db=3", false), ("/?key=a:&db=3", true), ("/a?format=raw&db=3", false)]
     {
         match parse(target, html) {
             Ok(Target::Key(query, None)) => assert_eq!(query.database, Some(3), "{target}"),
@@ -291,7 +295,9 @@ fn a_database_can_be_named_everywhere_and_links_keep_it() {
         }
         other => panic!("{other:?}"),
     }
-    assert!(matches!(parse("/?keys=a&db=0", false), Ok(Target::Keys(query)) if query.database == Some(0)));
+    assert!(
+        matches!(parse("/?keys=a&db=0", false), Ok(Target::Keys(query)) if query.database == Some(0))
+    );
     for key in [&b"a"[..], b"a:", b""] {
         for parameters in [&[][..], &[("field", &b"f"[..])]] {
             let link = link_to_key(key, Some(7), parameters).expect("a link");

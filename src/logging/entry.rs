@@ -150,7 +150,10 @@ impl fmt::Display for Event {
             }) => {
                 let (backend, user) = (backend.as_deref().unwrap_or("-"), shown_user(user));
                 let forwarded = forwarded_for.map(|ip| format!(" for={ip}")).unwrap_or_default();
-                write!(f, "{client}{forwarded}{user} {method} {target} {status} {backend} {ms:.3}ms")
+                write!(
+                    f,
+                    "{client}{forwarded}{user} {method} {target} {status} {backend} {ms:.3}ms"
+                )
             }
             Self::Refused { client, status, .. } => write!(f, "{client} refused {status}"),
             Self::Held { seconds } => {

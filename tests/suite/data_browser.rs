@@ -210,7 +210,11 @@ fn who_does_not_ask_for_html_gets_json_as_ever() {
             (path.to_owned(), "Accept: text/html;q=0", false),
             (path.to_owned(), "accept: application/json, Text/HTML;q=0.1", false),
             (path.to_owned(), "accept: application/json;q=0.5, Text/HTML", true),
-            (path.to_owned(), "Accept: text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", false),
+            (
+                path.to_owned(),
+                "Accept: text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2",
+                false,
+            ),
             (path.to_owned(), "Accept: text/html", true),
             (with_format(path, "html"), "Accept: */*", true),
             (with_format(path, "json"), "Accept: text/html", false),

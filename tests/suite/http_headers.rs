@@ -11,7 +11,10 @@ use crate::users::{Files, acl_file};
 fn start(arguments: &[&str]) -> (RedisServer, Balancer) {
     let server = RedisServer::start();
     let mut pipe = redis::pipe();
-    pipe.set("key:1", "v").set("long", "x".repeat(1_000_000)).exec(&mut server.connect()).expect("it");
+    pipe.set("key:1", "v")
+        .set("long", "x".repeat(1_000_000))
+        .exec(&mut server.connect())
+        .expect("it");
     let lb = Balancer::start_with(&[&server], arguments);
     (server, lb)
 }
@@ -29,8 +32,16 @@ fn times(answer: &Answer) -> (f64, f64, String) {
 #[test]
 fn an_answer_says_how_long_the_server_and_the_whole_took() {
     let (server, lb) = start(&[]);
-    for path in ["/key:1", "/key:1", "/none", "/", "/?keys=key:1,b", "/key:1?format=html", "/long", "/key:1?format=raw"]
-    {
+    for path in [
+        "/key:1",
+        "/key:1",
+        "/none",
+        "/",
+        "/?keys=key:1,b",
+        "/key:1?format=html",
+        "/long",
+        "/key:1?format=raw",
+    ] {
         let (redis, total, name) = times(&lb.get(path));
         assert!(redis <= total && total < 10_000.0, "{path}: {redis} {total}");
         assert_eq!(name, server.address(), "{path}");
@@ -58,7 +69,8 @@ const PAGE: &str = "Origin: https://app.example";
 fn pages_of_an_origin_that_is_named_may_read_and_no_others() {
     let (_server, lb) = start(&["--cors-origin", "https://app.example,http://localhost:5173"]);
     let allowed = |answer: &Answer| answer.header("access-control-allow-origin").map(str::to_owned);
-    for path in ["/key:1", "/none", "/", "/-/status.json", "/-/health", "/?limit=x", "/favicon.ico"] {
+    for path in ["/key:1", "/none", "/", "/-/status.json", "/-/health", "/?limit=x", "/favicon.ico"]
+    {
         let answer = lb.request("GET", path, &[PAGE]);
         assert_eq!(allowed(&answer).as_deref(), Some("https://app.example"), "{path}");
         assert!(varies_by_origin(&answer), "{path}: {answer:?}");
@@ -66,7 +78,11 @@ fn pages_of_an_origin_that_is_named_may_read_and_no_others() {
         assert!(exposed.contains("X-Served-By") && exposed.contains("ETag"), "{exposed}");
         for other in ["Origin: https://evil.example", "Origin: null", "Accept: */*"] {
             let answer = lb.request("GET", path, &[other]);
-            assert_eq!((allowed(&answer), varies_by_origin(&answer)), (None, true), "{path} {other}");
+            assert_eq!(
+                (allowed(&answer), varies_by_origin(&answer)),
+                (None, true),
+                "{path} {other}"
+            );
         }
     }
     let (_server, open) = start(&["--cors-origin", "*"]);
@@ -74,7 +90,11 @@ fn pages_of_an_origin_that_is_named_may_read_and_no_others() {
     assert_eq!((allowed(&answer).as_deref(), varies_by_origin(&answer)), (Some("*"), false));
     let (_server, closed) = start(&[]);
     let answer = closed.request("GET", "/key:1", &[PAGE]);
-    assert_eq!((allowed(&answer), varies_by_origin(&answer)), (None, false), "off unless asked for");
+    assert_eq!(
+        (allowed(&answer), varies_by_origin(&answer)),
+        (None, false),
+        "off unless asked for"
+    );
 }
 
 fn varies_by_origin(answer: &Answer) -> bool {
@@ -88,7 +108,8 @@ fn a_browser_that_asks_first_is_told_what_a_page_may_send() {
     let path = files.write("users.acl", &acl_file(&[("app", "on >secret ~* +@read")]));
     let arguments = ["--cors-origin", "https://app.example", "--users-file", &path];
     let lb = Balancer::start_with(&[&server], &arguments);
-    let question = ["Access-Control-Request-Method: GET", "Access-Control-Request-Headers: authorization"];
+    let question =
+        ["Access-Control-Request-Method: GET", "Access-Control-Request-Headers: authorization"];
     let mut client = lb.client();
     for path in ["/key:1", "/", "*", "/-/status.json"] {
         let lines = [&[PAGE][..], &question, &["Host: localhost"]].concat().join("\r\n");
@@ -177,8 +198,13 @@ fn a_long_answer_is_compressed_for_whoever_asks_for_it() {
         paths.push((format!("/text:{length}?format=raw"), is_long));
         paths.push((format!("/noise:{length}?format=raw"), false));
     }
-    for path in ["/?match=text:*", "/?keys=text:1500,text:20000", "/?format=html", "/-/", "/text:5000?format=html"]
-    {
+    for path in [
+        "/?match=text:*",
+        "/?keys=text:1500,text:20000",
+        "/?format=html",
+        "/-/",
+        "/text:5000?format=html",
+    ] {
         paths.push((path.to_owned(), true));
     }
     for (path, is_compressed) in paths {
@@ -196,8 +222,14 @@ fn a_long_answer_is_compressed_for_whoever_asks_for_it() {
                 let answer = lb.request("GET", &path, &[&header]);
                 let expected = encoding.filter(|_| is_compressed);
                 assert_eq!(answer.header("content-encoding"), expected, "{path} {asked} {round}");
-                assert!(answer.is_whole && decoded(&answer) == plain.body || path.starts_with("/-/"), "{path} {asked}");
-                assert!(expected.is_none() || answer.body.len() < plain.body.len(), "{path} {asked}");
+                assert!(
+                    answer.is_whole && decoded(&answer) == plain.body || path.starts_with("/-/"),
+                    "{path} {asked}"
+                );
+                assert!(
+                    expected.is_none() || answer.body.len() < plain.body.len(),
+                    "{path} {asked}"
+                );
                 if !["/-/"].contains(&&*path) {
                     let vary = answer.header("vary").expect("Vary");
                     assert!(vary.contains("Accept-Encoding"), "{path}: {vary}");
@@ -241,7 +273,8 @@ fn compression_can_be_turned_off_and_curl_undoes_it() {
     let lb = Balancer::start(&[&server]);
     for path in ["/text:20000", "/text:3000000", "/?match=text:*"] {
         let url = lb.url(path);
-        let curl = Command::new("curl").args(["-sSf", "--compressed", &url]).output().expect("curl");
+        let curl =
+            Command::new("curl").args(["-sSf", "--compressed", &url]).output().expect("curl");
         assert!(curl.stdout == lb.get(path).body, "{path}");
     }
     let mut client = lb.client();

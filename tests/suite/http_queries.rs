@@ -45,8 +45,10 @@ fn several_keys_are_one_answer_in_the_order_asked_for() {
     }
     server.command(&["SET", "a,b", "comma"]);
     server.command(&["SET", "", "empty"]);
-    for path in ["/?keys=zset,hash,missing,string,list,set,stream", "/?key=zset&key=hash&key=missing&key=string&key=list&key=set&key=stream"]
-    {
+    for path in [
+        "/?keys=zset,hash,missing,string,list,set,stream",
+        "/?key=zset&key=hash&key=missing&key=string&key=list&key=set&key=stream",
+    ] {
         let answer = lb.get(path);
         assert_eq!(
             names(&answer),
@@ -67,7 +69,8 @@ fn several_keys_are_one_answer_in_the_order_asked_for() {
     assert_eq!(ok(&lb, "/?keys=string,string")["count"], 1, "each key comes once");
     assert_eq!(ok(&lb, "/?keys=none")["data"], json!({"none": null}));
     server.command(&[&b"SET"[..], b"\xff", b"bytes"]);
-    let expected = json!([{"key": {"base64": "/w=="}, "value": "bytes"}, {"key": "none", "value": null}]);
+    let expected =
+        json!([{"key": {"base64": "/w=="}, "value": "bytes"}, {"key": "none", "value": null}]);
     assert_eq!(ok(&lb, "/?keys=%ff,none")["data"], expected);
 }
 
@@ -244,7 +247,8 @@ fn a_database_can_be_named_in_the_query() {
     let mut client = own.client();
     for round in 0..5 {
         for number in 1..10 {
-            let (zero, three) = (json!(format!("zero {number}")), json!({"name": format!("three {number}")}));
+            let (zero, three) =
+                (json!(format!("zero {number}")), json!({"name": format!("three {number}")}));
             let mut read = |query: &str| client.get(&format!("/k:{number}{query}")).json();
             assert_eq!(read(""), zero, "{round}");
             assert_eq!(read("?db=3"), three, "{round}");
@@ -276,8 +280,13 @@ fn a_database_can_be_named_in_the_query() {
 fn a_database_that_there_is_not_is_named() {
     let server = with_databases();
     let lb = Balancer::start(&[&server]);
-    for path in ["/k:1?db=16", "/?db=16", "/?keys=a,b&db=16", "/k:1?db=16&format=raw", "/?key=a&db=2147483647"]
-    {
+    for path in [
+        "/k:1?db=16",
+        "/?db=16",
+        "/?keys=a,b&db=16",
+        "/k:1?db=16&format=raw",
+        "/?key=a&db=2147483647",
+    ] {
         for _ in 0..3 {
             let why = error(&lb.get(path), 400);
             assert!(why.contains("no such database") && why.contains(&server.address()), "{why}");
@@ -352,9 +361,8 @@ fn a_user_may_read_a_database_that_it_may_select() {
         lb.request("GET", path, &[&basic(&format!("{user}:secret"))]).status
     };
     for path in ["/k:1", "/?keys=k:1", "/"] {
-        let with = |number: u8| {
-            format!("{path}{}db={number}", if path.contains('?') { '&' } else { '?' })
-        };
+        let with =
+            |number: u8| format!("{path}{}db={number}", if path.contains('?') { '&' } else { '?' });
         assert_eq!((status(path, "three"), status(path, "own")), (200, 200), "{path}");
         assert_eq!((status(&with(3), "three"), status(&with(3), "own")), (200, 403), "{path}");
         assert_eq!((status(&with(1), "three"), status(&with(1), "own")), (403, 403), "{path}");

@@ -83,7 +83,8 @@ fn an_empty_database_is_an_empty_page() {
         let text = String::from_utf8_lossy(&answer.body).into_owned();
         let is_all = ["/", "/?limit=1"].contains(&path);
         let total = if is_all { "  \"total\": 0,\n" } else { "" };
-        let expected = format!("{{\n  \"data\": {{}},\n  \"count\": 0,\n{total}  \"next\": null\n}}\n");
+        let expected =
+            format!("{{\n  \"data\": {{}},\n  \"count\": 0,\n{total}  \"next\": null\n}}\n");
         assert_eq!(text, expected, "{path}");
         assert_eq!(answer.served_by(), server.address());
     }

@@ -55,8 +55,19 @@ fn the_description_is_served_and_names_what_there_is() {
     let parameters = described["components"]["parameters"].as_object().expect("parameters");
     let names: Vec<&str> = parameters.values().filter_map(|one| one["name"].as_str()).collect();
     for name in [
-        "key", "keys", "field", "format", "match", "search", "limit", "cursor", "shape", "db",
-        "from", "since", "Max-Staleness",
+        "key",
+        "keys",
+        "field",
+        "format",
+        "match",
+        "search",
+        "limit",
+        "cursor",
+        "shape",
+        "db",
+        "from",
+        "since",
+        "Max-Staleness",
     ] {
         assert!(names.contains(&name), "{name}");
     }

@@ -5,16 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::balanced::HttpRead;
-use super::response::{
-    Caching, SentResponse, add_backend_headers, add_timing, begin, complete,
-};
+use super::response::{Caching, SentResponse, add_backend_headers, add_timing, begin, complete};
 use super::shared_read::{is_read_at_once, write_reply};
 use crate::backend::Class;
 use crate::balance::Balancer;
 use crate::cache::{Cache, CachedRead, Entry, Found, Page, ReadElsewhere, Tracker};
 use crate::health::Member;
-use crate::http::target::KeyQuery;
 use crate::http;
+use crate::http::target::KeyQuery;
 use crate::metrics::Outcome;
 use crate::resp::value_type::ValueType;
 use crate::resp::{CommandBuilder, CommandParser, Protocol, command};

@@ -287,8 +287,7 @@ pub(super) fn route(
     let target = target::parse_request(request);
     // Probes name the host by whatever address they reach it.
     let is_open = matches!(&target, Ok(Target::Admin(target)) if target.is_open());
-    let is_unknown =
-        |host: &String| !is_open && !is_served_host(host, config, endpoint);
+    let is_unknown = |host: &String| !is_open && !is_served_host(host, config, endpoint);
     if request.host.as_ref().is_some_and(is_unknown) {
         let why = "this Host is not served here; --allow-host NAME adds it";
         return Err(LocalResponse::error(421, why));

@@ -168,8 +168,8 @@ pub(super) fn write_values<'q, W: Write>(
         let from = exchange.replies()?;
         let infos = keys.iter().map(|_| KeyInfo::read(from)).collect::<Result<Vec<_>, _>>()?;
         let mut looked_at = keys.iter().zip(&infos);
-        let denied = looked_at
-            .find_map(|(key, info)| denial_of(key, None, info.value_type(), rights));
+        let denied =
+            looked_at.find_map(|(key, info)| denial_of(key, None, info.value_type(), rights));
         if let Some(denied) = denied {
             return Ok(Some(denied));
         }

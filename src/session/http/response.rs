@@ -162,11 +162,7 @@ impl LocalResponse {
 }
 
 /// Begins the response to a request, with what is the same for all of them.
-pub(super) fn begin<W: Write>(
-    out: W,
-    request: &Request,
-    balancer: &Balancer,
-) -> ResponseWriter<W> {
+pub(super) fn begin<W: Write>(out: W, request: &Request, balancer: &Balancer) -> ResponseWriter<W> {
     let keep_alive = !balancer.is_draining();
     let mut response = ResponseWriter::new(out, request, keep_alive, SystemTime::now);
     let config = balancer.config();

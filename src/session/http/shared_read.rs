@@ -11,9 +11,7 @@ use std::time::Instant;
 
 use super::balanced::HttpRead;
 use super::freshness;
-use super::response::{
-    Caching, SentResponse, add_backend_headers, add_timing, begin, complete,
-};
+use super::response::{Caching, SentResponse, add_backend_headers, add_timing, begin, complete};
 use crate::backend::Class;
 use crate::backend::reply_router::{Progress, Sink};
 use crate::backend::shared::{ClientReplyRouter, Entry, SharedConnection, SharedFailure};
@@ -84,13 +82,8 @@ impl SharedReads {
         let sent_at = Instant::now();
         self.sink.client.note_lease(read.lease.as_ref());
         let backend_of_read = Arc::clone(&backend);
-        let sent = SentRead {
-            read,
-            backend: backend_of_read,
-            value_type,
-            sent_at,
-            is_for_session: false,
-        };
+        let sent =
+            SentRead { read, backend: backend_of_read, value_type, sent_at, is_for_session: false };
         lock(&self.sink.state).sent = Some(sent);
         let entry = Entry {
             router: Arc::clone(&self.router),
@@ -178,10 +171,11 @@ impl SharedReads {
         }
         self.under_way = None;
         let unserved = left.or(self.router.take_back().1);
-        let SentRead { mut read, backend, sent_at, is_for_session, .. } = match self.sink.take_back() {
-            Ok(unsent) => return ReadProgress::Responded(unsent),
-            Err(sent) => sent,
-        };
+        let SentRead { mut read, backend, sent_at, is_for_session, .. } =
+            match self.sink.take_back() {
+                Ok(unsent) => return ReadProgress::Responded(unsent),
+                Err(sent) => sent,
+            };
         self.sink.client.note_lease(None);
         // A read on a shared connection was expected to be quick.
         let class = if unserved.is_some() { Class::Quick } else { read.profile.class };

@@ -4,7 +4,8 @@ use std::io::Write;
 use std::time::Duration;
 
 use super::page::{
-    Element, Frame, count, link, link_if_any, parts, shortened_to, size, write_facts, write_next_link,
+    Element, Frame, count, link, link_if_any, parts, shortened_to, size, write_facts,
+    write_next_link,
 };
 use crate::balance::cursor::MAX_SCAN_COUNT;
 use crate::http::target::{KeyQuery, link_to_key};
