@@ -29,7 +29,7 @@ use crate::session::client::{ClientSocket, TICK};
 use crate::sync::{Mutex, lock};
 
 /// Longest body that the thread of a shared connection compresses: that takes it a tenth of a millisecond, for which other
-/// clients wait. A longer one is read once more, by the thread of its client.
+/// clients wait. A longer one is compressed by the thread of its client.
 const MAX_COMPRESSED_HERE: usize = 8 * 1024;
 
 /// One client's reads on shared connections, one at a time.
@@ -170,12 +170,17 @@ impl SharedReads {
             }
         }
         self.under_way = None;
-        let unserved = left.or(self.router.take_back().1);
-        let SentRead { mut read, backend, sent_at, is_for_session, .. } =
-            match self.sink.take_back() {
-                Ok(unsent) => return ReadProgress::Responded(unsent),
-                Err(sent) => sent,
-            };
+        let (replies, failure) = self.router.take_back();
+        let unserved = left.or(failure);
+        // What the shared connection's thread has left to this one is here.
+        let responded = self.sink.take_back().or_else(|sent| match unserved {
+            None if sent.is_for_session => self.sink.respond(sent, &replies.unsent, usize::MAX),
+            _ => Err(sent),
+        });
+        let SentRead { mut read, backend, sent_at, .. } = match responded {
+            Ok(unsent) => return ReadProgress::Responded(unsent),
+            Err(sent) => sent,
+        };
         self.sink.client.note_lease(None);
         // A read on a shared connection was expected to be quick.
         let class = if unserved.is_some() { Class::Quick } else { read.profile.class };
@@ -192,7 +197,6 @@ impl SharedReads {
             }
             Some(SharedFailure::Stale) => {}
             Some(SharedFailure::Lost) => failover.connection_lost(&backend),
-            None if is_for_session => {}
             // The hint was wrong, or the value is long.
             Some(SharedFailure::LongReply) | None => {
                 if let Some(query) = read.whole_value() {
@@ -257,8 +261,50 @@ impl ResponseSink {
         }
     }
 
+    /// Makes the response of the reply, and gives the client of it what its socket takes at once; returns the rest. Returns
+    /// the read if this reply is not enough for that, or more than `max_compressed` bytes would have to be compressed.
+    fn respond(
+        &self,
+        mut sent: SentRead,
+        reply: &[u8],
+        max_compressed: usize,
+    ) -> Result<UnsentEnd, SentRead> {
+        let Some((mut response, mut bytes)) = self.response(&mut sent, reply, max_compressed)
+        else {
+            return Err(sent);
+        };
+        let SentRead { read, backend, sent_at, value_type, .. } = sent;
+        let HttpRead { request, caller, began, lease, key, .. } = *read;
+        let time = sent_at.elapsed();
+        if let Some(key) = key.filter(|_| value_type != ValueType::String) {
+            self.balancer.slow_lane.record_late(backend.id, sent_at, &[key], time);
+        }
+        let (length, is_last) = (bytes.len(), !response.keep_alive);
+        let (metrics, target) = (&self.balancer.metrics, request.target.as_bytes());
+        let answered_by = Some((&backend.metrics, time));
+        complete(metrics, self.address, target, answered_by, length as u64, Outcome::Answered);
+        self.client.note_lease(None);
+        drop(lease);
+        let stream = &self.client.stream;
+        // Some clients wait for the end of our side after the last response.
+        let taken = if is_last { stream.send_last(&bytes) } else { stream.send_now(&bytes) };
+        let taken = taken.unwrap_or_else(|error| {
+            response.cut = Some(error.to_string());
+            length
+        });
+        let unsent = UnsentEnd { bytes: bytes.split_off(taken), is_last };
+        caller.charge(length as u64);
+        response.log(&self.balancer, self.address, &request, &caller, began, length as u64);
+        Ok(unsent)
+    }
+
     /// Makes the whole response; `None` if this reply is not enough for that, or it takes too long here.
-    fn response(&self, sent: &mut SentRead, reply: &[u8]) -> Option<(SentResponse, Vec<u8>)> {
+    fn response(
+        &self,
+        sent: &mut SentRead,
+        reply: &[u8],
+        max_compressed: usize,
+    ) -> Option<(SentResponse, Vec<u8>)> {
         let SentRead { read, backend, value_type, sent_at, is_for_session } = sent;
         let mut response = begin(io::sink(), &read.request, &self.balancer);
         add_backend_headers(&mut response, backend, Caching::of(&self.balancer));
@@ -266,7 +312,7 @@ impl ResponseSink {
         freshness::add_header(&mut response, read.staleness);
         response.header("Content-Type", http::JSON);
         let digest = write_reply(*value_type, reply, read.whole_value()?, &mut response)?;
-        *is_for_session = response.bytes_to_compress() > MAX_COMPRESSED_HERE;
+        *is_for_session = response.bytes_to_compress() > max_compressed;
         if *is_for_session {
             return None;
         }
@@ -317,33 +363,16 @@ pub(super) fn write_reply<W: Write>(
 impl Sink for ResponseSink {
     fn send_now(&self, reply: &[u8]) -> io::Result<usize> {
         let mut state = lock(&self.state);
-        let Some(mut sent) = state.sent.take() else { return Ok(0) };
-        let Some((mut response, mut bytes)) = self.response(&mut sent, reply) else {
-            state.sent = Some(sent);
-            return Ok(0);
-        };
-        let SentRead { read, backend, sent_at, value_type, .. } = sent;
-        let HttpRead { request, caller, began, lease, key, .. } = *read;
-        let time = sent_at.elapsed();
-        if let Some(key) = key.filter(|_| value_type != ValueType::String) {
-            self.balancer.slow_lane.record_late(backend.id, sent_at, &[key], time);
+        let Some(sent) = state.sent.take() else { return Ok(0) };
+        match self.respond(sent, reply, MAX_COMPRESSED_HERE) {
+            Ok(unsent) => {
+                state.unsent = unsent;
+                Ok(reply.len())
+            }
+            Err(sent) => {
+                state.sent = Some(sent);
+                Ok(0)
+            }
         }
-        let (length, is_last) = (bytes.len(), !response.keep_alive);
-        let (metrics, target) = (&self.balancer.metrics, request.target.as_bytes());
-        let answered_by = Some((&backend.metrics, time));
-        complete(metrics, self.address, target, answered_by, length as u64, Outcome::Answered);
-        self.client.note_lease(None);
-        drop(lease);
-        let stream = &self.client.stream;
-        // Some clients wait for the end of our side after the last response.
-        let sent = if is_last { stream.send_last(&bytes) } else { stream.send_now(&bytes) };
-        let sent = sent.unwrap_or_else(|error| {
-            response.cut = Some(error.to_string());
-            length
-        });
-        state.unsent = UnsentEnd { bytes: bytes.split_off(sent), is_last };
-        caller.charge(length as u64);
-        response.log(&self.balancer, self.address, &request, &caller, began, length as u64);
-        Ok(reply.len())
     }
 }
