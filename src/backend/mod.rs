@@ -192,6 +192,12 @@ impl Backend {
         Mode { database: self.address.database(), protocol: Protocol::Resp2 }
     }
 
+    /// Returns the mode of our own requests in this database, or that of the backend's URL if it is `None`.
+    pub fn mode_in(&self, database: Option<i64>) -> Mode {
+        let own = self.own_mode();
+        Mode { database: database.unwrap_or(own.database), ..own }
+    }
+
     /// Sends `commands` on an idle connection of that mode, or a new one, and waits for the first
     /// byte of the reply. A stale connection is replaced once, as `backend/connection.rs` tells.
     ///

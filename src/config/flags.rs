@@ -15,6 +15,7 @@ use super::address::DEFAULT_BACKENDS;
 use super::backend_tls::{BackendTlsFlags, server_name};
 use super::control::{CtlArgs, SocketOwner, control_path};
 use super::hints::{self, Program};
+use super::http::HttpFlags;
 use super::rewrite::Rewrite;
 use super::role::Role;
 use super::tls::TlsFlags;
@@ -377,6 +378,10 @@ pub struct Flags {
     #[arg(help_heading = CLIENTS)]
     #[arg(long = "allow-host", env = "LB_ALLOW_HOSTS", value_name = "NAME", value_delimiter = ',')]
     pub(super) allow_hosts: Vec<String>,
+
+    /// HTTP.
+    #[command(flatten)]
+    pub http: HttpFlags,
 }
 
 #[derive(Debug, Subcommand)]

@@ -11,6 +11,7 @@ mod file_backends;
 mod file_users;
 mod flags;
 pub mod hints;
+mod http;
 mod keys;
 mod listen;
 mod live;
@@ -52,7 +53,7 @@ pub use self::live::LiveConfig;
 use self::source::{BackendEntry, SourceConfig};
 use self::users::{UserSources, UsersConfig};
 pub use self::values::{NAMESERVER_PORT, OnGap};
-use crate::http;
+use crate::http::host_name;
 use crate::net::backend_stream::BackendTls;
 use crate::net::tls::TlsError;
 use crate::net::tls::listener::ListenerTls;
@@ -126,7 +127,7 @@ pub struct Config {
     pub admin_listen: Option<SocketAddr>,
     /// The servers and the sources of servers: at least one, and none twice.
     pub backends: Vec<BackendEntry>,
-    /// Host names that are served on loopback besides the local ones, as [`http::host_name`] returns
+    /// Host names that are served on loopback besides the local ones, as [`host_name`] returns
     /// them.
     pub allow_hosts: Vec<String>,
     /// The users who may log in.
@@ -341,7 +342,7 @@ impl Config {
             _ => user_sources(&flags, file).read(&mut warnings)?,
         };
         let admin_listen = flags.admin_listen.as_ref();
-        let host_name = |name: &String| http::host_name(name).into_owned();
+        let to_host_name = |name: &String| host_name(name).into_owned();
         let backend_source = given.source_with(BACKEND, file);
         let in_file = file.and_then(|file| file.backends.as_ref());
         let (mut backends, backend_origins) = match (&backend_source, in_file) {
@@ -368,7 +369,7 @@ impl Config {
                 .map(|text| listen::address("--admin-listen", text))
                 .transpose()?,
             backends,
-            allow_hosts: flags.allow_hosts.iter().map(host_name).collect(),
+            allow_hosts: flags.allow_hosts.iter().map(to_host_name).collect(),
             users,
             listener_tls: None,
             flags,
@@ -394,6 +395,7 @@ fn check_together(flags: &Flags) -> Result<(), String> {
     if flags.no_cache.len() > MAX_CACHE_PATTERNS {
         return Err(format!("--no-cache: at most {MAX_CACHE_PATTERNS} patterns"));
     }
+    flags.http.check()?;
     flags.tls.check()
 }
 
