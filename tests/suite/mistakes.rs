@@ -28,14 +28,18 @@ fn stranger(answer: Option<&'static [u8]>, speaks_first: bool) -> String {
     thread::spawn(move || {
         let mut open = Vec::new();
         for mut client in listener.incoming().map_while(Result::ok) {
+            let Some(answer) = answer else {
+                open.push(client);
+                continue;
+            };
+            // The client may be gone already. What it asks is read before the end, which would else be a reset.
             let mut asked = [0; 512];
-            // It may be gone already.
-            if !speaks_first {
-                let _ = client.read(&mut asked);
+            if speaks_first {
+                let _ = client.write_all(answer);
             }
-            match answer {
-                Some(answer) => _ = client.write_all(answer),
-                None => open.push(client),
+            let _ = client.read(&mut asked);
+            if !speaks_first {
+                let _ = client.write_all(answer);
             }
         }
     });
