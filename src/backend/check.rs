@@ -7,14 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::connection::Connection;
 use super::report::{Keys, Report};
+use super::stranger::Stranger;
 use super::{Backend, BackendError, MAX_INFO_BYTES, WaitPolicy, is_not_permitted};
 use crate::resp::{self, command, reply};
-
-/// First byte of an alert of TLS (RFC 8446, section 5.1). No reply of Redis begins with it.
-const TLS_ALERT: u8 = 21;
-
-/// Reason why nothing is read from a server that answers plain text with an alert of TLS.
-const SPEAKS_TLS: &str = "it speaks TLS there: its URL begins with rediss://";
 
 impl Backend {
     /// Asks for its state, on the connection that was `kept` for that. It has until `deadline`; a
@@ -37,12 +32,14 @@ impl Backend {
         let mut questions = Vec::new();
         ["PING", "INFO", "DBSIZE"].iter().for_each(|name| command(name).append_to(&mut questions));
         let sent = connection.send(&questions);
+        let sent = sent.map_err(|error| error.of_first("PING"));
         sent.map_err(|error| if is_new { self.with_hint(error) } else { error })?;
-        if connection.buffered().first() == Some(&TLS_ALERT) {
-            return Err(BackendError::Protocol(SPEAKS_TLS.to_owned()));
-        }
+        connection.expect_redis(b"+-")?;
         let not_ready = match reply::simple(connection.replies()) {
-            Ok(_) => None,
+            Ok(status) => match Stranger::of_pong(&status) {
+                Some(stranger) => return Err(BackendError::Stranger(stranger)),
+                None => None,
+            },
             Err(resp::Error::Redis(text)) => match text.split(' ').next() {
                 // It has no data to read (yet).
                 Some("LOADING" | "MASTERDOWN") => Some(text),

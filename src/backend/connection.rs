@@ -17,6 +17,7 @@ use super::error::{BackendError, is_timeout};
 use super::large_values::Turn;
 use super::pool::{MAX_PINNED_PERCENT, MAX_WAITING_PERCENT, Permit};
 use super::socket::{BackendSocket, Timeouts, WaitPolicy};
+use super::stranger::Stranger;
 use super::{Mode, unable};
 use crate::net::backend_stream::BackendStream;
 use crate::net::tls::TlsError;
@@ -164,9 +165,11 @@ impl Connection {
         next.ok_or_else(|| BackendError::Lost(io::ErrorKind::UnexpectedEof.into()))
     }
 
-    /// Returns the bytes that were received and not read yet.
-    pub(super) fn buffered(&self) -> &[u8] {
-        self.reader.buffer()
+    /// Fails if the answer that has begun is none of a Redis server: `kinds` are the first bytes of the replies that the
+    /// first command may have.
+    pub(super) fn expect_redis(&self, kinds: &[u8]) -> Result<(), BackendError> {
+        Stranger::of(self.reader.buffer(), kinds)
+            .map_or(Ok(()), |stranger| Err(BackendError::Stranger(stranger)))
     }
 
     /// Returns whether there are bytes that were received and not read yet.

@@ -106,6 +106,7 @@ impl Backend {
         }
         connection.set_wait_policy(wait_policy.clone(), waited + began.elapsed());
         connection.send(&setup)?;
+        connection.expect_redis(b"$-")?;
         let (run_id, is_cluster_node) = read_server_info(connection.replies())?;
         let admitted = self.timeouts.supervisor.admit(run_id.as_deref().unwrap_or_default());
         admitted.map_err(BackendError::Syncing)?;
@@ -142,7 +143,8 @@ impl Backend {
         connection.set_wait_policy(wait_policy, waited);
         if let Some(password) = self.address.password() {
             let auth = command("AUTH").args(self.address.username()).arg(password);
-            connection.send(&auth.into_bytes())?;
+            connection.send(&auth.into_bytes()).map_err(|error| error.of_first("AUTH"))?;
+            connection.expect_redis(b"+-")?;
             reply::simple(connection.replies()).map_err(|error| without(error, password))?;
         }
         Ok(connection)

@@ -4,6 +4,7 @@ use std::io;
 
 use rustix::io::Errno;
 
+use super::stranger::Stranger;
 use super::unable::{Inability, inability};
 use crate::net::tls::TlsError;
 use crate::resp;
@@ -36,6 +37,9 @@ pub enum BackendError {
     /// It said nothing for too long, before or within a reply.
     #[error("timed out")]
     TimedOut,
+    /// It has accepted a connection and said nothing to the first command, which is named.
+    #[error("no answer to {0}")]
+    Silent(&'static str),
     /// The connection broke.
     #[error("connection lost: {0}")]
     Lost(io::Error),
@@ -45,6 +49,9 @@ pub enum BackendError {
     /// It sent bytes that are no Redis reply.
     #[error("{0}")]
     Protocol(String),
+    /// It is no Redis server, as its first answer tells.
+    #[error("{0}")]
+    Stranger(Stranger),
     /// It answered with an error.
     #[error("answered: {0}")]
     Redis(String),
@@ -99,10 +106,10 @@ impl BackendError {
         }
     }
 
-    /// Turns a TLS handshake that takes too long into the silence that it is for a read.
+    /// Turns a TLS handshake or a login that takes too long into the silence that it is for a read.
     pub(super) fn of_read(self) -> Self {
         match self {
-            Self::Tls(TlsError::TimedOut) => Self::TimedOut,
+            Self::Tls(TlsError::TimedOut) | Self::Silent(_) => Self::TimedOut,
             error => error,
         }
     }
@@ -127,6 +134,14 @@ impl BackendError {
             // It is good for other reads.
             Self::Redis(text) => inability(text) != Some(Inability::Request),
             _ => true,
+        }
+    }
+
+    /// Turns a silence after this command, the first on a connection, into one that names it.
+    pub(super) fn of_first(self, command: &'static str) -> Self {
+        match self {
+            Self::TimedOut => Self::Silent(command),
+            error => error,
         }
     }
 
@@ -168,7 +183,8 @@ impl BackendError {
     /// Returns whether the backend was asked and was silent. Without a connection for the request, or
     /// without a turn, it was not asked.
     pub fn is_unanswered(&self) -> bool {
-        let is_silent = matches!(self, Self::TimedOut | Self::Stuck | Self::Unresponsive);
+        let is_silent =
+            matches!(self, Self::TimedOut | Self::Silent(_) | Self::Stuck | Self::Unresponsive);
         is_silent || matches!(self, Self::Tls(TlsError::TimedOut))
     }
 

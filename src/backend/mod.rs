@@ -1,5 +1,6 @@
 //! One Redis server: its address, the connections to it, and the meaning of its answers.
 
+mod advice;
 mod check;
 mod commands;
 mod connection;
@@ -19,6 +20,7 @@ mod report;
 pub(crate) mod shared;
 mod shared_reader;
 mod socket;
+mod stranger;
 pub(crate) mod subscriptions;
 mod supervisor;
 #[cfg(test)]
@@ -34,6 +36,7 @@ use std::time::{Duration, Instant};
 
 use rustls_pki_types::CertificateDer;
 
+pub(crate) use self::advice::{advice_on_failure, advice_on_unserved};
 pub(crate) use self::check::read_server_info;
 pub(crate) use self::connection::STALE_TIME;
 pub use self::connection::{Connection, PooledConnection};
@@ -52,6 +55,7 @@ pub(crate) use self::report::{STEADY_KEYS_AT_ONCE, is_below_half, lacks};
 use self::shared::SharedConnection;
 pub(crate) use self::shared_reader::HELD_REPLY_BYTES;
 pub use self::socket::{Timeouts, WaitPolicy};
+pub(crate) use self::stranger::Stranger;
 use self::subscriptions::SubscriptionConnection;
 pub use self::supervisor::{Class, PendingRead, Supervisor};
 use self::type_hints::TypeHints;
@@ -186,6 +190,12 @@ impl Backend {
     /// Returns the mode of our own requests, in the database of the backend's URL.
     pub fn own_mode(&self) -> Mode {
         Mode { database: self.address.database(), protocol: Protocol::Resp2 }
+    }
+
+    /// Returns the mode of our own requests in this database, or that of the backend's URL if it is `None`.
+    pub fn mode_in(&self, database: Option<i64>) -> Mode {
+        let own = self.own_mode();
+        Mode { database: database.unwrap_or(own.database), ..own }
     }
 
     /// Sends `commands` on an idle connection of that mode, or a new one, and waits for the first

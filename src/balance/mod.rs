@@ -30,4 +30,5 @@ pub(crate) use self::lease::Lease;
 pub use self::overlay::Overlay;
 pub use self::rebalance::start_rebalancing;
 pub(crate) use self::registry::Backends;
+pub(crate) use self::subscribers::why_outranked;
 pub(crate) use self::table::ConnectionTable;

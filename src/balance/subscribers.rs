@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::rows::LeaseTerms;
+use crate::backend::BackendError;
 use crate::health::BackendState;
 
 /// Shortest time for which subscribers stay before they move to a better backend: should that not take them, it is not
@@ -52,6 +54,17 @@ pub fn departure(carrier: &Carrier) -> Option<Departure> {
         Some(Departure::Outranked)
     } else {
         None
+    }
+}
+
+/// Returns what clients are told that leave a backend of these terms because it is outranked.
+pub fn why_outranked(terms: LeaseTerms) -> BackendError {
+    match terms {
+        LeaseTerms { weight: 0, .. } => BackendError::Departed("its weight is 0"),
+        LeaseTerms { is_backup: true, .. } => {
+            BackendError::Departed("it is a backup, and another is up")
+        }
+        _ => BackendError::Stale,
     }
 }
 

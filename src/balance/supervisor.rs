@@ -127,15 +127,10 @@ impl Supervisor for BackendSupervisor {
         if let Some(why) = self.health.departure() {
             return Some(BackendError::Departed(why));
         }
-        let terms = self.table.terms(self.id);
         Some(match departure {
             Departure::Out => BackendError::Unresponsive,
             Departure::Silent => BackendError::TimedOut,
-            Departure::Outranked if terms.weight == 0 => BackendError::Departed("its weight is 0"),
-            Departure::Outranked if terms.is_backup => {
-                BackendError::Departed("it is a backup, and another is up")
-            }
-            Departure::Outranked => BackendError::Stale,
+            Departure::Outranked => subscribers::why_outranked(self.table.terms(self.id)),
         })
     }
 

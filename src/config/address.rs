@@ -9,6 +9,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
 
 use super::backend_tls::{TlsSettings, server_name};
+use super::mistyped;
 
 /// The three servers that `load_data.sh` starts; the default of `--backend`.
 pub const DEFAULT_BACKENDS: [&str; 3] = ["127.0.0.1:1111", "127.0.0.1:2222", "127.0.0.1:3333"];
@@ -231,7 +232,14 @@ impl BackendAddress {
     /// # Errors
     /// It is no address, or has a login of its own.
     pub(super) fn parse(text: &str, login: &Login) -> Result<Self, AddressError> {
-        let mut address = Self::parse_url(text)?;
+        let parsed = Self::parse_url(text).and_then(|address| match address.host() {
+            quoted if quoted.contains(['"', '\'']) => {
+                Err(AddressError::new("a host has no quotes".to_owned()))
+            }
+            _ => Ok(address),
+        });
+        let mut address =
+            parsed.map_err(|error| mistyped::reason(text).map_or(error, AddressError::new))?;
         let own = address.info.redis_settings().clone();
         let wrong = |why: &str| Err(AddressError::new(why.to_owned()));
         let merged = match (login, own.username(), own.password()) {

@@ -120,7 +120,8 @@ impl<'a> Given<'a> {
         };
         let words: Vec<&str> = reason.split(' ').collect();
         let Some(first) = words.iter().find_map(|word| place(word)) else {
-            return Flags::command().error(ErrorKind::ValueValidation, reason).into();
+            let words: Vec<String> = words.iter().map(|word| self.by_variable(word)).collect();
+            return Flags::command().error(ErrorKind::ValueValidation, words.join(" ")).into();
         };
         let worded = words.iter().map(|word| match place(word) {
             Some(line) if line == first => word.trim_start_matches('-').to_owned(),
@@ -130,6 +131,15 @@ impl<'a> Given<'a> {
         let text = worded.collect::<Vec<_>>().join(" ");
         let path = file.map_or(Path::new(""), |file| &file.path);
         FileErrors::new(path, vec![Mistake { line: first, text }]).into()
+    }
+
+    /// Returns a word of an error; if it is a flag whose value is that of its environment variable, the variable.
+    fn by_variable(&self, word: &str) -> String {
+        let key = word.strip_prefix("--").map(|key| key.trim_end_matches([':', ',', ';']));
+        match key.map(|key| (key, self.source(key))) {
+            Some((key, Source::Environment(name))) => word.replace(&format!("--{key}"), &name),
+            _ => word.to_owned(),
+        }
     }
 
     /// Returns all settings but the backends, of which `effective` has the values, in the order of `--help`.

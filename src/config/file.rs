@@ -123,7 +123,12 @@ impl ConfigFile {
     fn parse(path: &Path, text: &str) -> Result<Self, FileErrors> {
         let (table, errors) = DeTable::parse_recoverable(text);
         if !errors.is_empty() {
-            return Err(FileErrors::new(path, syntax(text, &errors)));
+            let mut mistakes = syntax(text, &errors);
+            if is_of_other_form(path, text) {
+                let text = "is not in TOML; lb config > FILE writes one to begin with".to_owned();
+                mistakes = vec![Mistake { line: 0, text }];
+            }
+            return Err(FileErrors::new(path, mistakes));
         }
         let mut reader = Reader::new(path, text);
         for (key, value) in table.get_ref() {
@@ -159,7 +164,13 @@ impl ConfigFile {
 
 /// Reads the text of a file. Returns whether every user may read it, too.
 fn read_text(path: &Path) -> Result<(String, bool), FileErrors> {
-    let whole = |text| FileErrors::new(path, vec![Mistake { line: 0, text }]);
+    let whole = |text: String| {
+        let text = match path.exists() {
+            true => text,
+            false => format!("{text}; lb config > FILE writes one to begin with"),
+        };
+        FileErrors::new(path, vec![Mistake { line: 0, text }])
+    };
     let TextFile { bytes, is_open_to_all } =
         text_file::read(path, MAX_FILE_BYTES).map_err(whole)?;
     let text = String::from_utf8(bytes).map_err(|error| {
@@ -191,6 +202,17 @@ fn syntax(text: &str, errors: &[SyntaxError]) -> Vec<Mistake> {
         }
     }
     mistakes
+}
+
+/// Whether a file is in another form than TOML, by its name or its first line.
+fn is_of_other_form(path: &Path, text: &str) -> bool {
+    let extension = path.extension().unwrap_or_default();
+    let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
+    let first = first.unwrap_or_default();
+    ["yaml", "yml", "json", "xml"].iter().any(|other| extension == *other)
+        || first == "{"
+        || first == "---"
+        || first.starts_with("<?xml")
 }
 
 /// Whether a line has a value that is neither in quotes nor of several parts, nor a number or a word of TOML.

@@ -14,6 +14,8 @@ use rustls_pki_types::ServerName;
 use super::address::DEFAULT_BACKENDS;
 use super::backend_tls::{BackendTlsFlags, server_name};
 use super::control::{CtlArgs, SocketOwner, control_path};
+use super::hints::{self, Program};
+use super::http::HttpFlags;
 use super::rewrite::Rewrite;
 use super::role::Role;
 use super::tls::TlsFlags;
@@ -376,6 +378,10 @@ pub struct Flags {
     #[arg(help_heading = CLIENTS)]
     #[arg(long = "allow-host", env = "LB_ALLOW_HOSTS", value_name = "NAME", value_delimiter = ',')]
     pub(super) allow_hosts: Vec<String>,
+
+    /// HTTP.
+    #[command(flatten)]
+    pub http: HttpFlags,
 }
 
 #[derive(Debug, Subcommand)]
@@ -428,7 +434,8 @@ pub(super) struct CheckArgs {
 impl Flags {
     /// Parses the command line and the environment.
     pub(super) fn matches(arguments: &[OsString]) -> Result<ArgMatches, clap::Error> {
-        Self::command().try_get_matches_from(arguments)
+        let matches = Self::command().try_get_matches_from(arguments);
+        matches.map_err(|error| hints::explain(error, &Self::command(), arguments, Program::Lb))
     }
 
     /// Takes the flags from what was parsed. Flags after `check` or `ctl` override flags before it, but backends

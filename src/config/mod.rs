@@ -5,12 +5,17 @@ pub mod backend;
 pub mod backend_tls;
 pub mod control;
 mod effective;
+pub mod environment;
 mod file;
 mod file_backends;
 mod file_users;
 mod flags;
+pub mod hints;
+mod http;
 mod keys;
+mod listen;
 mod live;
+mod mistyped;
 pub mod rewrite;
 pub mod role;
 mod show;
@@ -22,12 +27,13 @@ mod values;
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::CommandFactory;
 use log::LevelFilter;
 
 use self::address::BackendAddress;
@@ -47,7 +53,7 @@ pub use self::live::LiveConfig;
 use self::source::{BackendEntry, SourceConfig};
 use self::users::{UserSources, UsersConfig};
 pub use self::values::{NAMESERVER_PORT, OnGap};
-use crate::http;
+use crate::http::host_name;
 use crate::net::backend_stream::BackendTls;
 use crate::net::tls::TlsError;
 use crate::net::tls::listener::ListenerTls;
@@ -121,7 +127,7 @@ pub struct Config {
     pub admin_listen: Option<SocketAddr>,
     /// The servers and the sources of servers: at least one, and none twice.
     pub backends: Vec<BackendEntry>,
-    /// Host names that are served on loopback besides the local ones, as [`http::host_name`] returns
+    /// Host names that are served on loopback besides the local ones, as [`host_name`] returns
     /// them.
     pub allow_hosts: Vec<String>,
     /// The users who may log in.
@@ -278,7 +284,10 @@ impl Config {
     pub fn from_arguments(
         arguments: impl IntoIterator<Item: Into<OsString>>,
     ) -> Result<Self, ConfigError> {
-        let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+        let arguments = hints::with_help(arguments.into_iter().map(Into::into).collect());
+        if !arguments.iter().any(|word| word == CTL) {
+            environment::check(&mut Flags::command(), &arguments)?;
+        }
         let matches = Flags::matches(&arguments)?;
         let keys = Keys::new();
         let given = Given::new(&matches, &keys);
@@ -290,11 +299,15 @@ impl Config {
         let (program, typed) = arguments.split_at(arguments.len().min(1));
         let effective = Flags::matches(&[program, &from_file, typed].concat())?;
         let mut config = Self::checked(Flags::from_matches(&effective)?, file.as_ref(), &given)
+            .and_then(|config| config.without_itself())
             .map_err(|reason| given.blame(reason, file.as_ref()))?;
         if is_ctl && config.control.is_none() {
             config.control = path.map(|path| ConfigFile::control(path)).transpose()?.flatten();
         }
         config.settings = given.settings(&effective, file.as_ref());
+        if !is_ctl {
+            config.warnings.extend(environment::unknown(&Flags::command()));
+        }
         if given.source(REQUIRE_PASSWORD) == Source::Flag {
             config.warnings.push(VISIBLE_PASSWORD.to_owned());
         }
@@ -304,6 +317,14 @@ impl Config {
         }
         config.arguments = arguments;
         Ok(config)
+    }
+
+    /// Refuses backends at which it would reach itself. A socket that was passed on listens elsewhere.
+    fn without_itself(self) -> Result<Self, String> {
+        match self.task == Task::Serve && std::env::var_os("LISTEN_FDS").is_none() {
+            true => listen::check_own(&self).map(|()| self),
+            false => Ok(self),
+        }
     }
 
     fn checked(mut flags: Flags, file: Option<&ConfigFile>, given: &Given) -> Result<Self, String> {
@@ -321,7 +342,7 @@ impl Config {
             _ => user_sources(&flags, file).read(&mut warnings)?,
         };
         let admin_listen = flags.admin_listen.as_ref();
-        let host_name = |name: &String| http::host_name(name).into_owned();
+        let to_host_name = |name: &String| host_name(name).into_owned();
         let backend_source = given.source_with(BACKEND, file);
         let in_file = file.and_then(|file| file.backends.as_ref());
         let (mut backends, backend_origins) = match (&backend_source, in_file) {
@@ -343,10 +364,12 @@ impl Config {
             ctl,
             credentials,
             backends_tls,
-            listen: address("--listen", &flags.listen)?,
-            admin_listen: admin_listen.map(|text| address("--admin-listen", text)).transpose()?,
+            listen: listen::address("--listen", &flags.listen)?,
+            admin_listen: admin_listen
+                .map(|text| listen::address("--admin-listen", text))
+                .transpose()?,
             backends,
-            allow_hosts: flags.allow_hosts.iter().map(host_name).collect(),
+            allow_hosts: flags.allow_hosts.iter().map(to_host_name).collect(),
             users,
             listener_tls: None,
             flags,
@@ -372,6 +395,7 @@ fn check_together(flags: &Flags) -> Result<(), String> {
     if flags.no_cache.len() > MAX_CACHE_PATTERNS {
         return Err(format!("--no-cache: at most {MAX_CACHE_PATTERNS} patterns"));
     }
+    flags.http.check()?;
     flags.tls.check()
 }
 
@@ -399,17 +423,6 @@ fn load_tls(
         tls.load(all, store).map_err(|error| error.with_flag())?;
     }
     Ok(())
-}
-
-/// Resolves the address that a flag names.
-fn address(flag: &str, text: &str) -> Result<SocketAddr, String> {
-    let found = text.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
-    found.ok_or_else(|| {
-        format!(
-            "{flag} {text}: write ADDRESS:PORT, such as 127.0.0.1:1310 for this machine alone \
-             or 0.0.0.0:1310 for every network"
-        )
-    })
 }
 
 /// Returns `text` without the user and password of any URL in it, for errors that repeat what was

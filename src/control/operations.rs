@@ -107,7 +107,11 @@ impl Control {
 
     fn add(&self, mut backend: BackendConfig) -> Result<String, Refusal> {
         let name = backend.name().to_owned();
-        let completed = self.balancer.config().complete(&mut backend);
+        let config = self.balancer.config();
+        let refused = config.refuse_itself(&backend.address);
+        refused.map_err(|reason| Refusal::new(409, reason))?;
+        let completed = config.complete(&mut backend);
+        drop(config);
         completed.map_err(|reason| Refusal::new(409, reason))?;
         discovery::add_listed(&self.balancer, backend).map_err(|error| self.refuse(&error))?;
         Ok(format!("{name} is added; it is read from once it has proved its data"))

@@ -1,16 +1,14 @@
 //! Problems of each server, and mistakes in the list of servers.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Asked;
 use super::findings::Findings;
 use super::status::ServerStatus;
-use crate::backend::{Backend, BackendError};
+use crate::backend::{Backend, advice_on_failure, advice_on_unserved};
 use crate::balance::Balancer;
 use crate::config::Config;
 use crate::logging;
-use crate::net::tls::TlsError;
 use crate::observe::misconfiguration::{
     DATABASES_DIFFER, SAME_SERVER, databases_differ, duplicates,
 };
@@ -40,7 +38,7 @@ impl Findings {
             match status {
                 Ok(server) => self.examine(backend, server),
                 Err(error) => {
-                    let advice = advice(error, config.check_timeout);
+                    let advice = advice_on_failure(error, &backend.address, config.check_timeout);
                     let (name, error) = (backend.name(), error.to_string());
                     let error = error.trim_end_matches('.');
                     self.problems.push(format!("{name} cannot be read from: {error}. {advice}"));
@@ -52,7 +50,8 @@ impl Findings {
     fn examine(&mut self, backend: &Backend, server: &ServerStatus) {
         let name = backend.name();
         if let Some(why) = &server.report.unserved {
-            self.problems.push(format!("{name} can't be served from: {why}. Leave it out."));
+            let advice = advice_on_unserved(why);
+            self.problems.push(format!("{name} can't be served from: {why}. {advice}"));
             return;
         }
         self.problems.extend(stale_data(server).map(|problem| format!("{name} {problem}")));
@@ -132,67 +131,4 @@ fn stale_data(server: &ServerStatus) -> Option<String> {
     }
     let why = server.report.stale.as_ref()?;
     Some(format!("may have old data: {why}."))
-}
-
-/// Says what to do about a server with which TLS can't be spoken.
-fn advice_on_tls(error: &TlsError) -> &'static str {
-    match error {
-        TlsError::NotTls | TlsError::Ended => {
-            "Is that its TLS port (tls-port)? If not, write redis://."
-        }
-        TlsError::TimedOut => {
-            "Is that its TLS port (tls-port)? If not, write redis://. If so, it is frozen or \
-             overloaded."
-        }
-        TlsError::Certificate(why) if why.contains("not for ") || why.contains("another name") => {
-            "Write one of its names in the URL, or name it by --backend-tls-server-name \
-             (tls-server-name in the file)."
-        }
-        TlsError::Certificate(why) if why.contains("no CA that we trust") => {
-            "Name the certificate of its CA by --backend-tls-ca (tls-ca in the file)."
-        }
-        TlsError::Certificate(_) => "Give the server another certificate.",
-        TlsError::Alert(why) if why.contains("versions of TLS") => {
-            "Let it speak TLS 1.2 or 1.3 (tls-protocols)."
-        }
-        TlsError::Alert(why)
-            if !why.contains("certificate of ours") && !why.contains("our certificate") =>
-        {
-            "See its log."
-        }
-        TlsError::Alert(_) => {
-            "Name a certificate of ours that it trusts by --backend-tls-cert and --backend-tls-key \
-             (tls-cert and tls-key in the file)."
-        }
-        _ => "See its log.",
-    }
-}
-
-/// Says what to do about a server that can't be read from.
-fn advice(error: &BackendError, timeout: Duration) -> String {
-    let advice = match error {
-        BackendError::Unresolved(_) => "Is the name right?",
-        BackendError::Connect(_) => "Does Redis run there, and is the address right?",
-        BackendError::Tls(error) => advice_on_tls(error),
-        BackendError::Lost(_) => "See its log, and whether it speaks TLS there (rediss://).",
-        BackendError::Protocol(_) => "Is that a Redis server?",
-        BackendError::Redis(why) if why.starts_with("NOAUTH") => {
-            "It wants a password: write redis://:PASSWORD@HOST:PORT."
-        }
-        BackendError::Redis(why) if why.starts_with("WRONGPASS") => {
-            "Check the user and the password in its URL."
-        }
-        BackendError::Redis(why) if why.contains("AUTH") => {
-            "It has no password: leave it out of the URL."
-        }
-        error if error.is_timeout() => {
-            let timeout = humantime::format_duration(timeout);
-            return format!(
-                "Is it frozen or overloaded, or is there a firewall? It had {timeout} \
-                 (--check-timeout)."
-            );
-        }
-        _ => "See its log.",
-    };
-    advice.to_owned()
 }

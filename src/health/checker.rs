@@ -10,7 +10,9 @@ use log::warn;
 use super::danger::{self, Danger};
 use super::other_keys::{KeyComparison, OTHER_KEYS};
 use super::{Admin, BackendState, Known, Member, Replication};
-use crate::backend::{BackendError, BackendId, Connection, Report};
+use crate::backend::{
+    BackendError, BackendId, Connection, Report, advice_on_failure, advice_on_unserved,
+};
 use crate::config::LagBounds;
 
 /// Time between two checks of a backend that is not up, and between two looks whether a backend needs to be
@@ -65,7 +67,11 @@ pub trait Peers: Send + Sync {
     fn all_checked(&self);
 }
 
-/// Starts to check all backends. Returns when it is known which of them can serve: after the check timeout
+/// Time after the check timeout in which a first result is still waited for: a server that says nothing is told so by
+/// the end of its check.
+const FIRST_GRACE: Duration = Duration::from_millis(100);
+
+/// Starts to check all backends. Returns when it is known which of them can serve: soon after the check timeout
 /// at the latest.
 pub fn start(peers: &Arc<dyn Peers>) {
     let (to_us, first_checks) = channel();
@@ -113,22 +119,34 @@ fn accept_first(
     results: &Receiver<(BackendId, CheckResult)>,
     timeout: Duration,
 ) {
-    let deadline = Instant::now() + timeout;
+    let deadline = Instant::now() + timeout + FIRST_GRACE;
     let mut reports = Vec::new();
-    for _ in members {
+    let mut unheard: Vec<&Arc<Member>> = members.iter().collect();
+    while !unheard.is_empty() {
         let left = deadline.saturating_duration_since(Instant::now());
         let Ok((id, result)) = results.recv_timeout(left) else { break };
-        let Some(member) = members.iter().find(|member| member.id == id) else { continue };
+        let Some(at) = unheard.iter().position(|member| member.id == id) else { continue };
+        let member = unheard.swap_remove(at);
         match result {
-            Ok(report) => reports.push((member, report)),
+            Ok(report) => {
+                if let Some(why) = &report.unserved {
+                    let advice = advice_on_unserved(why);
+                    warn!("{} can't be served from: {why}. {advice}", member.name());
+                }
+                reports.push((member, report));
+            }
             Err(error) if error.is_local() => {
                 warn!("{} can't be checked yet: {error}", member.name());
             }
-            Err(error) => {
-                warn!("{} does not answer yet: {error}", member.name());
-                member.health.check_failed(&error, error.is_timeout(), Instant::now());
-            }
+            Err(error) => note_first_failure(member, &error, timeout),
         }
+    }
+    for member in unheard {
+        let error = match member.has_name() {
+            true => BackendError::Unresolved("no answer of the resolver yet".to_owned()),
+            false => BackendError::TimedOut,
+        };
+        note_first_failure(member, &error, timeout);
     }
     let now = Instant::now();
     for (member, report) in &reports {
@@ -136,6 +154,22 @@ fn accept_first(
         let others: Vec<&Report> = others.map(|(_, report)| report).collect();
         member.health.accept_first(report, &others, now);
     }
+}
+
+fn note_first_failure(member: &Member, error: &BackendError, timeout: Duration) {
+    warn_of_failure(member, error, timeout);
+    member.health.check_failed(error, error.is_timeout(), Instant::now());
+}
+
+/// Warns that a backend has never answered, with what to do about it.
+fn warn_of_failure(member: &Member, error: &BackendError, timeout: Duration) {
+    let (name, advice) = (member.name(), advice_on_failure(error, &member.address, timeout));
+    let what = match error {
+        BackendError::Stranger(_) => "is no Redis server",
+        _ => "does not answer yet",
+    };
+    let error = error.to_string();
+    warn!("{name} {what}: {}. {advice}", error.trim_end_matches('.'));
 }
 
 /// Checks one backend.
@@ -307,7 +341,7 @@ impl Checker {
             Err(error) => {
                 // One that has joined is down already, so no change of its state says so.
                 if self.is_unknown {
-                    warn!("{} does not answer yet: {error}", self.member.name());
+                    warn_of_failure(&self.member, &error, self.peers.check_settings().timeout);
                 }
                 let is_silence = error.is_timeout() || error.is_script();
                 health.check_failed(&error, is_silence, Instant::now());

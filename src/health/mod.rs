@@ -83,7 +83,12 @@ pub struct Member {
 impl Member {
     /// Returns whether the database of its URL may be read from it. Takes no lock.
     pub fn serves_own(&self) -> bool {
-        self.health.serves(self.backend.own_mode().database)
+        self.serves_in(None)
+    }
+
+    /// As [`serves_own`](Self::serves_own), for this database if it is not `None`.
+    pub fn serves_in(&self, database: Option<i64>) -> bool {
+        self.health.serves(self.backend.mode_in(database).database)
     }
 }
 

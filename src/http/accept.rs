@@ -1,195 +1,104 @@
-//! `Accept`: which form of an answer a client wants most (RFC 9110, section 12.5.1).
+//! What a client accepts: lists of names with qualities (RFC 9110, section 12.4.2).
 
-/// Most ranges of a header that are looked at: no client sends more.
-const MAX_RANGES: usize = 64;
-
-/// A form of the metrics at `/-/metrics`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum MetricsForm {
-    /// The text format of Prometheus, version 0.0.4, which all scrapers understand.
-    #[default]
-    Classic,
-    /// OpenMetrics under its first version, 0.0.1.
-    OpenMetrics0,
-    /// OpenMetrics, version 1.0.0.
-    OpenMetrics1,
-}
-
-impl MetricsForm {
-    /// The forms with their media types and versions; of those that a client wants as much, the first.
-    const ALL: [(Self, &'static str, &'static str, &'static str); 3] = [
-        (Self::OpenMetrics1, "application", "openmetrics-text", "1.0.0"),
-        (Self::OpenMetrics0, "application", "openmetrics-text", "0.0.1"),
-        (Self::Classic, "text", "plain", "0.0.4"),
-    ];
-
-    /// Returns the form that these values of `Accept` want most: that of Prometheus unless OpenMetrics is wanted more, or
-    /// as much by its name. A client that wants none of them gets that one, too.
-    pub(crate) fn wanted<'a>(accept: impl Iterator<Item = &'a [u8]>) -> Self {
-        let values: Vec<_> = accept.map(String::from_utf8_lossy).collect();
-        let ranges: Vec<_> = values.iter().flat_map(|value| ranges(value)).collect();
-        let classic = quality(&ranges, "text", "plain", "0.0.4").1;
-        let mut wanted = (Self::Classic, classic);
-        for (form, kind, subtype, version) in Self::ALL {
-            let (precision, quality) = quality(&ranges, kind, subtype, version);
-            let is_named = precision >= Precision::Type;
-            let is_first = wanted.0 == Self::Classic && is_named && quality > 0;
-            if quality > wanted.1 || (quality == wanted.1 && is_first) {
-                wanted = (form, quality);
-            }
-        }
-        wanted.0
-    }
-}
-
-/// How precisely a range names a media type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Precision {
-    /// Not at all.
-    None,
-    /// `*/*`, or `*` as Java writes it.
-    Any,
-    /// `text/*`
-    Kind,
-    /// `text/plain`
-    Type,
-    /// `text/plain; version=0.0.4`
-    Version,
-}
-
-/// One range of media types.
-#[derive(Debug)]
-struct Range<'a> {
-    kind: &'a str,
-    subtype: &'a str,
-    version: Option<&'a str>,
-    /// In thousandths.
-    quality: u16,
-}
-
-impl Range<'_> {
-    fn precision(&self, kind: &str, subtype: &str, version: &str) -> Precision {
-        let is_kind = self.kind.eq_ignore_ascii_case(kind);
-        match (self.kind, self.subtype, self.version) {
-            ("*", "*", None) => Precision::Any,
-            (_, "*", None) if is_kind => Precision::Kind,
-            (_, own, _) if !(is_kind && own.eq_ignore_ascii_case(subtype)) => Precision::None,
-            (_, _, None) => Precision::Type,
-            (_, _, Some(own)) if own == version => Precision::Version,
-            _ => Precision::None,
+/// Whether a client whose `Accept` has these items gets HTML. All others get JSON.
+///
+/// It has to name `text/html`. Where it names `application/json` as well, the higher quality decides, and JSON is for
+/// equals. Else it may be a person's browser, which names `application/xhtml+xml` beside `text/html`; or a client that
+/// takes nothing but text. A program that names `text/html` first and takes all else, as Java's does, wants data.
+pub(super) fn prefers_html<'a>(items: impl Iterator<Item = &'a str>) -> bool {
+    let (mut html, mut json) = (0.0_f32, None);
+    let (mut is_browser, mut admits_json) = (false, false);
+    for (range, quality) in items.map(weighted) {
+        let is = |name| range.eq_ignore_ascii_case(name);
+        if is("text/html") {
+            html = html.max(quality);
+        } else if is("application/json") {
+            json = Some(quality.max(json.unwrap_or(0.0)));
+        } else if is("application/xhtml+xml") {
+            is_browser |= quality > 0.0;
+        } else if is("*/*") || is("*") || is("application/*") {
+            admits_json |= quality > 0.0;
         }
     }
+    let is_for_people = match json {
+        Some(json) => html > json,
+        None => is_browser || !admits_json,
+    };
+    html > 0.0 && is_for_people
 }
 
-/// How precisely the ranges name a media type, and the quality that they give it: that of the most precise one.
-fn quality(ranges: &[Range], kind: &str, subtype: &str, version: &str) -> (Precision, u16) {
-    let found = ranges.iter().map(|range| (range.precision(kind, subtype, version), range.quality));
-    let found = found.filter(|(precision, _)| *precision > Precision::None);
-    found.max().unwrap_or((Precision::None, 0))
-}
-
-fn ranges(value: &str) -> impl Iterator<Item = Range<'_>> {
-    parts(value, ',').filter(|range| !range.is_empty()).take(MAX_RANGES).map(range)
-}
-
-fn range(text: &str) -> Range<'_> {
-    let mut parts = parts(text, ';');
+/// Splits an item of a list into its name, without parameters, and its quality: 1 unless it says otherwise, and 0 if
+/// what it says is none.
+pub(super) fn weighted(item: &str) -> (&str, f32) {
+    let mut parts = item.split(';').map(str::trim);
     let name = parts.next().unwrap_or_default();
-    let (kind, subtype) = name.split_once('/').unwrap_or((name, "*"));
-    let mut range = Range { kind, subtype, version: None, quality: 1000 };
-    for (name, value) in parts.filter_map(|part| part.split_once('=')) {
-        let (name, value) = (name.trim(), value.trim().trim_matches('"'));
-        if name.eq_ignore_ascii_case("q") {
-            range.quality = thousandths(value);
-            // What follows is about the range, not about the media type.
-            break;
-        } else if name.eq_ignore_ascii_case("version") {
-            range.version = Some(value);
-        }
-    }
-    range
-}
-
-/// Reads a quality; what makes no sense wants nothing.
-fn thousandths(text: &str) -> u16 {
-    let quality = text.parse::<f32>().ok().filter(|quality| (0.0..=1.0).contains(quality));
-    quality.map_or(0, |quality| (quality * 1000.0).round() as u16)
-}
-
-/// Splits text where it has this character outside of a quoted string; blanks around a part are not of it.
-fn parts(text: &str, at: char) -> impl Iterator<Item = &str> {
-    let (mut is_quoted, mut is_escaped) = (false, false);
-    let parts = text.split(move |c| {
-        let escapes = is_quoted && c == '\\' && !is_escaped;
-        let is_literal = std::mem::replace(&mut is_escaped, escapes);
-        if c == '"' && !is_literal {
-            is_quoted = !is_quoted;
-        }
-        c == at && !is_quoted
+    let named = parts.find_map(|part| {
+        let (name, value) = part.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("q").then(|| quality(value.trim()))
     });
-    parts.map(str::trim)
+    (name, named.unwrap_or(1.0))
+}
+
+/// Reads a quality. One that makes no sense is 0.
+pub(super) fn quality(text: &str) -> f32 {
+    text.parse().ok().filter(|quality| (0.0..=1.0).contains(quality)).unwrap_or(0.0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn wanted(values: &[&str]) -> MetricsForm {
-        MetricsForm::wanted(values.iter().map(|value| value.as_bytes()))
+    fn gets_html(accept: &str) -> bool {
+        prefers_html(accept.split(',').map(str::trim))
     }
 
     #[test]
-    fn the_classic_form_is_sent_unless_openmetrics_is_asked_for() {
-        use MetricsForm::{Classic, OpenMetrics0, OpenMetrics1};
-        let open = "application/openmetrics-text";
-        for (accept, expected) in [
-            ("", Classic),
-            ("*/*", Classic),
-            ("*; q=.2, */*; q=.2", Classic),
-            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", Classic),
-            ("image/png", Classic),
-            ("text/plain", Classic),
-            (open, OpenMetrics1),
-            ("Application/OpenMetrics-Text; Version=1.0.0", OpenMetrics1),
-            (&format!("{open}; version=\"1.0.0\""), OpenMetrics1),
-            (&format!("{open}; version=0.0.1"), OpenMetrics0),
-            (&format!("{open}; version=2.0.0"), Classic),
-            (&format!("{open}; version=2.0.0, {open}; version=0.0.1; q=0.1"), OpenMetrics0),
-            (&format!("{open};q=0"), Classic),
-            (&format!("{open};q=0.0, */*"), Classic),
-            (&format!("{open}, text/plain"), OpenMetrics1),
-            (&format!("text/plain, {open}"), OpenMetrics1),
-            (&format!("{open};q=0.5, text/plain;q=0.6"), Classic),
-            (&format!("{open};q=0.6, text/plain;q=0.5"), OpenMetrics1),
-            (&format!("{open};q=0.5, */*"), Classic),
-            (&format!("{open}, */*"), OpenMetrics1),
-            (&format!("{open};q=nonsense, text/plain;q=0.1"), Classic),
-            (&format!("{open};q=2"), Classic),
-            ("application/*", OpenMetrics1),
-            ("text/plain;q=0.1, */*", OpenMetrics1),
-            ("text/plain;version=0.0.4;q=0.1, text/plain;q=0.9, */*;q=0.5", OpenMetrics1),
-            (&format!("text/x; a=\"{open}, \\\" {open}\", text/plain;q=0.1"), Classic),
-            // Prometheus 2.42, and 3.
+    fn people_get_html_and_programs_json() {
+        let browsers = "text/html,application/xhtml+xml,application/xml;q=0.9";
+        for (accept, html) in [
+            // Chrome, Firefox, Safari; Chrome's of today names images and signed exchanges as well.
+            (&format!("{browsers},*/*;q=0.8")[..], true),
+            (&format!("{browsers},image/avif,image/webp,image/apng,*/*;q=0.8"), true),
             (
-                "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
-                 text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
-                OpenMetrics1,
+                &format!("{browsers},image/webp,*/*;q=0.8,application/signed-exchange;v=b3;q=0.7"),
+                true,
             ),
-            (
-                "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,\
-                 application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,\
-                 text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
-                OpenMetrics1,
-            ),
-            // A Prometheus that is told to scrape the classic form.
-            (
-                "text/plain;version=0.0.4;q=0.5,application/openmetrics-text;q=0.4,*/*;q=0.1",
-                Classic,
-            ),
+            // lynx
+            ("text/html, text/plain, text/sgml, application/xhtml+xml, */*;q=0.01", true),
+            ("text/html", true),
+            ("TEXT/HTML ; level=1 ; Q=0.1", true),
+            ("text/html, text/plain;q=0.5", true),
+            ("text/html, */*;q=0", true),
+            ("text/html, image/*", true),
+            // Java's HttpURLConnection, of all versions.
+            ("text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", false),
+            ("text/html, image/gif, image/jpeg, */*; q=0.2", false),
+            ("text/html, application/*", false),
+            ("application/json, text/html;q=0.1", false),
+            ("text/html;q=0.1, application/json", false),
+            ("application/json, text/html", false),
+            ("text/html;q=0.5, application/json;q=0.5", false),
+            ("text/html, application/json;q=0.9", true),
+            ("text/html, application/json;q=0.9, */*;q=0.1", true),
+            ("text/html, application/json;q=0", true),
+            ("application/json;q=0.2, text/html;q=0.1;level=1, text/html;q=0.3", true),
+            (&format!("{browsers},application/json"), false),
+            // axios, fetch, curl
+            ("application/json, text/plain, */*", false),
+            ("*/*", false),
+            ("*", false),
+            ("text/*", false),
+            ("application/xhtml+xml", false),
+            ("text/html;q=0", false),
+            ("text/html;q=0.000", false),
+            ("text/html;q=x", false),
+            ("text/html;q=2", false),
+            ("text/html;q=-1", false),
+            ("text/html;q=nan", false),
+            ("text/htmlx", false),
+            ("", false),
         ] {
-            assert_eq!(wanted(&[accept]), expected, "{accept}");
+            assert_eq!(gets_html(accept), html, "{accept}");
         }
-        assert_eq!(wanted(&[]), Classic);
-        assert_eq!(wanted(&["text/plain;q=0.5", open]), OpenMetrics1);
     }
 }

@@ -2,12 +2,19 @@
 
 mod accept;
 pub mod authorization;
+mod encoding;
+mod head;
+mod metrics_form;
+mod query;
 mod request;
 mod response;
 pub mod target;
+mod timing;
 
-pub use accept::MetricsForm;
-pub(crate) use request::MAX_REQUEST_LINE_BYTES;
+pub use encoding::Encoding;
+pub(crate) use head::HeadScan;
+pub use metrics_form::MetricsForm;
 pub use request::{Method, Request, RequestError, Version, host_name, is_local_host, parse};
 pub(crate) use response::{BackendFailure, HTML, JSON};
 pub use response::{ErrorBody, ResponseWriter};
+pub(crate) use timing::ServerTiming;

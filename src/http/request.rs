@@ -5,15 +5,18 @@ use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use super::accept::MetricsForm;
+use super::accept::prefers_html;
 use super::authorization::Authorization;
+use super::encoding::Encoding;
+use super::metrics_form::MetricsForm;
 use super::target::{self, Query};
 
-/// Longest request line, with its line end. RFC 9112 asks for at least 8000.
-pub(crate) const MAX_REQUEST_LINE_BYTES: usize = 16 * 1024;
+/// Longest request line, with its line end. RFC 9112 asks for at least 8000; a key takes three times its length where
+/// each of its bytes is encoded.
+pub(super) const MAX_REQUEST_LINE_BYTES: usize = 64 * 1024;
 
 /// Most bytes of all header lines together.
-const MAX_HEADER_BYTES: usize = 16 * 1024;
+pub(super) const MAX_HEADER_BYTES: usize = 16 * 1024;
 
 /// Most header lines.
 const MAX_HEADERS: usize = 100;
@@ -91,14 +94,20 @@ pub struct Request {
     pub host: Option<String>,
     /// `Authorization`: who asks.
     pub authorization: Option<Authorization>,
+    /// `Origin`: the web page that asks.
+    pub origin: Option<String>,
+    /// `X-Forwarded-For`, with all of its lines joined.
+    pub forwarded_for: Option<String>,
     /// `If-None-Match`, with all of its lines joined.
     pub if_none_match: Option<String>,
     /// `Max-Staleness`: the greatest age of the data that may answer, or what is wrong with it.
     pub max_staleness: Result<Option<Duration>, &'static str>,
-    /// Whether `Accept` names `text/html`. Browsers do; clients that take anything, like curl, don't.
+    /// Whether `Accept` prefers HTML to JSON: browsers do; clients that take anything, like curl, don't.
     pub accepts_html: bool,
     /// The form of the metrics that `Accept` wants most; for paths below `/-/` alone.
     pub metrics_form: MetricsForm,
+    /// How `Accept-Encoding` prefers the body, unless it is as it is.
+    pub encoding: Option<Encoding>,
     /// Whether the client wants to keep the connection.
     pub keep_alive: bool,
     /// Whether a body follows. We never read it, but close the connection.
@@ -106,6 +115,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// Whether it asks what it may ask.
+    pub(crate) fn is_options(&self) -> bool {
+        self.method_name == "OPTIONS"
+    }
+
     /// Whether the response, or an error, is for a person to read: `format` goes before what the client
     /// accepts. This is decided nowhere else.
     pub(crate) fn wants_html(&self) -> bool {
@@ -167,10 +181,13 @@ fn http09(target: &[u8]) -> Result<Request, RequestError> {
         version: Version::Http09,
         host,
         authorization: None,
+        origin: None,
+        forwarded_for: None,
         if_none_match: None,
         max_staleness: Ok(None),
         accepts_html: false,
         metrics_form: MetricsForm::default(),
+        encoding: None,
         keep_alive: false,
         has_body: false,
     })
@@ -210,10 +227,13 @@ fn http1(head: &[u8]) -> Result<Request, RequestError> {
         host: target_host.or(header_host),
         // Whatever it is: where there are no users, it does not matter.
         authorization: headers.only_bytes("authorization")?.map(Authorization::new),
+        origin: headers.only("origin")?.map(str::to_owned),
+        forwarded_for: headers.joined("x-forwarded-for"),
         if_none_match: headers.joined("if-none-match"),
         max_staleness: headers.max_staleness(),
-        accepts_html: headers.accepts_html(),
         metrics_form,
+        accepts_html: prefers_html(headers.items("accept")),
+        encoding: Encoding::preferred(headers.items("accept-encoding")),
         keep_alive: headers.keep_alive(version),
         has_body: headers.has_body(version)?,
     })
@@ -341,19 +361,6 @@ impl<'a> Headers<'a> {
         let says =
             |option| self.items("connection").any(|listed| listed.eq_ignore_ascii_case(option));
         !says("close") && (version == Version::Http11 || says("keep-alive"))
-    }
-
-    /// Whether `Accept` names `text/html` with a quality above 0.
-    fn accepts_html(&self) -> bool {
-        self.items("accept").any(|range| {
-            let mut parts = range.split(';').map(str::trim);
-            let is_html = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case("text/html"));
-            let quality = parts.find_map(|part| {
-                let (name, value) = part.split_once('=')?;
-                name.trim().eq_ignore_ascii_case("q").then(|| value.trim().parse::<f32>())
-            });
-            is_html && quality.is_none_or(|quality| quality.is_ok_and(|quality| quality > 0.0))
-        })
     }
 
     /// Whether a body follows.

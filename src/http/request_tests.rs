@@ -76,18 +76,11 @@ fn what_no_further_bytes_can_mend_is_refused_before_they_come() {
 }
 
 #[test]
-fn only_who_names_html_accepts_it() {
+fn all_lines_of_accept_are_one_list() {
     for (accept, accepts) in [
-        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", true),
-        ("application/json, TEXT/HTML ; level=1 ; Q=0.1", true),
-        ("application/json\r\nAccept: text/html", true),
-        ("*/*", false),
-        ("text/*", false),
-        ("text/html;q=0", false),
-        ("text/html;q=0.000", false),
-        ("text/html;q=x", false),
-        ("text/htmlx", false),
-        ("", false),
+        ("application/json;q=0.5\r\nAccept: text/html", true),
+        ("text/html;q=0.5\r\nAccept: application/json", false),
+        ("text/html\r\naccept: */*", false),
     ] {
         let request = one(&format!("GET / HTTP/1.1\r\nHost: a\r\nAccept: {accept}\r\n\r\n"));
         assert_eq!(request.accepts_html, accepts, "{accept}");

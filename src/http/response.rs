@@ -8,7 +8,8 @@ use std::time::SystemTime;
 use httpdate::HttpDate;
 use serde::Serialize;
 
-use super::target::KeyQuery;
+use super::encoding::{Encoding, MIN_ENCODED_BYTES, StreamEncoder, looks_compressed};
+use super::timing::ServerTiming;
 use super::{Method, Request, Version};
 use crate::render::json::TextOrBase64;
 
@@ -31,8 +32,8 @@ const FIRST_HEADERS: &[u8] = b"X-Content-Type-Options: nosniff\r\n";
 /// Initial room for headers, and for a short body.
 const USUAL_BYTES: usize = 512;
 
-/// Room for what a head has beside [`headers`](ResponseWriter::headers): status, date, ETag, length.
-const HEAD_BYTES: usize = 192;
+/// Room for what a head has beside [`headers`](ResponseWriter::headers): status, date, ETag, times, length.
+const HEAD_BYTES: usize = 320;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ResponseState {
@@ -54,7 +55,15 @@ pub struct ResponseWriter<W: Write> {
     status: u16,
     /// The lines of the headers that are known so far.
     headers: Vec<u8>,
+    /// How many bytes of them are the same for each attempt.
+    lasting: usize,
+    /// Times that the response tells.
+    timing: Option<ServerTiming>,
     body: Vec<u8>,
+    /// How the client would have a longer body.
+    encoding: Option<Encoding>,
+    /// Compresses a body that is streamed.
+    encoder: Option<Box<StreamEncoder>>,
     state: ResponseState,
 }
 
@@ -64,7 +73,8 @@ impl<W: Write> ResponseWriter<W> {
     pub fn new(out: W, request: &Request, keep_alive: bool, clock: fn() -> SystemTime) -> Self {
         let keep_alive = keep_alive && request.keep_alive && !request.has_body;
         let head_only = request.method == Method::Head;
-        Self { version: request.version, head_only, keep_alive, ..Self::to_no_request(out, clock) }
+        let (version, encoding) = (request.version, request.encoding);
+        Self { version, head_only, keep_alive, encoding, ..Self::to_no_request(out, clock) }
     }
 
     /// Begins a response to bytes that are no request; the connection closes after it.
@@ -79,7 +89,11 @@ impl<W: Write> ResponseWriter<W> {
             keep_alive: false,
             status: 200,
             headers,
+            lasting: FIRST_HEADERS.len(),
+            timing: None,
             body: Vec::with_capacity(USUAL_BYTES),
+            encoding: None,
+            encoder: None,
             state: ResponseState::Held,
         }
     }
@@ -101,17 +115,45 @@ impl<W: Write> ResponseWriter<W> {
         }
     }
 
-    /// Drops status, body and all headers but those that every response has, for another attempt.
+    /// Keeps the headers so far for each attempt.
+    pub(crate) fn keep_headers(&mut self) {
+        self.lasting = self.headers.len();
+    }
+
+    /// Has the response tell these times.
+    pub(crate) fn timing(&mut self, timing: ServerTiming) {
+        self.timing = Some(timing);
+    }
+
+    /// Drops status, body and all headers but those that are [kept](Self::keep_headers), for another attempt.
     /// Only allowed while nothing has been [sent](Self::is_sent).
     pub fn restart(&mut self) {
         self.status = 200;
-        self.headers.truncate(FIRST_HEADERS.len());
+        self.headers.truncate(self.lasting);
+        self.timing = None;
         self.body.clear();
     }
 
     /// Closes the connection after this response. The client is told if the head has not been sent.
     pub fn close(&mut self) {
         self.keep_alive = false;
+    }
+
+    /// Sends the body as it is, whatever the client accepts.
+    pub(crate) fn compress_nothing(&mut self) {
+        self.encoding = None;
+    }
+
+    /// Returns how many bytes of the body are to be compressed before any of it can be sent.
+    pub(crate) fn bytes_to_compress(&self) -> usize {
+        self.encoding_of_body().map_or(0, |_| self.body.len())
+    }
+
+    /// How a body is sent that begins with what is held of it.
+    fn encoding_of_body(&self) -> Option<Encoding> {
+        let has_head = self.version != Version::Http09;
+        let is_long = self.body.len() >= MIN_ENCODED_BYTES;
+        self.encoding.filter(|_| has_head && is_long && !looks_compressed(&self.body))
     }
 
     /// Whether a byte has been sent to the client.
@@ -162,6 +204,10 @@ impl<W: Write> ResponseWriter<W> {
             }
             ResponseState::Streaming => {
                 self.send_chunk()?;
+                if let Some(encoder) = self.encoder.take() {
+                    self.body = encoder.finish()?;
+                    self.send_chunk()?;
+                }
                 if self.version == Version::Http11 {
                     self.out.write_all(b"0\r\n\r\n")?;
                 }
@@ -175,7 +221,8 @@ impl<W: Write> ResponseWriter<W> {
     pub(crate) fn final_status(&self, validators: Option<(u64, Option<&str>)>) -> u16 {
         match (self.state, validators) {
             (ResponseState::Held, Some((digest, Some(list)))) => {
-                let etag = ETag { digest, length: self.body.len() };
+                let encoding = self.encoding_of_body();
+                let etag = ETag { digest, length: self.body.len(), encoding };
                 if matches(list, &etag.to_string()) { 304 } else { self.status }
             }
             _ => self.status,
@@ -185,14 +232,23 @@ impl<W: Write> ResponseWriter<W> {
     /// Ends a response of which nothing has been sent, as [`finish`](Self::finish) does. Returns it for the caller to
     /// send.
     pub(crate) fn held_message(&mut self, validators: Option<(u64, Option<&str>)>) -> Vec<u8> {
-        let length = self.body.len();
-        let etag = validators.map(|(digest, _)| ETag { digest, length });
+        let (length, encoding) = (self.body.len(), self.encoding_of_body());
+        let mut etag = validators.map(|(digest, _)| ETag { digest, length, encoding });
         self.status = self.final_status(validators);
         if self.status == 304 {
             self.body.clear();
+        } else if let Some(encoding) = encoding {
+            match encoding.compress(&self.body) {
+                Ok(compressed) => {
+                    self.body = compressed;
+                    self.header("Content-Encoding", encoding.name());
+                }
+                // There is no memory for it.
+                Err(_) => etag = etag.map(|etag| ETag { encoding: None, ..etag }),
+            }
         }
         // 204 never has a length, 304 could only have the 200's (RFC 9110, section 8.6).
-        let length = Some(length).filter(|_| ![204, 304].contains(&self.status));
+        let length = Some(self.body.len()).filter(|_| ![204, 304].contains(&self.status));
         let mut message = self.head(etag, length);
         if !self.head_only {
             message.extend_from_slice(&self.body);
@@ -212,6 +268,12 @@ impl<W: Write> ResponseWriter<W> {
         } else {
             self.keep_alive = false;
         }
+        // Without memory for it, the body goes as it is.
+        let encoder = |encoding| Some((encoding, StreamEncoder::new(encoding).ok()?));
+        if let Some((encoding, encoder)) = self.encoding_of_body().and_then(encoder) {
+            self.header("Content-Encoding", encoding.name());
+            self.encoder = Some(Box::new(encoder));
+        }
         let head = self.head(None, None);
         self.state = if self.head_only { ResponseState::Done } else { ResponseState::Streaming };
         self.out.write_all(&head)?;
@@ -224,6 +286,10 @@ impl<W: Write> ResponseWriter<W> {
     }
 
     fn send_chunk(&mut self) -> io::Result<()> {
+        if let Some(encoder) = &mut self.encoder {
+            self.body = encoder.encode(&self.body)?;
+        }
+        // The compressor may keep all of it. An empty chunk would be the end.
         if self.body.is_empty() {
             return Ok(());
         }
@@ -258,6 +324,9 @@ impl<W: Write> ResponseWriter<W> {
         head.extend_from_slice(&self.headers);
         if let Some(etag) = etag {
             write!(head, "ETag: {etag}\r\n")?;
+        }
+        if let Some(timing) = &self.timing {
+            timing.write_to(head)?;
         }
         if let Some(length) = length {
             write!(head, "Content-Length: {length}\r\n")?;
@@ -298,15 +367,20 @@ impl<W: Write> Write for ResponseWriter<W> {
     }
 }
 
-/// The ETag of a body: what is in it, and how long its form is.
+/// The ETag of a body: what is in it, how long its form is, and how it is compressed.
 struct ETag {
     digest: u64,
     length: usize,
+    encoding: Option<Encoding>,
 }
 
 impl fmt::Display for ETag {
     fn fmt(&self, to: &mut fmt::Formatter) -> fmt::Result {
-        write!(to, "W/\"{:016x}-{:x}\"", self.digest, self.length)
+        let (mark, encoding) = match self.encoding {
+            Some(encoding) => ("-", encoding.name()),
+            None => ("", ""),
+        };
+        write!(to, "W/\"{:016x}-{:x}{mark}{encoding}\"", self.digest, self.length)
     }
 }
 
@@ -377,10 +451,13 @@ impl<'a> ErrorBody<'a> {
         Self { error: error.into(), ..Self::default() }
     }
 
-    /// Creates an error about what this query asks for.
-    pub(crate) fn about(query: &'a KeyQuery, error: impl Into<Cow<'a, str>>) -> Self {
-        let key = Some(TextOrBase64(&query.key));
-        let field = query.field.as_deref().map(TextOrBase64);
+    /// Creates an error about a key, or a field of it.
+    pub(crate) fn about(
+        key: &'a [u8],
+        field: Option<&'a [u8]>,
+        error: impl Into<Cow<'a, str>>,
+    ) -> Self {
+        let (key, field) = (Some(TextOrBase64(key)), field.map(TextOrBase64));
         Self { key, field, ..Self::new(error) }
     }
 }

@@ -1,12 +1,13 @@
 //! What a request's path and query ask for, and links that ask for it.
 
-use std::fmt::Display;
-use std::ops::RangeInclusive;
-use std::str::FromStr;
+use std::borrow::Cow;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
-use super::Request;
+use super::query::NamedKeys;
+pub(crate) use super::query::{Query, decode};
+use super::request::MAX_REQUEST_LINE_BYTES;
+use super::{ErrorBody, Request};
 
 /// Keys on one page of a listing unless `limit` says otherwise.
 const DEFAULT_PAGE_KEYS: usize = 10_000;
@@ -21,8 +22,18 @@ const DEFAULT_HTML_KEYS: usize = 2000;
 /// Highest `limit` of such a page: browsers are slow with longer tables.
 const MAX_HTML_KEYS: usize = 10_000;
 
-/// Most parameters of a query. No path takes more than seven; each is compared with those before it.
-const MAX_PARAMETERS: usize = 32;
+/// Highest number of a database: Redis takes no higher one.
+const MAX_DATABASE: i64 = i32::MAX as i64;
+
+/// Longest id of a server process in a cursor.
+const MAX_RUN_ID_BYTES: usize = 64;
+
+/// Longest path and query of a link of ours: the rest of a request line is for its method and version, and for a host,
+/// which some proxies name there.
+pub(crate) const MAX_LINK_BYTES: usize = MAX_REQUEST_LINE_BYTES - 512;
+
+/// Room in a link to a key for the parameters that lead to its other forms and pages. Fields are not among them.
+const LINK_PARAMETER_BYTES: usize = 256;
 
 /// Characters that are percent-encoded in a link. A hyphen is among them because `/-/` is ours, and a
 /// slash because `//` would begin the name of a host and clients remove `/../`.
@@ -49,8 +60,24 @@ pub enum Target {
     /// The value of a key. There is a listing as well if the path ends in `:` and asks for the whole
     /// value: if there is no such key, it shows the keys that begin with it.
     Key(KeyQuery, Option<PageQuery>),
+    /// The values of several keys.
+    Keys(KeysQuery),
     /// A page of keys with their values.
     Page(PageQuery),
+    /// What may be asked: `OPTIONS`.
+    Options,
+}
+
+impl Target {
+    /// Returns the database that is named, if one is.
+    pub(crate) fn database(&self) -> Option<i64> {
+        match self {
+            Self::Key(KeyQuery { database, .. }, _)
+            | Self::Keys(KeysQuery { database, .. })
+            | Self::Page(PageQuery { database, .. }) => *database,
+            Self::Admin(_) | Self::Favicon | Self::Options => None,
+        }
+    }
 }
 
 /// A path below `/-/`, where the balancer shows its own state.
@@ -65,6 +92,8 @@ pub enum AdminTarget {
     },
     /// `/-/metrics`
     Metrics,
+    /// `/-/openapi.json`
+    OpenApi,
     /// `/-/ping`
     Ping,
     /// `/-/health`
@@ -75,11 +104,21 @@ pub enum AdminTarget {
     Unknown,
 }
 
+impl AdminTarget {
+    /// Whether it is open to everybody, by whatever name: it says no more than that there is a balancer, and whether that
+    /// can serve.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self, Self::Ping | Self::Health | Self::Ready)
+    }
+}
+
 /// A request for a value or a part of it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct KeyQuery {
     /// The key's bytes.
     pub key: Vec<u8>,
+    /// The database, if not that of each backend's URL.
+    pub database: Option<i64>,
     /// One field of a hash, if not the whole value is requested.
     pub field: Option<Vec<u8>>,
     /// The form of the response.
@@ -95,6 +134,22 @@ impl KeyQuery {
     pub(crate) fn is_raw(&self) -> bool {
         self.format == Format::Raw
     }
+
+    /// Returns an error about what it asks for.
+    pub(crate) fn error<'a>(&'a self, why: impl Into<Cow<'a, str>>) -> ErrorBody<'a> {
+        ErrorBody::about(&self.key, self.field.as_deref(), why)
+    }
+}
+
+/// A request for the values of several keys, as JSON.
+#[derive(Debug, PartialEq, Eq)]
+pub struct KeysQuery {
+    /// The keys, in the order of the answer, each once.
+    pub keys: Vec<Vec<u8>>,
+    /// Whether the data are an array, whatever the keys are.
+    pub is_array: bool,
+    /// The database, if not that of each backend's URL.
+    pub database: Option<i64>,
 }
 
 /// A request for a page of keys.
@@ -116,6 +171,10 @@ pub struct PageQuery {
     pub cursor: Option<Cursor>,
     /// The form of the response: never raw.
     pub format: Format,
+    /// Whether the data are an array in JSON, whatever the keys are.
+    pub is_array: bool,
+    /// The database, if not that of each backend's URL.
+    pub database: Option<i64>,
 }
 
 /// The place where a listing goes on. A `SCAN` cursor means something only to the server process that
@@ -137,7 +196,7 @@ impl Cursor {
     /// Parses it from a URL.
     fn parse(text: &str) -> Option<Self> {
         let (run_id, position) = text.rsplit_once('-')?;
-        let is_id = (1..=64).contains(&run_id.len())
+        let is_id = (1..=MAX_RUN_ID_BYTES).contains(&run_id.len())
             && run_id.bytes().all(|byte| byte.is_ascii_alphanumeric());
         is_id.then_some(())?;
         Some(Self { run_id: run_id.to_owned(), position: position.parse().ok()? })
@@ -149,6 +208,9 @@ impl PageQuery {
     pub fn link(&self, cursor: &Cursor) -> String {
         let encode = |bytes| percent_encode(bytes, LINK);
         let mut link = format!("/{}?", encode(&self.prefix));
+        if let Some(database) = self.database {
+            link += &format!("db={database}&");
+        }
         if let Some(matching) = &self.matching {
             link += &format!("match={}&", encode(matching));
         }
@@ -158,6 +220,9 @@ impl PageQuery {
         if self.is_format_named {
             link += if self.format == Format::Html { "format=html&" } else { "format=json&" };
         }
+        if self.is_array {
+            link += "shape=array&";
+        }
         if self.limit != limits(self.format).0 {
             link += &format!("limit={}&", self.limit);
         }
@@ -165,9 +230,22 @@ impl PageQuery {
     }
 }
 
-/// Returns the path and query that lead to `key`, whatever its bytes, with these parameters (names and
-/// values).
-pub(crate) fn link_to_key(key: &[u8], parameters: &[(&str, &[u8])]) -> String {
+/// Returns the path and query that lead to the first page of this database's keys.
+pub(crate) fn link_to_keys(database: Option<i64>) -> String {
+    database.map_or("/".to_owned(), |database| format!("/?db={database}"))
+}
+
+/// Returns the path and query that lead to `key` in this database, whatever its bytes, with these parameters (names and
+/// values); `None` if that would be longer than what is served. A key that has a link has one for each of its pages.
+pub(crate) fn link_to_key(
+    key: &[u8],
+    database: Option<i64>,
+    parameters: &[(&str, &[u8])],
+) -> Option<String> {
+    // Not encoded in vain.
+    if key.len() > MAX_LINK_BYTES {
+        return None;
+    }
     let encode = |bytes| percent_encode(bytes, LINK);
     // To us or to browsers, these paths mean something else.
     let is_special = key.ends_with(b":") || [&b""[..], b".", b"..", b"favicon.ico"].contains(&key);
@@ -175,11 +253,16 @@ pub(crate) fn link_to_key(key: &[u8], parameters: &[(&str, &[u8])]) -> String {
         true => (format!("/?key={}", encode(key)), '&'),
         false => (format!("/{}", encode(key)), '?'),
     };
+    if let Some(database) = database {
+        link += &format!("{separator}db={database}");
+        separator = '&';
+    }
     for (name, value) in parameters {
         link += &format!("{separator}{name}={}", encode(value));
         separator = '&';
     }
-    link
+    let room = if parameters.is_empty() { LINK_PARAMETER_BYTES } else { 0 };
+    (link.len() + room <= MAX_LINK_BYTES).then_some(link)
 }
 
 /// Whether the target is below `/-/`.
@@ -211,10 +294,12 @@ fn parse_with(target: &str, query: &Result<Query, String>, html: bool) -> Result
     let name = decode(path.strip_prefix('/').unwrap_or(path))?;
     let mut query = query.clone()?;
     let format = query.format(html)?;
+    query.database = query.number("db", 0..=MAX_DATABASE)?;
     let target = if name.is_empty() {
-        match query.take("key") {
-            Some(key) => Target::Key(query.key(key, format, true)?, None),
-            None => Target::Page(query.page(Vec::new(), format)?),
+        match query.take_keys() {
+            NamedKeys::One(key) => Target::Key(query.key(key, format, true)?, None),
+            NamedKeys::Several(keys) => Target::Keys(query.several(keys, format)?),
+            NamedKeys::No => Target::Page(query.page(Vec::new(), format)?),
         }
     } else if name.ends_with(b":") {
         // A cursor belongs to the listing: links to such keys have the other form.
@@ -238,6 +323,7 @@ fn admin(path: &str, query: &Result<Query, String>) -> Result<AdminTarget, Strin
             AdminTarget::Status { since }
         }
         "metrics" => AdminTarget::Metrics,
+        "openapi.json" => AdminTarget::OpenApi,
         "ping" => AdminTarget::Ping,
         "health" => AdminTarget::Health,
         "ready" => AdminTarget::Ready,
@@ -253,71 +339,7 @@ fn limits(format: Format) -> (usize, usize) {
     }
 }
 
-/// The parameters of a query that have not been taken yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Query {
-    pairs: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Whether `format` was one of them.
-    is_format_named: bool,
-}
-
 impl Query {
-    /// Parses the query of a target.
-    ///
-    /// # Errors
-    /// Says what is wrong, for a status 400.
-    pub(crate) fn of(target: &str) -> Result<Self, String> {
-        let text = target.split_once('?').map_or("", |(_, query)| query);
-        let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-        for pair in text.split('&').filter(|pair| !pair.is_empty()) {
-            if pairs.len() >= MAX_PARAMETERS {
-                return Err(format!("the query has more than {MAX_PARAMETERS} parameters"));
-            }
-            // A plus is a space, as in an HTML form.
-            let pair = pair.replace('+', " ");
-            let (name, value) = pair.split_once('=').unwrap_or((&pair, ""));
-            let name = decode(name)?;
-            if pairs.iter().any(|(earlier, _)| *earlier == name) {
-                return Err(format!("the parameter {} occurs twice", shown(&name)));
-            }
-            pairs.push((name, decode(value)?));
-        }
-        Ok(Self { pairs, is_format_named: false })
-    }
-
-    /// Whether the format is HTML; `None` if the query names none.
-    pub(crate) fn names_html(&self) -> Option<bool> {
-        let format = self.pairs.iter().find(|(name, _)| name == b"format");
-        format.map(|(_, value)| value == b"html")
-    }
-
-    /// Takes a parameter's value.
-    pub(crate) fn take(&mut self, name: &str) -> Option<Vec<u8>> {
-        let at = self.pairs.iter().position(|(given, _)| given == name.as_bytes())?;
-        Some(self.pairs.swap_remove(at).1)
-    }
-
-    /// Takes a number within these bounds; `None` if there is no such parameter.
-    pub(crate) fn number<T>(
-        &mut self,
-        name: &str,
-        bounds: RangeInclusive<T>,
-    ) -> Result<Option<T>, String>
-    where
-        T: FromStr + PartialOrd + Display,
-    {
-        let Some(digits) = self.take(name) else { return Ok(None) };
-        let number = std::str::from_utf8(&digits).ok().and_then(|digits| digits.parse().ok());
-        let (least, most) = (bounds.start(), bounds.end());
-        let why = || format!("{name} is a number from {least} to {most}");
-        number.filter(|number| bounds.contains(number)).map(Some).ok_or_else(why)
-    }
-
-    /// Returns the name of a parameter that has not been taken, quoted for an error.
-    pub(crate) fn left_over(&self) -> Option<String> {
-        self.pairs.first().map(|(name, _)| shown(name))
-    }
-
     /// Takes the format; `html` is the default for a client that accepts it.
     fn format(&mut self, html: bool) -> Result<Format, String> {
         let named = self.take("format");
@@ -340,7 +362,38 @@ impl Query {
         let is_paged = format == Format::Html;
         let from = if is_paged { self.take("from") } else { None };
         let cursor = if is_paged && takes_cursor { self.cursor()? } else { None };
-        Ok(KeyQuery { key, field: self.take("field"), format, from, cursor })
+        Ok(KeyQuery {
+            key,
+            database: self.database,
+            field: self.take("field"),
+            format,
+            from,
+            cursor,
+        })
+    }
+
+    /// Takes the parameters of several keys.
+    fn several(&mut self, keys: Vec<Vec<u8>>, format: Format) -> Result<KeysQuery, String> {
+        // A browser that was not asked for a format gets JSON, too.
+        if self.is_format_named && format != Format::Json {
+            return Err("several keys are answered as JSON: leave format out, or ask for one key"
+                .to_owned());
+        }
+        if self.take("field").is_some() {
+            return Err("a field is one of one key: ask for one key, or leave field out".to_owned());
+        }
+        let is_array = self.is_array(Format::Json)?;
+        Ok(KeysQuery { keys, is_array, database: self.database })
+    }
+
+    /// Takes the shape of the data.
+    fn is_array(&mut self, format: Format) -> Result<bool, String> {
+        match self.take("shape").as_deref() {
+            None => Ok(false),
+            Some(b"array") if format == Format::Json => Ok(true),
+            Some(b"array") => Err("shape is for JSON: add format=json".to_owned()),
+            Some(_) => Err("shape is array, or is left out".to_owned()),
+        }
     }
 
     fn cursor(&mut self) -> Result<Option<Cursor>, String> {
@@ -356,7 +409,7 @@ impl Query {
         }
         let (default, most) = limits(format);
         let limit = self.number("limit", 1..=most)?.unwrap_or(default);
-        let cursor = self.cursor()?;
+        let (cursor, is_array) = (self.cursor()?, self.is_array(format)?);
         let search = self.take("search");
         let matching = self.take("match");
         let glob = match (&matching, &search) {
@@ -372,37 +425,35 @@ impl Query {
             }
         };
         let is_format_named = self.is_format_named;
-        Ok(PageQuery { prefix, pattern, matching, search, limit, cursor, format, is_format_named })
+        let page = PageQuery {
+            prefix,
+            pattern,
+            matching,
+            search,
+            is_format_named,
+            limit,
+            cursor,
+            format,
+            is_array,
+            database: self.database,
+        };
+        let last = Cursor { run_id: "0".repeat(MAX_RUN_ID_BYTES), position: u64::MAX };
+        if page.link(&last).len() > MAX_LINK_BYTES {
+            let why = "what the keys begin with, and match or search, are too long: the link to the next page would be \
+                       longer than what is served";
+            return Err(why.to_owned());
+        }
+        Ok(page)
     }
 
     /// Fails if a parameter has not been taken.
     fn end(self) -> Result<(), String> {
-        match self.pairs.first() {
-            None => Ok(()),
-            Some((name, _)) => Err(format!(
-                "the parameter {} is not one that this path takes: \
-                 a key takes field and format, a listing match, search, limit, cursor and format",
-                shown(name)
-            )),
-        }
-    }
-}
-
-/// Quotes a parameter's name for an error, cut to a reasonable length.
-fn shown(name: &[u8]) -> String {
-    let text: String = String::from_utf8_lossy(name).chars().take(40).collect();
-    format!("{text:?}")
-}
-
-/// Decodes percent-encoding. Every byte may be encoded; each `%` must begin an escape.
-pub(crate) fn decode(text: &str) -> Result<Vec<u8>, String> {
-    let bytes = text.as_bytes();
-    let is_escape = |at: usize| {
-        bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
-    };
-    match (0..bytes.len()).find(|&at| bytes[at] == b'%' && !is_escape(at)) {
-        Some(_) => Err("a % that two hexadecimal digits don't follow: write %25".to_owned()),
-        None => Ok(percent_decode(bytes).collect()),
+        self.left_over().map_or(Ok(()), |name| {
+            Err(format!(
+                "the parameter {name} is not one that this path takes: a key takes field and format, several keys shape, \
+                 a listing match, search, limit, cursor, shape and format, and each of them db"
+            ))
+        })
     }
 }
 

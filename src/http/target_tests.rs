@@ -1,5 +1,6 @@
 use super::*;
 use crate::http;
+use crate::http::query::{MAX_KEYS, MAX_PARAMETERS};
 
 fn key(name: &[u8]) -> Target {
     Target::Key(query(name, None, Format::Json), None)
@@ -7,7 +8,7 @@ fn key(name: &[u8]) -> Target {
 
 fn query(key: &[u8], field: Option<&[u8]>, format: Format) -> KeyQuery {
     let field = field.map(<[u8]>::to_vec);
-    KeyQuery { key: key.to_vec(), field, format, from: None, cursor: None }
+    KeyQuery { key: key.to_vec(), database: None, field, format, from: None, cursor: None }
 }
 
 fn page(target: &str) -> PageQuery {
@@ -42,6 +43,7 @@ fn what_is_ours_is_told_apart() {
     assert_eq!(admin("/-/status.json"), AdminTarget::Status { since: 0 });
     assert_eq!(admin("/-/status.json?since=7"), AdminTarget::Status { since: 7 });
     assert_eq!(admin("/-/metrics"), AdminTarget::Metrics);
+    assert_eq!(admin("/-/openapi.json"), AdminTarget::OpenApi);
     assert_eq!(admin("/-/ping"), AdminTarget::Ping);
     assert_eq!(admin("/-/health"), AdminTarget::Health);
     assert_eq!(admin("/-/ready?from=a"), AdminTarget::Ready);
@@ -90,13 +92,19 @@ fn a_link_leads_back_to_the_same_listing() {
         cursor: None,
         format: Format::Json,
         is_format_named: true,
+        is_array: true,
+        database: Some(3),
     };
     let cursor = Cursor { run_id: "abc".to_owned(), position: 7 };
     let link = query.link(&cursor);
-    assert_eq!(link, "/%2D%2Fa%20b:?match=x%2A%26%FF&format=json&limit=5&cursor=abc-7");
+    assert_eq!(
+        link,
+        "/%2D%2Fa%20b:?db=3&match=x%2A%26%FF&format=json&shape=array&limit=5&cursor=abc-7"
+    );
     let parsed = page(&link);
     assert_eq!((parsed.prefix, parsed.matching), (query.prefix, query.matching));
-    assert_eq!((parsed.limit, parsed.cursor), (5, Some(cursor)));
+    assert_eq!((parsed.limit, parsed.cursor, parsed.is_array), (5, Some(cursor), true));
+    assert_eq!(parsed.database, Some(3));
 }
 
 #[test]
@@ -108,6 +116,9 @@ fn what_makes_no_sense_is_named() {
         ("/?limit=0", "limit"),
         ("/-/status.json?since=-1", "since"),
         ("/?limit=x", "limit"),
+        ("/a?db=x", "db is a number"),
+        ("/?db=-1", "db is a number"),
+        ("/?keys=a,b&db=2147483648", "db is a number from 0 to 2147483647"),
         ("/?limit=100001", "limit"),
         ("/?cursor=5", "cursor"),
         ("/?cursor=-5", "cursor"),
@@ -189,9 +200,113 @@ fn any_key_has_a_link_that_leads_to_it() {
         b"<\"'>",
     ];
     for key in keys {
-        let target = parse(&link_to_key(key, &[]), true);
+        let target = parse(&link_to_key(key, None, &[]).expect("a link"), true);
         assert_eq!(target, Ok(Target::Key(query(key, None, Format::Html), None)));
-        let target = parse(&link_to_key(key, &[("field", b"&="), ("format", b"raw")]), true);
+        let link = link_to_key(key, None, &[("field", b"&="), ("format", b"raw")]).expect("a link");
+        let target = parse(&link, true);
         assert_eq!(target, Ok(Target::Key(query(key, Some(b"&="), Format::Raw), None)));
+    }
+}
+
+#[test]
+fn what_would_be_too_long_has_no_link() {
+    let fits = vec![0xff; (MAX_LINK_BYTES - LINK_PARAMETER_BYTES - 1) / 3];
+    let link = link_to_key(&fits, None, &[]).expect("a link");
+    let head = format!("HEAD {link} HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(matches!(http::parse(head.as_bytes()), Ok(Some(_))));
+    let cursor = Cursor { run_id: "a".repeat(MAX_RUN_ID_BYTES), position: u64::MAX }.to_text();
+    let (cursor, from) = (cursor.as_bytes(), u64::MAX.to_string());
+    for (name, value) in [("cursor", cursor), ("from", from.as_bytes()), ("format", b"json")] {
+        assert!(link_to_key(&fits, None, &[(name, value)]).is_some(), "{name}");
+    }
+    assert_eq!(link_to_key(&[&fits[..], b"ab"].concat(), None, &[]), None);
+    assert_eq!(link_to_key(&vec![b'a'; 100_000_000], None, &[]), None);
+    assert_eq!(link_to_key(b"key", None, &[("field", &vec![0xff; MAX_LINK_BYTES / 3])]), None);
+}
+
+#[test]
+fn a_listing_whose_next_page_could_have_no_link_is_refused() {
+    let long = "*".repeat(MAX_LINK_BYTES / 3);
+    let error = parse(&format!("/?match={long}"), false).expect_err("too long");
+    assert!(error.contains("too long"), "{error}");
+    assert!(parse(&format!("/?match={}", &long[..long.len() - 100]), false).is_ok());
+}
+
+#[test]
+fn several_keys_keep_their_order_and_an_encoded_comma_belongs_to_a_key() {
+    let keys = |target: &str| match parse(target, true) {
+        Ok(Target::Keys(query)) => query.keys,
+        other => panic!("{target}: {other:?}"),
+    };
+    for (target, expected) in [
+        ("/?keys=b,a,c", &[&b"b"[..], b"a", b"c"][..]),
+        ("/?keys=a", &[b"a"]),
+        ("/?keys=a,,b", &[b"a", b"", b"b"]),
+        ("/?keys=,", &[b""]),
+        ("/?keys=a%2Cb,c%2cd", &[b"a,b", b"c,d"]),
+        ("/?keys=a+b,%ff", &[b"a b", b"\xff"]),
+        ("/?keys=a,b,a", &[b"a", b"b"]),
+        ("/?key=b&key=a", &[b"b", b"a"]),
+        ("/?key=b&key=b", &[b"b"]),
+        ("/?key=&key=a,b", &[b"", b"a,b"]),
+        ("/?key=c&keys=a,b&key=d&keys=e", &[b"c", b"a", b"b", b"d", b"e"]),
+        ("/?keys=a&format=json", &[b"a"]),
+    ] {
+        assert_eq!(keys(target), expected, "{target}");
+    }
+    assert!(matches!(parse("/?key=a,b", false), Ok(Target::Key(..))), "one key");
+    let many: Vec<String> = (0..MAX_KEYS).map(|number| number.to_string()).collect();
+    assert_eq!(keys(&format!("/?keys={}", many.join(","))).len(), MAX_KEYS);
+    assert_eq!(keys(&format!("/?key={}", many.join("&key="))).len(), MAX_KEYS);
+    for (target, why) in [
+        (&format!("/?keys={},x", many.join(","))[..], "at most 1000 keys"),
+        ("/?keys=", "keys=A,B"),
+        ("/?keys=%", "%25"),
+        ("/?keys=a,b&format=raw", "JSON"),
+        ("/?keys=a,b&format=html", "JSON"),
+        ("/?key=a&key=b&format=raw", "JSON"),
+        ("/?keys=a,b&field=f", "field"),
+        ("/?keys=a,b&limit=1", "\"limit\""),
+        ("/a?keys=a,b", "\"keys\""),
+        ("/a:?key=b", "\"key\""),
+        ("/a?key=b&key=c", "\"key\""),
+    ] {
+        for html in [true, false] {
+            let html = html || target.contains("=html");
+            let error = parse(target, html).expect_err(target);
+            assert!(error.contains(why), "{target:.60}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_database_can_be_named_everywhere_and_links_keep_it() {
+    for (target, html) in
+        [("/a?db=3", false), ("/?key=a:&db=3", true), ("/a?format=raw&db=3", false)]
+    {
+        match parse(target, html) {
+            Ok(Target::Key(query, None)) => assert_eq!(query.database, Some(3), "{target}"),
+            other => panic!("{target}: {other:?}"),
+        }
+    }
+    match parse("/a:?db=3", false) {
+        Ok(Target::Key(query, Some(page))) => {
+            assert_eq!((query.database, page.database), (Some(3), Some(3)));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(
+        matches!(parse("/?keys=a&db=0", false), Ok(Target::Keys(query)) if query.database == Some(0))
+    );
+    for key in [&b"a"[..], b"a:", b""] {
+        for parameters in [&[][..], &[("field", &b"f"[..])]] {
+            let link = link_to_key(key, Some(7), parameters).expect("a link");
+            match parse(&link, true) {
+                Ok(Target::Key(query, None)) => {
+                    assert_eq!((&query.key[..], query.database), (key, Some(7)), "{link}");
+                }
+                other => panic!("{link}: {other:?}"),
+            }
+        }
     }
 }

@@ -7,11 +7,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use redis::{
-    Client, ClientTlsConfig, Connection, ConnectionInfo, ConnectionLike, ErrorKind, InfoDict,
-    RedisError, TlsCertificates, Value,
+    Client, ClientTlsConfig, Connection, ConnectionInfo, ConnectionLike, InfoDict, RedisError,
+    TlsCertificates, Value,
 };
 
 use super::dataset::DatasetError;
+use super::reason::{is_loading, reason, why_not_connected};
 use crate::config::address::BackendAddress;
 use crate::config::backend_tls::TlsFiles;
 
@@ -25,8 +26,11 @@ const IO_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a replica may make no progress before it counts as failed.
 const REPLICA_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How often a replica is asked how far it is.
-const REPLICA_POLL: Duration = Duration::from_millis(100);
+/// How long a server that loads its data may make no progress before it counts as failed.
+const LOADING_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often a replica, or a server that loads its data, is asked how far it is.
+const POLL: Duration = Duration::from_millis(100);
 
 /// Error of a backend that does not hold the rows.
 #[derive(Debug, thiserror::Error)]
@@ -62,11 +66,13 @@ pub(super) struct Replication {
 }
 
 impl SeedConnection {
-    /// Connects, logs in, and asks for the backend's role.
-    pub fn connect(address: &BackendAddress) -> Result<(Self, Replication), SeedError> {
-        let failed = |error| {
-            SeedError::Other(format!("cannot connect: {}", reason(&error, CONNECT_TIMEOUT)))
-        };
+    /// Connects, logs in, waits until the backend has loaded its data, and asks for its role. `waits` is called if there is
+    /// something to wait for.
+    pub fn connect(
+        address: &BackendAddress,
+        mut waits: impl FnMut(),
+    ) -> Result<(Self, Replication), SeedError> {
+        let failed = |error| SeedError::Other(why_not_connected(&error, address, CONNECT_TIMEOUT));
         let info = address.connection_info();
         // Each command of the login has a time limit of its own, so we send only those that we need.
         let login = info.redis_settings().clone().set_skip_set_lib_name();
@@ -76,18 +82,58 @@ impl SeedConnection {
         connection.set_write_timeout(Some(IO_TIMEOUT))?;
         connection.set_read_timeout(Some(CONNECT_TIMEOUT))?;
         let mut connection = Self(connection);
-        let reply = connection.ask_replication().map_err(failed)?;
+        let first = connection.ask("replication");
         connection.0.set_read_timeout(Some(IO_TIMEOUT))?;
-        Ok((connection, Replication::parse(reply)?))
+        let is_loading = match first {
+            Ok(_) => connection.loaded_bytes().map_err(failed)?.is_some(),
+            Err(error) if is_loading(&error) => true,
+            Err(error) => return Err(failed(error)),
+        };
+        if is_loading {
+            waits();
+            connection.wait_until_loaded()?;
+        }
+        let replication = connection.replication()?;
+        Ok((connection, replication))
+    }
+
+    /// Waits while the backend loads its data from its disk and makes progress.
+    fn wait_until_loaded(&mut self) -> Result<(), SeedError> {
+        let (mut furthest, mut deadline) = (0, Instant::now() + LOADING_TIMEOUT);
+        while let Some(loaded) = self.loaded_bytes()? {
+            if loaded > furthest {
+                furthest = loaded;
+                deadline = Instant::now() + LOADING_TIMEOUT;
+            }
+            if Instant::now() >= deadline {
+                return Err(SeedError::Other(format!(
+                    "it is loading its data and made no progress for {} s; see its log",
+                    LOADING_TIMEOUT.as_secs()
+                )));
+            }
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// Asks how many bytes of its data the backend has loaded; `None` if it is not loading.
+    fn loaded_bytes(&mut self) -> Result<Option<u64>, RedisError> {
+        let info = match self.ask("persistence") {
+            Err(error) if is_loading(&error) => return Ok(Some(0)),
+            info => redis::from_redis_value::<InfoDict>(info?)?,
+        };
+        let is_loading = info.get::<u8>("loading") == Some(1);
+        Ok(is_loading.then(|| info.get("loading_loaded_bytes").unwrap_or(0)))
     }
 
     /// Asks for the present state of replication.
     pub fn replication(&mut self) -> Result<Replication, SeedError> {
-        Replication::parse(self.ask_replication()?)
+        Replication::parse(self.ask("replication")?)
     }
 
-    fn ask_replication(&mut self) -> Result<Value, RedisError> {
-        self.0.req_command(redis::cmd("INFO").arg("replication"))?.extract_error()
+    /// Asks for a section of `INFO`.
+    fn ask(&mut self, section: &str) -> Result<Value, RedisError> {
+        self.0.req_command(redis::cmd("INFO").arg(section))?.extract_error()
     }
 
     /// Sends all commands without waiting for a reply.
@@ -196,37 +242,23 @@ pub(super) fn wait_for_replica(
                 REPLICA_TIMEOUT.as_secs()
             )));
         }
-        thread::sleep(REPLICA_POLL);
+        thread::sleep(POLL);
     }
 }
 
 impl From<RedisError> for SeedError {
     fn from(error: RedisError) -> Self {
-        Self::Other(reason(&error, IO_TIMEOUT))
+        let reason = reason(&error, IO_TIMEOUT);
+        match error.code() {
+            // Redis says so of a replica, to which nothing is written here.
+            Some("READONLY") => Self::Other(format!(
+                "{reason} Is that lb, or another proxy? Name the servers behind it by --backend."
+            )),
+            _ => Self::Other(reason),
+        }
     }
 }
 
 fn unexpected(command: &str) -> SeedError {
     SeedError::Other(format!("this is not how Redis replies to {command}; is it a Redis server?"))
-}
-
-/// The reason in the words of Redis or the system, without the `redis` crate's error classes.
-fn reason(error: &RedisError, timeout: Duration) -> String {
-    if error.is_timeout() {
-        return format!("no reply within {} s", timeout.as_secs());
-    }
-    if error.is_connection_dropped() && !error.is_connection_refusal() {
-        return "the connection was closed by the server".into();
-    }
-    if error.kind() == ErrorKind::AuthenticationFailed {
-        // The crate keeps only this of the server's reply.
-        return "the login was refused; check the user and the password in its URL, and that the \
-                server takes more clients"
-            .into();
-    }
-    match (error.code(), error.detail()) {
-        (Some(code), Some(detail)) => format!("{code} {detail}"),
-        (None, Some(detail)) => detail.to_owned(),
-        _ => error.to_string(),
-    }
 }

@@ -3,12 +3,14 @@
 
 use std::collections::HashSet;
 use std::fmt::Display;
-use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
-use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::sync::Arc;
 
 use csv::{ByteRecord, StringRecord};
+
+use super::delimiter::{Delimiter, HEAD_BYTES};
+use super::input::{FileVersion, Input, InputReader};
+use super::quoting::Quoting;
 
 /// Limit of a row, in bytes of the file. A longer one most likely has an open quote, and would be collected in
 /// memory up to the end of the file.
@@ -30,14 +32,18 @@ const MAX_BATCH_BYTES: usize = 4 << 20;
 #[error("{0}")]
 pub struct DatasetError(String);
 
-/// A file's size and time, which change with it.
-type FileVersion = (u64, SystemTime);
+impl DatasetError {
+    pub(super) fn new(text: String) -> Self {
+        Self(text)
+    }
+}
 
 /// A checked CSV file with a header. Each row becomes a hash: one column is its id, the others are its
 /// fields.
 #[derive(Debug)]
 pub struct Dataset {
-    path: PathBuf,
+    input: Arc<Input>,
+    delimiter: Delimiter,
     columns: Vec<String>,
     id_index: usize,
     rows: u64,
@@ -45,26 +51,47 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads the whole file and checks every row; `id` names the column with the ids. All ids are in memory
-    /// meanwhile.
+    /// Reads the whole input and checks every row; `id` names the column with the ids. Without a `delimiter`, that is
+    /// recognised by the header. All ids are in memory meanwhile.
     ///
     /// # Errors
     ///
     /// The first problem of the file, with its line if it has one.
-    pub fn check(path: &Path, id: &str) -> Result<Self, DatasetError> {
-        let version = version_of(path)?;
-        let mut records = Records::open(path, version)?;
+    pub fn check(
+        input: Input,
+        id: &str,
+        delimiter: Option<Delimiter>,
+    ) -> Result<Self, DatasetError> {
+        let input = Arc::new(input);
+        let version = input.version()?;
+        let delimiter = match delimiter {
+            Some(delimiter) => delimiter,
+            None => Delimiter::recognise(&head(&input)?, id),
+        };
+        let mut records = Records::open(&input, version, delimiter)?;
+        records.reader.get_mut().quoting = Some(Quoting::new(delimiter.byte()));
         let mut record = StringRecord::new();
         if !records.read_text(&mut record)? {
-            return Err(problem(path, "is empty; its first line has to name the columns"));
+            return Err(input.problem("is empty; its first line has to name the columns"));
         }
         let columns: Vec<String> = record.iter().map(str::to_owned).collect();
-        let id_index = find_id(&columns, id).map_err(|problem| records.at_last(problem))?;
+        let id_index =
+            find_id(&columns, id, delimiter).map_err(|problem| records.at_last(problem))?;
         let rows = check_rows(&mut records, &columns, id_index)?;
         if rows == 0 {
-            return Err(problem(path, "has a header but no rows; add at least one"));
+            return Err(input.problem("has a header but no rows; add at least one"));
         }
-        Ok(Self { path: path.into(), columns, id_index, rows, version })
+        Ok(Self { input, delimiter, columns, id_index, rows, version })
+    }
+
+    /// Returns the name of the file.
+    pub fn name(&self) -> &str {
+        self.input.name()
+    }
+
+    /// Returns by what values are separated, if not by commas.
+    pub fn unusual_delimiter(&self) -> Option<Delimiter> {
+        (self.delimiter != Delimiter::COMMA).then_some(self.delimiter)
     }
 
     /// The number of rows without the header; at least 1.
@@ -82,7 +109,7 @@ impl Dataset {
     /// Reads the rows again from the first one on, in batches of at most `batch_rows` (at least 1) and
     /// roughly [`MAX_BATCH_BYTES`]. Fails if the file has changed.
     pub(super) fn batches(&self, batch_rows: usize) -> Result<Batches<'_>, DatasetError> {
-        let mut records = Records::open(&self.path, self.version)?;
+        let mut records = Records::open(&self.input, self.version, self.delimiter)?;
         records.read(&mut ByteRecord::new())?; // the header
         let row = Row { record: ByteRecord::new(), id_index: self.id_index };
         Ok(Batches { dataset: self, records, batch_rows, rows_left: self.rows, row })
@@ -111,7 +138,7 @@ impl Batches<'_> {
             }
             let record = &self.row.record;
             if record.len() != self.dataset.columns.len() || self.rows_left == 0 {
-                return Err(changed(&self.dataset.path));
+                return Err(self.dataset.input.changed());
             }
             self.rows_left -= 1;
             rows += 1;
@@ -122,8 +149,9 @@ impl Batches<'_> {
     }
 
     fn check_end(&self) -> Result<(), DatasetError> {
-        let unchanged = version_of(&self.dataset.path)? == self.dataset.version;
-        if unchanged && self.rows_left == 0 { Ok(()) } else { Err(changed(&self.dataset.path)) }
+        let input = &self.dataset.input;
+        let unchanged = input.version()? == self.dataset.version;
+        if unchanged && self.rows_left == 0 { Ok(()) } else { Err(input.changed()) }
     }
 }
 
@@ -153,7 +181,13 @@ impl Row {
 }
 
 /// Returns the index of the id column, or says why rows cannot be loaded with this header.
-fn find_id(columns: &[String], id: &str) -> Result<usize, String> {
+fn find_id(columns: &[String], id: &str, delimiter: Delimiter) -> Result<usize, String> {
+    if let Some(nameless) = columns.iter().position(|name| name.trim().is_empty()) {
+        let (number, one) = (nameless + 1, delimiter.one());
+        return Err(format!(
+            "column {number} has no name; name it, or take it away (is there a {one} too many?)"
+        ));
+    }
     let mut seen = HashSet::new();
     if let Some(twice) = columns.iter().find(|name| !seen.insert(*name)) {
         return Err(format!("there are two columns {twice:?}; rename or remove one"));
@@ -162,7 +196,8 @@ fn find_id(columns: &[String], id: &str) -> Result<usize, String> {
         let names: Vec<String> = columns.iter().map(|name| format!("{name:?}")).collect();
         let names = names.join(", ");
         return Err(format!(
-            "no column {id:?}; the columns are {names}: name the one with the ids with --id"
+            "no column {id:?}; the columns are {names}: name the one with the ids with --id, or what \
+             separates them with --delimiter"
         ));
     };
     if columns.len() == 1 {
@@ -186,7 +221,8 @@ fn check_rows(
         if found != expected {
             return Err(records.at_last(format!(
                 "the row has {found} columns, the header {expected}; look for a missing or extra \
-                 comma or quote"
+                 {} or quote",
+                records.delimiter.one()
             )));
         }
         let (column, id) = (&columns[id_index], &record[id_index]);
@@ -202,22 +238,19 @@ fn check_rows(
     Ok(ids.len() as u64)
 }
 
-/// Returns the version that the file has now.
-fn version_of(path: &Path) -> Result<FileVersion, DatasetError> {
-    // Checked before it is opened: opening a named pipe could wait without end.
-    let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
-    if !metadata.is_file() {
-        let problem = "is not a regular file; it is read several times, so save the rows to a file \
-                       and name that one";
-        return Err(self::problem(path, problem));
-    }
-    let modified = metadata.modified().map_err(|error| unreadable(path, &error))?;
-    Ok((metadata.len(), modified))
+/// Returns the beginning of a file, where its header is.
+fn head(input: &Input) -> Result<Vec<u8>, DatasetError> {
+    let mut head = Vec::new();
+    let reader = input.reader().map(|reader| reader.take(HEAD_BYTES as u64));
+    let read = reader.and_then(|mut reader| reader.read_to_end(&mut head));
+    read.map_err(|error| input.unreadable(&error))?;
+    Ok(head)
 }
 
 /// Reads the records of a file, with the header.
 struct Records {
-    path: PathBuf,
+    input: Arc<Input>,
+    delimiter: Delimiter,
     reader: csv::Reader<Source>,
     /// Where the last record begins, in bytes from the start of the file, perhaps with the line breaks
     /// before it.
@@ -230,19 +263,26 @@ struct Records {
 
 impl Records {
     /// Opens the file, unless it has changed since `version`.
-    fn open(path: &Path, version: FileVersion) -> Result<Self, DatasetError> {
-        if version_of(path)? != version {
-            return Err(changed(path));
+    fn open(
+        input: &Arc<Input>,
+        version: FileVersion,
+        delimiter: Delimiter,
+    ) -> Result<Self, DatasetError> {
+        if input.version()? != version {
+            return Err(input.changed());
         }
-        let file = File::open(path).map_err(|error| unreadable(path, &error))?;
-        let source = Source { inner: file.take(version.0).chain(SENTINEL), row_bytes: 0 };
+        let file = input.reader().map_err(|error| input.unreadable(&error))?;
+        let inner = file.take(version.0).chain(SENTINEL);
+        let source = Source { inner, row_bytes: 0, quoting: None };
         let reader = csv::ReaderBuilder::new()
             .has_headers(false)
             .flexible(true)
+            .delimiter(delimiter.byte())
             .buffer_capacity(BUFFER_BYTES)
             .from_reader(source);
         let end = version.0 + SENTINEL.len() as u64;
-        Ok(Self { path: path.into(), reader, last_start: 0, end, has_ended: false })
+        let input = Arc::clone(input);
+        Ok(Self { input, delimiter, reader, last_start: 0, end, has_ended: false })
     }
 
     /// Reads the next record; false after the last one.
@@ -257,7 +297,7 @@ impl Records {
         if !found {
             // The sentinel was not reached: the file has only a BOM, or has become shorter.
             let is_empty = self.last_start == 0;
-            return if is_empty { Ok(false) } else { Err(changed(&self.path)) };
+            return if is_empty { Ok(false) } else { Err(self.input.changed()) };
         }
         if self.reader.position().byte() < self.end {
             return Ok(true);
@@ -276,11 +316,27 @@ impl Records {
     fn read_text(&mut self, record: &mut StringRecord) -> Result<bool, DatasetError> {
         let mut bytes = std::mem::take(record).into_byte_record();
         let found = self.read(&mut bytes)?;
+        self.check_quotes()?;
         *record = StringRecord::from_byte_record(bytes).map_err(|error| {
             let column = error.utf8_error().field() + 1;
             self.at_last(format!("column {column} is not valid UTF-8; save the file as UTF-8"))
         })?;
         Ok(found)
+    }
+
+    /// Fails if a quote is wrong in what was read so far.
+    fn check_quotes(&self) -> Result<(), DatasetError> {
+        let quoting = self.reader.get_ref().quoting.as_ref();
+        let end = self.reader.position().byte();
+        let Some(mistake) = quoting.and_then(|quoting| quoting.mistake_before(end)) else {
+            return Ok(());
+        };
+        let begins = match mistake.value_line == mistake.line {
+            true => String::new(),
+            false => format!(" (it begins in line {})", mistake.value_line),
+        };
+        let (name, line, text) = (self.input.name(), mistake.line, mistake.text);
+        Err(DatasetError(format!("{name}:{line}: {text}{begins}")))
     }
 
     fn read_error(&self, error: csv::Error) -> DatasetError {
@@ -289,23 +345,25 @@ impl Records {
             return self
                 .at_last(format!("the row is longer than {mib} MiB; look for a missing quote"));
         }
-        unreadable(&self.path, &error.into())
+        self.input.unreadable(&error.into())
     }
 
     /// Makes the error of a problem in the last record, with the line in which that begins.
     fn at_last(&self, problem: impl Display) -> DatasetError {
-        match line_of(&self.path, self.last_start) {
-            Ok(line) => DatasetError(format!("{}:{line}: {problem}", self.path.display())),
-            Err(error) => unreadable(&self.path, &error),
+        match line_of(&self.input, self.last_start) {
+            Ok(line) => DatasetError(format!("{}:{line}: {problem}", self.input.name())),
+            Err(error) => self.input.unreadable(&error),
         }
     }
 }
 
 /// Reads the file and the sentinel after it; fails at a row without end.
 struct Source {
-    inner: io::Chain<io::Take<File>, &'static [u8]>,
+    inner: io::Chain<io::Take<InputReader>, &'static [u8]>,
     /// Bytes that were read since the last complete row.
     row_bytes: u64,
+    /// What was found out about the quotes; `None` once they were checked.
+    quoting: Option<Quoting>,
 }
 
 impl Read for Source {
@@ -315,15 +373,18 @@ impl Read for Source {
         }
         let count = self.inner.read(buffer)?;
         self.row_bytes += count as u64;
+        if let Some(quoting) = &mut self.quoting {
+            quoting.look_at(&buffer[..count]);
+        }
         Ok(count)
     }
 }
 
 /// The number, from 1, of the line with the first character from byte `start` on that is no line
 /// break. The `csv` crate counts one too few after a CRLF, and after empty lines.
-fn line_of(path: &Path, start: u64) -> io::Result<u64> {
+fn line_of(input: &Input, start: u64) -> io::Result<u64> {
     let mut line = 1;
-    for (at, byte) in (0..).zip(BufReader::new(File::open(path)?).bytes()) {
+    for (at, byte) in (0..).zip(BufReader::new(input.reader()?).bytes()) {
         match byte? {
             b'\n' => line += 1,
             b'\r' => {}
@@ -332,17 +393,4 @@ fn line_of(path: &Path, start: u64) -> io::Result<u64> {
         }
     }
     Ok(line)
-}
-
-fn problem(path: &Path, problem: impl Display) -> DatasetError {
-    DatasetError(format!("{}: {problem}", path.display()))
-}
-
-fn unreadable(path: &Path, error: &io::Error) -> DatasetError {
-    let advice = "check the name and the permissions";
-    problem(path, format_args!("cannot be read ({error}); {advice}"))
-}
-
-fn changed(path: &Path) -> DatasetError {
-    problem(path, "was changed while it was being read; run seed again when nothing changes it")
 }

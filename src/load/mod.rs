@@ -5,7 +5,11 @@
 
 mod connection;
 mod dataset;
+mod delimiter;
+mod input;
 mod progress;
+mod quoting;
+mod reason;
 mod task;
 
 use std::thread;
@@ -13,6 +17,8 @@ use std::time::{Duration, Instant};
 
 use self::connection::{Primaries, SeedError};
 pub use self::dataset::Dataset;
+pub use self::delimiter::Delimiter;
+pub use self::input::Input;
 use self::progress::Bars;
 use self::task::Task;
 use crate::config::address::BackendAddress;

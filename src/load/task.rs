@@ -43,7 +43,7 @@ impl<'a> Task<'a> {
 
     /// Writes all rows, unless the backend is a replica, which gets them from its primary.
     pub fn fill(&mut self) -> Result<(), SeedError> {
-        let (mut connection, replication) = SeedConnection::connect(self.address)?;
+        let (mut connection, replication) = self.connect()?;
         let is_replica = replication.is_replica;
         self.replication = Some(replication);
         self.report.role = if is_replica { "replica" } else { "primary" };
@@ -54,6 +54,13 @@ impl<'a> Task<'a> {
         self.write(&mut connection)?;
         self.replication = Some(connection.replication()?);
         Ok(())
+    }
+
+    fn connect(&mut self) -> Result<(SeedConnection, Replication), SeedError> {
+        let progress = &mut self.progress;
+        SeedConnection::connect(self.address, || {
+            progress.start("waiting until its data are loaded")
+        })
     }
 
     /// Prepares and sends batches while the backend executes those before.
@@ -100,7 +107,7 @@ impl<'a> Task<'a> {
 
     /// Reads all rows back and compares them with the file.
     pub fn verify(&mut self, primaries: &Primaries) -> Result<(), SeedError> {
-        let (mut connection, replication) = SeedConnection::connect(self.address)?;
+        let (mut connection, replication) = self.connect()?;
         let mut foreign_primary = None;
         if replication.is_replica {
             let started = Instant::now();

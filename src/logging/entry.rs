@@ -1,7 +1,7 @@
 //! Entries of the log about requests, sessions and the states of backends, as text and as JSON.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,6 +74,9 @@ impl Event {
 #[derive(Debug, Serialize)]
 pub struct HttpRequest {
     pub client: SocketAddr,
+    /// The client for which a trusted proxy has passed it on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forwarded_for: Option<IpAddr>,
     /// The user, unless it is `default`.
     pub user: Option<String>,
     pub method: Text,
@@ -174,6 +177,7 @@ impl fmt::Display for Event {
         match self {
             Self::Request(HttpRequest {
                 client,
+                forwarded_for,
                 user,
                 method,
                 target,
@@ -183,7 +187,11 @@ impl fmt::Display for Event {
                 ..
             }) => {
                 let (backend, user) = (backend.as_deref().unwrap_or("-"), shown_user(user));
-                write!(f, "{client}{user} {method} {target} {status} {backend} {ms:.3}ms")
+                let forwarded = forwarded_for.map(|ip| format!(" for={ip}")).unwrap_or_default();
+                write!(
+                    f,
+                    "{client}{forwarded}{user} {method} {target} {status} {backend} {ms:.3}ms"
+                )
             }
             Self::Refused { client, status, .. } => write!(f, "{client} refused {status}"),
             Self::Held { seconds } => {

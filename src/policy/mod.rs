@@ -24,9 +24,7 @@ mod xread;
 
 use std::sync::Arc;
 
-use self::command_rule::{
-    Action, CommandRule, Rules, add_counts, look_up, number, share_counts,
-};
+use self::command_rule::{Action, CommandRule, Rules, add_counts, look_up, number, share_counts};
 pub(crate) use self::gate::tells_keys;
 pub use self::merge::Allowed;
 use self::merge::{Merge, add_local, admit_scripts};

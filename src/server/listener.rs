@@ -21,11 +21,25 @@ pub(super) const BACKLOG: i32 = 4096;
 
 /// Why an address can't be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("can't listen on {address}; choose another with {flag}")]
+#[error("can't listen on {address}{}; choose another with {flag}", hint(.source))]
 pub struct ListenError {
     address: SocketAddr,
     flag: &'static str,
     source: io::Error,
+}
+
+/// Says why an address can't be listened on, where that is known.
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => ": another program does so, perhaps an lb that runs already",
+        io::ErrorKind::PermissionDenied => {
+            ": a port below 1024 takes root, or the capability CAP_NET_BIND_SERVICE"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            ": no network interface of this machine has it (0.0.0.0 is all of them)"
+        }
+        _ => "",
+    }
 }
 
 /// The socket that the process which started us has passed on (systemd's socket activation), if any.

@@ -13,9 +13,13 @@ use std::time::{Duration, Instant};
 use crate::session::{self, Activity, ClientList, ClientSocket, Endpoint};
 use crate::sync::{Condvar, Mutex, lock, wait};
 
-/// Shortest time for which a client that makes room has been idle. A new client's first bytes arrive
-/// within this, mostly, and a client that asks again and again is not closed between two requests.
+/// Shortest time for which a client that makes room has been idle: one that asks again and again is not closed between
+/// two requests.
 const MIN_IDLE_TIME: Duration = Duration::from_millis(100);
+
+/// Shortest time for which a client that makes room has said nothing yet. A program that opens hundreds of connections
+/// at once takes a moment to come to each.
+const MIN_SILENT_TIME: Duration = Duration::from_secs(1);
 
 /// Shortest time for which a client that makes room has not completed the head of its request. Clients
 /// send a head in one piece; over a bad link a lost packet is sent again within a second.
@@ -34,6 +38,7 @@ const SEARCH_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug, Clone, Copy)]
 struct RoomRule {
     min_idle: Duration,
+    min_silent: Duration,
     min_head: Duration,
     /// Number of places below which clients are closed before newcomers come.
     reserve: usize,
@@ -43,9 +48,17 @@ impl RoomRule {
     fn of(endpoint: Endpoint, max: usize) -> Self {
         let reserve = max / RESERVE_PART;
         match endpoint {
-            Endpoint::Public => Self { min_idle: MIN_IDLE_TIME, min_head: MIN_HEAD_TIME, reserve },
+            Endpoint::Public => Self {
+                min_idle: MIN_IDLE_TIME,
+                min_silent: MIN_SILENT_TIME,
+                min_head: MIN_HEAD_TIME,
+                reserve,
+            },
             // Probes and scrapers send their request as soon as they are connected.
-            Endpoint::Admin => Self { min_idle: Duration::ZERO, min_head: Duration::ZERO, reserve },
+            Endpoint::Admin => {
+                let zero = Duration::ZERO;
+                Self { min_idle: zero, min_silent: zero, min_head: zero, reserve }
+            }
         }
     }
 
@@ -54,6 +67,7 @@ impl RoomRule {
     fn spare_since(&self, activity: Activity, now: Duration) -> Option<(bool, Duration)> {
         let (is_begun, since, min) = match activity {
             Activity::Spare(since) => (false, since, self.min_idle),
+            Activity::Silent(since) => (false, since, self.min_silent),
             Activity::Head(since) => (true, since, self.min_head),
             Activity::Busy | Activity::Idle(_) | Activity::Leaving => return None,
         };
@@ -258,6 +272,8 @@ mod tests {
             (Activity::Spare(seconds(98)), "idle"),
             (Activity::Spare(seconds(50)), "old idle"),
             (Activity::Spare(now), "new idle"),
+            (Activity::Silent(seconds(97)), "silent"),
+            (Activity::Silent(now), "new silent"),
         ];
         let chosen = |rule: &RoomRule, wanted| {
             let mut names: Vec<_> =
@@ -268,11 +284,11 @@ mod tests {
         assert_eq!(public.reserve, 64);
         assert!(chosen(&public, 0).is_empty());
         assert_eq!(chosen(&public, 1), ["old idle"]);
-        assert_eq!(chosen(&public, 2), ["idle", "old idle"]);
-        assert_eq!(chosen(&public, 3), ["idle", "old head", "old idle"]);
-        assert_eq!(chosen(&public, 9), ["head", "idle", "old head", "old idle"]);
+        assert_eq!(chosen(&public, 2), ["old idle", "silent"]);
+        assert_eq!(chosen(&public, 4), ["idle", "old head", "old idle", "silent"]);
+        assert_eq!(chosen(&public, 9), ["head", "idle", "old head", "old idle", "silent"]);
         let admin = RoomRule::of(Endpoint::Admin, 64);
-        assert_eq!(chosen(&admin, 3), ["idle", "new idle", "old idle"]);
-        assert_eq!(chosen(&admin, 9).len(), 6);
+        assert_eq!(chosen(&admin, 3), ["idle", "old idle", "silent"]);
+        assert_eq!(chosen(&admin, 9).len(), 8);
     }
 }

@@ -3,6 +3,7 @@
 mod client;
 mod denial;
 mod http;
+mod once_each;
 mod redis;
 mod welcome;
 

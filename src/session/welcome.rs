@@ -11,6 +11,7 @@ use log::{debug, warn};
 
 use super::client::{Client, ClientSocket, Endpoint};
 use super::denial::{DENIAL_TIME, Denial, deny, named};
+use super::once_each::OnceEach;
 use crate::backend::is_timeout;
 use crate::balance::Balancer;
 use crate::logging::throttle::Throttle;
@@ -22,7 +23,8 @@ use crate::net::tls::TlsError;
 /// Lines of the log about clients that come to nothing, which anybody can cause.
 static WITHOUT_HEADER: Throttle = Throttle::new();
 static ADDRESS_FULL: Throttle = Throttle::new();
-static NO_TLS: Throttle = Throttle::new();
+static NO_TLS: OnceEach = OnceEach::new();
+static NO_TLS_OF_MANY: Throttle = Throttle::new();
 static PLAIN_TEXT: Throttle = Throttle::new();
 static HANDSHAKE: Throttle = Throttle::new();
 
@@ -191,9 +193,17 @@ fn log_failure(client: &Client, error: &TlsError) {
 
 fn refuse_tls(client: &mut Client, received: &mut Vec<u8>) {
     client.balancer.metrics.tls.fail(tls::NOT_CONFIGURED);
-    if let Some(more) = NO_TLS.pass(Instant::now()) {
+    let (is_first, are_many) = NO_TLS.is_first(client.address.ip());
+    let more = match are_many {
+        true => NO_TLS_OF_MANY.pass(Instant::now()),
+        false => is_first.then(String::new),
+    };
+    if let Some(more) = more {
         let address = named(client.address);
-        warn!("{address} wants to speak TLS, which takes --tls-cert and --tls-key{more}");
+        warn!(
+            "{address} wants to speak TLS, which takes --tls-cert and --tls-key; without them, its URL begins with \
+             http:// or redis://{more}"
+        );
     }
     deny(client, received, Denial::NoTls, DENIAL_TIME);
 }

@@ -7,8 +7,8 @@ use crate::support::balancer::{Answer, Balancer};
 use crate::support::redis::{RedisServer, free_port};
 use crate::support::wait_until;
 
-const INTERNAL: [&str; 6] =
-    ["/-/", "/-/status.json", "/-/metrics", "/-/ping", "/-/health", "/-/ready"];
+const INTERNAL: [&str; 7] =
+    ["/-/", "/-/status.json", "/-/metrics", "/-/openapi.json", "/-/ping", "/-/health", "/-/ready"];
 
 /// With an address of its own for what is below `/-/`.
 fn start(server: &RedisServer, arguments: &[&str]) -> (Balancer, Admin) {
@@ -60,6 +60,11 @@ fn with_an_admin_address_the_balancer_is_shown_there_alone_and_data_is_not() {
     assert!(
         Answer::parse(&admin.talk("GET /-/ HTTP/1.1\r\nHost: evil.example\r\n\r\n")).status == 421
     );
+    for path in ["/-/health", "/-/ready"] {
+        let probe =
+            format!("GET {path} HTTP/1.1\r\nHost: 10.1.2.3:8080\r\nConnection: close\r\n\r\n");
+        assert_eq!(Answer::parse(&admin.talk(&probe)).status, 200, "{path}");
+    }
     assert_eq!(lb.get("/?limit=1").status, 200);
 }
 

@@ -129,6 +129,12 @@ fn sample(flag: &Arg) -> (String, String) {
         (ArgAction::Append, Some("ADDRESS[:PORT]")) => {
             (format!("--{key}=::1,[::1]:5"), format!("{key} = [\"::1\", \"[::1]:5\"]"))
         }
+        (ArgAction::Append, Some("ORIGIN")) => {
+            (format!("--{key}=http://a,*"), format!("{key} = [\"http://a\", \"*\"]"))
+        }
+        (ArgAction::Append, Some("ADDRESS[/BITS]")) => {
+            (format!("--{key}=::1,10.0.0.0/8"), format!("{key} = [\"::1\", \"10.0.0.0/8\"]"))
+        }
         (ArgAction::Append, Some("FROM=TO")) => {
             (format!("--{key}=a=b,c:1=d:2"), format!("{key} = [\"a=b\", \"c:1=d:2\"]"))
         }

@@ -114,6 +114,32 @@ fn like_hashes_are_a_table_with_their_fields_as_columns() {
 }
 
 #[test]
+fn every_key_has_a_link_that_works_or_none() {
+    let (server, lb) = start();
+    let (long, too_long) = ([0xff; 21_000], [0xfe; 22_000]);
+    for key in [&b"short"[..], &long, &too_long] {
+        server.command(&[b"SET", key, b"v"]);
+    }
+    let html = ok(&lb, "/");
+    let rows = rows(&html);
+    assert_eq!(rows.len(), 3);
+    let links: Vec<&str> = rows.iter().flat_map(|row| between(row, "href=\"", "\"")).collect();
+    assert_eq!(links.len(), 2, "what would be too long is no link");
+    for link in links {
+        let page = ok(&lb, link);
+        for form in between(&page, "<p class=\"forms\">", "</p>") {
+            let forms = between(form, "href=\"", "\"");
+            assert_eq!(forms.len(), 2, "{form:.100}");
+            for form in forms {
+                assert_eq!(lb.get(&form.replace("&amp;", "&")).status, 200, "{form:.100}");
+            }
+        }
+    }
+    let values = lb.get("/?search=%fe&limit=1").json();
+    assert_eq!(values["data"][0]["value"], "v", "the listing as JSON has its value");
+}
+
+#[test]
 fn a_string_without_bytes_is_among_the_keys() {
     let server = RedisServer::start();
     server.command(&["SET", "nothing-in-it", ""]);
@@ -182,7 +208,14 @@ fn who_does_not_ask_for_html_gets_json_as_ever() {
             (path.to_owned(), "Accept: */*", false),
             (path.to_owned(), "Accept: application/json", false),
             (path.to_owned(), "Accept: text/html;q=0", false),
-            (path.to_owned(), "accept: application/json, Text/HTML;q=0.1", true),
+            (path.to_owned(), "accept: application/json, Text/HTML;q=0.1", false),
+            (path.to_owned(), "accept: application/json;q=0.5, Text/HTML", true),
+            (
+                path.to_owned(),
+                "Accept: text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2",
+                false,
+            ),
+            (path.to_owned(), "Accept: text/html", true),
             (with_format(path, "html"), "Accept: */*", true),
             (with_format(path, "json"), "Accept: text/html", false),
         ] {
@@ -193,7 +226,7 @@ fn who_does_not_ask_for_html_gets_json_as_ever() {
             assert!(is_html || answer.body == plain.body, "{path} {accept}");
         }
     }
-    assert_eq!(lb.request("GET", "/k", &[HTML]).header("vary"), Some("Accept"));
+    assert_eq!(lb.request("GET", "/k", &[HTML]).header("vary"), Some("Accept, Accept-Encoding"));
     assert_eq!(lb.request("GET", "/k?format=raw", &[HTML]).body, b"v");
     assert_eq!(lb.request("GET", "/k?format=xml", &[HTML]).status, 400);
     for path in ["/k?from=0", "/k?cursor=abc-1"] {

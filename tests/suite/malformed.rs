@@ -506,7 +506,7 @@ fn assert_log_is_plain(lb: &Balancer) {
 fn too_much_is_refused_by_its_name_and_the_connection_closed() {
     let (_server, lb) = start();
     let a = |count: usize| "a".repeat(count).into_bytes();
-    let too_long = [16 * 1024, 100_000].map(|n| [b"GET /", &a(n)[..], b" HTTP/1.1"].concat());
+    let too_long = [64 * 1024, 100_000].map(|n| [b"GET /", &a(n)[..], b" HTTP/1.1"].concat());
     all_get(&lb, &[414], too_long.map(|line| with_line(&line)));
     let long_method = with_later_line(&[&a(100_000)[..], b" / HTTP/1.1"].concat());
     all_get(&lb, &[FIRST_STATUS, 414], [long_method]);

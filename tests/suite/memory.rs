@@ -19,6 +19,17 @@ const MIB: usize = 1024 * 1024;
 /// What the process takes besides the budget: its own memory, and what it takes until a client is closed.
 const OTHER_MIB: usize = 64;
 
+#[test]
+fn heads_that_do_not_end_count_as_memory_of_their_clients() {
+    let server = RedisServer::start();
+    let lb = Balancer::start(&[&server]);
+    let held = || metric(&lb, "redis_lb_client_memory_bytes") as usize;
+    let clients = flood(&lb, 20, format!("GET /{}", "a".repeat(60_000)).as_bytes());
+    wait_until("the heads are counted", || held() >= 20 * 56 * 1024);
+    drop(clients);
+    wait_until("what they held is given back", || held() == 0);
+}
+
 /// Connects clients that send this as far as it is taken, read nothing, and stay.
 fn flood(lb: &Balancer, clients: usize, bytes: &[u8]) -> Vec<TcpStream> {
     let send = || {

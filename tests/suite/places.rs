@@ -17,6 +17,9 @@ use crate::support::wait_until;
 /// Longer than a client has to be idle before it makes room.
 const IDLE_TIME: Duration = Duration::from_millis(150);
 
+/// Longer than a client has to have said nothing before it makes room.
+const SILENT_TIME: Duration = Duration::from_millis(1100);
+
 /// Well below the time for which a slow client is waited for.
 const AT_ONCE: Duration = Duration::from_millis(1300);
 
@@ -72,7 +75,7 @@ fn silent_connections_make_room_and_redis_clients_keep_their_places() {
     let mut pooled: Vec<_> = (0..4).map(|_| RespClient::connect(lb.port())).collect();
     pooled.iter_mut().for_each(|client| assert_eq!(client.call("PING"), "+PONG\r\n"));
     let silent: Vec<Client> = (0..4).map(|_| lb.client()).collect();
-    thread::sleep(IDLE_TIME);
+    thread::sleep(SILENT_TIME);
     for _ in 0..4 {
         let mut newcomer = RespClient::connect(lb.port());
         assert_eq!(newcomer.call("PING"), "+PONG\r\n");

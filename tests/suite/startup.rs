@@ -17,7 +17,7 @@ const LAST: &str = "randomkey";
 
 /// What it says in the time that it takes to have said all that has to be said: standard output,
 /// then the log.
-fn start(mut command: Command) -> (String, String) {
+pub(crate) fn start(mut command: Command) -> (String, String) {
     let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut process = piped.spawn().expect("lb starts");
     let log = Arc::new(Mutex::new(String::new()));
@@ -45,16 +45,20 @@ fn start(mut command: Command) -> (String, String) {
     (said, log)
 }
 
-fn lb(backends: &[&str], arguments: &[&str]) -> Command {
+pub(crate) fn lb(backends: &[&str], arguments: &[&str]) -> Command {
     let mut command = Command::new(LB);
     command.args(["--listen", "127.0.0.1:0"]).env_remove("LB_BACKENDS");
+    // Those of the suite, which lb would warn of.
+    for name in ["LB_TLS", "LB_TEST_CA", "LB_TEST_SEED", "LB_CHAOS_SECONDS"] {
+        command.env_remove(name);
+    }
     backends.iter().for_each(|backend| _ = command.args(["--backend", backend]));
     command.args(arguments);
     command
 }
 
 /// How many warnings contain all of these.
-fn warnings(log: &str, words: &[&str]) -> usize {
+pub(crate) fn warnings(log: &str, words: &[&str]) -> usize {
     let is_one =
         |line: &&str| line.contains("WARN") && words.iter().all(|word| line.contains(word));
     log.lines().filter(is_one).count()

@@ -83,7 +83,11 @@ fn each_path_is_for_users_with_the_rights_to_it() {
             let expected = "Basic realm=\"redis-lb\", charset=\"UTF-8\"";
             assert_eq!(challenge, (status == 401).then_some(expected), "{path} {login}");
             if !path.starts_with("/-/h") && !path.starts_with("/-/r") && status != 302 {
-                assert_eq!(answer.header("vary"), Some("Accept, Authorization"), "{path}");
+                assert_eq!(
+                    answer.header("vary"),
+                    Some("Accept, Accept-Encoding, Authorization"),
+                    "{path}"
+                );
                 assert_eq!(answer.header("cache-control"), Some("private, no-cache"), "{path}");
             }
             let body = String::from_utf8_lossy(&answer.body).into_owned();

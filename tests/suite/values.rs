@@ -149,7 +149,7 @@ fn json_is_indented_by_two_and_ends_with_a_line() {
     for (name, value) in [
         ("x-served-by", server.address().as_str()),
         ("cache-control", "no-cache"),
-        ("vary", "Accept"),
+        ("vary", "Accept, Accept-Encoding"),
     ] {
         assert_eq!(answer.header(name), Some(value));
     }

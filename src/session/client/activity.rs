@@ -29,8 +29,10 @@ pub enum Activity {
     /// rely on that.
     Idle(Duration),
     /// It waits for a request since then, and its client can make room for another: it is between two
-    /// HTTP requests, or has said nothing yet.
+    /// HTTP requests.
     Spare(Duration),
+    /// It waits since then for the client's first bytes.
+    Silent(Duration),
     /// It waits since then for the rest of an HTTP request's head, or of what tells the protocol.
     Head(Duration),
     /// The client has to make room: the session ends after the request that has arrived, if there is one.
@@ -44,7 +46,8 @@ impl Activity {
             Self::Idle(since) => (1, since),
             Self::Spare(since) => (2, since),
             Self::Head(since) => (3, since),
-            Self::Leaving => (4, Duration::ZERO),
+            Self::Silent(since) => (4, since),
+            Self::Leaving => (5, Duration::ZERO),
         };
         (since.as_micros() as u64) << KIND_BITS | kind
     }
@@ -56,6 +59,7 @@ impl Activity {
             1 => Self::Idle(since),
             2 => Self::Spare(since),
             3 => Self::Head(since),
+            4 => Self::Silent(since),
             _ => Self::Leaving,
         }
     }
@@ -96,9 +100,13 @@ mod tests {
         assert_eq!(cell.get(), Activity::Busy);
         let times = [Duration::ZERO, Duration::from_millis(7), Duration::from_secs(1 << 30)];
         for time in times {
-            for activity in
-                [Activity::Idle(time), Activity::Spare(time), Activity::Head(time), Activity::Busy]
-            {
+            for activity in [
+                Activity::Idle(time),
+                Activity::Spare(time),
+                Activity::Head(time),
+                Activity::Silent(time),
+                Activity::Busy,
+            ] {
                 cell.set(activity);
                 assert_eq!(cell.get(), activity);
             }

@@ -102,7 +102,7 @@ impl Doing {
             (_, occupation) if occupation == Occupation::Subscription as u8 => Self::Subscribed,
             (Activity::Busy, _) => Self::Busy,
             (_, occupation) if occupation == Occupation::Transaction as u8 => Self::Transaction,
-            (Activity::Idle(_) | Activity::Spare(_), _) => Self::Idle,
+            (Activity::Idle(_) | Activity::Spare(_) | Activity::Silent(_), _) => Self::Idle,
         }
     }
 }
@@ -225,7 +225,7 @@ impl ClientSocket {
 
     /// Ends the wait for a client that asks for nothing. What it has sent already is still read.
     pub fn end_if_idle(&self) {
-        if matches!(self.activity(), Activity::Idle(_) | Activity::Spare(_)) {
+        if matches!(self.activity(), Activity::Idle(_) | Activity::Spare(_) | Activity::Silent(_)) {
             self.stream.end_input();
         }
     }
@@ -276,7 +276,9 @@ impl ClientSocket {
         let activity = self.activity();
         let doing = Doing::of(activity, notes.occupation.load(Ordering::Relaxed));
         let idle = match activity {
-            Activity::Idle(since) | Activity::Spare(since) => now.saturating_sub(since),
+            Activity::Idle(since) | Activity::Spare(since) | Activity::Silent(since) => {
+                now.saturating_sub(since)
+            }
             _ => Duration::ZERO,
         };
         let name = String::from_utf8_lossy(&lock(&notes.name)).into_owned();

@@ -10,14 +10,15 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::browse::{self, Frame};
 use super::exchange::{HTTP_READ_BYTES, ReadError, ReadOutcome};
 use super::freshness::{self, MaxStaleness, TooOld};
-use super::json::{write_listing, write_value};
+use super::json::{write_listing, write_value, write_values};
 use super::response::{
-    Caching, LocalResponse, SentResponse, add_backend_headers, complete, write_error,
+    Caching, LocalResponse, SentResponse, add_backend_headers, add_timing, begin, complete,
+    write_error,
 };
 use super::rights::{Caller, Rights};
 use crate::backend::{BackendError, Class, is_not_permitted};
@@ -27,7 +28,7 @@ use crate::balance::slow::{
 };
 use crate::balance::{Balancer, Lease};
 use crate::health::{BackendState, Member};
-use crate::http::target::{Format, KeyQuery, PageQuery};
+use crate::http::target::{Format, KeyQuery, KeysQuery, PageQuery};
 use crate::http::{BackendFailure, ErrorBody, Request, ResponseWriter, Version};
 use crate::logging::access_log::Event;
 use crate::memory::Share;
@@ -77,6 +78,8 @@ impl HttpRead {
 pub(super) enum ReadQuery {
     /// A key's value. If there is no such key, the page of keys, if there is one.
     Key(KeyQuery, Option<PageQuery>),
+    /// The values of several keys.
+    Keys(KeysQuery),
     /// A page of keys with their values.
     Page(PageQuery),
 }
@@ -87,21 +90,38 @@ impl ReadQuery {
         match self {
             Self::Page(page) | Self::Key(_, Some(page)) => page.cursor.is_some(),
             Self::Key(key, None) => key.cursor.is_some(),
+            Self::Keys(_) => false,
+        }
+    }
+
+    /// Returns the database that is named, if one is.
+    pub fn database(&self) -> Option<i64> {
+        match self {
+            Self::Key(KeyQuery { database, .. }, _)
+            | Self::Keys(KeysQuery { database, .. })
+            | Self::Page(PageQuery { database, .. }) => *database,
         }
     }
 
     /// Returns the name under which the slow lane knows it; `None` if every server answers it at once.
     pub fn read_key(&self, kinds: &Kinds) -> Option<ReadKey> {
+        let database = self.database().map_or(Vec::new(), |number| number.to_le_bytes().to_vec());
         match self {
             Self::Key(query, _) if query.field.is_some() || query.is_raw() => None,
             // Pages for people show a bounded part of a value.
             Self::Key(KeyQuery { format: Format::Html, .. }, _) => None,
             Self::Page(PageQuery { format: Format::Html, .. }) => None,
-            Self::Key(query, _) => Some(kinds.http_key("value", &query.key, b"")),
+            Self::Key(query, _) => Some(kinds.http_key("value", &query.key, &database)),
+            Self::Keys(query) => {
+                let first = query.keys.first().map_or(&[][..], Vec::as_slice);
+                let rest = [query.keys.join(&0), database].concat();
+                Some(kinds.http_key("values", first, &rest))
+            }
             Self::Page(query) => {
                 let pattern = query.pattern.as_deref().unwrap_or_default();
                 let position = query.cursor.as_ref().map_or(0, |cursor| cursor.position);
-                Some(kinds.http_key("listing", pattern, &position.to_le_bytes()))
+                let rest = [&position.to_le_bytes()[..], &database].concat();
+                Some(kinds.http_key("listing", pattern, &rest))
             }
         }
     }
@@ -110,6 +130,7 @@ impl ReadQuery {
     pub fn label(&self) -> String {
         match self {
             Self::Key(query, _) => slow::shown(b"GET", &query.key),
+            Self::Keys(query) => slow::shown(b"GET keys", &query.keys.join(&b' ')),
             Self::Page(query) => {
                 slow::shown(b"listing", query.pattern.as_deref().unwrap_or_default())
             }
@@ -127,8 +148,14 @@ impl ReadQuery {
         memory: &mut Share,
         rights: Option<&Rights>,
     ) -> Result<Option<u64>, ReadError> {
-        let (Self::Key(KeyQuery { format, .. }, _) | Self::Page(PageQuery { format, .. })) = self;
-        let frame = (*format == Format::Html).then_some(frame);
+        let is_html = match self {
+            Self::Key(KeyQuery { format, .. }, _) | Self::Page(PageQuery { format, .. }) => {
+                *format == Format::Html
+            }
+            // They are data, also for a browser.
+            Self::Keys(_) => false,
+        };
+        let frame = is_html.then_some(frame);
         let mut write_page = |page, response: &mut ResponseWriter<W>| match frame {
             Some(frame) => {
                 browse::write_listing_page(attempt, peer, page, frame, response, memory, rights)
@@ -141,6 +168,7 @@ impl ReadQuery {
                 browse::write_key_page(attempt, peer, key, frame, response, rights)
             }
             (Self::Key(key, _), None) => write_value(attempt, peer, key, response, rights),
+            (Self::Keys(keys), _) => write_values(attempt, peer, keys, response, rights),
         };
         let outcome = match (outcome, self) {
             (Ok(ReadOutcome::Refused(404, _)), Self::Key(_, Some(page))) => {
@@ -171,7 +199,6 @@ pub(super) fn send_balanced(
     if ends_with_connection {
         client.stream().reset_on_close(true);
     }
-    let keep_alive = !balancer.is_draining();
     let balanced = BalancedRead {
         balancer,
         peer: client.handle(),
@@ -180,7 +207,7 @@ pub(super) fn send_balanced(
         failover,
         memory: client.share(),
         staleness: None,
-        response: ResponseWriter::new(&mut *client, &read.request, keep_alive, SystemTime::now),
+        response: begin(&mut *client, &read.request, balancer),
         changes: 0,
         is_held: false,
     };
@@ -278,7 +305,7 @@ impl BalancedRead<'_, '_, '_> {
         let Self { balancer, failover, read, peer, .. } = &*self;
         let backends = balancer.backends();
         let serves = |backend| {
-            backends.get(backend).is_some_and(|backend| backend.serves_own())
+            backends.get(backend).is_some_and(|backend| backend.serves_in(read.query.database()))
                 && read.max_staleness.allows(backend, balancer)
         };
         let first = first.filter(|lease| {
@@ -315,8 +342,9 @@ impl BalancedRead<'_, '_, '_> {
     fn read_from(&mut self, attempt: &Attempt) -> Result<Option<u64>, ReadError> {
         self.memory.set(HTTP_READ_BYTES).map_err(io::Error::from)?;
         let (balancer, response) = (self.balancer, &mut self.response);
-        let frame = Frame::new(&balancer.config());
+        let frame = Frame::new(&balancer.config(), self.read.query.database());
         add_backend_headers(response, &attempt.backend, Caching::of(balancer));
+        add_timing(response, &attempt.backend, self.read.began, attempt.began);
         freshness::add_header(response, self.staleness);
         let max_stall = balancer.config().backend_timeout / 2;
         response.writer().held = Some((Arc::clone(&attempt.backend.backend), max_stall));
@@ -343,6 +371,10 @@ impl BalancedRead<'_, '_, '_> {
         if matches!(error, BackendError::Changed) && self.changes < MAX_CHANGES {
             self.changes += 1;
             return Ok(());
+        }
+        let database = self.read.query.database();
+        if let Some(why) = database.and_then(|number| no_such_database(number, attempt, &error)) {
+            return Err(LocalResponse::error(400, why));
         }
         let refusal = error.refusal().map(str::to_owned);
         let refusal = refusal.filter(|refusal| attempt.backend.refuses(refusal));
@@ -399,7 +431,8 @@ impl BalancedRead<'_, '_, '_> {
 
     /// Returns why backends that were not tried are up, but must not be read from in this database.
     fn refusals(&self) -> Vec<(Arc<Member>, String)> {
-        self.failover.refusals(|backend| Some(backend.own_mode().database))
+        let database = self.read.query.database();
+        self.failover.refusals(|backend| Some(backend.mode_in(database).database))
     }
 
     /// Returns the backends that were not tried because their data are too old for the request.
@@ -407,7 +440,8 @@ impl BalancedRead<'_, '_, '_> {
         let backends = self.balancer.backends();
         let is_left = |backend: &&Arc<Member>| {
             let is_up = backend.health.state() == BackendState::Up;
-            is_up && backend.serves_own() && self.failover.may_try(backend.id)
+            let is_served = backend.serves_in(self.read.query.database());
+            is_up && is_served && self.failover.may_try(backend.id)
         };
         self.read.max_staleness.too_old(backends.iter().filter(is_left), self.balancer)
     }
@@ -443,4 +477,17 @@ impl BalancedRead<'_, '_, '_> {
         let response = LocalResponse::error_body(status, error);
         if status == 410 { response } else { response.with_header("Retry-After", "1") }
     }
+}
+
+/// Returns what to tell a client whose database the backend does not have.
+fn no_such_database(number: i64, attempt: &Attempt, error: &BackendError) -> Option<String> {
+    const ERRORS: [&str; 3] = [
+        "ERR DB index is out of range",
+        "ERR invalid DB index",
+        "ERR SELECT is not allowed in cluster mode",
+    ];
+    let BackendError::Redis(said) = error else { return None };
+    let is_it = ERRORS.iter().any(|error| said.starts_with(error));
+    let name = attempt.backend.name();
+    is_it.then(|| format!("db={number}: {name} has no such database ({said})"))
 }

@@ -2,17 +2,17 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::balanced::HttpRead;
-use super::response::{Caching, SentResponse, add_backend_headers, complete};
+use super::response::{Caching, SentResponse, add_backend_headers, add_timing, begin, complete};
 use super::shared_read::{is_read_at_once, write_reply};
 use crate::backend::Class;
 use crate::balance::Balancer;
 use crate::cache::{Cache, CachedRead, Entry, Found, Page, ReadElsewhere, Tracker};
 use crate::health::Member;
+use crate::http;
 use crate::http::target::KeyQuery;
-use crate::http::{self, ResponseWriter};
 use crate::metrics::Outcome;
 use crate::resp::value_type::ValueType;
 use crate::resp::{CommandBuilder, CommandParser, Protocol, command};
@@ -67,11 +67,17 @@ fn look_up(
         && balancer.config().demo_delay.is_zero();
     let query = read.whole_value().filter(|_| is_usual)?;
     let backends = balancer.backends();
-    let serves = |id| backends.get(id).is_some_and(|backend| backend.serves_own());
+    let database = query.database;
+    let serves = |id| backends.get(id).is_some_and(|backend| backend.serves_in(database));
     let lease = balancer.table.lease(Instant::now(), serves)?;
     let backend = lease.backend_if_up().and_then(|id| backends.get(id)).cloned();
     let answer = backend.and_then(|backend| {
-        let tracker = cache.tracker(&backend, backend.own_mode().database, &query.key)?;
+        let mode = backend.mode_in(database);
+        // Whoever asks for databases that there are not must have none tracked.
+        if database.is_some() && mode != backend.own_mode() {
+            backend.shared(mode)?;
+        }
+        let tracker = cache.tracker(&backend, mode.database, &query.key)?;
         let answer = page(cache, &tracker, query, since)
             .or_else(|| value(cache, balancer, &tracker, read, query, since));
         match &answer {
@@ -112,7 +118,7 @@ fn value(
 ) -> Option<Answer> {
     let began = Instant::now();
     let find = |command, may_fill| find(cache, balancer, tracker, (command, may_fill), since);
-    let value_type = match tracker.member.type_hints.of(&query.key) {
+    let value_type = match tracker.member.type_hints.of(tracker.database, &query.key) {
         Some(hint) => hint,
         None => named_type(
             &find(command("TYPE").arg(&query.key), read.profile.class == Class::Quick)?.0,
@@ -120,8 +126,7 @@ fn value(
     };
     let may_fill = is_read_at_once(value_type, &read.profile);
     let (entry, is_kept) = find(value_type.read_command(&query.key), may_fill)?;
-    let keep_alive = !balancer.is_draining();
-    let mut response = ResponseWriter::new(io::sink(), &read.request, keep_alive, SystemTime::now);
+    let mut response = begin(io::sink(), &read.request, balancer);
     let reply = entry.reply(Protocol::Resp2)?;
     let digest = write_reply(value_type, reply, query, &mut response)?;
     let page = Page { status: response.sent_status(), digest, body: response.held_body()?.into() };
@@ -168,9 +173,7 @@ fn send(
 ) -> SentResponse {
     let balancer = client.balancer;
     client.socket.note_lease(read.lease.as_ref());
-    let keep_alive = !balancer.is_draining();
-    let mut response =
-        ResponseWriter::new(&mut *client, &read.request, keep_alive, SystemTime::now);
+    let mut response = begin(&mut *client, &read.request, balancer);
     let sent = answer.entry.page().map_or(Ok(()), |page| {
         response.status(page.status);
         let caching = Caching::of(balancer);
@@ -179,7 +182,12 @@ fn send(
                 let age = cache.age(&answer.entry).as_secs();
                 add_backend_headers(&mut response, backend, caching.hit(age));
             }
-            Some(_) => add_backend_headers(&mut response, backend, caching),
+            Some(time) => {
+                add_backend_headers(&mut response, backend, caching);
+                if let Some(asked) = Instant::now().checked_sub(time) {
+                    add_timing(&mut response, backend, read.began, asked);
+                }
+            }
         }
         response.header("Content-Type", http::JSON);
         response.write_all(&page.body)?;

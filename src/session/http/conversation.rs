@@ -8,6 +8,7 @@ use log::Level;
 
 use super::balanced::{HttpRead, ReadQuery, send_balanced};
 use super::cached_read::CachedReads;
+use super::cors;
 use super::freshness::MaxStaleness;
 use super::login::HttpLogin;
 use super::response::{LocalResponse, SentResponse, admin_response, complete};
@@ -19,10 +20,15 @@ use crate::balance::failover::Failover;
 use crate::balance::slow::ReadProfile;
 use crate::config::Config;
 use crate::http::target::{self, Target};
-use crate::http::{self, ErrorBody, Method, Request, ResponseWriter};
+use crate::http::{self, ErrorBody, HeadScan, Method, Request, ResponseWriter};
 use crate::logging::access_log::Event;
+use crate::memory::Share;
 use crate::metrics::{Outcome, Refusal};
 use crate::session::client::{Client, Endpoint, TICK};
+
+/// How often what a head says is in memory while its request is answered: as it came, its target, the parameters of that,
+/// and the key, each at most once.
+const HEAD_COPIES: usize = 4;
 
 /// Responds to requests until the client or we end the connection. `buffer` holds what the client
 /// has sent so far; its first byte came at `since`.
@@ -37,8 +43,10 @@ pub(crate) fn converse(
     let mut login = HttpLogin::default();
     let mut shared_reads = SharedReads::new(client.socket, client.address, balancer);
     let mut cached_reads = CachedReads::default();
+    let mut memory = client.share();
     while wait_for_shared_read(&mut client, &mut shared_reads, &mut buffer) {
-        let (mut request, length) = match next_request(&mut client, &mut buffer, since.take()) {
+        let next = next_request(&mut client, &mut buffer, since.take(), &mut memory);
+        let (mut request, length) = match next {
             Ok(Some(next)) => next,
             Ok(None) => return,
             Err((status, why)) => return refuse_bytes(&mut client, status, why),
@@ -101,25 +109,30 @@ fn next_request(
     client: &mut Client,
     buffer: &mut Vec<u8>,
     since: Option<Instant>,
+    memory: &mut Share,
 ) -> Result<Option<(Request, usize)>, (u16, String)> {
+    // The request before this one is gone.
+    let _ = memory.set(buffer.len());
     if buffer.is_empty() && !matches!(client.read_more(buffer), Ok(1..)) {
         return Ok(None);
     }
     let since = since.unwrap_or_else(Instant::now);
-    let mut seen = 0;
+    let mut scan = HeadScan::default();
     loop {
-        // A head ends with a line, so bytes without a line end can't complete one. But the first
-        // bytes may show that no head will come.
-        let may_decide = seen == 0
-            || buffer[seen..].contains(&b'\n')
-            || buffer.len() > http::MAX_REQUEST_LINE_BYTES;
-        if may_decide {
+        // A client that is over the budget is closed.
+        if memory.set(buffer.len()).is_err() {
+            return Ok(None);
+        }
+        if scan.may_decide(buffer) {
             match http::parse(buffer) {
                 Ok(None) => {}
-                next => return next.map_err(|error| (error.status(), error.to_string())),
+                Ok(Some((request, length))) => {
+                    let is_closed = memory.set(HEAD_COPIES * length).is_err();
+                    return Ok(Some((request, length)).filter(|_| !is_closed));
+                }
+                Err(error) => return Err((error.status(), error.to_string())),
             }
         }
-        seen = buffer.len();
         match client.read_head(since, buffer) {
             Ok(1..) => {}
             Err(error) if since.elapsed() >= client.head_timeout || is_timeout(&error) => {
@@ -171,6 +184,10 @@ fn respond(
         Ok(Target::Key(key, listing)) => {
             balancer.metrics.http_keys.add_one();
             ReadQuery::Key(key, listing)
+        }
+        Ok(Target::Keys(keys)) => {
+            balancer.metrics.http_keys.add_one();
+            ReadQuery::Keys(keys)
         }
         Ok(Target::Page(page)) => {
             balancer.metrics.http_listings.add_one();
@@ -245,6 +262,10 @@ fn respond_here(
             // The status page asks every half second. That and probes would drown the rest.
             response.send(client, request, Level::Debug)
         }
+        Ok(Target::Options) => {
+            let response = cors::options_response(request, &client.balancer.config());
+            response.send(client, request, Level::Debug)
+        }
         Ok(_) => LocalResponse::empty(204).send_as(client, request, Outcome::Answered),
         Err(refusal) if client.endpoint == Endpoint::Admin || target::is_admin(&request.target) => {
             refusal.send(client, request, Level::Debug)
@@ -259,18 +280,26 @@ pub(super) fn route(
     config: &Config,
     endpoint: Endpoint,
 ) -> Result<Target, LocalResponse> {
-    if request.method == Method::Other {
+    let is_options = request.is_options() && !config.http.cors_origins.is_empty();
+    if request.method == Method::Other && !is_options {
         let why = "only GET and HEAD are served: nobody can write here";
         return Err(LocalResponse::error(405, why).with_header("Allow", "GET, HEAD"));
     }
-    if request.host.as_ref().is_some_and(|host| !is_served_host(host, config, endpoint)) {
+    let target = target::parse_request(request);
+    // Probes name the host by whatever address they reach it.
+    let is_open = matches!(&target, Ok(Target::Admin(target)) if target.is_open());
+    let is_unknown = |host: &String| !is_open && !is_served_host(host, config, endpoint);
+    if request.host.as_ref().is_some_and(is_unknown) {
         let why = "this Host is not served here; --allow-host NAME adds it";
         return Err(LocalResponse::error(421, why));
+    }
+    if is_options {
+        return Ok(Target::Options);
     }
     if let Err(why) = request.max_staleness {
         return Err(LocalResponse::error(400, why));
     }
-    match target::parse_request(request) {
+    match target {
         Ok(target) if endpoint == Endpoint::Public || matches!(target, Target::Admin(_)) => {
             Ok(target)
         }

@@ -5,13 +5,14 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 
 use super::exchange::{
-    BATCH_KEYS, Exchange, HELD_REPLY_BYTES, KeyInfo, MAX_LOOKS, ReadError, ReadOutcome, look_at,
-    read_page_keys, read_server_run_id,
+    BATCH_KEYS, Exchange, HELD_REPLY_BYTES, KeyInfo, MAX_LOOKS, ReadError, ReadOutcome,
+    if_permitted, look_at,
 };
-use super::rights::{Rights, hide_unless_readable};
+use super::page_keys::{read_page_keys, read_server_run_id};
+use super::rights::{Rights, hide_unless_readable, may_count};
 use crate::backend::BackendError;
 use crate::balance::failover::Attempt;
-use crate::http::target::{KeyQuery, PageQuery};
+use crate::http::target::{KeyQuery, KeysQuery, PageQuery};
 use crate::http::{self, ErrorBody, ResponseWriter};
 use crate::memory::Share;
 use crate::render::json::{JsonWriter, render, survey};
@@ -30,19 +31,21 @@ pub(super) fn write_value<'q, W: Write>(
     response: &mut ResponseWriter<W>,
     rights: Option<&Rights>,
 ) -> Result<ReadOutcome<'q>, ReadError> {
-    Exchange::serve(attempt, peer, &look_at(&[&query.key]), |exchange| {
+    let database = query.database;
+    Exchange::serve(attempt, peer, database, &look_at(&[&query.key]), |exchange| {
         let info = KeyInfo::read(exchange.replies()?)?;
         let value_type = info.value_type();
         if let Some(value_type) = value_type {
             let is_long = info.bytes > MAX_SHORT_VALUE_BYTES;
-            attempt.backend.type_hints.note(&query.key, value_type, is_long);
+            let database = attempt.backend.mode_in(database).database;
+            attempt.backend.type_hints.note(database, &query.key, value_type, is_long);
         }
         if let Some(denied) = denial(query, value_type, rights) {
             return Ok(Some(denied));
         }
         let why = match (&query.field, query.is_raw(), value_type) {
             _ if info.is_missing() => {
-                let error = ErrorBody::about(query, "no such key");
+                let error = query.error("no such key");
                 return Ok(Some(ReadOutcome::Refused(404, error)));
             }
             (None, false, Some(value_type))
@@ -54,7 +57,7 @@ pub(super) fn write_value<'q, W: Write>(
                 let read = command("HGET").arg(&query.key).arg(field).into_bytes();
                 // The field's size is not known, and that of its hash does not matter.
                 let written = write_reply(exchange, query, &read, ValueType::String, 0, response)?;
-                let error = ErrorBody::about(query, "no such field");
+                let error = query.error("no such field");
                 return Ok(written.or(Some(ReadOutcome::Refused(404, error))));
             }
             (Some(_), _, _) => "only a hash has fields",
@@ -62,7 +65,7 @@ pub(super) fn write_value<'q, W: Write>(
             (None, false, None) => "values of this type can't be shown",
         };
         let kind = Some(info.type_name);
-        let error = ErrorBody { kind, field: None, ..ErrorBody::about(query, why) };
+        let error = ErrorBody { kind, field: None, ..query.error(why) };
         Ok(Some(ReadOutcome::Refused(415, error)))
     })
 }
@@ -73,16 +76,25 @@ pub(super) fn denial<'q>(
     value_type: Option<ValueType>,
     rights: Option<&Rights>,
 ) -> Option<ReadOutcome<'q>> {
+    denial_of(&query.key, query.field.as_deref(), value_type, rights)
+}
+
+fn denial_of<'q>(
+    key: &'q [u8],
+    field: Option<&'q [u8]>,
+    value_type: Option<ValueType>,
+    rights: Option<&Rights>,
+) -> Option<ReadOutcome<'q>> {
     let rights = rights?;
-    let describe = rights.permits(command("TYPE").arg(&query.key));
-    let may_read = |one: &ValueType| rights.permits(one.read_command(&query.key)).is_ok();
-    let why = match (&query.field, describe) {
-        (Some(field), _) => rights.permits(command("HGET").arg(&query.key).arg(field)).err()?,
+    let describe = rights.permits(command("TYPE").arg(key));
+    let may_read = |one: &ValueType| rights.permits(one.read_command(key)).is_ok();
+    let why = match (field, describe) {
+        (Some(field), _) => rights.permits(command("HGET").arg(key).arg(field)).err()?,
         // Such a user is not told whether there is such a key, and of which type.
         (None, Err(why)) if !ValueType::ALL.iter().any(may_read) => why,
-        (None, _) => rights.permits(value_type?.read_command(&query.key)).err()?,
+        (None, _) => rights.permits(value_type?.read_command(key)).err()?,
     };
-    Some(ReadOutcome::Refused(403, ErrorBody::about(query, why)))
+    Some(ReadOutcome::Refused(403, ErrorBody::about(key, field, why)))
 }
 
 /// Sends `command`, and writes its reply as the response; `None` if there is no value.
@@ -124,19 +136,46 @@ pub(super) fn write_listing<'q, W: Write>(
     memory: &mut Share,
     rights: Option<&Rights>,
 ) -> Result<ReadOutcome<'q>, ReadError> {
-    Exchange::serve(attempt, peer, &command("INFO").arg("server").into_bytes(), |exchange| {
+    let mut look = command("INFO").arg("server").into_bytes();
+    // Redis counts all keys, not those that match, nor those that a user may read.
+    let is_counted = query.pattern.is_none() && may_count(rights);
+    if is_counted {
+        command("DBSIZE").append_to(&mut look);
+    }
+    Exchange::serve(attempt, peer, query.database, &look, |exchange| {
         let run_id = read_server_run_id(exchange)?;
-        let (keys, next) = read_page_keys(exchange, query, run_id, memory, rights)?;
-        response.header("Content-Type", http::JSON);
-        let writer = ListingWriter {
-            exchange,
-            rights,
-            names_are_text: keys.iter().all(|key| std::str::from_utf8(key).is_ok()),
-            json: JsonWriter::new(&mut *response),
-            count: 0,
-            digest: Some(0),
+        let total = match is_counted {
+            true => if_permitted(reply::integer(exchange.replies()?))?.flatten(),
+            false => None,
         };
-        writer.write(&keys, next.as_deref()).map(Some)
+        let (keys, next) = read_page_keys(exchange, query, run_id, memory, rights)?;
+        let mut writer = ListingWriter::new(exchange, &keys, query.is_array, response, rights);
+        writer.total = total.and_then(|total| u64::try_from(total).ok());
+        writer.write(&keys, None, next.as_deref()).map(Some)
+    })
+}
+
+/// Writes the values of several keys. Nothing is written if the user may not read one of them.
+pub(super) fn write_values<'q, W: Write>(
+    attempt: &Attempt,
+    peer: ClientHandle,
+    query: &'q KeysQuery,
+    response: &mut ResponseWriter<W>,
+    rights: Option<&Rights>,
+) -> Result<ReadOutcome<'q>, ReadError> {
+    let keys = &query.keys;
+    Exchange::serve(attempt, peer, query.database, &look_at(keys), |exchange| {
+        let from = exchange.replies()?;
+        let infos = keys.iter().map(|_| KeyInfo::read(from)).collect::<Result<Vec<_>, _>>()?;
+        let mut looked_at = keys.iter().zip(&infos);
+        let denied =
+            looked_at.find_map(|(key, info)| denial_of(key, None, info.value_type(), rights));
+        if let Some(denied) = denied {
+            return Ok(Some(denied));
+        }
+        let mut writer = ListingWriter::new(exchange, keys, query.is_array, response, rights);
+        writer.shows_missing = true;
+        writer.write(keys, Some(&infos), None).map(Some)
     })
 }
 
@@ -144,49 +183,91 @@ struct ListingWriter<'a, 'e, W: Write> {
     exchange: &'a mut Exchange<'e>,
     rights: Option<&'a Rights>,
     json: JsonWriter<&'a mut ResponseWriter<W>>,
-    names_are_text: bool,
+    /// Whether the keys are the names of an object; else there is an array of keys and values.
+    is_object: bool,
+    /// Whether a key that is not there is shown as null: it was asked for by name.
+    shows_missing: bool,
+    /// Number of keys in the database, where that is known and told.
+    total: Option<u64>,
     count: usize,
     /// The sum of the entries' digests; `None` once an entry has none.
     digest: Option<u64>,
 }
 
-impl<W: Write> ListingWriter<'_, '_, W> {
+impl<'a, 'e, W: Write> ListingWriter<'a, 'e, W> {
+    fn new(
+        exchange: &'a mut Exchange<'e>,
+        keys: &[Vec<u8>],
+        is_array: bool,
+        response: &'a mut ResponseWriter<W>,
+        rights: Option<&'a Rights>,
+    ) -> Self {
+        response.header("Content-Type", http::JSON);
+        let is_text = |key: &Vec<u8>| std::str::from_utf8(key).is_ok();
+        Self {
+            exchange,
+            rights,
+            json: JsonWriter::new(response),
+            is_object: !is_array && keys.iter().all(is_text),
+            shows_missing: false,
+            total: None,
+            count: 0,
+            digest: Some(0),
+        }
+    }
+
+    /// Writes the page. The `infos` of all keys are known if they were looked at already.
     fn write<'q>(
         mut self,
         keys: &[Vec<u8>],
+        infos: Option<&[KeyInfo]>,
         next: Option<&str>,
     ) -> Result<ReadOutcome<'q>, ReadError> {
         self.json.begin("{")?;
         self.json.key("data")?;
-        self.json.begin(if self.names_are_text { "{" } else { "[" })?;
-        let mut rest = keys;
-        while !rest.is_empty() {
-            let batch = &rest[..rest.len().min(BATCH_KEYS)];
-            rest = &rest[self.write_some(batch)?..];
+        self.json.begin(if self.is_object { "{" } else { "[" })?;
+        let mut at = 0;
+        while at < keys.len() {
+            let batch = &keys[at..keys.len().min(at + BATCH_KEYS)];
+            at += match infos {
+                Some(infos) => self.write_some(batch, &infos[at..][..batch.len()])?,
+                None => {
+                    let infos = self.look_at(batch)?;
+                    self.write_some(batch, &infos)?
+                }
+            };
         }
-        self.json.end(if self.names_are_text { "}" } else { "]" })?;
+        self.json.end(if self.is_object { "}" } else { "]" })?;
         self.json.key("count")?;
         self.json.value(&self.count)?;
+        if let Some(total) = self.total {
+            self.json.key("total")?;
+            self.json.value(&total)?;
+        }
         self.json.key("next")?;
         self.json.value(&next)?;
         self.json.end("}")?;
         self.json.finish()?;
-        let digest = self.digest.map(|digest| hash_of(&(digest, self.count, next)));
+        let digest = self.digest.map(|digest| hash_of(&(digest, self.count, self.total, next)));
         Ok(ReadOutcome::Written(digest))
     }
 
-    /// Writes the first keys of `batch`, at least one; returns how many.
-    fn write_some(&mut self, batch: &[Vec<u8>]) -> Result<usize, ReadError> {
+    fn look_at(&mut self, batch: &[Vec<u8>]) -> Result<Vec<KeyInfo>, ReadError> {
         let from = self.exchange.ask(look_at(batch))?;
         let mut infos = batch.iter().map(|_| KeyInfo::read(from)).collect::<Result<Vec<_>, _>>()?;
         for (info, key) in infos.iter_mut().zip(batch) {
             hide_unless_readable(info, key, self.rights);
         }
+        Ok(infos)
+    }
+
+    /// Writes the first keys of `batch`, at least one; returns how many.
+    fn write_some(&mut self, batch: &[Vec<u8>], infos: &[KeyInfo]) -> Result<usize, ReadError> {
         // The reply should fit into what is held, so that the value can be read with others.
         let is_small = |info: &&KeyInfo| info.bytes < HELD_REPLY_BYTES as u64;
         let small = infos.iter().take_while(is_small).count();
         let large = infos[small..].iter().take_while(|info| !is_small(info)).count();
-        let written = self.write_small(&batch[..small], &infos)?;
+        let written = self.write_small(&batch[..small], infos)?;
         // A misjudged value is seldom alone, and the replies after it were read in vain.
         for key in &batch[written..small + large] {
             self.write_alone(key)?;
@@ -221,7 +302,7 @@ impl<W: Write> ListingWriter<'_, '_, W> {
                     render(value_type, &mut &held[..], &survey, &mut self.json)?;
                     self.end_entry(key, Some(survey.digest))?;
                 }
-                Ok((_, Some(_))) if value_type != ValueType::Stream => {}
+                Ok((_, Some(_))) if value_type != ValueType::Stream => self.write_missing(key)?,
                 Err(error) if !error.is_wrong_type() => return Err(error),
                 _ => {
                     self.skip_replies(&types[at + 1..])?;
@@ -254,7 +335,7 @@ impl<W: Write> ListingWriter<'_, '_, W> {
             let read = value_type.read_command(key).into_bytes();
             let value = match self.exchange.open_value(key, &read, value_type, info.bytes) {
                 Ok(Some(value)) => value,
-                Ok(None) => return Ok(()),
+                Ok(None) => return self.write_missing(key),
                 Err(error) if error.is_wrong_type() => continue,
                 Err(error) => return Err(error),
             };
@@ -265,10 +346,20 @@ impl<W: Write> ListingWriter<'_, '_, W> {
         Err(BackendError::Changed.into())
     }
 
-    /// Writes the type of a value that we can't show. Leaves out a key that is gone.
+    /// Leaves out a key that is gone, unless it was asked for by name.
+    fn write_missing(&mut self, key: &[u8]) -> Result<(), ReadError> {
+        if !self.shows_missing {
+            return Ok(());
+        }
+        self.begin_entry(key)?;
+        self.json.value(&None::<&str>)?;
+        self.end_entry(key, Some(1))
+    }
+
+    /// Writes the type of a value that we can't show.
     fn write_unserved(&mut self, key: &[u8], info: &KeyInfo) -> Result<(), ReadError> {
         if info.is_missing() {
-            return Ok(());
+            return self.write_missing(key);
         }
         self.begin_entry(key)?;
         self.json.begin("{")?;
@@ -279,7 +370,7 @@ impl<W: Write> ListingWriter<'_, '_, W> {
     }
 
     fn begin_entry(&mut self, key: &[u8]) -> Result<(), ReadError> {
-        if self.names_are_text {
+        if self.is_object {
             self.json.key(&String::from_utf8_lossy(key))?;
             return Ok(());
         }
@@ -291,7 +382,7 @@ impl<W: Write> ListingWriter<'_, '_, W> {
     }
 
     fn end_entry(&mut self, key: &[u8], digest: Option<u64>) -> Result<(), ReadError> {
-        if !self.names_are_text {
+        if !self.is_object {
             self.json.end("}")?;
         }
         self.count += 1;

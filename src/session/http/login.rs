@@ -42,8 +42,11 @@ impl HttpLogin {
         target: Target,
         client: &Client,
     ) -> Result<(Caller, Target), LocalResponse> {
-        use AdminTarget::{Health, Ping, Ready};
-        let is_open = matches!(target, Target::Admin(Health | Ping | Ready));
+        // A browser that asks for the page of somebody else sends no password with OPTIONS.
+        let is_open = match &target {
+            Target::Admin(target) => target.is_open(),
+            other => *other == Target::Options,
+        };
         if is_open || !client.balancer.logins.are_configured() {
             return Ok((Caller::default(), target));
         }
@@ -127,12 +130,20 @@ fn permitted(target: Target, rights: Option<&Rights>) -> Result<Target, LocalRes
     let Some(rights) = rights else { return Ok(target) };
     let forbidden = |why: String| LocalResponse::error(403, why).because(Refusal::NotPermitted);
     let may_list = || rights.permits(command("SCAN").arg("0"));
+    if let Some(database) = target.database() {
+        rights.permits(command("SELECT").number(database)).map_err(forbidden)?;
+    }
     match target {
         Target::Key(key, page) if rights.may_read_key(&key.key) => {
             Ok(Target::Key(key, page.filter(|_| may_list().is_ok())))
         }
         Target::Key(_, Some(page)) => may_list().map(|()| Target::Page(page)).map_err(forbidden),
-        Target::Key(..) => Err(forbidden("NOPERM No permissions to access a key".to_owned())),
+        Target::Keys(keys) if keys.keys.iter().all(|key| rights.may_read_key(key)) => {
+            Ok(Target::Keys(keys))
+        }
+        Target::Key(..) | Target::Keys(_) => {
+            Err(forbidden("NOPERM No permissions to access a key".to_owned()))
+        }
         Target::Page(page) => may_list().map(|()| Target::Page(page)).map_err(forbidden),
         Target::Admin(AdminTarget::Page | AdminTarget::Status { .. } | AdminTarget::Metrics) => {
             rights.permits(command("INFO")).map(|()| target).map_err(forbidden)

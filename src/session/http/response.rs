@@ -12,12 +12,13 @@ use log::Level;
 
 use super::browse::{self, Frame};
 use super::conversation::route;
+use super::cors;
 use super::rights::Caller;
 use crate::backend::Backend;
 use crate::balance::Balancer;
 use crate::health::Member;
-use crate::http::target::{AdminTarget, Target};
-use crate::http::{self, ErrorBody, Request, ResponseWriter};
+use crate::http::target::{AdminTarget, Query, Target};
+use crate::http::{self, ErrorBody, Request, ResponseWriter, ServerTiming};
 use crate::logging::access_log::{Event, HttpRequest, Text};
 use crate::metrics::{BackendMetrics, CommandId, Completion, Metrics, Outcome, Refusal};
 use crate::net::protocol::WireProtocol;
@@ -42,6 +43,9 @@ static PAGE: LazyLock<String> = LazyLock::new(|| {
 static ADMIN_PAGE: LazyLock<String> = LazyLock::new(|| PAGE.replacen(DATA_LINK, "", 1));
 
 const DATA_LINK: &str = "<a class=\"button\" href=\"/\">Browse the data</a>";
+
+/// The description of all that is served over HTTP.
+const OPEN_API: &str = include_str!("../../../docs/openapi.json");
 
 /// Allows the page's own style and script, and its requests to us; nothing else.
 static POLICY: LazyLock<String> =
@@ -123,10 +127,10 @@ impl LocalResponse {
 
     pub fn send(self, client: &mut Client, request: &Request, level: Level) -> SentResponse {
         let is_page = client.endpoint == Endpoint::Public && request.wants_html();
-        let frame = is_page.then(|| Frame::new(&client.balancer.config()));
-        let keep_alive = !client.balancer.is_draining();
-        let caching = Caching::of(client.balancer);
-        let mut response = ResponseWriter::new(&mut *client, request, keep_alive, SystemTime::now);
+        let database = request.query.as_ref().ok().and_then(Query::names_database);
+        let frame = is_page.then(|| Frame::new(&client.balancer.config(), database));
+        let (balancer, caching) = (client.balancer, Caching::of(client.balancer));
+        let mut response = begin(&mut *client, request, balancer);
         let status = self.status;
         let is_sent = self.write_to(frame, caching, &mut response).is_ok();
         let keep_alive = is_sent && response.keeps_alive();
@@ -159,6 +163,19 @@ impl LocalResponse {
     }
 }
 
+/// Begins the response to a request, with what is the same for all of them.
+pub(super) fn begin<W: Write>(out: W, request: &Request, balancer: &Balancer) -> ResponseWriter<W> {
+    let keep_alive = !balancer.is_draining();
+    let mut response = ResponseWriter::new(out, request, keep_alive, SystemTime::now);
+    let config = balancer.config();
+    cors::add_headers(&mut response, request, &config);
+    if config.http.no_compression {
+        response.compress_nothing();
+    }
+    response.keep_headers();
+    response
+}
+
 /// Returns the whole response to a probe for which there is no place among the clients of this endpoint.
 /// `None` if the bytes are no complete request for `/-/health` or `/-/ready`, or these are not served
 /// here.
@@ -171,7 +188,8 @@ pub fn probe_response(head: &[u8], endpoint: Endpoint, balancer: &Balancer) -> O
         return None;
     }
     let mut bytes = Vec::new();
-    let mut response = ResponseWriter::new(&mut bytes, &request, false, SystemTime::now);
+    let mut response = begin(&mut bytes, &request, balancer);
+    response.close();
     let caching = Caching::of(balancer);
     admin_response(&request, &target, balancer, endpoint, false)
         .write_to(None, caching, &mut response)
@@ -213,6 +231,7 @@ pub(super) fn admin_response(
             let form = request.metrics_form;
             made_now(prometheus::content_type(form), prometheus::text(balancer, form))
         }
+        AdminTarget::OpenApi => LocalResponse::document(200, http::JSON, OPEN_API).made_now(),
         AdminTarget::Ping => LocalResponse::document(200, TEXT, "PONG\n"),
         AdminTarget::Health => LocalResponse::document(200, TEXT, "OK\n"),
         AdminTarget::Ready if balancer.is_ready() => LocalResponse::document(200, TEXT, "READY\n"),
@@ -285,6 +304,10 @@ impl SentResponse {
         balancer.access_log.write_at(self.level, || {
             Event::Request(HttpRequest {
                 client,
+                forwarded_for: balancer
+                    .config()
+                    .http
+                    .forwarded_client(client.ip(), request.forwarded_for.as_deref()),
                 user: caller.shown_user(),
                 method: Text::cut(&request.method_name),
                 target: Text::cut(&request.target),
@@ -354,6 +377,18 @@ pub(super) fn complete(
     });
 }
 
+/// Has a response to a request that has arrived at `began` tell how long it and this backend took, which was asked at
+/// `asked`.
+pub(super) fn add_timing<W: Write>(
+    response: &mut ResponseWriter<W>,
+    backend: &Member,
+    began: Instant,
+    asked: Instant,
+) {
+    let backend = Arc::clone(&backend.health.name);
+    response.timing(ServerTiming { began, asked, backend, clock: Instant::now });
+}
+
 /// Adds the headers of every response from a backend.
 pub(super) fn add_backend_headers<W: Write>(
     response: &mut ResponseWriter<W>,
@@ -404,8 +439,8 @@ impl Caching {
 
     fn add_headers<W: Write>(self, response: &mut ResponseWriter<W>) {
         let (control, vary) = match self.is_private {
-            true => ("private, no-cache", "Accept, Authorization"),
-            false => ("no-cache", "Accept"),
+            true => ("private, no-cache", "Accept, Accept-Encoding, Authorization"),
+            false => ("no-cache", "Accept, Accept-Encoding"),
         };
         response.header("Cache-Control", control);
         response.header("Vary", vary);

@@ -7,11 +7,11 @@
 use std::io::{self, PipeReader, Write};
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use super::balanced::HttpRead;
 use super::freshness;
-use super::response::{Caching, SentResponse, add_backend_headers, complete};
+use super::response::{Caching, SentResponse, add_backend_headers, add_timing, begin, complete};
 use crate::backend::Class;
 use crate::backend::reply_router::{Progress, Sink};
 use crate::backend::shared::{ClientReplyRouter, Entry, SharedConnection, SharedFailure};
@@ -20,13 +20,17 @@ use crate::balance::slow::ReadProfile;
 use crate::balance::{Balancer, Lease};
 use crate::health::Member;
 use crate::http::target::KeyQuery;
-use crate::http::{self, ErrorBody, ResponseWriter};
+use crate::http::{self, ResponseWriter};
 use crate::metrics::{CommandId, Outcome, SentCommands};
 use crate::net::protocol::WireProtocol;
 use crate::render::json::{JsonWriter, render, survey};
 use crate::resp::value_type::ValueType;
 use crate::session::client::{ClientSocket, TICK};
 use crate::sync::{Mutex, lock};
+
+/// Longest body that the thread of a shared connection compresses: that takes it a tenth of a millisecond, for which other
+/// clients wait. A longer one is compressed by the thread of its client.
+const MAX_COMPRESSED_HERE: usize = 8 * 1024;
 
 /// One client's reads on shared connections, one at a time.
 pub(super) struct SharedReads {
@@ -77,7 +81,9 @@ impl SharedReads {
         }
         let sent_at = Instant::now();
         self.sink.client.note_lease(read.lease.as_ref());
-        let sent = SentRead { read, backend: Arc::clone(&backend), value_type, sent_at };
+        let backend_of_read = Arc::clone(&backend);
+        let sent =
+            SentRead { read, backend: backend_of_read, value_type, sent_at, is_for_session: false };
         lock(&self.sink.state).sent = Some(sent);
         let entry = Entry {
             router: Arc::clone(&self.router),
@@ -106,9 +112,9 @@ impl SharedReads {
             return None;
         }
         let backends = balancer.backends();
-        let max_staleness = read.max_staleness;
+        let (max_staleness, database) = (read.max_staleness, read.query.database());
         let serves = |backend| {
-            backends.get(backend).is_some_and(|backend| backend.serves_own())
+            backends.get(backend).is_some_and(|backend| backend.serves_in(database))
                 && max_staleness.allows(backend, balancer)
         };
         // It may have been taken before, and its backend have failed since.
@@ -118,12 +124,13 @@ impl SharedReads {
         }
         let lease = read.lease.as_ref()?;
         let backend = backends.get(lease.backend_if_up()?)?;
-        if !backend.serves_own() {
+        if !backend.serves_in(database) {
             return None;
         }
         read.staleness = max_staleness.admit(backend.id, balancer)?;
         let key = &read.whole_value()?.key;
-        let value_type = backend.type_hints.of(key)?;
+        let mode = backend.mode_in(database);
+        let value_type = backend.type_hints.of(mode.database, key)?;
         if !is_read_at_once(value_type, &read.profile) {
             return None;
         }
@@ -131,7 +138,7 @@ impl SharedReads {
         if rights.is_some_and(|rights| rights.permits(value_type.read_command(key)).is_err()) {
             return None;
         }
-        let shared = backend.shared(backend.own_mode())?;
+        let shared = backend.shared(mode)?;
         let command = value_type.read_command(key).into_bytes();
         Some((Arc::clone(backend), shared, value_type, command))
     }
@@ -164,8 +171,14 @@ impl SharedReads {
             }
         }
         self.under_way = None;
-        let unserved = left.or(self.router.take_back().1);
-        let SentRead { mut read, backend, sent_at, .. } = match self.sink.take_back() {
+        let (replies, failure) = self.router.take_back();
+        let unserved = left.or(failure);
+        // What the shared connection's thread has left to this one is here.
+        let responded = self.sink.take_back().or_else(|sent| match unserved {
+            None if sent.is_for_session => self.sink.respond(sent, &replies.unsent, usize::MAX),
+            _ => Err(sent),
+        });
+        let SentRead { mut read, backend, sent_at, .. } = match responded {
             Ok(unsent) => return ReadProgress::Responded(unsent),
             Err(sent) => sent,
         };
@@ -188,7 +201,8 @@ impl SharedReads {
             // The hint was wrong, or the value is long.
             Some(SharedFailure::LongReply) | None => {
                 if let Some(query) = read.whole_value() {
-                    backend.type_hints.distrust(&query.key);
+                    let database = backend.mode_in(query.database).database;
+                    backend.type_hints.distrust(database, &query.key);
                 }
             }
         }
@@ -211,6 +225,8 @@ struct SentRead {
     /// The type that the value has if the hint is right.
     value_type: ValueType,
     sent_at: Instant,
+    /// Whether the response is to be made by the session's own thread.
+    is_for_session: bool,
 }
 
 /// Turns the reply to one client's read into the response, and sends it.
@@ -246,16 +262,62 @@ impl ResponseSink {
         }
     }
 
-    /// Makes the whole response; `None` if this reply is not enough for that.
-    fn response(&self, sent: &SentRead, reply: &[u8]) -> Option<(SentResponse, Vec<u8>)> {
-        let SentRead { read, backend, value_type, .. } = sent;
-        let keep_alive = !self.balancer.is_draining();
-        let mut response =
-            ResponseWriter::new(io::sink(), &read.request, keep_alive, SystemTime::now);
+    /// Makes the response of the reply, and gives the client of it what its socket takes at once; returns the rest. Returns
+    /// the read if this reply is not enough for that, or more than `max_compressed` bytes would have to be compressed.
+    fn respond(
+        &self,
+        mut sent: SentRead,
+        reply: &[u8],
+        max_compressed: usize,
+    ) -> Result<UnsentEnd, SentRead> {
+        let Some((mut response, mut bytes)) = self.response(&mut sent, reply, max_compressed)
+        else {
+            return Err(sent);
+        };
+        let SentRead { read, backend, sent_at, value_type, .. } = sent;
+        let HttpRead { request, caller, began, lease, key, .. } = *read;
+        let time = sent_at.elapsed();
+        if let Some(key) = key.filter(|_| value_type != ValueType::String) {
+            self.balancer.slow_lane.record_late(backend.id, sent_at, &[key], time);
+        }
+        let (length, is_last) = (bytes.len(), !response.keep_alive);
+        let (metrics, target) = (&self.balancer.metrics, request.target.as_bytes());
+        let answered_by = Some((&backend.metrics, time));
+        let sent = (response.status, length as u64);
+        complete(metrics, self.address, target, answered_by, sent, Outcome::Answered);
+        self.client.note_lease(None);
+        drop(lease);
+        let stream = &self.client.stream;
+        // Some clients wait for the end of our side after the last response.
+        let taken = if is_last { stream.send_last(&bytes) } else { stream.send_now(&bytes) };
+        let taken = taken.unwrap_or_else(|error| {
+            response.cut = Some(error.to_string());
+            length
+        });
+        let unsent = UnsentEnd { bytes: bytes.split_off(taken), is_last };
+        caller.charge(length as u64);
+        response.log(&self.balancer, self.address, &request, &caller, began, length as u64);
+        Ok(unsent)
+    }
+
+    /// Makes the whole response; `None` if this reply is not enough for that, or it takes too long here.
+    fn response(
+        &self,
+        sent: &mut SentRead,
+        reply: &[u8],
+        max_compressed: usize,
+    ) -> Option<(SentResponse, Vec<u8>)> {
+        let SentRead { read, backend, value_type, sent_at, is_for_session } = sent;
+        let mut response = begin(io::sink(), &read.request, &self.balancer);
         add_backend_headers(&mut response, backend, Caching::of(&self.balancer));
+        add_timing(&mut response, backend, read.began, *sent_at);
         freshness::add_header(&mut response, read.staleness);
         response.header("Content-Type", http::JSON);
         let digest = write_reply(*value_type, reply, read.whole_value()?, &mut response)?;
+        *is_for_session = response.bytes_to_compress() > max_compressed;
+        if *is_for_session {
+            return None;
+        }
         let tag = read.request.if_none_match.as_deref();
         let message = response.held_message(digest.map(|digest| (digest, tag)));
         Some((SentResponse::from_backend(backend, &response), message))
@@ -294,7 +356,7 @@ pub(super) fn write_reply<W: Write>(
         return None;
     } else {
         response.status(404);
-        response.json_body(&ErrorBody::about(query, "no such key")).ok()?;
+        response.json_body(&query.error("no such key")).ok()?;
     }
     // A response that is longer than what is held might be cut, and has to look so.
     (!response.is_sent()).then_some(digest)
@@ -304,33 +366,15 @@ impl Sink for ResponseSink {
     fn send_now(&self, reply: &[u8]) -> io::Result<usize> {
         let mut state = lock(&self.state);
         let Some(sent) = state.sent.take() else { return Ok(0) };
-        let Some((mut response, mut bytes)) = self.response(&sent, reply) else {
-            state.sent = Some(sent);
-            return Ok(0);
-        };
-        let SentRead { read, backend, sent_at, value_type } = sent;
-        let HttpRead { request, caller, began, lease, key, .. } = *read;
-        let time = sent_at.elapsed();
-        if let Some(key) = key.filter(|_| value_type != ValueType::String) {
-            self.balancer.slow_lane.record_late(backend.id, sent_at, &[key], time);
+        match self.respond(sent, reply, MAX_COMPRESSED_HERE) {
+            Ok(unsent) => {
+                state.unsent = unsent;
+                Ok(reply.len())
+            }
+            Err(sent) => {
+                state.sent = Some(sent);
+                Ok(0)
+            }
         }
-        let (length, is_last) = (bytes.len(), !response.keep_alive);
-        let (metrics, target) = (&self.balancer.metrics, request.target.as_bytes());
-        let answered_by = Some((&backend.metrics, time));
-        let sent = (response.status, length as u64);
-        complete(metrics, self.address, target, answered_by, sent, Outcome::Answered);
-        self.client.note_lease(None);
-        drop(lease);
-        let stream = &self.client.stream;
-        // Some clients wait for the end of our side after the last response.
-        let sent = if is_last { stream.send_last(&bytes) } else { stream.send_now(&bytes) };
-        let sent = sent.unwrap_or_else(|error| {
-            response.cut = Some(error.to_string());
-            length
-        });
-        state.unsent = UnsentEnd { bytes: bytes.split_off(sent), is_last };
-        caller.charge(length as u64);
-        response.log(&self.balancer, self.address, &request, &caller, began, length as u64);
-        Ok(reply.len())
     }
 }

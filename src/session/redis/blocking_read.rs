@@ -21,8 +21,7 @@ use super::reply_writer::ReplyWriter;
 use super::session::Session;
 use crate::backend::{BackendError, Connection, PooledConnection};
 use crate::balance::slow::{ReadInfo, ReadProfile, shown};
-use crate::balance::{Balancer, Phase};
-use crate::config::backend::BackendSettings;
+use crate::balance::{Balancer, Phase, why_outranked};
 use crate::health::{BackendState, Member};
 use crate::metrics::Outcome;
 use crate::policy::{LocalCommand, Refused, Shape, Verdict, XreadOptions};
@@ -376,12 +375,7 @@ fn reason_to_leave(
     if since.elapsed() < GOOD_WAIT || !balancer.table.is_outranked(backend.id, serves) {
         return None;
     }
-    let BackendSettings { weight, is_backup, .. } = backend.settings.effective();
-    departure().or(Some(match (weight, is_backup) {
-        (0, _) => BackendError::Departed("its weight is 0"),
-        (_, true) => BackendError::Departed("it is a backup, and another is up"),
-        _ => BackendError::Stale,
-    }))
+    departure().or_else(|| Some(why_outranked(balancer.table.terms(backend.id))))
 }
 
 #[cfg(test)]

@@ -130,9 +130,7 @@ const READS: &[&str] = &[
     "FCALL_RO <word> 0",
     "FCALL reading 1 <string>",
     "FCALL <word> 0",
-    "PUBSUB CHANNELS",
     "PUBSUB NUMSUB <word>",
-    "PUBSUB NUMPAT",
     "SCRIPT EXISTS <sha> <word>",
     "FUNCTION LIST WITHCODE",
     "FUNCTION STATS",
@@ -143,6 +141,10 @@ const READS: &[&str] = &[
     "<word>",
     "<word> <word> <key> <int>",
 ];
+
+/// Parts of templates that have another reply on each server with the same data: what is written in the order of a hash,
+/// memory, ranges of names among elements of different scores. And WATCH, which ends with its server.
+const OF_ONE_SERVER: &[&str] = &["DUMP ", "LASTSAVE", "MEMORY USAGE ", "<lex>", "WATCH "];
 
 /// Not within a transaction, where they have an error of our own.
 const SESSION: &[&str] = &[
@@ -194,6 +196,7 @@ const FIXED: &[&str] = &[
     "XINFO HELP",
     "XGROUP HELP",
     "PUBSUB HELP",
+    "PUBSUB CHANNELS o*",
     "SCRIPT HELP",
     "FUNCTION HELP",
     "COMMAND HELP",
@@ -241,7 +244,7 @@ const SCRIPTS: &[&str] = &[
 /// A replica has another error for it where it may write.
 const WRITING_SCRIPT: &str = "return redis.call('SET', KEYS[1], 'x')";
 
-const CACHED_SCRIPT: &str = "return {KEYS[1], redis.call('STRLEN', KEYS[1])}";
+pub const CACHED_SCRIPT: &str = "return {KEYS[1], redis.call('STRLEN', KEYS[1])}";
 
 const FUNCTION: &str = "#!lua name=library\nredis.register_function{function_name = 'reading', \
      callback = function(keys) return redis.call('GET', keys[1]) end, flags = {'no-writes'}}";
@@ -289,6 +292,7 @@ pub struct CommandStream {
     sha: String,
     writes: Vec<(String, i64)>,
     ready: VecDeque<Item>,
+    is_across_servers: bool,
 }
 
 impl CommandStream {
@@ -301,6 +305,7 @@ impl CommandStream {
             sha: sha.expect("a digest"),
             writes: commands.iter().flat_map(writes).collect(),
             ready: VecDeque::new(),
+            is_across_servers: false,
         };
         stream.writes.sort();
         // What comes first decides the protocol of a connection, which others test.
@@ -309,10 +314,22 @@ impl CommandStream {
         stream
     }
 
+    /// One that may go from one server with these data to another amid everything: without what differs between them, and
+    /// without long replies, in which a client may be cut off.
+    pub fn across_servers(mut self) -> Self {
+        self.is_across_servers = true;
+        self
+    }
+
+    /// Whether this stream may have a command of this template.
+    fn has(&self, template: &str) -> bool {
+        !self.is_across_servers || !OF_ONE_SERVER.iter().any(|part| template.contains(part))
+    }
+
     pub fn next(&mut self) -> Item {
         while self.ready.is_empty() {
             match self.rng.u32(0..1000) {
-                0..2 => {
+                0..2 if !self.is_across_servers => {
                     let template = self.choose(BIG);
                     self.push_filled(template);
                 }
@@ -330,12 +347,13 @@ impl CommandStream {
                     self.push_filled(template);
                 }
                 60..100 => {
-                    let template = self.choose(SESSION);
+                    let template = self.template(SESSION);
                     self.push_spoiled(template);
                 }
                 100..150 => self.push_write(),
                 // Redis passes over what is empty.
                 150..155 => self.push_silent(),
+                155..165 => self.push_subscriptions(),
                 _ => {
                     self.push_read();
                     self.ready.iter_mut().for_each(|item| item.is_read = true);
@@ -346,8 +364,13 @@ impl CommandStream {
     }
 
     fn push_read(&mut self) {
-        let template = self.choose(READS);
+        let template = self.template(READS);
         self.push_spoiled(template);
+    }
+
+    fn template(&mut self, from: &[&'static str]) -> &'static str {
+        let template = self.choose(from);
+        if self.has(template) { template } else { "PING" }
     }
 
     /// A command that no replica carries out, mostly with as many arguments as it takes.
@@ -370,7 +393,8 @@ impl CommandStream {
 
     fn push_transaction(&mut self) {
         if self.rng.u8(0..4) == 0 {
-            self.push_filled("WATCH <key> <key>");
+            let template = self.template(&["WATCH <key> <key>"]);
+            self.push_filled(template);
         }
         self.push_filled("MULTI");
         // Half of them have nothing in them that Redis refuses to queue.
@@ -383,7 +407,7 @@ impl CommandStream {
                 3..9 if !is_clean => self.push_read(),
                 9 => self.push_filled("UNWATCH"),
                 _ => {
-                    let template = self.choose(READS);
+                    let template = self.template(READS);
                     self.push_filled(if template.starts_with('<') { "PING" } else { template });
                 }
             }
@@ -392,6 +416,52 @@ impl CommandStream {
             0 => self.push_filled("RESET"),
             1..4 => self.push_filled("DISCARD"),
             _ => self.push_filled("EXEC"),
+        }
+    }
+
+    /// Subscribes, asks for this and that meanwhile, and leaves everything again.
+    fn push_subscriptions(&mut self) {
+        let kinds = self.choose(&[&["", "P"][..], &["P", "S"], &[""], &["P"], &["S"]]);
+        let channels = 1 + self.rng.usize(0..3);
+        let all: String = (0..channels).map(|number| format!(" news:{number}")).collect();
+        for kind in kinds {
+            self.push_subscription(&format!("{kind}SUBSCRIBE{all}"), channels);
+        }
+        for _ in 0..self.rng.usize(0..8) {
+            match self.rng.u8(0..10) {
+                0 => self.push_filled("PING"),
+                1 => self.push_filled("PING <word>"),
+                2 => self.push_filled("PING <word> <word>"),
+                3 => self.push_filled("SUBSCRIBE"),
+                4 => self.push_subscription(&format!("{}SUBSCRIBE{all}", kinds[0]), channels),
+                5 => self.push_filled("UNSUBSCRIBE <word>"),
+                6 => self.push_write(),
+                _ => {
+                    // A subscriber does not wait for streams.
+                    let template = self.template(READS);
+                    self.push_spoiled(if template.contains(" BLOCK ") { "PING" } else { template });
+                }
+            }
+        }
+        let resets = self.rng.u8(0..8) == 0;
+        for kind in kinds {
+            match self.rng.bool() {
+                _ if resets => {}
+                // The order in which a server leaves several is its own.
+                true if channels == 1 => self.push_filled(&format!("{kind}UNSUBSCRIBE")),
+                _ => self.push_subscription(&format!("{kind}UNSUBSCRIBE{all}"), channels),
+            }
+        }
+        if resets {
+            self.push_filled("RESET");
+        }
+    }
+
+    /// Each channel is confirmed on its own.
+    fn push_subscription(&mut self, command: &str, channels: usize) {
+        self.push_filled(command);
+        if let Some(item) = self.ready.back_mut() {
+            item.replies = channels;
         }
     }
 

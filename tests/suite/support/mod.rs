@@ -37,7 +37,7 @@ pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
 }
 
 /// Waits like [`wait_until`], for `limit` of a quiet computer's time.
-pub fn wait_up_to(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+fn wait_up_to(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let began = Instant::now();
     let mut waited = Duration::ZERO;
     loop {

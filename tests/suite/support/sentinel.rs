@@ -19,7 +19,7 @@ pub struct Sentinel {
     password: Option<String>,
     process: Child,
     // The Sentinel writes what it knows to the file there.
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Sentinel {
@@ -66,7 +66,7 @@ impl Sentinel {
             .expect("redis-server");
         let password = lines.lines().find_map(|line| line.strip_prefix("requirepass "));
         let password = password.map(str::to_owned);
-        let sentinel = Self { port, tls_port: None, password, process, _folder: folder };
+        let sentinel = Self { port, tls_port: None, password, process, folder };
         wait_until("the Sentinel answers", || sentinel.client().get_connection().is_ok());
         // It would ask servers for their replicas every 10 s. Before Redis 7 it can't be told otherwise.
         let _ = sentinel.ask(&["DEBUG", "INFO-PERIOD", "500"]);
@@ -106,6 +106,11 @@ impl Sentinel {
         let answer = self.ask(&["GET-MASTER-ADDR-BY-NAME", NAME]).expect("an answer");
         let (_, port): (String, u16) = redis::from_redis_value(answer).expect("an address");
         port
+    }
+
+    /// What it has written to its log.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
     /// SIGSTOP: the kernel still accepts and acknowledges, the Sentinel says nothing.

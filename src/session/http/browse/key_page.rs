@@ -4,7 +4,8 @@ use std::io::Write;
 use std::time::Duration;
 
 use super::page::{
-    Element, Frame, count, link, parts, shortened_to, size, write_facts, write_next_link,
+    Element, Frame, count, link, link_if_any, parts, shortened_to, size, write_facts,
+    write_next_link,
 };
 use crate::balance::cursor::MAX_SCAN_COUNT;
 use crate::http::target::{KeyQuery, link_to_key};
@@ -42,7 +43,7 @@ pub(super) struct KeyPage<'q, 'p, 'e, W: Write> {
 impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
     pub fn refused(&self, status: u16, why: &'static str) -> ReadOutcome<'q> {
         let kind = (status != 404).then(|| self.info.type_name.clone());
-        ReadOutcome::Refused(status, ErrorBody { kind, ..ErrorBody::about(self.query, why) })
+        ReadOutcome::Refused(status, ErrorBody { kind, ..self.query.error(why) })
     }
 
     /// Begins the page with the key and what is known of it.
@@ -61,6 +62,7 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
             ("Expires", self.ttl.map(expiry)),
             ("Memory", (info.bytes > 0).then(|| format!("about {}", size(info.bytes)))),
             ("Encoding", self.encoding.clone()),
+            ("Database", self.query.database.map(|number| number.to_string())),
             ("Served by", Some(line(self.backend).to_string())),
         ];
         write_facts(self.response, "", &facts)?;
@@ -68,6 +70,11 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
             Some(value_type) => self.write_forms(&[], value_type == ValueType::String),
             None => Ok(()),
         }
+    }
+
+    /// Returns a link to this key, if it is not too long.
+    fn link(&self, parameters: &[(&str, &[u8])]) -> Option<String> {
+        link_to_key(&self.query.key, self.query.database, parameters)
     }
 
     /// Writes links to the other forms of the value, or of the field that the parameters name.
@@ -78,20 +85,24 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
     ) -> Result<(), ReadError> {
         let form = |format: &[u8], name| {
             let parameters = [parameters, &[("format", format)]].concat();
-            link(&link_to_key(&self.query.key, &parameters), name)
+            self.link(&parameters).map(|to| link(&to, name))
         };
-        let json = form(b"json", "JSON");
-        let raw = if is_raw { format!(" {}", form(b"raw", "Raw bytes")) } else { String::new() };
-        Ok(writeln!(self.response, "<p class=\"forms\">{json}{raw}</p>")?)
+        // A link that would be too long is left out.
+        let raw = if is_raw { form(b"raw", "Raw bytes") } else { None };
+        let forms: Vec<String> = [form(b"json", "JSON"), raw].into_iter().flatten().collect();
+        Ok(writeln!(self.response, "<p class=\"forms\">{}</p>", forms.join(" "))?)
     }
 
     /// Ends the page, with a link to the next one if this parameter leads to one.
     pub fn end(&mut self, next: Option<(&str, &[u8])>) -> Result<ReadOutcome<'q>, ReadError> {
         let is_first = self.query.from.is_none() && self.query.cursor.is_none();
-        let next = next.map(|parameter| link_to_key(&self.query.key, &[parameter]));
-        write_next_link(self.response, next.as_deref())?;
+        let next_link = next.and_then(|parameter| self.link(&[parameter]));
+        if next.is_some() && next_link.is_none() {
+            writeln!(self.response, "<p>There is more, but the link to it would be too long.</p>")?;
+        }
+        write_next_link(self.response, next_link.as_deref())?;
         if !is_first {
-            let first = link(&link_to_key(&self.query.key, &[]), "First page");
+            let first = link_if_any(self.link(&[]).as_deref(), "First page");
             writeln!(self.response, "<p>{first}</p>")?;
         }
         self.frame.end(self.response)?;
@@ -132,7 +143,8 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
         }
         let whole = field.filter(|field| !field.is_cut()).map_or(String::new(), |field| {
             let parameters = [("field", &field.bytes[..]), ("format", b"raw")];
-            format!(": {}", link(&link_to_key(&self.query.key, &parameters), "all of it"))
+            let link = self.link(&parameters).map(|to| link(&to, "all of it"));
+            link.map_or(String::new(), |link| format!(": {link}"))
         });
         let length = element.length;
         format!("{shown}… <span class=\"more\">cut, of {length} bytes{whole}</span>")

@@ -4,21 +4,21 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 
 use super::page::{
-    Element, Frame, begin_table, count, end_table, key_link, parts, shortened, size, strings,
+    Element, Frame, begin_table, count, end_table, key_link, link, parts, shortened, size, strings,
     write_next_link,
 };
 use crate::balance::failover::Attempt;
 use crate::http::ResponseWriter;
-use crate::http::target::PageQuery;
+use crate::http::target::{PageQuery, link_to_keys};
 use crate::memory::Share;
 use crate::render::html::line;
 use crate::resp::value_type::ValueType;
 use crate::resp::{self, command, reply};
 use crate::session::client::ClientHandle;
 use crate::session::http::exchange::{
-    BATCH_KEYS, Exchange, KeyInfo, ReadError, ReadOutcome, if_permitted, look_at, read_page_keys,
-    read_server_run_id,
+    BATCH_KEYS, Exchange, KeyInfo, ReadError, ReadOutcome, if_permitted, look_at,
 };
+use crate::session::http::page_keys::{read_page_keys, read_server_run_id};
 use crate::session::http::rights::{Rights, hide_unless_readable, may_count};
 
 /// Longest string that a cell shows whole, in bytes.
@@ -48,7 +48,7 @@ pub(crate) fn write_listing_page<'q, W: Write>(
 ) -> Result<ReadOutcome<'q>, ReadError> {
     let mut first = command("INFO").arg("server").into_bytes();
     command("DBSIZE").append_to(&mut first);
-    Exchange::serve(attempt, peer, &first, |exchange| {
+    Exchange::serve(attempt, peer, query.database, &first, |exchange| {
         let run_id = read_server_run_id(exchange)?;
         let all_keys = if_permitted(reply::integer(exchange.replies()?))?.flatten();
         let (keys, next) = read_page_keys(exchange, query, run_id, memory, rights)?;
@@ -57,7 +57,7 @@ pub(crate) fn write_listing_page<'q, W: Write>(
         let (here, has_next) = (keys.len() as u64, next.is_some());
         write_head(query, all_keys, here, has_next, attempt.backend.name(), frame, response)?;
         if !keys.is_empty() {
-            write_table(exchange, &keys, response, rights)?;
+            write_table(exchange, &keys, query.database, response, rights)?;
         }
         write_next_link(response, next.as_deref())?;
         frame.end(response)?;
@@ -90,7 +90,9 @@ fn write_head<W: Write>(
         None => format!("{number} here"),
     };
     let more = " · there are more: <a href=\"#next\">next page</a>";
-    let facts = format!("{number} · from {backend}{}", if has_next { more } else { "" });
+    let database = query.database.map(|number| format!(" · database {number}")).unwrap_or_default();
+    let more = if has_next { more } else { "" };
+    let facts = format!("{number} · from {backend}{database}{more}");
     writeln!(response, "<h1>Keys{subject}</h1>\n<p class=\"facts\">{facts}</p>")?;
     if here == 0 {
         let why = match (has_next, search.is_empty()) {
@@ -98,9 +100,12 @@ fn write_head<W: Write>(
             (false, true) => "There are no keys.",
             (false, false) => {
                 "There are no such keys. Only keys are searched, not what they hold; \
-                 a * stands for anything. <a href=\"/\">All keys</a>"
+                 a * stands for anything."
             }
         };
+        let is_search = !has_next && !search.is_empty();
+        let all = link(&link_to_keys(query.database), "All keys");
+        let why = if is_search { format!("{why} {all}") } else { why.to_owned() };
         writeln!(response, "<p>{why}</p>")?;
     }
     Ok(())
@@ -109,6 +114,7 @@ fn write_head<W: Write>(
 fn write_table<W: Write>(
     exchange: &mut Exchange,
     keys: &[Vec<u8>],
+    database: Option<i64>,
     response: &mut ResponseWriter<W>,
     rights: Option<&Rights>,
 ) -> Result<(), ReadError> {
@@ -124,7 +130,7 @@ fn write_table<W: Write>(
                 Some(_) if !columns.is_empty() => cells_of_fields(row, &columns),
                 _ => cell_of_value(row, columns.len()),
             };
-            let key = key_link(row.key);
+            let key = key_link(row.key, database);
             writeln!(response, "<tr><th scope=\"row\" class=\"mono\">{key}</th>{cells}</tr>")?;
         }
     }

@@ -6,7 +6,7 @@ use std::io::{self, BufRead, Write};
 use std::sync::LazyLock;
 
 use crate::config::Config;
-use crate::http::target::link_to_key;
+use crate::http::target::{link_to_key, link_to_keys};
 use crate::http::{self, ErrorBody, ResponseWriter};
 use crate::render::html::{attribute, begin_document, content_security_policy, cut, line, text};
 use crate::resp::reply::{self, Header};
@@ -25,12 +25,14 @@ static POLICY: LazyLock<String> = LazyLock::new(|| content_security_policy(STYLE
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Frame {
     shows_status_link: bool,
+    /// The database that its links lead to, if not that of each backend's URL.
+    database: Option<i64>,
 }
 
 impl Frame {
-    /// The frame has a link to the status page if that has the same address.
-    pub(crate) fn new(config: &Config) -> Self {
-        Self { shows_status_link: config.status_address() == Some(config.listen) }
+    /// The frame of pages about this database. It has a link to the status page if that has the same address.
+    pub(crate) fn new(config: &Config, database: Option<i64>) -> Self {
+        Self { shows_status_link: config.status_address() == Some(config.listen), database }
     }
 
     /// Begins a page: headers, head, and the bar at the top with the search field.
@@ -44,13 +46,16 @@ impl Frame {
         response.header("Content-Security-Policy", POLICY.as_str());
         response.header("Referrer-Policy", "no-referrer");
         begin_document(response, title, STYLE)?;
+        let hidden = |number| format!("<input type=\"hidden\" name=\"db\" value=\"{number}\">");
+        let hidden = self.database.map(hidden).unwrap_or_default();
         writeln!(
             response,
-            "<body>\n<header>\n<a class=\"home\" href=\"/\">redis-lb</a>\n\
-             <form role=\"search\" action=\"/\"><label class=\"unseen\" for=\"search\">Search keys</label>\
+            "<body>\n<header>\n<a class=\"home\" href=\"{}\">redis-lb</a>\n\
+             <form role=\"search\" action=\"/\">{hidden}<label class=\"unseen\" for=\"search\">Search keys</label>\
              <input id=\"search\" name=\"search\" type=\"search\" value=\"{}\" \
              placeholder=\"A key begins with … or is like *:13?\" autocapitalize=\"none\" \
              autocomplete=\"off\" spellcheck=\"false\"><button>Search</button></form>",
+            link_to_keys(self.database),
             attribute(search)
         )?;
         if self.shows_status_link {
@@ -85,9 +90,14 @@ pub(super) fn link(to: &str, text: impl Display) -> String {
     format!("<a href=\"{}\">{text}</a>", attribute(to))
 }
 
+/// The text as a link; alone where that would be too long.
+pub(super) fn link_if_any(to: Option<&str>, text: impl Display) -> String {
+    to.map_or_else(|| text.to_string(), |to| link(to, &text))
+}
+
 /// A link to a key's page, with its name.
-pub(super) fn key_link(key: &[u8]) -> String {
-    link(&link_to_key(key, &[]), shortened(key))
+pub(super) fn key_link(key: &[u8], database: Option<i64>) -> String {
+    link_if_any(link_to_key(key, database, &[]).as_deref(), shortened(key))
 }
 
 /// Returns the command that counts the parts of a value, and what people call such a part.
@@ -213,7 +223,7 @@ pub(crate) fn write_error_page<W: Write>(
         }
         end_table(response)?;
     }
-    response.write_all(b"<p><a href=\"/\">All keys</a></p>\n")?;
+    writeln!(response, "<p>{}</p>", link(&link_to_keys(frame.database), "All keys"))?;
     frame.end(response)
 }
 

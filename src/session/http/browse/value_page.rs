@@ -12,9 +12,10 @@ use crate::resp::value_type::ValueType;
 use crate::resp::{self, command, reply};
 use crate::session::client::ClientHandle;
 use crate::session::http::exchange::{
-    Exchange, KeyInfo, ReadError, ReadOutcome, if_permitted, look_at, read_server_run_id,
+    Exchange, KeyInfo, ReadError, ReadOutcome, if_permitted, look_at,
 };
 use crate::session::http::json::denial;
+use crate::session::http::page_keys::read_server_run_id;
 use crate::session::http::rights::Rights;
 
 /// Bytes of a string on one page.
@@ -42,7 +43,7 @@ pub(crate) fn write_key_page<'q, W: Write>(
     let mut look = look_at(&[key]);
     command("PTTL").arg(key).append_to(&mut look);
     command("OBJECT").arg("ENCODING").arg(key).append_to(&mut look);
-    Exchange::serve(attempt, peer, &look, |exchange| {
+    Exchange::serve(attempt, peer, query.database, &look, |exchange| {
         let from = exchange.replies()?;
         let info = KeyInfo::read(from)?;
         let ttl = if_permitted(reply::integer(from))?.flatten();
@@ -139,8 +140,10 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
         };
         self.frame.begin(self.response, field, b"")?;
         writeln!(self.response, "<h1 class=\"mono key\">{}</h1>", shortened(field))?;
-        let (link, key) = (link_to_key(key, &[]), shortened(key));
-        let key = format!("<a class=\"mono\" href=\"{}\">{key}</a>", attribute(&link));
+        let (link, key) = (link_to_key(key, self.query.database, &[]), shortened(key));
+        let key = link.map_or(key.clone(), |link| {
+            format!("<a class=\"mono\" href=\"{}\">{key}</a>", attribute(&link))
+        });
         let facts = [
             ("Field of", Some(key)),
             ("Length", Some(length(ValueType::String, value.length))),
