@@ -11,7 +11,7 @@ pub use super::entry::{Event, HttpRequest, Session, StateChange, Text};
 use super::writer;
 
 /// The target of lines about backends, by which `RUST_LOG` chooses them.
-const STATES: &str = "redis_lb::health";
+const STATES: &str = concat!("redis_lb", "::health");
 
 /// Returns the number of leases of each backend, by name.
 type CountLeases = dyn Fn() -> Vec<(Arc<str>, usize)> + Send + Sync;
