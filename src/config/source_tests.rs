@@ -81,7 +81,7 @@ fn mistakes_are_named_and_no_text_is_repeated() {
         ("sentinel://a:1/my db", "the name has letters"),
         ("sentinel://a:1,b:2,a:1/n", "a Sentinel is named twice"),
         ("sentinel://a:1/n?sentinel-password=%E2%80%A6", "the password was hidden"),
-        ("sentinel://a:1/n/x", "Invalid database number"),
+        ("sentinel://a:1/n/x", "after the / comes the number of a database"),
         ("sentinel://a:x/n", "HOST:PORT needs a port"),
         ("sentinel://a:1/n?sentinel-user=hunter2", "a user needs a password"),
         ("sentinel://u:hunter?2@a:1/n", "percent-encode"),

@@ -404,7 +404,7 @@ fn a_client_that_says_more_than_is_answered_gets_its_answer_to_the_end() {
 
 #[test]
 fn a_client_that_disappears_leaves_no_lease_behind() {
-    let (server, lb) = start();
+    let (server, lb) = start_with(&["--log-leases"]);
     set_long(&server);
     for path in ["/long", "/long?format=raw"] {
         let mut stream = lb.connect();
@@ -421,7 +421,7 @@ fn a_client_that_disappears_leaves_no_lease_behind() {
 
 #[test]
 fn a_client_that_does_not_read_is_given_up_after_the_timeout() {
-    let (server, lb) = start_with(&["--client-timeout", "500ms"]);
+    let (server, lb) = start_with(&["--client-timeout", "500ms", "--log-leases"]);
     set_long(&server);
     let mut client = lb.client();
     client.send("GET /long HTTP/1.1\r\nHost: localhost\r\n\r\n");

@@ -128,7 +128,7 @@ fn half_of_a_large_answer_never_looks_whole() {
     for (version, is_reset) in [("HTTP/1.1", false), ("HTTP/1.0", true)] {
         let mut server = RedisServer::start();
         server.command(&["SET", "large", &"x".repeat(50 * MIB)]);
-        let lb = Balancer::start(&[&server]);
+        let lb = Balancer::start_with(&[&server], &["--log-leases"]);
         let mut stream = lb.connect();
         write!(stream, "GET /large?format=raw {version}\r\nHost: localhost\r\n\r\n").expect("sent");
         let mut bytes = vec![0; 1];

@@ -28,7 +28,7 @@ fn start() -> (RedisServer, Balancer) {
     let server = RedisServer::start();
     server.command(&["HSET", "actor:1", "first_name", "Mara", "last_name", "Ellingworth"]);
     server.command(&["SET", "greeting", "hello"]);
-    let lb = Balancer::start(&[&server]);
+    let lb = Balancer::start_with(&[&server], &["--log-leases"]);
     (server, lb)
 }
 

@@ -125,7 +125,9 @@ fn ask(lb: &Balancer, request: &str) -> String {
 
 fn undated(answer: &str) -> String {
     let lines = answer.split_inclusive("\r\n");
-    lines.filter(|line| !line.starts_with("Date: ")).collect()
+    lines
+        .filter(|line| !line.starts_with("Date: ") && !line.starts_with("Server-Timing: "))
+        .collect()
 }
 
 #[test]

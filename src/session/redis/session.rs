@@ -42,6 +42,9 @@ const BYTES_A_SECOND: usize = 1024 * 1024;
 /// Shortest time between two questions to backends none of which has ever answered.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Most commands of a session that counts as a probe in the log: HELLO, AUTH, CLIENT and PING, perhaps a few times.
+const MAX_PROBE_COMMANDS: u64 = 16;
+
 /// Mode of a new session.
 pub const FIRST_MODE: Mode = Mode { database: 0, protocol: Protocol::Resp2 };
 
@@ -76,11 +79,10 @@ fn end(session: Box<Session>, ended: &SessionEnd, since: Instant, balancer: &Bal
     let closed = writer.client.socket.closed_because();
     let errors = writer.given.errors + in_flight.errors;
     // Probes ask for a PING, and leave.
-    let is_probe = backend.is_none() && errors == 0 && closed.is_none();
-    let level = match ended {
-        SessionEnd::Gone(_) if is_probe => Level::Debug,
-        _ => Level::Info,
-    };
+    let is_short = commands <= MAX_PROBE_COMMANDS && errors == 0;
+    let is_probe = is_short && backend.is_none() && closed.is_none();
+    let is_quiet = is_probe && matches!(ended, SessionEnd::Gone(_));
+    let level = if is_quiet { Level::Debug } else { Level::Info };
     let why = closed.map_or_else(|| ended.to_string(), str::to_owned);
     if let SessionEnd::Cut(_) = ended {
         writer.complete(b"", CommandId::default(), None, 0, Outcome::Cut);
