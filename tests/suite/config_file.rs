@@ -355,11 +355,7 @@ const WRONG: &[(&str, usize, &str)] = &[
     ("backend = [\n\"h:1\",\n5]", 3, "a backend must be a URL in quotes, or a table"),
     ("[backend]\nurl = \"h:1\"", 1, "write [[backend]] for each server"),
     ("backend = [\"h:1\",\n\"h:1\"]", 2, "backend h:1 is on line 1 too; name each one once"),
-    (
-        "backend = [\"h\"]",
-        1,
-        "; write HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB, rediss://",
-    ),
+    ("backend = [\"h\"]", 1, "; write HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DB, rediss://"),
     ("[[backend]]\nweight = 1", 1, "this backend has no url"),
     ("[[backend]]\nurl = 5", 2, "url must be a text in quotes"),
     ("[[backend]]\nurl = \"h\"", 2, "url: it has no port"),
