@@ -15,8 +15,8 @@ pub(super) const MAX_LISTED: usize = 64;
 /// The flags of HTTP.
 #[derive(Debug, clap::Args)]
 pub struct HttpFlags {
-    /// A web page of this origin, such as https://app.example, may read over HTTP (CORS); * stands for any; repeat it for
-    /// each, or separate them by commas
+    /// A web page of this origin (scheme, name and port, as browsers send it) may read over HTTP (CORS); * stands for any;
+    /// repeat it for each, or separate them by commas
     #[arg(help_heading = CLIENTS)]
     #[arg(
         long = "cors-origin",

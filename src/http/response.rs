@@ -125,7 +125,7 @@ impl<W: Write> ResponseWriter<W> {
         self.timing = Some(timing);
     }
 
-    /// Drops status, body and all headers but those that are [kept](Self::keep_headers), for another attempt.
+    /// Drops status, body and all headers but those that are kept, for another attempt.
     /// Only allowed while nothing has been [sent](Self::is_sent).
     pub fn restart(&mut self) {
         self.status = 200;

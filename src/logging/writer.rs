@@ -55,7 +55,7 @@ struct Pending {
 enum Line {
     /// A whole line as it is written.
     Formatted(Vec<u8>),
-    Entry(SystemTime, Level, Entry),
+    Entry(SystemTime, Level, Box<Entry>),
 }
 
 /// Lines that were dropped since the start because the log could not be written in time.
@@ -66,7 +66,7 @@ pub fn dropped_lines() -> u64 {
 /// Queues an entry. `make` runs under the queue's lock, so that the figures in an entry are newer
 /// than those in the entry before it.
 pub fn queue_entry(level: Level, make: impl FnOnce() -> Entry) {
-    QUEUE.push(|| Line::Entry(SystemTime::now(), level, make()));
+    QUEUE.push(|| Line::Entry(SystemTime::now(), level, Box::new(make())));
 }
 
 /// Starts the thread that writes.
