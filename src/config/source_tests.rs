@@ -82,7 +82,7 @@ fn mistakes_are_named_and_no_text_is_repeated() {
         ("sentinel://a:1,b:2,a:1/n", "a Sentinel is named twice"),
         ("sentinel://a:1/n?sentinel-password=%E2%80%A6", "the password was hidden"),
         ("sentinel://a:1/n/x", "after the / comes the number of a database"),
-        ("sentinel://a:x/n", "HOST:PORT needs a port"),
+        ("sentinel://a:x/n", "a port is a number from 1 to 65535"),
         ("sentinel://a:1/n?sentinel-user=hunter2", "a user needs a password"),
         ("sentinel://u:hunter?2@a:1/n", "percent-encode"),
     ] {
