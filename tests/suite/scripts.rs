@@ -177,6 +177,7 @@ fn a_script_that_was_loaded_is_known_at_every_server_also_at_those_that_come_lat
     }
     assert!(servers.iter().any(|server| has(server, &digest)));
     // One that has begun anew gets it when it is met.
+    servers[1].kill();
     servers[1].restart();
     servers[1].command(&["SET", "a", "1"]);
     wait_until("it has the script", || has(&servers[1], &digest));

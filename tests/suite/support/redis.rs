@@ -152,6 +152,8 @@ impl RedisServer {
     /// Starts a server that has ended again on its old port, with the data that it saved last. It
     /// accepts connections when this returns, and may still be loading them.
     pub fn restart(&mut self) {
+        let has_ended = self.process.try_wait().expect("the server's state").is_some();
+        assert!(has_ended, "two of it would run, and the old one would answer");
         self.process = spawn(&self.host, self.port, self.folder.path(), &self.extra_args);
         assert!(answers(self.folder.path(), &mut self.process), "port {} is taken", self.port);
     }
