@@ -188,12 +188,7 @@ fn a_server_that_is_loading_its_data_is_not_ready() {
     (0..20_000).for_each(|n| _ = more.cmd("SET").arg(format!("more:{n}")).arg(1));
     more.cmd("SAVE").exec(&mut loading.connect()).expect("it takes them");
     loading.kill();
-    loading.restart_with(&[
-        "--key-load-delay",
-        "150",
-        "--loading-process-events-interval-bytes",
-        "1024",
-    ]);
+    loading.restart_slowly();
     let other = server(1);
     let run = check(&[loading.address(), other.address()], &[]).expect_code(1);
     run.says(&[&format!("wrong: {} is not ready: ", loading.address()), "oading"]);

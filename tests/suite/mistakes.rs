@@ -420,13 +420,7 @@ fn seed_waits_for_a_server_that_is_loading_its_data() {
     (0..20_000).for_each(|n| _ = more.cmd("SET").arg(format!("more:{n}")).arg(1));
     more.cmd("SAVE").exec(&mut loading.connect()).expect("it takes them");
     loading.kill();
-    // For 3 s.
-    loading.restart_with(&[
-        "--key-load-delay",
-        "150",
-        "--loading-process-events-interval-bytes",
-        "1024",
-    ]);
+    loading.restart_slowly();
     let arguments = ["rows.csv", "--backend", &loading.address()];
     let (code, said) = seed(b"id,name\n1,a\n", b"", &arguments);
     assert_eq!(code, Some(0), "{said}");

@@ -356,12 +356,7 @@ fn a_server_that_is_loading_its_data_is_passed_over_until_it_is_done() {
     let mut sessions = [(); 4].map(|()| RespClient::connect(lb.port()));
     sessions.iter_mut().for_each(read_all);
     loading.kill();
-    loading.restart_with(&[
-        "--key-load-delay",
-        "150",
-        "--loading-process-events-interval-bytes",
-        "1024",
-    ]);
+    loading.restart_slowly();
     let mut direct = RespClient::connect(loading.port());
     assert!(direct.call("GET key:1").starts_with("-LOADING"));
     sessions.iter_mut().for_each(read_all);

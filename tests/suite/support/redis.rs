@@ -164,6 +164,16 @@ impl RedisServer {
         self.restart();
     }
 
+    /// Restarts the server so that it answers `LOADING` for a while: 3 s with 20,000 keys.
+    pub fn restart_slowly(&mut self) {
+        self.restart_with(&[
+            "--key-load-delay",
+            "150",
+            "--loading-process-events-interval-bytes",
+            "1024",
+        ]);
+    }
+
     /// SIGSTOP: the kernel still accepts and acknowledges, the server says nothing.
     pub fn freeze(&self) {
         self.signal("-STOP");
