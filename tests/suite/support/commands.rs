@@ -143,8 +143,10 @@ const READS: &[&str] = &[
 ];
 
 /// Parts of templates that have another reply on each server with the same data: what is written in the order of a hash,
-/// memory, ranges of names among elements of different scores. And WATCH, which ends with its server.
-const OF_ONE_SERVER: &[&str] = &["DUMP ", "LASTSAVE", "MEMORY USAGE ", "<lex>", "WATCH "];
+/// memory, encodings (a server that loads a dataset chooses them anew), ranges of names among elements of different scores.
+/// And WATCH, which ends with its server.
+const OF_ONE_SERVER: &[&str] =
+    &["DUMP ", "LASTSAVE", "MEMORY USAGE ", "OBJECT ENCODING ", "<lex>", "WATCH "];
 
 /// Not within a transaction, where they have an error of our own.
 const SESSION: &[&str] = &[
