@@ -280,6 +280,11 @@ impl Reads {
         Self(classes)
     }
 
+    /// All whose replies are held until they are whole.
+    pub fn short(&self) -> impl Iterator<Item = &Read> {
+        self.0.iter().flatten().filter(|read| read.reply_bytes <= LONG)
+    }
+
     /// Any, but with a reply of at most about so many bytes, at least 512.
     pub fn choose(&self, rng: &mut Rng, at_most: usize) -> &Read {
         let mut lot = rng.u8(0..100);
