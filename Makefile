@@ -17,7 +17,7 @@ demo:
 test:
 	bash load_data.sh --install
 	bash tests/clients/install.sh
-	bash tests/prometheus/install.sh
+	bash tests/unpack.sh
 	for program in curl openssl haproxy; do \
 		command -v $$program >/dev/null || $(AS_ROOT) apt-get install -y $$program; done
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((1 + $$(getconf _NPROCESSORS_ONLN)))} cargo test --locked

@@ -6,6 +6,7 @@ mod activation;
 mod admin;
 mod backend_tls;
 mod balancing;
+mod behind_http;
 mod blocking_reads;
 mod browser;
 mod cache;

@@ -2,17 +2,18 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use crate::support::balancer::{Answer, Balancer};
 use crate::support::certificates::Certificates;
+use crate::support::client::connect_from;
+use crate::support::front::Front;
 use crate::support::observe::metric;
-use crate::support::redis::{RedisServer, free_port};
+use crate::support::redis::RedisServer;
 use crate::support::resp::RespClient;
 use crate::support::tls::{TlsClient, config};
 use crate::support::wait_until;
@@ -64,17 +65,6 @@ fn addr(client: &mut RespClient) -> String {
     let info = client.call("CLIENT INFO");
     let addr = info.split(' ').find_map(|field| field.strip_prefix("addr="));
     addr.unwrap_or_else(|| panic!("{info}")).to_owned()
-}
-
-/// A connection from another address of this machine.
-fn connect_from(ip: [u8; 4], port: u16) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    socket.bind(&SocketAddr::from((ip, 0)).into()).expect("an address of this machine");
-    let target = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    socket.connect(&target.into()).expect("lb accepts");
-    let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-    stream
 }
 
 #[test]
@@ -170,43 +160,15 @@ fn tls_and_the_answers_over_the_limit_come_after_the_header() {
     assert!(lb.talk(b"PING\r\n").is_empty(), "without a header");
 }
 
-/// A real HAProxy in front; it ends with this.
-struct Haproxy {
-    process: Child,
-    port: u16,
-    _folder: TempDir,
-}
-
-impl Haproxy {
-    fn start(lb: &Balancer, sends: &str) -> Self {
-        let folder = TempDir::new().expect("a folder");
-        let (path, port) = (folder.path().join("haproxy.cfg"), free_port());
-        let to = lb.port();
-        let text = format!(
-            "defaults\n mode tcp\n timeout connect 5s\n timeout client 30s\n timeout server 30s\n\
-             listen redis\n bind 127.0.0.1:{port}\n server lb 127.0.0.1:{to} {sends} check inter 50ms\n"
-        );
-        fs::write(&path, text).expect("a file");
-        let mut command = Command::new("haproxy");
-        command.arg("-f").arg(&path).stdout(Stdio::null()).stderr(Stdio::null());
-        let process = command.spawn().expect("haproxy; make test installs it");
-        Self { process, port, _folder: folder }
-    }
-}
-
-impl Drop for Haproxy {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 #[test]
 fn haproxy_in_front_names_its_clients_and_checks_without_complaint() {
     let (_server, lb) = start(&[PROXY]);
     for sends in ["send-proxy check-send-proxy", "send-proxy-v2 check-send-proxy"] {
-        let haproxy = Haproxy::start(&lb, sends);
+        let to = lb.port();
+        let haproxy = Front::haproxy(&format!(
+            "listen redis\n mode tcp\n bind 127.0.0.1:PORT\n \
+             server lb 127.0.0.1:{to} {sends} check inter 50ms\n"
+        ));
         let mut served = None;
         wait_until("haproxy serves", || {
             served = TcpStream::connect(("127.0.0.1", haproxy.port)).ok().and_then(|socket| {

@@ -1,7 +1,21 @@
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
 
 use super::balancer::Answer;
+
+/// A connection from another address of this machine.
+pub fn connect_from(ip: [u8; 4], port: u16) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from((ip, 0)).into()).expect("an address of this machine");
+    let target = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    socket.connect(&target.into()).expect("lb accepts");
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    stream
+}
 
 /// One HTTP connection that is spoken to byte by byte, and read answer by answer.
 pub struct Client<S: Read = TcpStream>(BufReader<S>);

@@ -8,6 +8,7 @@ pub mod data;
 #[cfg(target_os = "linux")]
 pub mod dnsmasq;
 pub mod forms;
+pub mod front;
 pub mod local;
 pub mod near_cache;
 pub mod observe;

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Output, Stdio};
 
 use serde_json::Value;
 
 use super::balancer::Balancer;
+use super::front::unpacked;
 use super::redis::free_port;
 use super::{wait_until, wait_up_to};
 
@@ -15,23 +16,16 @@ pub fn contrib() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/prometheus")
 }
 
-/// A program of Debian's package, wherever it is.
-fn program(name: &str) -> Command {
-    let unpacked =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("target/prometheus/usr/bin").join(name);
-    if unpacked.exists() { Command::new(unpacked) } else { Command::new(name) }
-}
-
 /// Runs `promtool` in a folder, with this input.
 pub fn promtool(folder: &Path, arguments: &[&str], input: &str) -> Output {
     let file = tempfile::NamedTempFile::new().expect("a file");
     fs::write(file.path(), input).expect("room");
-    program("promtool")
+    unpacked("promtool")
         .args(arguments)
         .current_dir(folder)
         .stdin(fs::File::open(file.path()).expect("it is there"))
         .output()
-        .expect("promtool: is it there? bash tests/prometheus/install.sh gets it")
+        .expect("promtool: is it there? bash tests/unpack.sh gets it")
 }
 
 /// A Prometheus of the test's own, on a free port; it ends when this is dropped.
@@ -53,7 +47,7 @@ impl Prometheus {
         // A port that was free a moment ago may be taken when it binds it.
         for _ in 0..5 {
             let port = free_port();
-            let mut process = program("prometheus")
+            let mut process = unpacked("prometheus")
                 .arg("--config.file=prometheus.yml")
                 .arg("--storage.tsdb.path=data")
                 .arg(format!("--web.listen-address=127.0.0.1:{port}"))
@@ -61,7 +55,7 @@ impl Prometheus {
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .spawn()
-                .expect("prometheus: is it there? bash tests/prometheus/install.sh gets it");
+                .expect("prometheus: is it there? bash tests/unpack.sh gets it");
             if is_ready(port, &mut process) {
                 return Self { process, port, _folder: folder };
             }
