@@ -26,7 +26,6 @@
 //! pool. [`Backend::close_all`] ends it with the others.
 
 use std::io::{self, PipeReader, PipeWriter, Write};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -85,8 +84,6 @@ pub(crate) type ClientReplyRouter = ReplyRouter<SharedFailure>;
 pub(crate) struct Entry {
     /// The receiver of their replies.
     pub router: Arc<ClientReplyRouter>,
-    /// Address of the client.
-    pub client: SocketAddr,
     /// The client's protocol.
     pub protocol: WireProtocol,
     /// The router's ticket for the commands.

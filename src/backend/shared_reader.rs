@@ -328,17 +328,14 @@ fn end_of_push(protocol: Protocol) -> CloseReason {
 }
 
 /// Counts replies to one client.
-fn complete(entry: &Entry, replies: &Replies, bytes: usize, backend: &Backend) {
+fn complete(entry: &Entry, replies: &Replies, backend: &Backend) {
     let answered = Completion {
-        client: entry.client,
         protocol: entry.protocol,
-        what: b"",
         // They may be several.
         command: CommandId::default(),
         status: None,
         backend: Some(&backend.metrics),
         count: replies.answered as u64 - replies.errors,
-        bytes: bytes as u64,
         time: replies.slowest,
         outcome: Outcome::Answered,
     };
@@ -349,7 +346,7 @@ fn complete(entry: &Entry, replies: &Replies, bytes: usize, backend: &Backend) {
     }
     if replies.errors > 0 {
         let (count, outcome) = (replies.errors, Outcome::ErrorReply);
-        backend.all_metrics.complete(&Completion { count, bytes: 0, outcome, ..answered });
+        backend.all_metrics.complete(&Completion { count, outcome, ..answered });
     }
 }
 
@@ -411,7 +408,7 @@ impl NextReplies {
         let progress = entry.router.deliver(entry.ticket, bytes, &replies, || {
             // An HTTP request is counted when its response is made.
             if entry.protocol == WireProtocol::Resp {
-                complete(entry, &replies, bytes.len(), backend);
+                complete(entry, &replies, backend);
             }
         });
         // A Redis client's thread looks now and then: so it needs no second system call to wait.

@@ -56,7 +56,6 @@ impl Scene {
     fn send(&self, client: &Client, commands: &[u8]) {
         let (ticket, _) = client.router.expect(commands.len()).expect("nothing is wrong");
         let entry = Entry {
-            client: ([127, 0, 0, 1], 1).into(),
             router: Arc::clone(&client.router),
             protocol: WireProtocol::Resp,
             ticket,
@@ -179,10 +178,9 @@ fn a_reply_that_answers_no_command_is_the_backends_failure() {
     let late = Client::new();
     let (ticket, _) = late.router.expect(1).expect("nothing was sent");
     let (router, began) = (Arc::clone(&late.router), Instant::now());
-    let client = ([127, 0, 0, 1], 1).into();
     let protocol = WireProtocol::Resp;
     let sent = SentCommands::Alike(CommandId::default());
-    let entry = Entry { client, router, protocol, ticket, commands: 1, sent, began, received: 0 };
+    let entry = Entry { router, protocol, ticket, commands: 1, sent, began, received: 0 };
     assert!(!scene.shared.send(entry, b"b"), "it has ended");
 }
 

@@ -209,7 +209,7 @@ fn write<W: Write>(
             response.json(&refusal)?;
         }
     }
-    response.finish(None)
+    response.finish()
 }
 
 /// Names the user at the other end, for the log.

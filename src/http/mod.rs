@@ -3,6 +3,7 @@
 mod accept;
 pub mod authorization;
 mod encoding;
+mod etag;
 mod head;
 mod metrics_form;
 mod query;

@@ -1,14 +1,14 @@
 //! Writes a response: held whole while it is short, streamed once it is long. The body of errors.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::io::{self, Write};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use httpdate::HttpDate;
 use serde::Serialize;
 
 use super::encoding::{Encoding, MIN_ENCODED_BYTES, StreamEncoder, looks_compressed};
+use super::etag::ETag;
 use super::timing::ServerTiming;
 use super::{Method, Request, Version};
 use crate::render::json::TextOrBase64;
@@ -64,7 +64,18 @@ pub struct ResponseWriter<W: Write> {
     encoding: Option<Encoding>,
     /// Compresses a body that is streamed.
     encoder: Option<Box<StreamEncoder>>,
+    /// Whether a body that is too long to be held is an error.
+    is_held_only: bool,
+    /// How the held body is sent, once that is decided.
+    form: Option<Form>,
     state: ResponseState,
+}
+
+/// How a held body is sent.
+#[derive(Debug, Clone, Copy)]
+struct Form {
+    etag: Option<ETag>,
+    encoding: Option<Encoding>,
 }
 
 impl<W: Write> ResponseWriter<W> {
@@ -94,6 +105,8 @@ impl<W: Write> ResponseWriter<W> {
             body: Vec::with_capacity(USUAL_BYTES),
             encoding: None,
             encoder: None,
+            is_held_only: false,
+            form: None,
             state: ResponseState::Held,
         }
     }
@@ -125,12 +138,25 @@ impl<W: Write> ResponseWriter<W> {
         self.timing = Some(timing);
     }
 
+    /// Notes that the backend has answered, if the response tells when.
+    pub(crate) fn answered(&mut self, at: Instant) {
+        if let Some(timing) = &mut self.timing {
+            timing.answered.get_or_insert(at);
+        }
+    }
+
+    /// Makes a body that is too long to be held an error of the write. Else it would be streamed.
+    pub(crate) fn hold_only(&mut self) {
+        self.is_held_only = true;
+    }
+
     /// Drops status, body and all headers but those that are kept, for another attempt.
     /// Only allowed while nothing has been [sent](Self::is_sent).
     pub fn restart(&mut self) {
         self.status = 200;
         self.headers.truncate(self.lasting);
         self.timing = None;
+        self.form = None;
         self.body.clear();
     }
 
@@ -144,9 +170,9 @@ impl<W: Write> ResponseWriter<W> {
         self.encoding = None;
     }
 
-    /// Returns how many bytes of the body are to be compressed before any of it can be sent.
+    /// Returns how many bytes of the [settled](Self::settle) body are to be compressed before any of it can be sent.
     pub(crate) fn bytes_to_compress(&self) -> usize {
-        self.encoding_of_body().map_or(0, |_| self.body.len())
+        self.form.and_then(|form| form.encoding).map_or(0, |_| self.body.len())
     }
 
     /// How a body is sent that begins with what is held of it.
@@ -194,20 +220,38 @@ impl<W: Write> ResponseWriter<W> {
         (self.state == ResponseState::Held).then_some(&*self.body)
     }
 
-    /// Sends the rest. `validators` are the digest of the value and the request's `If-None-Match`: a
-    /// held body gets an ETag, and becomes a 304 if the client has it.
-    pub fn finish(&mut self, validators: Option<(u64, Option<&str>)>) -> io::Result<()> {
+    /// Decides how a held body is sent, once it is whole: its encoding, and its ETag if `validators` are given. These are the
+    /// digest of the value and the request's `If-None-Match`: the response becomes a 304 if the client has this body.
+    pub(crate) fn settle(&mut self, validators: Option<(u64, Option<&str>)>) {
+        if self.state != ResponseState::Held {
+            return;
+        }
+        let (length, mut encoding) = (self.body.len(), self.encoding_of_body());
+        let etag = validators.map(|(digest, _)| ETag { digest, length, encoding });
+        if let (Some(etag), Some((_, Some(list)))) = (etag, validators)
+            && etag.is_in(list)
+        {
+            self.status = 304;
+            self.body.clear();
+            encoding = None;
+        }
+        self.form = Some(Form { etag, encoding });
+    }
+
+    /// Sends the rest, in the form that is [settled](Self::settle); without an ETag if none is.
+    pub fn finish(&mut self) -> io::Result<()> {
         match self.state {
             ResponseState::Held => {
-                let message = self.held_message(validators);
+                let message = self.held_message();
                 self.out.write_all(&message)?;
             }
             ResponseState::Streaming => {
-                self.send_chunk()?;
-                if let Some(encoder) = self.encoder.take() {
-                    self.body = encoder.finish()?;
-                    self.send_chunk()?;
+                if let Some(mut encoder) = self.encoder.take() {
+                    let mut end = encoder.encode(&self.body)?;
+                    end.extend(encoder.finish()?);
+                    self.body = end;
                 }
+                self.send_chunk()?;
                 if self.version == Version::Http11 {
                     self.out.write_all(b"0\r\n\r\n")?;
                 }
@@ -217,27 +261,15 @@ impl<W: Write> ResponseWriter<W> {
         self.out.flush()
     }
 
-    /// Returns the status with which [`finish`](Self::finish) ends the response, with the same `validators`.
-    pub(crate) fn final_status(&self, validators: Option<(u64, Option<&str>)>) -> u16 {
-        match (self.state, validators) {
-            (ResponseState::Held, Some((digest, Some(list)))) => {
-                let encoding = self.encoding_of_body();
-                let etag = ETag { digest, length: self.body.len(), encoding };
-                if matches(list, &etag.to_string()) { 304 } else { self.status }
-            }
-            _ => self.status,
-        }
-    }
-
     /// Ends a response of which nothing has been sent, as [`finish`](Self::finish) does. Returns it for the caller to
     /// send.
-    pub(crate) fn held_message(&mut self, validators: Option<(u64, Option<&str>)>) -> Vec<u8> {
-        let (length, encoding) = (self.body.len(), self.encoding_of_body());
-        let mut etag = validators.map(|(digest, _)| ETag { digest, length, encoding });
-        self.status = self.final_status(validators);
-        if self.status == 304 {
-            self.body.clear();
-        } else if let Some(encoding) = encoding {
+    pub(crate) fn held_message(&mut self) -> Vec<u8> {
+        if self.form.is_none() {
+            self.settle(None);
+        }
+        let Form { mut etag, encoding } =
+            self.form.take().unwrap_or(Form { etag: None, encoding: None });
+        if let Some(encoding) = encoding {
             match encoding.compress(&self.body) {
                 Ok(compressed) => {
                     self.body = compressed;
@@ -272,7 +304,7 @@ impl<W: Write> ResponseWriter<W> {
         let encoder = |encoding| Some((encoding, StreamEncoder::new(encoding).ok()?));
         if let Some((encoding, encoder)) = self.encoding_of_body().and_then(encoder) {
             self.header("Content-Encoding", encoding.name());
-            self.encoder = Some(Box::new(encoder));
+            self.encoder = Some(Box::new(encoder)).filter(|_| !self.head_only);
         }
         let head = self.head(None, None);
         self.state = if self.head_only { ResponseState::Done } else { ResponseState::Streaming };
@@ -286,18 +318,20 @@ impl<W: Write> ResponseWriter<W> {
     }
 
     fn send_chunk(&mut self) -> io::Result<()> {
-        if let Some(encoder) = &mut self.encoder {
-            self.body = encoder.encode(&self.body)?;
-        }
+        let encoded =
+            self.encoder.as_mut().map(|encoder| encoder.encode(&self.body)).transpose()?;
+        let chunk = encoded.as_ref().unwrap_or(&self.body);
         // The compressor may keep all of it. An empty chunk would be the end.
-        if self.body.is_empty() {
-            return Ok(());
+        if !chunk.is_empty() {
+            let is_chunked = self.version == Version::Http11;
+            if is_chunked {
+                write!(self.out, "{:x}\r\n", chunk.len())?;
+            }
+            self.out.write_all(chunk)?;
+            if is_chunked {
+                self.out.write_all(b"\r\n")?;
+            }
         }
-        if self.version == Version::Http11 {
-            write!(self.out, "{:x}\r\n", self.body.len())?;
-            self.body.extend_from_slice(b"\r\n");
-        }
-        self.out.write_all(&self.body)?;
         self.body.clear();
         Ok(())
     }
@@ -351,6 +385,9 @@ impl<W: Write> Write for ResponseWriter<W> {
             }
             if self.body.len() >= self.room() {
                 match self.state {
+                    ResponseState::Held if self.is_held_only => {
+                        return Err(io::Error::other("the body is too long to be held"));
+                    }
                     ResponseState::Held => self.start_streaming()?,
                     _ => self.send_chunk()?,
                 }
@@ -365,29 +402,6 @@ impl<W: Write> Write for ResponseWriter<W> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// The ETag of a body: what is in it, how long its form is, and how it is compressed.
-struct ETag {
-    digest: u64,
-    length: usize,
-    encoding: Option<Encoding>,
-}
-
-impl fmt::Display for ETag {
-    fn fmt(&self, to: &mut fmt::Formatter) -> fmt::Result {
-        let (mark, encoding) = match self.encoding {
-            Some(encoding) => ("-", encoding.name()),
-            None => ("", ""),
-        };
-        write!(to, "W/\"{:016x}-{:x}{mark}{encoding}\"", self.digest, self.length)
-    }
-}
-
-/// Whether one of the tags in an `If-None-Match` is `etag` (weak comparison, RFC 9110, 8.8.3.2).
-fn matches(list: &str, etag: &str) -> bool {
-    let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
-    list.split(',').any(|tag| tag.trim() == "*" || opaque(tag) == opaque(etag))
 }
 
 fn reason(status: u16) -> &'static str {

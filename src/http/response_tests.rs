@@ -7,7 +7,8 @@ fn responded(request: &str, body: &[u8], etag: Option<(u64, Option<&str>)>) -> (
     let mut response = ResponseWriter::new(&mut out, &request, true, || SystemTime::UNIX_EPOCH);
     let keeps_alive = match response.write_all(body) {
         Ok(()) => {
-            response.finish(etag).expect("a Vec takes all");
+            response.settle(etag);
+            response.finish().expect("a Vec takes all");
             response.keeps_alive()
         }
         Err(_) => response.is_done() && response.keeps_alive(),
@@ -40,6 +41,36 @@ fn a_body_that_the_client_has_is_not_sent_again() {
 }
 
 #[test]
+fn what_a_client_has_is_not_compressed() {
+    let body = "a word ".repeat(1000);
+    let (request, _) = parse(b"GET / HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n")
+        .expect("valid")
+        .expect("complete");
+    let settled = |list| {
+        let mut response =
+            ResponseWriter::new(Vec::new(), &request, true, || SystemTime::UNIX_EPOCH);
+        response.write_all(body.as_bytes()).expect("it is held");
+        response.settle(Some((0xab, list)));
+        (response.sent_status(), response.bytes_to_compress())
+    };
+    assert_eq!(settled(None), (200, body.len()));
+    assert_eq!(settled(Some("*")), (304, 0));
+}
+
+#[test]
+fn a_body_that_may_only_be_held_is_never_sent_in_part() {
+    let (request, _) = parse(b"GET / HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n")
+        .expect("valid")
+        .expect("complete");
+    let mut out = Vec::new();
+    let mut response = ResponseWriter::new(&mut out, &request, true, || SystemTime::UNIX_EPOCH);
+    response.hold_only();
+    assert!(response.write_all(&[b'a'; HELD_BODY_BYTES]).is_ok());
+    assert!(response.write_all(b"b").is_err() && !response.is_sent());
+    assert!(out.is_empty());
+}
+
+#[test]
 fn a_long_body_is_chunked_and_its_pieces_give_the_whole() {
     for length in [HELD_BODY_BYTES + 1, HELD_BODY_BYTES + CHUNK_BYTES, 1_000_000] {
         for written_at_once in [1, 7, CHUNK_BYTES, length] {
@@ -60,7 +91,7 @@ fn check_chunks(body: &[u8], written_at_once: usize) {
     for piece in body.chunks(written_at_once) {
         response.write_all(piece).expect("a Vec takes all");
     }
-    response.finish(None).expect("a Vec takes all");
+    response.finish().expect("a Vec takes all");
     let text = String::from_utf8(out).expect("text");
     let (head, mut rest) = text.split_once("\r\n\r\n").expect("a head");
     assert!(head.contains("Transfer-Encoding: chunked") && !head.contains("Content-Length"));

@@ -8,7 +8,6 @@ mod striped;
 pub mod tls;
 mod traffic;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -140,13 +139,8 @@ pub enum Outcome {
 /// A command or request that is over, or several of one client that were answered together.
 #[derive(Debug)]
 pub struct Completion<'a> {
-    /// Address of the client.
-    pub client: SocketAddr,
     /// Protocol of the client.
     pub protocol: WireProtocol,
-    /// Name of the command, or target of the request. It is empty for commands that were answered
-    /// together and for bytes that are no command.
-    pub what: &'a [u8],
     /// The Redis command, as it is timed; of none for those that are timed together with others, or not at all.
     pub command: CommandId,
     /// The status of the response, over HTTP.
@@ -155,8 +149,6 @@ pub struct Completion<'a> {
     pub backend: Option<&'a BackendMetrics>,
     /// Number of commands.
     pub count: u64,
-    /// Length of the replies, as far as they are known when they are counted.
-    pub bytes: u64,
     /// Time from the try on the backend that answered until its reply began.
     pub time: Duration,
     /// How it ended.
@@ -334,14 +326,11 @@ mod tests {
         for (outcome, is_by_backend, expected) in cases {
             let (metrics, backend) = (Metrics::default(), BackendMetrics::default());
             metrics.complete(&Completion {
-                client: SocketAddr::from(([127, 0, 0, 1], 1)),
                 protocol: WireProtocol::Resp,
-                what: b"GET",
                 command: CommandId::default(),
                 status: Some(404),
                 backend: is_by_backend.then_some(&backend),
                 count: 2,
-                bytes: 10,
                 time: Duration::from_millis(1),
                 outcome,
             });

@@ -67,8 +67,8 @@ impl HttpRead {
         is_whole.then_some(query)
     }
 
-    /// Returns what a response with this digest is validated by, for [`ResponseWriter::finish`].
-    fn validators(&self, digest: Option<u64>) -> Option<(u64, Option<&str>)> {
+    /// Returns what a response with this digest is validated by, for [`ResponseWriter::settle`].
+    pub fn validators(&self, digest: Option<u64>) -> Option<(u64, Option<&str>)> {
         digest.map(|digest| (digest, self.request.if_none_match.as_deref()))
     }
 }
@@ -265,10 +265,10 @@ impl BalancedRead<'_, '_, '_> {
                     self.response.restart();
                     self.note_failed(&attempt, error)?;
                 }
-                digest => {
+                read => {
                     // The backend has done its part: what the client has still to take is kept by us.
                     drop(lease);
-                    return Ok(self.finish(&attempt, digest));
+                    return Ok(self.finish(&attempt, read));
                 }
             }
         }
@@ -339,7 +339,7 @@ impl BalancedRead<'_, '_, '_> {
     }
 
     /// Reads from one backend and writes the response, all but its end.
-    fn read_from(&mut self, attempt: &Attempt) -> Result<Option<u64>, ReadError> {
+    fn read_from(&mut self, attempt: &Attempt) -> Result<(), ReadError> {
         self.memory.set(HTTP_READ_BYTES).map_err(io::Error::from)?;
         let (balancer, response) = (self.balancer, &mut self.response);
         let frame = Frame::new(&balancer.config(), self.read.query.database());
@@ -359,11 +359,12 @@ impl BalancedRead<'_, '_, '_> {
         // A long response to HEAD is complete with its head, whatever comes after.
         if result.is_ok() || response.is_done() {
             let until = response.writer().answer_began().unwrap_or_else(Instant::now);
+            response.answered(until);
+            response.settle(self.read.validators(result.as_ref().ok().copied().flatten()));
             let time = until.saturating_duration_since(attempt.began);
-            let digest = result.as_ref().ok().copied().flatten();
-            self.complete(Some((&attempt.backend.metrics, time)), digest, Outcome::Answered);
+            self.complete(Some((&attempt.backend.metrics, time)), Outcome::Answered);
         }
-        result
+        result.map(|_| ())
     }
 
     /// Notes a failed attempt. Returns the response to be sent if there must not be another.
@@ -391,18 +392,15 @@ impl BalancedRead<'_, '_, '_> {
     }
 
     /// Sends the end of the response, unless it has to be cut.
-    fn finish(mut self, attempt: &Attempt, digest: Result<Option<u64>, ReadError>) -> SentResponse {
-        let finished = match digest {
-            Ok(digest) => {
-                let validators = self.read.validators(digest);
-                self.response.finish(validators).map_err(ReadError::Client)
-            }
+    fn finish(mut self, attempt: &Attempt, read: Result<(), ReadError>) -> SentResponse {
+        let finished = match read {
+            Ok(()) => self.response.finish().map_err(ReadError::Client),
             Err(error) => {
                 let is_complete = self.response.is_done();
                 if let ReadError::Backend(error) = &error {
                     Failover::count_failure(attempt, error);
                     if !is_complete {
-                        self.complete(None, None, Outcome::Cut);
+                        self.complete(None, Outcome::Cut);
                     }
                 }
                 if is_complete { Ok(()) } else { Err(error) }
@@ -415,18 +413,9 @@ impl BalancedRead<'_, '_, '_> {
         }
     }
 
-    /// Counts the request, before the end of its response, which gets an ETag of this digest.
-    fn complete(
-        &mut self,
-        answered_by: Option<(&BackendMetrics, Duration)>,
-        digest: Option<u64>,
-        outcome: Outcome,
-    ) {
-        let status = self.response.final_status(self.read.validators(digest));
-        let client = self.response.writer();
-        let (address, bytes) = (client.address, client.answer_bytes);
-        let target = self.read.request.target.as_bytes();
-        complete(&self.balancer.metrics, address, target, answered_by, (status, bytes), outcome);
+    /// Counts the request, before the end of its response.
+    fn complete(&self, answered_by: Option<(&BackendMetrics, Duration)>, outcome: Outcome) {
+        complete(&self.balancer.metrics, answered_by, self.response.sent_status(), outcome);
     }
 
     /// Returns why backends that were not tried are up, but must not be read from in this database.

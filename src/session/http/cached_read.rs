@@ -184,20 +184,19 @@ fn send(
             }
             Some(time) => {
                 add_backend_headers(&mut response, backend, caching);
-                if let Some(asked) = Instant::now().checked_sub(time) {
+                let answered = Instant::now();
+                if let Some(asked) = answered.checked_sub(time) {
                     add_timing(&mut response, backend, read.began, asked);
+                    response.answered(answered);
                 }
             }
         }
         response.header("Content-Type", http::JSON);
         response.write_all(&page.body)?;
-        let tag = read.request.if_none_match.as_deref();
-        let message = response.held_message(page.digest.map(|digest| (digest, tag)));
-        let (metrics, target) = (&balancer.metrics, read.request.target.as_bytes());
+        response.settle(read.validators(page.digest));
+        let message = response.held_message();
         let answered_by = answer.time.map(|time| (&backend.metrics, time));
-        let address = response.writer().address;
-        let sent = (response.sent_status(), message.len() as u64);
-        complete(metrics, address, target, answered_by, sent, Outcome::Answered);
+        complete(&balancer.metrics, answered_by, response.sent_status(), Outcome::Answered);
         response.writer().write_all(&message)?;
         response.writer().flush()
     });

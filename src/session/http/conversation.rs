@@ -154,11 +154,11 @@ fn refuse_bytes(client: &mut Client, status: u16, why: String) {
     balancer.access_log.write(|| Event::Refused { client: address, status, reason });
     if client.endpoint == Endpoint::Public {
         let why = if status == 408 { Refusal::TooSlow } else { Refusal::BadRequest };
-        complete(&balancer.metrics, address, b"", None, (status, 0), Outcome::Refused(why));
+        complete(&balancer.metrics, None, status, Outcome::Refused(why));
     }
     let mut response = ResponseWriter::to_no_request(&mut *client, SystemTime::now);
     response.status(status);
-    if response.json(&ErrorBody::new(why)).and_then(|()| response.finish(None)).is_ok() {
+    if response.json(&ErrorBody::new(why)).and_then(|()| response.finish()).is_ok() {
         client.linger(true);
     }
 }
@@ -254,6 +254,7 @@ fn respond_here(
     caller: &Caller,
     target: Result<Target, LocalResponse>,
 ) -> SentResponse {
+    let is_admin = client.endpoint == Endpoint::Admin || target::is_admin(&request.target);
     match target {
         Ok(Target::Admin(target)) => {
             let shows_keys = caller.sees_all_keys();
@@ -263,13 +264,15 @@ fn respond_here(
             response.send(client, request, Level::Debug)
         }
         Ok(Target::Options) => {
-            let response = cors::options_response(request, &client.balancer.config());
-            response.send(client, request, Level::Debug)
+            let (response, is_allowed) = cors::options_response(request, &client.balancer.config());
+            match is_allowed {
+                _ if is_admin => response.send(client, request, Level::Debug),
+                true => response.send_as(client, request, Outcome::Answered),
+                false => response.because(Refusal::NotPermitted).send_refusal(client, request),
+            }
         }
         Ok(_) => LocalResponse::empty(204).send_as(client, request, Outcome::Answered),
-        Err(refusal) if client.endpoint == Endpoint::Admin || target::is_admin(&request.target) => {
-            refusal.send(client, request, Level::Debug)
-        }
+        Err(refusal) if is_admin => refusal.send(client, request, Level::Debug),
         Err(refusal) => refusal.send_refusal(client, request),
     }
 }

@@ -5,7 +5,6 @@ use std::io::Write;
 use super::response::LocalResponse;
 use crate::config::Config;
 use crate::http::{Request, ResponseWriter};
-use crate::metrics::Refusal;
 
 /// The headers of an answer that a page may look at, beside those that it always may.
 const EXPOSED: &str = "Age, ETag, Retry-After, Server-Timing, X-Cache, X-Served-By, X-Staleness";
@@ -37,18 +36,21 @@ pub(super) fn add_headers<W: Write>(
     }
 }
 
-/// The response to OPTIONS, by which browsers ask whether a page may send a request.
-pub(super) fn options_response(request: &Request, config: &Config) -> LocalResponse {
+/// The response to OPTIONS, by which browsers ask whether a page may send a request, and whether it may.
+pub(super) fn options_response(request: &Request, config: &Config) -> (LocalResponse, bool) {
     let options = LocalResponse::empty(204).with_header("Allow", "GET, HEAD, OPTIONS");
     match &request.origin {
-        None => options,
-        Some(origin) if config.http.allows_origin(origin) => options
-            .with_header("Access-Control-Allow-Methods", "GET, HEAD")
-            .with_header("Access-Control-Allow-Headers", ALLOWED_HEADERS)
-            .with_header("Access-Control-Max-Age", MAX_AGE),
+        None => (options, true),
+        Some(origin) if config.http.allows_origin(origin) => {
+            let options = options
+                .with_header("Access-Control-Allow-Methods", "GET, HEAD")
+                .with_header("Access-Control-Allow-Headers", ALLOWED_HEADERS)
+                .with_header("Access-Control-Max-Age", MAX_AGE);
+            (options, true)
+        }
         Some(_) => {
             let why = "pages of this Origin may not read here; --cors-origin ORIGIN adds it";
-            LocalResponse::error(403, why).because(Refusal::NotPermitted)
+            (LocalResponse::error(403, why), false)
         }
     }
 }

@@ -119,9 +119,7 @@ impl LocalResponse {
 
     /// Sends the response to a request for data, and counts that as this outcome.
     pub fn send_as(self, client: &mut Client, request: &Request, outcome: Outcome) -> SentResponse {
-        let (metrics, target) = (&client.balancer.metrics, request.target.as_bytes());
-        let sent = (self.status, client.answer_bytes);
-        complete(metrics, client.address, target, None, sent, outcome);
+        complete(&client.balancer.metrics, None, self.status, outcome);
         self.send(client, request, Level::Info)
     }
 
@@ -159,7 +157,7 @@ impl LocalResponse {
                 write_error(frame, self.status, error, response)?;
             }
         }
-        response.finish(None)
+        response.finish()
     }
 }
 
@@ -352,26 +350,21 @@ fn refused_method(name: &str) -> Refusal {
     }
 }
 
-/// Counts a request that is over. If a backend has answered it, `answered_by` is that and the time
-/// until its reply began. The response has this status and so many bytes.
+/// Counts a request that is over, with the status of its response. If a backend has answered it, `answered_by` is that and the
+/// time until its reply began.
 pub(super) fn complete(
     metrics: &Metrics,
-    client: SocketAddr,
-    target: &[u8],
     answered_by: Option<(&BackendMetrics, Duration)>,
-    (status, bytes): (u16, u64),
+    status: u16,
     outcome: Outcome,
 ) {
     let (backend, time) = answered_by.unzip();
     metrics.complete(&Completion {
-        client,
         protocol: WireProtocol::Http,
-        what: target,
         command: CommandId::default(),
         status: Some(status),
         backend,
         count: 1,
-        bytes,
         time: time.unwrap_or_default(),
         outcome,
     });
@@ -386,7 +379,8 @@ pub(super) fn add_timing<W: Write>(
     asked: Instant,
 ) {
     let backend = Arc::clone(&backend.health.name);
-    response.timing(ServerTiming { began, asked, backend, clock: Instant::now });
+    let answered = None;
+    response.timing(ServerTiming { began, asked, answered, backend, clock: Instant::now });
 }
 
 /// Adds the headers of every response from a backend.

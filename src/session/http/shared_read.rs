@@ -29,8 +29,8 @@ use crate::session::client::{ClientSocket, TICK};
 use crate::sync::{Mutex, lock};
 
 /// Longest body that the thread of a shared connection compresses: that takes it a tenth of a millisecond, for which other
-/// clients wait. A longer one is compressed by the thread of its client.
-const MAX_COMPRESSED_HERE: usize = 8 * 1024;
+/// clients wait. A longer one is read again by the thread of its client, as a long value is.
+const MAX_COMPRESSED_BYTES: usize = 8 * 1024;
 
 /// One client's reads on shared connections, one at a time.
 pub(super) struct SharedReads {
@@ -82,12 +82,10 @@ impl SharedReads {
         let sent_at = Instant::now();
         self.sink.client.note_lease(read.lease.as_ref());
         let backend_of_read = Arc::clone(&backend);
-        let sent =
-            SentRead { read, backend: backend_of_read, value_type, sent_at, is_for_session: false };
+        let sent = SentRead { read, backend: backend_of_read, value_type, sent_at };
         lock(&self.sink.state).sent = Some(sent);
         let entry = Entry {
             router: Arc::clone(&self.router),
-            client: self.sink.address,
             protocol: WireProtocol::Http,
             ticket,
             commands: 1,
@@ -171,14 +169,9 @@ impl SharedReads {
             }
         }
         self.under_way = None;
-        let (replies, failure) = self.router.take_back();
+        let (_, failure) = self.router.take_back();
         let unserved = left.or(failure);
-        // What the shared connection's thread has left to this one is here.
-        let responded = self.sink.take_back().or_else(|sent| match unserved {
-            None if sent.is_for_session => self.sink.respond(sent, &replies.unsent, usize::MAX),
-            _ => Err(sent),
-        });
-        let SentRead { mut read, backend, sent_at, .. } = match responded {
+        let SentRead { mut read, backend, sent_at, .. } = match self.sink.take_back() {
             Ok(unsent) => return ReadProgress::Responded(unsent),
             Err(sent) => sent,
         };
@@ -198,7 +191,7 @@ impl SharedReads {
             }
             Some(SharedFailure::Stale) => {}
             Some(SharedFailure::Lost) => failover.connection_lost(&backend),
-            // The hint was wrong, or the value is long.
+            // The hint was wrong, or the value is long, or long to compress.
             Some(SharedFailure::LongReply) | None => {
                 if let Some(query) = read.whole_value() {
                     let database = backend.mode_in(query.database).database;
@@ -225,8 +218,6 @@ struct SentRead {
     /// The type that the value has if the hint is right.
     value_type: ValueType,
     sent_at: Instant,
-    /// Whether the response is to be made by the session's own thread.
-    is_for_session: bool,
 }
 
 /// Turns the reply to one client's read into the response, and sends it.
@@ -263,28 +254,21 @@ impl ResponseSink {
     }
 
     /// Makes the response of the reply, and gives the client of it what its socket takes at once; returns the rest. Returns
-    /// the read if this reply is not enough for that, or more than `max_compressed` bytes would have to be compressed.
-    fn respond(
-        &self,
-        mut sent: SentRead,
-        reply: &[u8],
-        max_compressed: usize,
-    ) -> Result<UnsentEnd, SentRead> {
-        let Some((mut response, mut bytes)) = self.response(&mut sent, reply, max_compressed)
-        else {
+    /// the read if this reply is not enough for that, or it takes too long here.
+    fn respond(&self, sent: SentRead, reply: &[u8]) -> Result<UnsentEnd, SentRead> {
+        let answered = Instant::now();
+        let Some((mut response, mut bytes)) = self.response(&sent, reply, answered) else {
             return Err(sent);
         };
-        let SentRead { read, backend, sent_at, value_type, .. } = sent;
+        let SentRead { read, backend, sent_at, value_type } = sent;
         let HttpRead { request, caller, began, lease, key, .. } = *read;
-        let time = sent_at.elapsed();
+        let time = answered.saturating_duration_since(sent_at);
         if let Some(key) = key.filter(|_| value_type != ValueType::String) {
             self.balancer.slow_lane.record_late(backend.id, sent_at, &[key], time);
         }
         let (length, is_last) = (bytes.len(), !response.keep_alive);
-        let (metrics, target) = (&self.balancer.metrics, request.target.as_bytes());
         let answered_by = Some((&backend.metrics, time));
-        let sent = (response.status, length as u64);
-        complete(metrics, self.address, target, answered_by, sent, Outcome::Answered);
+        complete(&self.balancer.metrics, answered_by, response.status, Outcome::Answered);
         self.client.note_lease(None);
         drop(lease);
         let stream = &self.client.stream;
@@ -303,23 +287,23 @@ impl ResponseSink {
     /// Makes the whole response; `None` if this reply is not enough for that, or it takes too long here.
     fn response(
         &self,
-        sent: &mut SentRead,
+        sent: &SentRead,
         reply: &[u8],
-        max_compressed: usize,
+        answered: Instant,
     ) -> Option<(SentResponse, Vec<u8>)> {
-        let SentRead { read, backend, value_type, sent_at, is_for_session } = sent;
+        let SentRead { read, backend, value_type, sent_at } = sent;
         let mut response = begin(io::sink(), &read.request, &self.balancer);
         add_backend_headers(&mut response, backend, Caching::of(&self.balancer));
         add_timing(&mut response, backend, read.began, *sent_at);
+        response.answered(answered);
         freshness::add_header(&mut response, read.staleness);
         response.header("Content-Type", http::JSON);
         let digest = write_reply(*value_type, reply, read.whole_value()?, &mut response)?;
-        *is_for_session = response.bytes_to_compress() > max_compressed;
-        if *is_for_session {
+        response.settle(read.validators(digest));
+        if response.bytes_to_compress() > MAX_COMPRESSED_BYTES {
             return None;
         }
-        let tag = read.request.if_none_match.as_deref();
-        let message = response.held_message(digest.map(|digest| (digest, tag)));
+        let message = response.held_message();
         Some((SentResponse::from_backend(backend, &response), message))
     }
 }
@@ -343,6 +327,8 @@ pub(super) fn write_reply<W: Write>(
     response: &mut ResponseWriter<W>,
 ) -> Option<Option<u64>> {
     let value = reply;
+    // A response that is longer than what is held might be cut, and has to look so.
+    response.hold_only();
     // If the hint was wrong, the reply is an error.
     let survey = survey(value_type, &mut reply).ok()?;
     let mut digest = None;
@@ -358,15 +344,14 @@ pub(super) fn write_reply<W: Write>(
         response.status(404);
         response.json_body(&query.error("no such key")).ok()?;
     }
-    // A response that is longer than what is held might be cut, and has to look so.
-    (!response.is_sent()).then_some(digest)
+    Some(digest)
 }
 
 impl Sink for ResponseSink {
     fn send_now(&self, reply: &[u8]) -> io::Result<usize> {
         let mut state = lock(&self.state);
         let Some(sent) = state.sent.take() else { return Ok(0) };
-        match self.respond(sent, reply, MAX_COMPRESSED_HERE) {
+        match self.respond(sent, reply) {
             Ok(unsent) => {
                 state.unsent = unsent;
                 Ok(reply.len())

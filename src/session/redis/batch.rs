@@ -269,7 +269,7 @@ impl Batch {
                         // The session would answer it itself now, for which it is too late.
                         _ => (Refusal::Unanswered, b"ERR try again".to_vec()),
                     };
-                    writer.count_refusal(command.name(), why);
+                    writer.count_refusal(why);
                     if !is_silent {
                         self.answer(|out| write::error(out, &error));
                     }

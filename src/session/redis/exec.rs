@@ -138,7 +138,7 @@ impl Session<'_> {
             }
             Verdict::Close => Err(self.close()),
         };
-        self.complete(command.name(), answered)
+        self.complete(answered)
     }
 
     /// EXEC will be refused, where there is a transaction.

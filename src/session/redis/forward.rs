@@ -44,7 +44,7 @@ impl<'a> Session<'a> {
         let version = self.commands_version;
         let (profile, key) = match self.balancer.profile(command, shape) {
             Ok(known) => known,
-            Err(why) => return self.complete(command.name(), Err(Unanswered::refused(why))),
+            Err(why) => return self.complete(Err(Unanswered::refused(why))),
         };
         let kinds = &self.balancer.slow_lane.kinds;
         let is_script = policy::is_script(command);

@@ -142,7 +142,6 @@ impl InFlight {
         let began = Instant::now();
         let entry = Entry {
             router: Arc::clone(&router),
-            client: client.address,
             protocol: WireProtocol::Resp,
             ticket,
             commands: batch.len(),

@@ -274,7 +274,7 @@ impl Session<'_> {
     #[inline(never)]
     fn quit(&mut self) -> Answered {
         self.ok()?;
-        self.complete(b"QUIT", Ok(()))?;
+        self.complete(Ok(()))?;
         self.flush()?;
         // Where QUIT itself has no reply, others may be on their way.
         self.wait_in_flight()?;

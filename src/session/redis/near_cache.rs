@@ -30,9 +30,8 @@ pub struct NearCache {
     elsewhere: ReadElsewhere,
     /// Whether replies from the cache were given to the client that are not delivered yet.
     has_given: bool,
-    /// Hits that are not counted yet, and the length of their replies.
+    /// Hits that are not counted yet.
     hits: u64,
-    hit_bytes: u64,
     /// Those of them at the place.
     place_hits: u64,
 }
@@ -156,9 +155,7 @@ impl Session<'_> {
                 lookup.cache.metrics().misses.add_one();
                 let began = Instant::now();
                 let entry = lookup.cache.fill(lookup.tracker, &read, lookup.since, waits);
-                entry.is_some_and(|entry| {
-                    self.give_fill(command, shape, backend, &entry, began.elapsed())
-                })
+                entry.is_some_and(|entry| self.give_fill(shape, backend, &entry, began.elapsed()))
             }
             Found::Hit(_) | Found::Miss => {
                 lookup.cache.metrics().misses.add_one();
@@ -229,32 +226,22 @@ impl Session<'_> {
     ) -> bool {
         let before = self.writer.out.len();
         write_reply(&mut self.writer.out, self.mode.protocol);
-        let bytes = (self.writer.out.len() - before) as u64;
-        self.writer.given.bytes += bytes;
+        self.writer.given.bytes += (self.writer.out.len() - before) as u64;
         let near = &mut self.near_cache;
         near.has_given = true;
         near.hits += 1;
-        near.hit_bytes += bytes;
         near.place_hits += 1;
         lookup.cache.note_hot(lookup.tracker.database, key);
         true
     }
 
     /// Gives the client a reply that has just been read for the cache.
-    fn give_fill(
-        &mut self,
-        command: &Command,
-        shape: Shape,
-        backend: &Member,
-        entry: &Entry,
-        time: Duration,
-    ) -> bool {
+    fn give_fill(&mut self, shape: Shape, backend: &Member, entry: &Entry, time: Duration) -> bool {
         let Some(reply) = entry.reply(self.mode.protocol) else { return false };
         self.writer.out.extend_from_slice(reply);
-        let bytes = reply.len() as u64;
-        self.writer.given.bytes += bytes;
+        self.writer.given.bytes += reply.len() as u64;
         let answered_by = Some((&**backend, time));
-        self.writer.complete(command.name(), shape.id, answered_by, bytes, Outcome::Answered);
+        self.writer.complete(shape.id, answered_by, Outcome::Answered);
         true
     }
 
@@ -263,17 +250,14 @@ impl Session<'_> {
         let near = &mut self.near_cache;
         near.leave_place();
         let Some(cache) = self.balancer.cache.as_ref().filter(|_| near.hits > 0) else { return };
-        let (count, bytes) = (mem::take(&mut near.hits), mem::take(&mut near.hit_bytes));
+        let count = mem::take(&mut near.hits);
         cache.metrics().hits.add(count);
         self.balancer.metrics.complete(&Completion {
-            client: self.writer.client.address,
             protocol: WireProtocol::Resp,
-            what: b"",
             command: CommandId::default(),
             status: None,
             backend: None,
             count,
-            bytes,
             time: Duration::ZERO,
             outcome: Outcome::Answered,
         });

@@ -137,8 +137,6 @@ pub struct LocalReply {
     pub command: CommandId,
     /// The backend that has answered it, if one has.
     pub served_by: ServedBy,
-    /// Length of the reply.
-    pub bytes: u64,
     /// How it ended.
     pub outcome: Outcome,
 }
@@ -146,7 +144,6 @@ pub struct LocalReply {
 impl LocalReply {
     /// Adds what was relayed of a backend's reply between two moments.
     pub fn relayed(&mut self, before: Given, after: Given) {
-        self.bytes += after.bytes - before.bytes;
         if after.errors > before.errors {
             self.outcome = Outcome::ErrorReply;
         }
@@ -176,12 +173,6 @@ pub fn short_reply_unchecked(connection: &mut PooledConnection) -> Tried<Vec<u8>
         return Err(resp::Error::Protocol(UNWANTED_PUSH).into());
     }
     Ok(reply)
-}
-
-/// Returns the first word of an array in the canonical form, after its length and that of the word.
-pub fn first_word(array: &[u8]) -> &[u8] {
-    let word = array.split(|&byte| byte == b'\n').nth(2).unwrap_or_default();
-    word.strip_suffix(b"\r").unwrap_or(word)
 }
 
 /// What stands in the place of a script that does nothing, by the command that calls it: a source, a

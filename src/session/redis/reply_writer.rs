@@ -38,31 +38,26 @@ impl ReplyWriter<'_> {
     /// began, which counts for `command`.
     pub fn complete(
         &self,
-        what: &[u8],
         command: CommandId,
         answered_by: Option<(&Backend, Duration)>,
-        bytes: u64,
         outcome: Outcome,
     ) {
         let (backend, time) = answered_by.unzip();
         self.client.balancer.metrics.complete(&Completion {
-            client: self.client.address,
             protocol: WireProtocol::Resp,
-            what,
             command,
             status: None,
             backend: backend.map(|backend| &backend.metrics),
             count: 1,
-            bytes,
             time: time.unwrap_or_default(),
             outcome,
         });
     }
 
     /// Counts a command that gets an error of ours.
-    pub fn count_refusal(&mut self, what: &[u8], why: Refusal) {
+    pub fn count_refusal(&mut self, why: Refusal) {
         self.given.errors += 1;
-        self.complete(what, CommandId::default(), None, 0, Outcome::Refused(why));
+        self.complete(CommandId::default(), None, Outcome::Refused(why));
     }
 
     /// Sends what is gathered when that is much, while we may hold a connection that others may want.

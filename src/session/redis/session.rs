@@ -85,7 +85,7 @@ fn end(session: Box<Session>, ended: &SessionEnd, since: Instant, balancer: &Bal
     let level = if is_quiet { Level::Debug } else { Level::Info };
     let why = closed.map_or_else(|| ended.to_string(), str::to_owned);
     if let SessionEnd::Cut(_) = ended {
-        writer.complete(b"", CommandId::default(), None, 0, Outcome::Cut);
+        writer.complete(CommandId::default(), None, Outcome::Cut);
     }
     balancer.access_log.write_at(level, || {
         Event::Session(access_log::Session {
@@ -341,7 +341,7 @@ impl<'a> Session<'a> {
         if !self.state.reply_mode.next() {
             write(&mut self.writer.out);
         }
-        self.writer.count_refusal(b"", kind);
+        self.writer.count_refusal(kind);
         self.writer.deliver().err().map_or(SessionEnd::Refused(why), SessionEnd::from)
     }
 
@@ -362,7 +362,7 @@ impl<'a> Session<'a> {
         match self.ask_for_commands(command) {
             Err(unanswered) => {
                 self.abort();
-                self.complete(command.name(), Err(unanswered))?;
+                self.complete(Err(unanswered))?;
             }
             Ok(()) if self.transaction.is_some() => {
                 self.near_cache.note_other();
@@ -399,12 +399,12 @@ impl<'a> Session<'a> {
             Verdict::Forward => return self.forward(command, shape),
             Verdict::Close => Err(self.close()),
         };
-        self.complete(command.name(), answered)
+        self.complete(answered)
     }
 
     /// Ends a command that the session answers itself: tells the client if there is no answer, and counts
     /// it. The batch counts its own.
-    pub(super) fn complete(&mut self, name: &[u8], answered: Answered) -> Result<(), SessionEnd> {
+    pub(super) fn complete(&mut self, answered: Answered) -> Result<(), SessionEnd> {
         match answered {
             Ok(()) => {}
             Err(Unanswered::Error(text, outcome)) => self.error(&text, outcome),
@@ -415,9 +415,9 @@ impl<'a> Session<'a> {
             Err(Unanswered::Shared(answer)) => self.answer_raw(&answer.reply),
             Err(Unanswered::SessionEnd(ended)) => return Err(ended),
         }
-        let LocalReply { command, served_by, bytes, outcome } = mem::take(&mut self.local_reply);
+        let LocalReply { command, served_by, outcome } = mem::take(&mut self.local_reply);
         let answered_by = served_by.as_ref().map(|(by, time)| (by.backend.as_ref(), *time));
-        self.writer.complete(name, command, answered_by, bytes, outcome);
+        self.writer.complete(command, answered_by, outcome);
         Ok(())
     }
 
@@ -425,7 +425,7 @@ impl<'a> Session<'a> {
     pub(super) fn close(&mut self) -> Unanswered {
         let why = "POST or Host: is no Redis command";
         let outcome = Outcome::Closed(Refusal::BadRequest);
-        self.writer.complete(b"", CommandId::default(), None, 0, outcome);
+        self.writer.complete(CommandId::default(), None, outcome);
         let replies = self.flush().and_then(|()| self.wait_in_flight());
         replies.err().unwrap_or_else(|| SessionEnd::Refused(why.to_owned())).into()
     }
@@ -465,12 +465,6 @@ impl<'a> Session<'a> {
         if self.is_silent {
             return;
         }
-        let bytes = &mut self.local_reply.bytes;
-        let write = |out: &mut Vec<u8>| {
-            let before = out.len();
-            write(out);
-            *bytes += (out.len() - before) as u64;
-        };
         match self.batch.is_empty() && !self.in_flight.is_under_way() {
             true => write(&mut self.writer.out),
             false => self.batch.answer(write),

@@ -10,7 +10,7 @@ use crate::balance::slow::SharedAnswer;
 use crate::metrics::{CommandId, Outcome, Refusal};
 use crate::resp::write;
 use crate::session::client::ClientHandle;
-use crate::session::redis::replies::{ForwardError, Tried, first_word};
+use crate::session::redis::replies::{ForwardError, Tried};
 use crate::session::redis::reply_writer::{Relayed, ReplyWriter};
 use crate::session::redis::upstream::{SendTarget, Upstream};
 
@@ -159,7 +159,7 @@ impl Batch {
             Relayed::Whole | Relayed::InPieces => Outcome::Answered,
         };
         let answered_by = Some((attempt.backend.backend.as_ref(), time));
-        writer.complete(self.next_name(), self.next_id(), answered_by, bytes, outcome);
+        writer.complete(self.next_id(), answered_by, outcome);
         Ok(relayed)
     }
 
@@ -194,11 +194,6 @@ impl Batch {
     /// The number under which the first command that is not done is timed.
     fn next_id(&self) -> CommandId {
         self.steps.get(self.done.steps).map(Step::command).unwrap_or_default()
-    }
-
-    /// The name of the first command that is not done.
-    fn next_name(&self) -> &[u8] {
-        first_word(&self.commands[self.done.commands..])
     }
 
     fn give_answer(
@@ -246,9 +241,7 @@ impl Batch {
         }
         if let Some(backend) = balancer.backend(answer.backend) {
             let answered_by = Some((backend.backend.as_ref(), answer.sent_at.elapsed()));
-            let bytes = answer.reply.len() as u64;
-            let (name, id) = (self.next_name(), self.next_id());
-            writer.complete(name, id, answered_by, bytes, Outcome::Answered);
+            writer.complete(self.next_id(), answered_by, Outcome::Answered);
         }
         self.skip(1);
         Ok(())
@@ -263,7 +256,7 @@ impl Batch {
     ) -> Tried {
         let Some(is_silent) = self.next_command(writer)? else { return Ok(()) };
         writer.given.errors += 1;
-        writer.complete(self.next_name(), self.next_id(), None, 0, outcome);
+        writer.complete(self.next_id(), None, outcome);
         if !is_silent {
             write::error(&mut writer.out, error);
         }
