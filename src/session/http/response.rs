@@ -111,7 +111,7 @@ impl LocalResponse {
             (Some(why), _) => why,
             (None, 405) => refused_method(&request.method_name),
             (None, 421) => Refusal::NotServed,
-            (None, 403 | 410 | 503 | 504) => Refusal::Unanswered,
+            (None, 403 | 503 | 504) => Refusal::Unanswered,
             (None, _) => Refusal::BadRequest,
         };
         self.send_as(client, request, Outcome::Refused(reason))
