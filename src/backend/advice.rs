@@ -150,6 +150,8 @@ mod tests {
         };
         let redis = |text: &str| BackendError::Redis(text.to_owned());
         let lost = || BackendError::Lost(std::io::ErrorKind::UnexpectedEof.into());
+        let refused = |error| BackendError::Tls(TlsError::Certificate(error));
+        let alert = |alert| BackendError::Tls(TlsError::Alert(alert));
         for (error, address, expected) in [
             (redis("NOAUTH Authentication required."), &plain, "redis://:PASSWORD@10.0.0.1:6379"),
             (redis("NOAUTH Authentication required."), &tls, "rediss://:PASSWORD@10.0.0.1:6379"),
@@ -161,6 +163,13 @@ mod tests {
             (BackendError::Stranger(Stranger::Tls), &plain, "rediss://10.0.0.1:6379"),
             (BackendError::Stranger(Stranger::Http), &plain, "a web server's port?"),
             (BackendError::Silent("PING"), &plain, "It had 1s (--check-timeout)"),
+            (refused(CertificateError::NotValidForName), &tls, "--backend-tls-server-name"),
+            (refused(CertificateError::UnknownIssuer), &tls, "--backend-tls-ca"),
+            (refused(CertificateError::Expired), &tls, "another certificate"),
+            (alert(AlertDescription::ProtocolVersion), &tls, "TLS 1.2 or 1.3"),
+            (alert(AlertDescription::UnknownCA), &tls, "--backend-tls-cert"),
+            (alert(AlertDescription::HandshakeFailure), &tls, "--backend-tls-cert"),
+            (alert(AlertDescription::AccessDenied), &tls, "See its log."),
             (BackendError::TimedOut, &plain, "firewall"),
         ] {
             let advice = said(&error, address);

@@ -71,8 +71,14 @@ const WORDS: [&str; 10] =
     ["a", "key", "takes", "and", "several", "keys", "listing", "each", "of", "them"];
 
 /// Headers that any answer may have.
-const USUAL: [&str; 5] =
-    ["connection", "content-length", "content-type", "date", "transfer-encoding"];
+const USUAL: [&str; 6] = [
+    "connection",
+    "content-length",
+    "content-type",
+    "date",
+    "transfer-encoding",
+    "x-content-type-options",
+];
 
 #[test]
 fn each_header_of_an_answer_is_in_the_description() {

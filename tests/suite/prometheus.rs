@@ -161,8 +161,11 @@ fn prometheus_understands_each_query_of_the_dashboard() {
         client.call("HGETALL actor:1");
         client.call("GET none");
         lb.get("/actor:1");
-        let rate = prometheus.value("sum(rate(redis_lb_command_duration_seconds_count[1m]))");
-        rate.is_some_and(|rate| rate > 0.0)
+        let rates = [
+            "sum(rate(redis_lb_requests_total[1m])) > 0",
+            "sum(rate(redis_lb_command_duration_seconds_count[1m]))",
+        ];
+        rates.iter().all(|rate| prometheus.value(rate).is_some())
     });
     let may_be_empty = |query: &str| MAY_BE_EMPTY.iter().any(|part| query.contains(part));
     let mut empty = queries();
