@@ -143,8 +143,9 @@ fn the_dashboard_and_the_rules_name_metrics_that_there_are() {
     }
 }
 
-/// Queries for what has not happened in the test: a change of state, a refusal, and a user's limit.
-const MAY_BE_EMPTY: [&str; 3] = [
+/// Parts of the queries for what has not happened in the test: a restart, a change of state, a refusal, and a user's limit.
+const MAY_BE_EMPTY: [&str; 4] = [
+    "changes(process_start_time_seconds",
     "redis_lb_backend_state_changes_total",
     "sum by (reason) (rate(redis_lb_refusals_total",
     "redis_lb_user_refused_clients_total",
