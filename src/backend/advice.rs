@@ -1,8 +1,11 @@
-//! What to do about a server that can't be read from: for `lb check`, for what `lb` says at its start, and for `seed`.
+//! Advice on servers that can't be read from, for `lb check`, for the start of `lb`, and for `seed`.
 
 use std::time::Duration;
 
+use rustls::{AlertDescription, CertificateError};
+
 use super::error::BackendError;
+use super::report::Unserved;
 use super::stranger::Stranger;
 use crate::config::address::BackendAddress;
 use crate::net::tls::TlsError;
@@ -45,11 +48,11 @@ pub(crate) fn advice_on_failure(
     advice.to_owned()
 }
 
-/// Says what to do about a server that is none to read from, for this reason of its report.
-pub(crate) fn advice_on_unserved(why: &str) -> &'static str {
-    match why.contains("Sentinel") {
-        true => "Write sentinel://HOST:PORT/NAME, and its servers are found.",
-        false => "Leave it out.",
+/// Says what to do about a server that is none to read from, for this reason.
+pub(crate) fn advice_on_unserved(why: Unserved) -> &'static str {
+    match why {
+        Unserved::Sentinel => "Write sentinel://HOST:PORT/NAME, and its servers are found.",
+        Unserved::PartOfCluster(_) => "Leave it out.",
     }
 }
 
@@ -103,23 +106,30 @@ fn advice_on_tls(error: &TlsError) -> &'static str {
             "Is that its TLS port (tls-port)? If not, write redis://. If so, it is frozen or \
              overloaded."
         }
-        TlsError::Certificate(why) if why.contains("not for ") || why.contains("another name") => {
+        TlsError::Certificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => {
             "Write one of its names in the URL, or name it by --backend-tls-server-name \
              (tls-server-name in the file)."
         }
-        TlsError::Certificate(why) if why.contains("no CA that we trust") => {
+        TlsError::Certificate(CertificateError::UnknownIssuer) => {
             "Name the certificate of its CA by --backend-tls-ca (tls-ca in the file)."
         }
         TlsError::Certificate(_) => "Give the server another certificate.",
-        TlsError::Alert(why) if why.contains("versions of TLS") => {
+        TlsError::Alert(AlertDescription::ProtocolVersion) => {
             "Let it speak TLS 1.2 or 1.3 (tls-protocols)."
         }
-        TlsError::Alert(why)
-            if !why.contains("certificate of ours") && !why.contains("our certificate") =>
-        {
-            "See its log."
-        }
-        TlsError::Alert(_) => {
+        TlsError::Alert(
+            AlertDescription::CertificateRequired
+            | AlertDescription::NoCertificate
+            | AlertDescription::UnknownCA
+            | AlertDescription::CertificateExpired
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::HandshakeFailure,
+        ) => {
             "Name a certificate of ours that it trusts by --backend-tls-cert and --backend-tls-key \
              (tls-cert and tls-key in the file)."
         }
@@ -140,6 +150,8 @@ mod tests {
         };
         let redis = |text: &str| BackendError::Redis(text.to_owned());
         let lost = || BackendError::Lost(std::io::ErrorKind::UnexpectedEof.into());
+        let refused = |error| BackendError::Tls(TlsError::Certificate(error));
+        let alert = |alert| BackendError::Tls(TlsError::Alert(alert));
         for (error, address, expected) in [
             (redis("NOAUTH Authentication required."), &plain, "redis://:PASSWORD@10.0.0.1:6379"),
             (redis("NOAUTH Authentication required."), &tls, "rediss://:PASSWORD@10.0.0.1:6379"),
@@ -151,6 +163,13 @@ mod tests {
             (BackendError::Stranger(Stranger::Tls), &plain, "rediss://10.0.0.1:6379"),
             (BackendError::Stranger(Stranger::Http), &plain, "a web server's port?"),
             (BackendError::Silent("PING"), &plain, "It had 1s (--check-timeout)"),
+            (refused(CertificateError::NotValidForName), &tls, "--backend-tls-server-name"),
+            (refused(CertificateError::UnknownIssuer), &tls, "--backend-tls-ca"),
+            (refused(CertificateError::Expired), &tls, "another certificate"),
+            (alert(AlertDescription::ProtocolVersion), &tls, "TLS 1.2 or 1.3"),
+            (alert(AlertDescription::UnknownCA), &tls, "--backend-tls-cert"),
+            (alert(AlertDescription::HandshakeFailure), &tls, "--backend-tls-cert"),
+            (alert(AlertDescription::AccessDenied), &tls, "See its log."),
             (BackendError::TimedOut, &plain, "firewall"),
         ] {
             let advice = said(&error, address);

@@ -1,6 +1,6 @@
 //! The questions of a health check, and the meaning of the answers.
 
-use std::io::{self, BufRead};
+use std::io::BufRead;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -23,7 +23,6 @@ impl Backend {
         let has_moved = self.has_moved.swap(false, Ordering::AcqRel);
         let wait_policy = WaitPolicy::Until(deadline);
         let kept_connection = kept.take().filter(|_| !has_moved);
-        let is_new = kept_connection.is_none();
         let mut connection = match kept_connection {
             Some(connection) => connection,
             None => self.open(wait_policy.clone(), Duration::ZERO)?,
@@ -31,9 +30,7 @@ impl Backend {
         connection.set_wait_policy(wait_policy, Duration::ZERO);
         let mut questions = Vec::new();
         ["PING", "INFO", "DBSIZE"].iter().for_each(|name| command(name).append_to(&mut questions));
-        let sent = connection.send(&questions);
-        let sent = sent.map_err(|error| error.of_first("PING"));
-        sent.map_err(|error| if is_new { self.with_hint(error) } else { error })?;
+        connection.send(&questions).map_err(|error| error.of_first("PING"))?;
         connection.expect_redis(b"+-")?;
         let not_ready = match reply::simple(connection.replies()) {
             Ok(status) => match Stranger::of_pong(&status) {
@@ -73,17 +70,6 @@ impl Backend {
         }
         *kept = Some(connection);
         Ok(report)
-    }
-
-    /// Adds a hint to the error of a server that ends a new connection in plain text: Redis does so where it expects TLS.
-    fn with_hint(&self, error: BackendError) -> BackendError {
-        match error {
-            BackendError::Lost(error) if self.address.tls().is_none() => {
-                let text = format!("{error} (if it speaks TLS, its URL begins with rediss://)");
-                BackendError::Lost(io::Error::new(error.kind(), text))
-            }
-            error => error,
-        }
     }
 
     /// Asks only how far its data are, on the connection of the last check. The report has no more than

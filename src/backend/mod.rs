@@ -50,7 +50,7 @@ pub use self::links::AnnouncedReplica;
 pub use self::links::Links;
 use self::mode_uses::ModeUses;
 use self::pool::{Permit, Pool};
-pub use self::report::{Keys, Report};
+pub use self::report::{Keys, Report, Unserved};
 pub(crate) use self::report::{STEADY_KEYS_AT_ONCE, is_below_half, lacks};
 use self::shared::SharedConnection;
 pub(crate) use self::shared_reader::HELD_REPLY_BYTES;

@@ -104,6 +104,20 @@ impl fmt::Display for Keys {
     }
 }
 
+/// Reason why a server is none to read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unserved {
+    /// It is a Sentinel.
+    #[error("it is a Sentinel, which has no data")]
+    Sentinel,
+    /// It is a node of a Cluster of so many shards, and has a part of the data.
+    #[error(
+        "it is a node of a Redis Cluster of {0} shards and has only some of the keys; a Cluster of one shard could be \
+         read from"
+    )]
+    PartOfCluster(u32),
+}
+
 /// Result of a check that a backend has answered.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
@@ -132,9 +146,8 @@ pub struct Report {
     pub stale: Option<String>,
     /// Reason why its data are not there, though it answers.
     pub not_ready: Option<String>,
-    /// Reason why it is no server to read from: it is a Sentinel, or a node that has a part of a
-    /// Cluster's data.
-    pub unserved: Option<String>,
+    /// Reason why it is no server to read from.
+    pub unserved: Option<Unserved>,
     /// Whether it is a node of a Redis Cluster.
     pub is_cluster_node: bool,
     /// Its replication links.
@@ -186,7 +199,7 @@ impl Report {
             report.not_ready.get_or_insert(why.to_owned());
         }
         if field("redis_mode") == Some("sentinel") {
-            report.unserved = Some("it is a Sentinel, which has no data".to_owned());
+            report.unserved = Some(Unserved::Sentinel);
         }
         report
     }
@@ -195,10 +208,7 @@ impl Report {
     pub fn add_cluster_info(&mut self, info: &str) {
         let size = info.lines().find_map(|line| line.strip_prefix("cluster_size:"));
         if let Some(shards @ 2..) = size.and_then(|size| size.trim().parse::<u32>().ok()) {
-            self.unserved.get_or_insert(format!(
-                "it is a node of a Redis Cluster of {shards} shards and has only some of the keys; \
-                 a Cluster of one shard could be read from"
-            ));
+            self.unserved.get_or_insert(Unserved::PartOfCluster(shards));
         }
     }
 
@@ -338,7 +348,7 @@ mod tests {
     #[test]
     fn a_sentinel_and_a_part_of_a_cluster_are_not_served_from() {
         let sentinel = Report::from_info("run_id:a\r\nredis_mode:sentinel\r\n", None);
-        assert!(sentinel.unserved.is_some_and(|why| why.contains("Sentinel")));
+        assert_eq!(sentinel.unserved, Some(Unserved::Sentinel));
         let node = || Report::from_info("run_id:a\r\ncluster_enabled:1\r\n", None);
         assert!(node().is_cluster_node);
         for (size, is_served) in [("0", true), ("1", true), ("2", false), ("3", false)] {

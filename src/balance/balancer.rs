@@ -29,8 +29,7 @@ use crate::config::backend::BackendConfig;
 use crate::config::{Config, LiveConfig};
 use crate::health::checker::{CheckSettings, Peers};
 use crate::health::{
-    BackendState, Change, Databases, DatabasesInUse, Health, Member, Replication, Settings,
-    sample_interval,
+    Change, Databases, DatabasesInUse, Health, Member, Replication, Settings, sample_interval,
 };
 use crate::logging::access_log::{AccessLog, AccessLogSettings};
 use crate::login::Logins;
@@ -405,7 +404,7 @@ impl Balancer {
 
     /// Whether new clients should be sent here: the process stays, and there is a backend to read from.
     pub fn is_ready(&self) -> bool {
-        !self.has_reached(Phase::Leaving) && self.table.best(|_| true) <= BackendState::Suspect
+        !self.has_reached(Phase::Leaving) && self.table.can_serve(|_| true)
     }
 
     /// All counts as they are now.

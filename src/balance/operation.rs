@@ -91,7 +91,7 @@ impl Balancer {
         self.table.set_terms(id, terms, now);
         // Whether it is read from at all may have changed.
         if let Some(member) = self.backend(id) {
-            self.outages.look(member.name(), now);
+            self.outages.look(id, member.name(), now);
         }
     }
 

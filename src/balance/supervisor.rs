@@ -172,7 +172,7 @@ impl StateListener for TableRow {
 
     fn set_state(&self, state: BackendState, slowly: bool, now: Instant) {
         self.table.set_state(self.id, state, slowly, now);
-        self.outages.look(&self.name, now);
+        self.outages.look(self.id, &self.name, now);
     }
 
     fn set_second_choice(&self, is_second_choice: bool, now: Instant) {

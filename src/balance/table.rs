@@ -299,6 +299,11 @@ impl ConnectionTable {
         self.rows().best(eligible)
     }
 
+    /// Whether one of the backends that are eligible can be read from: it is up, or suspect.
+    pub fn can_serve(&self, eligible: impl Fn(BackendId) -> bool) -> bool {
+        self.best(eligible) <= BackendState::Suspect
+    }
+
     /// Time since no backend has been up; `None` while one is.
     pub fn outage(&self, now: Instant) -> Option<Duration> {
         self.rows().outage_since.map(|since| now.saturating_duration_since(since))

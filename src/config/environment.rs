@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use clap::error::ErrorKind;
 use clap::{Arg, Command};
 
-use super::keys::{self, Kind};
+use super::keys::{Written, expected};
 use crate::logging;
 use crate::text;
 
@@ -22,7 +22,7 @@ pub fn check(command: &mut Command, arguments: &[OsString]) -> Result<(), clap::
         value.is_some_and(|value| value.is_empty()) && !is_typed(flag, arguments)
     };
     let Some(flag) = command.get_arguments().find(is_empty) else { return Ok(()) };
-    let (name, takes) = (name(flag), takes(flag));
+    let (name, takes) = (name(flag), expected(flag, Written::Plain));
     let text = format!("{name} is set and empty: give it {takes}, or unset it");
     Err(command.error(ErrorKind::ValueValidation, text))
 }
@@ -38,25 +38,6 @@ pub(super) fn is_typed(flag: &Arg, arguments: &[OsString]) -> bool {
 /// Returns the name of a flag's variable; empty if it has none.
 pub(super) fn name(flag: &Arg) -> String {
     flag.get_env().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-/// Says in words what a flag's variable takes, with an example.
-pub(super) fn takes(flag: &Arg) -> String {
-    let default = flag.get_default_values().first().map(|value| value.to_string_lossy());
-    let value = flag.get_value_names().and_then(|names| names.first()).map(ToString::to_string);
-    let value = value.unwrap_or_default();
-    let values = flag.get_possible_values();
-    let names: Vec<&str> = values.iter().map(|value| value.get_name()).collect();
-    match (Kind::of(flag), default) {
-        (Kind::Switch, _) => "true or false (or 1 or 0, yes or no, on or off)".to_owned(),
-        (Kind::List, _) => format!("{value},{value},… with commas between"),
-        (Kind::Text, _) if !names.is_empty() => format!("one of {}", names.join(", ")),
-        (Kind::Number, Some(default)) if keys::is_number(&default) => {
-            format!("a whole number, such as {default}")
-        }
-        (_, Some(default)) => format!("{value}, such as {default}"),
-        (_, None) => value,
-    }
 }
 
 /// Returns warnings about variables that look like those of `lb` and are none.

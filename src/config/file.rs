@@ -10,7 +10,7 @@ use toml::de::{DeInteger, DeString, DeTable, DeValue, Error as SyntaxError};
 
 use super::file_backends::{self, FileBackends};
 use super::file_users::{self, FileUser, USER};
-use super::keys::{self, BACKEND, Keys, Kind, REQUIRE_PASSWORD};
+use super::keys::{self, BACKEND, Keys, Kind, REQUIRE_PASSWORD, Written};
 use super::text_file::{self, TextFile};
 use crate::logging;
 
@@ -319,8 +319,9 @@ impl<'a> Reader<'a> {
         let mut arguments = Vec::new();
         for value in values {
             let wrong = |text: String| (self.line(value), text);
-            let text = text_of(value.get_ref(), kind)
-                .ok_or_else(|| wrong(format!("{key} must be {}", keys::expected(flag))))?;
+            let text = text_of(value.get_ref(), kind).ok_or_else(|| {
+                wrong(format!("{key} must be {}", keys::expected(flag, Written::File)))
+            })?;
             let text = match keys::is_file(flag) {
                 true => self.beside(&text).to_string_lossy().into_owned(),
                 false => text,

@@ -1,4 +1,4 @@
-//! What to type instead of what was typed wrong, as a tip in `clap`'s error.
+//! Tips in `clap`'s errors: they say what to type instead of what was typed wrong.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -7,8 +7,8 @@ use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command};
 
-use super::environment::{is_typed, name, takes};
-use super::keys::Kind;
+use super::environment::{is_typed, name};
+use super::keys::{Kind, Written, expected};
 
 /// Names of flags that other programs have, and what `lb` has in their place. `{}` stands for what was typed as the value.
 type Foreign = (&'static [&'static str], &'static str);
@@ -382,7 +382,7 @@ fn of_value(
         });
     }
     if is_from_environment(flag, arguments) {
-        let (name, takes) = (name(flag), takes(flag));
+        let (name, takes) = (name(flag), expected(flag, Written::Plain));
         return Some(format!(
             "the value is that of the environment variable {name}, which takes {takes}"
         ));
@@ -391,7 +391,7 @@ fn of_value(
         ContextValue::Strings(values) => !values.is_empty(),
         _ => false,
     });
-    (!has_values).then(|| format!("--{long} takes {}", takes(flag)))
+    (!has_values).then(|| format!("--{long} takes {}", expected(flag, Written::Plain)))
 }
 
 /// Returns whether the value of a flag is that of its variable.

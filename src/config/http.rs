@@ -12,6 +12,9 @@ const CLIENTS: &str = "Clients";
 /// Most origins, and most networks of proxies: each is compared for a request.
 pub(super) const MAX_LISTED: usize = 64;
 
+/// Length of the prefix of those addresses of IPv6 that stand for ones of IPv4 (RFC 4291, section 2.5.5.2).
+const MAPPED_PREFIX_BITS: u8 = 96;
+
 /// The flags of HTTP.
 #[derive(Debug, clap::Args)]
 pub struct HttpFlags {
@@ -101,10 +104,19 @@ impl FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let network =
-            text.parse().or_else(|_| text.parse().map(|ip: IpAddr| IpNet::from(ip.to_canonical())));
+        let network = text.parse().or_else(|_| text.parse().map(|ip: IpAddr| IpNet::from(ip)));
         let why = "write an address or a network, such as 10.0.0.7, 10.0.0.0/8 or fd00::/8";
-        network.map(Self).map_err(|_| why.to_owned())
+        network.map(|network| Self(canonical(network))).map_err(|_| why.to_owned())
+    }
+}
+
+/// Returns a network of IPv4 that is written as one of IPv6 (`::ffff:10.0.0.0/104`) in the form of the addresses that are
+/// compared with it.
+fn canonical(network: IpNet) -> IpNet {
+    let bits = network.prefix_len().checked_sub(MAPPED_PREFIX_BITS);
+    match (network.addr().to_canonical(), bits) {
+        (ip @ IpAddr::V4(_), Some(bits)) => IpNet::new(ip, bits).unwrap_or(network),
+        _ => network,
     }
 }
 
@@ -229,6 +241,17 @@ mod tests {
             assert_eq!(client(peer, named).as_deref(), expected, "{peer} {named}");
         }
         assert_eq!(flags.forwarded_client("10.1.2.3".parse().expect("an address"), None), None);
+        for (written, expected) in [
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::ffff:10.0.0.7", "10.0.0.7/32"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::/0", "::/0"),
+            ("::ffff:0.0.0.0/95", "::ffff:0.0.0.0/95"),
+            ("fd00::7", "fd00::7/128"),
+        ] {
+            let network = written.parse::<Network>().expect(written);
+            assert_eq!(network.to_string(), expected, "{written}");
+        }
         for wrong in ["", "a", "10.0.0.0/33", "10.0.0/8", "10.0.0.1:80"] {
             let error = wrong.parse::<Network>().expect_err(wrong);
             assert!(error.contains("10.0.0.0/8"), "{error}");

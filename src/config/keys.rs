@@ -84,19 +84,36 @@ pub(super) fn is_file(flag: &Arg) -> bool {
     flag.get_value_names().is_some_and(|names| names.iter().any(|name| name == "FILE"))
 }
 
+/// Where the value of a flag is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Written {
+    /// In the configuration file.
+    File,
+    /// On the command line, or in an environment variable.
+    Plain,
+}
+
 /// Returns what this flag takes, in words, with an example.
-pub(super) fn expected(flag: &Arg) -> String {
+pub(super) fn expected(flag: &Arg, written: Written) -> String {
+    use Written::{File, Plain};
     let default = flag.get_default_values().first().map(|value| value.to_string_lossy());
     let name = flag.get_value_names().and_then(|names| names.first());
     let name = name.map(ToString::to_string).unwrap_or_default();
-    match (Kind::of(flag), default) {
-        (Kind::Switch, _) => "true or false".to_owned(),
-        (Kind::List, _) => format!("a list of texts: [\"{name}\", …]"),
-        (Kind::Number, Some(default)) if is_number(&default) => {
+    let values = flag.get_possible_values();
+    let values: Vec<&str> = values.iter().map(PossibleValue::get_name).collect();
+    match (written, Kind::of(flag), default) {
+        (File, Kind::Switch, _) => "true or false".to_owned(),
+        (Plain, Kind::Switch, _) => "true or false (or 1 or 0, yes or no, on or off)".to_owned(),
+        (File, Kind::List, _) => format!("a list of texts: [\"{name}\", …]"),
+        (Plain, Kind::List, _) => format!("{name},{name},… with commas between"),
+        (Plain, Kind::Text, _) if !values.is_empty() => format!("one of {}", values.join(", ")),
+        (_, Kind::Number, Some(default)) if is_number(&default) => {
             format!("a whole number, such as {default}")
         }
-        (_, Some(default)) => format!("a text in quotes, such as \"{default}\""),
-        (_, None) => format!("a text in quotes: \"{name}\""),
+        (File, _, Some(default)) => format!("a text in quotes, such as \"{default}\""),
+        (Plain, _, Some(default)) => format!("{name}, such as {default}"),
+        (File, _, None) => format!("a text in quotes: \"{name}\""),
+        (Plain, _, None) => name,
     }
 }
 
@@ -116,7 +133,7 @@ pub(super) fn check(flag: &Arg, written: &str) -> Result<(), String> {
     }
     // clap's own text names the flag and repeats the value.
     let reason = error.source().filter(|reason| !is_no_number(*reason)).map(ToString::to_string);
-    Err(reason.unwrap_or_else(|| format!("must be {}", expected(flag))))
+    Err(reason.unwrap_or_else(|| format!("must be {}", expected(flag, Written::File))))
 }
 
 /// Whether a value is wrong because it has other characters than digits.

@@ -95,7 +95,9 @@ fn is_own(listen: SocketAddr, backend: &BackendAddress) -> bool {
         Err(_) => return false,
     };
     let own = listen.ip().to_canonical();
-    reached.iter().any(|ip| *ip == own || (own.is_unspecified() && ip.is_loopback()))
+    // 0.0.0.0 takes IPv4 alone, and [::] takes both.
+    let takes = |ip: &IpAddr| own.is_unspecified() && (own.is_ipv6() || ip.is_ipv4());
+    reached.iter().any(|ip| *ip == own || (ip.is_loopback() && takes(ip)))
 }
 
 #[cfg(test)]
@@ -133,7 +135,10 @@ mod tests {
             ("127.0.0.1:1310", "127.0.0.1:1310", true),
             ("127.0.0.1:1310", "localhost:1310", true),
             ("0.0.0.0:1310", "127.0.0.1:1310", true),
+            ("0.0.0.0:1310", "localhost:1310", true),
+            ("0.0.0.0:1310", "[::1]:1310", false),
             ("[::]:1310", "[::1]:1310", true),
+            ("[::]:1310", "127.0.0.1:1310", true),
             ("10.0.0.1:1310", "10.0.0.1:1310", true),
             ("127.0.0.1:1310", "127.0.0.1:1311", false),
             ("127.0.0.1:1310", "127.0.0.2:1310", false),

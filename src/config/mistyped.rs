@@ -1,5 +1,5 @@
-//! What is wrong with a text that should be the address of a backend, in words that say what to write. No text is
-//! repeated: it may hold a password, or a part of one.
+//! Names the mistakes in a text that should be the address of a backend, with what to write instead. No text is repeated:
+//! it may hold a password, or a part of one.
 
 use std::net::Ipv6Addr;
 

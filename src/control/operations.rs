@@ -12,7 +12,7 @@ use super::routes::{Change, Operation, PATHS, Refusal};
 use crate::balance::Balancer;
 use crate::config::backend::BackendConfig;
 use crate::discovery::{self, Changes, ListError};
-use crate::health::{Admin, BackendState, Member};
+use crate::health::{Admin, Member};
 use crate::logging;
 use crate::observe::status::Status;
 use crate::sync::lock;
@@ -57,7 +57,7 @@ impl Control {
         let wish = change.to_string();
         let (status, mut done) = self.change(change)?;
         info!("control: {by}: {}", logging::escaped(&wish));
-        if self.balancer.table.best(|_| true) > BackendState::Suspect {
+        if !self.balancer.table.can_serve(|_| true) {
             done += "; no backend is up now";
         }
         document(&Done { done: &done }).map(|(_, text)| (status, text))

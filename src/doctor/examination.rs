@@ -49,7 +49,7 @@ impl Findings {
 
     fn examine(&mut self, backend: &Backend, server: &ServerStatus) {
         let name = backend.name();
-        if let Some(why) = &server.report.unserved {
+        if let Some(why) = server.report.unserved {
             let advice = advice_on_unserved(why);
             self.problems.push(format!("{name} can't be served from: {why}. {advice}"));
             return;

@@ -129,7 +129,7 @@ fn accept_first(
         let member = unheard.swap_remove(at);
         match result {
             Ok(report) => {
-                if let Some(why) = &report.unserved {
+                if let Some(why) = report.unserved {
                     let advice = advice_on_unserved(why);
                     warn!("{} can't be served from: {why}. {advice}", member.name());
                 }

@@ -70,8 +70,8 @@ pub enum Verdict {
 /// Judges a check of a server.
 pub fn judge(facts: &Facts) -> Verdict {
     let Facts { report, before, .. } = facts;
-    if let Some(why) = &report.unserved {
-        return Verdict::Unserved(why.clone());
+    if let Some(why) = report.unserved {
+        return Verdict::Unserved(why.to_string());
     }
     let cause = doubt(before, report);
     if let Some(why) = &report.not_ready {
@@ -104,8 +104,8 @@ pub fn judge(facts: &Facts) -> Verdict {
 /// Judges the first check at the start. All data that are there are accepted, but for databases that have less
 /// than half of the keys of others that are ready.
 pub fn judge_first(report: &Report, others: &[&Report], in_use: Databases) -> Verdict {
-    if let Some(why) = &report.unserved {
-        return Verdict::Unserved(why.clone());
+    if let Some(why) = report.unserved {
+        return Verdict::Unserved(why.to_string());
     }
     if let Some(why) = &report.not_ready {
         return Verdict::NotReady { why: why.clone(), cause: None };

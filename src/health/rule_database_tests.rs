@@ -1,6 +1,7 @@
 //! More scenes of the rule: of single databases, of replication, and of the other servers.
 
 use super::*;
+use crate::backend::Unserved;
 
 #[test]
 fn each_database_is_judged_by_itself() {
@@ -239,7 +240,7 @@ fn other_servers_count_while_they_are_known() {
         (
             "a Sentinel",
             Scene::new(
-                Report { unserved: Some("a Sentinel".to_owned()), ..primary("a", &[]) },
+                Report { unserved: Some(Unserved::Sentinel), ..primary("a", &[]) },
                 Known::default(),
                 vec![],
             ),

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use super::known::{Identity, Seen};
 use super::record::{MAX_CHANGES, STILL_CHECKS};
 use super::*;
-use crate::backend::{Keys, Report};
+use crate::backend::{Keys, Report, Unserved};
 use crate::config::LiveConfig;
 use crate::sync::{Mutex, lock};
 
@@ -311,14 +311,14 @@ fn one_that_is_being_loaded_is_not_read_from_before_that_is_over() {
 #[test]
 fn what_is_no_server_to_be_read_from_is_down_for_that_reason() {
     let backend = backend();
-    let sentinel = Report { unserved: Some("it is a Sentinel".to_owned()), ..report("one", 0) };
+    let sentinel = Report { unserved: Some(Unserved::Sentinel), ..report("one", 0) };
     backend.health.accept_first(&sentinel, &[], Instant::now());
     assert_eq!(backend.health.state(), BackendState::Down);
     assert_eq!(backend.checked(&sentinel), BackendState::Down);
-    assert_eq!(backend.reason(), "it is a Sentinel");
+    assert_eq!(backend.reason(), "it is a Sentinel, which has no data");
     assert_eq!(
         backend.health.admit("one", Instant::now()),
-        Err("not served: it is a Sentinel".to_owned())
+        Err("not served: it is a Sentinel, which has no data".to_owned())
     );
     assert_eq!(backend.health.state(), BackendState::Down, "also when somebody tries");
     assert_eq!(backend.checked(&report("two", 1000)), BackendState::Syncing);

@@ -1,47 +1,89 @@
-//! What a client accepts: lists of names with qualities (RFC 9110, section 12.4.2).
+//! Parses `Accept` and `Accept-Encoding` (RFC 9110, section 12.4.2), and decides between HTML and JSON.
 
-/// Whether a client whose `Accept` has these items gets HTML. All others get JSON.
+/// Most ranges of a header that are looked at: no client sends more.
+const MAX_RANGES: usize = 64;
+
+/// An item of such a header.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Range<'a> {
+    /// A range of media types, such as `text/*`, or the name of an encoding.
+    pub name: &'a str,
+    /// The parameter `version` of a media type.
+    pub version: Option<&'a str>,
+    /// How welcome it is, in thousandths: 1000 unless the client says otherwise, and 0 if what it says is no quality.
+    pub quality: u16,
+}
+
+/// Splits the values of such a header into its items, but for those that are not UTF-8: we know none like that.
+pub(super) fn ranges<'a>(
+    values: impl Iterator<Item = &'a [u8]>,
+) -> impl Iterator<Item = Range<'a>> {
+    let items = values.flat_map(|value| parts(value, b','));
+    items.filter(|item| !item.is_empty()).take(MAX_RANGES).map(range)
+}
+
+fn range(item: &str) -> Range<'_> {
+    let mut parts = parts(item.as_bytes(), b';');
+    let name = parts.next().unwrap_or_default();
+    let mut range = Range { name, version: None, quality: 1000 };
+    for (name, value) in parts.filter_map(|part| part.split_once('=')) {
+        let (name, value) = (name.trim(), value.trim().trim_matches('"'));
+        if name.eq_ignore_ascii_case("q") {
+            range.quality = quality(value);
+            // What follows is about the range, not about the media type.
+            break;
+        } else if name.eq_ignore_ascii_case("version") {
+            range.version = Some(value);
+        }
+    }
+    range
+}
+
+/// Reads a quality. One that makes no sense is 0.
+fn quality(text: &str) -> u16 {
+    let quality: Option<f32> = text.parse().ok().filter(|quality| (0.0..=1.0).contains(quality));
+    (quality.unwrap_or(0.0) * 1000.0).round() as u16
+}
+
+/// Splits text where it has this byte outside of a quoted string; blanks around a part are not of it.
+fn parts(text: &[u8], at: u8) -> impl Iterator<Item = &str> {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    let parts = text.split(move |&byte| {
+        let escapes = is_quoted && byte == b'\\' && !is_escaped;
+        let is_literal = std::mem::replace(&mut is_escaped, escapes);
+        if byte == b'"' && !is_literal {
+            is_quoted = !is_quoted;
+        }
+        byte == at && !is_quoted
+    });
+    parts.filter_map(|part| std::str::from_utf8(part).ok()).map(str::trim)
+}
+
+/// Whether a client whose `Accept` has these ranges gets HTML. All others get JSON.
 ///
 /// It has to name `text/html`. Where it names `application/json` as well, the higher quality decides, and JSON is for
 /// equals. Else it may be a person's browser, which names `application/xhtml+xml` beside `text/html`; or a client that
 /// takes nothing but text. A program that names `text/html` first and takes all else, as Java's does, wants data.
-pub(super) fn prefers_html<'a>(items: impl Iterator<Item = &'a str>) -> bool {
-    let (mut html, mut json) = (0.0_f32, None);
+pub(super) fn prefers_html<'a>(ranges: impl Iterator<Item = Range<'a>>) -> bool {
+    let (mut html, mut json) = (0, None);
     let (mut is_browser, mut admits_json) = (false, false);
-    for (range, quality) in items.map(weighted) {
-        let is = |name| range.eq_ignore_ascii_case(name);
+    for Range { name, quality, .. } in ranges {
+        let is = |known| name.eq_ignore_ascii_case(known);
         if is("text/html") {
             html = html.max(quality);
         } else if is("application/json") {
-            json = Some(quality.max(json.unwrap_or(0.0)));
+            json = Some(quality.max(json.unwrap_or(0)));
         } else if is("application/xhtml+xml") {
-            is_browser |= quality > 0.0;
+            is_browser |= quality > 0;
         } else if is("*/*") || is("*") || is("application/*") {
-            admits_json |= quality > 0.0;
+            admits_json |= quality > 0;
         }
     }
     let is_for_people = match json {
         Some(json) => html > json,
         None => is_browser || !admits_json,
     };
-    html > 0.0 && is_for_people
-}
-
-/// Splits an item of a list into its name, without parameters, and its quality: 1 unless it says otherwise, and 0 if
-/// what it says is none.
-pub(super) fn weighted(item: &str) -> (&str, f32) {
-    let mut parts = item.split(';').map(str::trim);
-    let name = parts.next().unwrap_or_default();
-    let named = parts.find_map(|part| {
-        let (name, value) = part.split_once('=')?;
-        name.trim().eq_ignore_ascii_case("q").then(|| quality(value.trim()))
-    });
-    (name, named.unwrap_or(1.0))
-}
-
-/// Reads a quality. One that makes no sense is 0.
-pub(super) fn quality(text: &str) -> f32 {
-    text.parse().ok().filter(|quality| (0.0..=1.0).contains(quality)).unwrap_or(0.0)
+    html > 0 && is_for_people
 }
 
 #[cfg(test)]
@@ -49,7 +91,7 @@ mod tests {
     use super::*;
 
     fn gets_html(accept: &str) -> bool {
-        prefers_html(accept.split(',').map(str::trim))
+        prefers_html(ranges([accept.as_bytes()].into_iter()))
     }
 
     #[test]
@@ -96,6 +138,7 @@ mod tests {
             ("text/html;q=-1", false),
             ("text/html;q=nan", false),
             ("text/htmlx", false),
+            ("text/x;a=\", text/html, \", */*", false),
             ("", false),
         ] {
             assert_eq!(gets_html(accept), html, "{accept}");

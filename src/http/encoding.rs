@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use super::accept::weighted;
+use super::accept::Range;
 
 /// Shortest body that is compressed: of a shorter one, the head is most of what is sent.
 pub(super) const MIN_ENCODED_BYTES: usize = 1024;
@@ -33,11 +33,11 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// Returns the encoding that a client prefers whose `Accept-Encoding` has these items; `None` if it asks for none that we
+    /// Returns the encoding that a client prefers whose `Accept-Encoding` has these ranges; `None` if it asks for none that we
     /// have, or rather for none at all. Where two are as welcome, it is zstd, which is faster and shorter.
-    pub(super) fn preferred<'a>(items: impl Iterator<Item = &'a str>) -> Option<Self> {
+    pub(super) fn preferred<'a>(ranges: impl Iterator<Item = Range<'a>>) -> Option<Self> {
         let (mut gzip, mut zstd, mut identity, mut others) = (None, None, None, None);
-        for (name, quality) in items.map(weighted) {
+        for Range { name, quality, .. } in ranges {
             let is = |known| name.eq_ignore_ascii_case(known);
             let place = match () {
                 () if is("gzip") || is("x-gzip") => &mut gzip,
@@ -46,12 +46,12 @@ impl Encoding {
                 () if is("*") => &mut others,
                 () => continue,
             };
-            *place = Some(quality.max(place.unwrap_or(0.0)));
+            *place = Some(quality.max(place.unwrap_or(0)));
         }
-        let quality = |named: Option<f32>| named.or(others).unwrap_or(0.0);
+        let quality = |named: Option<u16>| named.or(others).unwrap_or(0);
         let (gzip, zstd) = (quality(gzip), quality(zstd));
         let best = gzip.max(zstd);
-        if best <= 0.0 || identity.is_some_and(|identity| identity > best) {
+        if best == 0 || identity.is_some_and(|identity| identity > best) {
             return None;
         }
         Some(if zstd >= gzip { Self::Zstd } else { Self::Gzip })
@@ -136,6 +136,7 @@ impl StreamEncoder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::accept;
 
     #[test]
     fn a_client_gets_the_encoding_that_it_prefers() {
@@ -158,7 +159,8 @@ mod tests {
             ("identity", None),
             ("", None),
         ] {
-            assert_eq!(Encoding::preferred(accept.split(',').map(str::trim)), expected, "{accept}");
+            let ranges = accept::ranges([accept.as_bytes()].into_iter());
+            assert_eq!(Encoding::preferred(ranges), expected, "{accept}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! How much of a request's head is there, before it is parsed.
+//! Tells when a request's head that arrives in pieces is worth parsing.
 
 use super::request::{MAX_HEADER_BYTES, MAX_REQUEST_LINE_BYTES};
 

@@ -1,9 +1,6 @@
-//! Which form of the metrics a client's `Accept` wants most (RFC 9110, section 12.5.1).
+//! Chooses the form of the metrics that a client's `Accept` wants most (RFC 9110, section 12.5.1).
 
-use super::accept;
-
-/// Most ranges of a header that are looked at: no client sends more.
-const MAX_RANGES: usize = 64;
+use super::accept::Range;
 
 /// A form of the metrics at `/-/metrics`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,11 +22,10 @@ impl MetricsForm {
         (Self::Classic, "text", "plain", "0.0.4"),
     ];
 
-    /// Returns the form that these values of `Accept` want most: that of Prometheus unless OpenMetrics is wanted more, or
+    /// Returns the form that these ranges of `Accept` want most: that of Prometheus unless OpenMetrics is wanted more, or
     /// as much by its name. A client that wants none of them gets that one, too.
-    pub(crate) fn wanted<'a>(accept: impl Iterator<Item = &'a [u8]>) -> Self {
-        let values: Vec<_> = accept.map(String::from_utf8_lossy).collect();
-        let ranges: Vec<_> = values.iter().flat_map(|value| ranges(value)).collect();
+    pub(super) fn wanted<'a>(ranges: impl Iterator<Item = Range<'a>>) -> Self {
+        let ranges: Vec<_> = ranges.collect();
         let classic = quality(&ranges, "text", "plain", "0.0.4").1;
         let mut wanted = (Self::Classic, classic);
         for (form, kind, subtype, version) in Self::ALL {
@@ -59,79 +55,36 @@ enum Precision {
     Version,
 }
 
-/// One range of media types.
-#[derive(Debug)]
-struct Range<'a> {
-    kind: &'a str,
-    subtype: &'a str,
-    version: Option<&'a str>,
-    /// In thousandths.
-    quality: u16,
-}
-
-impl Range<'_> {
-    fn precision(&self, kind: &str, subtype: &str, version: &str) -> Precision {
-        let is_kind = self.kind.eq_ignore_ascii_case(kind);
-        match (self.kind, self.subtype, self.version) {
-            ("*", "*", None) => Precision::Any,
-            (_, "*", None) if is_kind => Precision::Kind,
-            (_, own, _) if !(is_kind && own.eq_ignore_ascii_case(subtype)) => Precision::None,
-            (_, _, None) => Precision::Type,
-            (_, _, Some(own)) if own == version => Precision::Version,
-            _ => Precision::None,
+impl Precision {
+    fn of(range: &Range, kind: &str, subtype: &str, version: &str) -> Self {
+        let (own_kind, own_subtype) = range.name.split_once('/').unwrap_or((range.name, "*"));
+        let is_kind = own_kind.eq_ignore_ascii_case(kind);
+        match (own_kind, own_subtype, range.version) {
+            ("*", "*", None) => Self::Any,
+            (_, "*", None) if is_kind => Self::Kind,
+            (_, own, _) if !(is_kind && own.eq_ignore_ascii_case(subtype)) => Self::None,
+            (_, _, None) => Self::Type,
+            (_, _, Some(own)) if own == version => Self::Version,
+            _ => Self::None,
         }
     }
 }
 
 /// How precisely the ranges name a media type, and the quality that they give it: that of the most precise one.
 fn quality(ranges: &[Range], kind: &str, subtype: &str, version: &str) -> (Precision, u16) {
-    let found = ranges.iter().map(|range| (range.precision(kind, subtype, version), range.quality));
+    let precision = |range: &Range| Precision::of(range, kind, subtype, version);
+    let found = ranges.iter().map(|range| (precision(range), range.quality));
     let found = found.filter(|(precision, _)| *precision > Precision::None);
     found.max().unwrap_or((Precision::None, 0))
-}
-
-fn ranges(value: &str) -> impl Iterator<Item = Range<'_>> {
-    parts(value, ',').filter(|range| !range.is_empty()).take(MAX_RANGES).map(range)
-}
-
-fn range(text: &str) -> Range<'_> {
-    let mut parts = parts(text, ';');
-    let name = parts.next().unwrap_or_default();
-    let (kind, subtype) = name.split_once('/').unwrap_or((name, "*"));
-    let mut range = Range { kind, subtype, version: None, quality: 1000 };
-    for (name, value) in parts.filter_map(|part| part.split_once('=')) {
-        let (name, value) = (name.trim(), value.trim().trim_matches('"'));
-        if name.eq_ignore_ascii_case("q") {
-            range.quality = (accept::quality(value) * 1000.0).round() as u16;
-            // What follows is about the range, not about the media type.
-            break;
-        } else if name.eq_ignore_ascii_case("version") {
-            range.version = Some(value);
-        }
-    }
-    range
-}
-
-/// Splits text where it has this character outside of a quoted string; blanks around a part are not of it.
-fn parts(text: &str, at: char) -> impl Iterator<Item = &str> {
-    let (mut is_quoted, mut is_escaped) = (false, false);
-    let parts = text.split(move |c| {
-        let escapes = is_quoted && c == '\\' && !is_escaped;
-        let is_literal = std::mem::replace(&mut is_escaped, escapes);
-        if c == '"' && !is_literal {
-            is_quoted = !is_quoted;
-        }
-        c == at && !is_quoted
-    });
-    parts.map(str::trim)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::accept;
 
     fn wanted(values: &[&str]) -> MetricsForm {
-        MetricsForm::wanted(values.iter().map(|value| value.as_bytes()))
+        MetricsForm::wanted(accept::ranges(values.iter().map(|value| value.as_bytes())))
     }
 
     #[test]

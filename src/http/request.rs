@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use super::accept::prefers_html;
+use super::accept::{prefers_html, ranges};
 use super::authorization::Authorization;
 use super::encoding::Encoding;
 use super::metrics_form::MetricsForm;
@@ -94,7 +94,7 @@ pub struct Request {
     pub host: Option<String>,
     /// `Authorization`: who asks.
     pub authorization: Option<Authorization>,
-    /// `Origin`: the web page that asks.
+    /// `Origin`: the web page that asks. Two of them are joined, which is the origin of no page.
     pub origin: Option<String>,
     /// `X-Forwarded-For`, with all of its lines joined.
     pub forwarded_for: Option<String>,
@@ -215,7 +215,7 @@ fn http1(head: &[u8]) -> Result<Request, RequestError> {
         return Err(RequestError::Malformed("Host is missing"));
     }
     let metrics_form = match target::is_admin(&target) {
-        true => MetricsForm::wanted(headers.all("accept")),
+        true => MetricsForm::wanted(ranges(headers.all("accept"))),
         false => MetricsForm::default(),
     };
     Ok(Request {
@@ -227,13 +227,13 @@ fn http1(head: &[u8]) -> Result<Request, RequestError> {
         host: target_host.or(header_host),
         // Whatever it is: where there are no users, it does not matter.
         authorization: headers.only_bytes("authorization")?.map(Authorization::new),
-        origin: headers.only("origin")?.map(str::to_owned),
+        origin: headers.joined("origin"),
         forwarded_for: headers.joined("x-forwarded-for"),
         if_none_match: headers.joined("if-none-match"),
         max_staleness: headers.max_staleness(),
         metrics_form,
-        accepts_html: prefers_html(headers.items("accept")),
-        encoding: Encoding::preferred(headers.items("accept-encoding")),
+        accepts_html: prefers_html(ranges(headers.all("accept"))),
+        encoding: Encoding::preferred(ranges(headers.all("accept-encoding"))),
         keep_alive: headers.keep_alive(version),
         has_body: headers.has_body(version)?,
     })

@@ -1,4 +1,4 @@
-//! Where the rows come from: a file, or standard input, which is kept in a temporary file because rows are read several
+//! Opens the source of the rows: a file, or standard input, which is kept in a temporary file because rows are read several
 //! times.
 
 use std::fmt::Display;

@@ -1,5 +1,5 @@
-//! Whether the quotes of a CSV file are where they may be (RFC 4180). The `csv` crate reads on over those that are not, and
-//! would give values that nobody has written.
+//! Checks that the quotes of a CSV file are where they may be (RFC 4180). The `csv` crate reads on over those that are not,
+//! and would give values that nobody has written.
 
 /// The byte order mark that may begin a file.
 const BOM: &[u8] = "\u{feff}".as_bytes();

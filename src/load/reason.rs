@@ -1,4 +1,4 @@
-//! Why a backend can't be loaded, in words that say what to do.
+//! Says why a backend can't be loaded, and what to do about it.
 
 use std::io;
 use std::net::ToSocketAddrs;
@@ -28,7 +28,7 @@ pub(super) fn why_not_connected(
         return format!("cannot connect: {said}; is that a Redis server?");
     }
     let is_unix = address.unix_path().is_some();
-    if let Some(error) = unresolved(address).filter(|_| !is_unix) {
+    if let Some(error) = (!is_unix).then(|| unresolved(address)).flatten() {
         let advice = advice_on_failure(&error, address, timeout);
         return format!("cannot connect: {error}. {advice}");
     }

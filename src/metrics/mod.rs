@@ -83,6 +83,8 @@ pub enum Refusal {
     NotServed,
     /// No backend could answer.
     Unanswered,
+    /// No backend has data that are as fresh as it asks for.
+    TooStale,
     /// The client has to log in, or could not.
     NotLoggedIn,
     /// The user may not do this.
@@ -92,13 +94,14 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Write,
         Self::BadRequest,
         Self::TooSlow,
         Self::UnknownCommand,
         Self::NotServed,
         Self::Unanswered,
+        Self::TooStale,
         Self::NotLoggedIn,
         Self::NotPermitted,
         Self::Throttled,
@@ -113,6 +116,7 @@ impl Refusal {
             Self::UnknownCommand => "unknown_command",
             Self::NotServed => "not_served",
             Self::Unanswered => "unanswered",
+            Self::TooStale => "too_stale",
             Self::NotLoggedIn => "not_logged_in",
             Self::NotPermitted => "not_permitted",
             Self::Throttled => "throttled",

@@ -325,6 +325,9 @@ fn add_settings(
     to.add("backend_weight", "The weight that holds", gauges(backends, weight));
     let is_backup = |backend: &BackendFigures| Some(f64::from(settings(backend).is_backup));
     to.add("backend_backup", "1 if the backend is a backup, else 0", gauges(backends, is_backup));
+    let never_read = |backend: &BackendFigures| Some(f64::from(settings(backend).is_never_read));
+    let help = "1 if the backend is checked and not read from, else 0";
+    to.add("backend_never_read", help, gauges(backends, never_read));
     let by_zone = backends.iter().filter_map(|backend| {
         let (settings, answered) = (settings(backend), &backend.member.metrics.answered);
         let count = answered.http.count() + answered.resp.count();

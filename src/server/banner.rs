@@ -38,6 +38,7 @@ pub fn introduce(balancer: &Balancer, was_passed_on: bool) {
     // That nobody reads it is no reason not to serve.
     let _ = std::io::stdout().write_all(text.as_bytes());
     warn_of_addresses(&balancer.config());
+    warn_of_pages(&balancer.config());
     warn_of_memory(balancer);
     certificates::warn_of_expiry(balancer, SystemTime::now());
     warn_of_list(balancer);
@@ -227,6 +228,17 @@ fn warn_of_addresses(config: &Config) {
         if let Some(exposed) = exposure(address, has_users, has_tls) {
             warn!("{exposed}");
         }
+    }
+}
+
+/// Warns when any web page can read everything by the browser of somebody who reaches `lb`.
+pub(super) fn warn_of_pages(config: &Config) {
+    if config.http.allows_all_origins() && !config.users.require_login() {
+        warn!(
+            "--cors-origin '*': any web page can read everything here, in the browser of anybody who reaches {} and looks \
+             at that page: name the origins of yours, or have users log in (--require-password-file, --users-file)",
+            config.listen
+        );
     }
 }
 

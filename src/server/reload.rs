@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use log::{error, info, warn};
 
-use super::banner::warn_of_users;
+use super::banner::{warn_of_pages, warn_of_users};
 use super::limits::raise_limits;
 use crate::balance::{Balancer, Phase};
 use crate::config::Config;
@@ -97,6 +97,7 @@ fn take_over(balancer: &Arc<Balancer>, changed: Changed) -> Vec<String> {
     drop(discovery::follow(balancer));
     lines.extend(described(&discovery::update(balancer, || discovery::listed(balancer))));
     warn_of_users(balancer);
+    warn_of_pages(&balancer.config());
     let left = discovery::left_in_place(balancer).into_iter();
     lines
         .extend(left.map(|(name, what)| format!("{name} stays as it was set at run time: {what}")));

@@ -94,6 +94,7 @@ fn leases_are_in_the_lines_of_requests_and_sessions_only_if_that_is_wanted() {
         }
         let log = lb.log();
         let held = log.lines().find(|line| line.contains("held for"));
+        assert_eq!(held.is_some(), arguments.contains(&"--demo-delay"), "{log}");
         assert!(held.is_none_or(|held| held.contains(&leases)), "{log}");
     }
     let (_server, lb) = start(&["--log-format", "json"]);

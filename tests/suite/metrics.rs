@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::support::balancer::{Answer, Balancer};
-use crate::support::redis::{RedisServer, three_servers};
+use crate::support::redis::{RedisServer, replica_of, three_servers};
 use crate::support::resp::{RespClient, encode};
 use crate::support::wait_until;
 
@@ -498,4 +498,21 @@ fn prometheus_own_checker_finds_nothing_wrong() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.trim().parse::<usize>().expect("a count") > 20, "{said}");
+}
+
+#[test]
+fn what_clients_ask_wrongly_is_not_counted_as_unanswered() {
+    let primary = RedisServer::start();
+    primary.command(&["SET", "a", "1"]);
+    let replica = replica_of(&primary, &[]);
+    let lb = Balancer::start(&[&replica]);
+    wait_until("it has its data", || lb.get("/a").status == 200);
+    let before = Scrape::of(&lb);
+    assert_eq!(lb.get("/?cursor=none-1").status, 410);
+    // Its primary is not among the backends, so how old its data are is not known.
+    assert_eq!(lb.request("GET", "/a", &["Max-Staleness: 0"]).status, 503);
+    let scrape = Scrape::of(&lb);
+    let refused = |reason| scrape.refusals("http", reason) - before.refusals("http", reason);
+    assert_eq!(["bad_request", "too_stale", "unanswered"].map(refused), [1.0, 1.0, 0.0]);
+    assert_eq!(lb.get("/-/status.json").json()["refused"]["too_stale"], 1);
 }

@@ -178,10 +178,10 @@ impl Kinds {
         }
     }
 
-    /// The key of an HTTP read; `what` is asked of this Redis key.
-    pub fn http_key(&self, what: &str, key: &[u8], rest: &[u8]) -> ReadKey {
+    /// The key of an HTTP read; `what` is asked of this Redis key, the first of so many.
+    pub fn http_key(&self, what: &str, key: &[u8], rest: &[u8], count: usize) -> ReadKey {
         ReadKey {
-            kind: self.kind(what.as_bytes(), beginning(key), 0),
+            kind: self.kind(what.as_bytes(), beginning(key), count),
             exact: self.hash(&[what.as_bytes(), key], rest),
             is_fast: false,
         }

@@ -145,6 +145,17 @@ fn kinds_are_told_by_what_their_keys_begin_with() {
 }
 
 #[test]
+fn a_request_for_many_keys_is_of_another_kind_than_one_for_a_few() {
+    let kinds = Kinds::new(&LiveConfig::of(&[]));
+    let of = |count| kinds.http_key("values", b"actor:1", b"", count);
+    answer(&kinds, &of(1), 20);
+    assert_eq!(kinds.class(&of(2)), Class::Quick);
+    assert_eq!(kinds.class(&of(1000)), Class::Unknown);
+    kinds.mark_slow(&of(1000));
+    assert_eq!(kinds.class(&kinds.http_key("values", b"actor:2", b"", 3)), Class::Quick);
+}
+
+#[test]
 fn a_flood_of_kinds_leaves_most_of_those_that_are_known() {
     let kinds = Kinds::new(&LiveConfig::of(&[]));
     let known: Vec<_> =

@@ -23,14 +23,14 @@ pub enum TlsError {
     #[error("it does not speak TLS there")]
     NotTls,
     /// We refuse the certificate of the other end.
-    #[error("{0}")]
-    Certificate(String),
+    #[error("{}", of_certificate(.0))]
+    Certificate(CertificateError),
     /// The other end has sent no certificate, and has to.
     #[error("it has sent no certificate")]
     NoCertificate,
     /// The other end refuses something of ours.
-    #[error("the other end refuses the TLS connection: {0}")]
-    Alert(String),
+    #[error("the other end refuses the TLS connection: {}", of_alert(*.0))]
+    Alert(AlertDescription),
     /// The two ends have no version, cipher suite or protocol in common, or one breaks the rules.
     #[error("TLS failed: {0}")]
     Protocol(String),
@@ -60,10 +60,10 @@ impl From<rustls::Error> for TlsError {
     fn from(error: rustls::Error) -> Self {
         use rustls::Error;
         match error {
-            Error::InvalidCertificate(error) => Self::Certificate(of_certificate(&error)),
+            Error::InvalidCertificate(error) => Self::Certificate(error),
             Error::NoCertificatesPresented => Self::NoCertificate,
             Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => Self::NotTls,
-            Error::AlertReceived(alert) => Self::Alert(of_alert(alert)),
+            Error::AlertReceived(alert) => Self::Alert(alert),
             error => Self::Protocol(error.to_string()),
         }
     }

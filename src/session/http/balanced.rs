@@ -32,7 +32,7 @@ use crate::http::target::{Format, KeyQuery, KeysQuery, PageQuery};
 use crate::http::{BackendFailure, ErrorBody, Request, ResponseWriter, Version};
 use crate::logging::access_log::Event;
 use crate::memory::Share;
-use crate::metrics::{BackendMetrics, Outcome};
+use crate::metrics::{BackendMetrics, Outcome, Refusal};
 use crate::session::client::{Client, ClientHandle};
 
 /// How often a read starts again because the value changed while it was read.
@@ -111,17 +111,17 @@ impl ReadQuery {
             // Pages for people show a bounded part of a value.
             Self::Key(KeyQuery { format: Format::Html, .. }, _) => None,
             Self::Page(PageQuery { format: Format::Html, .. }) => None,
-            Self::Key(query, _) => Some(kinds.http_key("value", &query.key, &database)),
+            Self::Key(query, _) => Some(kinds.http_key("value", &query.key, &database, 1)),
             Self::Keys(query) => {
                 let first = query.keys.first().map_or(&[][..], Vec::as_slice);
                 let rest = [query.keys.join(&0), database].concat();
-                Some(kinds.http_key("values", first, &rest))
+                Some(kinds.http_key("values", first, &rest, query.keys.len()))
             }
             Self::Page(query) => {
                 let pattern = query.pattern.as_deref().unwrap_or_default();
                 let position = query.cursor.as_ref().map_or(0, |cursor| cursor.position);
                 let rest = [&position.to_le_bytes()[..], &database].concat();
-                Some(kinds.http_key("listing", pattern, &rest))
+                Some(kinds.http_key("listing", pattern, &rest, 1))
             }
         }
     }
@@ -444,7 +444,8 @@ impl BalancedRead<'_, '_, '_> {
         }
         let too_old = if failover.is_over() { Vec::new() } else { self.too_old() };
         let all_unreachable = failover.failures().all(BackendError::is_unreachable);
-        let (status, why): (_, Cow<str>) = if !too_old.is_empty() {
+        let is_too_stale = !too_old.is_empty();
+        let (status, why): (_, Cow<str>) = if is_too_stale {
             (503, self.read.max_staleness.error(&too_old).into())
         } else if failover.failures().any(BackendError::is_timeout) {
             (504, "no backend answered in time".into())
@@ -464,6 +465,7 @@ impl BalancedRead<'_, '_, '_> {
         });
         let error = ErrorBody { backends: failures.collect(), ..ErrorBody::new(why) };
         let response = LocalResponse::error_body(status, error);
+        let response = if is_too_stale { response.because(Refusal::TooStale) } else { response };
         if status == 410 { response } else { response.with_header("Retry-After", "1") }
     }
 }

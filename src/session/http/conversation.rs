@@ -264,11 +264,11 @@ fn respond_here(
             response.send(client, request, Level::Debug)
         }
         Ok(Target::Options) => {
-            let (response, is_allowed) = cors::options_response(request, &client.balancer.config());
-            match is_allowed {
+            let response = cors::options_response(request, &client.balancer.config());
+            match response.is_error() {
                 _ if is_admin => response.send(client, request, Level::Debug),
-                true => response.send_as(client, request, Outcome::Answered),
-                false => response.because(Refusal::NotPermitted).send_refusal(client, request),
+                true => response.send_refusal(client, request),
+                false => response.send_as(client, request, Outcome::Answered),
             }
         }
         Ok(_) => LocalResponse::empty(204).send_as(client, request, Outcome::Answered),

@@ -1,10 +1,13 @@
-//! Which web pages may read: CORS, as the Fetch standard has it (`--cors-origin`).
+//! Lets web pages of other origins read the data: CORS, as the Fetch standard has it (`--cors-origin`). What the balancer
+//! says of itself, below `/-/`, is for no page but its own.
 
 use std::io::Write;
 
 use super::response::LocalResponse;
 use crate::config::Config;
+use crate::http::target;
 use crate::http::{Request, ResponseWriter};
+use crate::metrics::Refusal;
 
 /// The headers of an answer that a page may look at, beside those that it always may.
 const EXPOSED: &str = "Age, ETag, Retry-After, Server-Timing, X-Cache, X-Served-By, X-Staleness";
@@ -21,7 +24,7 @@ pub(super) fn add_headers<W: Write>(
     request: &Request,
     config: &Config,
 ) {
-    if config.http.cors_origins.is_empty() {
+    if config.http.cors_origins.is_empty() || target::is_admin(&request.target) {
         return;
     }
     let is_for_all = config.http.allows_all_origins();
@@ -36,21 +39,19 @@ pub(super) fn add_headers<W: Write>(
     }
 }
 
-/// The response to OPTIONS, by which browsers ask whether a page may send a request, and whether it may.
-pub(super) fn options_response(request: &Request, config: &Config) -> (LocalResponse, bool) {
+/// The response to OPTIONS, by which browsers ask whether a page may send a request.
+pub(super) fn options_response(request: &Request, config: &Config) -> LocalResponse {
     let options = LocalResponse::empty(204).with_header("Allow", "GET, HEAD, OPTIONS");
+    let refused = |why| LocalResponse::error(403, why).because(Refusal::NotPermitted);
     match &request.origin {
-        None => (options, true),
-        Some(origin) if config.http.allows_origin(origin) => {
-            let options = options
-                .with_header("Access-Control-Allow-Methods", "GET, HEAD")
-                .with_header("Access-Control-Allow-Headers", ALLOWED_HEADERS)
-                .with_header("Access-Control-Max-Age", MAX_AGE);
-            (options, true)
+        None => options,
+        Some(_) if target::is_admin(&request.target) => {
+            refused("no page of another origin may read what is below /-/")
         }
-        Some(_) => {
-            let why = "pages of this Origin may not read here; --cors-origin ORIGIN adds it";
-            (LocalResponse::error(403, why), false)
-        }
+        Some(origin) if config.http.allows_origin(origin) => options
+            .with_header("Access-Control-Allow-Methods", "GET, HEAD")
+            .with_header("Access-Control-Allow-Headers", ALLOWED_HEADERS)
+            .with_header("Access-Control-Max-Age", MAX_AGE),
+        Some(_) => refused("pages of this Origin may not read here; --cors-origin ORIGIN adds it"),
     }
 }

@@ -100,6 +100,11 @@ impl LocalResponse {
         Self { is_made_now: true, ..self }
     }
 
+    /// Whether it says what is wrong.
+    pub fn is_error(&self) -> bool {
+        self.error.is_some()
+    }
+
     /// Names the reason of a refusal.
     pub fn because(self, why: Refusal) -> Self {
         Self { why: Some(why), ..self }
@@ -111,7 +116,7 @@ impl LocalResponse {
             (Some(why), _) => why,
             (None, 405) => refused_method(&request.method_name),
             (None, 421) => Refusal::NotServed,
-            (None, 403 | 410 | 503 | 504) => Refusal::Unanswered,
+            (None, 403 | 503 | 504) => Refusal::Unanswered,
             (None, _) => Refusal::BadRequest,
         };
         self.send_as(client, request, Outcome::Refused(reason))
