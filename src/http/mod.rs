@@ -2,8 +2,10 @@
 
 mod accept;
 pub mod authorization;
+mod cursor;
 mod encoding;
 mod head;
+mod links;
 mod metrics_form;
 mod query;
 mod request;

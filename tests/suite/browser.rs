@@ -13,13 +13,13 @@ use crate::support::resp::RespClient;
 use crate::support::wait_until;
 
 /// Chromium, driven by `tests/clients/browser.js`; it ends when this is dropped.
-struct Browser {
+pub(crate) struct Browser {
     process: Child,
     answers: BufReader<ChildStdout>,
 }
 
 impl Browser {
-    fn start(lb: &Balancer) -> Self {
+    pub(crate) fn start(lb: &Balancer) -> Self {
         let mut process = Command::new(installed("node"))
             .env("NODE_PATH", installed("node_modules"))
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/browser.js"))
@@ -33,7 +33,7 @@ impl Browser {
     }
 
     /// Has a step done, and returns what comes of it.
-    fn step(&mut self, step: &str, argument: &str) -> Value {
+    pub(crate) fn step(&mut self, step: &str, argument: &str) -> Value {
         let input = self.process.stdin.as_mut().expect("a pipe");
         writeln!(input, "{}", json!([step, argument])).expect("it reads");
         let mut answer = String::new();
@@ -57,14 +57,14 @@ impl Browser {
     }
 
     /// Has axe-core look at the page that is open, on a computer and on a phone, in both schemes.
-    fn assert_accessible(&mut self, what: &str) {
+    pub(crate) fn assert_accessible(&mut self, what: &str) {
         for view in ["1024 light", "1024 dark", "390 light", "390 dark"] {
             self.step("view", view);
             assert_eq!(self.step("findings", ""), json!([]), "{what}, {view}");
         }
     }
 
-    fn assert_nothing_wrong(&mut self) {
+    pub(crate) fn assert_nothing_wrong(&mut self) {
         assert_eq!(self.step("wrong", ""), json!([]));
     }
 }
