@@ -22,7 +22,7 @@ pub(super) const PAGE_ELEMENTS: u64 = 500;
 const _: () = assert!(PAGE_ELEMENTS <= MAX_SCAN_COUNT);
 
 /// Longest name of a key or field that the headline shows whole.
-const HEADLINE_BYTES: usize = 300;
+const HEADLINE_BYTES: usize = 200;
 
 /// Longest element that is shown whole, in bytes.
 const ELEMENT_BYTES: usize = 4 * 1024;
@@ -121,12 +121,11 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
             "<form role=\"search\" class=\"within\" aria-label=\"Search {thing}\" action=\"{}\">{key}{}\
              <label class=\"unseen\" for=\"within\">Search {thing}</label>\
              <input id=\"within\" name=\"search\" type=\"search\" value=\"{}\" \
-             placeholder=\"{} that begin with … or are like *name*\" autocapitalize=\"none\" \
+             placeholder=\"Begins with … or is like *name*\" autocapitalize=\"none\" \
              autocomplete=\"off\" spellcheck=\"false\"><button>Search {thing}</button></form>",
             if is_in_query { "/" } else { &link },
             database.unwrap_or_default(),
             attribute(self.query.search.as_deref().unwrap_or_default()),
-            if thing == "fields" { "Fields" } else { "Members" },
         )?)
     }
 

@@ -143,7 +143,9 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
             let range = value_text::range(shown_from, shown.len() as u64, length);
             writeln!(self.response, "<p class=\"facts\">{range}</p>")?;
         }
-        write_bytes(self.response, shown, shown_from)?;
+        if length == 0 || !shown.is_empty() {
+            write_bytes(self.response, shown, shown_from)?;
+        }
         let pages = self.numbered_pages(from, PAGE_BYTES);
         self.end(&pages)
     }
@@ -249,7 +251,7 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
         let (label, columns) = match value_type {
             ValueType::Set => ("Members", vec![Column::left("member")]),
             ValueType::Hash => ("Fields", vec![Column::left("field"), Column::left("value")]),
-            ValueType::Zset => ("Members", vec![Column::left("member"), Column::right("score")]),
+            ValueType::Zset => ("Members", vec![Column::right("score"), Column::left("member")]),
             ValueType::Stream => ("Entries", vec![Column::left("id"), Column::left("fields")]),
             _ => ("Elements", vec![Column::right("index"), Column::left("value")]),
         };
@@ -278,12 +280,14 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
                 ValueType::Hash => {
                     let value = self.read_element()?;
                     let value = self.shown(&value, Some(&element));
-                    format!("<th scope=\"row\" class=\"mono\">{shown}</th><td>{value}</td>")
+                    format!(
+                        "<th scope=\"row\" class=\"mono\">{shown}</th><td class=\"value\">{value}</td>"
+                    )
                 }
                 ValueType::Zset => {
                     let score = self.read_element()?;
                     let score = line(&score.bytes);
-                    format!("<th scope=\"row\">{shown}</th><td class=\"number\">{score}</td>")
+                    format!("<td class=\"number\">{score}</td><th scope=\"row\">{shown}</th>")
                 }
                 _ => {
                     let index = grouped(from + row);
@@ -322,7 +326,7 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
                 continue;
             }
             let (response, id) = (&mut *self.response, line(&id));
-            write!(response, "<tr><th scope=\"row\" class=\"mono\">{id}</th>")?;
+            write!(response, "<tr><th scope=\"row\" class=\"mono nowrap\">{id}</th>")?;
             response.write_all(b"<td><dl class=\"entry\">")?;
             for _ in 0..fields {
                 let (field, value) = (self.read_shown()?, self.read_shown()?);
