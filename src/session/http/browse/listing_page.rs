@@ -219,7 +219,7 @@ impl Columns {
                 &format!("<td class=\"nowrap\">{}</td>", row.ttl.map(expiry).unwrap_or_default());
         }
         if self.fields.is_empty() {
-            return format!("{cells}<td class=\"value\">{}</td>", preview(row));
+            return format!("{cells}<td class=\"value preview\">{}</td>", preview(row));
         }
         if row.has_field_of(&self.fields) {
             return cells + &self.cells_of_fields(row);

@@ -276,7 +276,7 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
                 _ => self.shown(&element, None),
             };
             let cells = match value_type {
-                ValueType::Set => format!("<td>{shown}</td>"),
+                ValueType::Set => format!("<td class=\"value\">{shown}</td>"),
                 ValueType::Hash => {
                     let value = self.read_element()?;
                     let value = self.shown(&value, Some(&element));
@@ -291,7 +291,9 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
                 }
                 _ => {
                     let index = grouped(from + row);
-                    format!("<th scope=\"row\" class=\"number\">{index}</th><td>{shown}</td>")
+                    format!(
+                        "<th scope=\"row\" class=\"number\">{index}</th><td class=\"value\">{shown}</td>"
+                    )
                 }
             };
             writeln!(self.response, "<tr>{cells}</tr>")?;
