@@ -193,7 +193,7 @@ mod tests {
             let json = serde_json::json!({ "names": names, "nested": [text, { "a": null }] });
             let json = json.to_string();
             let tokens: String = Tokens(&json).collect();
-            prop_assert_eq!(tokens, json);
+            prop_assert_eq!(&tokens, &json);
             prop_assert!(Layout::of(json.as_bytes()).is_ok());
         }
     }
