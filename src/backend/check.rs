@@ -100,7 +100,7 @@ pub(super) fn if_allowed<T>(answer: Result<T, resp::Error>) -> Result<Option<T>,
 }
 
 /// Reads a reply to `INFO`; `None` where our user may not ask.
-fn info(from: &mut impl BufRead) -> Result<Option<String>, resp::Error> {
+pub(crate) fn info(from: &mut impl BufRead) -> Result<Option<String>, resp::Error> {
     let info = if_allowed(reply::bytes(from, MAX_INFO_BYTES))?;
     Ok(info.map(|info| String::from_utf8_lossy(&info).into_owned()))
 }

@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 use rustls_pki_types::CertificateDer;
 
 pub(crate) use self::advice::{advice_on_failure, advice_on_unserved};
-pub(crate) use self::check::read_server_info;
+pub(crate) use self::check::{info, read_server_info};
 pub(crate) use self::connection::STALE_TIME;
 pub use self::connection::{Connection, PooledConnection};
 use self::dial::ServerInfo;

@@ -2,9 +2,11 @@
 
 mod accept;
 pub mod authorization;
+mod cursor;
 mod encoding;
 mod etag;
 mod head;
+mod links;
 mod metrics_form;
 mod query;
 mod request;

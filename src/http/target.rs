@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
-
+use super::cursor::MAX_RUN_ID_BYTES;
+pub use super::cursor::{Cursor, Trail};
+use super::links::MAX_LINK_BYTES;
+pub(crate) use super::links::{link_to_key, link_to_keys, link_to_prefix};
 use super::query::NamedKeys;
 pub(crate) use super::query::{Query, decode};
-use super::request::MAX_REQUEST_LINE_BYTES;
 use super::{ErrorBody, Request};
 
 /// Keys on one page of a listing unless `limit` says otherwise.
@@ -24,20 +25,6 @@ const MAX_HTML_KEYS: usize = 10_000;
 
 /// Highest number of a database: Redis takes no higher one.
 const MAX_DATABASE: i64 = i32::MAX as i64;
-
-/// Longest id of a server process in a cursor.
-const MAX_RUN_ID_BYTES: usize = 64;
-
-/// Longest path and query of a link of ours: the rest of a request line is for its method and version, and for a host,
-/// which some proxies name there.
-pub(crate) const MAX_LINK_BYTES: usize = MAX_REQUEST_LINE_BYTES - 512;
-
-/// Room in a link to a key for the parameters that lead to its other forms and pages. Fields are not among them.
-const LINK_PARAMETER_BYTES: usize = 256;
-
-/// Characters that are percent-encoded in a link. A hyphen is among them because `/-/` is ours, and a
-/// slash because `//` would begin the name of a host and clients remove `/../`.
-const LINK: &AsciiSet = &NON_ALPHANUMERIC.remove(b':').remove(b'_').remove(b'.');
 
 /// The form in which data are requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,12 +114,21 @@ pub struct KeyQuery {
     pub from: Option<Vec<u8>>,
     /// HTML: where an earlier page of a hash or set ended.
     pub cursor: Option<Cursor>,
+    /// HTML: which fields or members are searched for, as [`PageQuery::search`] says it.
+    pub search: Option<Vec<u8>>,
+    /// HTML: where the pages before this one began.
+    pub trail: Trail,
 }
 
 impl KeyQuery {
     /// Whether the bytes of a string are requested as they are.
     pub(crate) fn is_raw(&self) -> bool {
         self.format == Format::Raw
+    }
+
+    /// Returns the pattern for `MATCH` that finds what is searched for in the value.
+    pub(crate) fn pattern(&self) -> Option<Vec<u8>> {
+        self.search.as_deref().map(search_glob)
     }
 
     /// Returns an error about what it asks for.
@@ -169,100 +165,14 @@ pub struct PageQuery {
     pub limit: usize,
     /// The place where an earlier page ended.
     pub cursor: Option<Cursor>,
+    /// HTML: where the pages before this one began.
+    pub trail: Trail,
     /// The form of the response: never raw.
     pub format: Format,
     /// Whether the data are an array in JSON, whatever the keys are.
     pub is_array: bool,
     /// The database, if not that of each backend's URL.
     pub database: Option<i64>,
-}
-
-/// The place where a listing goes on. A `SCAN` cursor means something only to the server process that
-/// gave it, so it carries that process's `run_id`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cursor {
-    /// The `run_id` of `INFO server`: 40 hexadecimal digits.
-    pub run_id: String,
-    /// The cursor that `SCAN` returned.
-    pub position: u64,
-}
-
-impl Cursor {
-    /// Returns it as it is in a URL: `RUN_ID-POSITION`.
-    pub fn to_text(&self) -> String {
-        format!("{}-{}", self.run_id, self.position)
-    }
-
-    /// Parses it from a URL.
-    fn parse(text: &str) -> Option<Self> {
-        let (run_id, position) = text.rsplit_once('-')?;
-        let is_id = (1..=MAX_RUN_ID_BYTES).contains(&run_id.len())
-            && run_id.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        is_id.then_some(())?;
-        Some(Self { run_id: run_id.to_owned(), position: position.parse().ok()? })
-    }
-}
-
-impl PageQuery {
-    /// Returns the path and query of the page that goes on at `cursor`.
-    pub fn link(&self, cursor: &Cursor) -> String {
-        let encode = |bytes| percent_encode(bytes, LINK);
-        let mut link = format!("/{}?", encode(&self.prefix));
-        if let Some(database) = self.database {
-            link += &format!("db={database}&");
-        }
-        if let Some(matching) = &self.matching {
-            link += &format!("match={}&", encode(matching));
-        }
-        if let Some(search) = &self.search {
-            link += &format!("search={}&", encode(search));
-        }
-        if self.is_format_named {
-            link += if self.format == Format::Html { "format=html&" } else { "format=json&" };
-        }
-        if self.is_array {
-            link += "shape=array&";
-        }
-        if self.limit != limits(self.format).0 {
-            link += &format!("limit={}&", self.limit);
-        }
-        link + "cursor=" + &cursor.to_text()
-    }
-}
-
-/// Returns the path and query that lead to the first page of this database's keys.
-pub(crate) fn link_to_keys(database: Option<i64>) -> String {
-    database.map_or("/".to_owned(), |database| format!("/?db={database}"))
-}
-
-/// Returns the path and query that lead to `key` in this database, whatever its bytes, with these parameters (names and
-/// values); `None` if that would be longer than what is served. A key that has a link has one for each of its pages.
-pub(crate) fn link_to_key(
-    key: &[u8],
-    database: Option<i64>,
-    parameters: &[(&str, &[u8])],
-) -> Option<String> {
-    // Not encoded in vain.
-    if key.len() > MAX_LINK_BYTES {
-        return None;
-    }
-    let encode = |bytes| percent_encode(bytes, LINK);
-    // To us or to browsers, these paths mean something else.
-    let is_special = key.ends_with(b":") || [&b""[..], b".", b"..", b"favicon.ico"].contains(&key);
-    let (mut link, mut separator) = match is_special {
-        true => (format!("/?key={}", encode(key)), '&'),
-        false => (format!("/{}", encode(key)), '?'),
-    };
-    if let Some(database) = database {
-        link += &format!("{separator}db={database}");
-        separator = '&';
-    }
-    for (name, value) in parameters {
-        link += &format!("{separator}{name}={}", encode(value));
-        separator = '&';
-    }
-    let room = if parameters.is_empty() { LINK_PARAMETER_BYTES } else { 0 };
-    (link.len() + room <= MAX_LINK_BYTES).then_some(link)
 }
 
 /// Whether the target is below `/-/`.
@@ -332,7 +242,7 @@ fn admin(path: &str, query: &Result<Query, String>) -> Result<AdminTarget, Strin
 }
 
 /// Returns the default and the highest `limit` of a page.
-fn limits(format: Format) -> (usize, usize) {
+pub(super) fn limits(format: Format) -> (usize, usize) {
     match format {
         Format::Html => (DEFAULT_HTML_KEYS, MAX_HTML_KEYS),
         _ => (DEFAULT_PAGE_KEYS, MAX_PAGE_KEYS),
@@ -362,6 +272,8 @@ impl Query {
         let is_paged = format == Format::Html;
         let from = if is_paged { self.take("from") } else { None };
         let cursor = if is_paged && takes_cursor { self.cursor()? } else { None };
+        let search = if is_paged && takes_cursor { self.take("search") } else { None };
+        let trail = if is_paged && takes_cursor { self.trail()? } else { Trail::default() };
         Ok(KeyQuery {
             key,
             database: self.database,
@@ -369,6 +281,8 @@ impl Query {
             format,
             from,
             cursor,
+            search: search.filter(|search| !search.is_empty()),
+            trail,
         })
     }
 
@@ -402,6 +316,11 @@ impl Query {
         cursor.map(Some).ok_or_else(|| "cursor is what an earlier page's \"next\" says".to_owned())
     }
 
+    fn trail(&mut self) -> Result<Trail, String> {
+        let Some(text) = self.take("previous") else { return Ok(Trail::default()) };
+        Trail::parse(&text).ok_or_else(|| "previous is what the links of a page say".to_owned())
+    }
+
     /// Takes the parameters of a page of keys that begin with `prefix`.
     fn page(&mut self, prefix: Vec<u8>, format: Format) -> Result<PageQuery, String> {
         if format == Format::Raw {
@@ -410,6 +329,7 @@ impl Query {
         let (default, most) = limits(format);
         let limit = self.number("limit", 1..=most)?.unwrap_or(default);
         let (cursor, is_array) = (self.cursor()?, self.is_array(format)?);
+        let trail = if format == Format::Html { self.trail()? } else { Trail::default() };
         let search = self.take("search");
         let matching = self.take("match");
         let glob = match (&matching, &search) {
@@ -433,6 +353,7 @@ impl Query {
             is_format_named,
             limit,
             cursor,
+            trail,
             format,
             is_array,
             database: self.database,
@@ -458,7 +379,7 @@ impl Query {
 }
 
 /// Returns the pattern that finds what is searched for.
-fn search_glob(search: &[u8]) -> Vec<u8> {
+pub(super) fn search_glob(search: &[u8]) -> Vec<u8> {
     match search.iter().any(|byte| b"*?[".contains(byte)) {
         true => search.to_vec(),
         false => [escape_glob(search), b"*".to_vec()].concat(),
@@ -466,7 +387,7 @@ fn search_glob(search: &[u8]) -> Vec<u8> {
 }
 
 /// Escapes the characters that `MATCH` takes for wildcards.
-fn escape_glob(text: &[u8]) -> Vec<u8> {
+pub(super) fn escape_glob(text: &[u8]) -> Vec<u8> {
     let mut escaped = Vec::with_capacity(text.len());
     for &byte in text {
         if b"*?[]\\^-".contains(&byte) {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::http;
+use crate::http::links::LINK_PARAMETER_BYTES;
 use crate::http::query::{MAX_KEYS, MAX_PARAMETERS};
 
 fn key(name: &[u8]) -> Target {
@@ -8,7 +9,16 @@ fn key(name: &[u8]) -> Target {
 
 fn query(key: &[u8], field: Option<&[u8]>, format: Format) -> KeyQuery {
     let field = field.map(<[u8]>::to_vec);
-    KeyQuery { key: key.to_vec(), database: None, field, format, from: None, cursor: None }
+    KeyQuery {
+        key: key.to_vec(),
+        database: None,
+        field,
+        format,
+        from: None,
+        cursor: None,
+        search: None,
+        trail: Trail::default(),
+    }
 }
 
 fn page(target: &str) -> PageQuery {
@@ -90,6 +100,7 @@ fn a_link_leads_back_to_the_same_listing() {
         search: None,
         limit: 5,
         cursor: None,
+        trail: Trail::default(),
         format: Format::Json,
         is_format_named: true,
         is_array: true,
@@ -105,6 +116,35 @@ fn a_link_leads_back_to_the_same_listing() {
     assert_eq!((parsed.prefix, parsed.matching), (query.prefix, query.matching));
     assert_eq!((parsed.limit, parsed.cursor, parsed.is_array), (5, Some(cursor), true));
     assert_eq!(parsed.database, Some(3));
+}
+
+#[test]
+fn a_page_for_people_leads_back_and_to_its_json() {
+    let parse = |link: &str| match parse(link, true) {
+        Ok(Target::Page(page)) => page,
+        other => panic!("{link}: {other:?}"),
+    };
+    let at = |position| Cursor { run_id: "abc".to_owned(), position };
+    let first = parse("/?search=a&limit=5");
+    assert_eq!((first.previous_link(), first.trail.page_number()), (None, None));
+    let second = first.link(&at(7));
+    assert_eq!(second, "/?search=a&limit=5&cursor=abc-7&previous=0");
+    let third = parse(&second).link(&at(9));
+    assert_eq!(third, "/?search=a&limit=5&cursor=abc-9&previous=0.7");
+    assert_eq!(parse(&third).previous_link(), Some(second.clone()));
+    assert_eq!(parse(&second).previous_link().as_deref(), Some("/?search=a&limit=5"));
+    assert_eq!(parse(&third).json_link(), "/?search=a&format=json&limit=5&cursor=abc-9");
+    assert_eq!(parse("/").json_link(), "/?format=json&limit=2000");
+}
+
+#[test]
+fn whatever_keys_begin_with_a_link_finds_them() {
+    for prefix in [&b"actor:"[..], b":", b"a*:", b"[x]-^:", b"\\:", b"\xff \n:"] {
+        let link = link_to_prefix(prefix, None);
+        let Ok(Target::Page(page)) = parse(&link, true) else { panic!("{link}") };
+        assert_eq!(page.pattern, Some([escape_glob(prefix), b"*".to_vec()].concat()), "{link}");
+    }
+    assert_eq!(link_to_prefix(b"actor:", Some(3)), "/?db=3&search=actor:");
 }
 
 #[test]

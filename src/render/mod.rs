@@ -2,3 +2,4 @@
 
 pub(crate) mod html;
 pub mod json;
+pub(crate) mod layout;

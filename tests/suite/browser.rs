@@ -13,13 +13,13 @@ use crate::support::resp::RespClient;
 use crate::support::wait_until;
 
 /// Chromium, driven by `tests/clients/browser.js`; it ends when this is dropped.
-struct Browser {
+pub(crate) struct Browser {
     process: Child,
     answers: BufReader<ChildStdout>,
 }
 
 impl Browser {
-    fn start(lb: &Balancer) -> Self {
+    pub(crate) fn start(lb: &Balancer) -> Self {
         let mut process = Command::new(installed("node"))
             .env("NODE_PATH", installed("node_modules"))
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/browser.js"))
@@ -33,7 +33,7 @@ impl Browser {
     }
 
     /// Has a step done, and returns what comes of it.
-    fn step(&mut self, step: &str, argument: &str) -> Value {
+    pub(crate) fn step(&mut self, step: &str, argument: &str) -> Value {
         let input = self.process.stdin.as_mut().expect("a pipe");
         writeln!(input, "{}", json!([step, argument])).expect("it reads");
         let mut answer = String::new();
@@ -56,7 +56,15 @@ impl Browser {
         self.wait_until("it is drawn", |shown| shown["updates"].as_u64() > Some(0));
     }
 
-    fn assert_nothing_wrong(&mut self) {
+    /// Has axe-core look at the page that is open, on a computer and on a phone, in both schemes.
+    pub(crate) fn assert_accessible(&mut self, what: &str) {
+        for view in ["1024 light", "1024 dark", "390 light", "390 dark"] {
+            self.step("view", view);
+            assert_eq!(self.step("findings", ""), json!([]), "{what}, {view}");
+        }
+    }
+
+    pub(crate) fn assert_nothing_wrong(&mut self) {
         assert_eq!(self.step("wrong", ""), json!([]));
     }
 }
@@ -174,6 +182,20 @@ fn the_pages_fit_on_a_phone() {
         browser.step("open", path);
         assert_eq!(browser.step("isTooWide", ""), false, "{path}");
     }
+}
+
+#[test]
+fn the_status_page_is_accessible_also_while_a_backend_is_down() {
+    let mut servers = three_servers_with_actors();
+    let lb = Balancer::start_with(&servers.each_ref(), &["--cache", "64MiB"]);
+    let mut browser = Browser::start(&lb);
+    browser.open_status();
+    browser.assert_accessible("all up");
+    servers[1].kill();
+    lb.get("/actor:1");
+    browser.wait_until("the kill shows", |shown| states(shown).contains(&"down"));
+    browser.assert_accessible("one down");
+    browser.assert_nothing_wrong();
 }
 
 #[test]

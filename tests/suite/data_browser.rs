@@ -2,9 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::Value;
+
+use crate::browser::Browser;
 use crate::support::balancer::{Answer, Balancer};
 use crate::support::forms::{Sample, TYPES, encoded};
 use crate::support::redis::RedisServer;
+use crate::users::{Files, acl_file};
+use crate::users_http::basic;
 
 const HTML: &str = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
 
@@ -49,18 +54,38 @@ fn rows(html: &str) -> Vec<&str> {
     between(body.split("</tbody>").next().unwrap_or_default(), "<tr>", "</tr>")
 }
 
-/// The pages from `path` on, along `rel="next"`.
-fn walk(lb: &Balancer, path: &str) -> Vec<String> {
+/// The titles of the columns of the page's table.
+fn columns(html: &str) -> Vec<&str> {
+    let heads = between(html, "<th scope=\"col\"", "</th>");
+    heads.iter().map(|head| head.split_once('>').expect("a tag").1).collect()
+}
+
+/// The pages from `path` on, along links of this relation.
+fn walk_along(lb: &Balancer, path: &str, relation: &str) -> Vec<String> {
     let mut pages = vec![ok(lb, path)];
     loop {
         let last = pages.last().expect("one at least");
-        let Some(next) = between(last, "rel=\"next\" href=\"", "\"").first().copied() else {
-            return pages;
-        };
-        let next = next.replace("&amp;", "&");
-        assert!(pages.len() < 1000, "no end: {next}");
-        pages.push(ok(lb, &next));
+        let Some(to) = link(last, relation) else { return pages };
+        assert!(pages.len() < 1000, "no end: {to}");
+        pages.push(ok(lb, &to));
     }
+}
+
+/// The pages from `path` on, along `rel="next"`.
+fn walk(lb: &Balancer, path: &str) -> Vec<String> {
+    walk_along(lb, path, "next")
+}
+
+/// The link of a page with this relation.
+fn link(html: &str, relation: &str) -> Option<String> {
+    let links = between(html, &format!("rel=\"{relation}\" href=\""), "\"");
+    links.first().map(|link| link.replace("&amp;", "&"))
+}
+
+/// Has Redis finish the growth of its table, a part of which comes with each access to a key: a page may bring other
+/// keys while that goes on.
+fn let_table_settle(lb: &Balancer) {
+    ok(lb, "/");
 }
 
 fn start() -> (RedisServer, Balancer) {
@@ -91,22 +116,24 @@ fn like_hashes_are_a_table_with_their_fields_as_columns() {
     fill(&server, (1..=1319).map(actor));
     for path in ["/", "/actor:", "/?search=act", "/?search=act*"] {
         let html = ok(&lb, path);
-        let head = between(&html, "<th scope=\"col\">", "</th>");
-        assert_eq!(head[..4], ["key", "first_name", "last_name", "date_of_birth"], "{path}");
+        let head = columns(&html);
+        assert_eq!(head[..5], ["key", "type", "length", "memory", "expires"], "{path}");
+        assert_eq!(head[5..8], ["first_name", "last_name", "date_of_birth"], "{path}");
         let rows = rows(&html);
         assert_eq!(rows.len(), 1319, "{path}");
         for (at, row) in rows.iter().enumerate() {
             let number = at + 1;
             let begin = format!(
                 "<th scope=\"row\" class=\"mono\"><a href=\"/actor:{number}\">actor:{number}</a></th>\
-                 <td>First{number}</td><td>Last</td><td>1974-03-18</td>"
+                 <td><span class=\"type hash\">hash</span></td><td class=\"number\">3 fields</td>"
             );
-            assert!(row.starts_with(&begin), "{row}");
+            let cells = format!("<td>First{number}</td><td>Last</td><td>1974-03-18</td>");
+            assert!(row.starts_with(&begin) && row.contains(&cells), "{row}");
         }
-        assert!(html.contains("1319 keys"), "{path}");
+        assert!(html.contains("1,319 keys"), "{path}");
     }
     let pages = walk(&lb, "/?limit=100");
-    assert!(pages.len() > 10 && pages[0].contains("of 1319 in the database"));
+    assert!(pages.len() > 10 && pages[0].contains("of 1,319 keys in the database"));
     let keys: Vec<&str> =
         pages.iter().flat_map(|html| between(html, "href=\"/actor:", "\"")).collect();
     assert_eq!(keys.len(), 1319);
@@ -154,12 +181,12 @@ fn keys_of_other_shapes_have_type_size_and_a_preview() {
     fill(&server, TYPES.map(|kind| Sample::new(kind, ["x", "y"]).write(kind.as_bytes())));
     server.command(&["SET", "huge", &"z".repeat(3_000_000)]);
     let html = ok(&lb, "/");
-    assert_eq!(between(&html, "<th scope=\"col\">", "</th>"), ["key", "type", "size", "value"]);
+    assert_eq!(columns(&html), ["key", "type", "length", "memory", "expires", "value"]);
     assert_eq!(rows(&html).len(), 7);
     for kind in TYPES {
         let row = rows(&html).into_iter().find(|row| row.contains(&format!(">{kind}</a>")));
         let row = row.expect("a row for each");
-        assert!(row.contains(&format!("<td>{kind}</td>")) && row.contains('x'), "{row}");
+        assert!(row.contains(&format!(">{kind}</span></td>")) && row.contains('x'), "{row}");
     }
     assert!(html.contains("z…</td>") && html.len() < 20_000);
     let (server, lb) = start();
@@ -168,7 +195,11 @@ fn keys_of_other_shapes_have_type_size_and_a_preview() {
     server.command(&["SET", "other", "text"]);
     let html = ok(&lb, "/");
     assert!(html.contains("<td class=\"more\">+2 more</td>"), "{html}");
-    assert!(html.contains("string</span> text</td>"), "{html}");
+    let own = "class=\"whole\"><span class=\"label\">value</span> text</td>";
+    let row = rows(&html).into_iter().find(|row| row.contains("/other\""));
+    let row = row.expect("the string's row");
+    assert!(row.contains(">string</span>") && row.contains("colspan=\"4\""), "{row}");
+    assert!(row.ends_with(own), "it is no first_name: {row}");
 }
 
 #[test]
@@ -263,14 +294,19 @@ fn each_type_has_its_page_with_what_is_known_of_the_key() {
     server.command(&["PEXPIRE", "hash", "93784000"]);
     for kind in TYPES {
         let html = ok(&lb, &format!("/{kind}"));
-        assert!(html.contains(&format!("<dt>Type</dt><dd>{kind}</dd>")), "{html}");
+        assert!(
+            html.contains(&format!(
+                "<dt>Type</dt><dd><span class=\"type {kind}\">{kind}</span></dd>"
+            )),
+            "{html}"
+        );
         assert!(html.contains("<dt>Memory</dt>") && html.contains("<dt>Encoding</dt>"), "{html}");
         assert!(html.contains(&format!("<dt>Served by</dt><dd>{}</dd>", server.address())));
         assert!(html.contains("f&lt;1&gt;"), "{html}");
         assert_eq!(html.contains("v&amp;1"), kind != "string", "{html}");
         assert!(html.contains(&format!("href=\"/{kind}?format=json\"")), "{html}");
         assert_eq!(html.contains(&format!("/{kind}?format=raw\"")), kind == "string");
-        let expiry = if kind == "hash" { "in 1day 2h " } else { "never" };
+        let expiry = if kind == "hash" { "in 1 d 2 h <small>20" } else { "never" };
         assert!(html.contains(&format!("<dt>Expires</dt><dd>{expiry}")), "{html}");
     }
 }
@@ -345,14 +381,14 @@ fn long_elements_are_cut_and_say_where_the_whole_is() {
     );
     for kind in ["hash", "list", "set", "zset", "stream"] {
         let html = ok(&lb, &format!("/{kind}"));
-        assert!(html.contains("cut, of 100003 bytes") && !html.contains("END"), "{kind}");
+        assert!(html.contains("cut, of 100,003 bytes") && !html.contains("END"), "{kind}");
         assert!(html.len() < 30_000);
     }
     let html = ok(&lb, "/hash");
     let link = between(&html, "bytes: <a href=\"", "\"")[0].replace("&amp;", "&");
     assert_eq!(lb.request("GET", &link, &[HTML]).body, long.as_bytes());
     let html = ok(&lb, &link.replace("&format=raw", ""));
-    assert!(html.contains("Its first 16384 bytes") && html.contains("f?&amp;"), "{html}");
+    assert!(html.contains("Its first 16,384 bytes") && html.contains("f?&amp;"), "{html}");
 }
 
 #[test]
@@ -458,4 +494,272 @@ fn pages_of_hashes_and_sets_stay_with_the_server_that_began_them() {
     let (answer, html) = page(&lb, "/hash");
     assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
     assert!(servers.iter().all(|server| html.contains(&server.address())), "{html}");
+}
+
+#[test]
+fn a_right_that_is_missing_leaves_out_what_it_would_tell_and_nothing_else() {
+    let server = RedisServer::start();
+    fill(&server, (1..=3).map(actor));
+    server.command(&["SET", "other:1", "secret"]);
+    for (rights, head, shows_values) in [
+        ("~* -pttl", &["key", "type", "length", "memory", "first_name"][..], true),
+        ("~* -memory", &["key", "type", "length", "expires", "first_name"], true),
+        ("~* -type", &["key", "type", "length", "expires", "value"], false),
+        ("~* -hlen -hgetall", &["key", "type", "length", "memory", "expires", "value"], false),
+        ("~actor:* +@read", &["key", "type", "length", "memory", "expires", "first_name"], true),
+    ] {
+        let rule = format!("ACL SETUSER reader reset on >p +@read +info +ping +select {rights}");
+        server.command(&rule.split_whitespace().collect::<Vec<_>>());
+        let lb = Balancer::start_at(&[format!("redis://reader:p@{}", server.address())], &[]);
+        let html = ok(&lb, "/");
+        let shown = columns(&html);
+        assert_eq!(shown[..head.len()], *head, "{rights}");
+        assert_eq!(rows(&html).len(), 4, "{rights}");
+        assert_eq!(html.contains("First1"), shows_values, "{rights}");
+    }
+}
+
+#[test]
+fn each_page_leads_back_to_the_one_before() {
+    let (server, lb) = start();
+    let words: Vec<String> = (0..2100).map(|number| format!("w{number:05}")).collect();
+    let kinds = ["list", "set", "zset", "hash"];
+    fill(&server, kinds.map(|kind| Sample::new(kind, words.clone()).write(kind.as_bytes())));
+    let entry = |at: usize| {
+        redis::cmd("XADD").arg("stream").arg(format!("{}-1", at + 1)).arg(&["f", "v"]).to_owned()
+    };
+    fill(&server, (0..2100).map(entry));
+    fill(&server, (0..500).map(actor));
+    server.command(&["SET", "text", &"é€😀ab".repeat(5000)]);
+    let_table_settle(&lb);
+    let paths =
+        ["/list", "/set", "/zset", "/hash", "/stream", "/text", "/?limit=100", "/hash?search=w*"];
+    for path in paths {
+        let there = walk(&lb, path);
+        assert!(there.len() >= 2, "{path}: {} pages", there.len());
+        let last = link(&there[there.len() - 2], "next").expect("the last page");
+        let mut back = walk_along(&lb, &last, "prev");
+        back.reverse();
+        let shown = |html: &String| match path {
+            "/text" => between(html, "tabindex=\"0\">\n", "</pre>").concat(),
+            _ => rows(html).concat(),
+        };
+        let (there, back): (Vec<_>, Vec<_>) =
+            (there.iter().map(shown).collect(), back.iter().map(shown).collect());
+        assert!(there == back, "{path}");
+    }
+    let html = ok(&lb, "/list");
+    let before = html.split("\">Last page").next().unwrap_or_default();
+    let last = before.rsplit("href=\"").next().unwrap_or_default();
+    assert!(ok(&lb, last).contains("2,000 to 2,099 of 2,100."), "{last}");
+}
+
+#[test]
+fn a_search_within_a_value_is_bounded_and_goes_on() {
+    let (server, lb) = start();
+    let mut pipe = redis::pipe();
+    for from in (0..120_000).step_by(1000) {
+        let fields: Vec<_> = (from..from + 1000).map(|n| (format!("f:{n}"), "v")).collect();
+        pipe.hset_multiple("hash", &fields);
+    }
+    pipe.exec(&mut server.connect()).expect("written");
+    fill(
+        &server,
+        ["set", "zset"].map(|kind| {
+            Sample::new(kind, (0..1000).map(|n| format!("m:{n}"))).write(kind.as_bytes())
+        }),
+    );
+    let pages = walk(&lb, "/hash?search=nothing");
+    assert_eq!(pages.len(), 2, "100,000 fields a page");
+    assert!(pages[0].contains("0 found among about 100,000 of 120,000 fields"), "{}", pages[0]);
+    assert!(pages[0].contains("Go on searching") && pages[1].contains("0 found here"));
+    for (path, expected) in [
+        ("/hash?search=f:119", 1111),
+        ("/hash?search=*:11999%3F", 10),
+        ("/set?search=m:99", 11),
+        ("/zset?search=*99", 10),
+        ("/set?search=", 1000),
+    ] {
+        let found: BTreeSet<String> = walk(&lb, path)
+            .iter()
+            .flat_map(|html| rows(html).into_iter().map(str::to_owned).collect::<Vec<_>>())
+            .collect();
+        assert_eq!(found.len(), expected, "{path}");
+    }
+    let html = ok(&lb, "/hash");
+    assert!(html.contains("action=\"/hash\"") && html.contains("in no order"), "{html}");
+    server.command(&["SET", "string", "v"]);
+    assert_eq!(status(&lb, "/string?search=a"), 400);
+    assert_eq!(lb.get("/hash?search=a").status, 400, "JSON has no such search");
+}
+
+#[test]
+fn a_value_that_is_json_is_laid_out() {
+    let (server, lb) = start();
+    let json = r#"{"b":12345678901234567890.10,"a":[{"<i>":null}]}"#;
+    let deep = ["[".repeat(1000), "]".repeat(1000)].concat();
+    let long = format!("[\"{}\"]", "x".repeat(70_000));
+    for (key, value) in [("json", json), ("deep", &deep), ("long", &long), ("broken", "{\"a\":")] {
+        server.command(&["SET", key, value]);
+    }
+    server.command(&["HSET", "h", "f", json]);
+    for path in ["/json", "/h?field=f"] {
+        let html = ok(&lb, path);
+        let value = between(&html, "<pre class=\"box json\"", "</pre>").concat();
+        assert!(
+            value.contains("<span class=\"literal\">12345678901234567890.10</span>,\n  "),
+            "{value}"
+        );
+        assert!(
+            value.contains("\n      <span class=\"name\">&quot;&lt;i&gt;&quot;</span>: "),
+            "{value}"
+        );
+        let stored = between(&html, "laid out. <a href=\"", "\"")[0].replace("&amp;", "&");
+        let stored = ok(&lb, &stored);
+        assert!(
+            stored.contains("<pre class=\"box\"") && stored.contains("{&quot;b&quot;:1234"),
+            "{stored}"
+        );
+    }
+    for (path, why) in [
+        ("/deep", "nested too deeply"),
+        ("/long", "too long to be laid out"),
+        ("/broken", "not valid JSON"),
+    ] {
+        let html = ok(&lb, path);
+        assert!(html.contains(why) && html.contains("<pre class=\"box\""), "{path}");
+    }
+    server.command(&["RPUSH", "list", &format!("[{}1]", "1,".repeat(100))]);
+    let html = ok(&lb, "/list");
+    assert!(
+        html.contains("<details><summary>[1,1,") && html.contains("</span>,\n  <span"),
+        "{html}"
+    );
+}
+
+#[test]
+fn an_empty_database_says_which_one_it_is_and_which_others_have_keys() {
+    let (server, lb) = start();
+    let html = ok(&lb, "/");
+    assert!(
+        html.contains("Database 0 is empty") && html.contains("No other database has keys"),
+        "{html}"
+    );
+    let mut pipe = redis::pipe();
+    pipe.cmd("SELECT").arg(3).set("a", 1).set("b", 1);
+    pipe.exec(&mut server.connect()).expect("written");
+    for path in ["/", "/?db=5", "/?db=5&search=a"] {
+        let html = ok(&lb, path);
+        let number = if path == "/" { 0 } else { 5 };
+        assert!(
+            html.contains(&format!("Database {number} is empty on {}", server.address())),
+            "{path}"
+        );
+        assert!(html.contains("<a href=\"/?db=3\">database 3</a> (2 keys)"), "{path}");
+    }
+    let html = ok(&lb, "/?db=3");
+    assert!(html.contains("2 keys · database 3 · ") && !html.contains("also keys"), "{html}");
+}
+
+#[test]
+fn a_user_sees_only_its_own_keys_and_no_other_database() {
+    let (server, files) = (RedisServer::start(), Files::new());
+    server.command(&["SETEX", "app:1", "5000", "one"]);
+    server.command(&["SET", "other", "x"]);
+    let mut pipe = redis::pipe();
+    pipe.cmd("SELECT").arg(3).set("a", 1);
+    pipe.exec(&mut server.connect()).expect("written");
+    let users = [("app", "on >secret ~app:* +get +type +scan"), ("all", "on >secret ~* +@all")];
+    let path = files.write("users.acl", &acl_file(&users));
+    let lb = Balancer::start_with(&[&server], &["--users-file", &path]);
+    let listing = |login: &str| {
+        let body = lb.request("GET", "/", &[HTML, &basic(login)]).body;
+        String::from_utf8(body).expect("UTF-8")
+    };
+    let own = listing("app:secret");
+    assert_eq!(rows(&own).len(), 1);
+    assert!(own.contains("in 1 h 23 min") && !own.contains("database 3"), "{own}");
+    let all = listing("all:secret");
+    assert!(rows(&all).len() == 2 && all.contains(">database 3</a> (1 key)"), "{all}");
+}
+
+#[test]
+fn breadcrumbs_lead_to_the_keys_that_begin_alike() {
+    let (server, lb) = start();
+    for key in ["a:b:c", "a:b:", ":x", "a*:1", "ab:1"] {
+        server.command(&["SET", key, "v"]);
+    }
+    let crumbs = |path: &str| {
+        let html = page(&lb, path).1;
+        let nav = between(&html, "<nav class=\"crumbs\"", "</nav>")[0].to_owned();
+        let links = between(&nav, "href=\"", "\"").into_iter().map(|it| it.replace("&amp;", "&"));
+        links.collect::<Vec<_>>()
+    };
+    assert_eq!(crumbs("/a:b:c"), ["/", "/?search=a:", "/?search=a:b:"]);
+    assert_eq!(crumbs("/a:b:missing"), ["/", "/?search=a:", "/?search=a:b:"]);
+    assert_eq!(crumbs("/?search=a:b:"), ["/", "/?search=a:"]);
+    assert_eq!(crumbs("/?key=a:b:&db=0"), ["/?db=0", "/?db=0&search=a:", "/?db=0&search=a:b:"]);
+    assert_eq!(crumbs("/:x"), ["/", "/?search=:"]);
+    let escaped = crumbs("/a*:1");
+    assert_eq!(rows(&ok(&lb, &escaped[1])).len(), 1, "{escaped:?}");
+    let long = [&b"y:"[..], &[b'z'; 64 * 1024]].concat();
+    server.command(&[b"SET".as_slice(), &long, b"v"]);
+    assert_eq!(rows(&ok(&lb, "/y:")).len(), 1, "a key of 64 KiB is listed");
+}
+
+#[test]
+fn a_listing_leads_to_the_same_keys_as_json() {
+    let (server, lb) = start();
+    fill(&server, (0..300).map(actor));
+    let_table_settle(&lb);
+    for html in walk(&lb, "/?search=actor:&limit=100") {
+        let json = between(&html, " · as <a href=\"", "\"")[0].replace("&amp;", "&");
+        let json = lb.get(&json).json();
+        let keys: Vec<_> = json["data"].as_object().expect("keys").keys().cloned().collect();
+        let shown: Vec<_> = between(&html, "href=\"/actor:", "\"").into_iter().collect();
+        assert_eq!(keys.len(), shown.len());
+        assert!(shown.iter().all(|number| keys.contains(&format!("actor:{number}"))));
+    }
+}
+
+#[test]
+fn pages_of_data_are_accessible_and_need_no_mouse() {
+    let (server, lb) = start();
+    fill(&server, TYPES.map(|kind| Sample::new(kind, ["x", "y"]).write(kind.as_bytes())));
+    fill(&server, (0..40).map(actor));
+    server.command(&["SET", "json", r#"{"a":[1,"x",null]}"#]);
+    server.command(&["RPUSH", "list", &format!("[{}1]", "1,".repeat(100))]);
+    server.command(&[b"SET".as_slice(), b"odd\xff\0:key", b"\xff\xfe"]);
+    let fields: Vec<_> = (0..1000).map(|n| format!("f{n}")).collect();
+    fill(&server, [Sample::new("set", fields).write(b"many")]);
+    let mut browser = Browser::start(&lb);
+    for path in [
+        "/",
+        "/?search=actor:",
+        "/?db=5",
+        "/many?search=f1",
+        "/json",
+        "/list",
+        "/odd%ff%00:key",
+        "/hash?field=x",
+        "/none:1",
+    ] {
+        browser.step("open", path);
+        browser.assert_accessible(path);
+    }
+    browser.step("view", "1024 light");
+    browser.step("open", "/many");
+    let stops = browser.step("tabStops", "");
+    let stops = stops.as_array().expect("stops");
+    assert!(stops.iter().all(|stop| stop["isSeen"] == true), "{stops:?}");
+    let leads_to = |part: &str| {
+        stops.iter().any(|stop| stop["target"].as_str().is_some_and(|target| target.contains(part)))
+    };
+    for part in ["search", "within", "/many?format=json", "/many?cursor="] {
+        assert!(leads_to(part), "{part}: {stops:?}");
+    }
+    let wrong = browser.step("wrong", "");
+    let is_expected =
+        |it: &Value| it.as_str().is_some_and(|it| it.starts_with("console: Failed to load"));
+    assert!(wrong.as_array().expect("a list").iter().all(is_expected), "{wrong}");
 }

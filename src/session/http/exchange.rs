@@ -341,23 +341,31 @@ const MISSING: &str = "none";
 
 /// What is known of a key before its value is read.
 pub(super) struct KeyInfo {
-    /// The type as `TYPE` names it.
+    /// The type as `TYPE` names it; empty if our user may not ask.
     pub type_name: String,
     /// About how many bytes of memory the value takes; 0 if the backend does not say.
     pub bytes: u64,
 }
 
 impl KeyInfo {
-    /// Reads the replies for one key of [`look_at`].
+    /// Reads the replies for one key of [`look_at`], all of them even if one is an error.
     pub fn read(from: &mut impl BufRead) -> Result<Self, resp::Error> {
-        let type_name = reply::simple(from)?.chars().take(MAX_TYPE_NAME_CHARS).collect();
+        let type_name = match reply::simple(from) {
+            Err(error @ resp::Error::Redis(_)) => Err(error),
+            name => Ok(name?.chars().take(MAX_TYPE_NAME_CHARS).collect()),
+        };
         let bytes = match reply::integer(from) {
             Ok(bytes) => bytes.unwrap_or(0).unsigned_abs(),
             // The server does not know `MEMORY`, or our user may not use it: no value is large then.
             Err(resp::Error::Redis(_)) => 0,
             Err(error) => return Err(error),
         };
-        Ok(Self { type_name, bytes })
+        Ok(Self { type_name: type_name?, bytes })
+    }
+
+    /// What is known of a key of which our user may not ask.
+    pub fn unknown() -> Self {
+        Self { type_name: String::new(), bytes: 0 }
     }
 
     /// Whether there is no such key.

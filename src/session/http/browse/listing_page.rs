@@ -1,40 +1,26 @@
-//! A table of keys. If most of them are small hashes with the same fields, those are its columns.
+//! A table of keys with what is known of each. If most of them are small hashes with the same fields, those are columns.
 
-use std::collections::HashMap;
 use std::io::{self, Write};
 
+use super::crumbs::{Subject, write_crumbs};
+use super::databases::{self, Database, readable_databases};
+use super::numbers::{count, duration, size};
 use super::page::{
-    Element, Frame, begin_table, count, end_table, key_link, link, parts, shortened, size, strings,
-    write_next_link,
+    Column, Frame, Pages, begin_table, end_table, key_link, link, parts, shortened, type_badge,
 };
+use super::rows::{PREVIEW_STRINGS, Row, choose_columns, read_rows};
+use crate::backend::info;
 use crate::balance::failover::Attempt;
 use crate::http::ResponseWriter;
 use crate::http::target::{PageQuery, link_to_keys};
 use crate::memory::Share;
 use crate::render::html::line;
 use crate::resp::value_type::ValueType;
-use crate::resp::{self, command, reply};
+use crate::resp::{command, reply};
 use crate::session::client::ClientHandle;
-use crate::session::http::exchange::{
-    BATCH_KEYS, Exchange, KeyInfo, ReadError, ReadOutcome, if_permitted, look_at,
-};
+use crate::session::http::exchange::{BATCH_KEYS, Exchange, ReadError, ReadOutcome, if_permitted};
 use crate::session::http::page_keys::{read_page_keys, read_server_run_id};
-use crate::session::http::rights::{Rights, hide_unless_readable, may_count};
-
-/// Longest string that a cell shows whole, in bytes.
-const CELL_BYTES: usize = 120;
-
-/// Highest number of columns that are fields.
-const MAX_COLUMNS: usize = 12;
-
-/// Highest number of strings that are kept of a value: those of 24 fields.
-const MAX_STRINGS: usize = 2 * 24;
-
-/// Highest number of elements that are shown of a value that has one cell.
-const PREVIEW_STRINGS: usize = 6;
-
-/// Of a value that takes its backend this much memory, only the length is read.
-const MAX_READ_BYTES: u64 = 16 * 1024;
+use crate::session::http::rights::{Rights, may_count};
 
 /// Writes a page of keys.
 pub(crate) fn write_listing_page<'q, W: Write>(
@@ -48,67 +34,225 @@ pub(crate) fn write_listing_page<'q, W: Write>(
 ) -> Result<ReadOutcome<'q>, ReadError> {
     let mut first = command("INFO").arg("server").into_bytes();
     command("DBSIZE").append_to(&mut first);
+    command("INFO").arg("keyspace").append_to(&mut first);
+    let (backend, database) =
+        (attempt.backend.name(), attempt.backend.mode_in(query.database).database);
     Exchange::serve(attempt, peer, query.database, &first, |exchange| {
         let run_id = read_server_run_id(exchange)?;
-        let all_keys = if_permitted(reply::integer(exchange.replies()?))?.flatten();
-        let (keys, next) = read_page_keys(exchange, query, run_id, memory, rights)?;
+        let from = exchange.replies()?;
+        let all_keys = if_permitted(reply::integer(from))?.flatten();
         let all_keys = all_keys.filter(|_| may_count(rights));
-        let all_keys = all_keys.and_then(|keys| u64::try_from(keys).ok());
-        let (here, has_next) = (keys.len() as u64, next.is_some());
-        write_head(query, all_keys, here, has_next, attempt.backend.name(), frame, response)?;
+        let databases = readable_databases(&info(from)?.unwrap_or_default(), rights);
+        let (keys, next) = read_page_keys(exchange, query, run_id, memory, rights)?;
+        let head = Head {
+            query,
+            backend,
+            database,
+            others: databases.into_iter().filter(|one| one.number != database).collect(),
+            all_keys: all_keys.and_then(|keys| u64::try_from(keys).ok()),
+            here: keys.len() as u64,
+            has_next: next.is_some(),
+            sees_all: may_count(rights),
+        };
+        head.write(frame, response)?;
         if !keys.is_empty() {
             write_table(exchange, &keys, query.database, response, rights)?;
         }
-        write_next_link(response, next.as_deref())?;
+        let first = query.cursor.is_some().then(|| query.first_link());
+        let pages = Pages { first, previous: query.previous_link(), next, ..Pages::default() };
+        pages.write(response)?;
         frame.end(response)?;
         Ok(Some(ReadOutcome::Written(None)))
     })
 }
 
-fn write_head<W: Write>(
-    query: &PageQuery,
+/// What stands above the table.
+struct Head<'a> {
+    query: &'a PageQuery,
+    backend: &'a str,
+    /// The number of the database.
+    database: i64,
+    /// Other databases of the server that have keys.
+    others: Vec<Database>,
+    /// Number of keys in the database, where that is known and told.
     all_keys: Option<u64>,
     here: u64,
     has_next: bool,
-    backend: &str,
-    frame: Frame,
-    response: &mut ResponseWriter<W>,
-) -> io::Result<()> {
-    let glob = query.matching.as_deref().or(query.search.as_deref()).unwrap_or_default();
-    let search = [&query.prefix, glob].concat();
-    let title: &[u8] = if search.is_empty() { b"Keys" } else { &search };
-    frame.begin(response, &[title, " – redis-lb".as_bytes()].concat(), &search)?;
-    let subject = match search.is_empty() {
-        true => String::new(),
-        false => format!(": <span class=\"mono\">{}</span>", shortened(&search)),
-    };
-    let is_whole = query.pattern.is_none() && query.cursor.is_none() && !has_next;
-    let (number, backend) = (count(here, "key"), line(backend));
-    let number = match all_keys {
-        Some(all) if is_whole && all == here => number,
-        Some(all) => format!("{number} here, of {all} in the database"),
-        None => format!("{number} here"),
-    };
-    let more = " · there are more: <a href=\"#next\">next page</a>";
-    let database = query.database.map(|number| format!(" · database {number}")).unwrap_or_default();
-    let more = if has_next { more } else { "" };
-    let facts = format!("{number} · from {backend}{database}{more}");
-    writeln!(response, "<h1>Keys{subject}</h1>\n<p class=\"facts\">{facts}</p>")?;
-    if here == 0 {
-        let why = match (has_next, search.is_empty()) {
-            (true, _) => "No keys here yet: the search goes on.",
-            (false, true) => "There are no keys.",
-            (false, false) => {
-                "There are no such keys. Only keys are searched, not what they hold; \
-                 a * stands for anything."
-            }
+    /// Whether the user may know of all keys.
+    sees_all: bool,
+}
+
+impl Head<'_> {
+    fn write<W: Write>(&self, frame: Frame, response: &mut ResponseWriter<W>) -> io::Result<()> {
+        let query = self.query;
+        let glob = query.matching.as_deref().or(query.search.as_deref()).unwrap_or_default();
+        let search = [&query.prefix, glob].concat();
+        let title: &[u8] = if search.is_empty() { b"Keys" } else { &search };
+        frame.begin(response, &[title, " – redis-lb".as_bytes()].concat(), &search)?;
+        if !search.is_empty() {
+            let plain = search.iter().position(|byte| b"*?[\\".contains(byte));
+            let prefix = &search[..plain.unwrap_or(search.len())];
+            write_crumbs(response, Subject::Prefix(prefix), query.database)?;
+        }
+        let subject = match search.is_empty() {
+            true => String::new(),
+            false => format!(": <span class=\"mono\">{}</span>", shortened(&search)),
         };
-        let is_search = !has_next && !search.is_empty();
-        let all = link(&link_to_keys(query.database), "All keys");
-        let why = if is_search { format!("{why} {all}") } else { why.to_owned() };
-        writeln!(response, "<p>{why}</p>")?;
+        writeln!(response, "<h1>Keys{subject}</h1>\n<p class=\"facts\">{}</p>", self.facts())?;
+        if !self.is_whole() {
+            let page = query.trail.page_number().map(|page| format!("Page {page}. "));
+            let page = page.unwrap_or_default();
+            let order = "Keys are sorted within a page; the pages come in no order.";
+            writeln!(response, "<p class=\"facts\">{page}{order}</p>")?;
+        }
+        if self.here == 0 {
+            writeln!(response, "<p class=\"empty\">{}</p>", self.why_nothing(search.is_empty()))?;
+        } else if !self.others.is_empty() && search.is_empty() && query.cursor.is_none() {
+            let others = databases::links(&self.others);
+            writeln!(response, "<p class=\"facts\">There are also keys in {others}.</p>")?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Whether the page has all keys that were asked for.
+    fn is_whole(&self) -> bool {
+        self.query.cursor.is_none() && !self.has_next
+    }
+
+    fn facts(&self) -> String {
+        let number = count(self.here, "key");
+        let is_all = self.is_whole() && self.query.pattern.is_none();
+        let number = match self.all_keys {
+            Some(all) if is_all && all == self.here => number,
+            Some(all) => format!("{number} here, of {} in the database", count(all, "key")),
+            None => format!("{number} here"),
+        };
+        let (database, backend) = (self.database, line(self.backend));
+        let more = match self.has_next {
+            true => " · there are more: <a href=\"#pages\">next page</a>",
+            false => "",
+        };
+        let json = link(&self.query.json_link(), "JSON");
+        format!("{number} · database {database} · from {backend} · as {json}{more}")
+    }
+
+    /// Says why the page has no keys.
+    fn why_nothing(&self, is_all: bool) -> String {
+        let database = self.database;
+        let all = link(&link_to_keys(self.query.database), "All keys");
+        if self.has_next {
+            return "No keys here yet: the search goes on with the next page.".to_owned();
+        }
+        if self.sees_all && self.all_keys.unwrap_or(0) == 0 && (is_all || self.all_keys.is_some()) {
+            let others = match self.others.is_empty() {
+                true => "No other database has keys.".to_owned(),
+                false => format!("There are keys in {}.", databases::links(&self.others)),
+            };
+            return format!("Database {database} is empty on {}. {others}", line(self.backend));
+        }
+        match is_all {
+            true if !self.sees_all => "There are no keys that you may read.".to_owned(),
+            true => "There are no keys here.".to_owned(),
+            false => format!(
+                "There are no such keys in database {database}. Only the names of keys are searched, not what \
+                 they hold; a * stands for anything. {all}"
+            ),
+        }
+    }
+}
+
+/// The columns of a table.
+struct Columns {
+    /// Whether any row says how much memory its value takes.
+    memory: bool,
+    /// Whether any row says when its key expires.
+    expiry: bool,
+    /// Fields of hashes; if there are none, each value has one cell.
+    fields: Vec<Vec<u8>>,
+}
+
+impl Columns {
+    /// Returns the columns that these rows need, which are the first ones.
+    fn of(rows: &[Row]) -> Self {
+        Self {
+            memory: rows.iter().any(|row| row.info.bytes > 0),
+            expiry: rows.iter().any(|row| row.ttl.is_some()),
+            fields: choose_columns(rows),
+        }
+    }
+
+    fn titles(&self) -> Vec<Column> {
+        let mut columns = vec![Column::left("key"), Column::left("type"), Column::right("length")];
+        if self.memory {
+            columns.push(Column::right("memory"));
+        }
+        if self.expiry {
+            columns.push(Column::left("expires"));
+        }
+        match self.fields.is_empty() {
+            true => columns.push(Column::left("value")),
+            false => {
+                let fields = self.fields.iter().map(|field| Column::left(&shortened(field)));
+                columns.extend(fields);
+                columns.push(Column::left("<span class=\"unseen\">other fields</span>"));
+            }
+        }
+        columns
+    }
+
+    /// Returns the cells of a row, without its key.
+    fn cells(&self, row: &Row) -> String {
+        let value_type = row.info.value_type();
+        let length = value_type.zip(row.length);
+        let length = length.map(|(value_type, length)| count(length, parts(value_type).1));
+        let mut cells = format!(
+            "<td>{}</td><td class=\"number\">{}</td>",
+            type_badge(&row.info.type_name),
+            length.unwrap_or_default()
+        );
+        if self.memory {
+            let bytes = if row.info.bytes > 0 { size(row.info.bytes) } else { String::new() };
+            cells += &format!("<td class=\"number\">{bytes}</td>");
+        }
+        if self.expiry {
+            cells +=
+                &format!("<td class=\"nowrap\">{}</td>", row.ttl.map(expiry).unwrap_or_default());
+        }
+        if self.fields.is_empty() {
+            return format!("{cells}<td class=\"value preview\">{}</td>", preview(row));
+        }
+        if row.has_field_of(&self.fields) {
+            return cells + &self.cells_of_fields(row);
+        }
+        // It would look as if it were the first field.
+        let (span, value) = (self.fields.len() + 1, preview(row));
+        format!(
+            "{cells}<td colspan=\"{span}\" class=\"whole\"><span class=\"label\">value</span> {value}</td>"
+        )
+    }
+
+    fn cells_of_fields(&self, row: &Row) -> String {
+        let (mut cells, mut shown) = (String::new(), 0);
+        for column in &self.fields {
+            let mut fields = row.fields();
+            let found = fields.find(|(field, _)| !field.is_cut() && field.bytes == *column);
+            shown += u64::from(found.is_some());
+            let value = found.map(|(_, value)| value.shown()).unwrap_or_default();
+            cells += &format!("<td>{value}</td>");
+        }
+        match (row.count / 2).saturating_sub(shown) {
+            0 => cells + "<td></td>",
+            more => format!("{cells}<td class=\"more\">+{more} more</td>"),
+        }
+    }
+}
+
+/// When a key with this `PTTL` expires, as HTML.
+fn expiry(ttl: i64) -> String {
+    match u64::try_from(ttl) {
+        Ok(milliseconds) => format!("in {}", duration(milliseconds)),
+        Err(_) => "<span class=\"more\">never</span>".to_owned(),
+    }
 }
 
 fn write_table<W: Write>(
@@ -118,206 +262,51 @@ fn write_table<W: Write>(
     response: &mut ResponseWriter<W>,
     rights: Option<&Rights>,
 ) -> Result<(), ReadError> {
-    let mut columns = Vec::new();
-    for (at, batch) in keys.chunks(BATCH_KEYS).enumerate() {
-        let rows = read_rows(exchange, batch, rights)?;
-        if at == 0 {
-            columns = choose_columns(&rows);
-            begin_table(response, "Keys", &titles(&columns))?;
-        }
+    let mut batches = keys.chunks(BATCH_KEYS);
+    let mut rows = read_rows(exchange, batches.next().unwrap_or_default(), rights)?;
+    let columns = Columns::of(&rows);
+    begin_table(response, "Keys", &columns.titles())?;
+    loop {
         for row in &rows {
-            let cells = match row.fields().next() {
-                Some(_) if !columns.is_empty() => cells_of_fields(row, &columns),
-                _ => cell_of_value(row, columns.len()),
-            };
-            let key = key_link(row.key, database);
+            let (key, cells) = (key_link(row.key, database), columns.cells(row));
             writeln!(response, "<tr><th scope=\"row\" class=\"mono\">{key}</th>{cells}</tr>")?;
         }
-    }
-    Ok(end_table(response)?)
-}
-
-/// Returns the titles of the columns, of which these are fields.
-fn titles(columns: &[Vec<u8>]) -> Vec<String> {
-    if columns.is_empty() {
-        return ["key", "type", "size", "value"].map(str::to_owned).into();
-    }
-    let fields = columns.iter().map(|column| shortened(column));
-    let others = "<span class=\"unseen\">other fields</span>".to_owned();
-    std::iter::once("key".to_owned()).chain(fields).chain([others]).collect()
-}
-
-fn cells_of_fields(row: &Row, columns: &[Vec<u8>]) -> String {
-    let (mut cells, mut shown) = (String::new(), 0);
-    for column in columns {
-        let mut fields = row.fields();
-        let found = fields.find(|(field, _)| !field.is_cut() && field.bytes == *column);
-        shown += u64::from(found.is_some());
-        let value = found.map(|(_, value)| value.shown()).unwrap_or_default();
-        cells += &format!("<td>{value}</td>");
-    }
-    match (row.count / 2).saturating_sub(shown) {
-        0 => cells + "<td></td>",
-        more => format!("{cells}<td class=\"more\">+{more} more</td>"),
+        let Some(batch) = batches.next() else { return Ok(end_table(response)?) };
+        rows = read_rows(exchange, batch, rights)?;
     }
 }
 
-/// Returns the cells of a key whose value has one cell, in a table with so many fields as columns.
-fn cell_of_value(row: &Row, columns: usize) -> String {
-    let (type_name, value) = (line(&row.info.type_name), preview(row));
-    if columns > 0 {
-        let span = columns + 1;
-        return format!(
-            "<td colspan=\"{span}\"><span class=\"more\">{type_name}</span> {value}</td>"
-        );
-    }
-    let bytes = if row.info.bytes > 0 { size(row.info.bytes) } else { String::new() };
-    format!("<td>{type_name}</td><td class=\"number\">{bytes}</td><td>{value}</td>")
-}
-
-/// Returns the length of a value, and its beginning.
+/// Returns the beginning of a value.
 fn preview(row: &Row) -> String {
+    if row.is_unread() {
+        return "<span class=\"more\">too long to be shown here</span>".to_owned();
+    }
     let Some(value_type) = row.info.value_type() else { return String::new() };
-    let is_set = matches!(value_type, ValueType::Set | ValueType::Zset);
-    let thing = if is_set { "element" } else { parts(value_type).1 };
-    let length = row.length.filter(|_| value_type != ValueType::String);
-    let length = length.map(|length| count(length, thing));
-    let mut html =
-        length.map_or(String::new(), |length| format!("<span class=\"more\">{length}</span> "));
+    let mut html = String::new();
     for (at, element) in row.strings.iter().take(PREVIEW_STRINGS).enumerate() {
-        html += match (at, value_type) {
-            (0, _) => "",
-            (_, ValueType::Hash) if at % 2 == 1 => ": ",
-            _ => " · ",
+        let is_name = match value_type {
+            ValueType::Hash => at % 2 == 0,
+            ValueType::Stream => at % 2 == 1,
+            _ => false,
         };
-        html += &element.shown();
+        let shown = element.shown();
+        html += match at {
+            0 => "",
+            _ if value_type == ValueType::Hash && !is_name => " ",
+            _ if value_type == ValueType::Stream && at > 1 && !is_name => " ",
+            _ => "<span class=\"more\"> · </span>",
+        };
+        html += &if is_name { format!("<span class=\"more\">{shown}:</span>") } else { shown };
     }
     html + end_of_preview(row, value_type)
 }
 
 /// Returns dots if a preview does not show the whole value.
 fn end_of_preview(row: &Row, value_type: ValueType) -> &'static str {
-    let Some(first) = row.strings.first() else { return "" };
-    match value_type {
-        // GETRANGE has cut it, so that what came of it looks whole.
-        ValueType::String if !first.is_cut() && row.length > Some(first.bytes.len() as u64) => "…",
-        ValueType::String => "",
-        _ if row.count > PREVIEW_STRINGS as u64 => " …",
-        ValueType::List | ValueType::Zset if row.length > Some(row.count) => " …",
-        _ => "",
-    }
-}
-
-/// A key, and what the table shows of its value.
-struct Row<'k> {
-    pub key: &'k [u8],
-    pub info: KeyInfo,
-    pub length: Option<u64>,
-    /// The first strings of the value; empty if it was not read.
-    pub strings: Vec<Element>,
-    /// The number of strings that were read.
-    pub count: u64,
-}
-
-impl Row<'_> {
-    /// The fields and values of a hash that was read; nothing for another value.
-    pub fn fields(&self) -> impl Iterator<Item = (&Element, &Element)> {
-        let is_hash = self.info.value_type() == Some(ValueType::Hash);
-        let (pairs, _) = self.strings.as_chunks::<2>();
-        pairs.iter().filter(move |_| is_hash).map(|[field, value]| (field, value))
-    }
-}
-
-/// Reads what the table shows of these keys, in two exchanges. Leaves out keys that are gone.
-fn read_rows<'k>(
-    exchange: &mut Exchange,
-    keys: &'k [Vec<u8>],
-    rights: Option<&Rights>,
-) -> Result<Vec<Row<'k>>, ReadError> {
-    let from = exchange.ask(look_at(keys))?;
-    let mut rows = Vec::with_capacity(keys.len());
-    for key in keys {
-        let mut info = KeyInfo::read(from)?;
-        hide_unless_readable(&mut info, key, rights);
-        if !info.is_missing() {
-            rows.push(Row { key, info, length: None, strings: Vec::new(), count: 0 });
-        }
-    }
-    let mut commands = Vec::new();
-    for row in &rows {
-        append_commands(row, &mut commands);
-    }
-    if commands.is_empty() {
-        return Ok(rows);
-    }
-    let from = exchange.ask(commands)?;
-    for row in &mut rows {
-        let Some(value_type) = row.info.value_type() else { continue };
-        row.length = unless_wrong_type(reply::integer(from))?.flatten().map(i64::unsigned_abs);
-        if is_read(value_type, row.info.bytes) {
-            let read = unless_wrong_type(strings(from, MAX_STRINGS, CELL_BYTES))?;
-            (row.strings, row.count) = read.unwrap_or_default();
-        }
-    }
-    // Only streams and strings can be empty; another value without elements is gone.
-    let may_be_empty =
-        |row: &Row| matches!(row.info.value_type(), Some(ValueType::Stream | ValueType::String));
-    rows.retain(|row| row.length != Some(0) || may_be_empty(row));
-    Ok(rows)
-}
-
-/// A value whose type has changed since the look at its key has nothing to show.
-fn unless_wrong_type<T>(reply: Result<T, resp::Error>) -> Result<Option<T>, resp::Error> {
-    match reply {
-        Err(resp::Error::Redis(text)) if text.starts_with("WRONGTYPE") => Ok(None),
-        reply => reply.map(Some),
-    }
-}
-
-/// Whether a value is read for the table. A string always is, because only its beginning is read.
-fn is_read(value_type: ValueType, bytes: u64) -> bool {
-    value_type == ValueType::String || bytes < MAX_READ_BYTES
-}
-
-/// Appends the commands that count the parts of a value and read what is shown of it.
-fn append_commands(row: &Row, commands: &mut Vec<u8>) {
-    let Some(value_type) = row.info.value_type() else { return };
-    let key = row.key;
-    command(parts(value_type).0).arg(key).append_to(commands);
-    if !is_read(value_type, row.info.bytes) {
-        return;
-    }
-    let last = PREVIEW_STRINGS - 1;
-    let read = match value_type {
-        ValueType::String => command("GETRANGE").arg(key).number(0).number(CELL_BYTES),
-        ValueType::List => command("LRANGE").arg(key).number(0).number(last),
-        ValueType::Zset => command("ZRANGE").arg(key).number(0).number(last),
-        ValueType::Stream => command("XREVRANGE").arg(key).args(["+", "-", "COUNT", "1"]),
-        ValueType::Hash | ValueType::Set => value_type.read_command(key),
+    let is_more = match value_type {
+        ValueType::String => false,
+        ValueType::List | ValueType::Zset => row.length > Some(row.count),
+        _ => row.count > PREVIEW_STRINGS as u64,
     };
-    read.append_to(commands);
-}
-
-/// Returns the fields that become columns, in the order in which they come: if at least half of the
-/// values are hashes and share a field, those that a tenth of them have, otherwise none.
-fn choose_columns(rows: &[Row]) -> Vec<Vec<u8>> {
-    let hashes = rows.iter().filter(|row| row.fields().next().is_some()).count();
-    if hashes == 0 || 2 * hashes < rows.len() {
-        return Vec::new();
-    }
-    let mut order: Vec<&[u8]> = Vec::new();
-    let mut times: HashMap<&[u8], usize> = HashMap::new();
-    for (field, _) in rows.iter().flat_map(Row::fields).filter(|(field, _)| !field.is_cut()) {
-        let times = times.entry(&field.bytes).or_default();
-        if *times == 0 {
-            order.push(&field.bytes);
-        }
-        *times += 1;
-    }
-    if !times.values().any(|&times| 2 * times >= hashes && (times > 1 || hashes == 1)) {
-        return Vec::new();
-    }
-    order.retain(|field| times.get(field).is_some_and(|times| 10 * times >= hashes));
-    order.truncate(MAX_COLUMNS);
-    order.into_iter().map(<[u8]>::to_vec).collect()
+    if is_more && !row.strings.is_empty() { "<span class=\"more\"> …</span>" } else { "" }
 }

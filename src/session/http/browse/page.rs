@@ -1,17 +1,15 @@
-//! What all pages have in common: the frame around the data, tables, links, numbers as people read them,
-//! and strings of which only the beginning is kept.
+//! What all pages have in common: the frame around the data, tables and links.
 
 use std::fmt::Display;
-use std::io::{self, BufRead, Write};
+use std::io::{self, Write};
 use std::sync::LazyLock;
 
+use super::crumbs::{Subject, write_crumbs};
 use crate::config::Config;
 use crate::http::target::{link_to_key, link_to_keys};
 use crate::http::{self, ErrorBody, ResponseWriter};
-use crate::render::html::{attribute, begin_document, content_security_policy, cut, line, text};
-use crate::resp::reply::{self, Header};
+use crate::render::html::{attribute, begin_document, content_security_policy, cut, line};
 use crate::resp::value_type::ValueType;
-use crate::resp::{self, MAX_ARRAY_LENGTH};
 
 /// Longest name of a key or field that is shown whole, except in the headline of its own page.
 const SHOWN_NAME_BYTES: usize = 200;
@@ -51,7 +49,7 @@ impl Frame {
         writeln!(
             response,
             "<body>\n<header>\n<a class=\"home\" href=\"{}\">redis-lb</a>\n\
-             <form role=\"search\" action=\"/\">{hidden}<label class=\"unseen\" for=\"search\">Search keys</label>\
+             <form role=\"search\" aria-label=\"Search keys\" action=\"/\">{hidden}<label class=\"unseen\" for=\"search\">Search keys</label>\
              <input id=\"search\" name=\"search\" type=\"search\" value=\"{}\" \
              placeholder=\"A key begins with … or is like *:13?\" autocapitalize=\"none\" \
              autocomplete=\"off\" spellcheck=\"false\"><button>Search</button></form>",
@@ -100,6 +98,15 @@ pub(super) fn key_link(key: &[u8], database: Option<i64>) -> String {
     link_if_any(link_to_key(key, database, &[]).as_deref(), shortened(key))
 }
 
+/// The name of a value's type as HTML; empty if it is not known.
+pub(super) fn type_badge(name: &str) -> String {
+    match ValueType::from_name(name) {
+        Some(_) => format!("<span class=\"type {name}\">{name}</span>"),
+        None if name.is_empty() => "<span class=\"more\">unknown</span>".to_owned(),
+        None => format!("<span class=\"type\">{}</span>", line(name)),
+    }
+}
+
 /// Returns the command that counts the parts of a value, and what people call such a part.
 pub(super) fn parts(value_type: ValueType) -> (&'static str, &'static str) {
     match value_type {
@@ -110,31 +117,6 @@ pub(super) fn parts(value_type: ValueType) -> (&'static str, &'static str) {
         ValueType::Zset => ("ZCARD", "member"),
         ValueType::Stream => ("XLEN", "entry"),
     }
-}
-
-/// A number of bytes, such as `1.5 KiB`.
-pub(super) fn size(bytes: u64) -> String {
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    let mut size = bytes as f64 / 1024.0;
-    for unit in ["KiB", "MiB", "GiB"] {
-        if size < 1024.0 {
-            return format!("{size:.1} {unit}");
-        }
-        size /= 1024.0;
-    }
-    format!("{size:.1} TiB")
-}
-
-/// `1 key`, `2 keys`
-pub(super) fn count(number: u64, thing: &str) -> String {
-    let plural = match thing {
-        _ if number == 1 => thing.to_owned(),
-        "entry" => "entries".to_owned(),
-        _ => format!("{thing}s"),
-    };
-    format!("{number} {plural}")
 }
 
 /// Writes facts and their names: HTML, in elements with this attribute. Leaves out those that are
@@ -156,19 +138,41 @@ pub(super) fn write_facts(
     response.write_all(b"</dl>\n")
 }
 
+/// The head of a column: HTML.
+pub(super) struct Column(pub String, pub Align);
+
+/// Where the cells of a column stand.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Align {
+    Left,
+    /// Numbers, so that their digits stand below each other.
+    Right,
+}
+
+impl Column {
+    pub fn left(title: &str) -> Self {
+        Self(title.to_owned(), Align::Left)
+    }
+
+    pub fn right(title: &str) -> Self {
+        Self(title.to_owned(), Align::Right)
+    }
+}
+
 /// Begins a table with these columns, in a box of its own, which can be scrolled with the keyboard.
 pub(super) fn begin_table(
     response: &mut impl Write,
     label: &str,
-    columns: &[impl Display],
+    columns: &[Column],
 ) -> io::Result<()> {
     write!(
         response,
         "<div class=\"box\" role=\"region\" aria-label=\"{label}\" tabindex=\"0\">\n\
          <table>\n<thead><tr>"
     )?;
-    for column in columns {
-        write!(response, "<th scope=\"col\">{column}</th>")?;
+    for Column(title, align) in columns {
+        let class = if *align == Align::Right { " class=\"number\"" } else { "" };
+        write!(response, "<th scope=\"col\"{class}>{title}</th>")?;
     }
     response.write_all(b"</tr></thead>\n<tbody>\n")
 }
@@ -177,14 +181,46 @@ pub(super) fn end_table(response: &mut impl Write) -> io::Result<()> {
     response.write_all(b"</tbody>\n</table>\n</div>\n")
 }
 
-/// Writes the link to the next page, if there is one.
-pub(super) fn write_next_link(response: &mut impl Write, link: Option<&str>) -> io::Result<()> {
-    let Some(link) = link else { return Ok(()) };
-    let link = attribute(link);
-    writeln!(
-        response,
-        "<nav id=\"next\" class=\"pages\" aria-label=\"Pages\"><a rel=\"next\" href=\"{link}\">Next page →</a></nav>"
-    )
+/// Links to other pages of the same listing or value, as far as there are such pages.
+#[derive(Default)]
+pub(super) struct Pages {
+    pub first: Option<String>,
+    pub previous: Option<String>,
+    pub next: Option<String>,
+    pub last: Option<String>,
+    /// Whether there is a next page whose link would be too long.
+    pub is_next_too_long: bool,
+    /// Whether the next page goes on with a search.
+    pub is_search: bool,
+}
+
+impl Pages {
+    pub fn write(&self, response: &mut impl Write) -> io::Result<()> {
+        let next = if self.is_search { "Go on searching →" } else { "Next page →" };
+        let pages = [
+            (&self.first, "", "« First page"),
+            (&self.previous, " rel=\"prev\"", "← Previous page"),
+            (&self.next, " rel=\"next\"", next),
+            (&self.last, "", "Last page »"),
+        ];
+        if self.is_next_too_long {
+            writeln!(response, "<p>There is more, but the link to it would be too long.</p>")?;
+        }
+        if pages.iter().all(|(link, ..)| link.is_none()) {
+            return Ok(());
+        }
+        writeln!(response, "<nav id=\"pages\" class=\"pages\" aria-label=\"Pages\">")?;
+        for (link, rel, name) in pages {
+            if let Some(link) = link {
+                writeln!(
+                    response,
+                    "<a class=\"button\"{rel} href=\"{}\">{name}</a>",
+                    attribute(link)
+                )?;
+            }
+        }
+        response.write_all(b"</nav>\n")
+    }
 }
 
 /// Writes an error as a page.
@@ -207,6 +243,7 @@ pub(crate) fn write_error_page<W: Write>(
         _ => "That did not work",
     };
     frame.begin(response, headline.as_bytes(), key.unwrap_or_default())?;
+    write_crumbs(response, Subject::Key(key.unwrap_or_default()), frame.database)?;
     let why = line(error.error.as_ref());
     writeln!(response, "<h1>{headline}</h1>\n<p class=\"error\">{why}</p>")?;
     let facts = [
@@ -216,98 +253,13 @@ pub(crate) fn write_error_page<W: Write>(
     ];
     write_facts(response, " class=\"mono\"", &facts)?;
     if !error.backends.is_empty() {
-        begin_table(response, "Backends", &["backend", "what is wrong"])?;
+        let columns = [Column::left("backend"), Column::left("what is wrong")];
+        begin_table(response, "Backends", &columns)?;
         for failure in &error.backends {
             let (backend, why) = (line(&*failure.backend), line(&failure.error));
             writeln!(response, "<tr><th scope=\"row\">{backend}</th><td>{why}</td></tr>")?;
         }
         end_table(response)?;
     }
-    writeln!(response, "<p>{}</p>", link(&link_to_keys(frame.database), "All keys"))?;
     frame.end(response)
-}
-
-/// The beginning of a string.
-#[derive(Debug, Default)]
-pub(super) struct Element {
-    pub bytes: Vec<u8>,
-    /// Length of the whole string.
-    pub length: u64,
-}
-
-impl Element {
-    /// Whether only a part of the string is kept.
-    pub fn is_cut(&self) -> bool {
-        self.length > self.bytes.len() as u64
-    }
-
-    /// The string as HTML, with dots where it is cut.
-    pub fn shown(&self) -> String {
-        format!("{}{}", text(&self.bytes), if self.is_cut() { "…" } else { "" })
-    }
-
-    /// Reads a string to its end, and keeps up to `max` bytes; `None` for null.
-    pub fn read(from: &mut impl BufRead, max: usize) -> Result<Option<Self>, resp::Error> {
-        let Some(length) = reply::bulk(from)? else { return Ok(None) };
-        Self::rest(from, length, max).map(Some)
-    }
-
-    /// As [`read`](Self::read), but null is an error.
-    pub fn expect(from: &mut impl BufRead, max: usize) -> Result<Self, resp::Error> {
-        Self::read(from, max)?.ok_or(resp::Error::Protocol("a bulk string was expected"))
-    }
-
-    fn rest(from: &mut impl BufRead, length: u64, max: usize) -> Result<Self, resp::Error> {
-        let mut bytes = Vec::new();
-        reply::payload(from, length, |piece| {
-            // One byte more than is kept shows whether a character is cut.
-            let room = (max + 1).saturating_sub(bytes.len());
-            bytes.extend_from_slice(&piece[..piece.len().min(room)]);
-            Ok::<_, resp::Error>(())
-        })?;
-        bytes.truncate(cut(&bytes, max).len());
-        Ok(Self { bytes, length })
-    }
-}
-
-/// Reads a reply of any shape to its end. Returns the first `keep` of its strings, up to `max` bytes
-/// of each, and the number of all.
-pub(super) fn strings(
-    from: &mut impl BufRead,
-    keep: usize,
-    max: usize,
-) -> Result<(Vec<Element>, u64), resp::Error> {
-    let (mut kept, mut count, mut left) = (Vec::new(), 0, 1_u64);
-    while left > 0 {
-        left -= 1;
-        match reply::header(from)? {
-            Header::Array(length) if left <= MAX_ARRAY_LENGTH => left += length,
-            Header::Array(_) => return Err(resp::Error::Protocol("too many elements")),
-            Header::Bulk(length) => {
-                count += 1;
-                let max = if kept.len() < keep { max } else { 0 };
-                let element = Element::rest(from, length, max)?;
-                if kept.len() < keep {
-                    kept.push(element);
-                }
-            }
-            Header::Simple(_) | Header::Integer(_) | Header::Null => {}
-        }
-    }
-    Ok((kept, count))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn strings_are_cut_and_counted_and_the_reply_is_read_to_its_end() {
-        let mut from =
-            &b"*3\r\n$3\r\nabc\r\n*2\r\n$4\r\n\xe2\x82\xacx\r\n$1\r\nz\r\n$-1\r\n:7\r\n"[..];
-        let (kept, count) = strings(&mut from, 2, 2).expect("a reply");
-        let kept: Vec<_> = kept.iter().map(|e| (&e.bytes[..], e.length, e.is_cut())).collect();
-        assert_eq!(kept, [(&b"ab"[..], 3, true), (b"", 4, true)]);
-        assert_eq!((count, from), (3, &b":7\r\n"[..]));
-    }
 }

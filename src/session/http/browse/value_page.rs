@@ -1,13 +1,21 @@
 //! The pages of values of each type, in pages of a bounded length, and those of single fields.
 
-use std::io::{self, Write};
+use std::io::Write;
 
-use super::key_page::{KeyPage, PAGE_ELEMENTS, length};
-use super::page::{Element, Frame, begin_table, end_table, parts, shortened, write_facts};
+use super::crumbs::{Subject, write_crumbs};
+use super::element::Element;
+use super::key_page::{KeyPage, PAGE_ELEMENTS, length, write_name};
+use super::numbers::grouped;
+use super::page::{
+    Column, Frame, Pages, begin_table, end_table, key_link, link_if_any, parts, write_facts,
+};
+use super::value_text::{
+    self, Form, MAX_CONTINUATION, MAX_JSON_BYTES, PAGE_BYTES, boundary, write_bytes,
+};
 use crate::balance::failover::Attempt;
 use crate::http::ResponseWriter;
-use crate::http::target::{Cursor, KeyQuery, link_to_key};
-use crate::render::html::{attribute, line, text};
+use crate::http::target::{KeyQuery, Trail};
+use crate::render::html::{cut, line};
 use crate::resp::value_type::ValueType;
 use crate::resp::{self, command, reply};
 use crate::session::client::ClientHandle;
@@ -15,14 +23,10 @@ use crate::session::http::exchange::{
     Exchange, KeyInfo, ReadError, ReadOutcome, if_permitted, look_at,
 };
 use crate::session::http::json::denial;
-use crate::session::http::page_keys::read_server_run_id;
 use crate::session::http::rights::Rights;
 
-/// Bytes of a string on one page.
-const PAGE_BYTES: u64 = 16 * 1024;
-
-/// Bytes in each line of a string that is not text.
-const DUMP_LINE_BYTES: usize = 16;
+/// Most fields or members that need no search.
+const MAX_GLANCED: u64 = 10;
 
 /// The longest name of an encoding that is shown.
 const MAX_ENCODING_BYTES: usize = 64;
@@ -77,7 +81,11 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
 
     fn write_by_type(&mut self) -> Result<ReadOutcome<'q>, ReadError> {
         let (query, info) = (self.query, &self.info);
-        let is_scanned = matches!(info.value_type(), Some(ValueType::Hash | ValueType::Set));
+        let is_scanned = match info.value_type() {
+            Some(ValueType::Hash | ValueType::Set) => true,
+            Some(ValueType::Zset) => query.search.is_some(),
+            _ => false,
+        };
         let no_such_page = if is_scanned { query.from.is_some() } else { query.cursor.is_some() };
         match (&query.field, info.value_type()) {
             _ if info.is_missing() => Ok(self.refused(404, "no such key")),
@@ -87,20 +95,20 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
                 self.response.status(415);
                 self.begin()?;
                 writeln!(self.response, "<p>Values of this type can’t be shown.</p>")?;
-                self.frame.end(self.response)?;
-                Ok(ReadOutcome::Written(None))
+                self.end(&Pages::default())
             }
             (None, Some(_)) if no_such_page => {
                 Ok(self.refused(400, "this value has no such page: start again at its first"))
             }
-            (None, Some(value_type @ (ValueType::Hash | ValueType::Set))) => {
-                self.write_hash_or_set(value_type)
+            (None, Some(value_type)) if is_scanned => self.write_scanned(value_type),
+            (None, Some(_)) if query.search.is_some() => {
+                Ok(self.refused(400, "only hashes, sets and sorted sets can be searched"))
             }
             (None, Some(value_type @ (ValueType::List | ValueType::Zset))) => {
                 self.write_range(value_type)
             }
-            (None, Some(ValueType::String)) => self.write_string(),
             (None, Some(ValueType::Stream)) => self.write_stream(),
+            (None, Some(_)) => self.write_string(),
         }
     }
 
@@ -111,81 +119,95 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
         u64::try_from(number).ok()
     }
 
+    /// Writes a string: JSON laid out unless a page of it is asked for, or the bytes of one page.
     fn write_string(&mut self) -> Result<ReadOutcome<'q>, ReadError> {
         let Some(from) = self.from() else { return Ok(self.refused(400, NO_NUMBER)) };
         let length = self.length;
-        let last = from.saturating_add(PAGE_BYTES - 1).min(i64::MAX as u64);
-        let range = command("GETRANGE").arg(&self.query.key).number(from).number(last);
+        let is_whole = self.query.from.is_none() && length <= MAX_JSON_BYTES;
+        let before = from.min(MAX_CONTINUATION);
+        // One byte more than a page has tells whether a character is cut.
+        let read = if is_whole { MAX_JSON_BYTES } else { PAGE_BYTES };
+        let (first, last) = (from - before, from.saturating_add(read).min(i64::MAX as u64));
+        let range = command("GETRANGE").arg(&self.query.key).number(first).number(last);
         let from_backend = self.exchange.ask(range.into_bytes())?;
-        let page = Element::expect(from_backend, PAGE_BYTES as usize)?.bytes;
-        let rest = length.saturating_sub(from.saturating_add(page.len() as u64));
-        let shown = if rest > 0 { whole_characters(&page) } else { &page[..] };
+        let most = (MAX_CONTINUATION + read + 1) as usize;
+        let bytes = Element::expect(from_backend, most)?.bytes;
         self.begin()?;
-        let end = from.saturating_add(shown.len() as u64);
-        if length > shown.len() as u64 {
-            let (count, begin) = (shown.len(), from.min(length));
-            writeln!(self.response, "<p>{count} of {length} bytes, from byte {begin} on.</p>")?;
+        if self.query.from.is_none() && self.write_laid_out(&[], &bytes, length)? {
+            return self.end(&Pages::default());
         }
-        write_bytes(self.response, shown, from)?;
-        let next = end.to_string();
-        self.end((end < length && end > from).then_some(("from", next.as_bytes())))
+        let begin = boundary(&bytes, before as usize);
+        let shown = &bytes[begin..boundary(&bytes, (before + PAGE_BYTES) as usize).max(begin)];
+        let shown_from = first + begin as u64;
+        if length > shown.len() as u64 {
+            let range = value_text::range(shown_from, shown.len() as u64, length);
+            writeln!(self.response, "<p class=\"facts\">{range}</p>")?;
+        }
+        if length == 0 || !shown.is_empty() {
+            write_bytes(self.response, shown, shown_from)?;
+        }
+        let pages = self.numbered_pages(from, PAGE_BYTES);
+        self.end(&pages)
     }
 
-    /// Writes a field's own page: its beginning, and links to all of it.
+    /// Writes a field's own page: JSON laid out, or its beginning, and links to all of it.
     fn write_field(&mut self, field: &[u8]) -> Result<ReadOutcome<'q>, ReadError> {
         let key = &self.query.key;
         let get = command("HGET").arg(key).arg(field).into_bytes();
-        let Some(value) = Element::read(self.exchange.ask(get)?, PAGE_BYTES as usize)? else {
+        let Some(value) = Element::read(self.exchange.ask(get)?, MAX_JSON_BYTES as usize)? else {
             return Ok(self.refused(404, "no such field"));
         };
         self.frame.begin(self.response, field, b"")?;
-        writeln!(self.response, "<h1 class=\"mono key\">{}</h1>", shortened(field))?;
-        let (link, key) = (link_to_key(key, self.query.database, &[]), shortened(key));
-        let key = link.map_or(key.clone(), |link| {
-            format!("<a class=\"mono\" href=\"{}\">{key}</a>", attribute(&link))
-        });
+        write_crumbs(self.response, Subject::Key(key), self.query.database)?;
+        write_name(self.response, field, "field")?;
         let facts = [
-            ("Field of", Some(key)),
+            (
+                "Field of",
+                Some(format!("<span class=\"mono\">{}</span>", key_link(key, self.query.database))),
+            ),
             ("Length", Some(length(ValueType::String, value.length))),
             ("Served by", Some(line(self.backend).to_string())),
         ];
         write_facts(self.response, "", &facts)?;
-        self.write_forms(&[("field", field)], true)?;
-        if value.is_cut() {
-            writeln!(self.response, "<p>Its first {} bytes.</p>", value.bytes.len())?;
+        let parameters: &[(&str, &[u8])] = &[("field", field)];
+        self.write_forms(parameters, true)?;
+        if self.query.from.is_none()
+            && self.write_laid_out(parameters, &value.bytes, value.length)?
+        {
+            return self.end(&Pages::default());
         }
-        write_bytes(self.response, &value.bytes, 0)?;
-        self.frame.end(self.response)?;
-        Ok(ReadOutcome::Written(None))
+        let shown = cut(&value.bytes, PAGE_BYTES as usize);
+        if value.length > shown.len() as u64 {
+            let shown = grouped(shown.len() as u64);
+            writeln!(self.response, "<p class=\"facts\">Its first {shown} bytes.</p>")?;
+        }
+        write_bytes(self.response, shown, 0)?;
+        self.end(&Pages::default())
     }
 
-    /// Writes a hash or set that fits on one page, or one page of a longer one. The cursor of the next
-    /// page means something to this server only.
-    fn write_hash_or_set(&mut self, value_type: ValueType) -> Result<ReadOutcome<'q>, ReadError> {
-        let (key, cursor) = (&self.query.key, self.query.cursor.as_ref());
-        if cursor.is_none() && self.length <= PAGE_ELEMENTS {
-            let read = value_type.read_command(key).into_bytes();
-            self.exchange.read_value(&read, self.info.bytes)?;
-            let strings = self.read_array()?;
-            self.begin()?;
-            self.write_elements(value_type, 0, strings)?;
-            return self.end(None);
+    /// Writes a value that is JSON laid out, with a link to how it is stored. Returns whether it did; if not, says why
+    /// unless the value does not look like JSON.
+    fn write_laid_out(
+        &mut self,
+        parameters: &[(&str, &[u8])],
+        bytes: &[u8],
+        length: u64,
+    ) -> Result<bool, ReadError> {
+        match value_text::form(bytes, length) {
+            Form::Json(layout) => {
+                let stored = self.link(&[parameters, &[("from", &b"0"[..])]].concat());
+                let stored = link_if_any(stored.as_deref(), "As it is stored");
+                writeln!(self.response, "<p class=\"facts\">JSON, laid out. {stored}</p>")?;
+                value_text::write_json(self.response, &layout)?;
+                Ok(true)
+            }
+            Form::Stored(why) => {
+                if let Some(why) = why {
+                    writeln!(self.response, "<p class=\"facts\">{why}</p>")?;
+                }
+                Ok(false)
+            }
         }
-        self.exchange.send_quick(&command("INFO").arg("server").into_bytes())?;
-        let run_id = read_server_run_id(self.exchange)?;
-        if cursor.is_some_and(|cursor| cursor.run_id != run_id) {
-            return Err(ReadError::OtherBackend);
-        }
-        let name = if value_type == ValueType::Hash { "HSCAN" } else { "SSCAN" };
-        let position = cursor.map_or(0, |cursor| cursor.position);
-        let scan = command(name).arg(key).number(position);
-        self.request_page(scan.arg("COUNT").number(PAGE_ELEMENTS))?;
-        let position = reply::scan_cursor(self.exchange.replies()?)?;
-        let strings = self.read_array()?;
-        self.begin()?;
-        self.write_elements(value_type, 0, strings)?;
-        let next = Cursor { run_id, position }.to_text();
-        self.end((position != 0).then_some(("cursor", next.as_bytes())))
     }
 
     /// Writes one page of a list or sorted set.
@@ -196,58 +218,87 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
         let is_list = value_type == ValueType::List;
         let range = command(if is_list { "LRANGE" } else { "ZRANGE" }).arg(&self.query.key);
         let range = range.number(from).number(end - 1);
-        self.request_page(if is_list { range } else { range.arg("WITHSCORES") })?;
+        let range = if is_list { range } else { range.arg("WITHSCORES") };
+        self.request_elements(range, PAGE_ELEMENTS)?;
         let strings = self.read_array()?;
-        self.begin()?;
+        self.begin_elements(value_type)?;
+        self.write_rows(value_type, from, strings)?;
+        end_table(self.response)?;
         if from >= length {
             self.response.write_all(b"<p>The value ends before this page.</p>\n")?;
         } else if from > 0 || end < length {
-            let last = end.min(length) - 1;
-            writeln!(self.response, "<p>{from} to {last} of {length}.</p>")?;
+            let (from, last, length) =
+                (grouped(from), grouped(end.min(length) - 1), grouped(length));
+            writeln!(self.response, "<p class=\"facts\">{from} to {last} of {length}.</p>")?;
         }
-        self.write_elements(value_type, from, strings)?;
-        let next = end.to_string();
-        self.end((end < length).then_some(("from", next.as_bytes())))
+        let pages = self.numbered_pages(from, PAGE_ELEMENTS);
+        self.end(&pages)
     }
 
-    /// Writes a table of elements, the first of which has the number `from`. The reply goes on with
-    /// this number of strings.
-    fn write_elements(
+    /// Begins the page of a value that is a table, up to the table's head.
+    pub fn begin_elements(&mut self, value_type: ValueType) -> Result<(), ReadError> {
+        self.begin()?;
+        let thing = match value_type {
+            ValueType::Hash => Some("fields"),
+            ValueType::Set | ValueType::Zset => Some("members"),
+            _ => None,
+        };
+        if let Some(thing) =
+            thing.filter(|_| self.length > MAX_GLANCED || self.query.search.is_some())
+        {
+            self.write_search(thing)?;
+        }
+        let (label, columns) = match value_type {
+            ValueType::Set => ("Members", vec![Column::left("member")]),
+            ValueType::Hash => ("Fields", vec![Column::left("field"), Column::left("value")]),
+            ValueType::Zset => ("Members", vec![Column::right("score"), Column::left("member")]),
+            ValueType::Stream => ("Entries", vec![Column::left("id"), Column::left("fields")]),
+            _ => ("Elements", vec![Column::right("index"), Column::left("value")]),
+        };
+        Ok(begin_table(self.response, label, &columns)?)
+    }
+
+    /// Writes rows of the table, the first of which has the number `from`. The reply goes on with this number of strings.
+    pub fn write_rows(
         &mut self,
         value_type: ValueType,
         from: u64,
         strings: u64,
     ) -> Result<(), ReadError> {
-        let (label, columns, rows): (_, &[&str], _) = match value_type {
-            ValueType::Set => ("Members", &["member"], strings),
-            ValueType::Hash => ("Fields", &["field", "value"], pairs(strings)?),
-            ValueType::Zset => ("Members", &["member", "score"], pairs(strings)?),
-            _ => ("Elements", &["index", "value"], strings),
+        let rows = match value_type {
+            ValueType::Hash | ValueType::Zset => pairs(strings)?,
+            _ => strings,
         };
-        begin_table(self.response, label, columns)?;
         for row in 0..rows {
             let element = self.read_element()?;
-            let shown = self.shown(&element, None);
+            let shown = match value_type {
+                ValueType::Hash => self.shown_field(&element),
+                _ => self.shown(&element, None),
+            };
             let cells = match value_type {
-                ValueType::Set => format!("<td>{shown}</td>"),
+                ValueType::Set => format!("<td class=\"value\">{shown}</td>"),
                 ValueType::Hash => {
                     let value = self.read_element()?;
                     let value = self.shown(&value, Some(&element));
-                    format!("<th scope=\"row\" class=\"mono\">{shown}</th><td>{value}</td>")
+                    format!(
+                        "<th scope=\"row\" class=\"mono\">{shown}</th><td class=\"value\">{value}</td>"
+                    )
                 }
                 ValueType::Zset => {
                     let score = self.read_element()?;
                     let score = line(&score.bytes);
-                    format!("<th scope=\"row\">{shown}</th><td class=\"number\">{score}</td>")
+                    format!("<td class=\"number\">{score}</td><th scope=\"row\">{shown}</th>")
                 }
                 _ => {
-                    let index = from + row;
-                    format!("<th scope=\"row\" class=\"number\">{index}</th><td>{shown}</td>")
+                    let index = grouped(from + row);
+                    format!(
+                        "<th scope=\"row\" class=\"number\">{index}</th><td class=\"value\">{shown}</td>"
+                    )
                 }
             };
             writeln!(self.response, "<tr>{cells}</tr>")?;
         }
-        Ok(end_table(self.response)?)
+        Ok(())
     }
 
     fn write_stream(&mut self) -> Result<ReadOutcome<'q>, ReadError> {
@@ -258,10 +309,9 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
         }
         // One entry more than is shown tells where the next page begins.
         let range = command("XRANGE").arg(&self.query.key).arg(from).arg("+");
-        self.request_page(range.arg("COUNT").number(PAGE_ELEMENTS + 1))?;
+        self.request_elements(range.arg("COUNT").number(PAGE_ELEMENTS + 1), PAGE_ELEMENTS)?;
         let entries = self.read_array()?;
-        self.begin()?;
-        begin_table(self.response, "Entries", &["id", "fields"])?;
+        self.begin_elements(ValueType::Stream)?;
         let mut next = None;
         for at in 0..entries {
             if self.read_array()? != 2 {
@@ -278,7 +328,7 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
                 continue;
             }
             let (response, id) = (&mut *self.response, line(&id));
-            write!(response, "<tr><th scope=\"row\" class=\"mono\">{id}</th>")?;
+            write!(response, "<tr><th scope=\"row\" class=\"mono nowrap\">{id}</th>")?;
             response.write_all(b"<td><dl class=\"entry\">")?;
             for _ in 0..fields {
                 let (field, value) = (self.read_shown()?, self.read_shown()?);
@@ -287,45 +337,11 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
             self.response.write_all(b"</dl></td></tr>\n")?;
         }
         end_table(self.response)?;
-        self.end(next.as_deref().map(|id| ("from", id)))
+        let here = self.query.from.as_deref().map_or(Trail::FIRST.into(), String::from_utf8_lossy);
+        let next = next.as_deref().map(String::from_utf8_lossy);
+        let pages = self.chained_pages(&here, next.as_deref(), "from", str::to_owned);
+        self.end(&pages)
     }
-}
-
-/// Leaves out the beginning of a character at the end: it is on the next page.
-fn whole_characters(page: &[u8]) -> &[u8] {
-    match std::str::from_utf8(page) {
-        Err(error) if error.error_len().is_none() && error.valid_up_to() > 0 => {
-            &page[..error.valid_up_to()]
-        }
-        _ => page,
-    }
-}
-
-/// Writes text as it is, and other bytes in hexadecimal with their positions from `from` on.
-fn write_bytes(response: &mut impl Write, bytes: &[u8], from: u64) -> io::Result<()> {
-    if bytes.is_empty() {
-        return response.write_all(b"<p><i>empty</i></p>\n");
-    }
-    let attributes = "role=\"region\" aria-label=\"Value\" tabindex=\"0\"";
-    if std::str::from_utf8(bytes).is_ok() {
-        return writeln!(response, "<pre class=\"box\" {attributes}>\n{}</pre>", text(bytes));
-    }
-    writeln!(
-        response,
-        "<p>This is not UTF-8 text: position, bytes in hexadecimal, ASCII.</p>\n\
-         <pre class=\"box dump\" {attributes}>"
-    )?;
-    for (at, piece) in bytes.chunks(DUMP_LINE_BYTES).enumerate() {
-        write!(response, "{:08x} ", from + (at * DUMP_LINE_BYTES) as u64)?;
-        for byte in piece {
-            write!(response, " {byte:02x}")?;
-        }
-        let plain = |&byte| if matches!(byte, b' '..=b'~') { byte } else { b'.' };
-        let plain: Vec<u8> = piece.iter().map(plain).collect();
-        let gap = 3 * (DUMP_LINE_BYTES - piece.len()) + 2;
-        writeln!(response, "{:gap$}{}", "", text(&plain))?;
-    }
-    response.write_all(b"</pre>\n")
 }
 
 /// Returns how many pairs this number of strings is.
@@ -357,13 +373,5 @@ mod tests {
         {
             assert!(!is_stream_id(id), "{}", id.escape_ascii());
         }
-    }
-
-    #[test]
-    fn a_character_that_a_page_would_cut_is_left_to_the_next_one() {
-        assert_eq!(whole_characters("aé".as_bytes()), "aé".as_bytes());
-        assert_eq!(whole_characters(b"a\xc3"), b"a");
-        assert_eq!(whole_characters(b"\xffa\xc3"), b"\xffa\xc3");
-        assert_eq!(whole_characters(b"\xc3"), b"\xc3");
     }
 }
