@@ -5,6 +5,7 @@
 
 'use strict';
 
+const fs = require('node:fs');
 const readline = require('node:readline');
 const { launch } = require('./chromium.js');
 
@@ -72,6 +73,41 @@ async function browse(page, first) {
   }
 }
 
+/** What axe-core finds wrong with the page for people who can't see it well, or use no mouse. */
+async function findings(page) {
+  await page.evaluate(fs.readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8'));
+  const { violations } = await page.evaluate(() => window.axe.run({ resultTypes: ['violations'] }));
+  const describe = ({ id, nodes }) => nodes.map(({ html, failureSummary }) => `${id}: ${html}: ${failureSummary}`);
+  return violations.flatMap(describe);
+}
+
+/** The elements that Tab leads to, from the top of the page until it leaves it; at most 200. */
+async function tabStops(page) {
+  await page.evaluate(() => {
+    document.activeElement.blur();
+    window.getSelection().removeAllRanges();
+    window.scrollTo(0, 0);
+  });
+  const stops = [];
+  while (stops.length < 200) {
+    await page.keyboard.press('Tab');
+    const stop = await page.evaluate(() => {
+      const element = document.activeElement;
+      if (element === document.body) return null;
+      const { outlineStyle, outlineWidth } = getComputedStyle(element);
+      const { bottom, right } = element.getBoundingClientRect();
+      return {
+        name: element.getAttribute('aria-label') || element.innerText?.trim() || element.id,
+        target: element.getAttribute('href') || element.id,
+        isSeen: outlineStyle !== 'none' && outlineWidth !== '0px' && bottom > 0 && right > 0,
+      };
+    });
+    if (stop === null) break;
+    stops.push(stop);
+  }
+  return stops;
+}
+
 function fail(error) {
   console.error(error.stack);
   process.exit(1);
@@ -95,6 +131,15 @@ async function main() {
     open: async (where) => { await page.goto(origin + where); },
     shown: () => shown(page),
     wrong: () => wrong,
+    // As in "1024 dark": the width of the window, and the colours that the person prefers.
+    view: async (widthAndScheme) => {
+      const [width, colorScheme] = widthAndScheme.split(' ');
+      await page.setViewportSize({ width: Number(width), height: 900 });
+      await page.emulateMedia({ colorScheme });
+    },
+    findings: () => findings(page),
+    tabStops: () => tabStops(page),
+    press: (key) => page.keyboard.press(key),
     phone: () => page.setViewportSize({ width: 360, height: 740 }),
     isTooWide: () => page.evaluate(() => document.documentElement.scrollWidth > window.innerWidth),
     browse: (where) => browse(page, where),

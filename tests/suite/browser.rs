@@ -56,6 +56,14 @@ impl Browser {
         self.wait_until("it is drawn", |shown| shown["updates"].as_u64() > Some(0));
     }
 
+    /// Has axe-core look at the page that is open, on a computer and on a phone, in both schemes.
+    fn assert_accessible(&mut self, what: &str) {
+        for view in ["1024 light", "1024 dark", "390 light", "390 dark"] {
+            self.step("view", view);
+            assert_eq!(self.step("findings", ""), json!([]), "{what}, {view}");
+        }
+    }
+
     fn assert_nothing_wrong(&mut self) {
         assert_eq!(self.step("wrong", ""), json!([]));
     }
@@ -174,6 +182,20 @@ fn the_pages_fit_on_a_phone() {
         browser.step("open", path);
         assert_eq!(browser.step("isTooWide", ""), false, "{path}");
     }
+}
+
+#[test]
+fn the_status_page_is_accessible_also_while_a_backend_is_down() {
+    let mut servers = three_servers_with_actors();
+    let lb = Balancer::start_with(&servers.each_ref(), &["--cache", "64MiB"]);
+    let mut browser = Browser::start(&lb);
+    browser.open_status();
+    browser.assert_accessible("all up");
+    servers[1].kill();
+    lb.get("/actor:1");
+    browser.wait_until("the kill shows", |shown| states(shown).contains(&"down"));
+    browser.assert_accessible("one down");
+    browser.assert_nothing_wrong();
 }
 
 #[test]
