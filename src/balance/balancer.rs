@@ -139,7 +139,7 @@ impl Balancer {
         let retry_budget = Arc::new(RetryBudget::new(config.max_clients));
         let registry = Arc::new(Registry::default());
         let slow_lane = SlowLane::new(&table, &registry, &live);
-        let history = History::default();
+        let history = History::new(now);
         let policy = Mutex::new((0, Arc::new(Policy::new(&[], allowed(&config)))));
         let shared = (Arc::clone(&table), Arc::clone(&registry));
         let leases = move || {
@@ -414,12 +414,15 @@ impl Balancer {
             id: backend.id,
             state: backend.health.shown_state(),
             leases: self.table.leases(backend.id),
-            errors: backend.metrics.errors.get(),
+            counts: backend.metrics.counts(),
             times: backend.metrics.times(),
         };
-        let here = &self.metrics.answered_here;
-        let answered_here = here.http.get() + here.resp.get();
-        Reading { answered_here, backends: backends.iter().map(reading).collect() }
+        Reading {
+            at: Instant::now(),
+            counts: self.metrics.counts(),
+            commands: self.metrics.command_times.all(),
+            backends: backends.iter().map(reading).collect(),
+        }
     }
 
     /// What the near cache holds, with at most `hottest` of its hottest keys; `None` without a cache.

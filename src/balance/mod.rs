@@ -6,6 +6,7 @@ pub mod cursor;
 pub(crate) mod discovered;
 pub(crate) mod failover;
 pub(crate) mod history;
+mod last_minute;
 pub(crate) mod latency;
 mod lease;
 mod long_replies;

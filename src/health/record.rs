@@ -7,7 +7,7 @@ use log::warn;
 
 use super::backoff::ReadFailures;
 use super::known::{Cause, Completeness, Databases, Grade, Identity, Known, Unproven};
-use super::{Admin, BackendState, Change, ShownState};
+use super::{Admin, BackendState, Change, LastCheck, Progress, ShownState};
 use crate::backend::{Keys, Report};
 
 /// Number of changes that are kept of each backend.
@@ -72,6 +72,42 @@ pub(super) struct Record {
     /// How often its state has changed to each of [`ShownState::ALL`].
     pub entered: [u64; ShownState::ALL.len()],
     pub changes: VecDeque<Change>,
+    pub outages: Outages,
+    pub last_check: Option<LastCheck>,
+}
+
+/// The times at which a backend was shown as down.
+#[derive(Debug, Default)]
+pub(super) struct Outages {
+    /// How many there were.
+    pub count: u64,
+    /// How long those lasted that are over.
+    ended: Duration,
+    /// When the present one began.
+    since: Option<Instant>,
+}
+
+impl Outages {
+    /// Takes note of whether it is down from now on.
+    pub fn note(&mut self, is_down: bool, now: Instant) {
+        match (self.since, is_down) {
+            (None, true) => {
+                self.count += 1;
+                self.since = Some(now);
+            }
+            (Some(_), false) => {
+                self.ended = self.time(now);
+                self.since = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// Returns how long all of them have lasted so far.
+    pub fn time(&self, now: Instant) -> Duration {
+        let present = self.since.map(|since| now.saturating_duration_since(since));
+        self.ended + present.unwrap_or_default()
+    }
 }
 
 /// Reason for a state that was set at run time.
@@ -296,6 +332,16 @@ impl Record {
             Some(found) => found.to_string(),
             None => keys_in_words(report),
         }
+    }
+
+    /// Returns how far it is with its data, as a number, while it is syncing and that is known.
+    pub fn progress_of_sync(&self) -> Option<Progress> {
+        let report = &self.known.seen.as_ref()?.report;
+        let found = self.known.unproven.values().map(|database| database.completeness);
+        let most = found.max_by_key(|found| found.of.saturating_sub(found.has));
+        let keys = most.map(|most| Progress { has: most.has, of: most.of, unit: "keys" });
+        let bytes = report.loaded_bytes.map(|(has, of)| Progress { has, of, unit: "bytes" });
+        keys.or(bytes).filter(|_| self.state == BackendState::Syncing)
     }
 
     /// Returns the reason why nothing may be read from it, for a client.

@@ -2,6 +2,7 @@
 
 pub mod cache;
 mod commands;
+mod counts;
 mod histogram;
 mod octaves;
 mod striped;
@@ -17,7 +18,8 @@ use serde::Serialize;
 
 use self::cache::CacheMetrics;
 pub use self::commands::{CommandId, CommandTimes, SentCommands};
-pub use self::histogram::{Histogram, Times};
+pub use self::counts::{BackendCounts, Counts, Since};
+pub use self::histogram::{CoarseTimes, Histogram, LogTimes, SparseTimes, Times};
 pub use self::octaves::OctaveTimes;
 use self::striped::Striped;
 use self::tls::TlsMetrics;
@@ -46,7 +48,7 @@ impl Counter {
 }
 
 /// One value for each protocol.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ByProtocol<T> {
     pub http: T,
     pub resp: T,
