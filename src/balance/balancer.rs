@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::client_addresses::ClientAddresses;
 use super::cursor;
 use super::discovered::Discovered;
-use super::history::{BackendReading, History, Reading};
+use super::history::History;
 use super::long_replies::LongReplies;
 use super::outages::Outages;
 use super::overlay::Overlay;
@@ -406,23 +406,6 @@ impl Balancer {
     /// Whether new clients should be sent here: the process stays, and there is a backend to read from.
     pub fn is_ready(&self) -> bool {
         !self.has_reached(Phase::Leaving) && self.table.best(|_| true) <= BackendState::Suspect
-    }
-
-    /// All counts as they are now.
-    pub fn reading(&self, backends: &[Arc<Member>]) -> Reading {
-        let reading = |backend: &Arc<Member>| BackendReading {
-            id: backend.id,
-            state: backend.health.shown_state(),
-            leases: self.table.leases(backend.id),
-            counts: backend.metrics.counts(),
-            times: backend.metrics.times(),
-        };
-        Reading {
-            at: Instant::now(),
-            counts: self.metrics.counts(),
-            commands: self.metrics.command_times.all(),
-            backends: backends.iter().map(reading).collect(),
-        }
     }
 
     /// What the near cache holds, with at most `hottest` of its hottest keys; `None` without a cache.

@@ -26,10 +26,21 @@ pub struct Reading {
     pub at: Instant,
     /// Those of all clients together.
     pub counts: Counts,
-    /// How long backends took over each command, by its name.
-    pub commands: Vec<(Arc<str>, CoarseTimes)>,
+    /// For each command, and each kind of HTTP request, that was sent.
+    pub commands: Vec<CommandReading>,
     /// For each backend.
     pub backends: Vec<BackendReading>,
+}
+
+/// Counts of one command, or kind of HTTP request, at one moment.
+#[derive(Debug, Clone)]
+pub struct CommandReading {
+    /// Its name.
+    pub name: Arc<str>,
+    /// How often clients have sent it.
+    pub sent: u64,
+    /// How long backends took over it, if it is a command.
+    pub times: CoarseTimes,
 }
 
 /// Counts of one backend at one moment.
@@ -75,8 +86,14 @@ struct Ring {
     answered_here: VecDeque<u64>,
     minute: CountsOfMinute<Counts>,
     /// By the name of the command.
-    commands: HashMap<Arc<str>, TimesOfMinute<2>>,
+    commands: HashMap<Arc<str>, CommandRing>,
     backends: HashMap<BackendId, BackendRing>,
+}
+
+#[derive(Debug)]
+struct CommandRing {
+    sent: CountsOfMinute<u64>,
+    times: TimesOfMinute<2>,
 }
 
 #[derive(Debug)]
@@ -97,10 +114,23 @@ pub struct Recent {
     pub minute: Duration,
     /// What was counted in it.
     pub counts: Counts,
-    /// How long backends took in it over each command that they have answered since the start, by its name.
-    pub commands: HashMap<Arc<str>, CoarseTimes>,
+    /// For each command, and each kind of HTTP request, that was sent since the start.
+    pub commands: Vec<RecentOfCommand>,
     /// For each backend.
     pub backends: Vec<RecentOfBackend>,
+}
+
+/// One command, or kind of HTTP request.
+#[derive(Debug)]
+pub struct RecentOfCommand {
+    /// Its name.
+    pub name: Arc<str>,
+    /// How often clients have sent it since the start.
+    pub total: u64,
+    /// How often they have sent it in the last minute.
+    pub sent: u64,
+    /// How long backends took over it in the last minute, if it is a command.
+    pub times: CoarseTimes,
 }
 
 /// The last seconds of one backend.
@@ -167,7 +197,7 @@ impl History {
             per_second: by_backends + here,
             minute: reading.at.saturating_duration_since(*began),
             counts: reading.counts.since(before),
-            commands: ring.recent_commands(&reading.commands),
+            commands: reading.commands.iter().map(|command| ring.recent_command(command)).collect(),
             backends,
         }
     }
@@ -193,10 +223,15 @@ impl BackendRing {
 impl Ring {
     fn add_to_minute(&mut self, now: &Reading) {
         self.minute.add(now.at, now.counts);
-        for (name, times) in &now.commands {
-            self.commands.entry(Arc::clone(name)).or_default().add(times.clone());
-        }
         let joined = self.joined();
+        for CommandReading { name, sent, times } in &now.commands {
+            let ring = self.commands.entry(Arc::clone(name)).or_insert_with(|| CommandRing {
+                sent: CountsOfMinute::new(joined, 0),
+                times: TimesOfMinute::default(),
+            });
+            ring.sent.add(now.at, *sent);
+            ring.times.add(times.clone());
+        }
         self.backends.retain(|id, _| now.backends.iter().any(|reading| reading.id == *id));
         for backend in &now.backends {
             let ring = self.backends.entry(backend.id).or_insert_with(|| BackendRing::new(joined));
@@ -247,15 +282,17 @@ impl Ring {
         }
     }
 
-    fn recent_commands(&self, now: &[(Arc<str>, CoarseTimes)]) -> HashMap<Arc<str>, CoarseTimes> {
-        let recent = |(name, times): &(Arc<str>, CoarseTimes)| {
-            let times = match self.commands.get(name) {
-                Some(minute) => minute.until(times),
-                None => times.clone(),
-            };
-            (Arc::clone(name), times)
-        };
-        now.iter().map(recent).collect()
+    fn recent_command(&self, now: &CommandReading) -> RecentOfCommand {
+        let CommandReading { name, sent: total, times } = now.clone();
+        match self.commands.get(&name) {
+            Some(ring) => RecentOfCommand {
+                sent: total.since(&ring.sent.begin().1),
+                times: ring.times.until(&times),
+                name,
+                total,
+            },
+            None => RecentOfCommand { name, total, sent: total, times },
+        }
     }
 }
 

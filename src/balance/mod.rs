@@ -13,6 +13,7 @@ mod long_replies;
 mod operation;
 mod outages;
 mod overlay;
+mod reading;
 mod rebalance;
 mod refusals;
 mod registry;

@@ -382,3 +382,20 @@ pub(super) fn keys_in_words(report: &Report) -> String {
         None => format!("{role} that does not say how many keys it has"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outages_are_counted_and_their_time_is_added_up() {
+        let (mut outages, began) = (Outages::default(), Instant::now());
+        let at = |seconds| began + Duration::from_secs(seconds);
+        for (second, is_down) in
+            [(1, false), (2, true), (3, true), (5, false), (6, false), (9, true)]
+        {
+            outages.note(is_down, at(second));
+        }
+        assert_eq!((outages.count, outages.time(at(13))), (2, Duration::from_secs(3 + 4)));
+    }
+}

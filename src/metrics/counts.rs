@@ -43,6 +43,10 @@ pub struct BackendCounts {
     pub retries: u64,
     /// Reads that the near cache answered with what it keeps of this backend.
     pub cache_hits: u64,
+    /// Bytes that have come from it, with the answers to health checks.
+    pub received_bytes: u64,
+    /// Bytes that have gone to it, with health checks.
+    pub sent_bytes: u64,
 }
 
 /// Counts of which the difference to an earlier copy says what was counted in between.
@@ -94,6 +98,8 @@ impl Since for BackendCounts {
             error_replies: self.error_replies.since(&earlier.error_replies),
             retries: self.retries.since(&earlier.retries),
             cache_hits: self.cache_hits.since(&earlier.cache_hits),
+            received_bytes: self.received_bytes.since(&earlier.received_bytes),
+            sent_bytes: self.sent_bytes.since(&earlier.sent_bytes),
         }
     }
 }
@@ -136,6 +142,8 @@ impl BackendMetrics {
             error_replies: self.error_replies.get(),
             retries: self.retries.get(),
             cache_hits: self.cache_hits.get(),
+            received_bytes: self.traffic.received_bytes(),
+            sent_bytes: self.traffic.sent_bytes(),
         }
     }
 }

@@ -183,6 +183,8 @@ pub struct BackendMetrics {
     pub cache_hits: Counter,
     /// Reads that kept it busy, and have ended.
     pub slow_reads: Counter,
+    /// Bytes of our connections to it, with health checks.
+    pub traffic: Arc<Traffic>,
     /// Health checks that it answered, whatever it said.
     pub answered_checks: Counter,
     /// Health checks that it did not answer.

@@ -36,6 +36,8 @@ pub(super) struct LastMinuteOfBackend {
     error_replies: u64,
     retries: u64,
     cache_hits: u64,
+    received_bytes: u64,
+    sent_bytes: u64,
     latency_ms: Latency,
 }
 
@@ -108,7 +110,8 @@ impl LastMinute {
 
 impl LastMinuteOfBackend {
     pub fn of(recent: &RecentOfBackend) -> Self {
-        let BackendCounts { requests, errors, error_replies, retries, cache_hits } = recent.counts;
+        let BackendCounts { requests, errors, error_replies, retries, cache_hits, .. } =
+            recent.counts;
         Self {
             seconds: seconds(recent.minute),
             requests,
@@ -116,6 +119,8 @@ impl LastMinuteOfBackend {
             error_replies,
             retries,
             cache_hits,
+            received_bytes: recent.counts.received_bytes,
+            sent_bytes: recent.counts.sent_bytes,
             latency_ms: Latency::of(&recent.times),
         }
     }

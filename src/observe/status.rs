@@ -15,11 +15,11 @@ use super::last_minute::{LastMinute, Refused, Responses};
 use super::process::Usage;
 use super::source_status::SourceStatus;
 use super::zone_status::ZoneStatus;
-use crate::balance::history::{Recent, RecentOfBackend};
+use crate::balance::history::{RecentOfBackend, RecentOfCommand};
 use crate::balance::{Balancer, Phase};
 use crate::health::{Member, ShownState};
 use crate::logging;
-use crate::metrics::{ByProtocol, CoarseTimes};
+use crate::metrics::ByProtocol;
 use crate::sync::lock;
 
 /// Changes of state that are shown.
@@ -118,9 +118,11 @@ struct CommandStatus {
     last_minute: LastMinuteOfCommand,
 }
 
-/// How often backends have answered a command in the last minute, and how long they took over it.
+/// How often clients have sent a command in the last minute, how often backends have answered it, and how long they
+/// took over it.
 #[derive(Debug, Serialize)]
 struct LastMinuteOfCommand {
+    count: u64,
     answered: u64,
     latency_ms: Latency,
 }
@@ -187,7 +189,7 @@ impl Status {
             sources: SourceStatus::all(balancer),
             history: HistoryStatus::of(&recent),
             changes: changes(balancer),
-            commands: commands(balancer, &recent),
+            commands: commands(recent.commands),
             slow_reads: SlowReads::of(balancer, shows_keys),
         }
     }
@@ -226,20 +228,17 @@ fn changes(balancer: &Balancer) -> Vec<ChangeStatus> {
 }
 
 /// The commands and the kinds of HTTP requests that were sent most often.
-fn commands(balancer: &Balancer, recent: &Recent) -> Vec<CommandStatus> {
-    let mut counts = balancer.policy().1.counts();
-    let metrics = &balancer.metrics;
-    let over_http = [("GET /KEY", &metrics.http_keys), ("GET / (listing)", &metrics.http_listings)];
-    let over_http = over_http.map(|(name, counter)| (name.to_owned(), counter.get()));
-    counts.extend(over_http.into_iter().filter(|(_, count)| *count > 0));
-    counts.sort_by(|(a, a_count), (b, b_count)| (b_count, a).cmp(&(a_count, b)));
-    counts.truncate(MAX_COMMANDS);
-    let none = CoarseTimes::default();
-    let status = |(name, count): (String, u64)| {
-        let times = recent.commands.get(name.as_str()).unwrap_or(&none);
-        let last_minute =
-            LastMinuteOfCommand { answered: times.count(), latency_ms: Latency::of(times) };
-        CommandStatus { name, count, last_minute }
+fn commands(mut recent: Vec<RecentOfCommand>) -> Vec<CommandStatus> {
+    recent.sort_by(|a, b| (b.total, &a.name).cmp(&(a.total, &b.name)));
+    recent.truncate(MAX_COMMANDS);
+    let status = |RecentOfCommand { name, total, sent, times }: RecentOfCommand| CommandStatus {
+        name: name.to_string(),
+        count: total,
+        last_minute: LastMinuteOfCommand {
+            count: sent,
+            answered: times.count(),
+            latency_ms: Latency::of(&times),
+        },
     };
-    counts.into_iter().map(status).collect()
+    recent.into_iter().map(status).collect()
 }
