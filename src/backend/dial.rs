@@ -137,7 +137,9 @@ impl Backend {
         let timeout = self.timeouts.timeout();
         let wait = wait_policy.left().unwrap_or(timeout.saturating_sub(waited));
         let wait = wait.clamp(MIN_CONNECT_TIME, timeout.max(MIN_CONNECT_TIME));
-        let stream = self.connect(wait)?;
+        let mut stream = self.connect(wait)?;
+        let traffic = Arc::clone(&self.metrics.traffic);
+        stream.count_by(traffic);
         self.note_certificate(&stream);
         let mut connection = Connection::new(stream, &self.timeouts, wait_policy.clone());
         connection.set_wait_policy(wait_policy, waited);

@@ -144,6 +144,8 @@ pub struct Report {
     /// Reason why it is read from only while no fresher server is up: it has not heard from its primary
     /// for longer than `--max-lag`, or lacks too much of its primary's writes.
     pub stale: Option<String>,
+    /// How many bytes of its data it has, and of how many, while it is loading them, or gets them from its primary.
+    pub loaded_bytes: Option<(u64, u64)>,
     /// Reason why its data are not there, though it answers.
     pub not_ready: Option<String>,
     /// Reason why it is no server to read from.
@@ -188,9 +190,13 @@ impl Report {
         let silent = silent_seconds(field);
         report.lag = silent.filter(|seconds| *seconds != NEVER).map(Duration::from_secs);
         report.stale = stale(silent, max_lag);
+        let progress =
+            |has, of| number(has).zip(number(of)).filter(|(has, of)| has <= of && *of > 0);
         if field("loading") == Some("1") {
+            report.loaded_bytes = progress("loading_loaded_bytes", "loading_total_bytes");
             report.not_ready = Some("it is loading its data".to_owned());
         } else if report.is_syncing {
+            report.loaded_bytes = progress("master_sync_read_bytes", "master_sync_total_bytes");
             let why = "it is a replica that is getting its data from its primary";
             report.not_ready = Some(why.to_owned());
         }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::client_addresses::ClientAddresses;
 use super::cursor;
 use super::discovered::Discovered;
-use super::history::{BackendReading, History, Reading};
+use super::history::History;
 use super::long_replies::LongReplies;
 use super::outages::Outages;
 use super::overlay::Overlay;
@@ -138,7 +138,7 @@ impl Balancer {
         let retry_budget = Arc::new(RetryBudget::new(config.max_clients));
         let registry = Arc::new(Registry::default());
         let slow_lane = SlowLane::new(&table, &registry, &live);
-        let history = History::default();
+        let history = History::new(now);
         let policy = Mutex::new((0, Arc::new(Policy::new(&[], allowed(&config)))));
         let shared = (Arc::clone(&table), Arc::clone(&registry));
         let leases = move || {
@@ -405,20 +405,6 @@ impl Balancer {
     /// Whether new clients should be sent here: the process stays, and there is a backend to read from.
     pub fn is_ready(&self) -> bool {
         !self.has_reached(Phase::Leaving) && self.table.can_serve(|_| true)
-    }
-
-    /// All counts as they are now.
-    pub fn reading(&self, backends: &[Arc<Member>]) -> Reading {
-        let reading = |backend: &Arc<Member>| BackendReading {
-            id: backend.id,
-            state: backend.health.shown_state(),
-            leases: self.table.leases(backend.id),
-            errors: backend.metrics.errors.get(),
-            times: backend.metrics.times(),
-        };
-        let here = &self.metrics.answered_here;
-        let answered_here = here.http.get() + here.resp.get();
-        Reading { answered_here, backends: backends.iter().map(reading).collect() }
     }
 
     /// What the near cache holds, with at most `hottest` of its hottest keys; `None` without a cache.

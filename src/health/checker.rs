@@ -9,7 +9,7 @@ use log::warn;
 
 use super::danger::{self, Danger};
 use super::other_keys::{KeyComparison, OTHER_KEYS};
-use super::{Admin, BackendState, Known, Member, Replication};
+use super::{Admin, BackendState, Known, LastCheck, Member, Replication};
 use crate::backend::{
     BackendError, BackendId, Connection, Report, advice_on_failure, advice_on_unserved,
 };
@@ -254,6 +254,12 @@ impl Checker {
         }
         let is_connected = self.connection.is_some();
         let mut result = self.member.check(&mut self.connection, began + timeout, lag.time);
+        // What keeps this machine from checking is no check.
+        if !result.as_ref().is_err_and(BackendError::is_local) {
+            let ended_at = Instant::now();
+            let (time, is_answered) = (ended_at - began, result.is_ok());
+            self.member.health.note_check(LastCheck { ended_at, time, is_answered });
+        }
         match &mut result {
             Ok(report) => {
                 self.member.metrics.answered_checks.add_one();

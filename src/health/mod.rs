@@ -65,7 +65,7 @@ pub use self::replication::Replication;
 pub(crate) use self::replication::sample_interval;
 pub use self::settings::{Overrides, Settings};
 pub use self::state::{Admin, BackendState};
-pub(crate) use self::state::{Change, ShownState, StateListener, Summary};
+pub(crate) use self::state::{Change, LastCheck, Progress, ShownState, StateListener, Summary};
 pub use self::state_machine::Health;
 use crate::backend::Backend;
 

@@ -42,6 +42,10 @@ impl Health {
             is_replica: seen.map(|report| report.is_replica),
             lag: seen.and_then(|report| report.lag),
             ejections: record.ejections,
+            times_down: record.outages.count,
+            down_time: record.outages.time(now),
+            last_check: record.last_check,
+            progress: record.progress_of_sync(),
             entered: record.entered,
         }
     }

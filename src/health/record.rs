@@ -7,7 +7,7 @@ use log::warn;
 
 use super::backoff::ReadFailures;
 use super::known::{Cause, Completeness, Databases, Grade, Identity, Known, Unproven};
-use super::{Admin, BackendState, Change, ShownState};
+use super::{Admin, BackendState, Change, LastCheck, Progress, ShownState};
 use crate::backend::{Keys, Report};
 
 /// Number of changes that are kept of each backend.
@@ -72,6 +72,42 @@ pub(super) struct Record {
     /// How often its state has changed to each of [`ShownState::ALL`].
     pub entered: [u64; ShownState::ALL.len()],
     pub changes: VecDeque<Change>,
+    pub outages: Outages,
+    pub last_check: Option<LastCheck>,
+}
+
+/// The times at which a backend was shown as down.
+#[derive(Debug, Default)]
+pub(super) struct Outages {
+    /// How many there were.
+    pub count: u64,
+    /// How long those lasted that are over.
+    ended: Duration,
+    /// When the present one began.
+    since: Option<Instant>,
+}
+
+impl Outages {
+    /// Takes note of whether it is down from now on.
+    pub fn note(&mut self, is_down: bool, now: Instant) {
+        match (self.since, is_down) {
+            (None, true) => {
+                self.count += 1;
+                self.since = Some(now);
+            }
+            (Some(_), false) => {
+                self.ended = self.time(now);
+                self.since = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// Returns how long all of them have lasted so far.
+    pub fn time(&self, now: Instant) -> Duration {
+        let present = self.since.map(|since| now.saturating_duration_since(since));
+        self.ended + present.unwrap_or_default()
+    }
 }
 
 /// Reason for a state that was set at run time.
@@ -298,6 +334,16 @@ impl Record {
         }
     }
 
+    /// Returns how far it is with its data, as a number, while it is syncing and that is known.
+    pub fn progress_of_sync(&self) -> Option<Progress> {
+        let report = &self.known.seen.as_ref()?.report;
+        let found = self.known.unproven.values().map(|database| database.completeness);
+        let most = found.max_by_key(|found| found.of.saturating_sub(found.has));
+        let keys = most.map(|most| Progress { has: most.has, of: most.of, unit: "keys" });
+        let bytes = report.loaded_bytes.map(|(has, of)| Progress { has, of, unit: "bytes" });
+        keys.or(bytes).filter(|_| self.state == BackendState::Syncing)
+    }
+
     /// Returns the reason why nothing may be read from it, for a client.
     pub fn refusal(&self) -> String {
         match self.known.must_prove {
@@ -334,5 +380,22 @@ pub(super) fn keys_in_words(report: &Report) -> String {
     match &report.keys {
         Some(keys) => format!("{role} with {keys} keys"),
         None => format!("{role} that does not say how many keys it has"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outages_are_counted_and_their_time_is_added_up() {
+        let (mut outages, began) = (Outages::default(), Instant::now());
+        let at = |seconds| began + Duration::from_secs(seconds);
+        for (second, is_down) in
+            [(1, false), (2, true), (3, true), (5, false), (6, false), (9, true)]
+        {
+            outages.note(is_down, at(second));
+        }
+        assert_eq!((outages.count, outages.time(at(13))), (2, Duration::from_secs(3 + 4)));
     }
 }

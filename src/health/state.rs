@@ -144,6 +144,28 @@ pub struct Change {
     pub keys: Option<u64>,
 }
 
+/// A health check, whatever it has found.
+#[derive(Debug, Clone, Copy)]
+pub struct LastCheck {
+    /// When it was over.
+    pub ended_at: Instant,
+    /// How long it took.
+    pub time: Duration,
+    /// Whether the backend has answered.
+    pub is_answered: bool,
+}
+
+/// How far a server is with its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Progress {
+    /// What it has.
+    pub has: u64,
+    /// What it should have.
+    pub of: u64,
+    /// What is counted: `keys`, or `bytes`.
+    pub unit: &'static str,
+}
+
 /// The state of a backend, to be shown.
 #[derive(Debug, Clone)]
 pub struct Summary {
@@ -163,6 +185,14 @@ pub struct Summary {
     pub lag: Option<Duration>,
     /// How often it was ejected since the start of the process.
     pub ejections: u64,
+    /// How often it has gone down since then.
+    pub times_down: u64,
+    /// How long it was down since then.
+    pub down_time: Duration,
+    /// The last check; `None` before the first.
+    pub last_check: Option<LastCheck>,
+    /// How far it is with its data, while it is syncing; `None` while unknown.
+    pub progress: Option<Progress>,
     /// How often its state has changed to each of [`ShownState::ALL`] since the start of the process.
     pub entered: [u64; ShownState::ALL.len()],
 }

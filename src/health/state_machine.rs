@@ -10,7 +10,7 @@ use log::{error, info, warn};
 use super::known::{Cause, DatabasesInUse, Known, Seen, Unproven};
 use super::record::{Proof, Record, keys_in_words};
 use super::rule::{self, Facts, Verdict};
-use super::{BackendState, StateListener};
+use super::{BackendState, LastCheck, ShownState, StateListener};
 use crate::backend::Report;
 use crate::config::LiveConfig;
 use crate::sync::{Mutex, lock};
@@ -133,6 +133,11 @@ impl Health {
         lock(&self.record).distrusted_until = Some(now + DISTRUST_TIME);
     }
 
+    /// Takes note of when the last check was, and how long it took.
+    pub fn note_check(&self, check: LastCheck) {
+        lock(&self.record).last_check = Some(check);
+    }
+
     /// Takes note of a failed check. In case of `is_silence`, the backend can be reached and is silent.
     pub fn check_failed(&self, error: &dyn fmt::Display, is_silence: bool, now: Instant) {
         let mut record = lock(&self.record);
@@ -149,7 +154,11 @@ impl Health {
         }
         let why = record.last_failure.clone();
         match record.state {
-            BackendState::Down => record.reason = why,
+            BackendState::Down => {
+                record.reason = why;
+                // Before the first check it counts as down, and nobody knows.
+                record.outages.note(true, now);
+            }
             _ if record.bad >= self.config.get().fall => {
                 self.change(&mut record, BackendState::Down, why, false, now)
             }
@@ -462,6 +471,7 @@ impl Health {
     pub(super) fn announce(&self, record: &mut Record, reason: String, now: Instant) {
         record.reason.clone_from(&reason);
         record.shown_since = Some(now);
+        record.outages.note(record.shown_state() == ShownState::Down, now);
         self.listener.announce(record.note_change(reason, SystemTime::now()));
     }
 }

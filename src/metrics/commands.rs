@@ -5,12 +5,13 @@
 //! apart, and a shard has a small histogram for each that it has met.
 
 use std::cmp::Reverse;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
-use super::octaves::{OctaveHistogram, OctaveTimes};
+use super::histogram::{CoarseHistogram, CoarseTimes};
+use super::octaves::OctaveTimes;
 use super::striped::thread_number;
 use crate::sync::{Mutex, lock};
 
@@ -51,13 +52,13 @@ impl SentCommands {
 /// The times of all commands.
 #[derive(Debug, Default)]
 pub struct CommandTimes {
-    numbers: Mutex<FxHashMap<Box<str>, CommandId>>,
+    numbers: Mutex<FxHashMap<Arc<str>, CommandId>>,
     shards: [Shard; SHARDS],
 }
 
 /// The histograms of some threads, by the number of the command.
 #[derive(Debug)]
-struct Shard(Box<[OnceLock<Box<OctaveHistogram>>]>);
+struct Shard(Box<[OnceLock<CoarseHistogram>]>);
 
 impl Default for Shard {
     fn default() -> Self {
@@ -88,7 +89,7 @@ impl CommandTimes {
         if command != CommandId::default()
             && let Some(histogram) = shard.get(usize::from(command.0))
         {
-            histogram.get_or_init(Box::default).add(time, count);
+            histogram.get_or_init(CoarseHistogram::default).add(time, count);
         }
     }
 
@@ -103,26 +104,26 @@ impl CommandTimes {
         }
     }
 
-    /// Returns the names and times of the commands that had most replies, at most `max`, sorted by name.
-    pub fn busiest(&self, max: usize) -> Vec<(String, OctaveTimes)> {
-        let numbers: Vec<(String, CommandId)> = {
-            let numbers = lock(&self.numbers);
-            numbers.iter().map(|(name, number)| (name.to_string(), *number)).collect()
-        };
+    /// Returns the names and times of all commands that had replies, in no order.
+    pub fn all(&self) -> Vec<(Arc<str>, CoarseTimes)> {
+        let numbers = lock(&self.numbers).clone();
         let times = numbers.into_iter().map(|(name, number)| (name, self.times(number)));
-        let mut times: Vec<_> = times.filter(|(_, times)| times.count() > 0).collect();
-        times.sort_by_cached_key(|(name, times)| (Reverse(times.count()), name.clone()));
-        times.truncate(max);
-        times.sort_by(|(one, _), (other, _)| one.cmp(other));
-        times
+        times.filter(|(_, times)| times.count() > 0).collect()
     }
 
-    fn times(&self, command: CommandId) -> OctaveTimes {
-        let mut times = OctaveTimes::default();
+    /// Returns the names and times of the commands that had most replies, at most `max`, sorted by name.
+    pub fn busiest(&self, max: usize) -> Vec<(String, OctaveTimes)> {
+        let mut all = self.all();
+        all.sort_by_cached_key(|(name, times)| (Reverse(times.count()), Arc::clone(name)));
+        all.truncate(max);
+        all.sort_by(|(one, _), (other, _)| one.cmp(other));
+        all.into_iter().map(|(name, times)| (name.to_string(), times.octaves())).collect()
+    }
+
+    fn times(&self, command: CommandId) -> CoarseTimes {
         let histograms = self.shards.iter().filter_map(|shard| shard.0.get(command.0 as usize));
         let histograms = histograms.filter_map(OnceLock::get);
-        histograms.for_each(|histogram| histogram.add_to(&mut times));
-        times
+        histograms.fold(CoarseTimes::default(), |times, more| times.with(&more.times()))
     }
 }
 

@@ -5,41 +5,44 @@ use std::time::Duration;
 
 use super::octaves::{FIRST_BITS, LAST_BITS, OctaveTimes};
 
-/// Buckets in each octave (from a power of two to the next): a bucket is at most a sixteenth as wide
-/// as the times in it.
-const BUCKETS_IN_OCTAVE: usize = 1 << OCTAVE_BITS;
-const OCTAVE_BITS: usize = 4;
-
 /// Buckets reach up to 2^26 µs, which is 67 s; one more holds all longer times.
 const MAX_BITS: usize = LAST_BITS;
 
-const BUCKETS: usize = (MAX_BITS - OCTAVE_BITS + 1) * BUCKETS_IN_OCTAVE + 1;
-
 /// Counts durations, in microseconds.
+///
+/// Each octave (from a power of two to the next) has 2 to the power of `BITS` buckets: so a bucket is at most that part
+/// as wide as the times in it.
 #[derive(Debug)]
-pub struct Histogram {
-    buckets: [AtomicU64; BUCKETS],
+pub struct LogHistogram<const BITS: usize> {
+    buckets: Box<[AtomicU64]>,
     sum_micros: AtomicU64,
 }
 
-impl Default for Histogram {
+/// Counts durations to within 3 %, in 3 KiB.
+pub type Histogram = LogHistogram<4>;
+
+/// Counts durations to within 13 %, in less than 1 KiB.
+pub type CoarseHistogram = LogHistogram<2>;
+
+impl<const BITS: usize> Default for LogHistogram<BITS> {
     fn default() -> Self {
-        Self { buckets: [const { AtomicU64::new(0) }; BUCKETS], sum_micros: AtomicU64::new(0) }
+        let buckets = (0..buckets::<BITS>()).map(|_| AtomicU64::new(0)).collect();
+        Self { buckets, sum_micros: AtomicU64::new(0) }
     }
 }
 
-impl Histogram {
+impl<const BITS: usize> LogHistogram<BITS> {
     /// Counts `count` events that took this time.
     pub fn add(&self, time: Duration, count: u64) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        self.buckets[bucket(micros)].fetch_add(count, Ordering::Relaxed);
+        self.buckets[bucket::<BITS>(micros)].fetch_add(count, Ordering::Relaxed);
         self.sum_micros.fetch_add(micros.saturating_mul(count), Ordering::Relaxed);
     }
 
     /// A copy of all that was counted so far.
-    pub fn times(&self) -> Times {
+    pub fn times(&self) -> LogTimes<BITS> {
         let counts = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
-        Times { counts, sum_micros: self.sum_micros.load(Ordering::Relaxed) }
+        LogTimes { counts, sum_micros: self.sum_micros.load(Ordering::Relaxed) }
     }
 
     /// How many events were counted so far.
@@ -48,15 +51,29 @@ impl Histogram {
     }
 }
 
-/// A copy of a [`Histogram`] at some moment, or the difference between two.
+/// A copy of a [`LogHistogram`] at some moment, or the difference between two.
 #[derive(Debug, Clone, Default)]
-pub struct Times {
+pub struct LogTimes<const BITS: usize> {
     /// By bucket; buckets after the end are empty.
     counts: Vec<u64>,
     sum_micros: u64,
 }
 
-impl Times {
+/// A copy of a [`Histogram`].
+pub type Times = LogTimes<4>;
+
+/// A copy of a [`CoarseHistogram`].
+pub type CoarseTimes = LogTimes<2>;
+
+/// The same as [`LogTimes`] in little memory, if they are few.
+#[derive(Debug)]
+pub struct SparseTimes {
+    /// The buckets that are not empty.
+    counts: Box<[(u16, u64)]>,
+    sum_micros: u64,
+}
+
+impl<const BITS: usize> LogTimes<BITS> {
     /// How many events there are.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
@@ -83,8 +100,24 @@ impl Times {
         Self { counts: counts.collect(), sum_micros }
     }
 
-    /// The time within which this share of all events, from 0 to 1, was over, give or take 3 %; `None`
-    /// if there are no events.
+    /// The same in little memory.
+    pub fn sparse(&self) -> SparseTimes {
+        let filled = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
+        let counts = filled.map(|(bucket, count)| (bucket as u16, *count)).collect();
+        SparseTimes { counts, sum_micros: self.sum_micros }
+    }
+
+    /// Adds times of the same histogram.
+    pub fn add(&mut self, more: &SparseTimes) {
+        self.counts.resize(self.counts.len().max(buckets::<BITS>()), 0);
+        for (bucket, count) in &more.counts {
+            self.counts[usize::from(*bucket)] += count;
+        }
+        self.sum_micros += more.sum_micros;
+    }
+
+    /// The time within which this share of all events, from 0 to 1, was over, give or take half a bucket's width;
+    /// `None` if there are no events.
     pub fn percentile(&self, share: f64) -> Option<Duration> {
         let count = self.count();
         let rank = ((count as f64 * share).ceil() as u64).clamp(1, count.max(1));
@@ -93,7 +126,8 @@ impl Times {
             seen += count;
             seen >= rank
         })?;
-        Some(Duration::from_micros((lower_bound(bucket) + lower_bound(bucket + 1)) / 2))
+        let bounds = [bucket, bucket + 1].map(lower_bound::<BITS>);
+        Some(Duration::from_micros((bounds[0] + bounds[1]) / 2))
     }
 
     /// The same events by powers of two of microseconds.
@@ -101,7 +135,8 @@ impl Times {
         let mut rest = self.counts.iter().enumerate().peekable();
         let octaves = (FIRST_BITS..=MAX_BITS).map(|bits| {
             let mut count = 0;
-            while let Some((_, more)) = rest.next_if(|(at, _)| lower_bound(*at) < 1 << bits) {
+            while let Some((_, more)) = rest.next_if(|(at, _)| lower_bound::<BITS>(*at) < 1 << bits)
+            {
                 count += more;
             }
             count
@@ -112,17 +147,22 @@ impl Times {
     }
 }
 
+/// The number of buckets.
+const fn buckets<const BITS: usize>() -> usize {
+    ((MAX_BITS - BITS + 1) << BITS) + 1
+}
+
 /// The bucket that counts this time.
-fn bucket(micros: u64) -> usize {
-    let octave = (u64::BITS - micros.leading_zeros()).saturating_sub(OCTAVE_BITS as u32 + 1);
+fn bucket<const BITS: usize>(micros: u64) -> usize {
+    let octave = (u64::BITS - micros.leading_zeros()).saturating_sub(BITS as u32 + 1);
     let within = (micros >> octave) as usize;
-    (octave as usize * BUCKETS_IN_OCTAVE + within).min(BUCKETS - 1)
+    (((octave as usize) << BITS) + within).min(buckets::<BITS>() - 1)
 }
 
 /// The shortest time that this bucket counts.
-fn lower_bound(bucket: usize) -> u64 {
-    let octave = (bucket / BUCKETS_IN_OCTAVE).saturating_sub(1);
-    ((bucket - octave * BUCKETS_IN_OCTAVE) as u64) << octave
+fn lower_bound<const BITS: usize>(bucket: usize) -> u64 {
+    let octave = (bucket >> BITS).saturating_sub(1);
+    ((bucket - (octave << BITS)) as u64) << octave
 }
 
 #[cfg(test)]
@@ -135,14 +175,32 @@ mod tests {
         histogram.times()
     }
 
+    fn check_buckets<const BITS: usize>() {
+        let last = buckets::<BITS>() - 1;
+        for at in 0..last {
+            let (first, next) = (lower_bound::<BITS>(at), lower_bound::<BITS>(at + 1));
+            let widest = (first >> BITS).max(1);
+            assert!(first < next && next - first <= widest, "{at}: {first} to {next}");
+            assert_eq!((bucket::<BITS>(first), bucket::<BITS>(next - 1)), (at, at));
+        }
+        assert_eq!(bucket::<BITS>(u64::MAX), last);
+    }
+
     #[test]
     fn each_bucket_begins_where_the_one_before_ends() {
-        for at in 0..BUCKETS - 1 {
-            let (first, next) = (lower_bound(at), lower_bound(at + 1));
-            assert!(first < next && next - first <= (first / 16).max(1), "{at}: {first} to {next}");
-            assert_eq!((bucket(first), bucket(next - 1)), (at, at));
-        }
-        assert_eq!(bucket(u64::MAX), BUCKETS - 1);
+        check_buckets::<4>();
+        check_buckets::<2>();
+    }
+
+    #[test]
+    fn sparse_times_are_the_same_times() {
+        let (times, mut sum) = (counted([3, 900, 900, 1 << 40]), counted([3]));
+        sum.add(&times.sparse());
+        assert_eq!((sum.count(), sum.sum()), (5, times.sum() + Duration::from_micros(3)));
+        assert_eq!(sum.octaves(), times.clone().with(&counted([3])).octaves());
+        let mut none = Times::default();
+        none.add(&times.sparse());
+        assert_eq!(none.octaves(), times.octaves());
     }
 
     #[test]

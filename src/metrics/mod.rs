@@ -2,6 +2,7 @@
 
 pub mod cache;
 mod commands;
+mod counts;
 mod histogram;
 mod octaves;
 mod striped;
@@ -16,7 +17,8 @@ use serde::Serialize;
 
 use self::cache::CacheMetrics;
 pub use self::commands::{CommandId, CommandTimes, SentCommands};
-pub use self::histogram::{Histogram, Times};
+pub use self::counts::{BackendCounts, Counts, Since};
+pub use self::histogram::{CoarseTimes, Histogram, LogTimes, SparseTimes, Times};
 pub use self::octaves::OctaveTimes;
 use self::striped::Striped;
 use self::tls::TlsMetrics;
@@ -45,7 +47,7 @@ impl Counter {
 }
 
 /// One value for each protocol.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ByProtocol<T> {
     pub http: T,
     pub resp: T,
@@ -177,6 +179,8 @@ pub struct BackendMetrics {
     pub cache_hits: Counter,
     /// Reads that kept it busy, and have ended.
     pub slow_reads: Counter,
+    /// Bytes of our connections to it, with health checks.
+    pub traffic: Arc<Traffic>,
     /// Health checks that it answered, whatever it said.
     pub answered_checks: Counter,
     /// Health checks that it did not answer.

@@ -1,4 +1,4 @@
-//! Bytes of clients.
+//! Bytes of clients and of backends.
 
 use super::striped::Striped;
 use crate::net::client_stream::ByteCounter;
@@ -6,17 +6,17 @@ use crate::net::client_stream::ByteCounter;
 const RECEIVED: usize = 0;
 const SENT: usize = 1;
 
-/// The bytes of clients of one protocol: within TLS those that are encrypted.
+/// The bytes of clients of one protocol, or of one backend: within TLS those that are encrypted.
 #[derive(Debug, Default)]
 pub struct Traffic(Striped<2>);
 
 impl Traffic {
-    /// How many bytes these clients have sent.
+    /// How many bytes have come from them.
     pub fn received_bytes(&self) -> u64 {
         self.0.get(RECEIVED)
     }
 
-    /// How many bytes these clients were sent.
+    /// How many bytes have gone to them.
     pub fn sent_bytes(&self) -> u64 {
         self.0.get(SENT)
     }

@@ -14,6 +14,7 @@ use rustls::{ClientConfig, ClientConnection};
 use rustls_pki_types::ServerName;
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
+use super::client_stream::ByteCounter;
 use super::poll;
 use super::tls::session::{ReadWait, TlsSession};
 use super::tls::{TlsError, TlsSummary};
@@ -39,6 +40,7 @@ const UNREACHABLE_TIMEOUTS: u32 = 2;
 pub struct BackendStream {
     socket: Socket,
     tls: Option<Box<BackendSession>>,
+    counter: Option<Arc<dyn ByteCounter>>,
 }
 
 /// TLS as a backend's address asks for it.
@@ -126,13 +128,18 @@ impl BackendStream {
             Some(tls) => Some(Box::new(BackendSession::start(&socket, tls, deadline, timeout)?)),
             None => None,
         };
-        Ok(Self { socket, tls })
+        Ok(Self { socket, tls, counter: None })
     }
 
     /// Connects to a Unix socket within `wait`. Each later operation may take `timeout`.
     pub(crate) fn connect_unix(path: &Path, wait: Duration, timeout: Duration) -> io::Result<Self> {
         let socket = connected(Domain::UNIX, &SockAddr::unix(path)?, wait, timeout)?;
-        Ok(Self { socket, tls: None })
+        Ok(Self { socket, tls: None, counter: None })
+    }
+
+    /// Tells `counter` from now on how many bytes go over it: within TLS those that are encrypted.
+    pub(crate) fn count_by(&mut self, counter: Arc<dyn ByteCounter>) {
+        self.counter = Some(counter);
     }
 
     /// Sets how long a read may wait.
@@ -216,22 +223,30 @@ fn connected(
 
 impl Read for &BackendStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match &self.tls {
+        let read = match &self.tls {
             Some(tls) => {
                 let wait = ReadWait::SocketTimeout(tls.read_timeout());
                 tls.session.read_slice(&self.socket, buffer, wait)
             }
             None => (&self.socket).read(buffer),
+        };
+        if let (Ok(bytes), Some(counter)) = (&read, &self.counter) {
+            counter.received(*bytes);
         }
+        read
     }
 }
 
 impl Write for &BackendStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &self.tls {
+        let written = match &self.tls {
             Some(tls) => tls.write(&self.socket, bytes),
             None => (&self.socket).write(bytes),
+        };
+        if let (Ok(bytes), Some(counter)) = (&written, &self.counter) {
+            counter.sent(*bytes);
         }
+        written
     }
 
     fn flush(&mut self) -> io::Result<()> {

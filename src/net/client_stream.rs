@@ -38,11 +38,11 @@ const PEER_END: PollFlags = PollFlags::RDHUP;
 #[cfg(not(target_os = "linux"))]
 const PEER_END: PollFlags = PollFlags::HUP;
 
-/// Receiver of the numbers of bytes that go to clients and come from them.
+/// Receiver of the numbers of bytes that go to clients, or a backend, and come from them.
 pub trait ByteCounter: std::fmt::Debug + Send + Sync {
-    /// Takes note that clients have sent so many.
+    /// Takes note that so many have come.
     fn received(&self, bytes: usize);
-    /// Takes note that clients were sent so many.
+    /// Takes note that so many have gone.
     fn sent(&self, bytes: usize);
 }
 

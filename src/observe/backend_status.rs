@@ -4,11 +4,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
+use super::last_minute::LastMinuteOfBackend;
 use crate::backend::pool;
 use crate::balance::Balancer;
 use crate::balance::history::{self, Recent, RecentOfBackend};
 use crate::balance::slow;
-use crate::health::{Admin, Lag, Member, ShownState};
+use crate::health::{Admin, Lag, LastCheck, Member, Progress, ShownState};
+use crate::metrics::LogTimes;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Requests {
@@ -39,12 +41,19 @@ pub(super) struct BackendStatus {
     retries: u64,
     ejections: u64,
     cache_hits: u64,
+    received_bytes: u64,
+    sent_bytes: u64,
     cache_refused: Option<String>,
     lag_seconds: Option<f64>,
     lag_bytes: Option<u64>,
     lag_is_at_least: bool,
     staleness_seconds: Option<f64>,
     keys: Option<u64>,
+    syncing: Option<Progress>,
+    times_down: u64,
+    down_seconds: f64,
+    last_check: Option<CheckStatus>,
+    last_minute: LastMinuteOfBackend,
     latency_ms: Latency,
     connections: pool::Counts,
 }
@@ -56,8 +65,18 @@ struct OverrideStatus {
     weight: Option<u16>,
 }
 
+/// The last health check.
 #[derive(Debug, Serialize)]
-struct Latency {
+struct CheckStatus {
+    at: String,
+    seconds_ago: f64,
+    took_ms: f64,
+    answered: bool,
+}
+
+/// Quantiles of times; `None` if there are none.
+#[derive(Debug, Serialize)]
+pub(super) struct Latency {
     p50: Option<f64>,
     p99: Option<f64>,
     p99_9: Option<f64>,
@@ -108,9 +127,7 @@ impl BackendStatus {
     ) -> Self {
         let health = backend.health.summary(now);
         let settings = backend.settings.effective();
-        let answered = &backend.metrics.answered;
-        let since = SystemTime::now().checked_sub(health.state_for);
-        let percentile = |share| recent.times.percentile(share).map(millis);
+        let counts = &recent.total;
         Self {
             name: backend.name().to_owned(),
             role: health.role(),
@@ -125,33 +142,55 @@ impl BackendStatus {
             zone: settings.zone,
             never_read: settings.is_never_read,
             reason: health.reason,
-            since: shown(since.unwrap_or(SystemTime::UNIX_EPOCH)),
+            since: shown_ago(health.state_for),
             state_seconds: rounded(health.state_for.as_secs_f64()),
             leases,
             share: recent.share,
             requests: Requests {
-                http: answered.http.count(),
-                resp: answered.resp.count(),
+                http: counts.requests.http,
+                resp: counts.requests.resp,
                 per_second: rounded(recent.per_second),
             },
-            errors: backend.metrics.errors.get(),
-            error_replies: backend.metrics.error_replies.get(),
-            retries: backend.metrics.retries.get(),
+            errors: counts.errors,
+            error_replies: counts.error_replies,
+            retries: counts.retries,
             ejections: health.ejections,
-            cache_hits: backend.metrics.cache_hits.get(),
+            cache_hits: counts.cache_hits,
+            received_bytes: counts.received_bytes,
+            sent_bytes: counts.sent_bytes,
             cache_refused,
             lag_seconds: health.lag.map(|lag| lag.as_secs_f64()),
             lag_bytes: lag.bytes,
             lag_is_at_least: lag.is_at_least,
             staleness_seconds: lag.staleness.map(|time| time.as_millis() as f64 / 1000.0),
             keys: health.keys,
-            latency_ms: Latency {
-                p50: percentile(0.5),
-                p99: percentile(0.99),
-                p99_9: percentile(0.999),
-            },
+            syncing: health.progress,
+            times_down: health.times_down,
+            down_seconds: rounded(health.down_time.as_secs_f64()),
+            last_check: health.last_check.map(|check| CheckStatus::of(&check, now)),
+            last_minute: LastMinuteOfBackend::of(recent),
+            latency_ms: Latency::of(&recent.times),
             connections: backend.pool.counts(),
         }
+    }
+}
+
+impl CheckStatus {
+    fn of(check: &LastCheck, now: Instant) -> Self {
+        let ago = now.saturating_duration_since(check.ended_at);
+        Self {
+            at: shown_ago(ago),
+            seconds_ago: rounded(ago.as_secs_f64()),
+            took_ms: millis(check.time),
+            answered: check.is_answered,
+        }
+    }
+}
+
+impl Latency {
+    pub fn of<const BITS: usize>(times: &LogTimes<BITS>) -> Self {
+        let percentile = |share| times.percentile(share).map(millis);
+        Self { p50: percentile(0.5), p99: percentile(0.99), p99_9: percentile(0.999) }
     }
 }
 
@@ -199,6 +238,11 @@ impl SlowReads {
 
 pub(super) fn shown(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
+}
+
+/// The moment so long ago.
+fn shown_ago(ago: Duration) -> String {
+    shown(SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH))
 }
 
 /// Rounds to a tenth.

@@ -4,6 +4,7 @@ mod backend_status;
 mod cache_status;
 pub mod certificates;
 mod families;
+mod last_minute;
 pub(crate) mod misconfiguration;
 mod process;
 pub(crate) mod prometheus;

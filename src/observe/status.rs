@@ -6,18 +6,20 @@ use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
 
-use super::backend_status::{BackendStatus, HistoryStatus, Requests, SlowReads, rounded, shown};
+use super::backend_status::{
+    BackendStatus, HistoryStatus, Latency, Requests, SlowReads, rounded, shown,
+};
 use super::cache_status::{CacheStatus, MAX_HOTTEST};
 use super::certificates::{self, CertificateStatus};
+use super::last_minute::{LastMinute, Refused, Responses};
 use super::process::Usage;
 use super::source_status::SourceStatus;
 use super::zone_status::ZoneStatus;
-use crate::balance::history::RecentOfBackend;
+use crate::balance::history::{RecentOfBackend, RecentOfCommand};
 use crate::balance::{Balancer, Phase};
 use crate::health::{Member, ShownState};
 use crate::logging;
-use crate::metrics::{ByProtocol, Counter, Refusal};
-use crate::net::protocol::WireProtocol;
+use crate::metrics::ByProtocol;
 use crate::sync::lock;
 
 /// Changes of state that are shown.
@@ -40,7 +42,11 @@ pub struct Status {
     connections: ByProtocol<u64>,
     requests: Requests,
     refused: Refused,
+    responses: Responses,
+    received_bytes: ByProtocol<u64>,
+    sent_bytes: ByProtocol<u64>,
     cut_answers: u64,
+    last_minute: LastMinute,
     log_lines_dropped: u64,
     process: Usage,
     memory: Memory,
@@ -98,21 +104,6 @@ struct Memory {
 }
 
 #[derive(Debug, Serialize)]
-struct Refused {
-    writes: u64,
-    bad_requests: u64,
-    too_slow: u64,
-    unknown_commands: u64,
-    not_served: u64,
-    unanswered: u64,
-    too_stale: u64,
-    not_logged_in: u64,
-    not_permitted: u64,
-    throttled: u64,
-    too_many_clients: u64,
-}
-
-#[derive(Debug, Serialize)]
 struct ChangeStatus {
     at: String,
     backend: String,
@@ -124,6 +115,16 @@ struct ChangeStatus {
 struct CommandStatus {
     name: String,
     count: u64,
+    last_minute: LastMinuteOfCommand,
+}
+
+/// How often clients have sent a command in the last minute, how often backends have answered it, and how long they
+/// took over it.
+#[derive(Debug, Serialize)]
+struct LastMinuteOfCommand {
+    count: u64,
+    answered: u64,
+    latency_ms: Latency,
 }
 
 impl Status {
@@ -132,7 +133,9 @@ impl Status {
     pub fn of(balancer: &Balancer, since: u64, shows_keys: bool) -> Self {
         let metrics = &balancer.metrics;
         let members = balancer.shown_backends();
-        let recent = balancer.history.recent(&balancer.reading(&members), since);
+        let reading = balancer.reading(&members);
+        let recent = balancer.history.recent(&reading, since);
+        let counts = &reading.counts;
         let clients = [&metrics.new_clients, &metrics.clients.http, &metrics.clients.resp];
         let [new, http, resp] = clients.map(|count| count.load(Ordering::Relaxed));
         let now = Instant::now();
@@ -145,8 +148,8 @@ impl Status {
             BackendStatus::of(member, is_added, leases, &lag, cache_refused, recent, now)
         };
         let backends: Vec<_> = members.iter().zip(&recent.backends).map(status).collect();
-        let answered = |here: &Counter, of: fn(&Requests) -> u64| {
-            here.get() + backends.iter().map(|backend| of(&backend.requests)).sum::<u64>()
+        let answered = |here: u64, of: fn(&Requests) -> u64| {
+            here + backends.iter().map(|backend| of(&backend.requests)).sum::<u64>()
         };
         Self {
             version: env!("CARGO_PKG_VERSION"),
@@ -157,14 +160,18 @@ impl Status {
             ready: balancer.is_ready(),
             configuration: ConfigurationStatus::of(balancer),
             clients: Clients { http, resp, new, max: balancer.config().max_clients },
-            connections: metrics.connections.get(),
+            connections: counts.connections,
             requests: Requests {
-                http: answered(&metrics.answered_here.http, |requests| requests.http),
-                resp: answered(&metrics.answered_here.resp, |requests| requests.resp),
+                http: answered(counts.answered_here.http, |requests| requests.http),
+                resp: answered(counts.answered_here.resp, |requests| requests.resp),
                 per_second: rounded(recent.per_second),
             },
-            refused: Refused::of(balancer),
-            cut_answers: metrics.cut.http.get() + metrics.cut.resp.get(),
+            refused: Refused::of(counts),
+            responses: Responses::of(counts),
+            received_bytes: counts.received_bytes,
+            sent_bytes: counts.sent_bytes,
+            cut_answers: counts.cut,
+            last_minute: LastMinute::of(&recent, balancer.cache.is_some()),
             log_lines_dropped: logging::dropped_lines(),
             process: Usage::now(),
             memory: Memory {
@@ -182,7 +189,7 @@ impl Status {
             sources: SourceStatus::all(balancer),
             history: HistoryStatus::of(&recent),
             changes: changes(balancer),
-            commands: commands(balancer),
+            commands: commands(recent.commands),
             slow_reads: SlowReads::of(balancer, shows_keys),
         }
     }
@@ -210,29 +217,6 @@ impl ConfigurationStatus {
     }
 }
 
-impl Refused {
-    fn of(balancer: &Balancer) -> Self {
-        let metrics = &balancer.metrics;
-        let count = |why| {
-            let of = |protocol| metrics.refused(protocol, why);
-            of(WireProtocol::Http) + of(WireProtocol::Resp)
-        };
-        Self {
-            writes: count(Refusal::Write),
-            bad_requests: count(Refusal::BadRequest),
-            too_slow: count(Refusal::TooSlow),
-            unknown_commands: count(Refusal::UnknownCommand),
-            not_served: count(Refusal::NotServed),
-            unanswered: count(Refusal::Unanswered),
-            too_stale: count(Refusal::TooStale),
-            not_logged_in: count(Refusal::NotLoggedIn),
-            not_permitted: count(Refusal::NotPermitted),
-            throttled: count(Refusal::Throttled),
-            too_many_clients: metrics.turned_away.get(),
-        }
-    }
-}
-
 fn changes(balancer: &Balancer) -> Vec<ChangeStatus> {
     let changes = balancer.changes(MAX_CHANGES).into_iter().map(|(backend, change)| ChangeStatus {
         at: shown(change.at),
@@ -244,13 +228,17 @@ fn changes(balancer: &Balancer) -> Vec<ChangeStatus> {
 }
 
 /// The commands and the kinds of HTTP requests that were sent most often.
-fn commands(balancer: &Balancer) -> Vec<CommandStatus> {
-    let mut counts = balancer.policy().1.counts();
-    let metrics = &balancer.metrics;
-    let over_http = [("GET /KEY", &metrics.http_keys), ("GET / (listing)", &metrics.http_listings)];
-    let over_http = over_http.map(|(name, counter)| (name.to_owned(), counter.get()));
-    counts.extend(over_http.into_iter().filter(|(_, count)| *count > 0));
-    counts.sort_by(|(a, a_count), (b, b_count)| (b_count, a).cmp(&(a_count, b)));
-    counts.truncate(MAX_COMMANDS);
-    counts.into_iter().map(|(name, count)| CommandStatus { name, count }).collect()
+fn commands(mut recent: Vec<RecentOfCommand>) -> Vec<CommandStatus> {
+    recent.sort_by(|a, b| (b.total, &a.name).cmp(&(a.total, &b.name)));
+    recent.truncate(MAX_COMMANDS);
+    let status = |RecentOfCommand { name, total, sent, times }: RecentOfCommand| CommandStatus {
+        name: name.to_string(),
+        count: total,
+        last_minute: LastMinuteOfCommand {
+            count: sent,
+            answered: times.count(),
+            latency_ms: Latency::of(&times),
+        },
+    };
+    recent.into_iter().map(status).collect()
 }

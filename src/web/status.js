@@ -9,15 +9,16 @@ const TIMEOUT_MS = 3000;
 const WINDOW = 300; // seconds that are shown
 const RATE_MS = 900; // shortest time over which the live point of the request chart is measured
 const CPU_MS = 5000;
-const RECENT_MS = 60000; // how long counters are kept, to show what is new
-const COLOURS = 8;
-const WEAVES = 4; // colours repeat with another weave
-const TIP_ROWS = 10;
+const RECENT_MS = 10000; // how long counters are kept, for rates
+const COLOURS = 8; // where there are more backends, the last colour is that of all others
+const TAIL = 10; // characters at the end of a name that stay when its middle is left out
+const LONGEST_NAME = 34; // characters, in the header
+const LONGEST_CELL = 44; // characters, in the table
 const SERIES = ["leases", "requests", "errors", "p99_ms", "state"];
 
 const past = { last: null, backends: [] }; // the history: the last WINDOW samples of each backend
 let now = null; // the newest status
-let recent = []; // counters of the last minute, oldest first
+let recent = []; // the last counters, oldest first
 let answeredAt = null; // when lb last answered
 let hover = null; // seconds ago that the pointer is at
 
@@ -75,19 +76,59 @@ function badge(state) {
   return make("span", { class: "badge", "data-state": state }, icon(state), word);
 }
 
-const colour = (index) => `c${index % COLOURS}`;
-const weave = (index) => Math.floor(index / COLOURS) % WEAVES;
+const colour = (index) => `c${index}`;
 
-/** Draws a shape in a backend's colour, with a weave if the colour repeats. */
-function coloured(index, tag, attributes = {}) {
-  const shapes = [draw(tag, { ...attributes, class: colour(index) })];
-  if (weave(index) > 0) shapes.push(draw(tag, { ...attributes, fill: `url(#weave-${weave(index)})` }));
-  return shapes;
+/** Draws a shape in the colour of a group of backends. */
+function coloured(group, tag, attributes = {}) {
+  return draw(tag, { ...attributes, class: colour(group) });
 }
 
-function chip(index) {
-  const square = coloured(index, "rect", { width: 12, height: 12, rx: 3 });
-  return draw("svg", { viewBox: "0 0 12 12", class: "chip", "aria-hidden": "true" }, ...square);
+function chip(group) {
+  const square = coloured(group, "rect", { width: 12, height: 12, rx: 3 });
+  return draw("svg", { viewBox: "0 0 12 12", class: "chip", "aria-hidden": "true" }, square);
+}
+
+/** A name of which, where there is no room, the middle is left out: both ends tell names apart. */
+function shortened(name) {
+  const cut = Math.max(0, name.length - TAIL);
+  const parts = [name.slice(0, cut), name.slice(cut)].filter(Boolean);
+  const ends = parts.map((part, k) => make("span", { class: k === 0 && cut > 0 ? "start" : "end" }, part));
+  return make("span", { class: "name", title: name }, ...ends);
+}
+
+/** Leaves out the middle of a text that is too long. */
+function middleOut(text, most) {
+  if (text.length <= most) return text;
+  return `${text.slice(0, most - TAIL - 1)}…${text.slice(-TAIL)}`;
+}
+
+// ---- Groups: the backends of one colour. Each is its own group, unless there are more than colours.
+
+const groupOf = (index, all) => (all > COLOURS ? Math.min(index, COLOURS - 1) : index);
+
+/** Adds up what the backends of each group have. */
+function grouped(values) {
+  const sums = [];
+  values.forEach((value, index) => {
+    const group = groupOf(index, values.length);
+    sums[group] = (sums[group] ?? 0) + (value ?? 0);
+  });
+  return sums;
+}
+
+/** Adds up the samples of the backends of each group, second by second. */
+function groupedSeries(name) {
+  const series = past.backends.map((backend) => backend[name]);
+  if (series.length <= COLOURS) return series;
+  const others = series.slice(COLOURS - 1);
+  const total = others[0].map((_, k) => sum(others.map((values) => values[k] ?? 0)));
+  return [...series.slice(0, COLOURS - 1), total];
+}
+
+function groupNames(backends) {
+  const names = backends.map((b) => b.name);
+  if (names.length <= COLOURS) return names;
+  return [...names.slice(0, COLOURS - 1), `${names.length - COLOURS + 1} others`];
 }
 
 // ---- Words and numbers
@@ -101,6 +142,9 @@ function compact(value) {
   const scaled = value / 1000 ** power;
   return `${Number(scaled.toFixed(scaled < 100 ? 1 : 0))}${" kMGT"[power]}`;
 }
+
+/** In full, unless it is very long. */
+const countOf = (value) => (value < 10_000_000 ? exact(value) : compact(value));
 
 function bytes(value) {
   if (value == null) return "–";
@@ -118,6 +162,25 @@ function duration(seconds) {
   return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
 }
 
+/** The date and the time here, as in 2026-11-27 21:15:02. */
+function stamp(at) {
+  const date = new Date(at);
+  const two = (number) => String(number).padStart(2, "0");
+  return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())} ${clock(at)}`;
+}
+
+/** The offset of the time here, as in UTC+01:00. */
+function offset(at) {
+  const minutes = -new Date(at).getTimezoneOffset();
+  const two = (number) => String(Math.floor(number)).padStart(2, "0");
+  return `UTC${minutes < 0 ? "−" : "+"}${two(Math.abs(minutes) / 60)}:${two(Math.abs(minutes) % 60)}`;
+}
+
+/** p50 · p99 · p99.9. */
+function quantiles({ p50, p99, p99_9 }) {
+  return p50 === null ? "–" : [p50, p99, p99_9].map(milliseconds).join(" · ");
+}
+
 function milliseconds(value) {
   if (value == null) return "–";
   if (value >= 10000) return `${(value / 1000).toFixed(1)} s`;
@@ -127,6 +190,7 @@ function milliseconds(value) {
 const cssShare = (part, whole) => `${Math.min(100, (100 * part) / whole).toFixed(2)}%`;
 const percent = (share, digits = 0) => (share == null ? "–" : `${(share * 100).toFixed(digits)} %`);
 const clock = (at) => new Date(at).toLocaleTimeString("en-GB");
+const windowOf = (seconds) => (seconds >= 58.5 ? "in the last minute" : `in the last ${Math.max(1, Math.round(seconds))} s`);
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 const last = (values) => values[values.length - 1];
 const answered = (requests) => requests.http + requests.resp;
@@ -173,11 +237,11 @@ function remember({ last: newest, backends }) {
   past.last = newest;
 }
 
-function count({ refused, process, backends, cache }) {
+function count({ process, backends }) {
   const at = performance.now();
   const requests = backends.map((b) => answered(b.requests));
   recent = recent.filter((entry) => at - entry.at < RECENT_MS);
-  recent.push({ at, refused, cpu: process.cpu_seconds, requests, cache });
+  recent.push({ at, cpu: process.cpu_seconds, requests });
 }
 
 /** Returns the newest counters that are at least this old. */
@@ -210,6 +274,23 @@ const PHASES = {
   closing: "Closing",
 };
 
+// The states in which something is wrong, the worst first; then those that an operator has set.
+const TROUBLES = ["down", "ejected", "suspect", "syncing", "slow"];
+const ORDER = [...TROUBLES, "maint", "draining", "up"];
+
+/** The backends' places in the table: those that fail first, then as they were added. */
+const inOrder = (backends) =>
+  backends.map((_, index) => index).sort((a, b) => ORDER.indexOf(backends[a].state) - ORDER.indexOf(backends[b].state) || a - b);
+
+/** Names the worst backends, and says since when: "10.0.0.2 down for 18 s · 1 more". */
+function troubles(backends) {
+  const bad = inOrder(backends).map((index) => backends[index]).filter((b) => b.state !== "up");
+  const said = ({ name, state, state_seconds }) => `${middleOut(name, LONGEST_NAME)} ${state} for ${duration(state_seconds)}`;
+  const shown = bad.slice(0, bad.length > 2 ? 1 : 2).map(said);
+  if (bad.length > shown.length) shown.push(`${bad.length - shown.length} more not up`);
+  return shown.map((text) => ` · ${text}`).join("");
+}
+
 function overall({ phase, backends }) {
   const of = (state) => backends.filter((b) => b.state === state).length;
   const slow = of("slow");
@@ -217,17 +298,13 @@ function overall({ phase, backends }) {
   const out = of("draining") + of("maint");
   const all = backends.length - out;
   const brief = `${up}/${all} up`;
+  const rest = troubles(backends);
   if (phase !== "serving") return { level: "suspect", text: PHASES[phase] ?? phase, brief: phase };
-  if (out > 0 && up === all && up > 0) {
-    const rest = up === 1 ? "the only other is up" : `all ${up} others are up`;
-    return { level: "up", text: `${out} out of service, ${rest}`, brief };
-  }
-  if (slow > 0) return { level: "suspect", text: `${up} of ${all} backends up, ${slow} slow`, brief };
-  if (all === 1 && up === 1) return { level: "up", text: "The backend is up", brief };
-  if (up > 0) return { level: up === all ? "up" : "suspect", text: `${up} of ${all} backends up`, brief };
-  if (of("suspect") + of("ejected") > 0) return { level: "down", text: "No backend is up: reads go to suspects", brief };
-  if (of("draining") > 0) return { level: "down", text: "No backend is up: reads go to those that drain", brief };
-  return { level: "down", text: "All reads fail: no backend is up", brief };
+  if (all === 1 && up === 1 && rest === "") return { level: "up", text: "The backend is up", brief };
+  if (up > 0) return { level: up === all && slow === 0 ? "up" : "suspect", text: `${up} of ${all} up${rest}`, brief };
+  if (of("suspect") + of("ejected") > 0) return { level: "down", text: `None is up: reads go to suspects${rest}`, brief };
+  if (of("draining") > 0) return { level: "down", text: `None is up: reads go to those that drain${rest}`, brief };
+  return { level: "down", text: `All reads fail${rest}`, brief };
 }
 
 function showOverall({ level, text, brief }) {
@@ -237,7 +314,7 @@ function showOverall({ level, text, brief }) {
     heading.querySelector(".icon").replaceWith(icon(level));
     showFavicon(level);
   }
-  put(find(heading, "overall"), text);
+  put(find(heading, "overall"), text, now === null ? "" : now.backends.map((b) => `${b.name} ${b.state}`).join("\n"));
   const mark = { up: "", suspect: "⚠ ", down: "✕ " }[level];
   document.title = `${mark}${brief} – redis-lb`;
 }
@@ -254,7 +331,8 @@ function showHeader(status) {
   const header = document.querySelector(".top");
   put(find(header, "version"), status.version);
   put(find(header, "listen"), status.listen, status.listen);
-  put(find(header, "uptime"), duration(status.uptime_seconds));
+  const began = Date.parse(status.at) - 1000 * status.uptime_seconds;
+  put(find(header, "uptime"), duration(status.uptime_seconds), `since ${stamp(began)} ${offset(began)}`);
   showOverall(overall(status));
 }
 
@@ -271,58 +349,66 @@ function showConfiguration({ file, loaded_at, refused }) {
   const notice = byId("configuration");
   notice.hidden = refused === null;
   if (refused === null) return;
-  put(notice, `The configuration is that of ${loaded_at}. ${file} was not taken over at ${refused.at}: ${refused.reason}`);
+  put(notice, `The configuration is that of ${stamp(loaded_at)} ${offset(loaded_at)}. ${file} was not taken over at ${stamp(refused.at)}: ${refused.reason}`);
+}
+
+/** Says how long the last minute is, wherever figures are of it. */
+function showWindow({ at, last_minute }) {
+  for (const element of document.querySelectorAll("[data-window]")) put(element, windowOf(last_minute.seconds));
+  put(byId("as-of"), `as of ${stamp(at)} ${offset(at)}`, at);
+  put(byId("offset"), `times are ${offset(at)}`);
 }
 
 function showTiles(status) {
-  const { clients, requests, refused, process, memory } = status;
-  const all = answered(requests);
+  const { clients, requests, process, memory, last_minute } = status;
   const connected = clients.http + clients.resp + clients.new;
-  const inAll = all === 0 ? "none answered yet" : `${compact(all)} in total`;
-  showTile("requests_per_second", compact(requests.per_second), inAll, exact(requests.per_second));
+  const total = answered(last_minute.requests);
+  showTile("requests_per_second", compact(requests.per_second), `${exact(total)} ${windowOf(last_minute.seconds)}`, exact(requests.per_second));
   const [http, resp, fresh] = [clients.http, clients.resp, clients.new].map(compact);
-  const kinds = `${http} http · ${resp} redis · ${fresh} new`;
-  showTile("clients", compact(connected), kinds, exact(connected));
+  showTile("clients", compact(connected), `${http} http · ${resp} redis · ${fresh} new`, exact(connected));
   put(document.querySelector(".clients dt"), `Clients, at most ${exact(clients.max)}`);
   document.querySelector(".meter i").style.width = cssShare(connected, clients.max);
-  showRefusals("refused_writes", "writes", "answered READONLY");
-  showRefusals("bad_requests", "bad_requests", "malformed");
-  showRefusals("unanswered", "unanswered", "no backend left");
-  showTile("threads", exact(process.threads), "one per client");
-  const byClients = `${bytes(memory.held_bytes)} for clients, at most ${bytes(memory.max_bytes)}`;
-  showTile("memory", bytes(process.resident_bytes), byClients, exact(process.resident_bytes));
-  showTile("cpu", percent(cpuShare()), "of one core");
-  showHitRate(status.cache);
+  const { latency_ms } = last_minute;
+  showTile("latency", quantiles(latency_ms), latency_ms.p50 === null ? "nothing was answered" : "until replies began");
+  const refused = (of) => sum(Object.values(of.refused)) - of.refused.unanswered;
+  showAlarm("unanswered", last_minute.refused.unanswered, status.refused.unanswered);
+  showAlarm("failed", last_minute.errors, sum(status.backends.map((b) => b.errors)));
+  showAlarm("refused", refused(last_minute), refused(status));
+  const sent = answered(last_minute.sent_bytes) / Math.max(1, last_minute.seconds);
+  const received = answered(last_minute.received_bytes) / Math.max(1, last_minute.seconds);
+  showTile("sent", `${bytes(Math.round(sent))}/s`, `in: ${bytes(Math.round(received))}/s`);
+  const used = `${bytes(process.resident_bytes)} · ${exact(process.threads)} threads`;
+  showTile("process", percent(cpuShare()), used);
+  put(find(byId("process"), "held"), `${bytes(memory.held_bytes)} of ${bytes(memory.max_bytes)}`);
+  put(find(byId("process"), "log_lines_dropped"), exact(status.log_lines_dropped));
+  showHitRate(status);
   const sums = last(stack(past.backends.map((b) => b.requests))) ?? [];
   drawSpark(byId("total").firstChild, sums, Math.max(1, ...sums), []);
 }
 
-/** Shows a count of refusals, highlighted for a minute after it rose. */
-function showRefusals(tile, name, note) {
-  const total = now.refused[name];
-  const fresh = total - recent[0].refused[name];
-  showTile(tile, compact(total), fresh > 0 ? `+${compact(fresh)} in 1 min` : note, exact(total));
-  find(byId("tiles"), tile).parentElement.classList.toggle("fresh", fresh > 0);
+/** Shows what should not happen: highlighted if it did in the last minute. */
+function showAlarm(name, fresh, total) {
+  showTile(name, compact(fresh), `${compact(total)} in total`, exact(fresh));
+  find(byId("tiles"), name).parentElement.classList.toggle("fresh", fresh > 0);
 }
 
 /** Shows which part of the reads that can be kept was answered from the cache in the last minute. */
-function showHitRate(cache) {
+function showHitRate({ cache, last_minute }) {
   byId("cache-tile").hidden = cache === null;
   byId("tiles").classList.toggle("cached", cache !== null);
   if (cache === null) return;
-  const of = (name) => cache[name] - (recent[0].cache?.[name] ?? 0);
-  const [hits, all] = [of("hits"), of("hits") + of("misses")];
-  const note = all === 0 ? "no such reads in 1 min" : `of ${compact(all)} in 1 min`;
-  showTile("cache_hits", all === 0 ? "–" : percent(hits / all), note, `${exact(hits)} of ${exact(all)} in the last minute`);
+  const { hits, misses } = last_minute.cache;
+  const all = hits + misses;
+  showTile("cache_hits", all === 0 ? "–" : percent(hits / all), `of ${compact(all)} reads`, `${exact(hits)} of ${exact(all)}`);
 }
 
 // ---- Small curves
 
 const CURVE = 24; // their height
 
-function spark(kind, index = null) {
+function spark(kind, group = null) {
   const paths = ["area", "line", "faults"].map((name) => draw("path", { class: name }));
-  const className = index === null ? "spark" : `spark ${colour(index)}`;
+  const className = group === null ? "spark" : `spark ${colour(group)}`;
   const box = { viewBox: `0 0 ${WINDOW} ${CURVE}`, preserveAspectRatio: "none", "aria-hidden": "true" };
   return draw("svg", { ...box, class: className, "data-spark": kind }, draw("g", { class: "spans" }), ...paths);
 }
@@ -396,9 +482,8 @@ class Chart {
 
   build() {
     this.svg.setAttribute("viewBox", `0 0 ${this.width} ${this.height}`);
-    this.layers = past.backends.map((_, index) => coloured(index, "path"));
-    const className = this.layers.length > COLOURS ? "layers many" : "layers";
-    const layers = draw("g", { class: className }, ...this.layers.flat());
+    this.layers = groupedSeries(this.name).map((_, group) => coloured(group, "path"));
+    const layers = draw("g", { class: "layers" }, ...this.layers);
     this.grid = draw("g", { class: "grid" });
     this.marks = draw("g", { class: "marks" });
     this.cross = draw("path", { class: "cross" });
@@ -418,16 +503,16 @@ class Chart {
 
   draw(live) {
     if (this.width === 0) return;
-    if (this.layers.length !== past.backends.length) this.build();
-    const stacks = stack(past.backends.map((backend, index) => [...backend[this.name], live[index]]));
+    const series = groupedSeries(this.name);
+    if (this.layers.length !== series.length) this.build();
+    const stacks = stack(series.map((values, group) => [...values, live[group]]));
     const highest = Math.max(...(last(stacks) ?? [0]));
     this.step = niceStep(highest / 4);
     this.top = Math.max(1, Math.ceil((highest * 1.04) / this.step)) * this.step;
     this.drawGrid();
     put(this.empty, highest === 0 ? "None in the last five minutes" : "");
-    this.layers.forEach((shapes, index) => {
-      const path = this.area(stacks[index], index > 0 ? stacks[index - 1] : null);
-      for (const shape of shapes) shape.setAttribute("d", path);
+    this.layers.forEach((layer, group) => {
+      layer.setAttribute("d", this.area(stacks[group], group > 0 ? stacks[group - 1] : null));
     });
     this.drawMarks();
     this.drawHover(live);
@@ -474,7 +559,7 @@ class Chart {
     const x = this.x(ago).toFixed(1);
     const line = draw("path", { class: "tick", d: `M${x} ${TOP}V${base}` });
     const shape = draw("path", { class: "mark", d: `M${x} ${base + 2}${MARKS[state] ?? MARKS.suspect}` });
-    const title = draw("title", {}, `${clock(at)} ${backend} ${state}: ${reason}`);
+    const title = draw("title", {}, `${stamp(at)} ${offset(at)} ${backend} ${state}: ${reason}`);
     return draw("g", { "data-state": state }, line, shape, title);
   }
 
@@ -491,10 +576,9 @@ class Chart {
     this.cross.setAttribute("d", this.tip.hidden ? "" : `M${this.x(hover)} ${TOP}V${this.height - BOTTOM}`);
     if (this.tip.hidden) return;
     const total = (of) => sum(of.map((entry) => entry.value));
-    const when = hover === 0 ? "now" : clock(Date.parse(now.at) - hover * 1000);
-    const [shown, others] = [values.slice(0, TIP_ROWS), values.slice(TIP_ROWS)];
-    const rows = shown.map(({ index, value }) => tipRow(chip(index), now.backends[index].name, value));
-    if (others.length > 0) rows.push(tipRow("", `${others.length} more`, total(others)));
+    const when = hover === 0 ? "now" : stamp(Date.parse(now.at) - hover * 1000);
+    const names = groupNames(now.backends);
+    const rows = values.map(({ group, value }) => tipRow(chip(group), shortened(names[group]), value));
     this.tip.replaceChildren(tipRow("", when, total(values)), ...rows);
     const isRight = hover < WINDOW / 2;
     this.tip.style.left = isRight ? "" : `${this.x(hover) + 12}px`;
@@ -502,16 +586,14 @@ class Chart {
   }
 
   summary(live) {
-    const unless = (state) => (state === "up" ? "" : ` (${state})`);
-    const each = now.backends.map((b, index) => `${b.name} ${compact(live[index])}${unless(b.state)}`);
+    const each = groupNames(now.backends).map((name, group) => `${name} ${compact(live[group])}`);
     return `${this.what}, five minutes, stacked by backend. Now ${compact(sum(live))}: ${each.join(", ")}.`;
   }
 }
 
-/** Returns the backends' values this many seconds ago, topmost layer first; none if they are unknown. */
+/** Returns the groups' values this many seconds ago, topmost layer first; none if they are unknown. */
 function valuesAt(name, ago, live) {
-  const at = (backend, index) => (ago === 0 ? live[index] : backend[name][backend[name].length - ago]);
-  const values = past.backends.map((backend, index) => ({ index, value: at(backend, index) }));
+  const values = groupedSeries(name).map((series, group) => ({ group, value: ago === 0 ? live[group] : series[series.length - ago] }));
   return values.filter((entry) => entry.value !== undefined).reverse();
 }
 
@@ -536,37 +618,40 @@ let charts = [];
 
 function drawCharts() {
   if (now === null) return;
-  const live = [now.backends.map((b) => b.leases), liveRates(now)];
+  const live = [grouped(now.backends.map((b) => b.leases)), grouped(liveRates(now))];
   charts.forEach((chart, index) => chart.draw(live[index]));
 }
 
 // ---- Shares and legend
 
 function buildBalance(backends) {
-  byId("share").replaceChildren(...backends.flatMap((_, index) => coloured(index, "rect", { height: 14 })));
-  byId("legend").replaceChildren(...backends.map((backend, index) => {
-    const name = make("span", { class: "name", title: backend.name }, backend.name);
+  const names = groupNames(backends);
+  byId("legend").classList.toggle("long", names.some((name) => name.length > LONGEST_NAME));
+  byId("share").replaceChildren(...names.map((_, group) => coloured(group, "rect", { height: 14 })));
+  byId("legend").replaceChildren(...names.map((name, group) => {
     const figures = [field("share"), field("detail", "note")];
-    return make("li", { "data-legend": backend.name }, chip(index), name, ...figures);
+    return make("li", { "data-legend": name }, chip(group), shortened(name), ...figures);
   }));
 }
 
 function showBalance(backends) {
-  const rects = [...byId("share").children];
+  const names = groupNames(backends);
+  const [shares, leases] = [grouped(backends.map((b) => b.share)), grouped(backends.map((b) => b.leases))];
+  const rates = grouped(backends.map((b) => b.requests.per_second));
+  const isKnown = backends.some((b) => b.share !== null);
   let x = 0;
-  backends.forEach((backend, index) => {
-    const width = 1000 * (backend.share ?? 0);
-    for (const rect of rects.splice(0, weave(index) > 0 ? 2 : 1)) fill(rect, { x, width }, []);
+  names.forEach((_, group) => {
+    const width = 1000 * shares[group];
+    fill(byId("share").children[group], { x, width }, []);
     x += width;
-    const item = byId("legend").children[index];
-    attribute(item, "data-state", backend.state);
-    put(find(item, "share"), percent(backend.share));
-    const load = `${compact(backend.leases)} held · ${compact(backend.requests.per_second)}/s`;
-    put(find(item, "detail"), backend.state === "up" ? load : backend.state);
+    const item = byId("legend").children[group];
+    const isUp = names.length < backends.length && group === COLOURS - 1 ? true : backends[group].state === "up";
+    attribute(item, "data-state", isUp ? "up" : backends[group].state);
+    put(find(item, "share"), isKnown ? percent(shares[group]) : "–");
+    put(find(item, "detail"), isUp ? `${compact(leases[group])} leases · ${compact(rates[group])}/s` : backends[group].state);
   });
-  const shares = backends.map((b) => `${b.name} ${percent(b.share)}`).join(", ");
-  const label = x === 0 ? "No requests in the last minute." : `Share of the requests: ${shares}.`;
-  attribute(byId("share"), "aria-label", label);
+  const said = names.map((name, group) => `${name} ${percent(shares[group])}`).join(", ");
+  attribute(byId("share"), "aria-label", isKnown ? `Share of the requests: ${said}.` : "No requests in the last minute.");
 }
 
 function showZone({ own, across_share }) {
@@ -576,32 +661,62 @@ function showZone({ own, across_share }) {
 
 // ---- The table of backends
 
-function buildRow(backend, index) {
-  const name = make("span", { class: "name", "data-field": "name", title: backend.name }, backend.name);
-  const state = make("span", { class: "state" }, badge(backend.state), field("for", "note"));
-  const idle = make("div", { class: "note" }, field("idle"), " idle");
+function buildRow(backend, index, backends) {
+  const group = groupOf(index, backends.length);
+  const detailsId = `details-${index}`;
+  const more = make("button", { type: "button", class: "more", "aria-expanded": "false", "aria-controls": detailsId }, chip(group), make("span", { class: "name whole", "data-field": "name", title: backend.name }, middleOut(backend.name, LONGEST_CELL)));
+  const state = make("span", { class: "state" }, badge(backend.state), field("for", "note"), spark("state"));
   const cells = [
-    cell("words", state, field("reason", "reason"), spark("state")),
-    cell("curve", field("leases", "figure"), spark("leases", index)),
+    cell("words", state),
+    cell("curve", spark("leases", group), field("leases", "figure")),
     cell("", field("share")),
-    cell("curve", field("per_second", "figure"), spark("requests", index)),
-    cell("curve", field("p99", "figure"), spark("p99_ms", index)),
-    cell("", field("p50"), " · ", field("p99_9")),
-    cell("", field("errors")),
-    cell("", field("retries")),
-    cell("", field("error_replies")),
+    cell("curve", spark("requests", group), field("per_second", "figure")),
+    cell("", field("quantiles")),
+    cell("", field("failed")),
+    cell("", field("outages")),
+    cell("wide", field("check")),
     cell("", field("lag")),
     cell("", field("keys")),
-    cell("", field("open"), " of ", field("max"), idle, field("waiting", "alarm")),
+    cell("wide", field("open"), "/", field("max"), field("waiting", "alarm")),
   ];
   cells.forEach((td, k) => attribute(td, "data-label", byId("columns").cells[k + 1].textContent));
-  const title = make("div", {}, chip(index), name);
-  const head = make("th", { scope: "row", role: "rowheader" }, title, field("role", "note"));
-  return make("tr", { role: "row", "data-backend": backend.name }, head, ...cells);
+  const title = make("div", { class: "title" }, more, field("role", "note"));
+  const head = make("th", { scope: "row", role: "rowheader" }, title);
+  const row = make("tr", { role: "row", "data-backend": backend.name }, head, ...cells);
+  const reason = make("p", { class: "reason" }, field("reason"), buildProgress());
+  const columns = byId("columns").cells.length;
+  const why = make("tr", { role: "row", class: "why" }, make("td", { role: "cell", colspan: columns }, reason));
+  const list = make("dl", { id: detailsId, class: "details" });
+  const details = make("tr", { role: "row", class: "details", hidden: "" }, make("td", { role: "cell", colspan: columns }, list));
+  more.addEventListener("click", () => {
+    details.hidden = !details.hidden;
+    attribute(more, "aria-expanded", String(!details.hidden));
+    showDetails(list, now.backends[index]);
+  });
+  return [row, why, details];
 }
 
 function cell(className, ...children) {
   return make("td", { role: "cell", class: className }, ...children);
+}
+
+function buildProgress() {
+  const bar = make("span", { class: "progress", role: "progressbar", "aria-valuemin": "0", "aria-valuemax": "100" }, make("i"));
+  return make("span", { class: "syncing", hidden: "" }, bar, field("progress"));
+}
+
+/** Shows how far a backend is with its data. */
+function showProgress(why, { name, syncing }) {
+  const host = why.querySelector(".syncing");
+  host.hidden = syncing === null;
+  if (syncing === null) return;
+  const number = syncing.unit === "bytes" ? bytes : exact;
+  const share = syncing.of === 0 ? 0 : Math.min(1, syncing.has / syncing.of);
+  const bar = host.querySelector(".progress");
+  attribute(bar, "aria-label", `data of ${name}`);
+  attribute(bar, "aria-valuenow", String(Math.round(100 * share)));
+  bar.firstChild.style.width = cssShare(syncing.has, syncing.of || 1);
+  put(find(host, "progress"), `${percent(share)}: ${number(syncing.has)} of ${number(syncing.of)}${syncing.unit === "keys" ? " keys" : ""}`);
 }
 
 /** Describes what a source of backends has found. */
@@ -629,33 +744,97 @@ function lag({ role, lag_seconds, lag_bytes, lag_is_at_least, staleness_seconds 
   return lag_bytes > 0 ? `${time} · ${lag_is_at_least ? "≥ " : ""}${compact(lag_bytes)}B` : time;
 }
 
-function showRow(row, backend) {
+const times = (count) => `${exact(count)} ${count === 1 ? "time" : "times"}`;
+const shortTime = (seconds) => (seconds < 60 ? `${Math.floor(seconds)} s` : duration(seconds).replace(/ \d+ s$/, ""));
+
+/** Says how often a backend was down, and how long in all. */
+function outages({ times_down, down_seconds }) {
+  return times_down === 0 ? "–" : `${exact(times_down)}× · ${shortTime(down_seconds)}`;
+}
+
+/** What there is to say of a backend beside the columns, as names and texts. */
+function detailsOf(b) {
+  const minute = b.last_minute;
+  const check = b.last_check;
+  const within = windowOf(minute.seconds);
+  return [
+    ["Address", b.name],
+    ["Role and settings", place(b)],
+    [`${b.state} since`, `${stamp(b.since)} ${offset(b.since)}: ${b.reason}`],
+    ["Down", b.times_down === 0 ? "not since the start" : `${times(b.times_down)}, ${duration(b.down_seconds)} in all; ejected ${times(b.ejections)}`],
+    ["Last check", check === null ? "none yet" : `${stamp(check.at)} ${offset(check.at)}, took ${milliseconds(check.took_ms)} ms, ${check.answered ? "answered" : "failed"}`],
+    [`Requests ${within}`, `${exact(minute.requests.http)} HTTP, ${exact(minute.requests.resp)} Redis, ${exact(minute.cache_hits)} cache hits`],
+    ["Requests since the start", `${exact(b.requests.http)} HTTP, ${exact(b.requests.resp)} Redis, ${exact(b.cache_hits)} cache hits`],
+    [`Failed tries ${within}`, `${exact(minute.errors)}, of these ${exact(minute.retries)} tried again elsewhere; ${exact(minute.error_replies)} error replies`],
+    ["Failed tries since the start", `${exact(b.errors)}, of these ${exact(b.retries)} tried again elsewhere; ${exact(b.error_replies)} error replies`],
+    [`Bytes ${within}`, `${bytes(minute.received_bytes)} from it, ${bytes(minute.sent_bytes)} to it`],
+    ["Bytes since the start", `${bytes(b.received_bytes)} from it, ${bytes(b.sent_bytes)} to it`],
+    ["Pool", `${exact(b.connections.open)} connections, ${exact(b.connections.idle)} idle, at most ${exact(b.connections.max)}; ${exact(b.connections.waiting)} clients wait`],
+    ["Cache", b.cache_refused === null ? "" : `read without it: ${b.cache_refused}`],
+  ].filter(([, text]) => text !== "");
+}
+
+function showDetails(list, backend) {
+  const details = detailsOf(backend);
+  if (list.children.length !== details.length) {
+    list.replaceChildren(...details.map(() => make("div", {}, make("dt"), make("dd"))));
+  }
+  details.forEach(([name, text], k) => {
+    put(list.children[k].children[0], name);
+    put(list.children[k].children[1], text);
+  });
+}
+
+/** Whether the reason says more than that all is well. */
+const isTelling = ({ state, reason }) => state !== "up" || /[;:]/.test(reason);
+
+function showRow([row, why, details], backend) {
   const show = (name, text, title) => put(find(row, name), text, title);
   const figure = (name, value) => show(name, compact(value), exact(value));
   if (row.dataset.state !== backend.state) {
-    row.dataset.state = backend.state;
+    for (const part of [row, why, details]) part.dataset.state = backend.state;
     row.querySelector(".badge").replaceWith(badge(backend.state));
   }
+  show("for", duration(backend.state_seconds), `since ${stamp(backend.since)} ${offset(backend.since)}`);
+  why.hidden = !isTelling(backend);
+  put(find(why, "reason"), backend.reason ?? "");
+  showProgress(why, backend);
+  if (!details.hidden) showDetails(details.querySelector("dl"), backend);
   show("role", place(backend), backend.cache_refused === null ? "" : `read without the cache: ${backend.cache_refused}`);
-  const since = new Date(backend.since).toLocaleString("en-GB");
-  show("for", `for ${duration(backend.state_seconds)}`, `since ${since}`);
-  show("reason", backend.reason ?? "", backend.reason ?? "");
   show("share", percent(backend.share, 1));
-  const { http, resp, per_second } = backend.requests;
-  show("per_second", compact(per_second), `${exact(http)} http, ${exact(resp)} redis in total; ${exact(backend.cache_hits)} cache hits`);
-  for (const name of ["leases", "errors", "retries", "error_replies", "keys"]) figure(name, backend[name]);
+  const { last_minute, requests, connections, last_check } = backend;
+  const within = windowOf(last_minute.seconds);
+  const total = answered(last_minute.requests);
+  show("per_second", compact(requests.per_second), `${exact(total)} ${within}`);
+  for (const name of ["leases", "keys"]) figure(name, backend[name]);
   show("lag", lag(backend), backend.lag_seconds === null ? "" : `heard from its primary ${exact(backend.lag_seconds)} s before the last check`);
-  for (const name of ["p50", "p99", "p99_9"]) show(name, milliseconds(backend.latency_ms?.[name]));
-  const { open, idle, waiting, max } = backend.connections;
-  Object.entries({ open, idle, max }).forEach(([name, value]) => figure(name, value));
-  show("waiting", waiting > 0 ? `${compact(waiting)} waiting` : "");
-  find(row, "errors").classList.toggle("none", backend.errors === 0);
+  show("quantiles", quantiles(last_minute.latency_ms));
+  show("failed", compact(last_minute.errors), `${exact(last_minute.errors)} ${within}, ${exact(backend.errors)} since the start`);
+  find(row, "failed").className = last_minute.errors === 0 ? "none" : "alarm";
+  show("outages", outages(backend), `down ${times(backend.times_down)} since the start, ${duration(backend.down_seconds)} in all`);
+  find(row, "outages").className = backend.times_down === 0 ? "none" : "";
+  const took = last_check === null ? "–" : `${last_check.answered ? "" : "✕ "}${Math.floor(last_check.seconds_ago)} s ago · ${milliseconds(last_check.took_ms)} ms`;
+  show("check", took, last_check === null ? "" : `${last_check.answered ? "answered" : "failed"} at ${stamp(last_check.at)} ${offset(last_check.at)}`);
+  find(row, "check").className = last_check?.answered === false ? "alarm" : "";
+  const { open, max, waiting } = connections;
+  Object.entries({ open, max }).forEach(([name, value]) => figure(name, value));
+  show("waiting", waiting > 0 ? ` ${compact(waiting)} wait` : "");
+}
+
+/** Puts the rows of those that fail first. */
+function sortRows(backends) {
+  const order = inOrder(backends).flatMap((index) => rows[index]);
+  const body = byId("rows");
+  if (order.every((row, k) => body.children[k] === row)) return;
+  const focused = document.activeElement;
+  body.append(...order);
+  if (body.contains(focused)) focused.focus();
 }
 
 function showCurves() {
   const top = (name, least) => Math.max(least, ...past.backends.flatMap((b) => b[name]));
-  const tops = { leases: top("leases", 1), requests: top("requests", 1), p99_ms: top("p99_ms", 0.1) };
-  [...byId("rows").children].forEach((row, index) => {
+  const tops = { leases: top("leases", 1), requests: top("requests", 1) };
+  rows.forEach(([row], index) => {
     const samples = past.backends[index];
     const curve = (name) => row.querySelector(`[data-spark="${name}"]`);
     for (const name in tops) drawSpark(curve(name), samples[name], tops[name], samples.state);
@@ -676,10 +855,8 @@ function showList(id, entries, item, empty) {
 }
 
 function changeItem({ at, backend, state, reason }) {
-  const when = make("time", { datetime: at, title: at }, clock(at));
-  const name = make("span", { class: "name", title: backend }, backend);
-  const why = make("span", { class: "reason", title: reason }, reason);
-  return make("li", { "data-state": state }, when, badge(state), name, why);
+  const when = make("time", { datetime: at, title: `${stamp(at)} ${offset(at)}` }, stamp(at));
+  return make("li", { "data-state": state }, when, badge(state), shortened(backend), make("span", { class: "reason" }, reason));
 }
 
 function bar(part, whole) {
@@ -688,26 +865,28 @@ function bar(part, whole) {
   return bar;
 }
 
+function commandRow({ name, count, last_minute }) {
+  const { count: fresh, latency_ms } = last_minute;
+  const cells = [[countOf(fresh), exact(fresh)], [quantiles(latency_ms), ""], [countOf(count), exact(count)]];
+  const figures = cells.map(([text, title]) => make("td", { title }, text));
+  return make("tr", { "data-command": name }, make("th", { scope: "row", class: "mono" }, name), ...figures);
+}
+
+/** Shows the commands, those first that were sent most in the last minute. */
 function showCommands(commands) {
-  const most = Math.max(1, ...commands.map((c) => c.count));
-  const item = (command) => {
-    const name = make("span", { class: "mono", title: command.name }, command.name);
-    const count = make("span", { title: exact(command.count) }, compact(command.count));
-    return make("li", { "data-command": command.name }, name, bar(command.count, most), count);
-  };
-  showList("commands", commands, item, "No requests yet.");
+  const sorted = [...commands].sort((a, b) => b.last_minute.count - a.last_minute.count || b.count - a.count);
+  const none = make("tr", {}, make("td", { class: "empty", colspan: 4 }, "No requests yet."));
+  byId("commands").replaceChildren(...(sorted.length > 0 ? sorted.map(commandRow) : [none]));
 }
 
 function slowItem({ read, backend, seconds, running }) {
-  const time = make("span", {}, `${seconds.toFixed(1)} s`);
-  const state = make("span", {}, running ? "running" : "ended");
-  const name = make("span", { class: "name", title: backend }, backend);
-  const what = make("span", { class: "reason", title: read }, read);
-  return make("li", {}, time, state, name, what);
+  const time = make("b", {}, `${seconds.toFixed(1)} s`);
+  const state = make("span", { class: running ? "alarm" : "note" }, running ? "running" : "ended");
+  return make("li", {}, time, state, shortened(backend), make("span", { class: "mono read" }, read));
 }
 
 function showSlowReads({ ended, busy_seconds, waiting, running, recent }) {
-  const busy = ended > 0 ? `, ${duration(busy_seconds)} in total` : "";
+  const busy = ended > 0 ? `, ${duration(busy_seconds)} in all` : "";
   put(byId("slow-note"), `${running.length} running, ${waiting} waiting, ${ended} ended${busy}`);
   const entries = [...running.map((read) => ({ ...read, running: true })), ...recent];
   showList("slow", entries, slowItem, "None yet.");
@@ -731,9 +910,38 @@ function showCache({ cache, backends }) {
   showList("hottest", cache.hottest ?? [], item, empty);
 }
 
-function showCounts({ connections, refused, cut_answers, log_lines_dropped }) {
-  const { http: connections_http, resp: connections_resp } = connections;
-  showCountsIn("counts", { ...refused, connections_http, connections_resp, cut_answers, log_lines_dropped });
+/** The counts of the last minute, or of all time, by the names that the tables give them. */
+function countsOf({ requests, connections, received_bytes, sent_bytes, responses, refused, cut_answers, errors, retries, error_replies }) {
+  return {
+    requests_http: requests.http,
+    requests_resp: requests.resp,
+    connections_http: connections.http,
+    connections_resp: connections.resp,
+    received_http: received_bytes.http,
+    received_resp: received_bytes.resp,
+    sent_http: sent_bytes.http,
+    sent_resp: sent_bytes.resp,
+    ...responses,
+    ...refused,
+    cut_answers,
+    errors,
+    retries,
+    error_replies,
+  };
+}
+
+function showCounts(status) {
+  const all = (name) => sum(status.backends.map((b) => b[name]));
+  const [errors, retries, error_replies] = ["errors", "retries", "error_replies"].map(all);
+  const [minute, total] = [countsOf(status.last_minute), countsOf({ ...status, errors, retries, error_replies })];
+  for (const row of document.querySelectorAll("[data-count]")) {
+    const name = row.dataset.count;
+    [minute[name], total[name]].forEach((value, k) => {
+      const isBytes = /^(received|sent)_/.test(name);
+      put(row.cells[k + 1], isBytes ? bytes(value) : countOf(value), isBytes ? `${exact(value)} bytes` : exact(value));
+    });
+    row.classList.toggle("none", total[name] === 0);
+  }
 }
 
 function showCountsIn(id, counts) {
@@ -753,12 +961,21 @@ function announce(old, status) {
   if (said.length > 0) put(byId("announcer"), said.join(" "));
 }
 
+let rows = []; // of the table, by backend: the row, the reason, the details
+
 function rebuild(backends) {
   const key = JSON.stringify(backends.map((b) => b.name));
   if (byId("rows").dataset.key === key) return;
   byId("rows").dataset.key = key;
   buildBalance(backends);
-  byId("rows").replaceChildren(...backends.map(buildRow));
+  rows = backends.map(buildRow);
+  byId("rows").replaceChildren(...rows.flat());
+}
+
+/** Describes where the backends come from, unless they are simply configured. */
+function showSources({ sources, removed_backends }) {
+  const removed = removed_backends.length === 0 ? [] : [`removed at run time: ${removed_backends.join(", ")}`];
+  put(byId("sources"), [...sources.map(foundBy), ...removed].join("; "));
 }
 
 function show(status) {
@@ -769,14 +986,14 @@ function show(status) {
   count(status);
   rebuild(status.backends);
   showHeader(status);
+  showWindow(status);
   showTiles(status);
   showConfiguration(status.configuration);
   showBalance(status.backends);
   showZone(status.zone);
-  put(byId("sources"), status.sources.map((source) => `; ${foundBy(source)}`).join(""));
-  const removed = status.removed_backends;
-  put(byId("removed"), removed.length === 0 ? "" : `; removed at run time: ${removed.join(", ")}`);
-  [...byId("rows").children].forEach((row, index) => showRow(row, status.backends[index]));
+  showSources(status);
+  rows.forEach((parts, index) => showRow(parts, status.backends[index]));
+  sortRows(status.backends);
   if (isNewSample && past.backends.length > 0) showCurves();
   drawCharts();
   showList("changes", status.changes, changeItem, "None yet.");
@@ -801,7 +1018,7 @@ function lost(error) {
   const reasons = { TimeoutError: "it is silent", TypeError: "it can't be reached" };
   const why = reasons[error.name] ?? error.message;
   const ago = duration((Date.now() - answeredAt) / 1000);
-  const since = answeredAt === null ? "" : ` since ${clock(answeredAt)}, ${ago} ago`;
+  const since = answeredAt === null ? "" : ` since ${stamp(answeredAt)} ${offset(answeredAt)}, ${ago} ago`;
   put(byId("lost"), `No answer from lb${since}: ${why}. Trying again.`);
   if (byId("lost").hidden) put(byId("announcer"), `No answer from lb: ${why}.`);
   byId("lost").hidden = false;
@@ -828,7 +1045,7 @@ function pause() {
 async function run() {
   byId("total").append(spark("total"));
   charts = [
-    new Chart(byId("leases-chart"), "leases", "Connections of clients"),
+    new Chart(byId("leases-chart"), "leases", "Leases"),
     new Chart(byId("requests-chart"), "requests", "Requests a second"),
   ];
   for (;;) {

@@ -41,11 +41,18 @@ const shown = (page) => page.evaluate(() => {
     state: row.dataset.state,
     leases: text(row, 'leases'),
     keys: text(row, 'keys'),
+    failed: text(row, 'failed'),
   }));
+  const counts = [...document.querySelectorAll('[data-count]')].map((row) => {
+    const [minute, total] = [1, 2].map((cell) => row.cells[cell].title);
+    return [row.dataset.count, { minute, total }];
+  });
   return {
     rows,
     title: document.title,
     overall: document.querySelector('[data-field="overall"]').textContent,
+    window: document.querySelector('[data-window]').textContent,
+    counts: Object.fromEntries(counts),
     cache: document.getElementById('cache').hidden ? null : {
       note: document.getElementById('cache-note').textContent,
       hits: document.querySelector('[data-field="cache_hits"]').textContent,
@@ -81,8 +88,21 @@ async function findings(page) {
   return violations.flatMap(describe);
 }
 
-/** The elements that Tab leads to, from the top of the page until it leaves it; at most 200. */
-async function tabStops(page) {
+/** The element that has the focus; null for the page itself. */
+const focused = (page) => page.evaluate(() => {
+  const element = document.activeElement;
+  if (element === document.body) return null;
+  const { outlineStyle, outlineWidth } = getComputedStyle(element);
+  const { bottom, right } = element.getBoundingClientRect();
+  return {
+    name: element.getAttribute('aria-label') || element.innerText?.trim() || element.id,
+    target: element.getAttribute('href') || element.id,
+    isSeen: outlineStyle !== 'none' && outlineWidth !== '0px' && bottom > 0 && right > 0,
+  };
+});
+
+/** Presses Tab from the top of the page until `isEnd` of an element, or the end of the page; at most 200 times. */
+async function tab(page, isEnd) {
   await page.evaluate(() => {
     document.activeElement.blur();
     window.getSelection().removeAllRanges();
@@ -91,19 +111,10 @@ async function tabStops(page) {
   const stops = [];
   while (stops.length < 200) {
     await page.keyboard.press('Tab');
-    const stop = await page.evaluate(() => {
-      const element = document.activeElement;
-      if (element === document.body) return null;
-      const { outlineStyle, outlineWidth } = getComputedStyle(element);
-      const { bottom, right } = element.getBoundingClientRect();
-      return {
-        name: element.getAttribute('aria-label') || element.innerText?.trim() || element.id,
-        target: element.getAttribute('href') || element.id,
-        isSeen: outlineStyle !== 'none' && outlineWidth !== '0px' && bottom > 0 && right > 0,
-      };
-    });
+    const stop = await focused(page);
     if (stop === null) break;
     stops.push(stop);
+    if (isEnd(stop)) break;
   }
   return stops;
 }
@@ -138,8 +149,10 @@ async function main() {
       await page.emulateMedia({ colorScheme });
     },
     findings: () => findings(page),
-    tabStops: () => tabStops(page),
+    tabStops: () => tab(page, () => false),
+    tabTo: async (name) => (await tab(page, (stop) => stop.name === name)).at(-1)?.name === name,
     press: (key) => page.keyboard.press(key),
+    heightOf: (selector) => page.$eval(selector, (element) => element.getBoundingClientRect().height),
     phone: () => page.setViewportSize({ width: 360, height: 740 }),
     isTooWide: () => page.evaluate(() => document.documentElement.scrollWidth > window.innerWidth),
     browse: (where) => browse(page, where),

@@ -93,6 +93,12 @@ fn seed(servers: &[&RedisServer]) {
     assert!(seed.output().expect("seed runs").status.success());
 }
 
+/// The row of a server in the table of backends.
+fn row<'a>(shown: &'a Value, server: &RedisServer) -> &'a Value {
+    let mut rows = shown["rows"].as_array().expect("rows").iter();
+    rows.find(|row| row["name"] == *server.address()).expect("its row")
+}
+
 fn states(shown: &Value) -> Vec<&str> {
     let rows = shown["rows"].as_array().expect("rows").iter();
     rows.map(|row| row["state"].as_str().unwrap_or("none")).collect()
@@ -114,7 +120,7 @@ fn the_status_page_follows_what_happens() {
             && rows.iter().all(|row| row["leases"] == "3" && row["keys"] == "1,319")
     });
     let first = browser.shown();
-    assert_eq!(first["overall"], "3 of 3 backends up");
+    assert_eq!(first["overall"], "3 of 3 up");
     assert_eq!(first["title"], "3/3 up – redis-lb");
     sessions[0].call("STRLEN none");
     browser.wait_until("it is drawn anew, with what was asked for meanwhile", |shown| {
@@ -125,14 +131,18 @@ fn the_status_page_follows_what_happens() {
     browser.assert_nothing_wrong();
 
     servers[1].kill();
-    browser.wait_until("the kill shows", |shown| {
-        states(shown)[1] != "up" && shown["rows"][1]["leases"] == "0"
+    browser.wait_until("the kill shows, first of all", |shown| {
+        shown["rows"][0]["name"] == servers[1].address()
+            && states(shown)[0] != "up"
+            && shown["rows"][0]["leases"] == "0"
     });
-    assert_eq!(browser.shown()["overall"], "2 of 3 backends up");
+    let overall = browser.shown()["overall"].clone();
+    let begin = format!("2 of 3 up · {} ", servers[1].address());
+    assert!(overall.as_str().is_some_and(|text| text.starts_with(&begin)), "{overall}");
     servers[1].restart();
     seed(&[&servers[1]]);
     browser.wait_until("its return shows", |shown| {
-        states(shown) == ["up"; 3] && shown["rows"][1]["leases"] != "0"
+        states(shown) == ["up"; 3] && row(shown, &servers[1])["leases"] != "0"
     });
     browser.assert_nothing_wrong();
 }
@@ -188,14 +198,90 @@ fn the_pages_fit_on_a_phone() {
 fn the_status_page_is_accessible_also_while_a_backend_is_down() {
     let mut servers = three_servers_with_actors();
     let lb = Balancer::start_with(&servers.each_ref(), &["--cache", "64MiB"]);
+    servers[1].kill();
     let mut browser = Browser::start(&lb);
     browser.open_status();
-    browser.assert_accessible("all up");
-    servers[1].kill();
-    lb.get("/actor:1");
     browser.wait_until("the kill shows", |shown| states(shown).contains(&"down"));
+    assert_eq!(browser.step("tabTo", &servers[1].address()), true);
+    browser.step("press", "Enter");
+    wait_until("its details are there", || {
+        let text = browser.step("text", "");
+        text.as_str().is_some_and(|text| text.contains("1 time, "))
+    });
     browser.assert_accessible("one down");
     browser.assert_nothing_wrong();
+}
+
+#[test]
+fn all_of_the_status_page_is_reached_by_the_keyboard() {
+    let servers = three_servers_with_actors();
+    let lb = Balancer::start(&servers.each_ref());
+    let mut browser = Browser::start(&lb);
+    browser.open_status();
+    let stops = browser.step("tabStops", "");
+    let stops = stops.as_array().expect("a list");
+    assert!(stops.len() < 40, "it ends: {stops:?}");
+    for target in ["/", "metrics", "status.json", "openapi.json", "changes", "slow"] {
+        assert!(stops.iter().any(|stop| stop["target"] == target), "{target}: {stops:?}");
+    }
+    for server in &servers {
+        assert!(stops.iter().any(|stop| stop["name"] == *server.address()), "{stops:?}");
+    }
+    assert!(stops.iter().all(|stop| stop["isSeen"] == true), "{stops:?}");
+}
+
+#[test]
+fn fourteen_backends_fit_a_screen() {
+    let servers = [(); 14].map(|()| RedisServer::start());
+    let lb = Balancer::start(&servers.each_ref());
+    let mut browser = Browser::start(&lb);
+    browser.step("view", "1024 light");
+    browser.open_status();
+    browser.wait_until("all are up", |shown| states(shown) == ["up"; 14]);
+    let height = browser.step("heightOf", "#backends").as_f64().expect("a number");
+    assert!(height < 768.0, "{height}");
+    assert_eq!(browser.step("isTooWide", ""), false);
+}
+
+#[test]
+fn the_status_page_has_the_counts_of_the_clients_to_the_unit() {
+    let mut servers = three_servers_with_actors();
+    let lb = Balancer::start_with(&servers.each_ref(), &["--check-interval", "60s"]);
+    let mut sessions: Vec<RespClient> = (0..6).map(|_| RespClient::connect(lb.port())).collect();
+    let mut commands = 0;
+    let mut client = lb.client();
+    for round in 0..60 {
+        if round == 30 {
+            servers[1].kill();
+        }
+        for session in &mut sessions {
+            session.call("HGET actor:1 last_name");
+            commands += 1;
+        }
+        assert_eq!(client.get("/actor:1").status, 200);
+    }
+    assert_eq!(lb.get("/none").status, 404);
+    let status = lb.get("/-/status.json").json();
+    assert_eq!(status["last_minute"]["requests"], json!({ "http": 61, "resp": commands }));
+    let mut browser = Browser::start(&lb);
+    browser.open_status();
+    let shown = browser.shown();
+    let errors = status["last_minute"]["errors"].to_string();
+    for (name, expected) in [
+        ("requests_http", "61"),
+        ("requests_resp", &*commands.to_string()),
+        ("connections_resp", "6"),
+        ("2xx", "60"),
+        ("4xx", "1"),
+        ("unanswered", "0"),
+        ("errors", &*errors),
+    ] {
+        let expected = json!({ "minute": expected, "total": expected });
+        assert_eq!(shown["counts"][name], expected, "{name}");
+    }
+    assert_eq!(row(&shown, &servers[1])["failed"], errors.as_str());
+    let window = shown["window"].as_str().expect("text");
+    assert!(window.starts_with("in the last ") && window.ends_with(" s"), "{window}");
 }
 
 #[test]

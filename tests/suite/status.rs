@@ -25,13 +25,22 @@ fn a_backend_that_is_killed_shows_before_its_next_check_and_so_does_its_return()
         let now = status(&lb);
         now["backends"][1]["state"] != "up" && leases(&now) == 0
     });
+    wait_until("it is down", || status(&lb)["backends"][1]["state"] == "down");
+    let down = &status(&lb)["backends"][1];
+    assert_eq!((&down["times_down"], &down["last_check"]["answered"]), (&1.into(), &false.into()));
     let change = &status(&lb)["changes"][0];
     assert_eq!(change["backend"], servers[1].address());
     assert!(change["reason"].as_str().is_some_and(|why| !why.is_empty()));
     servers[1].restart();
     servers[1].command(&["HSET", "actor:1", "first_name", "Mara", "last_name", "Ellingworth"]);
     wait_until("it is back", || status(&lb)["backends"][1]["state"] == "up");
-    assert_eq!(status(&lb)["changes"][0]["state"], "up");
+    let now = status(&lb);
+    assert_eq!(now["changes"][0]["state"], "up");
+    let back = &now["backends"][1];
+    assert_eq!((&back["times_down"], &back["last_check"]["answered"]), (&1.into(), &true.into()));
+    let [then, seconds] = [down, back].map(|of| of["down_seconds"].as_f64().expect("a number"));
+    assert!(seconds >= then && seconds < 60.0, "{then} {seconds}");
+    assert_eq!(now["backends"][0]["times_down"], 0);
     drop(sessions);
 }
 
