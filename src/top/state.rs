@@ -84,6 +84,8 @@ pub(super) struct State {
     /// The number of lines of the table above those that are shown; more than there are means the last ones.
     pub scrolled: usize,
     pub shows_help: bool,
+    /// The number of lines of the help above those that are shown.
+    pub help_scrolled: usize,
     /// Whether colours may be used.
     pub is_coloured: bool,
     /// Lines of the table that were shown last: those of a page.
@@ -100,6 +102,7 @@ impl State {
             order: Order::FailingFirst,
             scrolled: 0,
             shows_help: false,
+            help_scrolled: 0,
             is_coloured,
             page_lines: 1,
         }
@@ -127,9 +130,15 @@ impl State {
         let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
         match key.code {
             KeyCode::Char('c' | 'd') if is_control => return Wish::End,
+            KeyCode::Down | KeyCode::Char('j') if self.shows_help => self.help_scrolled += 1,
+            KeyCode::Up | KeyCode::Char('k') if self.shows_help => {
+                self.help_scrolled = self.help_scrolled.saturating_sub(1);
+            }
             _ if self.shows_help => self.shows_help = false,
             KeyCode::Char('q' | 'Q') | KeyCode::Esc => return Wish::End,
-            KeyCode::Char('?' | 'h') | KeyCode::F(1) => self.shows_help = true,
+            KeyCode::Char('?' | 'h') | KeyCode::F(1) => {
+                (self.shows_help, self.help_scrolled) = (true, 0);
+            }
             KeyCode::Char('s') => {
                 self.order = self.order.next();
                 self.scrolled = 0;

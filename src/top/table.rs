@@ -66,6 +66,11 @@ fn lag(backend: &Backend) -> String {
     }
 }
 
+/// The reason for its state, without the number of the system's error, which says no more.
+fn reason(backend: &Backend) -> &str {
+    backend.reason.split(" (os error ").next().unwrap_or_default()
+}
+
 /// The table as lines.
 pub(super) struct Table {
     /// The names of the columns.
@@ -102,11 +107,11 @@ pub(super) fn table(backends: &[&Backend], width: usize, palette: Palette) -> Ta
             spans.push(Span::styled(cell, style));
         }
         if has_reasons {
-            spans.push(Span::raw(format!("  {}", shortened(&backend.reason, reason_width))));
+            spans.push(Span::raw(format!("  {}", shortened(reason(backend), reason_width))));
         }
         lines.push(Line::from(spans));
         if !has_reasons && severity(&backend.state) > 0 {
-            let reason = shortened(&backend.reason, width.saturating_sub(2));
+            let reason = shortened(reason(backend), width.saturating_sub(2));
             lines.push(Line::styled(format!("  {reason}"), palette.state(&backend.state)));
         }
     }

@@ -23,24 +23,23 @@ const AIRY_HEIGHT: usize = 16;
 /// Backends that always have space, whatever else there is to show.
 const MIN_TABLE_LINES: usize = 3;
 
-const HELP: [&str; 17] = [
+const HELP: [&str; 16] = [
     "q, Esc, Ctrl-C  end",
-    "s               next order of the backends",
+    "s               another order",
     "arrows, j, k    scroll by a line",
     "PgUp, PgDn      scroll by a page",
-    "Home, End       the first, the last backend",
+    "Home, End       the first, the last",
     "",
     "state    up, slow: it is read from",
-    "         suspect, ejected: its reads fail",
+    "         suspect, ejected: reads fail",
     "         down: it does not answer",
-    "         syncing: its data may be missing",
-    "         draining, maint: set by an operator",
+    "         syncing: data may be missing",
+    "         draining, maint: set so",
     "leases   clients that it has now",
     "reads/s  over the last 5 s",
-    "p99 ms   slowest hundredth, last minute",
-    "errors   tries that failed, last minute",
+    "p99 ms   slowest hundredth, 1 min",
+    "errors   tries that failed, 1 min",
     "lag      age of its data at most",
-    "Any key closes this.",
 ];
 
 /// Draws all of it.
@@ -84,7 +83,7 @@ pub(super) fn draw(frame: &mut Frame, state: &mut State, now: Instant) {
         put(frame, bottom, &[Line::styled(footer, palette.quiet())]);
     }
     if state.shows_help {
-        draw_help(frame, area);
+        draw_help(frame, area, &mut state.help_scrolled);
     }
 }
 
@@ -178,7 +177,8 @@ fn totals(document: &Document) -> Vec<String> {
         }
     }
     let (http, redis) = (grouped(clients.http), grouped(clients.resp));
-    items.push(format!("{} clients ({redis} Redis, {http} HTTP)", grouped(total)));
+    let noun = if total == 1 { "client" } else { "clients" };
+    items.push(format!("{} {noun} ({redis} Redis, {http} HTTP)", grouped(total)));
     items
 }
 
@@ -224,16 +224,17 @@ fn footer(width: usize, order: &str, count: usize, above: usize, below: usize) -
     flowed(&items, width, 1).concat()
 }
 
-fn draw_help(frame: &mut Frame, area: Rect) {
+fn draw_help(frame: &mut Frame, area: Rect, scrolled: &mut usize) {
     let widest = HELP.iter().map(|line| line.width()).max().unwrap_or(0) as u16;
-    let (width, height) = ((widest + 4).min(area.width), (HELP.len() as u16 + 2).min(area.height));
+    let (width, height) = ((widest + 2).min(area.width), (HELP.len() as u16 + 2).min(area.height));
     let (x, y) = (area.x + (area.width - width) / 2, area.y + (area.height - height) / 2);
     let window = Rect { x, y, width, height };
     frame.render_widget(Clear, window);
-    let block = Block::bordered().title(" help ");
+    let block = Block::bordered().title(" help; any other key closes it ");
     let inner = block.inner(window);
     frame.render_widget(block, window);
-    let lines = HELP.map(Line::from);
+    *scrolled = (*scrolled).min(HELP.len().saturating_sub(inner.height.into()));
+    let lines: Vec<Line> = HELP[*scrolled..].iter().map(|line| Line::from(*line)).collect();
     put(frame, inner, &lines);
 }
 

@@ -45,7 +45,7 @@ fn it_shows_who_is_down_at_any_size_and_leaves_the_terminal_as_it_was() {
     top.type_text("s");
     top.wait_for("s order: reads/s");
     top.type_text("?");
-    top.wait_for("Any key closes this.");
+    top.wait_for("any other key closes it");
     top.type_text("x");
     top.wait_for("s order: reads/s");
     top.type_text("q");
