@@ -22,5 +22,9 @@ for program in lb seed; do
     target/release/lb completions zsh "$program" >"$parts/_$program"
     target/release/lb completions fish "$program" >"$parts/$program.fish"
 done
-sed 's#/usr/local/bin/lb#/usr/bin/lb#' contrib/systemd/redis-lb.service >"$parts/redis-lb.service"
+for unit in redis-lb.service redis-lb.socket; do
+    sed -e 's#/usr/local/bin/lb#/usr/bin/lb#' \
+        -e '/^Description=/a Documentation=file:/usr/share/doc/redis-lb/README.md' \
+        "contrib/systemd/$unit" >"$parts/$unit"
+done
 cargo deb --no-build --locked
