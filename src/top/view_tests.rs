@@ -2,6 +2,7 @@ use std::time::{Duration, Instant};
 
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
+use ratatui::buffer::Cell;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::style::Color;
 
@@ -41,8 +42,8 @@ fn shown(state: &mut State, width: u16, height: u16) -> Vec<String> {
     let terminal = drawn(state, width, height, Instant::now());
     let buffer = terminal.backend().buffer();
     let rows = buffer.content.chunks(width.into());
-    let line = |row: &[ratatui::buffer::Cell]| row.iter().map(|cell| cell.symbol()).collect();
-    rows.map(|row| String::from(String::trim_end(&line(row)))).collect()
+    let line = |row: &[Cell]| row.iter().map(Cell::symbol).collect::<String>();
+    rows.map(|row| line(row).trim_end().to_owned()).collect()
 }
 
 #[test]
