@@ -83,7 +83,7 @@ wait_until() {
         sleep 0.1
     done
     echo "this does not happen: $*" >&2
-    "$@"
+    cat /tmp/lb.log >&2
     exit 1
 }
 ip link set lo up
@@ -102,13 +102,12 @@ systemd-socket-activate -l "$listen" $(printf -- '-E %s ' $variables) \
     setpriv --reuid="$user" --regid="$user" --clear-groups --no-new-privs --bounding-set=-all $(setting ExecStart) \
     >/tmp/lb.log 2>&1 &
 lb=$!
-served() { curl -sf "http://$listen/-/ready"; }
-wait_until served || { cat /tmp/lb.log >&2; exit 1; }
+status() { curl -sf "http://$listen/-/status.json"; }
+are_up() { [ "$(status | grep -o '"state":"up"' | wc -l)" -ge 3 ]; }
+wait_until are_up
 curl -sf "http://$listen/actor:1" | grep -q Ellingworth
 [ "$(redis-cli -p "${listen##*:}" hget actor:1 last_name)" = Ellingworth ]
-status=$(curl -sf "http://$listen/-/status.json")
-[ "$(grep -o '"state":"up"' <<<"$status" | wc -l)" = 3 ] || { echo "$status" >&2; exit 1; }
-grep -q "\"max\":$1}" <<<"$status" || { echo "max-clients is not $1" >&2; exit 1; }
+status | grep -q "\"max\":$1}" || { echo "max-clients is not $1" >&2; exit 1; }
 [ "$(stat -c %U "/proc/$lb")" = "$user" ] || { echo "lb does not run as $user" >&2; exit 1; }
 lb ctl --control /run/redis-lb/control status
 kill "$lb"
@@ -122,7 +121,7 @@ serve 4096
 
 echo "== upgrade, with a configuration that was changed"
 echo 'LB_MAX_CLIENTS=77' >>"$root/etc/default/redis-lb"
-echo 'fall = 5' >>"$root/etc/redis-lb/redis-lb.toml"
+sed -i '1i fall = 5' "$root/etc/redis-lb/redis-lb.toml"
 changed=$(cat "$root/etc/default/redis-lb" "$root/etc/redis-lb/redis-lb.toml" | sha256sum)
 sed -i 's/^Version: .*/&.1/' "$unpacked/DEBIAN/control"
 echo '# The newer package says more here.' >>"$unpacked/etc/default/redis-lb"
