@@ -345,25 +345,7 @@ impl Config {
 
     fn checked(mut flags: Flags, file: Option<&ConfigFile>, given: &Given) -> Result<Self, String> {
         check_together(&flags)?;
-        let (mut ctl, mut top, mut man_folder) = (None, None, None);
-        let task = match flags.command.take() {
-            None => Task::Serve,
-            Some(Command::Check(_)) => Task::Check,
-            Some(Command::Config) => Task::Show,
-            Some(Command::Ctl(args)) => {
-                ctl = Some(args);
-                Task::Control
-            }
-            Some(Command::Top(args)) => {
-                top = Some(args);
-                Task::Watch
-            }
-            Some(Command::Completions(args)) => Task::Complete(args.shell, args.program),
-            Some(Command::Man { folder }) => {
-                man_folder = Some(folder);
-                Task::Man
-            }
-        };
+        let (task, CommandArgs { ctl, top, man_folder }) = taken_apart(flags.command.take());
         let mut warnings = Vec::new();
         // The others log nobody in, and may be run by users who may not read passwords.
         let users = match task {
@@ -415,6 +397,38 @@ impl Config {
             warnings,
         })
     }
+}
+
+/// The arguments of the command, if it has any.
+#[derive(Debug, Default)]
+struct CommandArgs {
+    ctl: Option<CtlArgs>,
+    top: Option<TopArgs>,
+    man_folder: Option<PathBuf>,
+}
+
+/// Returns what a command is to do, and its arguments.
+fn taken_apart(command: Option<Command>) -> (Task, CommandArgs) {
+    let mut args = CommandArgs::default();
+    let task = match command {
+        None => Task::Serve,
+        Some(Command::Check(_)) => Task::Check,
+        Some(Command::Config) => Task::Show,
+        Some(Command::Completions(args)) => Task::Complete(args.shell, args.program),
+        Some(Command::Ctl(ctl)) => {
+            args.ctl = Some(ctl);
+            Task::Control
+        }
+        Some(Command::Top(top)) => {
+            args.top = Some(top);
+            Task::Watch
+        }
+        Some(Command::Man { folder }) => {
+            args.man_folder = Some(folder);
+            Task::Man
+        }
+    };
+    (task, args)
 }
 
 /// Checks what `clap` does not: values that have to fit each other, and how many there are of each.

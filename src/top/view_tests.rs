@@ -50,7 +50,7 @@ fn shown(state: &mut State, width: u16, height: u16) -> Vec<String> {
 fn a_wide_window_shows_who_is_down_the_totals_the_table_and_the_commands() {
     let lines = shown(&mut state(STATUS), 120, 20);
     let expected = [
-        "lb 0.1.0 at http://127.0.0.1:1310 · running for 2 h 3 min                                                  12:03:44 UTC",
+        "lb 0.1.0 at http://127.0.0.1:1310 · running for 2 h 3 min                                                   12:03:44 UTC",
         "2 of 3 up · 10.0.0.2:6379 down for 18 s",
         "1,234 reads/s · 3 reads failed · 7 errors of backends · p50 0.100 · p99 0.400 · p99.9 1.20 ms · in the last minute",
         "12 clients (10 Redis, 2 HTTP)",

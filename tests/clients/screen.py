@@ -10,6 +10,7 @@ Usage: screen.py COLUMNS ROWS PROGRAM ARGUMENTS…
                         and all that was written
 """
 
+import codecs
 import fcntl
 import json
 import os
@@ -23,6 +24,8 @@ import time
 
 # A control sequence, a character set, or one character.
 TOKEN = re.compile(r"\x1b\[[?<=>]?([\d;]*)([@-~])|\x1b[()].|\x1b.|[\s\S]")
+# The beginning of a control sequence at the end of what has come.
+UNFINISHED = re.compile(r"\x1b(\[[?<=>]?[\d;]*|[()])?$")
 TIMEOUT = 10
 
 
@@ -31,6 +34,7 @@ class Screen:
 
     def __init__(self, columns, rows):
         self.row = self.column = 0
+        self.rest = ""
         self.resize(columns, rows)
 
     def resize(self, columns, rows):
@@ -38,6 +42,9 @@ class Screen:
         self.cells = [[" "] * columns for _ in range(rows)]
 
     def feed(self, text):
+        text = self.rest + text
+        end = UNFINISHED.search(text)
+        text, self.rest = (text[: end.start()], end.group()) if end else (text, "")
         for token in TOKEN.finditer(text):
             numbers, end = token.group(1), token.group(2)
             if end == "H":
@@ -45,7 +52,7 @@ class Screen:
                 self.row, self.column = row - 1, column - 1
             elif end == "J":
                 self.resize(self.columns, self.rows)
-            elif token.group() >= " " and end is None and token.group() != "\x7f" and token.group()[0] != "\x1b":
+            elif token.group() >= " ":
                 if self.row < self.rows and self.column < self.columns:
                     self.cells[self.row][self.column] = token.group()
                 self.column += 1
@@ -58,6 +65,7 @@ class Terminal:
     def __init__(self, columns, rows, arguments):
         self.screen = Screen(columns, rows)
         self.written = ""
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.pid, self.file = pty.fork()
         if self.pid == 0:
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
@@ -69,12 +77,13 @@ class Terminal:
         if not select.select([self.file], [], [], seconds)[0]:
             return True
         try:
-            piece = os.read(self.file, 65536).decode(errors="replace")
+            piece = os.read(self.file, 65536)
         except OSError:
             return False
-        self.written += piece
-        self.screen.feed(piece)
-        return piece != ""
+        text = self.decoder.decode(piece)
+        self.written += text
+        self.screen.feed(text)
+        return piece != b""
 
     def do(self, step, argument=None):
         if step == "screen":
