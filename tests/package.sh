@@ -31,9 +31,9 @@ in_root() {
     chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive LC_ALL=C "$@"
 }
 
-# The files of the root, but for what apt and dpkg note, and the files of users, who stay.
+# The files of the root, but for what apt and dpkg note, what does not outlive a boot, and the files of users, who stay.
 files() {
-    in_root find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /var/lib/dpkg \
+    in_root find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /run -o -path /var/lib/dpkg \
         -o -path /var/lib/apt -o -path /var/cache -o -path /var/log \) -prune -o -print |
         grep -vE '^/etc/(passwd|shadow|group|gshadow|subuid|subgid)-?$' | LC_ALL=C sort
 }

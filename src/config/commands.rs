@@ -56,6 +56,25 @@ Examples:
   lb man ~/.local/share/man/man1
       then man lb, man lb-check, man lb-config, man lb-ctl, man lb-top, man seed";
 
+/// What the process is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// To serve.
+    Serve,
+    /// To check the backends (`lb check`).
+    Check,
+    /// To print the configuration (`lb config`).
+    Show,
+    /// To control another process (`lb ctl`).
+    Control,
+    /// To watch another process (`lb top`).
+    Watch,
+    /// To print the completions of a program for a shell (`lb completions`).
+    Complete(Shell, Program),
+    /// To write the man pages (`lb man`).
+    Man,
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Checks whether the servers can be read from and hold the same data; serves nothing.
@@ -125,4 +144,36 @@ pub(super) struct CheckArgs {
     /// LB_MAX_LAG_BYTES]
     #[arg(long, value_name = "SIZE", value_parser = lag_size)]
     pub(super) max_lag_bytes: Option<u64>,
+}
+
+/// The arguments of the command, if it has any.
+#[derive(Debug, Default)]
+pub(super) struct CommandArgs {
+    pub ctl: Option<CtlArgs>,
+    pub top: Option<TopArgs>,
+    pub man_folder: Option<PathBuf>,
+}
+
+/// Returns what a command is to do, and its arguments.
+pub(super) fn taken_apart(command: Option<Command>) -> (Task, CommandArgs) {
+    let mut args = CommandArgs::default();
+    let task = match command {
+        None => Task::Serve,
+        Some(Command::Check(_)) => Task::Check,
+        Some(Command::Config) => Task::Show,
+        Some(Command::Completions(args)) => Task::Complete(args.shell, args.program),
+        Some(Command::Ctl(ctl)) => {
+            args.ctl = Some(ctl);
+            Task::Control
+        }
+        Some(Command::Top(top)) => {
+            args.top = Some(top);
+            Task::Watch
+        }
+        Some(Command::Man { folder }) => {
+            args.man_folder = Some(folder);
+            Task::Man
+        }
+    };
+    (task, args)
 }

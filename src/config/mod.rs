@@ -36,13 +36,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::CommandFactory;
-use clap_complete::Shell;
 use log::LevelFilter;
 
 use self::address::BackendAddress;
 use self::backend::BackendConfig;
 use self::backend_tls::{CredentialStore, MissingFile, TlsFiles, TlsSettings};
-use self::commands::Command;
+use self::commands::CommandArgs;
+pub use self::commands::Task;
 use self::control::CtlArgs;
 pub use self::effective::Overridden;
 use self::effective::{Given, Setting, Source};
@@ -51,7 +51,6 @@ pub use self::file::FileErrors;
 use self::file_backends::BackendOrigin;
 use self::file_users::FileUser;
 pub use self::flags::{Flags, MAX_NAMESERVERS};
-use self::hints::Program;
 use self::keys::{BACKEND, Keys, REQUIRE_PASSWORD};
 pub use self::live::LiveConfig;
 use self::source::{BackendEntry, SourceConfig};
@@ -76,25 +75,6 @@ const MAX_CACHE_PATTERNS: usize = 64;
 /// Warning about a password that was typed.
 const VISIBLE_PASSWORD: &str = "--require-password shows the password to all users of this machine: write it to a \
     file for --require-password-file, or set LB_REQUIRE_PASSWORD";
-
-/// What the process is to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Task {
-    /// To serve.
-    Serve,
-    /// To check the backends (`lb check`).
-    Check,
-    /// To print the configuration (`lb config`).
-    Show,
-    /// To control another process (`lb ctl`).
-    Control,
-    /// To watch another process (`lb top`).
-    Watch,
-    /// To print the completions of a program for a shell (`lb completions`).
-    Complete(Shell, Program),
-    /// To write the man pages (`lb man`).
-    Man,
-}
 
 /// Error in what configures `lb`, or the answer to a wish for help.
 #[derive(Debug, thiserror::Error)]
@@ -345,7 +325,8 @@ impl Config {
 
     fn checked(mut flags: Flags, file: Option<&ConfigFile>, given: &Given) -> Result<Self, String> {
         check_together(&flags)?;
-        let (task, CommandArgs { ctl, top, man_folder }) = taken_apart(flags.command.take());
+        let (task, CommandArgs { ctl, top, man_folder }) =
+            commands::taken_apart(flags.command.take());
         let mut warnings = Vec::new();
         // The others log nobody in, and may be run by users who may not read passwords.
         let users = match task {
@@ -397,38 +378,6 @@ impl Config {
             warnings,
         })
     }
-}
-
-/// The arguments of the command, if it has any.
-#[derive(Debug, Default)]
-struct CommandArgs {
-    ctl: Option<CtlArgs>,
-    top: Option<TopArgs>,
-    man_folder: Option<PathBuf>,
-}
-
-/// Returns what a command is to do, and its arguments.
-fn taken_apart(command: Option<Command>) -> (Task, CommandArgs) {
-    let mut args = CommandArgs::default();
-    let task = match command {
-        None => Task::Serve,
-        Some(Command::Check(_)) => Task::Check,
-        Some(Command::Config) => Task::Show,
-        Some(Command::Completions(args)) => Task::Complete(args.shell, args.program),
-        Some(Command::Ctl(ctl)) => {
-            args.ctl = Some(ctl);
-            Task::Control
-        }
-        Some(Command::Top(top)) => {
-            args.top = Some(top);
-            Task::Watch
-        }
-        Some(Command::Man { folder }) => {
-            args.man_folder = Some(folder);
-            Task::Man
-        }
-    };
-    (task, args)
 }
 
 /// Checks what `clap` does not: values that have to fit each other, and how many there are of each.
