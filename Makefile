@@ -1,6 +1,6 @@
 # Each target installs the programs that it needs.
 
-.PHONY: demo test pictures chaos soak cache-soak scenes fuzz bench compare lint
+.PHONY: demo test deb test-deb pictures chaos soak cache-soak scenes fuzz bench compare lint
 
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
@@ -21,6 +21,16 @@ test:
 	for program in curl openssl haproxy; do \
 		command -v $$program >/dev/null || $(AS_ROOT) apt-get install -y $$program; done
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((1 + $$(getconf _NPROCESSORS_ONLN)))} cargo test --locked
+
+# Builds the Debian package, target/debian/redis-lb_*.deb.
+deb:
+	bash contrib/debian/build.sh
+
+# Installs, runs, upgrades, removes and purges that package in a fresh Debian root.
+test-deb: deb
+	for program in debootstrap lintian mandoc; do \
+		command -v $$program >/dev/null || $(AS_ROOT) apt-get install -y $$program; done
+	$(AS_ROOT) bash tests/package.sh
 
 # Takes the screenshots in docs/pictures from the running program. Takes six minutes.
 pictures:

@@ -1,4 +1,5 @@
-//! `lb`: serves reads, balanced over several Redis servers. `lb check` only examines them. See `lb --help`.
+//! `lb`: serves reads, balanced over several Redis servers. Its commands examine, control
+//! and watch. See `lb --help`.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -12,7 +13,7 @@ use redis_lb::control::{ControlSocket, ctl};
 use redis_lb::discovery;
 use redis_lb::observe::sampler;
 use redis_lb::server::{self, Listeners, PassedOn};
-use redis_lb::{doctor, logging};
+use redis_lb::{doctor, logging, manual, top};
 use sd_notify::NotifyState;
 
 /// jemalloc gives memory back to the system within seconds, which glibc's allocator does not. Its settings, for very many
@@ -43,6 +44,11 @@ fn main() -> ExitCode {
         Task::Check => check(config),
         Task::Show => print(&config.shown()).map(|()| ExitCode::SUCCESS),
         Task::Control => Ok(control(&config)),
+        Task::Watch => Ok(watch(&config)),
+        Task::Complete(shell, program) => {
+            print(&manual::completions(shell, program)).map(|()| ExitCode::SUCCESS)
+        }
+        Task::Man => write_manual(&config).map(|()| ExitCode::SUCCESS),
         Task::Serve => serve(config).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
@@ -62,11 +68,28 @@ fn check(config: Config) -> anyhow::Result<ExitCode> {
 fn control(config: &Config) -> ExitCode {
     match ctl::run(config).map(|text| print(&text)) {
         Ok(_) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {error}");
-            ExitCode::from(error.exit_code())
-        }
+        Err(error) => fail(&error, error.exit_code()),
     }
+}
+
+/// Runs `lb top`.
+fn watch(config: &Config) -> ExitCode {
+    match top::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, error.exit_code()),
+    }
+}
+
+fn fail(error: &dyn std::error::Error, exit_code: u8) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "error: {error}");
+    ExitCode::from(exit_code)
+}
+
+/// Runs `lb man`.
+fn write_manual(config: &Config) -> anyhow::Result<()> {
+    let folder = config.man_folder.as_deref().context("no folder is named")?;
+    let pages = manual::write_pages(folder)?;
+    print(&pages.iter().map(|page| format!("{}\n", page.display())).collect::<String>())
 }
 
 fn print(text: &str) -> anyhow::Result<()> {

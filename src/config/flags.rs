@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use clap::builder::{BoolishValueParser, RangedU64ValueParser};
 use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 use log::LevelFilter;
 use rustls_pki_types::ServerName;
 
 use super::address::DEFAULT_BACKENDS;
 use super::backend_tls::{BackendTlsFlags, server_name};
-use super::control::{CtlArgs, SocketOwner, control_path};
+use super::commands::Command;
+use super::control::{SocketOwner, control_path};
 use super::hints::{self, Program};
 use super::http::HttpFlags;
 use super::rewrite::Rewrite;
@@ -48,39 +49,11 @@ Examples:
       the configuration from a file, in which max-clients = 100 stands for --max-clients 100
   lb check
       checks whether the servers can be read from and hold the same data; serves nothing
+  lb top
+      shows what the lb on port 1310 does
 
 Try: curl http://127.0.0.1:1310/actor:1
      redis-cli -p 1310 hgetall actor:1";
-
-const CHECK_EXAMPLES: &str = "\
-Examples:
-  lb check
-      the servers that `lb` would read from: those in LB_BACKENDS, or ports 1111, 2222 and 3333
-  lb check --backend 10.0.0.1:6379 --backend redis://reader:secret@10.0.0.2:6379
-      these two
-  lb check --config /etc/redis-lb.toml
-      those of a file, which is checked first
-  lb check --check-timeout 5s && systemctl start redis-lb
-      in a script, for servers that may be slow
-
-It writes nothing. Its user needs the rights +@read +info +ping +select, and on nodes of a
-Cluster also +readonly +cluster|info.
-
-Exit code: 0 if all is well, 1 if something is wrong, 2 if a flag or the file
-is wrong.";
-
-const CONFIG_EXAMPLES: &str = "\
-Examples:
-  lb config
-      the defaults, and what the environment changes
-  lb --max-clients 100 --config redis-lb.toml config
-      what a file and a flag make together
-  lb config > redis-lb.toml
-      a file to begin with
-
-Passwords are not shown.
-
-Exit code: 0, or 2 if a flag or the file is wrong.";
 
 /// Headings of the flags in `--help`.
 const CLIENTS: &str = "Clients";
@@ -384,53 +357,6 @@ pub struct Flags {
     pub http: HttpFlags,
 }
 
-#[derive(Debug, Subcommand)]
-pub(super) enum Command {
-    /// Checks whether the servers can be read from and hold the same data; serves nothing.
-    ///
-    /// Asks all servers at the same time. Counts their keys, and compares some keys chosen at random:
-    /// their types and, unless they are large, their values.
-    #[command(after_help = CHECK_EXAMPLES)]
-    Check(CheckArgs),
-
-    /// Prints the configuration that is in effect, and where each value comes from; serves nothing.
-    #[command(after_help = CONFIG_EXAMPLES)]
-    Config,
-
-    /// Controls an `lb` that runs with --control: backends, clients, the log, reload.
-    Ctl(CtlArgs),
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct CheckArgs {
-    /// A Redis server; repeat it for each server, or separate them by commas [default: those that `lb`
-    /// would read from]
-    #[arg(long = "backend", value_name = "URL", value_delimiter = ',')]
-    pub(super) backends: Vec<String>,
-
-    #[command(flatten)]
-    pub(super) backend_tls: BackendTlsFlags,
-
-    /// The name that the certificates of rediss:// servers must have [default: the host in the URL]
-    #[arg(long, value_name = "NAME", value_parser = server_name)]
-    pub(super) backend_tls_server_name: Option<ServerName<'static>>,
-
-    /// How long each server may take to answer, and then for each step of the comparison [default:
-    /// 1s, or LB_CHECK_TIMEOUT]
-    #[arg(long, value_name = "TIME", value_parser = timeout)]
-    pub(super) check_timeout: Option<Duration>,
-
-    /// How long ago a replica may have heard from its primary; 0s means no limit [default: 60s, or
-    /// LB_MAX_LAG]
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    pub(super) max_lag: Option<Duration>,
-
-    /// How much of its primary's writes a replica may lack; 0B means no limit [default: 0B, or
-    /// LB_MAX_LAG_BYTES]
-    #[arg(long, value_name = "SIZE", value_parser = lag_size)]
-    pub(super) max_lag_bytes: Option<u64>,
-}
-
 impl Flags {
     /// Parses the command line and the environment.
     pub(super) fn matches(arguments: &[OsString]) -> Result<ArgMatches, clap::Error> {
@@ -438,13 +364,16 @@ impl Flags {
         matches.map_err(|error| hints::explain(error, &Self::command(), arguments, Program::Lb))
     }
 
-    /// Takes the flags from what was parsed. Flags after `check` or `ctl` override flags before it, but backends
+    /// Takes the flags from what was parsed. Flags after a command override flags before it, but backends
     /// are added together.
     pub(super) fn from_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut args = Self::from_arg_matches(matches)?;
-        if let Some(Command::Ctl(ctl)) = &mut args.command {
-            args.control = ctl.control.take().or(args.control.take());
-        }
+        let control = match &mut args.command {
+            Some(Command::Ctl(ctl)) => ctl.control.take(),
+            Some(Command::Top(top)) => top.control.take(),
+            _ => None,
+        };
+        args.control = control.or(args.control.take());
         let Some(Command::Check(check)) = &mut args.command else { return Ok(args) };
         let are_typed = matches.value_source("backends") == Some(ValueSource::CommandLine);
         if !are_typed && !check.backends.is_empty() {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, Command};
+use clap::{Arg, Command, ValueEnum};
 
 use super::environment::{is_typed, name};
 use super::keys::{Kind, Written, expected};
@@ -202,7 +202,7 @@ const SEED_FLAGS: [Foreign; 9] = [
 ];
 
 /// Words that are no commands of `lb`, and what there is in their place.
-const WORDS: [(&[&str], &str); 6] = [
+const WORDS: [(&[&str], &str); 9] = [
     (
         &["start", "serve", "run", "server", "up", "proxy", "listen"],
         "lb without a command serves: lb --backend HOST:PORT",
@@ -216,6 +216,9 @@ const WORDS: [(&[&str], &str); 6] = [
         "write lb ctl before it: lb ctl --help",
     ),
     (&["test", "doctor", "ping", "validate", "verify"], "write lb check"),
+    (&["monitor", "watch", "stats", "dashboard", "htop"], "write lb top"),
+    (&["completion", "complete", "bash", "zsh", "fish"], "write lb completions SHELL"),
+    (&["manual", "manpages", "mangen"], "write lb man FOLDER"),
     (&["seed", "load", "import"], "seed is a program of its own: seed --help"),
     (
         &["true", "false", "yes", "no", "on", "off"],
@@ -223,8 +226,8 @@ const WORDS: [(&[&str], &str); 6] = [
     ),
 ];
 
-/// A program whose errors are explained.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// One of the two programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Program {
     /// `lb`.
     Lb,
@@ -239,7 +242,7 @@ pub fn with_help(arguments: Vec<OsString>) -> Vec<OsString> {
     let flags: &[&str] = match words[..] {
         ["help"] => &["--help"],
         ["version"] => &["--version"],
-        ["help", command] | [command @ ("check" | "config" | "ctl"), "help"] => {
+        ["help", command] | [command @ ("check" | "config" | "ctl" | "top"), "help"] => {
             &[command, "--help"]
         }
         _ => return arguments,

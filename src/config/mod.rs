@@ -3,6 +3,7 @@
 pub mod address;
 pub mod backend;
 pub mod backend_tls;
+mod commands;
 pub mod control;
 mod effective;
 pub mod environment;
@@ -22,6 +23,7 @@ mod show;
 pub mod source;
 mod text_file;
 mod tls;
+pub mod top;
 pub mod users;
 mod values;
 
@@ -39,6 +41,8 @@ use log::LevelFilter;
 use self::address::BackendAddress;
 use self::backend::BackendConfig;
 use self::backend_tls::{CredentialStore, MissingFile, TlsFiles, TlsSettings};
+use self::commands::CommandArgs;
+pub use self::commands::Task;
 use self::control::CtlArgs;
 pub use self::effective::Overridden;
 use self::effective::{Given, Setting, Source};
@@ -46,11 +50,11 @@ use self::file::ConfigFile;
 pub use self::file::FileErrors;
 use self::file_backends::BackendOrigin;
 use self::file_users::FileUser;
-use self::flags::Command;
 pub use self::flags::{Flags, MAX_NAMESERVERS};
 use self::keys::{BACKEND, Keys, REQUIRE_PASSWORD};
 pub use self::live::LiveConfig;
 use self::source::{BackendEntry, SourceConfig};
+use self::top::TopArgs;
 use self::users::{UserSources, UsersConfig};
 pub use self::values::{NAMESERVER_PORT, OnGap};
 use crate::http::host_name;
@@ -58,9 +62,9 @@ use crate::net::backend_stream::BackendTls;
 use crate::net::tls::TlsError;
 use crate::net::tls::listener::ListenerTls;
 
-/// The command that needs of the file only where the control socket is: it works while the rest of the file is wrong, and
-/// for users who may not read its passwords.
-const CTL: &str = "ctl";
+/// The commands that need of the file at most where the control socket is: they work while the rest of the file is
+/// wrong, and for users who may not read its passwords.
+const WITHOUT_FILE: [&str; 4] = ["ctl", "top", "completions", "man"];
 
 /// The key of the log's level.
 const LOG_LEVEL: &str = "log-level";
@@ -71,19 +75,6 @@ const MAX_CACHE_PATTERNS: usize = 64;
 /// Warning about a password that was typed.
 const VISIBLE_PASSWORD: &str = "--require-password shows the password to all users of this machine: write it to a \
     file for --require-password-file, or set LB_REQUIRE_PASSWORD";
-
-/// What the process is to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Task {
-    /// To serve.
-    Serve,
-    /// To check the backends (`lb check`).
-    Check,
-    /// To print the configuration (`lb config`).
-    Show,
-    /// To control another process (`lb ctl`).
-    Control,
-}
 
 /// Error in what configures `lb`, or the answer to a wish for help.
 #[derive(Debug, thiserror::Error)]
@@ -140,6 +131,10 @@ pub struct Config {
     pub listener_tls: Option<Arc<ListenerTls>>,
     /// What is asked of another process.
     pub ctl: Option<CtlArgs>,
+    /// Which other process is watched.
+    pub top: Option<TopArgs>,
+    /// Where the man pages are written.
+    pub man_folder: Option<PathBuf>,
     flags: Flags,
     /// The command line, to read the configuration again.
     arguments: Vec<OsString>,
@@ -285,15 +280,16 @@ impl Config {
         arguments: impl IntoIterator<Item: Into<OsString>>,
     ) -> Result<Self, ConfigError> {
         let arguments = hints::with_help(arguments.into_iter().map(Into::into).collect());
-        if !arguments.iter().any(|word| word == CTL) {
+        if !arguments.iter().any(|word| WITHOUT_FILE.iter().any(|command| word == command)) {
             environment::check(&mut Flags::command(), &arguments)?;
         }
         let matches = Flags::matches(&arguments)?;
         let keys = Keys::new();
         let given = Given::new(&matches, &keys);
         let path = matches.get_one::<PathBuf>("config_file");
-        let is_ctl = matches.subcommand_name() == Some(CTL);
-        let file = path.filter(|_| !is_ctl).map(|path| ConfigFile::read(path)).transpose()?;
+        let needs_file =
+            !matches.subcommand_name().is_some_and(|name| WITHOUT_FILE.contains(&name));
+        let file = path.filter(|_| needs_file).map(|path| ConfigFile::read(path)).transpose()?;
         let from_file = file.as_ref().map(|file| given.arguments_of(file)).unwrap_or_default();
         // Before the others, because what comes after `check` belongs to that.
         let (program, typed) = arguments.split_at(arguments.len().min(1));
@@ -301,11 +297,11 @@ impl Config {
         let mut config = Self::checked(Flags::from_matches(&effective)?, file.as_ref(), &given)
             .and_then(|config| config.without_itself())
             .map_err(|reason| given.blame(reason, file.as_ref()))?;
-        if is_ctl && config.control.is_none() {
+        if !needs_file && config.control.is_none() {
             config.control = path.map(|path| ConfigFile::control(path)).transpose()?.flatten();
         }
         config.settings = given.settings(&effective, file.as_ref());
-        if !is_ctl {
+        if needs_file {
             config.warnings.extend(environment::unknown(&Flags::command()));
         }
         if given.source(REQUIRE_PASSWORD) == Source::Flag {
@@ -329,17 +325,15 @@ impl Config {
 
     fn checked(mut flags: Flags, file: Option<&ConfigFile>, given: &Given) -> Result<Self, String> {
         check_together(&flags)?;
-        let (task, ctl) = match flags.command.take() {
-            None => (Task::Serve, None),
-            Some(Command::Check(_)) => (Task::Check, None),
-            Some(Command::Config) => (Task::Show, None),
-            Some(Command::Ctl(ctl)) => (Task::Control, Some(ctl)),
-        };
+        let (task, CommandArgs { ctl, top, man_folder }) =
+            commands::taken_apart(flags.command.take());
         let mut warnings = Vec::new();
-        // `lb ctl` logs nobody in, and may be run by users who may not read passwords.
+        // The others log nobody in, and may be run by users who may not read passwords.
         let users = match task {
-            Task::Control => UsersConfig::default(),
-            _ => user_sources(&flags, file).read(&mut warnings)?,
+            Task::Serve | Task::Check | Task::Show => {
+                user_sources(&flags, file).read(&mut warnings)?
+            }
+            _ => UsersConfig::default(),
         };
         let admin_listen = flags.admin_listen.as_ref();
         let to_host_name = |name: &String| host_name(name).into_owned();
@@ -362,6 +356,8 @@ impl Config {
         Ok(Self {
             task,
             ctl,
+            top,
+            man_folder,
             credentials,
             backends_tls,
             listen: listen::address("--listen", &flags.listen)?,

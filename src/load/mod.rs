@@ -6,6 +6,7 @@
 mod connection;
 mod dataset;
 mod delimiter;
+mod flags;
 mod input;
 mod progress;
 mod quoting;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 use self::connection::{Primaries, SeedError};
 pub use self::dataset::Dataset;
 pub use self::delimiter::Delimiter;
+pub use self::flags::SeedFlags;
 pub use self::input::Input;
 use self::progress::Bars;
 use self::task::Task;

@@ -27,6 +27,7 @@ fn the_tables_of_flags_are_those_of_help() {
         ("lb", lb, &["-h"][..]),
         ("lb check", lb, &["check", "-h"]),
         ("lb ctl", lb, &["ctl", "-h"]),
+        ("lb top", lb, &["top", "-h"]),
         ("seed", seed, &["-h"]),
     ] {
         let tables = tables(flags(&help(program, arguments)));

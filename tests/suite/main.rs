@@ -81,6 +81,7 @@ mod subscriptions;
 mod support;
 mod tls;
 mod tls_files;
+mod top;
 mod unable;
 mod unread;
 mod users;

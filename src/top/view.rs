@@ -1,0 +1,243 @@
+//! Draws the state into a frame: what fails first, then totals, the table, and the busiest commands if there is room.
+
+use std::time::Instant;
+
+use ratatui::Frame;
+use ratatui::layout::Rect;
+use ratatui::text::Line;
+use ratatui::widgets::{Block, Clear};
+use unicode_width::UnicodeWidthStr;
+
+use super::document::{Backend, Document};
+use super::figures::{flowed, grouped, millis, padded, rate, shortened, time};
+use super::palette::Palette;
+use super::state::{State, severity};
+use super::table::table;
+
+/// Most commands that are shown.
+const MAX_COMMANDS: usize = 5;
+
+/// Least height with empty lines between the parts.
+const AIRY_HEIGHT: usize = 16;
+
+/// Backends that always have space, whatever else there is to show.
+const MIN_TABLE_LINES: usize = 3;
+
+const HELP: [&str; 16] = [
+    "q, Esc, Ctrl-C  end",
+    "s               another order",
+    "arrows, j, k    scroll by a line",
+    "PgUp, PgDn      scroll by a page",
+    "Home, End       the first, the last",
+    "",
+    "state    up, slow: it is read from",
+    "         suspect, ejected: reads fail",
+    "         down: it does not answer",
+    "         syncing: data may be missing",
+    "         draining, maint: set so",
+    "leases   clients that it has now",
+    "reads/s  over the last 5 s",
+    "p99 ms   slowest hundredth, 1 min",
+    "errors   tries that failed, 1 min",
+    "lag      age of its data at most",
+];
+
+/// Draws all of it.
+pub(super) fn draw(frame: &mut Frame, state: &mut State, now: Instant) {
+    let area = frame.area();
+    let (width, height) = (usize::from(area.width), usize::from(area.height));
+    let palette = Palette { is_coloured: state.is_coloured };
+    let is_airy = height >= AIRY_HEIGHT;
+
+    let mut top = head(state, width, palette, now);
+    if is_airy {
+        top.push(Line::default());
+    }
+    let backends = state.backends();
+    let table = table(&backends, width, palette);
+    let (count, order) = (backends.len(), state.order.name());
+    // The head of the table, some of its lines, and the keys.
+    top.truncate(height.saturating_sub(2 + MIN_TABLE_LINES).max(2));
+    top.push(table.head);
+
+    let room = height.saturating_sub(top.len() + 1);
+    let mut below = commands(&state.document, width, palette);
+    if is_airy && !below.is_empty() {
+        below.insert(0, Line::default());
+    }
+    if table.lines.len() + below.len() > room {
+        below.clear();
+    }
+    let table_room = room - below.len();
+    let last = table.lines.len().saturating_sub(table_room);
+    state.scrolled = state.scrolled.min(last);
+    state.page_lines = table_room.max(1);
+    let hidden_below = last - state.scrolled;
+    let footer = footer(width, order, count, state.scrolled, hidden_below);
+    let shown = table.lines.into_iter().skip(state.scrolled).take(table_room);
+
+    let lines: Vec<Line> = top.into_iter().chain(shown).chain(below).collect();
+    put(frame, area, &lines);
+    if height > 0 {
+        let bottom = Rect { y: area.bottom() - 1, height: 1, ..area };
+        put(frame, bottom, &[Line::styled(footer, palette.quiet())]);
+    }
+    if state.shows_help {
+        draw_help(frame, area, &mut state.help_scrolled);
+    }
+}
+
+/// Writes lines from the top of an area, as far as they fit.
+fn put(frame: &mut Frame, area: Rect, lines: &[Line]) {
+    for (y, line) in (area.top()..area.bottom()).zip(lines) {
+        frame.buffer_mut().set_line(area.x, y, line, area.width);
+    }
+}
+
+/// What stands above the table.
+fn head(state: &State, width: usize, palette: Palette, now: Instant) -> Vec<Line<'static>> {
+    let document = &state.document;
+    let mut lines = vec![Line::styled(title(state, width), palette.quiet())];
+    if let Some(failure) = &state.failure {
+        let for_seconds = now.saturating_duration_since(failure.since).as_secs_f64();
+        let silent = format!("no answer for {}", time(for_seconds));
+        let since = clock(&document.at).map(|at| format!("last seen at {at}"));
+        let items: Vec<String> =
+            [Some(silent), since, Some(failure.reason.to_string())].into_iter().flatten().collect();
+        let lost = flowed(&items, width, 3);
+        lines.extend(lost.into_iter().map(|line| Line::styled(line, palette.verdict(false))));
+    }
+    let (is_good, items) = verdict(document);
+    let verdict = flowed(&items, width, 2);
+    lines.extend(verdict.into_iter().map(|line| Line::styled(line, palette.verdict(is_good))));
+    for source in document.sources.iter().filter(|source| !source.error.is_empty()) {
+        let text = format!("{} gives no list: {}", &*source.name, &*source.error);
+        lines.push(Line::styled(shortened(&text, width), palette.warning()));
+    }
+    lines.extend(flowed(&totals(document), width, 3).into_iter().map(Line::from));
+    lines
+}
+
+/// Which balancer it is, and its time.
+fn title(state: &State, width: usize) -> String {
+    let document = &state.document;
+    let name = format!("lb {} at {}", &*document.version, &*state.source);
+    let up_for = format!("running for {}", time(document.uptime_seconds));
+    let left = flowed(&[name, up_for], width, 1).concat();
+    match clock(&document.at) {
+        Some(at) if left.width() + at.width() + 2 <= width => {
+            padded(&left, width - at.width(), false) + &at
+        }
+        _ => left,
+    }
+}
+
+/// Returns the time of day of a time in RFC 3339.
+fn clock(at: &str) -> Option<String> {
+    at.get(11..19).map(|time| format!("{time} UTC"))
+}
+
+/// How many backends are up, and which are not; whether all is well.
+fn verdict(document: &Document) -> (bool, Vec<String>) {
+    let mut failing: Vec<&Backend> =
+        document.backends.iter().filter(|backend| severity(&backend.state) > 0).collect();
+    failing.sort_by_key(|backend| std::cmp::Reverse(severity(&backend.state)));
+    let (all, up) = (document.backends.len(), document.backends.len() - failing.len());
+    let is_serving = document.phase.is_empty() || &*document.phase == "serving";
+    let mut items = vec![format!("{up} of {all} up")];
+    if !is_serving {
+        items.push(format!("it ends: {}", &*document.phase));
+    }
+    items.extend(failing.iter().map(|backend| {
+        format!("{} {} for {}", &*backend.name, &*backend.state, time(backend.state_seconds))
+    }));
+    (failing.is_empty() && up > 0 && is_serving, items)
+}
+
+/// The figures of the whole balancer, the most important first.
+fn totals(document: &Document) -> Vec<String> {
+    let clients = &document.clients;
+    let total = clients.http.saturating_add(clients.resp).saturating_add(clients.new);
+    let mut items = vec![format!("{} reads/s", rate(document.requests.per_second))];
+    if let Some(minute) = &document.last_minute {
+        let failed = minute.refused.unanswered.saturating_add(minute.cut_answers);
+        items.push(format!("{} reads failed", grouped(failed)));
+        items.push(format!("{} errors of backends", grouped(minute.errors)));
+        let latency = minute.latency_ms;
+        items.push(format!(
+            "p50 {} · p99 {} · p99.9 {} ms",
+            millis(latency.p50),
+            millis(latency.p99),
+            millis(latency.p99_9)
+        ));
+        if minute.seconds < 59.0 {
+            items.push(format!("in the last {}", time(minute.seconds)));
+        } else {
+            items.push("in the last minute".to_owned());
+        }
+    }
+    let (http, redis) = (grouped(clients.http), grouped(clients.resp));
+    let noun = if total == 1 { "client" } else { "clients" };
+    items.push(format!("{} {noun} ({redis} Redis, {http} HTTP)", grouped(total)));
+    items
+}
+
+/// The commands that backends answered most often in the last minute, or, where that is not told, that were sent most often.
+fn commands(document: &Document, width: usize, palette: Palette) -> Vec<Line<'static>> {
+    let seconds = document.last_minute.as_ref().map(|minute| minute.seconds.max(1.0));
+    let mut commands: Vec<(f64, &str, String)> = Vec::new();
+    for command in &document.commands {
+        match (&command.last_minute, seconds) {
+            (Some(minute), Some(seconds)) => {
+                let per_second = minute.answered as f64 / seconds;
+                commands.push((per_second, &command.name, rate(per_second)));
+            }
+            _ => commands.push((command.count as f64, &command.name, grouped(command.count))),
+        }
+    }
+    commands.retain(|(figure, ..)| *figure > 0.0);
+    commands.sort_by(|(a, ..), (b, ..)| b.total_cmp(a));
+    commands.truncate(MAX_COMMANDS);
+    if commands.is_empty() {
+        return Vec::new();
+    }
+    let title = if seconds.is_some() { "reads/s" } else { "since start" };
+    let figure_width = commands.iter().map(|(.., figure)| figure.len()).max().unwrap_or(0);
+    let figure_width = figure_width.max(title.len());
+    let name_width = width.saturating_sub(figure_width + 2).min(24);
+    let line = |name: &str, figure: &str| {
+        format!("{}  {}", padded(name, name_width, false), padded(figure, figure_width, true))
+    };
+    let head = Line::styled(padded(&line("command", title), width, false), palette.head());
+    let rows = commands.iter().map(|(_, name, figure)| Line::from(line(name, figure)));
+    std::iter::once(head).chain(rows).collect()
+}
+
+/// The keys, and what is out of sight.
+fn footer(width: usize, order: &str, count: usize, above: usize, below: usize) -> String {
+    let mut items = vec!["q end".to_owned(), "? help".to_owned()];
+    if above + below > 0 {
+        items.push(format!("↑ {above} ↓ {below} more lines"));
+    }
+    items.push(format!("s order: {order}"));
+    items.push(format!("{count} backends"));
+    flowed(&items, width, 1).concat()
+}
+
+fn draw_help(frame: &mut Frame, area: Rect, scrolled: &mut usize) {
+    let widest = HELP.iter().map(|line| line.width()).max().unwrap_or(0) as u16;
+    let (width, height) = ((widest + 2).min(area.width), (HELP.len() as u16 + 2).min(area.height));
+    let (x, y) = (area.x + (area.width - width) / 2, area.y + (area.height - height) / 2);
+    let window = Rect { x, y, width, height };
+    frame.render_widget(Clear, window);
+    let block = Block::bordered().title(" help; any other key closes it ");
+    let inner = block.inner(window);
+    frame.render_widget(block, window);
+    *scrolled = (*scrolled).min(HELP.len().saturating_sub(inner.height.into()));
+    let lines: Vec<Line> = HELP[*scrolled..].iter().map(|line| Line::from(*line)).collect();
+    put(frame, inner, &lines);
+}
+
+#[cfg(test)]
+#[path = "view_tests.rs"]
+mod tests;
