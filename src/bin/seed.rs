@@ -71,7 +71,7 @@ impl Cli {
         let is_word = arguments.get(1).is_some_and(|word| !Path::new(word).exists());
         let arguments = if is_word { hints::with_help(arguments) } else { arguments };
         environment::check(&mut Self::command(), &arguments)?;
-        let matches = Self::command()
+        let matches = environment::without_empty(Self::command())
             .try_get_matches_from(&arguments)
             .map_err(|error| hints::explain(error, &Self::command(), &arguments, Program::Seed))?;
         let from = match matches.value_source("backends") {
@@ -91,8 +91,9 @@ fn main() -> anyhow::Result<ExitCode> {
     });
     // How much is read from each is for lb.
     let mut backends: Vec<_> = backends.into_iter().map(|backend| backend.address).collect();
-    read_tls_files(&cli.tls, &mut backends)
+    let warning = read_tls_files(&cli.tls, &mut backends)
         .unwrap_or_else(|error| Cli::command().error(ErrorKind::ValueValidation, error).exit());
+    warning.iter().for_each(|warning| say(format_args!("seed: warning: {warning}")));
     let dataset =
         Input::open(&cli.file).and_then(|input| Dataset::check(input, &cli.id, cli.delimiter));
     let dataset = match dataset {
@@ -105,7 +106,8 @@ fn main() -> anyhow::Result<ExitCode> {
     let separated = dataset.unusual_delimiter();
     let separated = separated.map(|delimiter| format!(" separated by {delimiter},"));
     let (name, rows, separated) = (dataset.name(), dataset.rows(), separated.unwrap_or_default());
-    say(format_args!("{name}: {rows} rows,{separated} all well-formed"));
+    let unit = if rows == 1 { "row" } else { "rows" };
+    say(format_args!("{name}: {rows} {unit},{separated} all well-formed"));
     let settings = SeedSettings { prefix: cli.prefix, batch_rows: cli.batch.into() };
     let reports = seed(&dataset, &backends, &settings);
     for report in &reports {

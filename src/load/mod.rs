@@ -7,6 +7,7 @@ mod connection;
 mod dataset;
 mod delimiter;
 mod input;
+mod other_formats;
 mod progress;
 mod quoting;
 mod reason;
