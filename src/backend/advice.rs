@@ -9,6 +9,7 @@ use super::report::Unserved;
 use super::stranger::Stranger;
 use crate::config::address::BackendAddress;
 use crate::net::tls::TlsError;
+use crate::net::tls::error::is_of_ca;
 
 /// Says what to do about a server that can't be read from, and has had `timeout` to answer. The text has whole
 /// sentences.
@@ -84,10 +85,18 @@ fn advice_on_stranger(stranger: &Stranger, address: &BackendAddress) -> String {
 fn advice_on_refusal(why: &str, address: &BackendAddress) -> String {
     let advice = match why.split(' ').next().unwrap_or_default() {
         "NOAUTH" => return format!("It wants a password: write {}.", with_password(address)),
-        "WRONGPASS" => "Check the user and the password in its URL.",
+        "WRONGPASS" => "Check its user and its password: in its URL, or in its password-file.",
+        "NOPERM" => "Give its user that right (ACL SETUSER).",
+        "LOADING" => "Wait until it has loaded its data.",
         "DENIED" => {
             "It lets in nobody from other machines: give it a password (requirepass), or turn \
              protected-mode off."
+        }
+        _ if why.contains("DB index") => {
+            "It has no such database: name another in its URL, or raise its setting databases."
+        }
+        _ if why.contains("SELECT is not allowed") => {
+            "A Cluster has database 0 alone: take the number out of its URL."
         }
         _ if why.contains("max number of clients") => "Raise its maxclients.",
         _ if why.contains("AUTH") => "It has no password: leave it out of the URL.",
@@ -114,6 +123,10 @@ fn advice_on_tls(error: &TlsError) -> &'static str {
         }
         TlsError::Certificate(CertificateError::UnknownIssuer) => {
             "Name the certificate of its CA by --backend-tls-ca (tls-ca in the file)."
+        }
+        TlsError::Certificate(why) if is_of_ca(why) => {
+            "Sign another one with it for the server; openssl req -x509 makes one that stands alone with -addext \
+             basicConstraints=critical,CA:FALSE."
         }
         TlsError::Certificate(_) => "Give the server another certificate.",
         TlsError::Alert(AlertDescription::ProtocolVersion) => {
@@ -158,6 +171,9 @@ mod tests {
             (redis("DENIED Redis is running in protected mode"), &plain, "protected-mode"),
             (redis("ERR max number of clients reached"), &plain, "maxclients"),
             (redis("ERR AUTH <password> called without any password"), &plain, "leave it out"),
+            (redis("ERR DB index is out of range"), &plain, "name another in its URL"),
+            (redis("LOADING Redis is loading the dataset in memory"), &plain, "Wait"),
+            (redis("NOPERM this user has no permissions"), &plain, "ACL SETUSER"),
             (lost(), &plain, "Is that a TLS port? Then write rediss://10.0.0.1:6379."),
             (lost(), &tls, "Is that a Redis server?"),
             (BackendError::Stranger(Stranger::Tls), &plain, "rediss://10.0.0.1:6379"),

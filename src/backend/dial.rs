@@ -80,6 +80,20 @@ impl Backend {
         Ok(())
     }
 
+    /// Asks whether our user may read there.
+    ///
+    /// # Errors
+    /// It may not, in the server's words, or there is no answer.
+    pub fn may_read(&self) -> Result<(), BackendError> {
+        let wait_policy = WaitPolicy::Until(Instant::now() + self.timeouts.timeout());
+        // A read that names no key, because some keys may be all that the user may read.
+        let question = command("DBSIZE").into_bytes();
+        let mut connection = self.request(self.own_mode(), &question, wait_policy, |_| true)?;
+        reply::integer(connection.replies())?;
+        connection.keep();
+        Ok(())
+    }
+
     /// Returns whether the server process with this `run_id` is gone. A silent server is not.
     pub fn has_died(&self, run_id: Option<&Arc<str>>) -> bool {
         let wait_policy = WaitPolicy::Until(Instant::now() + self.timeouts.timeout());

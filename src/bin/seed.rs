@@ -20,9 +20,10 @@ fn main() -> anyhow::Result<ExitCode> {
     });
     // How much is read from each is for lb.
     let mut backends: Vec<_> = backends.into_iter().map(|backend| backend.address).collect();
-    read_tls_files(&flags.tls, &mut backends).unwrap_or_else(|error| {
+    let warning = read_tls_files(&flags.tls, &mut backends).unwrap_or_else(|error| {
         SeedFlags::command().error(ErrorKind::ValueValidation, error).exit()
     });
+    warning.iter().for_each(|warning| say(format_args!("seed: warning: {warning}")));
     let dataset = Input::open(&flags.file)
         .and_then(|input| Dataset::check(input, &flags.id, flags.delimiter));
     let dataset = match dataset {
@@ -35,7 +36,8 @@ fn main() -> anyhow::Result<ExitCode> {
     let separated = dataset.unusual_delimiter();
     let separated = separated.map(|delimiter| format!(" separated by {delimiter},"));
     let (name, rows, separated) = (dataset.name(), dataset.rows(), separated.unwrap_or_default());
-    say(format_args!("{name}: {rows} rows,{separated} all well-formed"));
+    let unit = if rows == 1 { "row" } else { "rows" };
+    say(format_args!("{name}: {rows} {unit},{separated} all well-formed"));
     let settings = SeedSettings { prefix: flags.prefix, batch_rows: flags.batch.into() };
     let reports = seed(&dataset, &backends, &settings);
     for report in &reports {

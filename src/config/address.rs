@@ -8,6 +8,7 @@ use std::str::FromStr;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
 
+use super::address_query::{AddressQuery, FRAGMENT};
 use super::backend_tls::{TlsSettings, server_name};
 use super::mistyped;
 
@@ -269,7 +270,7 @@ impl BackendAddress {
     /// Parses an address, whose login may lack a part.
     fn parse_url(text: &str) -> Result<Self, AddressError> {
         let wrong = |why: &str| Err(AddressError::new(why.to_owned()));
-        let text = text.trim();
+        let (text, query) = AddressQuery::split(text.trim());
         let url = if text.contains("://") {
             text.to_owned()
         } else if has_port(text) {
@@ -281,6 +282,10 @@ impl BackendAddress {
         if url.contains('@') && !authority.is_some_and(|authority| authority.contains('@')) {
             return wrong("percent-encode / ? # , and @ in a user or password");
         }
+        if let Some((_, fragment)) = url.split_once('#') {
+            return wrong(if fragment == "insecure" { INSECURE } else { FRAGMENT });
+        }
+        let url = query.map_or(Ok(url.clone()), |query| query.checked(&url))?;
         let mut info =
             url.into_connection_info().map_err(|error| AddressError::new(plain(&error)))?;
         let mut tls = None;
@@ -388,6 +393,10 @@ mod tests {
         assert_eq!(parsed("redis://u:p%40ss@h:1/2"), ("h:1".into(), 2, s("u"), s("p@ss")));
         assert_eq!(parsed("redis://:secret@h:1"), ("h:1".into(), 0, None, s("secret")));
         assert_eq!(parsed("rediss://u:p@h:1/2"), ("h:1".into(), 2, s("u"), s("p")));
+        assert_eq!(parsed("rediss://u:p@h:1?db=2"), ("h:1".into(), 2, s("u"), s("p")));
+        assert_eq!(parsed("redis://h:1/?db=2"), ("h:1".into(), 2, None, None));
+        assert_eq!(parsed("redis://h:1/2?db=2&protocol=3"), ("h:1".into(), 2, None, None));
+        assert_eq!(parsed("[::1]:1?db=2"), ("[::1]:1".into(), 2, None, None));
         #[cfg(unix)]
         assert_eq!(parsed("redis+unix:///run/r.sock?db=4"), ("/run/r.sock".into(), 4, None, None));
     }

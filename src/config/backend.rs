@@ -128,7 +128,7 @@ impl BackendConfig {
                 false if ["db", "user", "pass", "protocol"].contains(&name) => rest.push(pair),
                 false => {
                     return Err(AddressError::new(
-                        "after the ? come weight, backup and zone".to_owned(),
+                        "after the ? come db, weight, backup and zone".to_owned(),
                     ));
                 }
             }
@@ -176,6 +176,7 @@ mod tests {
             ("h:1".into(), 2, 256, true, Some("eu-1.a".into()))
         );
         assert_eq!(parsed("h:1?weight=0"), ("h:1".into(), 0, 0, false, None));
+        assert_eq!(parsed("h:1?weight=0&db=3"), ("h:1".into(), 3, 0, false, None));
         #[cfg(unix)]
         assert_eq!(
             parsed("redis+unix:///r.sock?weight=7&db=4"),
@@ -192,7 +193,8 @@ mod tests {
             ("backup=maybe", "backup is true or false"),
             ("zone=", "a zone has 1 to 64"),
             ("zone=a%20b", "a zone has 1 to 64"),
-            ("wieght=1", "after the ? come weight, backup and zone"),
+            ("wieght=1", "after the ? come db, weight, backup and zone"),
+            ("db=x&weight=1", "db is the number"),
         ] {
             let error = format!("redis://h:1?{query}").parse::<BackendConfig>().expect_err(query);
             assert!(error.to_string().starts_with(reason), "{query}: {error}");

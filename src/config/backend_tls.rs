@@ -250,20 +250,26 @@ impl TlsSettings {
     }
 }
 
-/// Reads the files for TLS with servers that no configuration names.
+/// Reads the files for TLS with servers that no configuration names. Returns a warning if no server needs them.
 ///
 /// # Errors
 /// A file can't be used.
 pub fn read_tls_files(
     flags: &BackendTlsFlags,
     addresses: &mut [BackendAddress],
-) -> Result<(), String> {
+) -> Result<Option<String>, String> {
     let (all, mut store) = (TlsSettings::new(flags.files(), None), CredentialStore::default());
     all.files.check_pair().map_err(MissingFile::with_flags)?;
+    all.files.check().map_err(|error| error.with_flag())?;
+    let mut is_used = false;
     for tls in addresses.iter_mut().filter_map(BackendAddress::tls_mut) {
         tls.load(&all, &mut store).map_err(|error| error.with_flag())?;
+        is_used = true;
     }
-    Ok(())
+    let idle = all.files.named().next().filter(|_| !is_used);
+    Ok(idle.map(|(file, _)| {
+        format!("--backend-{} has no effect: no backend's URL begins with rediss://", file.key())
+    }))
 }
 
 /// Parses the name that a certificate must have.

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 
+use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::{Arg, Command};
 
@@ -12,19 +13,45 @@ use crate::text;
 /// How the variables of `lb` begin.
 const PREFIX: &str = "LB_";
 
-/// Fails if a variable that counts is set and empty: that is a mistake in what sets it.
+/// Variables that may not be empty where they count: without them `lb` would read from other servers, or let more clients
+/// in, than whoever set them means.
+const NEVER_EMPTY: [&str; 6] = [
+    "LB_BACKENDS",
+    "LB_CONFIG",
+    "LB_USERS_FILE",
+    "LB_REQUIRE_PASSWORD",
+    "LB_REQUIRE_PASSWORD_FILE",
+    "LB_TLS_CLIENT_CA",
+];
+
+/// Fails if variables that count are set and empty, and may not be.
 ///
 /// # Errors
-/// Names the variable and what it takes.
+/// Names all of them and what they take.
 pub fn check(command: &mut Command, arguments: &[OsString]) -> Result<(), clap::Error> {
-    let is_empty = |flag: &&Arg| {
-        let value = flag.get_env().and_then(std::env::var_os);
-        value.is_some_and(|value| value.is_empty()) && !is_typed(flag, arguments)
+    let is_wrong = |flag: &&Arg| {
+        is_empty(flag) && NEVER_EMPTY.contains(&&*name(flag)) && !is_typed(flag, arguments)
     };
-    let Some(flag) = command.get_arguments().find(is_empty) else { return Ok(()) };
-    let (name, takes) = (name(flag), expected(flag, Written::Plain));
-    let text = format!("{name} is set and empty: give it {takes}, or unset it");
-    Err(command.error(ErrorKind::ValueValidation, text))
+    let wrong = command.get_arguments().filter(is_wrong).map(|flag| {
+        let (name, takes) = (name(flag), expected(flag, Written::Plain));
+        format!("{name} is set and empty: give it {takes}, or unset it")
+    });
+    let wrong: Vec<String> = wrong.collect();
+    match wrong.is_empty() {
+        true => Ok(()),
+        false => Err(command.error(ErrorKind::ValueValidation, wrong.join("; "))),
+    }
+}
+
+/// Returns a command for which variables that are set and empty are not set at all: where a variable can't be left out,
+/// as in the files of Docker Compose, empty means that there is none.
+pub fn without_empty(command: Command) -> Command {
+    command.mut_args(|flag| if is_empty(&flag) { flag.env(Resettable::Reset) } else { flag })
+}
+
+/// Returns whether a flag's variable is set and empty.
+pub(super) fn is_empty(flag: &Arg) -> bool {
+    flag.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty())
 }
 
 /// Returns whether a flag stands on the command line, so that its variable does not count.

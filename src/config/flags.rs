@@ -15,8 +15,9 @@ use super::address::DEFAULT_BACKENDS;
 use super::backend_tls::{BackendTlsFlags, server_name};
 use super::commands::Command;
 use super::control::{SocketOwner, control_path};
+use super::environment;
 use super::hints::{self, Program};
-use super::http::HttpFlags;
+use super::http::{HttpFlags, allowed_host};
 use super::rewrite::Rewrite;
 use super::role::Role;
 use super::tls::TlsFlags;
@@ -144,12 +145,12 @@ pub struct Flags {
 
     /// Format of the log
     #[arg(help_heading = WATCHING)]
-    #[arg(long, env = "LB_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = Format::Human)]
+    #[arg(long, env = "LB_LOG_FORMAT", value_name = "FORMAT", value_enum, ignore_case = true, default_value_t = Format::Human)]
     pub log_format: Format,
 
     /// Least severe level that is logged
     #[arg(help_heading = WATCHING)]
-    #[arg(long, env = "LB_LOG_LEVEL", value_name = "LEVEL", default_value = "info", value_parser = log_level())]
+    #[arg(long, env = "LB_LOG_LEVEL", value_name = "LEVEL", ignore_case = true, default_value = "info", value_parser = log_level())]
     pub log_level: LevelFilter,
 
     /// Logs no lines for requests and sessions
@@ -288,7 +289,7 @@ pub struct Flags {
     /// What becomes of a Redis client that has subscribed when its server fails, and messages may be lost: it goes on at
     /// another server, or is closed, for clients that take that as the sign to forget what they know
     #[arg(help_heading = CLIENTS)]
-    #[arg(long, env = "LB_ON_GAP", value_name = "ACTION", value_enum, default_value_t = OnGap::Continue)]
+    #[arg(long, env = "LB_ON_GAP", value_name = "ACTION", value_enum, ignore_case = true, default_value_t = OnGap::Continue)]
     pub on_gap: OnGap,
 
     /// Longest argument of a Redis command, in MiB
@@ -309,7 +310,7 @@ pub struct Flags {
 
     /// Role that Redis clients are told by ROLE, HELLO and INFO, whatever the servers' roles are
     #[arg(help_heading = CLIENTS)]
-    #[arg(long, env = "LB_ROLE", value_name = "ROLE", value_enum, default_value_t = Role::Master)]
+    #[arg(long, env = "LB_ROLE", value_name = "ROLE", value_enum, ignore_case = true, default_value_t = Role::Master)]
     pub role: Role,
 
     /// Most memory for the near cache, such as 64MiB, which keeps replies that are asked for again and again; 0B turns
@@ -349,7 +350,7 @@ pub struct Flags {
     /// While listening on loopback, also serves requests whose Host is NAME; repeat it for each name, or
     /// separate them by commas
     #[arg(help_heading = CLIENTS)]
-    #[arg(long = "allow-host", env = "LB_ALLOW_HOSTS", value_name = "NAME", value_delimiter = ',')]
+    #[arg(long = "allow-host", env = "LB_ALLOW_HOSTS", value_name = "NAME", value_delimiter = ',', value_parser = allowed_host)]
     pub(super) allow_hosts: Vec<String>,
 
     /// HTTP.
@@ -360,7 +361,7 @@ pub struct Flags {
 impl Flags {
     /// Parses the command line and the environment.
     pub(super) fn matches(arguments: &[OsString]) -> Result<ArgMatches, clap::Error> {
-        let matches = Self::command().try_get_matches_from(arguments);
+        let matches = environment::without_empty(Self::command()).try_get_matches_from(arguments);
         matches.map_err(|error| hints::explain(error, &Self::command(), arguments, Program::Lb))
     }
 

@@ -7,224 +7,12 @@ use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command, ValueEnum};
 
-use super::environment::{is_typed, name};
+use super::environment::{is_empty, is_typed, name};
+use super::foreign_flags::{Foreign, LB_FLAGS, SEED_FLAGS, WORDS};
 use super::keys::{Kind, Written, expected};
 
-/// Names of flags that other programs have, and what `lb` has in their place. `{}` stands for what was typed as the value.
-type Foreign = (&'static [&'static str], &'static str);
-
-const LB_FLAGS: [Foreign; 30] = [
-    (
-        &["-p", "-P", "--port", "--http-port", "--redis-port", "--listen-port", "--bind-port"],
-        "write --listen 127.0.0.1:{} for this machine alone, or --listen 0.0.0.0:{} for every network",
-    ),
-    (
-        &["-l", "--bind", "--listen-address", "--address", "--addr", "--interface", "--ip"],
-        "write --listen ADDRESS:PORT, such as --listen 0.0.0.0:1310",
-    ),
-    (
-        &["-H", "--host", "--hostname"],
-        "write --listen ADDRESS:PORT for where clients connect, and --backend HOST:PORT for each Redis server",
-    ),
-    (
-        &[
-            "-b",
-            "-s",
-            "-r",
-            "--backends",
-            "--server",
-            "--servers",
-            "--redis",
-            "--redis-url",
-            "--url",
-            "--uri",
-        ],
-        "write --backend HOST:PORT, once for each Redis server",
-    ),
-    (
-        &[
-            "--upstream",
-            "--upstreams",
-            "--target",
-            "--node",
-            "--nodes",
-            "--endpoint",
-            "--replica",
-            "--replicas",
-        ],
-        "write --backend HOST:PORT, once for each Redis server",
-    ),
-    (&["--master", "--primary"], "write --backend primary://HOST:PORT, and its replicas are found"),
-    (
-        &["--sentinel", "--sentinels", "--master-name"],
-        "write --backend sentinel://HOST:PORT,HOST:PORT/NAME, and its servers are found",
-    ),
-    (
-        &["-a", "--pass", "--password", "--auth", "--requirepass", "-u", "--user", "--username"],
-        "a server's login is in its URL: --backend redis://USER:PASSWORD@HOST:PORT; that of clients is in a file: \
-         --require-password-file FILE",
-    ),
-    (&["-n", "--db", "--database"], "a database is in the URL: --backend redis://HOST:PORT/DB"),
-    (
-        &["--tls", "--ssl", "--rediss"],
-        "write --backend rediss://HOST:PORT for servers with TLS; towards clients it is --tls-cert FILE --tls-key FILE",
-    ),
-    (
-        &["--cert", "--certificate", "--ssl-cert", "--key", "--private-key", "--ssl-key"],
-        "towards clients write --tls-cert FILE --tls-key FILE; towards Redis, --backend-tls-cert and --backend-tls-key",
-    ),
-    (
-        &["--ca", "--cacert", "--ca-cert", "--cafile", "--ca-file"],
-        "write --backend-tls-ca FILE for the certificates of servers, --tls-client-ca FILE for those of clients",
-    ),
-    (
-        &["-k", "--insecure", "--skip-verify", "--tls-skip-verify"],
-        "certificates are always checked: name their CA by --backend-tls-ca FILE",
-    ),
-    (
-        &["-w", "-t", "--workers", "--threads", "--processes", "--concurrency", "--io-threads"],
-        "there is no such number: each client has a thread, and --max-clients NUMBER is their limit",
-    ),
-    (
-        &["--connections", "--max-connections", "--maxconn", "--pool-size", "--pool"],
-        "write --max-clients NUMBER for clients, --backend-connections NUMBER for connections to each server",
-    ),
-    (
-        &["--timeout", "--connect-timeout", "--idle-timeout"],
-        "write --client-timeout TIME for idle clients, --backend-timeout TIME for silent servers, --check-timeout TIME \
-         for checks",
-    ),
-    (
-        &["-v", "-vv", "--verbose", "--debug", "--trace"],
-        "write --log-level debug for more in the log; -V prints the version",
-    ),
-    (
-        &["-q", "--silent", "--no-log"],
-        "write --quiet for a log without requests, --log-level error for errors alone",
-    ),
-    (
-        &["-o", "--log", "--log-file", "--logfile", "--access-log"],
-        "the log goes to standard error: write 2> FILE after the command",
-    ),
-    (
-        &["-c", "-f", "--file", "--conf", "--configuration", "--config-file", "--cfg"],
-        "write --config FILE",
-    ),
-    (
-        &[
-            "-d",
-            "-D",
-            "--daemon",
-            "--daemonize",
-            "--background",
-            "--detach",
-            "--pidfile",
-            "--pid-file",
-        ],
-        "lb stays in the foreground: let systemd start it (contrib/systemd), or write & after the command",
-    ),
-    (
-        &[
-            "--admin",
-            "--admin-port",
-            "--stats",
-            "--status",
-            "--metrics",
-            "--metrics-port",
-            "--prometheus",
-        ],
-        "they are below /-/ where clients connect, or at an address of their own: --admin-listen ADDRESS:PORT",
-    ),
-    (
-        &["--weight", "--backup"],
-        "they are in the URL: --backend 'redis://HOST:PORT?weight=2&backup=true'",
-    ),
-    (
-        &[
-            "--algorithm",
-            "--balance",
-            "--strategy",
-            "--policy",
-            "--method",
-            "--round-robin",
-            "--leastconn",
-        ],
-        "there is one way: the server with the fewest clients is next; weights are in the URLs of --backend",
-    ),
-    (
-        &["--write", "--writes", "--allow-writes", "--read-write", "--rw"],
-        "nobody writes through lb: a program that writes connects to the primary",
-    ),
-    (&["--read-only", "--readonly", "--ro"], "leave it out: nobody writes through lb"),
-    (&["--cache-size", "--near-cache"], "write --cache SIZE, such as --cache 64MiB"),
-    (
-        &["--ttl", "--cache-ttl"],
-        "there is no such time: Redis says when a key changes; --cache-max-silence TIME bounds how late that may be known",
-    ),
-    (&["--check", "--config-check", "--test", "--dry-run"], "check is a command: lb check"),
-    (
-        &["--ctl", "--reload", "--stop", "--drain"],
-        "what changes a running lb is a command: lb ctl --help",
-    ),
-];
-
-const SEED_FLAGS: [Foreign; 9] = [
-    (
-        &[
-            "-h",
-            "-H",
-            "-s",
-            "-b",
-            "--host",
-            "--server",
-            "--servers",
-            "--backends",
-            "--redis",
-            "--url",
-            "--target",
-        ],
-        "write --backend HOST:PORT, once for each server",
-    ),
-    (&["-p", "--port"], "write --backend 127.0.0.1:{}"),
-    (
-        &["-a", "-u", "--pass", "--password", "--auth", "--user", "--username"],
-        "the login is in the URL: --backend redis://USER:PASSWORD@HOST:PORT",
-    ),
-    (&["-n", "--db", "--database"], "a database is in the URL: --backend redis://HOST:PORT/DB"),
-    (&["--tls", "--ssl"], "write --backend rediss://HOST:PORT"),
-    (&["-f", "-i", "--file", "--csv", "--input"], "the file is named without a flag: seed FILE"),
-    (
-        &["-d", "-F", "--separator", "--sep", "--delim", "--fs", "--tabs", "--tsv"],
-        "write --delimiter ';', or tab, comma, semicolon, pipe",
-    ),
-    (&["--key", "--id-column", "--primary-key"], "write --id COLUMN for the column with the ids"),
-    (&["--batch-size", "--chunk"], "write --batch ROWS"),
-];
-
-/// Words that are no commands of `lb`, and what there is in their place.
-const WORDS: [(&[&str], &str); 9] = [
-    (
-        &["start", "serve", "run", "server", "up", "proxy", "listen"],
-        "lb without a command serves: lb --backend HOST:PORT",
-    ),
-    (&["stop", "quit", "shutdown", "down", "kill", "end"], "Ctrl-C, or kill PID, ends lb in peace"),
-    (
-        &[
-            "reload", "restart", "status", "drain", "maint", "ready", "weight", "add", "remove",
-            "log", "clients",
-        ],
-        "write lb ctl before it: lb ctl --help",
-    ),
-    (&["test", "doctor", "ping", "validate", "verify"], "write lb check"),
-    (&["monitor", "watch", "stats", "dashboard", "htop"], "write lb top"),
-    (&["completion", "complete", "bash", "zsh", "fish"], "write lb completions SHELL"),
-    (&["manual", "manpages", "mangen"], "write lb man FOLDER"),
-    (&["seed", "load", "import"], "seed is a program of its own: seed --help"),
-    (
-        &["true", "false", "yes", "no", "on", "off"],
-        "a flag that is turned on has no value: write it, or leave it out",
-    ),
-];
+/// Most letters by which a name differs from the one that is meant.
+const MAX_TYPOS: usize = 2;
 
 /// One of the two programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -274,14 +62,38 @@ pub fn explain(
         }
         _ => None,
     };
-    if let Some(tip) = tip {
+    if tip.is_some() || !is_guess_near(&error) {
         for guess in [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand] {
             error.remove(guess);
         }
+    }
+    if let Some(tip) = tip {
         let tips = ContextValue::StyledStrs(vec![StyledStr::from(tip)]);
         error.insert(ContextKind::Suggested, tips);
     }
     error
+}
+
+/// Returns whether what `clap` guesses is near to what was typed: one or two letters are others, or one is in the other.
+fn is_guess_near(error: &clap::Error) -> bool {
+    let near = |kind, guess| {
+        let (Some(ContextValue::String(typed)), Some(guess)) = (error.get(kind), error.get(guess))
+        else {
+            return false;
+        };
+        let guesses = match guess {
+            ContextValue::String(guess) => std::slice::from_ref(guess),
+            ContextValue::Strings(guesses) => guesses.as_slice(),
+            _ => return false,
+        };
+        let typed = typed.trim_start_matches('-');
+        guesses.iter().map(|guess| guess.trim_start_matches('-')).any(|guess| {
+            let is_part = guess.contains(typed) || typed.contains(guess);
+            strsim::damerau_levenshtein(typed, guess) <= MAX_TYPOS || is_part
+        })
+    };
+    near(ContextKind::InvalidArg, ContextKind::SuggestedArg)
+        || near(ContextKind::InvalidSubcommand, ContextKind::SuggestedSubcommand)
 }
 
 /// Returns the tip for a flag that does not exist.
@@ -353,6 +165,12 @@ fn of_word(word: &str, command: &Command, program: Program) -> Option<String> {
     if word.bytes().all(|byte| byte.is_ascii_digit()) && !word.is_empty() {
         return Some(format!("write --listen 127.0.0.1:{word} for the port where clients connect"));
     }
+    if [".conf", ".cfg", ".ini", ".yaml", ".yml"].iter().any(|end| word.ends_with(end)) {
+        return Some(
+            "a configuration is a file in TOML: --config FILE; lb config > FILE writes one"
+                .to_owned(),
+        );
+    }
     let is_file =
         word.ends_with(".toml") || (word.contains(['/', '.']) && Path::new(word).is_file());
     is_file.then(|| format!("write --config {word}"))
@@ -399,8 +217,8 @@ fn of_value(
 
 /// Returns whether the value of a flag is that of its variable.
 fn is_from_environment(flag: &Arg, arguments: &[OsString]) -> bool {
-    flag.get_env().is_some_and(|name| std::env::var_os(name).is_some())
-        && !is_typed(flag, arguments)
+    let is_set = flag.get_env().is_some_and(|name| std::env::var_os(name).is_some());
+    is_set && !is_empty(flag) && !is_typed(flag, arguments)
 }
 
 #[cfg(test)]
@@ -427,6 +245,14 @@ mod tests {
             (&["--bind", "0.0.0.0"], "--listen ADDRESS:PORT"),
             (&["--backends", "a:1"], "--backend HOST:PORT"),
             (&["--workers", "4"], "--max-clients"),
+            (
+                &["--backend", "127.0.0.1", "-p", "6379"],
+                "--backend 127.0.0.1:6379 for a Redis server",
+            ),
+            (&["--json"], "--log-format json"),
+            (&["--aclfile", "a"], "--users-file FILE"),
+            (&["--send-proxy"], "--proxy-protocol"),
+            (&["x.conf"], "a file in TOML"),
             (&["--password", "hunter2"], "redis://USER:PASSWORD@HOST:PORT"),
             (&["-d"], "systemd"),
             (&["-listen", "127.0.0.1:1"], "write --listen, with two hyphens"),
@@ -447,6 +273,18 @@ mod tests {
             assert!(error.contains("tip: ") && error.contains(expected), "{words:?}: {error}");
         }
         assert!(!said(&["--password", "hunter2"]).contains("hunter2"));
+    }
+
+    #[test]
+    fn what_is_guessed_is_near_to_what_was_typed() {
+        for (typed, expected) in
+            [("--listne", "--listen"), ("--max-client", "--max-clients"), ("--lag", "--max-lag")]
+        {
+            assert!(said(&[typed]).contains(expected), "{typed}: {}", said(&[typed]));
+        }
+        for typed in ["--license", "--cluster", "--latency", "--web.listen"] {
+            assert!(!said(&[typed]).contains("tip: a similar"), "{typed}: {}", said(&[typed]));
+        }
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The flags of HTTP: which web pages may read, and which proxies name their clients.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 use clap::builder::BoolishValueParser;
 use ipnet::IpNet;
+
+use crate::http::host_name;
 
 const CLIENTS: &str = "Clients";
 
@@ -86,6 +88,30 @@ impl HttpFlags {
         }
         client
     }
+}
+
+/// Parses the name of a host that is served on loopback; returns it as [`host_name`] does.
+///
+/// # Errors
+/// No `Host` of a request could be it.
+pub(super) fn allowed_host(text: &str) -> Result<String, String> {
+    if let Ok(ip) = text.trim().parse::<Ipv6Addr>() {
+        return Ok(format!("[{ip}]"));
+    }
+    let name = host_name(text).into_owned();
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    let is_name = name.split('.').all(|part| !part.is_empty() && part.bytes().all(is_part));
+    let bracketed = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    if is_name || bracketed.is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok()) {
+        return Ok(name);
+    }
+    let why = match &*name {
+        _ if name.contains('*') || name.starts_with('.') => "there is no wildcard",
+        _ if name.contains("//") || name.contains('/') => "a name has no scheme and no path",
+        _ if !name.is_ascii() => "in a Host, other letters than those of ASCII are written xn--…",
+        _ => "no host has this name",
+    };
+    Err(format!("{why}: write one name as it is in URLs, such as redis.example"))
 }
 
 /// An address in `X-Forwarded-For`, which some proxies write with a port.
@@ -213,6 +239,34 @@ mod tests {
         ] {
             let error = wrong.parse::<Origin>().expect_err(wrong);
             assert!(error.contains("https://app.example"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_no_request_can_name_is_refused_with_what_to_write() {
+        for (text, expected) in [
+            ("redis.example", "redis.example"),
+            ("X.Example.:80", "x.example"),
+            ("my_host", "my_host"),
+            ("10.0.0.1:1310", "10.0.0.1"),
+            ("[FD00::1]:1310", "[fd00::1]"),
+            ("fd00::1", "[fd00::1]"),
+        ] {
+            assert_eq!(allowed_host(text).as_deref(), Ok(expected), "{text}");
+        }
+        for (text, expected) in [
+            ("*", "there is no wildcard"),
+            ("*.example", "there is no wildcard"),
+            (".example", "there is no wildcard"),
+            ("http://x.example", "no scheme"),
+            ("x.example/path", "no path"),
+            ("bücher.example", "xn--"),
+            ("a..b", "no host has this name"),
+            ("a b", "no host has this name"),
+            ("", "no host has this name"),
+        ] {
+            let error = allowed_host(text).expect_err(text);
+            assert!(error.contains(expected) && error.contains("redis.example"), "{text}: {error}");
         }
     }
 

@@ -111,6 +111,9 @@ pub(super) fn expected(flag: &Arg, written: Written) -> String {
             format!("a whole number, such as {default}")
         }
         (File, _, Some(default)) => format!("a text in quotes, such as \"{default}\""),
+        // Zero turns it off, which nobody asks for who names it.
+        (Plain, _, Some(default)) if default == "0B" => format!("{name}, such as 64MiB"),
+        (Plain, _, Some(default)) if default == "0s" => format!("{name}, such as 10s"),
         (Plain, _, Some(default)) => format!("{name}, such as {default}"),
         (File, _, None) => format!("a text in quotes: \"{name}\""),
         (Plain, _, None) => name,

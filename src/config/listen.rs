@@ -52,6 +52,29 @@ fn reason(text: &str) -> Option<String> {
     }
 }
 
+/// Refuses an address for the paths below `/-/` at which clients connect already.
+///
+/// # Errors
+/// It is one.
+pub(super) fn check_admin(config: &Config) -> Result<(), String> {
+    let (listen, admin) = (config.listen, config.admin_listen);
+    match admin.filter(|admin| are_one(listen, *admin)) {
+        None => Ok(()),
+        Some(admin) => Err(format!(
+            "--admin-listen {admin} is where clients connect (--listen {listen}): write another port, or leave \
+             it out, because the paths below /-/ are also served there"
+        )),
+    }
+}
+
+/// Returns whether only one socket can listen on these two addresses.
+fn are_one(one: SocketAddr, other: SocketAddr) -> bool {
+    let ips = [one.ip().to_canonical(), other.ip().to_canonical()];
+    one.port() == other.port()
+        && one.port() != 0
+        && (ips[0] == ips[1] || ips.iter().any(IpAddr::is_unspecified))
+}
+
 /// Refuses backends at which `lb` would reach itself.
 ///
 /// # Errors
@@ -127,6 +150,22 @@ mod tests {
         }
         let expected = "127.0.0.1:1310".parse::<SocketAddr>().expect("an address");
         assert_eq!(address("--listen", "127.0.0.1:1310"), Ok(expected));
+    }
+
+    #[test]
+    fn an_address_that_clients_have_already_is_told_from_others() {
+        for (one, other, expected) in [
+            ("127.0.0.1:1310", "127.0.0.1:1310", true),
+            ("0.0.0.0:1310", "127.0.0.1:1310", true),
+            ("[::1]:1310", "[::]:1310", true),
+            ("127.0.0.1:1310", "[::ffff:127.0.0.1]:1310", true),
+            ("127.0.0.1:1310", "127.0.0.1:1311", false),
+            ("127.0.0.1:1310", "127.0.0.2:1310", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+        ] {
+            let addresses = [one, other].map(|text| text.parse().expect(text));
+            assert_eq!(are_one(addresses[0], addresses[1]), expected, "{one} {other}");
+        }
     }
 
     #[test]

@@ -22,6 +22,11 @@ pub(super) fn reason(text: &str) -> Option<String> {
         return said("there is a semicolon in it: commas separate backends, as in a:6379,b:6379");
     }
     match text.split_once("://") {
+        Some(("unix" | "redis+unix" | "valkey+unix", path)) => match path.starts_with('/') {
+            // The path may be any.
+            true => None,
+            false => said("a path begins with a third slash, as in redis+unix:///run/redis.sock"),
+        },
         Some((scheme, rest)) => of_scheme(&scheme.to_lowercase()).or_else(|| of_rest(rest, true)),
         None => of_bare(text),
     }
@@ -157,6 +162,7 @@ mod tests {
             ("mongodb://a:1", "its scheme"),
             ("/run/redis.sock", "redis+unix:///PATH"),
             ("redis:/a:1", "two slashes"),
+            ("redis+unix://tmp/x.sock", "a third slash"),
             ("a:1/2", "redis://HOST:PORT/DB"),
             ("::1:6379", "as in [::1]:6379"),
             ("::1", "as in [::1]:6379"),
@@ -178,7 +184,15 @@ mod tests {
             assert!(reason.contains(expected), "{text}: {reason}");
             assert!(!reason.contains("hunter2"), "{text}: {reason}");
         }
-        for text in ["redis://u:12/34@a:1", "redis://u:12?34@a:1", "a:0", "redis://a/-1", "a:1"] {
+        for text in [
+            "redis://u:12/34@a:1",
+            "redis://u:12?34@a:1",
+            "a:0",
+            "redis://a/-1",
+            "a:1",
+            "a:1?db=3",
+            "redis+unix:///r.sock?db=x",
+        ] {
             assert_eq!(reason(text), None, "{text}");
         }
     }

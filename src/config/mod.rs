@@ -1,6 +1,7 @@
 //! The configuration of `lb`: flags go before the environment, that before the file, and that before the defaults.
 
 pub mod address;
+mod address_query;
 pub mod backend;
 pub mod backend_tls;
 mod commands;
@@ -11,12 +12,14 @@ mod file;
 mod file_backends;
 mod file_users;
 mod flags;
+mod foreign_flags;
 pub mod hints;
 mod http;
 mod keys;
 mod listen;
 mod live;
 mod mistyped;
+mod no_effect;
 pub mod rewrite;
 pub mod role;
 mod show;
@@ -57,7 +60,6 @@ use self::source::{BackendEntry, SourceConfig};
 use self::top::TopArgs;
 use self::users::{UserSources, UsersConfig};
 pub use self::values::{NAMESERVER_PORT, OnGap};
-use crate::http::host_name;
 use crate::net::backend_stream::BackendTls;
 use crate::net::tls::TlsError;
 use crate::net::tls::listener::ListenerTls;
@@ -118,8 +120,8 @@ pub struct Config {
     pub admin_listen: Option<SocketAddr>,
     /// The servers and the sources of servers: at least one, and none twice.
     pub backends: Vec<BackendEntry>,
-    /// Host names that are served on loopback besides the local ones, as [`host_name`] returns
-    /// them.
+    /// Host names that are served on loopback besides the local ones, as
+    /// [`host_name`](crate::http::host_name) returns them.
     pub allow_hosts: Vec<String>,
     /// The users who may log in.
     pub users: UsersConfig,
@@ -301,6 +303,9 @@ impl Config {
             config.control = path.map(|path| ConfigFile::control(path)).transpose()?.flatten();
         }
         config.settings = given.settings(&effective, file.as_ref());
+        if matches!(config.task, Task::Serve | Task::Check) {
+            config.warnings.extend(no_effect::warnings(&config, &keys));
+        }
         if needs_file {
             config.warnings.extend(environment::unknown(&Flags::command()));
         }
@@ -315,10 +320,12 @@ impl Config {
         Ok(config)
     }
 
-    /// Refuses backends at which it would reach itself. A socket that was passed on listens elsewhere.
+    /// Refuses addresses at which it would meet itself. A socket that was passed on listens elsewhere.
     fn without_itself(self) -> Result<Self, String> {
         match self.task == Task::Serve && std::env::var_os("LISTEN_FDS").is_none() {
-            true => listen::check_own(&self).map(|()| self),
+            true => {
+                listen::check_admin(&self).and_then(|()| listen::check_own(&self)).map(|()| self)
+            }
             false => Ok(self),
         }
     }
@@ -336,7 +343,6 @@ impl Config {
             _ => UsersConfig::default(),
         };
         let admin_listen = flags.admin_listen.as_ref();
-        let to_host_name = |name: &String| host_name(name).into_owned();
         let backend_source = given.source_with(BACKEND, file);
         let in_file = file.and_then(|file| file.backends.as_ref());
         let (mut backends, backend_origins) = match (&backend_source, in_file) {
@@ -365,7 +371,7 @@ impl Config {
                 .map(|text| listen::address("--admin-listen", text))
                 .transpose()?,
             backends,
-            allow_hosts: flags.allow_hosts.iter().map(to_host_name).collect(),
+            allow_hosts: flags.allow_hosts.clone(),
             users,
             listener_tls: None,
             flags,

@@ -466,6 +466,9 @@ impl Query {
                     let is_tls = is_tls.map_err(|_| wrong("sentinel-tls is true or false"))?;
                     query.sentinel_tls = Some(is_tls);
                 }
+                "db" | "user" | "pass" => {
+                    return Err(wrong("a login stands before the host, a database after a /"));
+                }
                 _ if query.settings.set(name, value).map_err(AddressError::new)? => {}
                 _ if has_read => {
                     return Err(wrong("after the ? come read, weight, backup and zone"));

@@ -115,3 +115,39 @@ fn a_url_that_is_repeated_has_no_login() {
         assert_eq!(redact(text), redacted);
     }
 }
+
+#[test]
+fn a_flag_without_an_effect_is_warned_of_and_one_with_an_effect_is_not() {
+    let warned = |args: &[&str]| config(args).expect("valid").warnings().join(" | ");
+    for (args, expected) in [
+        (&["--backend-tls-server-name", "foo"][..], "--backend-tls-server-name has no effect: no"),
+        (&["--zone", "eu"], "--zone has no effect: no backend is in this zone"),
+        (&["--zone", "eu", "--backend", "a:1?zone=us"], "--zone has no effect"),
+        (&["--control-owner", "0"], "--control-owner has no effect: there is no socket"),
+        (&["--no-cache", "a*"], "--no-cache has no effect: there is no cache"),
+        (&["--cache-max-silence", "2s"], "--cache-max-silence has no effect: there is no cache"),
+        (&["--resolver", "127.0.0.1"], "--resolver has no effect: no backend"),
+        (
+            &["--rewrite-address", "a=b", "--backend", "dns://a:1"],
+            "--rewrite-address has no effect",
+        ),
+        (&["--quiet", "--log-leases"], "--log-leases has no effect: --quiet"),
+    ] {
+        let warnings = warned(args);
+        assert!(warnings.contains(expected), "{args:?}: {warnings}");
+    }
+    for args in [
+        &["--backend", "rediss://a:1", "--backend-tls-server-name", "foo"][..],
+        &["--backend", "sentinel://a:1/n?sentinel-tls=true", "--backend-tls-server-name", "foo"],
+        &["--backend", "a:1?zone=eu", "--zone", "eu"],
+        &["--control", "/tmp/lb.sock", "--control-owner", "0"],
+        &["--cache", "64MiB", "--no-cache", "a*", "--cache-max-silence", "2s"],
+        &["--cache-max-silence", "1s"],
+        &["--backend", "dns://a:1", "--resolver", "127.0.0.1"],
+        &["--backend", "primary://a:1", "--rewrite-address", "a=b"],
+        &["--log-leases"],
+    ] {
+        let warnings = warned(args);
+        assert!(!warnings.contains("no effect"), "{args:?}: {warnings}");
+    }
+}

@@ -1,7 +1,7 @@
 //! Small files that the configuration is read from: itself, and those that hold a password or certificates.
 
 use std::fs::{self, File, Metadata};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 use bytesize::ByteSize;
@@ -26,7 +26,13 @@ pub(super) struct TextFile {
 /// # Errors
 /// It can't be read, is no file, or is larger. The text goes on from the file's name.
 pub(super) fn read(path: &Path, max_bytes: u64) -> Result<TextFile, String> {
-    let unreadable = |error| format!("can't be read: {error}");
+    let unreadable = |error: io::Error| {
+        let advice = match error.kind() {
+            io::ErrorKind::PermissionDenied => "; let the user read it who runs lb (chown, chmod)",
+            _ => "",
+        };
+        format!("can't be read: {error}{advice}")
+    };
     let metadata = fs::metadata(path).map_err(unreadable)?;
     // To open a pipe could wait for ever, and nothing can be read from it again.
     if !metadata.is_file() {

@@ -17,6 +17,10 @@ const MAX_USERS_BYTES: u64 = 4 * 1024 * 1024;
 /// Rules of the user `default` where all that is wanted is a password.
 const ALL: &str = "on ~* &* +@all";
 
+/// Refuses users of whom none could read anything.
+const NOBODY: &str = "users: nobody could log in, because each is off or has no password: the rules of one who may are \
+    such as: on >PASSWORD ~* +@read";
+
 /// Limits of one user, for all of its clients together; `None` means no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct UserLimits {
@@ -127,6 +131,9 @@ impl UserSources<'_> {
             };
         }
         let users = Users::from_entries(&entries).map_err(|error| format!("users: {error}"))?;
+        if !users.has_any_in_use() {
+            return Err(NOBODY.to_owned());
+        }
         let limits = self.tables.iter().map(|table| (table.name.clone(), table.limits)).collect();
         let meaning = hex(format!("{entries:?} {limits:?}").as_bytes());
         Ok(UsersConfig { users: Arc::new(users), limits, is_configured: true, meaning })
@@ -157,6 +164,7 @@ impl UserSources<'_> {
 fn read_users(path: &Path, warnings: &mut Vec<String>) -> Result<String, String> {
     let file = text_file::read(path, MAX_USERS_BYTES)?;
     let text = String::from_utf8(file.bytes).map_err(|_| "is not text in UTF-8".to_owned())?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned();
     Users::parse_acl_file(&text).map_err(|error| error.to_string())?;
     if file.is_open_to_all {
         warnings.push(text_file::warning(path));
@@ -188,6 +196,29 @@ mod tests {
             users,
             [("default", "on nopass ~* +@all"), ("app", "on >secret ~app:*"), ("x", "")]
         );
+    }
+
+    #[test]
+    fn users_of_whom_none_can_log_in_are_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("users.acl");
+        for (text, is_right) in [
+            ("user alice", false),
+            ("user alice off >secret ~* +@all\nuser bob on ~* +@all", false),
+            ("user alice on nopass ~* +@all", true),
+            ("user alice on >secret ~* +@all\nuser bob", true),
+        ] {
+            std::fs::write(&path, text).expect("a file");
+            let sources = UserSources {
+                users_file: Some(path.clone()),
+                password: None,
+                password_file: None,
+                tables: &[],
+            };
+            let read = sources.read(&mut Vec::new());
+            assert_eq!(read.is_ok(), is_right, "{text}: {read:?}");
+            assert!(read.err().is_none_or(|why| why.contains("on >PASSWORD")), "{text}");
+        }
     }
 
     #[test]

@@ -16,7 +16,9 @@ use crate::health::{Admin, Member};
 use crate::logging;
 use crate::observe::status::Status;
 use crate::sync::lock;
-use crate::text;
+
+/// Most names of backends that an error repeats.
+const MAX_NAMED: usize = 8;
 
 /// A response: its status and its document.
 pub(super) type Response = (u16, String);
@@ -149,9 +151,11 @@ impl Control {
         let members = self.balancer.shown_backends();
         let names = members.iter().map(|member| member.name().to_owned());
         let names: Vec<String> = names.filter(|name| !overlay.has_removed(name)).collect();
-        let near = text::nearest(name, names.iter().map(String::as_str));
-        let meant = near.map(|other| format!("; did you mean {other}?")).unwrap_or_default();
-        let error = format!("there is no backend {}{meant}", logging::escaped(name));
+        let shown = names.iter().take(MAX_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let more = if names.len() > MAX_NAMED { ", …" } else { "" };
+        let those = if names.is_empty() { "" } else { "; there are " };
+        let name = logging::escaped(name);
+        let error = format!("there is no backend {name}{those}{shown}{more}");
         Refusal { backends: names, ..Refusal::new(404, error) }
     }
 }

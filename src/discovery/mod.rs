@@ -4,6 +4,7 @@
 //! found (`watch.rs`), and what an operator has added and removed (`overlay.rs`). Whenever one of them changes, the
 //! whole list is taken over by [`update`].
 
+mod advice;
 mod dns;
 mod overlay;
 mod peer;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
 
+pub use self::advice::advice_on_source;
 pub use self::overlay::{
     ListError, add_listed, left_in_place, listed, merge, remove_listed, restore,
 };

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use redis::Value;
 
 use super::source::DiscoveryError;
+use crate::backend::Stranger;
 use crate::config::LiveConfig;
 use crate::config::address::BackendAddress;
 use crate::logging;
@@ -22,6 +23,9 @@ use crate::sync::{Mutex, lock};
 
 /// Most bytes of one answer: a Sentinel needs 700 for each replica.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+
+/// How replies begin, in RESP2 and RESP3.
+const REPLIES: &[u8] = b"+-:$*_#,(!=%~>|";
 
 /// Longest text of an error that is repeated.
 const MAX_ERROR_BYTES: usize = 200;
@@ -108,7 +112,10 @@ impl Peer {
         let mut framer = Framer::new();
         let mut used = 0;
         loop {
-            used += framer.feed(&self.received[used..]).map_err(|error| unusable(&error))?;
+            used += framer.feed(&self.received[used..]).map_err(|error| {
+                let stranger = Stranger::of(&self.received, REPLIES);
+                stranger.map_or_else(|| unusable(&error), |stranger| unusable(&stranger))
+            })?;
             if framer.is_done() {
                 break;
             }

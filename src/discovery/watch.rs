@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
 
+use super::advice::advice_on_source;
 use super::dns::Dns;
 use super::primary::Primary;
 use super::sentinel::Sentinels;
 use super::source::{DiscoveryError, Found, KnownServers, Role, ServiceDiscovery};
 use super::{listed, update};
 use crate::balance::Balancer;
-use crate::balance::discovered::{ReportMeaning, SourceId};
+use crate::balance::discovered::{ReportMeaning, SourceId, SourceState};
 use crate::config::source::{SourceConfig, SourceKind};
 use crate::health::BackendState;
 
@@ -172,9 +173,21 @@ impl Watcher {
 
     /// Logs each reason once, until the source gives a list again.
     fn warn_once(&mut self, reason: String) {
-        if !self.reasons.contains(&reason) && self.reasons.len() < MAX_REASONS {
-            warn!("{}: the last list holds on: {reason}", self.name);
-            self.reasons.push(reason);
+        if self.reasons.contains(&reason) || self.reasons.len() >= MAX_REASONS {
+            return;
         }
+        let states = self.balancer.discovered.states();
+        match states.into_iter().find(|state| state.id == self.id) {
+            Some(SourceState { source, servers: None, .. }) => {
+                let advice = advice_on_source(&source.kind, &reason);
+                warn!(
+                    "{} names no servers yet: {}. {advice}",
+                    self.name,
+                    reason.trim_end_matches('.')
+                );
+            }
+            _ => warn!("{}: the last list holds on: {reason}", self.name),
+        }
+        self.reasons.push(reason);
     }
 }

@@ -8,6 +8,7 @@ use super::status::ServerStatus;
 use crate::backend::{Backend, advice_on_failure, advice_on_unserved};
 use crate::balance::Balancer;
 use crate::config::Config;
+use crate::discovery::advice_on_source;
 use crate::logging;
 use crate::observe::misconfiguration::{
     DATABASES_DIFFER, SAME_SERVER, databases_differ, duplicates,
@@ -24,9 +25,9 @@ impl Findings {
                 }
                 (None, error) => {
                     let error = error.unwrap_or_else(|| "no answer in time".to_owned());
-                    let problem = format!("{name} names no servers: {error}.");
-                    self.problems
-                        .push(format!("{problem} Check the address, the name and the login."));
+                    let advice = advice_on_source(&state.source.kind, &error);
+                    let error = error.trim_end_matches('.');
+                    self.problems.push(format!("{name} names no servers: {error}. {advice}"));
                 }
             }
         }

@@ -12,7 +12,7 @@ use redis::{
 };
 
 use super::dataset::DatasetError;
-use super::reason::{is_loading, reason, why_not_connected};
+use super::reason::{advice_on_refusal, is_loading, reason, why_not_connected};
 use crate::config::address::BackendAddress;
 use crate::config::backend_tls::TlsFiles;
 
@@ -31,6 +31,9 @@ const LOADING_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often a replica, or a server that loads its data, is asked how far it is.
 const POLL: Duration = Duration::from_millis(100);
+
+/// Why a Sentinel is not loaded.
+const SENTINEL: &str = "it is a Sentinel, which has no data: name the servers that it watches, whose port is usually 6379";
 
 /// Error of a backend that does not hold the rows.
 #[derive(Debug, thiserror::Error)]
@@ -93,8 +96,19 @@ impl SeedConnection {
             waits();
             connection.wait_until_loaded()?;
         }
-        let replication = connection.replication()?;
-        Ok((connection, replication))
+        match connection.replication() {
+            Ok(replication) => Ok((connection, replication)),
+            Err(_) if connection.is_sentinel() => Err(SeedError::Other(SENTINEL.to_owned())),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks whether the server is a Sentinel.
+    fn is_sentinel(&mut self) -> bool {
+        let info =
+            self.ask("server").and_then(|info| Ok(redis::from_redis_value::<InfoDict>(info)?));
+        let mode = info.ok().and_then(|info| info.get::<String>("redis_mode"));
+        mode.is_some_and(|mode| mode == "sentinel")
     }
 
     /// Waits while the backend loads its data from its disk and makes progress.
@@ -249,13 +263,10 @@ pub(super) fn wait_for_replica(
 impl From<RedisError> for SeedError {
     fn from(error: RedisError) -> Self {
         let reason = reason(&error, IO_TIMEOUT);
-        match error.code() {
-            // Redis says so of a replica, to which nothing is written here.
-            Some("READONLY") => Self::Other(format!(
-                "{reason} Is that lb, or another proxy? Name the servers behind it by --backend."
-            )),
-            _ => Self::Other(reason),
-        }
+        Self::Other(match advice_on_refusal(&error) {
+            Some(advice) => format!("{}. {advice}", reason.trim_end_matches('.')),
+            None => reason,
+        })
     }
 }
 

@@ -10,6 +10,7 @@ use csv::{ByteRecord, StringRecord};
 
 use super::delimiter::{Delimiter, HEAD_BYTES};
 use super::input::{FileVersion, Input, InputReader};
+use super::other_formats;
 use super::quoting::Quoting;
 
 /// Limit of a row, in bytes of the file. A longer one most likely has an open quote, and would be collected in
@@ -64,10 +65,11 @@ impl Dataset {
     ) -> Result<Self, DatasetError> {
         let input = Arc::new(input);
         let version = input.version()?;
-        let delimiter = match delimiter {
-            Some(delimiter) => delimiter,
-            None => Delimiter::recognise(&head(&input)?, id),
-        };
+        let head = head(&input)?;
+        if let Some(problem) = other_formats::problem(&head) {
+            return Err(input.problem(problem));
+        }
+        let delimiter = delimiter.unwrap_or_else(|| Delimiter::recognise(&head, id));
         let mut records = Records::open(&input, version, delimiter)?;
         records.reader.get_mut().quoting = Some(Quoting::new(delimiter.byte()));
         let mut record = StringRecord::new();
@@ -180,6 +182,13 @@ impl Row {
     }
 }
 
+/// What is wrong with a name that begins or ends with a space: nobody finds a key or a field by it.
+const OUTER_SPACE: &str = "begins or ends with a space, which would be a part of it; take away the spaces beside what separates values";
+
+fn has_outer_space(name: &str) -> bool {
+    name.trim() != name
+}
+
 /// Returns the index of the id column, or says why rows cannot be loaded with this header.
 fn find_id(columns: &[String], id: &str, delimiter: Delimiter) -> Result<usize, String> {
     if let Some(nameless) = columns.iter().position(|name| name.trim().is_empty()) {
@@ -188,6 +197,10 @@ fn find_id(columns: &[String], id: &str, delimiter: Delimiter) -> Result<usize, 
             "column {number} has no name; name it, or take it away (is there a {one} too many?)"
         ));
     }
+    if let Some(at) = columns.iter().position(|name| has_outer_space(name)) {
+        let (number, name) = (at + 1, &columns[at]);
+        return Err(format!("the name of column {number}, {name:?}, {OUTER_SPACE}"));
+    }
     let mut seen = HashSet::new();
     if let Some(twice) = columns.iter().find(|name| !seen.insert(*name)) {
         return Err(format!("there are two columns {twice:?}; rename or remove one"));
@@ -195,6 +208,9 @@ fn find_id(columns: &[String], id: &str, delimiter: Delimiter) -> Result<usize, 
     let Some(index) = columns.iter().position(|name| name == id) else {
         let names: Vec<String> = columns.iter().map(|name| format!("{name:?}")).collect();
         let names = names.join(", ");
+        if let Some(meant) = columns.iter().find(|name| name.eq_ignore_ascii_case(id)) {
+            return Err(format!("no column {id:?}, but {meant:?}: write --id {meant}"));
+        }
         return Err(format!(
             "no column {id:?}; the columns are {names}: name the one with the ids with --id, or what \
              separates them with --delimiter"
@@ -229,6 +245,9 @@ fn check_rows(
         if id.is_empty() {
             let problem = format!("the id (column {column:?}) is empty; every row needs one");
             return Err(records.at_last(problem));
+        }
+        if has_outer_space(id) {
+            return Err(records.at_last(format!("the id {id:?} {OUTER_SPACE}")));
         }
         if !ids.insert(id.into()) {
             let problem = "was in an earlier row already; every row needs its own";

@@ -72,7 +72,7 @@ impl SeedFlags {
         let is_word = arguments.get(1).is_some_and(|word| !Path::new(word).exists());
         let arguments = if is_word { hints::with_help(arguments) } else { arguments };
         environment::check(&mut Self::command(), &arguments)?;
-        let matches = Self::command()
+        let matches = environment::without_empty(Self::command())
             .try_get_matches_from(&arguments)
             .map_err(|error| hints::explain(error, &Self::command(), &arguments, Program::Seed))?;
         let from = match matches.value_source("backends") {

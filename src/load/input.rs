@@ -71,6 +71,9 @@ impl Input {
             Place::Kept(file) => file.metadata(),
         };
         let metadata = metadata.map_err(|error| self.unreadable(&error))?;
+        if metadata.is_dir() {
+            return Err(self.problem("is a directory; name a file in it"));
+        }
         if !metadata.is_file() {
             return Err(self.problem(
                 "is not a regular file; it is read several times, so save the rows to a file and \

@@ -8,6 +8,7 @@ mod dataset;
 mod delimiter;
 mod flags;
 mod input;
+mod other_formats;
 mod progress;
 mod quoting;
 mod reason;

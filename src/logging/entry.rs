@@ -154,7 +154,7 @@ impl fmt::Display for Leases {
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.event.fmt(f)?;
-        if let Some(leases) = &self.leases {
+        if let Some(leases) = self.leases.as_ref().filter(|leases| !leases.0.is_empty()) {
             // After a sentence.
             let end =
                 if matches!(self.event, Event::State(_) | Event::Outage { .. }) { ";" } else { "" };

@@ -46,6 +46,8 @@ impl WireProtocol {
 pub enum Opening {
     /// The handshake of TLS.
     Tls,
+    /// The header of the PROXY protocol.
+    ProxyHeader,
     /// One of our protocols, in plain text.
     Plain(WireProtocol),
 }
@@ -54,11 +56,14 @@ impl Opening {
     /// Detects what a connection begins with by its first bytes; `None` while they don't tell.
     ///
     /// TLS begins with a record of the type handshake, whose version is 3 and something (RFC 8446, section 5.1). No command
-    /// and no HTTP method begins with that byte.
+    /// and no HTTP method begins with that byte. The PROXY protocol begins as `proxy_protocol` tells, of which no more is
+    /// looked at than the detection of a protocol takes: no command is called PROXY, and none has a zero after empty lines.
     pub fn detect(received: &[u8]) -> Option<Self> {
         match received {
             [0x16] => None,
             [0x16, 3, ..] => Some(Self::Tls),
+            [b'P', b'R', b'O', b'X', b'Y', b' ', b'T' | b'U', ..]
+            | [b'\r', b'\n', b'\r', b'\n', 0, ..] => Some(Self::ProxyHeader),
             _ => WireProtocol::detect(received).map(Self::Plain),
         }
     }
@@ -134,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_is_told_by_two_bytes() {
+    fn tls_is_told_by_two_bytes_and_the_header_of_a_proxy_by_a_few() {
         for (bytes, expected) in [
             (&b""[..], None),
             (b"\x16", None),
@@ -145,6 +150,16 @@ mod tests {
             (b"*1\r\n", Some(Opening::Plain(Resp))),
             (b"GET /", Some(Opening::Plain(Http))),
             (b"GET", None),
+            (b"PROXY ", None),
+            (b"PROXY T", Some(Opening::ProxyHeader)),
+            (b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n", Some(Opening::ProxyHeader)),
+            (b"PROXY UNKNOWN\r\n", Some(Opening::ProxyHeader)),
+            (b"PROXY / HTTP/1.1\r\n", Some(Opening::Plain(Http))),
+            (b"PROXY key\r\n", Some(Opening::Plain(Resp))),
+            (b"\r\n\r\n", None),
+            (b"\r\n\r\n\0", Some(Opening::ProxyHeader)),
+            (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c", Some(Opening::ProxyHeader)),
+            (b"\r\n\r\nGET /", Some(Opening::Plain(Http))),
         ] {
             assert_eq!(Opening::detect(bytes), expected, "{}", bytes.escape_ascii());
         }

@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 use console::Style;
 use log::warn;
 
-use crate::backend::BackendError;
+use crate::backend::{BackendError, is_not_permitted};
 use crate::balance::Balancer;
 use crate::config::Config;
 use crate::health::{BackendState, Member, ShownState};
@@ -51,6 +51,7 @@ pub fn introduce(balancer: &Balancer, was_passed_on: bool) {
     }
     for backend in backends.iter().filter(|backend| backend.health.state() == BackendState::Up) {
         warn_of_database(backend);
+        warn_of_rights(backend);
         warn_of_scripts(backend, &balancer.config());
     }
 }
@@ -163,6 +164,22 @@ fn warn_of_database(backend: &Member) {
         warn!(
             "database {database} of {name} can't be read, so HTTP reads fail there: {why}; \
              name another in its URL"
+        );
+    }
+}
+
+/// Warns where the user of a backend may not read, or not say what a read is.
+fn warn_of_rights(backend: &Member) {
+    let name = backend.name();
+    if let Err(BackendError::Redis(why)) = backend.may_read()
+        && is_not_permitted(&why)
+    {
+        warn!("{name}: its user may not read ({why}): give it +@read and its keys (ACL SETUSER)");
+    }
+    if backend.commands().is_none() {
+        warn!(
+            "{name}: its user lacks the right +command: no Redis client is served by it, because nothing tells which \
+             commands are reads"
         );
     }
 }

@@ -26,6 +26,9 @@ const FIXED_KEYS: [&str; 8] = [
     "no-cache",
 ];
 
+const NO_FILES: &str =
+    "there is no file to read again: start lb with --config FILE, or with a flag that names a file";
+
 /// Reads the configuration file again and takes it over as a whole, or leaves everything as it is. Returns what it has
 /// done, in lines for people, or why it has not. Both are logged, and shown on the status page.
 ///
@@ -34,6 +37,11 @@ const FIXED_KEYS: [&str; 8] = [
 /// # Errors
 /// The file is wrong, a key can't change without a restart, or the process is to end.
 pub fn reload(balancer: &Arc<Balancer>) -> Result<Vec<String>, Vec<String>> {
+    if !balancer.config().has_files() {
+        // Nothing was refused: there is nothing that could be.
+        warn!("reload: {NO_FILES}");
+        return Err(vec![NO_FILES.to_owned()]);
+    }
     let result = balancer.reloads.run(|| Ok(take_over(balancer, changed(balancer)?)));
     match &result {
         Ok(lines) => lines.iter().for_each(|line| info!("reload: {line}")),
@@ -60,9 +68,6 @@ fn changed(balancer: &Balancer) -> Result<Changed, Vec<String>> {
         return Err(vec!["the process is to end".to_owned()]);
     }
     let old = balancer.config();
-    if !old.has_files() {
-        return Err(vec!["there is no file to read again: start lb with --config FILE, or with a flag that names a file".to_owned()]);
-    }
     let mut new = old.reread().map_err(|error| error.lines())?;
     let keys: Vec<String> = old.changes(&new).into_iter().map(str::to_owned).collect();
     let is_fixed = |key: &&String| FIXED_KEYS.contains(&key.as_str());

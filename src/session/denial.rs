@@ -34,6 +34,8 @@ pub enum Denial {
     PlainText,
     /// It speaks TLS, which is not configured.
     NoTls,
+    /// A proxy has sent a PROXY header, which is not configured.
+    ProxyHeader,
 }
 
 impl Denial {
@@ -41,7 +43,10 @@ impl Denial {
     fn answer(self, opening: Opening) -> Vec<u8> {
         match opening {
             Opening::Tls => alert(self),
-            Opening::Plain(WireProtocol::Resp) => format!("-ERR {}\r\n", self.redis_text()).into(),
+            // What follows a header is not known.
+            Opening::ProxyHeader | Opening::Plain(WireProtocol::Resp) => {
+                format!("-ERR {}\r\n", self.redis_text()).into()
+            }
             Opening::Plain(WireProtocol::Http) => self.response(),
         }
     }
@@ -51,6 +56,7 @@ impl Denial {
             Self::Full => "max number of clients reached",
             Self::AddressFull => "max number of clients reached for this address",
             Self::PlainText | Self::NoTls => "this port speaks TLS alone: connect with TLS",
+            Self::ProxyHeader => "a PROXY header came first, which takes --proxy-protocol",
         }
     }
 
@@ -69,6 +75,9 @@ impl Denial {
             Self::PlainText | Self::NoTls => {
                 ("400 Bad Request", "", "this port speaks TLS alone: use https://")
             }
+            Self::ProxyHeader => {
+                ("400 Bad Request", "", "a PROXY header came first, which takes --proxy-protocol")
+            }
         };
         let body = format!("{{\n  \"error\": \"{text}\"\n}}\n");
         let length = body.len();
@@ -86,7 +95,7 @@ fn alert(denial: Denial) -> Vec<u8> {
     let description = match denial {
         // There is no alert for it: "unrelated to the peer or the correctness of the protocol" comes nearest.
         Denial::Full | Denial::AddressFull => INTERNAL_ERROR,
-        Denial::PlainText | Denial::NoTls => HANDSHAKE_FAILURE,
+        Denial::PlainText | Denial::NoTls | Denial::ProxyHeader => HANDSHAKE_FAILURE,
     };
     vec![0x15, 3, 1, 0, 2, 2, description]
 }
@@ -122,10 +131,15 @@ fn answer_to(
     let opening = Opening::detect(received)?;
     let denied = || Some(DenialAnswer::Denied(denial.answer(opening)));
     match opening {
-        Opening::Plain(WireProtocol::Http) if may_be_probe(received) => match probe(received) {
-            None if is_all => denied(),
-            answer => answer.map(DenialAnswer::Probe),
-        },
+        // Where no client of a proxy is served, its probes must not say that all is well.
+        Opening::Plain(WireProtocol::Http)
+            if denial != Denial::ProxyHeader && may_be_probe(received) =>
+        {
+            match probe(received) {
+                None if is_all => denied(),
+                answer => answer.map(DenialAnswer::Probe),
+            }
+        }
         _ => denied(),
     }
 }
@@ -239,6 +253,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_probe_behind_a_header_that_is_not_taken_does_not_say_that_all_is_well() {
+        let denied = |received: &[u8]| answer(Denial::ProxyHeader, received, false);
+        for (received, expected) in [
+            (HEALTH.as_bytes(), "HTTP/1.1 400 "),
+            (b"*1\r\n", "-ERR a PROXY header came first"),
+            (b"PROXY TCP4 ", "-ERR a PROXY header came first"),
+            (b"\x16\x03\x01", "\\x15\\x03"),
+        ] {
+            let found = denied(received).expect("an answer");
+            assert!(found.starts_with(expected), "{}: {found}", received.escape_ascii());
+        }
+        assert_eq!(denied(b""), None);
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
+use std::time::Instant;
 
+use crate::logging::throttle::Throttle;
 use crate::net::client_network;
 use crate::sync::{Mutex, lock};
 
@@ -11,7 +13,11 @@ const MAX_ADDRESSES: usize = 1024;
 
 /// The addresses that have caused a line.
 #[derive(Debug)]
-pub(super) struct OnceEach(Mutex<Option<Addresses>>);
+pub(super) struct OnceEach {
+    addresses: Mutex<Option<Addresses>>,
+    /// Holds lines back while more addresses cause them than are remembered.
+    of_many: Throttle,
+}
 
 #[derive(Debug, Default)]
 struct Addresses {
@@ -22,14 +28,23 @@ struct Addresses {
 impl OnceEach {
     /// Of lines that have not come yet.
     pub const fn new() -> Self {
-        Self(Mutex::new(None))
+        Self { addresses: Mutex::new(None), of_many: Throttle::new() }
+    }
+
+    /// Returns whether an address may cause a line now, its first: the end of the line's text, which tells how many were
+    /// held back.
+    pub fn pass(&self, address: IpAddr, now: Instant) -> Option<String> {
+        match self.is_first(address) {
+            (_, true) => self.of_many.pass(now),
+            (is_first, false) => is_first.then(String::new),
+        }
     }
 
     /// Returns whether an address causes its first line; an IPv6 network of 64 bits counts as one address. The second
     /// value says that others were forgotten for it, so that many come: the line should be held back by other means.
-    pub fn is_first(&self, address: IpAddr) -> (bool, bool) {
+    fn is_first(&self, address: IpAddr) -> (bool, bool) {
         let network = client_network(address);
-        let mut addresses = lock(&self.0);
+        let mut addresses = lock(&self.addresses);
         let Addresses { known, order } = addresses.get_or_insert_default();
         if !known.insert(network) {
             return (false, false);

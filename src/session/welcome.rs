@@ -21,10 +21,10 @@ use crate::net::proxy_protocol;
 use crate::net::tls::TlsError;
 
 /// Lines of the log about clients that come to nothing, which anybody can cause.
-static WITHOUT_HEADER: Throttle = Throttle::new();
+static WITHOUT_HEADER: OnceEach = OnceEach::new();
+static WITH_HEADER: OnceEach = OnceEach::new();
 static ADDRESS_FULL: Throttle = Throttle::new();
 static NO_TLS: OnceEach = OnceEach::new();
-static NO_TLS_OF_MANY: Throttle = Throttle::new();
 static PLAIN_TEXT: Throttle = Throttle::new();
 static HANDSHAKE: Throttle = Throttle::new();
 
@@ -51,6 +51,10 @@ pub(super) fn welcome<'a>(client: &mut Client<'a>) -> Option<Beginning<'a>> {
     let mut since = first_bytes(client, &mut received)?;
     let mut tls = None;
     let mut opening = detect(client, &mut received, since, Opening::detect);
+    if opening == Opening::ProxyHeader {
+        refuse_proxy_header(client, &mut received);
+        return None;
+    }
     if opening == Opening::Tls {
         tls = start_tls(client, &mut received, since)?;
         since = first_bytes(client, &mut received)?;
@@ -122,11 +126,38 @@ fn is_late(client: &Client, since: Instant, error: &io::Error) -> bool {
 
 fn refuse_header(client: &Client, why: &str) -> Option<()> {
     client.balancer.metrics.without_proxy_header.add_one();
-    if let Some(more) = WITHOUT_HEADER.pass(Instant::now()) {
-        let address = client.address;
-        warn!("{address}: connection closed, because {why} (--proxy-protocol){more}");
+    if let Some(more) = WITHOUT_HEADER.pass(client.address.ip(), Instant::now()) {
+        let address = named(client.address);
+        warn!(
+            "{address}: connection closed, because {why}: let the proxy there send one (send-proxy in HAProxy), or \
+             leave out --proxy-protocol{more}"
+        );
     }
     None
+}
+
+/// Refuses a client that begins with a header that nobody has asked for. What follows it would else be answered as
+/// the reply to something else.
+fn refuse_proxy_header(client: &mut Client, received: &mut Vec<u8>) {
+    if let Some(more) = WITH_HEADER.pass(client.address.ip(), Instant::now()) {
+        let address = named(client.address);
+        let is_second =
+            client.endpoint == Endpoint::Public && client.balancer.config().proxy_protocol;
+        let advice = match client.endpoint {
+            Endpoint::Public if is_second => "a second one: let one proxy alone send it",
+            Endpoint::Public => {
+                "which takes --proxy-protocol; without that, let the proxy send none"
+            }
+            Endpoint::Admin => "which --admin-listen never takes: let the proxy send none there",
+        };
+        warn!(
+            "{address}: connection closed, because it begins with a PROXY header, {advice}{more}"
+        );
+    }
+    if let Ok(Some(header)) = proxy_protocol::parse(received) {
+        received.drain(..header.length);
+    }
+    deny(client, received, Denial::ProxyHeader, DENIAL_TIME);
 }
 
 /// Gives a client its place among those of its address, unless it has one; returns false if none is left.
@@ -193,12 +224,7 @@ fn log_failure(client: &Client, error: &TlsError) {
 
 fn refuse_tls(client: &mut Client, received: &mut Vec<u8>) {
     client.balancer.metrics.tls.fail(tls::NOT_CONFIGURED);
-    let (is_first, are_many) = NO_TLS.is_first(client.address.ip());
-    let more = match are_many {
-        true => NO_TLS_OF_MANY.pass(Instant::now()),
-        false => is_first.then(String::new),
-    };
-    if let Some(more) = more {
+    if let Some(more) = NO_TLS.pass(client.address.ip(), Instant::now()) {
         let address = named(client.address);
         warn!(
             "{address} wants to speak TLS, which takes --tls-cert and --tls-key; without them, its URL begins with \

@@ -359,7 +359,7 @@ const WRONG: &[(&str, usize, &str)] = &[
     ("[[backend]]\nweight = 1", 1, "this backend has no url"),
     ("[[backend]]\nurl = 5", 2, "url must be a text in quotes"),
     ("[[backend]]\nurl = \"h\"", 2, "url: it has no port"),
-    ("[[backend]]\nurl = \"h:1?wait=1\"", 2, "url: after the ? come weight, backup and zone"),
+    ("[[backend]]\nurl = \"h:1?wait=1\"", 2, "url: after the ? come db, weight, backup and zone"),
     ("[[backend]]\nurl = \"h:1\"\nwieght = 2", 3, "no key wieght; did you mean weight?"),
     ("[[backend]]\nurl = \"h:1\"\nxyz = 2", 3, "no key xyz; there are url, user, password-file"),
     ("[[backend]]\nurl = \"h:1\"\npassword = \"a\"", 3, "did you mean password-file?"),

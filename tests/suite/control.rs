@@ -284,11 +284,12 @@ fn what_is_wrong_is_refused_with_a_reason() {
     let setup = Setup::start(&[a], &[]);
     let (one, none) = (a.address(), format!("127.0.0.1:{}", u32::from(a.port()) + 1));
     for (arguments, code, said) in [
-        (&["drain", &none][..], 1, &*format!("did you mean {one}?")),
+        (&["drain", &none][..], 1, &*format!("there are {one}")),
         (&["ready", "x"], 1, "there is no backend x"),
         (&["remove", &one], 1, "is the only backend"),
         (&["add", &one], 1, "is there already"),
         (&["kill", "9999999"], 1, "there is no such client"),
+        (&["reload"], 1, "there is no file to read again"),
         (&["add", "h"], 2, "it has no port"),
         (&["add", "-"], 2, "write HOST:PORT"),
         (&["weight", &one, "257"], 2, "from 0 to 256"),
@@ -301,6 +302,7 @@ fn what_is_wrong_is_refused_with_a_reason() {
         assert_eq!(run.code, Some(code), "{arguments:?}: {run:?}");
         assert!(run.err.contains(said), "{arguments:?}: {run:?}");
     }
+    assert_eq!(setup.status()["configuration"]["failed_reloads"], 0, "there was none to refuse");
     let removed = Setup::start(&[a, b], &[]);
     removed.ctl(&["remove", &one]);
     for arguments in [&["drain", &one][..], &["weight", &one, "2"], &["add", &one]] {

@@ -155,8 +155,8 @@ fn variables_that_are_wrong_are_named_with_what_they_take() {
         ("LB_BACKENDS", "\"a:1\"", "take them away"),
         ("LB_BACKENDS", "a:1,a:1", "in the list twice"),
         ("LB_QUIET", "maybe", "which takes true or false"),
-        ("LB_QUIET", "", "LB_QUIET is set and empty: give it true or false"),
-        ("LB_LISTEN", "", "LB_LISTEN is set and empty: give it ADDRESS:PORT"),
+        ("LB_USERS_FILE", "", "LB_USERS_FILE is set and empty: give it FILE"),
+        ("LB_REQUIRE_PASSWORD", "", "LB_REQUIRE_PASSWORD is set and empty"),
         ("LB_LISTEN", "1310", "write ADDRESS:PORT, such as 127.0.0.1:1310"),
         ("LB_MAX_CLIENTS", "many", "a whole number, such as 4096"),
         ("LB_CHECK_TIMEOUT", "5", "such as 500ms"),
@@ -173,6 +173,70 @@ fn variables_that_are_wrong_are_named_with_what_they_take() {
     let free = format!("127.0.0.1:{}", free_port());
     let (code, said) = lb_with(&[("LB_BACKENDS", "")], &["check", "--backend", &free]);
     assert_eq!(code, Some(1), "{said}");
+}
+
+#[test]
+fn an_empty_variable_counts_as_unset_but_for_those_that_say_who_may_read_what() {
+    let empty = [("LB_LISTEN", ""), ("LB_QUIET", ""), ("LB_CACHE", ""), ("LB_NO_CACHE", "")];
+    let (code, said) = lb_with(&empty, &["config"]);
+    assert_eq!(code, Some(0), "{said}");
+    let defaults = lb_with(&[], &["config"]).1;
+    assert_eq!(said, defaults, "empty variables change nothing");
+    let (code, help) = lb_with(&empty, &["--help"]);
+    assert_eq!(code, Some(0), "{help}");
+    let all = [("LB_BACKENDS", ""), ("LB_QUIET", ""), ("LB_REQUIRE_PASSWORD_FILE", "")];
+    let (code, said) = lb_with(&all, &["config"]);
+    assert_eq!(code, Some(2), "{said}");
+    let named = ["LB_BACKENDS is set and empty", "LB_REQUIRE_PASSWORD_FILE is set and empty"];
+    assert!(named.iter().all(|text| said.contains(text)), "both are named: {said}");
+    assert!(!said.contains("LB_QUIET"), "{said}");
+}
+
+#[test]
+fn a_user_who_may_not_read_is_warned_of_at_the_start() {
+    let server = RedisServer::start();
+    let url = |name: &str| format!("redis://{name}:x@{}", server.address());
+    server.command(&["ACL", "SETUSER", "unread", "on", ">x", "~*", "+ping", "+select", "+info"]);
+    server.command(&[
+        "ACL", "SETUSER", "mute", "on", ">x", "~*", "+@read", "+ping", "+select", "+info",
+    ]);
+    server.command(&["ACL", "SETUSER", "mute", "-command"]);
+    server.command(&["ACL", "SETUSER", "some", "on", ">x", "~app:*", "+@all"]);
+    for (name, expected) in [("unread", "give it +@read"), ("mute", "lacks the right +command")] {
+        let (_, log) = start(lb(&[&url(name)], &[]));
+        assert_eq!(warnings(&log, &[&server.address(), expected]), 1, "{name}: {log}");
+    }
+    let (_, log) = start(lb(&[&url("some")], &[]));
+    assert_eq!(warnings(&log, &["its user"]), 0, "{log}");
+}
+
+#[test]
+fn a_flag_that_has_no_effect_beside_the_others_is_warned_of() {
+    let backend = format!("127.0.0.1:{}", free_port());
+    let (_, log) = start(lb(&[&backend], &["--zone", "eu", "--no-cache", "a*"]));
+    assert_eq!(warnings(&log, &["--zone has no effect", "no backend is in this zone"]), 1, "{log}");
+    assert_eq!(warnings(&log, &["--no-cache has no effect", "--cache SIZE"]), 1, "{log}");
+    let variables = [("LB_BACKEND_TLS_SERVER_NAME", "a"), ("LB_BACKENDS", &*backend)];
+    let (_, said) = lb_with(&variables, &["check"]);
+    assert!(said.contains("warning: LB_BACKEND_TLS_SERVER_NAME has no effect: no"), "{said}");
+}
+
+#[test]
+fn a_source_that_names_no_servers_at_the_start_is_told_with_what_to_do() {
+    let primary = RedisServer::start();
+    let sentinel = Sentinel::start_with(&primary, 1, "");
+    for (url, what, advice) in [
+        (format!("sentinel://{}/nobody", sentinel.address()), "No such master", "SENTINEL MASTERS"),
+        (format!("sentinel://{}/name", primary.address()), "unknown command", "no Sentinel"),
+        (format!("primary://{}", sentinel.address()), "does not say its role", "sentinel://"),
+    ] {
+        let (_, log) = start(lb(&[&url], &[]));
+        assert_eq!(warnings(&log, &["names no servers yet", what, advice]), 1, "{url}: {log}");
+        assert!(!log.contains("the last list holds on"), "there was none: {log}");
+        assert!(!log.contains("leases"), "nobody has any: {log}");
+        let (_, said) = lb_with(&[], &["check", "--backend", &url]);
+        assert!(said.contains(what) && said.contains(advice), "{url}: {said}");
+    }
 }
 
 #[test]
@@ -199,12 +263,19 @@ fn what_is_typed_wrong_is_told_with_what_to_type() {
         (&["--backend", "127.0.0.1:70000"], "from 1 to 65535"),
         (&["--backend", "redis://host:6379/abc"], "the number of a database"),
         (&["--backend", "/run/redis.sock"], "redis+unix:///PATH"),
+        (&["--backend", "redis://host:6379/1?db=2"], "two databases are named"),
+        (&["--backend", "redis://host:6379?user=u&pass=hunter2"], "USER:PASSWORD@HOST:PORT"),
+        (&["--backend", "redis://host:6379#3"], "a database comes after a /"),
         (&["--backend", "a:1,"], "is there a comma too many?"),
         (&["--backend", "a:1", "--backend", "a:1"], "name each one once"),
         (&["--backend", "127.0.0.1:1310"], "is where lb itself listens"),
         (
             &["--listen", "0.0.0.0:7000", "--backend", "localhost:7000"],
             "is where lb itself listens",
+        ),
+        (
+            &["--listen", "127.0.0.1:7000", "--admin-listen", "127.0.0.1:7000"],
+            "--admin-listen 127.0.0.1:7000 is where clients connect",
         ),
         (&["--backend"], "--backend"),
         // Words.
@@ -233,6 +304,8 @@ fn what_is_typed_wrong_is_told_with_what_to_type() {
         (&["--listen", ":1310"], "0.0.0.0:1310"),
         (&["--listen", "127.0.0.1:70000"], "from 0 to 65535"),
         (&["--max-clients", "many"], "a whole number, such as 4096"),
+        (&["--allow-host", "*.example"], "there is no wildcard"),
+        (&["--allow-host", "http://x.example"], "a name has no scheme"),
         (&["--config", "/no/such/file.toml"], "lb config > FILE writes one"),
         (&["--config", "/"], "is a directory"),
     ] {
@@ -342,6 +415,13 @@ fn quotes_and_columns_that_are_wrong_are_an_error_with_their_line() {
         ("id,,name\n1,a,b\n", "rows.csv:1: column 2 has no name"),
         ("id,name,\n1,a,\n", "rows.csv:1: column 3 has no name"),
         ("id, ,name\n1,a,b\n", "rows.csv:1: column 2 has no name"),
+        (
+            "id, name\n1, a\n",
+            "rows.csv:1: the name of column 2, \" name\", begins or ends with a space",
+        ),
+        ("id,name\n1,a\n 2,b\n", "rows.csv:3: the id \" 2\" begins or ends with a space"),
+        ("ID,name\n1,a\n", "rows.csv:1: no column \"id\", but \"ID\": write --id ID"),
+        ("[{\"id\": 1}]", "rows.csv: is JSON"),
         ("id,name\n1,a,b\n2,\"c\"d\n", "rows.csv:2: the row has 3 columns"),
         (
             "id;name\n1;a;b\n",
@@ -372,8 +452,8 @@ fn other_delimiters_are_recognised_and_named_or_given() {
         redis::from_redis_value::<String>(value).expect("text")
     };
     for (content, arguments, expected, value) in [
-        ("id,name\n1,a;b\n", &[][..], "1 rows, all well-formed", "a;b"),
-        ("id;name\n1;a,b\n", &[], "1 rows, separated by semicolons, all well-formed", "a,b"),
+        ("id,name\n1,a;b\n", &[][..], "1 row, all well-formed", "a;b"),
+        ("id;name\n1;a,b\n", &[], "1 row, separated by semicolons, all well-formed", "a,b"),
         ("id\tname\n1\ta,b\n", &[], "separated by tabs", "a,b"),
         ("id|name\n1|a,b\n", &[], "separated by pipes", "a,b"),
         ("id^name\n1^a,b\n", &["--delimiter", "^"], "separated by '^'", "a,b"),
@@ -431,10 +511,14 @@ fn seed_waits_for_a_server_that_is_loading_its_data() {
 #[test]
 fn seed_says_that_a_server_is_no_redis_and_what_to_do() {
     let locked = RedisServer::start_with(&["--requirepass", "hunter2"]);
-    let (tls, _certificates) = redis_with_tls();
-    let tls = format!("127.0.0.1:{}", tls.balanced_port());
+    let (secured, _certificates) = redis_with_tls();
+    let tls = format!("127.0.0.1:{}", secured.balanced_port());
     let behind = RedisServer::start();
     let lb = Balancer::start(&[&behind]);
+    let sentinel = Sentinel::start_with(&behind, 1, "");
+    let limited = RedisServer::start();
+    limited.command(&["ACL", "SETUSER", "default", "-multi"]);
+    let full = RedisServer::start_with(&["--maxmemory", "1"]);
     let http = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
     for (address, expected) in [
         (stranger(Some(http), false), "it is no Redis server: it speaks HTTP there"),
@@ -444,6 +528,9 @@ fn seed_says_that_a_server_is_no_redis_and_what_to_do() {
         (locked.address(), "It wants a password: write redis://:PASSWORD@127.0.0.1:"),
         ("no-such-host.invalid:1".to_owned(), "its name does not resolve"),
         (format!("127.0.0.1:{}", free_port()), "Does Redis run there"),
+        (sentinel.address(), "it is a Sentinel, which has no data"),
+        (limited.address(), "Give its user what seed needs (ACL SETUSER)"),
+        (full.address(), "Raise its maxmemory"),
         (format!("127.0.0.1:{}", lb.port()), "Name the servers behind it by --backend"),
     ] {
         let (code, said) = seed(b"id,name\n1,a\n", b"", &["rows.csv", "--backend", &address]);
@@ -451,6 +538,34 @@ fn seed_says_that_a_server_is_no_redis_and_what_to_do() {
         assert!(said.contains(&format!("seed: {address} failed: ")), "{said}");
         assert!(said.contains(expected), "{expected}: {said}");
     }
+    for (url, expected) in [
+        (format!("redis://{}/99", behind.address()), "name another in its URL"),
+        (format!("rediss://{}", behind.address()), "If not, write redis://"),
+        (
+            format!("rediss://localhost:{}", secured.balanced_port()),
+            "its certificate is signed by no CA that we trust",
+        ),
+    ] {
+        let (code, said) = seed(b"id,name\n1,a\n", b"", &["rows.csv", "--backend", &url]);
+        assert_eq!(code, Some(1), "{url}: {said}");
+        assert!(said.contains(expected), "{url}: {said}");
+    }
+}
+
+#[test]
+fn what_seed_reads_of_a_url_is_what_it_writes_to() {
+    let server = RedisServer::start();
+    let url = format!("redis://{}?db=3", server.address());
+    let (code, said) = seed(b"id,name\n1,a\n", b"", &["rows.csv", "--backend", &url]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(server.command(&["DBSIZE"]), redis::Value::Int(0), "database 0 has nothing");
+    let lb = Balancer::start_at(&[url], &[]);
+    assert_eq!(lb.get("/actor:1?field=name").json(), "a");
+    let arguments =
+        ["rows.csv", "--backend", &server.address(), "--backend-tls-ca", "/no/such/file"];
+    let (code, said) = seed(b"id,name\n1,a\n", b"", &arguments);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("--backend-tls-ca"), "{said}");
 }
 
 #[test]

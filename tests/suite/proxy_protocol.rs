@@ -125,9 +125,36 @@ fn a_connection_without_a_header_is_closed_counted_and_logged() {
         behind(&lb, b"PROXY UNKNOWN\r\nGET /-/metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let metrics = String::from_utf8_lossy(&client.rest()).into_owned();
     assert!(metrics.contains("without_proxy_header_connections_total 7\n"), "{metrics}");
-    let line = "begins with no PROXY header (--proxy-protocol)";
+    let line =
+        "connection closed, because it begins with no PROXY header: let the proxy there send one";
     wait_until("the log tells", || lb.log().contains(line));
-    assert!(began.elapsed() > AT_ONCE * 2 || lb.log().matches(line).count() == 1, "{}", lb.log());
+    assert_eq!(lb.log().matches("connection closed, because").count(), 1, "{}", lb.log());
+}
+
+#[test]
+fn a_header_that_nobody_has_asked_for_is_told_at_once_and_logged_once_for_each_address() {
+    let (_server, lb) = start(&[]);
+    let began = Instant::now();
+    let text = text_header("192.0.2.7:4711");
+    let refused = "a PROXY header came first, which takes --proxy-protocol";
+    for header in [&text[..], &binary_ipv4_header()] {
+        for (request, expected) in [
+            (&b"GET /key HTTP/1.1\r\nHost: localhost\r\n\r\n"[..], "HTTP/1.1 400 "),
+            (b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n", "HTTP/1.1 400 "),
+            (b"*1\r\n$4\r\nPING\r\n", "-ERR "),
+        ] {
+            let answer = lb.talk(&[header, request].concat());
+            let answer = String::from_utf8_lossy(&answer).into_owned();
+            assert!(answer.starts_with(expected) && answer.contains(refused), "{answer}");
+        }
+    }
+    let text = String::from_utf8_lossy(&lb.talk(&text)).into_owned();
+    assert!(text.is_empty(), "nobody is behind the header: {text}");
+    assert!(began.elapsed() < AT_ONCE, "it took {:.1?}", began.elapsed());
+    let line = "because it begins with a PROXY header, which takes --proxy-protocol";
+    wait_until("the log tells", || lb.log().contains(line));
+    assert_eq!(lb.log().matches(line).count(), 1, "{}", lb.log());
+    assert!(!lb.log().contains("no Redis command"), "{}", lb.log());
 }
 
 #[test]

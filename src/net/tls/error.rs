@@ -103,7 +103,7 @@ pub fn of_certificate(error: &CertificateError) -> String {
             "its certificate is for another purpose".to_owned()
         }
         CertificateError::BadEncoding => "its certificate can't be read".to_owned(),
-        CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+        other if is_of_ca(other) => {
             "its certificate is that of a CA, which may only sign those of servers".to_owned()
         }
         CertificateError::Other(other) if other.to_string().contains("UnsupportedCertVersion") => {
@@ -113,6 +113,12 @@ pub fn of_certificate(error: &CertificateError) -> String {
         CertificateError::Revoked => "its certificate is revoked".to_owned(),
         error => format!("its certificate is refused: {error}"),
     }
+}
+
+/// Returns whether a certificate is refused because it is that of a CA.
+pub fn is_of_ca(error: &CertificateError) -> bool {
+    let CertificateError::Other(other) = error else { return false };
+    other.to_string().contains("CaUsedAsEndEntity")
 }
 
 /// The first names of a certificate, which may have hundreds: `DnsName("a.example")` is shown as `a.example`.

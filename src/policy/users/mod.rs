@@ -111,6 +111,11 @@ impl Users {
         self.get(DEFAULT_USER.as_bytes()).is_none_or(|user| !user.is_open())
     }
 
+    /// Whether any of them may be had: is on, and takes a password or none.
+    pub fn has_any_in_use(&self) -> bool {
+        self.iter().any(|user| user.is_open() || (user.is_on() && user.passwords.count() > 0))
+    }
+
     /// The user of this name if the password is one of its own, or if it takes any (`nopass`); `None` if not, or if
     /// the user is off, or if there is none of this name. The time that it takes depends on the lengths of both
     /// alone.
