@@ -10,7 +10,7 @@ FUZZ_SECONDS ?= 60
 # Starts three Redis servers with the rows of actors.csv, and the balancer on http://127.0.0.1:1310/.
 demo:
 	bash load_data.sh
-	cargo run --release --locked --bin lb
+	env -u LB_BACKENDS cargo run --release --locked --bin lb
 
 # Runs all tests, with real Redis servers on free ports: one more at a time than there are processors, because tests wait
 # as much as they compute.

@@ -394,6 +394,8 @@ main() {
 
     say "loading actors.csv"
     [ -e target/release/seed ] || say "(compiling it first, which takes a minute or two)"
+    # That names other servers, whose keys the actors would replace.
+    unset LB_BACKENDS
     exec cargo run --quiet --release --locked --bin seed -- "$@"
 }
 

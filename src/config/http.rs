@@ -102,12 +102,13 @@ pub(super) fn allowed_host(text: &str) -> Result<String, String> {
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     let is_name = name.split('.').all(|part| !part.is_empty() && part.bytes().all(is_part));
     let bracketed = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    if is_name || bracketed.is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok()) {
+    if is_name && !text.contains('/') || bracketed.is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok())
+    {
         return Ok(name);
     }
     let why = match &*name {
         _ if name.contains('*') || name.starts_with('.') => "there is no wildcard",
-        _ if name.contains("//") || name.contains('/') => "a name has no scheme and no path",
+        _ if text.contains('/') => "a name has no scheme and no path",
         _ if !name.is_ascii() => "in a Host, other letters than those of ASCII are written xn--…",
         _ => "no host has this name",
     };

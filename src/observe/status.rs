@@ -136,8 +136,6 @@ impl Status {
         let reading = balancer.reading(&members);
         let recent = balancer.history.recent(&reading, since);
         let counts = &reading.counts;
-        let clients = [&metrics.new_clients, &metrics.clients.http, &metrics.clients.resp];
-        let [new, http, resp] = clients.map(|count| count.load(Ordering::Relaxed));
         let now = Instant::now();
         let overlay = lock(&balancer.overlay).clone();
         let status = |(member, recent): (&Arc<Member>, &RecentOfBackend)| {
@@ -159,7 +157,7 @@ impl Status {
             phase: balancer.phase(),
             ready: balancer.is_ready(),
             configuration: ConfigurationStatus::of(balancer),
-            clients: Clients { http, resp, new, max: balancer.config().max_clients },
+            clients: Clients::of(balancer),
             connections: counts.connections,
             requests: Requests {
                 http: answered(counts.answered_here.http, |requests| requests.http),
@@ -174,11 +172,7 @@ impl Status {
             last_minute: LastMinute::of(&recent, balancer.cache.is_some()),
             log_lines_dropped: logging::dropped_lines(),
             process: Usage::now(),
-            memory: Memory {
-                held_bytes: balancer.memory.held_bytes(),
-                max_bytes: balancer.memory.max_bytes(),
-                closed_clients: balancer.memory.closed.get(),
-            },
+            memory: Memory::of(balancer),
             cache: balancer
                 .cache_summary(MAX_HOTTEST)
                 .map(|summary| CacheStatus::of(summary, &metrics.cache, shows_keys)),
@@ -191,6 +185,25 @@ impl Status {
             changes: changes(balancer),
             commands: commands(recent.commands),
             slow_reads: SlowReads::of(balancer, shows_keys),
+        }
+    }
+}
+
+impl Clients {
+    fn of(balancer: &Balancer) -> Self {
+        let metrics = &balancer.metrics;
+        let clients = [&metrics.new_clients, &metrics.clients.http, &metrics.clients.resp];
+        let [new, http, resp] = clients.map(|count| count.load(Ordering::Relaxed));
+        Self { http, resp, new, max: balancer.config().max_clients }
+    }
+}
+
+impl Memory {
+    fn of(balancer: &Balancer) -> Self {
+        Self {
+            held_bytes: balancer.memory.held_bytes(),
+            max_bytes: balancer.memory.max_bytes(),
+            closed_clients: balancer.memory.closed.get(),
         }
     }
 }

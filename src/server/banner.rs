@@ -2,7 +2,9 @@
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::{Instant, SystemTime};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use console::Style;
 use log::warn;
@@ -19,9 +21,12 @@ use crate::observe::misconfiguration::{
 };
 use crate::text::table::{Alignment, table};
 
+/// How long clients wait at the start for servers that are asked for what lacks there.
+const MAX_WAIT: Duration = Duration::from_secs(1);
+
 /// Prints what is served, from where, and what to try, and warns of what will cause trouble. The address
 /// is in the first line.
-pub fn introduce(balancer: &Balancer, was_passed_on: bool) {
+pub fn introduce(balancer: &Arc<Balancer>, was_passed_on: bool) {
     let mut text = serves(&balancer.config(), was_passed_on);
     let head = [("reads from", Alignment::Left), ("state", Alignment::Left), ("", Alignment::Left)];
     let rows: Vec<_> = balancer.backends().iter().map(|backend| row(backend)).collect();
@@ -49,6 +54,21 @@ pub fn introduce(balancer: &Balancer, was_passed_on: bool) {
             warn!("{}: its user lacks the right {right}: {}", backend.name(), without_right(right));
         }
     }
+    drop(backends);
+    let (balancer, (is_done, done)) = (Arc::clone(balancer), mpsc::channel());
+    // Without a thread for it, nobody is warned.
+    let _ = thread::Builder::new().name("warnings".to_owned()).spawn(move || {
+        ask_and_warn(&balancer);
+        // Nobody may wait for it any more.
+        let _ = is_done.send(());
+    });
+    // So that what servers lack is said first, unless one is silent.
+    let _ = done.recv_timeout(MAX_WAIT);
+}
+
+/// Asks the servers for what lacks there, and warns of it.
+fn ask_and_warn(balancer: &Balancer) {
+    let backends = balancer.backends();
     for backend in backends.iter().filter(|backend| backend.health.state() == BackendState::Up) {
         warn_of_database(backend);
         warn_of_rights(backend);

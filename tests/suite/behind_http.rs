@@ -57,16 +57,16 @@ fn keys_and_values_come_through_nginx_and_haproxy_as_they_are() {
     server.command(&["SET", &long_key, "6"]);
     for front in &fronts {
         for (path, value) in [
-            ("/a%2Fb", 1),
-            ("/a%2F%2Fb", 2),
-            ("/a%252Fb", 3),
-            ("/~!$", 4),
-            ("/%C3%A4%20%C3%B6%3F", 5),
+            ("/a%2Fb", "1"),
+            ("/a%2F%2Fb", "2"),
+            ("/a%252Fb", "3"),
+            ("/~!$", "4"),
+            ("/%C3%A4%20%C3%B6%3F", "5"),
         ] {
             assert_eq!(get(front, path, "").json(), value, "{path}");
         }
         assert_eq!(get(front, "/long", "").json(), *long);
-        assert_eq!(get(front, &format!("/{long_key}"), "").json(), 6);
+        assert_eq!(get(front, &format!("/{long_key}"), "").json(), "6");
         let packed = get(front, "/long", "Accept-Encoding: gzip\r\n");
         assert_eq!(packed.header("content-encoding"), Some("gzip"));
         assert!(packed.body.len() < long.len() / 10);

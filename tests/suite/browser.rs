@@ -372,7 +372,7 @@ fn names_and_reasons_that_are_markup_are_shown_as_text() {
     let lb = Balancer::start_at(&[format!("redis+unix://{}", socket.display()), failing], &[]);
     let mut browser = Browser::start(&lb);
     browser.open_status();
-    browser.wait_until("both are known", |shown| states(shown) == ["up", "down"]);
+    browser.wait_until("both are known", |shown| states(shown) == ["down", "up"]);
     let text = browser.step("text", "");
     let text = text.as_str().expect("text");
     assert!(text.contains(NAME) && text.contains(REASON), "{text}");

@@ -26,7 +26,8 @@ impl Demo {
             .fold(script, |text, (usual, port)| text.replace(usual, &port.to_string()));
         fs::write(folder.path().join("load_data.sh"), script).expect("a copy");
         let cargo = folder.path().join("cargo");
-        fs::write(&cargo, "#!/bin/sh\necho \"cargo $*\"\n").expect("a stand-in");
+        fs::write(&cargo, "#!/bin/sh\necho \"cargo $*, into ${LB_BACKENDS:-its servers}\"\n")
+            .expect("a stand-in");
         fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).expect("executable");
         Self { folder, ports }
     }
@@ -37,6 +38,8 @@ impl Demo {
             .arg(self.folder.path().join("load_data.sh"))
             .args(arguments)
             .env("PATH", format!("{}:{path}", self.folder.path().display()))
+            // Those of somebody's production.
+            .env("LB_BACKENDS", "10.0.0.9:6379")
             .output()
             .expect("bash")
     }
@@ -69,7 +72,8 @@ fn three_servers_start_once_load_each_time_and_stop() {
     let demo = Demo::new();
     let first = text(&demo.run(&[]));
     assert_eq!(first.matches(" started").count(), 3, "{first}");
-    assert!(first.contains("cargo run --quiet --release --locked --bin seed"), "{first}");
+    let seeds = "cargo run --quiet --release --locked --bin seed --, into its servers";
+    assert!(first.contains(seeds), "{first}");
     let second = text(&demo.run(&["--", "--batch", "7"]));
     assert_eq!(second.matches(" already running").count(), 3, "{second}");
     assert!(second.contains("--bin seed -- --batch 7"), "{second}");

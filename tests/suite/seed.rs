@@ -224,7 +224,7 @@ fn a_bad_file_is_refused_before_any_connection_is_made() {
     std::fs::remove_file(csv.folder.path().join("rows.csv")).expect("a file");
     expect_refusal(&csv, &[], "rows.csv: cannot be read (No such file");
     std::fs::create_dir(csv.folder.path().join("rows.csv")).expect("a folder");
-    expect_refusal(&csv, &[], "rows.csv: is not a regular file");
+    expect_refusal(&csv, &[], "rows.csv: is a directory");
 }
 
 /// Loads into a listener that counts as a backend and must not see a connection.
