@@ -375,7 +375,8 @@ fn names_and_reasons_that_are_markup_are_shown_as_text() {
     browser.wait_until("both are known", |shown| states(shown) == ["down", "up"]);
     let text = browser.step("text", "");
     let text = text.as_str().expect("text");
-    assert!(text.contains(NAME) && text.contains(REASON), "{text}");
+    // Of a long name the middle is left out.
+    assert!(text.contains(&NAME[..10]) && text.contains(REASON), "{text}");
     assert_eq!(browser.step("pwned", ""), "no");
     browser.assert_nothing_wrong();
 }
