@@ -238,7 +238,7 @@ impl<W: Write> ResponseWriter<W> {
         self.form = Some(Form { etag, encoding });
     }
 
-    /// Sends the rest, in the form that is [settled](Self::settle); without an ETag if none is.
+    /// Sends the rest, in the form that is settled; without an ETag if none is.
     pub fn finish(&mut self) -> io::Result<()> {
         match self.state {
             ResponseState::Held => {

@@ -1,7 +1,7 @@
 //! `lb top`: what a balancer that runs does, live, in a terminal.
 //!
 //! A thread asks for the [status JSON](crate::observe) once a second; the main thread draws what it told, and takes keys.
-//! What is shown and how ([`state`], [`view`]) knows neither terminal nor clock.
+//! What is shown and how (`state`, `view`) knows neither terminal nor clock.
 
 mod document;
 mod fetch;
