@@ -80,9 +80,13 @@ impl Scene {
     fn wait_for_replicas(&self, primary: usize) {
         let port = format!("\nmaster_port:{}\r", self.servers[primary].port());
         let follows = |server: &RedisServer| {
-            let info = server.command(&["INFO", "replication"]);
-            let info: String = redis::from_redis_value(info).expect("text");
-            info.contains(&port) && info.contains("\nmaster_link_status:up\r")
+            // A Sentinel disconnects the clients of a server that it has follow another.
+            let asked = redis::Client::open(server.plain_url())
+                .and_then(|client| client.get_connection())
+                .and_then(|mut server| redis::cmd("INFO").arg("replication").query(&mut server));
+            asked.is_ok_and(|info: String| {
+                info.contains(&port) && info.contains("\nmaster_link_status:up\r")
+            })
         };
         wait_until("all follow the primary", || {
             let others = self.servers.iter().enumerate().filter(|(index, _)| *index != primary);
