@@ -2,21 +2,10 @@
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+use crate::text::grouped;
+
 /// Shown where a value is unknown.
 pub(super) const NONE: &str = "-";
-
-/// Returns a number with commas between thousands.
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
 
 /// Returns a rate: with a tenth if it is small.
 pub(super) fn rate(per_second: f64) -> String {

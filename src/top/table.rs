@@ -5,9 +5,10 @@ use ratatui::text::{Line, Span};
 use unicode_width::UnicodeWidthStr;
 
 use super::document::Backend;
-use super::figures::{NONE, grouped, millis, padded, rate, shortened, time};
+use super::figures::{NONE, millis, padded, rate, shortened, time};
 use super::palette::Palette;
 use super::state::severity;
+use crate::text::grouped;
 
 /// Space between two columns.
 const GAP: usize = 2;

@@ -9,10 +9,11 @@ use ratatui::widgets::{Block, Clear};
 use unicode_width::UnicodeWidthStr;
 
 use super::document::{Backend, Document};
-use super::figures::{flowed, grouped, millis, padded, rate, shortened, time};
+use super::figures::{flowed, millis, padded, rate, shortened, time};
 use super::palette::Palette;
 use super::state::{State, severity};
 use super::table::table;
+use crate::text::grouped;
 
 /// Most commands that are shown.
 const MAX_COMMANDS: usize = 5;

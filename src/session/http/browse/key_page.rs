@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::crumbs::{Subject, write_crumbs};
 use super::element::Element;
-use super::numbers::{count, date_in, duration, grouped, size};
+use super::numbers::{count, date_in, duration, size};
 use super::page::{Frame, Pages, link, link_if_any, parts, shortened_to, type_badge, write_facts};
 use crate::balance::cursor::MAX_SCAN_COUNT;
 use crate::http::target::{KeyQuery, Trail, link_to_key};
@@ -15,6 +15,7 @@ use crate::render::layout::Layout;
 use crate::resp::value_type::ValueType;
 use crate::resp::{CommandBuilder, reply};
 use crate::session::http::exchange::{Exchange, KeyInfo, ReadError, ReadOutcome};
+use crate::text::grouped;
 use crate::text::is_hidden;
 
 /// Elements on one page. A hash or set that has no more is shown whole, without a cursor.

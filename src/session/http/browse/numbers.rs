@@ -2,21 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::text::grouped;
+
 /// No date is shown for what is further off: calendars have no such years.
 const MAX_DATED: Duration = Duration::from_secs(1000 * 365 * 86_400);
-
-/// A number with its digits in groups of three: `1,234,567`
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
-}
 
 /// `1 key`, `2 keys`, `1,319 keys`
 pub(super) fn count(number: u64, thing: &str) -> String {

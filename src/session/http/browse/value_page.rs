@@ -5,7 +5,6 @@ use std::io::Write;
 use super::crumbs::{Subject, write_crumbs};
 use super::element::Element;
 use super::key_page::{KeyPage, PAGE_ELEMENTS, length, write_name};
-use super::numbers::grouped;
 use super::page::{
     Column, Frame, Pages, begin_table, end_table, key_link, link_if_any, parts, write_facts,
 };
@@ -24,6 +23,7 @@ use crate::session::http::exchange::{
 };
 use crate::session::http::json::denial;
 use crate::session::http::rights::Rights;
+use crate::text::grouped;
 
 /// Most fields or members that need no search.
 const MAX_GLANCED: u64 = 10;

@@ -2,9 +2,9 @@
 
 use std::io::{self, Write};
 
-use super::numbers::grouped;
 use crate::render::html::text;
 use crate::render::layout::{Layout, Refusal, begins_json};
+use crate::text::grouped;
 
 /// Bytes of a string on one page.
 pub(super) const PAGE_BYTES: u64 = 16 * 1024;
