@@ -108,6 +108,9 @@ fn serve(mut config: Config) -> anyhow::Result<()> {
     config.overridden_keys().iter().for_each(|key| info!("{key}"));
     let shares = server::raise_limits(&mut config).context("lb can't serve")?;
     let listeners = Listeners::open(&mut config, passed_on)?;
+    if listeners.was_passed_on {
+        config.check_addresses().map_err(anyhow::Error::msg)?;
+    }
     let control = ControlSocket::open(&config)?;
     let balancer = Balancer::new(config);
     server::start_signals(&balancer).context("signals can't be handled")?;

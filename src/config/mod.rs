@@ -320,14 +320,20 @@ impl Config {
         Ok(config)
     }
 
-    /// Refuses addresses at which it would meet itself. A socket that was passed on listens elsewhere.
+    /// Refuses addresses at which it would meet itself. The address of a socket that was passed on is not known yet.
     fn without_itself(self) -> Result<Self, String> {
         match self.task == Task::Serve && std::env::var_os("LISTEN_FDS").is_none() {
-            true => {
-                listen::check_admin(&self).and_then(|()| listen::check_own(&self)).map(|()| self)
-            }
+            true => self.check_addresses().map(|()| self),
             false => Ok(self),
         }
+    }
+
+    /// Checks that `lb` would not meet itself at the address of its paths below `/-/`, or of a backend.
+    ///
+    /// # Errors
+    /// It would.
+    pub fn check_addresses(&self) -> Result<(), String> {
+        listen::check_admin(self).and_then(|()| listen::check_own(self))
     }
 
     fn checked(mut flags: Flags, file: Option<&ConfigFile>, given: &Given) -> Result<Self, String> {

@@ -68,6 +68,14 @@ pub(super) fn warnings(config: &Config, keys: &Keys) -> Vec<String> {
     warned.collect()
 }
 
+impl Config {
+    /// Returns what has given a key another value than its default, as a warning names it.
+    pub fn given_by(&self, key: &str) -> Option<String> {
+        let setting = self.settings.iter().find(|setting| setting.key == key)?;
+        given_by(setting).filter(|_| !is_default(setting, &Keys::new()))
+    }
+}
+
 /// Returns what has given a value, if anything has.
 fn given_by(setting: &Setting) -> Option<String> {
     match &setting.source {

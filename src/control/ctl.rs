@@ -19,6 +19,9 @@ use crate::config::control::{CtlAction, CtlArgs};
 /// Characters of a path or a value that a URL encodes.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b':');
 
+/// The control socket of the service, as the units and the package have it.
+const INSTALLED_SOCKET: &str = "/run/redis-lb/control";
+
 /// Longest wait for the answer: a reload waits for new backends to come up.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
 
@@ -60,7 +63,8 @@ impl CtlError {
 /// It is refused, fails, or the command line is wrong.
 pub fn run(config: &Config) -> Result<String, CtlError> {
     let Some(CtlArgs { action, json, .. }) = &config.ctl else { return Ok(String::new()) };
-    let Some(path) = &config.control else {
+    let installed = Path::new(INSTALLED_SOCKET);
+    let Some(path) = config.control.as_deref().or(installed.exists().then_some(installed)) else {
         let why = "which balancer is meant? Name its socket with --control PATH, with LB_CONTROL, or by \
                    `control` in the file of --config";
         return Err(CtlError::Usage(why.to_owned()));
@@ -80,7 +84,7 @@ pub fn run(config: &Config) -> Result<String, CtlError> {
         return Ok(body);
     }
     let document = document().map_err(|error| CtlError::Io {
-        path: path.clone(),
+        path: path.to_owned(),
         source: io::Error::other(format!("the answer is no JSON: {error}")),
     })?;
     Ok(match action {

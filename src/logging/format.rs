@@ -24,6 +24,9 @@ pub enum Format {
 pub(super) struct LineFormatter {
     pub format: Format,
     pub is_coloured: bool,
+    /// Whether the journal of systemd reads the lines: it has a time of its own, and takes the priority from the
+    /// beginning of a line (sd-daemon(3)).
+    pub is_for_journal: bool,
 }
 
 /// The content of a line.
@@ -65,6 +68,9 @@ impl LineFormatter {
         level: Level,
         content: Content,
     ) -> io::Result<()> {
+        if self.is_for_journal {
+            write!(out, "<{}>", priority(level))?;
+        }
         let at = humantime::format_rfc3339_millis(at).to_string();
         if self.format == Format::Json {
             return write_json(out, &JsonLine { at, level: level.as_str(), content });
@@ -76,7 +82,20 @@ impl LineFormatter {
             Level::Info => AnsiColor::Green.on_default(),
             Level::Debug | Level::Trace => AnsiColor::Cyan.on_default(),
         };
-        writeln!(out, "{at} {style}{level:<5}{style:#} {content}")
+        if !self.is_for_journal {
+            write!(out, "{at} ")?;
+        }
+        writeln!(out, "{style}{level:<5}{style:#} {content}")
+    }
+}
+
+/// The level as syslog(3) numbers it.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
     }
 }
 
@@ -110,8 +129,12 @@ mod tests {
     use super::*;
 
     fn line(format: Format, text: &str) -> String {
+        line_for(format, false, text)
+    }
+
+    fn line_for(format: Format, is_for_journal: bool, text: &str) -> String {
         let mut out = Vec::new();
-        let formatter = LineFormatter { format, is_coloured: false };
+        let formatter = LineFormatter { format, is_coloured: false, is_for_journal };
         let content = Content::message(text);
         formatter.write(&mut out, SystemTime::UNIX_EPOCH, Level::Warn, content).expect("memory");
         String::from_utf8(out).expect("text")
@@ -129,5 +152,12 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
         assert_eq!(json["message"], hostile);
         assert_eq!((&json["level"], &json["kind"]), (&"WARN".into(), &"message".into()));
+    }
+
+    #[test]
+    fn lines_for_the_journal_begin_with_their_priority_and_leave_the_time_to_it() {
+        assert_eq!(line_for(Format::Human, true, "low"), "<4>WARN  low\n");
+        let json = line_for(Format::Json, true, "low");
+        assert!(json.starts_with("<4>{\"at\":\"1970-"), "{json}");
     }
 }

@@ -31,7 +31,11 @@ pub struct LogGuard(());
 /// Starts the log. Call it once, before anything is logged. Without a level, `RUST_LOG` may have one.
 pub fn start(format: Format, level: Option<LevelFilter>) -> io::Result<LogGuard> {
     let is_coloured = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let formatter = LineFormatter { format, is_coloured: is_coloured && format == Format::Human };
+    let formatter = LineFormatter {
+        format,
+        is_coloured: is_coloured && format == Format::Human,
+        is_for_journal: is_journal(std::env::var("JOURNAL_STREAM").ok().as_deref()),
+    };
     writer::start(formatter)?;
     let logger = env_logger::Builder::new()
         // What is logged is chosen before a line comes here.
@@ -51,6 +55,14 @@ pub fn start(format: Format, level: Option<LevelFilter>) -> io::Result<LogGuard>
         warn!("RUST_LOG={wanted:?} is not understood and has no effect: write warn, info or debug");
     }
     Ok(LogGuard(()))
+}
+
+/// Returns whether standard error goes to systemd's journal: the variable names the device and the inode of the stream
+/// (systemd.exec(5), "Environment Variables Set or Propagated by the Service Manager"), and may be inherited by
+/// processes whose standard error goes elsewhere.
+fn is_journal(stream: Option<&str>) -> bool {
+    let own = rustix::fs::fstat(io::stderr()).map(|own| format!("{}:{}", own.st_dev, own.st_ino));
+    stream.is_some_and(|stream| own.is_ok_and(|own| own == stream))
 }
 
 /// Returns whether `env_logger` understands this: levels, or modules with or without one.

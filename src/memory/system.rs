@@ -19,7 +19,8 @@ pub(crate) fn default_bytes() -> u64 {
 
 /// Returns how much memory there is.
 pub(crate) fn available_bytes() -> u64 {
-    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
+    let meminfo = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
+    let machine = meminfo.or_else(kernel_total);
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let limits = limit_files(&groups, Path::new("/sys/fs/cgroup"));
     let limits = limits.iter().filter_map(|file| fs::read_to_string(file).ok());
@@ -33,6 +34,18 @@ fn total(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
+}
+
+/// Returns the machine's memory, as the kernel says without `/proc/meminfo`: systemd's `ProcSubset=pid` hides that.
+#[cfg(target_os = "linux")]
+fn kernel_total() -> Option<u64> {
+    let info = rustix::system::sysinfo();
+    Some(u64::from(info.totalram) * u64::from(info.mem_unit))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn kernel_total() -> Option<u64> {
+    None
 }
 
 /// Returns the files that may hold the limits of our control group and of those around it, for both versions of
@@ -67,6 +80,14 @@ mod tests {
         assert_eq!(total(text), Some(24_683_520 * 1024));
         assert_eq!(total("MemFree: 1 kB"), None);
         assert_eq!(total("MemTotal: x kB"), None);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_kernel_says_the_same_where_the_file_is_hidden() {
+        let file = fs::read_to_string("/proc/meminfo").expect("Linux has it");
+        let (file, kernel) = (total(&file).expect("a size"), kernel_total().expect("a size"));
+        assert!(file.abs_diff(kernel) < 4096, "{file} {kernel}");
     }
 
     #[test]

@@ -63,7 +63,8 @@ impl PassedOn {
         let mut passed = ListenFd::from_env();
         if passed.len() > 1 {
             return Err(io::Error::other(format!(
-                "{} were passed on, one is served",
+                "{} were passed on, and one is served: to change its address, `systemctl edit` the socket \
+                 and write an empty ListenStream= before the new one",
                 passed.len()
             )));
         }
@@ -116,7 +117,7 @@ impl Listeners {
         let keepalive = config.client_keepalive;
         let public = listen(&mut config.listen, "--listen", passed_on.listener, keepalive)?;
         if was_passed_on {
-            info!("serves the socket that was passed on, {}; not --listen", config.listen);
+            say_who_listens(config);
         }
         let admin = config.admin_listen.as_mut();
         let listen_to = |address| listen(address, "--admin-listen", None, keepalive);
@@ -128,6 +129,18 @@ impl Listeners {
     /// Returns the list of those who are connected to the public one, once it is served.
     pub fn clients(&self) -> Arc<dyn ClientList> {
         Arc::clone(&self.clients) as _
+    }
+}
+
+/// Says that the address is not ours to choose.
+fn say_who_listens(config: &Config) {
+    match config.given_by("listen") {
+        None => info!("serves the socket that was passed on, {}; not --listen", config.listen),
+        Some(setting) => warn!(
+            "{setting} has no effect: lb serves the socket that was passed on, {}, not --listen; for systemd's, \
+             `systemctl edit redis-lb.socket` changes the address",
+            config.listen
+        ),
     }
 }
 

@@ -140,7 +140,8 @@ fn the_host_that_is_served_follows_the_socket_that_was_passed_on() {
     client.send("GET /greeting HTTP/1.1\r\nHost: elsewhere.example\r\n\r\n");
     assert_eq!(client.answer().expect("an answer").status, 421);
     wait_until("the request is logged", || lb.log().contains(" 421 "));
-    assert!(lb.log().contains("not --listen"), "{}", lb.log());
+    let warning = "WARN  --listen has no effect: lb serves the socket that was passed on";
+    assert!(lb.log().contains(warning), "{}", lb.log());
     assert!(!lb.log().contains("other machines"));
 }
 
@@ -165,6 +166,15 @@ fn what_is_passed_on_and_is_not_one_listening_tcp_socket_is_an_error() {
         let said = error(passed, count);
         assert!(said.starts_with("error: LISTEN_FDS: ") && said.contains(why), "{said}");
     }
+}
+
+#[test]
+fn the_socket_that_was_passed_on_is_no_backend() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let own = listener.local_addr().expect("bound").to_string();
+    let output = lb_with(listener, 1, &own).output().expect("lb starts");
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert!(!output.status.success() && said.contains("where lb itself listens"), "{said}");
 }
 
 #[test]
