@@ -27,4 +27,16 @@ for unit in redis-lb.service redis-lb.socket; do
         -e '/^Description=/a Documentation=file:/usr/share/doc/redis-lb/README.md' \
         "contrib/systemd/$unit" >"$parts/$unit"
 done
-cargo deb --no-build --locked
+# Links to what the package has not are its texts alone.
+mkdir -p "$parts/docs"
+for document in docs/*.md; do
+    sed -E 's#\[([^]]*)\]\(\.\./(bench|tests|src)[^)]*\)#\1#g' "$document" >"$parts/docs/${document##*/}"
+done
+
+# Between releases, a later commit is a newer version, and the next release a newer one still.
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+if commit=$(git log -1 --date=format:%Y%m%d%H%M%S --format=%cd.%h 2>/dev/null) &&
+    ! git describe --exact-match --tags >/dev/null 2>&1; then
+    version="$version~git$commit"
+fi
+cargo deb --no-build --locked --deb-version "$version-1"

@@ -19,7 +19,7 @@ Examples:
       the servers that `lb` would read from: those in LB_BACKENDS, or ports 1111, 2222 and 3333
   lb check --backend 10.0.0.1:6379 --backend redis://reader:secret@10.0.0.2:6379
       these two
-  lb check --config /etc/redis-lb.toml
+  lb check --config /etc/redis-lb/redis-lb.toml
       those of a file, which is checked first
   lb check --check-timeout 5s && systemctl start redis-lb
       in a script, for servers that may be slow

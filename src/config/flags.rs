@@ -46,7 +46,7 @@ Examples:
       a server that speaks TLS, whose certificate is signed by this CA
   lb --backend sentinel://10.0.0.1:26379,10.0.0.2:26379/mymaster
       the replicas that Sentinels know, and their primary while none of them is up
-  lb --config /etc/redis-lb.toml
+  lb --config /etc/redis-lb/redis-lb.toml
       the configuration from a file, in which max-clients = 100 stands for --max-clients 100
   lb check
       checks whether the servers can be read from and hold the same data; serves nothing
