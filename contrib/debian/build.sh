@@ -11,7 +11,7 @@ if ! command -v dpkg-shlibdeps >/dev/null; then
     $as_root apt-get update -q
     $as_root apt-get install -y dpkg-dev
 fi
-[ "$(cargo deb --version 2>/dev/null)" = "$cargo_deb" ] || cargo install --locked "cargo-deb@$cargo_deb"
+[ "$(cargo deb --version 2>/dev/null)" = "cargo-deb $cargo_deb" ] || cargo install --locked "cargo-deb@$cargo_deb"
 
 cargo build --release --locked
 rm -rf "$parts" target/debian

@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         Task::Serve => serve(config).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
-        let _ = writeln!(std::io::stderr(), "error: {error:#}");
+        logging::write_error(&format!("error: {error:#}"));
         ExitCode::FAILURE
     })
 }
@@ -81,7 +81,7 @@ fn watch(config: &Config) -> ExitCode {
 }
 
 fn fail(error: &dyn std::error::Error, exit_code: u8) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "error: {error}");
+    logging::write_error(&format!("error: {error}"));
     ExitCode::from(exit_code)
 }
 

@@ -60,6 +60,7 @@ use self::source::{BackendEntry, SourceConfig};
 use self::top::TopArgs;
 use self::users::{UserSources, UsersConfig};
 pub use self::values::{NAMESERVER_PORT, OnGap};
+use crate::logging;
 use crate::net::backend_stream::BackendTls;
 use crate::net::tls::TlsError;
 use crate::net::tls::listener::ListenerTls;
@@ -256,7 +257,7 @@ impl Config {
             Self::from_arguments(std::env::args_os()).unwrap_or_else(|error| match error {
                 ConfigError::Flags(error) => exit_with(&error),
                 ConfigError::File(errors) => {
-                    let _ = writeln!(std::io::stderr(), "{errors}");
+                    logging::write_error(&errors.to_string());
                     std::process::exit(2)
                 }
             });
@@ -458,8 +459,7 @@ pub fn exit_with(error: &clap::Error) -> ! {
     if !error.use_stderr() {
         error.exit();
     }
-    // Standard error may be closed.
-    let _ = write!(std::io::stderr(), "{}", redact(&error.to_string()));
+    logging::write_error(&redact(&error.to_string()));
     std::process::exit(error.exit_code());
 }
 

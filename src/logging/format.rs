@@ -90,7 +90,7 @@ impl LineFormatter {
 }
 
 /// The level as syslog(3) numbers it.
-fn priority(level: Level) -> u8 {
+pub(super) fn priority(level: Level) -> u8 {
     match level {
         Level::Error => 3,
         Level::Warn => 4,

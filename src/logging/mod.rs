@@ -11,15 +11,15 @@ mod level;
 pub(crate) mod throttle;
 mod writer;
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::time::SystemTime;
 
 use env_logger::{Target, WriteStyle};
-use log::{LevelFilter, warn};
+use log::{Level, LevelFilter, warn};
 
 pub use self::format::Format;
 pub(crate) use self::format::escaped;
-use self::format::{Content, LineFormatter};
+use self::format::{Content, LineFormatter, priority};
 pub use self::level::set_level;
 use self::writer::QueueWriter;
 pub(crate) use self::writer::dropped_lines;
@@ -34,7 +34,7 @@ pub fn start(format: Format, level: Option<LevelFilter>) -> io::Result<LogGuard>
     let formatter = LineFormatter {
         format,
         is_coloured: is_coloured && format == Format::Human,
-        is_for_journal: is_journal(std::env::var("JOURNAL_STREAM").ok().as_deref()),
+        is_for_journal: writes_to_journal(),
     };
     writer::start(formatter)?;
     let logger = env_logger::Builder::new()
@@ -57,12 +57,24 @@ pub fn start(format: Format, level: Option<LevelFilter>) -> io::Result<LogGuard>
     Ok(LogGuard(()))
 }
 
+/// Writes why the process ends to standard error, in lines that the journal takes for errors.
+pub fn write_error(reason: &str) {
+    let mark = match writes_to_journal() {
+        true => format!("<{}>", priority(Level::Error)),
+        false => String::new(),
+    };
+    let lines: String = reason.lines().map(|line| format!("{mark}{line}\n")).collect();
+    // Standard error may be closed.
+    let _ = io::stderr().write_all(lines.as_bytes());
+}
+
 /// Returns whether standard error goes to systemd's journal: the variable names the device and the inode of the stream
 /// (systemd.exec(5), "Environment Variables Set or Propagated by the Service Manager"), and may be inherited by
 /// processes whose standard error goes elsewhere.
-fn is_journal(stream: Option<&str>) -> bool {
+fn writes_to_journal() -> bool {
     let own = rustix::fs::fstat(io::stderr()).map(|own| format!("{}:{}", own.st_dev, own.st_ino));
-    stream.is_some_and(|stream| own.is_ok_and(|own| own == stream))
+    let stream = std::env::var("JOURNAL_STREAM");
+    stream.is_ok_and(|stream| own.is_ok_and(|own| own == stream))
 }
 
 /// Returns whether `env_logger` understands this: levels, or modules with or without one.

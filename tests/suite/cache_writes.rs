@@ -138,7 +138,7 @@ fn a_key_of_a_replica_is_not_alive_after_its_end() {
     let lb = with_cache(&[&replica], LONG, &[]);
     let (mut client, mut http) = (RespClient::connect(lb.port()), lb.client());
     let mut alive = 0;
-    for life_ms in [400, 700] {
+    for life_ms in [900, 1500] {
         let end = wall_ms() + life_ms;
         let at = end.to_string();
         primary.command(&["SET", "key", &at, "PXAT", &at]);
