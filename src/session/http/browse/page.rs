@@ -257,7 +257,10 @@ pub(crate) fn write_error_page<W: Write>(
         begin_table(response, "Backends", &columns)?;
         for failure in &error.backends {
             let (backend, why) = (line(&*failure.backend), line(&failure.error));
-            writeln!(response, "<tr><th scope=\"row\">{backend}</th><td>{why}</td></tr>")?;
+            writeln!(
+                response,
+                "<tr><th scope=\"row\" class=\"backend\">{backend}</th><td>{why}</td></tr>"
+            )?;
         }
         end_table(response)?;
     }
