@@ -51,7 +51,7 @@ impl Frame {
             "<body>\n<header>\n<a class=\"home\" href=\"{}\">redis-lb</a>\n\
              <form role=\"search\" aria-label=\"Search keys\" action=\"/\">{hidden}<label class=\"unseen\" for=\"search\">Search keys</label>\
              <input id=\"search\" name=\"search\" type=\"search\" value=\"{}\" \
-             placeholder=\"A key begins with … or is like *:13?\" autocapitalize=\"none\" \
+             placeholder=\"Prefix, or pattern like *:13?\" autocapitalize=\"none\" \
              autocomplete=\"off\" spellcheck=\"false\"><button>Search</button></form>",
             link_to_keys(self.database),
             attribute(search)
