@@ -41,7 +41,7 @@ async function freePort() {
 }
 
 function startServer(port, args = []) {
-  return start('redis-server', ['--port', String(port), '--bind', '127.0.0.1', '--save', '', ...args]);
+  return start('redis-server', ['--port', String(port), '--bind', '127.0.0.1', '--save', '', '--dbfilename', `${port}.rdb`, ...args]);
 }
 
 function startLb(port, args, options = {}) {
