@@ -36,7 +36,10 @@ let browser = null;
 /** Takes the pictures of one page, in every view. */
 async function shoot(scene, url, options = {}) {
   const page = await browser.newPage(options);
-  const note = (what) => wrong.push(`${scene}: ${what}`);
+  const note = (what) => {
+    wrong.push(`${scene}: ${what}`);
+    console.error(wrong.at(-1));
+  };
   page.on('pageerror', (error) => note(error.message));
   page.on('console', (message) => {
     const isExpected = /Failed to load resource/.test(message.text());
@@ -320,7 +323,7 @@ async function main() {
   await browser.close();
   writeIndex();
   console.log(`${pictures.length} pictures: ${path.join(TARGET, 'index.html')}`);
-  if (wrong.length > 0) throw new Error(`${wrong.length} findings:\n${[...new Set(wrong)].join('\n')}`);
+  if (wrong.length > 0) throw new Error(`${wrong.length} findings, see above`);
 }
 
 run(main, 'screens');
