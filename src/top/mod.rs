@@ -5,7 +5,7 @@
 
 mod document;
 mod fetch;
-mod figures;
+mod fitted;
 mod palette;
 mod state;
 mod table;

@@ -5,10 +5,10 @@ use ratatui::text::{Line, Span};
 use unicode_width::UnicodeWidthStr;
 
 use super::document::Backend;
-use super::figures::{NONE, millis, padded, rate, shortened, time};
+use super::fitted::{padded, shortened};
 use super::palette::Palette;
 use super::state::severity;
-use crate::text::grouped;
+use crate::text::figures::{self, NONE, age, grouped, latency, rate};
 
 /// Space between two columns.
 const GAP: usize = 2;
@@ -30,7 +30,7 @@ struct Column {
 
 const COLUMNS: [Column; 8] = [
     Column { title: "state", rank: 0, is_right: false, cell: |backend| backend.state.to_string() },
-    Column { title: "for", rank: 4, is_right: true, cell: |backend| time(backend.state_seconds) },
+    Column { title: "for", rank: 4, is_right: true, cell: |backend| age(backend.state_seconds) },
     Column { title: "leases", rank: 2, is_right: true, cell: |backend| grouped(backend.leases) },
     Column {
         title: "reads/s",
@@ -42,7 +42,7 @@ const COLUMNS: [Column; 8] = [
         title: "p99 ms",
         rank: 3,
         is_right: true,
-        cell: |backend| millis(backend.latency_ms.p99),
+        cell: |backend| latency(backend.latency_ms.p99),
     },
     Column { title: "errors", rank: 6, is_right: true, cell: errors },
     Column { title: "lag", rank: 5, is_right: true, cell: lag },
@@ -60,11 +60,8 @@ fn errors(backend: &Backend) -> String {
 
 /// How old its data are at most; else how long before the last check it had heard from its primary.
 fn lag(backend: &Backend) -> String {
-    match backend.staleness_seconds.or(backend.lag_seconds) {
-        None => NONE.to_owned(),
-        Some(seconds) if seconds < 9.95 => format!("{:.1} s", seconds.max(0.0)),
-        Some(seconds) => time(seconds),
-    }
+    let seconds = backend.staleness_seconds.or(backend.lag_seconds);
+    seconds.map_or(NONE.to_owned(), figures::lag)
 }
 
 /// The reason for its state, without the number of the system's error, which says no more.

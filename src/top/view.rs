@@ -9,11 +9,11 @@ use ratatui::widgets::{Block, Clear};
 use unicode_width::UnicodeWidthStr;
 
 use super::document::{Backend, Document};
-use super::figures::{flowed, millis, padded, rate, shortened, time};
+use super::fitted::{flowed, padded, shortened};
 use super::palette::Palette;
 use super::state::{State, severity};
 use super::table::table;
-use crate::text::grouped;
+use crate::text::figures::{age, grouped, latency, rate};
 
 /// Most commands that are shown.
 const MAX_COMMANDS: usize = 5;
@@ -101,7 +101,7 @@ fn head(state: &State, width: usize, palette: Palette, now: Instant) -> Vec<Line
     let mut lines = vec![Line::styled(title(state, width), palette.quiet())];
     if let Some(failure) = &state.failure {
         let for_seconds = now.saturating_duration_since(failure.since).as_secs_f64();
-        let silent = format!("no answer for {}", time(for_seconds));
+        let silent = format!("no answer for {}", age(for_seconds));
         let since = clock(&document.at).map(|at| format!("last seen at {at}"));
         let items: Vec<String> =
             [Some(silent), since, Some(failure.reason.to_string())].into_iter().flatten().collect();
@@ -123,7 +123,7 @@ fn head(state: &State, width: usize, palette: Palette, now: Instant) -> Vec<Line
 fn title(state: &State, width: usize) -> String {
     let document = &state.document;
     let name = format!("lb {} at {}", &*document.version, &*state.source);
-    let up_for = format!("running for {}", time(document.uptime_seconds));
+    let up_for = format!("running for {}", age(document.uptime_seconds));
     let left = flowed(&[name, up_for], width, 1).concat();
     match clock(&document.at) {
         Some(at) if left.width() + at.width() + 2 <= width => {
@@ -150,7 +150,7 @@ fn verdict(document: &Document) -> (bool, Vec<String>) {
         items.push(format!("it ends: {}", &*document.phase));
     }
     items.extend(failing.iter().map(|backend| {
-        format!("{} {} for {}", &*backend.name, &*backend.state, time(backend.state_seconds))
+        format!("{} {} for {}", &*backend.name, &*backend.state, age(backend.state_seconds))
     }));
     (failing.is_empty() && up > 0 && is_serving, items)
 }
@@ -164,15 +164,15 @@ fn totals(document: &Document) -> Vec<String> {
         let failed = minute.refused.unanswered.saturating_add(minute.cut_answers);
         items.push(format!("{} reads failed", grouped(failed)));
         items.push(format!("{} errors of backends", grouped(minute.errors)));
-        let latency = minute.latency_ms;
+        let of = minute.latency_ms;
         items.push(format!(
             "p50 {} · p99 {} · p99.9 {} ms",
-            millis(latency.p50),
-            millis(latency.p99),
-            millis(latency.p99_9)
+            latency(of.p50),
+            latency(of.p99),
+            latency(of.p99_9)
         ));
         if minute.seconds < 59.0 {
-            items.push(format!("in the last {}", time(minute.seconds)));
+            items.push(format!("in the last {}", age(minute.seconds)));
         } else {
             items.push("in the last minute".to_owned());
         }

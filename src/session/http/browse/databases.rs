@@ -1,10 +1,10 @@
 //! Which databases of a server have keys.
 
-use super::numbers::count;
 use super::page::link;
 use crate::http::target::link_to_keys;
 use crate::resp::command;
 use crate::session::http::rights::{Rights, may_count};
+use crate::text::figures::count;
 
 /// Most databases that are named.
 const MAX_NAMED: usize = 64;

@@ -1,10 +1,10 @@
 //! A table of keys with what is known of each. If most of them are small hashes with the same fields, those are columns.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use super::crumbs::{Subject, write_crumbs};
 use super::databases::{self, Database, readable_databases};
-use super::numbers::{count, duration, size};
 use super::page::{
     Column, Frame, Pages, begin_table, end_table, key_link, link, parts, shortened, type_badge,
 };
@@ -21,6 +21,7 @@ use crate::session::client::ClientHandle;
 use crate::session::http::exchange::{BATCH_KEYS, Exchange, ReadError, ReadOutcome, if_permitted};
 use crate::session::http::page_keys::{read_page_keys, read_server_run_id};
 use crate::session::http::rights::{Rights, may_count};
+use crate::text::figures::{count, duration, size};
 
 /// Writes a page of keys.
 pub(crate) fn write_listing_page<'q, W: Write>(
@@ -250,7 +251,7 @@ impl Columns {
 /// When a key with this `PTTL` expires, as HTML.
 fn expiry(ttl: i64) -> String {
     match u64::try_from(ttl) {
-        Ok(milliseconds) => format!("in {}", duration(milliseconds)),
+        Ok(milliseconds) => format!("in {}", duration(Duration::from_millis(milliseconds))),
         Err(_) => "<span class=\"more\">never</span>".to_owned(),
     }
 }

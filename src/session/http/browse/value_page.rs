@@ -23,7 +23,7 @@ use crate::session::http::exchange::{
 };
 use crate::session::http::json::denial;
 use crate::session::http::rights::Rights;
-use crate::text::grouped;
+use crate::text::figures::grouped;
 
 /// Most fields or members that need no search.
 const MAX_GLANCED: u64 = 10;
