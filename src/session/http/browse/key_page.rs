@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::crumbs::{Subject, write_crumbs};
 use super::element::Element;
-use super::page::{Frame, Pages, link, link_if_any, parts, shortened_to, type_badge, write_facts};
+use super::page::{Frame, Pages, link, parts, shortened, shortened_to, type_badge, write_facts};
 use crate::balance::cursor::MAX_SCAN_COUNT;
 use crate::http::target::{KeyQuery, Trail, link_to_key};
 use crate::http::{ErrorBody, ResponseWriter};
@@ -60,7 +60,7 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
     /// Begins the page with the key and what is known of it.
     pub fn begin(&mut self) -> Result<(), ReadError> {
         let (key, info) = (&self.query.key, &self.info);
-        self.frame.begin(self.response, &[key, " – redis-lb".as_bytes()].concat(), b"")?;
+        self.frame.begin(self.response, &[key], b"")?;
         write_crumbs(self.response, Subject::Key(key), self.query.database)?;
         write_name(self.response, key, "key")?;
         let value_type = info.value_type();
@@ -245,14 +245,16 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
         format!("{shown}… <span class=\"more\">cut, of {length} bytes{whole}</span>")
     }
 
-    /// Returns the name of a field as HTML: a link to its page, unless that would be long.
+    /// Returns the name of a field as HTML, shortened: a link to its page, unless that would be long.
     pub fn shown_field(&self, field: &Element) -> String {
-        let to =
-            || self.link(&[("field", &field.bytes)]).filter(|to| to.len() <= MAX_FIELD_LINK_BYTES);
-        match field.length {
-            0 => link_if_any(to().as_deref(), "<i>empty</i>"),
-            _ if field.is_cut() => self.shown(field, None),
-            _ => link_if_any(to().as_deref(), text(&field.bytes)),
+        let name = shortened(&field.bytes);
+        let to = (!field.is_cut()).then(|| self.link(&[("field", &field.bytes)])).flatten();
+        match to.filter(|to| to.len() <= MAX_FIELD_LINK_BYTES) {
+            Some(to) => link(&to, name),
+            None => {
+                let whole = self.shown(field, None);
+                format!("<details><summary>{name}</summary>{whole}</details>")
+            }
         }
     }
 }
