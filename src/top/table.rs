@@ -33,7 +33,7 @@ const COLUMNS: [Column; 8] = [
     Column { title: "for", rank: 4, is_right: true, cell: |backend| age(backend.state_seconds) },
     Column { title: "leases", rank: 2, is_right: true, cell: |backend| grouped(backend.leases) },
     Column {
-        title: "reads/s",
+        title: "requests/s",
         rank: 1,
         is_right: true,
         cell: |backend| rate(backend.requests.per_second),
@@ -44,7 +44,7 @@ const COLUMNS: [Column; 8] = [
         is_right: true,
         cell: |backend| latency(backend.latency_ms.p99),
     },
-    Column { title: "errors", rank: 6, is_right: true, cell: errors },
+    Column { title: "failed", rank: 6, is_right: true, cell: failed },
     Column { title: "lag", rank: 5, is_right: true, cell: lag },
     Column {
         title: "keys",
@@ -54,7 +54,7 @@ const COLUMNS: [Column; 8] = [
     },
 ];
 
-fn errors(backend: &Backend) -> String {
+fn failed(backend: &Backend) -> String {
     backend.last_minute.as_ref().map_or(NONE.to_owned(), |minute| grouped(minute.errors))
 }
 
@@ -82,7 +82,7 @@ pub(super) fn table(backends: &[&Backend], width: usize, palette: Palette) -> Ta
     let longest = backends.iter().map(|backend| backend.name.width()).max().unwrap_or(0);
     let longest = longest.max("backend".len());
     let (columns, used) = fitting(backends, width.saturating_sub(longest.min(NAME_WIDTH)));
-    let name_width = longest.min(width.saturating_sub(used));
+    let name_width = longest.min(name_room(width, used, longest));
     let reason_width = width.saturating_sub(used + name_width + GAP);
     let has_reasons = reason_width >= REASON_WIDTH;
 
@@ -114,6 +114,18 @@ pub(super) fn table(backends: &[&Backend], width: usize, palette: Palette) -> Ta
         }
     }
     Table { head: Line::styled(head, palette.head()), lines }
+}
+
+/// Returns how wide names may be beside columns that take `used`: a third of the table, and no more than leaves room for
+/// reasons, if those fit beside a short name.
+fn name_room(width: usize, used: usize, longest: usize) -> usize {
+    let left = width.saturating_sub(used);
+    match left.checked_sub(GAP + REASON_WIDTH) {
+        Some(beside_reasons) if beside_reasons >= longest.min(NAME_WIDTH) => {
+            beside_reasons.min((width / 3).max(NAME_WIDTH))
+        }
+        _ => left,
+    }
 }
 
 /// Returns the most important columns that fit beside the name, each with its width, and what they take with the gaps.
