@@ -129,7 +129,7 @@ const slowRead = (seconds) => ['EVAL_RO',
 function fillWithShapes(port) {
   const client = connect(port);
   const order = { id: 4711, customer: { name: 'Zoë Ellingworth', vip: true }, lines: [{ sku: 'A-1', price: 12.5 }, { sku: 'B-22', price: 0.99 }] };
-  const story = 'It was the best of times, it was the worst of times. '.repeat(400);
+  const story = 'She took the early train, and he the late one. '.repeat(400);
   return client.pipeline()
     .set('order:4711', JSON.stringify(order))
     .set('picture:1', Buffer.from(Array.from({ length: 600 }, (_, n) => (n * 37) % 256)))
