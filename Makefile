@@ -1,6 +1,6 @@
 # Each target installs the programs that it needs.
 
-.PHONY: demo test deb test-deb pictures chaos soak cache-soak scenes fuzz bench compare lint
+.PHONY: demo test deb test-deb pictures screens chaos soak cache-soak scenes fuzz bench compare lint
 
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
@@ -38,6 +38,15 @@ pictures:
 	bash tests/clients/install.sh
 	cargo build --quiet --release --locked
 	NODE_PATH=target/test-clients/node_modules target/test-clients/node docs/pictures.js
+
+# Takes pictures of the pages in every scene, with real servers: target/screens/index.html shows them all. Fails if
+# axe-core finds something, or if a page is too wide. Takes six minutes; SCREENS="busy syncing" takes some of them.
+SCREENS ?=
+screens:
+	bash load_data.sh --install
+	bash tests/clients/install.sh
+	cargo build --quiet --release --locked
+	NODE_PATH=target/test-clients/node_modules target/test-clients/node docs/screens.js $(SCREENS)
 
 # Breaks servers in every way for five minutes, while clients compare every reply. LB_TEST_SEED repeats a
 # run, LB_CHAOS_SECONDS sets its duration.

@@ -3,23 +3,16 @@
 
 'use strict';
 
-const { spawn, execFileSync } = require('node:child_process');
 const { once } = require('node:events');
 const fs = require('node:fs');
 const net = require('node:net');
-const os = require('node:os');
 const path = require('node:path');
-const { setTimeout: sleep } = require('node:timers/promises');
-const Redis = require('ioredis');
+const { backendFlags, httpClient, redisClient, run, seed, sleep, startLb, startServer, untilAnswers } = require('./running.js');
 const { launch } = require('../tests/clients/chromium.js');
 
-const HOME = path.join(__dirname, '..');
-const RELEASE = path.join(HOME, 'target/release');
 const PORTS = (process.env.PICTURE_PORTS || '1111 2222 3333').split(' ').map(Number);
 const PORT = Number(process.env.PICTURE_PORT || 1310);
 const SECONDS = Number(process.env.PICTURE_SECONDS || 320);
-const URL = `http://127.0.0.1:${PORT}`;
-const BACKENDS = PORTS.flatMap((port) => ['--backend', `127.0.0.1:${port}`]);
 
 const PICTURES = [
   { name: 'status-light', page: '/-/', width: 1440, scheme: 'light' },
@@ -30,16 +23,6 @@ const PICTURES = [
   { name: 'data-dark', page: '/actor:1', width: 1440, scheme: 'dark', height: 900 },
   { name: 'data-phone', page: '/actor:1', width: 390, scheme: 'light', height: 844 },
 ];
-
-const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'pictures-'));
-const running = new Set();
-
-function start(program, args) {
-  const child = spawn(program, args, { cwd: folder, stdio: 'ignore' });
-  running.add(child);
-  child.on('exit', () => running.delete(child));
-  return child;
-}
 
 /** Whatever already has a port is not ours to fill and to kill. */
 async function requireFree(port) {
@@ -52,59 +35,10 @@ async function requireFree(port) {
   await once(server, 'close');
 }
 
-function startServer(port) {
-  return start('redis-server', ['--port', String(port), '--bind', '127.0.0.1', '--save', '']);
-}
-
-async function untilAnswers(port) {
-  const client = new Redis(port, { maxRetriesPerRequest: null });
-  client.on('error', () => {});
-  await client.ping();
-  client.disconnect();
-}
-
-function seed(ports) {
-  const args = ports.flatMap((port) => ['--backend', `127.0.0.1:${port}`]);
-  execFileSync(path.join(RELEASE, 'seed'), [path.join(HOME, 'actors.csv'), ...args], { stdio: 'ignore' });
-}
-
-const actor = () => `actor:${1 + Math.floor(Math.random() * 1319)}`;
-
-/** A command, seldom one that makes no sense here. */
-function command() {
-  const luck = Math.random();
-  if (luck < 0.55) return ['HGETALL', actor()];
-  if (luck < 0.8) return ['HGET', actor(), 'last_name'];
-  if (luck < 0.9) return ['EXISTS', actor()];
-  if (luck < 0.97) return ['TTL', actor()];
-  if (luck < 0.998) return ['SCAN', 0, 'COUNT', 5];
-  return ['SET', actor(), 'nobody'];
-}
-
-/** A Redis client: some commands every tenth of a second. */
-async function session(ends, isBusy) {
-  const client = new Redis(PORT);
-  client.on('error', () => {});
-  while (Date.now() < ends()) {
-    // What is refused, and what the client's end cuts off, is counted by lb.
-    for (let n = 0; n < isBusy(); n++) client.call(...command()).catch(() => {});
-    await sleep(100);
-  }
-  client.disconnect();
-}
-
-/** A client over HTTP. */
-async function httpClient(end) {
-  while (Date.now() < end) {
-    await (await fetch(`${URL}/${actor()}`)).text();
-    await sleep(15 + Math.random() * 30);
-  }
-}
-
 /** From so many sessions to so many, and back, several times, until the end. */
 async function load(end) {
   const sessions = [];
-  for (let n = 0; n < 4; n++) httpClient(end);
+  for (let n = 0; n < 4; n++) httpClient(PORT, () => Date.now() >= end);
   const began = Date.now();
   while (Date.now() < end) {
     const minutes = (Date.now() - began) / 60000;
@@ -113,7 +47,7 @@ async function load(end) {
     while (sessions.length < wanted) {
       const own = { until: end };
       sessions.push(own);
-      session(() => own.until, isBusy);
+      redisClient(PORT, () => Date.now() >= own.until, isBusy);
     }
     while (sessions.length > wanted + 1) sessions.shift().until = 0;
     await sleep(500);
@@ -135,7 +69,7 @@ async function takePictures() {
   for (const { name, page: where, width, height, scheme } of PICTURES) {
     const viewport = { width, height: height || 900 };
     const page = await browser.newPage({ viewport, colorScheme: scheme });
-    await page.goto(URL + where);
+    await page.goto(`http://127.0.0.1:${PORT}${where}`);
     if (where === '/-/') {
       await page.waitForFunction(() => Number(document.documentElement.dataset.updates) >= 3);
     }
@@ -149,10 +83,10 @@ async function takePictures() {
 async function main() {
   fs.mkdirSync(path.join(__dirname, 'pictures'), { recursive: true });
   for (const port of [...PORTS, PORT]) await requireFree(port);
-  const servers = PORTS.map(startServer);
+  const servers = PORTS.map((port) => startServer(port));
   await Promise.all(PORTS.map(untilAnswers));
   seed(PORTS);
-  start(path.join(RELEASE, 'lb'), ['--listen', `127.0.0.1:${PORT}`, '--quiet', ...BACKENDS]);
+  startLb(PORT, backendFlags(PORTS.map((port) => `127.0.0.1:${port}`)));
   await untilAnswers(PORT);
   const end = Date.now() + (SECONDS + 30) * 1000;
   load(end);
@@ -161,14 +95,4 @@ async function main() {
   await takePictures();
 }
 
-function cleanUp() {
-  for (const child of running) child.kill();
-  fs.rmSync(folder, { recursive: true, force: true });
-}
-
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => process.exit(130));
-process.on('exit', cleanUp);
-main().then(() => process.exit(0), (error) => {
-  console.error(`the pictures could not be made: ${error.message}`);
-  process.exit(1);
-});
+run(main, 'the pictures could not be made');

@@ -39,7 +39,7 @@ pub struct CommandReading {
     pub name: Arc<str>,
     /// How often clients have sent it.
     pub sent: u64,
-    /// How long backends took over it, if it is a command.
+    /// How long backends took over it.
     pub times: CoarseTimes,
 }
 
@@ -129,7 +129,7 @@ pub struct RecentOfCommand {
     pub total: u64,
     /// How often they have sent it in the last minute.
     pub sent: u64,
-    /// How long backends took over it in the last minute, if it is a command.
+    /// How long backends took over it in the last minute.
     pub times: CoarseTimes,
 }
 

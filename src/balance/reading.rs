@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::Balancer;
 use super::history::{BackendReading, CommandReading, Reading};
 use crate::health::Member;
+use crate::metrics::HTTP_KINDS;
 
 impl Balancer {
     /// All counts as they are now, with those of these backends.
@@ -29,8 +30,10 @@ impl Balancer {
     /// Each command, and each kind of HTTP request, that clients have sent.
     fn command_readings(&self) -> Vec<CommandReading> {
         let mut sent = self.policy().1.counts();
-        sent.push(("GET /KEY".to_owned(), self.metrics.http_keys.get()));
-        sent.push(("GET / (listing)".to_owned(), self.metrics.http_listings.get()));
+        let http = [self.metrics.http_keys.get(), self.metrics.http_listings.get()];
+        sent.extend(
+            HTTP_KINDS.into_iter().zip(http).map(|((_, name), count)| (name.to_owned(), count)),
+        );
         let mut times: HashMap<_, _> = self.metrics.command_times.all().into_iter().collect();
         let reading = |(name, sent): (String, u64)| CommandReading {
             times: times.remove(name.as_str()).unwrap_or_default(),

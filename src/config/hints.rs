@@ -28,9 +28,10 @@ pub enum Program {
 pub fn with_help(arguments: Vec<OsString>) -> Vec<OsString> {
     let words: Vec<&str> = arguments.iter().skip(1).filter_map(|word| word.to_str()).collect();
     let flags: &[&str] = match words[..] {
-        ["help"] => &["--help"],
+        ["help"] | ["help", "help", ..] => &["--help"],
         ["version"] => &["--version"],
-        ["help", command] | [command @ ("check" | "config" | "ctl" | "top"), "help"] => {
+        ["help", "ctl", command, ..] => &["ctl", command, "--help"],
+        ["help", command, ..] | [command @ ("check" | "config" | "ctl" | "top"), "help"] => {
             &[command, "--help"]
         }
         _ => return arguments,
@@ -55,8 +56,8 @@ pub fn explain(
         ErrorKind::UnknownArgument if argument.starts_with('-') => {
             of_flag(&argument, command, arguments, program)
         }
-        ErrorKind::UnknownArgument => of_word(&argument, command, program),
-        ErrorKind::InvalidSubcommand => of_word(&word, command, program),
+        ErrorKind::UnknownArgument => of_word(&argument, command, arguments, program),
+        ErrorKind::InvalidSubcommand => of_word(&word, command, arguments, program),
         ErrorKind::InvalidValue | ErrorKind::ValueValidation | ErrorKind::TooManyValues => {
             of_value(&argument, &error, command, arguments)
         }
@@ -141,7 +142,12 @@ fn value_of<'a>(typed: &str, words: &[&'a str]) -> Option<&'a str> {
 }
 
 /// Returns the tip for a word that is no command, and no value of a flag.
-fn of_word(word: &str, command: &Command, program: Program) -> Option<String> {
+fn of_word(
+    word: &str,
+    command: &Command,
+    arguments: &[OsString],
+    program: Program,
+) -> Option<String> {
     if let Some(name) = word.strip_prefix(['–', '—', '−']) {
         let name = name.trim_start_matches(['-', '–', '—']).split('=').next().unwrap_or_default();
         let is_flag = command.get_arguments().any(|flag| flag.get_long() == Some(name));
@@ -149,12 +155,7 @@ fn of_word(word: &str, command: &Command, program: Program) -> Option<String> {
         return Some(format!("that is a dash and no hyphen: write --{name}"));
     }
     if is_server(word) {
-        // A password may be in it.
-        let shown = if word.contains(['@', '?']) { "URL" } else { word };
-        let program = if program == Program::Lb { "lb" } else { "seed" };
-        return Some(format!(
-            "write --backend before the address of each Redis server: {program} --backend {shown}"
-        ));
+        return of_server(word, command, arguments, program);
     }
     if program == Program::Seed {
         return Some("seed loads one file at a time; servers are named by --backend".to_owned());
@@ -174,6 +175,27 @@ fn of_word(word: &str, command: &Command, program: Program) -> Option<String> {
     let is_file =
         word.ends_with(".toml") || (word.contains(['/', '.']) && Path::new(word).is_file());
     is_file.then(|| format!("write --config {word}"))
+}
+
+/// Returns the tip for the address of a server without `--backend`, if what is typed takes that.
+fn of_server(
+    word: &str,
+    command: &Command,
+    arguments: &[OsString],
+    program: Program,
+) -> Option<String> {
+    // A password may be in it.
+    let shown = if word.contains(['@', '?']) { "URL" } else { word };
+    let mut commands = command.get_subcommands().map(Command::get_name);
+    let line = match commands.find(|name| arguments.iter().any(|word| word == name)) {
+        _ if program == Program::Seed => format!("seed --backend {shown}"),
+        None => format!("lb --backend {shown}"),
+        Some("check") => format!("lb check --backend {shown}"),
+        Some("config") => format!("lb --backend {shown} config"),
+        // They ask another process.
+        Some(_) => return None,
+    };
+    Some(format!("write --backend before the address of each Redis server: {line}"))
 }
 
 /// Returns whether a word is meant to be the address of a server.
@@ -258,7 +280,9 @@ mod tests {
             (&["-listen", "127.0.0.1:1"], "write --listen, with two hyphens"),
             (&["check", "--max-clients", "1"], "before check: lb --max-clients … check"),
             (&["127.0.0.1:6379"], "lb --backend 127.0.0.1:6379"),
-            (&["check", "127.0.0.1:6379"], "--backend 127.0.0.1:6379"),
+            (&["check", "10.0.0.1:6379"], "lb check --backend 10.0.0.1:6379"),
+            (&["check", "--max-lag", "1s", "redis://h:1"], "lb check --backend redis://h:1"),
+            (&["config", "10.0.0.1:6379"], "lb --backend 10.0.0.1:6379 config"),
             (&["redis://u:hunter2@h:1"], "--backend URL"),
             (&["–listen", "127.0.0.1:1"], "write --listen"),
             (&["redis-lb.toml"], "--config redis-lb.toml"),
@@ -273,6 +297,7 @@ mod tests {
             assert!(error.contains("tip: ") && error.contains(expected), "{words:?}: {error}");
         }
         assert!(!said(&["--password", "hunter2"]).contains("hunter2"));
+        assert!(!said(&["ctl", "status", "10.0.0.1:6379"]).contains("--backend"));
     }
 
     #[test]
@@ -291,6 +316,9 @@ mod tests {
             (&["lb", "help"][..], &["lb", "--help"][..]),
             (&["lb", "version"], &["lb", "--version"]),
             (&["lb", "help", "check"], &["lb", "check", "--help"]),
+            (&["lb", "help", "ctl", "drain"], &["lb", "ctl", "drain", "--help"]),
+            (&["lb", "help", "completions", "bash"], &["lb", "completions", "--help"]),
+            (&["lb", "help", "help"], &["lb", "--help"]),
             (&["lb", "ctl", "help"], &["lb", "ctl", "--help"]),
             (&["lb", "--backend", "help"], &["lb", "--backend", "help"]),
             (&["lb"], &["lb"]),

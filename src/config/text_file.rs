@@ -4,9 +4,8 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::path::Path;
 
-use bytesize::ByteSize;
-
 use crate::net::tls::certificates::CertificateFileError;
+use crate::text::figures::size;
 
 /// Largest file that holds a password, in bytes: far more than anybody types, and no mistake for a log or a device.
 const MAX_PASSWORD_BYTES: u64 = 4096;
@@ -43,7 +42,7 @@ pub(super) fn read(path: &Path, max_bytes: u64) -> Result<TextFile, String> {
     let file = File::open(path).map_err(unreadable)?;
     file.take(max_bytes + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > max_bytes {
-        return Err(format!("is larger than {}", ByteSize::b(max_bytes).display().iec()));
+        return Err(format!("is larger than {}", size(max_bytes)));
     }
     Ok(TextFile { bytes, is_open_to_all: is_open_to_all(&metadata) })
 }

@@ -10,6 +10,7 @@ use log::LevelFilter;
 
 use crate::memory;
 use crate::policy::users::KeyGlob;
+use crate::text::figures::size;
 
 /// Longest time that a flag may have.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -88,18 +89,13 @@ fn size_within(text: &str, range: RangeInclusive<u64>) -> Result<usize, String> 
     let bytes = bytes(text)?;
     match usize::try_from(bytes) {
         Ok(fitting) if range.contains(&bytes) => Ok(fitting),
-        _ => Err(format!("between {} and {}", shown(*range.start()), shown(*range.end()))),
+        _ => Err(format!("between {} and {}", size(*range.start()), size(*range.end()))),
     }
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
     let size = text.parse::<ByteSize>();
     Ok(size.map_err(|_| "write a number with its unit, such as 64MiB or 2GiB")?.as_u64())
-}
-
-/// Returns a size as it is shown in errors.
-fn shown(bytes: u64) -> String {
-    ByteSize::b(bytes).display().iec().to_string()
 }
 
 /// Parses a time that the kernel takes for its probes of a connection, which are off if it is zero.
@@ -117,7 +113,7 @@ pub(super) fn cache_size(text: &str) -> Result<u64, String> {
     let bytes = bytes(text)?;
     match bytes {
         1..MIN_CACHE_BYTES => {
-            Err(format!("at least {}, or 0B to turn it off", shown(MIN_CACHE_BYTES)))
+            Err(format!("at least {}, or 0B to turn it off", size(MIN_CACHE_BYTES)))
         }
         _ => Ok(bytes),
     }

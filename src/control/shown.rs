@@ -1,10 +1,8 @@
 //! The answers of the control socket as people read them.
 
-use std::time::Duration;
-
 use serde_json::Value;
 
-use crate::memory::size;
+use crate::text::figures::{NONE, age, latency, rate, size};
 use crate::text::is_hidden;
 use crate::text::table::{Alignment, table};
 
@@ -26,7 +24,7 @@ pub(super) fn status(status: &Value) -> String {
         time(&status["uptime_seconds"]),
         text(&clients["http"]),
         text(&clients["resp"]),
-        text(&status["requests"]["per_second"]),
+        requests(status),
     );
     let columns = [
         ("backend", Alignment::Left),
@@ -78,8 +76,8 @@ fn backend_row(backend: &Value) -> Vec<String> {
         time(&backend["state_seconds"]),
         text(&backend["weight"]),
         text(&backend["leases"]),
-        text(&backend["requests"]["per_second"]),
-        text(&backend["latency_ms"]["p99"]),
+        requests(backend),
+        latency(backend["latency_ms"]["p99"].as_f64()),
         set.into_iter().flatten().collect::<Vec<_>>().join(", "),
         text(&backend["reason"]),
     ]
@@ -113,7 +111,7 @@ pub(super) fn clients(document: &Value) -> String {
             text(&client["backend"]),
             text(&client["doing"]),
             text(&client["command"]),
-            size(client["memory_bytes"].as_u64().unwrap_or(0) as usize).to_string(),
+            size(client["memory_bytes"].as_u64().unwrap_or(0)),
         ]
     };
     let rows: Vec<_> = clients.iter().map(row).collect();
@@ -129,7 +127,7 @@ pub(super) fn clients(document: &Value) -> String {
 /// Returns a value as text; `-` for none.
 fn text(value: &Value) -> String {
     let text = match value {
-        Value::Null => "-".to_owned(),
+        Value::Null => NONE.to_owned(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
@@ -141,12 +139,14 @@ fn list(values: &Value) -> String {
     values.map(text).collect::<Vec<_>>().join(", ")
 }
 
-/// Returns a number of seconds as a time: of two units at most.
+/// Returns the requests a second of the balancer or of a backend.
+fn requests(of: &Value) -> String {
+    of["requests"]["per_second"].as_f64().map_or(NONE.to_owned(), rate)
+}
+
+/// Returns a number of seconds as a time.
 fn time(seconds: &Value) -> String {
-    let Some(seconds) = seconds.as_f64() else { return "-".to_owned() };
-    let whole =
-        humantime::format_duration(Duration::from_secs(seconds.max(0.0) as u64)).to_string();
-    whole.split(' ').take(2).collect::<Vec<_>>().join(" ")
+    seconds.as_f64().map_or(NONE.to_owned(), age)
 }
 
 #[cfg(test)]
@@ -172,11 +172,11 @@ mod tests {
         });
         let text = status(&document);
         let lines: Vec<&str> = text.lines().collect();
-        let head = "lb 1 at 127.0.0.1:1310: serving, NOT READY, for 1day 1h; 1 HTTP and 2 Redis clients, \
+        let head = "lb 1 at 127.0.0.1:1310: serving, NOT READY, for 1 d 1 h; 1 HTTP and 2 Redis clients, \
                     3.0 requests/s";
         assert_eq!(lines[0], head);
         assert!(
-            lines[3].starts_with("h:1      up     1m 1s       1       2         1.5       -"),
+            lines[3].starts_with("h:1      up     1 min 1 s       1       2         1.5       -"),
             "{text}"
         );
         assert!(lines[4].contains("weight, drain") && lines[4].ends_with("set by? an operator"));

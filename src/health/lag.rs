@@ -21,14 +21,12 @@
 //!   lacks **at least**. How old its data are at most is not known.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytesize::ByteSize;
-
 use crate::backend::{BackendId, Report};
 use crate::config::LagBounds;
+use crate::text::figures::size;
 
 /// Most samples of one history. With [`AGE_PART`], samples every 100 ms for 24 hours (the longest time that a bound
 /// can have) are about 250.
@@ -133,10 +131,6 @@ pub struct Lag {
     pub staleness: Option<Duration>,
     /// How old its data are, as far as that is known of the member with the most bytes of its history.
     age: Option<Duration>,
-}
-
-fn size(bytes: u64) -> impl Display {
-    ByteSize::b(bytes).display().iec()
 }
 
 impl Lag {

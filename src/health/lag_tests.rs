@@ -294,7 +294,7 @@ fn a_replica_that_lacks_more_than_a_bound_says_so() {
         (
             lag(12 * mib, 0),
             bounds(None, Some(mib)),
-            Some("lacks 12.0 MiB of its primary's writes (--max-lag-bytes 1.0 MiB)"),
+            Some("lacks 12 MiB of its primary's writes (--max-lag-bytes 1.0 MiB)"),
         ),
         (lag(12, 9), bounds(None, None), None),
         (lag(12, 9), bounds(Some(9), None), None),

@@ -38,8 +38,8 @@ impl PageQuery {
         let (position, trail) = self.trail.back()?;
         let run_id = self.cursor.as_ref()?.run_id.clone();
         let cursor = Cursor { run_id, position: position.parse().ok()? };
-        let cursor = (cursor.position != 0).then_some(&cursor);
-        Some(self.link_to(self.format, cursor, &trail))
+        // The first page has one, too: another server has its keys in another order.
+        Some(self.link_to(self.format, Some(&cursor), &trail))
     }
 
     /// Returns the path and query of this page as JSON.

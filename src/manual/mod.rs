@@ -7,7 +7,7 @@ mod texts;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clap::{Command, CommandFactory};
+use clap::{Arg, Command, CommandFactory};
 use clap_complete::Shell;
 
 use self::page::Page;
@@ -31,7 +31,52 @@ pub fn completions(shell: Shell, program: Program) -> String {
     };
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, name, &mut script);
-    String::from_utf8_lossy(&script).into_owned()
+    let script = String::from_utf8_lossy(&script).into_owned();
+    match shell {
+        Shell::Bash => script.lines().map(|line| commands_first(line) + "\n").collect(),
+        Shell::Fish => fish_values(&script, &command),
+        _ => script,
+    }
+}
+
+/// Puts the commands before the flags in a line of a script for bash that lists what may come.
+fn commands_first(line: &str) -> String {
+    let list = line.trim_start().strip_prefix("opts=\"").and_then(|rest| rest.strip_suffix('"'));
+    let Some(list) = list.filter(|list| !list.is_empty()) else { return line.to_owned() };
+    let indent = &line[..line.len() - line.trim_start().len()];
+    let (flags, others): (Vec<&str>, Vec<&str>) =
+        list.split_whitespace().partition(|word| word.starts_with('-'));
+    format!("{indent}opts=\"{}\"", [others, flags].concat().join(" "))
+}
+
+/// Adds to a script for fish what `clap_complete` leaves out: the values of a flag after a space, and those of arguments that
+/// are no flags.
+fn fish_values(script: &str, command: &Command) -> String {
+    const PARSED: &str = "-- $cmd 2>/dev/null\n    or return\n";
+    let optspecs = format!("__fish_{}_global_optspecs", command.get_name());
+    // A flag that lacks its value yet is left out.
+    let again = format!(
+        "-- $cmd 2>/dev/null\n    or argparse -s ({optspecs}) -- $cmd[1..-2] 2>/dev/null\n    or return\n"
+    );
+    let mut script = script.replace(PARSED, &again);
+    let mut add = |condition: &str, command: &Command| {
+        let first = command.get_positionals().next().map(Arg::get_possible_values);
+        for value in first.unwrap_or_default() {
+            let (name, help) = (value.get_name(), value.get_help());
+            let help = help.map(|help| format!(" -d '{}'", help.to_string().replace('\'', "\\'")));
+            let help = help.unwrap_or_default();
+            script += &format!("complete -c lb -n \"{condition}\" -f -a \"{name}\"{help}\n");
+        }
+    };
+    for one in command.get_subcommands() {
+        let using = format!("__fish_lb_using_subcommand {}", one.get_name());
+        add(&using, one);
+        for inner in one.get_subcommands() {
+            let seen = format!("{using}; and __fish_seen_subcommand_from {}", inner.get_name());
+            add(&seen, inner);
+        }
+    }
+    script
 }
 
 /// Writes the man pages into a folder, which is made if it is missing. Returns their paths.
@@ -57,9 +102,9 @@ fn pages() -> Vec<(String, String)> {
     lb.build();
     let mut seed = SeedFlags::command();
     seed.build();
-    let commands = lb.get_subcommands().filter(|command| texts::has_page(command.get_name()));
-    let all: Vec<Command> = [lb.clone(), seed].into_iter().chain(commands.cloned()).collect();
-    all.into_iter().map(|command| Page::of(command).file()).collect()
+    let commands = lb.get_subcommands().cloned();
+    let all: Vec<Command> = [lb.clone(), seed].into_iter().chain(commands).collect();
+    all.into_iter().filter_map(Page::of).map(Page::file).collect()
 }
 
 #[cfg(test)]
@@ -84,6 +129,8 @@ mod tests {
             ] {
                 assert!(text.contains(&format!("\n.SH {section}\n")), "{name}: {section}\n{text}");
             }
+            let purpose = text.lines().find(|line| line.contains(" \\- ")).expect("NAME");
+            assert!(purpose.len() <= 70 && !purpose.contains('`'), "{purpose}");
         }
         let (_, lb) = &pages[0];
         for expected in ["\\-\\-max\\-clients", "LB_MAX_CLIENTS", "SIGHUP", "redis\\-lb.toml"] {
@@ -98,6 +145,20 @@ mod tests {
             let of = |program| completions(*shell, program);
             assert!(of(Program::Lb).contains("max-clients"), "{shell}");
             assert!(of(Program::Seed).contains("delimiter"), "{shell}");
+        }
+    }
+
+    #[test]
+    fn bash_offers_commands_before_flags_and_fish_the_values_of_both() {
+        let bash = completions(Shell::Bash, Program::Lb);
+        assert!(bash.contains("opts=\"check config ctl top completions man --"), "{bash}");
+        let fish = completions(Shell::Fish, Program::Lb);
+        for expected in [
+            "or argparse -s (__fish_lb_global_optspecs) -- $cmd[1..-2]",
+            "\"__fish_lb_using_subcommand completions\" -f -a \"zsh\"",
+            "\"__fish_lb_using_subcommand ctl; and __fish_seen_subcommand_from log\" -f -a \"debug\"",
+        ] {
+            assert!(fish.contains(expected), "{expected}: {fish}");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! One man page: the sections that `clap_mangen` makes of flags, with those between them that people expect.
 
+use std::{env, fs};
+
 use clap::{Arg, Command};
 use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
@@ -19,17 +21,18 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// Of a program or a command that is built.
-    pub(super) fn of(command: Command) -> Self {
-        let texts = texts::of(command.get_name());
-        Self { command: command.override_usage(texts.synopsis).mut_args(with_values), texts }
+    /// Of a program or a command that is built, if that has a page.
+    pub(super) fn of(command: Command) -> Option<Self> {
+        let texts = texts::of(command.get_name())?;
+        let command = command.about(texts.purpose).override_usage(texts.synopsis);
+        Some(Self { command: command.mut_args(with_values), texts })
     }
 
     /// Returns the name of its file, and its text.
     pub(super) fn file(self) -> (String, String) {
         let man = Man::new(self.command.clone())
             .section(SECTION)
-            .date(texts::DATE)
+            .date(build_date())
             .source(concat!("redis-lb ", env!("CARGO_PKG_VERSION")))
             .manual(MANUAL);
         let mut text = Vec::new();
@@ -72,7 +75,7 @@ impl Page {
             roff.control("TP", []);
             roff.text(usage);
             let mut about = vec![roman(plain(command.get_about()))];
-            if texts::has_page(command.get_name()) {
+            if texts::of(command.get_name()).is_some() {
                 about.extend([roman("; see "), bold(format!("lb-{}", command.get_name()))]);
                 about.push(roman("(1)"));
             }
@@ -117,6 +120,13 @@ impl Page {
         see_also(&mut roff, self.texts.see_also);
         roff
     }
+}
+
+/// Returns the day when this program was built, as its file has it; nothing if that is unknown.
+fn build_date() -> String {
+    let built = env::current_exe().and_then(fs::metadata).and_then(|file| file.modified());
+    let day = |built| humantime::format_rfc3339_seconds(built).to_string()[..10].to_owned();
+    built.map(day).unwrap_or_default()
 }
 
 /// Names the values that an argument takes in its description: mandoc warns of the list that `clap_mangen` makes of them.

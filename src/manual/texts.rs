@@ -1,10 +1,9 @@
 //! What the man pages say besides the flags.
 
-/// The date of the last change of these texts.
-pub(super) const DATE: &str = "2026-11-27";
-
 /// The texts of one page. Blank lines separate paragraphs.
 pub(super) struct Texts {
+    /// What it is for, in one line that `whatis` and `apropos` show: at most 70 characters with the name.
+    pub purpose: &'static str,
     /// The forms of the command line, one a line.
     pub synopsis: &'static str,
     /// What it does.
@@ -40,25 +39,22 @@ const CONFIGURATION_FILE: (&str, &str) = (
 const CONTROL_SOCKET: (&str, &str) =
     ("/run/redis-lb/control", "The control socket of the service, which root may use.");
 
-/// Returns whether a command of `lb` has a page of its own.
-pub(super) fn has_page(command: &str) -> bool {
-    ["check", "config", "ctl", "top"].contains(&command)
-}
-
-/// Returns the texts of a program, or of a command of `lb`.
-pub(super) fn of(name: &str) -> Texts {
+/// Returns the texts of a program, or of a command of `lb`; `None` for a command that has no page of its own.
+pub(super) fn of(name: &str) -> Option<Texts> {
     match name {
-        "check" => check(),
-        "config" => config(),
-        "ctl" => ctl(),
-        "top" => top(),
-        "seed" => seed(),
-        _ => lb(),
+        "lb" => Some(lb()),
+        "check" => Some(check()),
+        "config" => Some(config()),
+        "ctl" => Some(ctl()),
+        "top" => Some(top()),
+        "seed" => Some(seed()),
+        _ => None,
     }
 }
 
 fn lb() -> Texts {
     Texts {
+        purpose: "balance reads over several Redis servers",
         synopsis: "lb [OPTIONS]\nlb check|config|ctl|top|completions|man [OPTIONS]",
         description: "\
 lb is one address in front of several Redis servers that hold the same data. Clients read through it on one port, over \
@@ -102,6 +98,7 @@ overrides the variable, and that the file.",
 
 fn check() -> Texts {
     Texts {
+        purpose: "check whether Redis servers hold the same data",
         synopsis: "lb [OPTIONS] check [OPTIONS]",
         description: "\
 Asks all servers at the same time whether they can be read from, and compares what they hold: the number of keys, and \
@@ -119,6 +116,7 @@ Options of lb may stand before check.",
 
 fn config() -> Texts {
     Texts {
+        purpose: "print the configuration that is in effect",
         synopsis: "lb [OPTIONS] config",
         description: "\
 Prints the configuration that is in effect, in the form of its file, and where each value comes from: an option, a \
@@ -133,6 +131,7 @@ variable, a line of the file, or the default. It serves nothing.",
 
 fn ctl() -> Texts {
     Texts {
+        purpose: "control an lb that runs",
         synopsis: "lb ctl [OPTIONS] COMMAND",
         description: "\
 Talks to an lb that runs on this machine, through its control socket: shows the backends and the clients, drains a \
@@ -149,10 +148,11 @@ What is changed in this way holds until lb ends, or the command ready undoes it.
 
 fn top() -> Texts {
     Texts {
+        purpose: "show live what an lb that runs does",
         synopsis: "lb top [OPTIONS] [URL]",
         description: "\
 Shows what an lb that runs does, in the terminal, once a second: how many backends are up, which fail, for how long and \
-why, and for each its clients, reads, latency, lag and keys. It only reads, and shows what the status page shows.
+why, and for each its clients, reads, latency, lag and keys. It only reads. The status page shows more.
 
 When lb does not answer, it says so and since when, and goes on once it answers again.",
         exit_status: "",
@@ -162,13 +162,17 @@ When lb does not answer, it says so and since when, and goes on once it answers 
             ("LB_ADMIN_LISTEN, LB_LISTEN", "The address, if no control socket is named."),
         ],
         files: &[CONTROL_SOCKET],
-        signals: &[],
+        signals: &[
+            ("SIGINT, SIGTERM, SIGHUP, SIGQUIT", "End it; the terminal is restored first."),
+            ("SIGTSTP, SIGCONT", "Stop it, with the terminal restored, and let it go on: Ctrl-Z and fg."),
+        ],
         see_also: &["lb(1)", "lb-ctl(1)", DOCUMENTS],
     }
 }
 
 fn seed() -> Texts {
     Texts {
+        purpose: "load a CSV file into several Redis servers",
         synopsis: "seed [OPTIONS] [FILE]",
         description: "\
 Loads a CSV file into several Redis servers, each row as the hash PREFIX:ID, and reads everything back to compare it with \

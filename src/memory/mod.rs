@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use bytesize::ByteSize;
 use log::warn;
 
 pub(crate) use self::system::{available_bytes, default_bytes};
 use crate::metrics::Counter;
 use crate::sync::{Condvar, Mutex, lock, wait};
+use crate::text::figures::size;
 
 /// Bytes of a share that count for nothing: a client's usual buffers. A client has a few shares at most, so what
 /// is not counted stays below 32 KiB a client.
@@ -51,7 +51,7 @@ pub(crate) const MIN_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Error for a client that would need more memory than there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("out of memory: it holds {}, and all clients together may hold {}", size(*.held), size(*.max))]
+#[error("out of memory: it holds {}, and all clients together may hold {}", size(*.held as u64), size(*.max as u64))]
 pub(crate) struct OutOfMemory {
     held: usize,
     max: usize,
@@ -61,11 +61,6 @@ impl From<OutOfMemory> for std::io::Error {
     fn from(error: OutOfMemory) -> Self {
         Self::other(error)
     }
-}
-
-/// Number of bytes as it is shown.
-pub(crate) fn size(bytes: usize) -> impl std::fmt::Display {
-    ByteSize::b(bytes as u64).display().iec()
 }
 
 /// What one client holds.
@@ -261,7 +256,8 @@ impl MemoryBudget {
             return;
         }
         self.closed.add_one();
-        let (held, max) = (size(account.bytes.load(Ordering::Relaxed)), size(self.max_bytes()));
+        let held = size(account.bytes.load(Ordering::Relaxed) as u64);
+        let max = size(self.max_bytes() as u64);
         warn!(
             "closed {}: it held {held} of memory, the most of all clients, which together may hold {max} \
              (--max-memory)",

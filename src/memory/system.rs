@@ -40,7 +40,7 @@ fn total(meminfo: &str) -> Option<u64> {
 #[cfg(target_os = "linux")]
 fn kernel_total() -> Option<u64> {
     let info = rustix::system::sysinfo();
-    Some(u64::from(info.totalram) * u64::from(info.mem_unit))
+    Some(info.totalram * u64::from(info.mem_unit))
 }
 
 #[cfg(not(target_os = "linux"))]

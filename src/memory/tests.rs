@@ -112,7 +112,7 @@ fn a_client_that_would_hold_most_is_closed_itself() {
     let refused = share_of_other.set(50 * MIB).expect_err("too much");
     assert_eq!(
         refused.to_string(),
-        "out of memory: it holds 50.0 MiB, and all clients together may hold 80.0 MiB"
+        "out of memory: it holds 50 MiB, and all clients together may hold 80 MiB"
     );
     assert!(other.is_ended.load(Ordering::SeqCst) && !one.is_ended.load(Ordering::SeqCst));
 }

@@ -1,4 +1,4 @@
-//! How long backends take over each Redis command.
+//! How long backends take over each Redis command, and over each kind of HTTP request.
 //!
 //! Replies are counted by the threads that read from backends, and by those of sessions. All of them meet the same
 //! few commands, so each thread counts in one of several shards. Memory is bounded: at most [`MAX_COMMANDS`] are told
@@ -29,6 +29,17 @@ const SHARDS: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CommandId(u16);
 
+impl CommandId {
+    /// HTTP requests for keys, which are timed as commands are.
+    pub const HTTP_KEYS: Self = Self(MAX_COMMANDS as u16 + 2);
+    /// HTTP requests for listings.
+    pub const HTTP_LISTINGS: Self = Self(MAX_COMMANDS as u16 + 3);
+}
+
+/// The kinds of HTTP requests for data, with their names.
+pub const HTTP_KINDS: [(CommandId, &str); 2] =
+    [(CommandId::HTTP_KEYS, "GET /KEY"), (CommandId::HTTP_LISTINGS, "GET / (listing)")];
+
 /// Commands of one client that were sent together, in order.
 #[derive(Debug)]
 pub enum SentCommands {
@@ -49,7 +60,7 @@ impl SentCommands {
     }
 }
 
-/// The times of all commands.
+/// The times of all commands, and kinds of HTTP requests.
 #[derive(Debug, Default)]
 pub struct CommandTimes {
     numbers: Mutex<FxHashMap<Arc<str>, CommandId>>,
@@ -63,7 +74,7 @@ struct Shard(Box<[OnceLock<CoarseHistogram>]>);
 impl Default for Shard {
     fn default() -> Self {
         // Two more: for what is not timed, and for the others.
-        Self((0..MAX_COMMANDS + 2).map(|_| OnceLock::new()).collect())
+        Self((0..MAX_COMMANDS + 2 + HTTP_KINDS.len()).map(|_| OnceLock::new()).collect())
     }
 }
 
@@ -107,7 +118,9 @@ impl CommandTimes {
     /// Returns the names and times of all commands that had replies, in no order.
     pub fn all(&self) -> Vec<(Arc<str>, CoarseTimes)> {
         let numbers = lock(&self.numbers).clone();
-        let times = numbers.into_iter().map(|(name, number)| (name, self.times(number)));
+        let kinds = HTTP_KINDS.map(|(number, name)| (Arc::from(name), number));
+        let all = numbers.into_iter().chain(kinds);
+        let times = all.map(|(name, number)| (name, self.times(number)));
         times.filter(|(_, times)| times.count() > 0).collect()
     }
 
@@ -185,5 +198,11 @@ mod tests {
         assert_eq!(counts.len(), MAX_COMMANDS + 1);
         assert_eq!(counts[0], (OTHERS.to_owned(), 50));
         assert!(lock(&times.numbers).len() <= MAX_COMMANDS + 1);
+        times.add(CommandId::HTTP_KEYS, TIME, 7);
+        times.add(CommandId::HTTP_LISTINGS, TIME, 8);
+        let all = self::counts(&times, usize::MAX);
+        for (name, count) in [("GET /KEY", 7), ("GET / (listing)", 8), (OTHERS, 50)] {
+            assert!(all.contains(&(name.to_owned(), count)), "{name}");
+        }
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use self::cache::CacheMetrics;
-pub use self::commands::{CommandId, CommandTimes, SentCommands};
+pub use self::commands::{CommandId, CommandTimes, HTTP_KINDS, SentCommands};
 pub use self::counts::{BackendCounts, Counts, Since};
 pub use self::histogram::{CoarseTimes, Histogram, LogTimes, SparseTimes, Times};
 pub use self::octaves::OctaveTimes;
@@ -147,7 +147,8 @@ pub enum Outcome {
 pub struct Completion<'a> {
     /// Protocol of the client.
     pub protocol: WireProtocol,
-    /// The Redis command, as it is timed; of none for those that are timed together with others, or not at all.
+    /// The Redis command, or the kind of HTTP request, as it is timed; of none for those that are timed together with
+    /// others, or not at all.
     pub command: CommandId,
     /// The status of the response, over HTTP.
     pub status: Option<u16>,
@@ -222,7 +223,7 @@ pub struct Metrics {
     pub http_listings: Counter,
     /// The near cache.
     pub cache: CacheMetrics,
-    /// How long backends took over each Redis command.
+    /// How long backends took over each Redis command, and each kind of HTTP request.
     pub command_times: CommandTimes,
     /// Bytes of the clients whose protocol is known.
     pub traffic: ByProtocol<Arc<Traffic>>,

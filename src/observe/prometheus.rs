@@ -253,7 +253,7 @@ fn add_times(to: &mut Families, balancer: &Balancer, backends: &[BackendFigures]
     to.add("request_duration", help, Rows::Durations(times.collect()));
     let commands = balancer.metrics.command_times.busiest(MAX_TIMED_COMMANDS).into_iter();
     let commands = commands.map(|(name, times)| (vec![("command", name)], times));
-    let help = "That time by the Redis command: the 50 to which backends have replied most often";
+    let help = "That time by the Redis command, or kind of HTTP request: the 50 to which backends have replied most often";
     to.add("command_duration", help, Rows::Durations(commands.collect()));
 }
 

@@ -19,6 +19,7 @@ use crate::observe::certificates;
 use crate::observe::misconfiguration::{
     DATABASES_DIFFER, SAME_SERVER, databases_differ, duplicates,
 };
+use crate::text::figures::size;
 use crate::text::table::{Alignment, table};
 
 /// How long clients wait at the start for servers that are asked for what lacks there.
@@ -246,7 +247,6 @@ fn warn_of_memory(balancer: &Balancer) {
 /// Says that there is less memory than the near cache and the clients may take together.
 fn memory_excess(cache: u64, clients: u64, available: u64) -> Option<String> {
     let is_too_much = cache > 0 && cache.saturating_add(clients) > available;
-    let size = |bytes: u64| memory::size(usize::try_from(bytes).unwrap_or(usize::MAX));
     is_too_much.then(|| {
         format!(
             "--cache {} and --max-memory {} are more than the memory that there is, {}: the system may end lb \

@@ -1,5 +1,6 @@
 //! Text that is shown to people.
 
+pub(crate) mod figures;
 pub(crate) mod table;
 
 /// Least likeness of two names, of 1, at which one is suggested for the other. `clap` has this figure.
@@ -10,19 +11,6 @@ pub(crate) fn nearest<'a>(name: &str, among: impl Iterator<Item = &'a str>) -> O
     let near = among.map(|other| (strsim::jaro(name, other), other));
     let near = near.filter(|(likeness, _)| *likeness > MIN_LIKENESS);
     near.max_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, name)| name)
-}
-
-/// Returns a number with its digits in groups of three: `1,234,567`.
-pub(crate) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
 }
 
 /// Returns whether a character is invisible or changes the look of the text around it. The joiners of

@@ -131,7 +131,7 @@ pub(super) struct BackendMinute {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct CommandMinute {
-    pub answered: u64,
+    pub count: u64,
 }
 
 impl Document {

@@ -39,9 +39,15 @@ pub(super) enum FetchError {
         "no status page is there: --admin-listen has it elsewhere, or --no-status has turned it off, or this is no lb"
     )]
     NoStatusPage,
+    /// It takes nothing that is plain, or it is no balancer.
+    #[error("it takes no plain HTTP (status 400): write https://HOST:PORT if it speaks TLS")]
+    PlainRefused,
     /// It has too many clients, or is about to end.
     #[error("it answers with status {0}")]
     Status(u16),
+    /// It has ended, or has closed the connection, before all of it was sent.
+    #[error("its answer broke off")]
+    BrokenOff,
     /// What answers is no balancer.
     #[error("what answers there is no lb")]
     NoBalancer,
@@ -73,14 +79,20 @@ pub(super) fn fetch(source: &StatusSource) -> Result<Document, FetchError> {
     // Where it is refused before all is written, the response says why.
     let _ = (&stream).write_all(request.as_bytes());
     let response = read(&stream, deadline)?;
-    let (status, body) = parse(&response).ok_or(FetchError::NoBalancer)?;
+    let (status, body) = parse(&response)?;
     match status {
         200 => Document::parse(body).map_err(|_| FetchError::NoBalancer),
+        400 if is_plain(source) => Err(FetchError::PlainRefused),
         401 => Err(FetchError::NotLoggedIn),
         403 => Err(FetchError::NotPermitted),
         404 => Err(FetchError::NoStatusPage),
         other => Err(FetchError::Status(other)),
     }
+}
+
+/// Returns whether this is asked over HTTP without TLS.
+fn is_plain(source: &StatusSource) -> bool {
+    matches!(source, StatusSource::Http(http) if http.tls.is_none())
 }
 
 /// Connects to the first address of the host that accepts.
@@ -135,12 +147,25 @@ fn read(mut stream: &BackendStream, deadline: Instant) -> io::Result<Vec<u8>> {
 }
 
 /// Returns the status and the body of a response.
-fn parse(response: &[u8]) -> Option<(u16, &[u8])> {
-    let end = response.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
-    let head = std::str::from_utf8(&response[..end]).ok()?;
-    let (version, rest) = head.split_once(' ')?;
-    let status = rest.get(..3)?.parse().ok()?;
-    version.starts_with("HTTP/1.").then_some((status, &response[end + 4..]))
+fn parse(response: &[u8]) -> Result<(u16, &[u8]), FetchError> {
+    if !response.starts_with(b"HTTP/1.") {
+        return Err(FetchError::NoBalancer);
+    }
+    let end = response.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+    let (head, body) = response.split_at(end.ok_or(FetchError::BrokenOff)?);
+    let (head, body) = (String::from_utf8_lossy(head), &body[4..]);
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
+    });
+    match status {
+        Some(_) if length.is_some_and(|length: usize| body.len() < length) => {
+            Err(FetchError::BrokenOff)
+        }
+        Some(status) => Ok((status, body)),
+        None => Err(FetchError::NoBalancer),
+    }
 }
 
 #[cfg(test)]
@@ -178,13 +203,16 @@ mod tests {
         let good = answered(b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n{\"version\": \"1\"}");
         assert_eq!(&*good.expect("a status").version, "1");
         for (bytes, expected) in [
-            (&b"HTTP/1.1 401 Unauthorized\r\n\r\n"[..], "--password-file"),
+            (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "https://"),
+            (b"HTTP/1.1 401 Unauthorized\r\n\r\n", "--password-file"),
             (b"HTTP/1.1 403 Forbidden\r\n\r\n", "INFO"),
             (b"HTTP/1.1 404 Not Found\r\n\r\n", "--admin-listen"),
             (b"HTTP/1.1 503 Service Unavailable\r\n\r\n", "503"),
             (b"HTTP/1.1 200 OK\r\n\r\n<html>", "no lb"),
             (b"-ERR unknown command\r\n", "no lb"),
             (b"", "no lb"),
+            (b"HTTP/1.1 200 OK\r\nContent-Le", "broke off"),
+            (b"HTTP/1.1 200 OK\r\ncontent-length: 16\r\n\r\n{\"version\": \"1\"", "broke off"),
         ] {
             let error = answered(bytes).expect_err("no status").to_string();
             assert!(error.contains(expected), "{error}");

@@ -5,25 +5,23 @@
 
 mod document;
 mod fetch;
-mod figures;
+mod fitted;
 mod palette;
+mod screen;
 mod state;
 mod table;
 mod view;
 
 use std::io::{self, IsTerminal};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::{flag, low_level};
 
 use self::document::Document;
+use self::fetch::FetchError;
+use self::screen::Screen;
 use self::state::{State, Wish};
 use crate::config::Config;
 use crate::config::top::StatusSource;
@@ -31,11 +29,15 @@ use crate::config::top::StatusSource;
 /// Time between two questions.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Longest time until an answer, or a signal, is noticed.
+/// Time until the next question after the login was refused: many failed logins slow down all that come from an address.
+const REFUSED_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Longest time until an answer is noticed.
 const NOTICE_TIME: Duration = Duration::from_millis(100);
 
-/// Signals that end it; the terminal is restored first.
-const SIGNALS: [i32; 3] = [SIGHUP, SIGINT, SIGTERM];
+/// Most events that are taken before it is drawn again and looks for answers: a key that is held down, or a text that is
+/// pasted, holds up neither.
+const MAX_EVENTS: usize = 64;
 
 /// Why nothing is shown.
 #[derive(Debug, thiserror::Error)]
@@ -68,14 +70,6 @@ impl TopError {
     }
 }
 
-/// Why it has ended.
-enum End {
-    /// A key.
-    Key,
-    /// A signal.
-    Signal(i32),
-}
-
 /// Shows the balancer that the command line names, until a key or a signal ends it.
 ///
 /// # Errors
@@ -90,31 +84,22 @@ pub fn run(config: &Config) -> Result<(), TopError> {
     let first = fetch::fetch(&source)
         .map_err(|error| TopError::NoBalancer { place: name.clone(), reason: error.to_string() })?;
     let is_coloured = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let mut state = State::new(&name, first, is_coloured);
-    let signal = Arc::new(AtomicUsize::new(0));
-    for number in SIGNALS {
-        flag::register_usize(number, Arc::clone(&signal), number as usize)?;
-    }
+    let mut state = State::new(&name, first, is_coloured, Instant::now());
     let answers = ask(source)?;
-    // A panic restores it, too.
-    let ended =
-        ratatui::try_init().and_then(|terminal| watch(terminal, &mut state, &answers, &signal));
-    let restored = ratatui::try_restore();
-    if let End::Signal(number) = ended? {
-        // Whoever waits for the process sees that the signal has ended it.
-        low_level::emulate_default_handler(number)?;
-    }
-    Ok(restored?)
+    Ok(screen::with_screen(|screen| watch(screen, &mut state, &answers))?)
 }
 
 /// Starts a thread that asks again and again, until nobody takes its answers.
 fn ask(source: StatusSource) -> io::Result<Receiver<Result<Document, String>>> {
     let (sender, receiver) = sync_channel(1);
+    let mut pause = INTERVAL;
     let ask = move || {
         loop {
-            thread::sleep(INTERVAL);
-            let answer = fetch::fetch(&source).map_err(|error| error.to_string());
-            if sender.send(answer).is_err() {
+            thread::sleep(pause);
+            let answer = fetch::fetch(&source);
+            let is_refused = matches!(answer, Err(FetchError::NotLoggedIn));
+            pause = if is_refused { REFUSED_INTERVAL } else { INTERVAL };
+            if sender.send(answer.map_err(|error| error.to_string())).is_err() {
                 return;
             }
         }
@@ -123,37 +108,47 @@ fn ask(source: StatusSource) -> io::Result<Receiver<Result<Document, String>>> {
     Ok(receiver)
 }
 
-/// Draws, and takes answers, keys and signals.
+/// Draws, and takes answers and keys, until one of these ends it.
 fn watch(
-    mut terminal: DefaultTerminal,
+    screen: &mut Screen,
     state: &mut State,
     answers: &Receiver<Result<Document, String>>,
-    signal: &AtomicUsize,
-) -> io::Result<End> {
+) -> io::Result<()> {
+    let mut is_drawn = false;
     loop {
-        terminal.draw(|frame| view::draw(frame, state, Instant::now()))?;
-        let is_waiting = || -> io::Result<bool> { Ok(!event::poll(NOTICE_TIME)?) };
-        while is_waiting()? {
-            let number = signal.load(Ordering::Relaxed);
-            if number != 0 {
-                return Ok(End::Signal(number as i32));
-            }
-            match answers.try_recv() {
-                Ok(answer) => {
-                    state.take(answer, Instant::now());
-                    break;
-                }
-                Err(TryRecvError::Empty) if state.failure.is_some() => break,
-                Err(TryRecvError::Empty) => {}
-                Err(TryRecvError::Disconnected) => return Err(io::Error::other("no more answers")),
-            }
+        if !is_drawn {
+            screen.draw(|frame| view::draw(frame, state, Instant::now()))?;
         }
-        while event::poll(Duration::ZERO)? {
-            if let Event::Key(key) = event::read()?
-                && state.press(key) == Wish::End
-            {
-                return Ok(End::Key);
+        is_drawn = !event::poll(NOTICE_TIME)?;
+        if !is_drawn && take_keys(screen, state)? {
+            return Ok(());
+        }
+        is_drawn &= !screen.is_wiped()?;
+        match answers.try_recv() {
+            Ok(answer) => {
+                state.take(answer, Instant::now());
+                is_drawn = false;
             }
+            // The time without an answer grows.
+            Err(TryRecvError::Empty) => is_drawn &= state.failure.is_none(),
+            Err(TryRecvError::Disconnected) => return Err(io::Error::other("no more answers")),
         }
     }
+}
+
+/// Takes the keys that were pressed. Returns whether one of them ends it.
+fn take_keys(screen: &mut Screen, state: &mut State) -> io::Result<bool> {
+    for _ in 0..MAX_EVENTS {
+        if !event::poll(Duration::ZERO)? {
+            break;
+        }
+        let Event::Key(key) = event::read()? else { continue };
+        match state.press(key) {
+            Wish::GoOn => {}
+            Wish::Draw => screen.clear()?,
+            Wish::Stop => screen::stop_job()?,
+            Wish::End => return Ok(true),
+        }
+    }
+    Ok(false)
 }

@@ -11,8 +11,8 @@ use super::document::{Backend, Document, Text};
 pub(super) enum Order {
     /// Those that fail first, the others as they are configured.
     FailingFirst,
-    /// By the number of reads a second, the most first.
-    Reads,
+    /// By the number of requests a second, the most first.
+    Requests,
     /// By the number of leases, the most first.
     Leases,
     /// By the 99th percentile of the latency, the slowest first.
@@ -23,13 +23,13 @@ pub(super) enum Order {
 
 impl Order {
     const ALL: [Self; 5] =
-        [Self::FailingFirst, Self::Reads, Self::Leases, Self::Latency, Self::Name];
+        [Self::FailingFirst, Self::Requests, Self::Leases, Self::Latency, Self::Name];
 
     /// Returns what it is called.
     pub fn name(self) -> &'static str {
         match self {
             Self::FailingFirst => "failing first",
-            Self::Reads => "reads/s",
+            Self::Requests => "requests/s",
             Self::Leases => "leases",
             Self::Latency => "p99",
             Self::Name => "name",
@@ -55,18 +55,15 @@ pub(super) fn severity(state: &str) -> u8 {
     }
 }
 
-/// Since when the balancer has not answered, and why.
-#[derive(Debug)]
-pub(super) struct Failure {
-    pub since: Instant,
-    pub reason: Text,
-}
-
 /// What a key asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wish {
     /// To go on.
     GoOn,
+    /// To draw all of it again.
+    Draw,
+    /// To stop the process until a shell continues it.
+    Stop,
     /// To end.
     End,
 }
@@ -78,8 +75,10 @@ pub(super) struct State {
     pub source: Text,
     /// The last status that it told.
     pub document: Document,
-    /// Set while it does not answer.
-    pub failure: Option<Failure>,
+    /// When it told that.
+    pub answered: Instant,
+    /// Why it does not answer, while it does not.
+    pub failure: Option<Text>,
     pub order: Order,
     /// The number of lines of the table above those that are shown; more than there are means the last ones.
     pub scrolled: usize,
@@ -94,10 +93,11 @@ pub(super) struct State {
 
 impl State {
     /// With the first status.
-    pub fn new(source: &str, document: Document, is_coloured: bool) -> Self {
+    pub fn new(source: &str, document: Document, is_coloured: bool, now: Instant) -> Self {
         Self {
             source: source.into(),
             document,
+            answered: now,
             failure: None,
             order: Order::FailingFirst,
             scrolled: 0,
@@ -110,15 +110,11 @@ impl State {
 
     /// Takes the balancer's answer, or the reason why there is none.
     pub fn take(&mut self, answer: Result<Document, String>, now: Instant) {
-        match (answer, &mut self.failure) {
-            (Ok(document), _) => {
-                self.document = document;
-                self.failure = None;
+        match answer {
+            Ok(document) => {
+                (self.document, self.answered, self.failure) = (document, now, None);
             }
-            (Err(reason), Some(failure)) => failure.reason = reason.as_str().into(),
-            (Err(reason), none) => {
-                *none = Some(Failure { since: now, reason: reason.as_str().into() });
-            }
+            Err(reason) => self.failure = Some(reason.as_str().into()),
         }
     }
 
@@ -130,6 +126,8 @@ impl State {
         let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
         match key.code {
             KeyCode::Char('c' | 'd') if is_control => return Wish::End,
+            KeyCode::Char('l') if is_control => return Wish::Draw,
+            KeyCode::Char('z') if is_control => return Wish::Stop,
             KeyCode::Down | KeyCode::Char('j') if self.shows_help => self.help_scrolled += 1,
             KeyCode::Up | KeyCode::Char('k') if self.shows_help => {
                 self.help_scrolled = self.help_scrolled.saturating_sub(1);
@@ -163,7 +161,7 @@ impl State {
             Order::FailingFirst => {
                 backends.sort_by_key(|backend| std::cmp::Reverse(severity(&backend.state)));
             }
-            Order::Reads => {
+            Order::Requests => {
                 backends.sort_by(|a, b| b.requests.per_second.total_cmp(&a.requests.per_second))
             }
             Order::Leases => backends.sort_by_key(|backend| std::cmp::Reverse(backend.leases)),
@@ -190,7 +188,7 @@ mod tests {
                 {"name": "a", "state": "suspect", "leases": 3},
                 {"name": "b", "state": "down", "leases": 2, "latency_ms": {"p99": 9.0}}]}"#,
         );
-        State::new("http://h:1", document.expect("a document"), true)
+        State::new("http://h:1", document.expect("a document"), true, Instant::now())
     }
 
     fn press(state: &mut State, code: KeyCode) -> Wish {
@@ -224,14 +222,25 @@ mod tests {
     }
 
     #[test]
-    fn a_balancer_that_is_gone_is_gone_since_it_was_first_missed() {
+    fn a_balancer_that_is_gone_is_gone_since_its_last_answer() {
         let (mut state, start) = (state(), Instant::now());
-        state.take(Err("refused".to_owned()), start);
-        state.take(Err("silent".to_owned()), start + Duration::from_secs(5));
-        let failure = state.failure.as_ref().expect("it is gone");
-        assert_eq!((failure.since, &*failure.reason), (start, "silent"));
-        assert_eq!(state.document.backends.len(), 3, "what it last told stays");
-        state.take(Ok(Document::default()), start);
+        let last = start + Duration::from_secs(1);
+        state.take(Ok(Document::default()), last);
+        state.take(Err("refused".to_owned()), start + Duration::from_secs(4));
+        state.take(Err("silent".to_owned()), start + Duration::from_secs(9));
+        assert_eq!((state.answered, state.failure.as_deref()), (last, Some("silent")));
+        state.take(Ok(Document::default()), start + Duration::from_secs(10));
         assert!(state.failure.is_none());
+    }
+
+    #[test]
+    fn control_l_draws_all_of_it_again_and_control_z_stops_it_even_in_the_help() {
+        let mut state = state();
+        press(&mut state, KeyCode::Char('?'));
+        for (key, wish) in [('l', Wish::Draw), ('z', Wish::Stop)] {
+            let key = KeyEvent::new(KeyCode::Char(key), KeyModifiers::CONTROL);
+            assert_eq!(state.press(key), wish);
+        }
+        assert!(state.shows_help);
     }
 }

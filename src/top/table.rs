@@ -5,10 +5,10 @@ use ratatui::text::{Line, Span};
 use unicode_width::UnicodeWidthStr;
 
 use super::document::Backend;
-use super::figures::{NONE, millis, padded, rate, shortened, time};
+use super::fitted::{padded, shortened};
 use super::palette::Palette;
 use super::state::severity;
-use crate::text::grouped;
+use crate::text::figures::{self, NONE, age, grouped, latency, rate};
 
 /// Space between two columns.
 const GAP: usize = 2;
@@ -30,10 +30,10 @@ struct Column {
 
 const COLUMNS: [Column; 8] = [
     Column { title: "state", rank: 0, is_right: false, cell: |backend| backend.state.to_string() },
-    Column { title: "for", rank: 4, is_right: true, cell: |backend| time(backend.state_seconds) },
+    Column { title: "for", rank: 4, is_right: true, cell: |backend| age(backend.state_seconds) },
     Column { title: "leases", rank: 2, is_right: true, cell: |backend| grouped(backend.leases) },
     Column {
-        title: "reads/s",
+        title: "requests/s",
         rank: 1,
         is_right: true,
         cell: |backend| rate(backend.requests.per_second),
@@ -42,9 +42,9 @@ const COLUMNS: [Column; 8] = [
         title: "p99 ms",
         rank: 3,
         is_right: true,
-        cell: |backend| millis(backend.latency_ms.p99),
+        cell: |backend| latency(backend.latency_ms.p99),
     },
-    Column { title: "errors", rank: 6, is_right: true, cell: errors },
+    Column { title: "failed", rank: 6, is_right: true, cell: failed },
     Column { title: "lag", rank: 5, is_right: true, cell: lag },
     Column {
         title: "keys",
@@ -54,17 +54,14 @@ const COLUMNS: [Column; 8] = [
     },
 ];
 
-fn errors(backend: &Backend) -> String {
+fn failed(backend: &Backend) -> String {
     backend.last_minute.as_ref().map_or(NONE.to_owned(), |minute| grouped(minute.errors))
 }
 
 /// How old its data are at most; else how long before the last check it had heard from its primary.
 fn lag(backend: &Backend) -> String {
-    match backend.staleness_seconds.or(backend.lag_seconds) {
-        None => NONE.to_owned(),
-        Some(seconds) if seconds < 9.95 => format!("{:.1} s", seconds.max(0.0)),
-        Some(seconds) => time(seconds),
-    }
+    let seconds = backend.staleness_seconds.or(backend.lag_seconds);
+    seconds.map_or(NONE.to_owned(), figures::lag)
 }
 
 /// The reason for its state, without the number of the system's error, which says no more.
@@ -85,7 +82,7 @@ pub(super) fn table(backends: &[&Backend], width: usize, palette: Palette) -> Ta
     let longest = backends.iter().map(|backend| backend.name.width()).max().unwrap_or(0);
     let longest = longest.max("backend".len());
     let (columns, used) = fitting(backends, width.saturating_sub(longest.min(NAME_WIDTH)));
-    let name_width = longest.min(width.saturating_sub(used));
+    let name_width = longest.min(name_room(width, used, longest));
     let reason_width = width.saturating_sub(used + name_width + GAP);
     let has_reasons = reason_width >= REASON_WIDTH;
 
@@ -117,6 +114,18 @@ pub(super) fn table(backends: &[&Backend], width: usize, palette: Palette) -> Ta
         }
     }
     Table { head: Line::styled(head, palette.head()), lines }
+}
+
+/// Returns how wide names may be beside columns that take `used`: a third of the table, and no more than leaves room for
+/// reasons, if those fit beside a short name.
+fn name_room(width: usize, used: usize, longest: usize) -> usize {
+    let left = width.saturating_sub(used);
+    match left.checked_sub(GAP + REASON_WIDTH) {
+        Some(beside_reasons) if beside_reasons >= longest.min(NAME_WIDTH) => {
+            beside_reasons.min((width / 3).max(NAME_WIDTH))
+        }
+        _ => left,
+    }
 }
 
 /// Returns the most important columns that fit beside the name, each with its width, and what they take with the gaps.

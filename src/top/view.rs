@@ -9,11 +9,11 @@ use ratatui::widgets::{Block, Clear};
 use unicode_width::UnicodeWidthStr;
 
 use super::document::{Backend, Document};
-use super::figures::{flowed, millis, padded, rate, shortened, time};
+use super::fitted::{flowed, padded, shortened};
 use super::palette::Palette;
 use super::state::{State, severity};
 use super::table::table;
-use crate::text::grouped;
+use crate::text::figures::{age, count, grouped, latency, rate};
 
 /// Most commands that are shown.
 const MAX_COMMANDS: usize = 5;
@@ -24,12 +24,20 @@ const AIRY_HEIGHT: usize = 16;
 /// Backends that always have space, whatever else there is to show.
 const MIN_TABLE_LINES: usize = 3;
 
-const HELP: [&str; 16] = [
+/// Longest name in the line that says who fails, in columns.
+const LONGEST_NAME: usize = 44;
+
+/// Least time, in seconds, that is called a minute.
+const MINUTE_SECONDS: f64 = 58.5;
+
+const HELP: [&str; 19] = [
     "q, Esc, Ctrl-C  end",
     "s               another order",
     "arrows, j, k    scroll by a line",
     "PgUp, PgDn      scroll by a page",
     "Home, End       the first, the last",
+    "Ctrl-L          draw all again",
+    "Ctrl-Z          stop; fg goes on",
     "",
     "state    up, slow: it is read from",
     "         suspect, ejected: reads fail",
@@ -37,10 +45,11 @@ const HELP: [&str; 16] = [
     "         syncing: data may be missing",
     "         draining, maint: set so",
     "leases   clients that it has now",
-    "reads/s  over the last 5 s",
+    "requests/s  over the last 5 s",
     "p99 ms   slowest hundredth, 1 min",
-    "errors   tries that failed, 1 min",
+    "failed   tries on it, 1 min",
     "lag      age of its data at most",
+    "clients  this is one, over HTTP",
 ];
 
 /// Draws all of it.
@@ -99,12 +108,12 @@ fn put(frame: &mut Frame, area: Rect, lines: &[Line]) {
 fn head(state: &State, width: usize, palette: Palette, now: Instant) -> Vec<Line<'static>> {
     let document = &state.document;
     let mut lines = vec![Line::styled(title(state, width), palette.quiet())];
-    if let Some(failure) = &state.failure {
-        let for_seconds = now.saturating_duration_since(failure.since).as_secs_f64();
-        let silent = format!("no answer for {}", time(for_seconds));
+    if let Some(reason) = &state.failure {
+        let silent_for = now.saturating_duration_since(state.answered).as_secs_f64();
+        let silent = format!("no answer for {}", age(silent_for));
         let since = clock(&document.at).map(|at| format!("last seen at {at}"));
         let items: Vec<String> =
-            [Some(silent), since, Some(failure.reason.to_string())].into_iter().flatten().collect();
+            [Some(silent), since, Some(reason.to_string())].into_iter().flatten().collect();
         let lost = flowed(&items, width, 3);
         lines.extend(lost.into_iter().map(|line| Line::styled(line, palette.verdict(false))));
     }
@@ -115,7 +124,8 @@ fn head(state: &State, width: usize, palette: Palette, now: Instant) -> Vec<Line
         let text = format!("{} gives no list: {}", &*source.name, &*source.error);
         lines.push(Line::styled(shortened(&text, width), palette.warning()));
     }
-    lines.extend(flowed(&totals(document), width, 3).into_iter().map(Line::from));
+    lines.extend(flowed(&now_items(document), width, 1).into_iter().map(Line::from));
+    lines.extend(flowed(&minute_items(document), width, 3).into_iter().map(Line::from));
     lines
 }
 
@@ -123,7 +133,7 @@ fn head(state: &State, width: usize, palette: Palette, now: Instant) -> Vec<Line
 fn title(state: &State, width: usize) -> String {
     let document = &state.document;
     let name = format!("lb {} at {}", &*document.version, &*state.source);
-    let up_for = format!("running for {}", time(document.uptime_seconds));
+    let up_for = format!("running for {}", age(document.uptime_seconds));
     let left = flowed(&[name, up_for], width, 1).concat();
     match clock(&document.at) {
         Some(at) if left.width() + at.width() + 2 <= width => {
@@ -150,47 +160,49 @@ fn verdict(document: &Document) -> (bool, Vec<String>) {
         items.push(format!("it ends: {}", &*document.phase));
     }
     items.extend(failing.iter().map(|backend| {
-        format!("{} {} for {}", &*backend.name, &*backend.state, time(backend.state_seconds))
+        let name = shortened(&backend.name, LONGEST_NAME);
+        format!("{name} {} for {}", &*backend.state, age(backend.state_seconds))
     }));
     (failing.is_empty() && up > 0 && is_serving, items)
 }
 
-/// The figures of the whole balancer, the most important first.
-fn totals(document: &Document) -> Vec<String> {
+/// What the whole balancer does now.
+fn now_items(document: &Document) -> Vec<String> {
     let clients = &document.clients;
-    let total = clients.http.saturating_add(clients.resp).saturating_add(clients.new);
-    let mut items = vec![format!("{} reads/s", rate(document.requests.per_second))];
-    if let Some(minute) = &document.last_minute {
-        let failed = minute.refused.unanswered.saturating_add(minute.cut_answers);
-        items.push(format!("{} reads failed", grouped(failed)));
-        items.push(format!("{} errors of backends", grouped(minute.errors)));
-        let latency = minute.latency_ms;
-        items.push(format!(
-            "p50 {} · p99 {} · p99.9 {} ms",
-            millis(latency.p50),
-            millis(latency.p99),
-            millis(latency.p99_9)
-        ));
-        if minute.seconds < 59.0 {
-            items.push(format!("in the last {}", time(minute.seconds)));
-        } else {
-            items.push("in the last minute".to_owned());
-        }
-    }
-    let (http, redis) = (grouped(clients.http), grouped(clients.resp));
-    let noun = if total == 1 { "client" } else { "clients" };
-    items.push(format!("{} {noun} ({redis} Redis, {http} HTTP)", grouped(total)));
-    items
+    let parts = [clients.http, clients.resp, clients.new];
+    let all = parts.iter().fold(0, |sum: u64, part| sum.saturating_add(*part));
+    let [http, redis, new] = parts.map(grouped);
+    vec![
+        format!("{} requests/s", rate(document.requests.per_second)),
+        format!("{} ({http} http, {redis} redis, {new} new)", count(all, "client")),
+    ]
 }
 
-/// The commands that backends answered most often in the last minute, or, where that is not told, that were sent most often.
+/// What it has done in the last minute, the most important first.
+fn minute_items(document: &Document) -> Vec<String> {
+    let Some(minute) = &document.last_minute else { return Vec::new() };
+    let window = match minute.seconds {
+        seconds if seconds < MINUTE_SECONDS => format!("in the last {}", age(seconds.max(1.0))),
+        _ => "in the last minute".to_owned(),
+    };
+    let of = minute.latency_ms;
+    let [p50, p99, p99_9] = [of.p50, of.p99, of.p99_9].map(latency);
+    vec![
+        format!("{window}: {} unanswered", grouped(minute.refused.unanswered)),
+        format!("{} broke off", grouped(minute.cut_answers)),
+        format!("{} failed tries", grouped(minute.errors)),
+        format!("p50 {p50} · p99 {p99} · p99.9 {p99_9} ms"),
+    ]
+}
+
+/// The commands that were sent most often in the last minute, or, where that is not told, since the start.
 fn commands(document: &Document, width: usize, palette: Palette) -> Vec<Line<'static>> {
     let seconds = document.last_minute.as_ref().map(|minute| minute.seconds.max(1.0));
     let mut commands: Vec<(f64, &str, String)> = Vec::new();
     for command in &document.commands {
         match (&command.last_minute, seconds) {
             (Some(minute), Some(seconds)) => {
-                let per_second = minute.answered as f64 / seconds;
+                let per_second = minute.count as f64 / seconds;
                 commands.push((per_second, &command.name, rate(per_second)));
             }
             _ => commands.push((command.count as f64, &command.name, grouped(command.count))),
@@ -202,7 +214,7 @@ fn commands(document: &Document, width: usize, palette: Palette) -> Vec<Line<'st
     if commands.is_empty() {
         return Vec::new();
     }
-    let title = if seconds.is_some() { "reads/s" } else { "since start" };
+    let title = if seconds.is_some() { "requests/s" } else { "since start" };
     let figure_width = commands.iter().map(|(.., figure)| figure.len()).max().unwrap_or(0);
     let figure_width = figure_width.max(title.len());
     let name_width = width.saturating_sub(figure_width + 2).min(24);

@@ -6,13 +6,16 @@
 const POLL_MS = 500;
 const HIDDEN_POLL_MS = 5000;
 const TIMEOUT_MS = 3000;
-const WINDOW = 300; // seconds that are shown
+const WINDOW = 300; // seconds that are kept
+const SPANS = { 60: "minute", 120: "two minutes", [WINDOW]: "five minutes" }; // seconds that are shown, in words
 const RATE_MS = 900; // shortest time over which the live point of the request chart is measured
 const CPU_MS = 5000;
 const RECENT_MS = 10000; // how long counters are kept, for rates
 const COLOURS = 8; // where there are more backends, the last colour is that of all others
-const TAIL = 10; // characters at the end of a name that stay when its middle is left out
+const TAIL = 10; // characters at the end of a name that stay when its middle is left out: a port, with a whole word
+const LONGEST_TAIL = 18;
 const LONGEST_NAME = 34; // characters, in the header
+const LONGEST_OVERALL = 50; // characters in the header beside the links
 const LONGEST_CELL = 44; // characters, in the table
 const SERIES = ["leases", "requests", "errors", "p99_ms", "state"];
 
@@ -20,6 +23,7 @@ const past = { last: null, backends: [] }; // the history: the last WINDOW sampl
 let now = null; // the newest status
 let recent = []; // the last counters, oldest first
 let answeredAt = null; // when lb last answered
+let span = 60; // seconds that are shown: few at first, so that there is something to see
 let hover = null; // seconds ago that the pointer is at
 
 // ---- Elements
@@ -88,9 +92,16 @@ function chip(group) {
   return draw("svg", { viewBox: "0 0 12 12", class: "chip", "aria-hidden": "true" }, square);
 }
 
+/** Where the end of a name begins that stays: at a whole word, if there is a short one. */
+function tailOf(name) {
+  const word = Math.max(name.lastIndexOf("."), name.lastIndexOf("/"));
+  const start = name.length - word <= LONGEST_TAIL ? word + 1 : name.length;
+  return Math.max(0, Math.min(start, name.length - TAIL));
+}
+
 /** A name of which, where there is no room, the middle is left out: both ends tell names apart. */
 function shortened(name) {
-  const cut = Math.max(0, name.length - TAIL);
+  const cut = tailOf(name);
   const parts = [name.slice(0, cut), name.slice(cut)].filter(Boolean);
   const ends = parts.map((part, k) => make("span", { class: k === 0 && cut > 0 ? "start" : "end" }, part));
   return make("span", { class: "name", title: name }, ...ends);
@@ -99,7 +110,8 @@ function shortened(name) {
 /** Leaves out the middle of a text that is too long. */
 function middleOut(text, most) {
   if (text.length <= most) return text;
-  return `${text.slice(0, most - TAIL - 1)}…${text.slice(-TAIL)}`;
+  const end = text.slice(tailOf(text));
+  return `${text.slice(0, most - end.length - 1)}…${end}`;
 }
 
 // ---- Groups: the backends of one colour. Each is its own group, unless there are more than colours.
@@ -150,7 +162,7 @@ function bytes(value) {
   if (value == null) return "–";
   const mib = value / 2 ** 20;
   if (value < 1024) return `${value} B`;
-  if (mib < 0.1) return `${(value / 1024).toFixed(value < 10240 ? 1 : 0)} KiB`;
+  if (mib < 1) return `${(value / 1024).toFixed(value < 10240 ? 1 : 0)} KiB`;
   return mib < 1024 ? `${mib.toFixed(mib < 10 ? 1 : 0)} MiB` : `${(mib / 1024).toFixed(1)} GiB`;
 }
 
@@ -184,13 +196,13 @@ function quantiles({ p50, p99, p99_9 }) {
 function milliseconds(value) {
   if (value == null) return "–";
   if (value >= 10000) return `${(value / 1000).toFixed(1)} s`;
-  return value.toFixed(value < 1 ? 2 : value < 100 ? 1 : 0);
+  return value < 100 ? value.toFixed(value < 1 ? 2 : 1) : exact(Math.round(value));
 }
 
 const cssShare = (part, whole) => `${Math.min(100, (100 * part) / whole).toFixed(2)}%`;
 const percent = (share, digits = 0) => (share == null ? "–" : `${(share * 100).toFixed(digits)} %`);
 const clock = (at) => new Date(at).toLocaleTimeString("en-GB");
-const windowOf = (seconds) => (seconds >= 58.5 ? "in the last minute" : `in the last ${Math.max(1, Math.round(seconds))} s`);
+const windowOf = (seconds) => (seconds >= 58.5 ? "in the last minute" : `in the last ${Math.max(1, Math.round(seconds))}\u00a0s`);
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 const last = (values) => values[values.length - 1];
 const answered = (requests) => requests.http + requests.resp;
@@ -235,6 +247,8 @@ function remember({ last: newest, backends }) {
     return Object.fromEntries(SERIES.map((name) => [name, joined(name).slice(-WINDOW)]));
   });
   past.last = newest;
+  const longest = Math.max(0, ...past.backends.map((backend) => backend.state.length));
+  span = Object.keys(SPANS).map(Number).find((seconds) => longest <= seconds);
 }
 
 function count({ process, backends }) {
@@ -314,6 +328,7 @@ function showOverall({ level, text, brief }) {
     heading.querySelector(".icon").replaceWith(icon(level));
     showFavicon(level);
   }
+  heading.classList.toggle("long", text.length > LONGEST_OVERALL);
   put(find(heading, "overall"), text, now === null ? "" : now.backends.map((b) => `${b.name} ${b.state}`).join("\n"));
   const mark = { up: "", suspect: "⚠ ", down: "✕ " }[level];
   document.title = `${mark}${brief} – redis-lb`;
@@ -356,6 +371,7 @@ function showConfiguration({ file, loaded_at, refused }) {
 function showWindow({ at, last_minute }) {
   for (const element of document.querySelectorAll("[data-window]")) put(element, windowOf(last_minute.seconds));
   put(byId("as-of"), `as of ${stamp(at)} ${offset(at)}`, at);
+  put(byId("span"), `state in the last ${SPANS[span]}:`);
   put(byId("offset"), `times are ${offset(at)}`);
 }
 
@@ -364,8 +380,9 @@ function showTiles(status) {
   const connected = clients.http + clients.resp + clients.new;
   const total = answered(last_minute.requests);
   showTile("requests_per_second", compact(requests.per_second), `${exact(total)} ${windowOf(last_minute.seconds)}`, exact(requests.per_second));
-  const [http, resp, fresh] = [clients.http, clients.resp, clients.new].map(compact);
-  showTile("clients", compact(connected), `${http} http · ${resp} redis · ${fresh} new`, exact(connected));
+  const [http, resp] = [clients.http, clients.resp].map(compact);
+  const fresh = clients.new === 0 ? "" : ` · ${compact(clients.new)} new`;
+  showTile("clients", compact(connected), `${http} HTTP · ${resp} Redis${fresh}`, exact(connected));
   put(document.querySelector(".clients dt"), `Clients, at most ${exact(clients.max)}`);
   document.querySelector(".meter i").style.width = cssShare(connected, clients.max);
   const { latency_ms } = last_minute;
@@ -379,7 +396,7 @@ function showTiles(status) {
   showTile("sent", `${bytes(Math.round(sent))}/s`, `in: ${bytes(Math.round(received))}/s`);
   const used = `${bytes(process.resident_bytes)} · ${exact(process.threads)} threads`;
   showTile("process", percent(cpuShare()), used);
-  put(find(byId("process"), "held"), `${bytes(memory.held_bytes)} of ${bytes(memory.max_bytes)}`);
+  put(find(byId("process"), "held"), `${bytes(memory.held_bytes)}, at most ${bytes(memory.max_bytes)}`);
   put(find(byId("process"), "log_lines_dropped"), exact(status.log_lines_dropped));
   showHitRate(status);
   const sums = last(stack(past.backends.map((b) => b.requests))) ?? [];
@@ -409,13 +426,19 @@ const CURVE = 24; // their height
 function spark(kind, group = null) {
   const paths = ["area", "line", "faults"].map((name) => draw("path", { class: name }));
   const className = group === null ? "spark" : `spark ${colour(group)}`;
-  const box = { viewBox: `0 0 ${WINDOW} ${CURVE}`, preserveAspectRatio: "none", "aria-hidden": "true" };
+  const box = { preserveAspectRatio: "none", "aria-hidden": "true" };
   return draw("svg", { ...box, class: className, "data-spark": kind }, draw("g", { class: "spans" }), ...paths);
+}
+
+/** Makes a curve as wide as the seconds that are shown; returns where these values begin in it. */
+function fit(svg, values) {
+  attribute(svg, "viewBox", `0 0 ${span} ${CURVE}`);
+  return span - values.length;
 }
 
 /** Draws values, the newest at the right, with gaps where they are null; the spans of `states` are the background. */
 function drawSpark(svg, values, top, states) {
-  const offset = WINDOW - values.length;
+  const offset = fit(svg, values);
   const pieces = [];
   values.forEach((value, k) => {
     if (value === null) return;
@@ -432,7 +455,7 @@ function drawSpark(svg, values, top, states) {
 
 /** Draws one rectangle for each span of one state. */
 function drawSpans(svg, states, isShown) {
-  const offset = WINDOW - states.length;
+  const offset = fit(svg, states);
   const spans = [];
   states.forEach((state, k) => {
     if (state !== states[k - 1]) spans.push({ state, from: k, to: k });
@@ -445,7 +468,7 @@ function drawSpans(svg, states, isShown) {
 
 /** Draws a tick for each second with errors. */
 function drawFaults(svg, errors) {
-  const offset = WINDOW - errors.length + 0.5;
+  const offset = fit(svg, errors) + 0.5;
   const ticks = errors.map((number, k) => (number > 0 ? `M${offset + k} 0v7` : ""));
   svg.querySelector(".faults").setAttribute("d", ticks.join(""));
 }
@@ -494,7 +517,7 @@ class Chart {
 
   /** Returns the x position of the moment this many seconds ago. */
   x(ago) {
-    return this.width - RIGHT - (ago / WINDOW) * (this.width - RIGHT - LEFT);
+    return this.width - RIGHT - (ago / span) * (this.width - RIGHT - LEFT);
   }
 
   y(value) {
@@ -510,7 +533,7 @@ class Chart {
     this.step = niceStep(highest / 4);
     this.top = Math.max(1, Math.ceil((highest * 1.04) / this.step)) * this.step;
     this.drawGrid();
-    put(this.empty, highest === 0 ? "None in the last five minutes" : "");
+    put(this.empty, highest === 0 ? `None in the last ${SPANS[span]}` : "");
     this.layers.forEach((layer, group) => {
       layer.setAttribute("d", this.area(stacks[group], group > 0 ? stacks[group - 1] : null));
     });
@@ -527,7 +550,7 @@ class Chart {
   }
 
   drawGrid() {
-    const key = `${this.top} ${this.step}`;
+    const key = `${this.top} ${this.step} ${span}`;
     if (this.grid.dataset.key === key) return;
     this.grid.dataset.key = key;
     const [right, base] = [this.width - RIGHT, this.height - BOTTOM];
@@ -538,10 +561,11 @@ class Chart {
       else parts.push(draw("path", { d: `M${LEFT} ${y}H${right}` }));
       parts.push(draw("text", { x: LEFT - 8, y: y + 4, class: "end" }, compact(value)));
     }
-    for (let minute = 1; minute <= WINDOW / 60; minute += 1) {
-      const x = Math.round(this.x(minute * 60)) + 0.5;
+    const step = Math.min(60, span / 4);
+    for (let ago = step; ago <= span; ago += step) {
+      const x = Math.round(this.x(ago)) + 0.5;
       parts.push(draw("path", { d: `M${x} ${TOP}V${base}` }));
-      parts.push(draw("text", { x, y: this.height - 4 }, `−${minute} min`));
+      parts.push(draw("text", { x, y: this.height - 4 }, ago % 60 === 0 ? `−${ago / 60} min` : `−${ago} s`));
     }
     parts.push(draw("text", { x: this.width - 2, y: this.height - 4, class: "end" }, "now"));
     this.grid.replaceChildren(...parts);
@@ -550,7 +574,7 @@ class Chart {
   /** Draws a tick on the time axis for each change of state. */
   drawMarks() {
     const ago = (change) => (Date.parse(now.at) - Date.parse(change.at)) / 1000;
-    const recent = now.changes.filter((change) => ago(change) <= WINDOW);
+    const recent = now.changes.filter((change) => ago(change) <= span);
     this.marks.replaceChildren(...recent.map((change) => this.mark(change, Math.max(0, ago(change)))));
   }
 
@@ -566,7 +590,7 @@ class Chart {
   point(event) {
     const box = this.host.getBoundingClientRect();
     const share = (this.width - RIGHT - (event.clientX - box.left)) / (this.width - RIGHT - LEFT);
-    hover = share >= 0 && share <= 1 ? Math.round(share * WINDOW) : null;
+    hover = share >= 0 && share <= 1 ? Math.round(share * span) : null;
     drawCharts();
   }
 
@@ -580,14 +604,14 @@ class Chart {
     const names = groupNames(now.backends);
     const rows = values.map(({ group, value }) => tipRow(chip(group), shortened(names[group]), value));
     this.tip.replaceChildren(tipRow("", when, total(values)), ...rows);
-    const isRight = hover < WINDOW / 2;
+    const isRight = hover < span / 2;
     this.tip.style.left = isRight ? "" : `${this.x(hover) + 12}px`;
     this.tip.style.right = isRight ? `${this.width - this.x(hover) + 12}px` : "";
   }
 
   summary(live) {
     const each = groupNames(now.backends).map((name, group) => `${name} ${compact(live[group])}`);
-    return `${this.what}, five minutes, stacked by backend. Now ${compact(sum(live))}: ${each.join(", ")}.`;
+    return `${this.what} of the last ${SPANS[span]}, stacked by backend. Now ${compact(sum(live))}: ${each.join(", ")}.`;
   }
 }
 
@@ -749,7 +773,7 @@ const shortTime = (seconds) => (seconds < 60 ? `${Math.floor(seconds)} s` : dura
 
 /** Says how often a backend was down, and how long in all. */
 function outages({ times_down, down_seconds }) {
-  return times_down === 0 ? "–" : `${exact(times_down)}× · ${shortTime(down_seconds)}`;
+  return times_down === 0 ? "0" : `${exact(times_down)}× · ${shortTime(down_seconds)}`;
 }
 
 /** What there is to say of a backend beside the columns, as names and texts. */
@@ -806,7 +830,9 @@ function showRow([row, why, details], backend) {
   const within = windowOf(last_minute.seconds);
   const total = answered(last_minute.requests);
   show("per_second", compact(requests.per_second), `${exact(total)} ${within}`);
-  for (const name of ["leases", "keys"]) figure(name, backend[name]);
+  figure("leases", backend.leases);
+  show("keys", backend.keys === null ? "–" : countOf(backend.keys), exact(backend.keys));
+  find(row, "lag").parentElement.classList.toggle("absent", backend.role !== "replica");
   show("lag", lag(backend), backend.lag_seconds === null ? "" : `heard from its primary ${exact(backend.lag_seconds)} s before the last check`);
   show("quantiles", quantiles(last_minute.latency_ms));
   show("failed", compact(last_minute.errors), `${exact(last_minute.errors)} ${within}, ${exact(backend.errors)} since the start`);

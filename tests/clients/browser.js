@@ -5,9 +5,8 @@
 
 'use strict';
 
-const fs = require('node:fs');
 const readline = require('node:readline');
-const { launch } = require('./chromium.js');
+const { findings, isTooWide, launch } = require('./chromium.js');
 
 const origin = process.argv[2];
 
@@ -80,14 +79,6 @@ async function browse(page, first) {
   }
 }
 
-/** What axe-core finds wrong with the page for people who can't see it well, or use no mouse. */
-async function findings(page) {
-  await page.evaluate(fs.readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8'));
-  const { violations } = await page.evaluate(() => window.axe.run({ resultTypes: ['violations'] }));
-  const describe = ({ id, nodes }) => nodes.map(({ html, failureSummary }) => `${id}: ${html}: ${failureSummary}`);
-  return violations.flatMap(describe);
-}
-
 /** The element that has the focus; null for the page itself. */
 const focused = (page) => page.evaluate(() => {
   const element = document.activeElement;
@@ -154,7 +145,7 @@ async function main() {
     press: (key) => page.keyboard.press(key),
     heightOf: (selector) => page.$eval(selector, (element) => element.getBoundingClientRect().height),
     phone: () => page.setViewportSize({ width: 360, height: 740 }),
-    isTooWide: () => page.evaluate(() => document.documentElement.scrollWidth > window.innerWidth),
+    isTooWide: () => isTooWide(page),
     browse: (where) => browse(page, where),
     search: async (text) => {
       await page.goto(`${origin}/`);

@@ -6,6 +6,9 @@ Usage: screen.py COLUMNS ROWS PROGRAM ARGUMENTS…
 ["type", "q"]           types text
 ["resize", [40, 10]]    changes the size of the window
 ["signal", 15]          sends a signal
+["stopped"]             waits until the program is stopped: whether the terminal is as it was before
+["hangup"]              closes the terminal, and waits for the end: the exit code, or minus the signal
+["forget"]              shows nothing, as if another program had wiped the screen
 ["wait"]                waits for the end: the exit code, or minus the signal; whether the terminal is as it was before;
                         and all that was written
 """
@@ -16,6 +19,7 @@ import json
 import os
 import pty
 import re
+import resource
 import select
 import struct
 import sys
@@ -68,6 +72,7 @@ class Terminal:
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.pid, self.file = pty.fork()
         if self.pid == 0:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
             os.execv(arguments[0], arguments)
         self.before = termios.tcgetattr(self.file)
@@ -97,9 +102,34 @@ class Terminal:
             fcntl.ioctl(self.file, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         elif step == "signal":
             os.kill(self.pid, argument)
+        elif step == "stopped":
+            return self.stopped()
+        elif step == "hangup":
+            return self.hangup()
+        elif step == "forget":
+            self.screen.resize(self.screen.columns, self.screen.rows)
         elif step == "wait":
             return self.wait()
         return None
+
+    def stopped(self):
+        deadline = time.monotonic() + TIMEOUT
+        while time.monotonic() < deadline:
+            self.read(0.05)
+            pid, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED)
+            if pid:
+                return os.WIFSTOPPED(status) and termios.tcgetattr(self.file) == self.before
+        return False
+
+    def hangup(self):
+        os.close(self.file)
+        self.file = os.pipe()[0]
+        deadline = time.monotonic() + TIMEOUT
+        ended, status = 0, 0
+        while not ended and time.monotonic() < deadline:
+            time.sleep(0.05)
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if ended else None
 
     def wait(self):
         deadline = time.monotonic() + TIMEOUT

@@ -281,7 +281,7 @@ fn the_status_page_has_the_counts_of_the_clients_to_the_unit() {
     }
     assert_eq!(row(&shown, &servers[1])["failed"], errors.as_str());
     let window = shown["window"].as_str().expect("text");
-    assert!(window.starts_with("in the last ") && window.ends_with(" s"), "{window}");
+    assert!(window.starts_with("in the last ") && window.ends_with("\u{a0}s"), "{window}");
 }
 
 #[test]

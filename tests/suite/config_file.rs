@@ -558,8 +558,8 @@ fn the_example_has_every_key_at_its_default() {
         let name = line.strip_prefix('#').and_then(|line| line.split_once(" = "));
         *line == "#[[backend]]"
             || name.is_some_and(|(name, _)| {
-            has_default(name) && name.chars().all(|c| c == '-' || c.is_ascii_lowercase())
-        })
+                has_default(name) && name.chars().all(|c| c == '-' || c.is_ascii_lowercase())
+            })
     };
     for flag in flags().iter().filter_map(Arg::get_long).filter(|key| *key != "backend") {
         let begin = format!("#{flag} = ");

@@ -178,7 +178,7 @@ fn nobody_gets_older_data_than_asked_for_while_links_trickle_or_stall() {
 #[test]
 fn a_replica_that_lacks_too_much_is_left_for_another_and_comes_back_when_it_has_caught_up() {
     for (bound, why) in [
-        (["--max-lag-bytes", "100KiB"], "MiB of its primary's writes (--max-lag-bytes 100.0 KiB)"),
+        (["--max-lag-bytes", "100KiB"], "MiB of its primary's writes (--max-lag-bytes 100 KiB)"),
         (["--max-lag", "1s"], "s old (--max-lag 1s)"),
     ] {
         let mut primary = primary();

@@ -187,7 +187,7 @@ fn a_transaction_that_is_too_long_is_aborted_and_the_session_goes_on() {
     for _ in 0..127 {
         assert_eq!(session.call(&get), "+QUEUED\r\n");
     }
-    assert_eq!(session.call(&get), "-ERR at most 64.0 MiB may be queued after MULTI\r\n");
+    assert_eq!(session.call(&get), "-ERR at most 64 MiB may be queued after MULTI\r\n");
     let aborted = "-EXECABORT Transaction discarded because of previous errors.\r\n";
     assert_eq!(session.call("EXEC"), aborted);
     session.call("MULTI");

@@ -121,3 +121,25 @@ fn collect_names(value: &Value, names: &mut Vec<String>) {
         _ => {}
     }
 }
+
+#[test]
+fn reads_over_http_have_their_latency_beside_the_commands() {
+    let server = RedisServer::start();
+    server.command(&["SET", "key", "1"]);
+    let lb = Balancer::start(&[&server]);
+    // The first goes by a connection of its own, the others by a shared one.
+    for path in ["/key", "/key", "/key", "/none", "/"] {
+        lb.get(path);
+    }
+    let commands = status(&lb)["commands"].clone();
+    let metrics = String::from_utf8(lb.get("/-/metrics").body).expect("text");
+    for (name, count) in [("GET /KEY", 4), ("GET / (listing)", 1)] {
+        let mut all = commands.as_array().expect("a list").iter();
+        let minute = &all.find(|one| one["name"] == name).expect("it is there")["last_minute"];
+        assert_eq!((&minute["count"], &minute["answered"]), (&count.into(), &count.into()));
+        assert!(minute["latency_ms"]["p50"].is_number(), "{minute}");
+        let timed =
+            format!("redis_lb_command_duration_seconds_count{{command=\"{name}\"}} {count}");
+        assert!(metrics.contains(&timed), "{timed}");
+    }
+}

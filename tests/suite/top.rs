@@ -28,7 +28,7 @@ fn it_shows_who_is_down_at_any_size_and_leaves_the_terminal_as_it_was() {
     client.call("GET none");
     let mut top = Screen::start((120, 24), LB, &["top", &lb.url("")], &[]);
     top.wait_for("3 of 3 up");
-    top.wait_for("(1 Redis, ");
+    top.wait_for(", 1 redis, ");
     servers[1].kill();
     let down = servers[1].address();
     let verdict = top.wait_for("2 of 3 up");
@@ -43,11 +43,11 @@ fn it_shows_who_is_down_at_any_size_and_leaves_the_terminal_as_it_was() {
     assert!(top.lines().iter().all(|line| line.chars().count() <= 40));
     top.resize(120, 24);
     top.type_text("s");
-    top.wait_for("s order: reads/s");
+    top.wait_for("s order: requests/s");
     top.type_text("?");
     top.wait_for("any other key closes it");
     top.type_text("x");
-    top.wait_for("s order: reads/s");
+    top.wait_for("s order: requests/s");
     top.type_text("q");
     let end = top.wait();
     assert_eq!(end.code, Some(0), "{end:?}");
@@ -81,6 +81,38 @@ fn a_balancer_that_is_gone_is_missed_and_found_again() {
     assert_eq!(end.code, Some(-15), "{end:?}");
     assert!(!end.written.contains("\x1b[38;5;"), "NO_COLOR");
     assert_restored(&end);
+}
+
+#[test]
+fn it_keeps_up_while_a_key_is_held_and_can_be_stopped_and_drawn_again() {
+    let mut servers = three_servers();
+    let lb =
+        Balancer::start_with(&servers.each_ref(), &["--check-interval", "200ms", "--fall", "1"]);
+    let mut top = Screen::start((100, 20), LB, &["top", &lb.url("")], &[]);
+    top.wait_for("3 of 3 up");
+    servers[1].kill();
+    crate::support::wait_until("it is shown while a key is held", || {
+        top.type_text("j");
+        top.lines().iter().any(|line| line.contains("2 of 3 up"))
+    });
+
+    top.signal(20);
+    assert!(top.is_restored_while_stopped());
+    top.wipe();
+    top.signal(18);
+    top.wait_for("2 of 3 up");
+    top.wipe();
+    top.type_text("\x0c");
+    top.wait_for("2 of 3 up");
+
+    top.signal(3);
+    let end = top.wait();
+    assert_eq!(end.code, Some(-3), "{end:?}");
+    assert_restored(&end);
+
+    let mut closed = Screen::start((100, 20), LB, &["top", &lb.url("")], &[]);
+    closed.wait_for("2 of 3 up");
+    assert_eq!(closed.close(), Some(-1), "it ends with its window");
 }
 
 #[test]

@@ -138,6 +138,9 @@ fn listings_and_pages_show_only_what_the_user_may_read() {
     }
     let listing = get(&lb, "/?limit=100&format=json", "app:secret").json();
     assert_eq!(listing["count"], 2);
+    let page = get(&lb, "/?limit=100&format=html", "app:secret").body;
+    let page = String::from_utf8_lossy(&page);
+    assert!(page.contains("2 keys here") && page.contains("1 more key not shown"), "{page}");
     // A page of keys stands where the user may not read a key of that name.
     let answer = get(&lb, "/app", "app:secret");
     assert!([200, 403].contains(&answer.status), "{answer:?}");

@@ -17,8 +17,8 @@ use super::exchange::{HTTP_READ_BYTES, ReadError, ReadOutcome};
 use super::freshness::{self, MaxStaleness, TooOld};
 use super::json::{write_listing, write_value, write_values};
 use super::response::{
-    Caching, LocalResponse, SentResponse, add_backend_headers, add_timing, begin, complete,
-    write_error,
+    AnsweredBy, Caching, LocalResponse, SentResponse, add_backend_headers, add_timing, begin,
+    complete, write_error,
 };
 use super::rights::{Caller, Rights};
 use crate::backend::{BackendError, Class, is_not_permitted};
@@ -32,7 +32,7 @@ use crate::http::target::{Format, KeyQuery, KeysQuery, PageQuery};
 use crate::http::{BackendFailure, ErrorBody, Request, ResponseWriter, Version};
 use crate::logging::access_log::Event;
 use crate::memory::Share;
-use crate::metrics::{BackendMetrics, Outcome, Refusal};
+use crate::metrics::{CommandId, Outcome, Refusal};
 use crate::session::client::{Client, ClientHandle};
 
 /// How often a read starts again because the value changed while it was read.
@@ -91,6 +91,14 @@ impl ReadQuery {
             Self::Page(page) | Self::Key(_, Some(page)) => page.cursor.is_some(),
             Self::Key(key, None) => key.cursor.is_some(),
             Self::Keys(_) => false,
+        }
+    }
+
+    /// Returns the kind of request as which it is timed.
+    pub fn kind(&self) -> CommandId {
+        match self {
+            Self::Key(..) | Self::Keys(_) => CommandId::HTTP_KEYS,
+            Self::Page(_) => CommandId::HTTP_LISTINGS,
         }
     }
 
@@ -362,7 +370,8 @@ impl BalancedRead<'_, '_, '_> {
             response.answered(until);
             response.settle(self.read.validators(result.as_ref().ok().copied().flatten()));
             let time = until.saturating_duration_since(attempt.began);
-            self.complete(Some((&attempt.backend.metrics, time)), Outcome::Answered);
+            let (backend, kind) = (&attempt.backend.metrics, self.read.query.kind());
+            self.complete(Some(AnsweredBy { backend, kind, time }), Outcome::Answered);
         }
         result.map(|_| ())
     }
@@ -414,7 +423,7 @@ impl BalancedRead<'_, '_, '_> {
     }
 
     /// Counts the request, before the end of its response.
-    fn complete(&self, answered_by: Option<(&BackendMetrics, Duration)>, outcome: Outcome) {
+    fn complete(&self, answered_by: Option<AnsweredBy>, outcome: Outcome) {
         complete(&self.balancer.metrics, answered_by, self.response.sent_status(), outcome);
     }
 

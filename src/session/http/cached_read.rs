@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::balanced::HttpRead;
-use super::response::{Caching, SentResponse, add_backend_headers, add_timing, begin, complete};
+use super::response::{
+    AnsweredBy, Caching, SentResponse, add_backend_headers, add_timing, begin, complete,
+};
 use super::shared_read::{is_read_at_once, write_reply};
 use crate::backend::Class;
 use crate::balance::Balancer;
@@ -195,7 +197,8 @@ fn send(
         response.write_all(&page.body)?;
         response.settle(read.validators(page.digest));
         let message = response.held_message();
-        let answered_by = answer.time.map(|time| (&backend.metrics, time));
+        let (backend, kind) = (&backend.metrics, read.query.kind());
+        let answered_by = answer.time.map(|time| AnsweredBy { backend, kind, time });
         complete(&balancer.metrics, answered_by, response.sent_status(), Outcome::Answered);
         response.writer().write_all(&message)?;
         response.writer().flush()

@@ -355,22 +355,30 @@ fn refused_method(name: &str) -> Refusal {
     }
 }
 
-/// Counts a request that is over, with the status of its response. If a backend has answered it, `answered_by` is that and the
-/// time until its reply began.
+/// How a backend has answered a request.
+pub(super) struct AnsweredBy<'a> {
+    pub backend: &'a BackendMetrics,
+    /// The kind of the request.
+    pub kind: CommandId,
+    /// Time until the reply began.
+    pub time: Duration,
+}
+
+/// Counts a request that is over, with the status of its response.
 pub(super) fn complete(
     metrics: &Metrics,
-    answered_by: Option<(&BackendMetrics, Duration)>,
+    answered_by: Option<AnsweredBy>,
     status: u16,
     outcome: Outcome,
 ) {
-    let (backend, time) = answered_by.unzip();
+    let answered_by = answered_by.as_ref();
     metrics.complete(&Completion {
         protocol: WireProtocol::Http,
-        command: CommandId::default(),
+        command: answered_by.map_or(CommandId::default(), |by| by.kind),
         status: Some(status),
-        backend,
+        backend: answered_by.map(|by| by.backend),
         count: 1,
-        time: time.unwrap_or_default(),
+        time: answered_by.map_or(Duration::ZERO, |by| by.time),
         outcome,
     });
 }

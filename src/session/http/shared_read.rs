@@ -11,7 +11,9 @@ use std::time::Instant;
 
 use super::balanced::HttpRead;
 use super::freshness;
-use super::response::{Caching, SentResponse, add_backend_headers, add_timing, begin, complete};
+use super::response::{
+    AnsweredBy, Caching, SentResponse, add_backend_headers, add_timing, begin, complete,
+};
 use crate::backend::Class;
 use crate::backend::reply_router::{Progress, Sink};
 use crate::backend::shared::{ClientReplyRouter, Entry, SharedConnection, SharedFailure};
@@ -261,13 +263,13 @@ impl ResponseSink {
             return Err(sent);
         };
         let SentRead { read, backend, sent_at, value_type } = sent;
-        let HttpRead { request, caller, began, lease, key, .. } = *read;
+        let HttpRead { request, caller, query, began, lease, key, .. } = *read;
         let time = answered.saturating_duration_since(sent_at);
         if let Some(key) = key.filter(|_| value_type != ValueType::String) {
             self.balancer.slow_lane.record_late(backend.id, sent_at, &[key], time);
         }
         let (length, is_last) = (bytes.len(), !response.keep_alive);
-        let answered_by = Some((&backend.metrics, time));
+        let answered_by = Some(AnsweredBy { backend: &backend.metrics, kind: query.kind(), time });
         complete(&self.balancer.metrics, answered_by, response.status, Outcome::Answered);
         self.client.note_lease(None);
         drop(lease);

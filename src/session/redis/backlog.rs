@@ -3,9 +3,10 @@
 use std::io;
 use std::time::Duration;
 
-use crate::memory::{self, Share};
+use crate::memory::Share;
 use crate::net::client_stream::ClientStream;
 use crate::session::client::make_room;
+use crate::text::figures::size;
 
 /// How many bytes are read at a time.
 const STEP_BYTES: usize = 64 * 1024;
@@ -72,7 +73,7 @@ impl<'a> Backlog<'a> {
         if !is_stuck || nothing_taken_for < MAX_DEADLOCK || client.arrived_bytes() == 0 {
             return Ok(());
         }
-        let sent = memory::size(self.taken_in);
+        let sent = size(self.taken_in as u64);
         let why = format!("takes no replies, and has sent {sent} since (--client-backlog)");
         Err(io::Error::new(io::ErrorKind::TimedOut, why))
     }

@@ -7,11 +7,12 @@ use std::io;
 use super::replies::{Answered, SessionEnd};
 use crate::backend::Class;
 use crate::balance::slow::{Kinds, MAX_FAST_ARGUMENTS, ReadInfo, ReadKey, shown};
-use crate::memory::{OutOfMemory, Share, size};
+use crate::memory::{OutOfMemory, Share};
 use crate::policy::scripts::Scripts;
 use crate::policy::users::User;
 use crate::policy::{self, Policy, Script, Shape, Verdict};
 use crate::resp::{self, Command, CommandParser};
+use crate::text::figures::size;
 
 /// The most that may be queued between MULTI and EXEC, in bytes; all of it counts towards `--max-memory`. Client
 /// libraries send a pipeline as a transaction by default: 50,000 commands take 2 to 5 MiB. Redis has no limit but
@@ -86,7 +87,7 @@ impl<'a> Transaction<'a> {
     pub fn add(&mut self, command: &Command, shape: Shape, key: ReadKey) -> Answered {
         if self.bytes + command.bytes().len() > MAX_QUEUED_BYTES {
             self.abort();
-            let max = size(MAX_QUEUED_BYTES);
+            let max = size(MAX_QUEUED_BYTES as u64);
             return Err(format!("ERR at most {max} may be queued after MULTI").into());
         }
         if self.is_aborted {

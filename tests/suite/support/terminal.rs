@@ -125,6 +125,21 @@ impl Screen {
         self.step(json!(["signal", number]));
     }
 
+    /// Waits until the program is stopped. Returns whether the terminal is as it was before.
+    pub fn is_restored_while_stopped(&mut self) -> bool {
+        self.step(json!(["stopped"])) == true
+    }
+
+    /// Closes the window. Returns how the program ends: its exit code, or minus the number of the signal.
+    pub fn close(&mut self) -> Option<i64> {
+        self.step(json!(["hangup"])).as_i64()
+    }
+
+    /// Wipes the screen, without the program's knowledge.
+    pub fn wipe(&mut self) {
+        self.step(json!(["forget"]));
+    }
+
     /// Waits until the program ends.
     pub fn wait(&mut self) -> End {
         let end = self.step(json!(["wait"]));

@@ -1,10 +1,10 @@
 //! Which databases of a server have keys.
 
-use super::numbers::count;
 use super::page::link;
 use crate::http::target::link_to_keys;
 use crate::resp::command;
 use crate::session::http::rights::{Rights, may_count};
+use crate::text::figures::count;
 
 /// Most databases that are named.
 const MAX_NAMED: usize = 64;
@@ -16,16 +16,26 @@ pub(super) struct Database {
     pub keys: u64,
 }
 
-/// Reads the databases that have keys from `INFO keyspace`, as far as a user may know of them.
-pub(super) fn readable_databases(info: &str, rights: Option<&Rights>) -> Vec<Database> {
-    if !may_count(rights) {
-        return Vec::new();
-    }
+/// The databases of a server that have keys.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Databases {
+    /// Those of which the user may know.
+    pub named: Vec<Database>,
+    /// Whether there are no others.
+    pub are_all: bool,
+}
+
+/// Reads the databases that have keys from `INFO keyspace`, if that was told, as far as a user may know of them.
+pub(super) fn readable_databases(info: Option<&str>, rights: Option<&Rights>) -> Databases {
+    let Some(info) = info.filter(|_| may_count(rights)) else { return Databases::default() };
     let may_select = |number| {
         rights.is_none_or(|rights| rights.permits(command("SELECT").number(number)).is_ok())
     };
-    let databases = info.lines().filter_map(parse).filter(|one| may_select(one.number));
-    databases.take(MAX_NAMED).collect()
+    let mut named: Vec<Database> = info.lines().filter_map(parse).collect();
+    let count = named.len();
+    named.retain(|one| may_select(one.number));
+    named.truncate(MAX_NAMED);
+    Databases { are_all: named.len() == count, named }
 }
 
 /// Parses a line such as `db0:keys=1319,expires=0,avg_ttl=0`.
@@ -52,9 +62,10 @@ mod tests {
     fn databases_and_their_keys_are_read_from_info() {
         let info =
             "# Keyspace\r\ndb0:keys=1319,expires=0,avg_ttl=0\r\ndb12:keys=1,expires=1\r\nx:y\r\n";
-        let found = readable_databases(info, None);
+        let found = readable_databases(Some(info), None);
         let expected = [(0, 1319), (12, 1)].map(|(number, keys)| Database { number, keys });
-        assert_eq!(found, expected);
-        assert!(links(&found).ends_with("<a href=\"/?db=12\">database 12</a> (1 key)"));
+        assert_eq!(found, Databases { named: expected.into(), are_all: true });
+        assert!(links(&found.named).ends_with("<a href=\"/?db=12\">database 12</a> (1 key)"));
+        assert!(!readable_databases(None, None).are_all, "INFO was not permitted");
     }
 }

@@ -1,12 +1,11 @@
 //! A key's page: what is known of the key, and what the pages of all types have in common.
 
 use std::io::{self, Write};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::crumbs::{Subject, write_crumbs};
 use super::element::Element;
-use super::numbers::{count, date_in, duration, size};
-use super::page::{Frame, Pages, link, link_if_any, parts, shortened_to, type_badge, write_facts};
+use super::page::{Frame, Pages, link, parts, shortened, shortened_to, type_badge, write_facts};
 use crate::balance::cursor::MAX_SCAN_COUNT;
 use crate::http::target::{KeyQuery, Trail, link_to_key};
 use crate::http::{ErrorBody, ResponseWriter};
@@ -15,12 +14,15 @@ use crate::render::layout::Layout;
 use crate::resp::value_type::ValueType;
 use crate::resp::{CommandBuilder, reply};
 use crate::session::http::exchange::{Exchange, KeyInfo, ReadError, ReadOutcome};
-use crate::text::grouped;
+use crate::text::figures::{count, duration, grouped, size};
 use crate::text::is_hidden;
 
 /// Elements on one page. A hash or set that has no more is shown whole, without a cursor.
 pub(super) const PAGE_ELEMENTS: u64 = 500;
 const _: () = assert!(PAGE_ELEMENTS <= MAX_SCAN_COUNT);
+
+/// No date is shown for what is further off: calendars have no such years.
+const MAX_DATED: Duration = Duration::from_secs(1000 * 365 * 86_400);
 
 /// Longest name of a key or field that the headline shows whole.
 const HEADLINE_BYTES: usize = 200;
@@ -58,7 +60,7 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
     /// Begins the page with the key and what is known of it.
     pub fn begin(&mut self) -> Result<(), ReadError> {
         let (key, info) = (&self.query.key, &self.info);
-        self.frame.begin(self.response, &[key, " – redis-lb".as_bytes()].concat(), b"")?;
+        self.frame.begin(self.response, &[key], b"")?;
         write_crumbs(self.response, Subject::Key(key), self.query.database)?;
         write_name(self.response, key, "key")?;
         let value_type = info.value_type();
@@ -243,14 +245,16 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
         format!("{shown}… <span class=\"more\">cut, of {length} bytes{whole}</span>")
     }
 
-    /// Returns the name of a field as HTML: a link to its page, unless that would be long.
+    /// Returns the name of a field as HTML, shortened: a link to its page, unless that would be long.
     pub fn shown_field(&self, field: &Element) -> String {
-        let to =
-            || self.link(&[("field", &field.bytes)]).filter(|to| to.len() <= MAX_FIELD_LINK_BYTES);
-        match field.length {
-            0 => link_if_any(to().as_deref(), "<i>empty</i>"),
-            _ if field.is_cut() => self.shown(field, None),
-            _ => link_if_any(to().as_deref(), text(&field.bytes)),
+        let name = shortened(&field.bytes);
+        let to = (!field.is_cut()).then(|| self.link(&[("field", &field.bytes)])).flatten();
+        match to.filter(|to| to.len() <= MAX_FIELD_LINK_BYTES) {
+            Some(to) => link(&to, name),
+            None => {
+                let whole = self.shown(field, None);
+                format!("<details><summary>{name}</summary>{whole}</details>")
+            }
         }
     }
 }
@@ -290,7 +294,27 @@ pub(super) fn length(value_type: ValueType, length: u64) -> String {
 /// When a key with this `PTTL` expires, as HTML.
 fn expiry(ttl: i64) -> String {
     let Ok(milliseconds) = u64::try_from(ttl) else { return "never".to_owned() };
-    let date = date_in(milliseconds, SystemTime::now());
+    let off = Duration::from_millis(milliseconds);
+    let date = date_in(off, SystemTime::now());
     let date = date.map_or(String::new(), |date| format!(" <small>{date}</small>"));
-    format!("in {}{date}", duration(milliseconds))
+    format!("in {}{date}", duration(off))
+}
+
+/// Returns the date and the time after so much time: `2026-11-27 20:00:00 UTC`.
+fn date_in(off: Duration, now: SystemTime) -> Option<String> {
+    let at = now.checked_add(Some(off).filter(|off| *off < MAX_DATED)?)?;
+    let date = humantime::format_rfc3339_seconds(at).to_string();
+    Some(date.replace('T', " ").replace('Z', " UTC"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_far_off_has_no_date() {
+        let day = Some("1970-01-02 00:00:00 UTC".to_owned());
+        assert_eq!(date_in(Duration::from_secs(86_400), SystemTime::UNIX_EPOCH), day);
+        assert_eq!(date_in(Duration::from_millis(u64::MAX), SystemTime::UNIX_EPOCH), None);
+    }
 }

@@ -1,14 +1,14 @@
 //! A table of keys with what is known of each. If most of them are small hashes with the same fields, those are columns.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use super::crumbs::{Subject, write_crumbs};
-use super::databases::{self, Database, readable_databases};
-use super::numbers::{count, duration, size};
+use super::databases::{self, Databases, readable_databases};
 use super::page::{
     Column, Frame, Pages, begin_table, end_table, key_link, link, parts, shortened, type_badge,
 };
-use super::rows::{PREVIEW_STRINGS, Row, choose_columns, read_rows};
+use super::rows::{PREVIEW_STRINGS, Row, choose_columns, read_rows, retain_readable};
 use crate::backend::info;
 use crate::balance::failover::Attempt;
 use crate::http::ResponseWriter;
@@ -21,6 +21,7 @@ use crate::session::client::ClientHandle;
 use crate::session::http::exchange::{BATCH_KEYS, Exchange, ReadError, ReadOutcome, if_permitted};
 use crate::session::http::page_keys::{read_page_keys, read_server_run_id};
 use crate::session::http::rights::{Rights, may_count};
+use crate::text::figures::{count, duration, size};
 
 /// Writes a page of keys.
 pub(crate) fn write_listing_page<'q, W: Write>(
@@ -42,21 +43,30 @@ pub(crate) fn write_listing_page<'q, W: Write>(
         let from = exchange.replies()?;
         let all_keys = if_permitted(reply::integer(from))?.flatten();
         let all_keys = all_keys.filter(|_| may_count(rights));
-        let databases = readable_databases(&info(from)?.unwrap_or_default(), rights);
-        let (keys, next) = read_page_keys(exchange, query, run_id, memory, rights)?;
+        let mut others = readable_databases(info(from)?.as_deref(), rights);
+        others.named.retain(|one| one.number != database);
+        let (mut keys, next) = read_page_keys(exchange, query, run_id, memory, rights)?;
+        let hidden = retain_readable(exchange, &mut keys, rights)?;
+        let (first, later) = keys.split_at(keys.len().min(BATCH_KEYS));
+        let rows = read_rows(exchange, first, rights)?;
         let head = Head {
             query,
             backend,
             database,
-            others: databases.into_iter().filter(|one| one.number != database).collect(),
+            others,
             all_keys: all_keys.and_then(|keys| u64::try_from(keys).ok()),
-            here: keys.len() as u64,
+            here: (rows.len() + later.len()) as u64,
+            hidden,
             has_next: next.is_some(),
             sees_all: may_count(rights),
         };
         head.write(frame, response)?;
-        if !keys.is_empty() {
-            write_table(exchange, &keys, query.database, response, rights)?;
+        if head.here > 0 {
+            let written = write_table(exchange, rows, later, query.database, response, rights)?;
+            if let Some(gone) = head.here.checked_sub(written).filter(|gone| *gone > 0) {
+                let gone = count(gone, "key");
+                writeln!(response, "<p class=\"facts\">{gone} went while the page was made.</p>")?;
+            }
         }
         let first = query.cursor.is_some().then(|| query.first_link());
         let pages = Pages { first, previous: query.previous_link(), next, ..Pages::default() };
@@ -73,10 +83,13 @@ struct Head<'a> {
     /// The number of the database.
     database: i64,
     /// Other databases of the server that have keys.
-    others: Vec<Database>,
+    others: Databases,
     /// Number of keys in the database, where that is known and told.
     all_keys: Option<u64>,
+    /// Number of keys in the table.
     here: u64,
+    /// Number of keys that are not, because the user may not read values of their types.
+    hidden: u64,
     has_next: bool,
     /// Whether the user may know of all keys.
     sees_all: bool,
@@ -88,7 +101,7 @@ impl Head<'_> {
         let glob = query.matching.as_deref().or(query.search.as_deref()).unwrap_or_default();
         let search = [&query.prefix, glob].concat();
         let title: &[u8] = if search.is_empty() { b"Keys" } else { &search };
-        frame.begin(response, &[title, " – redis-lb".as_bytes()].concat(), &search)?;
+        frame.begin(response, &[title], &search)?;
         if !search.is_empty() {
             let plain = search.iter().position(|byte| b"*?[\\".contains(byte));
             let prefix = &search[..plain.unwrap_or(search.len())];
@@ -105,10 +118,15 @@ impl Head<'_> {
             let order = "Keys are sorted within a page; the pages come in no order.";
             writeln!(response, "<p class=\"facts\">{page}{order}</p>")?;
         }
+        if self.hidden > 0 {
+            let hidden = count(self.hidden, "more key");
+            let why = "you may not read values of that type";
+            writeln!(response, "<p class=\"facts\">{hidden} not shown: {why}.</p>")?;
+        }
         if self.here == 0 {
             writeln!(response, "<p class=\"empty\">{}</p>", self.why_nothing(search.is_empty()))?;
-        } else if !self.others.is_empty() && search.is_empty() && query.cursor.is_none() {
-            let others = databases::links(&self.others);
+        } else if !self.others.named.is_empty() && search.is_empty() && query.cursor.is_none() {
+            let others = databases::links(&self.others.named);
             writeln!(response, "<p class=\"facts\">There are also keys in {others}.</p>")?;
         }
         Ok(())
@@ -136,6 +154,14 @@ impl Head<'_> {
         format!("{number} · database {database} · from {backend} · as {json}{more}")
     }
 
+    /// Whether the database is known to have no keys, where a page that `is_all` of them has none.
+    fn is_empty(&self, is_all: bool) -> bool {
+        match self.all_keys {
+            Some(keys) => self.sees_all && keys == 0,
+            None => self.sees_all && self.hidden == 0 && is_all && self.is_whole(),
+        }
+    }
+
     /// Says why the page has no keys.
     fn why_nothing(&self, is_all: bool) -> String {
         let database = self.database;
@@ -143,12 +169,13 @@ impl Head<'_> {
         if self.has_next {
             return "No keys here yet: the search goes on with the next page.".to_owned();
         }
-        if self.sees_all && self.all_keys.unwrap_or(0) == 0 && (is_all || self.all_keys.is_some()) {
-            let others = match self.others.is_empty() {
-                true => "No other database has keys.".to_owned(),
-                false => format!("There are keys in {}.", databases::links(&self.others)),
+        if self.is_empty(is_all) {
+            let others = match (&self.others.named[..], self.others.are_all) {
+                ([], true) => " No other database has keys.".to_owned(),
+                ([], false) => String::new(),
+                (named, _) => format!(" There are keys in {}.", databases::links(named)),
             };
-            return format!("Database {database} is empty on {}. {others}", line(self.backend));
+            return format!("Database {database} is empty on {}.{others}", line(self.backend));
         }
         match is_all {
             true if !self.sees_all => "There are no keys that you may read.".to_owned(),
@@ -250,30 +277,35 @@ impl Columns {
 /// When a key with this `PTTL` expires, as HTML.
 fn expiry(ttl: i64) -> String {
     match u64::try_from(ttl) {
-        Ok(milliseconds) => format!("in {}", duration(milliseconds)),
+        Ok(milliseconds) => format!("in {}", duration(Duration::from_millis(milliseconds))),
         Err(_) => "<span class=\"more\">never</span>".to_owned(),
     }
 }
 
-fn write_table<W: Write>(
+/// Writes the table of these rows, and of those of `later` keys. Returns how many rows it has.
+fn write_table<'k, W: Write>(
     exchange: &mut Exchange,
-    keys: &[Vec<u8>],
+    mut rows: Vec<Row<'k>>,
+    later: &'k [Vec<u8>],
     database: Option<i64>,
     response: &mut ResponseWriter<W>,
     rights: Option<&Rights>,
-) -> Result<(), ReadError> {
-    let mut batches = keys.chunks(BATCH_KEYS);
-    let mut rows = read_rows(exchange, batches.next().unwrap_or_default(), rights)?;
+) -> Result<u64, ReadError> {
+    let mut batches = later.chunks(BATCH_KEYS);
     let columns = Columns::of(&rows);
     begin_table(response, "Keys", &columns.titles())?;
+    let mut written = 0;
     loop {
+        written += rows.len() as u64;
         for row in &rows {
             let (key, cells) = (key_link(row.key, database), columns.cells(row));
             writeln!(response, "<tr><th scope=\"row\" class=\"mono\">{key}</th>{cells}</tr>")?;
         }
-        let Some(batch) = batches.next() else { return Ok(end_table(response)?) };
+        let Some(batch) = batches.next() else { break };
         rows = read_rows(exchange, batch, rights)?;
     }
+    end_table(response)?;
+    Ok(written)
 }
 
 /// Returns the beginning of a value.

@@ -5,7 +5,6 @@ mod databases;
 mod element;
 mod key_page;
 mod listing_page;
-mod numbers;
 mod page;
 mod rows;
 mod scan_page;

@@ -33,17 +33,18 @@ impl Frame {
         Self { shows_status_link: config.status_address() == Some(config.listen), database }
     }
 
-    /// Begins a page: headers, head, and the bar at the top with the search field.
+    /// Begins a page about what these names stand for, the most particular first: headers, head, and the bar at the top
+    /// with the search field.
     pub fn begin<W: Write>(
         self,
         response: &mut ResponseWriter<W>,
-        title: &[u8],
+        names: &[&[u8]],
         search: &[u8],
     ) -> io::Result<()> {
         response.header("Content-Type", http::HTML);
         response.header("Content-Security-Policy", POLICY.as_str());
         response.header("Referrer-Policy", "no-referrer");
-        begin_document(response, title, STYLE)?;
+        begin_document(response, &title(names), STYLE)?;
         let hidden = |number| format!("<input type=\"hidden\" name=\"db\" value=\"{number}\">");
         let hidden = self.database.map(hidden).unwrap_or_default();
         writeln!(
@@ -51,7 +52,7 @@ impl Frame {
             "<body>\n<header>\n<a class=\"home\" href=\"{}\">redis-lb</a>\n\
              <form role=\"search\" aria-label=\"Search keys\" action=\"/\">{hidden}<label class=\"unseen\" for=\"search\">Search keys</label>\
              <input id=\"search\" name=\"search\" type=\"search\" value=\"{}\" \
-             placeholder=\"A key begins with … or is like *:13?\" autocapitalize=\"none\" \
+             placeholder=\"Prefix, or pattern like *:13?\" autocapitalize=\"none\" \
              autocomplete=\"off\" spellcheck=\"false\"><button>Search</button></form>",
             link_to_keys(self.database),
             attribute(search)
@@ -67,6 +68,12 @@ impl Frame {
     pub fn end(self, response: &mut impl Write) -> io::Result<()> {
         response.write_all(b"</main>\n</body>\n</html>\n")
     }
+}
+
+/// The title of a page about what these names stand for: `name – actor:1 – redis-lb`.
+fn title(names: &[&[u8]]) -> Vec<u8> {
+    let shown = names.iter().map(|name| if name.is_empty() { &b"(empty)"[..] } else { name });
+    shown.chain([&b"redis-lb"[..]]).collect::<Vec<_>>().join(" – ".as_bytes())
 }
 
 /// The name of a key or field as HTML, cut to a length.
@@ -242,7 +249,7 @@ pub(crate) fn write_error_page<W: Write>(
         503 | 504 => "No answer",
         _ => "That did not work",
     };
-    frame.begin(response, headline.as_bytes(), key.unwrap_or_default())?;
+    frame.begin(response, &[headline.as_bytes()], key.unwrap_or_default())?;
     write_crumbs(response, Subject::Key(key.unwrap_or_default()), frame.database)?;
     let why = line(error.error.as_ref());
     writeln!(response, "<h1>{headline}</h1>\n<p class=\"error\">{why}</p>")?;
@@ -257,9 +264,28 @@ pub(crate) fn write_error_page<W: Write>(
         begin_table(response, "Backends", &columns)?;
         for failure in &error.backends {
             let (backend, why) = (line(&*failure.backend), line(&failure.error));
-            writeln!(response, "<tr><th scope=\"row\">{backend}</th><td>{why}</td></tr>")?;
+            writeln!(
+                response,
+                "<tr><th scope=\"row\" class=\"backend\">{backend}</th><td>{why}</td></tr>"
+            )?;
         }
         end_table(response)?;
     }
     frame.end(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_title_names_the_field_and_its_key_even_if_they_are_empty() {
+        for (names, expected) in [
+            (&[&b"name"[..], b"actor:1"][..], "name – actor:1 – redis-lb"),
+            (&[b"", b"actor:1"], "(empty) – actor:1 – redis-lb"),
+            (&[b""], "(empty) – redis-lb"),
+        ] {
+            assert_eq!(String::from_utf8_lossy(&title(names)), expected);
+        }
+    }
 }

@@ -6,7 +6,9 @@ use super::element::{Element, strings};
 use super::page::parts;
 use crate::resp::value_type::ValueType;
 use crate::resp::{self, command, reply};
-use crate::session::http::exchange::{Exchange, KeyInfo, ReadError, if_permitted, look_at};
+use crate::session::http::exchange::{
+    BATCH_KEYS, Exchange, KeyInfo, ReadError, if_permitted, look_at,
+};
 use crate::session::http::rights::{Rights, hide_unless_readable};
 
 /// Longest string that a cell shows whole, in bytes.
@@ -57,6 +59,30 @@ impl Row<'_> {
     pub fn is_unread(&self) -> bool {
         self.info.value_type().is_some_and(|value_type| !is_read(value_type, self.info.bytes))
     }
+}
+
+/// Leaves out the keys whose values the user may not read, by their types. Returns how many those are.
+pub(super) fn retain_readable(
+    exchange: &mut Exchange,
+    keys: &mut Vec<Vec<u8>>,
+    rights: Option<&Rights>,
+) -> Result<u64, ReadError> {
+    if rights.is_none() {
+        return Ok(0);
+    }
+    let mut are_hidden = Vec::with_capacity(keys.len());
+    for batch in keys.chunks(BATCH_KEYS) {
+        let from = exchange.ask(look_at(batch))?;
+        for key in batch {
+            let mut info = if_permitted(KeyInfo::read(from))?.unwrap_or_else(KeyInfo::unknown);
+            let is_gone = info.is_missing();
+            hide_unless_readable(&mut info, key, rights);
+            are_hidden.push(info.is_missing() && !is_gone);
+        }
+    }
+    let mut hidden = are_hidden.iter();
+    keys.retain(|_| hidden.next() != Some(&true));
+    Ok(are_hidden.iter().filter(|is_hidden| **is_hidden).count() as u64)
 }
 
 /// Reads what the table shows of these keys, in two exchanges. Leaves out keys that are gone. What our user may not

@@ -4,7 +4,6 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use super::key_page::{KeyPage, PAGE_ELEMENTS};
-use super::numbers::count;
 use super::page::{Pages, end_table, parts};
 use crate::backend::BackendError;
 use crate::http::target::Cursor;
@@ -12,7 +11,7 @@ use crate::resp::value_type::ValueType;
 use crate::resp::{command, reply};
 use crate::session::http::exchange::{ReadError, ReadOutcome};
 use crate::session::http::page_keys::read_server_run_id;
-use crate::text::grouped;
+use crate::text::figures::{count, grouped};
 
 /// Highest `COUNT` of one step of a search: few enough not to keep Redis from others for long.
 const MAX_STEP_ELEMENTS: u64 = 1000;

@@ -23,7 +23,7 @@ use crate::session::http::exchange::{
 };
 use crate::session::http::json::denial;
 use crate::session::http::rights::Rights;
-use crate::text::grouped;
+use crate::text::figures::grouped;
 
 /// Most fields or members that need no search.
 const MAX_GLANCED: u64 = 10;
@@ -157,7 +157,7 @@ impl<'q, W: Write> KeyPage<'q, '_, '_, W> {
         let Some(value) = Element::read(self.exchange.ask(get)?, MAX_JSON_BYTES as usize)? else {
             return Ok(self.refused(404, "no such field"));
         };
-        self.frame.begin(self.response, field, b"")?;
+        self.frame.begin(self.response, &[field, key], b"")?;
         write_crumbs(self.response, Subject::Key(key), self.query.database)?;
         write_name(self.response, field, "field")?;
         let facts = [

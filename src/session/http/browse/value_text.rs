@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use crate::render::html::text;
 use crate::render::layout::{Layout, Refusal, begins_json};
-use crate::text::grouped;
+use crate::text::figures::grouped;
 
 /// Bytes of a string on one page.
 pub(super) const PAGE_BYTES: u64 = 16 * 1024;
