@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn bash_offers_commands_before_flags_and_fish_the_values_of_both() {
         let bash = completions(Shell::Bash, Program::Lb);
-        assert!(bash.contains("opts=\"check config ctl top completions man --"), "{bash}");
+        assert!(bash.contains("opts=\"check config ctl top completions man -"), "{bash}");
         let fish = completions(Shell::Fish, Program::Lb);
         for expected in [
             "or argparse -s (__fish_lb_global_optspecs) -- $cmd[1..-2]",
