@@ -236,8 +236,9 @@ impl SlowReads {
     }
 }
 
+/// The time as text; of one before 1970, as on a machine that does not know the time, the beginning of 1970.
 pub(super) fn shown(time: SystemTime) -> String {
-    humantime::format_rfc3339_millis(time).to_string()
+    humantime::format_rfc3339_millis(time.max(SystemTime::UNIX_EPOCH)).to_string()
 }
 
 /// The moment so long ago.
@@ -253,4 +254,15 @@ pub(super) fn rounded(number: f64) -> f64 {
 /// Converts to milliseconds, rounded to a thousandth.
 fn millis(time: Duration) -> f64 {
     time.as_micros() as f64 / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_does_not_know_the_time_has_one_all_the_same() {
+        let before = SystemTime::UNIX_EPOCH - Duration::from_secs(60);
+        assert_eq!(shown(before), "1970-01-01T00:00:00.000Z");
+    }
 }
