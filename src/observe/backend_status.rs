@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::last_minute::LastMinuteOfBackend;
 use crate::backend::pool;
 use crate::balance::Balancer;
-use crate::balance::history::{self, Recent, RecentOfBackend};
+use crate::balance::history::{self, Recent, RecentOfBackend, Sample};
 use crate::balance::slow;
 use crate::health::{Admin, Lag, LastCheck, Member, Progress, ShownState};
 use crate::metrics::LogTimes;
@@ -35,7 +35,7 @@ pub(super) struct BackendStatus {
     never_read: bool,
     leases: usize,
     share: Option<f64>,
-    pub requests: Requests,
+    requests: Requests,
     errors: u64,
     error_replies: u64,
     retries: u64,
@@ -89,14 +89,14 @@ pub(super) struct HistoryStatus {
     backends: Vec<BackendHistory>,
 }
 
-/// The samples of one backend, a list for each of their fields.
+/// The samples of one backend, a list for each of their fields; `None` where it was not there.
 #[derive(Debug, Serialize)]
 struct BackendHistory {
-    leases: Vec<usize>,
-    requests: Vec<u64>,
-    errors: Vec<u64>,
+    leases: Vec<Option<usize>>,
+    requests: Vec<Option<u64>>,
+    errors: Vec<Option<u64>>,
     p99_ms: Vec<Option<f64>>,
-    state: Vec<ShownState>,
+    state: Vec<Option<ShownState>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -196,13 +196,16 @@ impl Latency {
 
 impl HistoryStatus {
     pub fn of(recent: &Recent) -> Self {
+        fn list<T>(samples: &[Option<Sample>], of: impl Fn(&Sample) -> T) -> Vec<Option<T>> {
+            samples.iter().map(|sample| sample.as_ref().map(&of)).collect()
+        }
         let backends =
             recent.backends.iter().map(|RecentOfBackend { samples, .. }| BackendHistory {
-                leases: samples.iter().map(|sample| sample.leases).collect(),
-                requests: samples.iter().map(|sample| sample.requests).collect(),
-                errors: samples.iter().map(|sample| sample.errors).collect(),
-                p99_ms: samples.iter().map(|sample| sample.p99.map(millis)).collect(),
-                state: samples.iter().map(|sample| sample.state).collect(),
+                leases: list(samples, |sample| sample.leases),
+                requests: list(samples, |sample| sample.requests),
+                errors: list(samples, |sample| sample.errors),
+                p99_ms: samples.iter().map(|sample| sample.as_ref()?.p99.map(millis)).collect(),
+                state: list(samples, |sample| sample.state),
             });
         Self {
             interval_seconds: history::INTERVAL.as_secs(),

@@ -16,14 +16,11 @@ use super::process::Usage;
 use super::source_status::SourceStatus;
 use super::zone_status::ZoneStatus;
 use crate::balance::history::{RecentOfBackend, RecentOfCommand};
-use crate::balance::{Balancer, Phase};
+use crate::balance::{Balancer, MAX_SHOWN_CHANGES, Phase};
 use crate::health::{Member, ShownState};
 use crate::logging;
 use crate::metrics::ByProtocol;
 use crate::sync::lock;
-
-/// Changes of state that are shown.
-const MAX_CHANGES: usize = 32;
 
 /// Commands that are shown: the most frequent ones.
 const MAX_COMMANDS: usize = 20;
@@ -46,6 +43,9 @@ pub struct Status {
     received_bytes: ByProtocol<u64>,
     sent_bytes: ByProtocol<u64>,
     cut_answers: u64,
+    errors: u64,
+    error_replies: u64,
+    retries: u64,
     last_minute: LastMinute,
     log_lines_dropped: u64,
     process: Usage,
@@ -135,7 +135,7 @@ impl Status {
         let members = balancer.shown_backends();
         let reading = balancer.reading(&members);
         let recent = balancer.history.recent(&reading, since);
-        let counts = &reading.counts;
+        let (counts, of_backends) = (&reading.counts, &recent.total_of_backends);
         let now = Instant::now();
         let overlay = lock(&balancer.overlay).clone();
         let status = |(member, recent): (&Arc<Member>, &RecentOfBackend)| {
@@ -146,9 +146,6 @@ impl Status {
             BackendStatus::of(member, is_added, leases, &lag, cache_refused, recent, now)
         };
         let backends: Vec<_> = members.iter().zip(&recent.backends).map(status).collect();
-        let answered = |here: u64, of: fn(&Requests) -> u64| {
-            here + backends.iter().map(|backend| of(&backend.requests)).sum::<u64>()
-        };
         Self {
             version: env!("CARGO_PKG_VERSION"),
             at: shown(SystemTime::now()),
@@ -160,8 +157,8 @@ impl Status {
             clients: Clients::of(balancer),
             connections: counts.connections,
             requests: Requests {
-                http: answered(counts.answered_here.http, |requests| requests.http),
-                resp: answered(counts.answered_here.resp, |requests| requests.resp),
+                http: counts.answered_here.http + of_backends.requests.http,
+                resp: counts.answered_here.resp + of_backends.requests.resp,
                 per_second: rounded(recent.per_second),
             },
             refused: Refused::of(counts),
@@ -169,6 +166,9 @@ impl Status {
             received_bytes: counts.received_bytes,
             sent_bytes: counts.sent_bytes,
             cut_answers: counts.cut,
+            errors: of_backends.errors,
+            error_replies: of_backends.error_replies,
+            retries: of_backends.retries,
             last_minute: LastMinute::of(&recent, balancer.cache.is_some()),
             log_lines_dropped: logging::dropped_lines(),
             process: Usage::now(),
@@ -231,9 +231,10 @@ impl ConfigurationStatus {
 }
 
 fn changes(balancer: &Balancer) -> Vec<ChangeStatus> {
-    let changes = balancer.changes(MAX_CHANGES).into_iter().map(|(backend, change)| ChangeStatus {
+    let changes = balancer.changes(MAX_SHOWN_CHANGES).into_iter();
+    let changes = changes.map(|(backend, change)| ChangeStatus {
         at: shown(change.at),
-        backend: backend.name().to_owned(),
+        backend: backend.to_string(),
         state: change.state,
         reason: change.reason,
     });

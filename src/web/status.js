@@ -190,7 +190,7 @@ function milliseconds(value) {
 const cssShare = (part, whole) => `${Math.min(100, (100 * part) / whole).toFixed(2)}%`;
 const percent = (share, digits = 0) => (share == null ? "–" : `${(share * 100).toFixed(digits)} %`);
 const clock = (at) => new Date(at).toLocaleTimeString("en-GB");
-const windowOf = (seconds) => (seconds >= 58.5 ? "in the last minute" : `in the last ${Math.max(1, Math.round(seconds))} s`);
+const windowOf = (seconds) => (seconds >= 58.5 && seconds < 61 ? "in the last minute" : `in the last ${Math.max(1, Math.round(seconds))} s`);
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 const last = (values) => values[values.length - 1];
 const answered = (requests) => requests.http + requests.resp;
@@ -372,7 +372,7 @@ function showTiles(status) {
   showTile("latency", quantiles(latency_ms), latency_ms.p50 === null ? "nothing was answered" : "until replies began");
   const refused = (of) => sum(Object.values(of.refused)) - of.refused.unanswered;
   showAlarm("unanswered", last_minute.refused.unanswered, status.refused.unanswered);
-  showAlarm("failed", last_minute.errors, sum(status.backends.map((b) => b.errors)));
+  showAlarm("failed", last_minute.errors, status.errors);
   showAlarm("refused", refused(last_minute), refused(status));
   const sent = answered(last_minute.sent_bytes) / Math.max(1, last_minute.seconds);
   const received = answered(last_minute.received_bytes) / Math.max(1, last_minute.seconds);
@@ -438,7 +438,7 @@ function drawSpans(svg, states, isShown) {
     if (state !== states[k - 1]) spans.push({ state, from: k, to: k });
     last(spans).to = k + 1;
   });
-  const rects = spans.filter((span) => isShown(span.state)).map(({ state, from, to }) =>
+  const rects = spans.filter((span) => span.state !== null && isShown(span.state)).map(({ state, from, to }) =>
     draw("rect", { x: offset + from, width: to - from, height: CURVE, class: `span ${state}` }));
   svg.querySelector(".spans").replaceChildren(...rects);
 }
@@ -594,7 +594,7 @@ class Chart {
 /** Returns the groups' values this many seconds ago, topmost layer first; none if they are unknown. */
 function valuesAt(name, ago, live) {
   const values = groupedSeries(name).map((series, group) => ({ group, value: ago === 0 ? live[group] : series[series.length - ago] }));
-  return values.filter((entry) => entry.value !== undefined).reverse();
+  return values.filter((entry) => entry.value != null).reverse();
 }
 
 function tipRow(mark, name, value) {
@@ -931,9 +931,7 @@ function countsOf({ requests, connections, received_bytes, sent_bytes, responses
 }
 
 function showCounts(status) {
-  const all = (name) => sum(status.backends.map((b) => b[name]));
-  const [errors, retries, error_replies] = ["errors", "retries", "error_replies"].map(all);
-  const [minute, total] = [countsOf(status.last_minute), countsOf({ ...status, errors, retries, error_replies })];
+  const [minute, total] = [status.last_minute, status].map(countsOf);
   for (const row of document.querySelectorAll("[data-count]")) {
     const name = row.dataset.count;
     [minute[name], total[name]].forEach((value, k) => {
