@@ -22,7 +22,7 @@ use crate::logging;
 use crate::metrics::ByProtocol;
 use crate::sync::lock;
 
-/// Commands that are shown: the most frequent ones.
+/// Commands that are shown: the most frequent ones of the last minute.
 const MAX_COMMANDS: usize = 20;
 
 /// The document at `/-/status.json`.
@@ -241,9 +241,10 @@ fn changes(balancer: &Balancer) -> Vec<ChangeStatus> {
     changes.collect()
 }
 
-/// The commands and the kinds of HTTP requests that were sent most often.
+/// The commands and the kinds of HTTP requests that were sent most often in the last minute; of equals, those that were
+/// sent most often since the start.
 fn commands(mut recent: Vec<RecentOfCommand>) -> Vec<CommandStatus> {
-    recent.sort_by(|a, b| (b.total, &a.name).cmp(&(a.total, &b.name)));
+    recent.sort_by(|a, b| (b.sent, b.total, &a.name).cmp(&(a.sent, a.total, &b.name)));
     recent.truncate(MAX_COMMANDS);
     let status = |RecentOfCommand { name, total, sent, times }: RecentOfCommand| CommandStatus {
         name: name.to_string(),
@@ -255,4 +256,26 @@ fn commands(mut recent: Vec<RecentOfCommand>) -> Vec<CommandStatus> {
         },
     };
     recent.into_iter().map(status).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_has_just_become_hot_is_shown() {
+        let command = |number: u64, total, sent| RecentOfCommand {
+            name: format!("command{number}").into(),
+            total,
+            sent,
+            times: Default::default(),
+        };
+        let mut all: Vec<_> =
+            (0..MAX_COMMANDS as u64).map(|n| command(n, 1_000_000 + n, 0)).collect();
+        all.push(command(99, 5, 5));
+        let shown = commands(all);
+        assert_eq!(shown.len(), MAX_COMMANDS);
+        assert_eq!([&*shown[0].name, &*shown[1].name], ["command99", "command19"]);
+        assert!(shown.iter().all(|command| command.name != "command0"), "it is the rarest");
+    }
 }
