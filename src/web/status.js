@@ -349,7 +349,7 @@ function showConfiguration({ file, loaded_at, refused }) {
   const notice = byId("configuration");
   notice.hidden = refused === null;
   if (refused === null) return;
-  put(notice, `The configuration is that of ${stamp(loaded_at)} ${offset(loaded_at)}. ${file} was not taken over at ${stamp(refused.at)}: ${refused.reason}`);
+  put(notice, `The configuration is that of ${stamp(loaded_at)} ${offset(loaded_at)}. ${file ?? "What was read again"} was not taken over at ${stamp(refused.at)}: ${refused.reason}`);
 }
 
 /** Says how long the last minute is, wherever figures are of it. */
