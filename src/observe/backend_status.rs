@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::Serialize;
 
 use super::last_minute::LastMinuteOfBackend;
+use super::verdict::severity;
 use crate::backend::pool;
 use crate::balance::Balancer;
 use crate::balance::history::{self, Recent, RecentOfBackend, Sample};
@@ -24,8 +25,10 @@ pub(super) struct BackendStatus {
     name: String,
     role: Option<&'static str>,
     state: ShownState,
+    severity: usize,
     admin: Admin,
     reason: String,
+    telling: bool,
     since: String,
     state_seconds: f64,
     weight: u16,
@@ -132,6 +135,7 @@ impl BackendStatus {
             name: backend.name().to_owned(),
             role: health.role(),
             state: health.state,
+            severity: severity(health.state),
             admin: health.admin,
             weight: settings.weight,
             overrides: OverrideStatus {
@@ -142,6 +146,7 @@ impl BackendStatus {
             zone: settings.zone,
             never_read: settings.is_never_read,
             reason: health.reason,
+            telling: health.is_telling,
             since: shown_ago(health.state_for),
             state_seconds: rounded(health.state_for.as_secs_f64()),
             leases,
@@ -172,6 +177,11 @@ impl BackendStatus {
             latency_ms: Latency::of(&recent.times),
             connections: backend.pool.counts(),
         }
+    }
+
+    /// Its state, and whether it is read from at all.
+    pub fn standing(&self) -> (ShownState, bool) {
+        (self.state, !self.never_read)
     }
 }
 

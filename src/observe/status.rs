@@ -14,6 +14,7 @@ use super::certificates::{self, CertificateStatus};
 use super::last_minute::{LastMinute, Refused, Responses};
 use super::process::Usage;
 use super::source_status::SourceStatus;
+use super::verdict::Verdict;
 use super::zone_status::ZoneStatus;
 use crate::balance::history::{RecentOfBackend, RecentOfCommand};
 use crate::balance::{Balancer, MAX_SHOWN_CHANGES, Phase};
@@ -34,6 +35,7 @@ pub struct Status {
     uptime_seconds: f64,
     phase: Phase,
     ready: bool,
+    verdict: Verdict,
     configuration: ConfigurationStatus,
     clients: Clients,
     connections: ByProtocol<u64>,
@@ -146,13 +148,16 @@ impl Status {
             BackendStatus::of(member, is_added, leases, &lag, cache_refused, recent, now)
         };
         let backends: Vec<_> = members.iter().zip(&recent.backends).map(status).collect();
+        let states: Vec<_> = backends.iter().map(BackendStatus::standing).collect();
+        let phase = balancer.phase();
         Self {
             version: env!("CARGO_PKG_VERSION"),
             at: shown(SystemTime::now()),
             listen: balancer.config().listen.to_string(),
             uptime_seconds: balancer.began.elapsed().as_secs_f64(),
-            phase: balancer.phase(),
+            phase,
             ready: balancer.is_ready(),
+            verdict: Verdict::of(phase, &states),
             configuration: ConfigurationStatus::of(balancer),
             clients: Clients::of(balancer),
             connections: counts.connections,

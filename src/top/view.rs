@@ -11,7 +11,7 @@ use unicode_width::UnicodeWidthStr;
 use super::document::{Backend, Document};
 use super::figures::{flowed, millis, padded, rate, shortened, time};
 use super::palette::Palette;
-use super::state::{State, severity};
+use super::state::State;
 use super::table::table;
 use crate::text::grouped;
 
@@ -106,11 +106,11 @@ fn head(state: &State, width: usize, palette: Palette, now: Instant) -> Vec<Line
         let items: Vec<String> =
             [Some(silent), since, Some(failure.reason.to_string())].into_iter().flatten().collect();
         let lost = flowed(&items, width, 3);
-        lines.extend(lost.into_iter().map(|line| Line::styled(line, palette.verdict(false))));
+        lines.extend(lost.into_iter().map(|line| Line::styled(line, palette.verdict("failing"))));
     }
-    let (is_good, items) = verdict(document);
-    let verdict = flowed(&items, width, 2);
-    lines.extend(verdict.into_iter().map(|line| Line::styled(line, palette.verdict(is_good))));
+    let style = palette.verdict(&document.verdict.level);
+    let verdict = flowed(&verdict(document), width, 2);
+    lines.extend(verdict.into_iter().map(|line| Line::styled(line, style)));
     for source in document.sources.iter().filter(|source| !source.error.is_empty()) {
         let text = format!("{} gives no list: {}", &*source.name, &*source.error);
         lines.push(Line::styled(shortened(&text, width), palette.warning()));
@@ -138,21 +138,15 @@ fn clock(at: &str) -> Option<String> {
     at.get(11..19).map(|time| format!("{time} UTC"))
 }
 
-/// How many backends are up, and which are not; whether all is well.
-fn verdict(document: &Document) -> (bool, Vec<String>) {
-    let mut failing: Vec<&Backend> =
-        document.backends.iter().filter(|backend| severity(&backend.state) > 0).collect();
-    failing.sort_by_key(|backend| std::cmp::Reverse(severity(&backend.state)));
-    let (all, up) = (document.backends.len(), document.backends.len() - failing.len());
-    let is_serving = document.phase.is_empty() || &*document.phase == "serving";
-    let mut items = vec![format!("{up} of {all} up")];
-    if !is_serving {
-        items.push(format!("it ends: {}", &*document.phase));
-    }
-    items.extend(failing.iter().map(|backend| {
+/// How it stands as a whole, and which backends are not simply up, the worst first.
+fn verdict(document: &Document) -> Vec<String> {
+    let mut worst: Vec<&Backend> =
+        document.backends.iter().filter(|backend| backend.severity > 0).collect();
+    worst.sort_by_key(|backend| std::cmp::Reverse(backend.severity));
+    let named = worst.into_iter().map(|backend| {
         format!("{} {} for {}", &*backend.name, &*backend.state, time(backend.state_seconds))
-    }));
-    (failing.is_empty() && up > 0 && is_serving, items)
+    });
+    std::iter::once(document.verdict.text.to_string()).chain(named).collect()
 }
 
 /// The figures of the whole balancer, the most important first.
@@ -171,11 +165,10 @@ fn totals(document: &Document) -> Vec<String> {
             millis(latency.p99),
             millis(latency.p99_9)
         ));
-        if minute.seconds < 59.0 {
-            items.push(format!("in the last {}", time(minute.seconds)));
-        } else {
-            items.push("in the last minute".to_owned());
-        }
+        items.push(match minute.seconds {
+            58.5..61.0 => "in the last minute".to_owned(),
+            seconds => format!("in the last {}", time(seconds)),
+        });
     }
     let (http, redis) = (grouped(clients.http), grouped(clients.resp));
     let noun = if total == 1 { "client" } else { "clients" };
@@ -183,14 +176,14 @@ fn totals(document: &Document) -> Vec<String> {
     items
 }
 
-/// The commands that backends answered most often in the last minute, or, where that is not told, that were sent most often.
+/// The commands that were sent most often in the last minute, or, where that is not told, that were sent most often.
 fn commands(document: &Document, width: usize, palette: Palette) -> Vec<Line<'static>> {
     let seconds = document.last_minute.as_ref().map(|minute| minute.seconds.max(1.0));
     let mut commands: Vec<(f64, &str, String)> = Vec::new();
     for command in &document.commands {
         match (&command.last_minute, seconds) {
             (Some(minute), Some(seconds)) => {
-                let per_second = minute.answered as f64 / seconds;
+                let per_second = minute.count as f64 / seconds;
                 commands.push((per_second, &command.name, rate(per_second)));
             }
             _ => commands.push((command.count as f64, &command.name, grouped(command.count))),
@@ -202,7 +195,7 @@ fn commands(document: &Document, width: usize, palette: Palette) -> Vec<Line<'st
     if commands.is_empty() {
         return Vec::new();
     }
-    let title = if seconds.is_some() { "reads/s" } else { "since start" };
+    let title = if seconds.is_some() { "per second" } else { "since start" };
     let figure_width = commands.iter().map(|(.., figure)| figure.len()).max().unwrap_or(0);
     let figure_width = figure_width.max(title.len());
     let name_width = width.saturating_sub(figure_width + 2).min(24);

@@ -10,19 +10,19 @@ use super::*;
 
 /// Three backends, of which the last is down.
 const STATUS: &str = r#"{
-    "version": "0.1.0", "at": "2026-11-27T12:03:44.123Z", "phase": "serving", "ready": true, "uptime_seconds": 7385.0,
+    "version": "0.1.0", "at": "2026-11-27T12:03:44.123Z", "verdict": {"level": "degraded", "text": "2 of 3 up"}, "uptime_seconds": 7385.0,
     "clients": {"http": 2, "resp": 10, "new": 0}, "requests": {"per_second": 1234.4},
     "backends": [
         {"name": "10.0.0.1:6379", "state": "up", "state_seconds": 7380.0, "reason": "a primary with 1319 keys",
          "leases": 6, "requests": {"per_second": 800.0}, "keys": 1319, "staleness_seconds": 0.0,
          "latency_ms": {"p50": 0.1, "p99": 0.412, "p99_9": 1.2}, "last_minute": {"errors": 0}},
-        {"name": "10.0.0.3:6379", "state": "slow", "state_seconds": 30.0, "reason": "its reads take 12 times as long",
+        {"name": "10.0.0.3:6379", "state": "slow", "severity": 3, "telling": true, "state_seconds": 30.0, "reason": "its reads take 12 times as long",
          "leases": 6, "requests": {"per_second": 434.4}, "keys": 1319, "staleness_seconds": 0.5,
          "latency_ms": {"p50": 0.1, "p99": 12.5, "p99_9": 30.0}, "last_minute": {"errors": 0}},
-        {"name": "10.0.0.2:6379", "state": "down", "state_seconds": 18.4, "reason": "Connection refused (os error 111)",
+        {"name": "10.0.0.2:6379", "state": "down", "severity": 7, "telling": true, "state_seconds": 18.4, "reason": "Connection refused (os error 111)",
          "leases": 0, "requests": {"per_second": 0.0}, "keys": null, "last_minute": {"errors": 7}}],
-    "commands": [{"name": "get", "count": 9, "last_minute": {"answered": 600}},
-                 {"name": "hgetall", "count": 99, "last_minute": {"answered": 6000}}],
+    "commands": [{"name": "get", "count": 9, "last_minute": {"count": 600}},
+                 {"name": "hgetall", "count": 99, "last_minute": {"count": 6000}}],
     "last_minute": {"seconds": 60.0, "errors": 7, "cut_answers": 1, "refused": {"unanswered": 2},
                     "latency_ms": {"p50": 0.1, "p99": 0.4, "p99_9": 1.2}}}"#;
 
@@ -51,18 +51,18 @@ fn a_wide_window_shows_who_is_down_the_totals_the_table_and_the_commands() {
     let lines = shown(&mut state(STATUS), 120, 20);
     let expected = [
         "lb 0.1.0 at http://127.0.0.1:1310 · running for 2 h 3 min                                                   12:03:44 UTC",
-        "2 of 3 up · 10.0.0.2:6379 down for 18 s",
+        "2 of 3 up · 10.0.0.2:6379 down for 18 s · 10.0.0.3:6379 slow for 30 s",
         "1,234 reads/s · 3 reads failed · 7 errors of backends · p50 0.100 · p99 0.400 · p99.9 1.20 ms · in the last minute",
         "12 clients (10 Redis, 2 HTTP)",
         "",
         "backend        state        for  leases  reads/s  p99 ms  errors    lag   keys  reason",
         "10.0.0.2:6379  down        18 s       0        0       -       7      -      -  Connection refused",
-        "10.0.0.1:6379  up     2 h 3 min       6      800   0.412       0  0.0 s  1,319  a primary with 1319 keys",
         "10.0.0.3:6379  slow        30 s       6      434    12.5       0  0.5 s  1,319  its reads take 12 times as long",
+        "10.0.0.1:6379  up     2 h 3 min       6      800   0.412       0  0.0 s  1,319  a primary with 1319 keys",
         "",
-        "command                   reads/s",
-        "hgetall                       100",
-        "get                            10",
+        "command                   per second",
+        "hgetall                          100",
+        "get                               10",
     ];
     assert_eq!(lines[..expected.len()], expected);
     assert_eq!(lines[19], "q end · ? help · s order: failing first · 3 backends");

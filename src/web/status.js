@@ -268,43 +268,24 @@ function cpuShare() {
 
 // ---- Header
 
-const PHASES = {
-  leaving: "Leaving: new clients should go elsewhere",
-  draining: "Draining: no new clients",
-  closing: "Closing",
-};
-
-// The states in which something is wrong, the worst first; then those that an operator has set.
-const TROUBLES = ["down", "ejected", "suspect", "syncing", "slow"];
-const ORDER = [...TROUBLES, "maint", "draining", "up"];
+const LEVELS = { ok: "up", degraded: "suspect", failing: "down" };
 
 /** The backends' places in the table: those that fail first, then as they were added. */
 const inOrder = (backends) =>
-  backends.map((_, index) => index).sort((a, b) => ORDER.indexOf(backends[a].state) - ORDER.indexOf(backends[b].state) || a - b);
+  backends.map((_, index) => index).sort((a, b) => backends[b].severity - backends[a].severity || a - b);
 
 /** Names the worst backends, and says since when: "10.0.0.2 down for 18 s · 1 more". */
 function troubles(backends) {
-  const bad = inOrder(backends).map((index) => backends[index]).filter((b) => b.state !== "up");
+  const bad = inOrder(backends).map((index) => backends[index]).filter((b) => b.severity > 0);
   const said = ({ name, state, state_seconds }) => `${middleOut(name, LONGEST_NAME)} ${state} for ${duration(state_seconds)}`;
   const shown = bad.slice(0, bad.length > 2 ? 1 : 2).map(said);
-  if (bad.length > shown.length) shown.push(`${bad.length - shown.length} more not up`);
+  if (bad.length > shown.length) shown.push(`${bad.length - shown.length} more`);
   return shown.map((text) => ` · ${text}`).join("");
 }
 
-function overall({ phase, backends }) {
-  const of = (state) => backends.filter((b) => b.state === state).length;
-  const slow = of("slow");
-  const up = of("up") + slow;
-  const out = of("draining") + of("maint");
-  const all = backends.length - out;
-  const brief = `${up}/${all} up`;
-  const rest = troubles(backends);
-  if (phase !== "serving") return { level: "suspect", text: PHASES[phase] ?? phase, brief: phase };
-  if (all === 1 && up === 1 && rest === "") return { level: "up", text: "The backend is up", brief };
-  if (up > 0) return { level: up === all && slow === 0 ? "up" : "suspect", text: `${up} of ${all} up${rest}`, brief };
-  if (of("suspect") + of("ejected") > 0) return { level: "down", text: `None is up: reads go to suspects${rest}`, brief };
-  if (of("draining") > 0) return { level: "down", text: `None is up: reads go to those that drain${rest}`, brief };
-  return { level: "down", text: `All reads fail${rest}`, brief };
+function overall({ phase, verdict, backends }) {
+  const brief = phase === "serving" ? `${verdict.up}/${verdict.of} up` : phase;
+  return { level: LEVELS[verdict.level], text: verdict.text + troubles(backends), brief };
 }
 
 function showOverall({ level, text, brief }) {
@@ -785,9 +766,6 @@ function showDetails(list, backend) {
   });
 }
 
-/** Whether the reason says more than that all is well. */
-const isTelling = ({ state, reason }) => state !== "up" || /[;:]/.test(reason);
-
 function showRow([row, why, details], backend) {
   const show = (name, text, title) => put(find(row, name), text, title);
   const figure = (name, value) => show(name, compact(value), exact(value));
@@ -796,7 +774,7 @@ function showRow([row, why, details], backend) {
     row.querySelector(".badge").replaceWith(badge(backend.state));
   }
   show("for", duration(backend.state_seconds), `since ${stamp(backend.since)} ${offset(backend.since)}`);
-  why.hidden = !isTelling(backend);
+  why.hidden = !backend.telling;
   put(find(why, "reason"), backend.reason ?? "");
   showProgress(why, backend);
   if (!details.hidden) showDetails(details.querySelector("dl"), backend);
