@@ -74,14 +74,14 @@ fn a_small_window_keeps_what_matters_and_the_reason_of_what_fails() {
     let expected = [
         "lb 0.1.0 at http://127.0.0.1:1310",
         "2 of 3 up · 10.0.0.2:6379 down for 18 s",
+        "10.0.0.3:6379 slow for 30 s",
         "1,234 reads/s · 3 reads failed",
         "7 errors of backends",
-        "p50 0.100 · p99 0.400 · p99.9 1.20 ms",
         "backend        state  reads/s  leases",
         "10.0.0.2:6379  down         0       0",
         "  Connection refused",
-        "10.0.0.1:6379  up         800       6",
-        "q end · ? help · ↑ 0 ↓ 1 more lines",
+        "10.0.0.3:6379  slow       434       6",
+        "q end · ? help · ↑ 0 ↓ 2 more lines",
     ];
     let order = "backend        state  leases  reads/s";
     assert_eq!(lines[5], order);
