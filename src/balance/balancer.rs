@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::client_addresses::ClientAddresses;
 use super::cursor;
 use super::discovered::Discovered;
+use super::gone::named_changes;
 use super::history::History;
 use super::long_replies::LongReplies;
 use super::outages::Outages;
@@ -417,13 +418,12 @@ impl Balancer {
         self.cache.as_ref()?.refusal(backend)
     }
 
-    /// The last changes of backends' states, at most `max`, the newest first.
-    pub fn changes(&self, max: usize) -> Vec<(Arc<Member>, Change)> {
-        let of_one = |backend: &Arc<Member>| {
-            let backend = Arc::clone(backend);
-            backend.health.changes().into_iter().map(move |change| (Arc::clone(&backend), change))
-        };
-        let mut changes: Vec<_> = self.backends().iter().flat_map(of_one).collect();
+    /// The last changes of backends' states, at most `max`, the newest first, each with the backend's name. Those of
+    /// removed backends are among them.
+    pub fn changes(&self, max: usize) -> Vec<(Arc<str>, Change)> {
+        let backends = self.backends();
+        let known = backends.known().flat_map(|member| named_changes(member));
+        let mut changes: Vec<_> = known.chain(backends.gone().changes.iter().cloned()).collect();
         changes.sort_by_key(|(_, change)| Reverse(change.at));
         changes.truncate(max);
         changes

@@ -1,10 +1,12 @@
 //! The last five minutes, one sample a second, as the status page draws them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::gone::BackendTotals;
 use super::last_minute::{CountsOfMinute, TimesOfMinute};
+use super::rate::Rate;
 use crate::backend::BackendId;
 use crate::health::ShownState;
 use crate::metrics::{BackendCounts, CoarseTimes, Counts, Since, Times};
@@ -16,9 +18,6 @@ pub const INTERVAL: Duration = Duration::from_secs(1);
 /// Samples that are kept: five minutes.
 const MAX_SAMPLES: usize = 300;
 
-/// Samples from which rates are made.
-const RATE_SAMPLES: usize = 5;
-
 /// All counts since the start of the process, at one moment.
 #[derive(Debug, Clone)]
 pub struct Reading {
@@ -28,8 +27,10 @@ pub struct Reading {
     pub counts: Counts,
     /// For each command, and each kind of HTTP request, that was sent.
     pub commands: Vec<CommandReading>,
-    /// For each backend.
+    /// For each backend that is shown.
     pub backends: Vec<BackendReading>,
+    /// Those of all backends together that there have ever been.
+    pub of_backends: BackendTotals,
 }
 
 /// Counts of one command, or kind of HTTP request, at one moment.
@@ -58,7 +59,7 @@ pub struct BackendReading {
     pub times: Times,
 }
 
-/// One backend in one second.
+/// One backend in one second. Where no sample was taken for longer, each second has its part of what was counted.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
     /// Its state at the end.
@@ -73,7 +74,7 @@ pub struct Sample {
     pub p99: Option<Duration>,
 }
 
-/// The last samples of all backends, which are numbered alike.
+/// The last samples of all backends: those with one number are of one second.
 #[derive(Debug)]
 pub struct History(Mutex<Ring>);
 
@@ -83,8 +84,10 @@ struct Ring {
     last: Option<Reading>,
     /// The number of the newest sample; 0 before there is one.
     number: u64,
-    answered_here: VecDeque<u64>,
+    rate: Rate,
     minute: CountsOfMinute<Counts>,
+    minute_of_backends: CountsOfMinute<BackendCounts>,
+    times_of_backends: TimesOfMinute<4>,
     /// By the name of the command.
     commands: HashMap<Arc<str>, CommandRing>,
     backends: HashMap<BackendId, BackendRing>,
@@ -98,6 +101,7 @@ struct CommandRing {
 
 #[derive(Debug)]
 struct BackendRing {
+    rate: Rate,
     samples: VecDeque<Sample>,
     minute: CountsOfMinute<BackendCounts>,
     times: TimesOfMinute<4>,
@@ -116,8 +120,14 @@ pub struct Recent {
     pub counts: Counts,
     /// For each command, and each kind of HTTP request, that was sent since the start.
     pub commands: Vec<RecentOfCommand>,
-    /// For each backend.
+    /// For each backend that is shown.
     pub backends: Vec<RecentOfBackend>,
+    /// All backends together that there have ever been, since the start.
+    pub total_of_backends: BackendCounts,
+    /// What was counted of them in the last minute.
+    pub counts_of_backends: BackendCounts,
+    /// How long their replies took to begin in it.
+    pub times_of_backends: Times,
 }
 
 /// One command, or kind of HTTP request.
@@ -148,8 +158,9 @@ pub struct RecentOfBackend {
     pub counts: BackendCounts,
     /// How long replies took to begin in it.
     pub times: Times,
-    /// The samples that were asked for, the oldest first.
-    pub samples: Vec<Sample>,
+    /// The samples that were asked for, the oldest first, as many as of any other backend. `None` where it was not
+    /// there.
+    pub samples: Vec<Option<Sample>>,
 }
 
 impl History {
@@ -159,8 +170,10 @@ impl History {
             began,
             last: None,
             number: 0,
-            answered_here: VecDeque::new(),
+            rate: Rate::default(),
             minute: CountsOfMinute::new(began, Counts::default()),
+            minute_of_backends: CountsOfMinute::new(began, BackendCounts::default()),
+            times_of_backends: TimesOfMinute::default(),
             commands: HashMap::new(),
             backends: HashMap::new(),
         }))
@@ -179,33 +192,33 @@ impl History {
     /// The last seconds before a new reading, with the samples after number `since`.
     pub fn recent(&self, reading: &Reading, since: u64) -> Recent {
         let ring = lock(&self.0);
-        let wanted = usize::try_from(ring.number.saturating_sub(since)).unwrap_or(usize::MAX);
-        let mut backends: Vec<_> = reading
-            .backends
-            .iter()
-            .map(|backend| ring.recent(backend, reading.at, wanted))
-            .collect();
-        let all: u64 = backends.iter().map(RecentOfBackend::requests).sum();
-        for backend in &mut backends {
-            backend.share = (all > 0).then(|| backend.requests() as f64 / all as f64);
-        }
-        let by_backends: f64 = backends.iter().map(|backend| backend.per_second).sum();
-        let here = per_second(ring.answered_here.iter().copied());
+        let there_are = usize::try_from(ring.number).unwrap_or(usize::MAX).min(MAX_SAMPLES);
+        let new = usize::try_from(ring.number.saturating_sub(since)).unwrap_or(usize::MAX);
+        let wanted = new.min(there_are);
+        let of_backends = &reading.of_backends;
+        let counts_of_backends = of_backends.counts.since(&ring.minute_of_backends.begin().1);
+        let all = counts_of_backends.all_requests();
+        let recent = |backend| ring.recent(backend, reading.at, wanted, all);
         let (began, before) = ring.minute.begin();
         Recent {
             number: ring.number,
-            per_second: by_backends + here,
+            per_second: ring.rate.per_second(),
             minute: reading.at.saturating_duration_since(*began),
             counts: reading.counts.since(before),
             commands: reading.commands.iter().map(|command| ring.recent_command(command)).collect(),
-            backends,
+            backends: reading.backends.iter().map(recent).collect(),
+            total_of_backends: of_backends.counts,
+            counts_of_backends,
+            times_of_backends: ring.times_of_backends.until(&of_backends.times),
         }
     }
 }
 
-impl RecentOfBackend {
-    fn requests(&self) -> u64 {
-        self.counts.requests.http + self.counts.requests.resp
+impl Reading {
+    /// All requests that were answered, with and without a backend.
+    fn all_requests(&self) -> u64 {
+        let here = self.counts.answered_here;
+        here.http + here.resp + self.of_backends.counts.all_requests()
     }
 }
 
@@ -213,6 +226,7 @@ impl BackendRing {
     /// Of a backend that has joined at this moment.
     fn new(joined: Instant) -> Self {
         Self {
+            rate: Rate::default(),
             samples: VecDeque::new(),
             minute: CountsOfMinute::new(joined, BackendCounts::default()),
             times: TimesOfMinute::default(),
@@ -223,40 +237,57 @@ impl BackendRing {
 impl Ring {
     fn add_to_minute(&mut self, now: &Reading) {
         self.minute.add(now.at, now.counts);
-        let joined = self.joined();
+        self.minute_of_backends.add(now.at, now.of_backends.counts);
+        self.times_of_backends.add(now.at, now.of_backends.times.clone());
+        let (joined, is_first) = (self.joined(), self.last.is_none());
         for CommandReading { name, sent, times } in &now.commands {
             let ring = self.commands.entry(Arc::clone(name)).or_insert_with(|| CommandRing {
                 sent: CountsOfMinute::new(joined, 0),
                 times: TimesOfMinute::default(),
             });
             ring.sent.add(now.at, *sent);
-            ring.times.add(times.clone());
+            ring.times.add(now.at, times.clone());
         }
-        self.backends.retain(|id, _| now.backends.iter().any(|reading| reading.id == *id));
+        let ids: HashSet<_> = now.backends.iter().map(|backend| backend.id).collect();
+        self.backends.retain(|id, _| ids.contains(id));
         for backend in &now.backends {
-            let ring = self.backends.entry(backend.id).or_insert_with(|| BackendRing::new(joined));
+            let ring = self.backends.entry(backend.id).or_insert_with(|| {
+                let mut ring = BackendRing::new(joined);
+                if !is_first {
+                    ring.rate.add(joined, 0);
+                }
+                ring
+            });
+            ring.rate.add(now.at, backend.counts.all_requests());
             ring.minute.add(now.at, backend.counts);
-            ring.times.add(backend.times.clone());
+            ring.times.add(now.at, backend.times.clone());
         }
+        self.rate.add(now.at, now.all_requests());
     }
 
+    /// Adds a sample for each second between two readings.
     fn add(&mut self, last: &Reading, now: &Reading) {
-        self.number += 1;
-        let here = |reading: &Reading| {
-            reading.counts.answered_here.http + reading.counts.answered_here.resp
-        };
-        push(&mut self.answered_here, here(now).since(&here(last)), RATE_SAMPLES);
+        let time = now.at.saturating_duration_since(last.at);
+        let seconds = (time.as_secs_f64() / INTERVAL.as_secs_f64()).round().max(1.0) as u64;
+        self.number += seconds;
+        let last: HashMap<_, _> = last.backends.iter().map(|last| (last.id, last)).collect();
         for now in &now.backends {
-            let last = last.backends.iter().find(|last| last.id == now.id).unwrap_or(now);
-            let times = now.times.since(&last.times);
-            let sample = Sample {
-                state: now.state,
-                leases: now.leases,
-                requests: times.count(),
-                errors: now.counts.errors.since(&last.counts.errors),
-                p99: times.percentile(0.99),
+            let Some(ring) = self.backends.get_mut(&now.id) else { continue };
+            // What a backend has counted that has just joined, it has counted since.
+            let (times, errors) = match last.get(&now.id) {
+                Some(last) => (now.times.since(&last.times), last.counts.errors),
+                None => (now.times.clone(), 0),
             };
-            if let Some(ring) = self.backends.get_mut(&now.id) {
+            let (requests, errors) = (times.count(), now.counts.errors.since(&errors));
+            let p99 = times.percentile(0.99);
+            for second in seconds.saturating_sub(MAX_SAMPLES as u64)..seconds {
+                let sample = Sample {
+                    state: now.state,
+                    leases: now.leases,
+                    requests: part(requests, second, seconds),
+                    errors: part(errors, second, seconds),
+                    p99,
+                };
                 push(&mut ring.samples, sample, MAX_SAMPLES);
             }
         }
@@ -267,18 +298,29 @@ impl Ring {
         self.last.as_ref().map_or(self.began, |last| last.at)
     }
 
-    fn recent(&self, now: &BackendReading, at: Instant, wanted: usize) -> RecentOfBackend {
+    /// The last seconds of a backend, of which all have answered `all` requests in the last minute.
+    fn recent(
+        &self,
+        now: &BackendReading,
+        at: Instant,
+        wanted: usize,
+        all: u64,
+    ) -> RecentOfBackend {
         let new = BackendRing::new(self.joined());
         let ring = self.backends.get(&now.id).unwrap_or(&new);
         let (began, before) = ring.minute.begin();
+        let counts = now.counts.since(before);
+        let samples = ring.samples.iter().rev().copied().map(Some);
+        let mut samples: Vec<_> = samples.chain(std::iter::repeat(None)).take(wanted).collect();
+        samples.reverse();
         RecentOfBackend {
-            per_second: per_second(ring.samples.iter().map(|sample| sample.requests)),
-            share: None,
+            per_second: ring.rate.per_second(),
+            share: (all > 0).then(|| counts.all_requests() as f64 / all as f64),
             total: now.counts,
             minute: at.saturating_duration_since(*began),
-            counts: now.counts.since(before),
+            counts,
             times: ring.times.until(&now.times),
-            samples: last(&ring.samples, wanted).copied().collect(),
+            samples,
         }
     }
 
@@ -303,118 +345,12 @@ fn push<T>(ring: &mut VecDeque<T>, item: T, max: usize) {
     ring.push_back(item);
 }
 
-fn last<T>(ring: &VecDeque<T>, count: usize) -> impl Iterator<Item = &T> {
-    ring.iter().skip(ring.len().saturating_sub(count))
-}
-
-fn per_second(counts: impl DoubleEndedIterator<Item = u64>) -> f64 {
-    let (count, samples) =
-        counts.rev().take(RATE_SAMPLES).fold((0, 0), |(sum, n), count| (sum + count, n + 1));
-    match samples {
-        0 => 0.0,
-        samples => count as f64 / (INTERVAL * samples).as_secs_f64(),
-    }
+/// What of a count falls to one of several seconds, so that all of them add up to it.
+fn part(count: u64, second: u64, seconds: u64) -> u64 {
+    let until = |second| (u128::from(count) * u128::from(second) / u128::from(seconds)) as u64;
+    until(second + 1) - until(second)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::metrics::{ByProtocol, Histogram};
-
-    /// What is read once the backends have answered so often, and `here` was answered without them.
-    fn reading(histograms: &[Histogram], here: u64) -> Reading {
-        let backend = |(number, histogram): (u32, &Histogram)| BackendReading {
-            id: BackendId::new(number),
-            state: ShownState::Up,
-            leases: 7,
-            counts: BackendCounts {
-                requests: ByProtocol { http: 0, resp: histogram.count() },
-                ..BackendCounts::default()
-            },
-            times: histogram.times(),
-        };
-        let answered_here = ByProtocol { http: here, resp: 0 };
-        Reading {
-            at: Instant::now(),
-            counts: Counts { answered_here, ..Counts::default() },
-            commands: Vec::new(),
-            backends: (0..).zip(histograms).map(backend).collect(),
-        }
-    }
-
-    fn answer(histogram: &Histogram, count: u64, millis: u64) {
-        (0..count).for_each(|_| histogram.add(Duration::from_millis(millis), 1));
-    }
-
-    #[test]
-    fn a_sample_is_what_has_changed_and_the_newest_five_make_the_rate() {
-        let histograms = [Histogram::default(), Histogram::default()];
-        let history = History::new(Instant::now());
-        answer(&histograms[0], 1000, 1);
-        for second in 0..10 {
-            history.add(reading(&histograms, second * 2));
-            answer(&histograms[0], 30, 1);
-            answer(&histograms[1], 10, 1);
-        }
-        let recent = history.recent(&reading(&histograms, 20), 0);
-        assert_eq!((recent.number, recent.per_second), (9, 42.0));
-        let [first, second] = &recent.backends[..] else { panic!("two") };
-        assert_eq!((first.per_second, second.per_second), (30.0, 10.0));
-        assert_eq!(first.share.map(|share| (share * 1000.0).round()), Some(929.0), "1300 of 1400");
-        assert_eq!((first.counts.requests.resp, second.counts.requests.resp), (1300, 100));
-        assert_eq!((recent.counts.answered_here.http, second.times.count()), (20, 100));
-        let requests: Vec<u64> = first.samples.iter().map(|sample| sample.requests).collect();
-        assert_eq!(requests, [30; 9], "what was before the first reading belongs to no second");
-    }
-
-    #[test]
-    fn only_what_is_new_is_given_and_no_more_than_five_minutes() {
-        let histograms = [Histogram::default()];
-        let history = History::new(Instant::now());
-        (0..=400).for_each(|_| history.add(reading(&histograms, 0)));
-        let samples =
-            |since| history.recent(&reading(&histograms, 0), since).backends[0].samples.len();
-        assert_eq!([samples(0), samples(399), samples(400), samples(9999)], [300, 1, 0, 0]);
-    }
-
-    #[test]
-    fn counts_and_latencies_are_those_of_the_last_minute() {
-        let histograms = [Histogram::default()];
-        let history = History::new(Instant::now());
-        history.add(reading(&histograms, 0));
-        answer(&histograms[0], 100, 900);
-        let minute = || {
-            let recent = history.recent(&reading(&histograms, 0), 0);
-            let backend = &recent.backends[0];
-            let p99 = backend.times.percentile(0.99).map(|time| time.as_millis() / 100);
-            (backend.counts.requests.resp, p99)
-        };
-        assert_eq!(minute(), (100, Some(9)), "before the first sample as well");
-        (0..59).for_each(|_| history.add(reading(&histograms, 0)));
-        assert_eq!(minute(), (100, Some(9)));
-        history.add(reading(&histograms, 0));
-        assert_eq!(minute(), (0, None));
-    }
-
-    #[test]
-    fn what_comes_before_the_first_reading_is_in_the_minute() {
-        let histograms = [Histogram::default()];
-        let history = History::new(Instant::now());
-        answer(&histograms[0], 5, 1);
-        let requests = || {
-            let recent = history.recent(&reading(&histograms, 3), 0);
-            let backend = &recent.backends[0];
-            assert!(recent.minute < Duration::from_secs(1) && backend.minute <= recent.minute);
-            [recent.counts.answered_here.http, backend.counts.requests.resp, backend.times.count()]
-        };
-        assert_eq!(requests(), [3, 5, 5]);
-        history.add(reading(&histograms, 3));
-        assert_eq!(requests(), [3, 5, 5]);
-    }
-
-    #[test]
-    fn the_share_of_nothing_is_not_known() {
-        let history = History::new(Instant::now());
-        assert_eq!(history.recent(&reading(&[Histogram::default()], 0), 0).backends[0].share, None);
-    }
-}
+#[path = "history_tests.rs"]
+mod tests;

@@ -8,7 +8,7 @@
 //! What is compared are reads that should take as long everywhere: those on shared connections, and health checks,
 //! which a backend gets even if it has no lease. Seconds in which a slow read ran on a backend say nothing about it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::Balancer;
@@ -44,11 +44,13 @@ fn is_slow(was_slow: bool, own: Duration, peers: Duration) -> bool {
     own >= peers * SLOW_FACTOR / part && own.saturating_sub(peers) >= SLOW_BY / part
 }
 
-/// Returns the median of the peers' medians; of two in the middle, the lesser. A single peer that is quick, or slow,
-/// does not decide for many.
-fn median_of_peers(mut peers: Vec<Duration>) -> Option<Duration> {
-    peers.sort();
-    peers.get(peers.len().saturating_sub(1) / 2).copied()
+/// Returns the median of the peers' medians, given all of them, sorted, and one's own among them; of two in the middle,
+/// the lesser. A single peer that is quick, or slow, does not decide for many.
+fn median_of_peers(sorted: &[Duration], own: Duration) -> Option<Duration> {
+    let own_at = sorted.partition_point(|median| *median < own);
+    let middle = sorted.len().checked_sub(2)? / 2;
+    // Those after one's own move up by one place without it.
+    sorted.get(middle + usize::from(middle >= own_at)).copied()
 }
 
 /// The latencies of all backends in the last seconds.
@@ -104,7 +106,8 @@ impl Latencies {
     /// Takes note of another second, and says which backends are slow. Call it once a second.
     pub fn judge(&mut self, balancer: &Balancer, now: Instant) {
         let members = balancer.backends();
-        self.0.retain(|id, _| members.iter().any(|member| member.id == *id));
+        let ids: HashSet<_> = members.iter().map(|member| member.id).collect();
+        self.0.retain(|id, _| ids.contains(id));
         for member in members.iter() {
             let window = self.0.entry(member.id).or_default();
             window.add(member.metrics.short_reads.times(), balancer.table.take_was_busy(member.id));
@@ -112,10 +115,10 @@ impl Latencies {
         let up = members.iter().filter(|member| member.health.state() == BackendState::Up);
         let medians: Vec<_> =
             up.filter_map(|member| Some((member, self.0.get(&member.id)?.median()?))).collect();
+        let mut sorted: Vec<_> = medians.iter().map(|(_, median)| *median).collect();
+        sorted.sort_unstable();
         for (member, own) in &medians {
-            let peers = medians.iter().filter(|(peer, _)| peer.id != member.id);
-            let peers = median_of_peers(peers.map(|(_, median)| *median).collect());
-            match peers {
+            match median_of_peers(&sorted, *own) {
                 Some(peers) => self.judge_one(member, *own, peers, now),
                 // There is nothing to compare it with.
                 None => member.health.set_slow(false, "there is no other to compare it with", now),
@@ -178,8 +181,12 @@ mod tests {
             (&[100.0, 0.1, 100.0], Some(100.0)),
             (&[0.1, 0.1, 100.0, 0.2], Some(0.1)),
         ] {
-            let found = median_of_peers(peers.iter().copied().map(millis).collect());
-            assert_eq!(found, expected.map(millis), "{peers:?}");
+            for own in [0.01, 0.1, 0.15, 7.0, 1000.0] {
+                let mut all: Vec<_> = peers.iter().copied().chain([own]).map(millis).collect();
+                all.sort_unstable();
+                let found = median_of_peers(&all, millis(own));
+                assert_eq!(found, expected.map(millis), "{peers:?} {own}");
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! What changes of a backend at run time: its settings, by a new configuration or by an operator, and whether it is
 //! drained or in maintenance.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -75,9 +76,14 @@ impl Balancer {
     /// The backends as they are shown: of two with one name, the later one, which takes the other's place.
     pub fn shown_backends(&self) -> Vec<Arc<Member>> {
         let all = self.backends();
-        let is_replaced =
-            |at: usize| all[at + 1..].iter().any(|later| later.name() == all[at].name());
-        (0..all.len()).filter(|at| !is_replaced(*at)).map(|at| Arc::clone(&all[at])).collect()
+        let mut names = HashSet::new();
+        let from_last = all.iter().rev();
+        let mut shown: Vec<_> = from_last
+            .filter(|member| names.insert(Arc::clone(&member.health.name)))
+            .cloned()
+            .collect();
+        shown.reverse();
+        shown
     }
 
     /// Gives the table the settings of a backend.

@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Balancer;
+use super::gone::BackendTotals;
 use super::history::{BackendReading, CommandReading, Reading};
+use crate::backend::BackendId;
 use crate::health::Member;
-use crate::metrics::HTTP_KINDS;
+use crate::metrics::{CoarseTimes, HTTP_KINDS};
 
 impl Balancer {
-    /// All counts as they are now, with those of these backends.
+    /// All counts as they are now, with those of each of these backends.
     pub fn reading(&self, backends: &[Arc<Member>]) -> Reading {
+        let at = Instant::now();
         let reading = |backend: &Arc<Member>| BackendReading {
             id: backend.id,
             state: backend.health.shown_state(),
@@ -19,12 +22,30 @@ impl Balancer {
             counts: backend.metrics.counts(),
             times: backend.metrics.times(),
         };
+        let backends: Vec<_> = backends.iter().map(reading).collect();
         Reading {
-            at: Instant::now(),
+            at,
             counts: self.metrics.counts(),
             commands: self.command_readings(),
-            backends: backends.iter().map(reading).collect(),
+            of_backends: self.totals(&backends),
+            backends,
         }
+    }
+
+    /// The counts of all backends that there have ever been, some of which were just read.
+    fn totals(&self, read: &[BackendReading]) -> BackendTotals {
+        let read: HashMap<BackendId, _> =
+            read.iter().map(|reading| (reading.id, reading)).collect();
+        // Taken after the readings: one of those that is forgotten meanwhile is among those that are gone.
+        let all = self.backends();
+        let mut totals = all.gone().totals.clone();
+        for member in all.known() {
+            match read.get(&member.id) {
+                Some(reading) => totals.add(&reading.counts, &reading.times),
+                None => totals.add(&member.metrics.counts(), &member.metrics.times()),
+            }
+        }
+        totals
     }
 
     /// Each command, and each kind of HTTP request, that clients have sent.
@@ -35,10 +56,11 @@ impl Balancer {
             HTTP_KINDS.into_iter().zip(http).map(|((_, name), count)| (name.to_owned(), count)),
         );
         let mut times: HashMap<_, _> = self.metrics.command_times.all().into_iter().collect();
-        let reading = |(name, sent): (String, u64)| CommandReading {
-            times: times.remove(name.as_str()).unwrap_or_default(),
-            name: name.into(),
-            sent,
+        let reading = |(name, sent): (String, u64)| {
+            // The name is shared with those who time it, if any do.
+            let timed = times.remove_entry(name.as_str());
+            let (name, times) = timed.unwrap_or_else(|| (name.into(), CoarseTimes::default()));
+            CommandReading { name, sent, times }
         };
         sent.into_iter().filter(|(_, count)| *count > 0).map(reading).collect()
     }

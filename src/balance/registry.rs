@@ -9,7 +9,8 @@
 //! that is between two commands is moved to another backend by the next round of `ConnectionTable::rebalance`;
 //! one whose read is under way there gets its reply first.
 //!
-//! **It is forgotten** (`Balancer::forget_drained`) when its last lease has ended, which removes its row.
+//! **It is forgotten** (`Balancer::forget_drained`) when its last lease has ended, which removes its row. Its counts, and
+//! its last changes of state, stay in the sum of those that are [`Gone`].
 //!
 //! Requests take a snapshot of the list, so that they are not disturbed by changes. Each change gives the
 //! list another [`commands_version`](Backends::commands_version): sessions judge their commands anew.
@@ -19,6 +20,7 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 
+use super::gone::Gone;
 use crate::backend::BackendId;
 use crate::health::Member;
 use crate::sync::{Mutex, lock};
@@ -29,6 +31,8 @@ pub struct Backends {
     members: Vec<Arc<Member>>,
     /// The backends that were removed and are still used by sessions.
     draining: Vec<Arc<Member>>,
+    /// Those that were there before. In one snapshot with the others: each backend counts once.
+    gone: Arc<Gone>,
     /// How often the list has changed.
     changes: u64,
 }
@@ -51,6 +55,11 @@ impl Backends {
     /// The backends, draining or not.
     pub fn known(&self) -> impl Iterator<Item = &Arc<Member>> {
         self.members.iter().chain(&self.draining)
+    }
+
+    /// What stays of the backends that are no longer known.
+    pub(super) fn gone(&self) -> &Gone {
+        &self.gone
     }
 
     /// Number that changes whenever a backend joins, leaves, or turns out to know other commands.
@@ -112,7 +121,13 @@ impl Registry {
     pub fn forget(&self, used: impl Fn(BackendId) -> bool) {
         if self.snapshot().draining.iter().any(|member| !used(member.id)) {
             let _changing = lock(&self.next_id);
-            self.change(|backends| backends.draining.retain(|member| used(member.id)));
+            self.change(|backends| {
+                let gone = Arc::make_mut(&mut backends.gone);
+                backends
+                    .draining
+                    .extract_if(.., |member| !used(member.id))
+                    .for_each(|member| gone.add(&member));
+            });
         }
     }
 

@@ -1,8 +1,8 @@
-use crate::balance::Balancer;
+use crate::balance::{Balancer, MAX_SHOWN_CHANGES};
 use crate::config::Config;
-use crate::health::BackendState;
+use crate::health::{BackendState, Member};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Balancer with two backends that are up.
 fn two() -> Arc<Balancer> {
@@ -68,4 +68,41 @@ fn each_change_of_the_list_gives_the_commands_another_version() {
     balancer.remove(id, now);
     assert_eq!(balancer.commands_version(), versions[2], "it was removed before");
     assert_eq!(before.len(), 3, "a snapshot does not change");
+}
+
+#[test]
+fn the_counts_and_changes_of_a_removed_backend_stay() {
+    let balancer = two();
+    let (first, now) = (Arc::clone(&balancer.backends()[0]), Instant::now());
+    let count = |member: &Member| member.metrics.answered.resp.add(Duration::from_millis(1), 50);
+    balancer.backends().iter().for_each(|member| count(member));
+    first.health.check_failed(&"no answer", false, now);
+    let totals = || {
+        let reading = balancer.reading(&balancer.shown_backends());
+        (reading.of_backends.counts.requests.resp, reading.of_backends.times.count())
+    };
+    let told = || balancer.changes(9).iter().any(|(_, change)| change.reason == "no answer");
+    let lease = balancer.table.lease(now, |other| other == first.id).expect("it is up");
+    assert_eq!((totals(), told()), ((100, 100), true), "one that is down from the start is told");
+    balancer.remove(first.id, now);
+    count(&first);
+    assert_eq!((totals(), told()), ((150, 150), true), "it drains, and still counts");
+    drop(lease);
+    balancer.forget_drained();
+    assert_eq!((totals(), told()), ((150, 150), true));
+    // The same reading as one that has seen the backend before it was forgotten.
+    let reading = balancer.reading(&[first]);
+    assert_eq!(reading.of_backends.counts.requests.resp, 150, "it counts once");
+}
+
+#[test]
+fn what_is_kept_of_removed_backends_is_bounded() {
+    let balancer = two();
+    for _ in 0..100 {
+        let config = balancer.config();
+        let member = balancer.add(config.servers().next().expect("it is there"), Instant::now());
+        balancer.remove(member.id, Instant::now());
+        balancer.forget_drained();
+    }
+    assert_eq!(balancer.backends().gone().changes.len(), MAX_SHOWN_CHANGES);
 }

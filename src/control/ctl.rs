@@ -15,6 +15,7 @@ use super::shown;
 use crate::config::Config;
 use crate::config::backend::BackendConfig;
 use crate::config::control::{CtlAction, CtlArgs};
+use crate::http::target::NO_HISTORY;
 
 /// Characters of a path or a value that a URL encodes.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b':');
@@ -104,7 +105,7 @@ fn request(action: &CtlAction) -> Result<(&'static str, String), CtlError> {
     let encoded = |text: &str| utf8_percent_encode(text, ENCODED).to_string();
     let of = |name: &str, action: &str| format!("/backends/{}/{action}", encoded(name));
     Ok(match action {
-        CtlAction::Status => ("GET", "/status".to_owned()),
+        CtlAction::Status => ("GET", format!("/status?since={NO_HISTORY}")),
         CtlAction::Drain { backend } => ("POST", of(backend, "drain")),
         CtlAction::Maint { backend } => ("POST", of(backend, "maint")),
         CtlAction::Ready { backend } => ("POST", of(backend, "ready")),
@@ -206,7 +207,7 @@ mod tests {
     fn each_action_is_one_request_whose_parts_are_encoded() {
         let name = || "/run/a b".to_owned();
         for (action, expected) in [
-            (CtlAction::Status, "GET /status"),
+            (CtlAction::Status, "GET /status?since=18446744073709551615"),
             (CtlAction::Drain { backend: name() }, "POST /backends/%2Frun%2Fa%20b/drain"),
             (
                 CtlAction::Weight { backend: "h:1".into(), weight: 7 },

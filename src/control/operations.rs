@@ -13,6 +13,7 @@ use crate::balance::Balancer;
 use crate::config::backend::BackendConfig;
 use crate::discovery::{self, Changes, ListError};
 use crate::health::{Admin, Member};
+use crate::http::target::NO_HISTORY;
 use crate::logging;
 use crate::observe::status::Status;
 use crate::sync::lock;
@@ -42,9 +43,11 @@ impl Control {
                 let paths = PATHS.into_iter().collect::<std::collections::BTreeMap<_, _>>();
                 return document(&paths);
             }
-            Operation::Status => return document(&Status::of(&self.balancer, 0, true)),
+            Operation::Status { since } => {
+                return document(&Status::of(&self.balancer, since, true));
+            }
             Operation::Backends => {
-                return document(&Status::of(&self.balancer, 0, true).of_backends());
+                return document(&Status::of(&self.balancer, NO_HISTORY, true).of_backends());
             }
             Operation::Overrides => {
                 let left = discovery::left_in_place(&self.balancer).into_iter();

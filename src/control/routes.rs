@@ -20,7 +20,7 @@ const CHANGES: &str = "POST, PUT";
 
 /// The paths, for `GET /`.
 pub(super) const PATHS: [(&str, &str); 14] = [
-    ("GET /status", "the document of /-/status.json"),
+    ("GET /status?since=N", "the document of /-/status.json, with samples after number N only"),
     ("GET /backends", "its part about backends, and what was set at run time"),
     ("POST /backends?url=URL", "adds a backend, written as for --backend and percent-encoded"),
     ("DELETE /backends/NAME", "removes a backend"),
@@ -40,7 +40,7 @@ pub(super) const PATHS: [(&str, &str); 14] = [
 #[derive(Debug, PartialEq)]
 pub(super) enum Operation {
     Index,
-    Status,
+    Status { since: u64 },
     Backends,
     Overrides,
     Clients { limit: usize },
@@ -201,7 +201,10 @@ pub(super) fn route(
 fn operation(place: Place, is_get: bool, query: &mut Query) -> Result<Operation, String> {
     Ok(Operation::Change(match place {
         Place::Index => return Ok(Operation::Index),
-        Place::Status => return Ok(Operation::Status),
+        Place::Status => {
+            let since = query.number("since", 0..=u64::MAX)?.unwrap_or(0);
+            return Ok(Operation::Status { since });
+        }
         Place::Overrides => return Ok(Operation::Overrides),
         Place::Backends if is_get => return Ok(Operation::Backends),
         Place::Clients => {
@@ -263,8 +266,8 @@ mod tests {
     fn each_path_and_method_asks_for_one_thing() {
         for (method, target, expected) in [
             ("GET", "/", "Index"),
-            ("HEAD", "/status", "Status"),
-            ("GET", "/-/status.json", "Status"),
+            ("HEAD", "/status", "Status { since: 0 }"),
+            ("GET", "/-/status.json?since=7", "Status { since: 7 }"),
             ("GET", "/backends", "Backends"),
             ("GET", "/overrides", "Overrides"),
             ("GET", "/clients", "Clients { limit: 1000 }"),
@@ -314,6 +317,7 @@ mod tests {
             ("POST", "/backends/%/drain", 400, "%25"),
             ("POST", "/log?level=trace", 400, "level is"),
             ("POST", "/log", 400, "level is"),
+            ("GET", "/status?since=-1", 400, "since is a number from 0"),
             ("GET", "/clients?limit=0", 400, "limit is a number from 1"),
             ("DELETE", "/clients/%ff", 400, "UTF-8"),
             ("POST", "/reload?a=1&a=2", 400, "occurs twice"),

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::known::{Databases, Known, Unproven};
-use super::record::STILL_CHECKS;
+use super::record::{STILL_CHECKS, keys_in_words};
 use super::{BackendState, Change, Health, ShownState, Summary};
 use crate::backend::Report;
 use crate::sync::lock;
@@ -29,15 +29,21 @@ impl Health {
     pub fn summary(&self, now: Instant) -> Summary {
         let record = lock(&self.record);
         let seen = record.known.seen.as_ref().map(|seen| &seen.report);
+        let (reason, is_telling) = match (record.state, seen) {
+            // The number of its keys changes while it is up.
+            (BackendState::Up, Some(report)) => {
+                let reason = record.while_up(report);
+                let is_telling = reason != keys_in_words(report);
+                (reason, is_telling)
+            }
+            _ => (record.reason.clone(), true),
+        };
         Summary {
             state: record.shown_state(),
             admin: record.admin,
             state_for: now.saturating_duration_since(record.shown_since.unwrap_or(now)),
-            // The number of its keys changes while it is up.
-            reason: match (record.state, seen) {
-                (BackendState::Up, Some(report)) => record.while_up(report),
-                _ => record.reason.clone(),
-            },
+            reason,
+            is_telling,
             keys: record.keys(),
             is_replica: seen.map(|report| report.is_replica),
             lag: seen.and_then(|report| report.lag),

@@ -88,12 +88,13 @@ pub(super) struct Outages {
 }
 
 impl Outages {
-    /// Takes note of whether it is down from now on.
-    pub fn note(&mut self, is_down: bool, now: Instant) {
+    /// Takes note of whether it is down from now on. Returns whether it is since now.
+    pub fn note(&mut self, is_down: bool, now: Instant) -> bool {
         match (self.since, is_down) {
             (None, true) => {
                 self.count += 1;
                 self.since = Some(now);
+                return true;
             }
             (Some(_), false) => {
                 self.ended = self.time(now);
@@ -101,6 +102,7 @@ impl Outages {
             }
             _ => {}
         }
+        false
     }
 
     /// Returns how long all of them have lasted so far.

@@ -177,6 +177,8 @@ pub struct Summary {
     pub state_for: Duration,
     /// The reason; the keys that it still lacks, while it is syncing.
     pub reason: String,
+    /// Whether the reason says more than that all is well.
+    pub is_telling: bool,
     /// The keys of all its databases at the last check; `None` while unknown.
     pub keys: Option<u64>,
     /// Whether it said at the last check that it is a replica; `None` while unknown.

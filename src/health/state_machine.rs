@@ -155,9 +155,11 @@ impl Health {
         let why = record.last_failure.clone();
         match record.state {
             BackendState::Down => {
-                record.reason = why;
+                record.reason.clone_from(&why);
                 // Before the first check it counts as down, and nobody knows.
-                record.outages.note(true, now);
+                if record.outages.note(true, now) {
+                    record.note_change(why, SystemTime::now());
+                }
             }
             _ if record.bad >= self.config.get().fall => {
                 self.change(&mut record, BackendState::Down, why, false, now)

@@ -26,6 +26,9 @@ const MAX_HTML_KEYS: usize = 10_000;
 /// Highest number of a database: Redis takes no higher one.
 const MAX_DATABASE: i64 = i32::MAX as i64;
 
+/// The number of a sample that never comes: the status after it has none of the history.
+pub const NO_HISTORY: u64 = u64::MAX;
+
 /// The form in which data are requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {

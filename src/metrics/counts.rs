@@ -104,6 +104,35 @@ impl Since for BackendCounts {
     }
 }
 
+impl BackendCounts {
+    /// The requests of both protocols.
+    pub fn all_requests(&self) -> u64 {
+        self.requests.http + self.requests.resp
+    }
+
+    /// Adds the counts of another backend.
+    pub fn add(&mut self, other: &Self) {
+        // Without `..`: none may be forgotten.
+        let Self {
+            requests,
+            errors,
+            error_replies,
+            retries,
+            cache_hits,
+            received_bytes,
+            sent_bytes,
+        } = other;
+        self.requests.http += requests.http;
+        self.requests.resp += requests.resp;
+        self.errors += errors;
+        self.error_replies += error_replies;
+        self.retries += retries;
+        self.cache_hits += cache_hits;
+        self.received_bytes += received_bytes;
+        self.sent_bytes += sent_bytes;
+    }
+}
+
 impl Counts {
     /// The number of requests that were refused for this reason.
     pub fn refused(&self, why: Refusal) -> u64 {

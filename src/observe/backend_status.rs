@@ -5,9 +5,10 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::Serialize;
 
 use super::last_minute::LastMinuteOfBackend;
+use super::verdict::severity;
 use crate::backend::pool;
 use crate::balance::Balancer;
-use crate::balance::history::{self, Recent, RecentOfBackend};
+use crate::balance::history::{self, Recent, RecentOfBackend, Sample};
 use crate::balance::slow;
 use crate::health::{Admin, Lag, LastCheck, Member, Progress, ShownState};
 use crate::metrics::LogTimes;
@@ -24,8 +25,10 @@ pub(super) struct BackendStatus {
     name: String,
     role: Option<&'static str>,
     state: ShownState,
+    severity: usize,
     admin: Admin,
     reason: String,
+    telling: bool,
     since: String,
     state_seconds: f64,
     weight: u16,
@@ -35,7 +38,7 @@ pub(super) struct BackendStatus {
     never_read: bool,
     leases: usize,
     share: Option<f64>,
-    pub requests: Requests,
+    requests: Requests,
     errors: u64,
     error_replies: u64,
     retries: u64,
@@ -89,14 +92,14 @@ pub(super) struct HistoryStatus {
     backends: Vec<BackendHistory>,
 }
 
-/// The samples of one backend, a list for each of their fields.
+/// The samples of one backend, a list for each of their fields; `None` where it was not there.
 #[derive(Debug, Serialize)]
 struct BackendHistory {
-    leases: Vec<usize>,
-    requests: Vec<u64>,
-    errors: Vec<u64>,
+    leases: Vec<Option<usize>>,
+    requests: Vec<Option<u64>>,
+    errors: Vec<Option<u64>>,
     p99_ms: Vec<Option<f64>>,
-    state: Vec<ShownState>,
+    state: Vec<Option<ShownState>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -132,6 +135,7 @@ impl BackendStatus {
             name: backend.name().to_owned(),
             role: health.role(),
             state: health.state,
+            severity: severity(health.state),
             admin: health.admin,
             weight: settings.weight,
             overrides: OverrideStatus {
@@ -142,6 +146,7 @@ impl BackendStatus {
             zone: settings.zone,
             never_read: settings.is_never_read,
             reason: health.reason,
+            telling: health.is_telling,
             since: shown_ago(health.state_for),
             state_seconds: rounded(health.state_for.as_secs_f64()),
             leases,
@@ -173,6 +178,11 @@ impl BackendStatus {
             connections: backend.pool.counts(),
         }
     }
+
+    /// Its state, and whether it is read from at all.
+    pub fn standing(&self) -> (ShownState, bool) {
+        (self.state, !self.never_read)
+    }
 }
 
 impl CheckStatus {
@@ -196,13 +206,16 @@ impl Latency {
 
 impl HistoryStatus {
     pub fn of(recent: &Recent) -> Self {
+        fn list<T>(samples: &[Option<Sample>], of: impl Fn(&Sample) -> T) -> Vec<Option<T>> {
+            samples.iter().map(|sample| sample.as_ref().map(&of)).collect()
+        }
         let backends =
             recent.backends.iter().map(|RecentOfBackend { samples, .. }| BackendHistory {
-                leases: samples.iter().map(|sample| sample.leases).collect(),
-                requests: samples.iter().map(|sample| sample.requests).collect(),
-                errors: samples.iter().map(|sample| sample.errors).collect(),
-                p99_ms: samples.iter().map(|sample| sample.p99.map(millis)).collect(),
-                state: samples.iter().map(|sample| sample.state).collect(),
+                leases: list(samples, |sample| sample.leases),
+                requests: list(samples, |sample| sample.requests),
+                errors: list(samples, |sample| sample.errors),
+                p99_ms: samples.iter().map(|sample| sample.as_ref()?.p99.map(millis)).collect(),
+                state: list(samples, |sample| sample.state),
             });
         Self {
             interval_seconds: history::INTERVAL.as_secs(),
@@ -236,8 +249,9 @@ impl SlowReads {
     }
 }
 
+/// The time as text; of one before 1970, as on a machine that does not know the time, the beginning of 1970.
 pub(super) fn shown(time: SystemTime) -> String {
-    humantime::format_rfc3339_millis(time).to_string()
+    humantime::format_rfc3339_millis(time.max(SystemTime::UNIX_EPOCH)).to_string()
 }
 
 /// The moment so long ago.
@@ -253,4 +267,15 @@ pub(super) fn rounded(number: f64) -> f64 {
 /// Converts to milliseconds, rounded to a thousandth.
 fn millis(time: Duration) -> f64 {
     time.as_micros() as f64 / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_does_not_know_the_time_has_one_all_the_same() {
+        let before = SystemTime::UNIX_EPOCH - Duration::from_secs(60);
+        assert_eq!(shown(before), "1970-01-01T00:00:00.000Z");
+    }
 }

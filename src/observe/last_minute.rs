@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::backend_status::{Latency, rounded};
 use crate::balance::history::{Recent, RecentOfBackend};
-use crate::metrics::{BackendCounts, ByProtocol, Counts, Refusal, Times};
+use crate::metrics::{BackendCounts, ByProtocol, Counts, Refusal};
 
-/// The last minute of all clients and backends together.
+/// The last minute of all clients and backends together, with the backends that are gone.
 #[derive(Debug, Serialize)]
 pub(super) struct LastMinute {
     /// How long it is: less than a minute if the process is younger.
@@ -80,16 +80,12 @@ struct CacheReads {
 impl LastMinute {
     pub fn of(recent: &Recent, has_cache: bool) -> Self {
         let Counts { answered_here, connections, received_bytes, sent_bytes, .. } = recent.counts;
-        let sum = |of: fn(&BackendCounts) -> u64| -> u64 {
-            recent.backends.iter().map(|backend| of(&backend.counts)).sum()
-        };
-        let all = |times: Times, backend: &RecentOfBackend| times.with(&backend.times);
-        let times = recent.backends.iter().fold(Times::default(), all);
+        let of_backends = &recent.counts_of_backends;
         Self {
             seconds: seconds(recent.minute),
             requests: ByProtocol {
-                http: answered_here.http + sum(|counts| counts.requests.http),
-                resp: answered_here.resp + sum(|counts| counts.requests.resp),
+                http: answered_here.http + of_backends.requests.http,
+                resp: answered_here.resp + of_backends.requests.resp,
             },
             connections,
             refused: Refused::of(&recent.counts),
@@ -101,10 +97,10 @@ impl LastMinute {
                 hits: recent.counts.cache_hits,
                 misses: recent.counts.cache_misses,
             }),
-            errors: sum(|counts| counts.errors),
-            error_replies: sum(|counts| counts.error_replies),
-            retries: sum(|counts| counts.retries),
-            latency_ms: Latency::of(&times),
+            errors: of_backends.errors,
+            error_replies: of_backends.error_replies,
+            retries: of_backends.retries,
+            latency_ms: Latency::of(&recent.times_of_backends),
         }
     }
 }

@@ -11,4 +11,5 @@ pub(crate) mod prometheus;
 pub mod sampler;
 mod source_status;
 pub(crate) mod status;
+mod verdict;
 mod zone_status;

@@ -14,18 +14,16 @@ use super::certificates::{self, CertificateStatus};
 use super::last_minute::{LastMinute, Refused, Responses};
 use super::process::Usage;
 use super::source_status::SourceStatus;
+use super::verdict::Verdict;
 use super::zone_status::ZoneStatus;
 use crate::balance::history::{RecentOfBackend, RecentOfCommand};
-use crate::balance::{Balancer, Phase};
+use crate::balance::{Balancer, MAX_SHOWN_CHANGES, Phase};
 use crate::health::{Member, ShownState};
 use crate::logging;
 use crate::metrics::ByProtocol;
 use crate::sync::lock;
 
-/// Changes of state that are shown.
-const MAX_CHANGES: usize = 32;
-
-/// Commands that are shown: the most frequent ones.
+/// Commands that are shown: the most frequent ones of the last minute.
 const MAX_COMMANDS: usize = 20;
 
 /// The document at `/-/status.json`.
@@ -37,6 +35,7 @@ pub struct Status {
     uptime_seconds: f64,
     phase: Phase,
     ready: bool,
+    verdict: Verdict,
     configuration: ConfigurationStatus,
     clients: Clients,
     connections: ByProtocol<u64>,
@@ -46,6 +45,9 @@ pub struct Status {
     received_bytes: ByProtocol<u64>,
     sent_bytes: ByProtocol<u64>,
     cut_answers: u64,
+    errors: u64,
+    error_replies: u64,
+    retries: u64,
     last_minute: LastMinute,
     log_lines_dropped: u64,
     process: Usage,
@@ -135,7 +137,7 @@ impl Status {
         let members = balancer.shown_backends();
         let reading = balancer.reading(&members);
         let recent = balancer.history.recent(&reading, since);
-        let counts = &reading.counts;
+        let (counts, of_backends) = (&reading.counts, &recent.total_of_backends);
         let now = Instant::now();
         let overlay = lock(&balancer.overlay).clone();
         let status = |(member, recent): (&Arc<Member>, &RecentOfBackend)| {
@@ -146,22 +148,22 @@ impl Status {
             BackendStatus::of(member, is_added, leases, &lag, cache_refused, recent, now)
         };
         let backends: Vec<_> = members.iter().zip(&recent.backends).map(status).collect();
-        let answered = |here: u64, of: fn(&Requests) -> u64| {
-            here + backends.iter().map(|backend| of(&backend.requests)).sum::<u64>()
-        };
+        let states: Vec<_> = backends.iter().map(BackendStatus::standing).collect();
+        let phase = balancer.phase();
         Self {
             version: env!("CARGO_PKG_VERSION"),
             at: shown(SystemTime::now()),
             listen: balancer.config().listen.to_string(),
             uptime_seconds: balancer.began.elapsed().as_secs_f64(),
-            phase: balancer.phase(),
+            phase,
             ready: balancer.is_ready(),
+            verdict: Verdict::of(phase, &states),
             configuration: ConfigurationStatus::of(balancer),
             clients: Clients::of(balancer),
             connections: counts.connections,
             requests: Requests {
-                http: answered(counts.answered_here.http, |requests| requests.http),
-                resp: answered(counts.answered_here.resp, |requests| requests.resp),
+                http: counts.answered_here.http + of_backends.requests.http,
+                resp: counts.answered_here.resp + of_backends.requests.resp,
                 per_second: rounded(recent.per_second),
             },
             refused: Refused::of(counts),
@@ -169,6 +171,9 @@ impl Status {
             received_bytes: counts.received_bytes,
             sent_bytes: counts.sent_bytes,
             cut_answers: counts.cut,
+            errors: of_backends.errors,
+            error_replies: of_backends.error_replies,
+            retries: of_backends.retries,
             last_minute: LastMinute::of(&recent, balancer.cache.is_some()),
             log_lines_dropped: logging::dropped_lines(),
             process: Usage::now(),
@@ -231,18 +236,20 @@ impl ConfigurationStatus {
 }
 
 fn changes(balancer: &Balancer) -> Vec<ChangeStatus> {
-    let changes = balancer.changes(MAX_CHANGES).into_iter().map(|(backend, change)| ChangeStatus {
+    let changes = balancer.changes(MAX_SHOWN_CHANGES).into_iter();
+    let changes = changes.map(|(backend, change)| ChangeStatus {
         at: shown(change.at),
-        backend: backend.name().to_owned(),
+        backend: backend.to_string(),
         state: change.state,
         reason: change.reason,
     });
     changes.collect()
 }
 
-/// The commands and the kinds of HTTP requests that were sent most often.
+/// The commands and the kinds of HTTP requests that were sent most often in the last minute; of equals, those that were
+/// sent most often since the start.
 fn commands(mut recent: Vec<RecentOfCommand>) -> Vec<CommandStatus> {
-    recent.sort_by(|a, b| (b.total, &a.name).cmp(&(a.total, &b.name)));
+    recent.sort_by(|a, b| (b.sent, b.total, &a.name).cmp(&(a.sent, a.total, &b.name)));
     recent.truncate(MAX_COMMANDS);
     let status = |RecentOfCommand { name, total, sent, times }: RecentOfCommand| CommandStatus {
         name: name.to_string(),
@@ -254,4 +261,26 @@ fn commands(mut recent: Vec<RecentOfCommand>) -> Vec<CommandStatus> {
         },
     };
     recent.into_iter().map(status).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_has_just_become_hot_is_shown() {
+        let command = |number: u64, total, sent| RecentOfCommand {
+            name: format!("command{number}").into(),
+            total,
+            sent,
+            times: Default::default(),
+        };
+        let mut all: Vec<_> =
+            (0..MAX_COMMANDS as u64).map(|n| command(n, 1_000_000 + n, 0)).collect();
+        all.push(command(99, 5, 5));
+        let shown = commands(all);
+        assert_eq!(shown.len(), MAX_COMMANDS);
+        assert_eq!([&*shown[0].name, &*shown[1].name], ["command99", "command19"]);
+        assert!(shown.iter().all(|command| command.name != "command0"), "it is the rarest");
+    }
 }

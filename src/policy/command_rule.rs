@@ -80,9 +80,13 @@ pub(super) fn number(rules: &mut Rules, times: &CommandTimes) {
     }
 }
 
+/// Adds the names and counts of the commands that were sent at all.
 pub(super) fn add_counts(rules: &Rules, counts: &mut Vec<(String, u64)>) {
     for rule in rules.values() {
-        counts.push((String::from_utf8_lossy(&rule.full_name).into_owned(), rule.count.get()));
+        let count = rule.count.get();
+        if count > 0 {
+            counts.push((String::from_utf8_lossy(&rule.full_name).into_owned(), count));
+        }
         add_counts(&rule.subcommands, counts);
     }
 }

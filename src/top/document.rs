@@ -42,13 +42,22 @@ pub(super) struct Document {
     pub at: Text,
     pub listen: Text,
     pub uptime_seconds: f64,
-    pub phase: Text,
+    pub verdict: Verdict,
     pub clients: Clients,
     pub requests: Requests,
     pub backends: Vec<Backend>,
     pub sources: Vec<Source>,
     pub commands: Vec<CommandCount>,
     pub last_minute: Option<Minute>,
+}
+
+/// How it stands as a whole.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Verdict {
+    /// `ok`, `degraded` or `failing`.
+    pub level: Text,
+    pub text: Text,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -70,8 +79,12 @@ pub(super) struct Requests {
 pub(super) struct Backend {
     pub name: Text,
     pub state: Text,
+    /// How bad the state is; 0 if it serves as it should.
+    pub severity: u8,
     pub state_seconds: f64,
     pub reason: Text,
+    /// Whether the reason says more than that all is well.
+    pub telling: bool,
     pub leases: u64,
     pub requests: Requests,
     pub lag_seconds: Option<f64>,

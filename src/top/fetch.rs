@@ -9,6 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 
 use super::document::{Document, Text};
 use crate::config::top::{HttpSource, StatusSource};
+use crate::http::target::NO_HISTORY;
 use crate::net::backend_stream::BackendStream;
 
 /// Longest wait for an answer, and for each of its steps.
@@ -16,9 +17,6 @@ const ANSWER_TIME: Duration = Duration::from_secs(3);
 
 /// Largest answer, in bytes: that of about a thousand backends.
 const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
-
-/// The number of a sample that never comes, so that the answer has none of the history.
-const NO_HISTORY: u64 = u64::MAX;
 
 /// Why there is no status.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +70,7 @@ pub(super) fn fetch(source: &StatusSource) -> Result<Document, FetchError> {
     let (stream, request) = match source {
         StatusSource::Socket(path) => {
             let stream = BackendStream::connect_unix(path, ANSWER_TIME, ANSWER_TIME)?;
-            (stream, "GET /status HTTP/1.0\r\n\r\n".to_owned())
+            (stream, format!("GET /status?since={NO_HISTORY} HTTP/1.0\r\n\r\n"))
         }
         StatusSource::Http(http) => (connect(http, deadline)?, request(http)),
     };

@@ -2,8 +2,6 @@
 
 use ratatui::style::{Color, Modifier, Style};
 
-use super::state::severity;
-
 /// The styles of what is shown: with colours, or, as `NO_COLOR` asks for, without.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Palette {
@@ -21,9 +19,13 @@ impl Palette {
         Style::new().add_modifier(Modifier::REVERSED)
     }
 
-    /// Of what says how it stands as a whole.
-    pub fn verdict(self, is_good: bool) -> Style {
-        let colour = if is_good { Color::Green } else { Color::Red };
+    /// Of what says how it stands as a whole, on this level.
+    pub fn verdict(self, level: &str) -> Style {
+        let colour = match level {
+            "ok" => Color::Green,
+            "degraded" => Color::Yellow,
+            _ => Color::Red,
+        };
         self.coloured(colour).add_modifier(Modifier::BOLD)
     }
 
@@ -39,9 +41,9 @@ impl Palette {
 
     /// Of a backend's state.
     pub fn state(self, state: &str) -> Style {
-        match (severity(state), state) {
-            (0, "up") => self.coloured(Color::Green),
-            (6, _) => self.coloured(Color::Red).add_modifier(Modifier::BOLD),
+        match state {
+            "up" => self.coloured(Color::Green),
+            "down" => self.coloured(Color::Red).add_modifier(Modifier::BOLD),
             _ => self.coloured(Color::Yellow).add_modifier(Modifier::BOLD),
         }
     }

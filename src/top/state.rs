@@ -42,19 +42,6 @@ impl Order {
     }
 }
 
-/// How bad a state is; 0 if the backend serves as it should.
-pub(super) fn severity(state: &str) -> u8 {
-    match state {
-        "down" => 6,
-        "syncing" => 5,
-        "ejected" => 4,
-        "suspect" => 3,
-        "maint" => 2,
-        "draining" => 1,
-        _ => 0,
-    }
-}
-
 /// What a key asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wish {
@@ -159,7 +146,7 @@ impl State {
         let mut backends: Vec<&Backend> = self.document.backends.iter().collect();
         match self.order {
             Order::FailingFirst => {
-                backends.sort_by_key(|backend| std::cmp::Reverse(severity(&backend.state)));
+                backends.sort_by_key(|backend| std::cmp::Reverse(backend.severity));
             }
             Order::Requests => {
                 backends.sort_by(|a, b| b.requests.per_second.total_cmp(&a.requests.per_second))
@@ -185,8 +172,8 @@ mod tests {
         let document = Document::parse(
             br#"{"backends": [
                 {"name": "c", "state": "up", "leases": 1, "requests": {"per_second": 5.0}, "latency_ms": {"p99": 1.0}},
-                {"name": "a", "state": "suspect", "leases": 3},
-                {"name": "b", "state": "down", "leases": 2, "latency_ms": {"p99": 9.0}}]}"#,
+                {"name": "a", "state": "suspect", "severity": 5, "leases": 3},
+                {"name": "b", "state": "down", "severity": 7, "leases": 2, "latency_ms": {"p99": 9.0}}]}"#,
         );
         State::new("http://h:1", document.expect("a document"), true, Instant::now())
     }

@@ -7,7 +7,6 @@ use unicode_width::UnicodeWidthStr;
 use super::document::Backend;
 use super::fitted::{padded, shortened};
 use super::palette::Palette;
-use super::state::severity;
 use crate::text::figures::{self, NONE, age, grouped, latency, rate};
 
 /// Space between two columns.
@@ -16,7 +15,8 @@ const GAP: usize = 2;
 /// Widest name of a backend while other columns need the space.
 const NAME_WIDTH: usize = 21;
 
-/// Least space in which a reason is shown beside its backend; with less, that of one that fails has a line of its own.
+/// Least space in which a reason is shown beside its backend; with less, one that says
+/// more than that all is well has a line of its own.
 const REASON_WIDTH: usize = 24;
 
 /// A column between the name and the reason.
@@ -73,7 +73,7 @@ fn reason(backend: &Backend) -> &str {
 pub(super) struct Table {
     /// The names of the columns.
     pub head: Line<'static>,
-    /// A line for each backend, and one for the reason of each that fails where there is no space beside it.
+    /// A line for each backend, and one for each reason that is telling where there is no space beside it.
     pub lines: Vec<Line<'static>>,
 }
 
@@ -108,7 +108,7 @@ pub(super) fn table(backends: &[&Backend], width: usize, palette: Palette) -> Ta
             spans.push(Span::raw(format!("  {}", shortened(reason(backend), reason_width))));
         }
         lines.push(Line::from(spans));
-        if !has_reasons && severity(&backend.state) > 0 {
+        if !has_reasons && backend.telling {
             let reason = shortened(reason(backend), width.saturating_sub(2));
             lines.push(Line::styled(format!("  {reason}"), palette.state(&backend.state)));
         }

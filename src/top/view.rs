@@ -1,5 +1,6 @@
 //! Draws the state into a frame: what fails first, then totals, the table, and the busiest commands if there is room.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use ratatui::Frame;
@@ -11,7 +12,7 @@ use unicode_width::UnicodeWidthStr;
 use super::document::{Backend, Document};
 use super::fitted::{flowed, padded, shortened};
 use super::palette::Palette;
-use super::state::{State, severity};
+use super::state::State;
 use super::table::table;
 use crate::text::figures::{age, count, grouped, latency, rate};
 
@@ -27,8 +28,8 @@ const MIN_TABLE_LINES: usize = 3;
 /// Longest name in the line that says who fails, in columns.
 const LONGEST_NAME: usize = 44;
 
-/// Least time, in seconds, that is called a minute.
-const MINUTE_SECONDS: f64 = 58.5;
+/// Times, in seconds, that are called a minute.
+const MINUTE: Range<f64> = 58.5..61.0;
 
 const HELP: [&str; 19] = [
     "q, Esc, Ctrl-C  end",
@@ -115,11 +116,11 @@ fn head(state: &State, width: usize, palette: Palette, now: Instant) -> Vec<Line
         let items: Vec<String> =
             [Some(silent), since, Some(reason.to_string())].into_iter().flatten().collect();
         let lost = flowed(&items, width, 3);
-        lines.extend(lost.into_iter().map(|line| Line::styled(line, palette.verdict(false))));
+        lines.extend(lost.into_iter().map(|line| Line::styled(line, palette.verdict("failing"))));
     }
-    let (is_good, items) = verdict(document);
-    let verdict = flowed(&items, width, 2);
-    lines.extend(verdict.into_iter().map(|line| Line::styled(line, palette.verdict(is_good))));
+    let style = palette.verdict(&document.verdict.level);
+    let verdict = flowed(&verdict(document), width, 2);
+    lines.extend(verdict.into_iter().map(|line| Line::styled(line, style)));
     for source in document.sources.iter().filter(|source| !source.error.is_empty()) {
         let text = format!("{} gives no list: {}", &*source.name, &*source.error);
         lines.push(Line::styled(shortened(&text, width), palette.warning()));
@@ -148,22 +149,16 @@ fn clock(at: &str) -> Option<String> {
     at.get(11..19).map(|time| format!("{time} UTC"))
 }
 
-/// How many backends are up, and which are not; whether all is well.
-fn verdict(document: &Document) -> (bool, Vec<String>) {
-    let mut failing: Vec<&Backend> =
-        document.backends.iter().filter(|backend| severity(&backend.state) > 0).collect();
-    failing.sort_by_key(|backend| std::cmp::Reverse(severity(&backend.state)));
-    let (all, up) = (document.backends.len(), document.backends.len() - failing.len());
-    let is_serving = document.phase.is_empty() || &*document.phase == "serving";
-    let mut items = vec![format!("{up} of {all} up")];
-    if !is_serving {
-        items.push(format!("it ends: {}", &*document.phase));
-    }
-    items.extend(failing.iter().map(|backend| {
+/// How it stands as a whole, and which backends are not simply up, the worst first.
+fn verdict(document: &Document) -> Vec<String> {
+    let mut worst: Vec<&Backend> =
+        document.backends.iter().filter(|backend| backend.severity > 0).collect();
+    worst.sort_by_key(|backend| std::cmp::Reverse(backend.severity));
+    let named = worst.into_iter().map(|backend| {
         let name = shortened(&backend.name, LONGEST_NAME);
         format!("{name} {} for {}", &*backend.state, age(backend.state_seconds))
-    }));
-    (failing.is_empty() && up > 0 && is_serving, items)
+    });
+    std::iter::once(document.verdict.text.to_string()).chain(named).collect()
 }
 
 /// What the whole balancer does now.
@@ -182,8 +177,8 @@ fn now_items(document: &Document) -> Vec<String> {
 fn minute_items(document: &Document) -> Vec<String> {
     let Some(minute) = &document.last_minute else { return Vec::new() };
     let window = match minute.seconds {
-        seconds if seconds < MINUTE_SECONDS => format!("in the last {}", age(seconds.max(1.0))),
-        _ => "in the last minute".to_owned(),
+        seconds if MINUTE.contains(&seconds) => "in the last minute".to_owned(),
+        seconds => format!("in the last {}", age(seconds.max(1.0))),
     };
     let of = minute.latency_ms;
     let [p50, p99, p99_9] = [of.p50, of.p99, of.p99_9].map(latency);

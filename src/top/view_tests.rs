@@ -10,16 +10,16 @@ use super::*;
 
 /// Three backends, of which the last is down.
 const STATUS: &str = r#"{
-    "version": "0.1.0", "at": "2026-11-27T12:03:44.123Z", "phase": "serving", "ready": true, "uptime_seconds": 7385.0,
+    "version": "0.1.0", "at": "2026-11-27T12:03:44.123Z", "verdict": {"level": "degraded", "text": "2 of 3 up"}, "uptime_seconds": 7385.0,
     "clients": {"http": 2, "resp": 10, "new": 0}, "requests": {"per_second": 1234.4},
     "backends": [
         {"name": "10.0.0.1:6379", "state": "up", "state_seconds": 7380.0, "reason": "a primary with 1319 keys",
          "leases": 6, "requests": {"per_second": 800.0}, "keys": 1319, "staleness_seconds": 0.0,
          "latency_ms": {"p50": 0.1, "p99": 0.412, "p99_9": 1.2}, "last_minute": {"errors": 0}},
-        {"name": "10.0.0.3:6379", "state": "slow", "state_seconds": 30.0, "reason": "its reads take 12 times as long",
+        {"name": "10.0.0.3:6379", "state": "slow", "severity": 3, "telling": true, "state_seconds": 30.0, "reason": "its reads take 12 times as long",
          "leases": 6, "requests": {"per_second": 434.4}, "keys": 1319, "staleness_seconds": 0.5,
          "latency_ms": {"p50": 0.1, "p99": 12.5, "p99_9": 30.0}, "last_minute": {"errors": 0}},
-        {"name": "10.0.0.2:6379", "state": "down", "state_seconds": 18.4, "reason": "Connection refused (os error 111)",
+        {"name": "10.0.0.2:6379", "state": "down", "severity": 7, "telling": true, "state_seconds": 18.4, "reason": "Connection refused (os error 111)",
          "leases": 0, "requests": {"per_second": 0.0}, "keys": null, "last_minute": {"errors": 7}}],
     "commands": [{"name": "get", "count": 9, "last_minute": {"count": 600}},
                  {"name": "hgetall", "count": 99, "last_minute": {"count": 6000}}],

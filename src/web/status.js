@@ -202,7 +202,7 @@ function milliseconds(value) {
 const cssShare = (part, whole) => `${Math.min(100, (100 * part) / whole).toFixed(2)}%`;
 const percent = (share, digits = 0) => (share == null ? "–" : `${(share * 100).toFixed(digits)} %`);
 const clock = (at) => new Date(at).toLocaleTimeString("en-GB");
-const windowOf = (seconds) => (seconds >= 58.5 ? "in the last minute" : `in the last ${Math.max(1, Math.round(seconds))}\u00a0s`);
+const windowOf = (seconds) => (seconds >= 58.5 && seconds < 61 ? "in the last minute" : `in the last ${Math.max(1, Math.round(seconds))}\u00a0s`);
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 const last = (values) => values[values.length - 1];
 const answered = (requests) => requests.http + requests.resp;
@@ -282,43 +282,24 @@ function cpuShare() {
 
 // ---- Header
 
-const PHASES = {
-  leaving: "Leaving: new clients should go elsewhere",
-  draining: "Draining: no new clients",
-  closing: "Closing",
-};
-
-// The states in which something is wrong, the worst first; then those that an operator has set.
-const TROUBLES = ["down", "ejected", "suspect", "syncing", "slow"];
-const ORDER = [...TROUBLES, "maint", "draining", "up"];
+const LEVELS = { ok: "up", degraded: "suspect", failing: "down" };
 
 /** The backends' places in the table: those that fail first, then as they were added. */
 const inOrder = (backends) =>
-  backends.map((_, index) => index).sort((a, b) => ORDER.indexOf(backends[a].state) - ORDER.indexOf(backends[b].state) || a - b);
+  backends.map((_, index) => index).sort((a, b) => backends[b].severity - backends[a].severity || a - b);
 
 /** Names the worst backends, and says since when: "10.0.0.2 down for 18 s · 1 more". */
 function troubles(backends) {
-  const bad = inOrder(backends).map((index) => backends[index]).filter((b) => b.state !== "up");
+  const bad = inOrder(backends).map((index) => backends[index]).filter((b) => b.severity > 0);
   const said = ({ name, state, state_seconds }) => `${middleOut(name, LONGEST_NAME)} ${state} for ${duration(state_seconds)}`;
   const shown = bad.slice(0, bad.length > 2 ? 1 : 2).map(said);
-  if (bad.length > shown.length) shown.push(`${bad.length - shown.length} more not up`);
+  if (bad.length > shown.length) shown.push(`${bad.length - shown.length} more`);
   return shown.map((text) => ` · ${text}`).join("");
 }
 
-function overall({ phase, backends }) {
-  const of = (state) => backends.filter((b) => b.state === state).length;
-  const slow = of("slow");
-  const up = of("up") + slow;
-  const out = of("draining") + of("maint");
-  const all = backends.length - out;
-  const brief = `${up}/${all} up`;
-  const rest = troubles(backends);
-  if (phase !== "serving") return { level: "suspect", text: PHASES[phase] ?? phase, brief: phase };
-  if (all === 1 && up === 1 && rest === "") return { level: "up", text: "The backend is up", brief };
-  if (up > 0) return { level: up === all && slow === 0 ? "up" : "suspect", text: `${up} of ${all} up${rest}`, brief };
-  if (of("suspect") + of("ejected") > 0) return { level: "down", text: `None is up: reads go to suspects${rest}`, brief };
-  if (of("draining") > 0) return { level: "down", text: `None is up: reads go to those that drain${rest}`, brief };
-  return { level: "down", text: `All reads fail${rest}`, brief };
+function overall({ phase, verdict, backends }) {
+  const brief = phase === "serving" ? `${verdict.up}/${verdict.of} up` : phase;
+  return { level: LEVELS[verdict.level], text: verdict.text + troubles(backends), brief };
 }
 
 function showOverall({ level, text, brief }) {
@@ -364,7 +345,7 @@ function showConfiguration({ file, loaded_at, refused }) {
   const notice = byId("configuration");
   notice.hidden = refused === null;
   if (refused === null) return;
-  put(notice, `The configuration is that of ${stamp(loaded_at)} ${offset(loaded_at)}. ${file} was not taken over at ${stamp(refused.at)}: ${refused.reason}`);
+  put(notice, `The configuration is that of ${stamp(loaded_at)} ${offset(loaded_at)}. ${file ?? "What was read again"} was not taken over at ${stamp(refused.at)}: ${refused.reason}`);
 }
 
 /** Says how long the last minute is, wherever figures are of it. */
@@ -389,7 +370,7 @@ function showTiles(status) {
   showTile("latency", quantiles(latency_ms), latency_ms.p50 === null ? "nothing was answered" : "until replies began");
   const refused = (of) => sum(Object.values(of.refused)) - of.refused.unanswered;
   showAlarm("unanswered", last_minute.refused.unanswered, status.refused.unanswered);
-  showAlarm("failed", last_minute.errors, sum(status.backends.map((b) => b.errors)));
+  showAlarm("failed", last_minute.errors, status.errors);
   showAlarm("refused", refused(last_minute), refused(status));
   const sent = answered(last_minute.sent_bytes) / Math.max(1, last_minute.seconds);
   const received = answered(last_minute.received_bytes) / Math.max(1, last_minute.seconds);
@@ -461,7 +442,7 @@ function drawSpans(svg, states, isShown) {
     if (state !== states[k - 1]) spans.push({ state, from: k, to: k });
     last(spans).to = k + 1;
   });
-  const rects = spans.filter((span) => isShown(span.state)).map(({ state, from, to }) =>
+  const rects = spans.filter((span) => span.state !== null && isShown(span.state)).map(({ state, from, to }) =>
     draw("rect", { x: offset + from, width: to - from, height: CURVE, class: `span ${state}` }));
   svg.querySelector(".spans").replaceChildren(...rects);
 }
@@ -618,7 +599,7 @@ class Chart {
 /** Returns the groups' values this many seconds ago, topmost layer first; none if they are unknown. */
 function valuesAt(name, ago, live) {
   const values = groupedSeries(name).map((series, group) => ({ group, value: ago === 0 ? live[group] : series[series.length - ago] }));
-  return values.filter((entry) => entry.value !== undefined).reverse();
+  return values.filter((entry) => entry.value != null).reverse();
 }
 
 function tipRow(mark, name, value) {
@@ -809,9 +790,6 @@ function showDetails(list, backend) {
   });
 }
 
-/** Whether the reason says more than that all is well. */
-const isTelling = ({ state, reason }) => state !== "up" || /[;:]/.test(reason);
-
 function showRow([row, why, details], backend) {
   const show = (name, text, title) => put(find(row, name), text, title);
   const figure = (name, value) => show(name, compact(value), exact(value));
@@ -820,7 +798,7 @@ function showRow([row, why, details], backend) {
     row.querySelector(".badge").replaceWith(badge(backend.state));
   }
   show("for", duration(backend.state_seconds), `since ${stamp(backend.since)} ${offset(backend.since)}`);
-  why.hidden = !isTelling(backend);
+  why.hidden = !backend.telling;
   put(find(why, "reason"), backend.reason ?? "");
   showProgress(why, backend);
   if (!details.hidden) showDetails(details.querySelector("dl"), backend);
@@ -957,9 +935,7 @@ function countsOf({ requests, connections, received_bytes, sent_bytes, responses
 }
 
 function showCounts(status) {
-  const all = (name) => sum(status.backends.map((b) => b[name]));
-  const [errors, retries, error_replies] = ["errors", "retries", "error_replies"].map(all);
-  const [minute, total] = [countsOf(status.last_minute), countsOf({ ...status, errors, retries, error_replies })];
+  const [minute, total] = [status.last_minute, status].map(countsOf);
   for (const row of document.querySelectorAll("[data-count]")) {
     const name = row.dataset.count;
     [minute[name], total[name]].forEach((value, k) => {

@@ -262,7 +262,7 @@ fn curl_does_what_lb_ctl_does() {
         command.args(["-s", "--max-time", "20", "--unix-socket"]).arg(&socket).args(arguments);
         serde_json::from_str::<Value>(&run(command, "").out).expect("JSON")
     };
-    assert!(curl(&["http://lb/"])["GET /status"].is_string());
+    assert!(curl(&["http://lb/"])["GET /status?since=N"].is_string());
     assert_eq!(curl(&["http://lb/backends"])["backends"][0]["name"], a.address());
     curl(&["-X", "POST", &format!("http://lb/backends/{}/drain", a.address())]);
     setup.wait_for(a, "draining");

@@ -103,10 +103,9 @@ fn balancer_section(balancer: &Balancer, shows_keys: bool) -> String {
         );
         line(&format!("slow_read{index}"), &value);
     }
-    for (index, (backend, change)) in balancer.changes(MAX_CHANGES).iter().enumerate() {
+    for (index, (name, change)) in balancer.changes(MAX_CHANGES).iter().enumerate() {
         let at = humantime::format_rfc3339_seconds(change.at);
         let reason = plain(&change.reason);
-        let name = backend.name();
         let value = format!("at={at},address={name},state={},reason={reason}", change.state);
         line(&format!("change{index}"), &value);
     }
