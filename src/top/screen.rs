@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use ratatui::DefaultTerminal;
-use ratatui::Frame;
+use ratatui::backend::Backend;
 use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::execute;
 use ratatui::crossterm::terminal::{
     EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
+use ratatui::{DefaultTerminal, Frame};
 use rustix::process::{Signal, getpid, getsid, kill_current_process_group};
 use signal_hook::consts::{
     SIGABRT, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2,
@@ -74,7 +74,9 @@ impl Screen {
 
     /// Forgets what was drawn, so that all of it is drawn again: another program may have written over it.
     pub fn clear(&mut self) -> io::Result<()> {
-        self.terminal.clear()
+        // `Terminal::clear` would ask the terminal where its cursor is, and fail where that does not answer.
+        self.terminal.swap_buffers();
+        self.terminal.backend_mut().clear()
     }
 
     /// Returns whether all has to be drawn again, because the process was stopped.
