@@ -52,7 +52,7 @@ fn a_wide_window_shows_who_is_down_the_totals_the_table_and_the_commands() {
     let expected = [
         "lb 0.1.0 at http://127.0.0.1:1310 · running for 2 h 3 min                                                   12:03:44 UTC",
         "2 of 3 up · 10.0.0.2:6379 down for 18 s",
-        "1,234 requests/s · 12 clients (2 http, 10 redis, 0 new)",
+        "now: 1,234 requests/s · 12 clients (2 http, 10 redis, 0 new)",
         "in the last minute: 2 unanswered · 1 broke off · 7 failed tries · p50 0.100 · p99 0.400 · p99.9 1.20 ms",
         "",
         "backend        state        for  leases  requests/s  p99 ms  failed    lag   keys  reason",
@@ -74,7 +74,7 @@ fn a_small_window_keeps_what_matters_and_the_reason_of_what_fails() {
     let expected = [
         "lb 0.1.0 at http://127.0.0.1:1310",
         "2 of 3 up · 10.0.0.2:6379 down for 18 s",
-        "1,234 requests/s",
+        "now: 1,234 requests/s",
         "in the last minute: 2 unanswered",
         "1 broke off · 7 failed tries",
         "backend        state  leases  requests/s",
