@@ -110,7 +110,7 @@ fn head(state: &State, width: usize, palette: Palette, now: Instant) -> Vec<Line
     let mut lines = vec![Line::styled(title(state, width), palette.quiet())];
     if let Some(reason) = &state.failure {
         let silent_for = now.saturating_duration_since(state.answered).as_secs_f64();
-        let silent = format!("no answer for {}", age(silent_for));
+        let silent = format!("no status for {}", age(silent_for));
         let since = clock(&document.at).map(|at| format!("last seen at {at}"));
         let items: Vec<String> =
             [Some(silent), since, Some(reason.to_string())].into_iter().flatten().collect();
