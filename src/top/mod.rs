@@ -97,7 +97,8 @@ fn ask(source: StatusSource) -> io::Result<Receiver<Result<Document, String>>> {
         loop {
             thread::sleep(pause);
             let answer = fetch::fetch(&source);
-            let is_refused = matches!(answer, Err(FetchError::NotLoggedIn | FetchError::NotPermitted));
+            let is_refused =
+                matches!(answer, Err(FetchError::NotLoggedIn | FetchError::NotPermitted));
             pause = if is_refused { REFUSED_INTERVAL } else { INTERVAL };
             if sender.send(answer.map_err(|error| error.to_string())).is_err() {
                 return;

@@ -328,7 +328,7 @@ const inOrder = (backends) =>
 /** Names the worst backends, and says since when: "10.0.0.2 down for 18 s · 1 more". */
 function troubles(backends) {
   const bad = inOrder(backends).map((index) => backends[index]).filter((b) => b.state !== "up");
-  const said = ({ name, state, state_seconds }) => `${middleOut(name, LONGEST_NAME)} ${state} for ${shortTime(state_seconds)}`;
+  const said = ({ name, state, state_seconds }) => `${middleOut(name, LONGEST_NAME)} ${state} for ${duration(state_seconds)}`;
   const shown = bad.slice(0, bad.length > 2 ? 1 : 2).map(said);
   if (bad.length > shown.length) shown.push(`${bad.length - shown.length} more`);
   return shown.map((text) => ` · ${text}`).join("");

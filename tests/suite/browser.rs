@@ -229,7 +229,9 @@ fn all_of_the_status_page_is_reached_by_the_keyboard() {
     }
     assert!(stops.iter().all(|stop| stop["isSeen"] == true), "{stops:?}");
     assert_eq!(browser.step("tabTo", "Leases of the last minute, by backend"), true);
-    for (key, expected) in [("ArrowLeft", "1 s ago "), ("ArrowLeft", "2 s ago "), ("End", "Now 0: ")] {
+    for (key, expected) in
+        [("ArrowLeft", "1 s ago "), ("ArrowLeft", "2 s ago "), ("End", "Now 0: ")]
+    {
         browser.step("press", key);
         let said = browser.step("valueText", "");
         assert!(said.as_str().is_some_and(|text| text.starts_with(expected)), "{key}: {said}");
