@@ -29,7 +29,7 @@ use crate::config::top::StatusSource;
 /// Time between two questions.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Time until the next question after the login was refused: many failed logins slow down all that come from an address.
+/// Time until the next question after it was refused: many failed logins slow down all that come from an address.
 const REFUSED_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Longest time until an answer is noticed.
@@ -97,7 +97,8 @@ fn ask(source: StatusSource) -> io::Result<Receiver<Result<Document, String>>> {
         loop {
             thread::sleep(pause);
             let answer = fetch::fetch(&source);
-            let is_refused = matches!(answer, Err(FetchError::NotLoggedIn));
+            let is_refused =
+                matches!(answer, Err(FetchError::NotLoggedIn | FetchError::NotPermitted));
             pause = if is_refused { REFUSED_INTERVAL } else { INTERVAL };
             if sender.send(answer.map_err(|error| error.to_string())).is_err() {
                 return;

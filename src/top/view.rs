@@ -111,7 +111,7 @@ fn head(state: &State, width: usize, palette: Palette, now: Instant) -> Vec<Line
     let mut lines = vec![Line::styled(title(state, width), palette.quiet())];
     if let Some(reason) = &state.failure {
         let silent_for = now.saturating_duration_since(state.answered).as_secs_f64();
-        let silent = format!("no answer for {}", age(silent_for));
+        let silent = format!("no status for {}", age(silent_for));
         let since = clock(&document.at).map(|at| format!("last seen at {at}"));
         let items: Vec<String> =
             [Some(silent), since, Some(reason.to_string())].into_iter().flatten().collect();
@@ -168,7 +168,7 @@ fn now_items(document: &Document) -> Vec<String> {
     let all = parts.iter().fold(0, |sum: u64, part| sum.saturating_add(*part));
     let [http, redis, new] = parts.map(grouped);
     vec![
-        format!("{} requests/s", rate(document.requests.per_second)),
+        format!("now: {} requests/s", rate(document.requests.per_second)),
         format!("{} ({http} http, {redis} redis, {new} new)", count(all, "client")),
     ]
 }
@@ -209,7 +209,7 @@ fn commands(document: &Document, width: usize, palette: Palette) -> Vec<Line<'st
     if commands.is_empty() {
         return Vec::new();
     }
-    let title = if seconds.is_some() { "requests/s" } else { "since start" };
+    let title = if seconds.is_some() { "requests/s, 1 min" } else { "since start" };
     let figure_width = commands.iter().map(|(.., figure)| figure.len()).max().unwrap_or(0);
     let figure_width = figure_width.max(title.len());
     let name_width = width.saturating_sub(figure_width + 2).min(24);

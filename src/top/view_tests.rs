@@ -52,7 +52,7 @@ fn a_wide_window_shows_who_is_down_the_totals_the_table_and_the_commands() {
     let expected = [
         "lb 0.1.0 at http://127.0.0.1:1310 · running for 2 h 3 min                                                   12:03:44 UTC",
         "2 of 3 up · 10.0.0.2:6379 down for 18 s",
-        "1,234 requests/s · 12 clients (2 http, 10 redis, 0 new)",
+        "now: 1,234 requests/s · 12 clients (2 http, 10 redis, 0 new)",
         "in the last minute: 2 unanswered · 1 broke off · 7 failed tries · p50 0.100 · p99 0.400 · p99.9 1.20 ms",
         "",
         "backend        state        for  leases  requests/s  p99 ms  failed    lag   keys  reason",
@@ -60,9 +60,9 @@ fn a_wide_window_shows_who_is_down_the_totals_the_table_and_the_commands() {
         "10.0.0.1:6379  up     2 h 3 min       6         800   0.412       0  0.0 s  1,319  a primary with 1319 keys",
         "10.0.0.3:6379  slow        30 s       6         434    12.5       0  0.5 s  1,319  its reads take 12 times as long",
         "",
-        "command                   requests/s",
-        "hgetall                          100",
-        "get                               10",
+        "command                   requests/s, 1 min",
+        "hgetall                                 100",
+        "get                                      10",
     ];
     assert_eq!(lines[..expected.len()], expected);
     assert_eq!(lines[19], "q end · ? help · s order: failing first · 3 backends");
@@ -74,7 +74,7 @@ fn a_small_window_keeps_what_matters_and_the_reason_of_what_fails() {
     let expected = [
         "lb 0.1.0 at http://127.0.0.1:1310",
         "2 of 3 up · 10.0.0.2:6379 down for 18 s",
-        "1,234 requests/s",
+        "now: 1,234 requests/s",
         "in the last minute: 2 unanswered",
         "1 broke off · 7 failed tries",
         "backend        state  leases  requests/s",
@@ -135,7 +135,7 @@ fn a_balancer_that_is_gone_is_said_above_what_it_last_told() {
     let terminal = drawn(&mut state, 80, 20, now + Duration::from_secs(75));
     let text: String =
         terminal.backend().buffer().content.iter().map(|cell| cell.symbol()).collect();
-    let expected = "no answer for 1 min 15 s · last seen at 12:03:44 UTC · Connection refused";
+    let expected = "no status for 1 min 15 s · last seen at 12:03:44 UTC · Connection refused";
     assert!(text.contains(expected), "{text}");
     assert!(text.contains("2 of 3 up"), "{text}");
 }

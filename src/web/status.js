@@ -14,12 +14,11 @@ const RECENT_MS = 10000; // how long counters are kept, for rates
 const COLOURS = 8; // where there are more backends, the last colour is that of all others
 const TAIL = 10; // characters at the end of a name that stay when its middle is left out: a port, with a whole word
 const LONGEST_TAIL = 18;
+const SHORT_NAME = 24; // characters; a longer one loses its middle where there is no room
 const LONGEST_NAME = 34; // characters, in the header
-const LONGEST_OVERALL = 50; // characters in the header beside the links
-const LONGEST_CELL = 44; // characters, in the table
 const SERIES = ["leases", "requests", "errors", "p99_ms", "state"];
 
-const past = { last: null, backends: [] }; // the history: the last WINDOW samples of each backend
+const past = { last: null, drawn: null, backends: [] }; // the history: the last WINDOW samples of each backend
 let now = null; // the newest status
 let recent = []; // the last counters, oldest first
 let answeredAt = null; // when lb last answered
@@ -58,6 +57,25 @@ function field(name, className = "") {
   return make("span", { "data-field": name, class: className });
 }
 
+/**
+ * Has the elements of each key in `parent`, in this order. They stay as long as the key does, so that what is open,
+ * selected or focused in them stays so, too.
+ */
+function keep(parent, kept, keys, build) {
+  const wanted = new Set(keys);
+  for (const [key, elements] of kept) {
+    if (wanted.has(key)) continue;
+    for (const element of elements) element.remove();
+    kept.delete(key);
+  }
+  for (const key of keys) if (!kept.has(key)) kept.set(key, build(key));
+  const focused = document.activeElement;
+  keys.flatMap((key) => kept.get(key)).forEach((element, k) => {
+    if (parent.children[k] !== element) parent.insertBefore(element, parent.children[k] ?? null);
+  });
+  if (parent.contains(focused)) focused.focus({ preventScroll: true });
+}
+
 const find = (root, name) => root.querySelector(`[data-field="${name}"]`);
 
 const ICONS = {
@@ -87,9 +105,11 @@ function coloured(group, tag, attributes = {}) {
   return draw(tag, { ...attributes, class: colour(group) });
 }
 
-function chip(group) {
-  const square = coloured(group, "rect", { width: 12, height: 12, rx: 3 });
-  return draw("svg", { viewBox: "0 0 12 12", class: "chip", "aria-hidden": "true" }, square);
+/** A square in the colour of a group, or of what it is in. */
+function chip(group = null) {
+  const square = draw("rect", { width: 12, height: 12, rx: 3 });
+  const className = group === null ? "chip" : `chip ${colour(group)}`;
+  return draw("svg", { viewBox: "0 0 12 12", class: className, "aria-hidden": "true" }, square);
 }
 
 /** Where the end of a name begins that stays: at a whole word, if there is a short one. */
@@ -101,7 +121,7 @@ function tailOf(name) {
 
 /** A name of which, where there is no room, the middle is left out: both ends tell names apart. */
 function shortened(name) {
-  const cut = tailOf(name);
+  const cut = name.length <= SHORT_NAME ? name.length : tailOf(name);
   const parts = [name.slice(0, cut), name.slice(cut)].filter(Boolean);
   const ends = parts.map((part, k) => make("span", { class: k === 0 && cut > 0 ? "start" : "end" }, part));
   return make("span", { class: "name", title: name }, ...ends);
@@ -209,10 +229,19 @@ const answered = (requests) => requests.http + requests.resp;
 
 // ---- Polling
 
+/** Why lb may show this page no longer. Asking on would be taken for guessing passwords. */
+class Refused extends Error {}
+
+const REFUSALS = {
+  401: "lb asks for a login: the one of this page is no longer right",
+  403: "This user may no longer see the status: it needs the right to use INFO",
+};
+
 async function ask() {
   const since = past.last === null ? "" : `?since=${past.last}`;
   const signal = AbortSignal.timeout(TIMEOUT_MS);
   const response = await fetch(`status.json${since}`, { signal, cache: "no-store" });
+  if (response.status in REFUSALS) throw new Refused(REFUSALS[response.status]);
   if (!response.ok) throw new Error(`it says ${response.status}`);
   const status = await response.json();
   if (!isAnother(status)) return status;
@@ -231,13 +260,13 @@ function isAnother(status) {
 }
 
 function forget() {
-  Object.assign(past, { last: null, backends: [] });
+  Object.assign(past, { last: null, drawn: null, backends: [] });
   now = null;
   recent = [];
 }
 
 /** Adds the new samples; starts over if some are missing in between. */
-function remember({ last: newest, backends }) {
+function remember({ history: { last: newest, backends } }) {
   if (newest === null) return;
   const first = newest - (backends[0]?.leases.length ?? 0) + 1;
   const follows = past.last !== null && first <= past.last + 1;
@@ -309,8 +338,8 @@ function showOverall({ level, text, brief }) {
     heading.querySelector(".icon").replaceWith(icon(level));
     showFavicon(level);
   }
-  heading.classList.toggle("long", text.length > LONGEST_OVERALL);
-  put(find(heading, "overall"), text, now === null ? "" : now.backends.map((b) => `${b.name} ${b.state}`).join("\n"));
+  const each = now === null ? [] : now.backends.map((b) => `${b.name} ${b.state}`);
+  put(find(heading, "overall"), text, [text, ...each].join("\n"));
   const mark = { up: "", suspect: "⚠ ", down: "✕ " }[level];
   document.title = `${mark}${brief} – redis-lb`;
 }
@@ -341,7 +370,7 @@ function showTile(name, text, note, title = "") {
 }
 
 /** Says so if the configuration file is not what is in effect. */
-function showConfiguration({ file, loaded_at, refused }) {
+function showConfiguration({ configuration: { file, loaded_at, refused } }) {
   const notice = byId("configuration");
   notice.hidden = refused === null;
   if (refused === null) return;
@@ -364,7 +393,7 @@ function showTiles(status) {
   const [http, resp] = [clients.http, clients.resp].map(compact);
   const fresh = clients.new === 0 ? "" : ` · ${compact(clients.new)} new`;
   showTile("clients", compact(connected), `${http} HTTP · ${resp} Redis${fresh}`, exact(connected));
-  put(document.querySelector(".clients dt"), `Clients, at most ${exact(clients.max)}`);
+  put(document.querySelector(".clients dt"), `Clients now, max. ${exact(clients.max)}`);
   document.querySelector(".meter i").style.width = cssShare(connected, clients.max);
   const { latency_ms } = last_minute;
   showTile("latency", quantiles(latency_ms), latency_ms.p50 === null ? "nothing was answered" : "until replies began");
@@ -404,11 +433,10 @@ function showHitRate({ cache, last_minute }) {
 
 const CURVE = 24; // their height
 
-function spark(kind, group = null) {
+function spark(kind) {
   const paths = ["area", "line", "faults"].map((name) => draw("path", { class: name }));
-  const className = group === null ? "spark" : `spark ${colour(group)}`;
   const box = { preserveAspectRatio: "none", "aria-hidden": "true" };
-  return draw("svg", { ...box, class: className, "data-spark": kind }, draw("g", { class: "spans" }), ...paths);
+  return draw("svg", { ...box, class: "spark", "data-spark": kind }, draw("g", { class: "spans" }), ...paths);
 }
 
 /** Makes a curve as wide as the seconds that are shown; returns where these values begin in it. */
@@ -470,11 +498,13 @@ const BOTTOM = 30;
 class Chart {
   constructor(host, name, what) {
     Object.assign(this, { host, name, what, width: 0, height: 0, layers: [] });
-    this.svg = draw("svg", { role: "img", "data-field": `${name}-chart` });
+    this.svg = draw("svg", { "aria-hidden": "true" });
     this.tip = make("div", { class: "tip", hidden: "" });
     host.append(this.svg, this.tip);
     host.addEventListener("pointermove", (event) => this.point(event));
-    host.addEventListener("pointerleave", () => { hover = null; drawCharts(); });
+    host.addEventListener("pointerleave", () => hoverAt(null));
+    host.addEventListener("keydown", (event) => this.press(event));
+    host.addEventListener("blur", () => hoverAt(null));
     new ResizeObserver(([entry]) => this.resize(entry.contentRect)).observe(host);
   }
 
@@ -520,7 +550,7 @@ class Chart {
     });
     this.drawMarks();
     this.drawHover(live);
-    attribute(this.svg, "aria-label", this.summary(live));
+    this.say(live);
   }
 
   area(tops, floors) {
@@ -571,8 +601,19 @@ class Chart {
   point(event) {
     const box = this.host.getBoundingClientRect();
     const share = (this.width - RIGHT - (event.clientX - box.left)) / (this.width - RIGHT - LEFT);
-    hover = share >= 0 && share <= 1 ? Math.round(share * span) : null;
-    drawCharts();
+    hoverAt(share >= 0 && share <= 1 ? Math.round(share * span) : null);
+  }
+
+  /** Moves the marker by keys, as those of a slider. */
+  press(event) {
+    const ago = hover ?? 0;
+    const moved = {
+      ArrowLeft: ago + 1, ArrowDown: ago + 1, ArrowRight: ago - 1, ArrowUp: ago - 1,
+      PageDown: ago + 10, PageUp: ago - 10, Home: span, End: 0, Escape: null,
+    };
+    if (!(event.key in moved)) return;
+    event.preventDefault();
+    hoverAt(event.key === "Escape" ? null : Math.min(span, Math.max(0, moved[event.key])));
   }
 
   drawHover(live) {
@@ -590,9 +631,17 @@ class Chart {
     this.tip.style.right = isRight ? `${this.width - this.x(hover) + 12}px` : "";
   }
 
-  summary(live) {
-    const each = groupNames(now.backends).map((name, group) => `${name} ${compact(live[group])}`);
-    return `${this.what} of the last ${SPANS[span]}, stacked by backend. Now ${compact(sum(live))}: ${each.join(", ")}.`;
+  /** Says what is at the marker to those who can't see it. */
+  say(live) {
+    const ago = hover ?? 0;
+    const names = groupNames(now.backends);
+    const values = valuesAt(this.name, ago, live);
+    const each = values.map(({ group, value }) => `${names[group]} ${compact(value)}`).reverse();
+    const said = values.length === 0 ? "not known" : `${compact(sum(values.map(({ value }) => value)))}: ${each.join(", ")}`;
+    attribute(this.host, "aria-label", `${this.what} of the last ${SPANS[span]}, by backend`);
+    attribute(this.host, "aria-valuemin", String(-span));
+    attribute(this.host, "aria-valuenow", String(-ago));
+    attribute(this.host, "aria-valuetext", ago === 0 ? `Now ${said}` : `${duration(ago)} ago ${said}`);
   }
 }
 
@@ -621,6 +670,11 @@ function niceStep(least) {
 
 let charts = [];
 
+function hoverAt(ago) {
+  hover = ago;
+  drawCharts();
+}
+
 function drawCharts() {
   if (now === null) return;
   const live = [grouped(now.backends.map((b) => b.leases)), grouped(liveRates(now))];
@@ -631,6 +685,9 @@ function drawCharts() {
 
 function buildBalance(backends) {
   const names = groupNames(backends);
+  const key = JSON.stringify(names);
+  if (byId("legend").dataset.key === key) return;
+  byId("legend").dataset.key = key;
   byId("legend").classList.toggle("long", names.some((name) => name.length > LONGEST_NAME));
   byId("share").replaceChildren(...names.map((_, group) => coloured(group, "rect", { height: 14 })));
   byId("legend").replaceChildren(...names.map((name, group) => {
@@ -639,7 +696,8 @@ function buildBalance(backends) {
   }));
 }
 
-function showBalance(backends) {
+function showBalance({ backends }) {
+  buildBalance(backends);
   const names = groupNames(backends);
   const [shares, leases] = [grouped(backends.map((b) => b.share)), grouped(backends.map((b) => b.leases))];
   const rates = grouped(backends.map((b) => b.requests.per_second));
@@ -653,29 +711,31 @@ function showBalance(backends) {
     const isUp = names.length < backends.length && group === COLOURS - 1 ? true : backends[group].state === "up";
     attribute(item, "data-state", isUp ? "up" : backends[group].state);
     put(find(item, "share"), isKnown ? percent(shares[group]) : "–");
-    put(find(item, "detail"), isUp ? `${compact(leases[group])} leases · ${compact(rates[group])}/s` : backends[group].state);
+    put(find(item, "detail"), isUp ? `${compact(leases[group])} leases · ${compact(rates[group])}/s now` : backends[group].state);
   });
   const said = names.map((name, group) => `${name} ${percent(shares[group])}`).join(", ");
   attribute(byId("share"), "aria-label", isKnown ? `Share of the requests: ${said}.` : "No requests in the last minute.");
 }
 
-function showZone({ own, across_share }) {
+function showZone({ zone: { own, across_share } }) {
   const across = own === null ? "" : `; to other zones than ${own}: ${percent(across_share, 1)}`;
   put(byId("zone"), across);
 }
 
 // ---- The table of backends
 
-function buildRow(backend, index, backends) {
-  const group = groupOf(index, backends.length);
-  const detailsId = `details-${index}`;
-  const more = make("button", { type: "button", class: "more", "aria-expanded": "false", "aria-controls": detailsId }, chip(group), make("span", { class: "name whole", "data-field": "name", title: backend.name }, middleOut(backend.name, LONGEST_CELL)));
-  const state = make("span", { class: "state" }, badge(backend.state), field("for", "note"), spark("state"));
+const rows = new Map(); // of the table, by the backend's name: the row, the reason, the details
+let detailsBuilt = 0; // for their ids
+
+function buildRow(name) {
+  const detailsId = `details-${++detailsBuilt}`;
+  const more = make("button", { type: "button", class: "more", "aria-label": name, "aria-expanded": "false", "aria-controls": detailsId }, chip(), shortened(name));
+  const state = make("span", { class: "state" }, badge(""), field("for", "note"), spark("state"));
   const cells = [
     cell("words", state),
-    cell("curve", spark("leases", group), field("leases", "figure")),
+    cell("curve", spark("leases"), field("leases", "figure")),
     cell("", field("share")),
-    cell("curve", spark("requests", group), field("per_second", "figure")),
+    cell("curve", spark("requests"), field("per_second", "figure")),
     cell("", field("quantiles")),
     cell("", field("failed")),
     cell("", field("outages")),
@@ -687,7 +747,7 @@ function buildRow(backend, index, backends) {
   cells.forEach((td, k) => attribute(td, "data-label", byId("columns").cells[k + 1].textContent));
   const title = make("div", { class: "title" }, more, field("role", "note"));
   const head = make("th", { scope: "row", role: "rowheader" }, title);
-  const row = make("tr", { role: "row", "data-backend": backend.name }, head, ...cells);
+  const row = make("tr", { role: "row", "data-backend": name }, head, ...cells);
   const reason = make("p", { class: "reason" }, field("reason"), buildProgress());
   const columns = byId("columns").cells.length;
   const why = make("tr", { role: "row", class: "why" }, make("td", { role: "cell", colspan: columns }, reason));
@@ -696,7 +756,8 @@ function buildRow(backend, index, backends) {
   more.addEventListener("click", () => {
     details.hidden = !details.hidden;
     attribute(more, "aria-expanded", String(!details.hidden));
-    showDetails(list, now.backends[index]);
+    const backend = now?.backends.find((b) => b.name === name);
+    if (backend) showDetails(list, backend);
   });
   return [row, why, details];
 }
@@ -825,21 +886,23 @@ function showRow([row, why, details], backend) {
   show("waiting", waiting > 0 ? ` ${compact(waiting)} wait` : "");
 }
 
-/** Puts the rows of those that fail first. */
-function sortRows(backends) {
-  const order = inOrder(backends).flatMap((index) => rows[index]);
-  const body = byId("rows");
-  if (order.every((row, k) => body.children[k] === row)) return;
-  const focused = document.activeElement;
-  body.append(...order);
-  if (body.contains(focused)) focused.focus();
+/** Shows the backends, those first that fail. */
+function showRows({ backends }) {
+  keep(byId("rows"), rows, inOrder(backends).map((index) => backends[index].name), buildRow);
+  backends.forEach((backend, index) => {
+    const parts = rows.get(backend.name);
+    attribute(parts[0], "class", colour(groupOf(index, backends.length)));
+    showRow(parts, backend);
+  });
 }
 
-function showCurves() {
-  const top = (name, least) => Math.max(least, ...past.backends.flatMap((b) => b[name]));
-  const tops = { leases: top("leases", 1), requests: top("requests", 1) };
-  rows.forEach(([row], index) => {
-    const samples = past.backends[index];
+function showCurves({ backends }) {
+  if (past.drawn === past.last) return;
+  past.drawn = past.last;
+  const top = (name) => past.backends.reduce((most, b) => Math.max(most, ...b[name]), 1);
+  const tops = { leases: top("leases"), requests: top("requests") };
+  past.backends.forEach((samples, index) => {
+    const [row] = rows.get(backends[index].name);
     const curve = (name) => row.querySelector(`[data-spark="${name}"]`);
     for (const name in tops) drawSpark(curve(name), samples[name], tops[name], samples.state);
     drawFaults(curve("requests"), samples.errors);
@@ -858,6 +921,10 @@ function showList(id, entries, item, empty) {
   list.replaceChildren(...(entries.length ? entries.map(item) : [make("li", { class: "empty" }, empty)]));
 }
 
+function showChanges({ changes }) {
+  showList("changes", changes, changeItem, "None yet.");
+}
+
 function changeItem({ at, backend, state, reason }) {
   const when = make("time", { datetime: at, title: `${stamp(at)} ${offset(at)}` }, stamp(at));
   return make("li", { "data-state": state }, when, badge(state), shortened(backend), make("span", { class: "reason" }, reason));
@@ -869,18 +936,24 @@ function bar(part, whole) {
   return bar;
 }
 
-function commandRow({ name, count, last_minute }) {
-  const { count: fresh, latency_ms } = last_minute;
-  const cells = [[countOf(fresh), exact(fresh)], [quantiles(latency_ms), ""], [countOf(count), exact(count)]];
-  const figures = cells.map(([text, title]) => make("td", { title }, text));
-  return make("tr", { "data-command": name }, make("th", { scope: "row", class: "mono" }, name), ...figures);
+const commandRows = new Map(); // by the command's name
+
+function buildCommand(name) {
+  const head = make("th", { scope: "row", class: "mono" }, name);
+  return [make("tr", { "data-command": name }, head, make("td"), make("td"), make("td"))];
 }
 
 /** Shows the commands, those first that were sent most in the last minute. */
-function showCommands(commands) {
+function showCommands({ commands }) {
   const sorted = [...commands].sort((a, b) => b.last_minute.count - a.last_minute.count || b.count - a.count);
-  const none = make("tr", {}, make("td", { class: "empty", colspan: 4 }, "No requests yet."));
-  byId("commands").replaceChildren(...(sorted.length > 0 ? sorted.map(commandRow) : [none]));
+  byId("no-commands").hidden = sorted.length > 0;
+  keep(byId("commands"), commandRows, sorted.map(({ name }) => name), buildCommand);
+  for (const { name, count, last_minute } of sorted) {
+    const [row] = commandRows.get(name);
+    put(row.cells[1], countOf(last_minute.count), exact(last_minute.count));
+    put(row.cells[2], quantiles(last_minute.latency_ms));
+    put(row.cells[3], countOf(count), exact(count));
+  }
 }
 
 function slowItem({ read, backend, seconds, running }) {
@@ -889,7 +962,7 @@ function slowItem({ read, backend, seconds, running }) {
   return make("li", {}, time, state, shortened(backend), make("span", { class: "mono read" }, read));
 }
 
-function showSlowReads({ ended, busy_seconds, waiting, running, recent }) {
+function showSlowReads({ slow_reads: { ended, busy_seconds, waiting, running, recent } }) {
   const busy = ended > 0 ? `, ${duration(busy_seconds)} in all` : "";
   put(byId("slow-note"), `${running.length} running, ${waiting} waiting, ${ended} ended${busy}`);
   const entries = [...running.map((read) => ({ ...read, running: true })), ...recent];
@@ -957,21 +1030,10 @@ function showCountsIn(id, counts) {
 // ---- All together
 
 /** Announces changes of the backends' states to screen readers, and nothing else. */
-function announce(old, status) {
-  const changed = status.backends.filter((b, index) => old && old.backends[index].state !== b.state);
+function announce({ backends }) {
+  const changed = backends.filter((b, index) => now !== null && now.backends[index].state !== b.state);
   const said = changed.map((b) => `${b.name} is ${b.state}: ${b.reason}.`);
   if (said.length > 0) put(byId("announcer"), said.join(" "));
-}
-
-let rows = []; // of the table, by backend: the row, the reason, the details
-
-function rebuild(backends) {
-  const key = JSON.stringify(backends.map((b) => b.name));
-  if (byId("rows").dataset.key === key) return;
-  byId("rows").dataset.key = key;
-  buildBalance(backends);
-  rows = backends.map(buildRow);
-  byId("rows").replaceChildren(...rows.flat());
 }
 
 /** Describes where the backends come from, unless they are simply configured. */
@@ -980,29 +1042,28 @@ function showSources({ sources, removed_backends }) {
   put(byId("sources"), [...sources.map(foundBy), ...removed].join("; "));
 }
 
-function show(status) {
-  const isNewSample = past.last === null || status.history.last !== past.last;
-  announce(now, status);
-  remember(status.history);
+function take(status) {
   now = status;
-  count(status);
-  rebuild(status.backends);
-  showHeader(status);
-  showWindow(status);
-  showTiles(status);
-  showConfiguration(status.configuration);
-  showBalance(status.backends);
-  showZone(status.zone);
-  showSources(status);
-  rows.forEach((parts, index) => showRow(parts, status.backends[index]));
-  sortRows(status.backends);
-  if (isNewSample && past.backends.length > 0) showCurves();
-  drawCharts();
-  showList("changes", status.changes, changeItem, "None yet.");
-  showCommands(status.commands);
-  showSlowReads(status.slow_reads);
-  showCache(status);
-  showCounts(status);
+}
+
+// An error in one of them leaves the others as they are.
+const PARTS = [
+  announce, take, remember, count, showHeader, showWindow, showTiles, showConfiguration, showBalance, showZone, showSources, showRows, showCurves,
+  drawCharts, showChanges, showCommands, showSlowReads, showCache, showCounts,
+];
+
+function show(status) {
+  const errors = PARTS.flatMap((part) => {
+    try {
+      part(status);
+      return [];
+    } catch (error) {
+      console.error(error);
+      return [`${part.name}: ${error.message}`];
+    }
+  });
+  byId("error").hidden = errors.length === 0;
+  put(byId("error"), `This page has an error, and not all of it is up to date. ${errors.join("; ")}`);
   const { dataset } = document.documentElement;
   dataset.updates = Number(dataset.updates ?? 0) + 1;
 }
@@ -1015,25 +1076,42 @@ function found() {
   byId("lost").hidden = true;
 }
 
-/** Shows that lb does not answer: the last known numbers stay, greyed. */
+/** Shows why there is nothing new: the last known numbers stay, greyed. */
+function showLost(text, brief) {
+  put(byId("lost"), text);
+  byId("lost").hidden = false;
+  put(byId("announcer"), `${brief}.`);
+  byId("main").className = answeredAt === null ? "waiting" : "stale";
+  document.documentElement.dataset.answering = "no";
+  showOverall({ level: "down", text: brief, brief: brief.toLowerCase() });
+}
+
 function lost(error) {
   const reasons = { TimeoutError: "it is silent", TypeError: "it can't be reached" };
   const why = reasons[error.name] ?? error.message;
   const ago = duration((Date.now() - answeredAt) / 1000);
   const since = answeredAt === null ? "" : ` since ${stamp(answeredAt)} ${offset(answeredAt)}, ${ago} ago`;
-  put(byId("lost"), `No answer from lb${since}: ${why}. Trying again.`);
-  if (byId("lost").hidden) put(byId("announcer"), `No answer from lb: ${why}.`);
-  byId("lost").hidden = false;
-  byId("main").className = answeredAt === null ? "waiting" : "stale";
-  document.documentElement.dataset.answering = "no";
-  showOverall({ level: "down", text: "No answer from lb", brief: "no answer" });
+  showLost(`No answer from lb${since}: ${why}. Trying again.`, "No answer from lb");
 }
 
+function refused({ message }) {
+  showLost(`${message}. Nothing more is asked. `, "Not permitted");
+  byId("lost").append(make("a", { href: "" }, "Load the page again"));
+}
+
+/** Asks for the status and shows it. Returns whether to ask again. */
 async function update() {
-  const status = await ask().catch(lost);
-  if (!status) return;
+  let status;
+  try {
+    status = await ask();
+  } catch (error) {
+    const isRefused = error instanceof Refused;
+    (isRefused ? refused : lost)(error);
+    return !isRefused;
+  }
   found();
   show(status);
+  return true;
 }
 
 /** Waits until the next poll is due, or the page becomes visible again. */
@@ -1045,15 +1123,13 @@ function pause() {
 }
 
 async function run() {
+  put(find(byId("overall"), "overall"), "Waiting for lb");
   byId("total").append(spark("total"));
   charts = [
     new Chart(byId("leases-chart"), "leases", "Leases"),
     new Chart(byId("requests-chart"), "requests", "Requests a second"),
   ];
-  for (;;) {
-    await update().catch(console.error);
-    await pause();
-  }
+  while (await update()) await pause();
 }
 
 run();

@@ -143,7 +143,20 @@ async function main() {
     tabStops: () => tab(page, () => false),
     tabTo: async (name) => (await tab(page, (stop) => stop.name === name)).at(-1)?.name === name,
     press: (key) => page.keyboard.press(key),
-    heightOf: (selector) => page.$eval(selector, (element) => element.getBoundingClientRect().height),
+    focused: async () => (await focused(page))?.name ?? null,
+    valueText: () => page.evaluate(() => document.activeElement.getAttribute('aria-valuetext')),
+    bottomOf: (selector) => page.$eval(selector, (element) => element.getBoundingClientRect().bottom),
+    select: (selector) => page.$eval(selector, (element) => window.getSelection().selectAllChildren(element)),
+    selected: () => page.evaluate(() => window.getSelection().toString()),
+    // The status page gets this status, or an answer without this part.
+    refuse: (status) => page.route('**/status.json*', (route) => route.fulfill({ status: Number(status) })),
+    omit: (part) => page.route('**/status.json*', async (route) => {
+      const response = await route.fetch();
+      await route.fulfill({ response, json: { ...await response.json(), [part]: undefined } });
+    }),
+    allow: () => page.unrouteAll(),
+    // Whether the status page asks again within three of its intervals.
+    asks: () => page.waitForRequest('**/status.json*', { timeout: 1500 }).then(() => true, () => false),
     phone: () => page.setViewportSize({ width: 360, height: 740 }),
     isTooWide: () => isTooWide(page),
     browse: (where) => browse(page, where),

@@ -228,6 +228,72 @@ fn all_of_the_status_page_is_reached_by_the_keyboard() {
         assert!(stops.iter().any(|stop| stop["name"] == *server.address()), "{stops:?}");
     }
     assert!(stops.iter().all(|stop| stop["isSeen"] == true), "{stops:?}");
+    assert_eq!(browser.step("tabTo", "Leases of the last minute, by backend"), true);
+    for (key, expected) in
+        [("ArrowLeft", "1 s ago "), ("ArrowLeft", "2 s ago "), ("End", "Now 0: ")]
+    {
+        browser.step("press", key);
+        let said = browser.step("valueText", "");
+        assert!(said.as_str().is_some_and(|text| text.starts_with(expected)), "{key}: {said}");
+    }
+}
+
+#[test]
+fn what_is_open_focused_and_selected_stays_so_when_a_backend_is_added() {
+    let [one, two] = [(); 2].map(|()| RedisServer::start());
+    let folder = tempfile::tempdir().expect("a folder");
+    let control = folder.path().join("control");
+    let control = control.to_str().expect("a path");
+    let lb = Balancer::start_with(&[&one], &["--control", control]);
+    RespClient::connect(lb.port()).call("GET none");
+    let mut browser = Browser::start(&lb);
+    browser.open_status();
+    let command = |shown: &Value| shown["commands"][0].as_str().map(str::to_owned);
+    browser.wait_until("the command shows", |shown| command(shown).as_deref() == Some("get"));
+    assert_eq!(browser.step("tabTo", &one.address()), true);
+    browser.step("press", "Enter");
+    browser.step("select", "[data-command] th");
+    let mut add = Command::new(env!("CARGO_BIN_EXE_lb"));
+    add.args(["ctl", "--control", control, "add", &two.address()]);
+    assert!(add.output().expect("it runs").status.success());
+    browser.wait_until("both show", |shown| states(shown) == ["up"; 2]);
+    assert_eq!(browser.step("focused", ""), *one.address());
+    assert_eq!(browser.step("selected", ""), "get");
+    let text = browser.step("text", "");
+    assert!(text.as_str().is_some_and(|text| text.contains("not since the start")), "{text}");
+    browser.assert_nothing_wrong();
+}
+
+#[test]
+fn a_status_page_that_is_refused_says_so_and_asks_no_longer() {
+    let server = RedisServer::start();
+    let lb = Balancer::start(&[&server]);
+    let mut browser = Browser::start(&lb);
+    for (status, expected) in [("401", "lb asks for a login"), ("403", "the right to use INFO")] {
+        browser.open_status();
+        browser.step("refuse", status);
+        browser.wait_until("it is refused", |shown| shown["answering"] == "no");
+        let text = browser.step("text", "");
+        let text = text.as_str().expect("text");
+        assert!(text.contains(expected) && text.contains("Load the page again"), "{text}");
+        assert_eq!(browser.step("asks", ""), false, "{status}");
+        browser.step("allow", "");
+    }
+}
+
+#[test]
+fn an_error_of_the_status_page_is_shown_and_leaves_the_rest_as_it_is() {
+    let server = RedisServer::start();
+    let lb = Balancer::start(&[&server]);
+    let mut browser = Browser::start(&lb);
+    browser.open_status();
+    browser.step("omit", "slow_reads");
+    wait_until("it is shown", || {
+        let text = browser.step("text", "");
+        text.as_str().is_some_and(|text| text.contains("This page has an error"))
+    });
+    assert_eq!(lb.get("/none").status, 404);
+    browser.wait_until("the rest goes on", |shown| shown["counts"]["4xx"]["total"] == "1");
 }
 
 #[test]
@@ -238,8 +304,8 @@ fn fourteen_backends_fit_a_screen() {
     browser.step("view", "1024 light");
     browser.open_status();
     browser.wait_until("all are up", |shown| states(shown) == ["up"; 14]);
-    let height = browser.step("heightOf", "#backends").as_f64().expect("a number");
-    assert!(height < 768.0, "{height}");
+    let bottom = browser.step("bottomOf", "#backends").as_f64().expect("a number");
+    assert!(bottom < 768.0, "{bottom}");
     assert_eq!(browser.step("isTooWide", ""), false);
 }
 

@@ -64,7 +64,7 @@ fn a_balancer_that_is_gone_is_missed_and_found_again() {
     top.wait_for("3 of 3 up");
     lb.signal("-KILL");
     lb.wait();
-    top.wait_for("no answer for");
+    top.wait_for("no status for");
     let line = top.wait_for("Connection refused");
     assert!(line.contains("last seen at") && line.contains("UTC"), "{line}");
     top.wait_for("3 of 3 up");
