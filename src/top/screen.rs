@@ -13,6 +13,8 @@ use ratatui::crossterm::terminal::{
     EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
 use ratatui::{DefaultTerminal, Frame};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::process::{Signal, getpid, getsid, kill_current_process_group};
 use signal_hook::consts::{
     SIGABRT, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2,
@@ -44,6 +46,7 @@ pub(super) fn with_screen<T>(show: impl FnOnce(&mut Screen) -> io::Result<T>) ->
         // In a thread of its own, because `crossterm` does not return from a terminal that has been closed.
         let heed = move || signals.forever().for_each(|number| heed(number, &wiped));
         thread::Builder::new().name("signals".to_owned()).spawn(heed)?;
+        thread::Builder::new().name("hangup".to_owned()).spawn(end_with_terminal)?;
         show(&mut Screen { terminal, is_wiped })
     });
     let restored = ratatui::try_restore();
@@ -64,6 +67,20 @@ fn heed(number: i32, is_wiped: &AtomicBool) {
     let _ = enable_raw_mode();
     let _ = execute!(stdout, EnterAlternateScreen);
     is_wiped.store(true, Ordering::Relaxed);
+}
+
+/// Ends the process once the terminal is gone, which no signal tells to a process that it does not control.
+fn end_with_terminal() {
+    let stdout = stdout();
+    // Nothing but an error or a hang-up is waited for.
+    let mut terminal = [PollFd::new(&stdout, PollFlags::empty())];
+    loop {
+        match poll(&mut terminal, None) {
+            Ok(_) => std::process::exit(1),
+            Err(Errno::INTR) => {}
+            Err(_) => return,
+        }
+    }
 }
 
 impl Screen {
