@@ -92,6 +92,9 @@ pub(super) fn read_rows<'k>(
     keys: &'k [Vec<u8>],
     rights: Option<&Rights>,
 ) -> Result<Vec<Row<'k>>, ReadError> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut look = Vec::new();
     for key in keys {
         look.extend(look_at(&[key]));
