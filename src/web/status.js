@@ -14,7 +14,7 @@ const RECENT_MS = 10000; // how long counters are kept, for rates
 const COLOURS = 8; // where there are more backends, the last colour is that of all others
 const TAIL = 10; // characters at the end of a name that stay when its middle is left out: a port, with a whole word
 const LONGEST_TAIL = 18;
-const SHORT_NAME = 24; // characters; a longer one loses its middle where there is no room
+const SHORT_NAME = 24; // characters of a name that is always shown in full
 const LONGEST_NAME = 34; // characters, in the header
 const SERIES = ["leases", "requests", "errors", "p99_ms", "state"];
 
@@ -121,7 +121,7 @@ function tailOf(name) {
 
 /** A name of which, where there is no room, the middle is left out: both ends tell names apart. */
 function shortened(name) {
-  const cut = name.length <= SHORT_NAME ? name.length : tailOf(name);
+  const cut = name.length <= SHORT_NAME ? 0 : tailOf(name);
   const parts = [name.slice(0, cut), name.slice(cut)].filter(Boolean);
   const ends = parts.map((part, k) => make("span", { class: k === 0 && cut > 0 ? "start" : "end" }, part));
   return make("span", { class: "name", title: name }, ...ends);
@@ -1048,8 +1048,8 @@ function take(status) {
 
 // An error in one of them leaves the others as they are.
 const PARTS = [
-  announce, take, remember, count, showHeader, showWindow, showTiles, showConfiguration, showBalance, showZone, showSources, showRows, showCurves,
-  drawCharts, showChanges, showCommands, showSlowReads, showCache, showCounts,
+  announce, take, remember, count, showHeader, showWindow, showTiles, showConfiguration, showBalance, showZone,
+  showSources, showRows, showCurves, drawCharts, showChanges, showCommands, showSlowReads, showCache, showCounts,
 ];
 
 function show(status) {
