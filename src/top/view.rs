@@ -222,13 +222,13 @@ fn commands(document: &Document, width: usize, palette: Palette) -> Vec<Line<'st
 }
 
 /// The keys, and what is out of sight.
-fn footer(width: usize, order: &str, count: usize, above: usize, below: usize) -> String {
+fn footer(width: usize, order: &str, backends: usize, above: usize, below: usize) -> String {
     let mut items = vec!["q end".to_owned(), "? help".to_owned()];
     if above + below > 0 {
         items.push(format!("↑ {above} ↓ {below} more lines"));
     }
     items.push(format!("s order: {order}"));
-    items.push(format!("{count} backends"));
+    items.push(count(backends as u64, "backend"));
     flowed(&items, width, 1).concat()
 }
 
