@@ -51,14 +51,14 @@ fn a_wide_window_shows_who_is_down_the_totals_the_table_and_the_commands() {
     let lines = shown(&mut state(STATUS), 120, 20);
     let expected = [
         "lb 0.1.0 at http://127.0.0.1:1310 · running for 2 h 3 min                                                   12:03:44 UTC",
-        "2 of 3 up · 10.0.0.2:6379 down for 18 s",
+        "2 of 3 up · 10.0.0.2:6379 down for 18 s · 10.0.0.3:6379 slow for 30 s",
         "now: 1,234 requests/s · 12 clients (2 http, 10 redis, 0 new)",
         "in the last minute: 2 unanswered · 1 broke off · 7 failed tries · p50 0.100 · p99 0.400 · p99.9 1.20 ms",
         "",
         "backend        state        for  leases  requests/s  p99 ms  failed    lag   keys  reason",
         "10.0.0.2:6379  down        18 s       0           0       -       7      -      -  Connection refused",
-        "10.0.0.1:6379  up     2 h 3 min       6         800   0.412       0  0.0 s  1,319  a primary with 1319 keys",
         "10.0.0.3:6379  slow        30 s       6         434    12.5       0  0.5 s  1,319  its reads take 12 times as long",
+        "10.0.0.1:6379  up     2 h 3 min       6         800   0.412       0  0.0 s  1,319  a primary with 1319 keys",
         "",
         "command                   requests/s, 1 min",
         "hgetall                                 100",
@@ -74,14 +74,14 @@ fn a_small_window_keeps_what_matters_and_the_reason_of_what_fails() {
     let expected = [
         "lb 0.1.0 at http://127.0.0.1:1310",
         "2 of 3 up · 10.0.0.2:6379 down for 18 s",
+        "10.0.0.3:6379 slow for 30 s",
         "now: 1,234 requests/s",
         "in the last minute: 2 unanswered",
-        "1 broke off · 7 failed tries",
         "backend        state  leases  requests/s",
         "10.0.0.2:6379  down        0           0",
         "  Connection refused",
-        "10.0.0.1:6379  up          6         800",
-        "q end · ? help · ↑ 0 ↓ 1 more lines",
+        "10.0.0.3:6379  slow        6         434",
+        "q end · ? help · ↑ 0 ↓ 2 more lines",
     ];
     assert_eq!(lines, expected);
 }
