@@ -20,7 +20,7 @@ use signal_hook::consts::{
     SIGABRT, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2,
 };
 use signal_hook::iterator::Signals;
-use signal_hook::low_level::emulate_default_handler;
+use signal_hook::low_level::{emulate_default_handler, raise};
 
 /// Signals that end the process, stop it, or let it go on.
 const SIGNALS: [i32; 9] =
@@ -69,15 +69,15 @@ fn heed(number: i32, is_wiped: &AtomicBool) {
     is_wiped.store(true, Ordering::Relaxed);
 }
 
-/// Ends the process once the terminal is gone, which no signal tells to a process that it does not control.
+/// Ends the process once the terminal is gone, as the signal does that a process gets from a terminal that controls it.
 fn end_with_terminal() {
     let stdout = stdout();
     // Nothing but an error or a hang-up is waited for.
     let mut terminal = [PollFd::new(&stdout, PollFlags::empty())];
     loop {
         match poll(&mut terminal, None) {
-            Ok(_) => std::process::exit(1),
             Err(Errno::INTR) => {}
+            Ok(_) => return drop(raise(SIGHUP)),
             Err(_) => return,
         }
     }
