@@ -40,7 +40,7 @@ pictures:
 	NODE_PATH=target/test-clients/node_modules target/test-clients/node docs/pictures.js
 
 # Takes pictures of the pages in every scene, with real servers: target/screens/index.html shows them all. Fails if
-# axe-core finds something, or if a page is too wide. Takes seven minutes; SCREENS="busy syncing" takes some of them.
+# axe-core finds something, or if a page is too wide. Takes four minutes; SCREENS="busy syncing" takes some of them.
 SCREENS ?=
 screens:
 	bash load_data.sh --install
